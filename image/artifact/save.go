@@ -1,0 +1,249 @@
+package artifact
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"runtime"
+
+	"github.com/google/renameio/v2"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"imgtool/image"
+	"imgtool/image/ordered"
+)
+
+// Phases is told of each phase of a long work and how many bytes it will do, and
+// returns what is told of the bytes.
+type Phases func(name string, total int64) image.Progress
+
+func (p Phases) start(name string, total int64) image.Progress {
+	if p == nil {
+		return nil
+	}
+	return p(name, total)
+}
+
+// ManifestPath is where the manifest of an image file lies beside it.
+func ManifestPath(path string) string { return path + ".manifest.json" }
+
+// BmapPath is where the block map of an image file lies beside it.
+func BmapPath(path string) string { return path + ".bmap" }
+
+// Save writes an image in the format its name asks for, with its manifest and
+// block map beside it. It fills in what the manifest says of the image's bytes.
+// The files appear under their names when they are whole; on an error, nothing
+// is left behind.
+func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phases Phases) error {
+	format, err := FormatOf(path)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file: write the image to a file, and that to a disk with imgtool flash", path)
+	}
+	leaves := int64(0)
+	for e := range img.Extents() {
+		leaves += e.Size()
+	}
+	sum, pieces, err := image.Sum(ctx, img, phases.start("hashing", leaves+img.ContentSize()))
+	if err != nil {
+		return err
+	}
+	m.Version, m.Manifest, m.Pieces = 1, *sum, pieces.Entries
+
+	out, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer out.Cleanup()
+	p := phases.start("writing", img.ContentSize())
+	if format == Raw {
+		err = saveRaw(ctx, out.File, img, m, p)
+	} else {
+		err = encode(ctx, out, format, img, m, p)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err := out.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for path, data := range map[string][]byte{ManifestPath(path): m.Encode(), BmapPath(path): m.Bmap()} {
+		if err := renameio.WriteFile(path, data, 0o644); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func saveRaw(ctx context.Context, f *os.File, img *image.Image, m *Manifest, p image.Progress) error {
+	if err := f.Truncate(img.Size()); err != nil {
+		return err
+	}
+	written, err := image.Write(ctx, f, img.Chunks(image.PieceSize), p)
+	if err != nil {
+		return err
+	}
+	for i, e := range written.Entries {
+		if e != m.Pieces[i] {
+			return changed(e.Off)
+		}
+	}
+	return nil
+}
+
+func changed(off int64) error {
+	return fmt.Errorf("an input changed while it was read: the piece at byte %d is not what it was a moment ago", off)
+}
+
+// window is the pieces between two multiples of PieceSize.
+type window struct {
+	off, len int64
+	pieces   []image.Entry
+}
+
+func windows(m *Manifest) iter.Seq[window] {
+	return func(yield func(window) bool) {
+		rest := m.Pieces
+		for off := int64(0); off < m.Size; off += image.PieceSize {
+			w := window{off: off, len: min(image.PieceSize, m.Size-off)}
+			n := 0
+			for n < len(rest) && rest[n].Off < off+w.len {
+				n++
+			}
+			w.pieces, rest = rest[:n], rest[n:]
+			if !yield(w) {
+				return
+			}
+		}
+	}
+}
+
+// compressor packs one piece so that the pieces can follow one another.
+type compressor func(data []byte) ([]byte, error)
+
+func newCompressor(f Format) (compressor, error) {
+	switch f {
+	case Zstd:
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(true), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
+		if err != nil {
+			return nil, err
+		}
+		return func(data []byte) ([]byte, error) { return e.EncodeAll(data, nil), nil }, nil
+	case XZ:
+		return func(data []byte) ([]byte, error) {
+			var b bytes.Buffer
+			w, err := xz.WriterConfig{DictCap: image.PieceSize, CheckSum: xz.CRC32}.NewWriter(&b)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := w.Write(data); err != nil {
+				return nil, err
+			}
+			err = w.Close()
+			return b.Bytes(), err
+		}, nil
+	case Gzip:
+		return func(data []byte) ([]byte, error) {
+			var b bytes.Buffer
+			w, err := gzip.NewWriterLevel(&b, gzip.DefaultCompression)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := w.Write(data); err != nil {
+				return nil, err
+			}
+			err = w.Close()
+			return b.Bytes(), err
+		}, nil
+	}
+	return nil, fmt.Errorf("%s is not written", f)
+}
+
+// The zstd seekable format: a skippable frame with a table of the sizes of all
+// frames, and a footer.
+const (
+	skippableManifest = 0x184D2A50
+	skippableTable    = 0x184D2A5E
+	seekableMagic     = 0x8F92EAB1
+	footerSize        = 9
+)
+
+func skippable(magic uint32, data []byte) []byte {
+	h := binary.LittleEndian.AppendUint32(nil, magic)
+	h = binary.LittleEndian.AppendUint32(h, uint32(len(data)))
+	return append(h, data...)
+}
+
+func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Manifest, p image.Progress) error {
+	compress, err := newCompressor(f)
+	if err != nil {
+		return err
+	}
+	// Every full hole packs to the same bytes.
+	hole, err := compress(make([]byte, min(image.PieceSize, m.Size)))
+	if err != nil {
+		return err
+	}
+	var table []byte
+	frame := func(data []byte, unpacked int64) error {
+		table = binary.LittleEndian.AppendUint32(table, uint32(len(data)))
+		table = binary.LittleEndian.AppendUint32(table, uint32(unpacked))
+		_, err := w.Write(data)
+		return err
+	}
+	if f == Zstd {
+		if err := frame(skippable(skippableManifest, m.Encode()), 0); err != nil {
+			return err
+		}
+	}
+	type packed struct {
+		window
+		data []byte
+	}
+	for out, err := range ordered.Map(ctx, runtime.GOMAXPROCS(0), windows(m), func(w window) (packed, error) {
+		if len(w.pieces) == 0 && w.len == min(image.PieceSize, m.Size) {
+			return packed{w, hole}, nil
+		}
+		data := make([]byte, w.len)
+		for _, e := range w.pieces {
+			part := data[e.Off-w.off:][:e.Len]
+			if _, err := img.ReadAt(part, e.Off); err != nil && err != io.EOF {
+				return packed{}, err
+			}
+			if checkPiece(e, part) != nil {
+				return packed{}, changed(e.Off)
+			}
+		}
+		data, err := compress(data)
+		return packed{w, data}, err
+	}) {
+		if err != nil {
+			return err
+		}
+		if err := frame(out.data, out.len); err != nil {
+			return err
+		}
+		for _, e := range out.pieces {
+			if p != nil {
+				p(e.Len)
+			}
+		}
+	}
+	if f != Zstd {
+		return nil
+	}
+	frames := uint32(len(table) / 8)
+	table = binary.LittleEndian.AppendUint32(table, frames)
+	table = append(table, 0) // no checksums in the table: the frames have their own
+	table = binary.LittleEndian.AppendUint32(table, seekableMagic)
+	_, err = w.Write(skippable(skippableTable, table))
+	return err
+}

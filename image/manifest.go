@@ -1,0 +1,152 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"iter"
+)
+
+// Manifest is the shadow of an image in text.
+type Manifest struct {
+	Size    int64   `json:"size"`    // of the image, in bytes
+	Entries []Entry `json:"extents"` // in order
+}
+
+// Entry is one extent, or one chunk, of an image.
+type Entry struct {
+	Name   string `json:"name,omitempty"`
+	Off    int64  `json:"offset"`
+	Len    int64  `json:"length"`
+	SHA256 string `json:"sha256"` // lower hex
+}
+
+func (m *Manifest) add(name string, off int64, data []byte) {
+	sum := sha256.Sum256(data)
+	m.Entries = append(m.Entries, Entry{name, off, int64(len(data)), hex.EncodeToString(sum[:])})
+	m.Size = max(m.Size, off+int64(len(data)))
+}
+
+// Sum reads the image once and hashes it twice over: by its leaves, and by the
+// pieces of PieceSize it is written in.
+func Sum(ctx context.Context, m *Image, p Progress) (leaves, pieces *Manifest, err error) {
+	leaves, pieces = &Manifest{Size: m.size}, &Manifest{}
+	buf := make([]byte, 1<<20)
+	for e := range m.Extents() {
+		h := sha256.New()
+		for at := int64(0); at < e.Size(); {
+			if err := ctx.Err(); err != nil {
+				return nil, nil, err
+			}
+			part := buf[:min(int64(len(buf)), e.Size()-at)]
+			if n, err := e.ReadAt(part, at); n < len(part) {
+				return nil, nil, fmt.Errorf("reading %s at %d: %w", e.Name, at+int64(n), unexpected(err))
+			}
+			h.Write(part)
+			at += int64(len(part))
+			p.add(int64(len(part)))
+		}
+		leaves.Entries = append(leaves.Entries, Entry{e.Name, e.Off, e.Size(), hex.EncodeToString(h.Sum(nil))})
+	}
+	for c, err := range ahead(ctx, m.Chunks(PieceSize)) {
+		if err != nil {
+			return nil, nil, err
+		}
+		pieces.add("", c.Off, c.Data)
+		p.add(int64(len(c.Data)))
+	}
+	pieces.Size = m.size
+	return leaves, pieces, nil
+}
+
+func unexpected(err error) error {
+	if err == nil || err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Verify reads every entry of m from r and compares its hash. The first that
+// differs is a *MismatchError of the whole entry.
+func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
+	buf := make([]byte, PieceSize)
+	for _, e := range m.Entries {
+		h := sha256.New()
+		for at := int64(0); at < e.Len; {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			part := buf[:min(int64(len(buf)), e.Len-at)]
+			if n, err := r.ReadAt(part, e.Off+at); n < len(part) {
+				return fmt.Errorf("reading back at byte %d: %w", e.Off+at+int64(n), unexpected(err))
+			}
+			h.Write(part)
+			at += int64(len(part))
+			p.add(int64(len(part)))
+		}
+		if got := hex.EncodeToString(h.Sum(nil)); got != e.SHA256 {
+			return &MismatchError{Name: e.Name, Off: e.Off, Len: e.Len, Want: "SHA-256 " + e.SHA256, Got: "SHA-256 " + got}
+		}
+	}
+	return nil
+}
+
+// Compare reads from r what the chunks hold. The first run of bytes that
+// differs is a *MismatchError that names exactly these.
+func Compare(ctx context.Context, r io.ReaderAt, chunks iter.Seq2[Chunk, error], p Progress) error {
+	buf := make([]byte, PieceSize)
+	for c, err := range ahead(ctx, chunks) {
+		if err != nil {
+			return err
+		}
+		for len(c.Data) > 0 {
+			got := buf[:min(len(buf), len(c.Data))]
+			if n, err := r.ReadAt(got, c.Off); n < len(got) {
+				return fmt.Errorf("reading back at byte %d: %w", c.Off+int64(n), unexpected(err))
+			}
+			want := c.Data[:len(got)]
+			if !bytes.Equal(want, got) {
+				return mismatch(c.Off, want, got)
+			}
+			p.add(int64(len(got)))
+			c = Chunk{c.Off + int64(len(got)), c.Data[len(got):]}
+		}
+	}
+	return nil
+}
+
+func mismatch(off int64, want, got []byte) *MismatchError {
+	i := 0
+	for want[i] == got[i] {
+		i++
+	}
+	j := i
+	for j < len(want) && want[j] != got[j] {
+		j++
+	}
+	show := func(b []byte) string { return hex.EncodeToString(b[i:min(j, i+16)]) }
+	return &MismatchError{Off: off + int64(i), Len: int64(j - i), Want: show(want), Got: show(got)}
+}
+
+// MismatchError is the first place where what was read is not what was written.
+// Want and Got are the first differing bytes in hex, or the hashes of the whole.
+type MismatchError struct {
+	Name      string
+	Off, Len  int64
+	Want, Got string
+}
+
+func (e *MismatchError) Error() string {
+	name := ""
+	if e.Name != "" {
+		name = " (" + e.Name + ")"
+	}
+	unit := "bytes differ"
+	if e.Len == 1 {
+		unit = "byte differs"
+	}
+	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
+}

@@ -1,0 +1,103 @@
+package layouts_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"imgtool/layouts"
+)
+
+// Where AtomixOS has its partitions, in MiB.
+func TestABSquashfsIsPlacedAsAtomixOSHasIt(t *testing.T) {
+	for slots, want := range map[string]string{
+		"a":  "size 1170 floor 2385 boot-a@16+128 rootfs-a@144+1024 boot-b@1168+128(late) rootfs-b@1296+1024(late) data@2320+0(late)",
+		"ab": "size 2322 floor 2385 boot-a@16+128 rootfs-a@144+1024 boot-b@1168+128 rootfs-b@1296+1024 data@2320+0(late)",
+	} {
+		l, err := layouts.Get("ab-squashfs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := l.Place(slots)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := fmt.Sprintf("size %d floor %d", p.Size/layouts.MiB, p.Floor/layouts.MiB)
+		for i, part := range p.Parts {
+			if part.Number != i+1 {
+				t.Errorf("%s is number %d", part.Name, part.Number)
+			}
+			got += fmt.Sprintf(" %s@%d+%d", part.Name, part.Off/layouts.MiB, part.Len/layouts.MiB)
+			if part.Late {
+				got += "(late)"
+			}
+		}
+		if got != want {
+			t.Errorf("slots %s:\ngot  %s\nwant %s", slots, got, want)
+		}
+	}
+}
+
+const good = `name = "x"
+first-usable = "1MiB"
+tail = "1MiB"
+[[partition]]
+number = 1
+name = "one"
+type = "esp"
+size = "8MiB"
+`
+
+func TestParseRefusesWhatCannotBe(t *testing.T) {
+	second := func(keys string) string {
+		return good + "[[partition]]\nnumber = 2\nname = \"two\"\ntype = \"esp\"\n" + keys
+	}
+	for _, c := range []struct{ name, text, want string }{
+		{"a good one", good, ""},
+		{"an unknown key", strings.Replace(good, "tail", "tial", 1), `x.toml:3: unknown key "tial"; the keys here are description, first-usable, name, partition, sector-size, tail`},
+		{"an unknown key of a partition", good + "colour = 1\n", `x.toml:9: unknown key "partition.colour"; the keys here are content, format, label, late, min-size, name, number, offset, size, slot, type`},
+		{"a wrong type", strings.Replace(good, "number = 1", `number = "1"`, 1), "x.toml:5: "},
+		{"no TOML", "name = \n", "x.toml:1: "},
+		{"a size in words", strings.Replace(good, "8MiB", "8 apples", 1), `"8 apples" is no size: write it as`},
+		{"a negative size", strings.Replace(good, "8MiB", "-8MiB", 1), "is no size"},
+		{"a size beyond counting", strings.Replace(good, "8MiB", "9223372036854775807GiB", 1), "is no size"},
+		{"an unaligned size", strings.Replace(good, "8MiB", "100", 1), "multiples of 1 MiB"},
+		{"an unknown type", strings.Replace(good, "esp", "efi", 1), `type "efi" is not known; there are esp,`},
+		{"no partitions", "name = \"x\"\n", "there is no [[partition]]"},
+		{"a number twice", strings.Replace(second(`size = "1MiB"`), "number = 2", "number = 1", 1), "number 1 is one's already"},
+		{"a name twice", strings.Replace(second(`size = "1MiB"`), `"two"`, `"one"`, 1), "two of this name"},
+		{"an overlap", second("offset = \"8MiB\"\nsize = \"1MiB\""), "two at 8 MiB overlaps what ends at 9 MiB"},
+		{"an open end that is not late", second(""), "must be late"},
+		{"after a late one", strings.Replace(second(`size = "1MiB"`), `size = "8MiB"`, "late = true\nsize = \"8MiB\"", 1), "one before it is late"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := layouts.Parse("x.toml", []byte(c.text))
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	text, _ := layouts.Source("ab-squashfs")
+	f.Add(text)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		l, err := layouts.Parse("x.toml", text)
+		if err != nil {
+			return
+		}
+		p, err := l.Place("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := int64(0)
+		for _, part := range p.Parts {
+			if part.Off < at || !part.Late && part.Off+part.Len > p.Size {
+				t.Errorf("%s at %d+%d after %d in %d", part.Name, part.Off, part.Len, at, p.Size)
+			}
+			at = part.Off + part.Len
+		}
+	})
+}
