@@ -263,7 +263,21 @@ func (z zeros) ReadAt(p []byte, off int64) (int, error) {
 // one goroutine at a time.
 type Progress func(n int64)
 
-func (p Progress) add(n int64) {
+// Phases is told when a phase of a long work begins and how many bytes it will
+// do, 0 if that is not known, and returns what is told of the bytes. Both may be
+// nil.
+type Phases func(phase string, total int64) Progress
+
+// Start begins a phase.
+func (p Phases) Start(phase string, total int64) Progress {
+	if p == nil {
+		return nil
+	}
+	return p(phase, total)
+}
+
+// Add tells of n more bytes.
+func (p Progress) Add(n int64) {
 	if p != nil {
 		p(n)
 	}
@@ -286,7 +300,7 @@ func Write(ctx context.Context, w io.WriterAt, chunks iter.Seq2[Chunk, error], p
 			return nil, &WriteError{c.Off + int64(n), err}
 		}
 		m.add("", c.Off, c.Data)
-		p.add(int64(len(c.Data)))
+		p.Add(int64(len(c.Data)))
 	}
 	return m, nil
 }

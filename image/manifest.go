@@ -47,7 +47,7 @@ func Sum(ctx context.Context, m *Image, p Progress) (leaves, pieces *Manifest, e
 			}
 			h.Write(part)
 			at += int64(len(part))
-			p.add(int64(len(part)))
+			p.Add(int64(len(part)))
 		}
 		leaves.Entries = append(leaves.Entries, Entry{e.Name, e.Off, e.Size(), hex.EncodeToString(h.Sum(nil))})
 	}
@@ -56,7 +56,7 @@ func Sum(ctx context.Context, m *Image, p Progress) (leaves, pieces *Manifest, e
 			return nil, nil, err
 		}
 		pieces.add("", c.Off, c.Data)
-		p.add(int64(len(c.Data)))
+		p.Add(int64(len(c.Data)))
 	}
 	pieces.Size = m.size
 	return leaves, pieces, nil
@@ -85,7 +85,7 @@ func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
 			}
 			h.Write(part)
 			at += int64(len(part))
-			p.add(int64(len(part)))
+			p.Add(int64(len(part)))
 		}
 		if got := hex.EncodeToString(h.Sum(nil)); got != e.SHA256 {
 			return &MismatchError{Name: e.Name, Off: e.Off, Len: e.Len, Want: "SHA-256 " + e.SHA256, Got: "SHA-256 " + got}
@@ -111,7 +111,7 @@ func Compare(ctx context.Context, r io.ReaderAt, chunks iter.Seq2[Chunk, error],
 			if !bytes.Equal(want, got) {
 				return mismatch(c.Off, want, got)
 			}
-			p.add(int64(len(got)))
+			p.Add(int64(len(got)))
 			c = Chunk{c.Off + int64(len(got)), c.Data[len(got):]}
 		}
 	}

@@ -19,17 +19,6 @@ import (
 	"imgtool/image/ordered"
 )
 
-// Phases is told of each phase of a long work and how many bytes it will do, and
-// returns what is told of the bytes.
-type Phases func(name string, total int64) image.Progress
-
-func (p Phases) start(name string, total int64) image.Progress {
-	if p == nil {
-		return nil
-	}
-	return p(name, total)
-}
-
 // ManifestPath is where the manifest of an image file lies beside it.
 func ManifestPath(path string) string { return path + ".manifest.json" }
 
@@ -40,7 +29,7 @@ func BmapPath(path string) string { return path + ".bmap" }
 // block map beside it. It fills in what the manifest says of the image's bytes.
 // The files appear under their names when they are whole; on an error, nothing
 // is left behind.
-func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phases Phases) error {
+func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phases image.Phases) error {
 	format, err := FormatOf(path)
 	if err != nil {
 		return err
@@ -52,7 +41,7 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	for e := range img.Extents() {
 		leaves += e.Size()
 	}
-	sum, pieces, err := image.Sum(ctx, img, phases.start("hashing", leaves+img.ContentSize()))
+	sum, pieces, err := image.Sum(ctx, img, phases.Start("hashing", leaves+img.ContentSize()))
 	if err != nil {
 		return err
 	}
@@ -63,7 +52,7 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer out.Cleanup()
-	p := phases.start("writing", img.ContentSize())
+	p := phases.Start("writing", img.ContentSize())
 	if format == Raw {
 		err = saveRaw(ctx, out.File, img, m, p)
 	} else {
@@ -232,9 +221,7 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 			return err
 		}
 		for _, e := range out.pieces {
-			if p != nil {
-				p(e.Len)
-			}
+			p.Add(e.Len)
 		}
 	}
 	if f != Zstd {

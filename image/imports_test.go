@@ -1,0 +1,68 @@
+package image_test
+
+import (
+	"encoding/json"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The arrows of the design: what each package may import of ours.
+var imports = map[string][]string{
+	"image":           {},
+	"image/ordered":   {},
+	"image/imagetest": {},
+	"image/tree":      {"image"},
+	"image/gpt":       {"image"},
+	"image/fat":       {"image"},
+	"image/uboot":     {},
+	"image/squashfs":  {"image", "image/tree", "image/ordered"},
+	"image/source":    {"image", "image/tree"},
+	"image/artifact":  {"image", "image/ordered"},
+	"layouts":         {},
+	"boards":          {"layouts"},
+	"flash":           {"image"},
+	"image/build": {"boards", "layouts", "image", "image/artifact", "image/fat", "image/gpt", "image/source",
+		"image/squashfs", "image/tree", "image/uboot"},
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/fat", "image/gpt",
+		"image/source", "image/squashfs", "image/uboot"},
+}
+
+func TestImportsPointTheWayTheDesignSays(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "imgtool/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(p.ImportPath, "imgtool/")
+		may, ok := imports[name]
+		if !ok {
+			t.Errorf("%s has no place in the design", name)
+		}
+		seen++
+		for _, i := range p.Imports {
+			own, ours := strings.CutPrefix(i, "imgtool/")
+			if ours && !slices.Contains(may, own) {
+				t.Errorf("%s imports %s", name, own)
+			}
+			if name == "image" && strings.Contains(i, ".") {
+				t.Errorf("image imports %s: it has the standard library only", i)
+			}
+		}
+	}
+	if seen != len(imports) {
+		t.Errorf("%d packages, %d in the design", seen, len(imports))
+	}
+}
