@@ -1,0 +1,320 @@
+// Package fat makes and reads FAT file systems.
+//
+// New makes one as an image: the tables and folders are computed, the files are
+// extents that read from what they were given, and nothing is copied. It writes
+// FAT16 up to 512 MiB and FAT32 above, in the geometry mkfs.vfat gives, with
+// long names. Open reads FAT12, FAT16 and FAT32, whoever made them.
+//
+// It does not change a file system, and knows no owners, modes or links, as FAT
+// has none.
+package fat
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"imgtool/image"
+)
+
+// MaxFile is the size in bytes of the largest file FAT holds.
+const MaxFile = 1<<32 - 1
+
+// Options are what a file system has besides its files.
+type Options struct {
+	Label  string // up to 11 characters of ASCII, stored in upper case; empty is none
+	Serial uint32
+	Time   int64 // of every entry, in seconds since 1970; stored as UTC, from 1980 to 2107
+}
+
+// File is a file by its path from the root, such as "dtbs/rockchip/x.dtb". A
+// nil Content is an empty file.
+type File struct {
+	Path string
+	image.Content
+}
+
+func (f File) length() int64 {
+	if f.Content == nil {
+		return 0
+	}
+	return f.Size()
+}
+
+// FullError says that files do not fit. All are in bytes; Need and Free count
+// whole clusters, as files take them.
+type FullError struct{ Need, Free, Size int64 }
+
+func (e *FullError) Error() string {
+	need, free := sizes(e.Need, e.Free)
+	_, size := sizes(0, e.Size)
+	return fmt.Sprintf("%s of files do not fit: %s has %s free", need, size, free)
+}
+
+// sizes writes two sizes so that they can be told apart.
+func sizes(a, b int64) (string, string) {
+	short := func(n int64) string {
+		return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/mib), ".0") + " MiB"
+	}
+	if short(a) != short(b) {
+		return short(a), short(b)
+	}
+	return fmt.Sprintf("%d bytes", a), fmt.Sprintf("%d bytes", b)
+}
+
+// New returns a file system of size bytes, a multiple of 512, that holds the
+// files. Its extents are "fat", which is all before the first cluster, in FAT32
+// "root folder", and every folder and every file by its path.
+//
+// Files and the folders they need take clusters in the order given, so one more
+// file at the end moves none of the others. New refuses names that FAT cannot
+// hold, names that differ only in case, and files over MaxFile; files that do
+// not fit are a *FullError.
+func New(size int64, opt Options, files []File) (*image.Image, error) {
+	g, err := choose(size)
+	if err != nil {
+		return nil, err
+	}
+	label, err := checkLabel(opt.Label)
+	if err != nil {
+		return nil, err
+	}
+
+	// 1. Give every file and folder its entries and its clusters.
+	l := newLayout(g, label != noName)
+	for _, f := range files {
+		if err := l.add(f); err != nil {
+			return nil, err
+		}
+	}
+	if l.next-firstCluster > g.clusters {
+		return nil, &FullError{(l.next - l.empty) * g.clusterSize(), (g.clusters + firstCluster - l.empty) * g.clusterSize(), size}
+	}
+
+	// 2. Reserved sectors, both tables and, in FAT16, the root folder: one extent,
+	// all of it content, so that nothing an old disk holds here is left.
+	now := stampOf(opt.Time)
+	table := &table{bits: g.bits, size: g.table * sector, runs: l.runs}
+	tables := []image.Extent{
+		{Name: "reserved", Content: g.reservedSectors(label, opt.Serial, l.next)},
+		{Name: "table 1", Off: g.reserved * sector, Content: table},
+		{Name: "table 2", Off: (g.reserved + g.table) * sector, Content: table},
+	}
+
+	// 3. Folders and files.
+	var extents []image.Extent
+	for _, f := range l.folders {
+		parts := f.encode(l, label, now)
+		if f.fixed {
+			tables = append(tables, image.Extent{Name: "root", Off: g.rootOff(), Content: parts[0]})
+			continue
+		}
+		for i, r := range f.runs {
+			extents = append(extents, image.Extent{Name: f.path, Off: g.clusterOff(l.runs[r].first), Content: parts[i]})
+		}
+	}
+	m, err := image.New(g.dataOff(), tables...)
+	if err != nil {
+		return nil, err
+	}
+	// A section, not the image itself, so that it stays one extent.
+	extents = append(extents, image.Extent{Name: "fat", Content: io.NewSectionReader(m, 0, m.Size())})
+	for i, f := range files {
+		if n := f.length(); n > 0 {
+			extents = append(extents, image.Extent{Name: f.Path, Off: g.clusterOff(l.starts[i]), Content: f.Content})
+		}
+	}
+	return image.New(size, extents...)
+}
+
+// layout hands out clusters the way a driver does that adds one file after the
+// other to an empty file system. A folder that outgrows its clusters goes on in
+// the next free one: that is what keeps every earlier file in its place.
+type layout struct {
+	geometry
+	empty   int64 // first free cluster of the empty file system
+	next    int64 // first free cluster; beyond the last one when it is too full
+	runs    []run // in order
+	starts  []int64
+	folders []*folder
+}
+
+// run is clusters in a row. After its last one follows cluster then, or nothing
+// if that is 0.
+type run struct{ first, n, then int64 }
+
+func newLayout(g geometry, labelled bool) *layout {
+	root := &folder{path: "root folder", fixed: g.bits == 16, names: map[string]*node{}}
+	if labelled {
+		root.slots = 1
+	}
+	l := &layout{geometry: g, next: firstCluster, folders: []*folder{root}}
+	if !root.fixed {
+		l.extend(root)
+	}
+	l.empty = l.next
+	return l
+}
+
+// add gives f an entry and clusters, and before that its folders theirs.
+func (l *layout) add(f File) error {
+	size := f.length()
+	if size < 0 || size > MaxFile {
+		return fmt.Errorf("%s: a file of %d bytes cannot be: FAT holds up to %d", f.Path, size, int64(MaxFile))
+	}
+	in := l.folders[0]
+	names := strings.Split(f.Path, "/")
+	for i, name := range names {
+		if err := checkName(name); err != nil {
+			return fmt.Errorf("%q: %w", f.Path, err)
+		}
+		last := i == len(names)-1
+		if old := in.names[fold(name)]; old != nil {
+			switch {
+			case old.sub != nil && old.name == name && !last:
+				in = old.sub
+				continue
+			case old.sub != nil && old.name != name && !last:
+				return fmt.Errorf("%q: its folder %q is also spelled %q, which is the same name in FAT", f.Path, name, old.name)
+			case old.sub == nil && old.name == name && last:
+				return fmt.Errorf("%q is there twice", f.Path)
+			case old.name == name:
+				return fmt.Errorf("%q: %q cannot be both a file and a folder", f.Path, name)
+			}
+			return fmt.Errorf("%q: there is %q already, which is the same name in FAT", f.Path, old.name)
+		}
+		n := &node{name: name}
+		in.nodes = append(in.nodes, n)
+		in.names[fold(name)] = n
+		if err := l.grow(in, entries(name)); err != nil {
+			return fmt.Errorf("%q: %w", f.Path, err)
+		}
+		n.first = l.next
+		switch clusters := ceil(size, l.clusterSize()); {
+		case !last:
+			n.sub = &folder{path: strings.Join(names[:i+1], "/"), parent: in, slots: 2, names: map[string]*node{}}
+			l.extend(n.sub)
+			l.folders = append(l.folders, n.sub)
+			in = n.sub
+		case clusters == 0:
+			n.first = 0
+		default:
+			n.size = size
+			l.runs = append(l.runs, run{first: l.next, n: clusters})
+			l.next += clusters
+		}
+		if last {
+			l.starts = append(l.starts, n.first)
+		}
+	}
+	return nil
+}
+
+// grow makes room for n more entries.
+func (l *layout) grow(f *folder, n int64) error {
+	f.slots += n
+	if f.fixed && f.slots > rootSlots {
+		return fmt.Errorf("the root folder of FAT16 has room for %d entries, and a long name takes several", rootSlots)
+	}
+	if f.slots > maxSlots {
+		return fmt.Errorf("a folder has room for %d entries, and a long name takes several", maxSlots)
+	}
+	for !f.fixed && f.slots*entrySize > f.clusters*l.clusterSize() {
+		l.extend(f)
+	}
+	return nil
+}
+
+// extend gives f the next free cluster.
+func (l *layout) extend(f *folder) {
+	last := len(l.runs) - 1
+	switch {
+	case len(f.runs) > 0 && f.runs[len(f.runs)-1] == last:
+		l.runs[last].n++
+	default:
+		if len(f.runs) > 0 {
+			l.runs[f.runs[len(f.runs)-1]].then = l.next
+		}
+		f.runs = append(f.runs, len(l.runs))
+		l.runs = append(l.runs, run{first: l.next, n: 1})
+	}
+	f.clusters++
+	l.next++
+}
+
+// table is a file allocation table, computed as it is read.
+type table struct {
+	bits int
+	size int64
+	runs []run
+}
+
+func (t *table) Size() int64 { return t.size }
+
+func (t *table) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off >= t.size {
+		return 0, io.EOF
+	}
+	var short error
+	if int64(len(p)) > t.size-off {
+		p, short = p[:t.size-off], io.EOF
+	}
+	width := int64(t.bits / 8)
+	n := off / width
+	i, _ := slices.BinarySearchFunc(t.runs, n, func(r run, n int64) int {
+		switch {
+		case r.first > n:
+			return 1
+		case r.first+r.n <= n:
+			return -1
+		}
+		return 0
+	})
+	skip := off % width
+	for done := 0; done < len(p); n++ {
+		var value uint32
+		switch {
+		case n == 0:
+			value = endOfChain&^0xff | media
+		case n == 1:
+			value = endOfChain // with the bits that say it was left in order
+		case i < len(t.runs) && n >= t.runs[i].first:
+			r := t.runs[i]
+			switch {
+			case n < r.first+r.n-1:
+				value = uint32(n + 1)
+			case r.then != 0:
+				value, i = uint32(r.then), i+1
+			default:
+				value, i = endOfChain, i+1
+			}
+		}
+		entry := [4]byte{byte(value), byte(value >> 8), byte(value >> 16), byte(value >> 24)}
+		done += copy(p[done:], entry[skip:width])
+		skip = 0
+	}
+	return len(p), short
+}
+
+// stamp is a time as an entry holds it.
+type stamp struct {
+	date, time uint16
+	tenths     uint8 // hundredths of a second, up to 199
+}
+
+func stampOf(seconds int64) stamp {
+	first := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	last := time.Date(2107, 12, 31, 23, 59, 59, 0, time.UTC).Unix()
+	t := time.Unix(min(max(seconds, first), last), 0).UTC()
+	return stamp{
+		date:   uint16((t.Year()-1980)<<9 | int(t.Month())<<5 | t.Day()),
+		time:   uint16(t.Hour()<<11 | t.Minute()<<5 | t.Second()/2),
+		tenths: uint8(t.Second() % 2 * 100),
+	}
+}
+
+func ceil(n, of int64) int64 { return (n + of - 1) / of }
+
+func roundUp(n, to int64) int64 { return ceil(n, to) * to }

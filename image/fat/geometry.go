@@ -1,0 +1,262 @@
+package fat
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
+
+const (
+	mib = 1 << 20
+
+	sector    = 512
+	entrySize = 32
+	rootSlots = 512     // of the root folder of FAT16
+	maxSlots  = 1 << 16 // of any folder
+
+	media        = 0xf8 // a disk that stays where it is
+	firstCluster = 2
+	endOfChain   = 0x0fffffff
+
+	// What decides the kind of a file system is its number of clusters. mkfs.vfat
+	// keeps FAT16 a little above the least number.
+	minClusters16 = 4087
+	minFAT16      = 4085
+	maxClusters16 = 65524
+	maxClusters32 = 0x0ffffff5
+
+	infoSector   = 1
+	backupSector = 6
+)
+
+// geometry is what mkfs.vfat chooses. Lengths are in sectors.
+type geometry struct {
+	bits     int // of a table entry: 16 or 32
+	sectors  int64
+	track    int64
+	heads    int64
+	cluster  int64
+	reserved int64
+	table    int64 // one of two
+	clusters int64
+}
+
+func (g geometry) clusterSize() int64 { return g.cluster * sector }
+func (g geometry) rootOff() int64     { return (g.reserved + 2*g.table) * sector }
+
+// dataOff is where cluster 2 is.
+func (g geometry) dataOff() int64 {
+	if g.bits == 16 {
+		return g.rootOff() + rootSlots*entrySize
+	}
+	return g.rootOff()
+}
+
+func (g geometry) clusterOff(n int64) int64 {
+	return g.dataOff() + (n-firstCluster)*g.clusterSize()
+}
+
+func choose(size int64) (geometry, error) {
+	if size < 0 || size%sector != 0 {
+		return geometry{}, fmt.Errorf("a FAT file system of %d bytes cannot be: %d is no multiple of %d", size, size, sector)
+	}
+	sectors := size / sector
+	if sectors > 1<<32-1 {
+		return geometry{}, fmt.Errorf("a FAT file system of %d bytes cannot be: it has up to %d", size, int64(1<<32-1)*sector)
+	}
+	// Whole tracks only, as mkfs.vfat has it: up to 31 KiB at the end are unused.
+	g := geometry{bits: 16}
+	g.track, g.heads = tracks(sectors)
+	g.sectors = sectors / g.track * g.track
+
+	if size > 512*mib {
+		g.bits = 32
+		switch {
+		case size <= 8<<30:
+			g.cluster = 8
+		case size <= 16<<30:
+			g.cluster = 16
+		case size <= 32<<30:
+			g.cluster = 32
+		default:
+			g.cluster = 64
+		}
+		g.divide(32)
+		return g, nil
+	}
+	// Where 4 sectors a cluster are too many for FAT16 mkfs.vfat turns to FAT12;
+	// smaller clusters do as well.
+	for _, g.cluster = range []int64{4, 8, 16, 2, 1} {
+		g.divide(1)
+		if g.clusters >= minClusters16 && g.clusters <= maxClusters16 {
+			return g, nil
+		}
+	}
+	return geometry{}, fmt.Errorf("a FAT16 file system of %d bytes cannot be: it needs 2.2 MiB", size)
+}
+
+// divide sets what follows from the size of a cluster. Everything before the
+// first cluster starts and ends at a multiple of it.
+func (g *geometry) divide(reserved int64) {
+	width := int64(g.bits / 8)
+	g.reserved = roundUp(reserved, g.cluster)
+	rest := g.sectors - (g.dataOff()-g.rootOff())/sector - g.reserved
+	// A cluster costs its sectors and an entry in both tables; the tables have two
+	// entries more than there are clusters.
+	n := max(0, rest*sector+2*2*width) / (g.clusterSize() + 2*width)
+	g.table = roundUp(ceil((n+firstCluster)*width, sector), g.cluster)
+	g.clusters = max(0, rest-2*g.table) / g.cluster
+}
+
+// tracks are sectors in a track and heads, as the SD specification
+// recommends them by size.
+func tracks(sectors int64) (track, heads int64) {
+	switch n := ceil(sectors*sector, mib); {
+	case n <= 4:
+		return 16, 2
+	case n <= 16:
+		return 32, 2
+	case n <= 32:
+		return 32, 4
+	case n <= 128:
+		return 32, 8
+	case n <= 256:
+		return 32, 16
+	case n <= 504:
+		return 63, 16
+	case n <= 1008:
+		return 63, 32
+	case n <= 2016:
+		return 63, 64
+	case n <= 4032:
+		return 63, 128
+	}
+	return 63, 255
+}
+
+// boot is the start of the boot sector.
+type boot struct {
+	Jump       [3]byte
+	OEM        [8]byte
+	SectorSize uint16
+	Cluster    uint8 // in sectors
+	Reserved   uint16
+	Tables     uint8
+	RootSlots  uint16
+	Sectors16  uint16 // 0: see Sectors32
+	Media      uint8
+	Table16    uint16 // in sectors; 0: FAT32
+	Track      uint16
+	Heads      uint16
+	Hidden     uint32
+	Sectors32  uint32
+}
+
+// boot32 follows in FAT32.
+type boot32 struct {
+	Table32 uint32
+	Flags   uint16
+	Version uint16
+	Root    uint32 // first cluster
+	Info    uint16 // sector
+	Backup  uint16 // sector
+	_       [12]byte
+}
+
+// bootEnd follows in both.
+type bootEnd struct {
+	Drive     uint8
+	_         uint8
+	Signature uint8
+	Serial    uint32
+	Label     [11]byte
+	Kind      [8]byte
+}
+
+// notMirrored in boot32.Flags says that one table, by number in the low bits,
+// is in use.
+const notMirrored = 0x80
+
+// reservedSectors are all before the tables: the boot sector, and in FAT32 the
+// counts of free clusters and a copy of both.
+func (g geometry) reservedSectors(label [11]byte, serial uint32, next int64) *bytes.Reader {
+	b := boot{
+		OEM:        [8]byte([]byte("MSWIN4.1")), // what the specification asks for
+		SectorSize: sector,
+		Cluster:    uint8(g.cluster),
+		Reserved:   uint16(g.reserved),
+		Tables:     2,
+		Media:      media,
+		Track:      uint16(g.track),
+		Heads:      uint16(g.heads),
+	}
+	if g.sectors < 1<<16 {
+		b.Sectors16 = uint16(g.sectors)
+	} else {
+		b.Sectors32 = uint32(g.sectors)
+	}
+	if g.bits == 16 {
+		b.RootSlots = rootSlots
+		b.Table16 = uint16(g.table)
+	}
+	// Firmware that runs the sector is sent on to the next disk: int 18h, then
+	// hlt for ever.
+	code := []byte{0xcd, 0x18, 0xf4, 0xeb, 0xfd}
+	codeOff := binary.Size(boot{}) + binary.Size(bootEnd{})
+	if g.bits == 32 {
+		codeOff += binary.Size(boot32{})
+	}
+	b.Jump = [3]byte{0xeb, byte(codeOff - 2), 0x90}
+
+	var s bytes.Buffer
+	put(&s, b)
+	if g.bits == 32 {
+		put(&s, boot32{Table32: uint32(g.table), Root: firstCluster, Info: infoSector, Backup: backupSector})
+	}
+	put(&s, bootEnd{Drive: 0x80, Signature: 0x29, Serial: serial, Label: label, Kind: [8]byte([]byte(fmt.Sprintf("FAT%d   ", g.bits)))})
+	s.Write(code)
+
+	all := make([]byte, g.reserved*sector)
+	copy(all, s.Bytes())
+	copy(all[sector-2:], "\x55\xaa")
+	if g.bits == 32 {
+		info := all[infoSector*sector:][:sector]
+		copy(info, "RRaA")
+		copy(info[484:], "rrAa")
+		binary.LittleEndian.PutUint32(info[488:], uint32(g.clusters-(next-firstCluster))) // free
+		binary.LittleEndian.PutUint32(info[492:], uint32(next-1))                         // last in use
+		copy(info[510:], "\x55\xaa")
+		copy(all[backupSector*sector:], all[:2*sector])
+	}
+	return bytes.NewReader(all)
+}
+
+// put writes v, a struct of fixed size.
+func put(b *bytes.Buffer, v any) {
+	if err := binary.Write(b, binary.LittleEndian, v); err != nil {
+		panic("fat: internal error: " + err.Error())
+	}
+}
+
+var noName = [11]byte([]byte("NO NAME    "))
+
+// checkLabel is the label as the disk holds it.
+func checkLabel(label string) ([11]byte, error) {
+	if len(label) > 11 {
+		return noName, fmt.Errorf("the label %q has %d characters: FAT has room for 11", label, len(label))
+	}
+	for _, r := range label {
+		if r < ' ' || r >= 0x7f || strings.ContainsRune(`*?.,;:/\|+=<>[]"`, r) {
+			return noName, fmt.Errorf("the label %q holds %q, which FAT does not allow in a label", label, r)
+		}
+	}
+	if strings.HasPrefix(label, " ") {
+		return noName, fmt.Errorf("the label %q starts with a space", label)
+	}
+	field := noName
+	if label != "" {
+		copy(field[:], fmt.Sprintf("%-11s", strings.ToUpper(label)))
+	}
+	return field, nil
+}

@@ -1,0 +1,496 @@
+package fat
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"strings"
+	"unicode/utf16"
+
+	"imgtool/image"
+)
+
+// maxNames bounds the memory that names and files take when they are listed, in
+// bytes: a few kilobytes can claim paths of any length.
+const maxNames = 256 << 20
+
+// FS is a FAT file system that is read. It may be used by several goroutines at
+// once.
+type FS struct {
+	Label  string
+	Serial uint32
+	Kind   int   // 12, 16 or 32
+	Size   int64 // in bytes, as the boot sector has it
+
+	r        io.ReaderAt
+	tableOff int64
+	tableLen int64
+	rootOff  int64
+	rootLen  int64  // 0 in FAT32
+	root     uint32 // first cluster, in FAT32
+	dataOff  int64
+	cluster  int64 // in bytes
+	clusters int64
+}
+
+// Open reads the boot sector and the label. What cannot be a FAT file system is
+// an error; damage elsewhere is found by who comes across it.
+func Open(r io.ReaderAt) (*FS, error) {
+	first := make([]byte, sector)
+	if err := readFull(r, first, 0); err != nil {
+		return nil, fmt.Errorf("reading the boot sector: %w", err)
+	}
+	if !bytes.HasSuffix(first, []byte("\x55\xaa")) {
+		return nil, errors.New("no FAT file system: its first sector does not end in 55 AA")
+	}
+	var b boot
+	var b32 boot32
+	var end bootEnd
+	s := bytes.NewReader(first)
+	take(s, &b)
+	sectorSize := int64(b.SectorSize)
+	switch {
+	case b.SectorSize < sector || b.SectorSize > 4096 || bits.OnesCount16(b.SectorSize) != 1:
+		return nil, fmt.Errorf("no FAT file system: sectors of %d bytes", b.SectorSize)
+	case bits.OnesCount8(b.Cluster) != 1:
+		return nil, fmt.Errorf("no FAT file system: clusters of %d sectors", b.Cluster)
+	case b.Reserved == 0:
+		return nil, errors.New("no FAT file system: no sector is reserved for the boot sector")
+	case b.Tables == 0:
+		return nil, errors.New("no FAT file system: it has no table")
+	}
+	table := int64(b.Table16)
+	if table == 0 {
+		take(s, &b32)
+		table = int64(b32.Table32)
+	}
+	take(s, &end)
+	sectors := int64(b.Sectors16)
+	if sectors == 0 {
+		sectors = int64(b.Sectors32)
+	}
+
+	f := &FS{
+		Size:     sectors * sectorSize,
+		r:        r,
+		tableOff: int64(b.Reserved) * sectorSize,
+		tableLen: table * sectorSize,
+		rootLen:  int64(b.RootSlots) * entrySize,
+		root:     b32.Root,
+		cluster:  int64(b.Cluster) * sectorSize,
+	}
+	f.rootOff = f.tableOff + int64(b.Tables)*f.tableLen
+	f.dataOff = f.rootOff + roundUp(f.rootLen, sectorSize)
+	f.clusters = (f.Size - f.dataOff) / f.cluster
+	if f.dataOff >= f.Size || f.clusters == 0 {
+		return nil, fmt.Errorf("no FAT file system: %d bytes of tables in a file system of %d", f.dataOff, f.Size)
+	}
+	width, most := int64(0), int64(0)
+	switch {
+	case b.Table16 == 0:
+		f.Kind, width, most = 32, 32, maxClusters32
+	case f.clusters < minFAT16:
+		f.Kind, width, most = 12, 12, f.clusters
+	default:
+		f.Kind, width, most = 16, 16, maxClusters16
+	}
+	if room := max(0, f.tableLen*8/width-firstCluster); f.clusters > min(room, most) {
+		return nil, fmt.Errorf("a damaged FAT%d file system: %d clusters, and tables for %d", f.Kind, f.clusters, min(room, most))
+	}
+	if f.Kind == 32 {
+		f.rootOff, f.rootLen = 0, 0
+		if b32.Flags&notMirrored != 0 {
+			n := int64(b32.Flags & 0xf)
+			if n >= int64(b.Tables) {
+				return nil, fmt.Errorf("a damaged FAT32 file system: table %d of %d is in use", n+1, b.Tables)
+			}
+			f.tableOff += n * f.tableLen
+		}
+	} else if f.rootLen == 0 {
+		return nil, fmt.Errorf("a damaged FAT%d file system: no room for a root folder", f.Kind)
+	}
+	if end.Signature == 0x28 || end.Signature == 0x29 {
+		f.Serial = end.Serial
+	}
+	if end.Signature == 0x29 && end.Label != noName {
+		f.Label = decode(end.Label[:])
+	}
+	_, label, err := f.walk().folder(nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the root folder: %w", err)
+	}
+	if label != "" {
+		f.Label = label
+	}
+	return f, nil
+}
+
+// take fills v, a pointer to a struct of fixed size, from the first sector.
+func take(r io.Reader, v any) {
+	if err := binary.Read(r, binary.LittleEndian, v); err != nil {
+		panic("fat: internal error: " + err.Error())
+	}
+}
+
+// Files lists the files of all folders, each folder in its own order. A Content
+// reads from the disk when it is read.
+func (f *FS) Files() ([]File, error) {
+	w := f.walk()
+	var files []File
+	var list func(path string, in *item) error
+	list = func(path string, in *item) error {
+		items, _, err := w.folder(in)
+		if err != nil {
+			return fmt.Errorf("reading the folder %q: %w", "/"+path, err)
+		}
+		for _, it := range items {
+			name := it.name
+			if path != "" {
+				name = path + "/" + name
+			}
+			if w.names += int64(len(name)) + 128; w.names > maxNames {
+				return fmt.Errorf("too many files: their names alone take more than %d MiB", maxNames/mib)
+			}
+			if it.folder {
+				if err := list(name, it); err != nil {
+					return err
+				}
+				continue
+			}
+			c, err := w.content(it)
+			if err != nil {
+				return fmt.Errorf("reading %q: %w", "/"+name, err)
+			}
+			files = append(files, File{name, c})
+		}
+		return nil
+	}
+	if err := list("", nil); err != nil {
+		return nil, err
+	}
+	return files, nil
+}
+
+// Open finds a file by its path, in any case and also by short names. The File
+// has the path as the disk spells it. Where there is none the error is
+// fs.ErrNotExist.
+func (f *FS) Open(path string) (File, error) {
+	w := f.walk()
+	var in *item
+	var spelled []string
+	for _, name := range strings.Split(path, "/") {
+		if in != nil && !in.folder {
+			return File{}, fmt.Errorf("%q: %w", path, fs.ErrNotExist)
+		}
+		items, _, err := w.folder(in)
+		if err != nil {
+			return File{}, fmt.Errorf("%q: %w", path, err)
+		}
+		if in = find(items, name); in == nil {
+			return File{}, fmt.Errorf("%q: %w", path, fs.ErrNotExist)
+		}
+		spelled = append(spelled, in.name)
+	}
+	if in.folder {
+		return File{}, fmt.Errorf("%q is a folder", path)
+	}
+	c, err := w.content(in)
+	if err != nil {
+		return File{}, fmt.Errorf("%q: %w", path, err)
+	}
+	return File{strings.Join(spelled, "/"), c}, nil
+}
+
+func find(items []*item, name string) *item {
+	folded := fold(name)
+	for _, it := range items {
+		if fold(it.name) == folded {
+			return it
+		}
+	}
+	for _, it := range items {
+		if fold(it.alias) == folded {
+			return it
+		}
+	}
+	return nil
+}
+
+// item is what a folder has in it.
+type item struct {
+	name   string
+	alias  string
+	folder bool
+	first  uint32
+	size   int64
+}
+
+// walker follows chains. It goes through no cluster twice, so what it does is
+// bounded by what is really on the disk, however the disk is tangled.
+type walker struct {
+	*FS
+	seen   map[uint32]uint64 // 64 clusters each
+	window []byte            // of the table
+	at     int64
+	names  int64
+}
+
+func (f *FS) walk() *walker { return &walker{FS: f, seen: map[uint32]uint64{}} }
+
+// visit takes note of cluster n.
+func (w *walker) visit(n uint32) error {
+	if n < firstCluster || int64(n) >= w.clusters+firstCluster {
+		return fmt.Errorf("it goes on in cluster %d of %d, which cannot be", n, w.clusters)
+	}
+	if w.seen[n/64]>>(n%64)&1 != 0 {
+		return fmt.Errorf("its cluster %d is in use twice", n)
+	}
+	w.seen[n/64] |= 1 << (n % 64)
+	return nil
+}
+
+// after is the cluster that follows n; last says that none does.
+func (w *walker) after(n uint32) (next uint32, last bool, err error) {
+	off, length := int64(n)*int64(w.Kind)/8, int64(4)
+	if w.Kind != 32 {
+		length = 2
+	}
+	if off < w.at || off+length > w.at+int64(len(w.window)) {
+		p := make([]byte, min(4096, w.tableLen-off))
+		if err := readFull(w.r, p, w.tableOff+off); err != nil {
+			return 0, false, fmt.Errorf("reading the table: %w", err)
+		}
+		w.window, w.at = p, off
+	}
+	p := w.window[off-w.at:]
+	switch w.Kind {
+	case 12:
+		next = uint32(binary.LittleEndian.Uint16(p)) >> (n % 2 * 4) & 0xfff
+		return next, next >= 0xff8, nil
+	case 16:
+		next = uint32(binary.LittleEndian.Uint16(p))
+		return next, next >= 0xfff8, nil
+	}
+	next = binary.LittleEndian.Uint32(p) & 0x0fffffff
+	return next, next >= 0x0ffffff8, nil
+}
+
+func (w *walker) clusterOff(n uint32) int64 {
+	return w.dataOff + (int64(n)-firstCluster)*w.cluster
+}
+
+// folder reads the folder in, or the root if that is nil.
+func (w *walker) folder(in *item) ([]*item, string, error) {
+	p := &parser{}
+	if in == nil && w.rootLen > 0 {
+		buf := make([]byte, w.rootLen)
+		if err := readFull(w.r, buf, w.rootOff); err != nil {
+			return nil, "", err
+		}
+		_, err := p.parse(buf, w.Kind)
+		return p.items, p.label, err
+	}
+	n := w.root
+	if in != nil {
+		n = in.first
+	}
+	buf := make([]byte, w.cluster)
+	for read := int64(0); ; {
+		if err := w.visit(n); err != nil {
+			return nil, "", err
+		}
+		if read += w.cluster; read > max(maxSlots*entrySize, w.cluster) {
+			return nil, "", fmt.Errorf("it has more than %d entries", maxSlots)
+		}
+		if err := readFull(w.r, buf, w.clusterOff(n)); err != nil {
+			return nil, "", err
+		}
+		end, err := p.parse(buf, w.Kind)
+		if err != nil || end {
+			return p.items, p.label, err
+		}
+		next, last, err := w.after(n)
+		if err != nil || last {
+			return p.items, p.label, err
+		}
+		n = next
+	}
+}
+
+// content is the bytes of a file, read through as many sections as its clusters
+// are runs.
+func (w *walker) content(it *item) (image.Content, error) {
+	var extents []image.Extent
+	for at, n := int64(0), it.first; at < it.size; {
+		start, length := n, int64(0)
+		for at+length < it.size && int64(n) == int64(start)+length/w.cluster {
+			if err := w.visit(n); err != nil {
+				return nil, err
+			}
+			length += w.cluster
+			next, last, err := w.after(n)
+			if err != nil {
+				return nil, err
+			}
+			if last && at+length < it.size {
+				return nil, fmt.Errorf("it ends after %d of %d bytes", at+length, it.size)
+			}
+			n = next
+		}
+		length = min(length, it.size-at)
+		extents = append(extents, image.Extent{Name: it.name, Off: at, Content: io.NewSectionReader(w.r, w.clusterOff(start), length)})
+		at += length
+	}
+	if len(extents) == 1 {
+		return extents[0].Content, nil
+	}
+	m, err := image.New(it.size, extents...)
+	if err != nil {
+		return nil, err
+	}
+	// A section, so that it stays one extent in the image it is put into.
+	return io.NewSectionReader(m, 0, it.size), nil
+}
+
+// parser collects the items of a folder, a piece at a time.
+type parser struct {
+	items []*item
+	label string
+	long  []longEntry // of the name that is being read, the end of it first
+}
+
+// parse reads the entries in b. end says that the rest of the folder is unused.
+func (p *parser) parse(b []byte, kind int) (end bool, err error) {
+	for ; len(b) >= entrySize; b = b[entrySize:] {
+		switch {
+		case b[0] == 0:
+			return true, nil
+		case b[0] == 0xe5: // deleted
+			p.long = nil
+			continue
+		case b[11]&0x3f == attrLong:
+			var l longEntry
+			take(bytes.NewReader(b[:entrySize]), &l)
+			if l.Order&lastLong != 0 {
+				p.long = nil
+			}
+			if len(p.long) < maxUnits/longUnits+1 {
+				p.long = append(p.long, l)
+			}
+			continue
+		}
+		var e entry
+		take(bytes.NewReader(b[:entrySize]), &e)
+		long := p.longName(checksum(e.Name))
+		p.long = nil
+		if e.Attr&attrLabel != 0 {
+			if p.label == "" && e.Attr&attrFolder == 0 {
+				p.label = decode(e.Name[:])
+			}
+			continue
+		}
+		if e.Name[0] == '.' {
+			continue // the folder itself or its parent
+		}
+		it := &item{
+			alias:  shortName(e),
+			folder: e.Attr&attrFolder != 0,
+			first:  uint32(e.ClusterLow),
+			size:   int64(e.Size),
+		}
+		if kind == 32 {
+			it.first |= uint32(e.ClusterHigh) << 16
+		}
+		if it.name = long; long == "" {
+			it.name = it.alias
+		}
+		for _, r := range it.name {
+			if r < ' ' || r == '/' {
+				return true, fmt.Errorf("the name %q holds %q", it.name, r)
+			}
+		}
+		if it.name == "" || it.name == "." || it.name == ".." {
+			return true, fmt.Errorf("%q is not a name", it.name)
+		}
+		p.items = append(p.items, it)
+	}
+	return false, nil
+}
+
+// longName puts the long entries together, and is empty if they are not all
+// there or belong to another short name.
+func (p *parser) longName(sum uint8) string {
+	var text []uint16
+	for i := range p.long {
+		l := p.long[len(p.long)-1-i]
+		last := i == len(p.long)-1
+		if l.Checksum != sum || l.Order&^lastLong != uint8(i+1) || (l.Order&lastLong != 0) != last {
+			return ""
+		}
+		text = append(text, l.Name1[:]...)
+		text = append(text, l.Name2[:]...)
+		text = append(text, l.Name3[:]...)
+	}
+	for i, u := range text {
+		if u == 0 {
+			text = text[:i]
+			break
+		}
+	}
+	return string(utf16.Decode(text))
+}
+
+// What Windows NT leaves in entry.Case instead of writing a long name.
+const (
+	lowerBase = 0x08
+	lowerExt  = 0x10
+)
+
+func shortName(e entry) string {
+	if e.Name[0] == 0x05 {
+		e.Name[0] = 0xe5 // which would be a deleted entry
+	}
+	base, ext := decode(e.Name[:8]), decode(e.Name[8:])
+	if e.Case&lowerBase != 0 {
+		base = strings.ToLower(base)
+	}
+	if e.Case&lowerExt != 0 {
+		ext = strings.ToLower(ext)
+	}
+	if ext != "" {
+		return base + "." + ext
+	}
+	return base
+}
+
+// codePage is the upper half of code page 437, which Linux takes short names to
+// be in.
+var codePage = []rune("ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u00a0")
+
+func decode(field []byte) string {
+	var s strings.Builder
+	for _, c := range field {
+		if c < 0x80 {
+			s.WriteByte(c)
+		} else {
+			s.WriteRune(codePage[c-0x80])
+		}
+	}
+	return strings.TrimRight(s.String(), " ")
+}
+
+// readFull reads all of p.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
