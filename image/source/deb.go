@@ -1,0 +1,531 @@
+package source
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/blakesmith/ar"
+	"golang.org/x/sys/unix"
+
+	"imgtool/image"
+	"imgtool/image/tree"
+)
+
+// Package is a Debian package: what it would put into a root file system.
+type Package struct {
+	Tree    *tree.Tree
+	Name    string
+	Version string
+
+	depends []string // on exactly one version, as NAME=VERSION
+}
+
+// NoAptError says that a package was asked for on a machine without apt.
+type NoAptError struct{ Package string }
+
+func (e *NoAptError) Error() string {
+	return fmt.Sprintf("package %s: this machine has no apt-get to fetch it with", e.Package)
+}
+
+// packageName leaves no room for options or other releases.
+var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
+// Package fetches a package for the board's architecture from the archives this
+// machine's apt is set up for. In place of a package that holds nothing but
+// documentation and needs exactly one version of another it returns the other,
+// such as the kernel that linux-image-arm64 stands for.
+func (o *Opener) Package(ctx context.Context, name string) (*Package, error) {
+	p, err := o.apt.get(ctx, name)
+	for range 4 {
+		if err != nil || len(p.depends) != 1 || !isMeta(p.Tree) {
+			break
+		}
+		p, err = o.apt.get(ctx, p.depends[0])
+	}
+	return p, err
+}
+
+func isMeta(t *tree.Tree) bool {
+	for p, n := range t.All() {
+		if n.Type() != tree.Dir && !strings.HasPrefix(p, "usr/share/doc/") && !strings.HasPrefix(p, "usr/share/lintian/") && !strings.HasPrefix(p, "usr/share/bug/") {
+			return false
+		}
+	}
+	return true
+}
+
+// debFile opens PACKAGE/PATH, where a * in PATH stands for any part of a name.
+func (o *Opener) debFile(ctx context.Context, ref, rest string) (*File, error) {
+	name, pattern, _ := strings.Cut(rest, "/")
+	pattern = strings.Trim(pattern, "/")
+	if name == "" || pattern == "" {
+		return nil, fmt.Errorf("%s: not deb:PACKAGE/PATH", ref)
+	}
+	p, err := o.apt.get(ctx, name)
+	tried := name
+	for range 4 {
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", ref, err)
+		}
+		var found []string
+		if found, err = match(p.Tree, pattern); err != nil {
+			return nil, fmt.Errorf("%s: %w", ref, err)
+		}
+		switch {
+		case len(found) > 1:
+			return nil, fmt.Errorf("%s: %d files in %s match: %s", ref, len(found), p.Name, strings.Join(found[:min(5, len(found))], ", "))
+		case len(found) == 1:
+			n, err := p.Tree.Open(found[0])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", ref, err)
+			}
+			if n.Type() != tree.Regular {
+				return nil, fmt.Errorf("%s: not a regular file in %s %s", ref, p.Name, p.Version)
+			}
+			c := n.Content
+			if c == nil {
+				c = image.Zeros(0)
+			}
+			sum, err := hash(ctx, c)
+			if err != nil {
+				return nil, named(ref, err)
+			}
+			return &File{c, sum, "deb " + p.Name + " " + p.Version}, nil
+		case len(p.depends) != 1:
+			return nil, fmt.Errorf("%s: %w in %s %s", ref, fs.ErrNotExist, tried, p.Version)
+		}
+		p, err = o.apt.get(ctx, p.depends[0])
+		if p != nil {
+			tried += " and " + p.Name
+		}
+	}
+	return nil, fmt.Errorf("%s: %w: packages that each stand for another: %s", ref, fs.ErrNotExist, tried)
+}
+
+// match returns what a pattern names. A package may be older or newer than the
+// move of bin, sbin and lib into usr.
+func match(t *tree.Tree, pattern string) ([]string, error) {
+	forms := []string{pattern}
+	if inner, ok := strings.CutPrefix(pattern, "usr/"); ok {
+		forms = append(forms, inner)
+	} else {
+		forms = append(forms, "usr/"+pattern)
+	}
+	for i, f := range forms {
+		if top, _, _ := strings.Cut(strings.TrimPrefix(f, "usr/"), "/"); i > 0 && top != "bin" && top != "sbin" && top != "lib" {
+			continue
+		}
+		if !strings.Contains(f, "*") {
+			if _, err := t.Open(f); err == nil {
+				return []string{f}, nil
+			} else if !errors.Is(err, fs.ErrNotExist) || t.Lookup(f) != nil {
+				return nil, err // a link that leads out of the package
+			}
+			continue
+		}
+		glob := strings.NewReplacer(`\`, `\\`, `[`, `\[`, `?`, `\?`).Replace(f)
+		var found []string
+		for p, n := range t.All() {
+			if ok, _ := path.Match(glob, p); ok && n.Type() != tree.Dir {
+				found = append(found, p)
+			}
+		}
+		if len(found) > 0 {
+			return found, nil
+		}
+	}
+	return nil, nil
+}
+
+// apt is the host's apt with a state of its own in the user's cache, so that it
+// needs no rights and the host's packages are not touched.
+type apt struct {
+	o *Opener
+
+	mu        sync.Mutex
+	packages  map[string]*Package // by NAME and NAME=VERSION
+	refreshed bool                // by this Opener, whether or not it worked
+	program   string
+	dir       string
+	options   []string
+}
+
+// debianArch is Go's name of an architecture in Debian's words.
+func debianArch(arch string) string {
+	switch arch {
+	case "386":
+		return "i386"
+	case "arm":
+		return "armhf"
+	case "ppc64le":
+		return "ppc64el"
+	case "mipsle":
+		return "mipsel"
+	case "mips64le":
+		return "mips64el"
+	}
+	return arch
+}
+
+const listsAge = 24 * time.Hour
+
+func (a *apt) get(ctx context.Context, name string) (*Package, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.packages[name]; p != nil {
+		return p, nil
+	}
+	bare, _, _ := strings.Cut(name, "=")
+	if !packageName.MatchString(bare) {
+		return nil, fmt.Errorf("package %q: not a name of a package", bare)
+	}
+	unlock, err := a.setUp(ctx, bare)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	var stale error
+	if fi, err := os.Stat(a.stamp()); err != nil || time.Since(fi.ModTime()) > listsAge {
+		stale = a.refresh(ctx)
+	}
+	var p *Package
+	for {
+		if p, err = a.fetch(ctx, name); err == nil || ctx.Err() != nil {
+			break
+		}
+		var damaged *CorruptError
+		if errors.As(err, &damaged) {
+			break
+		}
+		if a.refreshed {
+			// Why there are no lists says more than that the package is not in them.
+			if stale != nil {
+				err = stale
+			}
+			break
+		}
+		// It may be newer than the lists, or replaced since.
+		stale = a.refresh(ctx)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("package %s: %w", bare, err)
+	}
+	if a.packages == nil {
+		a.packages = map[string]*Package{}
+	}
+	a.packages[name] = p
+	return p, nil
+}
+
+// setUp makes the private state and locks it.
+func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error) {
+	if a.program, err = exec.LookPath("apt-get"); err != nil {
+		return nil, &NoAptError{name}
+	}
+	if a.o.opt.CacheDir == "" {
+		return nil, fmt.Errorf("package %s: no cache folder to fetch it into", name)
+	}
+	// apt runs in other folders.
+	cache, err := filepath.Abs(a.o.opt.CacheDir)
+	if err != nil {
+		return nil, err
+	}
+	arch := debianArch(a.o.arch())
+	a.dir = filepath.Join(cache, "apt-"+arch)
+	for _, d := range []string{"lists/partial", "state", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(a.debs(), 0o755); err != nil {
+		return nil, err
+	}
+	a.options = []string{
+		"-oAPT::Architecture=" + arch,
+		"-oAPT::Architectures=" + arch,
+		"-oAPT::Sandbox::User=", // it could not write to the user's cache
+		"-oDir::State=" + filepath.Join(a.dir, "state"),
+		"-oDir::State::Lists=" + filepath.Join(a.dir, "lists"),
+		"-oDir::State::status=/dev/null",
+		"-oDir::Cache=" + filepath.Join(a.dir, "cache"),
+		"-oAcquire::Languages=none",
+	}
+	f, err := os.OpenFile(filepath.Join(a.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			f.Close()
+			return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (a *apt) stamp() string { return filepath.Join(a.dir, "refreshed") }
+func (a *apt) debs() string  { return filepath.Join(filepath.Dir(a.dir), "deb") }
+
+func (a *apt) refresh(ctx context.Context) error {
+	a.refreshed = true
+	if _, err := a.run(ctx, a.dir, a.program, "-oAPT::Update::Error-Mode=any", "update"); err != nil {
+		return fmt.Errorf("fetching the lists of packages: %w", err)
+	}
+	now := time.Now()
+	if err := os.WriteFile(a.stamp(), nil, 0o644); err != nil {
+		return err
+	}
+	return os.Chtimes(a.stamp(), now, now)
+}
+
+// run runs a program of apt and returns what it says. Its error is apt's last
+// complaint.
+func (a *apt) run(ctx context.Context, dir, program string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, program, append(slices.Clone(a.options), args...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.WaitDelay = 5 * time.Second
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("%s: %s", filepath.Base(program), cmp.Or(complaint(errs.String()), err.Error()))
+	}
+	return out.Bytes(), nil
+}
+
+// complaint is the last line that says what is wrong.
+func complaint(stderr string) string {
+	var last, e string
+	for line := range strings.Lines(stderr) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		last = line
+		// The last of all is advice that apt gives whatever happened.
+		if rest, ok := strings.CutPrefix(line, "E: "); ok && (e == "" || !strings.HasPrefix(rest, "Some index files failed")) {
+			e = rest
+		}
+	}
+	return cmp.Or(e, last)
+}
+
+// record is what a package list says of a package.
+type record struct {
+	name, version, sha256 string
+	depends               []string
+}
+
+func (a *apt) record(ctx context.Context, name string) (*record, error) {
+	out, err := a.run(ctx, a.dir, filepath.Join(filepath.Dir(a.program), "apt-cache"), "show", "--no-all-versions", name)
+	if err != nil {
+		return nil, err
+	}
+	first, _, _ := strings.Cut(string(out), "\n\n")
+	fields := map[string]string{}
+	for line := range strings.Lines(first) {
+		if k, v, ok := strings.Cut(line, ":"); ok && !strings.HasPrefix(line, " ") {
+			fields[k] = strings.TrimSpace(v)
+		}
+	}
+	r := &record{name: fields["Package"], version: fields["Version"], sha256: strings.ToLower(fields["SHA256"])}
+	bare, _, _ := strings.Cut(name, "=")
+	if r.name != bare || r.version == "" {
+		return nil, errors.New("apt-cache: no such package, or only others that provide it")
+	}
+	if sum, err := hex.DecodeString(r.sha256); err != nil || len(sum) != sha256.Size {
+		return nil, fmt.Errorf("%s: the list of packages has no SHA-256 of it", r.version)
+	}
+	for dep := range strings.SplitSeq(fields["Depends"], ",") {
+		if m := exactDepends.FindStringSubmatch(strings.TrimSpace(dep)); m != nil {
+			r.depends = append(r.depends, m[1]+"="+m[2])
+		}
+	}
+	return r, nil
+}
+
+var exactDepends = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]+)(?::[a-z0-9]+)? \(= ([^()|]+)\)$`)
+
+// fetch finds a package in the lists and unpacks it, from the cache if it is
+// there as the lists say.
+func (a *apt) fetch(ctx context.Context, name string) (*Package, error) {
+	r, err := a.record(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := a.cached(ctx, r)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = a.download(ctx, r); err == nil {
+			f, err = a.cached(ctx, r)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	t, err := a.unpack(ctx, f)
+	if err != nil {
+		return nil, named(r.name+" "+r.version, err)
+	}
+	return &Package{t, r.name, r.version, r.depends}, nil
+}
+
+func (a *apt) file(r *record) string { return filepath.Join(a.debs(), r.sha256+".deb") }
+
+// cached opens a package in the cache, which is no longer there if it is not
+// what it should be.
+func (a *apt) cached(ctx context.Context, r *record) (*os.File, error) {
+	f, err := os.Open(a.file(r))
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	sum, err := hash(ctx, io.NewSectionReader(f, 0, fi.Size()))
+	if err == nil && sum != r.sha256 {
+		if err = os.Remove(f.Name()); err == nil {
+			err = fs.ErrNotExist
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (a *apt) download(ctx context.Context, r *record) error {
+	tmp, err := os.MkdirTemp(a.debs(), "tmp-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if _, err := a.run(ctx, tmp, a.program, "download", r.name+"="+r.version); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
+	if err != nil {
+		return err
+	}
+	if len(files) != 1 {
+		return fmt.Errorf("apt-get download left %d files, not 1", len(files))
+	}
+	f, err := os.Open(files[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	sum, err := hash(ctx, io.NewSectionReader(f, 0, fi.Size()))
+	if err != nil {
+		return err
+	}
+	if sum != r.sha256 {
+		return &CorruptError{r.name + " " + r.version, &mismatchError{"digest", "sha256:" + sum, "sha256:" + r.sha256}}
+	}
+	return os.Rename(files[0], a.file(r))
+}
+
+// unpack reads the tar inside a package: an ar archive of debian-binary,
+// control.tar and data.tar, the tars packed in one way or another.
+func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
+	magic := make([]byte, len(ar.GLOBAL_HEADER))
+	if _, err := f.ReadAt(magic, 0); err != nil || string(magic) != ar.GLOBAL_HEADER {
+		return nil, errors.New("not a Debian package")
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	at := io.NewSectionReader(f, 0, fi.Size())
+	in := ar.NewReader(at)
+	for {
+		hdr, err := in.Next()
+		if err == io.EOF {
+			return nil, errors.New("not a Debian package: no data.tar in it")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("not a Debian package: %w", err)
+		}
+		name := strings.TrimSuffix(hdr.Name, "/")
+		if !strings.HasPrefix(name, "data.tar") {
+			continue
+		}
+		off, _ := at.Seek(0, io.SeekCurrent)
+		if hdr.Size < 0 || hdr.Size > fi.Size()-off {
+			return nil, &CorruptError{name, errors.New("cut short")}
+		}
+		var c image.Content = io.NewSectionReader(f, off, hdr.Size)
+		dpkg, derr := exec.LookPath("dpkg-deb")
+		if kind, err := sniff(c); err != nil {
+			return nil, err
+		} else if kind == xzip && derr == nil {
+			// Twice as fast, and there wherever apt is.
+			c, err = a.fsysTar(ctx, dpkg, f)
+			if err != nil {
+				return nil, err
+			}
+		} else if c, err = a.o.unpack(ctx, io.NewSectionReader(c, 0, c.Size()), layerLike, nil); err != nil {
+			return nil, err
+		}
+		return tree.FromTar(c, c.Size(), a.o.opt.ModTime)
+	}
+}
+
+func (a *apt) fsysTar(ctx context.Context, dpkg string, deb *os.File) (image.Content, error) {
+	cmd := exec.CommandContext(ctx, dpkg, "--fsys-tarfile", deb.Name())
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.WaitDelay = 5 * time.Second
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	c, err := a.o.unpack(ctx, out, layerLike, nil)
+	out.Close()
+	if werr := cmd.Wait(); werr != nil && (err == nil || errors.Is(err, tree.ErrNotTar)) && ctx.Err() == nil {
+		err = fmt.Errorf("dpkg-deb: %s", cmp.Or(complaint(errs.String()), werr.Error()))
+	}
+	return c, err
+}

@@ -1,0 +1,490 @@
+package source
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
+
+	"imgtool/image"
+	"imgtool/image/tree"
+)
+
+// maxManifest is the largest index, manifest or config that is read. Registries
+// refuse manifests of more than 4 MiB.
+const maxManifest = 16 << 20
+
+// blobs is where the parts of a container image come from: bytes by digest. What
+// it gives has not been checked.
+type blobs interface {
+	manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error)
+	blob(ctx context.Context, d v1.Hash) (io.ReadCloser, error)
+}
+
+// layoutDir is an OCI layout in a folder.
+type layoutDir struct {
+	o    *Opener
+	path string
+}
+
+func isLayout(dir string) bool {
+	for _, name := range []string{"oci-layout", "index.json"} {
+		if fi, err := os.Stat(filepath.Join(dir, name)); err != nil || !fi.Mode().IsRegular() {
+			return false
+		}
+	}
+	return true
+}
+
+func (l layoutDir) index() (io.ReadCloser, error) {
+	return os.Open(filepath.Join(l.path, "index.json"))
+}
+
+func (l layoutDir) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
+	return l.blob(ctx, d)
+}
+
+func (l layoutDir) blob(_ context.Context, d v1.Hash) (io.ReadCloser, error) {
+	name := filepath.Join("blobs", d.Algorithm, d.Hex)
+	f, err := os.Open(filepath.Join(l.path, name))
+	if err != nil {
+		return nil, reason(name, err)
+	}
+	l.o.keep(f)
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return file{io.NewSectionReader(f, 0, fi.Size())}, nil
+}
+
+// layoutTar is an OCI layout in a tar.
+type layoutTar struct{ t *tree.Tree }
+
+func isLayoutArchive(t *tree.Tree) bool {
+	l, i := t.Lookup("oci-layout"), t.Lookup("index.json")
+	return l != nil && i != nil && l.Type() == tree.Regular && i.Type() == tree.Regular
+}
+
+func (l layoutTar) index() (io.ReadCloser, error) { return openIn(l.t, "index.json") }
+
+func (l layoutTar) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
+	return l.blob(ctx, d)
+}
+
+func (l layoutTar) blob(_ context.Context, d v1.Hash) (io.ReadCloser, error) {
+	return openIn(l.t, "blobs/"+d.Algorithm+"/"+d.Hex)
+}
+
+// file is a blob that can be read anywhere until the Opener is closed.
+type file struct{ *io.SectionReader }
+
+func (file) Close() error { return nil }
+
+func openIn(t *tree.Tree, path string) (io.ReadCloser, error) {
+	n, err := t.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if n.Type() != tree.Regular {
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	if n.Content == nil {
+		return file{io.NewSectionReader(bytes.NewReader(nil), 0, 0)}, nil
+	}
+	return file{io.NewSectionReader(n.Content, 0, n.Size())}, nil
+}
+
+// layout opens the image of an OCI layout that the tag names.
+func (o *Opener) layout(ctx context.Context, ref, tag string, l interface {
+	blobs
+	index() (io.ReadCloser, error)
+}) (*Root, error) {
+	raw, err := readAll(l.index())
+	if err != nil {
+		return nil, named(ref, err)
+	}
+	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
+	if err != nil {
+		return nil, &CorruptError{ref + ": index.json", err}
+	}
+	descs := index.Manifests
+	if tag != "" {
+		descs = slices.DeleteFunc(slices.Clone(descs), func(d v1.Descriptor) bool { return tagOf(d) != tag })
+		if len(descs) == 0 {
+			return nil, fmt.Errorf("%s: no image with tag %s, only %s", ref, tag, tags(index.Manifests))
+		}
+	} else if seen := tags(descs); strings.Contains(seen, ", ") {
+		return nil, fmt.Errorf("%s: several images: %s", ref, seen)
+	}
+	return o.choose(ctx, ref, l, descs, 0)
+}
+
+func tagOf(d v1.Descriptor) string {
+	return d.Annotations["org.opencontainers.image.ref.name"]
+}
+
+func tags(descs []v1.Descriptor) string {
+	var all []string
+	for _, d := range descs {
+		if t := tagOf(d); t != "" && !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
+	return cmp.Or(strings.Join(all, ", "), "images without one")
+}
+
+// readAll reads a manifest or the like.
+func readAll(r io.ReadCloser, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	raw, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	if err == nil && len(raw) > maxManifest {
+		err = fmt.Errorf("larger than %d bytes", maxManifest)
+	}
+	return raw, err
+}
+
+// checked reads a manifest or config that must have the digest.
+func checked(r io.ReadCloser, err error, d v1.Hash) ([]byte, error) {
+	raw, err := readAll(r, err)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(raw)
+	return raw, compare("digest", sum[:], d)
+}
+
+func compare(what string, got []byte, want v1.Hash) error {
+	if want.Algorithm != "sha256" {
+		return fmt.Errorf("%s %s: only sha256 is known", what, want)
+	}
+	if sum := hex.EncodeToString(got); sum != want.Hex {
+		return &mismatchError{what, "sha256:" + sum, want.String()}
+	}
+	return nil
+}
+
+// mismatchError is a digest or size that is not as stated.
+type mismatchError struct{ what, got, want string }
+
+func (e *mismatchError) Error() string {
+	return fmt.Sprintf("its %s is %s, not %s", e.what, e.got, e.want)
+}
+
+// choose opens the image for our architecture among the descriptors.
+func (o *Opener) choose(ctx context.Context, ref string, b blobs, descs []v1.Descriptor, depth int) (*Root, error) {
+	var fit []v1.Descriptor
+	var there []string
+	for _, d := range descs {
+		p := d.Platform
+		switch {
+		case d.Annotations["vnd.docker.reference.type"] != "": // about an image, such as where it was built
+		case p == nil || p.OS == "" && p.Architecture == "":
+			fit = append(fit, d)
+		case p.OS == "linux" && p.Architecture == o.arch() && (p.Architecture != "arm" || p.Variant <= "v7"):
+			fit = append(fit, d)
+		default:
+			there = append(there, p.String())
+		}
+	}
+	// One that says what it is for before one that does not, then the newest
+	// variant of the architecture.
+	slices.SortStableFunc(fit, func(a, b v1.Descriptor) int { return cmp.Compare(variant(b), variant(a)) })
+	switch {
+	case len(fit) == 0 && len(there) == 0:
+		return nil, fmt.Errorf("%s: no images in the index", ref)
+	case len(fit) == 0:
+		return nil, fmt.Errorf("%s: no image for linux/%s, only for %s", ref, o.arch(), strings.Join(there, ", "))
+	case len(fit) > 1 && variant(fit[0]) == variant(fit[1]) && fit[0].Digest != fit[1].Digest:
+		return nil, fmt.Errorf("%s: several images for linux/%s: %s and %s", ref, o.arch(), fit[0].Digest, fit[1].Digest)
+	}
+	d := fit[0]
+	r, err := b.manifest(ctx, d.Digest)
+	raw, err := checked(r, err, d.Digest)
+	if err != nil {
+		return nil, blobError(ref, "manifest", d.Digest, err)
+	}
+	return o.manifest(ctx, ref, b, d.Digest, raw, depth)
+}
+
+func (o *Opener) arch() string { return cmp.Or(o.opt.Arch, runtime.GOARCH) }
+
+func variant(d v1.Descriptor) string {
+	if d.Platform == nil {
+		return ""
+	}
+	return d.Platform.OS + d.Platform.Variant
+}
+
+// manifest opens what raw, already checked, describes.
+func (o *Opener) manifest(ctx context.Context, ref string, b blobs, digest v1.Hash, raw []byte, depth int) (*Root, error) {
+	var m struct {
+		v1.Manifest
+		Manifests []v1.Descriptor `json:"manifests"`
+		FSLayers  []any           `json:"fsLayers"`
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, &CorruptError{ref + ": manifest " + digest.String(), err}
+	}
+	switch {
+	case len(m.Manifests) > 0 || m.MediaType.IsIndex():
+		if depth == 4 {
+			return nil, fmt.Errorf("%s: more than 4 indexes in one another", ref)
+		}
+		return o.choose(ctx, ref, b, m.Manifests, depth+1)
+	case m.SchemaVersion == 1 || m.FSLayers != nil:
+		return nil, fmt.Errorf("%s: an image of Docker's first format, which is not known", ref)
+	case m.Config.Digest.Hex == "":
+		return nil, &CorruptError{ref + ": manifest " + digest.String(), errors.New("it names no config")}
+	}
+	r, err := b.blob(ctx, m.Config.Digest)
+	conf, err := checked(r, err, m.Config.Digest)
+	if err != nil {
+		return nil, blobError(ref, "config", m.Config.Digest, err)
+	}
+	config, err := o.config(ref, conf)
+	if err != nil {
+		return nil, err
+	}
+	if n, d := len(m.Layers), len(config.RootFS.DiffIDs); n != d {
+		for _, l := range m.Layers {
+			if !isLayer(l.MediaType) {
+				return nil, fmt.Errorf("%s: no root file system, but %s", ref, l.MediaType)
+			}
+		}
+		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
+	}
+	t, err := o.layers(ctx, ref, len(m.Layers), func(ctx context.Context, i int) (image.Content, error) {
+		l := m.Layers[i]
+		if !isLayer(l.MediaType) {
+			return nil, fmt.Errorf("%s: layer %d: no file system but %s", ref, i+1, l.MediaType)
+		}
+		r, err := b.blob(ctx, l.Digest)
+		if err == nil {
+			defer r.Close()
+			var c image.Content
+			if c, err = o.layer(ctx, r, &l, config.RootFS.DiffIDs[i]); err == nil {
+				return c, nil
+			}
+		}
+		return nil, blobError(ref, fmt.Sprintf("layer %d", i+1), l.Digest, err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Root{Tree: t, Origin: "oci " + digest.String()}, nil
+}
+
+// The library does not know Docker's zstd, nor all that may not be passed on.
+func isLayer(m types.MediaType) bool { return m.IsLayer() || strings.Contains(string(m), ".tar") }
+
+// blobError names the part of an image that an error is about.
+func blobError(ref, part string, d v1.Hash, err error) error {
+	name := fmt.Sprintf("%s: %s", ref, part)
+	var mismatch *mismatchError
+	if errors.As(err, &mismatch) {
+		return &CorruptError{name, err}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return &CorruptError{name, fmt.Errorf("%s is missing", d)}
+	}
+	return named(name, err)
+}
+
+// config reads the config of an image and checks that it is for our architecture.
+func (o *Opener) config(ref string, raw []byte) (*v1.ConfigFile, error) {
+	config, err := v1.ParseConfigFile(bytes.NewReader(raw))
+	if err != nil {
+		return nil, &CorruptError{ref + ": config", err}
+	}
+	os, arch := cmp.Or(config.OS, "linux"), config.Architecture
+	if os != "linux" || o.opt.Arch != "" && arch != "" && arch != o.opt.Arch {
+		return nil, fmt.Errorf("%s: an image for %s/%s, not for linux/%s", ref, os, arch, cmp.Or(o.opt.Arch, arch))
+	}
+	return config, nil
+}
+
+// layers applies n layers in order, unpacking a few at a time.
+func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx context.Context, i int) (image.Content, error)) (*tree.Tree, error) {
+	contents := make([]image.Content, n)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(min(4, runtime.GOMAXPROCS(0)))
+	for i := range n {
+		g.Go(func() (err error) {
+			if gctx.Err() != nil {
+				return context.Cause(gctx)
+			}
+			contents[i], err = open(gctx, i)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	t := tree.New(o.opt.ModTime)
+	for i, c := range contents {
+		if c.Size() == 0 {
+			continue
+		}
+		if err := t.Apply(c, c.Size()); err != nil {
+			return nil, named(fmt.Sprintf("%s: layer %d", ref, i+1), err)
+		}
+	}
+	return t, nil
+}
+
+// layer checks one layer, unpacked where it has to be. Docker's archives say
+// nothing of how a layer is packed: desc is nil.
+func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
+	if f, ok := r.(file); ok {
+		if k, err := sniff(f); err != nil {
+			return nil, err
+		} else if !k.compressed() {
+			sum := sha256.New()
+			if _, err := io.Copy(sum, &cancelable{ctx, f}); err != nil {
+				return nil, err
+			}
+			if desc != nil {
+				if err := compare("digest", sum.Sum(nil), desc.Digest); err != nil {
+					return nil, err
+				}
+			}
+			return f, compare("diff id", sum.Sum(nil), diffID)
+		}
+	}
+
+	limit := int64(math.MaxInt64)
+	if desc != nil {
+		limit = desc.Size
+	}
+	packed, plain := sha256.New(), sha256.New()
+	from := &origin{r: io.LimitReader(r, limit)}
+	in := io.TeeReader(from, packed)
+	c, err := o.unpack(ctx, in, layerLike, plain)
+	if from.err != nil || ctx.Err() != nil {
+		return nil, err
+	}
+	if desc != nil {
+		// The digest says more than what a decompressor found wrong, and counts
+		// for what it did not read.
+		if _, err := io.Copy(io.Discard, &cancelable{ctx, in}); err != nil {
+			return nil, err
+		}
+		if err := compare("digest", packed.Sum(nil), desc.Digest); err != nil {
+			return nil, err
+		}
+		if n, _ := r.Read(make([]byte, 1)); n > 0 {
+			return nil, &mismatchError{"size", "larger", fmt.Sprintf("%d bytes", desc.Size)}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, compare("diff id", plain.Sum(nil), diffID)
+}
+
+// Some tools make an empty layer of no bytes at all.
+func layerLike(head []byte) error {
+	if len(head) == 0 || kindOf(head) == tarball {
+		return nil
+	}
+	return tree.ErrNotTar
+}
+
+// dockerImage is one of manifest.json in what "docker save" writes.
+type dockerImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+func isDockerArchive(t *tree.Tree) bool {
+	n := t.Lookup("manifest.json")
+	if n == nil || n.Type() != tree.Regular || n.Size() > maxManifest {
+		return false
+	}
+	images, err := dockerImages(t)
+	return err == nil && len(images) > 0 && images[0].Config != "" && images[0].Layers != nil
+}
+
+func dockerImages(t *tree.Tree) (images []dockerImage, err error) {
+	raw, err := readAll(openIn(t, "manifest.json"))
+	if err != nil {
+		return nil, err
+	}
+	return images, json.Unmarshal(raw, &images)
+}
+
+func (o *Opener) dockerArchive(ctx context.Context, ref, tag string, t *tree.Tree) (*Root, error) {
+	images, err := dockerImages(t)
+	if err != nil {
+		return nil, named(ref, err)
+	}
+	var all []string
+	for _, im := range images {
+		all = append(all, cmp.Or(strings.Join(im.RepoTags, ", "), im.Config))
+	}
+	if tag != "" {
+		images = slices.DeleteFunc(images, func(im dockerImage) bool {
+			return !slices.ContainsFunc(im.RepoTags, func(t string) bool { return t == tag || strings.HasSuffix(t, ":"+tag) })
+		})
+	}
+	if len(images) != 1 {
+		return nil, fmt.Errorf("%s: not one image, but %d of %s", ref, len(images), strings.Join(all, "; "))
+	}
+	im := images[0]
+
+	raw, err := readAll(openIn(t, im.Config))
+	if err != nil {
+		return nil, blobError(ref, "config", v1.Hash{}, err)
+	}
+	sum := sha256.Sum256(raw)
+	// The config's name is its digest, if it looks like one.
+	name := strings.TrimSuffix(im.Config[strings.LastIndexByte(im.Config, '/')+1:], ".json")
+	if want, err := v1.NewHash("sha256:" + strings.TrimPrefix(name, "sha256:")); err == nil {
+		if err := compare("digest", sum[:], want); err != nil {
+			return nil, blobError(ref, "config", want, err)
+		}
+	}
+	config, err := o.config(ref, raw)
+	if err != nil {
+		return nil, err
+	}
+	if n, d := len(im.Layers), len(config.RootFS.DiffIDs); n != d {
+		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
+	}
+	root, err := o.layers(ctx, ref, len(im.Layers), func(ctx context.Context, i int) (image.Content, error) {
+		diffID := config.RootFS.DiffIDs[i]
+		r, err := openIn(t, im.Layers[i])
+		if err == nil {
+			var c image.Content
+			if c, err = o.layer(ctx, r, nil, diffID); err == nil {
+				return c, nil
+			}
+		}
+		return nil, blobError(ref, fmt.Sprintf("layer %d", i+1), diffID, err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Root{Tree: root, Origin: "docker sha256:" + hex.EncodeToString(sum[:])}, nil
+}

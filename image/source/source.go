@@ -1,0 +1,311 @@
+// Package source is where inputs come from: paths, packages of the host's
+// Debian archive, container images in files and registries. Below cmd, no other
+// package of the build runs programs or speaks to a network.
+//
+// What it hands out is open until its Opener is closed, and has been checked
+// against every digest its source states. It keeps compressed streams unpacked
+// in unlinked scratch files, packages in the user's cache, and nothing else.
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"imgtool/image"
+	"imgtool/image/tree"
+)
+
+// Options say how references are read.
+type Options struct {
+	Dir        string // what relative paths are relative to; "" is the working directory
+	Arch       string // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
+	KeepOwners bool   // in folders; otherwise everything belongs to 0:0
+	ModTime    int64  // of folders that an archive lacks
+	CacheDir   string // imgtool's folder in the user's cache; needed for packages
+	TempDir    string // for scratch files; "" is the system's
+}
+
+// Opener opens references. Its methods may be called at the same time.
+type Opener struct {
+	opt Options
+
+	mu   sync.Mutex
+	open []io.Closer
+
+	apt apt
+}
+
+// NewOpener returns an Opener that has opened nothing yet.
+func NewOpener(opt Options) *Opener {
+	o := &Opener{opt: opt}
+	o.apt.o = o
+	return o
+}
+
+// Close lets go of everything opened; what was handed out can no longer be read.
+func (o *Opener) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var errs []error
+	for _, c := range o.open {
+		errs = append(errs, c.Close())
+	}
+	o.open = nil
+	return errors.Join(errs...)
+}
+
+func (o *Opener) keep(c io.Closer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.open = append(o.open, c)
+}
+
+// CorruptError says that a source is not what it says it is: damaged, cut short
+// or with a digest that is not its own.
+type CorruptError struct {
+	Name string // the reference, and the part of it
+	Err  error
+}
+
+func (e *CorruptError) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *CorruptError) Unwrap() error { return e.Err }
+
+// named adds a name to an error, keeping a corrupt source one.
+func named(name string, err error) error {
+	var done *CorruptError
+	var damaged *tree.CorruptError
+	if !errors.As(err, &done) && errors.As(err, &damaged) {
+		return &CorruptError{name, err}
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// File is a file to be taken as it is.
+type File struct {
+	image.Content
+	SHA256 string // in hexadecimal
+	Origin string // such as "deb u-boot-rockchip 2023.01+dfsg-2+deb12u1"; "" for a path
+}
+
+// Root is a root file system: either a tree or a squashfs that is ready.
+type Root struct {
+	Tree     *tree.Tree
+	Squashfs *File
+	Digest   string // of the tree or the squashfs, in hexadecimal
+	Origin   string // such as "oci sha256:…" with the manifest's digest; "" for a path
+}
+
+// File opens PATH or deb:PACKAGE/PATH.
+func (o *Opener) File(ctx context.Context, ref string) (*File, error) {
+	if rest, ok := strings.CutPrefix(ref, "deb:"); ok {
+		return o.debFile(ctx, ref, rest)
+	}
+	f, fi, err := o.openPath(ref, ref)
+	if err != nil {
+		return nil, err
+	}
+	c := io.NewSectionReader(f, 0, fi.Size())
+	sum, err := hash(ctx, c)
+	if err != nil {
+		return nil, named(ref, err)
+	}
+	return &File{Content: c, SHA256: sum}, nil
+}
+
+// Root opens what a root file system is made from: a folder, a tar, plain or
+// compressed, a squashfs, a container image in an OCI layout or in an archive of
+// one, a "docker save" archive, oci:PATH[:TAG], or docker://HOST/REPOSITORY:TAG
+// in a registry. Files are told apart by what is in them.
+func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
+	r, err := o.root(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if r.Squashfs != nil {
+		r.Digest = r.Squashfs.SHA256
+	} else if r.Digest, err = r.Tree.Digest(ctx, nil); err != nil {
+		return nil, named(ref, err)
+	}
+	return r, nil
+}
+
+func (o *Opener) root(ctx context.Context, ref string) (*Root, error) {
+	for _, scheme := range []string{"docker://", "oci://"} {
+		if rest, ok := strings.CutPrefix(ref, scheme); ok {
+			return o.registry(ctx, ref, rest)
+		}
+	}
+	if rest, ok := strings.CutPrefix(ref, "oci:"); ok {
+		path, tag := o.splitTag(rest)
+		r, err := o.rootPath(ctx, ref, path, tag)
+		if err == nil && r.Origin == "" {
+			return nil, fmt.Errorf("%s: no OCI layout", ref)
+		}
+		return r, err
+	}
+	r, err := o.rootPath(ctx, ref, ref, "")
+	if errors.Is(err, fs.ErrNotExist) && o.looksRemote(ref) {
+		return o.registry(ctx, ref, ref)
+	}
+	return r, err
+}
+
+// splitTag cuts the tag off PATH:TAG, unless that is all the name of a file.
+func (o *Opener) splitTag(s string) (path, tag string) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 || strings.Contains(s[i:], "/") {
+		return s, ""
+	}
+	if _, err := os.Stat(o.path(s)); err == nil {
+		return s, ""
+	}
+	return s[:i], s[i+1:]
+}
+
+// looksRemote is strict, so that a mistyped path is not asked for in a registry:
+// HOST/REPOSITORY with a tag or digest, and no folder named HOST.
+func (o *Opener) looksRemote(ref string) bool {
+	host, rest, ok := strings.Cut(ref, "/")
+	if !ok || host == "" || strings.HasPrefix(host, ".") || host != "localhost" && !strings.ContainsAny(host, ".:") {
+		return false
+	}
+	if !strings.ContainsAny(rest[strings.LastIndexByte(rest, '/')+1:], ":@") {
+		return false
+	}
+	_, err := os.Lstat(o.path(host))
+	return err != nil
+}
+
+func (o *Opener) path(ref string) string {
+	if filepath.IsAbs(ref) {
+		return ref
+	}
+	return filepath.Join(o.opt.Dir, ref)
+}
+
+// openPath opens a regular file until Close.
+func (o *Opener) openPath(ref, path string) (*os.File, fs.FileInfo, error) {
+	fi, err := o.stat(ref, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s: not a regular file", ref)
+	}
+	f, err := os.Open(o.path(path))
+	if err != nil {
+		return nil, nil, reason(ref, err)
+	}
+	o.keep(f)
+	if fi, err = f.Stat(); err != nil {
+		return nil, nil, reason(ref, err)
+	}
+	return f, fi, nil
+}
+
+func (o *Opener) stat(ref, path string) (fs.FileInfo, error) {
+	if path == "" {
+		return nil, fmt.Errorf("%q: no path", ref)
+	}
+	fi, err := os.Stat(o.path(path))
+	if err != nil {
+		return nil, reason(ref, err)
+	}
+	return fi, nil
+}
+
+// reason names the reference as it was given in place of the whole path.
+func reason(ref string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("%s: %w", ref, err)
+}
+
+func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, error) {
+	fi, err := o.stat(ref, path)
+	if err != nil {
+		return nil, err
+	}
+	if fi.IsDir() {
+		dir := o.path(path)
+		if isLayout(dir) {
+			return o.layout(ctx, ref, tag, layoutDir{o, dir})
+		}
+		t, err := tree.FromDir(dir, o.opt.KeepOwners, o.opt.ModTime)
+		if err != nil {
+			return nil, err
+		}
+		return &Root{Tree: t}, nil
+	}
+	f, fi, err := o.openPath(ref, path)
+	if err != nil {
+		return nil, err
+	}
+	var c image.Content = io.NewSectionReader(f, 0, fi.Size())
+	kind, err := sniff(c)
+	if err != nil {
+		return nil, named(ref, err)
+	}
+	if kind.compressed() {
+		if c, err = o.unpack(ctx, io.NewSectionReader(c, 0, c.Size()), rootLike, nil); err != nil {
+			return nil, named(ref, err)
+		}
+		if kind, err = sniff(c); err != nil {
+			return nil, named(ref, err)
+		}
+	}
+	switch kind {
+	case squash:
+		sum, err := hash(ctx, c)
+		if err != nil {
+			return nil, named(ref, err)
+		}
+		return &Root{Squashfs: &File{Content: c, SHA256: sum}}, nil
+	case tarball:
+	default:
+		return nil, fmt.Errorf("%s: not a folder, tar, squashfs or container image", ref)
+	}
+	t, err := tree.FromTar(c, c.Size(), o.opt.ModTime)
+	if err != nil {
+		return nil, named(ref, err)
+	}
+	switch {
+	case isLayoutArchive(t):
+		return o.layout(ctx, ref, tag, layoutTar{t})
+	case isDockerArchive(t):
+		return o.dockerArchive(ctx, ref, tag, t)
+	}
+	return &Root{Tree: t}, nil
+}
+
+func hash(ctx context.Context, c image.Content) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, &cancelable{ctx, io.NewSectionReader(c, 0, c.Size())}); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// cancelable is a reader that ends with its context.
+type cancelable struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *cancelable) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
+}

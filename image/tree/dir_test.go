@@ -1,0 +1,152 @@
+package tree_test
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"imgtool/image/imagetest"
+	"imgtool/image/tree"
+)
+
+func TestFolderIsReadAsItIs(t *testing.T) {
+	d := t.TempDir()
+	stamp := func(names ...string) {
+		for _, n := range names {
+			ts := unix.Timespec{Sec: 100, Nsec: 999999999}
+			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, d+"/"+n, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+		}
+	}
+	write(t, d+"/f", "data")
+	write(t, d+"/d/e", "")
+	must(t, os.Link(d+"/f", d+"/d/f"))
+	must(t, os.Symlink("nowhere", d+"/l"))
+	must(t, os.Link(d+"/l", d+"/l2"))
+	must(t, unix.Mkfifo(d+"/p", 0o600))
+	s, err := net.Listen("unix", d+"/s")
+	must(t, err)
+	defer s.Close()
+	must(t, os.Chmod(d+"/s", 0o700))
+	must(t, unix.Chmod(d+"/f", 0o6711))
+	must(t, os.Chmod(d, 0o700))
+	stamp("f", "d/e", "d", "l", "p", "s", "")
+	want := "/ 40700 0:0 @100\nd 40755 0:0 @100\nd/e 100644 0:0 @100 \"\"\nd/f 106711 0:0 @100 \"data\"\nf = d/f\n" +
+		"l 120777 0:0 @100 -> nowhere\nl2 = l\np 10600 0:0 @100\ns 140700 0:0 @100\n"
+	link := t.TempDir() + "/link"
+	must(t, os.Symlink(d, link))
+	for _, name := range []string{d, link} {
+		tr, err := tree.FromDir(name, false, modTime)
+		must(t, err)
+		if d := cmp.Diff(want, dump(t, tr)); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func TestFolderOwnersAndDevices(t *testing.T) {
+	imagetest.NeedRoot(t)
+	d := t.TempDir()
+	must(t, unix.Mknod(d+"/b", unix.S_IFBLK|0o660, int(unix.Mkdev(259, 70000))))
+	must(t, os.Chmod(d+"/b", 0o660))
+	must(t, os.Chown(d+"/b", 1, 4000000000))
+	must(t, unix.Lsetxattr(d+"/b", "trusted.x", []byte("v"), 0))
+	must(t, unix.Lsetxattr(d+"/b", "security.y", []byte("\x00w"), 0))
+	must(t, os.Chtimes(d+"/b", time.Unix(1, 0), time.Unix(1, 0)))
+	for keep, want := range map[bool]string{true: "1:4000000000", false: "0:0"} {
+		tr, err := tree.FromDir(d, keep, modTime)
+		must(t, err)
+		_, got, _ := strings.Cut(dump(t, tr), "\n")
+		if d := cmp.Diff("b 60660 "+want+" @1 259,70000 security.y=\"\\x00w\" trusted.x=\"v\"\n", got); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
+	d := t.TempDir()
+	must(t, os.Chmod(d, 0o755))
+	write(t, d+"/etc/shadow", "x")
+	must(t, os.Chmod(d+"/etc/shadow", 0))
+	if os.Geteuid() == 0 {
+		must(t, os.Chmod(d+"/..", 0o755))
+		// One thread of ours is somebody else when it comes to files.
+		runtime.LockOSThread()
+		must(t, unix.Setfsuid(65534))
+		defer func() { unix.Setfsuid(0); runtime.UnlockOSThread() }()
+	}
+	_, err := tree.FromDir(d, false, modTime)
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "etc/shadow") {
+		t.Error(err)
+	}
+	if os.Geteuid() == 0 {
+		unix.Setfsuid(0)
+	}
+	must(t, os.Chmod(d+"/etc/shadow", 0o600))
+	must(t, os.Chmod(d+"/etc", 0o300))
+	if os.Geteuid() == 0 {
+		unix.Setfsuid(65534)
+	}
+	_, err = tree.FromDir(d, false, modTime)
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), d+"/etc") {
+		t.Error(err)
+	}
+	os.Chmod(d+"/etc", 0o700)
+}
+
+func TestFileChangedInUseIsSeen(t *testing.T) {
+	d := t.TempDir()
+	for name, change := range map[string]func(path string) error{
+		"shorter":    func(p string) error { return os.Truncate(p, 10) },
+		"longer":     func(p string) error { return os.Truncate(p, 5000) },
+		"other":      func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("y", 4000)), 0o644) },
+		"gone":       os.Remove,
+		"not a file": func(p string) error { os.Remove(p); return os.Mkdir(p, 0o755) },
+		"a fifo":     func(p string) error { os.Remove(p); return unix.Mkfifo(p, 0o644) },
+		"a link":     func(p string) error { os.Rename(p, p+".old"); return os.Symlink(p+".old", p) },
+	} {
+		path := d + "/file"
+		os.RemoveAll(path)
+		write(t, path, strings.Repeat("x", 4000))
+		must(t, os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)))
+		tr, err := tree.FromDir(d, false, modTime)
+		must(t, err)
+		digest(t, tr)
+		must(t, change(path))
+		_, err = tr.Digest(t.Context(), nil)
+		if err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name == "shorter" && !strings.Contains(err.Error(), "4000 bytes, then 10") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestFolderHoldsNoDescriptors(t *testing.T) {
+	d := t.TempDir()
+	for _, n := range strings.Fields("a b c d e f") {
+		write(t, d+"/"+n, n)
+	}
+	open := func() int { e, _ := os.ReadDir("/dev/fd"); return len(e) }
+	before := open()
+	tr, err := tree.FromDir(d, false, modTime)
+	must(t, err)
+	digest(t, tr)
+	if n := open(); n != before {
+		t.Errorf("%d descriptors, %d before", n, before)
+	}
+	if _, err := tree.FromDir(d+"/a", false, modTime); err == nil || !strings.Contains(err.Error(), "not a folder") {
+		t.Error(err)
+	}
+	if _, err := tree.FromDir(d+"/nope", false, modTime); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,83 @@
+package tree
+
+import (
+	"io"
+	"strings"
+)
+
+const (
+	whiteout = ".wh."
+	opaque   = ".wh..wh..opq"
+	reserved = ".wh..wh." // names that old Docker storage kept for itself
+)
+
+// Apply lays a layer of a container image over the tree: an uncompressed tar in
+// which an entry .wh.NAME takes away NAME, and .wh..wh..opq all that lower
+// layers have in its folder. Both are about lower layers only, wherever in the
+// tar they stand. A hard link is to what its target is when the link comes, even
+// if this layer takes the target away.
+//
+// After an error the tree is of no use.
+func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
+	var entries []entry
+	hidden := map[string]bool{}  // and all below
+	emptied := map[string]bool{} // what is below
+	err := readTar(layer, size, func(e entry) error {
+		dir, name := parent(e.path), e.path[strings.LastIndexByte(e.path, '/')+1:]
+		if !strings.HasPrefix(name, whiteout) {
+			entries = append(entries, e)
+			return nil
+		}
+		if name != opaque && strings.HasPrefix(name, reserved) {
+			return nil
+		}
+		// What leads nowhere in the lower layers hides nothing.
+		dir, err := t.resolve(dir, true)
+		if err != nil {
+			return nil
+		}
+		if name == opaque {
+			emptied[dir] = true
+		} else if name = name[len(whiteout):]; name != "" {
+			if dir != "" {
+				name = dir + "/" + name
+			}
+			hidden[name] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+
+	gone := map[string]*Inode{}
+	if len(hidden)+len(emptied) > 0 {
+		for p, n := range t.nodes {
+			if p != "" && isGone(p, hidden, emptied) {
+				gone[p] = n
+			}
+		}
+		for p := range gone {
+			delete(t.nodes, p)
+		}
+	}
+	for _, e := range entries {
+		path, err := t.resolve(e.path, false)
+		if err != nil {
+			return err
+		}
+		if err := t.place(path, e, gone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isGone(path string, hidden, emptied map[string]bool) bool {
+	for p := path; p != ""; p = parent(p) {
+		if hidden[p] || emptied[parent(p)] {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,207 @@
+package tree_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"imgtool/image/tree"
+)
+
+const modTime = 1700000000
+
+// dump is a tree in words: one line for each path.
+func dump(t testing.TB, tr *tree.Tree) string {
+	t.Helper()
+	var b strings.Builder
+	first := map[*tree.Inode]string{}
+	for path, n := range tr.All() {
+		if path == "" {
+			path = "/"
+		}
+		if same, ok := first[n]; ok {
+			fmt.Fprintf(&b, "%s = %s\n", path, same)
+			continue
+		}
+		first[n] = path
+		fmt.Fprintf(&b, "%s %o %d:%d @%d", path, n.Mode, n.UID, n.GID, n.ModTime)
+		switch n.Type() {
+		case tree.Symlink:
+			fmt.Fprintf(&b, " -> %s", n.Target)
+		case tree.CharDev, tree.BlockDev:
+			fmt.Fprintf(&b, " %d,%d", n.Major, n.Minor)
+		case tree.Regular:
+			if data := contents(t, n); len(data) > 60 {
+				fmt.Fprintf(&b, " %d bytes", len(data))
+			} else {
+				fmt.Fprintf(&b, " %q", data)
+			}
+		}
+		for _, x := range n.Xattrs {
+			fmt.Fprintf(&b, " %s=%q", x.Name, x.Value)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func contents(t testing.TB, n *tree.Inode) string {
+	t.Helper()
+	if n.Content == nil {
+		return ""
+	}
+	data, err := io.ReadAll(io.NewSectionReader(n.Content, 0, n.Size()))
+	if err != nil || int64(len(data)) != n.Size() {
+		t.Fatalf("%d of %d bytes: %v", len(data), n.Size(), err)
+	}
+	return string(data)
+}
+
+func digest(t testing.TB, tr *tree.Tree) string {
+	t.Helper()
+	sum, err := tr.Digest(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// write makes a file with all folders above it.
+func write(t testing.TB, path, data string) {
+	t.Helper()
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(t, os.WriteFile(path, []byte(data), 0o644))
+}
+
+func TestOpenFollowsLinksInsideTheTree(t *testing.T) {
+	tr := tree.New(modTime)
+	file := &tree.Inode{Mode: tree.Regular | 0o644, Content: strings.NewReader("kernel")}
+	link := func(target string) *tree.Inode { return &tree.Inode{Mode: tree.Symlink | 0o777, Target: target} }
+	for path, n := range map[string]*tree.Inode{
+		"usr/lib/kernel": file,
+		"lib":            link("usr/lib"),
+		"boot/vmlinuz":   link("/lib/kernel"),
+		"boot/up":        link("../../../lib/./kernel"),
+		"boot/slash":     link("../lib/"),
+		"boot/gone":      link("../lib/modules/6.1"),
+		"loop":           link("loop"),
+	} {
+		must(t, tr.Put(path, n))
+	}
+	for _, path := range []string{"usr/lib/kernel", "/usr/lib/kernel", "lib/kernel", "boot/vmlinuz", "boot/up", "boot/slash/kernel", "boot/../lib/kernel"} {
+		if n, err := tr.Open(path); err != nil || n != file {
+			t.Errorf("%s: %v, %v", path, n, err)
+		}
+	}
+	if n, err := tr.Open("/"); err != nil || n != tr.Lookup("") {
+		t.Errorf("/: %v, %v", n, err)
+	}
+	for path, want := range map[string]string{
+		"nope":          "nope: file does not exist",
+		"usr/bin/nope":  "usr/bin/nope: usr/bin: file does not exist",
+		"boot/gone":     "boot/gone: usr/lib/modules: file does not exist",
+		"loop":          "loop: more than 40 symbolic links on the way",
+		"lib/kernel/up": "lib/kernel/up: its parent usr/lib/kernel is not a folder",
+	} {
+		_, err := tr.Open(path)
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", path, err, want)
+		}
+		if strings.Contains(want, "exist") != errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v is or is not fs.ErrNotExist", path, err)
+		}
+	}
+}
+
+func TestPutMakesParentsAndReplaces(t *testing.T) {
+	tr := tree.New(modTime)
+	file := &tree.Inode{Mode: tree.Regular | 0o600, ModTime: 5}
+	must(t, tr.Put("", &tree.Inode{Mode: tree.Dir | 0o700, ModTime: 1}))
+	must(t, tr.Put("a/b/c", file))
+	must(t, tr.Put("a/bc", file))
+	must(t, tr.Put("a", &tree.Inode{Mode: tree.Dir | 0o711, ModTime: 2}))
+	want := "/ 40700 0:0 @1\na 40711 0:0 @2\na/b 40755 0:0 @1700000000\na/b/c 100600 0:0 @5 \"\"\na/bc = a/b/c\n"
+	if d := cmp.Diff(want, dump(t, tr)); d != "" {
+		t.Error(d)
+	}
+	must(t, tr.Put("a/b", file))
+	if tr.Lookup("a/b/c") != nil || tr.Lookup("a/bc") == nil {
+		t.Error("a folder that became a file:", dump(t, tr))
+	}
+	for _, path := range []string{"a/b/c", "/x", "x/", "x//y", "./x", "x/..", "x\x00", strings.Repeat("n", 256), strings.Repeat("n/", 2048) + "n"} {
+		if err := tr.Put(path, file); err == nil {
+			t.Errorf("%.20q was put", path)
+		}
+	}
+	tr.Remove("a")
+	if tr.Len() != 1 {
+		t.Error("left:", dump(t, tr))
+	}
+}
+
+func TestDigestIsOfEverything(t *testing.T) {
+	base := func() *tree.Tree {
+		tr := tree.New(modTime)
+		f := &tree.Inode{Mode: tree.Regular | 0o644, ModTime: 1, Content: strings.NewReader("data")}
+		must(t, tr.Put("d/a", f))
+		must(t, tr.Put("d/b", f))
+		must(t, tr.Put("l", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "d"}))
+		must(t, tr.Put("n", &tree.Inode{Mode: tree.CharDev | 0o600, Major: 1, Minor: 3}))
+		return tr
+	}
+	file := func() *tree.Inode {
+		return &tree.Inode{Mode: tree.Regular | 0o644, ModTime: 1, Content: strings.NewReader("data")}
+	}
+	seen := map[string]string{}
+	for name, edit := range map[string]func(*tree.Tree){
+		"nothing": func(*tree.Tree) {},
+		"data": func(tr *tree.Tree) {
+			n := *tr.Lookup("d/a")
+			n.Content = strings.NewReader("date")
+			tr.Put("d/a", &n)
+			tr.Put("d/b", &n)
+		},
+		"length": func(tr *tree.Tree) {
+			n := *tr.Lookup("d/a")
+			n.Content = strings.NewReader("dat")
+			tr.Put("d/a", &n)
+			tr.Put("d/b", &n)
+		},
+		"mode":        func(tr *tree.Tree) { n := *tr.Lookup("d/a"); n.Mode |= 0o4000; tr.Put("d/a", &n); tr.Put("d/b", &n) },
+		"uid":         func(tr *tree.Tree) { n := *tr.Lookup("d"); n.UID = 1; tr.Put("d", &n) },
+		"gid":         func(tr *tree.Tree) { n := *tr.Lookup("d"); n.GID = 1; tr.Put("d", &n) },
+		"time":        func(tr *tree.Tree) { n := *tr.Lookup("d"); n.ModTime++; tr.Put("d", &n) },
+		"target":      func(tr *tree.Tree) { n := *tr.Lookup("l"); n.Target = "e"; tr.Put("l", &n) },
+		"minor":       func(tr *tree.Tree) { n := *tr.Lookup("n"); n.Minor++; tr.Put("n", &n) },
+		"xattr":       func(tr *tree.Tree) { n := *tr.Lookup("d"); n.Xattrs = []tree.Xattr{{"user.a", "b"}}; tr.Put("d", &n) },
+		"xattr name":  func(tr *tree.Tree) { n := *tr.Lookup("d"); n.Xattrs = []tree.Xattr{{"user.ab", ""}}; tr.Put("d", &n) },
+		"links apart": func(tr *tree.Tree) { tr.Put("d/b", file()) },
+		"a path more": func(tr *tree.Tree) { tr.Put("d/c", file()) },
+		"a path less": func(tr *tree.Tree) { tr.Remove("d/b") },
+	} {
+		tr := base()
+		edit(tr)
+		sum := digest(t, tr)
+		if other, ok := seen[sum]; ok {
+			t.Errorf("%s and %s have one digest", name, other)
+		}
+		seen[sum] = name
+	}
+	if seen[digest(t, base())] != "nothing" {
+		t.Error("the digest of the same tree differs")
+	}
+}
