@@ -1,0 +1,345 @@
+package squashfs
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/bits"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/zlib"
+	kzstd "github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
+)
+
+// encoder compresses src into what dst has room for, or into new bytes: what it
+// returned stays as it is when it is called again. That may be longer than src,
+// and is src itself where that is better. It is used by one goroutine.
+type encoder func(dst, src []byte) ([]byte, error)
+
+// decoder decompresses src into dst and returns how many bytes that were. More
+// than dst takes is an error. It is used by one goroutine at a time.
+type decoder func(dst, src []byte) (int, error)
+
+type codec struct {
+	name    string
+	id      uint16
+	library string // what compresses, in words
+	// Levels are min to max; max 0 is a codec without. level is the default; 0
+	// is a default that no level gives.
+	min, max, level int
+	options         func(level int) []byte // of the superblock; nil where these are the format's defaults
+	encoder         func(level, blockSize int) (encoder, error)
+	decoder         func(blockSize int) (decoder, error)
+}
+
+var codecs = []codec{
+	{
+		name: "gzip", id: 1, library: module("klauspost", "github.com/klauspost/compress"),
+		min: 1, max: 9, level: 9,
+		options: func(level int) []byte {
+			if level == 9 {
+				return nil
+			}
+			// level, window bits, strategies
+			return appendTo(nil, uint32(level), uint16(15), uint16(0))
+		},
+		encoder: gzipEncoder,
+		decoder: gzipDecoder,
+	},
+	{
+		name: "xz", id: 4, library: module("ulikunitz", "github.com/ulikunitz/xz"),
+		options: func(int) []byte { return nil }, // its dictionary is the block size
+		encoder: xzEncoder,
+		decoder: xzDecoder,
+	},
+	{
+		name: "lz4", id: 5, library: module("pierrec", "github.com/pierrec/lz4/v4"),
+		min: 1, max: 9,
+		options: func(level int) []byte {
+			const version, highCompression = 1, 1
+			if level > 0 {
+				return appendTo(nil, uint32(version), uint32(highCompression))
+			}
+			return appendTo(nil, uint32(version), uint32(0))
+		},
+		encoder: lz4Encoder,
+		decoder: lz4Decoder,
+	},
+	{
+		name: "zstd", id: 6, library: zstdLibrary,
+		min: 1, max: zstdMax, level: zstdDefault,
+		options: func(level int) []byte {
+			if level == 15 {
+				return nil
+			}
+			return appendTo(nil, uint32(level))
+		},
+		encoder: zstdEncoder,
+		decoder: zstdDecoder,
+	},
+}
+
+// parseCodec takes apart "zstd:9".
+func parseCodec(compression string) (*codec, int, error) {
+	if compression == "" {
+		compression = "zstd"
+	}
+	name, text, hasLevel := strings.Cut(compression, ":")
+	for i := range codecs {
+		c := &codecs[i]
+		if c.name != name {
+			continue
+		}
+		if !hasLevel {
+			return c, c.level, nil
+		}
+		level, err := strconv.Atoi(text)
+		switch {
+		case c.max == 0:
+			return nil, 0, fmt.Errorf("compression %q: %s (%s) has no levels", compression, c.name, c.library)
+		case err != nil || level < c.min || level > c.max:
+			return nil, 0, fmt.Errorf("compression %q: %s (%s) has the levels %d to %d", compression, c.name, c.library, c.min, c.max)
+		}
+		return c, level, nil
+	}
+	return nil, 0, fmt.Errorf("compression %q is not one of zstd, gzip, xz and lz4", compression)
+}
+
+// Codec is a compression with its level and what does it, in words:
+// "zstd:9 (libzstd 1.5.7)". The same words and the same tree make the same
+// bytes.
+func Codec(compression string) (string, error) {
+	c, level, err := parseCodec(compression)
+	switch {
+	case err != nil:
+		return "", err
+	case level == 0:
+		return fmt.Sprintf("%s (%s)", c.name, c.library), nil
+	}
+	return fmt.Sprintf("%s:%d (%s)", c.name, level, c.library), nil
+}
+
+// module is name with the version of the Go module that was built in, where the
+// program knows it.
+func module(name, path string) string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Replace != nil {
+				m = m.Replace
+			}
+			if m.Path == path && m.Version != "" {
+				return name + " " + strings.TrimPrefix(m.Version, "v")
+			}
+		}
+	}
+	return name
+}
+
+func gzipEncoder(level, _ int) (encoder, error) {
+	w, err := zlib.NewWriterLevel(io.Discard, level)
+	if err != nil {
+		return nil, err
+	}
+	return func(dst, src []byte) ([]byte, error) {
+		out := bytes.NewBuffer(dst[:0])
+		w.Reset(out)
+		if _, err := w.Write(src); err != nil {
+			return nil, err
+		}
+		if err := w.Close(); err != nil {
+			return nil, err
+		}
+		return out.Bytes(), nil
+	}, nil
+}
+
+func gzipDecoder(int) (decoder, error) {
+	var r io.ReadCloser
+	return func(dst, src []byte) (int, error) {
+		var err error
+		if r == nil {
+			r, err = zlib.NewReader(bytes.NewReader(src))
+		} else {
+			err = r.(zlib.Resetter).Reset(bytes.NewReader(src), nil)
+		}
+		if err != nil {
+			return 0, err
+		}
+		return fill(dst, r)
+	}, nil
+}
+
+// xzDictionary is what the kernel sets aside for a stream whose image says
+// nothing else; it refuses a stream that wants more.
+func xzDictionary(blockSize int) int { return max(blockSize, metaSize) }
+
+func xzEncoder(_, blockSize int) (encoder, error) {
+	// CRC-32 is the only check the kernel knows.
+	config := xz.WriterConfig{DictCap: xzDictionary(blockSize), CheckSum: xz.CRC32}
+	return func(dst, src []byte) ([]byte, error) {
+		out := bytes.NewBuffer(dst[:0])
+		w, err := config.NewWriter(out)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(src); err != nil {
+			return nil, err
+		}
+		if err := w.Close(); err != nil {
+			return nil, err
+		}
+		return out.Bytes(), nil
+	}, nil
+}
+
+// xzDecoder reads the first block of a stream, which is all that squashfs has.
+// It looks at the headers itself, since a dictionary is as large as a header
+// says, up to 4 GiB.
+func xzDecoder(blockSize int) (decoder, error) {
+	const streamHeader = 12
+	errHeader := errors.New("xz: a header that squashfs does not have")
+	return func(dst, src []byte) (int, error) {
+		// 1. Stream header: magic, flags, CRC-32 of the flags.
+		if len(src) < streamHeader+2 || string(src[:6]) != "\xfd7zXZ\x00" || src[6] != 0 || src[7] > 1 {
+			return 0, errHeader
+		}
+		check := 4 * int(src[7])
+		// 2. Block header: its length in words, flags, sizes, filters.
+		src = src[streamHeader:]
+		size := (int(src[0]) + 1) * 4
+		if src[0] == 0 || size > len(src) || src[1]&0x3f != 0 {
+			return 0, errHeader
+		}
+		head := src[2 : size-4]
+		for flags := src[1]; flags&0xc0 != 0; flags <<= 1 {
+			if flags&0x80 == 0 {
+				continue
+			}
+			_, n := binary.Uvarint(head)
+			if n <= 0 {
+				return 0, errHeader
+			}
+			head = head[n:]
+		}
+		// 3. One filter: LZMA2, one byte of properties.
+		if len(head) < 3 || head[0] != 0x21 || head[1] != 1 {
+			return 0, errHeader
+		}
+		dict, err := lzma.DecodeDictCap(head[2])
+		if err != nil || dict > int64(2*xzDictionary(blockSize)) {
+			return 0, errHeader
+		}
+		// 4. The data, zeros to a multiple of four, the check.
+		rest := bytes.NewReader(src[size:])
+		r, err := lzma.Reader2Config{DictCap: max(int(dict), lzma.MinDictCap)}.NewReader2(rest)
+		if err != nil {
+			return 0, err
+		}
+		n, err := fill(dst, r)
+		if err != nil || check == 0 {
+			return n, err
+		}
+		end := (len(src) - rest.Len() + 3) / 4 * 4
+		if end+check > len(src) || binary.LittleEndian.Uint32(src[end:]) != crc32.ChecksumIEEE(dst[:n]) {
+			return 0, errors.New("xz: the check does not match")
+		}
+		return n, nil
+	}, nil
+}
+
+func lz4Encoder(level, _ int) (encoder, error) {
+	var fast lz4.Compressor
+	compress := fast.CompressBlock
+	if level > 0 {
+		// lz4.Level1 is 1<<9, and each next one twice that.
+		high := lz4.CompressorHC{Level: lz4.Level1 << (level - 1)}
+		compress = high.CompressBlock
+	}
+	return func(dst, src []byte) ([]byte, error) {
+		if bound := lz4.CompressBlockBound(len(src)); cap(dst) < bound {
+			dst = make([]byte, bound)
+		}
+		n, err := compress(src, dst[:cap(dst)])
+		if err == nil && n == 0 {
+			return src, nil // cannot be compressed
+		}
+		return dst[:n], err
+	}, nil
+}
+
+func lz4Decoder(int) (decoder, error) {
+	return func(dst, src []byte) (int, error) { return lz4.UncompressBlock(src, dst) }, nil
+}
+
+// kernelWindow is the largest zstd window the kernel sets memory aside for.
+func kernelWindow(blockSize int) int { return max(blockSize, metaSize) }
+
+// klauspostZstd compresses with the Go library's four levels.
+func klauspostZstd(level, blockSize int) (encoder, error) {
+	enc, err := kzstd.NewWriter(nil,
+		kzstd.WithEncoderLevel(kzstd.EncoderLevel(level)),
+		kzstd.WithWindowSize(kernelWindow(blockSize)),
+		kzstd.WithSingleSegment(true),
+		kzstd.WithEncoderCRC(false),
+		kzstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	return func(dst, src []byte) ([]byte, error) { return enc.EncodeAll(src, dst[:0]), nil }, nil
+}
+
+// All decoders of a block size share one library value, which is made for that.
+var zstdDecoders sync.Map
+
+func zstdDecoder(blockSize int) (decoder, error) {
+	shared, ok := zstdDecoders.Load(blockSize)
+	if !ok {
+		dec, err := kzstd.NewReader(nil,
+			kzstd.WithDecoderConcurrency(0),
+			kzstd.WithDecoderLowmem(true),
+			kzstd.WithDecoderMaxWindow(uint64(kernelWindow(blockSize))),
+			kzstd.WithDecoderMaxMemory(uint64(kernelWindow(blockSize))),
+			kzstd.WithDecodeAllCapLimit(true))
+		if err != nil {
+			return nil, err
+		}
+		shared, _ = zstdDecoders.LoadOrStore(blockSize, dec)
+	}
+	return func(dst, src []byte) (int, error) {
+		out, err := shared.(*kzstd.Decoder).DecodeAll(src, dst[:0:len(dst)])
+		return len(out), err
+	}, nil
+}
+
+// fill reads r to its end into dst.
+func fill(dst []byte, r io.Reader) (int, error) {
+	var more [1]byte
+	for n := 0; ; {
+		to := dst[n:]
+		if len(to) == 0 {
+			to = more[:]
+		}
+		k, err := r.Read(to)
+		if k > 0 && n == len(dst) {
+			return n, fmt.Errorf("decompresses to more than %d bytes", len(dst))
+		}
+		n += k
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+func blockLog(size int) uint16 { return uint16(bits.TrailingZeros(uint(size))) }

@@ -1,0 +1,121 @@
+package squashfs
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+)
+
+// output is what is being written, front to back. What lies beyond max is
+// counted but not written.
+type output struct {
+	w   io.WriterAt
+	pos int64
+	max int64
+}
+
+func (o *output) write(p []byte) error {
+	err := o.writeAt(p, o.pos)
+	o.pos += int64(len(p))
+	return err
+}
+
+func (o *output) writeAt(p []byte, off int64) error {
+	if off+int64(len(p)) > o.max {
+		return nil
+	}
+	n, err := o.w.WriteAt(p, off)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("writing squashfs at byte %d: %w", off+int64(n), err)
+	}
+	return nil
+}
+
+// appendMeta puts p, up to metaSize bytes, on the end of b as a metadata block:
+// a word with its length on disk, then its bytes.
+func appendMeta(b []byte, encode encoder, p, scratch []byte) ([]byte, error) {
+	data, err := encode(scratch, p)
+	if err != nil {
+		return nil, err
+	}
+	head := uint16(len(data))
+	if len(data) >= len(p) {
+		data, head = p, uint16(len(p))|metaRaw
+	}
+	return append(binary.LittleEndian.AppendUint16(b, head), data...), nil
+}
+
+// table is metadata blocks being made, in memory.
+type table struct {
+	encode  encoder
+	buf     []byte // of the block being filled
+	out     []byte // finished blocks
+	scratch []byte
+	err     error
+}
+
+func newTable(encode encoder) *table {
+	return &table{encode: encode, scratch: make([]byte, 2*metaSize)}
+}
+
+// ref is the place of what is written next.
+func (t *table) ref() uint64 { return reference(int64(len(t.out)), len(t.buf)) }
+
+func (t *table) write(p []byte) {
+	for len(p) > 0 {
+		n := min(len(p), metaSize-len(t.buf))
+		t.buf = append(t.buf, p[:n]...)
+		p = p[n:]
+		if len(t.buf) == metaSize {
+			t.flush()
+		}
+	}
+}
+
+func (t *table) flush() {
+	if len(t.buf) == 0 || t.err != nil {
+		return
+	}
+	t.out, t.err = appendMeta(t.out, t.encode, t.buf, t.scratch)
+	t.buf = t.buf[:0]
+}
+
+// finish returns all blocks. References have 32 bits for a block's place.
+func (t *table) finish() ([]byte, error) {
+	t.flush()
+	if t.err == nil && len(t.out) > math.MaxUint32 {
+		t.err = fmt.Errorf("a squashfs table of %d bytes is larger than the format allows", len(t.out))
+	}
+	return t.out, t.err
+}
+
+// writeIndexed writes a table whose entries are found by number: its metadata
+// blocks, the struct that head gives when it is not nil, and where each block
+// is. It returns where what follows the blocks begins.
+func (o *output) writeIndexed(encode encoder, entries []byte, head func() []byte) (int64, error) {
+	var index, block []byte
+	scratch := make([]byte, 2*metaSize)
+	for len(entries) > 0 {
+		n := min(len(entries), metaSize)
+		var err error
+		if block, err = appendMeta(block[:0], encode, entries[:n], scratch); err != nil {
+			return 0, err
+		}
+		index = binary.LittleEndian.AppendUint64(index, uint64(o.pos))
+		if err := o.write(block); err != nil {
+			return 0, err
+		}
+		entries = entries[n:]
+	}
+	start := o.pos
+	if head != nil {
+		if err := o.write(head()); err != nil {
+			return 0, err
+		}
+	}
+	return start, o.write(index)
+}

@@ -1,0 +1,525 @@
+package squashfs_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imgtool/image/imagetest"
+	"imgtool/image/squashfs"
+	"imgtool/image/tree"
+)
+
+var blockSizes = []int{4096, 128 << 10, 1 << 20}
+
+// Reader, kernel and unsquashfs all see the tree that was written, with every
+// codec and block size.
+func TestEveryoneReadsWhatWasWritten(t *testing.T) {
+	for _, codec := range []string{"zstd", "gzip", "xz", "lz4", "lz4:9", "gzip:1", "zstd:1", "zstd:4"} {
+		for i, block := range blockSizes {
+			if strings.Contains(codec, ":") && i != 1 {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s %d", codec, block), func(t *testing.T) {
+				tr := randomTree(t, uint64(i)+7, block)
+				path, _ := write(t, tr, squashfs.Options{Compression: codec, BlockSize: block, ModTime: 1_650_000_000})
+				want := describe(t, tr)
+				same(t, "reader", want, read(t, path))
+				if os.Geteuid() == 0 || os.Getenv("CI") == "true" {
+					sameMounted(t, tr, want, path)
+				}
+				unsquash(t, want, path)
+			})
+		}
+	}
+}
+
+// unsquash has unsquashfs extract an image and compares.
+func unsquash(t *testing.T, want map[string]string, path string) {
+	t.Helper()
+	imagetest.NeedRoot(t)
+	to := filepath.Join(t.TempDir(), "root")
+	imagetest.Run(t, "unsquashfs", "-strict-errors", "-no-progress", "-processors", "2", "-d", to, path)
+	got, _ := walk(t, to)
+	same(t, "unsquashfs", want, got)
+}
+
+func TestRandomTreesComeBack(t *testing.T) {
+	for range 20 {
+		seed, block := rand.Uint64(), blockSizes[rand.IntN(2)]
+		tr := randomTree(t, seed, block)
+		path, _ := write(t, tr, squashfs.Options{BlockSize: block, Compression: "zstd:1"})
+		same(t, "reader", describe(t, tr), read(t, path))
+	}
+}
+
+func TestEmptyRoot(t *testing.T) {
+	tr := tree.New(1_600_000_000)
+	path, _ := write(t, tr, squashfs.Options{})
+	want := describe(t, tr)
+	same(t, "reader", want, read(t, path))
+	unsquash(t, want, path)
+	sameMounted(t, tr, want, path)
+}
+
+func TestFileSizesAroundABlock(t *testing.T) {
+	const block = 8192
+	rng := rand.New(rand.NewPCG(1, 1))
+	tr := tree.New(0)
+	for _, size := range []int{0, 1, block - 1, block, block + 1, 2*block - 1, 2 * block, 2*block + 1} {
+		put(t, tr, fmt.Sprintf("text-%d", size), file(text(rng, size)))
+		put(t, tr, fmt.Sprintf("noise-%d", size), file(noise(rng, size)))
+		put(t, tr, fmt.Sprintf("zero-%d", size), file(strings.Repeat("\x00", size)))
+	}
+	path, _ := write(t, tr, squashfs.Options{BlockSize: block})
+	want := describe(t, tr)
+	same(t, "reader", want, read(t, path))
+	sameMounted(t, tr, want, path)
+	unsquash(t, want, path)
+}
+
+// Listings with many headers and many metadata blocks; a library that writes
+// squashfs showed 235 of 3,000 files.
+func TestLargeFolders(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		dirs, files  int
+		prefix       string
+		content      bool
+		wantExtended bool
+	}{
+		{"3000 files in one folder", 1, 3000, "file-", true, true},
+		{"70000 files in one folder", 1, 70000, "f", false, true},
+		{"700 folders of 100 files", 700, 100, "some-file-", true, false},
+		{"long names", 2, 1000, strings.Repeat("n", 245), false, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tr := tree.New(1_600_000_000)
+			for d := range test.dirs {
+				for f := range test.files {
+					n := file("")
+					if test.content && f%8 == 0 {
+						n = file(fmt.Sprint(d%10, f))
+					}
+					put(t, tr, fmt.Sprintf("dir%d/%s%d", d, test.prefix, f), n)
+				}
+			}
+			path, _ := write(t, tr, squashfs.Options{})
+			want := describe(t, tr)
+			same(t, "reader", want, read(t, path))
+			// Looking up every name takes the index of the folder, too.
+			sameMounted(t, tr, want, path)
+			if lines := strings.Count(imagetest.Run(t, "unsquashfs", "-lln", path), "\n"); lines < tr.Len() {
+				t.Errorf("unsquashfs lists %d lines for %d paths", lines, tr.Len())
+			}
+		})
+	}
+}
+
+// A hard link far away has an inode number that a listing cannot reach from its
+// neighbours'.
+func TestHardLinksFarApart(t *testing.T) {
+	tr := tree.New(0)
+	first := file("shared")
+	in := put(t, tr, "a/first", first)
+	for i := range 40000 {
+		put(t, tr, fmt.Sprintf("m/%05d", i), tree.Inode{Mode: tree.Fifo | 0o600})
+	}
+	for _, path := range []string{"m/00001x", "m/20000x", "z/last", "z/middle"} {
+		if err := tr.Put(path, in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, tr, "z/other", file("other"))
+	// Numbered with the root's entries, written among m's.
+	in = put(t, tr, "top", tree.Inode{Mode: tree.Fifo | 0o644})
+	if err := tr.Put("m/zz", in); err != nil {
+		t.Fatal(err)
+	}
+	path, _ := write(t, tr, squashfs.Options{})
+	want := describe(t, tr)
+	same(t, "reader", want, read(t, path))
+	sameMounted(t, tr, want, path)
+}
+
+// sparse is zeros but for a few runs of text.
+type sparse struct {
+	size int64
+	text string
+	at   []int64
+}
+
+func (s sparse) Size() int64 { return s.size }
+
+func (s sparse) ReadAt(p []byte, off int64) (int, error) {
+	n := int(min(int64(len(p)), s.size-off))
+	clear(p[:n])
+	for _, at := range s.at {
+		if from := max(at, off); from < min(at+int64(len(s.text)), off+int64(n)) {
+			copy(p[from-off:n], s.text[from-at:])
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func TestFileLargerThan4GiB(t *testing.T) {
+	content := sparse{5<<30 + 12345, strings.Repeat("data ", 1000), []int64{0, 1<<20 - 7, 3 << 30, 5<<30 - 100, 5<<30 + 7000}}
+	tr := tree.New(0)
+	put(t, tr, "large", tree.Inode{Mode: tree.Regular | 0o644, Content: content})
+	put(t, tr, "after", file("small"))
+	path, size := write(t, tr, squashfs.Options{})
+	if size > 64<<10 {
+		t.Errorf("%d bytes for a file of almost only zeros", size)
+	}
+	check := func(r io.ReaderAt) {
+		t.Helper()
+		for _, at := range append(content.at, 2<<30, 5<<30+12000) {
+			want, got := make([]byte, 6000), make([]byte, 6000)
+			content.ReadAt(want, at)
+			k, err := r.ReadAt(got, at)
+			if err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			if k != int(min(6000, content.size-at)) || !bytes.Equal(want, got) {
+				t.Errorf("at %d it differs", at)
+			}
+		}
+	}
+	n := read(t, path).Lookup("large")
+	if n.Size() != content.size {
+		t.Fatalf("size %d, not %d", n.Size(), content.size)
+	}
+	check(n.Content)
+	f, err := os.Open(filepath.Join(mount(t, path), "large"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() != content.size {
+		t.Fatal(info.Size(), err)
+	}
+	check(f)
+}
+
+// constant is one byte over and over.
+type constant int64
+
+func (c constant) Size() int64 { return int64(c) }
+
+func (c constant) ReadAt(p []byte, off int64) (int, error) {
+	n := int(min(int64(len(p)), int64(c)-off))
+	for i := 0; i < n; {
+		if i == 0 {
+			p[0], i = 'c', 1
+		}
+		i += copy(p[i:n], p[:i])
+	}
+	return n, nil
+}
+
+// dropping writes all but blocks of one byte over and over.
+type dropping struct{ *os.File }
+
+func (d dropping) WriteAt(p []byte, off int64) (int, error) {
+	if len(p) == 1<<20 && p[0] == 'c' && bytes.Equal(p[1:], p[:len(p)-1]) {
+		return len(p), nil
+	}
+	return d.File.WriteAt(p, off)
+}
+
+// A file whose blocks begin after 4 GiB; what is before it is left out of the
+// image, and not looked at.
+func TestImageLargerThan4GiB(t *testing.T) {
+	tr := tree.New(0)
+	put(t, tr, "large", tree.Inode{Mode: tree.Regular | 0o644, Content: constant(4200 << 20)})
+	rng := rand.New(rand.NewPCG(6, 6))
+	put(t, tr, "next", file(text(rng, 3<<20)))
+	put(t, tr, "small", file("small"))
+	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	squashfs.Plain(func() {
+		if _, err := squashfs.Write(context.Background(), dropping{f}, tr, squashfs.Options{Compression: "lz4"}, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	back := read(t, f.Name())
+	mounted, _ := walk(t, mount(t, f.Name()))
+	tr.Remove("large")
+	want := describe(t, tr)
+	for what, got := range map[string]*tree.Tree{"reader": back, "mount": mounted} {
+		if got.Lookup("large").Size() != 4200<<20 {
+			t.Error(what, got.Lookup("large").Size())
+		}
+		got.Remove("large")
+		same(t, what, want, got)
+	}
+}
+
+func TestSameBytesForAnyNumberOfWorkers(t *testing.T) {
+	for _, codec := range []string{"zstd", "gzip", "xz", "lz4", "lz4:3"} {
+		tr := randomTree(t, 3, 128<<10)
+		var first []byte
+		for _, workers := range []int{1, 2, 7} {
+			path, _ := write(t, tr, squashfs.Options{Compression: codec, BlockSize: 16 << 10, Workers: workers})
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == nil {
+				first = b
+			}
+			if !bytes.Equal(first, b) {
+				t.Errorf("%s: %d workers make other bytes than one", codec, workers)
+			}
+		}
+	}
+}
+
+func TestCapabilitiesOnTheMount(t *testing.T) {
+	getcap := imagetest.Need(t, "getcap")
+	tr := tree.New(0)
+	n := file("ping")
+	n.Mode |= 0o111
+	n.Xattrs = []tree.Xattr{{Name: "security.capability", Value: "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}
+	put(t, tr, "bin/ping", n)
+	path, _ := write(t, tr, squashfs.Options{})
+	out, err := exec.Command(getcap, filepath.Join(mount(t, path), "bin/ping")).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "cap_net_raw=ep") {
+		t.Errorf("getcap: %v %q", err, out)
+	}
+}
+
+// Equal files take the room of one.
+func TestEqualFilesAreStoredOnce(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	one, other := noise(rng, 300_000), noise(rng, 300_000)
+	tr := tree.New(0)
+	put(t, tr, "a", file(one))
+	_, before := write(t, tr, squashfs.Options{BlockSize: 128 << 10})
+	for _, name := range []string{"b", "c", "d/e"} {
+		put(t, tr, name, file(one))
+	}
+	path, after := write(t, tr, squashfs.Options{BlockSize: 128 << 10})
+	if after != before {
+		t.Errorf("%d bytes, but %d with three copies", before, after)
+	}
+	put(t, tr, "f", file(other))
+	path, _ = write(t, tr, squashfs.Options{BlockSize: 128 << 10})
+	want := describe(t, tr)
+	same(t, "reader", want, read(t, path))
+	sameMounted(t, tr, want, path)
+}
+
+func TestTooLarge(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 2))
+	tr := tree.New(0)
+	for i := range 20 {
+		put(t, tr, fmt.Sprint(i), file(noise(rng, 50_000)))
+	}
+	_, size := write(t, tr, squashfs.Options{BlockSize: 4096})
+	if _, same := write(t, tr, squashfs.Options{BlockSize: 4096, Max: size}); same != size {
+		t.Errorf("%d bytes, but %d with that as limit", size, same)
+	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, err = squashfs.Write(context.Background(), f, tr, squashfs.Options{BlockSize: 4096, Max: 300_000}, nil)
+	var tooLarge *squashfs.TooLargeError
+	if !errors.As(err, &tooLarge) || *tooLarge != (squashfs.TooLargeError{Size: size, Max: 300_000}) {
+		t.Fatalf("%v, not %d bytes in 300000", err, size)
+	}
+	if info, _ := f.Stat(); info.Size() > 300_000 {
+		t.Errorf("%d bytes were written", info.Size())
+	}
+}
+
+func TestProgressCountsContent(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 2))
+	tr := tree.New(0)
+	total := int64(0)
+	for i := range 20 {
+		put(t, tr, fmt.Sprint(i), file(text(rng, 10_000*i)))
+		total += int64(10_000 * i)
+	}
+	got := int64(0)
+	if _, err := squashfs.Write(context.Background(), discard{}, tr, squashfs.Options{BlockSize: 4096}, func(n int64) { got += n }); err != nil {
+		t.Fatal(err)
+	}
+	if got != total {
+		t.Errorf("told of %d bytes, not %d", got, total)
+	}
+}
+
+type discard struct{}
+
+func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+
+// broken reads some bytes and then no more.
+type broken struct {
+	size, have int64
+	err        error
+}
+
+func (b broken) Size() int64 { return b.size }
+func (b broken) ReadAt(p []byte, off int64) (int, error) {
+	n := max(min(int64(len(p)), b.have-off), 0)
+	if n < int64(len(p)) {
+		return int(n), b.err
+	}
+	return int(n), nil
+}
+
+type failing struct{ after int64 }
+
+func (w failing) WriteAt(p []byte, off int64) (int, error) {
+	if off > w.after {
+		return 0, errors.New("disk is on fire")
+	}
+	return len(p), nil
+}
+
+func TestErrorsNameWhatTheyAreAbout(t *testing.T) {
+	cause := errors.New("bad sector")
+	for _, test := range []struct {
+		name string
+		node tree.Inode
+		want string
+	}{
+		{"a short file", tree.Inode{Mode: tree.Regular, Content: broken{10_000, 5000, io.EOF}}, "some/path: reading at byte 5000: it ends there, but has a size of 10000 bytes"},
+		{"a file that cannot be read", tree.Inode{Mode: tree.Regular, Content: broken{10_000, 5000, cause}}, "some/path: reading at byte 5000: bad sector"},
+		{"a device too far", tree.Inode{Mode: tree.CharDev, Major: 4096}, "some/path: device 4096:0 is beyond"},
+		{"an attribute squashfs has no room for", tree.Inode{Mode: tree.Fifo, Xattrs: []tree.Xattr{{Name: "system.posix_acl_access"}}}, "some/path: squashfs holds no attribute named \"system.posix_acl_access\""},
+		{"an attribute too large", tree.Inode{Mode: tree.Fifo, Xattrs: []tree.Xattr{{Name: "user.a", Value: strings.Repeat("a", 65537)}}}, "some/path: attribute user.a of 65537 bytes"},
+		{"a target too long", tree.Inode{Mode: tree.Symlink, Target: strings.Repeat("a", 4096)}, "some/path: the target"},
+		{"an empty target", tree.Inode{Mode: tree.Symlink}, "some/path: the target"},
+		{"no type", tree.Inode{Mode: 0o644}, "some/path: mode 0644 has no file type"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tr := tree.New(0)
+			put(t, tr, "some/path", test.node)
+			put(t, tr, "zz", file("ok"))
+			_, err := squashfs.Write(context.Background(), discard{}, tr, squashfs.Options{BlockSize: 4096}, nil)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, not %q", err, test.want)
+			}
+		})
+	}
+	t.Run("too many owners", func(t *testing.T) {
+		tr := tree.New(0)
+		for i := range 65536 {
+			put(t, tr, fmt.Sprint(i), tree.Inode{Mode: tree.Fifo, UID: uint32(i)})
+		}
+		_, err := squashfs.Write(context.Background(), discard{}, tr, squashfs.Options{}, nil)
+		if err == nil || !strings.Contains(err.Error(), "65535 different owners") {
+			t.Error(err)
+		}
+		tr.Remove("65535")
+		path, _ := write(t, tr, squashfs.Options{})
+		want := describe(t, tr)
+		same(t, "reader", want, read(t, path))
+		sameMounted(t, tr, want, path)
+	})
+	t.Run("a disk that fails", func(t *testing.T) {
+		_, err := squashfs.Write(context.Background(), failing{100_000}, randomTree(t, 4, 64<<10), squashfs.Options{}, nil)
+		if err == nil || !strings.Contains(err.Error(), "disk is on fire") {
+			t.Error(err)
+		}
+	})
+	t.Run("a context that ends", func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(cause)
+		_, err := squashfs.Write(ctx, discard{}, randomTree(t, 4, 64<<10), squashfs.Options{}, nil)
+		if !errors.Is(err, cause) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOptions(t *testing.T) {
+	for _, test := range []struct {
+		opt  squashfs.Options
+		want string
+	}{
+		{squashfs.Options{}, ""},
+		{squashfs.Options{Compression: "gzip:9", BlockSize: 4096}, ""},
+		{squashfs.Options{Compression: "bzip2"}, `compression "bzip2" is not one of`},
+		{squashfs.Options{Compression: "gzip:10"}, "has the levels 1 to 9"},
+		{squashfs.Options{Compression: "gzip:"}, "has the levels 1 to 9"},
+		{squashfs.Options{Compression: "zstd:23"}, "has the levels 1 to "},
+		{squashfs.Options{Compression: "xz:6"}, "has no levels"},
+		{squashfs.Options{BlockSize: 2048}, "block size 2048"},
+		{squashfs.Options{BlockSize: 100_000}, "block size 100000"},
+		{squashfs.Options{BlockSize: 2 << 20}, "block size 2097152"},
+	} {
+		err := test.opt.Check()
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: %v, not %q", test.opt, err, test.want)
+		}
+	}
+}
+
+// The superblock says what unsquashfs and Summary then say.
+func TestSummary(t *testing.T) {
+	tr := randomTree(t, 9, 64<<10)
+	for codec, want := range map[string]string{
+		"zstd:3": "compression-level 3", "gzip:5": "compression-level 5", "lz4:2": "High Compression", "xz": "Compression xz",
+	} {
+		path, _ := write(t, tr, squashfs.Options{Compression: codec, BlockSize: 64 << 10, ModTime: 1_650_000_000})
+		out := imagetest.Run(t, "unsquashfs", "-s", path)
+		s := open(t, path).Summary()
+		for _, want := range []string{want, "Block size 65536", fmt.Sprintf("Number of inodes %d\n", s.Inodes), fmt.Sprintf("Number of fragments %d\n", s.Fragments),
+			fmt.Sprintf("Number of ids %d\n", s.IDs), "Filesystem is exportable via NFS", "Apr 15"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: unsquashfs does not say %q:\n%s", codec, want, out)
+			}
+		}
+		if name, _, _ := strings.Cut(codec, ":"); s.Codec != name || s.BlockSize != 64<<10 || s.ModTime != 1_650_000_000 || s.BytesUsed == 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// mksquashfs shares the values of xattrs, which this writer does not.
+func TestReadsWhatMksquashfsWrites(t *testing.T) {
+	imagetest.NeedRoot(t)
+	mksquashfs := imagetest.Need(t, "mksquashfs")
+	tr := randomTree(t, 11, 64<<10)
+	path, _ := write(t, tr, squashfs.Options{})
+	dir := filepath.Join(t.TempDir(), "root")
+	imagetest.Run(t, "unsquashfs", "-no-progress", "-d", dir, path)
+	shared := strings.Repeat("a value worth sharing ", 20)
+	for i, name := range []string{"x1", "x2", "x3"} {
+		at := filepath.Join(dir, name)
+		if err := os.WriteFile(at, []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		setxattr(t, at, "user.shared", shared)
+		setxattr(t, at, fmt.Sprintf("user.own%d", i), name)
+	}
+	for _, codec := range []string{"gzip", "xz", "lz4", "zstd"} {
+		for _, block := range []string{"4096", "1048576"} {
+			out := filepath.Join(t.TempDir(), "theirs")
+			imagetest.Run(t, mksquashfs, dir, out, "-comp", codec, "-b", block, "-no-progress", "-quiet")
+			// It gives each name of a symbolic link an inode of its own, so the
+			// folder is not what to compare with.
+			want, _ := walk(t, mount(t, out))
+			same(t, "reader", describe(t, want), read(t, out))
+		}
+	}
+}
