@@ -1,0 +1,530 @@
+package flash_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"imgtool/flash"
+	"imgtool/image"
+)
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+
+	sector    = 512
+	recordOff = 32 * kib
+	headSize  = 256 * kib // what lies before the first partition
+	backup    = 33 * sector
+)
+
+// payload is a job and what the disk shall look like after it.
+type payload struct {
+	job  flash.Job
+	want []byte // 0xAA where nothing is written
+}
+
+// newPayload makes a job for a disk of size bytes: body in pieces with holes, a
+// head with a table, a backup table in the last sectors.
+func newPayload(size int64, piece int) payload {
+	rng := rand.NewChaCha8([32]byte{1})
+	want := bytes.Repeat([]byte{0xaa}, int(size))
+	rng.Read(want[:headSize])
+	rng.Read(want[size-backup:])
+	var body []image.Chunk
+	for off := int64(headSize); off+int64(piece) <= size-64*kib; off += int64(piece) * 3 / 2 / image.Block * image.Block {
+		rng.Read(want[off : off+int64(piece)])
+		body = append(body, image.Chunk{Off: off, Data: bytes.Clone(want[off : off+int64(piece)])})
+	}
+	at := func(off, n int64) image.Chunk { return image.Chunk{Off: off, Data: bytes.Clone(want[off : off+n])} }
+	return payload{
+		want: want,
+		job: flash.Job{
+			Wipe:      []image.Span{{Off: 0, Len: 64 * kib}, {Off: size - backup, Len: backup}},
+			Record:    []byte("in progress: 0123456789"),
+			RecordOff: recordOff,
+			Body:      chunks(body),
+			BodySize:  int64(len(body) * piece),
+			Head: func() ([]image.Chunk, error) {
+				return []image.Chunk{at(0, 128*kib), at(128*kib, headSize-128*kib), at(size-backup, backup)}, nil
+			},
+		},
+	}
+}
+
+func chunks(list []image.Chunk) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		for _, c := range list {
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
+// bootable is whether a firmware would find the new table.
+func (p payload) bootable(disk []byte) bool {
+	return bytes.Equal(disk[:image.Block], p.want[:image.Block])
+}
+
+// fake is a disk in memory that holds 0xAA and breaks as it is told.
+type fake struct {
+	data []byte
+	ops  int // writes, reads and flushes so far
+
+	write func(op int, p []byte, off int64) (int, error) // before writing; it may change p, or say how many bytes get there
+	read  func(op int, p []byte, off int64) error        // after reading
+	sync  func(op int) error
+	gone  bool
+}
+
+// through says that a write goes through.
+const through = -1
+
+func newFake(size int64) *fake { return &fake{data: bytes.Repeat([]byte{0xaa}, int(size))} }
+
+func (f *fake) Path() string { return "/dev/fake" }
+
+func (f *fake) WriteAt(p []byte, off int64) (int, error) {
+	if off%sector != 0 || len(p)%sector != 0 {
+		return 0, syscall.EINVAL
+	}
+	op := f.ops
+	f.ops++
+	if f.write != nil {
+		p = bytes.Clone(p)
+		if n, err := f.write(op, p, off); n != through || err != nil {
+			copy(f.data[off:], p[:max(0, n)])
+			return max(0, n), err
+		}
+	}
+	if off+int64(len(p)) > int64(len(f.data)) {
+		return 0, syscall.ENOSPC
+	}
+	return copy(f.data[off:], p), nil
+}
+
+func (f *fake) ReadAt(p []byte, off int64) (int, error) {
+	op := f.ops
+	f.ops++
+	if off > int64(len(f.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, f.data[off:])
+	if f.read != nil {
+		if err := f.read(op, p, off); err != nil {
+			return 0, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *fake) Sync() error {
+	op := f.ops
+	f.ops++
+	if f.sync != nil {
+		return f.sync(op)
+	}
+	return nil
+}
+
+func (f *fake) Alive() error {
+	if f.gone {
+		return errors.New("its size is 0")
+	}
+	return nil
+}
+
+const fakeSize = 2 * mib
+
+func TestRunWritesTheWholeJob(t *testing.T) {
+	p := newPayload(fakeSize, 128*kib)
+	f := newFake(fakeSize)
+	var phases []string
+	told, totals := map[string]int64{}, map[string]int64{}
+	m, err := flash.Run(t.Context(), f, p.job, func(phase string, total int64) image.Progress {
+		phases = append(phases, phase)
+		totals[phase] = total
+		return func(n int64) { told[phase] += n }
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := differ(p.want, f.data); i >= 0 {
+		t.Errorf("the disk differs at byte %d", i)
+	}
+	if err := image.Verify(t.Context(), f, m, nil); err != nil {
+		t.Errorf("the manifest does not verify: %v", err)
+	}
+	if m.Size != fakeSize || m.Entries[0].Off != 0 {
+		t.Errorf("a manifest of %d bytes that begins at %d", m.Size, m.Entries[0].Off)
+	}
+	if got := strings.Join(phases, ", "); got != "wiping, writing, reading back, finishing" {
+		t.Error(got)
+	}
+	for phase, total := range totals {
+		if told[phase] != total {
+			t.Errorf("%s: %d bytes were announced, %d told", phase, total, told[phase])
+		}
+	}
+}
+
+func differ(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
+
+// The record is on the disk as long as the flash goes on, and no old table is.
+func TestRunKeepsOrder(t *testing.T) {
+	p := newPayload(fakeSize, 128*kib)
+	f := newFake(fakeSize)
+	var at []int64
+	f.write = func(_ int, data []byte, off int64) (int, error) {
+		at = append(at, off)
+		switch {
+		case len(at) == 1:
+			if off != 0 || len(data) != image.Block {
+				t.Errorf("the first write is of %d bytes at %d", len(data), off)
+			}
+		case off >= headSize && off < fakeSize-backup:
+			if !bytes.HasPrefix(f.data[recordOff:], p.job.Record) {
+				t.Errorf("no record when byte %d is written", off)
+			}
+			fallthrough
+		default:
+			if bytes.Count(f.data[:image.Block], []byte{0}) != image.Block {
+				t.Errorf("a table when byte %d is written", off)
+			}
+		}
+		return through, nil
+	}
+	if _, err := flash.Run(t.Context(), f, p.job, nil); err != nil {
+		t.Fatal(err)
+	}
+	if last := at[len(at)-1]; last != 0 {
+		t.Errorf("the last write is at %d", last)
+	}
+	if at[len(at)-2] != image.Block {
+		t.Errorf("the last write but one is at %d", at[len(at)-2])
+	}
+}
+
+func TestRunTakesTheRecordAwayWhereTheHeadLeavesIt(t *testing.T) {
+	p := newPayload(fakeSize, 128*kib)
+	p.job.Head = func() ([]image.Chunk, error) {
+		return []image.Chunk{{Off: 0, Data: p.want[:16*kib]}}, nil
+	}
+	f := newFake(fakeSize)
+	if _, err := flash.Run(t.Context(), f, p.job, nil); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(f.data, p.job.Record) {
+		t.Error("the disk still says that it is being written")
+	}
+}
+
+func TestRunSaysWhatIsWrong(t *testing.T) {
+	p := newPayload(fakeSize, 128*kib)
+	mid := int64(headSize + 192*kib) // in the second piece
+	inside := func(b []byte, off int64) bool { return off <= mid && mid < off+int64(len(b)) }
+	is := func(err error) func(error) bool {
+		return func(got error) bool { return errors.Is(got, err) }
+	}
+	writeAt := func(off int64, cause error) func(error) bool {
+		return func(got error) bool {
+			e, ok := errors.AsType[*image.WriteError](got)
+			return ok && e.Off == off && errors.Is(got, cause)
+		}
+	}
+	mismatch := func(lo, hi int64) func(error) bool {
+		return func(got error) bool {
+			e, ok := errors.AsType[*image.MismatchError](got)
+			return ok && e.Off >= lo && e.Off+e.Len <= hi && e.Want != e.Got
+		}
+	}
+	broken := errors.New("the stream is broken")
+	for _, c := range []struct {
+		name  string
+		fault func(f *fake, j *flash.Job)
+		want  func(error) bool
+		text  string
+	}{
+		{"a disk that is smaller than it says", func(f *fake, j *flash.Job) {
+			f.write = func(_ int, b []byte, off int64) (int, error) {
+				if off+int64(len(b)) > mid && off >= headSize && off < fakeSize-backup {
+					return int(mid - off), syscall.ENOSPC
+				}
+				return through, nil
+			}
+		}, writeAt(mid, syscall.ENOSPC), "/dev/fake: writing at byte 458752: no space left on device"},
+		{"a bad sector", func(f *fake, j *flash.Job) {
+			f.write = func(_ int, b []byte, off int64) (int, error) {
+				if inside(b, off) && off >= headSize {
+					return 0, syscall.EIO
+				}
+				return through, nil
+			}
+		}, writeAt(mid, syscall.EIO), "input/output error"},
+		{"a write that is short and says nothing", func(f *fake, j *flash.Job) {
+			f.write = func(_ int, b []byte, off int64) (int, error) {
+				if off == mid {
+					return sector, nil
+				}
+				return through, nil
+			}
+		}, writeAt(mid+sector, io.ErrShortWrite), ""},
+		{"a flush that fails", func(f *fake, j *flash.Job) {
+			f.sync = func(op int) error {
+				if op > 10 {
+					return syscall.EIO
+				}
+				return nil
+			}
+		}, func(err error) bool {
+			_, ok := errors.AsType[*image.WriteError](err)
+			return ok && errors.Is(err, syscall.EIO)
+		}, "flushing what came before: input/output error"},
+		{"one bit that rots", func(f *fake, j *flash.Job) {
+			f.read = func(_ int, b []byte, off int64) error {
+				if inside(b, off) {
+					b[mid-off] ^= 1
+				}
+				return nil
+			}
+		}, mismatch(mid, mid+128*kib), "expected SHA-256 "},
+		{"one bit of the head that rots", func(f *fake, j *flash.Job) {
+			f.read = func(op int, b []byte, off int64) error {
+				if off <= 100*kib && 100*kib < off+int64(len(b)) {
+					b[100*kib-off] ^= 1
+				}
+				return nil
+			}
+		}, mismatch(100*kib, 100*kib+1), "/dev/fake: at byte 102400 1 byte differs: expected "},
+		{"a lost write of the body", func(f *fake, j *flash.Job) {
+			f.write = func(_ int, b []byte, off int64) (int, error) {
+				if off == mid {
+					copy(b, f.data[off:])
+				}
+				return through, nil
+			}
+		}, mismatch(mid, mid+128*kib), ""},
+		{"wipes that are lost", func(f *fake, j *flash.Job) {
+			f.read = func(_ int, b []byte, off int64) error {
+				if off == 0 {
+					b[510], b[511] = 0x55, 0xaa
+				}
+				return nil
+			}
+		}, mismatch(510, 512), "at byte 510 2 bytes differ: expected 0000, got 55aa"},
+		{"a sector that cannot be read back", func(f *fake, j *flash.Job) {
+			f.read = func(_ int, b []byte, off int64) error {
+				if inside(b, off) {
+					return syscall.EIO
+				}
+				return nil
+			}
+		}, func(err error) bool {
+			_, ok := errors.AsType[*flash.ReadError](err)
+			return ok && errors.Is(err, syscall.EIO)
+		}, "/dev/fake: reading back at byte 458752: input/output error"},
+		{"a pulled cable that says the disk is full", func(f *fake, j *flash.Job) {
+			f.write = func(_ int, b []byte, off int64) (int, error) {
+				if f.gone = off == mid; f.gone {
+					return 0, syscall.ENOSPC
+				}
+				return through, nil
+			}
+		}, func(err error) bool {
+			_, ok := errors.AsType[*flash.GoneError](err)
+			return ok
+		}, "/dev/fake: the disk is gone"},
+		{"a disk that is no more when it is read", func(f *fake, j *flash.Job) {
+			f.read = func(_ int, b []byte, off int64) error {
+				if off == mid {
+					return syscall.ENODEV
+				}
+				return nil
+			}
+		}, func(err error) bool {
+			_, ok := errors.AsType[*flash.GoneError](err)
+			return ok
+		}, "the disk is gone"},
+		{"a broken source", func(f *fake, j *flash.Job) {
+			body := j.Body
+			j.Body = func(yield func(image.Chunk, error) bool) {
+				n := 0
+				for c, err := range body {
+					if n++; n == 3 {
+						yield(image.Chunk{}, broken)
+						return
+					}
+					if !yield(c, err) {
+						return
+					}
+				}
+			}
+		}, is(broken), "the stream is broken"},
+		{"a head that cannot be made", func(f *fake, j *flash.Job) {
+			j.Head = func() ([]image.Chunk, error) { return nil, broken }
+		}, is(broken), ""},
+		{"a body that stands on the table", func(f *fake, j *flash.Job) {
+			j.Body = chunks([]image.Chunk{{Off: 0, Data: make([]byte, image.Block)}})
+		}, func(err error) bool { return err != nil }, "content at byte 0 lies where"},
+		{"a head that overlaps the body", func(f *fake, j *flash.Job) {
+			j.Head = func() ([]image.Chunk, error) { return []image.Chunk{{Off: mid, Data: make([]byte, sector)}}, nil }
+		}, func(err error) bool { return err != nil }, "overlap the content"},
+		{"pieces that are no sectors", func(f *fake, j *flash.Job) {
+			j.Wipe = append(j.Wipe, image.Span{Off: 700, Len: 10})
+		}, writeAt(700, syscall.EINVAL), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, job := newFake(fakeSize), p.job
+			c.fault(f, &job)
+			m, err := flash.Run(t.Context(), f, job, nil)
+			if m != nil || !c.want(err) || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("got %v", err)
+			}
+			if p.bootable(f.data) {
+				t.Error("the disk boots")
+			}
+		})
+	}
+}
+
+// opsOf is how many writes, reads and flushes the job takes on a good disk, and
+// which of them is the write of the tables.
+func opsOf(t *testing.T, p payload) (ops, last int) {
+	f := newFake(fakeSize)
+	f.write = func(op int, _ []byte, _ int64) (int, error) {
+		last = op
+		return through, nil
+	}
+	if _, err := flash.Run(t.Context(), f, p.job, nil); err != nil {
+		t.Fatal(err)
+	}
+	return f.ops, last
+}
+
+func TestNoFaultLeavesABootableDisk(t *testing.T) {
+	p := newPayload(fakeSize, 96*kib)
+	ops, last := opsOf(t, p)
+	for _, kind := range []string{"once", "torn", "for good", "rot"} {
+		for k := range ops {
+			f := newFake(fakeSize)
+			bad := func(op int) bool { return op == k || kind == "for good" && op > k }
+			f.write = func(op int, b []byte, off int64) (int, error) {
+				switch {
+				case !bad(op):
+					return through, nil
+				case kind == "rot":
+					b[len(b)/2] ^= 1
+					return through, nil
+				case kind == "torn":
+					return len(b) / 2 / sector * sector, syscall.EIO
+				}
+				return 0, syscall.EIO
+			}
+			f.read = func(op int, b []byte, _ int64) error {
+				switch {
+				case !bad(op):
+					return nil
+				case kind == "rot":
+					b[len(b)/2] ^= 1
+					return nil
+				}
+				return syscall.EIO
+			}
+			f.sync = func(op int) error {
+				if bad(op) && kind != "rot" {
+					return syscall.EIO
+				}
+				return nil
+			}
+			_, err := flash.Run(t.Context(), f, p.job, nil)
+			// A flush that rots is none.
+			if err == nil && (kind != "rot" || differ(p.want, f.data) >= 0) {
+				t.Fatalf("%s at %d of %d: no error", kind, k, ops)
+			}
+			// A disk that takes the last write and then nothing more is whole
+			// but for the certainty.
+			if err != nil && p.bootable(f.data) && !(kind == "for good" && k > last) {
+				t.Fatalf("%s at %d of %d: the disk boots after %v", kind, k, ops, err)
+			}
+		}
+	}
+}
+
+func TestNoInterruptionLeavesABootableDisk(t *testing.T) {
+	p := newPayload(fakeSize, 96*kib)
+	ops, last := opsOf(t, p)
+	why := errors.New("interrupted")
+	for k := range ops {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		f := newFake(fakeSize)
+		stop := func(op int) {
+			if op == k {
+				cancel(why)
+			}
+		}
+		f.write = func(op int, _ []byte, _ int64) (int, error) { stop(op); return through, nil }
+		f.read = func(op int, _ []byte, _ int64) error { stop(op); return nil }
+		f.sync = func(op int) error { stop(op); return nil }
+		_, err := flash.Run(ctx, f, p.job, nil)
+		switch {
+		case (err == nil) != (k >= last):
+			t.Fatalf("interrupted at %d of %d: %v", k, ops, err)
+		case err != nil && !errors.Is(err, why):
+			t.Fatalf("interrupted at %d of %d: %v", k, ops, err)
+		case p.bootable(f.data) != (err == nil):
+			t.Fatalf("interrupted at %d of %d: bootable %v after %v", k, ops, p.bootable(f.data), err)
+		case err == nil && differ(p.want, f.data) >= 0:
+			t.Fatalf("interrupted at %d of %d: not whole", k, ops)
+		}
+		cancel(nil)
+	}
+}
+
+func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
+	p := newPayload(fakeSize, 96*kib)
+	ctx, cancel := context.WithCancel(t.Context())
+	f := newFake(fakeSize)
+	hang := make(chan struct{})
+	defer close(hang)
+	var hanging atomic.Bool
+	f.sync = func(op int) error {
+		if op > 20 && !hanging.Swap(true) {
+			cancel()
+			<-hang
+		}
+		return nil
+	}
+	done := make(chan error)
+	go func() {
+		_, err := flash.Run(ctx, f, p.job, nil)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("it waits")
+	}
+}

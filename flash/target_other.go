@@ -1,0 +1,35 @@
+//go:build !linux
+
+package flash
+
+import "os"
+
+// Open opens a regular file for writing.
+func Open(d *Disk) (*Target, error) {
+	if err := d.Check(Need{}); err != nil {
+		return nil, err
+	}
+	return openFile(d, os.O_RDWR)
+}
+
+// OpenRead opens a regular file for reading.
+func OpenRead(d *Disk) (*Target, error) { return openFile(d, os.O_RDONLY) }
+
+func openFile(d *Disk, flags int) (*Target, error) {
+	if !d.File {
+		return nil, &RefusedError{d.Path, errLinux.Error()}
+	}
+	f, err := os.OpenFile(d.Path, flags, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &Target{disk: *d, f: f, cached: f, align: 1}, nil
+}
+
+// Alive is nil: a file does not go away.
+func (t *Target) Alive() error { return nil }
+
+// Reread does nothing: a file has no partitions.
+func (t *Target) Reread() error { return nil }
+
+func forget(*os.File) {}
