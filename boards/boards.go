@@ -7,6 +7,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 
@@ -255,4 +256,16 @@ func (b *Board) KindOf(input string) string {
 		}
 	}
 	return ""
+}
+
+// LooksLike says whether something starts as files of a kind do. Everything
+// looks like no kind.
+func LooksLike(kind string, r io.ReaderAt) bool {
+	for _, m := range Kinds[kind] {
+		got := make([]byte, len(m.Bytes))
+		if n, _ := r.ReadAt(got, m.Off); n == len(got) && string(got) == m.Bytes {
+			return true
+		}
+	}
+	return kind == ""
 }

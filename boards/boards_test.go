@@ -1,0 +1,85 @@
+package boards_test
+
+import (
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"imgtool/boards"
+)
+
+func TestBuiltInBoardsLoad(t *testing.T) {
+	for _, name := range boards.Names() {
+		b, err := boards.Get(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Name != name || b.Description == "" {
+			t.Errorf("%s is called %q, %q", name, b.Name, b.Description)
+		}
+	}
+	b, err := boards.Get("rock64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(b.Inputs(), " "); got != "idbloader.img u-boot.itb Image initrd rk3328-rock64.dtb rootfs" {
+		t.Errorf("inputs %s", got)
+	}
+	if b.Media[0].Blobs[0].Sector != 64 || b.Media[0].Blobs[1].Sector != 16384 {
+		t.Errorf("blobs %+v", b.Media[0].Blobs)
+	}
+}
+
+const good = `name = "x"
+arch = "arm64"
+[[medium]]
+name = "emmc"
+layout = "ab-squashfs"
+[[boot]]
+path = "Image"
+input = "Image"
+`
+
+func TestParseRefusesWhatCannotBe(t *testing.T) {
+	change := func(old, new string) string { return strings.Replace(good, old, new, 1) }
+	for _, c := range []struct{ name, text, want string }{
+		{"a good one", good, ""},
+		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; the keys here are arch, boot, description, medium, name, script, seed, starter`},
+		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor"; the keys here are input, kind, sector`},
+		{"no name", change(`"x"`, `""`), `name is ""`},
+		{"a path for a name", change(`"x"`, `"../x"`), `name is "../x"`},
+		{"an unknown layout", change("ab-squashfs", "ab"), `there is no layout "ab"; there are ab-squashfs`},
+		{"a layout beside it", change(`"ab-squashfs"`, `"l.toml"`), ""},
+		{"a bad layout beside it", change(`"ab-squashfs"`, `"bad.toml"`), "bad.toml:1: "},
+		{"a missing layout", change(`"ab-squashfs"`, `"none.toml"`), "none.toml"},
+		{"a path twice", good + "[[boot]]\npath = \"IMAGE\"\ninput = \"b\"\n", "two files IMAGE"},
+		{"a path that leaves", change(`path = "Image"`, `path = "../Image"`), `"../Image" is no path`},
+		{"a path from the root", change(`path = "Image"`, `path = "/Image"`), `"/Image" is no path`},
+		{"a script without text", good + "[script]\npath = \"boot.scr\"\n", "needs both path and text"},
+		{"a blob at sector 0", good + "[[medium.blob]]\ninput = \"b\"\nsector = 0\n", "a sector from 1 on"},
+		{"an unknown kind", good + "kind = \"zimage\"\n", `kind "zimage" is not known`},
+		{"a default for no input", good + "[starter.inputs]\ndtb = \"x\"\n", `has "dtb", which the board does not use; it uses Image, rootfs`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			beside := fstest.MapFS{
+				"l.toml":   {Data: []byte("name = \"l\"\ntail = \"1MiB\"\n[[partition]]\nnumber = 1\nname = \"boot-a\"\ntype = \"esp\"\nsize = \"64MiB\"\ncontent = \"boot\"\n")},
+				"bad.toml": {Data: []byte("nome = 1\n")},
+			}
+			_, err := boards.Parse("x.toml", []byte(c.text), beside)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	b, _ := boards.Get("rock64")
+	f.Add(b.Source)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if b, err := boards.Parse("x.toml", text, fstest.MapFS{}); err == nil {
+			b.Inputs()
+		}
+	})
+}

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/boards"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/build"
+	"imgtool/image/source"
+)
+
+type buildOptions struct {
+	board       string
+	inputsDir   string
+	inputs      []string
+	rootfs      string
+	output      string
+	slots       string
+	compression string
+	blockSize   string
+	cmdline     string
+	buildID     string
+	seed        string
+	keepOwners  bool
+}
+
+func newBuildCommand(u *ui) *cobra.Command {
+	var opt buildOptions
+	cmd := &cobra.Command{
+		Use:   "build --board NAME|FILE.toml",
+		Short: "Build a disk image from a board's definition",
+		Long: `Build a disk image from a board's definition. Needs no root.
+
+With no inputs at all, a small starter system is built from Debian's packages.
+Otherwise every input the board uses is looked for by its name in --inputs and
+taken from --input and --rootfs, which come first.
+
+A reference (REF) is a path, or
+  rootfs:/PATH           a file in the root file system
+  deb:PACKAGE/PATH       a file in a Debian package of the board's architecture
+  starter                the board's default source
+and for --rootfs also a folder, a tar (.tar, .gz, .xz, .zst), a squashfs that is
+ready, an OCI layout or archive, a docker archive, or docker://HOST/NAME:TAG.
+
+The image's name decides its form: .img, .img.zst, .img.xz or .img.gz. Beside it
+lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, scratch
+files lie in TMPDIR.`,
+		Example: `  imgtool build --board rock64
+  imgtool build --board rock64 --inputs ./boot --rootfs rootfs.tar -o x.img.zst
+  imgtool build --board ./mine.toml --rootfs docker://localhost:5000/os:1 \
+      --input Image=rootfs:/boot/vmlinuz --inputs ./boot --seed config.toml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return runBuild(cmd.Context(), opt, u) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&opt.board, "board", "", "a board's name, or the path of its definition")
+	f.StringVar(&opt.inputsDir, "inputs", "", "folder with the inputs under the names the board uses")
+	f.StringArrayVar(&opt.inputs, "input", nil, "NAME=REF, one input; may be repeated")
+	f.StringVar(&opt.rootfs, "rootfs", "", "REF of the root file system")
+	f.StringVarP(&opt.output, "output", "o", "", "image to write (default out/BOARD-BUILDID.img.zst)")
+	f.StringVar(&opt.slots, "slots", "a", "slots in the image: a, or ab")
+	f.StringVar(&opt.compression, "compression", "zstd", "of the root file system: CODEC[:LEVEL]")
+	f.StringVar(&opt.blockSize, "block-size", "1MiB", "of the root file system, 4KiB to 1MiB")
+	f.StringVar(&opt.cmdline, "cmdline", "", "kernel arguments to add")
+	f.StringVar(&opt.buildID, "build-id", "", "build id (default: from the inputs)")
+	f.StringVar(&opt.seed, "seed", "", "config.toml for the device's first boot")
+	f.BoolVar(&opt.keepOwners, "keep-owners", false, "keep the owners of a root file system that is a folder")
+	return cmd
+}
+
+func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
+	begin := time.Now()
+	if opt.board == "" {
+		return usagef("say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
+	}
+	board, err := loadBoard(opt.board)
+	if err != nil {
+		return err
+	}
+	if opt.output != "" {
+		if _, err := artifact.FormatOf(opt.output); err != nil {
+			return &usageError{err}
+		}
+		if info, err := os.Stat(filepath.Dir(opt.output)); err != nil || !info.IsDir() {
+			return fmt.Errorf("%s: there is no folder %s to write it to", opt.output, filepath.Dir(opt.output))
+		}
+	}
+	when := int64(build.DefaultTime)
+	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
+		if when, err = strconv.ParseInt(epoch, 10, 64); err != nil || when < 0 || when > 1<<32-1 {
+			return usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
+		}
+	}
+	o := build.Options{Board: board, Slots: opt.slots, Compression: opt.compression, Cmdline: opt.cmdline, BuildID: opt.buildID,
+		Time: when, TempDir: os.Getenv("TMPDIR"), Warn: u.warn, Phases: u.phases}
+	if o.BlockSize, err = parseBlockSize(opt.blockSize); err != nil {
+		return err
+	}
+	if o.Inputs, err = gatherInputs(opt, board); err != nil {
+		return err
+	}
+	if opt.seed != "" {
+		if o.SeedName = opt.seed; o.SeedName == "-" {
+			return usagef("the seed comes from a file, not from a pipe")
+		}
+		if o.Seed, err = os.ReadFile(opt.seed); err != nil {
+			return fmt.Errorf("seed: %w", err)
+		}
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		// Such as nobody without a home.
+		cache = filepath.Join(os.TempDir(), fmt.Sprintf("imgtool-cache-%d", os.Getuid()))
+	}
+	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
+		CacheDir: filepath.Join(cache, "imgtool"), TempDir: o.TempDir})
+	defer o.Opener.Close()
+
+	if len(o.Inputs) == 0 {
+		u.say("no inputs given: building a small starter system from Debian's packages")
+	}
+	r, err := build.Build(ctx, o)
+	if err != nil {
+		return explain(err, board)
+	}
+	defer r.Close()
+
+	path := opt.output
+	if path == "" {
+		path = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", board.Name, r.Manifest.BuildID))
+		if err := os.MkdirAll("out", 0o777); err != nil {
+			return err
+		}
+	}
+	if err := artifact.Save(ctx, path, r.Image, r.Manifest, u.phases); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if u.json {
+		u.endPhase()
+		return u.print(map[string]any{"path": path, "manifest": artifact.ManifestPath(path), "bmap": artifact.BmapPath(path),
+			"board": r.Manifest.Board, "build_id": r.Manifest.BuildID, "size": r.Image.Size(), "content": r.Image.ContentSize(), "file_size": info.Size()})
+	}
+	u.say("%s build %s: %s image with %s of content, a file of %s, in %s", board.Name, r.Manifest.BuildID,
+		human(r.Image.Size()), human(r.Image.ContentSize()), human(info.Size()), time.Since(begin).Round(100*time.Millisecond))
+	for _, e := range partitionSizes(r.Image, r.Manifest) {
+		u.say("  %s", e)
+	}
+	fmt.Fprintln(u.out, path)
+	return nil
+}
+
+// partitionSizes says how full each partition of an image is.
+func partitionSizes(img *image.Image, m *artifact.Manifest) []string {
+	var lines []string
+	for _, p := range m.Partitions {
+		if p.Late {
+			lines = append(lines, fmt.Sprintf("%d %-10s made by the device on its first boot", p.Number, p.Name))
+			continue
+		}
+		var n int64
+		for s := range img.Spans() {
+			n += max(0, min(s.End(), p.Off+p.Len)-max(s.Off, p.Off))
+		}
+		lines = append(lines, fmt.Sprintf("%d %-10s %s of %s", p.Number, p.Name, human(n), human(p.Len)))
+	}
+	return lines
+}
+
+// loadBoard returns a built-in board, or reads a definition from a path.
+func loadBoard(name string) (*boards.Board, error) {
+	if !strings.HasSuffix(name, ".toml") && !strings.ContainsRune(name, filepath.Separator) {
+		return boards.Get(name)
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("board definition: %w", err)
+	}
+	return boards.Parse(name, text, os.DirFS(filepath.Dir(name)))
+}
+
+func parseBlockSize(s string) (int, error) {
+	for _, n := range []int{4, 8, 16, 32, 64, 128, 256, 512, 1024} {
+		if s == fmt.Sprintf("%dKiB", n) || s == fmt.Sprintf("%dK", n) || s == strconv.Itoa(n<<10) || n == 1024 && (s == "1MiB" || s == "1M") {
+			return n << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("block size %q: it must be a power of two from 4KiB to 1MiB", s)
+}
+
+// gatherInputs is where each input comes from. Nothing given is nothing.
+func gatherInputs(opt buildOptions, board *boards.Board) (map[string]string, error) {
+	refs := map[string]string{}
+	if opt.inputsDir != "" {
+		info, err := os.Stat(opt.inputsDir)
+		if err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s is no folder", opt.inputsDir)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("inputs: %w", err)
+		}
+		for _, name := range board.Inputs() {
+			for _, suffix := range inputSuffixes(name) {
+				path := filepath.Join(opt.inputsDir, name+suffix)
+				if _, err := os.Stat(path); err == nil && refs[name] == "" {
+					refs[name] = path
+				}
+			}
+		}
+	}
+	for _, in := range opt.inputs {
+		name, ref, ok := strings.Cut(in, "=")
+		if !ok || name == "" || ref == "" {
+			return nil, usagef("--input %s: write it as NAME=REF", in)
+		}
+		refs[name] = ref
+	}
+	if opt.rootfs != "" {
+		refs["rootfs"] = opt.rootfs
+	}
+	if len(refs) == 0 && opt.inputsDir != "" {
+		return nil, fmt.Errorf("%s has none of the inputs %s uses: %s", opt.inputsDir, board.Name, strings.Join(board.Inputs(), ", "))
+	}
+	return refs, nil
+}
+
+// inputSuffixes are what a root file system's name may end in.
+func inputSuffixes(name string) []string {
+	if name != "rootfs" {
+		return []string{""}
+	}
+	return []string{"", ".tar", ".tar.zst", ".tar.xz", ".tar.gz", ".squashfs"}
+}
+
+// explain adds what to do to an error of a build.
+func explain(err error, board *boards.Board) error {
+	var missing *build.MissingInputsError
+	if errors.As(err, &missing) {
+		var flags []string
+		for _, name := range missing.Names {
+			if name == "rootfs" {
+				flags = append(flags, "--rootfs REF")
+			} else {
+				flags = append(flags, "--input "+name+"=REF")
+			}
+		}
+		return hint(err, "put them into the folder of --inputs under these names, or pass %s; REF may be starter for the board's default source", strings.Join(flags, " "))
+	}
+	var noApt *source.NoAptError
+	if errors.As(err, &noApt) {
+		return hint(err, "pass the inputs instead: --inputs DIR with %s", strings.Join(board.Inputs(), ", "))
+	}
+	return err
+}

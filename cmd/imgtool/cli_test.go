@@ -1,0 +1,226 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"imgtool/image/imagetest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"imgtool":  main,
+		"mkinputs": func() { must(makeInputs(os.Args[1])) },
+		"poke":     func() { must(poke(os.Args[1], os.Args[2])) },
+	})
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// tool is the program under test, as other people run it.
+func tool(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := exec.LookPath("imgtool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec.Command(path, args...)
+}
+
+// imgtool runs the program, which must succeed, and returns its output.
+func imgtool(t testing.TB, args ...string) string {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := tool(t, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("imgtool %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return stdout.String()
+}
+
+func TestScripts(t *testing.T) {
+	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "unsquashfs", "cmp"} {
+		imagetest.Need(t, program)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
+			env.Setenv("TMPDIR", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			// status N PROGRAM ARG... runs a program that must end with N.
+			"status": func(ts *testscript.TestScript, neg bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				got := 0
+				if err := ts.Exec(args[1], args[2:]...); err != nil {
+					var exit *exec.ExitError
+					if !errors.As(err, &exit) {
+						ts.Fatalf("%v", err)
+					}
+					got = exit.ExitCode()
+				}
+				if got != want {
+					ts.Fatalf("exit status %d, want %d", got, want)
+				}
+			},
+		},
+	})
+}
+
+// poke changes a byte of a file.
+func poke(file, offset string) error {
+	off, err := strconv.ParseInt(offset, 10, 64)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, off); err != nil {
+		return err
+	}
+	b[0] ^= 0x5a
+	_, err = f.WriteAt(b, off)
+	return err
+}
+
+// makeInputs makes a folder with small inputs for a Rock64, the same each time.
+func makeInputs(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	noise := func(magic string, at, size int) []byte {
+		b := make([]byte, size)
+		x := uint32(size)
+		for i := range b {
+			x = x*1664525 + 1013904223
+			b[i] = byte(x >> 24)
+		}
+		copy(b[at:], magic)
+		return b
+	}
+	var rootfs bytes.Buffer
+	if err := writeRootfs(&rootfs); err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{
+		"idbloader.img":     noise("\x3b\x8c\xdc\xfc", 0, 137_301),
+		"u-boot.itb":        noise("\xd0\x0d\xfe\xed", 0, 940_123),
+		"Image":             noise("ARM\x64", 56, 7_000_001),
+		"initrd":            noise("\x1f\x8b", 0, 500_000),
+		"rk3328-rock64.dtb": noise("\xd0\x0d\xfe\xed", 0, 36_103),
+		"rootfs.tar":        rootfs.Bytes(),
+		"config.toml":       []byte("version = 1\n"),
+		"tiny.toml":         []byte(tinyBoard),
+		"tiny-layout.toml":  []byte(tinyLayout),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A board whose images are small, for tests that write many of them.
+const tinyBoard = `name = "tiny"
+arch = "arm64"
+[[medium]]
+name = "sd"
+layout = "tiny-layout.toml"
+[[medium.blob]]
+input = "idbloader.img"
+sector = 64
+[[boot]]
+path = "Image"
+input = "Image"
+[seed]
+path = "config.toml"
+[script]
+path = "boot.scr"
+text = "echo @BUILD_ID@ @CMDLINE@"
+`
+
+const tinyLayout = `name = "tiny"
+first-usable = "1MiB"
+tail = "1MiB"
+[[partition]]
+number = 1
+name = "boot-a"
+type = "xbootldr"
+size = "16MiB"
+content = "boot"
+label = "BOOT-A"
+slot = "a"
+[[partition]]
+number = 2
+name = "rootfs-a"
+type = "root-arm64"
+size = "16MiB"
+content = "rootfs"
+slot = "a"
+[[partition]]
+number = 3
+name = "data"
+type = "linux-generic"
+min-size = "16MiB"
+late = true
+`
+
+// writeRootfs writes a tar with one of everything.
+func writeRootfs(b *bytes.Buffer) error {
+	w := tar.NewWriter(b)
+	when := time.Unix(1_700_000_000, 0)
+	for _, h := range []struct {
+		tar.Header
+		text string
+	}{
+		{tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}, ""},
+		{tar.Header{Name: "./boot/", Typeflag: tar.TypeDir, Mode: 0o700}, ""},
+		{tar.Header{Name: "./boot/vmlinuz", Typeflag: tar.TypeReg, Mode: 0o600}, strings.Repeat("k", 56) + "ARM\x64 kernel"},
+		{tar.Header{Name: "./etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, "root:x:0:0::/root:/bin/sh\n"},
+		{tar.Header{Name: "./etc/shadow", Typeflag: tar.TypeReg, Mode: 0o640, Gid: 42}, "root:*:::::::\n"},
+		{tar.Header{Name: "./bin", Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: "usr/bin"}, ""},
+		{tar.Header{Name: "./usr/bin/", Typeflag: tar.TypeDir, Mode: 0o755}, ""},
+		{tar.Header{Name: "./usr/bin/su", Typeflag: tar.TypeReg, Mode: 0o4755}, strings.Repeat("su", 5000)},
+		{tar.Header{Name: "./usr/bin/ping", Typeflag: tar.TypeReg, Mode: 0o755, PAXRecords: map[string]string{
+			"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}, "ping"},
+		{tar.Header{Name: "./usr/bin/pong", Typeflag: tar.TypeLink, Linkname: "./usr/bin/ping"}, ""},
+		{tar.Header{Name: "./tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, ""},
+		{tar.Header{Name: "./dev/console", Typeflag: tar.TypeChar, Mode: 0o600, Devmajor: 5, Devminor: 1}, ""},
+		{tar.Header{Name: "./home/user/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 1000, Gid: 1000}, ""},
+		{tar.Header{Name: "./home/user/note", Typeflag: tar.TypeReg, Mode: 0o640, Uid: 1000, Gid: 1000}, "hello\n"},
+		{tar.Header{Name: "./run/fifo", Typeflag: tar.TypeFifo, Mode: 0o600}, ""},
+	} {
+		h.ModTime, h.Size, h.Format = when, int64(len(h.text)), tar.FormatPAX
+		if err := w.WriteHeader(&h.Header); err != nil {
+			return err
+		}
+		if _, err := w.Write([]byte(h.text)); err != nil {
+			return err
+		}
+	}
+	return w.Close()
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/flash"
+)
+
+func newDisksCommand(u *ui) *cobra.Command {
+	return &cobra.Command{
+		Use:     "disks",
+		Short:   "List the disks of this machine and why each may be flashed or not",
+		Example: "  imgtool disks\n  imgtool disks --json",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, args []string) error { return runDisks(u) },
+	}
+}
+
+func runDisks(u *ui) error {
+	disks, err := flash.Disks("/")
+	if err != nil {
+		return err
+	}
+	type row struct {
+		Path      string `json:"path"`
+		Size      int64  `json:"size"`
+		Sector    int    `json:"sector_size"`
+		Vendor    string `json:"vendor,omitempty"`
+		Model     string `json:"model,omitempty"`
+		Serial    string `json:"serial,omitempty"`
+		Bus       string `json:"bus,omitempty"`
+		Removable bool   `json:"removable"`
+		Target    bool   `json:"target"`
+		Reason    string `json:"reason,omitempty"` // why it is none
+	}
+	rows := []row{}
+	for _, d := range disks {
+		r := row{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Removable, true, ""}
+		if err := d.Check(flash.Need{}); err != nil {
+			r.Target, r.Reason = false, strings.TrimPrefix(err.Error(), d.Path+": ")
+		}
+		rows = append(rows, r)
+	}
+	if u.json {
+		return u.print(rows)
+	}
+	for _, r := range rows {
+		verdict := "can be flashed"
+		if !r.Target {
+			verdict = "no: " + r.Reason
+		}
+		fmt.Fprintf(u.out, "%-16s %10s  %-8s %-28s %s\n", r.Path, human(r.Size), r.Bus, strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
+	}
+	if len(rows) == 0 {
+		u.say("there are no disks")
+	}
+	return nil
+}

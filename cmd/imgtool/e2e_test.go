@@ -1,0 +1,339 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imgtool/image/imagetest"
+)
+
+// built is a folder with inputs and an image x.img.zst made of them.
+func built(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := makeInputs(filepath.Join(dir, "in")); err != nil {
+		t.Fatal(err)
+	}
+	imgtool(t, "build", "--board", "rock64", "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "x.img.zst"))
+	return dir
+}
+
+// sparseFile is a file of size bytes that holds nothing.
+func sparseFile(t *testing.T, path string, size int64) string {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestALoopDeviceIsFlashedAndVerified(t *testing.T) {
+	dir := built(t)
+	x := filepath.Join(dir, "x.img.zst")
+	disk := sparseFile(t, filepath.Join(dir, "disk"), 3<<30)
+	dev := imagetest.Loop(t, disk)
+	imgtool(t, "flash", "--yes", "--image", x, dev)
+	if out := imagetest.Run(t, "sgdisk", "-v", dev); !strings.Contains(out, "No problems found") {
+		t.Errorf("sgdisk -v: %s", out)
+	}
+	imgtool(t, "verify", "--image", x, dev)
+
+	// The backup table is the very end of the disk.
+	b := make([]byte, 512)
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.ReadAt(b, 3<<30-512); string(b[:8]) != "EFI PART" {
+		t.Errorf("the last sector starts with %q", b[:8])
+	}
+
+	// Behind the loop device's back, a byte changes.
+	const at = 150994944 + 777
+	if _, err := f.ReadAt(b[:1], at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	f.WriteAt(b[:1], at)
+	out, err := tool(t, "verify", "--image", x, dev).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitMismatch || !strings.Contains(string(out), fmt.Sprintf("at byte %d 1 byte differs", at)) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// refused runs a flash that must end with exit status 4 and leave the file behind
+// the disk as it is.
+func refused(t *testing.T, image, dev, behind, want string) {
+	t.Helper()
+	before := hashFile(t, behind)
+	out, err := tool(t, "flash", "--yes", "--image", image, dev).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitRefused || !strings.Contains(string(out), want) {
+		t.Errorf("flashing %s: %v: %s, want %q", dev, err, out, want)
+	}
+	if hashFile(t, behind) != before {
+		t.Errorf("%s was changed", behind)
+	}
+}
+
+// hashFile hashes what a file holds, and where; holes cost nothing.
+func hashFile(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	for end := int64(0); ; {
+		start, err := f.Seek(end, unix.SEEK_DATA)
+		if errors.Is(err, syscall.ENXIO) {
+			return string(h.Sum(nil))
+		}
+		if err == nil {
+			end, err = f.Seek(start, unix.SEEK_HOLE)
+		}
+		if err == nil {
+			fmt.Fprintln(h, start, end)
+			_, err = io.Copy(h, io.NewSectionReader(f, start, end-start))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestADiskThatIsInUseIsRefused(t *testing.T) {
+	imagetest.NeedRoot(t)
+	dir := built(t)
+	x := filepath.Join(dir, "x.img.zst")
+	disk := sparseFile(t, filepath.Join(dir, "disk"), 2500<<20)
+	imagetest.Run(t, "mkfs.ext4", "-q", "-F", disk)
+	dev := imagetest.Loop(t, disk)
+	mnt := filepath.Join(dir, "mnt")
+	os.Mkdir(mnt, 0o755)
+	imagetest.Run(t, "mount", "-o", "ro,noload", dev, mnt)
+	unmount := func() { exec.Command("umount", mnt).Run() }
+	defer unmount()
+	refused(t, x, dev, disk, "is mounted at "+mnt)
+	refused(t, x, disk, disk, "")
+	unmount()
+
+	swap := sparseFile(t, filepath.Join(dir, "swap"), 2500<<20)
+	imagetest.Run(t, "mkswap", "-q", swap)
+	swapdev := imagetest.Loop(t, swap)
+	imagetest.Run(t, "swapon", swapdev)
+	refused(t, x, swapdev, swap, "swap")
+	imagetest.Run(t, "swapoff", swapdev)
+
+	ro := sparseFile(t, filepath.Join(dir, "ro"), 2500<<20)
+	rodev := strings.TrimSpace(imagetest.Run(t, "losetup", "--find", "--show", "--read-only", ro))
+	defer exec.Command("losetup", "-d", rodev).Run()
+	refused(t, x, rodev, ro, "read-only")
+
+	large := sparseFile(t, filepath.Join(dir, "large"), 2500<<20)
+	largedev := strings.TrimSpace(imagetest.Run(t, "losetup", "--find", "--show", "--sector-size", "4096", large))
+	defer exec.Command("losetup", "-d", largedev).Run()
+	refused(t, x, largedev, large, "4096")
+
+	small := sparseFile(t, filepath.Join(dir, "small"), 2384<<20)
+	refused(t, x, imagetest.Loop(t, small), small, "2385")
+}
+
+// An interrupt at any moment leaves a disk without a table, or none touched, or
+// a whole one; never a half.
+func TestAnInterruptedFlashLooksLikeOne(t *testing.T) {
+	dir := built(t)
+	x := filepath.Join(dir, "x.img.zst")
+	disk := sparseFile(t, filepath.Join(dir, "disk"), 2500<<20)
+	imgtool(t, "flash", "--yes", "--image", x, disk)
+	begin := time.Now()
+	imgtool(t, "flash", "--yes", "--image", x, disk)
+	whole := time.Since(begin)
+	interrupted := 0
+	for i := range 12 {
+		cmd := tool(t, "flash", "--yes", "--image", x, disk)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(whole * time.Duration(i) / 12)
+		cmd.Process.Signal(os.Interrupt)
+		err := cmd.Wait()
+		verify := tool(t, "verify", "--image", x, disk).Run()
+		head := make([]byte, 4200)
+		f, _ := os.Open(disk)
+		f.ReadAt(head, 0)
+		f.Close()
+		table := string(head[512:520]) == "EFI PART"
+		switch code := cmd.ProcessState.ExitCode(); {
+		case err == nil && verify != nil, table && verify != nil:
+			t.Errorf("after %d/12: %v: there is a table, and the disk does not verify: %s", i, err, stderr.String())
+		case err != nil && code != exitInterrupted && code != -1:
+			t.Errorf("after %d/12: exit status %d: %s", i, code, stderr.String())
+		}
+		if !table {
+			interrupted++
+		}
+	}
+	if interrupted == 0 {
+		t.Log("no interrupt came in the middle")
+	}
+	imgtool(t, "flash", "--yes", "--image", x, disk)
+	imgtool(t, "verify", "--image", x, disk)
+}
+
+// A user without any rights builds the same bytes.
+func TestNobodyBuildsTheSameBytes(t *testing.T) {
+	imagetest.NeedRoot(t)
+	dir := built(t)
+	program, err := exec.LookPath("imgtool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// nobody must reach the program and a folder of its own.
+	open, err := os.MkdirTemp("", "nobody-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(open)
+	os.Chmod(open, 0o777)
+	imagetest.Run(t, "cp", program, filepath.Join(open, "imgtool"))
+	imagetest.Run(t, "cp", "-r", filepath.Join(dir, "in"), filepath.Join(open, "in"))
+	cmd := exec.Command(filepath.Join(open, "imgtool"), "build", "--board", "rock64", "--inputs", "in", "-o", "x.img.zst")
+	cmd.Dir = open
+	cmd.Env = []string{"HOME=/nonexistent", "TMPDIR=" + open}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if hashFile(t, filepath.Join(open, "x.img.zst")) != hashFile(t, filepath.Join(dir, "x.img.zst")) {
+		t.Error("nobody's image differs")
+	}
+}
+
+// The kernel mounts the slot and sees what went into the tar.
+func TestTheKernelSeesTheTarInTheSlot(t *testing.T) {
+	imagetest.NeedRoot(t)
+	dir := built(t)
+	imgtool(t, "build", "--board", "rock64", "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "x.img"))
+	dev := strings.TrimSpace(imagetest.Run(t, "losetup", "--find", "--show", "--read-only", "--offset", "150994944", "--sizelimit", "1073741824", filepath.Join(dir, "x.img")))
+	defer exec.Command("losetup", "-d", dev).Run()
+	got, want := filepath.Join(dir, "got"), filepath.Join(dir, "want")
+	os.Mkdir(got, 0o755)
+	os.Mkdir(want, 0o755)
+	imagetest.Run(t, "mount", "-t", "squashfs", "-o", "ro", dev, got)
+	defer exec.Command("umount", got).Run()
+	imagetest.Run(t, "tar", "-C", want, "--xattrs", "--xattrs-include=*", "-xpf", filepath.Join(dir, "in", "rootfs.tar"))
+	list := func(root string) string {
+		all := imagetest.Run(t, "sh", "-c", "cd "+root+" && find . -printf '%P %M %U:%G %s %T@ %l %n\\n' | sort && getfattr -Rdhm- . 2>&1 | sort && find . -type f -exec sha256sum {} + | sort")
+		all += imagetest.Run(t, "sh", "-c", "cd "+root+" && stat -c '%n %t %T' dev/console run/fifo")
+		// Folders have their own ideas of size, and parents a tar lacks of time.
+		all = regexp.MustCompile(`(?m)^(\S*) (d\S+ \S+) \d+ `).ReplaceAllString(all, "$1 $2 ")
+		return regexp.MustCompile(`(?m)^(etc|usr|dev|home|run) (d\S+ \S+) \S+`).ReplaceAllString(all, "$1 $2")
+	}
+	if a, b := list(got), list(want); a != b {
+		t.Errorf("got\n%s\nwant\n%s", a, b)
+	}
+}
+
+// starter builds the starter image once for the tests that boot it.
+func starter(t *testing.T, args ...string) string {
+	t.Helper()
+	img := filepath.Join(t.TempDir(), "starter.img")
+	imgtool(t, append([]string{"build", "--board", "rock64", "-o", img}, args...)...)
+	return img
+}
+
+// boot runs an image under U-Boot in QEMU until ready is seen, and returns the
+// console's text. send is typed when a text is seen.
+func boot(t *testing.T, img string, ready string, send ...[2]string) string {
+	t.Helper()
+	uboot := "/usr/lib/u-boot/qemu_arm64/u-boot.bin"
+	if _, err := os.Stat(uboot); err != nil {
+		imagetest.Skip(t, "%s is missing: install u-boot-qemu", uboot)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	// KVM may be there and not work; snapshot=on leaves the file alone.
+	cmd := exec.CommandContext(ctx, imagetest.Need(t, "qemu-system-aarch64"), "-accel", "tcg", "-M", "virt", "-cpu", "cortex-a53",
+		"-smp", fmt.Sprint(min(2, runtime.NumCPU())), "-m", "1024", "-nographic", "-no-reboot", "-bios", uboot,
+		"-drive", "if=none,id=d,format=raw,snapshot=on,file="+img, "-device", "virtio-blk-pci,drive=d")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	var log bytes.Buffer
+	begin := time.Now()
+	unseen := 0
+	for buf := make([]byte, 4096); ; {
+		n, err := out.Read(buf)
+		log.Write(buf[:n])
+		for len(send) > 0 && bytes.Contains(log.Bytes()[unseen:], []byte(send[0][0])) {
+			io.WriteString(in, send[0][1])
+			unseen = log.Len()
+			send = send[1:]
+		}
+		if len(send) == 0 && regexp.MustCompile(ready).Match(log.Bytes()) {
+			t.Logf("ready after %s", time.Since(begin).Round(100*time.Millisecond))
+			return log.String()
+		}
+		if err != nil {
+			t.Fatalf("%v before %q was seen:\n%s", err, ready, log.String())
+		}
+	}
+}
+
+func TestTheStarterBootsInQEMU(t *testing.T) {
+	img := starter(t, "--build-id", "boot-test-1")
+	before := hashFile(t, img)
+	log := boot(t, img, `imgtool starter ready: slot a, build boot-test-1, root overlay`)
+	if !strings.Contains(log, "Build ID: boot-test-1") {
+		t.Errorf("the boot script did not print the build id:\n%s", log)
+	}
+	if hashFile(t, img) != before {
+		t.Error("the image was changed")
+	}
+}
+
+// Slot B of an image with both slots boots its own root.
+func TestSlotBBootsInQEMU(t *testing.T) {
+	img := starter(t, "--build-id", "boot-test-2", "--slots", "ab")
+	log := boot(t, img, `imgtool starter ready: slot b, build boot-test-2, root overlay`,
+		[2]string{"Hit any key", "\n"},
+		[2]string{"=> ", "virtio scan; setenv devtype virtio; setenv devnum 0; setenv distro_bootpart 3; load virtio 0:3 ${scriptaddr} boot.scr; source ${scriptaddr}\n"})
+	if !strings.Contains(log, "Booting boot.1 from virtio 0:3") {
+		t.Errorf("it is not the third partition that booted:\n%s", log)
+	}
+}

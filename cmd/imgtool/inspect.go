@@ -1,0 +1,356 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/boards"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/fat"
+	"imgtool/image/gpt"
+	"imgtool/image/squashfs"
+	"imgtool/image/uboot"
+	"imgtool/layouts"
+)
+
+func newInspectCommand(u *ui) *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect FILE|DISK",
+		Short: "Show what is in an image, and check it",
+		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
+script and root file systems, and check tables and blobs. Exit status 6 if a check
+fails.`,
+		Example: `  imgtool inspect x.img.zst
+  imgtool inspect --json /dev/sdX`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), args[0], u) },
+	}
+}
+
+// report is what inspect found.
+type report struct {
+	Image      string           `json:"image"`
+	Format     string           `json:"format"`
+	Size       int64            `json:"size"`
+	Board      string           `json:"board,omitempty"`
+	BuildID    string           `json:"build_id,omitempty"`
+	Floor      int64            `json:"floor,omitempty"`
+	Table      string           `json:"table,omitempty"` // GUID of the disk
+	FirstLBA   int64            `json:"first_usable_sector,omitempty"`
+	Partitions []partReport     `json:"partitions"`
+	Blobs      []blobReport     `json:"blobs,omitempty"`
+	Inputs     []artifact.Input `json:"inputs,omitempty"`
+	Checks     []check          `json:"checks"`
+}
+
+type partReport struct {
+	Number   int             `json:"number"`
+	Name     string          `json:"name"`
+	Type     string          `json:"type"`
+	GUID     string          `json:"guid,omitempty"`
+	Off      int64           `json:"offset"`
+	Len      int64           `json:"length"`
+	Late     bool            `json:"late,omitempty"`
+	FAT      *fatReport      `json:"fat,omitempty"`
+	Squashfs *squashfsReport `json:"squashfs,omitempty"`
+}
+
+type fatReport struct {
+	Kind   int          `json:"kind"`
+	Label  string       `json:"label"`
+	Serial string       `json:"serial"`
+	Files  []fileReport `json:"files"`
+	Script string       `json:"script,omitempty"` // text of boot.scr
+}
+
+type fileReport struct {
+	Path string `json:"path"`
+	Size int64  `json:"size"`
+}
+
+type squashfsReport struct {
+	Codec     string `json:"codec"`
+	BlockSize int    `json:"block_size"`
+	Inodes    int    `json:"inodes"`
+	Used      int64  `json:"used"`
+	Time      int64  `json:"time"`
+}
+
+type blobReport struct {
+	Name string `json:"name"`
+	Off  int64  `json:"offset"`
+	Kind string `json:"kind"`
+}
+
+type check struct {
+	What  string `json:"check"`
+	Fault string `json:"fault,omitempty"` // empty: it holds
+}
+
+func runInspect(ctx context.Context, path string, u *ui) error {
+	pic, err := openPicture(path, u.in)
+	if err != nil {
+		return err
+	}
+	defer func() { pic.Close() }()
+	if err := pic.seek(ctx, u); err != nil {
+		return err
+	}
+	r, err := inspect(pic)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	u.endPhase()
+	if u.json {
+		err = u.print(r)
+	} else {
+		_, err = io.WriteString(u.out, r.text())
+	}
+	if err != nil {
+		return err
+	}
+	faults := 0
+	for _, c := range r.Checks {
+		if c.Fault != "" {
+			faults++
+		}
+	}
+	if faults > 0 {
+		return corrupt("%s: %d of %d checks fail", path, faults, len(r.Checks))
+	}
+	return nil
+}
+
+func inspect(pic *picture) (*report, error) {
+	img := pic.img
+	r := &report{Image: pic.name, Format: pic.format.String(), Size: img.Size()}
+	note := func(what string, err error) bool {
+		c := check{What: what}
+		if err != nil {
+			c.Fault = err.Error()
+		}
+		r.Checks = append(r.Checks, c)
+		return err == nil
+	}
+	if m := pic.manifest; m != nil {
+		r.Board, r.BuildID, r.Floor, r.Inputs = m.Board, m.BuildID, m.Floor, m.Inputs
+	}
+
+	table, err := gpt.Read(img)
+	if errors.As(err, new(*artifact.CorruptError)) {
+		return nil, err
+	}
+	note("partition table at the start", err)
+	backup, backupErr := gpt.ReadBackup(img, img.Size())
+	if backupErr == nil && table != nil && !sameTable(table, backup) {
+		backupErr = errors.New("it differs from the one at the start")
+	}
+	note("partition table at the end", backupErr)
+	if table == nil {
+		table = backup
+	}
+	if table != nil {
+		r.Table, r.FirstLBA = table.GUID, table.FirstUsable/512
+		for _, p := range table.Parts {
+			part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
+			if p.Off+p.Len > img.Size() {
+				note(p.Name, fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
+			} else if err := part.look(img, note); err != nil {
+				return nil, err
+			}
+			r.Partitions = append(r.Partitions, part)
+		}
+	}
+	if m := pic.manifest; m != nil {
+		for _, p := range m.Partitions {
+			if p.Late {
+				r.Partitions = append(r.Partitions, partReport{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: true})
+			}
+		}
+	}
+	r.blobs(img, note)
+	return r, nil
+}
+
+func sameTable(a, b *gpt.Table) bool {
+	return fmt.Sprint(*a) == fmt.Sprint(*b)
+}
+
+// look finds out what is in a partition.
+func (p *partReport) look(img *image.Image, note func(string, error) bool) error {
+	inside := io.NewSectionReader(img, p.Off, p.Len)
+	magic := make([]byte, 512)
+	if _, err := inside.ReadAt(magic, 0); err != nil && err != io.EOF {
+		return err
+	}
+	switch {
+	case string(magic[:4]) == "hsqs":
+		r, err := squashfs.Open(inside, p.Len)
+		if note(p.Name+": squashfs", err) {
+			s := r.Summary()
+			p.Squashfs = &squashfsReport{s.Codec, s.BlockSize, s.Inodes, s.BytesUsed, s.ModTime}
+		}
+	case magic[510] == 0x55 && magic[511] == 0xAA && (magic[0] == 0xEB || magic[0] == 0xE9):
+		f, err := fat.Open(inside)
+		if !note(p.Name+": FAT", err) {
+			return nil
+		}
+		p.FAT = &fatReport{Kind: f.Kind, Label: f.Label, Serial: fmt.Sprintf("%04X-%04X", f.Serial>>16, f.Serial&0xffff)}
+		files, err := f.Files()
+		if err != nil {
+			note(p.Name+": files", err)
+			return nil
+		}
+		for _, file := range files {
+			p.FAT.Files = append(p.FAT.Files, fileReport{file.Path, file.Size()})
+			if !strings.EqualFold(file.Path, "boot.scr") || file.Size() > uboot.MaxScript {
+				continue
+			}
+			b := make([]byte, file.Size())
+			_, err := io.ReadFull(io.NewSectionReader(file, 0, file.Size()), b)
+			if err == nil {
+				p.FAT.Script, err = uboot.ParseScript(b)
+			}
+			note(p.Name+": boot.scr", err)
+		}
+	}
+	return nil
+}
+
+// blobs looks for the blobs of the image's board, or of any board it may be for.
+func (r *report) blobs(img *image.Image, note func(string, error) bool) {
+	for _, name := range boards.Names() {
+		b, err := boards.Get(name)
+		if err != nil || r.Board != "" && r.Board != name {
+			continue
+		}
+		var found []blobReport
+		var missing []string
+		for _, blob := range b.Media[0].Blobs {
+			off := blob.Sector * 512
+			if boards.LooksLike(blob.Kind, io.NewSectionReader(img, off, max(0, img.Size()-off))) {
+				found = append(found, blobReport{blob.Input, off, blob.Kind})
+			} else {
+				missing = append(missing, fmt.Sprintf("%s is not at sector %d", blob.Input, blob.Sector))
+			}
+		}
+		if len(found) == 0 && r.Board == "" {
+			continue
+		}
+		r.Blobs = append(r.Blobs, found...)
+		var fault error
+		if len(missing) > 0 {
+			fault = errors.New(strings.Join(missing, ", "))
+		}
+		note("what "+name+" boots from", fault)
+	}
+}
+
+func (r *report) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s, %s (%d bytes)\n", r.Image, r.Format, human(r.Size), r.Size)
+	if r.Board != "" {
+		fmt.Fprintf(&b, "%s build %s, for disks from %s\n", r.Board, r.BuildID, human(r.Floor))
+	}
+	if len(r.Partitions) > 0 {
+		fmt.Fprintf(&b, "\n%s\n", bar(r.Partitions, max(r.Size, r.Floor)))
+		fmt.Fprintf(&b, "%3s %-12s %-14s %10s %10s  %s\n", "#", "name", "type", "start", "size", "holds")
+	}
+	for _, p := range r.Partitions {
+		size := human(p.Len)
+		if p.Len == 0 {
+			size = "the rest"
+		}
+		fmt.Fprintf(&b, "%3d %-12s %-14s %10s %10s  %s\n", p.Number, p.Name, p.Type, mebibytes(p.Off), size, p.holds())
+	}
+	if r.Table != "" {
+		fmt.Fprintf(&b, "\ndisk %s, first usable sector %d\n", r.Table, r.FirstLBA)
+	}
+	for _, blob := range r.Blobs {
+		fmt.Fprintf(&b, "%s at sector %d\n", blob.Name, blob.Off/512)
+	}
+	for _, p := range r.Partitions {
+		if p.FAT == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "\n%s: FAT%d %q, serial %s\n", p.Name, p.FAT.Kind, p.FAT.Label, p.FAT.Serial)
+		for _, f := range p.FAT.Files {
+			fmt.Fprintf(&b, "  %10d  %s\n", f.Size, f.Path)
+		}
+	}
+	for _, p := range r.Partitions {
+		if p.FAT != nil && p.FAT.Script != "" {
+			fmt.Fprintf(&b, "\n%s: boot.scr\n", p.Name)
+			for line := range strings.Lines(p.FAT.Script) {
+				fmt.Fprintf(&b, "  | %s", line)
+			}
+			break // the slots share one
+		}
+	}
+	if len(r.Inputs) > 0 {
+		b.WriteString("\ninputs\n")
+		for _, in := range r.Inputs {
+			fmt.Fprintf(&b, "  %.16s…  %s  %s\n", in.SHA256, in.Name, in.Origin)
+		}
+	}
+	b.WriteString("\nchecks\n")
+	for _, c := range r.Checks {
+		if c.Fault == "" {
+			fmt.Fprintf(&b, "  ok    %s\n", c.What)
+		} else {
+			fmt.Fprintf(&b, "  FAULT %s: %s\n", c.What, c.Fault)
+		}
+	}
+	return b.String()
+}
+
+func (p *partReport) holds() string {
+	switch {
+	case p.Late:
+		return "made by the device on its first boot"
+	case p.FAT != nil:
+		return fmt.Sprintf("FAT%d %s, %d files", p.FAT.Kind, p.FAT.Label, len(p.FAT.Files))
+	case p.Squashfs != nil:
+		return fmt.Sprintf("squashfs %s, %s in %d inodes", p.Squashfs.Codec, human(p.Squashfs.Used), p.Squashfs.Inodes)
+	}
+	return ""
+}
+
+func mebibytes(n int64) string {
+	if n%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return human(n)
+}
+
+// bar is the disk to scale in one line, each partition at least its number wide.
+func bar(parts []partReport, size int64) string {
+	const width = 76
+	var b strings.Builder
+	at := int64(0)
+	cells := func(n int64) int { return int(n * width / size) }
+	for _, p := range parts {
+		if gap := cells(p.Off - at); gap > 0 {
+			b.WriteString(strings.Repeat(".", gap))
+		}
+		length := p.Len
+		if length == 0 {
+			length = max(0, size-p.Off)
+		}
+		fill := "="
+		if p.Late {
+			fill = "-"
+		}
+		label := fmt.Sprint(p.Number)
+		n := max(1, cells(length)-2-len(label))
+		b.WriteString("[" + label + strings.Repeat(fill, n) + "]")
+		at = p.Off + length
+	}
+	return b.String()
+}

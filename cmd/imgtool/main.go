@@ -1,0 +1,137 @@
+// Command imgtool builds disk images for embedded boards and flashes them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/flash"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/source"
+)
+
+// Exit statuses, also in README.md.
+const (
+	exitOK          = 0
+	exitDiffers     = 1
+	exitUsage       = 2
+	exitInput       = 3
+	exitRefused     = 4
+	exitPermission  = 5
+	exitCorrupt     = 6
+	exitWrite       = 7
+	exitMismatch    = 8
+	exitGone        = 9
+	exitWrongBoard  = 10
+	exitInternal    = 70
+	exitInterrupted = 130
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	u := &ui{in: stdin, out: stdout, err: stderr}
+	defer func() {
+		if r := recover(); r != nil {
+			u.endPhase()
+			fmt.Fprintf(stderr, "imgtool: internal error: %v\n", r)
+			status = exitInternal
+		}
+	}()
+	cmd := newCommand(u)
+	cmd.SetArgs(args)
+	cmd.SetIn(stdin)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	u.endPhase()
+	if err == nil {
+		return exitOK
+	}
+	if !u.started {
+		err = &usageError{err}
+	}
+	status = exitStatus(err)
+	if ctx.Err() != nil {
+		status = exitInterrupted
+		err = errors.New("interrupted" + u.onInterrupt)
+	}
+	u.fail(err, status)
+	return status
+}
+
+func newCommand(u *ui) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "imgtool",
+		Short: "Build disk images for embedded boards and flash them",
+		Long: `imgtool builds a disk image from a board's definition and flashes it, checked
+byte by byte. Building needs no root.
+
+Data goes to stdout, words and progress to stderr.`,
+		Example: `  imgtool build --board rock64
+  imgtool flash /dev/sdX`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, args []string) error { return cmd.Help() },
+		PersistentPreRun: func(cmd *cobra.Command, args []string) {
+			u.start()
+		},
+	}
+	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
+	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newVerifyCommand(u), newInspectCommand(u),
+		newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
+	return cmd
+}
+
+// usageError is a command line that cannot be.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// hinted is an error with what to do about it.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e *hinted) Unwrap() error { return e.error }
+
+func hint(err error, format string, args ...any) error {
+	return &hinted{err, fmt.Sprintf(format, args...)}
+}
+
+func exitStatus(err error) int {
+	is := func(target any) bool { return errors.As(err, target) }
+	switch {
+	case is(new(*usageError)):
+		return exitUsage
+	case is(new(*flash.RefusedError)):
+		return exitRefused
+	case is(new(*image.MismatchError)), is(new(*flash.ReadError)):
+		return exitMismatch
+	case is(new(*flash.GoneError)), is(new(*noDiskError)):
+		return exitGone
+	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)):
+		return exitCorrupt
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EPERM):
+		return exitPermission
+	case is(new(*image.WriteError)), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EIO),
+		errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+		return exitWrite
+	}
+	return exitInput
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"imgtool/image"
+	"imgtool/image/artifact"
+)
+
+// picture is an image that was opened, wherever it comes from.
+type picture struct {
+	name     string             // of the file, or "standard input"
+	img      *image.Image       // nil if it comes from front to back only
+	stream   *artifact.Streamed // the other way
+	manifest *artifact.Manifest // nil if it has none
+	format   artifact.Format
+	file     *os.File // nil for standard input
+}
+
+func (p *picture) Close() {
+	if p.file != nil {
+		p.file.Close()
+	}
+}
+
+// chunks is the content, each checked against the manifest if there is one.
+func (p *picture) chunks() iter.Seq2[image.Chunk, error] {
+	if p.img != nil {
+		return p.img.Chunks(image.PieceSize)
+	}
+	return p.stream.Chunks()
+}
+
+// openPicture opens an image file, or standard input as "-". Length, index and
+// manifest are checked.
+func openPicture(path string, stdin io.Reader) (*picture, error) {
+	if path == "-" {
+		s, err := artifact.Stream(stdin, nil)
+		if err != nil {
+			return nil, fmt.Errorf("standard input: %w", err)
+		}
+		return &picture{name: "standard input", stream: s, manifest: s.Manifest, format: s.Format}, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	p := &picture{name: path, file: f}
+	if err := p.open(path); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+func (p *picture) open(path string) error {
+	info, err := p.file.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
+	switch {
+	case info.IsDir():
+		return errors.New("a folder is no image")
+	case info.Mode()&fs.ModeDevice != 0:
+		if size, err = p.file.Seek(0, io.SeekEnd); err != nil {
+			return err
+		}
+	case !info.Mode().IsRegular():
+		return errors.New("it is neither a file nor a disk; give an image from a pipe as -")
+	}
+	var sidecar *artifact.Manifest
+	if b, err := os.ReadFile(artifact.ManifestPath(path)); err == nil {
+		if sidecar, err = artifact.ParseManifest(b); err != nil {
+			return &artifact.CorruptError{Err: fmt.Errorf("%s: %w", artifact.ManifestPath(path), err)}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
+	if err == nil {
+		p.img, p.manifest, p.format = o.Image, o.Manifest, o.Format
+		return nil
+	}
+	if !errors.Is(err, artifact.ErrStream) {
+		return err
+	}
+	if p.stream, err = artifact.Stream(io.NewSectionReader(p.file, 0, size), sidecar); err != nil {
+		return err
+	}
+	p.manifest, p.format = p.stream.Manifest, p.stream.Format
+	return nil
+}
+
+// seek makes an image that comes from front to back one that can be read
+// anywhere, in a scratch file if it must.
+func (p *picture) seek(ctx context.Context, u *ui) error {
+	if p.img != nil {
+		return nil
+	}
+	f, err := os.CreateTemp(os.Getenv("TMPDIR"), "imgtool-*")
+	if err != nil {
+		return err
+	}
+	os.Remove(f.Name())
+	var total int64
+	if p.manifest != nil {
+		total = p.manifest.Size
+	}
+	m, err := image.Write(ctx, f, sparse(p.stream.Chunks()), u.phases("unpacking", total))
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	size := m.Size
+	if p.manifest != nil {
+		size = p.manifest.Size
+	}
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return err
+	}
+	o, err := artifact.Open(io.NewSectionReader(f, 0, size), p.manifest)
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	p.Close()
+	p.img, p.file = o.Image, f
+	return nil
+}
+
+// sparse leaves out the blocks of zeros at both ends of a chunk, all but the
+// last byte of it.
+func sparse(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if err == nil && len(c.Data) > 0 {
+				first := slices.IndexFunc(c.Data, func(b byte) bool { return b != 0 })
+				if first < 0 {
+					first = len(c.Data) - 1
+				}
+				c = image.Chunk{Off: c.Off + int64(first), Data: c.Data[first:]}
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// newestImage is the latest image in out/.
+func newestImage() (string, error) {
+	var newest string
+	var latest fs.FileInfo
+	for _, pattern := range []string{"out/*.img", "out/*.img.zst", "out/*.img.xz", "out/*.img.gz"} {
+		files, _ := filepath.Glob(pattern)
+		for _, f := range files {
+			if info, err := os.Stat(f); err == nil && info.Mode().IsRegular() && (latest == nil || info.ModTime().After(latest.ModTime())) {
+				newest, latest = f, info
+			}
+		}
+	}
+	if newest == "" {
+		return "", usagef("there is no image in out/: say which with --image FILE, or build one with imgtool build")
+	}
+	return newest, nil
+}

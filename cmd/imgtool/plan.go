@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+
+	"imgtool/flash"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/gpt"
+)
+
+// plan is an image on its way to a disk: what lies before its first partition is
+// in memory, its table is known, and the rest is still to come.
+type plan struct {
+	pic   *picture
+	table *gpt.Table    // nil: an MBR
+	start int64         // of the first partition
+	size  int64         // of the image, in bytes
+	head  []image.Chunk // what lies before start
+	first []image.Chunk // what was read of the rest
+	next  func() (image.Chunk, error, bool)
+	Close func()
+}
+
+// maxHead bounds what is kept of an image: what lies before its first partition.
+const maxHead = 64 << 20
+
+func corrupt(format string, args ...any) error {
+	return &artifact.CorruptError{Err: fmt.Errorf(format, args...)}
+}
+
+// newPlan reads an image up to its first partition.
+func newPlan(pic *picture) (*plan, error) {
+	p := &plan{pic: pic}
+	p.next, p.Close = iter.Pull2(pic.chunks())
+	if err := p.read(); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("%s: %w", pic.name, err)
+	}
+	return p, nil
+}
+
+func (p *plan) read() error {
+	c, err, ok := p.next()
+	if err != nil {
+		return err
+	}
+	if !ok || c.Off != 0 {
+		return corrupt("it is no disk image: there is nothing at its start")
+	}
+	p.table, err = gpt.Read(bytes.NewReader(c.Data))
+	switch {
+	case err == nil:
+		p.start, p.size = p.table.Start(), p.table.Size
+		if len(p.table.Parts) == 0 {
+			return corrupt("it has a partition table without partitions")
+		}
+	case !errors.Is(err, gpt.ErrNone):
+		return corrupt("its partition table is damaged: %w", err)
+	case len(c.Data) < 512 || c.Data[510] != 0x55 || c.Data[511] != 0xAA:
+		return corrupt("it is no disk image: it starts with no partition table")
+	default:
+		if p.start, p.size, err = mbr(c.Data); err != nil {
+			return err
+		}
+	}
+	if m := p.pic.manifest; m != nil {
+		if p.table != nil && p.size != m.Size {
+			return corrupt("its partition table is for a disk of %d bytes, its manifest says %d", p.size, m.Size)
+		}
+		p.size = m.Size
+	}
+	if p.pic.img != nil && p.pic.img.Size() < p.size {
+		return corrupt("it is cut short: %d bytes of the %d its partition table speaks of", p.pic.img.Size(), p.size)
+	}
+	if p.start > maxHead {
+		return corrupt("its first partition starts at byte %d; up to %d can be kept in memory", p.start, int64(maxHead))
+	}
+	for ok && len(p.first) == 0 {
+		if err != nil && !errors.Is(err, gpt.ErrNone) {
+			return err
+		}
+		before, after := cut(c, p.start)
+		if len(before.Data) > 0 {
+			p.head = append(p.head, before)
+		}
+		if len(after.Data) > 0 {
+			p.first = append(p.first, after)
+			break
+		}
+		c, err, ok = p.next()
+	}
+	return nil
+}
+
+// mbr reads where the first partition of an old table starts and the last ends.
+func mbr(sector []byte) (start, end int64, err error) {
+	le := binary.LittleEndian
+	for i := range 4 {
+		e := sector[446+16*i:]
+		first, n := int64(le.Uint32(e[8:])), int64(le.Uint32(e[12:]))
+		if e[4] == 0 || n == 0 {
+			continue
+		}
+		if first == 0 {
+			return 0, 0, corrupt("its partition table is damaged: partition %d starts at sector 0", i+1)
+		}
+		if start == 0 || first*512 < start {
+			start = first * 512
+		}
+		end = max(end, (first+n)*512)
+	}
+	if start == 0 {
+		return 0, 0, corrupt("it is no disk image: its partition table has no partitions")
+	}
+	return start, end, nil
+}
+
+// cut divides a chunk at a byte of the image.
+func cut(c image.Chunk, at int64) (before, after image.Chunk) {
+	n := min(max(at-c.Off, 0), int64(len(c.Data)))
+	return image.Chunk{Off: c.Off, Data: c.Data[:n:n]}, image.Chunk{Off: c.Off + n, Data: c.Data[n:]}
+}
+
+// body is the content of the partitions. An image that ends early is found when
+// it ends.
+func (p *plan) body() iter.Seq2[image.Chunk, error] {
+	// The backup table goes to the end of the disk, not of the image.
+	limit := p.size
+	if p.table != nil {
+		limit = p.size - gpt.TailSize
+	}
+	return func(yield func(image.Chunk, error) bool) {
+		seen := p.start
+		give := func(c image.Chunk) bool {
+			seen = max(seen, c.Off+int64(len(c.Data)))
+			c, _ = cut(c, limit)
+			return len(c.Data) == 0 || yield(c, nil)
+		}
+		for _, c := range p.first {
+			if !give(c) {
+				return
+			}
+		}
+		for {
+			c, err, ok := p.next()
+			if err != nil {
+				yield(image.Chunk{}, fmt.Errorf("%s: %w", p.pic.name, err))
+				return
+			}
+			if !ok {
+				break
+			}
+			if !give(c) {
+				return
+			}
+		}
+		// With a manifest the length was checked.
+		if p.pic.manifest == nil && seen < p.size {
+			yield(image.Chunk{}, fmt.Errorf("%s: %w", p.pic.name, corrupt("it is cut short: %d bytes of the %d its partition table speaks of", seen, p.size)))
+		}
+	}
+}
+
+// bodySize is how much body gives, 0 if that is not known.
+func (p *plan) bodySize() (n int64) {
+	count := func(off, size int64) {
+		n += max(0, min(off+size, p.size)-max(off, p.start))
+	}
+	switch {
+	case p.pic.manifest != nil:
+		for _, e := range p.pic.manifest.Pieces {
+			count(e.Off, e.Len)
+		}
+	case p.pic.img != nil:
+		for s := range p.pic.img.Spans() {
+			count(s.Off, s.Len)
+		}
+	}
+	return n
+}
+
+// ends is what lies before the first partition and at the end of a disk of size
+// bytes: the table fitted to it, its backup, and everything else as it is.
+func (p *plan) ends(size int64) (before, after []image.Chunk, err error) {
+	m, err := p.endImage(size)
+	if err != nil {
+		return nil, nil, err
+	}
+	for c, err := range m.Chunks(image.PieceSize) {
+		if err != nil {
+			return nil, nil, err
+		}
+		// Chunks are rounded out to blocks, partitions need not be.
+		first, rest := cut(c, p.start)
+		if len(first.Data) > 0 {
+			before = append(before, first)
+		}
+		if _, rest = cut(rest, size/512*512-gpt.TailSize); len(rest.Data) > 0 && p.table != nil {
+			after = append(after, rest)
+		}
+	}
+	return before, after, nil
+}
+
+func (p *plan) endImage(size int64) (*image.Image, error) {
+	var extents []image.Extent
+	tableEnd := int64(0)
+	if p.table != nil {
+		fitted, err := p.table.Fit(size)
+		if err != nil {
+			return nil, err
+		}
+		tables, err := fitted.Extents()
+		if err != nil {
+			return nil, err
+		}
+		// Boot code before the protective MBR's table is the image's own.
+		head := make([]byte, gpt.HeadSize)
+		if _, err := tables[0].ReadAt(head, 0); err != nil {
+			return nil, err
+		}
+		copy(head[:440], p.head[0].Data)
+		tables[0].Content = bytes.NewReader(head)
+		extents, tableEnd = tables, gpt.HeadSize
+	}
+	for _, c := range p.head {
+		_, c = cut(c, tableEnd)
+		extents = append(extents, image.Extent{Name: "head", Off: c.Off, Content: bytes.NewReader(c.Data)})
+	}
+	return image.New(size, extents...)
+}
+
+// need is what the image asks of a disk.
+func (p *plan) need() flash.Need {
+	n := flash.Need{Size: p.size, SectorSize: 512}
+	if m := p.pic.manifest; m != nil {
+		n.Floor, n.Who = m.Floor, m.Board
+	}
+	return n
+}
+
+// Where the in-progress record lies: behind the first block, which holds the
+// table's header, and before any partition.
+const recordOff = image.Block
+
+// job is what is written to a disk of size bytes.
+func (p *plan) job(size int64) (flash.Job, error) {
+	before, after, err := p.ends(size)
+	if err != nil {
+		return flash.Job{}, err
+	}
+	const margin = 1 << 20 // holds any backup table, and the signatures of file systems
+	j := flash.Job{Body: p.body(), BodySize: p.bodySize()}
+	wipe := func(off, end int64) {
+		off, end = max(0, off)/512*512, min(end, size)/512*512
+		if off < end {
+			j.Wipe = append(j.Wipe, image.Span{Off: off, Len: end - off})
+		}
+	}
+	wipe(0, p.start)
+	wipe(max(p.start, size-margin), size)
+	record := map[string]any{"size": p.size}
+	if m := p.pic.manifest; m != nil {
+		record["board"], record["build_id"] = m.Board, m.BuildID
+		// Where the device makes a file system, it must not find an old one.
+		for _, part := range m.Partitions {
+			if !part.Late {
+				continue
+			}
+			wipe(part.Off, part.Off+margin)
+			if part.Len > 0 {
+				wipe(part.Off+part.Len-margin, part.Off+part.Len)
+			}
+		}
+	}
+	if p.start >= recordOff+image.Block {
+		text, err := json.Marshal(record)
+		if err != nil {
+			return flash.Job{}, err
+		}
+		j.Record, j.RecordOff = append([]byte("imgtool: flash in progress\n"), append(text, '\n')...), recordOff
+	}
+	j.Head = func() ([]image.Chunk, error) { return append(before, after...), nil }
+	return j, nil
+}
+
+// expected is everything a disk of size bytes should hold, in order.
+func (p *plan) expected(size int64) (iter.Seq2[image.Chunk, error], error) {
+	before, after, err := p.ends(size)
+	if err != nil {
+		return nil, err
+	}
+	return func(yield func(image.Chunk, error) bool) {
+		for _, c := range before {
+			if !yield(c, nil) {
+				return
+			}
+		}
+		for c, err := range p.body() {
+			if !yield(c, err) || err != nil {
+				return
+			}
+		}
+		for _, c := range after {
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}, nil
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"imgtool/image"
+)
+
+// ui is the one place that talks to people. Data goes to out, all else to err:
+// no capitals and no full stop, except in whole paragraphs. On a terminal a
+// phase is a bar that goes away when it is done; in a log it is a line when it
+// begins and one every ten seconds; with --json it is an object a line.
+type ui struct {
+	in       io.Reader
+	out, err io.Writer
+	json     bool
+
+	started     bool // the command line was understood
+	terminal    bool
+	onInterrupt string // what an interrupt leaves behind
+
+	mu    sync.Mutex
+	phase *phase
+}
+
+// phase is what is going on.
+type phase struct {
+	name        string
+	done, total int64
+	begin, last time.Time
+	bar         *progressbar.ProgressBar
+}
+
+func (u *ui) start() {
+	u.started = true
+	f, ok := u.err.(*os.File)
+	u.terminal = ok && !u.json && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+}
+
+func (u *ui) say(format string, args ...any) {
+	u.endPhase()
+	if u.json {
+		u.event(map[string]any{"event": "message", "message": fmt.Sprintf(format, args...)})
+		return
+	}
+	fmt.Fprintf(u.err, format+"\n", args...)
+}
+
+func (u *ui) warn(message string) {
+	u.endPhase()
+	if u.json {
+		u.event(map[string]any{"event": "warning", "message": message})
+		return
+	}
+	fmt.Fprintln(u.err, "imgtool: warning: "+message)
+}
+
+func (u *ui) fail(err error, status int) {
+	var advice string
+	var h *hinted
+	if errors.As(err, &h) {
+		advice = h.hint
+	}
+	message := err.Error()
+	if u.json {
+		e := map[string]any{"event": "error", "error": message, "status": status}
+		if advice != "" {
+			e["hint"] = advice
+		}
+		u.event(e)
+		return
+	}
+	for line := range strings.SplitSeq(message, "\n") {
+		fmt.Fprintln(u.err, "imgtool: "+line)
+	}
+	if advice != "" {
+		fmt.Fprintln(u.err, "imgtool: "+advice)
+	}
+	if status == exitUsage {
+		fmt.Fprintln(u.err, "imgtool: see imgtool --help")
+	}
+}
+
+func (u *ui) event(e map[string]any) {
+	b, _ := json.Marshal(e)
+	fmt.Fprintf(u.err, "%s\n", b)
+}
+
+// print writes a result as JSON.
+func (u *ui) print(v any) error {
+	e := json.NewEncoder(u.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// phases draws the phases of a long work.
+func (u *ui) phases(name string, total int64) image.Progress {
+	u.endPhase()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	p := &phase{name: name, total: total, begin: time.Now(), last: time.Now()}
+	u.phase = p
+	switch {
+	case u.terminal:
+		if total == 0 {
+			total = -1
+		}
+		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(u.err), progressbar.OptionSetDescription(fmt.Sprintf("%-12s", name)),
+			progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionShowTotalBytes(true), progressbar.OptionSetPredictTime(true),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
+	case u.json:
+		u.progress(p)
+	case total > 0:
+		fmt.Fprintf(u.err, "%s: %s\n", name, human(total))
+	default:
+		fmt.Fprintln(u.err, name)
+	}
+	return func(n int64) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		p.done += n
+		every := 10 * time.Second
+		if u.json {
+			every = 300 * time.Millisecond
+		}
+		switch now := time.Now(); {
+		case p.bar != nil:
+			p.bar.Add64(n)
+		case now.Sub(p.last) < every:
+		case u.json:
+			p.last = now
+			u.progress(p)
+		default:
+			p.last = now
+			line := fmt.Sprintf("%s: %s", p.name, human(p.done))
+			if p.total > 0 {
+				line += fmt.Sprintf(" of %s, %d %%, %s left", human(p.total), 100*p.done/p.total, p.left().Round(time.Second))
+			}
+			fmt.Fprintln(u.err, line)
+		}
+	}
+}
+
+func (p *phase) left() time.Duration {
+	if p.done <= 0 || p.total < p.done {
+		return 0
+	}
+	return time.Duration(float64(time.Since(p.begin)) / float64(p.done) * float64(p.total-p.done))
+}
+
+func (u *ui) progress(p *phase) {
+	e := map[string]any{"event": "progress", "phase": p.name, "bytes": p.done}
+	if p.total > 0 {
+		e["total"] = p.total
+	}
+	if s := time.Since(p.begin).Seconds(); s > 0.1 {
+		e["rate"] = int64(float64(p.done) / s)
+		e["eta_s"] = int64(p.left().Seconds())
+	}
+	u.event(e)
+}
+
+func (u *ui) endPhase() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.phase == nil {
+		return
+	}
+	if u.phase.bar != nil {
+		u.phase.bar.Clear()
+	} else if u.json {
+		u.progress(u.phase)
+	}
+	u.phase = nil
+}
+
+// ask asks a person a question that only "yes" answers well.
+func (u *ui) ask(question string) (bool, error) {
+	f, ok := u.in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return false, usagef("nobody is there to answer: pass --yes to write without a question")
+	}
+	u.endPhase()
+	fmt.Fprintf(u.err, "%s\nType yes to go on: ", question)
+	line, err := readLine(u.in)
+	return strings.TrimSpace(line) == "yes", err
+}
+
+// readLine reads no further than the end of the line.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	for b := make([]byte, 1); ; {
+		n, err := r.Read(b)
+		if n == 1 && b[0] == '\n' || err == io.EOF {
+			return string(line), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		line = append(line, b[:n]...)
+	}
+}
+
+func human(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d bytes", n)
+}

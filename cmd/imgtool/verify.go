@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/flash"
+	"imgtool/image"
+)
+
+func newVerifyCommand(u *ui) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "verify DISK",
+		Short: "Compare a disk with an image, byte by byte",
+		Long: `Read from a disk, past the cache, everything an image holds and compare it. The
+partition table is expected as flash writes it: with its backup at the end of the
+disk. What the image leaves alone is not looked at. Nothing is written.`,
+		Example: `  imgtool verify /dev/sdX
+  imgtool verify --image x.img.zst /dev/sdX`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runVerify(cmd.Context(), args[0], file, u) },
+	}
+	cmd.Flags().StringVar(&file, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
+	return cmd
+}
+
+func runVerify(ctx context.Context, target, file string, u *ui) (err error) {
+	begin := time.Now()
+	if file == "" {
+		if file, err = newestImage(); err != nil {
+			return err
+		}
+		u.say("image: %s, the newest in out/", file)
+	}
+	pic, err := openPicture(file, u.in)
+	if err != nil {
+		return err
+	}
+	defer pic.Close()
+	p, err := newPlan(pic)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	disk, err := findDisk(target)
+	if err != nil {
+		return err
+	}
+	expected, err := p.expected(disk.Size)
+	if err != nil {
+		return &image.MismatchError{Name: "size", Len: disk.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", disk.Size, err)}
+	}
+	t, err := flash.OpenRead(disk)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	var n int64
+	progress := u.phases("comparing", p.bodySize()+p.start)
+	if err := image.Compare(ctx, t, expected, func(k int64) { n += k; progress.Add(k) }); err != nil {
+		if errors.As(err, new(*image.MismatchError)) {
+			return fmt.Errorf("%s: %w", disk.Path, err)
+		}
+		return err
+	}
+	took := time.Since(begin)
+	if u.json {
+		u.endPhase()
+		return u.print(map[string]any{"disk": disk.Path, "image": pic.name, "build_id": buildID(pic), "verified": n, "seconds": took.Seconds()})
+	}
+	u.say("%s: %s are as in %s, in %s", disk.Path, human(n), pic.name, took.Round(100*time.Millisecond))
+	return nil
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/image/squashfs"
+)
+
+// version is set by the linker in a release.
+var version = ""
+
+func newVersionCommand(u *ui) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version, and the codecs that are in",
+		Example: "  imgtool version",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, args []string) error { return runVersion(u) },
+	}
+}
+
+func runVersion(u *ui) error {
+	v := version
+	if info, ok := debug.ReadBuildInfo(); ok && v == "" {
+		v = info.Main.Version
+	}
+	var codecs []string
+	for _, name := range []string{"zstd", "xz", "gzip", "lz4"} {
+		c, err := squashfs.Codec(name)
+		if err != nil {
+			return err
+		}
+		codecs = append(codecs, c)
+	}
+	if u.json {
+		return u.print(map[string]any{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH, "codecs": codecs})
+	}
+	fmt.Fprintf(u.out, "imgtool %s %s/%s %s\n", v, runtime.GOOS, runtime.GOARCH, runtime.Version())
+	for _, c := range codecs {
+		fmt.Fprintf(u.out, "  squashfs %s\n", c)
+	}
+	return nil
+}

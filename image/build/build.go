@@ -1,0 +1,543 @@
+// Package build is the one place where definitions meet bytes: a board, a
+// layout and inputs go in, an image and its manifest come out.
+package build
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/pelletier/go-toml/v2"
+
+	"imgtool/boards"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/fat"
+	"imgtool/image/gpt"
+	"imgtool/image/source"
+	"imgtool/image/squashfs"
+	"imgtool/image/tree"
+	"imgtool/image/uboot"
+	"imgtool/layouts"
+)
+
+// DefaultTime is what everything made is dated when no time is given:
+// 2026-01-01 UTC.
+const DefaultTime = 1767225600
+
+// Options is what an image is built from.
+type Options struct {
+	Board       *boards.Board
+	Slots       string            // a or ab; "" is a
+	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
+	Compression string            // of the squashfs, as squashfs.Options has it
+	BlockSize   int
+	BuildID     string // "" is derived from the inputs
+	Cmdline     string // added to the kernel's arguments
+	Seed        []byte // nil is none
+	SeedName    string // for messages
+	Time        int64  // seconds since 1970
+	TempDir     string // for scratch files, which have no name
+	Opener      *source.Opener
+	Warn        func(string)
+	Phases      image.Phases
+}
+
+// Result is what was built. It reads from inputs and scratch files: Close only
+// when it is written.
+type Result struct {
+	Image    *image.Image
+	Manifest *artifact.Manifest
+	scratch  []*os.File
+}
+
+// Close releases the scratch files.
+func (r *Result) Close() {
+	for _, f := range r.scratch {
+		f.Close()
+	}
+}
+
+// MissingInputsError says which inputs were not given.
+type MissingInputsError struct {
+	Board string
+	Names []string
+}
+
+func (e *MissingInputsError) Error() string {
+	list := strings.Join(e.Names, ", ")
+	if len(e.Names) == 1 {
+		return fmt.Sprintf("%s needs the input %s, and it is not there", e.Board, list)
+	}
+	return fmt.Sprintf("%s needs the inputs %s, and they are not there", e.Board, list)
+}
+
+const starterScheme = "starter:"
+
+// builder is the state of one Build, in the order it comes about.
+type builder struct {
+	Options
+	medium   *boards.Medium
+	placed   *layouts.Placed
+	packages packages
+
+	root   *source.Root
+	files  map[string]*source.File
+	inputs []artifact.Input
+
+	buildID string
+	digest  []byte // of all inputs and options but the seed
+	codec   string
+	result  *Result
+}
+
+// Build checks everything, then makes the image. What the inputs can be blamed
+// for is found before the squashfs is made, as far as can be.
+func Build(ctx context.Context, opt Options) (_ *Result, err error) {
+	b := &builder{Options: opt, medium: &opt.Board.Media[0], result: &Result{}, files: map[string]*source.File{},
+		packages: packages{open: opt.Opener.Package, loaded: map[string]*source.Package{}}}
+	if b.Slots == "" {
+		b.Slots = "a"
+	}
+	if b.Warn == nil {
+		b.Warn = func(string) {}
+	}
+	defer func() {
+		if err != nil {
+			b.result.Close()
+		}
+	}()
+	if err := b.check(); err != nil {
+		return nil, err
+	}
+	if err := b.open(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.identify(ctx); err != nil {
+		return nil, err
+	}
+	extents, err := b.extents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if b.result.Image, err = image.New(b.placed.Size, extents...); err != nil {
+		return nil, err
+	}
+	b.result.Manifest = b.manifest()
+	return b.result, nil
+}
+
+var (
+	goodID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
+	badArgument = regexp.MustCompile(`[^ -~]|["'$\\;@` + "`" + `]`)
+)
+
+// check looks at what needs no input to be opened.
+func (b *builder) check() (err error) {
+	if b.placed, err = b.medium.Placing.Place(b.Slots); err != nil {
+		return err
+	}
+	if err := b.squashfs().Check(); err != nil {
+		return err
+	}
+	if b.codec, err = squashfs.Codec(b.Compression); err != nil {
+		return err
+	}
+	if b.BuildID != "" && !goodID.MatchString(b.BuildID) {
+		return fmt.Errorf("build id %q: it must be 1 to 64 letters, digits and . _ + -, starting with a letter or digit", b.BuildID)
+	}
+	// U-Boot's shell would take these apart.
+	if bad := badArgument.FindString(b.Cmdline); bad != "" {
+		return fmt.Errorf("kernel arguments %q: %q cannot be in a boot script", b.Cmdline, bad)
+	}
+	if n := len(b.Cmdline); n > 1500 {
+		return fmt.Errorf("kernel arguments of %d bytes: arm64 kernels take 2048 in all, so at most 1500 can be added", n)
+	}
+	if b.Seed != nil {
+		if err := b.checkSeed(); err != nil {
+			return err
+		}
+	}
+	inputs := b.Board.Inputs()
+	if len(b.Inputs) == 0 {
+		b.Inputs = map[string]string{}
+		for _, name := range inputs {
+			b.Inputs[name] = "starter"
+		}
+	}
+	var missing []string
+	for _, name := range inputs {
+		if b.Inputs[name] == "" {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return &MissingInputsError{b.Board.Name, missing}
+	}
+	for name, ref := range b.Inputs {
+		if !slices.Contains(inputs, name) {
+			return fmt.Errorf("%s has no input %q; it has %s", b.Board.Name, name, strings.Join(inputs, ", "))
+		}
+		if ref == "starter" {
+			if b.Inputs[name] = b.Board.Starter.Inputs[name]; b.Inputs[name] == "" {
+				return fmt.Errorf("%s has no default source for %s: pass --input %s=FILE", b.Board.Name, name, name)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *builder) checkSeed() error {
+	if b.Board.Seed.Path == "" {
+		return fmt.Errorf("%s takes no seed", b.Board.Name)
+	}
+	if strings.Contains(b.Slots, "b") {
+		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
+	}
+	var any map[string]any
+	if err := toml.Unmarshal(b.Seed, &any); err != nil {
+		var at *toml.DecodeError
+		if errors.As(err, &at) {
+			line, _ := at.Position()
+			return fmt.Errorf("%s:%d: the seed is no TOML: %s", b.SeedName, line, strings.TrimPrefix(at.Error(), "toml: "))
+		}
+		return fmt.Errorf("%s: the seed is no TOML: %w", b.SeedName, err)
+	}
+	return nil
+}
+
+// open opens all inputs, the root file system first: others may be files in it.
+func (b *builder) open(ctx context.Context) (err error) {
+	if ref, ok := b.Inputs["rootfs"]; ok {
+		if ref == starterScheme+"rootfs" {
+			b.root, err = b.openStarterRoot(ctx)
+		} else {
+			b.root, err = b.Opener.Root(ctx, ref)
+		}
+		if err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+	}
+	for _, name := range b.Board.Inputs() {
+		if name == "rootfs" {
+			b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: b.root.Digest, Origin: b.root.Origin})
+			continue
+		}
+		f, err := b.openFile(ctx, b.Inputs[name])
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if f.Size() == 0 {
+			return fmt.Errorf("%s: the file is empty", name)
+		}
+		b.files[name] = f
+		b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: f.SHA256, Origin: f.Origin})
+		if kind := b.Board.KindOf(name); !boards.LooksLike(kind, f) {
+			b.Warn(fmt.Sprintf("%s does not look like a %s: it is taken as it is", name, kind))
+		}
+	}
+	return nil
+}
+
+func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
+	busybox, err := b.packages.get(ctx, b.Board.Starter.Busybox)
+	if err != nil {
+		return nil, err
+	}
+	t, err := starterRoot(busybox, b.Time)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := t.Digest(ctx, nil)
+	return &source.Root{Tree: t, Digest: digest, Origin: busybox.Name + " " + busybox.Version}, err
+}
+
+func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error) {
+	if ref == starterScheme+"initrd" {
+		s := b.Board.Starter
+		busybox, err := b.packages.get(ctx, s.Busybox)
+		if err != nil {
+			return nil, err
+		}
+		kernel, err := b.packages.get(ctx, s.Kernel)
+		if err != nil {
+			return nil, err
+		}
+		data, err := starterInitrd(busybox, kernel, s.Modules, b.Time)
+		if err != nil {
+			return nil, err
+		}
+		return fileOf(bytes.NewReader(data), busybox.Name+" "+busybox.Version+", "+kernel.Name+" "+kernel.Version)
+	}
+	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
+		t := (*tree.Tree)(nil)
+		if b.root != nil {
+			t = b.root.Tree
+		}
+		if b.root != nil && t == nil {
+			r, err := squashfs.Open(b.root.Squashfs, b.root.Squashfs.Size())
+			if err != nil {
+				return nil, err
+			}
+			if t, err = r.Tree(); err != nil {
+				return nil, err
+			}
+		}
+		if t == nil {
+			return nil, fmt.Errorf("%s: there is no root file system", ref)
+		}
+		n, err := t.Open(inside)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", ref, err)
+		}
+		if n.Type() != tree.Regular || n.Content == nil {
+			return nil, fmt.Errorf("%s is no file with anything in it", ref)
+		}
+		return fileOf(n.Content, "")
+	}
+	return b.Opener.File(ctx, ref)
+}
+
+func fileOf(c image.Content, origin string) (*source.File, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(c, 0, c.Size())); err != nil {
+		return nil, err
+	}
+	return &source.File{Content: c, SHA256: hex.EncodeToString(h.Sum(nil)), Origin: origin}, nil
+}
+
+// identify derives the build id, and what all identifiers come from, from
+// everything that makes a difference but the seed.
+func (b *builder) identify(ctx context.Context) error {
+	h := sha256.New()
+	fmt.Fprintf(h, "imgtool 1\nboard %x\nlayout %x\nslots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
+		sha256.Sum256(b.Board.Source), sha256.Sum256(b.medium.PlacingSource), b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)
+	for _, in := range b.inputs {
+		fmt.Fprintf(h, "input %s %s\n", in.Name, in.SHA256)
+	}
+	b.digest = h.Sum(nil)
+	if b.buildID = b.BuildID; b.buildID == "" {
+		b.buildID = hex.EncodeToString(b.digest[:8])
+	}
+	if b.root != nil && b.Inputs["rootfs"] == starterScheme+"rootfs" {
+		return stamp(b.root.Tree, b.buildID, b.Time)
+	}
+	return nil
+}
+
+// derived is a hash of what went in and a name.
+func (b *builder) derived(name string) []byte {
+	sum := sha256.Sum256(append(append([]byte{}, b.digest...), name...))
+	return sum[:]
+}
+
+func (b *builder) guid(name string) string {
+	u := uuid.UUID(b.derived("guid " + name)[:16])
+	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80 // version 8, RFC 9562: derived our own way
+	return strings.ToUpper(u.String())
+}
+
+func (b *builder) squashfs() squashfs.Options {
+	size := b.BlockSize
+	if size == 0 {
+		size = 1 << 20
+	}
+	return squashfs.Options{Compression: b.Compression, BlockSize: size, ModTime: b.Time}
+}
+
+// extents are all there is in the image, the squashfs last to be made.
+func (b *builder) extents(ctx context.Context) ([]image.Extent, error) {
+	table := &gpt.Table{GUID: b.guid("disk"), Size: b.placed.Size, FirstUsable: b.placed.FirstUsable}
+	for _, p := range b.placed.Parts {
+		if !p.Late {
+			table.Parts = append(table.Parts, gpt.Part{Number: p.Number, Name: p.Name, Type: layouts.Types[p.Type], GUID: b.guid(p.Name), Off: p.Off, Len: p.Len})
+		}
+	}
+	extents, err := table.Extents()
+	if err != nil {
+		return nil, err
+	}
+	for _, blob := range b.medium.Blobs {
+		extents = append(extents, image.Extent{Name: blob.Input, Off: blob.Sector * 512, Content: b.files[blob.Input].Content})
+	}
+	if extents, err = fillGaps(extents, table.Start()); err != nil {
+		return nil, err
+	}
+	for _, p := range b.placed.Parts {
+		switch {
+		case p.Late && p.Off < b.placed.Size:
+			// The device makes a file system here, and must find none.
+			extents = append(extents, image.Extent{Name: p.Name + "/blank", Off: p.Off, Content: image.Zeros(min(1<<20, b.placed.Size-gpt.TailSize-p.Off))})
+		case p.Content == "boot" && !p.Late:
+			v, err := b.bootVolume(p)
+			if err != nil {
+				return nil, err
+			}
+			extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: v})
+		}
+	}
+	// Before the long work, see that the rest is right.
+	if _, err := image.New(b.placed.Size, extents...); err != nil {
+		return nil, err
+	}
+	var rootfs image.Content
+	for _, p := range b.placed.Parts {
+		if p.Content != "rootfs" || p.Late {
+			continue
+		}
+		if rootfs == nil {
+			if rootfs, err = b.rootfs(ctx, p); err != nil {
+				return nil, err
+			}
+		}
+		if rootfs.Size() > p.Len {
+			return nil, tooLarge(p.Name, rootfs.Size(), p.Len)
+		}
+		extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: rootfs})
+	}
+	return extents, nil
+}
+
+// fillGaps puts zeros between the extents before end, so that nothing stale
+// survives there.
+func fillGaps(extents []image.Extent, end int64) ([]image.Extent, error) {
+	slices.SortFunc(extents, func(a, b image.Extent) int { return int(a.Off/512 - b.Off/512) })
+	var gaps []image.Extent
+	at := int64(0)
+	for i, e := range extents {
+		if e.Off >= end {
+			break
+		}
+		if e.Off < at {
+			before := extents[i-1]
+			return nil, fmt.Errorf("%s ends at byte %d, where %s lies already: %s starts at byte %d (sector %d)", before.Name, before.End(), e.Name, e.Name, e.Off, e.Off/512)
+		}
+		if e.Off > at {
+			gaps = append(gaps, image.Extent{Name: "gap", Off: at, Content: image.Zeros(e.Off - at)})
+		}
+		at = e.End()
+		if at > end {
+			return nil, fmt.Errorf("%s ends at byte %d, and the first partition starts at byte %d (sector %d): it is too large", e.Name, at, end, end/512)
+		}
+	}
+	if at < end {
+		gaps = append(gaps, image.Extent{Name: "gap", Off: at, Content: image.Zeros(end - at)})
+	}
+	return append(extents, gaps...), nil
+}
+
+// bootVolume is the FAT file system of a boot partition. The seed is its last
+// file, so that everything else has the same place without it.
+func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
+	var files []fat.File
+	for _, f := range b.Board.Boot {
+		files = append(files, fat.File{Path: f.Path, Content: b.files[f.Input].Content})
+	}
+	if s := b.Board.Script; s.Path != "" {
+		cmdline := strings.TrimSpace("init=/sbin/init " + b.Cmdline)
+		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@CMDLINE@", cmdline).Replace(strings.TrimLeft(s.Text, "\n"))
+		scr, err := uboot.Script(text, b.Time)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Path, err)
+		}
+		files = append(files, fat.File{Path: s.Path, Content: bytes.NewReader(scr)})
+	}
+	if b.Seed != nil && p.Slot == "a" {
+		files = append(files, fat.File{Path: b.Board.Seed.Path, Content: bytes.NewReader(b.Seed)})
+	}
+	v, err := fat.New(p.Len, fat.Options{Label: p.Label, Serial: binary.LittleEndian.Uint32(b.derived("fat " + p.Name)), Time: b.Time}, files)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.Name, err)
+	}
+	return v, nil
+}
+
+func tooLarge(part string, size, max int64) error {
+	return fmt.Errorf("%s: %s of squashfs do not fit in %s (%d bytes in %d): take something out of the root file system or compress it harder, as with --compression zstd:19",
+		part, human(size), human(max), size, max)
+}
+
+func human(n int64) string {
+	switch {
+	case n >= layouts.GiB:
+		return fmt.Sprintf("%.2f GiB", float64(n)/layouts.GiB)
+	case n >= layouts.MiB:
+		return fmt.Sprintf("%.1f MiB", float64(n)/layouts.MiB)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// rootfs is the squashfs: the one given, or the tree as one, made in a scratch
+// file.
+func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, error) {
+	if given := b.root.Squashfs; given != nil {
+		if _, err := squashfs.Open(given, given.Size()); err != nil {
+			return nil, fmt.Errorf("rootfs: %w", err)
+		}
+		// What is written to a slot is whole blocks.
+		return given, nil
+	}
+	f, err := scratch(b.TempDir)
+	if err != nil {
+		return nil, err
+	}
+	b.result.scratch = append(b.result.scratch, f)
+	var total int64
+	seen := map[*tree.Inode]bool{}
+	for _, n := range b.root.Tree.All() {
+		if !seen[n] {
+			seen[n] = true
+			total += n.Size()
+		}
+	}
+	opt := b.squashfs()
+	opt.Max = p.Len
+	size, err := squashfs.Write(ctx, f, b.root.Tree, opt, b.Phases.Start("squashfs", total))
+	var large *squashfs.TooLargeError
+	if errors.As(err, &large) {
+		return nil, tooLarge(p.Name, large.Size, large.Max)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rootfs: %w", err)
+	}
+	return io.NewSectionReader(f, 0, size), nil
+}
+
+// scratch is a file that is gone when it is closed, or the program ends.
+func scratch(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "imgtool-*")
+	if err != nil {
+		return nil, fmt.Errorf("scratch file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("scratch file: %w", err)
+	}
+	return f, nil
+}
+
+func (b *builder) manifest() *artifact.Manifest {
+	m := &artifact.Manifest{Board: b.Board.Name, Medium: b.medium.Name, BuildID: b.buildID, Time: b.Time, Floor: b.placed.Floor,
+		Cmdline: b.Cmdline, Inputs: b.inputs}
+	if b.root != nil && b.root.Squashfs == nil {
+		m.Codec = b.codec
+	}
+	for _, p := range b.placed.Parts {
+		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late, Format: p.Format}
+		if !p.Late {
+			part.GUID = b.guid(p.Name)
+		}
+		m.Partitions = append(m.Partitions, part)
+	}
+	return m
+}
