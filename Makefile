@@ -1,0 +1,41 @@
+BOARD ?= rock64
+OUT ?= out
+GO ?= go
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+GOTESTSUM = gotest.tools/gotestsum@v1.13.0
+
+.PHONY: build image test soak lint bench fuzz clean
+
+build: ## the program, as ./imgtool
+	@.ci/deps build
+	$(GO) build -trimpath -o imgtool ./cmd/imgtool
+
+image: build ## an image of BOARD in out/
+	@.ci/deps image
+	./imgtool build --board $(BOARD)
+
+test: ## everything, with a sample of the large matrices
+	@.ci/deps test
+	@.ci/test $(GO) run $(GOTESTSUM) -- ./...
+
+soak: ## the large matrices in full
+	@.ci/deps test
+	@SOAK=1 .ci/test $(GO) run $(GOTESTSUM) -- -timeout 120m ./...
+
+lint:
+	@.ci/deps lint
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(ACTIONLINT)
+
+bench: build ## side by side with mksquashfs, mkfs.vfat, mcopy, sfdisk, dd and bmaptool
+	@.ci/deps bench
+	.ci/bench ./imgtool
+
+fuzz: ## every fuzz target for FUZZTIME
+	@.ci/fuzz $${FUZZTIME:-30s}
+
+clean:
+	rm -rf imgtool $(OUT)
