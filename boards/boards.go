@@ -146,7 +146,7 @@ func (b *Board) check() error {
 	case b.Name == "" || strings.ContainsFunc(b.Name, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
 	}):
-		return fmt.Errorf("name is %q; it must be lower-case letters, digits, -, _ and .", b.Name)
+		return fmt.Errorf("name is %q; it must be lower-case letters, digits and any of - . _", b.Name)
 	case b.Arch == "":
 		return errors.New("arch is missing")
 	case len(b.Media) == 0:

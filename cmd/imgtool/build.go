@@ -123,7 +123,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		cache = filepath.Join(os.TempDir(), fmt.Sprintf("imgtool-cache-%d", os.Getuid()))
 	}
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
-		CacheDir: filepath.Join(cache, "imgtool"), TempDir: o.TempDir})
+		CacheDir: filepath.Join(cache, "imgtool"), TempDir: o.TempDir, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 {

@@ -56,7 +56,7 @@ func imgtool(t testing.TB, args ...string) string {
 }
 
 func TestScripts(t *testing.T) {
-	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "unsquashfs", "cmp"} {
+	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "unsquashfs", "mksquashfs", "cmp", "umoci", "skopeo", "lz4", "bzip2"} {
 		imagetest.Need(t, program)
 	}
 	testscript.Run(t, testscript.Params{
@@ -64,6 +64,11 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Setenv("TMPDIR", env.WorkDir)
+			program, err := exec.LookPath("imgtool")
+			if err != nil {
+				return err
+			}
+			env.Setenv("PROGRAM", filepath.Dir(program))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

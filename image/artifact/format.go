@@ -17,7 +17,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
+
+	"imgtool/image/xz"
 )
 
 // Format is how an image is packed.
@@ -79,7 +80,7 @@ func unpack(f Format, r io.Reader) (io.Reader, error) {
 		}
 		return d.IOReadCloser(), nil
 	case XZ:
-		return xz.ReaderConfig{DictCap: 8 << 20}.NewReader(r)
+		return xz.NewReader(r)
 	case Gzip:
 		return gzip.NewReader(r)
 	case Bzip2:

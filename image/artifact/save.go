@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/google/renameio/v2"
 	"github.com/klauspost/compress/gzip"
@@ -193,36 +194,48 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 			return err
 		}
 	}
-	type packed struct {
+	type slot struct {
 		window
-		data []byte
+		data   []byte // PieceSize of room, cut to the window
+		packed []byte
 	}
-	for out, err := range ordered.Map(ctx, runtime.GOMAXPROCS(0), windows(m), func(w window) (packed, error) {
-		if len(w.pieces) == 0 && w.len == min(image.PieceSize, m.Size) {
-			return packed{w, hole}, nil
+	slots := make([]slot, 2*runtime.GOMAXPROCS(0))
+	next, stop := iter.Pull(windows(m))
+	defer stop()
+	fill := func(s *slot) (ok bool) {
+		s.window, ok = next()
+		return ok
+	}
+	work := func(s *slot) (err error) {
+		if len(s.pieces) == 0 && s.len == min(image.PieceSize, m.Size) {
+			s.packed = hole
+			return nil
 		}
-		data := make([]byte, w.len)
-		for _, e := range w.pieces {
-			part := data[e.Off-w.off:][:e.Len]
+		s.data = slices.Grow(s.data[:0], image.PieceSize)[:s.len]
+		clear(s.data)
+		for _, e := range s.pieces {
+			part := s.data[e.Off-s.off:][:e.Len]
 			if _, err := img.ReadAt(part, e.Off); err != nil && err != io.EOF {
-				return packed{}, err
+				return err
 			}
 			if checkPiece(e, part) != nil {
-				return packed{}, changed(e.Off)
+				return changed(e.Off)
 			}
 		}
-		data, err := compress(data)
-		return packed{w, data}, err
-	}) {
-		if err != nil {
+		s.packed, err = compress(s.data)
+		return err
+	}
+	take := func(s *slot) error {
+		if err := frame(s.packed, s.len); err != nil {
 			return err
 		}
-		if err := frame(out.data, out.len); err != nil {
-			return err
-		}
-		for _, e := range out.pieces {
+		for _, e := range s.pieces {
 			p.Add(e.Len)
 		}
+		return nil
+	}
+	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, runtime.GOMAXPROCS(0)), take); err != nil {
+		return err
 	}
 	if f != Zstd {
 		return nil

@@ -5,8 +5,10 @@ import (
 	"context"
 	"debug/elf"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -15,10 +17,11 @@ import (
 	"github.com/cavaliergopher/cpio"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
+	"imgtool/image"
 	"imgtool/image/source"
 	"imgtool/image/tree"
+	"imgtool/image/xz"
 )
 
 var (
@@ -39,9 +42,9 @@ var applets = strings.Fields(`sh ash mount umount insmod lsmod modprobe switch_r
 // starterInitrd assembles an initrd from a static busybox, the modules the board
 // names with all they depend on, and our init.
 func starterInitrd(busybox *source.Package, kernel *source.Package, modules []string, modTime int64) ([]byte, error) {
-	bb, err := readFile(busybox.Tree, "/bin/busybox")
+	bb, err := program(busybox)
 	if err != nil {
-		return nil, fmt.Errorf("package %s: %w", busybox.Name, err)
+		return nil, err
 	}
 	ordered, err := moduleClosure(kernel.Tree, modules)
 	if err != nil {
@@ -65,7 +68,11 @@ func starterInitrd(busybox *source.Package, kernel *source.Package, modules []st
 		put(dir, cpio.TypeDir|0o755, nil)
 	}
 	put("init", cpio.TypeReg|0o755, []byte(initrdInit))
-	put("bin/busybox", cpio.TypeReg|0o755, bb)
+	data := make([]byte, bb.Size())
+	if _, err := bb.ReadAt(data, 0); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("package %s: %w", busybox.Name, err)
+	}
+	put("bin/busybox", cpio.TypeReg|0o755, data)
 	for _, name := range applets {
 		put("bin/"+name, cpio.TypeSymlink|0o777, []byte("busybox"))
 	}
@@ -204,9 +211,9 @@ func moduleDepends(data []byte) ([]string, error) {
 // starterRoot is a root file system of busybox with an init that says which slot
 // and build it is and gives a console.
 func starterRoot(busybox *source.Package, modTime int64) (*tree.Tree, error) {
-	bb, err := busybox.Tree.Open("/bin/busybox")
+	bb, err := program(busybox)
 	if err != nil {
-		return nil, fmt.Errorf("package %s: %w", busybox.Name, err)
+		return nil, err
 	}
 	t := tree.New(modTime)
 	put := func(p string, mode uint32, text string) {
@@ -219,7 +226,7 @@ func starterRoot(busybox *source.Package, modTime int64) (*tree.Tree, error) {
 	}
 	put("tmp", tree.Dir|0o1777, "")
 	if err == nil {
-		err = t.Put("bin/busybox", &tree.Inode{Mode: tree.Regular | 0o755, ModTime: modTime, Content: bb.Content})
+		err = t.Put("bin/busybox", &tree.Inode{Mode: tree.Regular | 0o755, ModTime: modTime, Content: bb})
 	}
 	for _, name := range applets {
 		if err == nil {
@@ -243,20 +250,19 @@ func stamp(t *tree.Tree, buildID string, modTime int64) error {
 		Content: strings.NewReader("NAME=\"imgtool starter\"\nID=imgtool-starter\nBUILD_ID=" + buildID + "\n")})
 }
 
-func readFile(t *tree.Tree, name string) ([]byte, error) {
-	n, err := t.Open(name)
+// program is busybox itself, which Debian moved to /usr/bin.
+func program(busybox *source.Package) (image.Content, error) {
+	n, err := busybox.Tree.Open("/bin/busybox")
+	if errors.Is(err, fs.ErrNotExist) {
+		n, err = busybox.Tree.Open("/usr/bin/busybox")
+	}
+	if err == nil && n.Size() == 0 {
+		err = errors.New("busybox is empty")
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("package %s: %w", busybox.Name, err)
 	}
-	b := make([]byte, n.Size())
-	if len(b) == 0 {
-		return nil, fmt.Errorf("%s is empty", name)
-	}
-	_, err = n.Content.ReadAt(b, 0)
-	if err == io.EOF {
-		err = nil
-	}
-	return b, err
+	return n.Content, nil
 }
 
 // packages are the Debian packages a starter is made of, opened once.

@@ -1,63 +1,78 @@
 // Package ordered is the one concurrency shape of imgtool: work is done by
-// several workers and its results come out in the order it went in.
+// several workers, and its results are taken in the order it came in.
 package ordered
 
 import (
 	"context"
-	"iter"
 
 	"golang.org/x/sync/errgroup"
 )
 
-// Map calls f for every element of in, with up to workers calls at a time, and
-// gives the results in order. No more than 2*workers elements are between in and
-// the consumer, so memory is bounded. After an error nothing follows; elements
-// behind it may have been worked on in vain. in is read by one goroutine.
-func Map[In, Out any](ctx context.Context, workers int, in iter.Seq[In], f func(In) (Out, error)) iter.Seq2[Out, error] {
-	type result struct {
-		out Out
-		err error
+// Run is a parallel map with its results in the order of its inputs. The
+// slots are all the memory it has, and so how many inputs are under way at most.
+//
+// fill puts the next input in a slot and says whether there was one; each worker
+// is one goroutine and turns the input in a slot into a result; take is given
+// the slots with their results, in order, and each is then filled again. The
+// error of the first input that has one ends it.
+func Run[T any](ctx context.Context, slots []T, fill func(*T) bool, workers []func(*T) error, take func(*T) error) error {
+	type job struct {
+		slot *T
+		done chan error
 	}
-	return func(yield func(Out, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		var running errgroup.Group
-		running.SetLimit(workers + 1) // and the one that reads in
-		results := make(chan chan result, workers)
-		running.Go(func() error {
-			defer close(results)
-			for e := range in {
-				done := make(chan result, 1)
-				select {
-				case results <- done:
-				case <-ctx.Done():
+	var (
+		g, run = errgroup.WithContext(ctx)
+		free   = make(chan *job, len(slots))
+		order  = make(chan *job, len(slots)) // never full
+		todo   = make(chan *job)
+	)
+	for i := range slots {
+		free <- &job{&slots[i], make(chan error, 1)}
+	}
+	g.Go(func() error {
+		defer close(order)
+		defer close(todo)
+		for {
+			select {
+			case <-run.Done():
+				return context.Cause(run)
+			case j := <-free:
+				if !fill(j.slot) {
 					return nil
 				}
-				running.Go(func() error {
-					out, err := f(e)
-					done <- result{out, err}
-					return nil
-				})
+				order <- j
+				select {
+				case <-run.Done():
+					return context.Cause(run)
+				case todo <- j:
+				}
+			}
+		}
+	})
+	for _, work := range workers {
+		g.Go(func() error {
+			for j := range todo {
+				j.done <- work(j.slot)
 			}
 			return nil
 		})
-		defer func() {
-			cancel()
-			for range results {
-			}
-			running.Wait()
-		}()
-		for done := range results {
-			r := <-done
-			if err := ctx.Err(); err != nil && r.err == nil {
-				r.err = context.Cause(ctx)
-			}
-			if !yield(r.out, r.err) || r.err != nil {
-				return
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			var none Out
-			yield(none, context.Cause(ctx))
-		}
 	}
+	g.Go(func() error {
+		for j := range order {
+			select {
+			case <-run.Done():
+				return context.Cause(run)
+			case err := <-j.done:
+				if err != nil {
+					return err
+				}
+			}
+			if err := take(j.slot); err != nil {
+				return err
+			}
+			free <- j
+		}
+		return nil
+	})
+	return g.Wait()
 }

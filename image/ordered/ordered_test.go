@@ -11,32 +11,39 @@ import (
 	"imgtool/image/ordered"
 )
 
-func numbers(n int) []int {
-	s := make([]int, n)
-	for i := range s {
-		s[i] = i
+type slot struct{ in, out int }
+
+// count fills slots with 0, 1, 2 and so on.
+func count(n int) func(*slot) bool {
+	next := 0
+	return func(s *slot) bool {
+		s.in = next
+		next++
+		return s.in < n
 	}
-	return s
 }
 
-func TestResultsComeInOrderForAnyNumberOfWorkers(t *testing.T) {
+func TestResultsAreTakenInOrderForAnyNumberOfWorkers(t *testing.T) {
 	for _, workers := range []int{1, 2, 7, 32} {
 		var running, most atomic.Int32
-		var got []int
-		for v, err := range ordered.Map(t.Context(), workers, slices.Values(numbers(500)), func(i int) (int, error) {
+		work := func(s *slot) error {
 			n := running.Add(1)
 			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 			}
-			time.Sleep(time.Duration(i*7919%13) * 10 * time.Microsecond)
+			time.Sleep(time.Duration(s.in*7919%13) * 10 * time.Microsecond)
+			s.out = s.in * s.in
 			running.Add(-1)
-			return i * i, nil
-		}) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, v)
+			return nil
 		}
-		for i := range 500 {
+		var got []int
+		take := func(s *slot) error { got = append(got, s.out); return nil }
+		if err := ordered.Run(t.Context(), make([]slot, 2*workers), count(500), slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 500 {
+			t.Fatalf("%d workers: %d results", workers, len(got))
+		}
+		for i := range got {
 			if got[i] != i*i {
 				t.Fatalf("%d workers: result %d is %d", workers, i, got[i])
 			}
@@ -49,41 +56,43 @@ func TestResultsComeInOrderForAnyNumberOfWorkers(t *testing.T) {
 
 func TestTheFirstErrorInOrderEndsIt(t *testing.T) {
 	bad := errors.New("bad")
-	n := 0
-	for v, err := range ordered.Map(t.Context(), 4, slices.Values(numbers(1000)), func(i int) (int, error) {
-		if i%100 == 57 {
-			return 0, bad
+	taken := 0
+	err := ordered.Run(t.Context(), make([]slot, 8), count(1000), slices.Repeat([]func(*slot) error{func(s *slot) error {
+		if s.in%100 == 57 {
+			return bad
 		}
-		return i, nil
-	}) {
-		if n == 57 && err != bad || n != 57 && (err != nil || v != n) || n > 57 {
-			t.Fatalf("result %d is %d, %v", n, v, err)
+		return nil
+	}}, 4), func(s *slot) error {
+		if s.in != taken {
+			t.Errorf("result %d is %d", taken, s.in)
 		}
-		n++
-	}
-	if n != 58 {
-		t.Errorf("%d results", n)
+		taken++
+		return nil
+	})
+	if err != bad || taken != 57 {
+		t.Errorf("%v after %d", err, taken)
 	}
 }
 
-func TestItStopsWhenNobodyListensAndWhenCancelled(t *testing.T) {
+func TestItStopsWhenNobodyTakesAndWhenCancelled(t *testing.T) {
 	var started atomic.Int32
-	f := func(i int) (int, error) { started.Add(1); return i, nil }
-	for range ordered.Map(t.Context(), 2, slices.Values(numbers(1000)), f) {
-		break
+	work := func(s *slot) error { started.Add(1); return nil }
+	enough := errors.New("enough")
+	if err := ordered.Run(t.Context(), make([]slot, 4), count(1000), []func(*slot) error{work, work}, func(*slot) error { return enough }); err != enough {
+		t.Errorf("ended with %v", err)
 	}
 	if started.Load() > 20 {
 		t.Errorf("%d were started for one that was taken", started.Load())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var last error
-	for v, err := range ordered.Map(ctx, 2, slices.Values(numbers(1000)), f) {
-		if last = err; v == 10 {
+	err := ordered.Run(ctx, make([]slot, 4), count(1000), []func(*slot) error{work, work}, func(s *slot) error {
+		if s.in == 10 {
 			cancel()
 		}
-	}
-	if !errors.Is(last, context.Canceled) {
-		t.Errorf("ended with %v", last)
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
 	}
 }

@@ -21,9 +21,8 @@ import (
 
 // archive is a Debian archive in a folder, which apt is told of.
 type archive struct {
-	t    testing.TB
-	dir  string
-	list string
+	t   testing.TB
+	dir string
 }
 
 func newArchive(t *testing.T) *archive {

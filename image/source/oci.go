@@ -310,15 +310,19 @@ func blobError(ref, part string, d v1.Hash, err error) error {
 	return named(name, err)
 }
 
-// config reads the config of an image and checks that it is for our architecture.
+// config reads the config of an image. One that was chosen by nobody may name
+// another architecture: tools that only pack files put in that of their machine.
 func (o *Opener) config(ref string, raw []byte) (*v1.ConfigFile, error) {
 	config, err := v1.ParseConfigFile(bytes.NewReader(raw))
 	if err != nil {
 		return nil, &CorruptError{ref + ": config", err}
 	}
 	os, arch := cmp.Or(config.OS, "linux"), config.Architecture
-	if os != "linux" || o.opt.Arch != "" && arch != "" && arch != o.opt.Arch {
-		return nil, fmt.Errorf("%s: an image for %s/%s, not for linux/%s", ref, os, arch, cmp.Or(o.opt.Arch, arch))
+	if os != "linux" {
+		return nil, fmt.Errorf("%s: an image for %s, not for linux", ref, os)
+	}
+	if o.opt.Arch != "" && arch != "" && arch != o.opt.Arch && o.opt.Warn != nil {
+		o.opt.Warn(fmt.Sprintf("%s: the image says it is for %s, the board is %s: it is taken as it is", ref, arch, o.opt.Arch))
 	}
 	return config, nil
 }

@@ -26,12 +26,13 @@ import (
 
 // Options say how references are read.
 type Options struct {
-	Dir        string // what relative paths are relative to; "" is the working directory
-	Arch       string // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
-	KeepOwners bool   // in folders; otherwise everything belongs to 0:0
-	ModTime    int64  // of folders that an archive lacks
-	CacheDir   string // imgtool's folder in the user's cache; needed for packages
-	TempDir    string // for scratch files; "" is the system's
+	Dir        string       // what relative paths are relative to; "" is the working directory
+	Arch       string       // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
+	KeepOwners bool         // in folders; otherwise everything belongs to 0:0
+	ModTime    int64        // of folders that an archive lacks
+	CacheDir   string       // imgtool's folder in the user's cache; needed for packages
+	TempDir    string       // for scratch files; "" is the system's
+	Warn       func(string) // told of what is odd and taken all the same; may be nil
 }
 
 // Opener opens references. Its methods may be called at the same time.

@@ -5,18 +5,16 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"context"
-	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io"
 	"os"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
 	"imgtool/image"
 	"imgtool/image/tree"
+	"imgtool/image/xz"
 )
 
 type kind int
@@ -74,9 +72,8 @@ func rootLike(head []byte) error {
 // origin is a reader that remembers how it ended. A decompressor's error says
 // that the data are bad only where their origin had none.
 type origin struct {
-	r    io.Reader
-	err  error
-	tail []byte // the last 4096 bytes at most
+	r   io.Reader
+	err error
 }
 
 func (s *origin) Read(p []byte) (int, error) {
@@ -84,21 +81,7 @@ func (s *origin) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		s.err = err
 	}
-	s.tail = append(s.tail, p[max(0, n-4096):n]...)
-	s.tail = s.tail[max(0, len(s.tail)-4096):]
 	return n, err
-}
-
-// xzEnds tells whether what was read ends in the footer of an xz stream, which
-// zeros may follow: the decoder takes a stream without one, cut between two
-// blocks, for a whole one.
-func (s *origin) xzEnds() bool {
-	f := bytes.TrimRight(s.tail, "\x00")
-	if len(f) < 12 {
-		return false
-	}
-	f = f[len(f)-12:]
-	return string(f[10:]) == "YZ" && binary.LittleEndian.Uint32(f) == crc32.ChecksumIEEE(f[4:10])
 }
 
 // unpack decompresses r, or copies it where it is not compressed, into a scratch
@@ -119,11 +102,12 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 	}
 
 	in := bufio.NewReaderSize(from, 1<<20)
-	head, err := in.Peek(512)
+	head, _ := in.Peek(512)
 	if from.err != nil {
 		return nil, from.err
 	}
 	var out io.Reader
+	var err error
 	k := kindOf(head)
 	switch k {
 	case gz:
@@ -160,9 +144,6 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 			var more int
 			more, err = out.Read(buf[n:])
 			n += more
-		}
-		if err == io.EOF && k == xzip && !from.xzEnds() {
-			err = io.ErrUnexpectedEOF
 		}
 		if err != nil && err != io.EOF {
 			return nil, bad(err)

@@ -271,10 +271,10 @@ func TestImageLargerThan4GiB(t *testing.T) {
 
 func TestSameBytesForAnyNumberOfWorkers(t *testing.T) {
 	for _, codec := range []string{"zstd", "gzip", "xz", "lz4", "lz4:3"} {
-		tr := randomTree(t, 3, 128<<10)
+		tr := randomTree(t, 3, 32<<10)
 		var first []byte
 		for _, workers := range []int{1, 2, 7} {
-			path, _ := write(t, tr, squashfs.Options{Compression: codec, BlockSize: 16 << 10, Workers: workers})
+			path, _ := write(t, tr, squashfs.Options{Compression: codec, BlockSize: 8 << 10, Workers: workers})
 			b, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -313,12 +313,12 @@ func TestEqualFilesAreStoredOnce(t *testing.T) {
 	for _, name := range []string{"b", "c", "d/e"} {
 		put(t, tr, name, file(one))
 	}
-	path, after := write(t, tr, squashfs.Options{BlockSize: 128 << 10})
+	_, after := write(t, tr, squashfs.Options{BlockSize: 128 << 10})
 	if after != before {
 		t.Errorf("%d bytes, but %d with three copies", before, after)
 	}
 	put(t, tr, "f", file(other))
-	path, _ = write(t, tr, squashfs.Options{BlockSize: 128 << 10})
+	path, _ := write(t, tr, squashfs.Options{BlockSize: 128 << 10})
 	want := describe(t, tr)
 	same(t, "reader", want, read(t, path))
 	sameMounted(t, tr, want, path)

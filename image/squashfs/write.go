@@ -12,6 +12,7 @@ import (
 	"runtime"
 
 	"imgtool/image"
+	"imgtool/image/ordered"
 	"imgtool/image/tree"
 )
 
@@ -238,7 +239,7 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, opt Options, newEnc
 	}
 
 	var fragments []byte
-	err := ordered(ctx, slots, fill, workers, func(s *slot) error {
+	err := ordered.Run(ctx, slots, fill, workers, func(s *slot) error {
 		switch d := s.file; {
 		case d == nil:
 			fragments = appendTo(fragments, uint64(out.pos), s.word, uint32(0))

@@ -251,7 +251,7 @@ func readTar(r io.ReaderAt, size int64, each func(entry) error) error {
 		}
 	}
 	// archive/tar takes the end of the file for the end of the archive.
-	n, err = at.ReadAt(head[:], end)
+	n, _ = at.ReadAt(head[:], end)
 	if n < block || !isZero(head[:]) {
 		return fail(end, tar.ErrHeader)
 	}
