@@ -280,7 +280,7 @@ func boot(t *testing.T, img string, ready string, send ...[2]string) string {
 	defer cancel()
 	// KVM may be there and not work; snapshot=on leaves the file alone.
 	cmd := exec.CommandContext(ctx, imagetest.Need(t, "qemu-system-aarch64"), "-accel", "tcg", "-M", "virt", "-cpu", "cortex-a53",
-		"-smp", fmt.Sprint(min(2, runtime.NumCPU())), "-m", "1024", "-nographic", "-no-reboot", "-bios", uboot,
+		"-smp", fmt.Sprint(min(2, runtime.NumCPU())), "-m", "1024", "-nographic", "-no-reboot", "-nic", "none", "-bios", uboot,
 		"-drive", "if=none,id=d,format=raw,snapshot=on,file="+img, "-device", "virtio-blk-pci,drive=d")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -290,6 +290,8 @@ func boot(t *testing.T, img string, ready string, send ...[2]string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var faults bytes.Buffer
+	cmd.Stderr = &faults
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +312,8 @@ func boot(t *testing.T, img string, ready string, send ...[2]string) string {
 			return log.String()
 		}
 		if err != nil {
-			t.Fatalf("%v before %q was seen:\n%s", err, ready, log.String())
+			cmd.Wait()
+			t.Fatalf("%v before %q was seen:\n%s%s", err, ready, log.String(), faults.String())
 		}
 	}
 }
