@@ -330,6 +330,40 @@ func TestNewRefusesOverlapAndOverrun(t *testing.T) {
 	}
 }
 
+func TestSubtractIsBytesOfOneAndNotTheOther(t *testing.T) {
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		random := func() (spans []image.Span, in [100]bool) {
+			for range r.IntN(6) {
+				s := image.Span{Off: r.Int64N(90), Len: r.Int64N(11)}
+				spans = append(spans, s)
+				for i := s.Off; i < s.End(); i++ {
+					in[i] = true
+				}
+			}
+			return spans, in
+		}
+		a, inA := random()
+		b, inB := random()
+		var got [100]bool
+		last := int64(-1)
+		for _, s := range image.Subtract(a, b) {
+			if s.Off < last || s.Len <= 0 {
+				t.Errorf("seed %d: %v after %d", seed, s, last)
+			}
+			last = s.End()
+			for i := s.Off; i < s.End(); i++ {
+				got[i] = true
+			}
+		}
+		for i := range got {
+			if got[i] != (inA[i] && !inB[i]) {
+				t.Fatalf("seed %d: byte %d of %v less %v", seed, i, a, b)
+			}
+		}
+	}
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

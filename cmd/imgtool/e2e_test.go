@@ -101,23 +101,51 @@ func refused(t *testing.T, image, dev, behind, want string) {
 // hashFile hashes what a file holds, and where; holes cost nothing.
 func hashFile(t *testing.T, path string) string {
 	t.Helper()
+	h := sha256.New()
+	eachData(t, path, func(f *os.File, start, end int64) error {
+		fmt.Fprintln(h, start, end)
+		_, err := io.Copy(h, io.NewSectionReader(f, start, end-start))
+		return err
+	})
+	return string(h.Sum(nil))
+}
+
+// copySparse copies what one file holds in a range into another.
+func copySparse(t *testing.T, to string, toOff int64, from string, fromOff, size int64) {
+	t.Helper()
+	out, err := os.OpenFile(to, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	eachData(t, from, func(f *os.File, start, end int64) error {
+		start, end = max(start, fromOff), min(end, fromOff+size)
+		if start >= end {
+			return nil
+		}
+		_, err := io.Copy(io.NewOffsetWriter(out, toOff+start-fromOff), io.NewSectionReader(f, start, end-start))
+		return err
+	})
+}
+
+// eachData calls do for each run of a file that is no hole.
+func eachData(t *testing.T, path string, do func(f *os.File, start, end int64) error) {
+	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	h := sha256.New()
 	for end := int64(0); ; {
 		start, err := f.Seek(end, unix.SEEK_DATA)
 		if errors.Is(err, syscall.ENXIO) {
-			return string(h.Sum(nil))
+			return
 		}
 		if err == nil {
 			end, err = f.Seek(start, unix.SEEK_HOLE)
 		}
 		if err == nil {
-			fmt.Fprintln(h, start, end)
-			_, err = io.Copy(h, io.NewSectionReader(f, start, end-start))
+			err = do(f, start, end)
 		}
 		if err != nil {
 			t.Fatal(err)

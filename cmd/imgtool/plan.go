@@ -255,29 +255,11 @@ func (p *plan) job(size int64) (flash.Job, error) {
 	if err != nil {
 		return flash.Job{}, err
 	}
-	const margin = 1 << 20 // holds any backup table, and the signatures of file systems
 	j := flash.Job{Body: p.body(), BodySize: p.bodySize()}
-	wipe := func(off, end int64) {
-		off, end = max(0, off)/512*512, min(end, size)/512*512
-		if off < end {
-			j.Wipe = append(j.Wipe, image.Span{Off: off, Len: end - off})
-		}
-	}
-	wipe(0, p.start)
-	wipe(max(p.start, size-margin), size)
+	j.Wipe = p.wipes(size)
 	record := map[string]any{"size": p.size}
 	if m := p.pic.manifest; m != nil {
 		record["board"], record["build_id"] = m.Board, m.BuildID
-		// Where the device makes a file system, it must not find an old one.
-		for _, part := range m.Partitions {
-			if !part.Late {
-				continue
-			}
-			wipe(part.Off, part.Off+margin)
-			if part.Len > 0 {
-				wipe(part.Off+part.Len-margin, part.Off+part.Len)
-			}
-		}
 	}
 	if p.start >= recordOff+image.Block {
 		text, err := json.Marshal(record)
@@ -288,6 +270,73 @@ func (p *plan) job(size int64) (flash.Job, error) {
 	}
 	j.Head = func() ([]image.Chunk, error) { return append(before, after...), nil }
 	return j, nil
+}
+
+// wipes is where on a disk of size bytes something old could be taken for a table
+// or a file system, and the image has nothing to write: before the first
+// partition, at the end of the disk, and in every partition, those the device
+// will make included.
+func (p *plan) wipes(size int64) []image.Span {
+	const (
+		kib = 1 << 10
+		mib = 1 << 20
+	)
+	spans := []image.Span{{Off: 0, Len: p.start}, {Off: size - 2*mib, Len: 2 * mib}}
+	add := func(off, length int64) {
+		if length <= 0 {
+			length = size - off
+		}
+		// Nearly all lie in the first 68 KiB or the last 512; the copies of a LUKS2
+		// header and of a btrfs superblock, and a VMFS volume's, further in.
+		spans = append(spans, image.Span{Off: off, Len: min(length, mib+64*kib)},
+			image.Span{Off: off + length - mib, Len: mib})
+		for _, at := range []int64{2 * mib, 4 * mib, 64*mib + 64*kib} {
+			if at+4*kib <= length {
+				spans = append(spans, image.Span{Off: off + at, Len: 4 * kib})
+			}
+		}
+	}
+	if p.table != nil {
+		for _, part := range p.table.Parts {
+			add(part.Off, part.Len)
+		}
+	}
+	if m := p.pic.manifest; m != nil {
+		for _, part := range m.Partitions {
+			if part.Late {
+				add(part.Off, part.Len)
+			}
+		}
+	}
+	whole := spans[:0]
+	for _, s := range spans {
+		end := min(s.End(), size) / 512 * 512
+		if s.Off = max(0, s.Off) / 512 * 512; s.Off < end {
+			whole = append(whole, image.Span{Off: s.Off, Len: end - s.Off})
+		}
+	}
+	return image.Subtract(whole, p.content())
+}
+
+// content is where the body is known to lie.
+func (p *plan) content() []image.Span {
+	var spans []image.Span
+	keep := func(off, length int64) {
+		if start := max(off, p.start); start < off+length && p.table != nil {
+			spans = append(spans, image.Span{Off: start, Len: min(off+length, p.size-gpt.TailSize) - start})
+		}
+	}
+	switch {
+	case p.pic.manifest != nil:
+		for _, e := range p.pic.manifest.Pieces {
+			keep(e.Off, e.Len)
+		}
+	case p.pic.img != nil:
+		for s := range p.pic.img.Spans() {
+			keep(s.Off, s.Len)
+		}
+	}
+	return spans
 }
 
 // expected is everything a disk of size bytes should hold, in order.
