@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"regexp"
 	"strings"
 
 	"imgtool/layouts"
@@ -141,12 +142,12 @@ func (m *Medium) load(beside fs.FS) (err error) {
 	return err
 }
 
+var goodName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
 func (b *Board) check() error {
 	switch {
-	case b.Name == "" || strings.ContainsFunc(b.Name, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
-	}):
-		return fmt.Errorf("name is %q; it must be lower-case letters, digits and any of - . _", b.Name)
+	case !goodName.MatchString(b.Name):
+		return fmt.Errorf("name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _", b.Name)
 	case b.Arch == "":
 		return errors.New("arch is missing")
 	case len(b.Media) == 0:
@@ -157,7 +158,13 @@ func (b *Board) check() error {
 		return errors.New("[script] needs both path and text")
 	}
 	for _, m := range b.Media {
+		if !goodName.MatchString(m.Name) {
+			return fmt.Errorf("a medium's name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _", m.Name)
+		}
 		for _, blob := range m.Blobs {
+			if blob.Input == "rootfs" {
+				return errors.New("a blob cannot be the input rootfs: that is the root file system")
+			}
 			if blob.Input == "" || blob.Sector < 1 {
 				return fmt.Errorf("a blob of medium %q needs an input and a sector from 1 on", m.Name)
 			}
@@ -179,6 +186,9 @@ func (b *Board) check() error {
 		return nil
 	}
 	for _, f := range b.Boot {
+		if f.Input == "rootfs" {
+			return fmt.Errorf("the file %q on the boot partition cannot be the input rootfs: that is the root file system", f.Path)
+		}
 		if f.Input == "" {
 			return fmt.Errorf("the file %q on the boot partition needs an input", f.Path)
 		}

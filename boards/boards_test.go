@@ -57,6 +57,8 @@ func TestParseRefusesWhatCannotBe(t *testing.T) {
 		{"a path from the root", change(`path = "Image"`, `path = "/Image"`), `"/Image" is no path`},
 		{"a script without text", good + "[script]\npath = \"boot.scr\"\n", "needs both path and text"},
 		{"a blob at sector 0", good + "[[medium.blob]]\ninput = \"b\"\nsector = 0\n", "a sector from 1 on"},
+		{"the root as a file", change(`input = "Image"`, `input = "rootfs"`), "cannot be the input rootfs"},
+		{"the root as a blob", good + "[[medium.blob]]\ninput = \"rootfs\"\nsector = 64\n", "cannot be the input rootfs"},
 		{"an unknown kind", good + "kind = \"zimage\"\n", `kind "zimage" is not known`},
 		{"a default for no input", good + "[starter.inputs]\ndtb = \"x\"\n", `has "dtb", which the board does not use; it uses Image, rootfs`},
 	} {

@@ -108,7 +108,7 @@ func TestFlashALoopDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer read.Close()
-	if err := image.Verify(t.Context(), read, m, nil); err != nil {
+	if err := image.Verify(t.Context(), read, &m.Manifest, nil); err != nil {
 		t.Error(err)
 	}
 	if _, err := read.WriteAt(make([]byte, 4096), 0); err == nil {
@@ -141,7 +141,7 @@ func TestFlashARegularFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer read.Close()
-	if err := image.Verify(t.Context(), read, m, nil); err != nil {
+	if err := image.Verify(t.Context(), read, &m.Manifest, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -493,7 +493,7 @@ func TestReadingBackReadsTheDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer read.Close()
-	err = image.Verify(t.Context(), read, m, nil)
+	err = image.Verify(t.Context(), read, &m.Manifest, nil)
 	if e, ok := errors.AsType[*image.MismatchError](err); !ok || e.Off > bad || bad >= e.Off+e.Len {
 		t.Errorf("verifying: %v", err)
 	}

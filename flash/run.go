@@ -1,14 +1,21 @@
 package flash
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"maps"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"syscall"
+	"time"
 
 	"imgtool/image"
 )
@@ -38,14 +45,47 @@ type Job struct {
 	Body     iter.Seq2[image.Chunk, error]
 	BodySize int64 // for progress, 0 if not known
 
+	// Again reads what Body held somewhere, so that a bad place can be written
+	// once more and named to the byte. nil if that cannot be.
+	Again func(image.Span) ([]byte, error)
+
 	// Head returns what makes the disk bootable: what lies before the first
 	// partition, and the backup table. It is called when the body is read back
 	// and may be nil. It does not overlap the body.
 	Head func() ([]image.Chunk, error)
+
+	// Delta reads before it writes, and writes only what differs. What is found
+	// right is not read once more.
+	Delta bool
+
+	// Size is what the disk says it has, in bytes, to find out in time if it has
+	// not. 0 does not look, nor does a Delta.
+	Size int64
+
+	// Stall is how long the disk may take over one read, write or flush; 0 is a
+	// minute.
+	Stall time.Duration
+}
+
+// Result is what a Run did, in bytes.
+type Result struct {
+	Written  int64 // wipes included
+	Skipped  int64 // found on the disk as they should be, with Delta
+	Verified int64 // read from the disk and right
+	Repaired []Repair
+	Manifest image.Manifest // what of Body and Head was written, in order
+}
+
+// Repair is a place that was wrong when it was first read back, and is right
+// now.
+type Repair struct {
+	image.Span
+	How string // in words
 }
 
 // Phases of a Run.
 const (
+	Probing   = "probing"
 	Wiping    = "wiping"
 	Writing   = "writing"
 	Reading   = "reading back"
@@ -56,33 +96,46 @@ const (
 // written after all else, in one piece.
 const guard = image.Block
 
-// Run writes a job and reads it back, and returns what is on the disk then.
+// Run writes a job and reads it back.
 //
 // From the first byte to the last but 4096 the disk has no table: whatever
 // ends a flash early leaves a disk that nothing boots, and whose record says
-// what was going on.
+// what was going on. What lies before the first partition, boot loaders among
+// it, is written last, from its end to its start, and taken away again if the
+// disk lasts long enough for that.
 //
-// Errors are *image.WriteError, *image.MismatchError, *ReadError and
+// What is read back wrong is read again, and where it can be had again written
+// again, up to three times.
+//
+// Errors are *image.WriteError, *image.MismatchError, *ReadError, *FakeError and
 // *GoneError, errors of Body and Head as they are, and the cause of ctx. A
 // write or a flush that fails is not tried again.
-func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*image.Manifest, error) {
-	r := &run{dev, phases}
+func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	r := &run{dev: patient{dev, ctx, cmp.Or(job.Stall, time.Minute)}, job: &job, phases: phases, res: &Result{}}
 
-	// 1. No table, and the record.
+	// 1. As large as it says, no table, and the record.
+	if job.Size > 0 && !job.Delta {
+		if err := r.probe(ctx); err != nil {
+			return nil, err
+		}
+	}
 	record := blocks(job.Record)
 	wipes := append([]image.Span{{Off: 0, Len: guard}}, job.Wipe...)
 	p := r.phases.Start(Wiping, length(wipes)+int64(len(record)))
-	if err := r.settle(ctx, zeros(wipes), p, nil); err != nil {
+	if _, err := r.settle(ctx, zeros(wipes), p, nil); err != nil {
 		return nil, err
 	}
 	if len(record) > 0 {
-		if err := r.settle(ctx, one(image.Chunk{Off: job.RecordOff, Data: record}), p, nil); err != nil {
+		if _, err := r.settle(ctx, one(image.Chunk{Off: job.RecordOff, Data: record}), p, nil); err != nil {
 			return nil, err
 		}
 	}
 
 	// 2. The partitions.
-	body, err := r.write(ctx, after(job.Body, max(guard, job.RecordOff+int64(len(record)))), r.phases.Start(Writing, job.BodySize))
+	body, seen, err := r.write(ctx, after(job.Body, max(guard, job.RecordOff+int64(len(record)))), r.phases.Start(Writing, job.BodySize))
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +143,7 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*image.
 	for _, e := range body.Entries {
 		total += e.Len
 	}
-	if err := r.read(ctx, image.Verify(ctx, r.dev, body, r.phases.Start(Reading, total))); err != nil {
+	if err := r.prove(ctx, body, job.Again, r.phases.Start(Reading, total)); err != nil {
 		return nil, err
 	}
 
@@ -100,10 +153,10 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*image.
 	if err != nil {
 		return nil, err
 	}
-	if err := apart(head, body); err != nil {
+	if err := apart(head, seen); err != nil {
 		return nil, err
 	}
-	for _, s := range uncovered(image.Span{Off: job.RecordOff, Len: int64(len(record))}, head) {
+	for _, s := range image.Subtract([]image.Span{{Off: job.RecordOff, Len: int64(len(record))}}, spans(head)) {
 		head = append(head, image.Chunk{Off: s.Off, Data: make([]byte, s.Len)})
 	}
 	tables, rest := split(head)
@@ -112,75 +165,405 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*image.
 		total += 2 * int64(len(c.Data))
 	}
 	p = r.phases.Start(Finishing, total)
-	done := &image.Manifest{Entries: body.Entries}
-	if err := r.settle(ctx, all(rest), p, done); err != nil {
+	written := body.Entries
+	undo := func() {
+		r.dev.ctx = context.WithoutCancel(ctx)
+		for c := range zeros(append([]image.Span{{Off: 0, Len: guard}}, spans(rest)...)) {
+			if _, err := r.dev.WriteAt(c.Data, c.Off); err != nil {
+				return
+			}
+		}
+		r.dev.Sync()
+	}
+	m, err := r.settle(ctx, all(rest), p, p)
+	if err != nil {
+		undo()
 		return nil, err
 	}
+	written = append(written, m.Entries...)
 
 	// 4. The tables. From here on it is done or undone, not interrupted.
+	if err := ctx.Err(); err != nil {
+		undo()
+		return nil, context.Cause(ctx)
+	}
 	ctx = context.WithoutCancel(ctx)
-	if err := r.settle(ctx, all(tables), p, done); err != nil {
-		r.dev.WriteAt(make([]byte, guard), 0)
-		r.dev.Sync()
+	r.dev.ctx = ctx
+	if m, err = r.settle(ctx, all(tables), p, p); err != nil {
+		undo()
 		return nil, err
 	}
-	slices.SortFunc(done.Entries, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
-	for _, e := range done.Entries {
-		done.Size = max(done.Size, e.Off+e.Len)
+	written = append(written, m.Entries...)
+	slices.SortFunc(written, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	r.res.Manifest.Entries = written
+	for _, e := range written {
+		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
 	}
-	return done, nil
+	return r.res, nil
 }
 
 type run struct {
-	dev    Device
+	dev    patient
+	job    *Job
 	phases image.Phases
+	res    *Result
 }
 
-// settle writes chunks, flushes, and reads them back byte by byte. It adds what
-// it wrote to m.
-func (r *run) settle(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p image.Progress, m *image.Manifest) error {
-	wrote, err := r.write(ctx, chunks, p)
-	if err != nil {
-		return err
-	}
-	if m == nil {
-		p = nil // a wipe counts once
-	} else {
-		m.Entries = append(m.Entries, wrote.Entries...)
-	}
-	return r.read(ctx, image.Compare(ctx, r.dev, chunks, p))
+// patient is a device that is waited for, but not for ever, nor when who waits
+// is told to stop. What is under way then goes on behind its back.
+type patient struct {
+	Device
+	ctx   context.Context
+	stall time.Duration
 }
 
-// write writes the chunks and flushes.
-func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p image.Progress) (*image.Manifest, error) {
-	m, err := image.Write(ctx, r.dev, chunks, p)
-	if _, ok := errors.AsType[*image.WriteError](err); ok {
-		return nil, r.broken(err)
+func (d patient) do(f func() (int, error)) (int, error) {
+	type result struct {
+		n   int
+		err error
 	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := f()
+		done <- result{n, err}
+	}()
+	late := time.NewTimer(d.stall)
+	defer late.Stop()
+	select {
+	case r := <-done:
+		return r.n, r.err
+	case <-d.ctx.Done():
+		return 0, context.Cause(d.ctx)
+	case <-late.C:
+		return 0, &GoneError{d.Path(), fmt.Errorf("no answer for %s", d.stall)}
+	}
+}
+
+func (d patient) WriteAt(p []byte, off int64) (int, error) {
+	return d.do(func() (int, error) { return d.Device.WriteAt(p, off) })
+}
+
+func (d patient) ReadAt(p []byte, off int64) (int, error) {
+	return d.do(func() (int, error) { return d.Device.ReadAt(p, off) })
+}
+
+func (d patient) Sync() error {
+	_, err := d.do(func() (int, error) { return 0, d.Device.Sync() })
+	return err
+}
+
+// settle writes chunks that can be had again, flushes, and reads them back. It
+// returns what it wrote; told and proved hear of the bytes.
+func (r *run) settle(ctx context.Context, chunks iter.Seq2[image.Chunk, error], told, proved image.Progress) (*image.Manifest, error) {
+	m, _, err := r.write(ctx, chunks, told)
 	if err != nil {
 		return nil, err
 	}
-	// A flush may take as long as the disk likes; who interrupts does not wait.
-	flushed := make(chan error, 1)
-	go func() { flushed <- r.dev.Sync() }()
-	select {
-	case err = <-flushed:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	skipped := int64(0)
+	if proved != nil {
+		for c := range chunks {
+			skipped += int64(len(c.Data))
+		}
+		for _, e := range m.Entries {
+			skipped -= e.Len
+		}
+		proved.Add(skipped)
+	}
+	return m, r.prove(ctx, m, func(s image.Span) ([]byte, error) {
+		for c := range chunks {
+			if c.Off <= s.Off && s.End() <= c.Off+int64(len(c.Data)) {
+				return c.Data[s.Off-c.Off:][:s.Len], nil
+			}
+		}
+		panic("flash: internal error: a chunk that was written is not there")
+	}, proved)
+}
+
+// write writes the chunks and flushes. It returns what it wrote, and where the
+// chunks were.
+func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p image.Progress) (*image.Manifest, []image.Span, error) {
+	var seen []image.Span
+	chunks = watched(chunks, &seen)
+	if r.job.Delta {
+		var one sync.Mutex
+		each := p
+		p = func(n int64) {
+			one.Lock()
+			defer one.Unlock()
+			each.Add(n)
+		}
+		chunks = r.differing(chunks, p)
+	}
+	m, err := image.Write(ctx, r.dev, chunks, p)
+	if err == nil {
+		if err = r.dev.Sync(); err != nil && ctx.Err() == nil {
+			err = &image.WriteError{Off: m.Size, Err: fmt.Errorf("flushing what came before: %w", err)}
+		}
+	}
+	if ctx.Err() != nil && err != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	if _, ok := errors.AsType[*image.WriteError](err); ok {
+		return nil, nil, r.broken(err)
 	}
 	if err != nil {
-		return nil, r.broken(&image.WriteError{Off: m.Size, Err: fmt.Errorf("flushing what came before: %w", err)})
+		return nil, nil, err
 	}
-	return m, nil
+	for _, e := range m.Entries {
+		r.res.Written += e.Len
+	}
+	return m, seen, nil
+}
+
+// watched notes where the chunks are.
+func watched(chunks iter.Seq2[image.Chunk, error], seen *[]image.Span) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if err == nil {
+				*seen = append(*seen, image.Span{Off: c.Off, Len: int64(len(c.Data))})
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// near is how close two places may lie that are written as one: small scattered
+// writes are slower than a few more bytes.
+const near = 256 << 10
+
+// differing gives what of the chunks is not on the disk. What cannot be read is
+// written.
+func (r *run) differing(chunks iter.Seq2[image.Chunk, error], p image.Progress) iter.Seq2[image.Chunk, error] {
+	var buf []byte
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if err != nil {
+				yield(c, err)
+				return
+			}
+			if len(buf) < len(c.Data) {
+				buf = make([]byte, len(c.Data))
+			}
+			there := buf[:len(c.Data)]
+			if n, _ := r.dev.ReadAt(there, c.Off); n < len(there) {
+				if !yield(c, nil) {
+					return
+				}
+				continue
+			}
+			same := int64(len(c.Data))
+			for start, end := range runs(c.Data, there) {
+				same -= int64(end - start)
+				if !yield(image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]}, nil) {
+					return
+				}
+			}
+			r.res.Skipped += same
+			r.res.Verified += same
+			p.Add(same)
+		}
+	}
+}
+
+// runs are the blocks in which two pieces of data differ, those near each other
+// together.
+func runs(want, got []byte) iter.Seq2[int, int] {
+	return func(yield func(int, int) bool) {
+		start, end := -1, 0
+		for at := 0; at < len(want); at += image.Block {
+			to := min(at+image.Block, len(want))
+			if bytes.Equal(want[at:to], got[at:to]) {
+				continue
+			}
+			if start >= 0 && at-end >= near {
+				if !yield(start, end) {
+					return
+				}
+				start = -1
+			}
+			if start < 0 {
+				start = at
+			}
+			end = to
+		}
+		if start >= 0 {
+			yield(start, end)
+		}
+	}
+}
+
+// tries is how often a place is written again that is read back wrong.
+const tries = 3
+
+// prove reads back what was written.
+func (r *run) prove(ctx context.Context, m *image.Manifest, again func(image.Span) ([]byte, error), p image.Progress) error {
+	for _, e := range m.Entries {
+		if err := r.proveOne(ctx, e, again, p); err != nil {
+			return err
+		}
+		r.res.Verified += e.Len
+	}
+	return nil
+}
+
+func (r *run) proveOne(ctx context.Context, e image.Entry, again func(image.Span) ([]byte, error), p image.Progress) error {
+	m, s := &image.Manifest{Entries: []image.Entry{e}}, image.Span{Off: e.Off, Len: e.Len}
+	look := func(p image.Progress) (*image.MismatchError, error) {
+		err := image.Verify(ctx, r.dev, m, p)
+		wrong, ok := errors.AsType[*image.MismatchError](err)
+		if !ok && err != nil {
+			return nil, r.read(ctx, err)
+		}
+		return wrong, nil
+	}
+	first, err := look(p)
+	if first == nil {
+		return err
+	}
+	second, err := look(nil)
+	switch {
+	case err != nil:
+		return err
+	case second == nil:
+		r.res.Repaired = append(r.res.Repaired, Repair{s, "it was read wrong once, and right the next time"})
+		return nil
+	}
+	agreed := "two reads agree"
+	if first.Got != second.Got {
+		agreed = "two reads differ"
+	}
+	if again == nil {
+		return fmt.Errorf("%s: %w (%s; it comes from a pipe and cannot be written again)", r.dev.Path(), first, agreed)
+	}
+	data, err := again(s)
+	if err != nil {
+		return err
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != e.SHA256 {
+		return fmt.Errorf("%s: %w (%s; the image changed and it cannot be written again)", r.dev.Path(), first, agreed)
+	}
+	for try := range tries {
+		if _, _, err := r.write(ctx, one(image.Chunk{Off: s.Off, Data: data}), nil); err != nil {
+			return err
+		}
+		if first, err = look(nil); err != nil {
+			return err
+		}
+		if first == nil {
+			r.res.Repaired = append(r.res.Repaired, Repair{s, fmt.Sprintf("it was wrong (%s), and is right after writing it %s more", agreed, times(try+1))})
+			return nil
+		}
+	}
+	exact := image.Compare(ctx, r.dev, one(image.Chunk{Off: s.Off, Data: data}), nil)
+	if wrong, ok := errors.AsType[*image.MismatchError](exact); ok {
+		first = wrong
+	}
+	return fmt.Errorf("%s: %w (%s, and writing it %s more did not help)", r.dev.Path(), first, agreed, times(tries))
+}
+
+func times(n int) string { return [...]string{"", "once", "twice", "three times"}[n] }
+
+// FakeError is a disk that has less room than it says.
+type FakeError struct {
+	Disk    string
+	Size    int64 // what it says it has, in bytes
+	Written int64 // where something was written,
+	Found   int64 // and where it turned up, or -1
+}
+
+func (e *FakeError) Error() string {
+	if e.Found < 0 {
+		return fmt.Sprintf("%s: what is written at byte %d is not there: the disk has less room than the %d bytes it says; do not use it", e.Disk, e.Written, e.Size)
+	}
+	return fmt.Sprintf("%s: what is written at byte %d turns up at byte %d: the disk has %d bytes of the %d it says; do not use it",
+		e.Disk, e.Written, e.Found, e.Written-e.Found, e.Size)
+}
+
+// probe writes a block at the end of the disk, which is wiped anyway, and looks
+// whether it is there, and whether it turns up where a smaller disk would have
+// it.
+func (r *run) probe(ctx context.Context) error {
+	last := r.job.Size/image.Block*image.Block - image.Block
+	unit := int64(32 << 20)
+	if last < 2*unit {
+		return nil
+	}
+	// The sizes a smaller disk may have, some thousand at most.
+	step := max(unit, (last/1024+unit-1)/unit*unit)
+	at := map[int64]bool{}
+	for size := step; size <= last; size += step {
+		at[last%size] = true
+	}
+	for size := unit; size <= last; size *= 2 {
+		at[last%size] = true
+	}
+	delete(at, last)
+	places := slices.Sorted(maps.Keys(at))
+	p := r.phases.Start(Probing, int64(2*len(places)+2)*image.Block)
+	mark := make([]byte, image.Block)
+	seed := sha256.Sum256(append([]byte("imgtool probe"), r.job.Record...))
+	rand.NewChaCha8(seed).Read(mark)
+	block := make([]byte, image.Block)
+	read := func(off int64) error {
+		_, err := r.dev.ReadAt(block, off)
+		p.Add(image.Block)
+		if err != nil && ctx.Err() == nil {
+			return r.broken(&ReadError{fmt.Errorf("reading at byte %d: %w", off, err)})
+		}
+		return err
+	}
+	// A place that holds the mark already, from a run before, says nothing.
+	held := map[int64]bool{}
+	for _, off := range places {
+		if err := read(off); err != nil {
+			return err
+		}
+		held[off] = bytes.Equal(block, mark)
+	}
+	if _, _, err := r.write(ctx, one(image.Chunk{Off: last, Data: mark}), p); err != nil {
+		return err
+	}
+	for _, off := range places {
+		if err := read(off); err != nil {
+			return err
+		}
+		if !held[off] && bytes.Equal(block, mark) {
+			return &FakeError{r.dev.Path(), r.job.Size, last, off}
+		}
+	}
+	if err := read(last); err != nil {
+		return err
+	}
+	if !bytes.Equal(block, mark) {
+		return &FakeError{r.dev.Path(), r.job.Size, last, -1}
+	}
+	return nil
+}
+
+// Compare reads from a disk what the chunks hold. Errors are as those of Run.
+func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], p image.Progress) error {
+	r := &run{dev: patient{dev, ctx, time.Minute}}
+	for c, err := range chunks {
+		if err != nil {
+			return err
+		}
+		err = image.Compare(ctx, r.dev, one(c), p)
+		if wrong, ok := errors.AsType[*image.MismatchError](err); ok {
+			return fmt.Errorf("%s: %w", dev.Path(), wrong)
+		}
+		if err != nil {
+			return r.read(ctx, err)
+		}
+	}
+	return nil
 }
 
 // read sorts the errors of reading back.
 func (r *run) read(ctx context.Context, err error) error {
-	if err == nil || err == context.Cause(ctx) {
-		return err
-	}
-	if _, ok := errors.AsType[*image.MismatchError](err); ok {
-		return fmt.Errorf("%s: %w", r.dev.Path(), err)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return r.broken(&ReadError{err})
 }
@@ -188,6 +571,9 @@ func (r *run) read(ctx context.Context, err error) error {
 // broken looks whether there is still a disk to speak of: one that was pulled
 // fails with ENOSPC as well.
 func (r *run) broken(err error) error {
+	if gone, ok := errors.AsType[*GoneError](err); ok {
+		return gone
+	}
 	if errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || r.dev.Alive() != nil {
 		return &GoneError{r.dev.Path(), err}
 	}
@@ -201,8 +587,8 @@ func (j *Job) head() ([]image.Chunk, error) {
 	return j.Head()
 }
 
-// split parts what lies in the guard from the rest. What continues the chunk
-// at byte 0 ends the rest, byte 0 ends the tables.
+// split parts what lies in the guard from the rest, both from the end of the
+// disk to its start.
 func split(head []image.Chunk) (tables, rest []image.Chunk) {
 	var next []image.Chunk
 	for _, c := range head {
@@ -216,8 +602,11 @@ func split(head []image.Chunk) (tables, rest []image.Chunk) {
 			next = append(next, image.Chunk{Off: c.Off + n, Data: c.Data[n:]})
 		}
 	}
-	slices.SortFunc(tables, func(a, b image.Chunk) int { return cmp.Compare(b.Off, a.Off) })
-	return tables, append(rest, next...)
+	descending := func(a, b image.Chunk) int { return cmp.Compare(b.Off, a.Off) }
+	rest = append(rest, next...)
+	slices.SortFunc(tables, descending)
+	slices.SortFunc(rest, descending)
+	return tables, rest
 }
 
 // after refuses what would stand where the tables or the record go.
@@ -238,35 +627,22 @@ func after(chunks iter.Seq2[image.Chunk, error], off int64) iter.Seq2[image.Chun
 }
 
 // apart refuses a head that would change what was read back already.
-func apart(head []image.Chunk, body *image.Manifest) error {
+func apart(head []image.Chunk, body []image.Span) error {
 	for _, c := range head {
-		for _, e := range body.Entries {
-			if c.Off < e.Off+e.Len && e.Off < c.Off+int64(len(c.Data)) {
-				return fmt.Errorf("the %d bytes at %d, for the end, overlap the content at %d", len(c.Data), c.Off, e.Off)
+		for _, s := range body {
+			if c.Off < s.End() && s.Off < c.Off+int64(len(c.Data)) {
+				return fmt.Errorf("the %d bytes at %d, for the end, overlap the content at %d", len(c.Data), c.Off, s.Off)
 			}
 		}
 	}
 	return nil
 }
 
-// uncovered is what of s no chunk holds.
-func uncovered(s image.Span, chunks []image.Chunk) []image.Span {
-	chunks = slices.SortedFunc(slices.Values(chunks), func(a, b image.Chunk) int { return cmp.Compare(a.Off, b.Off) })
-	var open []image.Span
-	at := s.Off
+func spans(chunks []image.Chunk) (spans []image.Span) {
 	for _, c := range chunks {
-		if c.Off >= s.End() {
-			break
-		}
-		if c.Off > at {
-			open = append(open, image.Span{Off: at, Len: c.Off - at})
-		}
-		at = max(at, c.Off+int64(len(c.Data)))
+		spans = append(spans, image.Span{Off: c.Off, Len: int64(len(c.Data))})
 	}
-	if at < s.End() {
-		open = append(open, image.Span{Off: at, Len: s.End() - at})
-	}
-	return open
+	return spans
 }
 
 func zeros(spans []image.Span) iter.Seq2[image.Chunk, error] {

@@ -165,11 +165,11 @@ func TestRunWritesTheWholeJob(t *testing.T) {
 	if i := differ(p.want, f.data); i >= 0 {
 		t.Errorf("the disk differs at byte %d", i)
 	}
-	if err := image.Verify(t.Context(), f, m, nil); err != nil {
+	if err := image.Verify(t.Context(), f, &m.Manifest, nil); err != nil {
 		t.Errorf("the manifest does not verify: %v", err)
 	}
-	if m.Size != fakeSize || m.Entries[0].Off != 0 {
-		t.Errorf("a manifest of %d bytes that begins at %d", m.Size, m.Entries[0].Off)
+	if m.Manifest.Size != fakeSize || m.Manifest.Entries[0].Off != 0 {
+		t.Errorf("a manifest of %d bytes that begins at %d", m.Manifest.Size, m.Manifest.Entries[0].Off)
 	}
 	if got := strings.Join(phases, ", "); got != "wiping, writing, reading back, finishing" {
 		t.Error(got)

@@ -11,11 +11,13 @@
 //	cmd/imgtool   people: flags, words, progress, exit statuses
 //	  |-> flash            disks of this machine             imports image only
 //	  |-> image/build      where definitions meet bytes
-//	  |     |-> image/{gpt,fat,squashfs,uboot,cpio,...}   one package per on-disk format
+//	  |     |-> image/{gpt,fat,squashfs,uboot}   one package per on-disk format
 //	  |     |-> image/tree     a root file system as a value
 //	  |     |-> image/source   where inputs come from
 //	  |     `-> boards -> layouts   what a board holds, where things go
 //	  |-> image/artifact   .img, .img.zst, .img.xz, .img.gz, manifest, bmap
+//	  |-> image/ordered    the one concurrency shape
+//	  |-> image/xz         reading xz
 //	  `-> image            standard library only
 package image
 
@@ -363,6 +365,15 @@ func ahead(ctx context.Context, chunks iter.Seq2[Chunk, error]) iter.Seq2[Chunk,
 		go func() {
 			defer close(done)
 			defer close(items)
+			defer func() {
+				// A fault of ours must not end the program here, half-way.
+				if r := recover(); r != nil {
+					select {
+					case items <- item{err: fmt.Errorf("internal error: %v", r)}:
+					case <-ctx.Done():
+					}
+				}
+			}()
 			for c, err := range chunks {
 				select {
 				case items <- item{c, err}:

@@ -109,6 +109,19 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if o.Inputs, err = gatherInputs(opt, board); err != nil {
 		return err
 	}
+	if opt.output != "" {
+		refs := []string{opt.seed, opt.board}
+		for _, ref := range o.Inputs {
+			refs = append(refs, ref)
+		}
+		for _, ref := range refs {
+			a, err1 := os.Stat(ref)
+			b, err2 := os.Stat(opt.output)
+			if err1 == nil && err2 == nil && os.SameFile(a, b) {
+				return usagef("%s is an input and would be written over: give another name with -o", opt.output)
+			}
+		}
+	}
 	if opt.seed != "" {
 		if o.SeedName = opt.seed; o.SeedName == "-" {
 			return usagef("the seed comes from a file, not from a pipe")

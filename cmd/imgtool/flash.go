@@ -6,18 +6,23 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"imgtool/flash"
 	"imgtool/image"
+	"imgtool/image/gpt"
 )
 
 type flashOptions struct {
 	image string
 	yes   bool
+	delta string
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
@@ -40,11 +45,15 @@ or lz4; - is standard input.`,
 	}
 	cmd.Flags().StringVar(&opt.image, "image", "", "image to write, - for standard input (default: the newest in out/)")
 	cmd.Flags().BoolVar(&opt.yes, "yes", false, "do not ask; guards stay")
+	cmd.Flags().StringVar(&opt.delta, "delta", "auto", "read first and write only what differs: yes, no, or auto: if the disk carries an image of the board")
 	return cmd
 }
 
 func runFlash(ctx context.Context, target string, opt flashOptions, u *ui) (err error) {
 	begin := time.Now()
+	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
+		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
+	}
 	if opt.image == "" {
 		if opt.image, err = newestImage(); err != nil {
 			return err
@@ -74,13 +83,18 @@ func runFlash(ctx context.Context, target string, opt flashOptions, u *ui) (err 
 	}
 	job, err := p.job(disk.Size)
 	if err != nil {
-		return &flash.RefusedError{Disk: disk.Path, Reason: err.Error()}
+		return fmt.Errorf("%s: %w", pic.name, corrupt("it cannot be put on %s: %w", disk.Path, err))
+	}
+	if pic.holes != nil {
+		if err := pic.holes(ctx); err != nil {
+			return fmt.Errorf("%s: %w", pic.name, err)
+		}
 	}
 	if !opt.yes {
 		if opt.image == "-" {
 			return usagef("standard input is the image, so nobody can answer: pass --yes to write without a question")
 		}
-		ok, err := u.ask(fmt.Sprintf("Write %s\nto %s.\nEverything on it will be lost.", describePicture(p), describeDisk(disk)))
+		ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything on it will be lost.", describePicture(p), describeDisk(disk)))
 		if err != nil {
 			return err
 		}
@@ -89,37 +103,75 @@ func runFlash(ctx context.Context, target string, opt flashOptions, u *ui) (err 
 		}
 	}
 
+	job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(disk, p)
+
 	t, err := flash.Open(disk)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	u.onInterrupt = fmt.Sprintf(": %s is not bootable and has no partition table now; flash it again", disk.Path)
-	manifest, err := flash.Run(ctx, t, job, u.phases)
+	touched := false
+	res, err := flash.Run(ctx, t, job, func(phase string, total int64) image.Progress {
+		if phase == flash.Wiping {
+			touched = true
+			u.leaves(fmt.Sprintf("%s is not bootable and has no partition table now; flash it again", disk.Path))
+		}
+		return u.phases(phase, total)
+	})
 	if err != nil {
-		err = exactly(ctx, err, t, pic)
-		if ctx.Err() == nil {
+		if touched && ctx.Err() == nil {
 			err = hint(err, "%s is not bootable and has no partition table now", disk.Path)
 		}
 		return err
 	}
+	u.leaves("")
 	if err := t.Reread(); err != nil {
 		u.warn(fmt.Sprintf("the image is written and verified, but %v", err))
 	}
 	if err := t.Close(); err != nil {
 		return err
 	}
-	var n int64
-	for _, e := range manifest.Entries {
-		n += e.Len
+	for _, r := range res.Repaired {
+		u.warn(fmt.Sprintf("%s: at byte %d, %d bytes: %s; this disk or its cable is unreliable", disk.Path, r.Off, r.Len, r.How))
 	}
 	took := time.Since(begin)
 	if u.json {
 		u.endPhase()
-		return u.print(map[string]any{"disk": disk.Path, "image": pic.name, "build_id": buildID(pic), "written": n, "verified": n, "seconds": took.Seconds()})
+		return u.print(map[string]any{"disk": disk.Path, "serial": disk.Serial, "image": pic.name, "build_id": buildID(pic),
+			"written": res.Written, "skipped": res.Skipped, "verified": res.Verified, "repaired": len(res.Repaired), "seconds": took.Seconds()})
 	}
-	u.say("%s: %s written and verified in %s", disk.Path, human(n), took.Round(100*time.Millisecond))
+	kept := ""
+	if res.Skipped > 0 {
+		kept = fmt.Sprintf(", %s were there already", human(res.Skipped))
+	}
+	u.say("%s: %s written%s, %s verified, in %s", disk.Path, human(res.Written), kept, human(res.Verified), took.Round(100*time.Millisecond))
 	return nil
+}
+
+// alike says whether a disk carries, or was about to carry, an image of the same
+// board: then most of it may be there already.
+func alike(disk *flash.Disk, p *plan) bool {
+	t, err := flash.OpenRead(disk)
+	if err != nil {
+		return false
+	}
+	defer t.Close()
+	if p.pic.manifest != nil {
+		record := make([]byte, image.Block)
+		if n, _ := t.ReadAt(record, recordOff); n == len(record) && p.record != nil && sameBoard(record, p.record) {
+			return true
+		}
+	}
+	there, err := gpt.Read(t)
+	if err != nil || p.table == nil || len(there.Parts) < len(p.table.Parts) {
+		return false
+	}
+	for i, part := range p.table.Parts {
+		if other := there.Parts[i]; other.Name != part.Name || other.Off != part.Off || other.Len != part.Len || other.Type != part.Type {
+			return false
+		}
+	}
+	return true
 }
 
 // findDisk finds the disk a person names.
@@ -140,7 +192,7 @@ type noDiskError struct {
 func (e *noDiskError) Error() string { return e.name + ": there is no such disk or file" }
 func (e *noDiskError) Unwrap() error { return e.err }
 
-// refuseSame refuses to write an image over itself.
+// refuseSame refuses to write an image over itself, under whatever name.
 func refuseSame(disk *flash.Disk, pic *picture) error {
 	if pic.file == nil {
 		return nil
@@ -149,28 +201,24 @@ func refuseSame(disk *flash.Disk, pic *picture) error {
 	if err != nil {
 		return err
 	}
+	itself := &flash.RefusedError{Disk: disk.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
 	if b, err := os.Stat(disk.Path); err == nil && os.SameFile(a, b) {
-		return &flash.RefusedError{Disk: disk.Path, Reason: "it is the image itself"}
+		return itself
+	}
+	// The image may be the file behind a loop device,
+	if backing, err := os.ReadFile("/sys/block/" + disk.Name + "/loop/backing_file"); err == nil && !disk.File {
+		if b, err := os.Stat(strings.TrimSpace(string(backing))); err == nil && os.SameFile(a, b) {
+			return itself
+		}
+	}
+	// or the disk itself, or one of its partitions.
+	if dev, ok := a.Sys().(*syscall.Stat_t); ok && a.Mode()&fs.ModeDevice != 0 {
+		at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(dev.Rdev)), unix.Minor(uint64(dev.Rdev))))
+		if err == nil && (filepath.Base(at) == disk.Name || filepath.Base(filepath.Dir(at)) == disk.Name) {
+			return itself
+		}
 	}
 	return nil
-}
-
-// exactly narrows a mismatch of a whole piece down to its bytes, where the image
-// can be read again.
-func exactly(ctx context.Context, err error, t *flash.Target, pic *picture) error {
-	var wide *image.MismatchError
-	if !errors.As(err, &wide) || pic.img == nil {
-		return err
-	}
-	data := make([]byte, wide.Len)
-	if n, _ := pic.img.ReadAt(data, wide.Off); n < len(data) {
-		return err
-	}
-	exact := image.Compare(ctx, t, func(yield func(image.Chunk, error) bool) { yield(image.Chunk{Off: wide.Off, Data: data}, nil) }, nil)
-	if exact == nil {
-		return fmt.Errorf("%w (a second look finds the right bytes: the disk or its cable is unreliable)", err)
-	}
-	return fmt.Errorf("%s: %w", t.Path(), exact)
 }
 
 func buildID(pic *picture) string {

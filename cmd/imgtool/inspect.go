@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -146,6 +147,14 @@ func inspect(pic *picture) (*report, error) {
 	if errors.As(err, new(*artifact.CorruptError)) {
 		return nil, err
 	}
+	sector := make([]byte, 512)
+	img.ReadAt(sector, 0)
+	if start, end, fault := mbr(sector); errors.Is(err, gpt.ErrNone) && sector[510] == 0x55 && sector[511] == 0xAA && fault == nil {
+		r.Partitions = append(r.Partitions, partReport{Name: "(MBR)", Type: "all of it", Off: start, Len: end - start})
+		note("partition table (MBR)", nil)
+		r.blobs(img, note)
+		return r, nil
+	}
 	note("partition table at the start", err)
 	backup, backupErr := gpt.ReadBackup(img, img.Size())
 	if backupErr == nil && table != nil && !sameTable(table, backup) {
@@ -192,7 +201,7 @@ func (p *partReport) look(img *image.Image, note func(string, error) bool) error
 	switch {
 	case string(magic[:4]) == "hsqs":
 		r, err := squashfs.Open(inside, p.Len)
-		if note(p.Name+": squashfs", err) {
+		if note(p.Name+": squashfs, its superblock and tables", err) {
 			s := r.Summary()
 			p.Squashfs = &squashfsReport{s.Codec, s.BlockSize, s.Inodes, s.BytesUsed, s.ModTime}
 		}
@@ -267,7 +276,7 @@ func (r *report) text() string {
 		if p.Len == 0 {
 			size = "the rest"
 		}
-		fmt.Fprintf(&b, "%3d %-12s %-14s %10s %10s  %s\n", p.Number, p.Name, p.Type, mebibytes(p.Off), size, p.holds())
+		fmt.Fprintf(&b, "%3d %-12s %-14s %10s %10s  %s\n", p.Number, tame(p.Name), tame(p.Type), mebibytes(p.Off), size, p.holds())
 	}
 	if r.Table != "" {
 		fmt.Fprintf(&b, "\ndisk %s, first usable sector %d\n", r.Table, r.FirstLBA)
@@ -281,14 +290,14 @@ func (r *report) text() string {
 		}
 		fmt.Fprintf(&b, "\n%s: FAT%d %q, serial %s\n", p.Name, p.FAT.Kind, p.FAT.Label, p.FAT.Serial)
 		for _, f := range p.FAT.Files {
-			fmt.Fprintf(&b, "  %10d  %s\n", f.Size, f.Path)
+			fmt.Fprintf(&b, "  %10d  %s\n", f.Size, tame(f.Path))
 		}
 	}
 	for _, p := range r.Partitions {
 		if p.FAT != nil && p.FAT.Script != "" {
 			fmt.Fprintf(&b, "\n%s: boot.scr\n", p.Name)
 			for line := range strings.Lines(p.FAT.Script) {
-				fmt.Fprintf(&b, "  | %s", line)
+				fmt.Fprintf(&b, "  | %s\n", tame(strings.TrimSuffix(line, "\n")))
 			}
 			break // the slots share one
 		}
@@ -296,15 +305,15 @@ func (r *report) text() string {
 	if len(r.Inputs) > 0 {
 		b.WriteString("\ninputs\n")
 		for _, in := range r.Inputs {
-			fmt.Fprintf(&b, "  %.16s…  %s  %s\n", in.SHA256, in.Name, in.Origin)
+			fmt.Fprintf(&b, "  %.16s…  %s  %s\n", in.SHA256, tame(in.Name), tame(in.Origin))
 		}
 	}
 	b.WriteString("\nchecks\n")
 	for _, c := range r.Checks {
 		if c.Fault == "" {
-			fmt.Fprintf(&b, "  ok    %s\n", c.What)
+			fmt.Fprintf(&b, "  ok    %s\n", tame(c.What))
 		} else {
-			fmt.Fprintf(&b, "  FAULT %s: %s\n", c.What, c.Fault)
+			fmt.Fprintf(&b, "  FAULT %s: %s\n", tame(c.What), tame(c.Fault))
 		}
 	}
 	return b.String()
@@ -315,7 +324,7 @@ func (p *partReport) holds() string {
 	case p.Late:
 		return "made by the device on its first boot"
 	case p.FAT != nil:
-		return fmt.Sprintf("FAT%d %s, %d files", p.FAT.Kind, p.FAT.Label, len(p.FAT.Files))
+		return fmt.Sprintf("FAT%d %s, %d files", p.FAT.Kind, tame(p.FAT.Label), len(p.FAT.Files))
 	case p.Squashfs != nil:
 		return fmt.Sprintf("squashfs %s, %s in %d inodes", p.Squashfs.Codec, human(p.Squashfs.Used), p.Squashfs.Inodes)
 	}
@@ -329,28 +338,41 @@ func mebibytes(n int64) string {
 	return human(n)
 }
 
-// bar is the disk to scale in one line, each partition at least its number wide.
+// bar is the disk to scale in one line of some width, each partition at least
+// its number wide.
 func bar(parts []partReport, size int64) string {
 	const width = 76
+	cells := func(n int64) int {
+		return int(float64(min(max(0, n), size)) / float64(size) * width)
+	}
 	var b strings.Builder
 	at := int64(0)
-	cells := func(n int64) int { return int(n * width / size) }
 	for _, p := range parts {
-		if gap := cells(p.Off - at); gap > 0 {
-			b.WriteString(strings.Repeat(".", gap))
+		if b.Len() > 2*width {
+			return b.String() + "…"
 		}
-		length := p.Len
-		if length == 0 {
-			length = max(0, size-p.Off)
+		off, end := min(max(0, p.Off), size), min(max(0, p.Off+p.Len), size)
+		if p.Len == 0 {
+			end = size
 		}
+		b.WriteString(strings.Repeat(".", cells(off-at)))
 		fill := "="
 		if p.Late {
 			fill = "-"
 		}
 		label := fmt.Sprint(p.Number)
-		n := max(1, cells(length)-2-len(label))
-		b.WriteString("[" + label + strings.Repeat(fill, n) + "]")
-		at = p.Off + length
+		b.WriteString("[" + label + strings.Repeat(fill, max(1, cells(end-off)-2-len(label))) + "]")
+		at = max(at, end)
 	}
 	return b.String()
+}
+
+// tame is text of others that is fit to be printed.
+func tame(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\t' {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
 }

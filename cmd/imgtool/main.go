@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,10 +39,21 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
+// grace is how long an interrupted work has to put things in order.
+const grace = 2 * time.Second
+
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	u := &ui{in: stdin, out: stdout, err: stderr}
+	// A second signal ends it at once; so does a while without an end, as when a
+	// pipe that is read from brings nothing.
+	defer context.AfterFunc(ctx, func() {
+		stop()
+		time.Sleep(grace)
+		u.fail(u.interrupted(), exitInterrupted)
+		os.Exit(exitInterrupted)
+	})()
 	defer func() {
 		if r := recover(); r != nil {
 			u.endPhase()
@@ -65,7 +77,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	status = exitStatus(err)
 	if ctx.Err() != nil {
 		status = exitInterrupted
-		err = errors.New("interrupted" + u.onInterrupt)
+		err = u.interrupted()
 	}
 	u.fail(err, status)
 	return status
@@ -121,7 +133,7 @@ func exitStatus(err error) int {
 		return exitUsage
 	case is(new(*flash.RefusedError)):
 		return exitRefused
-	case is(new(*image.MismatchError)), is(new(*flash.ReadError)):
+	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)):
 		return exitMismatch
 	case is(new(*flash.GoneError)), is(new(*noDiskError)):
 		return exitGone

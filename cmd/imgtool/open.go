@@ -23,6 +23,7 @@ type picture struct {
 	manifest *artifact.Manifest // nil if it has none
 	format   artifact.Format
 	file     *os.File // nil for standard input
+	holes    func(context.Context) error
 }
 
 func (p *picture) Close() {
@@ -61,7 +62,7 @@ func openPicture(path string, stdin io.Reader) (*picture, error) {
 	return p, nil
 }
 
-func (p *picture) open(path string) error {
+func (p *picture) open(path string) (err error) {
 	info, err := p.file.Stat()
 	if err != nil {
 		return err
@@ -78,16 +79,22 @@ func (p *picture) open(path string) error {
 		return errors.New("it is neither a file nor a disk; give an image from a pipe as -")
 	}
 	var sidecar *artifact.Manifest
+	var unfit error // the sidecar, which is not needed where one is inside
 	if b, err := os.ReadFile(artifact.ManifestPath(path)); err == nil {
 		if sidecar, err = artifact.ParseManifest(b); err != nil {
-			return &artifact.CorruptError{Err: fmt.Errorf("%s: %w", artifact.ManifestPath(path), err)}
+			unfit = corrupt("%s: %w", artifact.ManifestPath(path), err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
+		unfit = err
 	}
+	defer func() {
+		if err == nil && p.manifest == nil {
+			err = unfit
+		}
+	}()
 	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
 	if err == nil {
-		p.img, p.manifest, p.format = o.Image, o.Manifest, o.Format
+		p.img, p.manifest, p.format, p.holes = o.Image, o.Manifest, o.Format, o.Holes
 		return nil
 	}
 	if !errors.Is(err, artifact.ErrStream) {
@@ -138,8 +145,7 @@ func (p *picture) seek(ctx context.Context, u *ui) error {
 	return nil
 }
 
-// sparse leaves out the blocks of zeros at both ends of a chunk, all but the
-// last byte of it.
+// sparse leaves out the zeros at the start of a chunk, all but its last byte.
 func sparse(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {

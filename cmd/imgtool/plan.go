@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
+	"slices"
 
 	"imgtool/flash"
 	"imgtool/image"
@@ -20,11 +22,14 @@ type plan struct {
 	pic   *picture
 	table *gpt.Table    // nil: an MBR
 	start int64         // of the first partition
-	size  int64         // of the image, in bytes
+	size  int64         // of the image, in bytes; for an MBR from a pipe, what is known of it
+	least int64         // what its partition table speaks of, in bytes
 	head  []image.Chunk // what lies before start
 	first []image.Chunk // what was read of the rest
-	next  func() (image.Chunk, error, bool)
-	Close func()
+
+	record *record // what the in-progress record says
+	next   func() (image.Chunk, error, bool)
+	Close  func()
 }
 
 // maxHead bounds what is kept of an image: what lies before its first partition.
@@ -57,16 +62,26 @@ func (p *plan) read() error {
 	switch {
 	case err == nil:
 		p.start, p.size = p.table.Start(), p.table.Size
-		if len(p.table.Parts) == 0 {
+		p.least = p.size
+		switch {
+		case len(p.table.Parts) == 0:
 			return corrupt("it has a partition table without partitions")
+		case p.start < gpt.HeadSize:
+			return corrupt("its first partition starts at byte %d, inside of the partition table, which ends at %d", p.start, gpt.HeadSize)
+		case p.table.End() > p.size-gpt.TailSize:
+			return corrupt("its last partition ends at byte %d, inside of the backup table, which starts at %d", p.table.End(), p.size-gpt.TailSize)
 		}
 	case !errors.Is(err, gpt.ErrNone):
 		return corrupt("its partition table is damaged: %w", err)
 	case len(c.Data) < 512 || c.Data[510] != 0x55 || c.Data[511] != 0xAA:
 		return corrupt("it is no disk image: it starts with no partition table")
 	default:
-		if p.start, p.size, err = mbr(c.Data); err != nil {
+		if p.start, p.least, err = mbr(c.Data); err != nil {
 			return err
+		}
+		// What lies behind the last partition is content all the same.
+		if p.size = p.least; p.pic.img != nil {
+			p.size = max(p.size, p.pic.img.Size())
 		}
 	}
 	if m := p.pic.manifest; m != nil {
@@ -75,30 +90,29 @@ func (p *plan) read() error {
 		}
 		p.size = m.Size
 	}
-	if p.pic.img != nil && p.pic.img.Size() < p.size {
-		return corrupt("it is cut short: %d bytes of the %d its partition table speaks of", p.pic.img.Size(), p.size)
+	if p.pic.img != nil && p.pic.img.Size() < p.least {
+		return corrupt("it is cut short: %d bytes of the %d its partition table speaks of", p.pic.img.Size(), p.least)
 	}
 	if p.start > maxHead {
-		return corrupt("its first partition starts at byte %d; up to %d can be kept in memory", p.start, int64(maxHead))
+		return fmt.Errorf("its first partition starts at byte %d; up to %d can be kept in memory", p.start, int64(maxHead))
 	}
-	for ok && len(p.first) == 0 {
-		if err != nil && !errors.Is(err, gpt.ErrNone) {
-			return err
-		}
+	for {
 		before, after := cut(c, p.start)
 		if len(before.Data) > 0 {
 			p.head = append(p.head, before)
 		}
 		if len(after.Data) > 0 {
 			p.first = append(p.first, after)
-			break
+			return nil
 		}
-		c, err, ok = p.next()
+		if c, err, ok = p.next(); err != nil || !ok {
+			return err
+		}
 	}
-	return nil
 }
 
-// mbr reads where the first partition of an old table starts and the last ends.
+// mbr reads where the first partition of an old table starts and the last ends,
+// in bytes.
 func mbr(sector []byte) (start, end int64, err error) {
 	le := binary.LittleEndian
 	for i := range 4 {
@@ -107,8 +121,11 @@ func mbr(sector []byte) (start, end int64, err error) {
 		if e[4] == 0 || n == 0 {
 			continue
 		}
-		if first == 0 {
-			return 0, 0, corrupt("its partition table is damaged: partition %d starts at sector 0", i+1)
+		if e[4] == 0xEE {
+			return 0, 0, corrupt("its partition table is damaged, or for disks of other than 512-byte sectors: there is a protective MBR, and no GPT in sector 1")
+		}
+		if first*512 < image.Block {
+			return 0, 0, corrupt("its partition %d starts at sector %d, where the table is: the first that can be is %d", i+1, first, image.Block/512)
 		}
 		if start == 0 || first*512 < start {
 			start = first * 512
@@ -131,7 +148,7 @@ func cut(c image.Chunk, at int64) (before, after image.Chunk) {
 // it ends.
 func (p *plan) body() iter.Seq2[image.Chunk, error] {
 	// The backup table goes to the end of the disk, not of the image.
-	limit := p.size
+	limit := int64(math.MaxInt64)
 	if p.table != nil {
 		limit = p.size - gpt.TailSize
 	}
@@ -161,8 +178,8 @@ func (p *plan) body() iter.Seq2[image.Chunk, error] {
 			}
 		}
 		// With a manifest the length was checked.
-		if p.pic.manifest == nil && seen < p.size {
-			yield(image.Chunk{}, fmt.Errorf("%s: %w", p.pic.name, corrupt("it is cut short: %d bytes of the %d its partition table speaks of", seen, p.size)))
+		if p.pic.manifest == nil && seen < p.least {
+			yield(image.Chunk{}, fmt.Errorf("%s: %w", p.pic.name, corrupt("it is cut short: %d bytes of the %d its partition table speaks of", seen, p.least)))
 		}
 	}
 }
@@ -220,12 +237,19 @@ func (p *plan) endImage(size int64) (*image.Image, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Boot code before the protective MBR's table is the image's own.
+		// The MBR is the image's own: it may have boot code, a signature, and entries
+		// beside the protective one, which alone knows how large the disk is.
 		head := make([]byte, gpt.HeadSize)
 		if _, err := tables[0].ReadAt(head, 0); err != nil {
 			return nil, err
 		}
-		copy(head[:440], p.head[0].Data)
+		protective := slices.Clone(head[446:462])
+		copy(head[:512], p.head[0].Data)
+		for at := 446; at < 510; at += 16 {
+			if whole := min(p.table.Size/512-1, math.MaxUint32); head[at+4] == 0xEE && int64(binary.LittleEndian.Uint32(head[at+12:])) == whole {
+				copy(head[at+12:at+16], protective[12:])
+			}
+		}
 		tables[0].Content = bytes.NewReader(head)
 		extents, tableEnd = tables, gpt.HeadSize
 	}
@@ -245,6 +269,32 @@ func (p *plan) need() flash.Need {
 	return n
 }
 
+// record is what lies on a disk while it is flashed.
+type record struct {
+	Board   string `json:"board,omitempty"`
+	BuildID string `json:"build_id,omitempty"`
+	Size    int64  `json:"size"` // of the image, in bytes
+}
+
+const recordMagic = "imgtool: flash in progress\n"
+
+func (r *record) encode() []byte {
+	text, err := json.Marshal(r)
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return append(append([]byte(recordMagic), text...), '\n')
+}
+
+// sameBoard says whether a block of a disk is the record of an image for the same
+// board and of the same size.
+func sameBoard(block []byte, r *record) bool {
+	text, ok := bytes.CutPrefix(block, []byte(recordMagic))
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	var there record
+	return ok && json.Unmarshal(line, &there) == nil && there.Board == r.Board && there.Size == r.Size
+}
+
 // Where the in-progress record lies: behind the first block, which holds the
 // table's header, and before any partition.
 const recordOff = image.Block
@@ -257,16 +307,22 @@ func (p *plan) job(size int64) (flash.Job, error) {
 	}
 	j := flash.Job{Body: p.body(), BodySize: p.bodySize()}
 	j.Wipe = p.wipes(size)
-	record := map[string]any{"size": p.size}
+	j.Size = size
+	if img := p.pic.img; img != nil {
+		j.Again = func(s image.Span) ([]byte, error) {
+			b := make([]byte, s.Len)
+			if n, err := img.ReadAt(b, s.Off); n < len(b) {
+				return nil, err
+			}
+			return b, nil
+		}
+	}
+	p.record = &record{Size: p.size}
 	if m := p.pic.manifest; m != nil {
-		record["board"], record["build_id"] = m.Board, m.BuildID
+		p.record.Board, p.record.BuildID = m.Board, m.BuildID
 	}
 	if p.start >= recordOff+image.Block {
-		text, err := json.Marshal(record)
-		if err != nil {
-			return flash.Job{}, err
-		}
-		j.Record, j.RecordOff = append([]byte("imgtool: flash in progress\n"), append(text, '\n')...), recordOff
+		j.Record, j.RecordOff = p.record.encode(), recordOff
 	}
 	j.Head = func() ([]image.Chunk, error) { return append(before, after...), nil }
 	return j, nil
@@ -289,7 +345,7 @@ func (p *plan) wipes(size int64) []image.Span {
 		// Nearly all lie in the first 68 KiB or the last 512; the copies of a LUKS2
 		// header and of a btrfs superblock, and a VMFS volume's, further in.
 		spans = append(spans, image.Span{Off: off, Len: min(length, mib+64*kib)},
-			image.Span{Off: off + length - mib, Len: mib})
+			image.Span{Off: off + max(0, length-mib), Len: min(length, mib)})
 		for _, at := range []int64{2 * mib, 4 * mib, 64*mib + 64*kib} {
 			if at+4*kib <= length {
 				spans = append(spans, image.Span{Off: off + at, Len: 4 * kib})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,12 +26,12 @@ type ui struct {
 	out, err io.Writer
 	json     bool
 
-	started     bool // the command line was understood
-	terminal    bool
-	onInterrupt string // what an interrupt leaves behind
+	started  bool // the command line was understood
+	terminal bool
 
 	mu    sync.Mutex
 	phase *phase
+	state string // what an interrupt leaves behind
 }
 
 // phase is what is going on.
@@ -54,6 +55,22 @@ func (u *ui) say(format string, args ...any) {
 		return
 	}
 	fmt.Fprintf(u.err, format+"\n", args...)
+}
+
+// leaves says what an interrupt leaves behind from now on.
+func (u *ui) leaves(state string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.state = state
+}
+
+func (u *ui) interrupted() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state == "" {
+		return errors.New("interrupted")
+	}
+	return errors.New("interrupted: " + u.state)
 }
 
 func (u *ui) warn(message string) {
@@ -186,15 +203,29 @@ func (u *ui) endPhase() {
 }
 
 // ask asks a person a question that only "yes" answers well.
-func (u *ui) ask(question string) (bool, error) {
+func (u *ui) ask(ctx context.Context, question string) (bool, error) {
 	f, ok := u.in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return false, usagef("nobody is there to answer: pass --yes to write without a question")
 	}
 	u.endPhase()
 	fmt.Fprintf(u.err, "%s\nType yes to go on: ", question)
-	line, err := readLine(u.in)
-	return strings.TrimSpace(line) == "yes", err
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		line, err := readLine(u.in)
+		answers <- answer{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(u.err)
+		return false, context.Cause(ctx)
+	case a := <-answers:
+		return strings.TrimSpace(a.line) == "yes", a.err
+	}
 }
 
 // readLine reads no further than the end of the line.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -61,11 +60,12 @@ func runVerify(ctx context.Context, target, file string, u *ui) (err error) {
 	}
 	defer t.Close()
 	var n int64
-	progress := u.phases("comparing", p.bodySize()+p.start)
-	if err := image.Compare(ctx, t, expected, func(k int64) { n += k; progress.Add(k) }); err != nil {
-		if errors.As(err, new(*image.MismatchError)) {
-			return fmt.Errorf("%s: %w", disk.Path, err)
-		}
+	total := p.bodySize()
+	if total > 0 {
+		total += p.start
+	}
+	progress := u.phases("comparing", total)
+	if err := flash.Compare(ctx, t, expected, func(k int64) { n += k; progress.Add(k) }); err != nil {
 		return err
 	}
 	took := time.Since(begin)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"regexp"
 
 	"imgtool/image"
 )
@@ -48,6 +49,9 @@ type Partition struct {
 	Format string `json:"format,omitempty"`
 }
 
+// plain is what goes into questions and onto disks as it is.
+var plain = regexp.MustCompile(`^[A-Za-z0-9._+-]{0,64}$`)
+
 // maxManifest bounds what is read as a manifest: enough for the pieces of 1 TiB.
 const maxManifest = 64 << 20
 
@@ -75,6 +79,11 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if m.Size <= 0 || m.Floor < 0 {
 		return nil, fmt.Errorf("manifest: an image of %d bytes for a disk of %d", m.Size, m.Floor)
 	}
+	for _, text := range []string{m.Board, m.Medium, m.BuildID} {
+		if !plain.MatchString(text) {
+			return nil, fmt.Errorf("manifest: %.80q is no name: it must be at most 64 letters, digits and . _ + -", text)
+		}
+	}
 	for _, list := range [][]image.Entry{m.Entries, m.Pieces} {
 		at := int64(0)
 		for _, e := range list {
@@ -87,28 +96,34 @@ func ParseManifest(b []byte) (*Manifest, error) {
 			at = e.Off + e.Len
 		}
 	}
-	for _, p := range m.Pieces {
-		if p.Off%image.Block != 0 || p.Off/image.PieceSize != (p.Off+p.Len-1)/image.PieceSize {
-			return nil, fmt.Errorf("manifest: the piece at %d, %d bytes long, is not aligned", p.Off, p.Len)
-		}
-	}
-	// What is in no piece is not checked: nothing of an extent may be.
-	i := 0
+	// What is written is what the extents are, rounded out: no less, no more.
+	var extents []image.Extent
 	for _, e := range m.Entries {
-		for at := e.Off; at < e.Off+e.Len; {
-			for i < len(m.Pieces) && m.Pieces[i].Off+m.Pieces[i].Len <= at {
-				i++
-			}
-			if i == len(m.Pieces) || m.Pieces[i].Off > at {
-				return nil, fmt.Errorf("manifest: byte %d of %s is in no piece", at, e.Name)
-			}
-			at = m.Pieces[i].Off + m.Pieces[i].Len
-		}
+		extents = append(extents, image.Extent{Off: e.Off, Content: image.Zeros(e.Len)})
 	}
-	for _, p := range m.Partitions {
-		if p.Off < 0 || p.Len < 0 || p.Off+p.Len < 0 || !p.Late && p.Off+p.Len > m.Size {
-			return nil, fmt.Errorf("manifest: partition %q at %d, %d bytes long, is out of place", p.Name, p.Off, p.Len)
+	whole, err := image.New(m.Size, extents...)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	i := 0
+	for s := range whole.Pieces(image.PieceSize) {
+		if i == len(m.Pieces) || m.Pieces[i].Off != s.Off || m.Pieces[i].Len != s.Len {
+			return nil, fmt.Errorf("manifest: the extents have content at byte %d, %d bytes long, the pieces have not", s.Off, s.Len)
 		}
+		i++
+	}
+	if i < len(m.Pieces) {
+		return nil, fmt.Errorf("manifest: the piece at byte %d has no extent", m.Pieces[i].Off)
+	}
+	if len(m.Partitions) > 128 {
+		return nil, fmt.Errorf("manifest: %d partitions; a table has 128", len(m.Partitions))
+	}
+	end := int64(0)
+	for _, p := range m.Partitions {
+		if p.Off < end || p.Len < 0 || p.Off+p.Len < 0 || p.Off%512 != 0 || p.Len%512 != 0 || !p.Late && p.Off+p.Len > m.Size {
+			return nil, fmt.Errorf("manifest: partition %.80q at %d, %d bytes long, is out of place", p.Name, p.Off, p.Len)
+		}
+		end = p.Off + max(p.Len, 512)
 	}
 	return m, nil
 }

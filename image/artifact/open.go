@@ -3,11 +3,13 @@ package artifact
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sort"
 	"sync"
 
@@ -22,6 +24,8 @@ type Opened struct {
 	*image.Image
 	Format   Format
 	Manifest *Manifest // nil if it has none
+
+	raw io.ReaderAt
 }
 
 // ErrStream says that a file can be read from front to back only: see Stream.
@@ -54,6 +58,7 @@ func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 	default:
 		return nil, ErrStream
 	}
+	o.raw = raw
 	if o.Manifest == nil {
 		o.Image, err = image.New(raw.Size(), image.Extent{Name: "image", Content: raw})
 		return o, err
@@ -68,6 +73,36 @@ func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 	}
 	o.Image, err = image.New(o.Manifest.Size, extents...)
 	return o, err
+}
+
+// Holes looks whether a raw image is zeros where its manifest has nothing. What
+// is there would not be written, and not be missed by a verification.
+func (o *Opened) Holes(ctx context.Context) error {
+	if o.Manifest == nil || o.Format != Raw {
+		return nil
+	}
+	var content []image.Span
+	for _, p := range o.Manifest.Pieces {
+		content = append(content, image.Span{Off: p.Off, Len: p.Len})
+	}
+	buf, zero := make([]byte, 1<<20), make([]byte, 1<<20)
+	for _, s := range image.Subtract([]image.Span{{Len: o.Manifest.Size}}, content) {
+		for at := s.Off; at < s.End(); {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			part := buf[:min(int64(len(buf)), s.End()-at)]
+			if n, err := o.raw.ReadAt(part, at); n < len(part) {
+				return fmt.Errorf("reading at byte %d: %w", at, err)
+			}
+			if !bytes.Equal(part, zero[:len(part)]) {
+				i := slices.IndexFunc(part, func(b byte) bool { return b != 0 })
+				return corrupt("byte %d is %#x and lies where the manifest has nothing", at+int64(i), part[i])
+			}
+			at += int64(len(part))
+		}
+	}
+	return nil
 }
 
 // checked reads pieces whole and compares them with the manifest before it gives
@@ -146,6 +181,9 @@ type frame struct {
 	len         int64
 }
 
+// maxFrames bounds a table: enough for 4 TiB in pieces of ours.
+const maxFrames = 1 << 20
+
 // maxFrame bounds a frame that is unpacked whole; larger ones are read as a
 // stream.
 const maxFrame = 64 << 20
@@ -175,7 +213,7 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 		entry = 12
 	}
 	tableSize := n*entry + footerSize
-	if le.Uint32(footer[5:]) != seekableMagic || flags&0x7c != 0 || tableSize+8 > r.Size() || tableSize > maxManifest {
+	if le.Uint32(footer[5:]) != seekableMagic || flags&0x7c != 0 || tableSize+8 > r.Size() || n > maxFrames {
 		return nil, nil, noTable
 	}
 	table := make([]byte, 8+tableSize)
@@ -351,9 +389,23 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 					return
 				}
 			}
+			at := off
+			hole := func(to int64) bool {
+				for i, b := range data[at-off : to-off] {
+					if b != 0 {
+						yield(image.Chunk{}, corrupt("byte %d is %#x and lies where the manifest has nothing", at+int64(i), b))
+						return false
+					}
+				}
+				return true
+			}
 			for len(pieces) > 0 && pieces[0].Off+pieces[0].Len <= end {
 				p := pieces[0]
 				pieces = pieces[1:]
+				if !hole(p.Off) {
+					return
+				}
+				at = p.Off + p.Len
 				part := data[p.Off-off:][:p.Len:p.Len]
 				if err := checkPiece(p, part); err != nil {
 					yield(image.Chunk{}, err)
@@ -363,7 +415,7 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 					return
 				}
 			}
-			if err != nil {
+			if s.Manifest != nil && !hole(end) || err != nil {
 				return
 			}
 			off = end

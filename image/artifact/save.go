@@ -62,12 +62,30 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err := out.CloseAtomicallyReplace(); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	// The image last: whoever sees it finds what belongs to it.
+	pending := []struct {
+		path string
+		file *renameio.PendingFile
+		data []byte
+	}{{BmapPath(path), nil, m.Bmap()}, {ManifestPath(path), nil, m.Encode()}, {path, out, nil}}
+	for i, f := range pending {
+		if info, err := os.Stat(f.path); err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("%s: there is something else of this name", f.path)
+		}
+		if f.file == nil {
+			if f.file, err = renameio.NewPendingFile(f.path, renameio.WithPermissions(0o644)); err != nil {
+				return fmt.Errorf("%s: %w", f.path, err)
+			}
+			defer f.file.Cleanup()
+			if _, err := f.file.Write(f.data); err != nil {
+				return fmt.Errorf("%s: %w", f.path, err)
+			}
+			pending[i].file = f.file
+		}
 	}
-	for path, data := range map[string][]byte{ManifestPath(path): m.Encode(), BmapPath(path): m.Bmap()} {
-		if err := renameio.WriteFile(path, data, 0o644); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+	for _, f := range pending {
+		if err := f.file.CloseAtomicallyReplace(); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
 		}
 	}
 	return nil
@@ -122,7 +140,7 @@ type compressor func(data []byte) ([]byte, error)
 func newCompressor(f Format) (compressor, error) {
 	switch f {
 	case Zstd:
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(true), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(true), zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), 8)), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			return nil, err
 		}
@@ -199,7 +217,9 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 		data   []byte // PieceSize of room, cut to the window
 		packed []byte
 	}
-	slots := make([]slot, 2*runtime.GOMAXPROCS(0))
+	// Bounded, on machines with many processors too.
+	workers := min(runtime.GOMAXPROCS(0), 8)
+	slots := make([]slot, workers+2)
 	next, stop := iter.Pull(windows(m))
 	defer stop()
 	fill := func(s *slot) (ok bool) {
@@ -234,7 +254,7 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 		}
 		return nil
 	}
-	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, runtime.GOMAXPROCS(0)), take); err != nil {
+	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
 		return err
 	}
 	if f != Zstd {

@@ -254,7 +254,7 @@ func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := starterRoot(busybox, b.Time)
+	t, err := starterRoot(busybox, b.Board.Name, b.Time)
 	if err != nil {
 		return nil, err
 	}
@@ -482,9 +482,8 @@ func human(n int64) string {
 func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
 		if _, err := squashfs.Open(given, given.Size()); err != nil {
-			return nil, fmt.Errorf("rootfs: %w", err)
+			return nil, &source.CorruptError{Name: "rootfs", Err: err}
 		}
-		// What is written to a slot is whole blocks.
 		return given, nil
 	}
 	f, err := scratch(b.TempDir)

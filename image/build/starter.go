@@ -209,8 +209,8 @@ func moduleDepends(data []byte) ([]string, error) {
 }
 
 // starterRoot is a root file system of busybox with an init that says which slot
-// and build it is and gives a console.
-func starterRoot(busybox *source.Package, modTime int64) (*tree.Tree, error) {
+// and build it is and gives a console. host is its name.
+func starterRoot(busybox *source.Package, host string, modTime int64) (*tree.Tree, error) {
 	bb, err := program(busybox)
 	if err != nil {
 		return nil, err
@@ -238,7 +238,7 @@ func starterRoot(busybox *source.Package, modTime int64) (*tree.Tree, error) {
 	}
 	put("etc/init.d/rcS", tree.Regular|0o755, rcS)
 	put("etc/inittab", tree.Regular|0o644, "::sysinit:/etc/init.d/rcS\n::respawn:-/bin/sh\n::ctrlaltdel:/bin/reboot\n::shutdown:/bin/umount -a -r\n")
-	put("etc/hostname", tree.Regular|0o644, "rock64\n")
+	put("etc/hostname", tree.Regular|0o644, host+"\n")
 	put("etc/passwd", tree.Regular|0o644, "root::0:0:root:/root:/bin/sh\n")
 	put("etc/group", tree.Regular|0o644, "root:x:0:\n")
 	return t, err

@@ -186,6 +186,11 @@ func read(r io.ReaderAt, lba int64) (*Table, error) {
 	if n, size := le.Uint32(h[80:]), le.Uint32(h[84:]); n != entries || size != entrySize {
 		return nil, fmt.Errorf("a table of %d entries of %d bytes; only %d of %d are known", n, size, entries, entrySize)
 	}
+	// Elsewhere than next to its header the array may make room for a boot loader,
+	// which a table written our way would overwrite.
+	if want := uint64(2); lba == 1 && at != want {
+		return nil, fmt.Errorf("the entries are in sector %d; only %d is known", at, want)
+	}
 	e := make([]byte, entries*entrySize)
 	if n, err := r.ReadAt(e, int64(at)*sector); n < len(e) {
 		return nil, fmt.Errorf("reading the entries in sector %d: %w", at, err)
