@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,18 +23,21 @@ import (
 )
 
 type flashOptions struct {
-	image string
-	yes   bool
-	delta string
+	image   string
+	yes     bool
+	delta   string
+	dryRun  bool
+	receipt string
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
 	var opt flashOptions
 	cmd := &cobra.Command{
-		Use:   "flash DISK",
+		Use:   "flash DISK...",
 		Short: "Write an image to a disk and prove that it is there",
 		Long: `Write an image to a disk, read it back past the cache, and only then make it
-bootable: an interrupted or failed flash leaves a disk that nothing boots.
+bootable: an interrupted or failed flash leaves a disk that nothing boots. Several
+disks are written at once, each verified by itself.
 
 DISK is a disk, or a regular file that stands for a disk of its size. A disk that
 is mounted, in use, read-only, too small or this system's own is refused, and no
@@ -39,18 +45,51 @@ flag changes that. The image is told by its content: raw, zstd, xz, gzip, bzip2
 or lz4; - is standard input.`,
 		Example: `  imgtool flash /dev/sdX
   imgtool flash --yes --image out/rock64.img.zst /dev/disk/by-id/usb-…
-  ssh builder cat x.img.zst | imgtool flash --yes --image - /dev/sdX`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args[0], opt, u) },
+  ssh builder cat x.img.zst | imgtool flash --yes --image - /dev/sdX
+  imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
 	}
-	cmd.Flags().StringVar(&opt.image, "image", "", "image to write, - for standard input (default: the newest in out/)")
-	cmd.Flags().BoolVar(&opt.yes, "yes", false, "do not ask; guards stay")
-	cmd.Flags().StringVar(&opt.delta, "delta", "auto", "read first and write only what differs: yes, no, or auto: if the disk carries an image of the board")
+	f := cmd.Flags()
+	f.StringVar(&opt.image, "image", "", "image to write, - for standard input (default: the newest in out/)")
+	f.BoolVar(&opt.yes, "yes", false, "do not ask; guards stay")
+	f.StringVar(&opt.delta, "delta", "auto", "read first and write only what differs: yes, no, or auto: if the disk carries an image of the board")
+	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
+	f.StringVar(&opt.receipt, "receipt", "", "append what became of each disk to this file, a JSON object a line")
 	return cmd
 }
 
-func runFlash(ctx context.Context, target string, opt flashOptions, u *ui) (err error) {
-	begin := time.Now()
+// unit is one disk on its way to being flashed.
+type unit struct {
+	disk    *flash.Disk
+	job     flash.Job
+	target  *flash.Target
+	touched bool // something was written
+	receipt receipt
+	err     error
+}
+
+// receipt is what became of a disk. Sizes are in bytes.
+type receipt struct {
+	Time     string  `json:"time"` // of the end, RFC 3339
+	Disk     string  `json:"disk"`
+	Model    string  `json:"model,omitempty"`
+	Serial   string  `json:"serial,omitempty"`
+	Size     int64   `json:"size"`
+	Image    string  `json:"image"`
+	Board    string  `json:"board,omitempty"`
+	BuildID  string  `json:"build_id,omitempty"`
+	Written  int64   `json:"written"`
+	Skipped  int64   `json:"skipped"`
+	Verified int64   `json:"verified"`
+	Repaired int     `json:"repaired"`
+	Seconds  float64 `json:"seconds"`
+	Rate     int64   `json:"bytes_per_second"`
+	Status   int     `json:"status"` // exit status
+	Error    string  `json:"error,omitempty"`
+}
+
+func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
 	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
 		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
 	}
@@ -70,82 +109,244 @@ func runFlash(ctx context.Context, target string, opt flashOptions, u *ui) (err 
 		return err
 	}
 	defer p.Close()
-
-	disk, err := findDisk(target)
+	units, err := findUnits(names, p)
 	if err != nil {
 		return err
-	}
-	if err := refuseSame(disk, pic); err != nil {
-		return err
-	}
-	if err := disk.Check(p.need()); err != nil {
-		return err
-	}
-	job, err := p.job(disk.Size)
-	if err != nil {
-		return fmt.Errorf("%s: %w", pic.name, corrupt("it cannot be put on %s: %w", disk.Path, err))
 	}
 	if pic.holes != nil {
 		if err := pic.holes(ctx); err != nil {
 			return fmt.Errorf("%s: %w", pic.name, err)
 		}
 	}
-	if !opt.yes {
-		if opt.image == "-" {
-			return usagef("standard input is the image, so nobody can answer: pass --yes to write without a question")
+	if opt.dryRun {
+		for _, n := range units {
+			u.say("%s would be written to %s", describePicture(p), describeDisk(n.disk))
 		}
-		ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything on it will be lost.", describePicture(p), describeDisk(disk)))
-		if err != nil {
+		return nil
+	}
+	if !opt.yes {
+		if err := confirm(ctx, u, units, p, opt.image == "-"); err != nil {
 			return err
 		}
-		if !ok {
-			return &flash.RefusedError{Disk: disk.Path, Reason: "not written: the answer was not yes"}
-		}
 	}
+	var log *os.File
+	if opt.receipt != "" {
+		if log, err = os.OpenFile(opt.receipt, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
+			return err
+		}
+		defer log.Close()
+	}
+	for _, n := range units {
+		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
+	}
+	for _, n := range units {
+		if n.target, err = flash.Open(n.disk); err != nil {
+			return err
+		}
+		defer n.target.Close()
+	}
+	flashAll(ctx, units, p, u)
+	return conclude(ctx, units, log, u)
+}
 
-	job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(disk, p)
+// findUnits finds the disks and looks whether each may be written.
+func findUnits(names []string, p *plan) ([]*unit, error) {
+	var units []*unit
+	for _, name := range names {
+		disk, err := findDisk(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, other := range units {
+			if other.disk.Name == disk.Name && other.disk.File == disk.File && (!disk.File || sameFile(other.disk.Path, disk.Path)) {
+				return nil, usagef("%s and %s are one disk", other.disk.Path, disk.Path)
+			}
+		}
+		if err := refuseSame(disk, p.pic); err != nil {
+			return nil, err
+		}
+		if err := disk.Check(p.need()); err != nil {
+			return nil, err
+		}
+		job, err := p.job(disk.Size)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.pic.name, corrupt("it cannot be put on %s: %w", disk.Path, err))
+		}
+		units = append(units, &unit{disk: disk, job: job})
+	}
+	return units, nil
+}
 
-	t, err := flash.Open(disk)
-	if err != nil {
-		return err
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) error {
+	if piped {
+		return usagef("standard input is the image, so nobody can answer: pass --yes to write without a question")
 	}
-	defer t.Close()
-	touched := false
-	res, err := flash.Run(ctx, t, job, func(phase string, total int64) image.Progress {
-		if phase == flash.Wiping {
-			touched = true
-			u.leaves(fmt.Sprintf("%s is not bootable and has no partition table now; flash it again", disk.Path))
+	var disks []string
+	for _, n := range units {
+		disks = append(disks, describeDisk(n.disk))
+	}
+	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", describePicture(p), strings.Join(disks, "\nand ")))
+	if err == nil && !ok {
+		err = &flash.RefusedError{Disk: units[0].disk.Path, Reason: "not written: the answer was not yes"}
+	}
+	return err
+}
+
+// flashAll writes all disks at once from one reading of the image.
+func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
+	bodies, leave := share(p.body(), len(units))
+	// One disk shows its phases; of several the sum is shown.
+	phases := u.phases
+	if len(units) > 1 {
+		all := u.phases(fmt.Sprintf("flashing %d disks", len(units)), 2*p.bodySize()*int64(len(units)))
+		phases = func(phase string, _ int64) image.Progress {
+			if phase == flash.Writing || phase == flash.Reading {
+				return all
+			}
+			return nil
 		}
-		return u.phases(phase, total)
-	})
-	if err != nil {
-		if touched && ctx.Err() == nil {
-			err = hint(err, "%s is not bootable and has no partition table now", disk.Path)
+	}
+	var running sync.WaitGroup
+	for i, n := range units {
+		n.job.Body = bodies[i]
+		running.Go(func() {
+			defer leave(i)
+			begin := time.Now()
+			var res *flash.Result
+			res, n.err = flash.Run(ctx, n.target, n.job, func(phase string, total int64) image.Progress {
+				if phase == flash.Wiping {
+					n.touched = true
+					u.leaves(strings.Join(paths(units), ", ") + " is not bootable and has no partition table now; flash it again")
+				}
+				return phases(phase, total)
+			})
+			n.receipt = receipt{Disk: n.disk.Path, Model: n.disk.Model, Serial: n.disk.Serial, Size: n.disk.Size, Image: p.pic.name,
+				Seconds: time.Since(begin).Seconds(), Time: time.Now().UTC().Format(time.RFC3339)}
+			if m := p.pic.manifest; m != nil {
+				n.receipt.Board, n.receipt.BuildID = m.Board, m.BuildID
+			}
+			if n.err != nil {
+				n.receipt.Status, n.receipt.Error = exitStatus(n.err), n.err.Error()
+				if ctx.Err() != nil {
+					n.receipt.Status = exitInterrupted
+				}
+				return
+			}
+			n.receipt.Written, n.receipt.Skipped, n.receipt.Verified, n.receipt.Repaired = res.Written, res.Skipped, res.Verified, len(res.Repaired)
+			n.receipt.Rate = int64(float64(res.Written+res.Skipped) / n.receipt.Seconds)
+			for _, r := range res.Repaired {
+				u.warn(fmt.Sprintf("%s: at byte %d, %d bytes: %s; this disk or its cable is unreliable", n.disk.Path, r.Off, r.Len, r.How))
+			}
+			if err := n.target.Reread(); err != nil {
+				u.warn(fmt.Sprintf("the image is written and verified, but %v", err))
+			}
+			n.err = n.target.Close()
+		})
+	}
+	running.Wait()
+}
+
+func paths(units []*unit) (paths []string) {
+	for _, n := range units {
+		paths = append(paths, n.disk.Path)
+	}
+	return paths
+}
+
+// share gives the chunks of one sequence to n that are consumed at the same time,
+// the slowest setting the pace. Who stops early, or never starts, must leave.
+func share(chunks iter.Seq2[image.Chunk, error], n int) (shared []iter.Seq2[image.Chunk, error], leave func(int)) {
+	if n == 1 {
+		return []iter.Seq2[image.Chunk, error]{chunks}, func(int) {}
+	}
+	type item struct {
+		c   image.Chunk
+		err error
+	}
+	pipes, gone := make([]chan item, n), make([]chan struct{}, n)
+	left := make([]sync.Once, n)
+	for i := range n {
+		pipes[i], gone[i] = make(chan item, 1), make(chan struct{})
+	}
+	leave = func(i int) { left[i].Do(func() { close(gone[i]) }) }
+	var begin sync.Once
+	pump := func() {
+		for c, err := range chunks {
+			for i := range n {
+				select {
+				case pipes[i] <- item{c, err}:
+				case <-gone[i]:
+				}
+			}
 		}
-		return err
+		for i := range n {
+			close(pipes[i])
+		}
 	}
-	u.leaves("")
-	if err := t.Reread(); err != nil {
-		u.warn(fmt.Sprintf("the image is written and verified, but %v", err))
+	for i := range n {
+		shared = append(shared, func(yield func(image.Chunk, error) bool) {
+			defer leave(i)
+			begin.Do(func() { go pump() })
+			for it := range pipes[i] {
+				if !yield(it.c, it.err) || it.err != nil {
+					return
+				}
+			}
+		})
 	}
-	if err := t.Close(); err != nil {
-		return err
+	return shared, leave
+}
+
+// conclude says what became of each disk. The first that failed gives the exit
+// status.
+func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
+	u.endPhase()
+	var failed error
+	for _, n := range units {
+		r := n.receipt
+		if log != nil {
+			line, err := json.Marshal(r)
+			if err == nil {
+				_, err = log.Write(append(line, '\n'))
+			}
+			if err != nil {
+				u.warn(fmt.Sprintf("%s: no receipt: %v", n.disk.Path, err))
+			}
+		}
+		switch {
+		case n.err != nil:
+			err := n.err
+			if n.touched && ctx.Err() == nil {
+				err = hint(err, "%s is not bootable and has no partition table now", n.disk.Path)
+			}
+			if failed == nil {
+				failed = err
+			} else {
+				u.warn(err.Error())
+			}
+		case u.json:
+			if err := u.print(r); err != nil && failed == nil {
+				failed = err
+			}
+		default:
+			kept := ""
+			if r.Skipped > 0 {
+				kept = fmt.Sprintf(", %s were there already", human(r.Skipped))
+			}
+			u.say("%s: %s written%s, %s verified, in %s, %s/s", n.disk.Path, human(r.Written), kept, human(r.Verified),
+				time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), human(r.Rate))
+		}
 	}
-	for _, r := range res.Repaired {
-		u.warn(fmt.Sprintf("%s: at byte %d, %d bytes: %s; this disk or its cable is unreliable", disk.Path, r.Off, r.Len, r.How))
+	if failed == nil {
+		u.leaves("")
 	}
-	took := time.Since(begin)
-	if u.json {
-		u.endPhase()
-		return u.print(map[string]any{"disk": disk.Path, "serial": disk.Serial, "image": pic.name, "build_id": buildID(pic),
-			"written": res.Written, "skipped": res.Skipped, "verified": res.Verified, "repaired": len(res.Repaired), "seconds": took.Seconds()})
-	}
-	kept := ""
-	if res.Skipped > 0 {
-		kept = fmt.Sprintf(", %s were there already", human(res.Skipped))
-	}
-	u.say("%s: %s written%s, %s verified, in %s", disk.Path, human(res.Written), kept, human(res.Verified), took.Round(100*time.Millisecond))
-	return nil
+	return failed
 }
 
 // alike says whether a disk carries, or was about to carry, an image of the same
