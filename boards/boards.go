@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 
 	"imgtool/layouts"
@@ -27,6 +28,7 @@ type Board struct {
 	Boot        []File   `toml:"boot"`
 	Seed        Seed     `toml:"seed"`
 	Script      Script   `toml:"script"`
+	Recovery    Recovery `toml:"recovery"`
 	Starter     Starter  `toml:"starter"`
 
 	Source []byte `toml:"-"` // the definition as it was read
@@ -65,6 +67,26 @@ type Seed struct {
 type Script struct {
 	Path string `toml:"path"`
 	Text string `toml:"text"`
+}
+
+// Recovery is how a board shows its disk to a host over USB.
+type Recovery struct {
+	Enter string    `toml:"enter"` // what a person does to get there
+	USB   []USBDisk `toml:"usb"`   // any of these
+}
+
+// USBDisk is what tells the board's disk from others. What is left out is not
+// asked; what is matched by a regular expression is matched as a whole.
+type USBDisk struct {
+	VendorID     string   `toml:"vendor-id"`    // four hexadecimal digits
+	ProductIDs   []string `toml:"product-ids"`  // any of these
+	Interface    string   `toml:"interface"`    // class/subclass/protocol, such as 08/06/50
+	Manufacturer string   `toml:"manufacturer"` // regular expressions from here on
+	Product      string   `toml:"product"`
+	Vendor       string   `toml:"vendor"` // of the SCSI inquiry, as model and rev
+	Model        string   `toml:"model"`
+	Rev          string   `toml:"rev"`
+	Sectors      int64    `toml:"sectors"` // of 512 bytes, exactly
 }
 
 // Starter is a small system to build when no inputs are given.
@@ -142,6 +164,8 @@ func (m *Medium) load(beside fs.FS) (err error) {
 	return err
 }
 
+var hexID = regexp.MustCompile(`^[0-9a-f]{4}$`)
+
 var goodName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 func (b *Board) check() error {
@@ -200,6 +224,16 @@ func (b *Board) check() error {
 		if path != "" {
 			if err := taken(path); err != nil {
 				return err
+			}
+		}
+	}
+	for _, u := range b.Recovery.USB {
+		if !hexID.MatchString(u.VendorID) || slices.ContainsFunc(u.ProductIDs, func(id string) bool { return !hexID.MatchString(id) }) {
+			return fmt.Errorf("[[recovery.usb]] has the ids %q and %q; each must be four lower-case hexadecimal digits", u.VendorID, u.ProductIDs)
+		}
+		for _, pattern := range []string{u.Manufacturer, u.Product, u.Vendor, u.Model, u.Rev} {
+			if _, err := regexp.Compile(pattern); err != nil {
+				return fmt.Errorf("[[recovery.usb]]: %w", err)
 			}
 		}
 	}

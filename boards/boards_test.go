@@ -44,7 +44,7 @@ func TestParseRefusesWhatCannotBe(t *testing.T) {
 	change := func(old, new string) string { return strings.Replace(good, old, new, 1) }
 	for _, c := range []struct{ name, text, want string }{
 		{"a good one", good, ""},
-		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; the keys here are arch, boot, description, medium, name, script, seed, starter`},
+		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; the keys here are arch, boot, description, medium, name, recovery, script, seed, starter`},
 		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor"; the keys here are input, kind, sector`},
 		{"no name", change(`"x"`, `""`), `name is ""`},
 		{"a path for a name", change(`"x"`, `"../x"`), `name is "../x"`},
@@ -57,6 +57,8 @@ func TestParseRefusesWhatCannotBe(t *testing.T) {
 		{"a path from the root", change(`path = "Image"`, `path = "/Image"`), `"/Image" is no path`},
 		{"a script without text", good + "[script]\npath = \"boot.scr\"\n", "needs both path and text"},
 		{"a blob at sector 0", good + "[[medium.blob]]\ninput = \"b\"\nsector = 0\n", "a sector from 1 on"},
+		{"a bad USB id", good + "[[recovery.usb]]\nvendor-id = \"0x2207\"\n", "four lower-case hexadecimal digits"},
+		{"a bad pattern", good + "[[recovery.usb]]\nvendor-id = \"2207\"\nmodel = \"(\"\n", "missing closing )"},
 		{"the root as a file", change(`input = "Image"`, `input = "rootfs"`), "cannot be the input rootfs"},
 		{"the root as a blob", good + "[[medium.blob]]\ninput = \"rootfs\"\nsector = 64\n", "cannot be the input rootfs"},
 		{"an unknown kind", good + "kind = \"zimage\"\n", `kind "zimage" is not known`},

@@ -28,16 +28,24 @@ type flashOptions struct {
 	delta   string
 	dryRun  bool
 	receipt string
+	board   string
+	serial  string
+	port    string
+	timeout time.Duration
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
 	var opt flashOptions
 	cmd := &cobra.Command{
-		Use:   "flash DISK...",
+		Use:   "flash DISK... | --board NAME",
 		Short: "Write an image to a disk and prove that it is there",
 		Long: `Write an image to a disk, read it back past the cache, and only then make it
 bootable: an interrupted or failed flash leaves a disk that nothing boots. Several
 disks are written at once, each verified by itself.
+
+With --board and no disk, wait for the board to show its disk over USB in recovery
+mode, and take it if there is exactly one. With --board and a disk, an image for
+another board is refused.
 
 DISK is a disk, or a regular file that stands for a disk of its size. A disk that
 is mounted, in use, read-only, too small or this system's own is refused, and no
@@ -46,8 +54,14 @@ or lz4; - is standard input.`,
 		Example: `  imgtool flash /dev/sdX
   imgtool flash --yes --image out/rock64.img.zst /dev/disk/by-id/usb-…
   ssh builder cat x.img.zst | imgtool flash --yes --image - /dev/sdX
+  imgtool flash --board rock64
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if opt.board == "" {
+				return cobra.MinimumNArgs(1)(cmd, args)
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
 	}
 	f := cmd.Flags()
@@ -55,6 +69,10 @@ or lz4; - is standard input.`,
 	f.BoolVar(&opt.yes, "yes", false, "do not ask; guards stay")
 	f.StringVar(&opt.delta, "delta", "auto", "read first and write only what differs: yes, no, or auto: if the disk carries an image of the board")
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
+	f.StringVar(&opt.board, "board", "", "a board's name, or the path of its definition")
+	f.StringVar(&opt.serial, "serial", "", "serial of the board in recovery mode, where there are several")
+	f.StringVar(&opt.port, "port", "", "USB port of the board in recovery mode, such as 1-2.3")
+	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
 	f.StringVar(&opt.receipt, "receipt", "", "append what became of each disk to this file, a JSON object a line")
 	return cmd
 }
@@ -109,6 +127,24 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		return err
 	}
 	defer p.Close()
+	eject := false
+	if opt.board != "" {
+		board, err := loadBoard(opt.board)
+		if err != nil {
+			return err
+		}
+		if m := pic.manifest; m != nil && m.Board != board.Name {
+			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+		}
+		if len(names) == 0 {
+			disk, err := newRecovery(board, opt.serial, opt.port, opt.timeout).wait(ctx, u)
+			if err != nil {
+				return err
+			}
+			u.say("found %s", describeDisk(disk))
+			names, eject = []string{disk.Path}, true
+		}
+	}
 	units, err := findUnits(names, p)
 	if err != nil {
 		return err
@@ -146,8 +182,19 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		defer n.target.Close()
 	}
 	flashAll(ctx, units, p, u)
-	return conclude(ctx, units, log, u)
+	if err := conclude(ctx, units, log, u); err != nil || !eject {
+		return err
+	}
+	if err := flash.Eject("/", units[0].disk); err != nil {
+		u.warn(fmt.Sprintf("the image is written and verified; unplug %s by hand: %v", units[0].disk.Path, err))
+		return nil
+	}
+	u.say("%s is ejected: the board may be unplugged, and starts anew", units[0].disk.Path)
+	return nil
 }
+
+// wrongBoardError is an image for another board.
+type wrongBoardError struct{ error }
 
 // findUnits finds the disks and looks whether each may be written.
 func findUnits(names []string, p *plan) ([]*unit, error) {

@@ -135,7 +135,9 @@ func exitStatus(err error) int {
 		return exitRefused
 	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)):
 		return exitMismatch
-	case is(new(*flash.GoneError)), is(new(*noDiskError)):
+	case is(new(*wrongBoardError)):
+		return exitWrongBoard
+	case is(new(*flash.GoneError)), is(new(*noDiskError)), is(new(*timeoutError)):
 		return exitGone
 	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)):
 		return exitCorrupt

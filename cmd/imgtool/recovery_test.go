@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"imgtool/boards"
+	"imgtool/flash"
+)
+
+// ums is a Rock64's eMMC as U-Boot shows it.
+func ums(path, serial, port string) flash.Disk {
+	return flash.Disk{Path: path, Name: strings.TrimPrefix(path, "/dev/"), Size: 15 << 30, SectorSize: 512, Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff", Removable: true, Bus: "usb",
+		USB: &flash.USB{VendorID: "2207", ProductID: "320c", Manufacturer: "Rockchip", Product: "USB download gadget", Serial: serial, Port: port, Interface: "08/06/50"}}
+}
+
+func stick(path string) flash.Disk {
+	return flash.Disk{Path: path, Size: 16 << 30, SectorSize: 512, Vendor: "SanDisk", Model: "Ultra", Rev: "1.00", Removable: true, Bus: "usb",
+		USB: &flash.USB{VendorID: "0781", ProductID: "5581", Manufacturer: "SanDisk", Product: "Ultra", Serial: "77", Port: "1-9", Interface: "08/06/50"}}
+}
+
+func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
+	board, err := boards.Get("rock64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	maskrom := flash.USB{VendorID: "2207", ProductID: "320c", Port: "1-2", Interface: "ff/06/05"}
+	for _, c := range []struct {
+		name         string
+		serial, port string
+		disks        func(n int) ([]flash.Disk, []flash.USB) // at the nth look
+		want         string                                  // path, or part of the error
+		said         string
+	}{
+		{"it is there at once", "", "", func(int) ([]flash.Disk, []flash.USB) {
+			return []flash.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
+		}, "/dev/sdb", "hold the reset button"},
+		{"it comes later, after the boot ROM", "", "", func(n int) ([]flash.Disk, []flash.USB) {
+			if n < 3 {
+				return []flash.Disk{stick("/dev/sda")}, []flash.USB{maskrom}
+			}
+			return []flash.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
+		}, "/dev/sdb", "port 1-2"},
+		{"another name each time until it stays", "", "", func(n int) ([]flash.Disk, []flash.USB) {
+			return []flash.Disk{ums([]string{"/dev/sdb", "/dev/sdc", "/dev/sdd"}[min(n, 2)], "a1", "1-2")}, nil
+		}, "/dev/sdd", ""},
+		{"two of them", "", "", func(n int) ([]flash.Disk, []flash.USB) {
+			return []flash.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "", "1-3")}, nil
+		}, "there are 2 in recovery mode: /dev/sdb (serial a1, port 1-2), /dev/sdc (serial none, port 1-3); say which with --serial or --port", ""},
+		{"two of them, one by serial", "a1", "", func(n int) ([]flash.Disk, []flash.USB) {
+			return []flash.Disk{ums("/dev/sdb", "b2", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
+		}, "/dev/sdc", "/dev/sdb (serial b2, port 1-2) is a rock64, and not the one asked for"},
+		{"two of them, one by port", "", "1-2", func(n int) ([]flash.Disk, []flash.USB) {
+			return []flash.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
+		}, "/dev/sdb", ""},
+		{"none", "", "", func(n int) ([]flash.Disk, []flash.USB) {
+			return []flash.Disk{stick("/dev/sda")}, nil
+		}, "no rock64 in recovery mode showed up in", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var words bytes.Buffer
+			r := newRecovery(board, c.serial, c.port, 400*time.Millisecond)
+			r.settle = 20 * time.Millisecond
+			n := -1
+			r.look = func() ([]flash.Disk, []flash.USB, error) {
+				n++
+				disks, devices := c.disks(n)
+				return disks, devices, nil
+			}
+			d, err := r.wait(t.Context(), &ui{err: &words})
+			switch {
+			case strings.HasPrefix(c.want, "/dev/"):
+				if err != nil || d.Path != c.want {
+					t.Errorf("%v, %v", d, err)
+				}
+			case err == nil || !strings.Contains(err.Error(), c.want):
+				t.Errorf("%v, %v", d, err)
+			}
+			if !strings.Contains(words.String(), c.said) {
+				t.Errorf("it said %q", words.String())
+			}
+			var refused *flash.RefusedError
+			if strings.HasPrefix(c.want, "there are") && !errors.As(err, &refused) || strings.HasPrefix(c.want, "no ") && exitStatus(err) != exitGone {
+				t.Errorf("%T", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package flash
+
+// Eject takes a USB disk off the bus.
+func Eject(root string, d *Disk) error { return errLinux }
