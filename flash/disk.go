@@ -10,7 +10,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Disk is a disk of this machine, or a regular file that stands in for one. It
@@ -22,9 +25,13 @@ type Disk struct {
 	SectorSize int    // logical, in bytes
 	Model      string
 	Vendor     string
-	Serial     string
-	Bus        string // usb, nvme, sd, mmc, virtio, ata, scsi, loop, nbd, or nothing
-	Removable  bool
+	Rev        string // the revision a SCSI disk answers with
+	Serial     string // on USB that of the USB device, else that of the disk
+	WWN        string // the name no other disk has, such as naa.5002538e40a12345
+	Bus        string // usb, nvme, mmc, virtio, ata, scsi, loop, nbd, or nothing
+	Kind       string // on bus mmc: MMC is an eMMC, SD a card
+	USB        *USB   // what it hangs on, nil if that is not USB
+	Removable  bool   // the medium is, says the kernel; false for many USB disks
 	ReadOnly   bool
 	File       bool   // a regular file
 	Diskseq    uint64 // a number the kernel gives to no other disk until it reboots, 0 if it gives none
@@ -32,6 +39,23 @@ type Disk struct {
 	InUse      []string // who uses it, one sentence each
 	System     bool     // this system runs from it
 }
+
+// USB is one interface of a USB device, as sysfs has it. A device has one or
+// more; those of one device share its port. Strings it does not have are empty.
+type USB struct {
+	Port         string // where it is plugged in, such as 1-2.3: port 3 of a hub in port 2 of bus 1
+	VendorID     string // four hex digits, in lower case
+	ProductID    string // four hex digits, in lower case
+	BCD          string // of the device's release, four digits
+	Manufacturer string
+	Product      string
+	Serial       string
+	Interface    string // class/subclass/protocol in hex: 08/06/50 is a disk over bulk transport
+	Driver       string // of the interface, such as usb-storage, nothing if none took it
+}
+
+// ID is the vendor and the product, such as 2207:320c.
+func (u USB) ID() string { return u.VendorID + ":" + u.ProductID }
 
 // Part is a partition of a disk.
 type Part struct {
@@ -45,10 +69,26 @@ type Need struct {
 	Floor      int64  // the least that Who gets along with, in bytes
 	Who        string // who needs the floor, such as "rock64"
 	SectorSize int    // the sectors the image is made for, in bytes
+
+	// Fixed says that a person means a fixed disk, and Serial which: its serial
+	// number, its WWN where it has none.
+	Fixed  bool
+	Serial string
+}
+
+// Fixed says that the disk belongs to the machine: it is neither removable, on
+// USB, an SD card or eMMC, nor a loop device, an nbd or a regular file, which
+// somebody attached by hand.
+func (d *Disk) Fixed() bool {
+	return !d.Removable && !d.File && !slices.Contains([]string{"usb", "mmc", "loop", "nbd"}, d.Bus)
 }
 
 // Check says whether the disk may be written: a *RefusedError if not. Nothing
-// lifts it. With a zero Need it is about the disk alone.
+// lifts it but, for a fixed disk that nobody uses, Need.Fixed with the right
+// Need.Serial. A serial is compared with that of any disk if it is given.
+//
+// With the zero Need it is about use alone: no image, no person's intent, fixed
+// disks pass.
 func (d *Disk) Check(need Need) error {
 	users := strings.Join(d.InUse, "; ")
 	switch {
@@ -67,14 +107,48 @@ func (d *Disk) Check(need Need) error {
 	case need.SectorSize != 0 && d.SectorSize != need.SectorSize:
 		return d.refuse("its sectors have %d bytes and the image is made for %d: use a disk with %d-byte sectors",
 			d.SectorSize, need.SectorSize, need.SectorSize)
+	case d.Size < need.Floor && need.Floor >= need.Size:
+		has, needs := sizes(d.Size, need.Floor)
+		return d.refuse("%s is too small: %s needs %s: use a larger disk", has, cmp.Or(need.Who, "the board"), needs)
 	case d.Size < need.Size:
 		has, needs := sizes(d.Size, need.Size)
 		return d.refuse("%s is too small: the image needs %s: use a larger disk", has, needs)
-	case d.Size < need.Floor:
-		has, needs := sizes(d.Size, need.Floor)
-		return d.refuse("%s is too small: %s needs %s: use a larger disk", has, cmp.Or(need.Who, "the board"), needs)
 	}
-	return nil
+	if need == (Need{}) {
+		return nil
+	}
+	return d.checkIdentity(need)
+}
+
+// checkIdentity comes last: nobody shall look up a serial for nothing.
+func (d *Disk) checkIdentity(need Need) error {
+	id, fixed := cmp.Or(d.Serial, d.WWN), d.Fixed()
+	about := "it is a fixed disk"
+	if d.Bus != "" {
+		about += " (" + d.Bus + ")"
+	}
+	switch {
+	case fixed && id == "":
+		return d.refuse("%s with neither a serial number nor a WWN: it cannot be told from others", about)
+	case fixed && (!need.Fixed || need.Serial == ""):
+		return d.refuse("%s: if it is really meant, pass --fixed --serial %s", about, word(id))
+	case need.Serial == "" || need.Serial == id:
+		return nil
+	case id == "":
+		return d.refuse("it has no serial number, and %s is asked for: name the disk that has it", word(need.Serial))
+	}
+	return d.refuse("its serial number is %s, not %s: name the disk that is meant", word(id), word(need.Serial))
+}
+
+// word is s as a person types it to a shell.
+func word(s string) string {
+	plain := func(r rune) bool {
+		return r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("._:-", r))
+	}
+	if strings.TrimFunc(s, plain) == "" {
+		return s
+	}
+	return strconv.Quote(s)
 }
 
 func (d *Disk) refuse(format string, args ...any) error {

@@ -1,7 +1,6 @@
 package flash
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -78,7 +76,7 @@ func Find(root, path string) (*Disk, error) {
 		d.InUse = m.fileUsers(info)
 		return d, nil
 	}
-	n := m.nodes[filepath.Base(at)]
+	n := m.nodes[strings.ReplaceAll(strings.TrimPrefix(at, filepath.Join(root, "dev")+"/"), "/", "!")]
 	if device {
 		dev := uint64(info.Sys().(*syscall.Stat_t).Rdev)
 		n = m.byDev[fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))]
@@ -98,10 +96,11 @@ func Find(root, path string) (*Disk, error) {
 
 // machine is the block devices of a machine and who uses them.
 type machine struct {
-	root  string
-	nodes map[string]*node // by the kernel's name, such as sda1
-	byDev map[string]*node // by major:minor
-	swaps []string         // swap files
+	root   string
+	nodes  map[string]*node // by the kernel's name, such as sda1
+	byDev  map[string]*node // by major:minor
+	mounts []*mount         // in the order they were made
+	swaps  []string         // swap files
 
 	// rootless: what carries / is not known, so any used disk may be it.
 	rootless bool
@@ -113,15 +112,15 @@ type node struct {
 	dir        string // its folder in sysfs
 	slaves     []string
 	holders    []string
+	loops      []string // loop devices of files on it
 	mounts     []string
+	layers     []string // where an overlay of folders on it is the system's
+	swapFiles  []string
+	groups     []string // mounted file systems of several disks it is part of
 	swap       bool
-	btrfs      bool
 }
 
 func (n *node) path() string { return "/dev/" + strings.ReplaceAll(n.name, "!", "/") }
-
-// systemMounts make the disk below them the one this system runs from.
-var systemMounts = []string{"/", "/usr", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/var", "/nix", "/nix/store"}
 
 func look(root string) (*machine, error) {
 	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[string]*node{}}
@@ -145,21 +144,7 @@ func look(root string) (*machine, error) {
 			}
 		}
 	}
-	for _, n := range m.nodes {
-		for _, s := range n.slaves {
-			if low := m.nodes[s]; low != nil && !slices.Contains(low.holders, n.name) {
-				low.holders = append(low.holders, n.name)
-			}
-		}
-	}
-	groups, err := m.btrfsGroups()
-	if err != nil {
-		return nil, err
-	}
-	if err := m.addMounts(groups); err != nil {
-		return nil, err
-	}
-	return m, m.addSwaps()
+	return m, m.findUsers()
 }
 
 func (m *machine) add(name, disk, dir string) {
@@ -170,130 +155,7 @@ func (m *machine) add(name, disk, dir string) {
 	m.byDev[n.text("dev")] = n
 }
 
-// btrfsGroups are the devices of each btrfs that is mounted: mountinfo names
-// one of several, and no true device number.
-func (m *machine) btrfsGroups() ([][]*node, error) {
-	dir := filepath.Join(m.root, "sys/fs/btrfs")
-	ids, err := readDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var groups [][]*node
-	for _, id := range ids {
-		names, _ := readDir(filepath.Join(dir, id, "devices"))
-		var group []*node
-		for _, name := range names {
-			if n := m.nodes[name]; n != nil {
-				n.btrfs = true
-				group = append(group, n)
-			}
-		}
-		groups = append(groups, group)
-	}
-	return groups, nil
-}
-
-func (m *machine) addMounts(groups [][]*node) error {
-	f, err := os.Open(filepath.Join(m.root, "proc/self/mountinfo"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	mounts, err := mountinfo.GetMountsFromReader(f, nil)
-	if err != nil {
-		return err
-	}
-	m.rootless = true
-	for _, mount := range mounts {
-		var on []*node
-		if n := m.byDev[fmt.Sprintf("%d:%d", mount.Major, mount.Minor)]; n != nil {
-			on = append(on, n)
-		} else {
-			// bcachefs joins its disks with colons.
-			for _, source := range strings.Split(mount.Source, ":") {
-				if n := m.bySource(source); n != nil {
-					on = append(on, n)
-				}
-			}
-		}
-		for _, group := range groups {
-			if slices.ContainsFunc(on, func(n *node) bool { return slices.Contains(group, n) }) {
-				on = append(on, group...)
-			}
-		}
-		for _, n := range on {
-			if mount.Mountpoint == "/" {
-				m.rootless = false
-			}
-			if !slices.Contains(n.mounts, mount.Mountpoint) {
-				n.mounts = append(n.mounts, mount.Mountpoint)
-			}
-		}
-	}
-	return nil
-}
-
-// bySource resolves what a mount or a swap calls its device.
-func (m *machine) bySource(source string) *node {
-	if !strings.HasPrefix(source, "/dev/") {
-		return nil
-	}
-	if at, err := filepath.EvalSymlinks(filepath.Join(m.root, source)); err == nil {
-		rel := strings.TrimPrefix(at, filepath.Join(m.root, "dev")+"/")
-		if n := m.nodes[strings.ReplaceAll(rel, "/", "!")]; n != nil {
-			return n
-		}
-	}
-	// Without udev the names in /dev/mapper are no links.
-	if name, ok := strings.CutPrefix(source, "/dev/mapper/"); ok {
-		for _, n := range m.nodes {
-			if n.text("dm/name") == name {
-				return n
-			}
-		}
-	}
-	return m.nodes[strings.ReplaceAll(strings.TrimPrefix(source, "/dev/"), "/", "!")]
-}
-
-func (m *machine) addSwaps() error {
-	b, err := os.ReadFile(filepath.Join(m.root, "proc/swaps"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a kernel without swap
-	}
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(b)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		path := unescape(fields[0])
-		switch fields[1] {
-		case "partition":
-			if n := m.bySource(path); n != nil {
-				n.swap = true
-			}
-		case "file":
-			m.swaps = append(m.swaps, path)
-		}
-	}
-	return nil
-}
-
-// unescape undoes the kernel's \040 for a blank.
-func unescape(s string) string {
-	return octal.ReplaceAllStringFunc(s, func(e string) string {
-		n, err := strconv.ParseUint(e[1:], 8, 8)
-		if err != nil {
-			return e
-		}
-		return string([]byte{byte(n)})
-	})
-}
-
 var (
-	octal    = regexp.MustCompile(`\\[0-7]{3}`)
 	hardware = regexp.MustCompile(`^(mmcblk\d+)(boot\d+|rpmb|gp\d+)$`)
 	noDisk   = map[string]string{
 		"ram":      "memory is not a disk",
@@ -325,6 +187,8 @@ func (m *machine) notDisk(n *node) string {
 		return "one path to a disk that has several: name the disk"
 	case strings.HasPrefix(n.name, "loop") && n.backing() == "":
 		return "a loop device without a file"
+	case strings.HasPrefix(n.name, "loop") && m.bySource(n.backing()) != nil:
+		return "a loop device of " + m.bySource(n.backing()).path() + ": name that disk"
 	}
 	return ""
 }
@@ -337,17 +201,26 @@ func (m *machine) describe(n *node) *Disk {
 		SectorSize: int(n.number("queue/logical_block_size")),
 		Model:      n.first("device/model", "device/name", "loop/backing_file"),
 		Vendor:     n.text("device/vendor"),
+		Rev:        n.text("device/rev"),
 		Serial:     n.first("device/serial", "serial"),
+		WWN:        n.wwn(),
 		Removable:  n.number("removable") == 1,
 		ReadOnly:   n.number("ro") == 1,
 		Diskseq:    uint64(n.number("diskseq")),
 	}
+	if d.Serial == "" {
+		d.Serial = n.page80()
+	}
+	d.USB = m.usb(n)
 	d.Bus = m.bus(n)
 	switch d.Bus {
 	case "usb":
-		if serial := m.usbSerial(n); serial != "" {
-			d.Serial = serial
+		// What a cheap bridge says of the disk behind it is often the same for all.
+		if d.USB != nil && d.USB.Serial != "" {
+			d.Serial = d.USB.Serial
 		}
+	case "mmc":
+		d.Kind = n.text("device/type")
 	case "virtio", "nvme":
 		d.Vendor = "" // a PCI number
 	}
@@ -358,98 +231,8 @@ func (m *machine) describe(n *node) *Disk {
 	}
 	sortParts(d.Parts)
 	slices.SortFunc(users, func(a, b *node) int { return int(a.number("start") - b.number("start")) })
-	seen := map[*node]bool{}
-	for _, u := range append([]*node{n}, users...) {
-		m.users(u, seen, d)
-	}
-	if len(d.InUse) == 0 && m.claimed(d) {
-		d.InUse = []string{"the kernel or another program has claimed it, for a file system of several disks, a container or a virtual machine"}
-	}
-	if m.rootless && len(d.InUse) > 0 {
-		d.System = true
-	}
+	m.allUsers(append([]*node{n}, users...), d)
 	return d
-}
-
-// users adds to d who uses n, and who uses what is made of n.
-func (m *machine) users(n *node, seen map[*node]bool, d *Disk) {
-	if seen[n] {
-		return
-	}
-	seen[n] = true
-	if len(n.mounts) > 0 {
-		d.InUse = append(d.InUse, fmt.Sprintf("%s is mounted at %s", m.label(n), list(n.mounts)))
-		for _, at := range n.mounts {
-			d.System = d.System || slices.Contains(systemMounts, at)
-		}
-	} else if n.btrfs {
-		d.InUse = append(d.InUse, fmt.Sprintf("%s is part of a mounted btrfs", m.label(n)))
-	}
-	if n.swap {
-		d.InUse = append(d.InUse, m.label(n)+" is swap")
-	}
-	for _, name := range n.holders {
-		h := m.nodes[name]
-		if h == nil {
-			d.InUse = append(d.InUse, fmt.Sprintf("%s is held by %s", m.label(n), name))
-			continue
-		}
-		d.InUse = append(d.InUse, fmt.Sprintf("%s is held by %s", m.label(n), m.label(h)))
-		m.users(h, seen, d)
-		for _, p := range m.parts(h) {
-			m.users(p, seen, d)
-		}
-	}
-}
-
-func (m *machine) label(n *node) string {
-	if name := n.text("dm/name"); name != "" {
-		return fmt.Sprintf("%s (%s)", n.path(), name)
-	}
-	return n.path()
-}
-
-func (m *machine) parts(n *node) []*node {
-	var parts []*node
-	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		if p := m.nodes[name]; p.disk == n.name && p != n {
-			parts = append(parts, p)
-		}
-	}
-	return parts
-}
-
-// claimed asks the kernel whether someone has the disk for himself: it knows
-// of the members of a zpool and of mounts in other namespaces, and sysfs does
-// not say.
-func (m *machine) claimed(d *Disk) bool {
-	if filepath.Clean(m.root) != "/" || d.Size == 0 || d.Bus == "loop" {
-		return false
-	}
-	fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err == unix.EBUSY
-	}
-	unix.Close(fd)
-	return false
-}
-
-// fileUsers says who uses a regular file as a disk or as swap.
-func (m *machine) fileUsers(info fs.FileInfo) []string {
-	same := func(path string) bool {
-		other, err := os.Stat(filepath.Join(m.root, path))
-		return err == nil && os.SameFile(info, other)
-	}
-	var users []string
-	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		if b := m.nodes[name].backing(); b != "" && same(b) {
-			users = append(users, "the file is attached as "+m.nodes[name].path())
-		}
-	}
-	if slices.ContainsFunc(m.swaps, same) {
-		users = append(users, "the file is swap")
-	}
-	return users
 }
 
 func (m *machine) bus(n *node) string {
@@ -461,7 +244,7 @@ func (m *machine) bus(n *node) string {
 	case strings.HasPrefix(n.name, "nvme"):
 		return "nvme"
 	case strings.HasPrefix(n.name, "mmcblk"):
-		return strings.ToLower(n.text("device/type"))
+		return "mmc"
 	}
 	for _, bus := range []string{"usb", "virtio", "ata"} {
 		for _, folder := range strings.Split(n.dir, "/") {
@@ -476,15 +259,25 @@ func (m *machine) bus(n *node) string {
 	return ""
 }
 
-// usbSerial is the serial number of the USB device n hangs on: what a cheap
-// bridge says of the disk behind it is often the same for all.
-func (m *machine) usbSerial(n *node) string {
-	for dir := n.dir; len(dir) > len(m.root) && filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
-		if exists(filepath.Join(dir, "idVendor")) {
-			return text(filepath.Join(dir, "serial"))
+// wwn is the name of the disk that is the same through every path to it.
+func (n *node) wwn() string {
+	id := n.first("device/wwid", "wwid")
+	for _, kind := range []string{"naa.", "eui.", "uuid."} {
+		if strings.HasPrefix(id, kind) {
+			return id
 		}
 	}
-	return ""
+	return "" // made up of vendor, model and serial
+}
+
+// page80 is the serial number of a SCSI or SATA disk: page 0x80 of its vital
+// product data, four bytes of header with the length in the last two.
+func (n *node) page80() string {
+	b, err := os.ReadFile(filepath.Join(n.dir, "device/vpd_pg80"))
+	if err != nil || len(b) < 4 || b[1] != 0x80 {
+		return ""
+	}
+	return strings.Trim(string(b[4:min(len(b), 4+int(b[2])<<8+int(b[3]))]), " \x00")
 }
 
 func (n *node) backing() string {

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -51,6 +53,7 @@ func machine(t *testing.T, name string) string {
 			continue
 		}
 		path, target, isLink := strings.Cut(line, " -> ")
+		raw, quoted, isRaw := strings.Cut(line, " := ")
 		file, content, isFile := strings.Cut(line, " = ")
 		switch {
 		case line == "" || line[0] == '#':
@@ -61,6 +64,10 @@ func machine(t *testing.T, name string) string {
 				target = root + target
 			}
 			must(os.Symlink(target, place(path)))
+		case isRaw:
+			content, err := strconv.Unquote(quoted)
+			must(err)
+			must(os.WriteFile(place(raw), []byte(content), 0o644))
 		case isFile:
 			must(os.WriteFile(place(file), []byte(content+"\n"), 0o644))
 		default:
@@ -79,14 +86,18 @@ func TestDisksOfRecordedMachines(t *testing.T) {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".txt")
 		t.Run(name, func(t *testing.T) {
-			disks, err := flash.Disks(machine(t, name))
+			root := machine(t, name)
+			disks, err := flash.Disks(root)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var got strings.Builder
 			for _, d := range disks {
-				fmt.Fprintf(&got, "%s: %d bytes, sectors of %d, bus %q, vendor %q, model %q, serial %q, removable %v, number %d\n",
-					d.Path, d.Size, d.SectorSize, d.Bus, d.Vendor, d.Model, d.Serial, d.Removable, d.Diskseq)
+				fmt.Fprintf(&got, "%s: %d bytes, sectors of %d, bus %q, vendor %q, model %q, revision %q, serial %q, WWN %q, kind %q, removable %v, fixed %v, number %d\n",
+					d.Path, d.Size, d.SectorSize, d.Bus, d.Vendor, d.Model, d.Rev, d.Serial, d.WWN, d.Kind, d.Removable, d.Fixed(), d.Diskseq)
+				if u := d.USB; u != nil {
+					fmt.Fprintf(&got, "\tUSB port %s: %s\n", u.Port, usbWords(*u))
+				}
 				for _, p := range d.Parts {
 					fmt.Fprintf(&got, "\t%s at %d, %d bytes\n", p.Name, p.Off, p.Size)
 				}
@@ -95,6 +106,15 @@ func TestDisksOfRecordedMachines(t *testing.T) {
 					verdict = err.Error()
 				}
 				fmt.Fprintf(&got, "\t=> %s\n", verdict)
+			}
+			devices, err := flash.USBDevices(root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range devices {
+				if !slices.ContainsFunc(disks, func(d flash.Disk) bool { return d.USB != nil && *d.USB == u }) {
+					fmt.Fprintf(&got, "USB port %s: %s\n", u.Port, usbWords(u))
+				}
 			}
 			golden := strings.TrimSuffix(file, ".txt") + ".golden"
 			if *update {
@@ -113,6 +133,11 @@ func TestDisksOfRecordedMachines(t *testing.T) {
 	}
 }
 
+func usbWords(u flash.USB) string {
+	return fmt.Sprintf("%s, release %q, manufacturer %q, product %q, serial %q, interface %q, driver %q",
+		u.ID(), u.BCD, u.Manufacturer, u.Product, u.Serial, u.Interface, u.Driver)
+}
+
 func TestFindRefusesWhatIsNoDisk(t *testing.T) {
 	for _, c := range []struct{ name, machine, path, want string }{
 		{"a partition", "laptop", "/dev/sda1", "a partition of /dev/sda: name the whole disk"},
@@ -124,6 +149,9 @@ func TestFindRefusesWhatIsNoDisk(t *testing.T) {
 		{"an array", "md", "/dev/md127", "an array"},
 		{"a partition of an array", "md", "/dev/md127p1", "an array"},
 		{"a boot partition of an eMMC", "board", "/dev/mmcblk2boot0", "the disk is /dev/mmcblk2"},
+		{"another part of an eMMC", "board", "/dev/mmcblk2gp0", "the disk is /dev/mmcblk2"},
+		{"a partition of such a part", "board", "/dev/mmcblk2gp0p1", "the disk is /dev/mmcblk2"},
+		{"the protected part of an eMMC", "overlayroot", "/dev/mmcblk0rpmb", "the disk is /dev/mmcblk0"},
 		{"a folder", "laptop", "/dev/disk", "a folder is not a disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -170,6 +198,49 @@ func TestFindTakesARegularFileForADisk(t *testing.T) {
 	}
 }
 
+func TestFixedDisksAreTakenByTheirSerialOnly(t *testing.T) {
+	nvme := flash.Disk{Path: "/dev/nvme0n1", Size: 1 << 30, SectorSize: 512, Bus: "nvme", Serial: "S5XX 1", WWN: "eui.0025385b21404321"}
+	noSerial := nvme
+	noSerial.Bus, noSerial.Serial = "scsi", ""
+	nameless := noSerial
+	nameless.Bus, nameless.WWN = "virtio", ""
+	used := nvme
+	used.InUse = []string{"/dev/nvme0n1p1 is swap"}
+	stick := nvme
+	stick.Path, stick.Bus, stick.USB, stick.Serial = "/dev/sda", "usb", &flash.USB{}, "4C53"
+	file := flash.Disk{Path: "card.img", Size: 1 << 30, SectorSize: 512, File: true}
+
+	ask := "/dev/nvme0n1: it is a fixed disk (nvme): if it is really meant, pass --fixed --serial \"S5XX 1\""
+	for _, c := range []struct {
+		name string
+		disk flash.Disk
+		need flash.Need
+		want string
+	}{
+		{"use alone", nvme, flash.Need{}, "<nil>"},
+		{"an image", nvme, flash.Need{SectorSize: 512}, ask},
+		{"no serial", nvme, flash.Need{Fixed: true}, ask},
+		{"no --fixed", nvme, flash.Need{Serial: "S5XX 1"}, ask},
+		{"both", nvme, flash.Need{Fixed: true, Serial: "S5XX 1"}, "<nil>"},
+		{"the serial of another", nvme, flash.Need{Fixed: true, Serial: "S5XX2"}, `/dev/nvme0n1: its serial number is "S5XX 1", not S5XX2: name the disk that is meant`},
+		{"the WWN of a disk that has a serial", nvme, flash.Need{Fixed: true, Serial: nvme.WWN}, `/dev/nvme0n1: its serial number is "S5XX 1", not eui.0025385b21404321: name the disk that is meant`},
+		{"the WWN of one that has none", noSerial, flash.Need{Fixed: true, Serial: nvme.WWN}, "<nil>"},
+		{"a disk with neither", nameless, flash.Need{Fixed: true, Serial: "1"}, "/dev/nvme0n1: it is a fixed disk (virtio) with neither a serial number nor a WWN: it cannot be told from others"},
+		{"a disk in use", used, flash.Need{Fixed: true, Serial: "S5XX 1"}, "/dev/nvme0n1: /dev/nvme0n1p1 is swap: unmount or release it first"},
+		{"a stick", stick, flash.Need{SectorSize: 512}, "<nil>"},
+		{"the serial of a stick", stick, flash.Need{Serial: "4C53"}, "<nil>"},
+		{"the serial of another stick", stick, flash.Need{Serial: "4C54"}, "/dev/sda: its serial number is 4C53, not 4C54: name the disk that is meant"},
+		{"a file", file, flash.Need{SectorSize: 512}, "<nil>"},
+		{"a serial and a file", file, flash.Need{Serial: "4C54"}, "card.img: it has no serial number, and 4C54 is asked for: name the disk that has it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := fmt.Sprint(c.disk.Check(c.need)); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
 func TestThisSystemIsNoTarget(t *testing.T) {
 	disks, err := flash.Disks("/")
 	if err != nil {
@@ -193,7 +264,7 @@ func TestThisSystemIsNoTarget(t *testing.T) {
 }
 
 func TestCheckSaysBothNumbersAndWhatToDo(t *testing.T) {
-	disk := flash.Disk{Path: "/dev/sdb", Size: 1 << 30, SectorSize: 512}
+	disk := flash.Disk{Path: "/dev/sdb", Size: 1 << 30, SectorSize: 512, Bus: "usb"}
 	big := disk
 	big.SectorSize = 4096
 	for _, c := range []struct {

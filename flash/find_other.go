@@ -13,6 +13,9 @@ var errLinux = errors.New("flashing disks is supported on Linux; a regular file 
 // Disks knows the disks of Linux only.
 func Disks(root string) ([]Disk, error) { return nil, errLinux }
 
+// USBDevices knows the devices of Linux only.
+func USBDevices(root string) ([]USB, error) { return nil, errLinux }
+
 // Find returns a regular file as a disk.
 func Find(root, path string) (*Disk, error) {
 	info, err := os.Stat(filepath.Join(root, path))

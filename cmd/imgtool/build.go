@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -126,7 +127,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		if o.SeedName = opt.seed; o.SeedName == "-" {
 			return usagef("the seed comes from a file, not from a pipe")
 		}
-		if o.Seed, err = os.ReadFile(opt.seed); err != nil {
+		if o.Seed, err = readSeed(opt.seed); err != nil {
 			return fmt.Errorf("seed: %w", err)
 		}
 	}
@@ -162,18 +163,38 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
+	size := human(info.Size())
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Blocks*512 < info.Size() {
+		size = human(st.Blocks*512) + " on disk"
+	}
 	if u.json {
 		u.endPhase()
 		return u.print(map[string]any{"path": path, "manifest": artifact.ManifestPath(path), "bmap": artifact.BmapPath(path),
 			"board": r.Manifest.Board, "build_id": r.Manifest.BuildID, "size": r.Image.Size(), "content": r.Image.ContentSize(), "file_size": info.Size()})
 	}
 	u.say("%s build %s: %s image with %s of content, a file of %s, in %s", board.Name, r.Manifest.BuildID,
-		human(r.Image.Size()), human(r.Image.ContentSize()), human(info.Size()), time.Since(begin).Round(100*time.Millisecond))
+		human(r.Image.Size()), human(r.Image.ContentSize()), size, time.Since(begin).Round(100*time.Millisecond))
 	for _, e := range partitionSizes(r.Image, r.Manifest) {
 		u.say("  %s", e)
 	}
-	fmt.Fprintln(u.out, path)
-	return nil
+	_, err = fmt.Fprintln(u.out, path)
+	return err
+}
+
+// maxSeed is what the device's own interface takes.
+const maxSeed = 32 << 20
+
+func readSeed(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	case info.Size() > maxSeed:
+		return nil, fmt.Errorf("%s has %d bytes; the device takes up to %d", path, info.Size(), maxSeed)
+	}
+	return os.ReadFile(path)
 }
 
 // partitionSizes says how full each partition of an image is.

@@ -32,14 +32,15 @@ func runDisks(u *ui) error {
 		Model     string `json:"model,omitempty"`
 		Serial    string `json:"serial,omitempty"`
 		Bus       string `json:"bus,omitempty"`
+		Kind      string `json:"kind,omitempty"` // MMC or SD
 		Removable bool   `json:"removable"`
 		Target    bool   `json:"target"`
 		Reason    string `json:"reason,omitempty"` // why it is none
 	}
 	rows := []row{}
 	for _, d := range disks {
-		r := row{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Removable, true, ""}
-		if err := d.Check(flash.Need{}); err != nil {
+		r := row{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Kind, d.Removable, true, ""}
+		if err := d.Check(flash.Need{SectorSize: 512}); err != nil {
 			r.Target, r.Reason = false, strings.TrimPrefix(err.Error(), d.Path+": ")
 		}
 		rows = append(rows, r)
@@ -52,7 +53,7 @@ func runDisks(u *ui) error {
 		if !r.Target {
 			verdict = "no: " + r.Reason
 		}
-		fmt.Fprintf(u.out, "%-16s %10s  %-8s %-28s %s\n", r.Path, human(r.Size), r.Bus, strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
+		fmt.Fprintf(u.out, "%-16s %10s  %-8s %-28s %s\n", r.Path, human(r.Size), strings.TrimSpace(r.Bus+" "+r.Kind), strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
 	}
 	if len(rows) == 0 {
 		u.say("there are no disks")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +33,7 @@ type flashOptions struct {
 	board   string
 	serial  string
 	port    string
+	fixed   bool
 	timeout time.Duration
 }
 
@@ -70,7 +73,8 @@ or lz4; - is standard input.`,
 	f.StringVar(&opt.delta, "delta", "auto", "read first and write only what differs: yes, no, or auto: if the disk carries an image of the board")
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
 	f.StringVar(&opt.board, "board", "", "a board's name, or the path of its definition")
-	f.StringVar(&opt.serial, "serial", "", "serial of the board in recovery mode, where there are several")
+	f.StringVar(&opt.serial, "serial", "", "take the disk only if this is its serial; in recovery mode, the board with it")
+	f.BoolVar(&opt.fixed, "fixed", false, "take a disk that is built in and used by nobody, with its --serial")
 	f.StringVar(&opt.port, "port", "", "USB port of the board in recovery mode, such as 1-2.3")
 	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
 	f.StringVar(&opt.receipt, "receipt", "", "append what became of each disk to this file, a JSON object a line")
@@ -145,13 +149,22 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 			names, eject = []string{disk.Path}, true
 		}
 	}
-	units, err := findUnits(names, p)
+	need := p.need()
+	need.Fixed, need.Serial = opt.fixed, opt.serial
+	units, err := findUnits(names, p, need)
 	if err != nil {
 		return err
 	}
 	if pic.holes != nil {
 		if err := pic.holes(ctx); err != nil {
 			return fmt.Errorf("%s: %w", pic.name, err)
+		}
+	}
+	// A file that can be read from front to back only is read once before the
+	// first byte is written: it may be damaged anywhere, or cut short.
+	if pic.file != nil && pic.img == nil {
+		if err := readThrough(ctx, opt.image, p.bodySize(), u); err != nil {
+			return err
 		}
 	}
 	if opt.dryRun {
@@ -176,7 +189,10 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {
-		if n.target, err = flash.Open(n.disk); err != nil {
+		if n.target, err = flash.Open(n.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+			return hint(err, "writing to a disk takes root's rights: run it with sudo")
+		}
+		if err != nil {
 			return err
 		}
 		defer n.target.Close()
@@ -196,8 +212,33 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 // wrongBoardError is an image for another board.
 type wrongBoardError struct{ error }
 
+// readThrough unpacks an image for nothing but its errors.
+func readThrough(ctx context.Context, path string, size int64, u *ui) error {
+	pic, err := openPicture(path, nil)
+	if err != nil {
+		return err
+	}
+	defer pic.Close()
+	p, err := newPlan(pic)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	progress := u.phases("checking", size)
+	for c, err := range p.body() {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		progress.Add(int64(len(c.Data)))
+	}
+	return nil
+}
+
 // findUnits finds the disks and looks whether each may be written.
-func findUnits(names []string, p *plan) ([]*unit, error) {
+func findUnits(names []string, p *plan, need flash.Need) ([]*unit, error) {
 	var units []*unit
 	for _, name := range names {
 		disk, err := findDisk(name)
@@ -212,7 +253,7 @@ func findUnits(names []string, p *plan) ([]*unit, error) {
 		if err := refuseSame(disk, p.pic); err != nil {
 			return nil, err
 		}
-		if err := disk.Check(p.need()); err != nil {
+		if err := disk.Check(need); err != nil {
 			return nil, err
 		}
 		job, err := p.job(disk.Size)
@@ -498,16 +539,39 @@ func describeDisk(d *flash.Disk) string {
 	if d.File {
 		about = append(about, "a file")
 	}
-	on := "no partitions"
-	if len(d.Parts) > 0 {
+	return fmt.Sprintf("%s (%s), which has %s", d.Path, strings.Join(about, ", "), whatIsOn(d))
+}
+
+// whatIsOn says what partitions are on a disk, by its own word: the kernel may
+// not have looked.
+func whatIsOn(d *flash.Disk) string {
+	t, err := flash.OpenRead(d)
+	if err != nil {
+		return "contents that cannot be read"
+	}
+	defer t.Close()
+	first := make([]byte, 2*image.Block)
+	if n, _ := t.ReadAt(first, 0); n < len(first) {
+		return "contents that cannot be read"
+	}
+	if table, err := gpt.Read(t); err == nil && len(table.Parts) > 0 {
 		var parts []string
-		for _, part := range d.Parts {
-			parts = append(parts, fmt.Sprintf("%s of %s", part.Name, human(part.Size)))
+		for i, p := range table.Parts {
+			if i == 8 {
+				parts = append(parts, fmt.Sprintf("and %d more", len(table.Parts)-i))
+				break
+			}
+			parts = append(parts, fmt.Sprintf("%s of %s", tame(strconv.Quote(p.Name)), human(p.Len)))
 		}
-		on = strings.Join(parts, ", ")
+		return "the partitions " + strings.Join(parts, ", ")
 	}
-	if d.File {
-		return fmt.Sprintf("%s (%s)", d.Path, strings.Join(about, ", "))
+	switch {
+	case bytes.HasPrefix(first[recordOff:], []byte(recordMagic)):
+		return "an image that was not written to its end"
+	case first[510] == 0x55 && first[511] == 0xAA:
+		return "a partition table or file system of another kind"
+	case bytes.Count(first, []byte{0}) == len(first):
+		return "no partition table"
 	}
-	return fmt.Sprintf("%s (%s), which has %s", d.Path, strings.Join(about, ", "), on)
+	return "something other than partitions"
 }

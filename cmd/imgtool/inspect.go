@@ -201,7 +201,13 @@ func (p *partReport) look(img *image.Image, note func(string, error) bool) error
 	switch {
 	case string(magic[:4]) == "hsqs":
 		r, err := squashfs.Open(inside, p.Len)
-		if note(p.Name+": squashfs, its superblock and tables", err) {
+		if err == nil {
+			_, err = r.Tree()
+		}
+		if errors.As(err, new(*artifact.CorruptError)) {
+			return err
+		}
+		if note(p.Name+": squashfs", err) {
 			s := r.Summary()
 			p.Squashfs = &squashfsReport{s.Codec, s.BlockSize, s.Inodes, s.BytesUsed, s.ModTime}
 		}

@@ -94,6 +94,10 @@ func (u *ui) fail(err error, status int) {
 		if advice != "" {
 			e["hint"] = advice
 		}
+		var wrong *image.MismatchError
+		if errors.As(err, &wrong) {
+			e["offset"], e["length"], e["expected"], e["got"] = wrong.Off, wrong.Len, wrong.Want, wrong.Got
+		}
 		u.event(e)
 		return
 	}

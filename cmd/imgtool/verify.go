@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,6 +67,9 @@ func runVerify(ctx context.Context, target, file string, u *ui) (err error) {
 	}
 	progress := u.phases("comparing", total)
 	if err := flash.Compare(ctx, t, expected, func(k int64) { n += k; progress.Add(k) }); err != nil {
+		if errors.As(err, new(*image.MismatchError)) && pic.manifest == nil {
+			err = hint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.name)
+		}
 		return err
 	}
 	took := time.Since(begin)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 
@@ -48,7 +49,7 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	}
 	m.Version, m.Manifest, m.Pieces = 1, *sum, pieces.Entries
 
-	out, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644))
+	out, err := renameio.NewPendingFile(path, beside(path)...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -73,7 +74,7 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 			return fmt.Errorf("%s: there is something else of this name", f.path)
 		}
 		if f.file == nil {
-			if f.file, err = renameio.NewPendingFile(f.path, renameio.WithPermissions(0o644)); err != nil {
+			if f.file, err = renameio.NewPendingFile(f.path, beside(f.path)...); err != nil {
 				return fmt.Errorf("%s: %w", f.path, err)
 			}
 			defer f.file.Cleanup()
@@ -89,6 +90,11 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 		}
 	}
 	return nil
+}
+
+// beside has the temporary file in the folder of the file, not in TMPDIR.
+func beside(path string) []renameio.Option {
+	return []renameio.Option{renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644)}
 }
 
 func saveRaw(ctx context.Context, f *os.File, img *image.Image, m *Manifest, p image.Progress) error {

@@ -4,6 +4,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 	"github.com/pelletier/go-toml/v2"
@@ -243,7 +245,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 		b.files[name] = f
 		b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: f.SHA256, Origin: f.Origin})
 		if kind := b.Board.KindOf(name); !boards.LooksLike(kind, f) {
-			b.Warn(fmt.Sprintf("%s does not look like a %s: it is taken as it is", name, kind))
+			b.Warn(fmt.Sprintf("%s is not recognised as %s: it is taken as it is", name, kind))
 		}
 	}
 	return nil
@@ -456,6 +458,9 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 		files = append(files, fat.File{Path: b.Board.Seed.Path, Content: bytes.NewReader(b.Seed)})
 	}
 	v, err := fat.New(p.Len, fat.Options{Label: p.Label, Serial: binary.LittleEndian.Uint32(b.derived("fat " + p.Name)), Time: b.Time}, files)
+	if errors.As(err, new(*fat.FullError)) {
+		return nil, fmt.Errorf("%s: %w: give a smaller kernel or initrd, or a larger partition in the layout", p.Name, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.Name, err)
 	}
@@ -481,7 +486,11 @@ func human(n int64) string {
 // file.
 func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
-		if _, err := squashfs.Open(given, given.Size()); err != nil {
+		r, err := squashfs.Open(given, given.Size())
+		if err == nil {
+			_, err = r.Tree()
+		}
+		if err != nil {
 			return nil, &source.CorruptError{Name: "rootfs", Err: err}
 		}
 		return given, nil
@@ -502,6 +511,9 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 	opt := b.squashfs()
 	opt.Max = p.Len
 	size, err := squashfs.Write(ctx, f, b.root.Tree, opt, b.Phases.Start("squashfs", total))
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)
+	}
 	var large *squashfs.TooLargeError
 	if errors.As(err, &large) {
 		return nil, tooLarge(p.Name, large.Size, large.Max)
@@ -516,11 +528,11 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 func scratch(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, "imgtool-*")
 	if err != nil {
-		return nil, fmt.Errorf("scratch file: %w", err)
+		return nil, fmt.Errorf("scratch file (TMPDIR names the folder): %w", err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("scratch file: %w", err)
+		return nil, fmt.Errorf("scratch file (TMPDIR names the folder): %w", err)
 	}
 	return f, nil
 }

@@ -131,7 +131,7 @@ func (o *Opener) layout(ctx context.Context, ref, tag string, l interface {
 			return nil, fmt.Errorf("%s: no image with tag %s, only %s", ref, tag, tags(index.Manifests))
 		}
 	} else if seen := tags(descs); strings.Contains(seen, ", ") {
-		return nil, fmt.Errorf("%s: several images: %s", ref, seen)
+		return nil, fmt.Errorf("%s: several images: %s: say which with oci:PATH:TAG", ref, seen)
 	}
 	return o.choose(ctx, ref, l, descs, 0)
 }

@@ -260,7 +260,7 @@ func TestTagIsChosen(t *testing.T) {
 		t.Error(got)
 	}
 	for ref, want := range map[string]string{
-		base:                 base + ": several images: a, b",
+		base:                 base + ": several images: a, b: say which with oci:PATH:TAG",
 		"oci:" + base + ":c": "oci:" + base + ":c: no image with tag c, only a, b",
 	} {
 		if _, err := o.Root(t.Context(), ref); err == nil || err.Error() != want {

@@ -136,6 +136,11 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	} else if r.Digest, err = r.Tree.Digest(ctx, nil); err != nil {
 		return nil, named(ref, err)
 	}
+	if r.Tree != nil && o.opt.Warn != nil {
+		if n, first := r.Tree.LostXattrs(); n > 0 {
+			o.opt.Warn(fmt.Sprintf("%s: extended attributes of %d files are left out, which only user., trusted. and security. can be kept of: %s", ref, n, first))
+		}
+	}
 	return r, nil
 }
 

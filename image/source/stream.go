@@ -3,6 +3,7 @@ package source
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/bzip2"
 	"context"
 	"errors"
@@ -132,7 +133,7 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 
 	f, err := os.CreateTemp(o.opt.TempDir, "imgtool-*")
 	if err != nil {
-		return nil, reason("scratch file", err)
+		return nil, reason("scratch file in "+cmp.Or(o.opt.TempDir, os.TempDir())+" (TMPDIR names another folder)", err)
 	}
 	os.Remove(f.Name())
 	o.keep(f)
@@ -154,7 +155,7 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 			}
 		}
 		if _, err := f.Write(buf[:n]); err != nil {
-			return nil, reason("scratch file", err)
+			return nil, reason("scratch file in "+cmp.Or(o.opt.TempDir, os.TempDir())+" (TMPDIR names another folder)", err)
 		}
 		if also != nil {
 			also.Write(buf[:n])

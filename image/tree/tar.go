@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/url"
 	"os"
@@ -100,6 +101,11 @@ func FromTar(r io.ReaderAt, size int64, modTime int64) (*Tree, error) {
 // place puts an entry at path, which has no links in it. Targets of hard links
 // are looked for in the tree, then in gone.
 func (t *Tree) place(path string, e entry, gone map[string]*Inode) error {
+	if e.lost != "" {
+		if t.lost++; t.lost == 1 {
+			t.lostFirst = fmt.Sprintf("%s of %s", e.lost, e.path)
+		}
+	}
 	if e.node == nil {
 		target, err := t.resolve(e.link, false)
 		if err != nil {
@@ -137,6 +143,7 @@ type entry struct {
 	path string
 	link string
 	node *Inode
+	lost string // an extended attribute that is left out
 }
 
 // faults remembers what a reader said other than that it ended, so that a
@@ -200,7 +207,7 @@ func readTar(r io.ReaderAt, size int64, each func(entry) error) error {
 		if path, err = cleanPath(hdr.Name); err != nil {
 			return err
 		}
-		e := entry{path: path}
+		e := entry{path: path, lost: lostXattr(hdr.PAXRecords)}
 		if hdr.Typeflag == tar.TypeLink {
 			end = off
 			if e.link, err = cleanPath(hdr.Linkname); err != nil {
@@ -378,13 +385,15 @@ func tarXattrs(records map[string]string) ([]Xattr, error) {
 			all = append(all, Xattr{strings.Clone(name), strings.Clone(value)})
 		}
 	}
-	for k, v := range records {
+	keys := slices.Sorted(maps.Keys(records))
+	for _, k := range keys {
 		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
-			add(unescapeXattr.Replace(name), v)
+			add(unescapeXattr.Replace(name), records[k])
 		}
 	}
 	// libarchive writes both; this one is the fallback.
-	for k, v := range records {
+	for _, k := range keys {
+		v := records[k]
 		name, ok := strings.CutPrefix(k, "LIBARCHIVE.xattr.")
 		if !ok {
 			continue
@@ -403,6 +412,20 @@ func tarXattrs(records map[string]string) ([]Xattr, error) {
 	}
 	slices.SortFunc(all, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
 	return all, checkXattrs(all)
+}
+
+// lostXattr is the first extended attribute of a tar header that is left out.
+func lostXattr(records map[string]string) string {
+	for _, k := range slices.Sorted(maps.Keys(records)) {
+		name, ok := strings.CutPrefix(k, "SCHILY.xattr.")
+		if !ok {
+			name, ok = strings.CutPrefix(k, "LIBARCHIVE.xattr.")
+		}
+		if ok && !keepXattr(unescapeXattr.Replace(name)) {
+			return name
+		}
+	}
+	return ""
 }
 
 // keepXattr leaves out what a kernel makes up itself, such as system.*.

@@ -65,13 +65,20 @@ func (n *Inode) Size() int64 {
 type Tree struct {
 	nodes   map[string]*Inode
 	modTime int64 // of folders nobody described
+
+	lost      int // paths with extended attributes that were left out
+	lostFirst string
 }
 
 // New returns a tree of just a root folder: mode 0755, owner 0:0, the given
 // time.
 func New(modTime int64) *Tree {
-	return &Tree{map[string]*Inode{"": {Mode: Dir | 0o755, ModTime: modTime}}, modTime}
+	return &Tree{nodes: map[string]*Inode{"": {Mode: Dir | 0o755, ModTime: modTime}}, modTime: modTime}
 }
+
+// LostXattrs says how many paths had extended attributes that no file system
+// writer takes, such as access control lists, and names one.
+func (t *Tree) LostXattrs() (n int, first string) { return t.lost, t.lostFirst }
 
 // Len is the number of paths, the root included.
 func (t *Tree) Len() int { return len(t.nodes) }
