@@ -23,7 +23,6 @@ import (
 // Exit statuses, also in README.md.
 const (
 	exitOK          = 0
-	exitDiffers     = 1
 	exitUsage       = 2
 	exitInput       = 3
 	exitRefused     = 4
