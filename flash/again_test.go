@@ -224,3 +224,26 @@ func TestADiskThatHangsIsGivenUp(t *testing.T) {
 		close(hang)
 	}
 }
+
+// What is wiped and stays zeros is written once.
+func TestTheGapIsWrittenOnce(t *testing.T) {
+	const gap = 8 * mib
+	head := make([]byte, gap)
+	copy(head, "table")
+	copy(head[64*sector:], "loader")
+	f := newFake(2 * gap)
+	job := flash.Job{Wipe: []image.Span{{Off: 0, Len: gap}}, Record: []byte("r"), RecordOff: 4096,
+		Head: func() ([]image.Chunk, error) {
+			return []image.Chunk{{Off: 0, Data: head[:gap/2]}, {Off: gap / 2, Data: head[gap/2:]}}, nil
+		}}
+	res, err := flash.Run(t.Context(), f, job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(f.data[:gap], head) {
+		t.Error("the head is not there")
+	}
+	if res.Written > gap+mib {
+		t.Errorf("%d bytes were written for a gap of %d", res.Written, gap)
+	}
+}

@@ -160,10 +160,8 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 		head = append(head, image.Chunk{Off: s.Off, Data: make([]byte, s.Len)})
 	}
 	tables, rest := split(head)
-	total = 0
-	for _, c := range head {
-		total += 2 * int64(len(c.Data))
-	}
+	rest = unwiped(rest, image.Subtract(wipes, []image.Span{{Off: job.RecordOff, Len: int64(len(record))}}))
+	total = 2 * (length(spans(tables)) + length(spans(rest)))
 	p = r.phases.Start(Finishing, total)
 	written := body.Entries
 	undo := func() {
@@ -624,6 +622,25 @@ func after(chunks iter.Seq2[image.Chunk, error], off int64) iter.Seq2[image.Chun
 			}
 		}
 	}
+}
+
+// unwiped leaves out of the chunks what was wiped and is to be zeros: that is on
+// the disk and was read back.
+func unwiped(chunks []image.Chunk, wipes []image.Span) []image.Chunk {
+	var left []image.Chunk
+	for _, c := range chunks {
+		there := make([]byte, len(c.Data))
+		for _, s := range image.Subtract(spans([]image.Chunk{c}), wipes) {
+			for i := s.Off - c.Off; i < s.End()-c.Off; i++ {
+				there[i] = ^c.Data[i] // anything may be there
+			}
+		}
+		at := len(left)
+		for start, end := range runs(c.Data, there) {
+			left = slices.Insert(left, at, image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]})
+		}
+	}
+	return left
 }
 
 // apart refuses a head that would change what was read back already.

@@ -205,7 +205,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		u.warn(fmt.Sprintf("the image is written and verified; unplug %s by hand: %v", units[0].disk.Path, err))
 		return nil
 	}
-	u.say("%s is ejected: the board may be unplugged, and starts anew", units[0].disk.Path)
+	u.say("%s is ejected: unplug the board, and power it off and on", units[0].disk.Path)
 	return nil
 }
 

@@ -55,6 +55,7 @@ func (r *recovery) wait(ctx context.Context, u *ui) (*flash.Disk, error) {
 	u.say("waiting for it, up to %s", r.timeout)
 	m := match(r.board)
 	told := map[string]bool{}
+	first := map[string]time.Time{} // when something that looks alike was seen
 	deadline := time.Now().Add(r.timeout)
 	var alone string // the lone hit,
 	var since time.Time
@@ -65,7 +66,12 @@ func (r *recovery) wait(ctx context.Context, u *ui) (*flash.Disk, error) {
 		}
 		hits, near := m.Find(disks, devices)
 		for _, s := range near {
-			if text := s.String(); !told[text] {
+			text := s.String()
+			if first[text].IsZero() {
+				first[text] = time.Now()
+			}
+			// A disk takes a second or two to come up.
+			if !told[text] && time.Since(first[text]) >= r.settle*5/2 {
 				told[text] = true
 				u.say("%s", text)
 			}

@@ -39,7 +39,7 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 			return []flash.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
 		}, "/dev/sdb", "hold the reset button"},
 		{"it comes later, after the boot ROM", "", "", func(n int) ([]flash.Disk, []flash.USB) {
-			if n < 3 {
+			if n < 6 {
 				return []flash.Disk{stick("/dev/sda")}, []flash.USB{maskrom}
 			}
 			return []flash.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil

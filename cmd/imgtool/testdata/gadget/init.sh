@@ -71,6 +71,7 @@ table() {
 pull_midway() {
 	stat=/sys/block/$(disk "UMS disk")/stat
 	until grep -q ^writing "/tmp/$1"; do
+		grep -q ^status "/tmp/$1" && return
 		sleep 0.1
 	done
 	read -r _ _ _ _ _ _ begin _ <"$stat"
