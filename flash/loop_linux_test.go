@@ -270,6 +270,10 @@ func TestADiskInUseIsRefused(t *testing.T) {
 					t.Error("the list says that it is a target")
 				}
 			}
+			// The kernel itself may write to its swap, but not to the header.
+			if c.name == "swap" {
+				bytesBefore = bytesBefore[:image.Block]
+			}
 			if i := differ(bytesBefore, contents(t, file)); i >= 0 {
 				t.Errorf("byte %d has changed", i)
 			}
