@@ -114,7 +114,9 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	r := &run{dev: patient{dev, ctx, cmp.Or(job.Stall, time.Minute)}, job: &job, phases: phases, res: &Result{}}
+	r := &run{dev: patient{dev, ctx, cmp.Or(job.Stall, time.Minute), new(sync.WaitGroup)}, job: &job, phases: phases, res: &Result{}}
+	// Who is told to stop leaves no write behind, if that is a matter of a moment.
+	defer func() { r.dev.land(time.Second) }()
 
 	// 1. As large as it says, no table, and the record.
 	if job.Size > 0 && !job.Delta {
@@ -165,7 +167,10 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	p = r.phases.Start(Finishing, total)
 	written := body.Entries
 	undo := func() {
-		r.dev.ctx = context.WithoutCancel(ctx)
+		// A write that is under way must not land after this.
+		if r.dev.ctx = context.WithoutCancel(ctx); !r.dev.land(r.dev.stall) {
+			return
+		}
 		for c := range zeros(append([]image.Span{{Off: 0, Len: guard}}, spans(rest)...)) {
 			if _, err := r.dev.WriteAt(c.Data, c.Off); err != nil {
 				return
@@ -211,8 +216,22 @@ type run struct {
 // is told to stop. What is under way then goes on behind its back.
 type patient struct {
 	Device
-	ctx   context.Context
-	stall time.Duration
+	ctx    context.Context
+	stall  time.Duration
+	flying *sync.WaitGroup // what is under way
+}
+
+// land waits for what is under way, for a while at most, and says whether it
+// ended.
+func (d patient) land(while time.Duration) bool {
+	landed := make(chan struct{})
+	go func() { d.flying.Wait(); close(landed) }()
+	select {
+	case <-landed:
+		return true
+	case <-time.After(while):
+		return false
+	}
 }
 
 func (d patient) do(f func() (int, error)) (int, error) {
@@ -221,10 +240,10 @@ func (d patient) do(f func() (int, error)) (int, error) {
 		err error
 	}
 	done := make(chan result, 1)
-	go func() {
+	d.flying.Go(func() {
 		n, err := f()
 		done <- result{n, err}
-	}()
+	})
 	late := time.NewTimer(d.stall)
 	defer late.Stop()
 	select {
@@ -542,7 +561,7 @@ func (r *run) probe(ctx context.Context) error {
 
 // Compare reads from a disk what the chunks hold. Errors are as those of Run.
 func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], p image.Progress) error {
-	r := &run{dev: patient{dev, ctx, time.Minute}}
+	r := &run{dev: patient{dev, ctx, time.Minute, new(sync.WaitGroup)}}
 	for c, err := range chunks {
 		if err != nil {
 			return err

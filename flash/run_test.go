@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -78,6 +79,7 @@ func (p payload) bootable(disk []byte) bool {
 
 // fake is a disk in memory that holds 0xAA and breaks as it is told.
 type fake struct {
+	mu   sync.Mutex // of data and ops: a delta reads while it writes
 	data []byte
 	ops  int // writes, reads and flushes so far
 
@@ -92,21 +94,31 @@ const through = -1
 
 func newFake(size int64) *fake { return &fake{data: bytes.Repeat([]byte{0xaa}, int(size))} }
 
+func (f *fake) next() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ops++
+	return f.ops - 1
+}
+
 func (f *fake) Path() string { return "/dev/fake" }
 
 func (f *fake) WriteAt(p []byte, off int64) (int, error) {
 	if off%sector != 0 || len(p)%sector != 0 {
 		return 0, syscall.EINVAL
 	}
-	op := f.ops
-	f.ops++
+	op := f.next()
 	if f.write != nil {
 		p = bytes.Clone(p)
 		if n, err := f.write(op, p, off); n != through || err != nil {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			copy(f.data[off:], p[:max(0, n)])
 			return max(0, n), err
 		}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if off+int64(len(p)) > int64(len(f.data)) {
 		return 0, syscall.ENOSPC
 	}
@@ -114,12 +126,14 @@ func (f *fake) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *fake) ReadAt(p []byte, off int64) (int, error) {
-	op := f.ops
-	f.ops++
+	op := f.next()
+	f.mu.Lock()
 	if off > int64(len(f.data)) {
+		f.mu.Unlock()
 		return 0, io.EOF
 	}
 	n := copy(p, f.data[off:])
+	f.mu.Unlock()
 	if f.read != nil {
 		if err := f.read(op, p, off); err != nil {
 			return 0, err
@@ -132,8 +146,7 @@ func (f *fake) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *fake) Sync() error {
-	op := f.ops
-	f.ops++
+	op := f.next()
 	if f.sync != nil {
 		return f.sync(op)
 	}
