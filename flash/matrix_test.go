@@ -28,6 +28,8 @@ func is[E error](err error) bool {
 
 func around(b []byte, off, at int64) bool { return off <= at && at < off+int64(len(b)) }
 
+const hangs = "a disk that hangs"
+
 // faults are what disks and cables do.
 var faults = []fault{
 	{"a bad sector", func(f *fake, at int64, _ *rand.Rand) {
@@ -138,10 +140,10 @@ var faults = []fault{
 			return through, nil
 		}
 	}, true, is[*flash.GoneError]},
-	{"a disk that hangs", func(f *fake, at int64, _ *rand.Rand) {
+	{hangs, func(f *fake, at int64, _ *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
 			if around(b, off, at) {
-				time.Sleep(120 * time.Millisecond)
+				<-f.hang
 			}
 			return through, nil
 		}
@@ -170,7 +172,9 @@ func TestFaultMatrix(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 5))
 			p := newPayload(fakeSize, 128*kib)
 			p.again()
-			p.job.Stall = 60 * time.Millisecond
+			if c.name == hangs {
+				p.job.Stall = 100 * time.Millisecond
+			}
 			// A byte of a piece of the body, not one of a hole, nor at a sector's start.
 			var pieces []image.Chunk
 			for chunk := range p.job.Body {
@@ -179,6 +183,7 @@ func TestFaultMatrix(t *testing.T) {
 			piece := pieces[r.IntN(len(pieces))]
 			at := piece.Off + r.Int64N(int64(len(piece.Data))-1) + 1
 			f := newFake(fakeSize)
+			f.hang = make(chan struct{})
 			c.breaks(f, at, r)
 			res, err := flash.Run(t.Context(), f, p.job, nil)
 			switch {
@@ -202,6 +207,7 @@ func TestFaultMatrix(t *testing.T) {
 				}
 				found++
 			}
+			close(f.hang)
 		}
 		t.Logf("%-40s %d found, %d repaired", c.name, found, repaired)
 	}

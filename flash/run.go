@@ -116,7 +116,11 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	}
 	r := &run{dev: patient{dev, ctx, cmp.Or(job.Stall, time.Minute), new(sync.WaitGroup)}, job: &job, phases: phases, res: &Result{}}
 	// Who is told to stop leaves no write behind, if that is a matter of a moment.
-	defer func() { r.dev.land(time.Second) }()
+	defer func() {
+		if ctx.Err() != nil {
+			r.dev.land(time.Second)
+		}
+	}()
 
 	// 1. As large as it says, no table, and the record.
 	if job.Size > 0 && !job.Delta {

@@ -87,6 +87,7 @@ type fake struct {
 	read  func(op int, p []byte, off int64) error        // after reading
 	sync  func(op int) error
 	gone  bool
+	hang  chan struct{} // closed when the test is over
 }
 
 // through says that a write goes through.
