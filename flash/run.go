@@ -54,6 +54,9 @@ type Job struct {
 	// and may be nil. It does not overlap the body.
 	Head func() ([]image.Chunk, error)
 
+	// Verify is how much of the body is read back; all else always is.
+	Verify Verify
+
 	// Delta reads before it writes, and writes only what differs. What is found
 	// right is not read once more.
 	Delta bool
@@ -67,11 +70,25 @@ type Job struct {
 	Stall time.Duration
 }
 
+// Verify is how much of what was written is read back.
+type Verify int
+
+const (
+	Full    Verify = iota
+	Sampled        // the first, the last, and of those between one in sampleOf, by chance
+	None
+)
+
+const sampleOf = 16
+
 // Result is what a Run did, in bytes.
 type Result struct {
-	Written  int64 // wipes included
-	Skipped  int64 // found on the disk as they should be, with Delta
-	Verified int64 // read from the disk and right
+	Written  int64         // wipes included
+	Skipped  int64         // found on the disk as they should be, with Delta
+	Verified int64         // read from the disk and right
+	Unread   int64         // written and not read back, unless Full
+	Writing  time.Duration // the body's, its flush included
+	Reading  time.Duration // the body's reading back
 	Repaired []Repair
 	Manifest image.Manifest // what of Body and Head was written, in order
 }
@@ -129,9 +146,17 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 		}
 	}
 	record := blocks(job.Record)
-	wipes := append([]image.Span{{Off: 0, Len: guard}}, job.Wipe...)
+	inRecord := []image.Span{{Off: job.RecordOff, Len: int64(len(record))}}
+	inGuard := slices.Clip([]image.Span{{Off: 0, Len: guard}})
+	wipes := append(inGuard, image.Subtract(job.Wipe, append(inGuard, inRecord...))...)
 	p := r.phases.Start(Wiping, length(wipes)+int64(len(record)))
-	if _, err := r.settle(ctx, zeros(wipes), p, nil); err != nil {
+	wiped, _, err := r.write(ctx, zeros(wipes), p)
+	if err != nil {
+		return nil, err
+	}
+	// What no writing reaches is found now, not after all else.
+	first := &image.Manifest{Entries: wiped.Entries[:min(1, len(wiped.Entries))]}
+	if err := r.prove(ctx, first, first, fromChunks(zeros(wipes)), nil); err != nil {
 		return nil, err
 	}
 	if len(record) > 0 {
@@ -140,18 +165,34 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 		}
 	}
 
-	// 2. The partitions.
+	// 2. The partitions. What was wiped is read back with them: it may have been
+	// overwritten since, on a disk with less room than it says.
+	begin := time.Now()
 	body, seen, err := r.write(ctx, after(job.Body, max(guard, job.RecordOff+int64(len(record)))), r.phases.Start(Writing, job.BodySize))
 	if err != nil {
 		return nil, err
 	}
-	var total int64
-	for _, e := range body.Entries {
-		total += e.Len
+	r.res.Writing, begin = time.Since(begin), time.Now()
+	part := sample(body, job.Verify)
+	r.res.Unread = size(body) - size(part)
+	blank, isBlank := blanks(image.Subtract(places(wiped), seen)), map[int64]bool{}
+	for _, e := range blank.Entries {
+		isBlank[e.Off] = true
 	}
-	if err := r.prove(ctx, body, job.Again, r.phases.Start(Reading, total)); err != nil {
+	again := func(s image.Span) ([]byte, error) {
+		switch {
+		case isBlank[s.Off]:
+			return make([]byte, s.Len), nil
+		case job.Again == nil:
+			return nil, errPiped
+		}
+		return job.Again(s)
+	}
+	all, part := join(blank, body), join(blank, part)
+	if err := r.prove(ctx, part, all, again, r.phases.Start(Reading, size(part))); err != nil {
 		return nil, err
 	}
+	r.res.Reading = time.Since(begin)
 
 	// 3. Everything else but the tables. The backup table alone is none: no
 	// firmware looks for it without the protective MBR.
@@ -162,27 +203,26 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	if err := apart(head, seen); err != nil {
 		return nil, err
 	}
-	for _, s := range image.Subtract([]image.Span{{Off: job.RecordOff, Len: int64(len(record))}}, spans(head)) {
+	for _, s := range image.Subtract(inRecord, spans(head)) {
 		head = append(head, image.Chunk{Off: s.Off, Data: make([]byte, s.Len)})
 	}
 	tables, rest := split(head)
-	rest = unwiped(rest, image.Subtract(wipes, []image.Span{{Off: job.RecordOff, Len: int64(len(record))}}))
-	total = 2 * (length(spans(tables)) + length(spans(rest)))
-	p = r.phases.Start(Finishing, total)
+	rest = unwiped(rest, wipes)
+	p = r.phases.Start(Finishing, 2*(length(spans(tables))+length(spans(rest))))
 	written := body.Entries
 	undo := func() {
 		// A write that is under way must not land after this.
 		if r.dev.ctx = context.WithoutCancel(ctx); !r.dev.land(r.dev.stall) {
 			return
 		}
-		for c := range zeros(append([]image.Span{{Off: 0, Len: guard}}, spans(rest)...)) {
+		for c := range zeros(append(inGuard, spans(rest)...)) {
 			if _, err := r.dev.WriteAt(c.Data, c.Off); err != nil {
 				return
 			}
 		}
 		r.dev.Sync()
 	}
-	m, err := r.settle(ctx, all(rest), p, p)
+	m, err := r.settle(ctx, each(rest), p, p)
 	if err != nil {
 		undo()
 		return nil, err
@@ -196,7 +236,7 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	}
 	ctx = context.WithoutCancel(ctx)
 	r.dev.ctx = ctx
-	if m, err = r.settle(ctx, all(tables), p, p); err != nil {
+	if m, err = r.settle(ctx, each(tables), p, p); err != nil {
 		undo()
 		return nil, err
 	}
@@ -290,14 +330,19 @@ func (r *run) settle(ctx context.Context, chunks iter.Seq2[image.Chunk, error], 
 		}
 		proved.Add(skipped)
 	}
-	return m, r.prove(ctx, m, func(s image.Span) ([]byte, error) {
+	return m, r.prove(ctx, m, m, fromChunks(chunks), proved)
+}
+
+// fromChunks has again what was written of chunks that can be had again.
+func fromChunks(chunks iter.Seq2[image.Chunk, error]) func(image.Span) ([]byte, error) {
+	return func(s image.Span) ([]byte, error) {
 		for c := range chunks {
 			if c.Off <= s.Off && s.End() <= c.Off+int64(len(c.Data)) {
 				return c.Data[s.Off-c.Off:][:s.Len], nil
 			}
 		}
 		panic("flash: internal error: a chunk that was written is not there")
-	}, proved)
+	}
 }
 
 // write writes the chunks and flushes. It returns what it wrote, and where the
@@ -330,10 +375,53 @@ func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, e := range m.Entries {
-		r.res.Written += e.Len
-	}
+	r.res.Written += size(m)
 	return m, seen, nil
+}
+
+func size(m *image.Manifest) (n int64) {
+	for _, e := range m.Entries {
+		n += e.Len
+	}
+	return n
+}
+
+func places(m *image.Manifest) (spans []image.Span) {
+	for _, e := range m.Entries {
+		spans = append(spans, image.Span{Off: e.Off, Len: e.Len})
+	}
+	return spans
+}
+
+// blanks are entries of zeros.
+func blanks(spans []image.Span) *image.Manifest {
+	m := &image.Manifest{}
+	for c := range zeros(spans) {
+		sum := sha256.Sum256(c.Data)
+		m.Entries = append(m.Entries, image.Entry{Off: c.Off, Len: int64(len(c.Data)), SHA256: hex.EncodeToString(sum[:])})
+	}
+	return m
+}
+
+// join is the entries of both, in order.
+func join(a, b *image.Manifest) *image.Manifest {
+	entries := slices.Concat(a.Entries, b.Entries)
+	slices.SortFunc(entries, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	return &image.Manifest{Entries: entries}
+}
+
+// sample is what is read back of what was written.
+func sample(m *image.Manifest, v Verify) *image.Manifest {
+	if v == Full {
+		return m
+	}
+	s := &image.Manifest{Size: m.Size}
+	for i, e := range m.Entries {
+		if v == Sampled && (i == 0 || i == len(m.Entries)-1 || rand.N(sampleOf) == 0) {
+			s.Entries = append(s.Entries, e)
+		}
+	}
+	return s
 }
 
 // watched notes where the chunks are.
@@ -418,70 +506,108 @@ func runs(want, got []byte) iter.Seq2[int, int] {
 // tries is how often a place is written again that is read back wrong.
 const tries = 3
 
-// prove reads back what was written.
-func (r *run) prove(ctx context.Context, m *image.Manifest, again func(image.Span) ([]byte, error), p image.Progress) error {
-	for _, e := range m.Entries {
-		if err := r.proveOne(ctx, e, again, p); err != nil {
-			return err
-		}
-		r.res.Verified += e.Len
+// prove reads back part of what was written. Where something had to be written
+// again, it then reads all: on a disk that puts things where others are, mending
+// one place breaks another. again has the content, or fails with errPiped.
+func (r *run) prove(ctx context.Context, part, all *image.Manifest, again func(image.Span) ([]byte, error), p image.Progress) error {
+	written, err := r.pass(ctx, part, again, p)
+	if err != nil {
+		return err
 	}
+	r.res.Verified += size(part)
+	if !written {
+		return nil
+	}
+	if _, err := r.pass(ctx, all, nil, r.phases.Start(Reading, size(all))); err != nil {
+		return err
+	}
+	r.res.Verified += size(all) - size(part)
+	r.res.Unread -= size(all) - size(part)
 	return nil
 }
 
-func (r *run) proveOne(ctx context.Context, e image.Entry, again func(image.Span) ([]byte, error), p image.Progress) error {
-	m, s := &image.Manifest{Entries: []image.Entry{e}}, image.Span{Off: e.Off, Len: e.Len}
-	look := func(p image.Progress) (*image.MismatchError, error) {
-		err := image.Verify(ctx, r.dev, m, p)
-		wrong, ok := errors.AsType[*image.MismatchError](err)
-		if !ok && err != nil {
-			return nil, r.read(ctx, err)
+// pass reads back what was written, mends what is wrong, and says whether
+// anything was written. Without again nothing is mended.
+func (r *run) pass(ctx context.Context, m *image.Manifest, again func(image.Span) ([]byte, error), p image.Progress) (written bool, err error) {
+	for left := m.Entries; len(left) > 0; {
+		wrong, err := r.look(ctx, left, p)
+		if err != nil {
+			return false, err
 		}
-		return wrong, nil
+		if wrong == nil {
+			break
+		}
+		i := slices.IndexFunc(left, func(e image.Entry) bool { return e.Off == wrong.Off })
+		mended, err := r.mend(ctx, left[i], wrong, again)
+		if err != nil {
+			return false, err
+		}
+		written = written || mended
+		left = left[i+1:]
 	}
-	first, err := look(p)
-	if first == nil {
-		return err
+	return written, nil
+}
+
+// look reads entries up to the first that is not what was written.
+func (r *run) look(ctx context.Context, entries []image.Entry, p image.Progress) (*image.MismatchError, error) {
+	err := image.Verify(ctx, r.dev, &image.Manifest{Entries: entries}, p)
+	wrong, ok := errors.AsType[*image.MismatchError](err)
+	if !ok && err != nil {
+		return nil, r.read(ctx, err)
 	}
-	second, err := look(nil)
+	return wrong, nil
+}
+
+// errPiped is content that cannot be had again.
+var errPiped = errors.New("it comes from a pipe and cannot be written again")
+
+// mend reads what was read wrong again, and where it can be had again writes it
+// again; then it says so.
+func (r *run) mend(ctx context.Context, e image.Entry, first *image.MismatchError, again func(image.Span) ([]byte, error)) (written bool, err error) {
+	s := image.Span{Off: e.Off, Len: e.Len}
+	look := func() (*image.MismatchError, error) { return r.look(ctx, []image.Entry{e}, nil) }
+	final := func(how string) error { return fmt.Errorf("%s: %w (%s)", r.dev.Path(), first, how) }
+	second, err := look()
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case second == nil:
 		r.res.Repaired = append(r.res.Repaired, Repair{s, "it was read wrong once, and right the next time"})
-		return nil
+		return false, nil
+	case again == nil:
+		return false, final("it was right before other places were written again: the disk has less room than it says, or mistakes one place for another; do not use it")
 	}
 	agreed := "two reads agree"
 	if first.Got != second.Got {
 		agreed = "two reads differ"
 	}
-	if again == nil {
-		return fmt.Errorf("%s: %w (%s; it comes from a pipe and cannot be written again)", r.dev.Path(), first, agreed)
-	}
 	data, err := again(s)
+	if err == errPiped {
+		return false, final(agreed + "; " + err.Error())
+	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != e.SHA256 {
-		return fmt.Errorf("%s: %w (%s; the image changed and it cannot be written again)", r.dev.Path(), first, agreed)
+		return false, final(agreed + "; the image changed and it cannot be written again")
 	}
 	for try := range tries {
 		if _, _, err := r.write(ctx, one(image.Chunk{Off: s.Off, Data: data}), nil); err != nil {
-			return err
+			return false, err
 		}
-		if first, err = look(nil); err != nil {
-			return err
+		if first, err = look(); err != nil {
+			return false, err
 		}
 		if first == nil {
 			r.res.Repaired = append(r.res.Repaired, Repair{s, fmt.Sprintf("it was wrong (%s), and is right after writing it %s more", agreed, times(try+1))})
-			return nil
+			return true, nil
 		}
 	}
 	exact := image.Compare(ctx, r.dev, one(image.Chunk{Off: s.Off, Data: data}), nil)
 	if wrong, ok := errors.AsType[*image.MismatchError](exact); ok {
 		first = wrong
 	}
-	return fmt.Errorf("%s: %w (%s, and writing it %s more did not help)", r.dev.Path(), first, agreed, times(tries))
+	return false, final(fmt.Sprintf("%s, and writing it %s more did not help", agreed, times(tries)))
 }
 
 func times(n int) string { return [...]string{"", "once", "twice", "three times"}[n] }
@@ -700,7 +826,7 @@ func zeros(spans []image.Span) iter.Seq2[image.Chunk, error] {
 	}
 }
 
-func all(chunks []image.Chunk) iter.Seq2[image.Chunk, error] {
+func each(chunks []image.Chunk) iter.Seq2[image.Chunk, error] {
 	return func(yield func(image.Chunk, error) bool) {
 		for _, c := range chunks {
 			if !yield(c, nil) {
@@ -710,7 +836,7 @@ func all(chunks []image.Chunk) iter.Seq2[image.Chunk, error] {
 	}
 }
 
-func one(c image.Chunk) iter.Seq2[image.Chunk, error] { return all([]image.Chunk{c}) }
+func one(c image.Chunk) iter.Seq2[image.Chunk, error] { return each([]image.Chunk{c}) }
 
 func length(spans []image.Span) (n int64) {
 	for _, s := range spans {

@@ -404,8 +404,8 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 			j.Head = func() ([]image.Chunk, error) { return []image.Chunk{{Off: mid, Data: make([]byte, sector)}}, nil }
 		}, func(err error) bool { return err != nil }, "overlap the content"},
 		{"pieces that are no sectors", func(f *fake, j *flash.Job) {
-			j.Wipe = append(j.Wipe, image.Span{Off: 700, Len: 10})
-		}, writeAt(700, syscall.EINVAL), ""},
+			j.Wipe = append(j.Wipe, image.Span{Off: 96*kib + 700, Len: 10})
+		}, writeAt(96*kib+700, syscall.EINVAL), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, job := newFake(fakeSize), p.job
@@ -520,9 +520,9 @@ func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
 	f := newFake(fakeSize)
 	hang := make(chan struct{})
 	defer close(hang)
-	var hanging atomic.Bool
-	f.sync = func(op int) error {
-		if op > 20 && !hanging.Swap(true) {
+	var syncs atomic.Int32
+	f.sync = func(int) error {
+		if syncs.Add(1) == 3 { // that of the body
 			cancel()
 			<-hang
 		}
@@ -540,5 +540,58 @@ func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Fatal("it waits")
+	}
+}
+
+// Less than all is read back only if that is asked for, and then it is said; the
+// tables are always.
+func TestWhatIsNotReadBackIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		verify flash.Verify
+		least  int64 // of the body that is read
+		most   int64
+	}{{flash.Full, 100, 100}, {flash.Sampled, 2, 40}, {flash.None, 0, 0}} {
+		p := newPayload(32*mib, 128*kib)
+		p.job.Verify = c.verify
+		f := newFake(32 * mib)
+		var read int64
+		tables := false
+		f.read = func(_ int, b []byte, off int64) error {
+			if off >= headSize && off < 32*mib-64*kib {
+				read += int64(len(b))
+			}
+			tables = tables || off == 0 && bytes.Equal(b[:image.Block], p.want[:image.Block])
+			return nil
+		}
+		res, err := flash.Run(t.Context(), f, p.job, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := 100 * read / p.job.BodySize; n < c.least || n > c.most {
+			t.Errorf("%d: %d %% of the body was read back, want %d to %d", c.verify, n, c.least, c.most)
+		}
+		if res.Unread+read != p.job.BodySize {
+			t.Errorf("%d: %d bytes not read back, %d were, of %d", c.verify, res.Unread, read, p.job.BodySize)
+		}
+		if !tables {
+			t.Errorf("%d: the table was not read back", c.verify)
+		}
+	}
+}
+
+// A sample finds what is wrong in it.
+func TestASampleThatIsWrongIsFound(t *testing.T) {
+	p := newPayload(fakeSize, 128*kib)
+	p.job.Verify = flash.Sampled
+	f := newFake(fakeSize)
+	f.write = func(_ int, b []byte, off int64) (int, error) {
+		if off >= headSize && off < fakeSize-64*kib {
+			b[9] ^= 1
+		}
+		return through, nil
+	}
+	_, err := flash.Run(t.Context(), f, p.job, nil)
+	if !is[*image.MismatchError](err) || p.bootable(f.data) {
+		t.Errorf("%v", err)
 	}
 }

@@ -167,7 +167,8 @@ func (d *Disk) openError(err error) error {
 }
 
 // Alive is nil as long as the disk is there and has the size it was opened
-// with. A pulled disk first loses its capacity, then its name.
+// with. A pulled disk first loses its capacity, then its name; one whose medium
+// was taken out keeps both, and opens no more.
 func (t *Target) Alive() error {
 	if t.disk.File {
 		return nil
@@ -180,7 +181,10 @@ func (t *Target) Alive() error {
 		}
 		err = t.identify()
 		if err == nil {
-			_, err = os.Stat(t.disk.Path)
+			var again *os.File
+			if again, err = os.OpenFile(t.disk.Path, os.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+				again.Close()
+			}
 		}
 	}
 	return err

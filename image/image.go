@@ -321,24 +321,24 @@ func (p Progress) Add(n int64) {
 	}
 }
 
-// Write writes the chunks to w, reading one ahead of the writer, and returns
-// what it wrote as a manifest of unnamed entries. The first error ends it; an
-// error of w is wrapped in *WriteError.
+// Write writes the chunks to w, reading and hashing one ahead of the writer, and
+// returns what it wrote as a manifest of unnamed entries. The first error ends it;
+// an error of w is wrapped in *WriteError.
 func Write(ctx context.Context, w io.WriterAt, chunks iter.Seq2[Chunk, error], p Progress) (*Manifest, error) {
 	m := &Manifest{}
-	for c, err := range ahead(ctx, chunks) {
+	for s, err := range ahead(ctx, summed(chunks)) {
 		if err != nil {
 			return nil, err
 		}
-		n, err := w.WriteAt(c.Data, c.Off)
-		if err == nil && n < len(c.Data) {
+		n, err := w.WriteAt(s.Data, s.Off)
+		if err == nil && n < len(s.Data) {
 			err = io.ErrShortWrite
 		}
 		if err != nil {
-			return nil, &WriteError{c.Off + int64(n), err}
+			return nil, &WriteError{s.Off + int64(n), err}
 		}
-		m.add("", c.Off, c.Data)
-		p.Add(int64(len(c.Data)))
+		m.add(s)
+		p.Add(int64(len(s.Data)))
 	}
 	return m, nil
 }
@@ -352,51 +352,53 @@ type WriteError struct {
 func (e *WriteError) Error() string { return fmt.Sprintf("writing at byte %d: %v", e.Off, e.Err) }
 func (e *WriteError) Unwrap() error { return e.Err }
 
-// ahead runs chunks in a goroutine of its own, one chunk before its consumer.
-func ahead(ctx context.Context, chunks iter.Seq2[Chunk, error]) iter.Seq2[Chunk, error] {
+// ahead runs a sequence in a goroutine of its own, one item before its consumer:
+// when one is taken, the one before is not in use any more.
+func ahead[T any](ctx context.Context, items iter.Seq2[T, error]) iter.Seq2[T, error] {
 	type item struct {
-		c   Chunk
+		v   T
 		err error
 	}
-	return func(yield func(Chunk, error) bool) {
+	return func(yield func(T, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
-		items := make(chan item)
+		pipe := make(chan item)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			defer close(items)
+			defer close(pipe)
 			defer func() {
 				// A fault of ours must not end the program here, half-way.
 				if r := recover(); r != nil {
 					select {
-					case items <- item{err: fmt.Errorf("internal error: %v", r)}:
+					case pipe <- item{err: fmt.Errorf("internal error: %v", r)}:
 					case <-ctx.Done():
 					}
 				}
 			}()
-			for c, err := range chunks {
+			for v, err := range items {
 				select {
-				case items <- item{c, err}:
+				case pipe <- item{v, err}:
 				case <-ctx.Done():
 					return
 				}
 			}
 		}()
 		defer func() { cancel(); <-done }()
+		var none T
 		for {
 			select {
 			case <-ctx.Done():
-				yield(Chunk{}, context.Cause(ctx))
+				yield(none, context.Cause(ctx))
 				return
-			case it, ok := <-items:
+			case it, ok := <-pipe:
 				if !ok {
 					// Both channels may have been ready.
 					if err := ctx.Err(); err != nil {
-						yield(Chunk{}, context.Cause(ctx))
+						yield(none, context.Cause(ctx))
 					}
 					return
 				}
-				if !yield(it.c, it.err) || it.err != nil {
+				if !yield(it.v, it.err) || it.err != nil {
 					return
 				}
 			}

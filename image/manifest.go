@@ -24,10 +24,25 @@ type Entry struct {
 	SHA256 string `json:"sha256"` // lower hex
 }
 
-func (m *Manifest) add(name string, off int64, data []byte) {
-	sum := sha256.Sum256(data)
-	m.Entries = append(m.Entries, Entry{name, off, int64(len(data)), hex.EncodeToString(sum[:])})
-	m.Size = max(m.Size, off+int64(len(data)))
+// sum is a chunk with its SHA-256.
+type sum struct {
+	Chunk
+	sha256 [sha256.Size]byte
+}
+
+func summed(chunks iter.Seq2[Chunk, error]) iter.Seq2[sum, error] {
+	return func(yield func(sum, error) bool) {
+		for c, err := range chunks {
+			if !yield(sum{c, sha256.Sum256(c.Data)}, err) {
+				return
+			}
+		}
+	}
+}
+
+func (m *Manifest) add(s sum) {
+	m.Entries = append(m.Entries, Entry{"", s.Off, int64(len(s.Data)), hex.EncodeToString(s.sha256[:])})
+	m.Size = max(m.Size, s.Off+int64(len(s.Data)))
 }
 
 // Sum reads the image once and hashes it twice over: by its leaves, and by the
@@ -51,12 +66,12 @@ func Sum(ctx context.Context, m *Image, p Progress) (leaves, pieces *Manifest, e
 		}
 		leaves.Entries = append(leaves.Entries, Entry{e.Name, e.Off, e.Size(), hex.EncodeToString(h.Sum(nil))})
 	}
-	for c, err := range ahead(ctx, m.Chunks(PieceSize)) {
+	for s, err := range ahead(ctx, summed(m.Chunks(PieceSize))) {
 		if err != nil {
 			return nil, nil, err
 		}
-		pieces.add("", c.Off, c.Data)
-		p.Add(int64(len(c.Data)))
+		pieces.add(s)
+		p.Add(int64(len(s.Data)))
 	}
 	pieces.Size = m.size
 	return leaves, pieces, nil
@@ -69,29 +84,58 @@ func unexpected(err error) error {
 	return err
 }
 
-// Verify reads every entry of m from r and compares its hash. The first that
-// differs is a *MismatchError of the whole entry.
+// Verify reads every entry of m from r, one piece ahead of hashing it, and
+// compares its hash. The first that differs is a *MismatchError of the whole
+// entry.
 func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
-	buf := make([]byte, PieceSize)
-	for _, e := range m.Entries {
-		h := sha256.New()
-		for at := int64(0); at < e.Len; {
-			if err := ctx.Err(); err != nil {
-				return context.Cause(ctx)
-			}
-			part := buf[:min(int64(len(buf)), e.Len-at)]
-			if n, err := r.ReadAt(part, e.Off+at); n < len(part) {
-				return fmt.Errorf("reading back at byte %d: %w", e.Off+at+int64(n), unexpected(err))
-			}
-			h.Write(part)
-			at += int64(len(part))
-			p.Add(int64(len(part)))
+	h := sha256.New()
+	for c, err := range ahead(ctx, read(r, m)) {
+		if err != nil {
+			return err
 		}
+		h.Write(c.data)
+		p.Add(int64(len(c.data)))
+		if !c.last {
+			continue
+		}
+		e := m.Entries[c.entry]
 		if got := hex.EncodeToString(h.Sum(nil)); got != e.SHA256 {
 			return &MismatchError{Name: e.Name, Off: e.Off, Len: e.Len, Want: "SHA-256 " + e.SHA256, Got: "SHA-256 " + got}
 		}
+		h.Reset()
 	}
 	return nil
+}
+
+// part is a piece of an entry as it was read.
+type part struct {
+	entry int
+	data  []byte
+	last  bool // of the entry
+}
+
+// read reads the entries piece by piece, each into the memory of the one before
+// the last.
+func read(r io.ReaderAt, m *Manifest) iter.Seq2[part, error] {
+	buf, next := make([]byte, PieceSize), make([]byte, PieceSize)
+	return func(yield func(part, error) bool) {
+		for i, e := range m.Entries {
+			for at := int64(0); ; {
+				data := buf[:min(int64(len(buf)), e.Len-at)]
+				if n, err := r.ReadAt(data, e.Off+at); n < len(data) {
+					yield(part{}, fmt.Errorf("reading back at byte %d: %w", e.Off+at+int64(n), unexpected(err)))
+					return
+				}
+				at += int64(len(data))
+				if !yield(part{i, data, at == e.Len}, nil) {
+					return
+				}
+				if buf, next = next, buf; at == e.Len {
+					break
+				}
+			}
+		}
+	}
 }
 
 // Compare reads from r what the chunks hold. The first run of bytes that

@@ -28,6 +28,7 @@ type flashOptions struct {
 	image   string
 	yes     bool
 	delta   string
+	verify  string
 	dryRun  bool
 	receipt string
 	board   string
@@ -40,37 +41,37 @@ type flashOptions struct {
 func newFlashCommand(u *ui) *cobra.Command {
 	var opt flashOptions
 	cmd := &cobra.Command{
-		Use:   "flash DISK... | --board NAME",
+		Use:   "flash [DISK...]",
 		Short: "Write an image to a disk and prove that it is there",
 		Long: `Write an image to a disk, read it back past the cache, and only then make it
 bootable: an interrupted or failed flash leaves a disk that nothing boots. Several
 disks are written at once, each verified by itself.
 
-With --board and no disk, wait for the board to show its disk over USB in recovery
-mode, and take it if there is exactly one. With --board and a disk, an image for
-another board is refused.
+Without a disk, choose among the disks on USB and the cards there are, or take the
+one with --serial. With --board and no disk, wait for the board to show its disk
+over USB in recovery mode, and take it if there is exactly one. With --board and a
+disk, an image for another board is refused.
 
 DISK is a disk, or a regular file that stands for a disk of its size. A disk that
 is mounted, in use, read-only, too small or this system's own is refused, and no
 flag changes that. The image is told by its content: raw, zstd, xz, gzip, bzip2
-or lz4; - is standard input.`,
+or lz4; - is standard input.
+
+While it is written, nobody else can open or mount the disk, and the computer does
+not go to sleep.`,
 		Example: `  imgtool flash /dev/sdX
   imgtool flash --yes --image out/rock64.img.zst /dev/disk/by-id/usb-…
   ssh builder cat x.img.zst | imgtool flash --yes --image - /dev/sdX
   imgtool flash --board rock64
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if opt.board == "" {
-				return cobra.MinimumNArgs(1)(cmd, args)
-			}
-			return nil
-		},
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&opt.image, "image", "", "image to write, - for standard input (default: the newest in out/)")
-	f.BoolVar(&opt.yes, "yes", false, "do not ask; guards stay")
+	f.StringVarP(&opt.image, "image", "i", "", "image to write, - for standard input (default: the newest in out/)")
+	f.BoolVarP(&opt.yes, "yes", "y", false, "do not ask; guards stay")
 	f.StringVar(&opt.delta, "delta", "auto", "read first and write only what differs: yes, no, or auto: if the disk carries an image of the board")
+	f.StringVar(&opt.verify, "verify", "full", "what is read back: full, sampled (a piece in 16 of the partitions), or none (boot loaders and tables alone)")
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
 	f.StringVar(&opt.board, "board", "", "a board's name, or the path of its definition")
 	f.StringVar(&opt.serial, "serial", "", "take the disk only if this is its serial; in recovery mode, the board with it")
@@ -104,8 +105,12 @@ type receipt struct {
 	Written  int64   `json:"written"`
 	Skipped  int64   `json:"skipped"`
 	Verified int64   `json:"verified"`
+	Verify   string  `json:"verify"`       // full, sampled or none
+	Unread   int64   `json:"not_verified"` // written and not read back
 	Repaired int     `json:"repaired"`
 	Seconds  float64 `json:"seconds"`
+	Writing  float64 `json:"write_seconds"` // of the partitions
+	Reading  float64 `json:"verify_seconds"`
 	Rate     int64   `json:"bytes_per_second"`
 	Status   int     `json:"status"` // exit status
 	Error    string  `json:"error,omitempty"`
@@ -114,6 +119,10 @@ type receipt struct {
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
 	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
 		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
+	}
+	verify, ok := map[string]flash.Verify{"full": flash.Full, "sampled": flash.Sampled, "none": flash.None}[opt.verify]
+	if !ok {
+		return usagef("--verify is %q; it must be full, sampled or none", opt.verify)
 	}
 	if opt.image == "" {
 		if opt.image, err = newestImage(); err != nil {
@@ -151,6 +160,13 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 	}
 	need := p.need()
 	need.Fixed, need.Serial = opt.fixed, opt.serial
+	if len(names) == 0 {
+		name, err := choose(ctx, u, need, opt.yes || opt.image == "-")
+		if err != nil {
+			return err
+		}
+		names = []string{name}
+	}
 	units, err := findUnits(names, p, need)
 	if err != nil {
 		return err
@@ -186,6 +202,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		defer log.Close()
 	}
 	for _, n := range units {
+		n.job.Verify, n.receipt.Verify = verify, opt.verify
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {
@@ -197,16 +214,62 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		}
 		defer n.target.Close()
 	}
+	if awake, err := flash.Awake("writing " + strings.Join(paths(units), ", ")); err == nil {
+		defer awake()
+	} else if !errors.Is(err, errors.ErrUnsupported) {
+		u.warn(fmt.Sprintf("keep this computer from going to sleep: %v", err))
+	}
 	flashAll(ctx, units, p, u)
+	// Nobody may mount what is about to be ejected: it is let go of after that.
+	var ejected error
+	if eject && units[0].err == nil {
+		ejected = flash.Eject("/", units[0].disk)
+	}
+	for _, n := range units {
+		n.release(u, eject && ejected == nil)
+	}
 	if err := conclude(ctx, units, log, u); err != nil || !eject {
 		return err
 	}
-	if err := flash.Eject("/", units[0].disk); err != nil {
-		u.warn(fmt.Sprintf("the image is written and verified; unplug %s by hand: %v", units[0].disk.Path, err))
+	if ejected != nil {
+		u.warn(fmt.Sprintf("the image is written; unplug %s by hand: %v", units[0].disk.Path, ejected))
 		return nil
 	}
 	u.say("%s is ejected: unplug the board, and power it off and on", units[0].disk.Path)
 	return nil
+}
+
+// choose asks which of the disks on USB and the cards is meant. With a serial
+// there is nothing to ask.
+func choose(ctx context.Context, u *ui, need flash.Need, quiet bool) (string, error) {
+	disks, err := flash.Disks("/")
+	if err != nil {
+		return "", err
+	}
+	var fit []flash.Disk
+	var list []string
+	for _, d := range disks {
+		if d.Bus == "loop" || d.Bus == "nbd" || d.Check(need) != nil {
+			continue
+		}
+		fit = append(fit, d)
+		list = append(list, describeDisk(&d))
+	}
+	switch {
+	case len(fit) == 0 && need.Serial != "":
+		return "", &noDiskError{"serial " + need.Serial, fs.ErrNotExist}
+	case len(fit) == 0:
+		return "", usagef("there is no disk to choose, on USB or a card, that is large enough and that nobody uses: imgtool disks says why; name the disk")
+	case len(fit) == 1 && need.Serial != "":
+		return fit[0].Path, nil
+	case quiet:
+		return "", usagef("say which disk: nobody is asked with --yes, or with the image on standard input. There is %s", strings.Join(list, "; and "))
+	}
+	n, err := u.choose(ctx, "Disks that can be written:", list)
+	if err != nil {
+		return "", err
+	}
+	return fit[n].Path, nil
 }
 
 // wrongBoardError is an image for another board.
@@ -292,9 +355,13 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 	// One disk shows its phases; of several the sum is shown.
 	phases := u.phases
 	if len(units) > 1 {
-		all := u.phases(fmt.Sprintf("flashing %d disks", len(units)), 2*p.bodySize()*int64(len(units)))
+		passes := int64(2)
+		if units[0].job.Verify != flash.Full {
+			passes = 1
+		}
+		all := u.phases(fmt.Sprintf("flashing %d disks", len(units)), passes*p.bodySize()*int64(len(units)))
 		phases = func(phase string, _ int64) image.Progress {
-			if phase == flash.Writing || phase == flash.Reading {
+			if phase == flash.Writing || phase == flash.Reading && passes == 2 {
 				return all
 			}
 			return nil
@@ -314,7 +381,7 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 				}
 				return phases(phase, total)
 			})
-			n.receipt = receipt{Disk: n.disk.Path, Model: n.disk.Model, Serial: n.disk.Serial, Size: n.disk.Size, Image: p.pic.name,
+			n.receipt = receipt{Disk: n.disk.Path, Verify: n.receipt.Verify, Model: n.disk.Model, Serial: n.disk.Serial, Size: n.disk.Size, Image: p.pic.name,
 				Seconds: time.Since(begin).Seconds(), Time: time.Now().UTC().Format(time.RFC3339)}
 			if m := p.pic.manifest; m != nil {
 				n.receipt.Board, n.receipt.BuildID = m.Board, m.BuildID
@@ -326,18 +393,30 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 				}
 				return
 			}
+			n.receipt.Unread, n.receipt.Writing, n.receipt.Reading = res.Unread, res.Writing.Seconds(), res.Reading.Seconds()
 			n.receipt.Written, n.receipt.Skipped, n.receipt.Verified, n.receipt.Repaired = res.Written, res.Skipped, res.Verified, len(res.Repaired)
 			n.receipt.Rate = int64(float64(res.Written+res.Skipped) / n.receipt.Seconds)
 			for _, r := range res.Repaired {
 				u.warn(fmt.Sprintf("%s: at byte %d, %d bytes: %s; this disk or its cable is unreliable", n.disk.Path, r.Off, r.Len, r.How))
 			}
-			if err := n.target.Reread(); err != nil {
-				u.warn(fmt.Sprintf("the image is written and verified, but %v", err))
-			}
-			n.err = n.target.Close()
 		})
 	}
 	running.Wait()
+}
+
+// release lets go of a disk, which may be gone.
+func (n *unit) release(u *ui, gone bool) {
+	if n.err != nil || gone {
+		n.target.Close()
+		return
+	}
+	if err := n.target.Reread(); err != nil {
+		u.warn(fmt.Sprintf("the image is written, but %v", err))
+	}
+	if err := n.target.Close(); err != nil {
+		n.err = &image.WriteError{Err: fmt.Errorf("closing %s: %w", n.disk.Path, err)}
+		n.receipt.Status, n.receipt.Error = exitStatus(n.err), n.err.Error()
+	}
 }
 
 func paths(units []*unit) (paths []string) {
@@ -427,7 +506,11 @@ func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
 			if r.Skipped > 0 {
 				kept = fmt.Sprintf(", %s were there already", human(r.Skipped))
 			}
-			u.say("%s: %s written%s, %s verified, in %s, %s/s", n.disk.Path, human(r.Written), kept, human(r.Verified),
+			verified := human(r.Verified) + " verified"
+			if r.Unread > 0 {
+				verified += fmt.Sprintf(", %s not read back (--verify=%s)", human(r.Unread), r.Verify)
+			}
+			u.say("%s: %s written%s, %s, in %s, %s/s", n.disk.Path, human(r.Written), kept, verified,
 				time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), human(r.Rate))
 		}
 	}

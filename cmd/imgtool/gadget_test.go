@@ -51,6 +51,8 @@ func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 		`(?m)^imgtool: /dev/sdb is not bootable and has no partition table now$`,
 		fmt.Sprintf(`(?m)^status pulled %d `, exitGone),
 		`(?m)^table pulled: none$`,
+		fmt.Sprintf(`(?m)^status ejected %d `, exitGone),
+		`(?m)^table ejected: none$`,
 		`(?m)^/dev/sda .* QEMU HARDDISK `,
 		`(?m)^/dev/sdb .* Linux UMS disk 0 `,
 		`(?m)^status disks 0 `,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -208,12 +209,37 @@ func (u *ui) endPhase() {
 
 // ask asks a person a question that only "yes" answers well.
 func (u *ui) ask(ctx context.Context, question string) (bool, error) {
+	line, err := u.answer(ctx, question+"\nType yes to go on: ", "pass --yes to write without a question")
+	return line == "yes", err
+}
+
+// choose lets a person choose one of a list, and returns which.
+func (u *ui) choose(ctx context.Context, title string, list []string) (int, error) {
+	var b strings.Builder
+	fmt.Fprintln(&b, title)
+	for i, s := range list {
+		fmt.Fprintf(&b, "%3d  %s\n", i+1, s)
+	}
+	fmt.Fprint(&b, "Type the number of one: ")
+	line, err := u.answer(ctx, b.String(), "name the disk; there is "+strings.Join(list, "; and "))
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(line)
+	if err != nil || n < 1 || n > len(list) {
+		return 0, usagef("%q is none of 1 to %d", line, len(list))
+	}
+	return n - 1, nil
+}
+
+// answer is the line a person types; without says what to do if there is nobody.
+func (u *ui) answer(ctx context.Context, question, without string) (string, error) {
 	f, ok := u.in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return false, usagef("nobody is there to answer: pass --yes to write without a question")
+		return "", usagef("nobody is there to answer: %s", without)
 	}
 	u.endPhase()
-	fmt.Fprintf(u.err, "%s\nType yes to go on: ", question)
+	fmt.Fprint(u.err, question)
 	type answer struct {
 		line string
 		err  error
@@ -226,9 +252,9 @@ func (u *ui) ask(ctx context.Context, question string) (bool, error) {
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(u.err)
-		return false, context.Cause(ctx)
+		return "", context.Cause(ctx)
 	case a := <-answers:
-		return strings.TrimSpace(a.line) == "yes", a.err
+		return strings.TrimSpace(a.line), a.err
 	}
 }
 

@@ -67,8 +67,8 @@ table() {
 	fi
 }
 
-# pull_midway NAME pulls the cable when the image is half on the disk.
-pull_midway() {
+# midway NAME waits until an image is half on the disk.
+midway() {
 	stat=/sys/block/$(disk "UMS disk")/stat
 	until grep -q ^writing "/tmp/$1"; do
 		grep -q ^status "/tmp/$1" && return
@@ -79,8 +79,20 @@ pull_midway() {
 	while read -r _ _ _ _ _ _ now _ <"$stat" && [ "$now" -lt $((begin + 4096)) ]; do
 		sleep 0.1
 	done
+}
+
+# pull_midway NAME pulls the cable when the image is half on the disk.
+pull_midway() {
+	midway "$1"
 	echo >$board/UDC
 	echo "the cable is out"
+}
+
+# eject_midway NAME takes the medium away then, as when the board gives up.
+eject_midway() {
+	midway "$1"
+	echo 1 >$lun/forced_eject
+	echo "the medium is out"
 }
 
 disk HARDDISK >/dev/null # the stick comes first
@@ -90,6 +102,13 @@ table before
 (sleep 1 && plug && pull_midway pulled) &
 run pulled imgtool flash --yes --board rock64 --image /x.img.zst --timeout 60s
 table pulled
+
+(sleep 1 && plug && eject_midway ejected) &
+run ejected imgtool flash --yes --board rock64 --image /x.img.zst --timeout 60s
+wait
+echo >$board/UDC
+echo /dev/vda >$lun/file
+table ejected
 
 (sleep 1 && plug && disk "UMS disk" >/dev/null && run disks imgtool disks) &
 run flashed imgtool flash --yes --board rock64 --image /x.img.zst --timeout 60s

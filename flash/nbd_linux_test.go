@@ -1,0 +1,316 @@
+package flash_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imgtool/flash"
+	"imgtool/image"
+	"imgtool/image/imagetest"
+)
+
+// nbd makes a real block device of what nbdkit serves.
+func nbd(t *testing.T, args ...string) (dev string, nbdkit *exec.Cmd) {
+	t.Helper()
+	imagetest.NeedRoot(t)
+	imagetest.Need(t, "fusermount3")
+	dir := t.TempDir()
+	socket, fuse := filepath.Join(dir, "s"), filepath.Join(dir, "disk")
+	start := func(program string, args ...string) *exec.Cmd {
+		cmd := exec.Command(imagetest.Need(t, program), args...)
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+			if t.Failed() {
+				t.Logf("%s: %s", program, said.String())
+			}
+		})
+		return cmd
+	}
+	until := func(what string, ok func() bool) {
+		for range 300 {
+			if ok() {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatalf("%s does not come up", what)
+	}
+	nbdkit = start("nbdkit", append([]string{"--foreground", "--unix", socket}, args...)...)
+	until("nbdkit", func() bool { _, err := os.Stat(socket); return err == nil })
+	if err := os.WriteFile(fuse, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start("nbdfuse", fuse, "--unix", socket)
+	t.Cleanup(func() { exec.Command("fusermount3", "-u", "-z", fuse).Run() })
+	until("nbdfuse", func() bool { info, err := os.Stat(fuse); return err == nil && info.Size() > 0 })
+	return imagetest.Loop(t, fuse), nbdkit
+}
+
+// badDisk is a real block device that is bad in one way.
+func badDisk(t *testing.T, file, mode string, at int64) (dev string, nbdkit *exec.Cmd) {
+	t.Helper()
+	if err := exec.Command(imagetest.Need(t, "nbdkit"), "python", "--version").Run(); err != nil {
+		imagetest.Skip(t, "nbdkit has no python plugin")
+	}
+	return nbd(t, "python", "testdata/bad.py", "file="+file, fmt.Sprint("size=", loopSize), "mode="+mode, fmt.Sprint("at=", at),
+		fmt.Sprint("real=", loopSize/4), "every=20")
+}
+
+// soak is the many of a large matrix, or the few of it that the usual run takes.
+func soak(few, many int) int {
+	if os.Getenv("SOAK") != "" {
+		return many
+	}
+	return few
+}
+
+// seed is a seed for one run, which the log names; SEED sets it.
+func seed(t *testing.T) uint64 {
+	t.Helper()
+	n := rand.Uint64()
+	if s := os.Getenv("SEED"); s != "" {
+		var err error
+		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("SEED=%d", n)
+	return n
+}
+
+// The faults of a real block device, through the kernel: each is found and named,
+// or repaired and said, and only a disk that is right boots.
+func TestFaultsOfARealBlockDevice(t *testing.T) {
+	number := seed(t)
+	broken := func(errno syscall.Errno) func(error) bool {
+		return func(err error) bool { return is[*image.WriteError](err) && errors.Is(err, errno) }
+	}
+	repaired := func(err error) bool { return err == nil }
+	// A loop device has no ENOSPC of its own; a write that fails is EIO to it.
+	for _, c := range []struct {
+		mode string
+		want func(error) bool
+		said bool // it is well at the end, and a repair is told of
+	}{
+		{"wrap", is[*image.MismatchError], false}, // it is too small for the probe
+		{"drop", nil, true},
+		{"corrupt", nil, true},
+		{"lost", is[*image.MismatchError], false},
+		{"lost-once", repaired, true},
+		{"torn", is[*image.MismatchError], false},
+		{"flip", is[*image.MismatchError], false},
+		{"flip-once", repaired, true},
+		{"readflip", is[*image.MismatchError], false},
+		{"readflip-once", repaired, true},
+		{"elsewhere", is[*image.MismatchError], false},
+		{"eio", broken(syscall.EIO), false},
+		{"nospace", broken(syscall.ENOSPC), false},
+		{"readeio", is[*flash.ReadError], false},
+		{"badflush", broken(syscall.EIO), false},
+		{"hang", is[*flash.GoneError], false},
+		{"slow", repaired, false},
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			for i := range uint64(soak(1, 50)) {
+				r := rand.New(rand.NewPCG(number, i))
+				p := newPayload(loopSize, 512*kib)
+				p.again()
+				p.job.Size = loopSize
+				p.job.Stall = 10 * time.Second
+				if c.mode == "hang" {
+					p.job.Stall = time.Second
+				}
+				var pieces []image.Chunk
+				for chunk := range p.job.Body {
+					pieces = append(pieces, chunk)
+				}
+				// Within a piece, and not where the next block begins.
+				piece := pieces[r.IntN(len(pieces))]
+				at := piece.Off + r.Int64N(int64(len(piece.Data))/image.Block)*image.Block + 1 + r.Int64N(image.Block-2)
+				if c.mode == "nospace" {
+					at = max(at, 2*mib)
+				}
+				t.Run(fmt.Sprint(i), func(t *testing.T) {
+					file := dirty(t, loopSize)
+					dev, _ := badDisk(t, file, c.mode, at)
+					target := open(t, find(t, dev))
+					if c.mode == "nospace" {
+						p.job.Size = 0 // or the probe is what finds it
+					}
+					res, err := flash.Run(t.Context(), target, p.job, nil)
+					t.Logf("byte %d: %v", at, err)
+					switch {
+					case c.want == nil:
+						// Some of these strike what can be written again, some what cannot.
+						if err == nil && len(res.Repaired) == 0 {
+							t.Error("nothing is said")
+						}
+					case !c.want(err):
+						t.Errorf("byte %d: %v", at, err)
+					case c.said && (err != nil || len(res.Repaired) != 1 || at < res.Repaired[0].Off || at >= res.Repaired[0].End()):
+						t.Errorf("byte %d: repaired is %+v", at, res)
+					}
+					var wrong *image.MismatchError
+					if c.want != nil && errors.As(err, &wrong) && c.mode != "elsewhere" && c.mode != "wrap" && (at < wrong.Off || at >= wrong.Off+wrong.Len) && c.mode != "torn" && c.mode != "lost" {
+						t.Errorf("byte %d is found at %d, %d bytes", at, wrong.Off, wrong.Len)
+					}
+					// A write is up to two pieces long, and fails somewhere in it.
+					if werr, ok := errors.AsType[*image.WriteError](err); ok && c.mode != "badflush" && (werr.Off < at-mib || werr.Off > at && c.mode == "eio") {
+						t.Errorf("byte %d fails at %d", at, werr.Off)
+					}
+					disk := contents(t, file)
+					if err == nil && differ(p.want, disk) >= 0 {
+						t.Errorf("it says that all is well, and byte %d differs", differ(p.want, disk))
+					}
+					if err != nil && p.bootable(disk) {
+						t.Errorf("it boots after %v", err)
+					}
+					if c.mode == "hang" {
+						// Nothing that waits for the disk must keep the test waiting.
+						exec.Command("pkill", "-KILL", "-f", "file="+file).Run()
+					}
+				})
+			}
+		})
+	}
+}
+
+// The power goes in the middle of it, with all the disk had not put away yet:
+// what comes back either has no table, or is right to the last byte.
+func TestPowerLossWithAVolatileCache(t *testing.T) {
+	number := seed(t)
+	whole := 0
+	for i := range uint64(soak(6, 50)) {
+		r := rand.New(rand.NewPCG(number, i))
+		p := newPayload(loopSize, 512*kib)
+		file := dirty(t, loopSize)
+		// The disk boots something older.
+		copyInto(t, file, p.want[:image.Block], 0)
+		cut := r.IntN(60)
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			dev, nbdkit := badDisk(t, file, "volatile", -1)
+			target := &hooked{Target: open(t, find(t, dev))}
+			off := func() { nbdkit.Process.Kill(); nbdkit.Wait() }
+			target.beforeWrite = func(n int, _ int64) {
+				if n == cut {
+					off()
+				}
+			}
+			_, err := flash.Run(t.Context(), target, p.job, nil)
+			off()
+			disk := contents(t, file)
+			switch d := differ(p.want, disk); {
+			case err == nil && d >= 0:
+				t.Errorf("cut at write %d: it says that all is well, and byte %d differs", cut, d)
+			case target.writes > 0 && target.syncs > 0 && p.bootable(disk) && d >= 0:
+				t.Errorf("cut at write %d: the disk boots, and byte %d differs", cut, d)
+			case err == nil:
+				whole++
+			}
+		})
+	}
+	t.Logf("%d were whole", whole)
+}
+
+func copyInto(t *testing.T, file string, b []byte, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(b, off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A desktop that mounts whatever it sees does not get at a disk while it is
+// written, neither at its old partitions nor at its new ones.
+func TestNobodyMountsADiskThatIsWritten(t *testing.T) {
+	file := dirty(t, loopSize)
+	dev := imagetest.Loop(t, file)
+	imagetest.Run(t, "mkfs.ext4", "-q", "-F", dev)
+	imagetest.Run(t, "addpart", dev, "1", "2048", "20480")
+	t.Cleanup(func() { exec.Command("delpart", dev, "1").Run() })
+	imagetest.Run(t, "mkfs.ext4", "-q", "-F", dev+"p1")
+	p := newPayload(loopSize, 512*kib)
+	at := t.TempDir()
+	target := open(t, find(t, dev))
+	tries := 0
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			for _, node := range []string{dev, dev + "p1"} {
+				// Read-write: this would change the disk.
+				if err := unix.Mount(node, at, "ext4", 0, ""); err == nil {
+					t.Errorf("%s was mounted", node)
+					unix.Unmount(at, 0)
+				} else if err != unix.EBUSY {
+					t.Errorf("mounting %s: %v", node, err)
+				}
+				tries++
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	res, err := flash.Run(t.Context(), target, p.job, nil)
+	if err == nil {
+		err = target.Reread()
+	}
+	close(stop)
+	<-stopped
+	if err == nil {
+		err = image.Verify(t.Context(), target, &res.Manifest, nil)
+	}
+	target.Close()
+	if err != nil {
+		t.Error(err)
+	}
+	if tries < 10 {
+		t.Errorf("%d tries prove nothing", tries)
+	}
+	t.Logf("%d tries", tries)
+}
+
+// The name of a disk goes to the next one as soon as the one is gone, of the same
+// make and size; what was looked at is not what is opened.
+func TestADiskThatTakesANameIsAnother(t *testing.T) {
+	one, other := dirty(t, loopSize), dirty(t, loopSize)
+	dev := imagetest.Loop(t, one)
+	found := find(t, dev)
+	imagetest.Run(t, "losetup", "--detach", dev)
+	imagetest.Run(t, "losetup", dev, other)
+	if info := imagetest.Run(t, "losetup", "--noheadings", "--output", "BACK-FILE", dev); !strings.Contains(info, other) {
+		t.Fatalf("%s has %s", dev, info)
+	}
+	target, err := flash.Open(found)
+	if _, ok := errors.AsType[*flash.GoneError](err); !ok {
+		t.Errorf("%v", err)
+	}
+	if err == nil {
+		target.Close()
+	}
+}
