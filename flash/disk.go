@@ -31,13 +31,17 @@ type Disk struct {
 	Bus        string // usb, nvme, mmc, virtio, ata, scsi, loop, nbd, or nothing
 	Kind       string // on bus mmc: MMC is an eMMC, SD a card
 	USB        *USB   // what it hangs on, nil if that is not USB
-	Removable  bool   // the medium is, says the kernel; false for many USB disks
+	Removable  bool   // the medium is, says the kernel; false for many USB disks; on macOS true for all that is not Internal
 	ReadOnly   bool
 	File       bool   // a regular file
 	Diskseq    uint64 // a number the kernel gives to no other disk until it reboots, 0 if it gives none
 	Parts      []Part
 	InUse      []string // who uses it, one sentence each
 	System     bool     // this system runs from it
+
+	// On macOS alone.
+	Internal bool     // built in, and not a medium one can take out: no flag lifts it
+	Mounted  []string // where volumes are mounted that Open unmounts
 }
 
 // USB is one interface of a USB device, as sysfs has it. A device has one or
@@ -96,6 +100,8 @@ func (d *Disk) Check(need Need) error {
 		return d.refuse("this system runs from it (%s)", users)
 	case d.System:
 		return d.refuse("this system runs from it")
+	case d.Internal:
+		return d.refuse("it is built into this computer: only external disks and cards are written here")
 	case users != "":
 		return d.refuse("%s: unmount or release it first", users)
 	case d.Size == 0 && d.File:
@@ -206,4 +212,13 @@ func sizes(a, b int64) (string, string) {
 
 func sortParts(parts []Part) {
 	slices.SortFunc(parts, func(a, b Part) int { return cmp.Or(cmp.Compare(a.Off, b.Off), cmp.Compare(a.Name, b.Name)) })
+}
+
+// list joins names, the first few of many.
+func list(names []string) string {
+	const few = 4
+	if len(names) > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	}
+	return strings.Join(names, ", ")
 }

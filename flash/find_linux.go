@@ -321,12 +321,3 @@ func readDir(path string) ([]string, error) {
 	}
 	return names, err
 }
-
-// list joins names, the first few of many.
-func list(names []string) string {
-	const few = 4
-	if len(names) > few {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
-	}
-	return strings.Join(names, ", ")
-}

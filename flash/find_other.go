@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin
 
 package flash
 
@@ -8,13 +8,13 @@ import (
 	"path/filepath"
 )
 
-var errLinux = errors.New("flashing disks is supported on Linux; a regular file works")
+var errOther = errors.New("flashing disks is supported on Linux and macOS; a regular file works")
 
-// Disks knows the disks of Linux only.
-func Disks(root string) ([]Disk, error) { return nil, errLinux }
+// Disks knows the disks of Linux and macOS only.
+func Disks(root string) ([]Disk, error) { return nil, errOther }
 
-// USBDevices knows the devices of Linux only.
-func USBDevices(root string) ([]USB, error) { return nil, errLinux }
+// USBDevices knows the devices of Linux and macOS only.
+func USBDevices(root string) ([]USB, error) { return nil, errOther }
 
 // Find returns a regular file as a disk.
 func Find(root, path string) (*Disk, error) {
@@ -23,7 +23,7 @@ func Find(root, path string) (*Disk, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, &RefusedError{path, errLinux.Error()}
+		return nil, &RefusedError{path, errOther.Error()}
 	}
 	return &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true}, nil
 }

@@ -138,7 +138,7 @@ func (t *Target) writeDirect(p []byte, off int64) (int, error) {
 // kernel reports it once, and a second call would say that all is well.
 func (t *Target) Sync() error {
 	t.dirty = 0
-	if err := t.f.Sync(); err != nil {
+	if err := t.flush(); err != nil {
 		return bare(err)
 	}
 	if t.cached != nil {

@@ -217,6 +217,8 @@ func patiently(busy error, long time.Duration, try func() error) error {
 	return err
 }
 
+func (t *Target) flush() error { return t.f.Sync() }
+
 // forget drops what the page cache holds of a flushed file.
 func forget(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
 

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin
 
 package flash
 
@@ -17,7 +17,7 @@ func OpenRead(d *Disk) (*Target, error) { return openFile(d, os.O_RDONLY) }
 
 func openFile(d *Disk, flags int) (*Target, error) {
 	if !d.File {
-		return nil, &RefusedError{d.Path, errLinux.Error()}
+		return nil, &RefusedError{d.Path, errOther.Error()}
 	}
 	f, err := os.OpenFile(d.Path, flags, 0)
 	if err != nil {
@@ -31,5 +31,7 @@ func (t *Target) Alive() error { return nil }
 
 // Reread does nothing: a file has no partitions.
 func (t *Target) Reread() error { return nil }
+
+func (t *Target) flush() error { return t.f.Sync() }
 
 func forget(*os.File) {}

@@ -54,8 +54,8 @@ disk, an image for another board is refused.
 
 DISK is a disk, or a regular file that stands for a disk of its size. A disk that
 is mounted, in use, read-only, too small or this system's own is refused, and no
-flag changes that. The image is told by its content: raw, zstd, xz, gzip, bzip2
-or lz4; - is standard input.
+flag changes that; on macOS, volumes in /Volumes are unmounted instead. The image is
+told by its content: raw, zstd, xz, gzip, bzip2 or lz4; - is standard input.
 
 While it is written, nobody else can open or mount the disk, and the computer does
 not go to sleep.`,
@@ -621,6 +621,9 @@ func describeDisk(d *flash.Disk) string {
 	}
 	if d.File {
 		about = append(about, "a file")
+	}
+	if len(d.Mounted) > 0 {
+		about = append(about, "mounted at "+strings.Join(d.Mounted, ", "))
 	}
 	return fmt.Sprintf("%s (%s), which has %s", d.Path, strings.Join(about, ", "), whatIsOn(d))
 }

@@ -119,7 +119,7 @@ func walk(t testing.TB, root string) (*tree.Tree, map[string]uint64) {
 		nlink[path] = uint64(st.Nlink)
 		n := inodes[st.Ino]
 		if n == nil {
-			n = &tree.Inode{Mode: st.Mode, UID: st.Uid, GID: st.Gid, ModTime: st.Mtim.Sec}
+			n = &tree.Inode{Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, ModTime: st.Mtim.Sec}
 			inodes[st.Ino] = n
 			switch n.Type() {
 			case tree.Regular:
@@ -133,7 +133,7 @@ func walk(t testing.TB, root string) (*tree.Tree, map[string]uint64) {
 				}
 				n.Target = target
 			case tree.CharDev, tree.BlockDev:
-				n.Major, n.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
+				n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 			}
 			k, err := unix.Llistxattr(full, names)
 			if err != nil && err != unix.ENOTSUP {
