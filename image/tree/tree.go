@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -76,6 +77,23 @@ func New(modTime int64) *Tree {
 	return &Tree{nodes: map[string]*Inode{"": {Mode: Dir | 0o755, ModTime: modTime}}, modTime: modTime}
 }
 
+// Without is a tree of the same nodes but for the paths that drop says yes to, and
+// all below them. A nil drop drops nothing. The two trees share nodes; what is
+// done to the paths of one is not seen in the other.
+func (t *Tree) Without(drop func(path string) bool) *Tree {
+	w := &Tree{nodes: make(map[string]*Inode, len(t.nodes)), modTime: t.modTime, lost: t.lost, lostFirst: t.lostFirst}
+	if drop == nil {
+		maps.Copy(w.nodes, t.nodes)
+		return w
+	}
+	for p, n := range t.All() {
+		if p == "" || w.nodes[parent(p)] != nil && !drop(p) {
+			w.nodes[p] = n
+		}
+	}
+	return w
+}
+
 // LostXattrs says how many paths had extended attributes that no file system
 // writer takes, such as access control lists, and names one.
 func (t *Tree) LostXattrs() (n int, first string) { return t.lost, t.lostFirst }
@@ -123,6 +141,25 @@ func (t *Tree) Open(path string) (*Inode, error) {
 		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
 	}
 	return nil, fmt.Errorf("%s: %s: %w", path, missing, fs.ErrNotExist)
+}
+
+// Resolve is where path leads: without symbolic links on the way to its last
+// element, and with last without one there either. It follows them as Open does;
+// what is not in the tree need not be there. An error is a loop, or a parent that
+// is no folder.
+func (t *Tree) Resolve(path string, last bool) (string, error) {
+	clean := strings.Trim(path, "/")
+	switch clean[strings.LastIndexByte(clean, '/')+1:] {
+	case "", ".", "..":
+		last = true
+	}
+	if !last {
+		// As resolve does, but for paths with a slash before them.
+		if up := t.nodes[parent(clean)]; up != nil && up.Type() == Dir {
+			return clean, nil
+		}
+	}
+	return t.resolve(path, last)
 }
 
 // resolve returns the path without symbolic links on the way to its last

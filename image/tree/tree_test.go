@@ -127,6 +127,51 @@ func TestOpenFollowsLinksInsideTheTree(t *testing.T) {
 	}
 }
 
+func TestResolveEndsWhereALinkLeads(t *testing.T) {
+	tr := tree.New(modTime)
+	must(t, tr.Put("usr/lib/kernel", &tree.Inode{Mode: tree.Regular | 0o644}))
+	must(t, tr.Put("lib", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "usr/lib"}))
+	must(t, tr.Put("vmlinuz", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "/lib/kernel"}))
+	for _, c := range []struct {
+		path string
+		last bool
+		want string
+	}{
+		{"/vmlinuz", true, "usr/lib/kernel"},
+		{"/vmlinuz", false, "vmlinuz"},
+		{"/lib/new/file", true, "usr/lib/new/file"},
+		{"/", true, ""},
+	} {
+		if got, err := tr.Resolve(c.path, c.last); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v", c.path, got, err)
+		}
+	}
+	if _, err := tr.Resolve("/vmlinuz/up", true); err == nil {
+		t.Error("a file is a folder")
+	}
+}
+
+func TestWithoutIsAnotherTreeOfTheSameNodes(t *testing.T) {
+	tr := tree.New(modTime)
+	f := &tree.Inode{Mode: tree.Regular | 0o644}
+	for _, p := range []string{"a/b/c", "a/b-d", "e"} {
+		must(t, tr.Put(p, f))
+	}
+	before := digest(t, tr)
+	if got := digest(t, tr.Without(nil)); got != before {
+		t.Error("a tree without nothing is another")
+	}
+	less := tr.Without(func(p string) bool { return p == "a/b" || p == "" })
+	want := "/ 40755 0:0 @1700000000\na 40755 0:0 @1700000000\na/b-d 100644 0:0 @0 \"\"\ne = a/b-d\n"
+	if d := cmp.Diff(want, dump(t, less)); d != "" {
+		t.Error(d)
+	}
+	less.Remove("a")
+	if digest(t, tr) != before {
+		t.Error("the first tree was changed")
+	}
+}
+
 func TestPutMakesParentsAndReplaces(t *testing.T) {
 	tr := tree.New(modTime)
 	file := &tree.Inode{Mode: tree.Regular | 0o600, ModTime: 5}

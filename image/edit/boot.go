@@ -1,0 +1,235 @@
+package edit
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"imgtool/image/extlinux"
+	"imgtool/image/fstab"
+	"imgtool/image/tree"
+)
+
+// ExtlinuxConf is where CBoot looks for its configuration.
+const ExtlinuxConf = "/boot/extlinux/extlinux.conf"
+
+func isSwap(where string) bool { return where == "none" || where == "swap" }
+
+func checkFstab(e *Edit) error {
+	switch {
+	case isSwap(e.Where) && e.Spec == "":
+		return fmt.Errorf("an entry of swap is known by its spec, which is missing")
+	case !isSwap(e.Where) && checkPath(e.Where) != nil:
+		return fmt.Errorf(`where %q is no mount point: it must be a path that begins with /, or "none" or "swap"`, e.Where)
+	case e.Dump < 0 || e.Pass < 0:
+		return errors.New("dump and pass are not less than 0")
+	}
+	for key, text := range map[string]string{"spec": e.Spec, "type": e.Type, "options": e.Options} {
+		if e.has(key) && text == "" || strings.ContainsAny(text, "\n\x00") {
+			return fmt.Errorf("%s is empty, or has a line end or a zero byte", key)
+		}
+	}
+	return nil
+}
+
+func (e *Edit) pathOr(path string) string {
+	if e.Path == "" {
+		return path
+	}
+	return e.Path
+}
+
+// fstab changes the entry of a mount point, or adds one. Of one that is there
+// only what the edit gives is changed.
+func (w *work) fstab(e *Edit) error {
+	path := e.pathOr("/etc/fstab")
+	at, n, text, err := w.text(path)
+	if err != nil {
+		return err
+	}
+	table := fstab.Parse(text)
+	entry, ok, err := table.Lookup(e.Where, e.Spec)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if !ok {
+		if e.Spec == "" || e.Type == "" {
+			return fmt.Errorf("%s has no entry for %s, and a new one needs spec and type", path, e.Where)
+		}
+		entry = fstab.Entry{Where: e.Where, Options: "defaults", Dump: "0", Pass: "0"}
+	}
+	for key, set := range map[string]func(){
+		"spec":    func() { entry.Spec = e.Spec },
+		"type":    func() { entry.Type = e.Type },
+		"options": func() { entry.Options = e.Options },
+		"dump":    func() { entry.Dump = strconv.Itoa(e.Dump) },
+		"pass":    func() { entry.Pass = strconv.Itoa(e.Pass) },
+	} {
+		if e.has(key) {
+			set()
+		}
+	}
+	if err := table.Put(entry, e.Comment); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return w.setText(at, n, text, table.String())
+}
+
+func (w *work) fstabRemove(e *Edit) error {
+	path := e.pathOr("/etc/fstab")
+	at, n, text, err := w.text(path)
+	if err != nil {
+		return err
+	}
+	table := fstab.Parse(text)
+	ok, err := table.Remove(e.Where, e.Spec)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", path, err)
+	case !ok && !e.MissingOK:
+		return fmt.Errorf("%s has no entry for %s", path, e.Where)
+	case !ok:
+		return nil
+	}
+	return w.setText(at, n, text, table.String())
+}
+
+func checkExtlinux(e *Edit) error {
+	entry := false
+	for _, key := range words("menu linux initrd fdt append-replace append-set append-remove") {
+		entry = entry || e.has(key)
+	}
+	switch {
+	case e.has("add") && e.has("label"):
+		return errors.New("add makes a label and label changes one; an edit has one of them")
+	case e.has("copy-of") && !e.has("add"):
+		return errors.New("copy-of is for add")
+	case entry && !e.has("add") && !e.has("label"):
+		return errors.New("of which label? add or label is missing")
+	case e.has("label") && !entry:
+		return errors.New("label changes nothing")
+	case e.Timeout < 0:
+		return fmt.Errorf("timeout is %d", e.Timeout)
+	}
+	for _, key := range slices.Sorted(maps.Keys(e.AppendReplace)) {
+		if !isToken(key) || !isToken(e.AppendReplace[key]) {
+			return fmt.Errorf("append-replace: %q and %q must be one token each", key, e.AppendReplace[key])
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(e.AppendSet)) {
+		if !isToken(key + "=" + e.AppendSet[key]) {
+			return fmt.Errorf("append-set: %s=%s must be one token", key, e.AppendSet[key])
+		}
+	}
+	return nil
+}
+
+func isToken(s string) bool { return s != "" && !strings.ContainsAny(s, " \t\r\n#\x00") }
+
+// extlinux makes or changes a label, removes others, and sets what is for all,
+// in this order.
+func (w *work) extlinux(e *Edit) error {
+	path := e.pathOr(ExtlinuxConf)
+	at, n, text, err := w.text(path)
+	if err != nil {
+		return err
+	}
+	conf := extlinux.Parse(text)
+	if err := changeExtlinux(conf, e); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return w.setText(at, n, text, conf.String())
+}
+
+func changeExtlinux(conf *extlinux.Config, e *Edit) error {
+	label := e.Label
+	if e.has("add") {
+		label = e.Add
+		// What it was copied from may be gone the second time.
+		names := conf.Labels()
+		done := slices.Contains(names, e.Add) && (e.CopyOf == "" && names[0] == e.Add || e.CopyOf != "" && !slices.Contains(names, e.CopyOf))
+		if !done {
+			if err := conf.Copy(e.Add, e.CopyOf); err != nil {
+				return err
+			}
+		}
+	}
+	for _, v := range []struct{ given, key, value string }{
+		{"menu", extlinux.MenuLabel, e.Menu},
+		{"linux", extlinux.Linux, e.Linux},
+		{"initrd", extlinux.Initrd, e.Initrd},
+		{"fdt", extlinux.FDT, e.FDT},
+	} {
+		if e.has(v.given) {
+			if err := conf.SetValue(label, v.key, v.value); err != nil {
+				return err
+			}
+		}
+	}
+	if e.has("append-replace") || e.has("append-set") || e.has("append-remove") {
+		if err := changeAppend(conf, label, e); err != nil {
+			return fmt.Errorf("label %s: APPEND: %w", label, err)
+		}
+	}
+	// After the copy, which may be of one of them.
+	for _, name := range e.RemoveLabels {
+		if e.MissingOK && !slices.Contains(conf.Labels(), name) {
+			continue
+		}
+		if err := conf.Remove(name); err != nil {
+			return err
+		}
+	}
+	if e.has("default") {
+		if !slices.Contains(conf.Labels(), e.Default) {
+			return fmt.Errorf("default: there is no label %s; there are %s", e.Default, strings.Join(conf.Labels(), ", "))
+		}
+		if err := conf.Set(extlinux.Default, e.Default); err != nil {
+			return err
+		}
+	}
+	if e.has("timeout") {
+		return conf.Set(extlinux.Timeout, strconv.Itoa(e.Timeout))
+	}
+	return nil
+}
+
+func changeAppend(conf *extlinux.Config, label string, e *Edit) error {
+	value, _, err := conf.Value(label, extlinux.Append)
+	if err != nil {
+		return err
+	}
+	args := extlinux.ParseArgs(value)
+	for _, old := range slices.Sorted(maps.Keys(e.AppendReplace)) {
+		if err := args.Replace(old, e.AppendReplace[old]); err != nil {
+			return err
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(e.AppendSet)) {
+		if args, err = args.Set(key, e.AppendSet[key]); err != nil {
+			return err
+		}
+	}
+	for _, name := range e.AppendRemove {
+		args = args.Without(name)
+	}
+	return conf.SetValue(label, extlinux.Append, args.String())
+}
+
+// LintExtlinux judges the tree's extlinux.conf and the files it names.
+func LintExtlinux(t *tree.Tree) ([]extlinux.Problem, error) {
+	_, _, text, err := (&work{t: t}).text(ExtlinuxConf)
+	if err != nil {
+		return nil, err
+	}
+	return extlinux.Lint(text, func(path string) int64 {
+		n, err := t.Open(path)
+		if err != nil || n.Type() != tree.Regular {
+			return -1
+		}
+		return n.Size()
+	}), nil
+}

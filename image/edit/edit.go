@@ -1,0 +1,401 @@
+// Package edit changes a tree by data: a list of edits, each of which says what
+// it wants to be so, and what it needs for that. It runs nothing of the tree.
+//
+// Edits come from TOML, an array of tables named edit, each with a verb:
+//
+//	[[edit]]
+//	do = "append-line"
+//	path = "/etc/ssh/sshd_config"
+//	line = "ListenAddress 127.0.0.1"
+//
+// The verbs and their keys; what is in brackets may be left out:
+//
+//	write          path text [mode owner parents]
+//	mkdir          path [mode owner parents]
+//	symlink        path target [replace dangling parents]
+//	remove         path [contents missing-ok]
+//	chmod          path mode
+//	chown          path owner [recursive]
+//	copy           from to [replace parents]
+//	move-tree      from to [link make parents]
+//	append-line    path line
+//	comment-line   path (lines or pattern) [missing-ok]
+//	set-var        path key value
+//	enable-unit    unit
+//	disable-unit   unit [missing-ok]
+//	fstab          where [spec type options dump pass comment path]
+//	fstab-remove   where [spec missing-ok path]
+//	extlinux       [add copy-of | label] [menu linux initrd fdt append-replace
+//	               append-set append-remove] [remove-labels missing-ok]
+//	               [default timeout path]
+//
+// Any edit can have needs, a list of paths that must be there.
+//
+// An edit wants an end state. Where it is reached already, nothing changes, so
+// that edits can be applied again; where what it starts from is missing, that is
+// an error. To be repeated, what removes needs missing-ok, copy needs replace and
+// move-tree needs link.
+//
+// Paths begin with / and are taken as a process would whose root the tree is:
+// symbolic links on the way are followed, and so is the last one, but by symlink,
+// remove, move-tree and the to of copy, which are about the link. An edit of
+// /etc/resolv.conf that is a link changes the file it leads to. A file with
+// several names (hard links) is changed under all of them.
+//
+// Text can have variables, @NAME@ with NAME in capitals, in all values but
+// do and pattern.
+package edit
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"imgtool/image/tree"
+)
+
+// MaxText is the largest file whose text is edited.
+const MaxText = 1 << 20
+
+// Edit is one change, read and checked.
+type Edit struct {
+	fields
+	pos  string          // file:line
+	keys map[string]bool // those that were given
+}
+
+// fields are the keys of all verbs.
+type fields struct {
+	Do    string   `toml:"do"`
+	Needs []string `toml:"needs"`
+
+	Path      string `toml:"path"`
+	Text      string `toml:"text"`
+	Mode      string `toml:"mode"`  // octal
+	Owner     string `toml:"owner"` // user:group, names or numbers
+	Parents   bool   `toml:"parents"`
+	Target    string `toml:"target"`
+	Replace   bool   `toml:"replace"`
+	Dangling  bool   `toml:"dangling"`
+	MissingOK bool   `toml:"missing-ok"`
+	Contents  bool   `toml:"contents"`
+	Recursive bool   `toml:"recursive"`
+	From      string `toml:"from"`
+	To        string `toml:"to"`
+	Link      bool   `toml:"link"`
+	Make      bool   `toml:"make"`
+
+	Line    string   `toml:"line"`
+	Lines   []string `toml:"lines"`
+	Pattern string   `toml:"pattern"`
+	Key     string   `toml:"key"`
+	Value   string   `toml:"value"`
+
+	Unit string `toml:"unit"`
+
+	Where   string `toml:"where"`
+	Spec    string `toml:"spec"`
+	Type    string `toml:"type"`
+	Options string `toml:"options"`
+	Dump    int    `toml:"dump"`
+	Pass    int    `toml:"pass"`
+	Comment string `toml:"comment"`
+
+	Add           string            `toml:"add"`
+	CopyOf        string            `toml:"copy-of"`
+	Label         string            `toml:"label"`
+	Menu          string            `toml:"menu"`
+	Linux         string            `toml:"linux"`
+	Initrd        string            `toml:"initrd"`
+	FDT           string            `toml:"fdt"`
+	AppendReplace map[string]string `toml:"append-replace"`
+	AppendSet     map[string]string `toml:"append-set"`
+	AppendRemove  []string          `toml:"append-remove"`
+	Default       string            `toml:"default"`
+	Timeout       int               `toml:"timeout"`
+	RemoveLabels  []string          `toml:"remove-labels"`
+}
+
+// String says where an edit is from and what it does: "sd.toml:12: fstab".
+func (e Edit) String() string { return e.pos + ": " + e.Do }
+
+func (e *Edit) has(key string) bool { return e.keys[key] }
+
+// Apply returns a tree with the edits, made in their order. The given tree stays
+// as it is; the two share what was not changed. What is new or changed gets
+// modTime, in seconds since 1970; folders keep theirs when something in them
+// comes or goes. vars are the variables that texts may have.
+//
+// An error names the file and line of the edit, the path, and what is missing.
+func Apply(t *tree.Tree, edits []Edit, vars map[string]string, modTime int64) (*tree.Tree, error) {
+	ready := make([]Edit, len(edits))
+	for i, e := range edits {
+		err := e.substitute(vars)
+		if err == nil {
+			err = e.check()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%v: %w", e, err)
+		}
+		ready[i] = e
+	}
+	w := &work{t.Without(nil), modTime, map[*tree.Inode]bool{}}
+	seen := map[*tree.Inode]bool{}
+	for _, n := range w.t.All() {
+		if n.Type() != tree.Dir {
+			w.linked[n] = seen[n]
+			seen[n] = true
+		}
+	}
+	for _, e := range ready {
+		if err := w.apply(&e); err != nil {
+			return nil, fmt.Errorf("%v: %w", e, err)
+		}
+	}
+	return w.t, nil
+}
+
+func (w *work) apply(e *Edit) error {
+	for _, path := range e.Needs {
+		if _, err := w.t.Open(path); err != nil {
+			return fmt.Errorf("needs %w", err)
+		}
+	}
+	return verbs[e.Do].apply(w, e)
+}
+
+// work is a tree while it is edited.
+type work struct {
+	t       *tree.Tree
+	modTime int64
+	linked  map[*tree.Inode]bool // nodes that may have several names
+}
+
+var variable = regexp.MustCompile(`@([A-Z][A-Z0-9_]*)@`)
+
+// substitute puts the values of variables in.
+func (e *Edit) substitute(vars map[string]string) error {
+	var missing string
+	text := func(s string) string {
+		return variable.ReplaceAllStringFunc(s, func(m string) string {
+			v, ok := vars[m[1:len(m)-1]]
+			if !ok && missing == "" {
+				missing = m
+			}
+			return v
+		})
+	}
+	e.eachText(text)
+	if missing == "" {
+		return nil
+	}
+	if len(vars) == 0 {
+		return fmt.Errorf("there is no variable %s, and no other", missing)
+	}
+	return fmt.Errorf("there is no variable %s; there are %s", missing, strings.Join(slices.Sorted(maps.Keys(vars)), ", "))
+}
+
+// eachText changes every text that may have variables. Lists and maps are made
+// anew: edits share them.
+func (e *Edit) eachText(change func(string) string) {
+	v := reflect.ValueOf(&e.fields).Elem()
+	for i := range v.NumField() {
+		if key := v.Type().Field(i).Tag.Get("toml"); key == "do" || key == "pattern" {
+			continue
+		}
+		switch f := v.Field(i).Addr().Interface().(type) {
+		case *string:
+			*f = change(*f)
+		case *[]string:
+			*f = slices.Clone(*f)
+			for i := range *f {
+				(*f)[i] = change((*f)[i])
+			}
+		case *map[string]string:
+			*f = maps.Clone(*f)
+			for _, k := range slices.Sorted(maps.Keys(*f)) {
+				(*f)[k] = change((*f)[k])
+			}
+		}
+	}
+}
+
+// check is what can be said of an edit without a tree.
+func (e *Edit) check() error {
+	for key, path := range map[string]string{"path": e.Path, "from": e.From, "to": e.To, "linux": e.Linux, "initrd": e.Initrd, "fdt": e.FDT} {
+		if e.has(key) {
+			if err := checkPath(path); err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+		}
+	}
+	for _, path := range e.Needs {
+		if err := checkPath(path); err != nil {
+			return fmt.Errorf("needs: %w", err)
+		}
+	}
+	for key, text := range map[string]string{"line": e.Line, "key": e.Key, "value": e.Value, "comment": e.Comment, "target": e.Target} {
+		if strings.ContainsAny(text, "\n\x00") {
+			return fmt.Errorf("%s has a line end or a zero byte", key)
+		}
+	}
+	if e.has("mode") {
+		if _, err := parseMode(e.Mode); err != nil {
+			return err
+		}
+	}
+	if user, group, ok := strings.Cut(e.Owner, ":"); e.has("owner") && (!ok || user == "" || group == "" || strings.Contains(group, ":")) {
+		return fmt.Errorf("owner %q is not user:group", e.Owner)
+	}
+	if check := verbs[e.Do].check; check != nil {
+		return check(e)
+	}
+	return nil
+}
+
+func checkPath(path string) error {
+	if !strings.HasPrefix(path, "/") || path != "/" && !fs.ValidPath(path[1:]) || path == "/." || strings.IndexByte(path, 0) >= 0 {
+		return fmt.Errorf("%q is no path: it must begin with / and have no empty, . or .. elements", path)
+	}
+	return nil
+}
+
+func parseMode(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 8, 12)
+	if err != nil || len(s) < 3 {
+		return 0, fmt.Errorf(`mode %q is not three or four octal digits, such as "0644"`, s)
+	}
+	return uint32(n), nil
+}
+
+var typeNames = map[uint32]string{tree.Dir: "a folder", tree.Regular: "a file", tree.Symlink: "a symbolic link",
+	tree.BlockDev: "a device", tree.CharDev: "a device", tree.Fifo: "a fifo", tree.Socket: "a socket"}
+
+// file is the regular file that path leads to, and where that is in the tree.
+func (w *work) file(path string) (string, *tree.Inode, error) {
+	n, err := w.t.Open(path)
+	if err != nil {
+		return "", nil, err
+	}
+	if n.Type() != tree.Regular {
+		return "", nil, fmt.Errorf("%s is %s, not a file", path, typeNames[n.Type()])
+	}
+	at, err := w.t.Resolve(path, true)
+	return at, n, err
+}
+
+// text is what is in the file that path leads to.
+func (w *work) text(path string) (at string, n *tree.Inode, text string, err error) {
+	if at, n, err = w.file(path); err != nil {
+		return "", nil, "", err
+	}
+	text, err = readText(path, n)
+	return at, n, text, err
+}
+
+func readText(path string, n *tree.Inode) (string, error) {
+	if n.Size() > MaxText {
+		return "", fmt.Errorf("%s has %d bytes; text of at most %d is edited", path, n.Size(), MaxText)
+	}
+	if n.Size() == 0 {
+		return "", nil
+	}
+	b := make([]byte, n.Size())
+	if k, err := n.Content.ReadAt(b, 0); k < len(b) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return "", fmt.Errorf("reading %s: %w", path, err)
+	}
+	if slices.Contains(b, 0) || !utf8.Valid(b) {
+		return "", fmt.Errorf("%s is not text", path)
+	}
+	return string(b), nil
+}
+
+// setText gives a file another text. Where it is the same nothing changes.
+func (w *work) setText(at string, n *tree.Inode, old, text string) error {
+	if old == text {
+		return nil
+	}
+	return w.change(at, n, w.withText(n, text))
+}
+
+func (w *work) withText(n *tree.Inode, text string) *tree.Inode {
+	c := *n
+	c.ModTime = w.modTime
+	c.Content = strings.NewReader(text)
+	// As the kernel does: who writes to a program takes its capabilities.
+	c.Xattrs = slices.DeleteFunc(slices.Clone(n.Xattrs), func(x tree.Xattr) bool { return x.Name == "security.capability" })
+	return &c
+}
+
+// change puts a node in the place of one at path, and under its other names.
+func (w *work) change(at string, old, n *tree.Inode) error {
+	if !w.linked[old] {
+		return w.t.Put(at, n)
+	}
+	w.linked[n] = true
+	for path, node := range w.t.All() {
+		if node == old {
+			if err := w.t.Put(path, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// place is where a new path goes. Its folder must be there, or is made, and all
+// above, with parents.
+func (w *work) place(path string, follow, parents bool) (string, error) {
+	at, err := w.t.Resolve(path, follow)
+	if err != nil {
+		return "", err
+	}
+	var missing []string
+	for up := parent(at); ; up = parent(up) {
+		n := w.t.Lookup(up)
+		if n != nil && n.Type() != tree.Dir {
+			return "", fmt.Errorf("%s: /%s is %s, not a folder", path, up, typeNames[n.Type()])
+		}
+		if n != nil {
+			break
+		}
+		missing = append(missing, up)
+	}
+	if len(missing) > 0 && !parents {
+		return "", fmt.Errorf("%s: the folder /%s does not exist; parents = true makes it", path, missing[0])
+	}
+	slices.Reverse(missing)
+	for _, up := range missing {
+		if err := w.t.Put(up, &tree.Inode{Mode: tree.Dir | 0o755, ModTime: w.modTime}); err != nil {
+			return "", err
+		}
+	}
+	return at, nil
+}
+
+func parent(path string) string { return path[:max(0, strings.LastIndexByte(path, '/'))] }
+
+// below are the paths below a folder, parents first.
+func (w *work) below(at string) []string {
+	if at != "" {
+		at += "/"
+	}
+	var paths []string
+	for path := range w.t.All() {
+		if path != "" && strings.HasPrefix(path, at) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}

@@ -1,0 +1,558 @@
+package edit_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"imgtool/image/edit"
+	"imgtool/image/edit/edittest"
+	"imgtool/image/tree"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// small is a tree for what edits do to single paths.
+func small() *tree.Tree {
+	t := tree.New(1)
+	file := func(text string) *tree.Inode {
+		return &tree.Inode{Mode: tree.Regular | 0o640, UID: 7, GID: 8, ModTime: 1, Content: strings.NewReader(text)}
+	}
+	link := func(target string) *tree.Inode {
+		return &tree.Inode{Mode: tree.Symlink | 0o777, ModTime: 1, Target: target}
+	}
+	twin := file("twin\n")
+	twin.Xattrs = []tree.Xattr{{Name: "security.capability", Value: "c"}, {Name: "user.a", Value: "b"}}
+	for _, f := range []struct {
+		path string
+		node *tree.Inode
+	}{
+		{"etc/a", file("one\ntwo\nlast")},
+		{"etc/vars", file("# A=0\nA=1 # first\nexport B=\"x y\"\nC='q'\nA=2\nLONG=\"a\nb\"\n")},
+		{"etc/bin", file("a\x00b")},
+		{"etc/big", &tree.Inode{Mode: tree.Regular | 0o644, ModTime: 1, Content: strings.NewReader(strings.Repeat("x", edit.MaxText+1))}},
+		{"etc/to-a", link("a")},
+		{"etc/gone", link("../run/file")},
+		{"etc/fstab", file("/dev/sda1 / ext4 defaults 0 1\n/dev/sda2 none swap sw 0 0\n/dev/x /two ext4 ro 0 0\n/dev/y /two ext4 ro 0 0\n")},
+		{"etc/passwd", file("root:x:0:0::/:/bin/sh\nme:x:1000:1001::/:/bin/sh\nodd:x:many:1::/:\n")},
+		{"etc/group", file("us:x:1001:\n")},
+		{"twin1", twin},
+		{"twin2", twin},
+		{"dir/sub/f", file("f")},
+		{"dir/l", link("sub/f")},
+		{"empty", &tree.Inode{Mode: tree.Dir | 0o700, ModTime: 1}},
+		{"ldir", link("dir")},
+		{"run", &tree.Inode{Mode: tree.Dir | 0o755, ModTime: 1}},
+		{"pipe", &tree.Inode{Mode: tree.Fifo | 0o600, ModTime: 1}},
+		{"boot/extlinux/extlinux.conf", file("TIMEOUT 30\nDEFAULT a\nLABEL a\n  LINUX /etc/a\n  APPEND x=1 rw y=2 rw y=3\nLABEL b\n  LINUX /etc/b\n")},
+		{"etc/systemd/system/masked.service", link("/dev/null")},
+		{"etc/systemd/system/empty.service", file("")},
+		{"etc/systemd/system/ln.service", link("/opt/ln.service")},
+		{"opt/ln.service", file("[Install]\nWantedBy=m.target\n")},
+		{"lib/systemd/system/s.service", file("[Unit]\nWantedBy=wrong.target\n[Install]\n# a comment\nWantedBy=old.target\nWantedBy=\nWantedBy=m.target \\\n; in between\n n.target\nRequiredBy=r.target\nUpheldBy=u.target\nAlias=other.service\nAlso=s.socket bare.service s.service\n")},
+		{"lib/systemd/system/s.socket", file("[Install]\nWantedBy=sockets.target\n")},
+		{"lib/systemd/system/bare.service", file("[Service]\nExecStart=/x\n")},
+		{"lib/systemd/system/alias.service", link("s.service")},
+		{"lib/systemd/system/t@.service", file("[Install]\nWantedBy=%i.target\nAlias=x-%p-%i.service\n")},
+		{"lib/systemd/system/d@.service", file("[Install]\nDefaultInstance=one\nWantedBy=m.target\n")},
+		{"lib/systemd/system/spec.service", file("[Install]\nWantedBy=%H.target\n")},
+		{"lib/systemd/system/odd.service", file("[Install]\nWantedBy=../x.target\n")},
+		{"lib/systemd/system/type.service", file("[Install]\nAlias=x.socket\n")},
+		{"lib/systemd/system/also.service", file("[Install]\nAlso=nowhere.service\n")},
+		{"lib/systemd/system/open.service", file("[Install]\nWantedBy=a.target \\\n")},
+	} {
+		if err := t.Put(f.path, f.node); err != nil {
+			panic(err)
+		}
+	}
+	return t
+}
+
+// delta is what an edit changed, in words.
+func delta(before, after *tree.Tree) string {
+	old := map[string]bool{}
+	for _, s := range blocks(before) {
+		old[s] = true
+	}
+	var b strings.Builder
+	now := map[string]bool{}
+	for _, s := range blocks(after) {
+		now[s] = true
+		if !old[s] {
+			b.WriteString("+" + s)
+		}
+	}
+	for _, s := range blocks(before) {
+		if path, _, _ := strings.Cut(s, " "); !now[s] && after.Lookup(path[1:]) == nil {
+			b.WriteString("-" + path + "\n")
+		}
+	}
+	return b.String()
+}
+
+func blocks(t *tree.Tree) []string {
+	return strings.SplitAfter(strings.ReplaceAll(edittest.Dump(t), "\n/", "\n\x00/"), "\x00")
+}
+
+func apply(t testing.TB, tr *tree.Tree, text string) (*tree.Tree, error) {
+	t.Helper()
+	edits, err := edit.Parse("x.toml", []byte(text))
+	if err != nil {
+		return nil, err
+	}
+	return edit.Apply(tr, edits, map[string]string{"NAME": "value", "TWO": "a\nb"}, 9)
+}
+
+func TestEachVerbReachesItsEndState(t *testing.T) {
+	for _, c := range []struct{ name, edit, want string }{
+		{"a new file", `write path="/etc/n" text="@NAME@\n"`, "+/etc/n 100644 0:0 @9\n\tvalue\n"},
+		{"an empty file", `write path="/etc/n" text=""`, "+/etc/n 100644 0:0 @9\n"},
+		{"a new file with all there is", `write path="/a/b/n" text="x" mode="4750" owner="me:us" parents=true`,
+			"+/a 040755 0:0 @9\n+/a/b 040755 0:0 @9\n+/a/b/n 104750 1000:1001 @9\n\tx\n"},
+		{"a file that is there", `write path="/etc/a" text="x"`, "+/etc/a 100640 7:8 @9\n\tx\n"},
+		{"the same file", `write path="/etc/a" text="one\ntwo\nlast"`, ""},
+		{"the same file with another mode", `write path="/etc/a" text="one\ntwo\nlast" mode="600"`, "+/etc/a 100600 7:8 @9\n\tone\n\ttwo\n\tlast\n"},
+		{"a file that is no text", `write path="/etc/bin" text="x"`, "+/etc/bin 100640 7:8 @9\n\tx\n"},
+		{"a file through a link", `write path="/etc/to-a" text="x"`, "+/etc/a 100640 7:8 @9\n\tx\n"},
+		{"a file through a link to nothing", `write path="/etc/gone" text="x"`, "+/run/file 100644 0:0 @9\n\tx\n"},
+		{"a file of two names", `write path="/twin2" text="x"`, "+/twin1 100640 7:8 @9 user.a=\"b\"\n\tx\n+/twin2 100640 7:8 @9 user.a=\"b\" = /twin1\n"},
+
+		{"a new folder", `mkdir path="/n" mode="700" owner="5:6"`, "+/n 040700 5:6 @9\n"},
+		{"new folders", `mkdir path="/n/m" parents=true`, "+/n 040755 0:0 @9\n+/n/m 040755 0:0 @9\n"},
+		{"a folder that is there", `mkdir path="/empty"`, ""},
+		{"a folder with another mode", `mkdir path="/ldir" mode="0711"`, "+/dir 040711 0:0 @9\n"},
+
+		{"a link", `symlink path="/etc/n" target="a"`, "+/etc/n 120777 0:0 @9 -> a\n"},
+		{"a link up and down", `symlink path="/ldir/n" target="../etc/a"`, "+/dir/n 120777 0:0 @9 -> ../etc/a\n"},
+		{"a link in place of a link", `symlink path="/etc/to-a" target="/etc/vars"`, "+/etc/to-a 120777 0:0 @9 -> /etc/vars\n"},
+		{"the same link", `symlink path="/etc/to-a" target="a"`, ""},
+		{"a link in place of a file", `symlink path="/etc/a" target="/etc/vars" replace=true`, "+/etc/a 120777 0:0 @9 -> /etc/vars\n"},
+		{"a link to nothing", `symlink path="/n/l" target="/nowhere" dangling=true parents=true`, "+/n 040755 0:0 @9\n+/n/l 120777 0:0 @9 -> /nowhere\n"},
+
+		{"no file", `remove path="/etc/a" missing-ok=true`, "-/etc/a\n"},
+		{"no link", `remove path="/etc/to-a" missing-ok=true`, "-/etc/to-a\n"},
+		{"no folder", `remove path="/dir" missing-ok=true`, "-/dir\n-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
+		{"no contents", `remove path="/ldir" contents=true`, "-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
+		{"nothing to remove", `remove path="/etc/n" missing-ok=true`, ""},
+
+		{"a mode", `chmod path="/etc/to-a" mode="4755"`, "+/etc/a 104755 7:8 @9\n\tone\n\ttwo\n\tlast\n"},
+		{"the same mode", `chmod path="/etc/a" mode="0640"`, ""},
+		{"an owner", `chown path="/empty" owner="me:0"`, "+/empty 040700 1000:0 @9\n"},
+		{"an owner of all", `chown path="/ldir" owner="7:8" recursive=true`, "+/dir 040755 7:8 @9\n+/dir/l 120777 7:8 @9 -> sub/f\n+/dir/sub 040755 7:8 @9\n"},
+
+		{"a copy", `copy from="/etc/to-a" to="/n" replace=true`, "+/n 100640 7:8 @1\n\tone\n\ttwo\n\tlast\n"},
+		{"a copy in place of a file", `copy from="/pipe" to="/etc/a" replace=true`, "+/etc/a 010600 0:0 @1\n"},
+
+		{"a moved folder", `move-tree from="/dir" to="/n/dir" parents=true link=true`,
+			"+/dir 120777 0:0 @9 -> /n/dir\n+/n 040755 0:0 @9\n+/n/dir 040755 0:0 @1\n+/n/dir/l 120777 0:0 @1 -> sub/f\n+/n/dir/sub 040755 0:0 @1\n+/n/dir/sub/f 100640 7:8 @1\n\tf\n-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
+		{"a folder into an empty one", `move-tree from="/run" to="/empty" link=true`, "+/empty 040755 0:0 @1\n+/run 120777 0:0 @9 -> /empty\n"},
+		{"a folder that was not there", `move-tree from="/n" to="/m" make=true link=true`, "+/m 040755 0:0 @9\n+/n 120777 0:0 @9 -> /m\n"},
+
+		{"a line", `append-line path="/etc/a" line="three @NAME@"`, "+/etc/a 100640 7:8 @9\n\tone\n\ttwo\n\tlast\n\tthree value\n"},
+		{"a line that is there", `append-line path="/etc/a" line="two"`, ""},
+		{"a line to a file of two names", `append-line path="/twin1" line="x"`, "+/twin1 100640 7:8 @9 user.a=\"b\"\n\ttwin\n\tx\n+/twin2 100640 7:8 @9 user.a=\"b\" = /twin1\n"},
+
+		{"comments", `comment-line path="/etc/a" lines=["one","last"]`, "+/etc/a 100640 7:8 @9\n\t# one\n\ttwo\n\t# last\n"},
+		{"comments by a pattern", `comment-line path="/etc/vars" pattern="^A="`, "+/etc/vars 100640 7:8 @9\n\t# A=0\n\t# A=1 # first\n\texport B=\"x y\"\n\tC='q'\n\t# A=2\n\tLONG=\"a\n\tb\"\n"},
+		{"a line that is a comment", `comment-line path="/etc/vars" lines=["A=0"]`, ""},
+		{"a line that need not be there", `comment-line path="/etc/a" lines=["none"] missing-ok=true`, ""},
+
+		{"a variable", `set-var path="/etc/vars" key="A" value="3"`, "+/etc/vars 100640 7:8 @9\n\t# A=0\n\tA=1 # first\n\texport B=\"x y\"\n\tC='q'\n\tA=3\n\tLONG=\"a\n\tb\"\n"},
+		{"a variable in quotes", `set-var path="/etc/vars" key="B" value="z$\""`, "+/etc/vars 100640 7:8 @9\n\t# A=0\n\tA=1 # first\n\texport B=\"z\\$\\\"\"\n\tC='q'\n\tA=2\n\tLONG=\"a\n\tb\"\n"},
+		{"a variable in single quotes", `set-var path="/etc/vars" key="C" value="$x"`, "+/etc/vars 100640 7:8 @9\n\t# A=0\n\tA=1 # first\n\texport B=\"x y\"\n\tC='$x'\n\tA=2\n\tLONG=\"a\n\tb\"\n"},
+		{"a new variable", `set-var path="/etc/a" key="N" value="a b"`, "+/etc/a 100640 7:8 @9\n\tone\n\ttwo\n\tlast\n\tN=\"a b\"\n"},
+		{"the same variable", `set-var path="/etc/vars" key="A" value="2"`, ""},
+
+		{"a unit with all there is", `enable-unit unit="s.service"`, `+/etc/systemd/system/m.target.wants 040755 0:0 @9
++/etc/systemd/system/m.target.wants/s.service 120777 0:0 @9 -> /lib/systemd/system/s.service
++/etc/systemd/system/n.target.wants 040755 0:0 @9
++/etc/systemd/system/n.target.wants/s.service 120777 0:0 @9 -> /lib/systemd/system/s.service
++/etc/systemd/system/other.service 120777 0:0 @9 -> /lib/systemd/system/s.service
++/etc/systemd/system/r.target.requires 040755 0:0 @9
++/etc/systemd/system/r.target.requires/s.service 120777 0:0 @9 -> /lib/systemd/system/s.service
++/etc/systemd/system/sockets.target.wants 040755 0:0 @9
++/etc/systemd/system/sockets.target.wants/s.socket 120777 0:0 @9 -> /lib/systemd/system/s.socket
++/etc/systemd/system/u.target.upholds 040755 0:0 @9
++/etc/systemd/system/u.target.upholds/s.service 120777 0:0 @9 -> /lib/systemd/system/s.service
+`},
+		{"an instance", `enable-unit unit="t@eth0.service"`, `+/etc/systemd/system/eth0.target.wants 040755 0:0 @9
++/etc/systemd/system/eth0.target.wants/t@eth0.service 120777 0:0 @9 -> /lib/systemd/system/t@.service
++/etc/systemd/system/x-t-eth0.service 120777 0:0 @9 -> /lib/systemd/system/t@.service
+`},
+		{"a default instance", `enable-unit unit="d@.service"`, `+/etc/systemd/system/m.target.wants 040755 0:0 @9
++/etc/systemd/system/m.target.wants/d@one.service 120777 0:0 @9 -> /lib/systemd/system/d@.service
+`},
+		{"a unit from elsewhere", `enable-unit unit="ln.service"`, `+/etc/systemd/system/m.target.wants 040755 0:0 @9
++/etc/systemd/system/m.target.wants/ln.service 120777 0:0 @9 -> /etc/systemd/system/ln.service
+`},
+		{"a unit that is not enabled", `disable-unit unit="s.service"`, ""},
+		{"a unit that is not there", `disable-unit unit="n.service" missing-ok=true`, ""},
+		{"a linked unit", `disable-unit unit="ln.service" missing-ok=true`, "-/etc/systemd/system/ln.service\n"},
+
+		{"another root", `fstab where="/" spec="/dev/sdb1"`, "+/etc/fstab 100640 7:8 @9\n\t/dev/sdb1 / ext4 defaults 0 1\n\t/dev/sda2 none swap sw 0 0\n\t/dev/x /two ext4 ro 0 0\n\t/dev/y /two ext4 ro 0 0\n"},
+		{"a new mount", `fstab where="/n" spec="LABEL=n" type="ext4" comment="new"`, "+/etc/fstab 100640 7:8 @9\n\t/dev/sda1 / ext4 defaults 0 1\n\t/dev/sda2 none swap sw 0 0\n\t/dev/x /two ext4 ro 0 0\n\t/dev/y /two ext4 ro 0 0\n\t# new\n\tLABEL=n /n ext4 defaults 0 0\n"},
+		{"other options of swap", `fstab where="none" spec="/dev/sda2" options="pri=1" dump=0 pass=0`, "+/etc/fstab 100640 7:8 @9\n\t/dev/sda1 / ext4 defaults 0 1\n\t/dev/sda2 none swap pri=1 0 0\n\t/dev/x /two ext4 ro 0 0\n\t/dev/y /two ext4 ro 0 0\n"},
+		{"no swap", `fstab-remove where="swap" spec="/dev/sda2" missing-ok=true`, "+/etc/fstab 100640 7:8 @9\n\t/dev/sda1 / ext4 defaults 0 1\n\t/dev/x /two ext4 ro 0 0\n\t/dev/y /two ext4 ro 0 0\n"},
+
+		{"a label changed", `extlinux label="b" linux="/etc/n" append-set={root="/dev/x"}`, "+/boot/extlinux/extlinux.conf 100640 7:8 @9\n\tTIMEOUT 30\n\tDEFAULT a\n\tLABEL a\n\t  LINUX /etc/a\n\t  APPEND x=1 rw y=2 rw y=3\n\tLABEL b\n\t  LINUX /etc/n\n\t  APPEND root=/dev/x\n"},
+		{"the last token", `extlinux label="a" append-replace={rw="ro"} append-remove=["y"]`, "+/boot/extlinux/extlinux.conf 100640 7:8 @9\n\tTIMEOUT 30\n\tDEFAULT a\n\tLABEL a\n\t  LINUX /etc/a\n\t  APPEND x=1 rw ro\n\tLABEL b\n\t  LINUX /etc/b\n"},
+		{"one label in place of all", `extlinux add="c" copy-of="b" remove-labels=["a","b"] missing-ok=true default="c" timeout=50`, "+/boot/extlinux/extlinux.conf 100640 7:8 @9\n\tTIMEOUT 50\n\tDEFAULT c\n\t\n\tLABEL c\n\t  LINUX /etc/b\n"},
+		{"a copy of the first label, which goes", `extlinux add="c" remove-labels=["a", "b"] missing-ok=true default="c"`, "+/boot/extlinux/extlinux.conf 100640 7:8 @9\n\tTIMEOUT 30\n\tDEFAULT c\n\t\n\tLABEL c\n\t  LINUX /etc/a\n\t  APPEND x=1 rw y=2 rw y=3\n"},
+
+		{"what is needed is there", `mkdir path="/empty" needs=["/etc/to-a", "/dir"]`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := toml(c.edit)
+			before := small()
+			words := edittest.Dump(before)
+			after, err := apply(t, before, text)
+			must(t, err)
+			if d := cmp.Diff(words, edittest.Dump(before)); d != "" {
+				t.Error("the tree that was given is another now:", d)
+			}
+			got := strings.ReplaceAll(delta(before, after), "\x00", "")
+			if d := cmp.Diff(c.want, got); d != "" {
+				t.Error(d)
+			}
+			if strings.Contains(c.edit, `"the last token"`) || strings.Contains(c.edit, "append-replace") {
+				return // rw is there twice
+			}
+			again, err := apply(t, after, text)
+			must(t, err)
+			if d := cmp.Diff(edittest.Dump(after), edittest.Dump(again)); d != "" {
+				t.Error("twice is not once:", d)
+			}
+		})
+	}
+}
+
+// toml writes an edit of one line: the verb, then its keys.
+func toml(edit string) string {
+	do, keys, _ := strings.Cut(edit, " ")
+	var b strings.Builder
+	fmt.Fprintf(&b, "[[edit]]\ndo = %q\n", do)
+	quoted, depth := false, 0
+	for i, r := range keys {
+		switch {
+		case r == '"' && keys[i-1] != '\\':
+			quoted = !quoted
+		case !quoted && strings.ContainsRune("[{", r):
+			depth++
+		case !quoted && strings.ContainsRune("]}", r):
+			depth--
+		case !quoted && depth == 0 && r == ' ':
+			r = '\n'
+		}
+		b.WriteRune(r)
+	}
+	return b.String() + "\n"
+}
+
+func TestAnEditSaysWhatIsMissing(t *testing.T) {
+	for _, c := range []struct{ edit, want string }{
+		{`write path="/n/m/f" text=""`, "/n/m/f: the folder /n/m does not exist; parents = true makes it"},
+		{`write path="/dir" text=""`, "/dir is a folder, not a file"},
+		{`write path="/etc/a/f" text=""`, "/etc/a/f: its parent etc/a is not a folder"},
+		{`write path="/etc/n" text="" owner="you:us"`, "/etc/passwd has no you"},
+		{`write path="/etc/n" text="" owner="me:them"`, "/etc/group has no them"},
+		{`write path="/etc/n" text="" owner="odd:us"`, `/etc/passwd has "many" as the number of odd`},
+		{`mkdir path="/etc/a"`, "/etc/a is a file, not a folder"},
+		{`mkdir path="/n/m"`, "/n/m: the folder /n does not exist"},
+		{`mkdir path="/etc/a/b" parents=true`, "its parent etc/a is not a folder"},
+		{`symlink path="/etc/n" target="nowhere"`, "/etc/n: the target nowhere: /etc/nowhere: file does not exist; dangling = true links to what is not there"},
+		{`symlink path="/etc/n" target="n"`, "the target n: /etc/n: file does not exist"},
+		{`symlink path="/etc/a" target="a" replace=true`, "/etc/a would lead to itself"},
+		{`symlink path="/etc/a" target="vars"`, "/etc/a is a file; replace = true replaces it"},
+		{`symlink path="/empty" target="/dir" replace=true`, "/empty is a folder, which no link replaces"},
+		{`symlink path="/n/l" target="/dir"`, "/n/l: the folder /n does not exist"},
+		{`remove path="/etc/n"`, "/etc/n: file does not exist"},
+		{`remove path="/"`, "the root cannot be removed"},
+		{`remove path="/etc/a" contents=true`, "/etc/a is a file, which has no contents"},
+		{`chmod path="/etc/n" mode="600"`, "/etc/n: file does not exist"},
+		{`chown path="/etc/gone" owner="0:0"`, "/etc/gone: run/file: file does not exist"},
+		{`copy from="/n" to="/m"`, "/n: file does not exist"},
+		{`copy from="/dir" to="/dir/sub/n"`, "/dir cannot be copied into itself"},
+		{`copy from="/etc/a" to="/etc/vars"`, "/etc/vars is there already; replace = true replaces it"},
+		{`copy from="/etc/a" to="/empty" replace=true`, "/empty is there already"},
+		{`move-tree from="/n" to="/m"`, "/n: file does not exist; make = true makes an empty folder"},
+		{`move-tree from="/n" to="/m" make=true`, "needs link = true"},
+		{`move-tree from="/etc/a" to="/m"`, "/etc/a is a file, not a folder"},
+		{`move-tree from="/ldir" to="/m" link=true`, "/ldir is a symbolic link, not a folder"},
+		{`move-tree from="/dir" to="/dir/n"`, "/dir cannot be moved into itself, to /dir/n"},
+		{`move-tree from="/empty" to="/dir"`, "/dir is there already, and not an empty folder"},
+		{`move-tree from="/dir" to="/n/dir"`, "/n/dir: the folder /n does not exist"},
+		{`move-tree from="/" to="/n"`, "the root cannot be moved"},
+		{`append-line path="/etc/n" line="x"`, "/etc/n: file does not exist"},
+		{`append-line path="/dir" line="x"`, "/dir is a folder, not a file"},
+		{`append-line path="/pipe" line="x"`, "/pipe is a fifo, not a file"},
+		{`append-line path="/etc/bin" line="x"`, "/etc/bin is not text"},
+		{`append-line path="/etc/big" line="x"`, "/etc/big has 1048577 bytes; text of at most 1048576 is edited"},
+		{`append-line path="/etc/a" line="@TWO@"`, "line has a line end or a zero byte"},
+		{`append-line path="/etc/a" line="@NONE@"`, "there is no variable @NONE@; there are NAME, TWO"},
+		{`comment-line path="/etc/a" lines=["two","three"]`, `/etc/a has no line "three"`},
+		{`comment-line path="/etc/a" pattern="^t.*e$"`, `/etc/a has no line "^t.*e$"`},
+		{`set-var path="/etc/vars" key="LONG" value="x"`, `/etc/vars:6: "LONG=\"a" is more than LONG and one word`},
+		{`enable-unit unit="none.service"`, "there is no unit none.service in /etc/systemd/system, /usr/local/lib/systemd/system, /lib/systemd/system, /usr/lib/systemd/system"},
+		{`enable-unit unit="bare.service"`, "bare.service cannot be enabled: /lib/systemd/system/bare.service has no [Install] that says where"},
+		{`enable-unit unit="masked.service"`, "masked.service is masked: /etc/systemd/system/masked.service leads to /dev/null"},
+		{`enable-unit unit="empty.service"`, "empty.service is masked: /etc/systemd/system/empty.service is empty"},
+		{`enable-unit unit="alias.service"`, "alias.service is another name of s.service, which is the one to enable"},
+		{`enable-unit unit="t@.service"`, "t@.service is a template with no DefaultInstance"},
+		{`enable-unit unit="spec.service"`, "%H.target: of specifiers only %i, %p, %n, %N and %% are known"},
+		{`enable-unit unit="odd.service"`, `[Install] has "../x.target", which is not the name of a unit`},
+		{`enable-unit unit="type.service"`, "the alias x.socket is of another type"},
+		{`enable-unit unit="also.service"`, "/lib/systemd/system/also.service: Also=nowhere.service: there is no unit nowhere.service"},
+		{`enable-unit unit="open.service"`, "/lib/systemd/system/open.service: the last line goes on"},
+		{`disable-unit unit="none.service"`, "there is no unit none.service"},
+		{`fstab where="/n" spec="/dev/x"`, "/etc/fstab has no entry for /n, and a new one needs spec and type"},
+		{`fstab where="/two" spec="/dev/x"`, "/etc/fstab: lines 3 and 4 are both about /two"},
+		{`fstab where="/" pass=2 path="/etc/n"`, "/etc/n: file does not exist"},
+		{`fstab-remove where="/n"`, "/etc/fstab has no entry for /n"},
+		{`fstab-remove where="/two"`, "lines 3 and 4"},
+		{`extlinux label="c" fdt="/f"`, "/boot/extlinux/extlinux.conf: there is no label c; there are a, b"},
+		{`extlinux add="c" copy-of="d"`, "there is no label d"},
+		{`extlinux default="c"`, "default: there is no label c; there are a, b"},
+		{`extlinux remove-labels=["c"]`, "there is no label c"},
+		{`extlinux label="a" append-replace={quiet="loud"}`, "label a: APPEND: there is no token quiet in"},
+		{`extlinux label="a" append-set={y="4"}`, "label a: APPEND: there are several tokens y="},
+		{`extlinux label="b" append-remove=["x"]`, `label b: APPEND: "" is no value`},
+		{`mkdir path="/empty" needs=["/etc/a", "/n"]`, "needs /n: file does not exist"},
+	} {
+		before := small()
+		words := edittest.Dump(before)
+		_, err := apply(t, before, toml(c.edit))
+		do, _, _ := strings.Cut(c.edit, " ")
+		if err == nil || !strings.HasPrefix(err.Error(), "x.toml:1: "+do+": ") || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s\n%v\nwant %s", c.edit, err, c.want)
+		}
+		if strings.HasSuffix(c.want, "file does not exist") && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%v is not fs.ErrNotExist", err)
+		}
+		if edittest.Dump(before) != words {
+			t.Errorf("%s: the tree was changed", c.edit)
+		}
+	}
+}
+
+func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"an unknown verb", "[[edit]]\n\ndo = \"symlnk\"", `x.toml:3: there is no verb "symlnk"; there are append-line, chmod, chown, comment-line, copy, disable-unit, enable-unit, extlinux, fstab, fstab-remove, mkdir, move-tree, remove, set-var, symlink, write`},
+		{"no verb", "# a\n[[edit]]\npath = \"/x\"", "x.toml:2: do is missing; there are append-line,"},
+		{"a verb that is a number", "[[edit]]\ndo = 1", `x.toml:2: there is no verb ""`},
+		{"an unknown key", "[[edit]]\ndo = \"chmod\"\npath = \"/x\"\nmode = \"600\"\nmod = 1", `x.toml:5: chmod has no key "mod"; it has do, mode, needs, path`},
+		{"a key of another verb", "[[edit]]\ndo = \"chmod\"\npath = \"/x\"\nmode = \"600\"\n\n[[edit]]\ndo = \"mkdir\"\npath=\"/x\"\ntext = \"x\"", `x.toml:9: mkdir has no key "text"; it has do, mode, needs, owner, parents, path`},
+		{"a missing key", "[[edit]]\ndo = \"write\"\npath = \"/x\"", `x.toml:1: write needs the key "text"`},
+		{"two faults", "[[edit]]\ndo = \"mkdir\"\n[[edit]]\ndo = \"chmod\"\npath = \"/x\"", "x.toml:1: mkdir needs the key \"path\"\nx.toml:3: chmod needs the key \"mode\""},
+		{"a key outside", "name = 1\n", `x.toml:1: unknown key "name"; a file of edits has [[edit]] tables only`},
+		{"a table outside", "[[edit]]\ndo = \"mkdir\"\npath = \"/x\"\n[other]\na = 1", `x.toml:4: unknown key "other"`},
+		{"edits in a line", "edit = [{do = \"mkdir\", path = \"/x\"}]", `x.toml:1: unknown key "edit"; a file of edits has [[edit]] tables only`},
+		{"a table of an edit", "[[edit]]\ndo = \"mkdir\"\npath = \"/x\"\n[edit.append-set]\na = \"b\"", `x.toml:4: mkdir has no key "append-set"`},
+		{"no TOML", "[[edit]]\ndo = \n", "x.toml:2: "},
+		{"a wrong type", "[[edit]]\ndo = \"chmod\"\npath = \"/x\"\nmode = 600", "x.toml:4: "},
+		{"a key twice", "[[edit]]\ndo = \"mkdir\"\npath = \"/x\"\npath = \"/y\"", "x.toml:4: "},
+		{"a path that is none", toml(`mkdir path="etc"`), `x.toml:1: mkdir: path: "etc" is no path: it must begin with / and have no empty, . or .. elements`},
+		{"a path up", toml(`copy from="/a/../b" to="/c"`), `from: "/a/../b" is no path`},
+		{"a need that is no path", toml(`mkdir path="/x" needs=["y"]`), `needs: "y" is no path`},
+		{"a mode in words", toml(`chmod path="/x" mode="u+x"`), `mode "u+x" is not three or four octal digits, such as "0644"`},
+		{"a mode of 8", toml(`chmod path="/x" mode="0888"`), "is not three or four"},
+		{"a mode too short", toml(`chmod path="/x" mode="7"`), "is not three or four"},
+		{"no group", toml(`chown path="/x" owner="root"`), `owner "root" is not user:group`},
+		{"an empty target", toml(`symlink path="/x" target=""`), "target is empty"},
+		{"lines and a pattern", toml(`comment-line path="/x" lines=["a"] pattern="b"`), "one of lines and pattern"},
+		{"neither", toml(`comment-line path="/x"`), "one of lines and pattern"},
+		{"a bad pattern", toml(`comment-line path="/x" pattern="("`), "missing closing )"},
+		{"a line of two", toml(`append-line path="/x" line="a\nb"`), "line has a line end"},
+		{"a variable's name", toml(`set-var path="/x" key="a-b" value=""`), `key "a-b" is not the name of a variable`},
+		{"a unit's name", toml(`enable-unit unit="docker"`), `unit "docker" is not the name of a unit, such as docker.service`},
+		{"a unit's path", toml(`enable-unit unit="a/b.service"`), "is not the name of a unit"},
+		{"a mount point that is none", toml(`fstab where="media" spec="x"`), `where "media" is no mount point`},
+		{"swap of no device", toml(`fstab where="swap" type="swap"`), "an entry of swap is known by its spec"},
+		{"an empty option", toml(`fstab where="/" options=""`), "options is empty"},
+		{"a negative pass", toml(`fstab where="/" pass=-1`), "not less than 0"},
+		{"add and label", toml(`extlinux add="a" label="b"`), "add makes a label and label changes one"},
+		{"no label", toml(`extlinux fdt="/x"`), "of which label?"},
+		{"nothing about a label", toml(`extlinux label="a" default="a"`), "label changes nothing"},
+		{"copy-of alone", toml(`extlinux label="a" copy-of="b" fdt="/x"`), "copy-of is for add"},
+		{"a relative FDT", toml(`extlinux label="a" fdt="x.dtb"`), `fdt: "x.dtb" is no path`},
+		{"two tokens", toml(`extlinux label="a" append-replace={rw="ro quiet"}`), `"ro quiet" must be one token`},
+		{"a comment for a token", toml(`extlinux label="a" append-set={root="#"}`), "append-set: root=# must be one token"},
+		{"a negative timeout", toml(`extlinux timeout=-1`), "timeout is -1"},
+		{"too much", strings.Repeat("#", edit.MaxText+1), "x.toml: 1048577 bytes; edits have at most 1048576"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := edit.Parse("x.toml", []byte(c.text))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v\nwant %s", err, c.want)
+			}
+		})
+	}
+	if edits, err := edit.Parse("x.toml", nil); err != nil || len(edits) != 0 {
+		t.Error(edits, err)
+	}
+}
+
+func TestLinesOfEditsAreTold(t *testing.T) {
+	text := "# one\n[[edit]]\ndo = \"write\"\npath = \"/x\"\ntext = '''\n[[edit]]\na\n'''\n\n  [[ edit ]]\n\"do\" = 'mkdir'\npath = \"/y\"\n"
+	edits, err := edit.Parse("x.toml", []byte(text))
+	must(t, err)
+	if got := fmt.Sprint(edits); got != "[x.toml:2: write x.toml:10: mkdir]" {
+		t.Error(got)
+	}
+}
+
+func TestVariablesNeedNotBeKnownToParse(t *testing.T) {
+	edits, err := edit.Parse("x.toml", []byte(toml(`mkdir path="@WHERE@/x"`)))
+	must(t, err)
+	if _, err := edit.Apply(small(), edits, nil, 9); err == nil || err.Error() != "x.toml:1: mkdir: there is no variable @WHERE@, and no other" {
+		t.Error(err)
+	}
+	if _, err := edit.Apply(small(), edits, map[string]string{"WHERE": "run"}, 9); err == nil || !strings.Contains(err.Error(), `path: "run/x" is no path`) {
+		t.Error(err)
+	}
+	for range 2 { // a value is not put into what was parsed
+		out, err := edit.Apply(small(), edits, map[string]string{"WHERE": "/run"}, 9)
+		must(t, err)
+		if out.Lookup("run/x") == nil {
+			t.Error("no /run/x")
+		}
+	}
+	// Nor do values have variables.
+	edits, err = edit.Parse("x.toml", []byte(toml(`append-line path="/etc/a" line="@A@ user@host @b@"`)))
+	must(t, err)
+	out, err := edit.Apply(small(), edits, map[string]string{"A": "@B@"}, 9)
+	must(t, err)
+	if got := edittest.Text(out, "/etc/a"); got != "one\ntwo\nlast\n@B@ user@host @b@\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestCopiesAreFilesOfTheirOwn(t *testing.T) {
+	tr := small()
+	must(t, tr.Put("dir/one", tr.Lookup("twin1")))
+	must(t, tr.Put("dir/two", tr.Lookup("twin1")))
+	out, err := apply(t, tr, toml(`copy from="/dir" to="/n"`)+toml(`append-line path="/n/one" line="x"`))
+	must(t, err)
+	if out.Lookup("n/one") != out.Lookup("n/two") || edittest.Text(out, "/n/two") != "twin\nx\n" {
+		t.Error("the copies are not one file")
+	}
+	for _, path := range []string{"/dir/one", "/twin1"} {
+		if edittest.Text(out, path) != "twin\n" {
+			t.Errorf("%s was changed with its copy", path)
+		}
+	}
+}
+
+func TestEnabledUnitsAreDisabled(t *testing.T) {
+	before := small()
+	on, err := apply(t, before, toml(`enable-unit unit="s.service"`)+toml(`enable-unit unit="t@a.service"`)+toml(`enable-unit unit="t@b.service"`))
+	must(t, err)
+	off, err := apply(t, on, toml(`disable-unit unit="s.service"`)+toml(`disable-unit unit="t@a.service"`))
+	must(t, err)
+	var links []string
+	for path, n := range off.All() {
+		if strings.HasPrefix(path, "etc/systemd/system/") && n.Type() == tree.Symlink && before.Lookup(path) == nil {
+			links = append(links, path[len("etc/systemd/system/"):])
+		}
+	}
+	// An alias of a template does not say whose it is.
+	if d := cmp.Diff([]string{"b.target.wants/t@b.service", "sockets.target.wants/s.socket", "x-t-a.service", "x-t-b.service"}, links); d != "" {
+		t.Error(d)
+	}
+	if off, err = apply(t, off, toml(`disable-unit unit="t@.service"`)); err != nil || off.Lookup("etc/systemd/system/b.target.wants/t@b.service") != nil {
+		t.Error("an instance is left:", err)
+	}
+}
+
+func TestDeriveAndSub(t *testing.T) {
+	tr := small()
+	words := edittest.Dump(tr)
+	got, err := edit.Derive(tr, []string{"/dir/*", "/etc", "/t*1", "/nowhere/*"})
+	must(t, err)
+	var paths []string
+	for path := range got.All() {
+		if !strings.HasPrefix(path, "lib") && !strings.HasPrefix(path, "boot") && !strings.HasPrefix(path, "opt") {
+			paths = append(paths, "/"+path)
+		}
+	}
+	if d := cmp.Diff([]string{"/", "/dir", "/empty", "/ldir", "/pipe", "/run", "/twin2"}, paths); d != "" {
+		t.Error(d)
+	}
+	for _, c := range []struct{ pattern, want string }{
+		{"dev/*", `exclude: "dev/*" is no path`}, {"/[", `exclude "/[": syntax error in pattern`}, {"/", "all of the tree"},
+	} {
+		if _, err := edit.Derive(tr, []string{c.pattern}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.pattern, err)
+		}
+	}
+
+	sub, err := edit.Sub(tr, "/ldir")
+	must(t, err)
+	want := "/ 040755 0:0 @1\n/l 120777 0:0 @1 -> sub/f\n/sub 040755 0:0 @1\n/sub/f 100640 7:8 @1\n\tf\n"
+	if d := cmp.Diff(want, edittest.Dump(sub)); d != "" {
+		t.Error(d)
+	}
+	if all, err := edit.Sub(tr, "/"); err != nil || edittest.Dump(all) != words {
+		t.Error("the tree below / is another:", err)
+	}
+	for path, want := range map[string]string{"/n": "/n: file does not exist", "/etc/a": "/etc/a is a file, not a folder"} {
+		if _, err := edit.Sub(tr, path); err == nil || err.Error() != want {
+			t.Error(err)
+		}
+	}
+}
+
+type broken struct{}
+
+func (broken) Size() int64                       { return 4 }
+func (broken) ReadAt([]byte, int64) (int, error) { return 0, errors.New("the disk is gone") }
+
+func TestAFailingDiskIsTold(t *testing.T) {
+	tr := small()
+	must(t, tr.Put("etc/a", &tree.Inode{Mode: tree.Regular | 0o644, Content: broken{}}))
+	_, err := apply(t, tr, toml(`append-line path="/etc/a" line="x"`))
+	if err == nil || err.Error() != "x.toml:1: append-line: reading /etc/a: the disk is gone" {
+		t.Error(err)
+	}
+}
+
+func FuzzApply(f *testing.F) {
+	samples, _ := filepath.Glob("testdata/*.toml")
+	for _, s := range samples {
+		text, err := os.ReadFile(s)
+		must(f, err)
+		f.Add(text)
+	}
+	for _, s := range []string{`comment-line path="/etc/securetty" pattern="tty"`, `chown path="/etc" owner="waggle:waggle" recursive=true`,
+		`copy from="/etc" to="/n"`, `remove path="/etc" contents=true`, `disable-unit unit="k3s.service"`, `fstab-remove where="/media/rpi"`} {
+		f.Add([]byte(toml(s)))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		edits, err := edit.Parse("x.toml", text)
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "x.toml:") {
+				t.Errorf("%v names no file", err)
+			}
+			return
+		}
+		out, err := edit.Apply(edittest.L4T(), edits, photonVars, buildTime)
+		if err != nil {
+			return
+		}
+		for path, n := range out.All() {
+			if path != "" && (n == nil || out.Lookup(path[:max(0, strings.LastIndexByte(path, '/'))]).Type() != tree.Dir) {
+				t.Fatalf("%q has no folder", path)
+			}
+		}
+	})
+}

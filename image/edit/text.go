@@ -1,0 +1,146 @@
+package edit
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// appendLine adds a line at the end, unless the file has it anywhere.
+func (w *work) appendLine(e *Edit) error {
+	at, n, text, err := w.text(e.Path)
+	if err != nil {
+		return err
+	}
+	return w.setText(at, n, text, appendLine(text, e.Line))
+}
+
+func appendLine(text, line string) string {
+	for l := range strings.Lines(text) {
+		if strings.TrimSuffix(l, "\n") == line {
+			return text
+		}
+	}
+	return endLine(text) + line + "\n"
+}
+
+func endLine(text string) string {
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return text
+}
+
+func checkCommentLine(e *Edit) error {
+	if e.has("lines") == e.has("pattern") {
+		return errors.New("one of lines and pattern says which lines")
+	}
+	_, err := regexp.Compile(e.Pattern)
+	return err
+}
+
+// commentLine puts "# " before lines: those that are one of lines, or that a
+// pattern finds something in. Lines that are comments already are left alone,
+// and count as done where they would match without their "# ".
+func (w *work) commentLine(e *Edit) error {
+	at, n, text, err := w.text(e.Path)
+	if err != nil {
+		return err
+	}
+	match := []func(line string) bool{}
+	for _, want := range e.Lines {
+		match = append(match, func(line string) bool { return line == want })
+	}
+	names := e.Lines
+	if e.has("pattern") {
+		pattern, err := regexp.Compile(e.Pattern)
+		if err != nil {
+			return err
+		}
+		match = append(match, pattern.MatchString)
+		names = []string{e.Pattern}
+	}
+	found := make([]bool, len(match))
+	matches := func(line string) bool {
+		one := false
+		for i := range match {
+			if match[i](line) {
+				found[i], one = true, true
+			}
+		}
+		return one
+	}
+	var b strings.Builder
+	for l := range strings.Lines(text) {
+		line := strings.TrimSuffix(l, "\n")
+		if strings.HasPrefix(strings.TrimLeft(line, " \t"), "#") {
+			if was, ok := strings.CutPrefix(line, "# "); ok {
+				matches(was)
+			}
+		} else if matches(line) {
+			b.WriteString("# ")
+		}
+		b.WriteString(l)
+	}
+	for i, ok := range found {
+		if !ok && !e.MissingOK {
+			return fmt.Errorf("%s has no line %q", e.Path, names[i])
+		}
+	}
+	return w.setText(at, n, text, b.String())
+}
+
+var varName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func checkSetVar(e *Edit) error {
+	if !varName.MatchString(e.Key) {
+		return fmt.Errorf("key %q is not the name of a variable", e.Key)
+	}
+	return nil
+}
+
+// assignment is a line that sets a variable to one word: what is before the
+// name, the name, the value, and what follows.
+var assignment = regexp.MustCompile(`^([ \t]*(?:export[ \t]+)?)([A-Za-z_][A-Za-z0-9_]*)=("(?:[^"\\]|\\.)*"|'[^']*'|[^ \t"'#;&|<>()\\` + "`" + `]*)([ \t]*(?:[ \t]#.*)?)$`)
+
+var assigns = regexp.MustCompile(`^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=`)
+
+// setVar gives a variable of a file of shell assignments a value: in its last
+// assignment, the one that counts, or in a new line at the end. Quotes stay as
+// they are, where the value allows.
+func (w *work) setVar(e *Edit) error {
+	at, n, text, err := w.text(e.Path)
+	if err != nil {
+		return err
+	}
+	lines := strings.SplitAfter(text, "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		line := strings.TrimSuffix(lines[i], "\n")
+		if m := assigns.FindStringSubmatch(line); m == nil || m[1] != e.Key {
+			continue
+		}
+		m := assignment.FindStringSubmatch(line)
+		if m == nil {
+			return fmt.Errorf("%s:%d: %q is more than %s and one word", e.Path, i+1, line, e.Key)
+		}
+		lines[i] = m[1] + e.Key + "=" + quote(e.Value, m[3]) + m[4] + lines[i][len(line):]
+		return w.setText(at, n, text, strings.Join(lines, ""))
+	}
+	return w.setText(at, n, text, endLine(text)+e.Key+"="+quote(e.Value, "")+"\n")
+}
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9_./:=,@%+-]*$`)
+
+var quotable = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`")
+
+// quote writes a value for a shell, as the old value was quoted.
+func quote(value, old string) string {
+	switch {
+	case strings.HasPrefix(old, "'") && !strings.Contains(value, "'"):
+		return "'" + value + "'"
+	case plain.MatchString(value) && !strings.HasPrefix(old, `"`) && !strings.HasPrefix(old, "'"):
+		return value
+	}
+	return `"` + quotable.Replace(value) + `"`
+}

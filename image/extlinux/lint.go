@@ -1,0 +1,244 @@
+package extlinux
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Limits of CBoot 32.4.4.
+const (
+	maxFile   = 4095 // of a buffer of 4096 bytes that a zero ends
+	maxLabels = 20
+	maxArgs   = 2048
+	maxPath   = 127 // with the mount point in front and a zero behind
+
+	// the longer of the names CBoot mounts media under; the other is /sd
+	mountPoint = "/sdmmc_user"
+)
+
+// maxSize is how much CBoot has memory for.
+var maxSize = map[string]int64{Linux: 80 << 20, Initrd: 64 << 20, FDT: 4 << 20}
+
+// Problem is a rule that a file breaks.
+type Problem struct {
+	Line  int // from 1 on; 0: the file as a whole
+	Fatal bool
+	Text  string
+}
+
+func (p Problem) String() string {
+	if p.Line == 0 {
+		return p.Text
+	}
+	return fmt.Sprintf("line %d: %s", p.Line, p.Text)
+}
+
+// Lint says what is wrong with a file, in the order of its lines, what is about
+// all of it first. Fatal is what does not boot, boots something else than it
+// says, or waits for a key. size says how long the file at a path is that
+// CBoot would load, symbolic links followed, and less than 0 where there is
+// none; nil leaves this out.
+func Lint(text string, size func(path string) int64) []Problem {
+	l := &lint{size: size}
+	l.file(text)
+	return l.problems
+}
+
+type lint struct {
+	size     func(path string) int64
+	problems []Problem
+}
+
+func (l *lint) say(line int, fatal bool, format string, args ...any) {
+	l.problems = append(l.problems, Problem{line, fatal, fmt.Sprintf(format, args...)})
+}
+
+func (l *lint) file(text string) {
+	c := Parse(text)
+	names := c.Labels()
+	if len(text) > maxFile {
+		l.say(0, true, "the file has %d bytes; CBoot reads at most %d and boots nothing from this disk", len(text), maxFile)
+	}
+	if len(names) > maxLabels {
+		l.say(0, true, "there are %d labels; CBoot has room for %d and does not check", len(names), maxLabels)
+	} else if len(names) > 9 {
+		l.say(0, false, "there are %d labels; the menu takes one digit, so only the first 9 can be chosen", len(names))
+	}
+	if len(names) == 0 {
+		l.say(0, true, "there is no LABEL")
+	}
+	if _, ok := c.Get(Default); !ok {
+		l.say(0, true, "DEFAULT is missing; CBoot crashes without it")
+	}
+	if _, ok := c.Get(Timeout); !ok {
+		l.say(0, true, "TIMEOUT is missing; CBoot waits forever for a key")
+	}
+	if strings.IndexByte(text, 0) >= 0 {
+		l.say(0, true, "there is a zero byte; CBoot reads no further")
+	}
+
+	seen := map[string]int{} // line of a key that is for all labels or in this one
+	label, from := "", 0
+	for i, raw := range slices.Collect(strings.Lines(text)) {
+		n := i + 1
+		this := c.lines[i]
+		l.line(n, raw, this)
+		if this.key == "" {
+			continue
+		}
+		own := slices.Contains(entryKeys, this.key)
+		if this.key == LabelKey {
+			if label != "" {
+				l.label(from, label, seen)
+			}
+			label, from = this.value, n
+			for _, key := range entryKeys {
+				delete(seen, key)
+			}
+			l.name(n, label, names)
+			continue
+		}
+		if own && from == 0 {
+			l.say(n, true, "%s stands before the first LABEL, where CBoot ignores it", this.key)
+			continue
+		}
+		if first := seen[this.key]; first > 0 {
+			where := ""
+			if own {
+				where = " of label " + label
+			}
+			l.say(n, true, "%s%s is there already, in line %d", this.key, where, first)
+		}
+		seen[this.key] = n
+		l.value(n, this, names)
+	}
+	if from > 0 {
+		l.label(from, label, seen)
+	}
+	slices.SortStableFunc(l.problems, func(a, b Problem) int { return a.Line - b.Line })
+}
+
+// line is about how a line is written.
+func (l *lint) line(n int, raw string, this line) {
+	body, comment, cut := strings.Cut(strings.TrimRight(raw, "\n"), "#")
+	body = strings.Trim(body, blanks)
+	if body == "" {
+		return
+	}
+	if cut {
+		l.say(n, this.key == Append, "CBoot cuts the line at #: %q is not read", "#"+comment)
+	}
+	word := body
+	if i := strings.IndexAny(body, blanks); i >= 0 {
+		word = body[:i]
+	}
+	if this.key == "" {
+		for _, key := range keys {
+			if len(body) >= len(key) && strings.EqualFold(body[:len(key)], key) {
+				l.say(n, true, "%s is ignored: CBoot knows it only as %s", body[:len(key)], key)
+				return
+			}
+		}
+		l.say(n, false, "%s is ignored: CBoot does not know it", word)
+		return
+	}
+	if this.gap == "" && this.value != "" {
+		l.say(n, true, "%s is not known to CBoot, which takes it for %s", word, this.key)
+	}
+	if strings.ContainsAny(this.value, `"'`) && this.key != MenuTitle && this.key != MenuLabel {
+		l.say(n, false, "CBoot knows no quotes: they are part of the value")
+	}
+}
+
+// name is about a label among the others.
+func (l *lint) name(n int, name string, names []string) {
+	if name == "" {
+		l.say(n, true, "LABEL has no name")
+		return
+	}
+	count := 0
+	for _, other := range names {
+		if other == name {
+			count++
+		} else if strings.HasPrefix(other, name) {
+			l.say(n, false, "label %s is how label %s begins, and CBoot goes by that: DEFAULT %s would be both", name, other, name)
+		}
+	}
+	if count > 1 {
+		l.say(n, true, "there are %d labels %s", count, name)
+	}
+}
+
+// value is about one value.
+func (l *lint) value(n int, this line, names []string) {
+	v := this.value
+	if v == "" {
+		l.say(n, this.key != MenuTitle && this.key != MenuLabel, "%s has no value", this.key)
+		return
+	}
+	switch this.key {
+	case Timeout:
+		t, err := strconv.Atoi(v)
+		if err != nil || t < 0 {
+			l.say(n, true, "TIMEOUT %s is no number of tenths of a second", v)
+		} else if t < 10 {
+			l.say(n, true, "TIMEOUT %s is less than 10 tenths of a second; CBoot makes 0 of it and waits forever for a key", v)
+		}
+	case Default:
+		match := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !strings.HasPrefix(name, v) })
+		switch {
+		case len(match) == 0:
+			l.say(n, true, "DEFAULT %s is how no label begins", v)
+		case len(match) > 1:
+			last := match[len(match)-1]
+			l.say(n, last != v, "DEFAULT %s is how the labels %s begin; CBoot takes the last, %s", v, strings.Join(match, ", "), last)
+		case match[0] != v:
+			l.say(n, false, "DEFAULT %s is no label; CBoot takes %s, which begins so", v, match[0])
+		}
+	case Linux, Initrd, FDT:
+		l.path(n, this.key, v)
+	case Append:
+		args := ParseArgs(v)
+		if !slices.Contains(args, "${cbootargs}") {
+			l.say(n, false, "APPEND has no ${cbootargs}, so what the device tree has for a command line is dropped")
+		}
+		// What the device tree has comes on top, and is not known here.
+		if len(v) >= maxArgs {
+			l.say(n, true, "APPEND has %d bytes; a command line has less than %d", len(v), maxArgs)
+		}
+	}
+}
+
+func (l *lint) path(n int, key, path string) {
+	if !strings.HasPrefix(path, "/") {
+		l.say(n, true, "%s %s does not begin with /", key, path)
+		return
+	}
+	if full := len(mountPoint) + len(path); full > maxPath {
+		l.say(n, true, "%s: the path has %d bytes with %s in front; CBoot has room for %d", key, full, mountPoint, maxPath)
+	}
+	if l.size == nil {
+		return
+	}
+	switch size := l.size(path); {
+	case size < 0:
+		l.say(n, true, "%s %s does not exist", key, path)
+	case size > maxSize[key]:
+		l.say(n, true, "%s %s has %d bytes; CBoot has room for %d", key, path, size, maxSize[key])
+	}
+}
+
+// label is about what a label lacks.
+func (l *lint) label(n int, name string, has map[string]int) {
+	if has[Linux] == 0 {
+		l.say(n, true, "label %s has no LINUX", name)
+	}
+	if has[Append] == 0 {
+		l.say(n, false, "label %s has no APPEND, so it names no root for the kernel", name)
+	}
+	if has[FDT] == 0 {
+		l.say(n, false, "label %s has no FDT, so CBoot takes the one of the partition kernel-dtb", name)
+	}
+}

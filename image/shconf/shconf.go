@@ -1,0 +1,223 @@
+// Package shconf reads configuration that is written as shell assignments, and
+// runs nothing: values are text, lists of text, and other variables that were
+// set before. All else that a shell would do is refused.
+package shconf
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"mvdan.cc/sh/v3/syntax"
+)
+
+// Value is what a variable is set to.
+type Value struct {
+	Text string
+	List []string // of NAME=(…); nil for any other, not nil for an empty list
+}
+
+// maxSrc and maxText bound what doubling a variable line by line can become.
+const (
+	maxSrc  = 1 << 20
+	maxText = 1 << 16
+)
+
+// Parse reads assignments as bash would: NAME=text and NAME=(text …), with
+// quotes and with $NAME and ${NAME} of variables that were assigned above. The
+// last assignment of a name counts. Errors name the file and the line of what
+// is anything else.
+func Parse(name string, src []byte) (map[string]Value, error) {
+	if len(src) > maxSrc {
+		return nil, fmt.Errorf("%s: %d bytes; configuration has at most %d", name, len(src), maxSrc)
+	}
+	file, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(bytes.NewReader(src), name)
+	if err != nil {
+		var parse syntax.ParseError
+		var lang syntax.LangError
+		switch {
+		case errors.As(err, &parse):
+			return nil, fmt.Errorf("%s:%d: %s", name, parse.Pos.Line(), parse.Text)
+		case errors.As(err, &lang):
+			return nil, fmt.Errorf("%s:%d: %s is no bash", name, lang.Pos.Line(), lang.Feature)
+		}
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	r := &reader{map[string]Value{}}
+	for _, stmt := range file.Stmts {
+		if err := r.stmt(stmt); err != nil {
+			var at *refusal
+			if errors.As(err, &at) {
+				return nil, fmt.Errorf("%s:%d: %s", name, at.line, at.text)
+			}
+			return nil, err
+		}
+	}
+	return r.vars, nil
+}
+
+type refusal struct {
+	line uint
+	text string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+func refuse(n syntax.Node, format string, args ...any) error {
+	return &refusal{n.Pos().Line(), fmt.Sprintf(format, args...)}
+}
+
+type reader struct{ vars map[string]Value }
+
+func (r *reader) stmt(s *syntax.Stmt) error {
+	call, ok := s.Cmd.(*syntax.CallExpr)
+	switch {
+	case !ok || len(call.Args) > 0 || s.Negated || s.Background || s.Coprocess || s.Disown:
+		return refuse(s, "only assignments can be read, and nothing is run")
+	case len(s.Redirs) > 0:
+		return refuse(s, "nothing is redirected: only assignments can be read")
+	}
+	for _, a := range call.Assigns {
+		if a.Naked || a.Append || a.Index != nil {
+			return refuse(a, "%s: only NAME=text and NAME=(text …) can be read", a.Name.Value)
+		}
+		v, err := r.value(a)
+		if err != nil {
+			return err
+		}
+		r.vars[a.Name.Value] = v
+	}
+	return nil
+}
+
+func (r *reader) value(a *syntax.Assign) (Value, error) {
+	if a.Array == nil {
+		if a.Value == nil {
+			return Value{}, nil
+		}
+		text, err := r.word(a.Value, false)
+		return Value{Text: text}, err
+	}
+	list := []string{}
+	for _, e := range a.Array.Elems {
+		if e.Index != nil || e.Value == nil {
+			return Value{}, refuse(e, "%s: a list has no indices here", a.Name.Value)
+		}
+		text, err := r.word(e.Value, true)
+		if err != nil {
+			return Value{}, err
+		}
+		list = append(list, text)
+	}
+	return Value{List: list}, nil
+}
+
+// word is the text of a word. In a list, bash would split and expand what is not
+// quoted: what it would make anything of is refused.
+func (r *reader) word(w *syntax.Word, list bool) (string, error) {
+	var b strings.Builder
+	for i, part := range w.Parts {
+		var text string
+		var err error
+		switch p := part.(type) {
+		case *syntax.Lit:
+			if strings.HasPrefix(p.Value, "~") && i == 0 || strings.Contains(p.Value, ":~") {
+				return "", refuse(p, "~ is not expanded: quote it or write the path")
+			}
+			if list && strings.ContainsAny(p.Value, "*?[{") {
+				return "", refuse(p, "%s would be expanded: quote it", p.Value)
+			}
+			text = unescape(p.Value, "")
+		case *syntax.SglQuoted:
+			if p.Dollar {
+				return "", refuse(p, "$'…' is not read")
+			}
+			text = p.Value
+		case *syntax.DblQuoted:
+			text, err = r.quoted(p)
+		case *syntax.ParamExp:
+			text, err = r.param(p)
+			if err == nil && list && (text == "" || strings.ContainsAny(text, " \t\n*?[\\")) {
+				err = refuse(p, "$%s is %q, which would be split or expanded: quote it", p.Param.Value, text)
+			}
+		default:
+			err = refuse(part, "only text, quotes and variables can be read, and nothing is run")
+		}
+		if err != nil {
+			return "", err
+		}
+		if err := add(&b, part, text); err != nil {
+			return "", err
+		}
+	}
+	return b.String(), nil
+}
+
+func add(b *strings.Builder, n syntax.Node, text string) error {
+	if b.Len()+len(text) > maxText {
+		return refuse(n, "a text of more than %d bytes", maxText)
+	}
+	b.WriteString(text)
+	return nil
+}
+
+func (r *reader) quoted(q *syntax.DblQuoted) (string, error) {
+	if q.Dollar {
+		return "", refuse(q, `$"…" is not read`)
+	}
+	var b strings.Builder
+	for _, part := range q.Parts {
+		var text string
+		var err error
+		switch p := part.(type) {
+		case *syntax.Lit:
+			text = unescape(p.Value, "$`\"\\")
+		case *syntax.ParamExp:
+			text, err = r.param(p)
+		default:
+			err = refuse(part, "only text and variables can be read in quotes, and nothing is run")
+		}
+		if err == nil {
+			err = add(&b, part, text)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return b.String(), nil
+}
+
+func (r *reader) param(p *syntax.ParamExp) (string, error) {
+	if p.Param == nil || !syntax.ValidName(p.Param.Value) || p.Excl || p.Length || p.Width || p.IsSet || p.Index != nil ||
+		p.Slice != nil || p.Repl != nil || p.Names != 0 || p.Exp != nil || p.NestedParam != nil || p.Flags != nil || len(p.Modifiers) > 0 {
+		return "", refuse(p, "of variables only $NAME and ${NAME} can be read")
+	}
+	v, ok := r.vars[p.Param.Value]
+	switch {
+	case !ok:
+		return "", refuse(p, "$%s is not set above", p.Param.Value)
+	case v.List != nil:
+		return "", refuse(p, "$%s is a list", p.Param.Value)
+	}
+	return v.Text, nil
+}
+
+// unescape takes the backslashes away that stand before one of only, or before
+// anything where only is empty. A line that ends in one goes on in the next.
+func unescape(s, only string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) {
+			switch next := s[i+1]; {
+			case next == '\n':
+				i++
+				continue
+			case only == "" || strings.IndexByte(only, next) >= 0:
+				i++
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
