@@ -32,7 +32,7 @@ import (
 func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 	imagetest.Need(t, "qemu-system-aarch64")
 	dir := t.TempDir()
-	vm := newMachine(t, dir)
+	vm := newMachine(t, dir, "testdata/gadget/init.sh", "virtio_pci", "virtio_blk", "xhci_pci", "usb_storage", "sd_mod", "dummy_hcd", "usb_f_mass_storage")
 	x := filepath.Join(dir, "x.img.zst")
 	imgtool(t, "build", "--board", "rock64", "--build-id", "gadget-1", "-o", x)
 	vm.put("x.img.zst", 0o644, readFile(t, x))
@@ -103,7 +103,7 @@ func readFile(t *testing.T, path string) []byte {
 }
 
 // machine is a virtual amd64 machine with Debian's kernel, which runs
-// testdata/gadget/init.sh from memory.
+// a script from memory.
 type machine struct {
 	t      *testing.T
 	dir    string
@@ -114,7 +114,7 @@ type machine struct {
 
 // newMachine puts a kernel into dir, and into the initrd imgtool and what the
 // script needs.
-func newMachine(t *testing.T, dir string) *machine {
+func newMachine(t *testing.T, dir, script string, modules ...string) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: dir, qemu: imagetest.Need(t, "qemu-system-x86_64")}
 	m.w = cpio.NewWriter(&m.initrd)
@@ -129,7 +129,7 @@ func newMachine(t *testing.T, dir string) *machine {
 		t.Fatalf("building imgtool: %v\n%s", err, out)
 	}
 	m.put("bin/imgtool", 0o755, readFile(t, program))
-	m.put("init", 0o755, readFile(t, "testdata/gadget/init.sh"))
+	m.put("init", 0o755, readFile(t, script))
 
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -160,7 +160,7 @@ func newMachine(t *testing.T, dir string) *machine {
 			m.putKernel(content(t, n))
 		}
 	}
-	m.putModules(kernel, "virtio_pci", "virtio_blk", "xhci_pci", "usb_storage", "sd_mod", "dummy_hcd", "usb_f_mass_storage")
+	m.putModules(kernel, modules...)
 	return m
 }
 

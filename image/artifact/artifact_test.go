@@ -7,10 +7,12 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -453,4 +455,84 @@ func TestTheSeekTableIsAsItsSpecificationHasIt(t *testing.T) {
 	if le.Uint32(b[at:]) != 0x184D2A5E || total != 33*mib+512 {
 		t.Errorf("%d bytes unpacked, then magic %#x", total, le.Uint32(b[at:]))
 	}
+}
+
+// Archives in several pieces are one image, and however one is cut, that is
+// noticed; but for a cut between two pieces, which leaves a whole archive of less.
+func TestArchivesInPiecesAndCutAnywhere(t *testing.T) {
+	want := make([]byte, 700_000)
+	rand.NewChaCha8([32]byte{3}).Read(want[:400_000])
+	dir := t.TempDir()
+	var parts []string
+	for i, at := range []int{0, 100_000, 100_001, 500_000} {
+		end := append([]int{100_000, 100_001, 500_000, len(want)}, 0)[i]
+		parts = append(parts, filepath.Join(dir, "part"+string(rune('0'+i))))
+		if err := os.WriteFile(parts[i], want[at:end], 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	skippable := []byte{0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'}
+	for _, c := range []struct {
+		pack    []string
+		between []byte // what may lie between two pieces
+	}{
+		{[]string{"gzip", "-c"}, nil},
+		{[]string{"bzip2", "-c"}, nil},
+		{[]string{"xz", "-0", "-c"}, nil},
+		{[]string{"xz", "-0", "-c"}, make([]byte, 8)}, // stream padding
+		{[]string{"xz", "-0", "-T2", "--block-size=64KiB", "-c"}, nil},
+		{[]string{"zstd", "-q", "-c"}, nil},
+		{[]string{"zstd", "-q", "-c"}, skippable},
+		{[]string{"lz4", "-q", "-c"}, nil},
+	} {
+		var packed []byte
+		whole := map[int]int{} // where a piece ends, and what came before
+		unpacked := 0
+		for i, p := range parts {
+			b := []byte(imagetest.Run(t, c.pack[0], append(c.pack[1:], p)...))
+			packed = append(packed, b...)
+			info, err := os.Stat(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unpacked += int(info.Size())
+			whole[len(packed)] = unpacked
+			if i < len(parts)-1 {
+				packed = append(packed, c.between...)
+				whole[len(packed)] = unpacked
+			}
+		}
+		read := func(b []byte) ([]byte, error) {
+			s, err := artifact.Stream(bytes.NewReader(b), nil)
+			if err != nil {
+				return nil, err
+			}
+			return paint(int64(len(want)), s.Chunks())
+		}
+		if got, err := read(packed); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%v with %d bytes between: %v", c.pack, len(c.between), err)
+		}
+		cuts := slices.Collect(maps.Keys(whole))
+		for at := 4096; at < len(packed); at += 4096 {
+			cuts = append(cuts, at)
+		}
+		for _, at := range append(cuts, len(packed)-1, 9) {
+			got, err := read(packed[:at])
+			n, between := whole[at]
+			switch {
+			case between && (err != nil || !bytes.Equal(got[:n], want[:n])):
+				t.Errorf("%v cut between two pieces, at %d: %v", c.pack, at, err)
+			case !between && !is[*artifact.CorruptError](err):
+				t.Errorf("%v cut at %d of %d: %v", c.pack, at, len(packed), err)
+			}
+		}
+		if _, err := read(append(bytes.Clone(packed), "rubbish"...)); !is[*artifact.CorruptError](err) {
+			t.Errorf("%v with rubbish behind it: %v", c.pack, err)
+		}
+	}
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
