@@ -16,20 +16,25 @@ import (
 	"imgtool/layouts"
 )
 
-//go:embed *.toml
+//go:embed *.toml edits/*.toml
 var builtin embed.FS
 
 // Board is a definition that was read and checked.
 type Board struct {
-	Name        string   `toml:"name"`
-	Description string   `toml:"description"`
-	Arch        string   `toml:"arch"` // as Debian and OCI name it
-	Media       []Medium `toml:"medium"`
-	Boot        []File   `toml:"boot"`
-	Seed        Seed     `toml:"seed"`
-	Script      Script   `toml:"script"`
-	Recovery    Recovery `toml:"recovery"`
-	Starter     Starter  `toml:"starter"`
+	Name        string            `toml:"name"`
+	Description string            `toml:"description"`
+	Arch        string            `toml:"arch"` // as Debian and OCI name it
+	Media       []Medium          `toml:"medium"`
+	Optional    []Optional        `toml:"optional"`
+	Trees       []Tree            `toml:"tree"`
+	Vars        map[string]string `toml:"vars"` // for edits, beside those of the builder
+	State       State             `toml:"state"`
+	Conf        Conf              `toml:"conf"`
+	Boot        []File            `toml:"boot"`
+	Seed        Seed              `toml:"seed"`
+	Script      Script            `toml:"script"`
+	Recovery    Recovery          `toml:"recovery"`
+	Starter     Starter           `toml:"starter"`
 
 	Source []byte `toml:"-"` // the definition as it was read
 }
@@ -38,6 +43,7 @@ type Board struct {
 type Medium struct {
 	Name   string `toml:"name"`
 	Layout string `toml:"layout"` // a built-in one, or a file beside the board's
+	Device string `toml:"device"` // what the board's Linux calls it, such as /dev/mmcblk0
 	Blobs  []Blob `toml:"blob"`
 
 	Placing       *layouts.Layout `toml:"-"`
@@ -49,6 +55,71 @@ type Blob struct {
 	Input  string `toml:"input"`
 	Sector int64  `toml:"sector"` // of 512 bytes
 	Kind   string `toml:"kind"`   // what it should look like, see Kinds
+}
+
+// Optional is an input that may be left out.
+type Optional struct {
+	Input   string `toml:"input"`
+	Kind    string `toml:"kind"`
+	Path    string `toml:"path"`    // in the root file system, where it takes the place of what is there
+	Without string `toml:"without"` // what it means that it is missing
+}
+
+// Tree is a root file system, or another, made from an input or another tree.
+type Tree struct {
+	Name    string   `toml:"name"`
+	From    string   `toml:"from"`    // rootfs, or a tree before this one; empty: nothing
+	Sub     string   `toml:"sub"`     // only this folder of it, as the root; it may be missing
+	Without []string `toml:"without"` // patterns of what is left out, as edit.Derive has them
+	Live    bool     `toml:"live"`    // leaves out what only a running system has there, as edit.Live
+	Steps   []Step   `toml:"step"`
+	Forbid  []string `toml:"forbid"` // paths that must not be in it
+	Boots   bool     `toml:"boots"`  // a boot loader reads /boot/extlinux/extlinux.conf of it
+}
+
+// Step is a file of edits.
+type Step struct {
+	Edits   string `toml:"edits"`   // one that comes with the program, or a file beside the board's
+	Profile string `toml:"profile"` // for this profile only
+	Unless  string `toml:"unless"`  // not if this is asked for, see Board.Options
+
+	Text []byte `toml:"-"`
+}
+
+// State is the file that says that a medium was provisioned.
+type State struct {
+	Paths []string `toml:"paths"` // in the trees that have it, the first is looked at
+	Steps []string `toml:"steps"` // what was done, in order
+}
+
+// Profiles are for what an image is: production is the default.
+var Profiles = []string{"production", "development"}
+
+// Conf is what of a shell file with settings changes a board, by its variables.
+type Conf struct {
+	Sizes  map[string]string `toml:"sizes"`  // to medium/partition
+	Labels map[string]string `toml:"labels"` // to medium/partition
+	Vars   map[string]string `toml:"vars"`   // to variables of edits
+	Fixed  []Fixed           `toml:"fixed"`
+}
+
+// Fixed is a setting whose value the board's definition is made for.
+type Fixed struct {
+	Key string   `toml:"key"`
+	Is  []string `toml:"is"`
+}
+
+// Partition is one of a medium's layout, as medium/partition.
+func (b *Board) Partition(name string) (*layouts.Partition, error) {
+	medium, part, _ := strings.Cut(name, "/")
+	for _, m := range b.Media {
+		for i := range m.Placing.Partitions {
+			if p := &m.Placing.Partitions[i]; m.Name == medium && p.Name == part {
+				return p, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s has no partition %s", b.Name, name)
 }
 
 // File is an input on every boot partition.
@@ -78,6 +149,7 @@ type Recovery struct {
 // USBDisk is what tells the board's disk from others. What is left out is not
 // asked; what is matched by a regular expression is matched as a whole.
 type USBDisk struct {
+	Medium       string   `toml:"medium"`       // which of the board's it is; empty: the only one
 	VendorID     string   `toml:"vendor-id"`    // four hexadecimal digits
 	ProductIDs   []string `toml:"product-ids"`  // any of these
 	Interface    string   `toml:"interface"`    // class/subclass/protocol, such as 08/06/50
@@ -116,8 +188,21 @@ type Magic struct {
 // Names are the boards that come with the program.
 func Names() []string {
 	files, _ := fs.Glob(builtin, "*.toml")
+	var names []string
+	for _, f := range files {
+		// The rest is boards with another layout, NAME.LAYOUT.toml.
+		if name := strings.TrimSuffix(f, ".toml"); !strings.Contains(name, ".") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Layouts are the other layouts a board that comes with the program can have.
+func Layouts(board string) []string {
+	files, _ := fs.Glob(builtin, board+".*.toml")
 	for i, f := range files {
-		files[i] = strings.TrimSuffix(f, ".toml")
+		files[i] = strings.TrimSuffix(strings.TrimPrefix(f, board+"."), ".toml")
 	}
 	return files
 }
@@ -143,10 +228,29 @@ func Parse(file string, text []byte, beside fs.FS) (*Board, error) {
 			return nil, fmt.Errorf("%s: medium %q: %w", file, b.Media[i].Name, err)
 		}
 	}
+	for i := range b.Trees {
+		for j := range b.Trees[i].Steps {
+			if err := b.Trees[i].Steps[j].load(beside); err != nil {
+				return nil, fmt.Errorf("%s: tree %q: %w", file, b.Trees[i].Name, err)
+			}
+		}
+	}
 	if err := b.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return b, nil
+}
+
+func (s *Step) load(beside fs.FS) (err error) {
+	if strings.HasSuffix(s.Edits, ".toml") && beside != nil {
+		s.Text, err = fs.ReadFile(beside, s.Edits)
+	} else {
+		s.Text, err = builtin.ReadFile("edits/" + s.Edits + ".toml")
+	}
+	if err != nil {
+		return fmt.Errorf("edits: there is no file %q", s.Edits)
+	}
+	return nil
 }
 
 func (m *Medium) load(beside fs.FS) (err error) {
@@ -176,15 +280,21 @@ func (b *Board) check() error {
 		return errors.New("arch is missing")
 	case len(b.Media) == 0:
 		return errors.New("there is no [[medium]]")
-	case len(b.Media) > 1:
-		return fmt.Errorf("there are %d media; one is what can be built", len(b.Media))
 	case (b.Script.Path == "") != (b.Script.Text == ""):
 		return errors.New("[script] needs both path and text")
 	}
+	if err := b.checkTrees(); err != nil {
+		return err
+	}
+	media := map[string]bool{}
 	for _, m := range b.Media {
 		if !goodName.MatchString(m.Name) {
 			return fmt.Errorf("a medium's name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _", m.Name)
 		}
+		if media[m.Name] {
+			return fmt.Errorf("there are two media %s", m.Name)
+		}
+		media[m.Name] = true
 		for _, blob := range m.Blobs {
 			if blob.Input == "rootfs" {
 				return errors.New("a blob cannot be the input rootfs: that is the root file system")
@@ -228,6 +338,9 @@ func (b *Board) check() error {
 		}
 	}
 	for _, u := range b.Recovery.USB {
+		if u.Medium != "" && !media[u.Medium] || u.Medium == "" && len(b.Media) > 1 {
+			return fmt.Errorf("[[recovery.usb]] is for the medium %q; there are %s", u.Medium, strings.Join(b.MediaNames(), ", "))
+		}
 		if !hexID.MatchString(u.VendorID) || slices.ContainsFunc(u.ProductIDs, func(id string) bool { return !hexID.MatchString(id) }) {
 			return fmt.Errorf("[[recovery.usb]] has the ids %q and %q; each must be four lower-case hexadecimal digits", u.VendorID, u.ProductIDs)
 		}
@@ -247,6 +360,74 @@ func (b *Board) check() error {
 		}
 	}
 	return nil
+}
+
+func (b *Board) checkTrees() error {
+	known := map[string]bool{"rootfs": true, "": true}
+	for _, t := range b.Trees {
+		switch {
+		case !goodName.MatchString(t.Name) || known[t.Name]:
+			return fmt.Errorf("a tree's name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _, and be there once", t.Name)
+		case !known[t.From]:
+			return fmt.Errorf("tree %s is from %q, and no tree before it is", t.Name, t.From)
+		}
+		for _, s := range t.Steps {
+			if s.Profile != "" && !slices.Contains(Profiles, s.Profile) {
+				return fmt.Errorf("tree %s: profile %q is not known; there are %s", t.Name, s.Profile, strings.Join(Profiles, ", "))
+			}
+		}
+		known[t.Name] = true
+	}
+	for _, m := range b.Media {
+		for _, p := range m.Placing.Partitions {
+			if p.Tree == "rootfs" || !known[p.Tree] {
+				return fmt.Errorf("partition %s of medium %s holds the tree %q, which there is not", p.Name, m.Name, p.Tree)
+			}
+		}
+	}
+	for _, names := range []map[string]string{b.Conf.Sizes, b.Conf.Labels} {
+		for key, name := range names {
+			if _, err := b.Partition(name); err != nil {
+				return fmt.Errorf("[conf] %s: %w", key, err)
+			}
+		}
+	}
+	for _, o := range b.Optional {
+		if err := checkKind(o.Input, o.Kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MediaNames are the names of the media.
+func (b *Board) MediaNames() (names []string) {
+	for _, m := range b.Media {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+// IsOptional says what it means if an input is missing, and whether it may be.
+func (b *Board) IsOptional(input string) (without string, ok bool) {
+	for _, o := range b.Optional {
+		if o.Input == input {
+			return o.Without, true
+		}
+	}
+	return "", false
+}
+
+// Options are what can be asked for beside a profile.
+func (b *Board) Options() (names []string) {
+	for _, t := range b.Trees {
+		for _, s := range t.Steps {
+			if s.Unless != "" && !slices.Contains(names, s.Unless) {
+				names = append(names, s.Unless)
+			}
+		}
+	}
+	return names
 }
 
 func checkKind(input, kind string) error {
@@ -275,12 +456,20 @@ func (b *Board) Inputs() []string {
 	for _, f := range b.Boot {
 		add(f.Input)
 	}
+	root := slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.From == "rootfs" })
 	for _, m := range b.Media {
 		for _, p := range m.Placing.Partitions {
-			if p.Content == "rootfs" {
-				add("rootfs")
+			if p.Content == "input" {
+				add(p.Input)
 			}
+			root = root || p.Content == "rootfs"
 		}
+	}
+	for _, o := range b.Optional {
+		add(o.Input)
+	}
+	if root {
+		add("rootfs")
 	}
 	return names
 }
@@ -297,6 +486,11 @@ func (b *Board) KindOf(input string) string {
 	for _, f := range b.Boot {
 		if f.Input == input {
 			return f.Kind
+		}
+	}
+	for _, o := range b.Optional {
+		if o.Input == input {
+			return o.Kind
 		}
 	}
 	return ""

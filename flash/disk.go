@@ -72,6 +72,7 @@ type Need struct {
 	Size       int64  // of the image, in bytes
 	Floor      int64  // the least that Who gets along with, in bytes
 	Who        string // who needs the floor, such as "rock64"
+	Exact      int64  // the only size the disk can have, in bytes
 	SectorSize int    // the sectors the image is made for, in bytes
 
 	// Fixed says that a person means a fixed disk, and Serial which: its serial
@@ -116,6 +117,8 @@ func (d *Disk) Check(need Need) error {
 	case d.Size < need.Floor && need.Floor >= need.Size:
 		has, needs := sizes(d.Size, need.Floor)
 		return d.refuse("%s is too small: %s needs %s: use a larger disk", has, cmp.Or(need.Who, "the board"), needs)
+	case need.Exact != 0 && d.Size > need.Exact:
+		return d.refuse("it is not the disk of %s that is meant: that has %d bytes, this one %d", cmp.Or(need.Who, "the board"), need.Exact, d.Size)
 	case d.Size < need.Size:
 		has, needs := sizes(d.Size, need.Size)
 		return d.refuse("%s is too small: the image needs %s: use a larger disk", has, needs)

@@ -22,7 +22,7 @@ type Target struct {
 	cached *os.File
 
 	align int64 // of offsets and lengths for f, 1 without O_DIRECT
-	dirty int64 // bytes written since the last flush, without O_DIRECT
+	dirty int64 // bytes written since the last flush
 
 	mu     sync.Mutex
 	bounce []byte
@@ -32,8 +32,8 @@ const (
 	bounceSize = 1 << 20
 	memAlign   = 4096 // no disk asks for more
 
-	// A buffered file is flushed this often: an error is found soon, and the
-	// last flush does not take minutes.
+	// What is written is flushed this often: an error is found soon, and the last
+	// flush does not take minutes.
 	flushEvery = 64 << 20
 )
 
@@ -107,10 +107,8 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	if err != nil {
 		return n, bare(err)
 	}
-	if t.f == t.cached {
-		if t.dirty += int64(n); t.dirty >= flushEvery {
-			err = t.Sync()
-		}
+	if t.dirty += int64(n); t.dirty >= flushEvery {
+		err = t.Sync()
 	}
 	return n, err
 }

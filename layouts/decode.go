@@ -64,7 +64,8 @@ func keysAt(t reflect.Type, path []string) []string {
 	return keys
 }
 
-// Bytes is a number of bytes, written as "512", "32KiB", "128MiB" or "1GiB".
+// Bytes is a number of bytes, written as "512", "32KiB", "128MiB", "1GiB" or, in
+// sectors of 512 bytes, as "40s".
 type Bytes int64
 
 const (
@@ -77,7 +78,7 @@ const (
 func (b *Bytes) UnmarshalText(text []byte) error {
 	s := string(text)
 	unit := int64(1)
-	for suffix, n := range map[string]int64{"KiB": KiB, "MiB": MiB, "GiB": GiB} {
+	for suffix, n := range map[string]int64{"KiB": KiB, "MiB": MiB, "GiB": GiB, "s": 512} {
 		if number, ok := strings.CutSuffix(s, suffix); ok {
 			s, unit = number, n
 			break
@@ -85,7 +86,7 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
 	if err != nil || n < 0 || n > (1<<62)/unit {
-		return fmt.Errorf(`%q is no size: write it as "512", "32KiB", "128MiB" or "1GiB"`, text)
+		return fmt.Errorf(`%q is no size: write it as "512", "32KiB", "128MiB", "1GiB" or, in sectors, "40s"`, text)
 	}
 	*b = Bytes(n * unit)
 	return nil

@@ -15,17 +15,21 @@ import (
 //go:embed *.toml
 var builtin embed.FS
 
-// align is what the places of partitions are rounded up to.
-const align = 1 * MiB
-
 // Layout is a partition table before it has met a disk.
 type Layout struct {
-	Name        string      `toml:"name"`
-	Description string      `toml:"description"`
-	SectorSize  int         `toml:"sector-size"`
-	FirstUsable Bytes       `toml:"first-usable"`
-	Tail        Bytes       `toml:"tail"`
-	Partitions  []Partition `toml:"partition"`
+	Name        string `toml:"name"`
+	Description string `toml:"description"`
+	SectorSize  int    `toml:"sector-size"`
+	FirstUsable Bytes  `toml:"first-usable"`
+	Align       Bytes  `toml:"align"` // what places and sizes are multiples of; 0 is 1 MiB
+	Tail        Bytes  `toml:"tail"`  // left free after the last partition, where the layout fills no disk
+
+	// Of a layout whose last partition fills the disk: how large it is, if nothing
+	// else is said, and how large it has to be.
+	Disk    Bytes `toml:"disk"`
+	MinDisk Bytes `toml:"min-disk"`
+
+	Partitions []Partition `toml:"partition"`
 }
 
 // Partition is one row of a layout, in the order of the disk.
@@ -36,12 +40,18 @@ type Partition struct {
 	Offset  Bytes  `toml:"offset"`   // 0: after the one before
 	Size    Bytes  `toml:"size"`     // 0: what is left of the disk
 	MinSize Bytes  `toml:"min-size"` // of one that takes what is left
-	Content string `toml:"content"`  // boot or rootfs; empty: nothing is put in
+	Content string `toml:"content"`  // see Contents; empty: nothing is put in
+	Tree    string `toml:"tree"`     // of ext4: what it holds; empty: nothing
+	Input   string `toml:"input"`    // of content input: which
 	Label   string `toml:"label"`    // of its file system
 	Format  string `toml:"format"`   // of a late one: what the device makes there
 	Slot    string `toml:"slot"`     // a or b; empty: shared
 	Late    bool   `toml:"late"`     // made by the device on its first boot
 }
+
+// Contents are what can be in a partition: a boot volume, the root as squashfs, a
+// file system with a tree in it or with nothing, swap, or an input as it is.
+var Contents = []string{"boot", "rootfs", "ext4", "swap", "input"}
 
 // Types are the partition types by systemd's names for them.
 var Types = map[string]string{
@@ -112,6 +122,15 @@ func (l *Layout) check() error {
 	if len(l.Partitions) == 0 {
 		return fmt.Errorf("there is no [[partition]]")
 	}
+	if l.Align == 0 {
+		l.Align = MiB
+	}
+	if l.Align%512 != 0 || l.FirstUsable%l.Align != 0 {
+		return fmt.Errorf("align is %s; it must be whole sectors, and first-usable a multiple of it", l.Align)
+	}
+	if l.MinDisk != 0 && l.Disk < l.MinDisk {
+		return fmt.Errorf("disk is %s, less than min-disk with %s", l.Disk, l.MinDisk)
+	}
 	names, numbers := map[string]bool{}, map[int]string{}
 	for i, p := range l.Partitions {
 		fault := func(format string, args ...any) error {
@@ -132,22 +151,28 @@ func (l *Layout) check() error {
 			return fault("number %d is %s's already", p.Number, numbers[p.Number])
 		case Types[p.Type] == "":
 			return fault("type %q is not known; there are %s", p.Type, strings.Join(typeNames(), ", "))
-		case p.Content != "" && p.Content != "boot" && p.Content != "rootfs":
-			return fault("content %q is not known; there are boot, rootfs", p.Content)
+		case p.Content != "" && !slices.Contains(Contents, p.Content):
+			return fault("content %q is not known; there are %s", p.Content, strings.Join(Contents, ", "))
+		case p.Tree != "" && p.Content != "ext4":
+			return fault("only content ext4 has a tree")
+		case (p.Input != "") != (p.Content == "input"):
+			return fault("content input needs an input, and nothing else has one")
 		case p.Slot != "" && p.Slot != "a" && p.Slot != "b":
 			return fault("slot %q is not known; there are a, b", p.Slot)
-		case p.Offset%align != 0 || p.Size%align != 0:
-			return fault("offset and size must be multiples of %s", Bytes(align))
+		case p.Offset%l.Align != 0 || p.Size%l.Align != 0:
+			return fault("offset and size must be multiples of %s", l.Align)
 		case p.Size == 0 && i < len(l.Partitions)-1:
 			return fault("only the last one can take what is left: give it a size")
-		case p.Size == 0 && !p.Late:
-			return fault("one that takes what is left must be late")
+		case p.Size == 0 && !p.Late && l.Disk == 0:
+			return fault("one that takes what is left must be late, or the layout needs disk")
+		case l.Disk != 0 && p.Late:
+			return fault("a layout with disk has no late ones")
 		}
 		names[p.Name], numbers[p.Number] = true, p.Name
 	}
-	_, err := l.Place("a")
+	_, err := l.Place("a", 0)
 	if err == nil {
-		_, err = l.Place("ab")
+		_, err = l.Place("ab", 0)
 	}
 	return err
 }
@@ -176,14 +201,27 @@ type Part struct {
 	Off, Len int64
 }
 
+// tailSize is what the backup table takes at the end of a disk: 33 sectors.
+const tailSize = 33 * 512
+
 // Place gives every partition its place. slots is "a", where partitions marked
 // late are left to the device, or "ab", where those of a slot are in the image.
-func (l *Layout) Place(slots string) (*Placed, error) {
+// disk is how large a disk is to be filled, in bytes; 0 is what the layout says,
+// and the only one for a layout that fills none.
+func (l *Layout) Place(slots string, disk int64) (*Placed, error) {
 	if slots != "a" && slots != "ab" {
 		return nil, fmt.Errorf("slots are %q; they must be a or ab", slots)
 	}
+	switch {
+	case disk != 0 && l.Disk == 0:
+		return nil, fmt.Errorf("the layout %s fills no disk: it has no size to choose", l.Name)
+	case disk != 0 && disk < int64(l.MinDisk):
+		return nil, fmt.Errorf("a disk of %d bytes is too small: the layout %s needs %d", disk, l.Name, l.MinDisk)
+	case disk == 0:
+		disk = int64(l.Disk)
+	}
 	p := &Placed{FirstUsable: int64(l.FirstUsable)}
-	at := max(int64(l.FirstUsable), align)
+	at := max(int64(l.FirstUsable), int64(l.Align))
 	lateName := ""
 	for _, part := range l.Partitions {
 		if slots == "ab" && part.Slot != "" {
@@ -196,7 +234,13 @@ func (l *Layout) Place(slots string) (*Placed, error) {
 			at = int64(part.Offset)
 		}
 		placed := Part{part, at, int64(part.Size)}
-		at += int64(max(part.Size, part.MinSize))
+		if disk != 0 && part.Size == 0 {
+			placed.Len = (disk-tailSize)/int64(l.Align)*int64(l.Align) - at
+			if placed.Len < max(int64(l.Align), int64(part.MinSize)) {
+				return nil, fmt.Errorf("nothing is left for %s on a disk of %d bytes", part.Name, disk)
+			}
+		}
+		at += max(placed.Len, int64(part.MinSize))
 		if at < placed.Off {
 			return nil, fmt.Errorf("%s ends beyond any disk", part.Name)
 		}
@@ -210,13 +254,20 @@ func (l *Layout) Place(slots string) (*Placed, error) {
 		}
 		p.Parts = append(p.Parts, placed)
 	}
+	if disk != 0 {
+		if at > disk-tailSize {
+			return nil, fmt.Errorf("the partitions end at byte %d; a disk of %d bytes has room for them up to %d", at, disk, disk-tailSize)
+		}
+		p.Size, p.Floor = disk, int64(l.MinDisk)
+		return p, nil
+	}
 	if p.Size == 0 {
 		return nil, fmt.Errorf("all partitions are late: nothing is in the image")
 	}
-	if int64(l.Tail) < align {
-		return nil, fmt.Errorf("tail is %s; the backup table needs %s", l.Tail, Bytes(align))
+	if int64(l.Tail) < MiB {
+		return nil, fmt.Errorf("tail is %s; the backup table needs %s", l.Tail, Bytes(MiB))
 	}
-	p.Floor = max(p.Size, roundUp(at, align)+align)
+	p.Floor = max(p.Size, roundUp(at, MiB)+MiB)
 	return p, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,7 +18,9 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/build"
+	"imgtool/image/edit"
 	"imgtool/image/source"
+	"imgtool/layouts"
 )
 
 type buildOptions struct {
@@ -33,6 +36,14 @@ type buildOptions struct {
 	buildID     string
 	seed        string
 	keepOwners  bool
+	layout      string
+	media       []string
+	sizes       []string
+	profile     string
+	edits       string
+	vars        []string
+	keepKeys    bool
+	provision   string
 }
 
 func newBuildCommand(u *ui) *cobra.Command {
@@ -53,13 +64,18 @@ A reference (REF) is a path, or
 and for --rootfs also a folder, a tar (.tar, .gz, .xz, .zst), a squashfs that is
 ready, an OCI layout or archive, a docker archive, or docker://HOST/NAME:TAG.
 
+A board with several media gets an image for each: -o photon.img is photon-emmc.img,
+photon-sd.img and photon-nvme.img. --medium builds one of them; --size says how large
+a disk is that a medium's last partition shall fill.
+
 The image's name decides its form: .img, .img.zst, .img.xz or .img.gz. Beside it
 lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, scratch
 files lie in TMPDIR.`,
 		Example: `  imgtool build --board rock64
   imgtool build --board rock64 --inputs ./boot --rootfs rootfs.tar -o x.img.zst
   imgtool build --board ./mine.toml --rootfs docker://localhost:5000/os:1 \
-      --input Image=rootfs:/boot/vmlinuz --inputs ./boot --seed config.toml`,
+      --input Image=rootfs:/boot/vmlinuz --inputs ./boot --seed config.toml
+  imgtool build --board photon-nx --rootfs l4t.tar -o photon.img.zst`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runBuild(cmd.Context(), opt, u) },
 	}
@@ -75,6 +91,14 @@ files lie in TMPDIR.`,
 	f.StringVar(&opt.cmdline, "cmdline", "", "kernel arguments to add")
 	f.StringVar(&opt.buildID, "build-id", "", "build id (default: from the inputs)")
 	f.StringVar(&opt.seed, "seed", "", "config.toml for the device's first boot")
+	f.StringVar(&opt.layout, "layout", "", "another layout of the board, such as ab-squashfs")
+	f.StringArrayVar(&opt.media, "medium", nil, "build this medium alone; may be repeated")
+	f.StringArrayVar(&opt.sizes, "size", nil, "MEDIUM=N, the disk to fill: bytes, or with KiB, MiB, GiB or s for sectors")
+	f.StringVar(&opt.profile, "profile", "", "production (default) or development, which leaves the lockdown out")
+	f.StringVar(&opt.edits, "edits", "", "file of edits of the root file system, see docs/edits.md")
+	f.StringArrayVar(&opt.vars, "var", nil, "NAME=TEXT, a variable of the board's edits or of --edits; may be repeated")
+	f.BoolVar(&opt.keepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
+	f.StringVar(&opt.provision, "provision-conf", "", "factory_provision.conf with sizes, labels and lists")
 	f.BoolVar(&opt.keepOwners, "keep-owners", false, "keep the owners of a root file system that is a folder")
 	return cmd
 }
@@ -84,7 +108,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if opt.board == "" {
 		return usagef("say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
 	}
-	board, err := loadBoard(opt.board)
+	board, err := loadLayout(opt.board, opt.layout)
 	if err != nil {
 		return err
 	}
@@ -104,6 +128,29 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	}
 	o := build.Options{Board: board, Slots: opt.slots, Compression: opt.compression, Cmdline: opt.cmdline, BuildID: opt.buildID,
 		Time: when, TempDir: os.Getenv("TMPDIR"), Warn: u.warn, Phases: u.phases}
+	o.Media, o.Profile = opt.media, opt.profile
+	if o.Sizes, err = parseSizes(opt.sizes); err != nil {
+		return err
+	}
+	if o.Vars, err = parsePairs("--var", opt.vars); err != nil {
+		return err
+	}
+	if opt.keepKeys {
+		o.Flags = map[string]bool{"keep-registration-keys": true}
+	}
+	if opt.edits != "" {
+		if o.EditsText, err = os.ReadFile(opt.edits); err == nil {
+			o.Edits, err = edit.Parse(opt.edits, o.EditsText)
+		}
+		if err != nil {
+			return fmt.Errorf("edits: %w", err)
+		}
+	}
+	if opt.provision != "" {
+		if err := applyConf(&o, opt.provision, u); err != nil {
+			return err
+		}
+	}
 	if o.BlockSize, err = parseBlockSize(opt.blockSize); err != nil {
 		return err
 	}
@@ -149,36 +196,116 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	}
 	defer r.Close()
 
-	path := opt.output
-	if path == "" {
-		path = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", board.Name, r.Manifest.BuildID))
-		if err := os.MkdirAll("out", 0o777); err != nil {
+	type built struct {
+		Path     string `json:"path"`
+		Manifest string `json:"manifest"`
+		Bmap     string `json:"bmap"`
+		Board    string `json:"board"`
+		Medium   string `json:"medium"`
+		BuildID  string `json:"build_id"`
+		Size     int64  `json:"size"`
+		Content  int64  `json:"content"`
+		FileSize int64  `json:"file_size"`
+	}
+	var all []built
+	for _, img := range r.Images {
+		path := opt.output
+		if path == "" {
+			path = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", board.Name, img.Manifest.BuildID))
+			if err := os.MkdirAll("out", 0o777); err != nil {
+				return err
+			}
+		}
+		if len(board.Media) > 1 {
+			path = withMedium(path, img.Manifest.Medium)
+		}
+		if err := artifact.Save(ctx, path, img.Image, img.Manifest, u.phases); err != nil {
+			return err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		all = append(all, built{path, artifact.ManifestPath(path), artifact.BmapPath(path), img.Manifest.Board, img.Manifest.Medium,
+			img.Manifest.BuildID, img.Size(), img.ContentSize(), info.Size()})
+		if u.json {
+			continue
+		}
+		size := human(info.Size())
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Blocks*512 < info.Size() {
+			size = human(st.Blocks*512) + " on disk"
+		}
+		name := board.Name
+		if len(board.Media) > 1 {
+			name += " " + img.Manifest.Medium
+		}
+		u.say("%s build %s: %s image with %s of content, a file of %s, in %s", name, img.Manifest.BuildID,
+			human(img.Size()), human(img.ContentSize()), size, time.Since(begin).Round(100*time.Millisecond))
+		for _, e := range partitionSizes(img.Image, img.Manifest) {
+			u.say("  %s", e)
+		}
+		if _, err := fmt.Fprintln(u.out, path); err != nil {
 			return err
 		}
 	}
-	if err := artifact.Save(ctx, path, r.Image, r.Manifest, u.phases); err != nil {
-		return err
+	if !u.json {
+		return nil
 	}
-	info, err := os.Stat(path)
+	u.endPhase()
+	if len(board.Media) == 1 {
+		return u.print(all[0])
+	}
+	return u.print(all)
+}
+
+// withMedium puts the name of a medium before the ending of an image's name.
+func withMedium(path, medium string) string {
+	at := strings.LastIndex(filepath.Base(path), ".img")
+	at += len(path) - len(filepath.Base(path))
+	return path[:at] + "-" + medium + path[at:]
+}
+
+// loadLayout loads a board with another of its layouts, or its own.
+func loadLayout(name, layout string) (*boards.Board, error) {
+	if layout == "" {
+		return loadBoard(name)
+	}
+	others := boards.Layouts(name)
+	if !slices.Contains(others, layout) {
+		if len(others) == 0 {
+			return nil, usagef("%s has no other layout", name)
+		}
+		return nil, usagef("%s has no layout %q; it has %s", name, layout, strings.Join(others, ", "))
+	}
+	return boards.Get(name + "." + layout)
+}
+
+func parsePairs(flag string, list []string) (map[string]string, error) {
+	pairs := map[string]string{}
+	for _, text := range list {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return nil, usagef("%s %q: it must be NAME=VALUE", flag, text)
+		}
+		pairs[name] = value
+	}
+	return pairs, nil
+}
+
+func parseSizes(list []string) (map[string]int64, error) {
+	pairs, err := parsePairs("--size", list)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	size := human(info.Size())
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Blocks*512 < info.Size() {
-		size = human(st.Blocks*512) + " on disk"
+	sizes := map[string]int64{}
+	for name, text := range pairs {
+		var size layouts.Bytes
+		if err := size.UnmarshalText([]byte(text)); err != nil || size%512 != 0 || size == 0 {
+			return nil, usagef("--size %s=%s: it must be whole sectors, such as 16000000000 or 31116288s", name, text)
+		}
+		sizes[name] = int64(size)
 	}
-	if u.json {
-		u.endPhase()
-		return u.print(map[string]any{"path": path, "manifest": artifact.ManifestPath(path), "bmap": artifact.BmapPath(path),
-			"board": r.Manifest.Board, "build_id": r.Manifest.BuildID, "size": r.Image.Size(), "content": r.Image.ContentSize(), "file_size": info.Size()})
-	}
-	u.say("%s build %s: %s image with %s of content, a file of %s, in %s", board.Name, r.Manifest.BuildID,
-		human(r.Image.Size()), human(r.Image.ContentSize()), size, time.Since(begin).Round(100*time.Millisecond))
-	for _, e := range partitionSizes(r.Image, r.Manifest) {
-		u.say("  %s", e)
-	}
-	_, err = fmt.Fprintln(u.out, path)
-	return err
+	return sizes, nil
 }
 
 // maxSeed is what the device's own interface takes.

@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"imgtool":  main,
 		"mkinputs": func() { must(makeInputs(os.Args[1])) },
+		"mkl4t":    func() { must(makeL4T(os.Args[1])) },
+		"mkinitrd": func() { must(os.WriteFile(os.Args[1], initrdWith(os.Args[2:]...), 0o644)) },
 		"poke":     func() { must(poke(os.Args[1], os.Args[2])) },
 	})
 }

@@ -36,6 +36,7 @@ type flashOptions struct {
 	port    string
 	fixed   bool
 	timeout time.Duration
+	again   bool // what was provisioned already
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
@@ -78,6 +79,7 @@ not go to sleep.`,
 	f.BoolVar(&opt.fixed, "fixed", false, "take a disk that is built in and used by nobody, with its --serial")
 	f.StringVar(&opt.port, "port", "", "USB port of the board in recovery mode, such as 1-2.3")
 	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
+	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append what became of each disk to this file, a JSON object a line")
 	return cmd
 }
@@ -139,7 +141,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 	if err != nil {
 		return err
 	}
-	defer p.Close()
+	defer func() { p.Close() }()
 	eject := false
 	if opt.board != "" {
 		board, err := loadBoard(opt.board)
@@ -150,7 +152,11 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
 		}
 		if len(names) == 0 {
-			disk, err := newRecovery(board, opt.serial, opt.port, opt.timeout).wait(ctx, u)
+			medium := ""
+			if pic.manifest != nil {
+				medium = pic.manifest.Medium
+			}
+			disk, err := newRecovery(board, medium, opt.serial, opt.port, opt.timeout).wait(ctx, u)
 			if err != nil {
 				return err
 			}
@@ -167,9 +173,30 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		}
 		names = []string{name}
 	}
-	units, err := findUnits(names, p, need)
+	units, err := findUnits(names, pic, need)
 	if err != nil {
 		return err
+	}
+	if err := checkFill(pic, units, u); err != nil {
+		return err
+	}
+	if fitted, err := pic.fit(units[0].disk.Size); err != nil {
+		return fmt.Errorf("%s: %w", pic.name, err)
+	} else if fitted != pic {
+		p.Close()
+		if p, err = newPlan(fitted); err != nil {
+			return err
+		}
+	}
+	for _, n := range units {
+		if n.job, err = p.job(n.disk.Size); err != nil {
+			return fmt.Errorf("%s: %w", pic.name, corrupt("it cannot be put on %s: %w", n.disk.Path, err))
+		}
+		if !opt.again {
+			if err := checkState(n.disk, pic.manifest, u); err != nil {
+				return err
+			}
+		}
 	}
 	if pic.holes != nil {
 		if err := pic.holes(ctx); err != nil {
@@ -301,7 +328,7 @@ func readThrough(ctx context.Context, path string, size int64, u *ui) error {
 }
 
 // findUnits finds the disks and looks whether each may be written.
-func findUnits(names []string, p *plan, need flash.Need) ([]*unit, error) {
+func findUnits(names []string, pic *picture, need flash.Need) ([]*unit, error) {
 	var units []*unit
 	for _, name := range names {
 		disk, err := findDisk(name)
@@ -313,17 +340,13 @@ func findUnits(names []string, p *plan, need flash.Need) ([]*unit, error) {
 				return nil, usagef("%s and %s are one disk", other.disk.Path, disk.Path)
 			}
 		}
-		if err := refuseSame(disk, p.pic); err != nil {
+		if err := refuseSame(disk, pic); err != nil {
 			return nil, err
 		}
 		if err := disk.Check(need); err != nil {
 			return nil, err
 		}
-		job, err := p.job(disk.Size)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.pic.name, corrupt("it cannot be put on %s: %w", disk.Path, err))
-		}
-		units = append(units, &unit{disk: disk, job: job})
+		units = append(units, &unit{disk: disk})
 	}
 	return units, nil
 }

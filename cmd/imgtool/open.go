@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"imgtool/image"
 	"imgtool/image/artifact"
 )
@@ -94,7 +96,13 @@ func (p *picture) open(path string) (err error) {
 	}()
 	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
 	if err == nil {
-		p.img, p.manifest, p.format, p.holes = o.Image, o.Manifest, o.Format, o.Holes
+		p.img, p.manifest, p.format = o.Image, o.Manifest, o.Format
+		p.holes = func(ctx context.Context) error {
+			if !info.Mode().IsRegular() {
+				return o.Holes(ctx, nil)
+			}
+			return o.Holes(ctx, func(off int64) int64 { return nextData(p.file, off, size) })
+		}
 		return nil
 	}
 	if !errors.Is(err, artifact.ErrStream) {
@@ -105,6 +113,19 @@ func (p *picture) open(path string) (err error) {
 	}
 	p.manifest, p.format = p.stream.Manifest, p.stream.Format
 	return nil
+}
+
+// nextData is where a file of size bytes has something at or after an offset, as
+// far as the file system tells.
+func nextData(f *os.File, off, size int64) int64 {
+	at, err := f.Seek(off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size
+	case err != nil:
+		return off
+	}
+	return at
 }
 
 // seek makes an image that comes from front to back one that can be read

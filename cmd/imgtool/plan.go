@@ -190,13 +190,13 @@ func (p *plan) bodySize() (n int64) {
 		n += max(0, min(off+size, p.size)-max(off, p.start))
 	}
 	switch {
-	case p.pic.manifest != nil:
-		for _, e := range p.pic.manifest.Pieces {
-			count(e.Off, e.Len)
-		}
 	case p.pic.img != nil:
 		for s := range p.pic.img.Spans() {
 			count(s.Off, s.Len)
+		}
+	case p.pic.manifest != nil:
+		for _, e := range p.pic.manifest.Pieces {
+			count(e.Off, e.Len)
 		}
 	}
 	return n
@@ -263,8 +263,11 @@ func (p *plan) endImage(size int64) (*image.Image, error) {
 // need is what the image asks of a disk.
 func (p *plan) need() flash.Need {
 	n := flash.Need{Size: p.size, SectorSize: 512}
+	if p.pic.filling() != nil && p.pic.img != nil {
+		n.Size = 0 // it is made to fit
+	}
 	if m := p.pic.manifest; m != nil {
-		n.Floor, n.Who = m.Floor, m.Board
+		n.Floor, n.Who, n.Exact = m.Floor, m.Board, m.Disk
 	}
 	return n
 }
@@ -383,13 +386,13 @@ func (p *plan) content() []image.Span {
 		}
 	}
 	switch {
-	case p.pic.manifest != nil:
-		for _, e := range p.pic.manifest.Pieces {
-			keep(e.Off, e.Len)
-		}
 	case p.pic.img != nil:
 		for s := range p.pic.img.Spans() {
 			keep(s.Off, s.Len)
+		}
+	case p.pic.manifest != nil:
+		for _, e := range p.pic.manifest.Pieces {
+			keep(e.Off, e.Len)
 		}
 	}
 	return spans

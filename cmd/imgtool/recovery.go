@@ -13,6 +13,7 @@ import (
 // recovery waits for the one disk that a board shows in recovery mode.
 type recovery struct {
 	board   *boards.Board
+	medium  string // of the board, "" for any
 	serial  string // of the board wanted, "" for any
 	port    string // USB port of the board wanted, "" for any
 	timeout time.Duration
@@ -20,8 +21,8 @@ type recovery struct {
 	settle  time.Duration // how long a lone disk must stay the only one
 }
 
-func newRecovery(board *boards.Board, serial, port string, timeout time.Duration) *recovery {
-	return &recovery{board: board, serial: serial, port: port, timeout: timeout, settle: time.Second,
+func newRecovery(board *boards.Board, medium, serial, port string, timeout time.Duration) *recovery {
+	return &recovery{board: board, medium: medium, serial: serial, port: port, timeout: timeout, settle: time.Second,
 		look: func() ([]flash.Disk, []flash.USB, error) {
 			disks, err := flash.Disks("/")
 			if err != nil {
@@ -32,10 +33,13 @@ func newRecovery(board *boards.Board, serial, port string, timeout time.Duration
 		}}
 }
 
-// match is what the board's definition says of its disk.
-func match(b *boards.Board) flash.Match {
+// match is what the board's definition says of its disk, or of one of several.
+func match(b *boards.Board, medium string) flash.Match {
 	var m flash.Match
 	for _, u := range b.Recovery.USB {
+		if u.Medium != "" && medium != "" && u.Medium != medium {
+			continue
+		}
 		m.USB = append(m.USB, flash.USBMatch{VendorID: u.VendorID, ProductIDs: u.ProductIDs, Interface: u.Interface,
 			Manufacturer: flash.Pattern(u.Manufacturer), Product: flash.Pattern(u.Product),
 			Vendor: flash.Pattern(u.Vendor), Model: flash.Pattern(u.Model), Rev: flash.Pattern(u.Rev), Sectors: u.Sectors})
@@ -53,7 +57,10 @@ func (r *recovery) wait(ctx context.Context, u *ui) (*flash.Disk, error) {
 	}
 	u.say("%s", strings.TrimSpace(r.board.Recovery.Enter))
 	u.say("waiting for it, up to %s", r.timeout)
-	m := match(r.board)
+	m := match(r.board, r.medium)
+	if len(m.USB) == 0 {
+		return nil, usagef("the %s of %s does not show up over USB: name the disk", r.medium, r.board.Name)
+	}
 	told := map[string]bool{}
 	first := map[string]time.Time{} // when something that looks alike was seen
 	deadline := time.Now().Add(r.timeout)

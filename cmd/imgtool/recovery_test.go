@@ -62,7 +62,7 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var words bytes.Buffer
-			r := newRecovery(board, c.serial, c.port, 400*time.Millisecond)
+			r := newRecovery(board, "", c.serial, c.port, 400*time.Millisecond)
 			r.settle = 20 * time.Millisecond
 			n := -1
 			r.look = func() ([]flash.Disk, []flash.USB, error) {

@@ -42,15 +42,19 @@ func runVerify(ctx context.Context, target, file string, u *ui) (err error) {
 		return err
 	}
 	defer pic.Close()
-	p, err := newPlan(pic)
-	if err != nil {
-		return err
-	}
-	defer p.Close()
 	disk, err := findDisk(target)
 	if err != nil {
 		return err
 	}
+	fitted, err := pic.fit(disk.Size)
+	if err != nil {
+		return fmt.Errorf("%s: %w", pic.name, err)
+	}
+	p, err := newPlan(fitted)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
 	expected, err := p.expected(disk.Size)
 	if err != nil {
 		return &image.MismatchError{Name: "size", Len: disk.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", disk.Size, err)}

@@ -20,8 +20,9 @@ type Manifest struct {
 	Board      string      `json:"board"`
 	Medium     string      `json:"medium"`
 	BuildID    string      `json:"build_id"`
-	Time       int64       `json:"time"`  // seconds since 1970, of everything made
-	Floor      int64       `json:"floor"` // the smallest disk the board can use, in bytes
+	Time       int64       `json:"time"`           // seconds since 1970, of everything made
+	Floor      int64       `json:"floor"`          // the smallest disk the board can use, in bytes
+	Disk       int64       `json:"disk,omitempty"` // the one size the disk has, in bytes; 0: any from floor on
 	Codec      string      `json:"codec,omitempty"`
 	Cmdline    string      `json:"cmdline,omitempty"`
 	Inputs     []Input     `json:"inputs"`
@@ -47,6 +48,8 @@ type Partition struct {
 	Len    int64  `json:"length"`
 	Late   bool   `json:"late,omitempty"` // made by the device on its first boot
 	Format string `json:"format,omitempty"`
+	Fill   bool   `json:"fill,omitempty"`  // takes what is left of the disk, whatever its size
+	State  string `json:"state,omitempty"` // of a file system: the file that says it was provisioned
 }
 
 // plain is what goes into questions and onto disks as it is.

@@ -77,7 +77,10 @@ func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 
 // Holes looks whether a raw image is zeros where its manifest has nothing. What
 // is there would not be written, and not be missed by a verification.
-func (o *Opened) Holes(ctx context.Context) error {
+//
+// data, which may be nil, says where there is something at or after an offset, so
+// that holes of the file itself need no reading.
+func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 	if o.Manifest == nil || o.Format != Raw {
 		return nil
 	}
@@ -90,6 +93,11 @@ func (o *Opened) Holes(ctx context.Context) error {
 		for at := s.Off; at < s.End(); {
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
+			}
+			if data != nil {
+				if at = max(at, data(at)); at >= s.End() {
+					break
+				}
 			}
 			part := buf[:min(int64(len(buf)), s.End()-at)]
 			if n, err := o.raw.ReadAt(part, at); n < len(part) {

@@ -24,10 +24,12 @@ import (
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
+	"imgtool/image/swap"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
 	"imgtool/layouts"
@@ -40,6 +42,13 @@ const DefaultTime = 1767225600
 // Options is what an image is built from.
 type Options struct {
 	Board       *boards.Board
+	Media       []string          // those to build; none is all the board has
+	Sizes       map[string]int64  // by medium, of disks that are to be filled
+	Profile     string            // one of boards.Profiles; "" is the first
+	Flags       map[string]bool   // of what the board's steps ask for
+	Vars        map[string]string // for edits, over the board's
+	Edits       []edit.Edit       // of the root file system, before all else
+	EditsText   []byte            // what Edits were read from
 	Slots       string            // a or ab; "" is a
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
@@ -55,12 +64,17 @@ type Options struct {
 	Phases      image.Phases
 }
 
-// Result is what was built. It reads from inputs and scratch files: Close only
-// when it is written.
+// Result is what was built, an image for each medium. It reads from inputs and
+// scratch files: Close only when it is written.
 type Result struct {
-	Image    *image.Image
+	Images  []Image
+	scratch []*os.File
+}
+
+// Image is that of one medium.
+type Image struct {
+	*image.Image
 	Manifest *artifact.Manifest
-	scratch  []*os.File
 }
 
 // Close releases the scratch files.
@@ -89,11 +103,11 @@ const starterScheme = "starter:"
 // builder is the state of one Build, in the order it comes about.
 type builder struct {
 	Options
-	medium   *boards.Medium
-	placed   *layouts.Placed
+	disks    []*disk
 	packages packages
 
 	root   *source.Root
+	trees  map[string]*tree.Tree
 	files  map[string]*source.File
 	inputs []artifact.Input
 
@@ -103,10 +117,17 @@ type builder struct {
 	result  *Result
 }
 
-// Build checks everything, then makes the image. What the inputs can be blamed
+// disk is a medium on its way.
+type disk struct {
+	*boards.Medium
+	placed *layouts.Placed
+	prefix string // of what is derived for it: nothing where the board has one medium
+}
+
+// Build checks everything, then makes the images. What the inputs can be blamed
 // for is found before the squashfs is made, as far as can be.
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
-	b := &builder{Options: opt, medium: &opt.Board.Media[0], result: &Result{}, files: map[string]*source.File{},
+	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{},
 		packages: packages{open: opt.Opener.Package, loaded: map[string]*source.Package{}}}
 	if b.Slots == "" {
 		b.Slots = "a"
@@ -128,14 +149,24 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	if err := b.identify(ctx); err != nil {
 		return nil, err
 	}
-	extents, err := b.extents(ctx)
-	if err != nil {
+	if err := b.plant(); err != nil {
 		return nil, err
 	}
-	if b.result.Image, err = image.New(b.placed.Size, extents...); err != nil {
-		return nil, err
+	for _, d := range b.disks {
+		extents, err := b.extents(ctx, d)
+		if err == nil {
+			var img *image.Image
+			if img, err = image.New(d.placed.Size, extents...); err == nil {
+				b.result.Images = append(b.result.Images, Image{img, b.manifest(d)})
+			}
+		}
+		if err != nil && d.prefix != "" {
+			err = fmt.Errorf("%s: %w", d.Name, err)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	b.result.Manifest = b.manifest()
 	return b.result, nil
 }
 
@@ -146,8 +177,19 @@ var (
 
 // check looks at what needs no input to be opened.
 func (b *builder) check() (err error) {
-	if b.placed, err = b.medium.Placing.Place(b.Slots); err != nil {
+	if err := b.checkMedia(); err != nil {
 		return err
+	}
+	if b.Profile == "" {
+		b.Profile = boards.Profiles[0]
+	}
+	if !slices.Contains(boards.Profiles, b.Profile) {
+		return fmt.Errorf("profile %q is not known; there are %s", b.Profile, strings.Join(boards.Profiles, ", "))
+	}
+	for flag := range b.Flags {
+		if !slices.Contains(b.Board.Options(), flag) {
+			return fmt.Errorf("%s knows no %s", b.Board.Name, flag)
+		}
 	}
 	if err := b.squashfs().Check(); err != nil {
 		return err
@@ -171,15 +213,17 @@ func (b *builder) check() (err error) {
 		}
 	}
 	inputs := b.Board.Inputs()
-	if len(b.Inputs) == 0 {
+	starter := len(b.Inputs) == 0
+	if starter {
 		b.Inputs = map[string]string{}
-		for _, name := range inputs {
-			b.Inputs[name] = "starter"
-		}
 	}
 	var missing []string
 	for _, name := range inputs {
-		if b.Inputs[name] == "" {
+		_, optional := b.Board.IsOptional(name)
+		switch {
+		case starter && (!optional || b.Board.Starter.Inputs[name] != ""):
+			b.Inputs[name] = "starter"
+		case b.Inputs[name] == "" && !optional:
 			missing = append(missing, name)
 		}
 	}
@@ -195,6 +239,34 @@ func (b *builder) check() (err error) {
 				return fmt.Errorf("%s has no default source for %s: pass --input %s=FILE", b.Board.Name, name, name)
 			}
 		}
+	}
+	return nil
+}
+
+func (b *builder) checkMedia() error {
+	for _, name := range b.Media {
+		if !slices.Contains(b.Board.MediaNames(), name) {
+			return fmt.Errorf("%s has no medium %q; it has %s", b.Board.Name, name, strings.Join(b.Board.MediaNames(), ", "))
+		}
+	}
+	for name := range b.Sizes {
+		if !slices.Contains(b.Board.MediaNames(), name) {
+			return fmt.Errorf("%s has no medium %q to choose the size of; it has %s", b.Board.Name, name, strings.Join(b.Board.MediaNames(), ", "))
+		}
+	}
+	for i := range b.Board.Media {
+		d := &disk{Medium: &b.Board.Media[i]}
+		if len(b.Media) > 0 && !slices.Contains(b.Media, d.Name) {
+			continue
+		}
+		if len(b.Board.Media) > 1 {
+			d.prefix = d.Name + "/"
+		}
+		var err error
+		if d.placed, err = d.Placing.Place(b.Slots, b.Sizes[d.Name]); err != nil {
+			return fmt.Errorf("%s: %w", d.Name, err)
+		}
+		b.disks = append(b.disks, d)
 	}
 	return nil
 }
@@ -221,10 +293,20 @@ func (b *builder) checkSeed() error {
 // open opens all inputs, the root file system first: others may be files in it.
 func (b *builder) open(ctx context.Context) (err error) {
 	if ref, ok := b.Inputs["rootfs"]; ok {
-		if ref == starterScheme+"rootfs" {
+		switch ref {
+		case starterScheme + "rootfs":
 			b.root, err = b.openStarterRoot(ctx)
-		} else {
+		case starterScheme + "photon":
+			b.root, err = b.openStarterPhoton(ctx)
+		default:
 			b.root, err = b.Opener.Root(ctx, ref)
+		}
+		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0) && b.root.Tree == nil {
+			b.root.Tree, err = treeOf(b.root.Squashfs)
+		}
+		if err == nil && len(b.Edits) > 0 {
+			b.root.Squashfs = nil
+			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time)
 		}
 		if err != nil {
 			return fmt.Errorf("rootfs: %w", err)
@@ -233,6 +315,12 @@ func (b *builder) open(ctx context.Context) (err error) {
 	for _, name := range b.Board.Inputs() {
 		if name == "rootfs" {
 			b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: b.root.Digest, Origin: b.root.Origin})
+			continue
+		}
+		if without, ok := b.Board.IsOptional(name); ok && b.Inputs[name] == "" {
+			if without != "" {
+				b.Warn(fmt.Sprintf("no %s: %s", name, without))
+			}
 			continue
 		}
 		f, err := b.openFile(ctx, b.Inputs[name])
@@ -287,11 +375,8 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 			t = b.root.Tree
 		}
 		if b.root != nil && t == nil {
-			r, err := squashfs.Open(b.root.Squashfs, b.root.Squashfs.Size())
-			if err != nil {
-				return nil, err
-			}
-			if t, err = r.Tree(); err != nil {
+			var err error
+			if t, err = treeOf(b.root.Squashfs); err != nil {
 				return nil, err
 			}
 		}
@@ -310,6 +395,15 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	return b.Opener.File(ctx, ref)
 }
 
+// treeOf is what is in a squashfs.
+func treeOf(c image.Content) (*tree.Tree, error) {
+	r, err := squashfs.Open(c, c.Size())
+	if err != nil {
+		return nil, err
+	}
+	return r.Tree()
+}
+
 func fileOf(c image.Content, origin string) (*source.File, error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, io.NewSectionReader(c, 0, c.Size())); err != nil {
@@ -322,8 +416,30 @@ func fileOf(c image.Content, origin string) (*source.File, error) {
 // everything that makes a difference but the seed.
 func (b *builder) identify(ctx context.Context) error {
 	h := sha256.New()
-	fmt.Fprintf(h, "imgtool 1\nboard %x\nlayout %x\nslots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
-		sha256.Sum256(b.Board.Source), sha256.Sum256(b.medium.PlacingSource), b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)
+	// All media count, so that those built apart are of one build.
+	fmt.Fprintf(h, "imgtool 1\nboard %x\n", sha256.Sum256(b.Board.Source))
+	for _, m := range b.Board.Media {
+		fmt.Fprintf(h, "layout %x\n", sha256.Sum256(m.PlacingSource))
+		if size := b.Sizes[m.Name]; size != 0 {
+			fmt.Fprintf(h, "size %s %d\n", m.Name, size)
+		}
+	}
+	for _, t := range b.Board.Trees {
+		for _, s := range t.Steps {
+			fmt.Fprintf(h, "edits %x\n", sha256.Sum256(s.Text))
+		}
+	}
+	if len(b.Board.Trees) > 0 {
+		fmt.Fprintf(h, "profile %s\nflags %v\n", b.Profile, b.Flags)
+	}
+	if len(b.Vars) > 0 {
+		fmt.Fprintf(h, "vars %q\n", b.Vars)
+	}
+	if b.EditsText != nil {
+		fmt.Fprintf(h, "edits %x\n", sha256.Sum256(b.EditsText))
+	}
+	fmt.Fprintf(h, "slots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
+		b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)
 	for _, in := range b.inputs {
 		fmt.Fprintf(h, "input %s %s\n", in.Name, in.SHA256)
 	}
@@ -343,11 +459,13 @@ func (b *builder) derived(name string) []byte {
 	return sum[:]
 }
 
-func (b *builder) guid(name string) string {
-	u := uuid.UUID(b.derived("guid " + name)[:16])
+func (b *builder) uuid(name string) uuid.UUID {
+	u := uuid.UUID(b.derived(name)[:16])
 	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80 // version 8, RFC 9562: derived our own way
-	return strings.ToUpper(u.String())
+	return u
 }
+
+func (b *builder) guid(name string) string { return strings.ToUpper(b.uuid("guid " + name).String()) }
 
 func (b *builder) squashfs() squashfs.Options {
 	size := b.BlockSize
@@ -358,42 +476,45 @@ func (b *builder) squashfs() squashfs.Options {
 }
 
 // extents are all there is in the image, the squashfs last to be made.
-func (b *builder) extents(ctx context.Context) ([]image.Extent, error) {
-	table := &gpt.Table{GUID: b.guid("disk"), Size: b.placed.Size, FirstUsable: b.placed.FirstUsable}
-	for _, p := range b.placed.Parts {
+func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) {
+	table := &gpt.Table{GUID: b.guid(d.prefix + "disk"), Size: d.placed.Size, FirstUsable: d.placed.FirstUsable}
+	for _, p := range d.placed.Parts {
 		if !p.Late {
-			table.Parts = append(table.Parts, gpt.Part{Number: p.Number, Name: p.Name, Type: layouts.Types[p.Type], GUID: b.guid(p.Name), Off: p.Off, Len: p.Len})
+			table.Parts = append(table.Parts, gpt.Part{Number: p.Number, Name: p.Name, Type: layouts.Types[p.Type], GUID: b.guid(d.prefix + p.Name), Off: p.Off, Len: p.Len})
 		}
 	}
 	extents, err := table.Extents()
 	if err != nil {
 		return nil, err
 	}
-	for _, blob := range b.medium.Blobs {
+	for _, blob := range d.Blobs {
 		extents = append(extents, image.Extent{Name: blob.Input, Off: blob.Sector * 512, Content: b.files[blob.Input].Content})
 	}
 	if extents, err = fillGaps(extents, table.Start()); err != nil {
 		return nil, err
 	}
-	for _, p := range b.placed.Parts {
-		switch {
-		case p.Late && p.Off < b.placed.Size:
+	for _, p := range d.placed.Parts {
+		if p.Late {
 			// The device makes a file system here, and must find none.
-			extents = append(extents, image.Extent{Name: p.Name + "/blank", Off: p.Off, Content: image.Zeros(min(1<<20, b.placed.Size-gpt.TailSize-p.Off))})
-		case p.Content == "boot" && !p.Late:
-			v, err := b.bootVolume(p)
-			if err != nil {
-				return nil, err
+			if p.Off < d.placed.Size {
+				extents = append(extents, image.Extent{Name: p.Name + "/blank", Off: p.Off, Content: image.Zeros(min(1<<20, d.placed.Size-gpt.TailSize-p.Off))})
 			}
-			extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: v})
+			continue
+		}
+		c, err := b.partition(d, p)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: c})
 		}
 	}
 	// Before the long work, see that the rest is right.
-	if _, err := image.New(b.placed.Size, extents...); err != nil {
+	if _, err := image.New(d.placed.Size, extents...); err != nil {
 		return nil, err
 	}
 	var rootfs image.Content
-	for _, p := range b.placed.Parts {
+	for _, p := range d.placed.Parts {
 		if p.Content != "rootfs" || p.Late {
 			continue
 		}
@@ -408,6 +529,35 @@ func (b *builder) extents(ctx context.Context) ([]image.Extent, error) {
 		extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: rootfs})
 	}
 	return extents, nil
+}
+
+// partition is what is in one that takes no long work; nil is nothing.
+func (b *builder) partition(d *disk, p layouts.Part) (image.Content, error) {
+	// A nil of another type would not be nil.
+	some := func(m *image.Image, err error) (image.Content, error) {
+		if err != nil {
+			return nil, err
+		}
+		return m, nil
+	}
+	switch p.Content {
+	case "boot":
+		return some(b.bootVolume(p))
+	case "ext4":
+		return some(b.ext4(d, p))
+	case "swap":
+		return some(swap.New(p.Len, b.uuid("swap "+d.prefix+p.Name), p.Label))
+	case "input":
+		f := b.files[p.Input]
+		if f == nil {
+			return nil, nil
+		}
+		if f.Size() > p.Len {
+			return nil, fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", p.Input, f.Size(), p.Name, p.Len)
+		}
+		return f.Content, nil
+	}
+	return nil, nil
 }
 
 // fillGaps puts zeros between the extents before end, so that nothing stale
@@ -537,16 +687,23 @@ func scratch(dir string) (*os.File, error) {
 	return f, nil
 }
 
-func (b *builder) manifest() *artifact.Manifest {
-	m := &artifact.Manifest{Board: b.Board.Name, Medium: b.medium.Name, BuildID: b.buildID, Time: b.Time, Floor: b.placed.Floor,
+func (b *builder) manifest(d *disk) *artifact.Manifest {
+	m := &artifact.Manifest{Board: b.Board.Name, Medium: d.Name, BuildID: b.buildID, Time: b.Time, Floor: d.placed.Floor,
 		Cmdline: b.Cmdline, Inputs: b.inputs}
-	if b.root != nil && b.root.Squashfs == nil {
+	if l := d.Placing; l.Disk != 0 && l.Disk == l.MinDisk {
+		m.Disk = d.placed.Size
+	}
+	if b.root != nil && b.root.Squashfs == nil && slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool { return p.Content == "rootfs" }) {
 		m.Codec = b.codec
 	}
-	for _, p := range b.placed.Parts {
+	for _, p := range d.placed.Parts {
 		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late, Format: p.Format}
 		if !p.Late {
-			part.GUID = b.guid(p.Name)
+			part.GUID = b.guid(d.prefix + p.Name)
+			part.Fill = p.Size == 0 && d.Placing.MinDisk != d.Placing.Disk
+		}
+		if t := b.trees[p.Tree]; t != nil && len(b.Board.State.Paths) > 0 && t.Lookup(strings.Trim(b.Board.State.Paths[0], "/")) != nil {
+			part.State = b.Board.State.Paths[0]
 		}
 		m.Partitions = append(m.Partitions, part)
 	}

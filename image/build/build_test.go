@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // made builds a Rock64 image from tiny inputs.
-func made(t *testing.T, change func(*build.Options)) *build.Result {
+func made(t *testing.T, change func(*build.Options)) *build.Image {
 	t.Helper()
 	dir := t.TempDir()
 	inputs := map[string]string{"rootfs": filepath.Join(dir, "root")}
@@ -47,7 +47,7 @@ func made(t *testing.T, change func(*build.Options)) *build.Result {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
-	return r
+	return &r.Images[0]
 }
 
 func find(t *testing.T, m *image.Image, name string) image.Extent {

@@ -111,6 +111,7 @@ WantedBy=multi-user.target
 	{dir, 0, "sys", ""},
 	{tree.Dir | 0o1777, 0, "tmp", ""},
 	{reg, 0, "tmp/left", "over"},
+	{dir, 0, "usr/lib/modules/" + Kernel, ""},
 	{reg, 0, "usr/lib/systemd/system/docker.service", `[Unit]
 Description=Docker
 [Service]

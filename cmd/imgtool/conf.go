@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"imgtool/boards"
+	"imgtool/image/build"
+	"imgtool/image/shconf"
+	"imgtool/layouts"
+)
+
+// applyConf takes over what the file a factory provisions with says of sizes,
+// labels, devices and lists. What is said there and not used is told.
+func applyConf(o *build.Options, path string, u *ui) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("provisioning: %w", err)
+	}
+	values, err := shconf.Parse(path, text)
+	if err != nil {
+		return fmt.Errorf("provisioning: %w", err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if err := applyValue(o, key, values[key], u); err != nil {
+			return fmt.Errorf("%s: %s: %w", path, key, err)
+		}
+	}
+	return nil
+}
+
+func applyValue(o *build.Options, key string, v shconf.Value, u *ui) error {
+	c := o.Board.Conf
+	switch {
+	case v.List == nil && c.Sizes[key] != "":
+		p, err := o.Board.Partition(c.Sizes[key])
+		if err != nil {
+			return err
+		}
+		if v.Text == "ALL" {
+			if p.Size != 0 {
+				return fmt.Errorf("%s has a size of its own in the board's layout, and cannot take what is left", p.Name)
+			}
+			return nil
+		}
+		size, err := confSize(v.Text)
+		if err != nil {
+			return err
+		}
+		if p.Size == 0 {
+			return fmt.Errorf("%s takes what is left of the disk: only ALL can be said", p.Name)
+		}
+		p.Size = size
+	case v.List == nil && c.Labels[key] != "":
+		p, err := o.Board.Partition(c.Labels[key])
+		if err != nil {
+			return err
+		}
+		p.Label = v.Text
+	case v.List == nil && c.Vars[key] != "":
+		if _, ok := o.Vars[c.Vars[key]]; !ok {
+			o.Vars[c.Vars[key]] = v.Text
+		}
+	case slices.ContainsFunc(c.Fixed, func(f boards.Fixed) bool { return f.Key == key }):
+		for _, f := range c.Fixed {
+			if got := append(slices.Clone(v.List), strings.Fields(v.Text)...); f.Key == key && !slices.Equal(got, f.Is) {
+				return fmt.Errorf("it is %s, and only %s is known here", quoted(got), quoted(f.Is))
+			}
+		}
+	default:
+		u.warn(fmt.Sprintf("%s of the provisioning is not used", key))
+	}
+	return nil
+}
+
+func quoted(list []string) string { return "(" + strings.Join(list, " ") + ")" }
+
+// confSize reads a size as fdisk takes it: 16G is 16 GiB.
+func confSize(text string) (layouts.Bytes, error) {
+	var size layouts.Bytes
+	for short, long := range map[string]string{"K": "KiB", "M": "MiB", "G": "GiB"} {
+		if n, ok := strings.CutSuffix(text, short); ok {
+			return size, size.UnmarshalText([]byte(n + long))
+		}
+	}
+	return 0, fmt.Errorf("%q is no size: write it as 16G, 512M or ALL", text)
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"os"
+	"time"
+
+	"github.com/cavaliergopher/cpio"
+	"github.com/klauspost/compress/gzip"
+
+	"imgtool/image/edit/edittest"
+	"imgtool/image/tree"
+)
+
+// makeL4T writes a root file system with the paths that provisioning a Photon NX
+// needs, as a tar.
+func makeL4T(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(f)
+	if err := writeTree(w, edittest.L4T()); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func writeTree(w *tar.Writer, t *tree.Tree) error {
+	names := map[*tree.Inode]string{}
+	for path, n := range t.All() {
+		if path == "" {
+			continue
+		}
+		h := &tar.Header{Name: path, Mode: int64(n.Mode & 0o7777), Uid: int(n.UID), Gid: int(n.GID), ModTime: time.Unix(n.ModTime, 0), Format: tar.FormatPAX,
+			Devmajor: int64(n.Major), Devminor: int64(n.Minor), Linkname: n.Target}
+		switch n.Type() {
+		case tree.Dir:
+			h.Typeflag, h.Name = tar.TypeDir, path+"/"
+		case tree.Symlink:
+			h.Typeflag = tar.TypeSymlink
+		case tree.CharDev:
+			h.Typeflag = tar.TypeChar
+		case tree.BlockDev:
+			h.Typeflag = tar.TypeBlock
+		case tree.Fifo:
+			h.Typeflag = tar.TypeFifo
+		case tree.Regular:
+			h.Typeflag, h.Size = tar.TypeReg, n.Size()
+			if first := names[n]; first != "" {
+				h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+			}
+			names[n] = path
+		}
+		for _, x := range n.Xattrs {
+			if h.PAXRecords == nil {
+				h.PAXRecords = map[string]string{}
+			}
+			h.PAXRecords["SCHILY.xattr."+x.Name] = x.Value
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if h.Size > 0 {
+			if _, err := io.Copy(w, io.NewSectionReader(n.Content, 0, n.Size())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// initrdWith packs a cpio with files of these names.
+func initrdWith(names ...string) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := cpio.NewWriter(z)
+	for _, name := range names {
+		w.WriteHeader(&cpio.Header{Name: name, Mode: cpio.TypeReg | 0o755, Links: 1})
+	}
+	w.Close()
+	z.Close()
+	return b.Bytes()
+}

@@ -1,0 +1,218 @@
+// Package ext4 makes and reads ext4 file systems.
+//
+// New makes one of a tree, as an image: metadata is computed, in memory that
+// grows with the number of files, and files are extents that read from what they
+// were given. Block groups that hold nothing are left uninitialised, so an empty
+// file system of any size is a few extents. Nothing of what a disk held before
+// is ever read: what is not written is marked as never used, or is free.
+//
+// It writes blocks of 4096 bytes, inodes of 256, checksums on all metadata, and
+// the features that kernel 4.9 and its e2fsck know. It does not change a file
+// system, and makes no inline data, bigalloc, quota, project, verity, encryption
+// or case folding.
+//
+// Read turns one back into a tree, whoever made it, if its files are mapped by
+// extents.
+//
+// All numbers are little-endian but for those of the journal. Names and values
+// are those of fs/ext4/ext4.h and Documentation/filesystems/ext4 of Linux.
+package ext4
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+)
+
+const (
+	blockSize   = 4096
+	inodeSize   = 256
+	perBlock    = blockSize / inodeSize // inodes
+	groupBlocks = 8 * blockSize         // what one bitmap block counts
+	flexGroups  = 16                    // groups that keep their bitmaps and inode tables together
+	descSize    = 64                    // of a group descriptor
+	superOff    = 1024
+	superSize   = 1024
+	sectors     = blockSize / 512 // i_blocks counts in these
+
+	maxBlocks   = 1<<32 - 1 // beyond, resize_inode cannot be
+	maxName     = 255
+	maxLinks    = 65000 // EXT4_LINK_MAX
+	fastSymlink = 60    // bytes with the NUL, in the place of block numbers
+)
+
+// Inodes with a number of their own.
+const (
+	rootInode    = 2
+	resizeInode  = 7
+	journalInode = 8
+	lostInode    = 11 // the first that is not reserved
+)
+
+// What the superblock says about compatibility: anybody may mount, nobody may,
+// only readers may where a bit is not known.
+const (
+	hasJournal  = 0x4
+	extAttr     = 0x8
+	hasResize   = 0x10
+	dirIndex    = 0x20
+	compatible  = hasJournal | extAttr | hasResize | dirIndex
+	fileType    = 0x2
+	needsReplay = 0x4
+	metaGroups  = 0x10
+	withExtents = 0x40
+	with64bit   = 0x80
+	withMMP     = 0x100
+	flexBG      = 0x200
+	csumSeed    = 0x2000
+	largeDir    = 0x4000
+
+	incompatible = fileType | withExtents | with64bit | flexBG
+	sparseSuper  = 0x1
+	largeFile    = 0x2
+	hugeFile     = 0x8
+	dirNlink     = 0x20
+	extraIsize   = 0x40
+	metadataCsum = 0x400
+	roCompatible = sparseSuper | largeFile | hugeFile | dirNlink | extraIsize | metadataCsum
+)
+
+const (
+	magic        = 0xef53
+	unsignedHash = 2   // s_flags: names are hashed as unsigned bytes
+	mountOptions = 0xc // s_default_mount_opts: user_xattr, acl
+	flexLog      = 4
+	crc32c       = 1    // s_checksum_type
+	extraSize    = 32   // bytes of an inode's fields after the first 128
+	jnlInBlocks  = 1    // s_jnl_backup_type
+	csumOff      = 1020 // of the superblock's own checksum
+)
+
+// superblock is the 1024 bytes at 1024 and at the start of some groups.
+type superblock struct {
+	Inodes, Blocks, Reserved, FreeBlocks, FreeInodes uint32
+	FirstBlock, LogBlock, LogCluster                 uint32
+	BlocksPerGroup, ClustersPerGroup, InodesPerGroup uint32
+	Mounted, Written                                 uint32
+	Mounts, MaxMounts, Magic, State, Errors, Minor   uint16
+	Checked, CheckInterval, OS, Revision             uint32
+	ReservedUID, ReservedGID                         uint16
+	FirstInode                                       uint32
+	InodeSize, Group                                 uint16
+	Compat, Incompat, ROCompat                       uint32
+	UUID                                             [16]byte
+	Label                                            [16]byte
+	LastMounted                                      [64]byte
+	_                                                uint32
+	_                                                uint16
+	ReservedGDT                                      uint16
+	JournalUUID                                      [16]byte
+	Journal, JournalDev, LastOrphan                  uint32
+	HashSeed                                         [16]byte
+	HashVersion, JournalBackup                       uint8
+	DescSize                                         uint16
+	MountOptions, FirstMeta, Made                    uint32
+	JournalBlocks                                    [68]byte // i_block, i_size_high, i_size
+	BlocksHigh, ReservedHigh, FreeBlocksHigh         uint32
+	MinExtra, WantExtra                              uint16
+	Flags                                            uint32
+	_                                                [16]byte // RAID and multi-mount protection
+	LogFlex, ChecksumType                            uint8
+	_                                                uint16
+	_                                                [208]byte // written so far, snapshots, errors, quota
+	Overhead                                         uint32
+	_                                                [36]byte // backup groups, encryption, lost+found, project quota
+	ChecksumSeed                                     uint32
+	WrittenHigh, MountedHigh, MadeHigh, CheckedHigh  uint8
+	_                                                [388]byte
+	Checksum                                         uint32
+}
+
+// Flags of a group.
+const (
+	inodeUninit = 1 // no inode of it is in use, and neither bitmap nor table was written
+	blockUninit = 2 // no block of it is in use but for copies of the superblock
+	inodeZeroed = 4 // the whole inode table was written
+)
+
+// descriptor is what the superblock's neighbours say of one group.
+type descriptor struct {
+	BlockBitmap, InodeBitmap, InodeTable             uint32
+	FreeBlocks, FreeInodes, Dirs, Flags              uint16
+	_                                                uint32
+	BlockCsum, InodeCsum, Unused, Checksum           uint16
+	BlockBitmapHigh, InodeBitmapHigh, InodeTableHigh uint32
+	FreeBlocksHigh, FreeInodesHigh, DirsHigh         uint16
+	UnusedHigh                                       uint16
+	_                                                uint32
+	BlockCsumHigh, InodeCsumHigh                     uint16
+	_                                                uint32
+}
+
+// Inode flags.
+const (
+	indexFlag  = 0x1000
+	extentFlag = 0x80000
+	inlineFlag = 0x10000000
+)
+
+// inode is the fields of one; its own xattrs follow.
+type inode struct {
+	Mode, UID                           uint16
+	Size, Atime, Ctime, Mtime, Dtime    uint32
+	GID, Links                          uint16
+	Blocks, Flags, Version              uint32
+	Block                               [60]byte
+	Generation, XattrBlock, SizeHigh, _ uint32
+	BlocksHigh, XattrBlockHigh          uint16
+	UIDHigh, GIDHigh                    uint16
+	Checksum, _                         uint16
+
+	ExtraSize, ChecksumHigh                      uint16
+	CtimeExtra, MtimeExtra, AtimeExtra           uint32
+	Crtime, CrtimeExtra, VersionHigh, ProjectIDs uint32
+}
+
+const (
+	baseInode = 128
+	inodeBody = baseInode + extraSize // where xattrs begin
+)
+
+// FullError says that a tree does not fit. All are in bytes: what its files,
+// folders and the journal need in whole blocks, what the file system has for
+// them, and how large it is.
+type FullError struct{ Need, Free, Size int64 }
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("the files need %d bytes and a file system of %d bytes has %d for them", e.Need, e.Size, e.Free)
+}
+
+// appendTo lays out v, a struct or number, on the end of b.
+func appendTo(b []byte, v ...any) []byte {
+	for _, v := range v {
+		var err error
+		if b, err = binary.Append(b, binary.LittleEndian, v); err != nil {
+			panic("ext4: internal error: " + err.Error())
+		}
+	}
+	return b
+}
+
+var le = binary.LittleEndian
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// crc goes on with a CRC-32C as Linux computes it, which inverts neither at the
+// start nor at the end.
+func crc(sum uint32, p []byte) uint32 { return ^crc32.Update(^sum, castagnoli, p) }
+
+func crc32le(sum, v uint32) uint32 { return crc(sum, le.AppendUint32(nil, v)) }
+
+// inodeSeed begins every checksum of what belongs to an inode.
+func inodeSeed(seed, number, generation uint32) uint32 {
+	return crc32le(crc32le(seed, number), generation)
+}
+
+func ceil(n, of int64) int64 { return (n + of - 1) / of }
+
+func roundUp(n, to int64) int64 { return ceil(n, to) * to }
