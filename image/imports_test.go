@@ -24,19 +24,19 @@ var imports = map[string][]string{
 	"image/xz":        {},
 	"image/squashfs":  {"image", "image/tree", "image/ordered"},
 	"image/source":    {"image", "image/tree", "image/xz"},
-	"image/artifact":  {"image", "image/ordered", "image/xz"},
+	"image/artifact":  {"image", "image/ordered", "image/simg", "image/xz"},
 	"image/fstab":     {},
 	"image/extlinux":  {},
 	"image/shconf":    {},
 	"layouts":         {},
 	"boards":          {"layouts"},
 	"flash":           {"image"},
-	"image/build": {"boards", "layouts", "image", "image/artifact", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/source",
+	"image/build": {"boards", "layouts", "image", "image/artifact", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/simg", "image/source",
 		"image/squashfs", "image/swap", "image/tree", "image/uboot", "image/xz"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
 	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/shconf",
-		"image/source", "image/squashfs", "image/uboot"},
+		"image/source", "image/squashfs", "image/tree", "image/uboot"},
 }
 
 func TestImportsPointTheWayTheDesignSays(t *testing.T) {

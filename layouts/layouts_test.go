@@ -101,3 +101,38 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Where the media of a Photon NX have their partitions, in sectors: NVIDIA's flash
+// XML resolved, and what the factory's fdisk makes.
+func TestThePhotonsMediaArePlacedAsItsFactoryHasThem(t *testing.T) {
+	for name, want := range map[string]string{
+		"photon-emmc": "1 APP 40 20971520, 2 kernel 20971560 131072, 3 kernel_b 21102632 131072, 4 kernel-dtb 21233704 896, 5 kernel-dtb_b 21234600 896, " +
+			"6 recovery 21235496 129024, 7 recovery-dtb 21364520 1024, 8 kernel-bootctrl 21365544 512, 9 kernel-bootctrl_b 21366056 512, " +
+			"10 RECROOTFS 21366568 614400, 11 WAGGLE-RPI 21980968 8388608, 12 UDA 30369576 407728, disk 30777344",
+		"photon-agent-emmc": "1 APP 40 20971520, 2 kernel 20971560 131072, 3 kernel_b 21102632 131072, 4 kernel-dtb 21233704 896, 5 kernel-dtb_b 21234600 896, " +
+			"6 recovery 21235496 129024, 7 recovery-dtb 21364520 1024, 8 kernel-bootctrl 21365544 512, 9 kernel-bootctrl_b 21366056 512, " +
+			"10 RECROOTFS 21366568 614400, 11 UDA 21980968 8796336, disk 30777344",
+		"photon-sd":         "1 recovery-root 2048 20971520, 2 scratch 20973568 10141696, disk 31116288",
+		"photon-nvme":       "1 nvme-swap 2048 33554432, 2 backup-root 33556480 33554432, 3 system-data 67110912 536870912, 4 plugin-data 603981824 396232704, disk 1000215216",
+		"photon-agent-nvme": "1 nvme-swap 2048 33554432, 2 backup-root 33556480 33554432, 3 plugin-data 67110912 933103616, disk 1000215216",
+	} {
+		l, err := layouts.Get(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := l.Place("a", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, part := range p.Parts {
+			got += fmt.Sprintf("%d %s %d %d, ", part.Number, part.Name, part.Off/512, part.Len/512)
+		}
+		if got += fmt.Sprintf("disk %d", p.Size/512); got != want {
+			t.Errorf("%s:\ngot  %s\nwant %s", name, got, want)
+		}
+		if _, err := l.Place("a", int64(l.MinDisk)-512); err == nil || !strings.Contains(err.Error(), "too small") {
+			t.Errorf("%s on a disk that is too small: %v", name, err)
+		}
+	}
+}

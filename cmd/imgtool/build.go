@@ -43,6 +43,7 @@ type buildOptions struct {
 	edits       string
 	vars        []string
 	keepKeys    bool
+	parts       []string
 	provision   string
 }
 
@@ -68,7 +69,8 @@ A board with several media gets an image for each: -o photon.img is photon-emmc.
 photon-sd.img and photon-nvme.img. --medium builds one of them; --size says how large
 a disk is that a medium's last partition shall fill.
 
-The image's name decides its form: .img, .img.zst, .img.xz or .img.gz. Beside it
+The image's name decides its form: .img, .img.zst, .img.xz, .img.gz, or .simg for
+Android's sparse form. Beside it
 lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, scratch
 files lie in TMPDIR.`,
 		Example: `  imgtool build --board rock64
@@ -94,6 +96,7 @@ files lie in TMPDIR.`,
 	f.StringVar(&opt.layout, "layout", "", "another layout of the board, such as ab-squashfs")
 	f.StringArrayVar(&opt.media, "medium", nil, "build this medium alone; may be repeated")
 	f.StringArrayVar(&opt.sizes, "size", nil, "MEDIUM=N, the disk to fill: bytes, or with KiB, MiB, GiB or s for sectors")
+	f.StringArrayVar(&opt.parts, "partition", nil, "[MEDIUM/]NAME=REF, what a partition holds, raw or Android sparse; may be repeated")
 	f.StringVar(&opt.profile, "profile", "", "production (default) or development, which leaves the lockdown out")
 	f.StringVar(&opt.edits, "edits", "", "file of edits of the root file system, see docs/edits.md")
 	f.StringArrayVar(&opt.vars, "var", nil, "NAME=TEXT, a variable of the board's edits or of --edits; may be repeated")
@@ -133,6 +136,9 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		return err
 	}
 	if o.Vars, err = parsePairs("--var", opt.vars); err != nil {
+		return err
+	}
+	if o.Parts, err = parsePairs("--partition", opt.parts); err != nil {
 		return err
 	}
 	if opt.keepKeys {
@@ -260,9 +266,8 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 
 // withMedium puts the name of a medium before the ending of an image's name.
 func withMedium(path, medium string) string {
-	at := strings.LastIndex(filepath.Base(path), ".img")
-	at += len(path) - len(filepath.Base(path))
-	return path[:at] + "-" + medium + path[at:]
+	base, suffix, _ := artifact.Split(path)
+	return base + "-" + medium + suffix
 }
 
 // loadLayout loads a board with another of its layouts, or its own.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -316,50 +314,8 @@ func starter(t *testing.T, args ...string) string {
 // console's text. send is typed when a text is seen.
 func boot(t *testing.T, img string, ready string, send ...[2]string) string {
 	t.Helper()
-	uboot := "/usr/lib/u-boot/qemu_arm64/u-boot.bin"
-	if _, err := os.Stat(uboot); err != nil {
-		imagetest.Skip(t, "%s is missing: install u-boot-qemu", uboot)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	// KVM may be there and not work; snapshot=on leaves the file alone.
-	cmd := exec.CommandContext(ctx, imagetest.Need(t, "qemu-system-aarch64"), "-accel", "tcg", "-M", "virt", "-cpu", "cortex-a53",
-		"-smp", fmt.Sprint(min(2, runtime.NumCPU())), "-m", "1024", "-nographic", "-no-reboot", "-nic", "none", "-bios", uboot,
-		"-drive", "if=none,id=d,format=raw,snapshot=on,file="+img, "-device", "virtio-blk-pci,drive=d")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var faults bytes.Buffer
-	cmd.Stderr = &faults
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	var log bytes.Buffer
-	begin := time.Now()
-	unseen := 0
-	for buf := make([]byte, 4096); ; {
-		n, err := out.Read(buf)
-		log.Write(buf[:n])
-		for len(send) > 0 && bytes.Contains(log.Bytes()[unseen:], []byte(send[0][0])) {
-			io.WriteString(in, send[0][1])
-			unseen = log.Len()
-			send = send[1:]
-		}
-		if len(send) == 0 && regexp.MustCompile(ready).Match(log.Bytes()) {
-			t.Logf("ready after %s", time.Since(begin).Round(100*time.Millisecond))
-			return log.String()
-		}
-		if err != nil {
-			cmd.Wait()
-			t.Fatalf("%v before %q was seen:\n%s%s", err, ready, log.String(), faults.String())
-		}
-	}
+	// snapshot=on leaves the file alone.
+	return imagetest.Boot(t, []string{"-drive", "if=none,id=d,format=raw,snapshot=on,file=" + img, "-device", "virtio-blk-pci,drive=d"}, ready, send...)
 }
 
 func TestTheStarterBootsInQEMU(t *testing.T) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -10,7 +9,6 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/edit"
 	"imgtool/image/ext4"
 	"imgtool/image/gpt"
 )
@@ -160,15 +158,7 @@ func stateOn(disk *flash.Disk, want artifact.Partition) string {
 		if err != nil {
 			return ""
 		}
-		n, err := t.Open(want.State)
-		if err != nil || n.Content == nil || n.Size() > edit.MaxText {
-			return ""
-		}
-		text := make([]byte, n.Size())
-		if _, err := n.Content.ReadAt(text, 0); err != nil && !errors.Is(err, io.EOF) {
-			return ""
-		}
-		return string(text)
+		return textIn(t, want.State)
 	}
 	return ""
 }

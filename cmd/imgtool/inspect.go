@@ -8,14 +8,18 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/edit"
+	"imgtool/image/ext4"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
 	"imgtool/image/squashfs"
+	"imgtool/image/tree"
 	"imgtool/image/uboot"
 	"imgtool/layouts"
 )
@@ -25,7 +29,7 @@ func newInspectCommand(u *ui) *cobra.Command {
 		Use:   "inspect FILE|DISK",
 		Short: "Show what is in an image, and check it",
 		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
-script and root file systems, and check tables and blobs. Exit status 6 if a check
+script or menu and its file systems, and check tables and blobs. Exit status 6 if a check
 fails.`,
 		Example: `  imgtool inspect x.img.zst
   imgtool inspect --json /dev/sdX`,
@@ -40,6 +44,7 @@ type report struct {
 	Format     string           `json:"format"`
 	Size       int64            `json:"size"`
 	Board      string           `json:"board,omitempty"`
+	Medium     string           `json:"medium,omitempty"`
 	BuildID    string           `json:"build_id,omitempty"`
 	Floor      int64            `json:"floor,omitempty"`
 	Table      string           `json:"table,omitempty"` // GUID of the disk
@@ -60,6 +65,22 @@ type partReport struct {
 	Late     bool            `json:"late,omitempty"`
 	FAT      *fatReport      `json:"fat,omitempty"`
 	Squashfs *squashfsReport `json:"squashfs,omitempty"`
+	Ext4     *ext4Report     `json:"ext4,omitempty"`
+	Swap     *swapReport     `json:"swap,omitempty"`
+}
+
+type ext4Report struct {
+	Label    string `json:"label"`
+	UUID     string `json:"uuid"`
+	Files    int    `json:"files"`              // folders and all else included
+	Content  int64  `json:"content"`            // of files, in bytes
+	Extlinux string `json:"extlinux,omitempty"` // text of /boot/extlinux/extlinux.conf
+	State    string `json:"state,omitempty"`    // text of the file that says it was provisioned
+}
+
+type swapReport struct {
+	Label string `json:"label"`
+	UUID  string `json:"uuid"`
 }
 
 type fatReport struct {
@@ -140,7 +161,7 @@ func inspect(pic *picture) (*report, error) {
 		return err == nil
 	}
 	if m := pic.manifest; m != nil {
-		r.Board, r.BuildID, r.Floor, r.Inputs = m.Board, m.BuildID, m.Floor, m.Inputs
+		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
 	}
 
 	table, err := gpt.Read(img)
@@ -170,7 +191,7 @@ func inspect(pic *picture) (*report, error) {
 			part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
 			if p.Off+p.Len > img.Size() {
 				note(p.Name, fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
-			} else if err := part.look(img, note); err != nil {
+			} else if err := part.look(img, stateOf(pic.manifest, p.Number), note); err != nil {
 				return nil, err
 			}
 			r.Partitions = append(r.Partitions, part)
@@ -191,10 +212,22 @@ func sameTable(a, b *gpt.Table) bool {
 	return fmt.Sprint(*a) == fmt.Sprint(*b)
 }
 
-// look finds out what is in a partition.
-func (p *partReport) look(img *image.Image, note func(string, error) bool) error {
+// stateOf is the state file of a partition, or nothing.
+func stateOf(m *artifact.Manifest, number int) string {
+	if m != nil {
+		for _, p := range m.Partitions {
+			if p.Number == number {
+				return p.State
+			}
+		}
+	}
+	return ""
+}
+
+// look finds out what is in a partition. state is a file to show, if there is one.
+func (p *partReport) look(img *image.Image, state string, note func(string, error) bool) error {
 	inside := io.NewSectionReader(img, p.Off, p.Len)
-	magic := make([]byte, 512)
+	magic := make([]byte, 4096)
 	if _, err := inside.ReadAt(magic, 0); err != nil && err != io.EOF {
 		return err
 	}
@@ -211,6 +244,21 @@ func (p *partReport) look(img *image.Image, note func(string, error) bool) error
 			s := r.Summary()
 			p.Squashfs = &squashfsReport{s.Codec, s.BlockSize, s.Inodes, s.BytesUsed, s.ModTime}
 		}
+	case magic[1080] == 0x53 && magic[1081] == 0xEF: // s_magic of fs/ext4/ext4.h
+		t, opt, err := ext4.Read(inside, p.Len)
+		if errors.As(err, new(*artifact.CorruptError)) {
+			return err
+		}
+		if note(p.Name+": ext4", err) {
+			p.Ext4 = &ext4Report{Label: opt.Label, UUID: uuid.UUID(opt.UUID).String(), Files: t.Len(),
+				Extlinux: textIn(t, edit.ExtlinuxConf), State: textIn(t, state)}
+			for _, n := range t.All() {
+				p.Ext4.Content += n.Size()
+			}
+		}
+	case string(magic[4086:]) == "SWAPSPACE2": // union swap_header of include/linux/swap.h
+		id := uuid.UUID(magic[1036:1052])
+		p.Swap = &swapReport{Label: strings.TrimRight(string(magic[1052:1068]), "\x00"), UUID: id.String()}
 	case magic[510] == 0x55 && magic[511] == 0xAA && (magic[0] == 0xEB || magic[0] == 0xE9):
 		f, err := fat.Open(inside)
 		if !note(p.Name+": FAT", err) {
@@ -238,6 +286,22 @@ func (p *partReport) look(img *image.Image, note func(string, error) bool) error
 	return nil
 }
 
+// textIn is the text of a file in a tree, or nothing.
+func textIn(t *tree.Tree, path string) string {
+	if path == "" {
+		return ""
+	}
+	n, err := t.Open(path)
+	if err != nil || n.Content == nil || n.Size() > edit.MaxText {
+		return ""
+	}
+	text := make([]byte, n.Size())
+	if _, err := n.Content.ReadAt(text, 0); err != nil && err != io.EOF {
+		return ""
+	}
+	return string(text)
+}
+
 // blobs looks for the blobs of the image's board, or of any board it may be for.
 func (r *report) blobs(img *image.Image, note func(string, error) bool) {
 	for _, name := range boards.Names() {
@@ -247,6 +311,9 @@ func (r *report) blobs(img *image.Image, note func(string, error) bool) {
 		}
 		var found []blobReport
 		var missing []string
+		if len(b.Media[0].Blobs) == 0 {
+			continue
+		}
 		for _, blob := range b.Media[0].Blobs {
 			off := blob.Sector * 512
 			if boards.LooksLike(blob.Kind, io.NewSectionReader(img, off, max(0, img.Size()-off))) {
@@ -271,18 +338,26 @@ func (r *report) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s, %s (%d bytes)\n", r.Image, r.Format, human(r.Size), r.Size)
 	if r.Board != "" {
-		fmt.Fprintf(&b, "%s build %s, for disks from %s\n", r.Board, r.BuildID, human(r.Floor))
+		name := r.Board
+		if r.Medium != "" {
+			name += " " + r.Medium
+		}
+		fmt.Fprintf(&b, "%s build %s, for disks from %s\n", name, r.BuildID, human(r.Floor))
+	}
+	wide := 12
+	for _, p := range r.Partitions {
+		wide = max(wide, len(p.Name))
 	}
 	if len(r.Partitions) > 0 {
 		fmt.Fprintf(&b, "\n%s\n", bar(r.Partitions, max(r.Size, r.Floor)))
-		fmt.Fprintf(&b, "%3s %-12s %-14s %10s %10s  %s\n", "#", "name", "type", "start", "size", "holds")
+		fmt.Fprintf(&b, "%3s %-*s %-14s %10s %10s  %s\n", "#", wide, "name", "type", "start", "size", "holds")
 	}
 	for _, p := range r.Partitions {
 		size := human(p.Len)
 		if p.Len == 0 {
 			size = "the rest"
 		}
-		fmt.Fprintf(&b, "%3d %-12s %-14s %10s %10s  %s\n", p.Number, tame(p.Name), tame(p.Type), mebibytes(p.Off), size, p.holds())
+		fmt.Fprintf(&b, "%3d %-*s %-14s %10s %10s  %s\n", p.Number, wide, tame(p.Name), tame(p.Type), mebibytes(p.Off), size, p.holds())
 	}
 	if r.Table != "" {
 		fmt.Fprintf(&b, "\ndisk %s, first usable sector %d\n", r.Table, r.FirstLBA)
@@ -308,6 +383,20 @@ func (r *report) text() string {
 			break // the slots share one
 		}
 	}
+	for _, p := range r.Partitions {
+		if p.Ext4 == nil {
+			continue
+		}
+		for _, f := range []struct{ name, text string }{{edit.ExtlinuxConf, p.Ext4.Extlinux}, {"state", p.Ext4.State}} {
+			if f.text == "" {
+				continue
+			}
+			fmt.Fprintf(&b, "\n%s: %s\n", p.Name, f.name)
+			for line := range strings.Lines(f.text) {
+				fmt.Fprintf(&b, "  | %s\n", tame(strings.TrimSuffix(line, "\n")))
+			}
+		}
+	}
 	if len(r.Inputs) > 0 {
 		b.WriteString("\ninputs\n")
 		for _, in := range r.Inputs {
@@ -331,6 +420,10 @@ func (p *partReport) holds() string {
 		return "made by the device on its first boot"
 	case p.FAT != nil:
 		return fmt.Sprintf("FAT%d %s, %d files", p.FAT.Kind, tame(p.FAT.Label), len(p.FAT.Files))
+	case p.Ext4 != nil:
+		return fmt.Sprintf("ext4 %s, %s in %d files", tame(p.Ext4.Label), human(p.Ext4.Content), p.Ext4.Files)
+	case p.Swap != nil:
+		return "swap " + tame(p.Swap.Label)
 	case p.Squashfs != nil:
 		return fmt.Sprintf("squashfs %s, %s in %d inodes", p.Squashfs.Codec, human(p.Squashfs.Used), p.Squashfs.Inodes)
 	}

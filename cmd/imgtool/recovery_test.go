@@ -89,3 +89,44 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 		})
 	}
 }
+
+// jetson is a disk of a module that runs a flashing initrd.
+func jetson(path, vendor string, size int64) flash.Disk {
+	return flash.Disk{Path: path, Size: size, SectorSize: 512, Vendor: vendor, Model: "9f1c2e3d", Removable: true, Bus: "usb",
+		USB: &flash.USB{VendorID: "1d6b", ProductID: "0104", BCD: "0001", Manufacturer: "NVIDIA", Product: "Linux for Tegra", Serial: "9f1c2e3d", Port: "2-1", Interface: "08/06/50"}}
+}
+
+// The image says which of the board's disks is wanted.
+func TestTheDiskOfTheImageIsTaken(t *testing.T) {
+	board, err := boards.Get("photon-nx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	emmc, nvme := jetson("/dev/sda", "mmcblk0", 15758000128), jetson("/dev/sda", "nvme0n1", 512110190592)
+	for _, c := range []struct {
+		medium string
+		disk   flash.Disk
+		want   string
+		said   string
+	}{
+		{"emmc", emmc, "/dev/sda", "hold SW2 for 10 seconds"},
+		{"nvme", nvme, "/dev/sda", ""},
+		{"emmc", nvme, "no photon-nx in recovery mode", `its vendor is "nvme0n1", not "mmcblk0"`},
+		{"nvme", emmc, "no photon-nx in recovery mode", `its vendor is "mmcblk0", not "nvme0n1"`},
+		{"emmc", jetson("/dev/sda", "mmcblk0", 62<<30), "no photon-nx in recovery mode", "sectors, not 30777344"},
+		{"emmc", jetson("/dev/sda", "flashpkg", 128<<20), "no photon-nx in recovery mode", "the flash failed on the board"},
+		{"sd", emmc, "the sd of photon-nx does not show up over USB: name the disk", ""},
+	} {
+		var words bytes.Buffer
+		r := newRecovery(board, c.medium, "", "", 200*time.Millisecond)
+		r.settle = 20 * time.Millisecond
+		r.look = func() ([]flash.Disk, []flash.USB, error) { return []flash.Disk{c.disk}, nil, nil }
+		d, err := r.wait(t.Context(), &ui{err: &words})
+		if strings.HasPrefix(c.want, "/dev/") && (err != nil || d.Path != c.want) || !strings.HasPrefix(c.want, "/dev/") && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s on %s: %v, %v", c.medium, c.disk.Vendor, d, err)
+		}
+		if !strings.Contains(words.String(), c.said) {
+			t.Errorf("%s on %s: it said %q, want %q", c.medium, c.disk.Vendor, words.String(), c.said)
+		}
+	}
+}

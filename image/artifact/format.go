@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 
+	"imgtool/image/simg"
 	"imgtool/image/xz"
 )
 
@@ -31,23 +32,30 @@ const (
 	Gzip
 	Bzip2 // read only
 	LZ4   // read only
+	Sparse
 )
 
 func (f Format) String() string {
-	return [...]string{"raw", "zstd", "xz", "gzip", "bzip2", "lz4"}[f]
+	return [...]string{"raw", "zstd", "xz", "gzip", "bzip2", "lz4", "Android sparse"}[f]
 }
 
 // Suffixes of the files Save writes.
-var suffixes = map[string]Format{".img": Raw, ".img.zst": Zstd, ".img.xz": XZ, ".img.gz": Gzip}
+var suffixes = map[string]Format{".img": Raw, ".img.zst": Zstd, ".img.xz": XZ, ".img.gz": Gzip, ".simg": Sparse}
 
 // FormatOf is the format that a file's name asks for.
 func FormatOf(name string) (Format, error) {
-	for suffix, f := range suffixes {
-		if strings.HasSuffix(name, suffix) {
-			return f, nil
+	_, suffix, err := Split(name)
+	return suffixes[suffix], err
+}
+
+// Split parts a file's name from the ending that says the format.
+func Split(name string) (base, suffix string, err error) {
+	for suffix := range suffixes {
+		if base, ok := strings.CutSuffix(name, suffix); ok {
+			return base, suffix, nil
 		}
 	}
-	return 0, fmt.Errorf("%s: the name must end in .img, .img.zst, .img.xz or .img.gz", name)
+	return "", "", fmt.Errorf("%s: the name must end in .img, .img.zst, .img.xz, .img.gz or .simg", name)
 }
 
 // detect tells the format by the first bytes: 8 are enough.
@@ -63,6 +71,8 @@ func detect(head []byte) Format {
 		return Bzip2
 	case bytes.HasPrefix(head, []byte("\x04\x22\x4d\x18")):
 		return LZ4
+	case simg.IsSparse(head):
+		return Sparse
 	}
 	return Raw
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"imgtool/image"
+	"imgtool/image/simg"
 )
 
 // Opened is an image that can be read anywhere. What its manifest covers is
@@ -31,7 +32,9 @@ type Opened struct {
 // ErrStream says that a file can be read from front to back only: see Stream.
 var ErrStream = errors.New("can only be read from front to back")
 
-// Open opens a raw image or a seekable zstd. sidecar is the manifest that lies
+// Open opens a raw image, a seekable zstd or an Android sparse image. What such one
+// does not care about is zeros that matter, unless a manifest knows better: its
+// tools erase a disk first. sidecar is the manifest that lies
 // beside it, or nil; one inside comes first. Others are ErrStream.
 func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 	head := make([]byte, 8)
@@ -55,6 +58,19 @@ func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 			o.Manifest = own
 		}
 		raw = s
+	case Sparse:
+		m, err := simg.Open(r, r.Size())
+		if err == nil && o.Manifest == nil {
+			m, err = simg.Zeroed(m)
+		}
+		if err != nil {
+			return nil, corrupt("%w", err)
+		}
+		if o.Manifest == nil {
+			o.Image = m
+			return o, nil
+		}
+		raw = m
 	default:
 		return nil, ErrStream
 	}
@@ -355,6 +371,9 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 			s.raw, err = unpack(s.Format, io.MultiReader(&kept, in))
 			return s, wrapCorrupt(err, 0)
 		}
+	}
+	if s.Format == Sparse {
+		return nil, errors.New("an Android sparse image is read from a file, not from a pipe")
 	}
 	s.raw, err = unpack(s.Format, in)
 	return s, wrapCorrupt(err, 0)

@@ -19,6 +19,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/ordered"
+	"imgtool/image/simg"
 )
 
 // ManifestPath is where the manifest of an image file lies beside it.
@@ -55,9 +56,12 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	}
 	defer out.Cleanup()
 	p := phases.Start("writing", img.ContentSize())
-	if format == Raw {
+	switch format {
+	case Raw:
 		err = saveRaw(ctx, out.File, img, m, p)
-	} else {
+	case Sparse:
+		err = simg.Write(out, img)
+	default:
 		err = encode(ctx, out, format, img, m, p)
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -27,6 +28,7 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
 	"imgtool/image/swap"
@@ -50,6 +52,7 @@ type Options struct {
 	Edits       []edit.Edit       // of the root file system, before all else
 	EditsText   []byte            // what Edits were read from
 	Slots       string            // a or ab; "" is a
+	Parts       map[string]string // what partitions hold, by medium/partition, or partition
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
@@ -108,6 +111,7 @@ type builder struct {
 
 	root   *source.Root
 	trees  map[string]*tree.Tree
+	parts  map[string]image.Content // by medium/partition
 	files  map[string]*source.File
 	inputs []artifact.Input
 
@@ -127,7 +131,7 @@ type disk struct {
 // Build checks everything, then makes the images. What the inputs can be blamed
 // for is found before the squashfs is made, as far as can be.
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
-	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{},
+	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{}, parts: map[string]image.Content{},
 		packages: packages{open: opt.Opener.Package, loaded: map[string]*source.Package{}}}
 	if b.Slots == "" {
 		b.Slots = "a"
@@ -318,7 +322,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			continue
 		}
 		if without, ok := b.Board.IsOptional(name); ok && b.Inputs[name] == "" {
-			if without != "" {
+			if without != "" && b.wants(name) {
 				b.Warn(fmt.Sprintf("no %s: %s", name, without))
 			}
 			continue
@@ -336,7 +340,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			b.Warn(fmt.Sprintf("%s is not recognised as %s: it is taken as it is", name, kind))
 		}
 	}
-	return nil
+	return b.openParts(ctx)
 }
 
 func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
@@ -363,7 +367,11 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 		if err != nil {
 			return nil, err
 		}
-		data, err := starterInitrd(busybox, kernel, s.Modules, b.Time)
+		modules, err := moduleClosure(kernel, s.Modules)
+		if err != nil {
+			return nil, err
+		}
+		data, err := starterInitrd(busybox, modules, map[string]string{"init": initrdInit}, b.Time)
 		if err != nil {
 			return nil, err
 		}
@@ -402,6 +410,63 @@ func treeOf(c image.Content) (*tree.Tree, error) {
 		return nil, err
 	}
 	return r.Tree()
+}
+
+// wants says whether a medium that is built has a place for an input.
+func (b *builder) wants(input string) bool {
+	return slices.ContainsFunc(b.disks, func(d *disk) bool {
+		return slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool {
+			return p.Input == input && b.Parts[p.Name] == "" && b.Parts[d.Name+"/"+p.Name] == ""
+		})
+	})
+}
+
+// openParts opens what partitions hold by a person's word.
+func (b *builder) openParts(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
+		full := name
+		if !strings.Contains(name, "/") {
+			var found []string
+			for _, m := range b.Board.Media {
+				if _, err := b.Board.Partition(m.Name + "/" + name); err == nil {
+					found = append(found, m.Name+"/"+name)
+				}
+			}
+			if len(found) != 1 {
+				return fmt.Errorf("%s has %d partitions %s (%s): say which as MEDIUM/NAME", b.Board.Name, len(found), name, strings.Join(found, ", "))
+			}
+			full = found[0]
+		}
+		p, err := b.Board.Partition(full)
+		if err != nil {
+			return err
+		}
+		f, err := b.openFile(ctx, b.Parts[name])
+		if err != nil {
+			return fmt.Errorf("partition %s: %w", name, err)
+		}
+		b.inputs = append(b.inputs, artifact.Input{Name: "partition " + full, SHA256: f.SHA256, Origin: f.Origin})
+		if b.parts[full], err = unsparse(f); err != nil {
+			return &source.CorruptError{Name: b.Parts[name], Err: err}
+		}
+		if size := b.parts[full].Size(); p.Size != 0 && size > int64(p.Size) {
+			return fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", b.Parts[name], size, full, int64(p.Size))
+		}
+	}
+	return nil
+}
+
+// unsparse is what a file stands for, which may be an Android sparse image.
+func unsparse(c image.Content) (image.Content, error) {
+	head := make([]byte, 4)
+	if n, _ := c.ReadAt(head, 0); n < len(head) || !simg.IsSparse(head) {
+		return c, nil
+	}
+	m, err := simg.Open(c, c.Size())
+	if err != nil {
+		return nil, err
+	}
+	return simg.Zeroed(m)
 }
 
 func fileOf(c image.Content, origin string) (*source.File, error) {
@@ -447,8 +512,11 @@ func (b *builder) identify(ctx context.Context) error {
 	if b.buildID = b.BuildID; b.buildID == "" {
 		b.buildID = hex.EncodeToString(b.digest[:8])
 	}
-	if b.root != nil && b.Inputs["rootfs"] == starterScheme+"rootfs" {
-		return stamp(b.root.Tree, b.buildID, b.Time)
+	switch b.Inputs["rootfs"] {
+	case starterScheme + "rootfs":
+		return stamp(b.root.Tree, "imgtool starter", b.buildID, b.Time)
+	case starterScheme + "photon":
+		return stamp(b.root.Tree, photonStarter, b.buildID, b.Time)
 	}
 	return nil
 }
@@ -515,7 +583,7 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 	}
 	var rootfs image.Content
 	for _, p := range d.placed.Parts {
-		if p.Content != "rootfs" || p.Late {
+		if p.Content != "rootfs" || p.Late || b.parts[d.Name+"/"+p.Name] != nil {
 			continue
 		}
 		if rootfs == nil {
@@ -540,6 +608,12 @@ func (b *builder) partition(d *disk, p layouts.Part) (image.Content, error) {
 		}
 		return m, nil
 	}
+	if c := b.parts[d.Name+"/"+p.Name]; c != nil {
+		if c.Size() > p.Len {
+			return nil, fmt.Errorf("%d bytes do not fit in the partition %s, which has %d", c.Size(), p.Name, p.Len)
+		}
+		return c, nil
+	}
 	switch p.Content {
 	case "boot":
 		return some(b.bootVolume(p))
@@ -552,10 +626,14 @@ func (b *builder) partition(d *disk, p layouts.Part) (image.Content, error) {
 		if f == nil {
 			return nil, nil
 		}
-		if f.Size() > p.Len {
-			return nil, fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", p.Input, f.Size(), p.Name, p.Len)
+		c, err := unsparse(f)
+		if err != nil {
+			return nil, &source.CorruptError{Name: p.Input, Err: err}
 		}
-		return f.Content, nil
+		if c.Size() > p.Len {
+			return nil, fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", p.Input, c.Size(), p.Name, p.Len)
+		}
+		return c, nil
 	}
 	return nil, nil
 }

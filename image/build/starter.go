@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"debug/elf"
 	_ "embed"
@@ -25,6 +26,8 @@ import (
 )
 
 var (
+	//go:embed starter/functions.sh
+	initrdFunctions string
 	//go:embed starter/initrd-init.sh
 	initrdInit string
 	//go:embed starter/rcS.sh
@@ -36,55 +39,107 @@ var (
 var applets = strings.Fields(`sh ash mount umount insmod lsmod modprobe switch_root cat echo ls sleep mkdir
 	rm cp mv ln chmod chown df du free ps kill top dmesg cut sed grep awk find head tail sort uniq wc tr vi
 	less hexdump md5sum sha256sum sync uname hostname date id reboot poweroff halt setsid cttyhack stty
-	ip ifconfig ping wget udhcpc blkid lsblk blockdev dd tar gzip gunzip xz unxz mdev getty login env test
+	ip ifconfig ping wget udhcpc blkid lsblk blockdev dd tar gzip gunzip xz unxz mdev getty login env test swapon swapoff
 	true false touch readlink basename dirname printf clear reset which xargs seq tee`)
 
+// planter puts things into a tree, all of one time. After an error it does
+// nothing more.
+type planter struct {
+	tree *tree.Tree
+	time int64
+	err  error
+}
+
+func newPlanter(modTime int64) *planter { return &planter{tree: tree.New(modTime), time: modTime} }
+
+func (p *planter) put(path string, n *tree.Inode) {
+	if p.err == nil {
+		n.ModTime = p.time
+		p.err = p.tree.Put(path, n)
+	}
+}
+
+func (p *planter) dirs(mode uint32, paths string) {
+	for path := range strings.FieldsSeq(paths) {
+		p.put(path, &tree.Inode{Mode: tree.Dir | mode})
+	}
+}
+
+func (p *planter) file(path string, mode uint32, c image.Content) {
+	p.put(path, &tree.Inode{Mode: tree.Regular | mode, Content: c})
+}
+
+func (p *planter) text(path, text string)    { p.file(path, 0o644, strings.NewReader(text)) }
+func (p *planter) program(path, text string) { p.file(path, 0o755, strings.NewReader(text)) }
+
+func (p *planter) link(path, target string) {
+	p.put(path, &tree.Inode{Mode: tree.Symlink | 0o777, Target: target})
+}
+
+// busybox puts it into bin, under the names of all its applets.
+func (p *planter) busybox(pkg *source.Package) {
+	c, err := program(pkg)
+	if p.err = cmp.Or(p.err, err); p.err != nil {
+		return
+	}
+	p.file("bin/busybox", 0o755, c)
+	for _, name := range applets {
+		p.link("bin/"+name, "busybox")
+	}
+}
+
 // starterInitrd assembles an initrd from a static busybox, the modules the board
-// names with all they depend on, and our init.
-func starterInitrd(busybox *source.Package, kernel *source.Package, modules []string, modTime int64) ([]byte, error) {
-	bb, err := program(busybox)
-	if err != nil {
-		return nil, err
+// names with all they depend on, and our scripts by their paths.
+func starterInitrd(busybox *source.Package, modules []module, scripts map[string]string, modTime int64) ([]byte, error) {
+	p := newPlanter(modTime)
+	p.dirs(0o755, "bin dev lib lib/modules proc run sys sysroot")
+	p.busybox(busybox)
+	var list strings.Builder
+	for _, m := range modules {
+		file := "lib/modules/" + m.name + ".ko"
+		p.file(file, 0o644, bytes.NewReader(m.data))
+		list.WriteString("/" + file + "\n")
 	}
-	ordered, err := moduleClosure(kernel.Tree, modules)
-	if err != nil {
-		return nil, fmt.Errorf("package %s: %w", kernel.Name, err)
+	p.text("modules", list.String())
+	p.text("functions", initrdFunctions)
+	for path, text := range scripts {
+		p.program(path, text)
 	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	return packInitrd(p.tree)
+}
+
+// packInitrd is a tree of folders, files and links as a cpio, with gzip.
+func packInitrd(t *tree.Tree) ([]byte, error) {
 	var packed bytes.Buffer
 	z, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
 	if err != nil {
 		return nil, err
 	}
 	w := cpio.NewWriter(z)
-	put := func(name string, mode cpio.FileMode, data []byte) {
-		if err == nil {
-			err = w.WriteHeader(&cpio.Header{Name: name, Mode: mode, Size: int64(len(data)), ModTime: time.Unix(modTime, 0), Links: 1})
+	for name, n := range t.All() {
+		if name == "" {
+			continue
 		}
-		if err == nil {
-			_, err = w.Write(data)
+		c := n.Content
+		if n.Type() == tree.Symlink {
+			c = strings.NewReader(n.Target)
 		}
-	}
-	for _, dir := range []string{"bin", "dev", "lib", "lib/modules", "proc", "run", "sys", "sysroot"} {
-		put(dir, cpio.TypeDir|0o755, nil)
-	}
-	put("init", cpio.TypeReg|0o755, []byte(initrdInit))
-	data := make([]byte, bb.Size())
-	if _, err := bb.ReadAt(data, 0); err != nil && err != io.EOF {
-		return nil, fmt.Errorf("package %s: %w", busybox.Name, err)
-	}
-	put("bin/busybox", cpio.TypeReg|0o755, data)
-	for _, name := range applets {
-		put("bin/"+name, cpio.TypeSymlink|0o777, []byte("busybox"))
-	}
-	var list strings.Builder
-	for _, m := range ordered {
-		file := "lib/modules/" + m.name + ".ko"
-		put(file, cpio.TypeReg|0o644, m.data)
-		list.WriteString("/" + file + "\n")
-	}
-	put("modules", cpio.TypeReg|0o644, []byte(list.String()))
-	if err != nil {
-		return nil, err
+		h := &cpio.Header{Name: name, Mode: cpio.FileMode(n.Mode), ModTime: time.Unix(n.ModTime, 0), Links: 1}
+		if c != nil {
+			h.Size = c.Size()
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return nil, err
+		}
+		if c == nil {
+			continue
+		}
+		if _, err := io.Copy(w, io.NewSectionReader(c, 0, c.Size())); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
@@ -103,10 +158,15 @@ type module struct {
 // moduleClosure is the modules in the order they can be loaded in. Debian makes
 // modules.dep when a kernel is installed, so it is read from the modules. What is
 // built in, or this kernel does not have, is left out.
-func moduleClosure(kernel *tree.Tree, names []string) ([]module, error) {
+func moduleClosure(kernel *source.Package, names []string) (_ []module, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("package %s: %w", kernel.Name, err)
+		}
+	}()
 	files := map[string]*tree.Inode{}
 	ext := map[string]string{}
-	for p, n := range kernel.All() {
+	for p, n := range kernel.Tree.All() {
 		base := path.Base(p)
 		name, rest, ok := strings.Cut(base, ".ko")
 		if !ok || n.Type() != tree.Regular || !strings.Contains(p, "lib/modules/") {
@@ -208,46 +268,34 @@ func moduleDepends(data []byte) ([]string, error) {
 	return slices.DeleteFunc(depends, func(s string) bool { return s == "" }), nil
 }
 
-// starterRoot is a root file system of busybox with an init that says which slot
-// and build it is and gives a console. host is its name.
+// starterRoot is a root file system of busybox with an init that runs rcS, says
+// which slot and build it is and gives a console. host is its name.
 func starterRoot(busybox *source.Package, host string, modTime int64) (*tree.Tree, error) {
-	bb, err := program(busybox)
-	if err != nil {
-		return nil, err
-	}
-	t := tree.New(modTime)
-	put := func(p string, mode uint32, text string) {
-		if err == nil {
-			err = t.Put(p, &tree.Inode{Mode: mode, ModTime: modTime, Content: strings.NewReader(text)})
-		}
-	}
-	for _, dir := range strings.Fields("bin boot dev data etc etc/init.d home mnt proc root run sbin sys usr usr/bin usr/sbin var") {
-		put(dir, tree.Dir|0o755, "")
-	}
-	put("tmp", tree.Dir|0o1777, "")
-	if err == nil {
-		err = t.Put("bin/busybox", &tree.Inode{Mode: tree.Regular | 0o755, ModTime: modTime, Content: bb})
-	}
-	for _, name := range applets {
-		if err == nil {
-			err = t.Put("bin/"+name, &tree.Inode{Mode: tree.Symlink | 0o777, ModTime: modTime, Target: "busybox"})
-		}
-	}
-	if err == nil {
-		err = t.Put("sbin/init", &tree.Inode{Mode: tree.Symlink | 0o777, ModTime: modTime, Target: "../bin/busybox"})
-	}
-	put("etc/init.d/rcS", tree.Regular|0o755, rcS)
-	put("etc/inittab", tree.Regular|0o644, "::sysinit:/etc/init.d/rcS\n::respawn:-/bin/sh\n::ctrlaltdel:/bin/reboot\n::shutdown:/bin/umount -a -r\n")
-	put("etc/hostname", tree.Regular|0o644, host+"\n")
-	put("etc/passwd", tree.Regular|0o644, "root::0:0:root:/root:/bin/sh\n")
-	put("etc/group", tree.Regular|0o644, "root:x:0:\n")
-	return t, err
+	p := busyboxRoot(busybox, host, rcS, modTime)
+	p.dirs(0o755, "data")
+	return p.tree, p.err
 }
 
-// stamp writes into a starter's root which build it is.
-func stamp(t *tree.Tree, buildID string, modTime int64) error {
+// busyboxRoot is a root file system of busybox whose init runs script once, and
+// then gives a console.
+func busyboxRoot(busybox *source.Package, host, script string, modTime int64) *planter {
+	p := newPlanter(modTime)
+	p.dirs(0o755, "bin boot dev etc etc/init.d home mnt proc root run sbin sys usr usr/bin usr/sbin var")
+	p.dirs(0o1777, "tmp")
+	p.busybox(busybox)
+	p.link("sbin/init", "../bin/busybox")
+	p.program("etc/init.d/rcS", script)
+	p.text("etc/inittab", "::sysinit:/etc/init.d/rcS\n::respawn:-/bin/sh\n::ctrlaltdel:/bin/reboot\n::shutdown:/bin/umount -a -r\n")
+	p.text("etc/hostname", host+"\n")
+	p.text("etc/passwd", "root::0:0:root:/root:/bin/sh\n")
+	p.text("etc/group", "root:x:0:\n")
+	return p
+}
+
+// stamp writes into a starter's root what it is and which build.
+func stamp(t *tree.Tree, name, buildID string, modTime int64) error {
 	return t.Put("etc/os-release", &tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime,
-		Content: strings.NewReader("NAME=\"imgtool starter\"\nID=imgtool-starter\nBUILD_ID=" + buildID + "\n")})
+		Content: strings.NewReader("NAME=\"" + name + "\"\nID=imgtool-starter\nBUILD_ID=" + buildID + "\n")})
 }
 
 // program is busybox itself, which Debian moved to /usr/bin.

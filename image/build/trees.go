@@ -48,11 +48,21 @@ func (b *builder) plant() error {
 		}
 	}
 	for _, t := range b.Board.Trees {
+		if !b.uses(t.Name) {
+			continue
+		}
 		if err := b.checkTree(t, vars); err != nil {
 			return fmt.Errorf("tree %s: %w", t.Name, err)
 		}
 	}
 	return nil
+}
+
+// uses says whether a medium that is built has a partition with a tree.
+func (b *builder) uses(name string) bool {
+	return slices.ContainsFunc(b.disks, func(d *disk) bool {
+		return slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool { return p.Tree == name })
+	})
 }
 
 // grow makes one tree.

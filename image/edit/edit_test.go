@@ -545,7 +545,7 @@ func FuzzApply(f *testing.F) {
 			}
 			return
 		}
-		out, err := edit.Apply(edittest.L4T(), edits, photonVars, buildTime)
+		out, err := edit.Apply(edittest.L4T(), edits, map[string]string{"KERNEL": edittest.Kernel}, 1700000000)
 		if err != nil {
 			return
 		}

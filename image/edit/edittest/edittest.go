@@ -19,6 +19,15 @@ const ModTime = 1600000000
 // Kernel is the version whose files are in /boot.
 const Kernel = "4.9.140"
 
+// Initrd has nothing in it but Ubuntu's overlayroot, by its name: a cpio of the
+// form newc, with two headers, each of a name and no data.
+const Initrd = "070701" + "00000001" + "000081ed" + zeros + zeros + "00000001" + zeros + zeros + zeros + zeros + zeros + zeros + "00000020" + zeros +
+	"scripts/init-bottom/overlayroot\x00" + "\x00\x00" +
+	"070701" + zeros + zeros + zeros + zeros + "00000001" + zeros + zeros + zeros + zeros + zeros + zeros + "0000000b" + zeros +
+	"TRAILER!!!\x00" + "\x00\x00\x00"
+
+const zeros = "00000000"
+
 type file struct {
 	mode  uint32
 	owner uint32 // user and group
@@ -37,9 +46,9 @@ const (
 var files = []file{
 	{dir, 0, "bin", ""},
 	{prog, 0, "bin/ping", "\x7fELF ping"},
-	{reg, 0, "boot/Image", "kernel"},
+	{reg, 0, "boot/Image", "Linux version " + Kernel + " (made up)\n"},
 	{reg, 0, "boot/initrd", "initrd of the factory"},
-	{reg, 0, "boot/initrd.img-" + Kernel, "initrd with overlayroot"},
+	{reg, 0, "boot/initrd.img-" + Kernel, Initrd},
 	{reg, 0, "boot/dtb/tegra194-xavier-nx-cti-NGX003-WAGGLE-WS.dtb", "\xd0\x0d\xfe\xed"},
 	{reg, 0, "boot/extlinux/extlinux.conf", `TIMEOUT 30
 DEFAULT primary
@@ -111,7 +120,7 @@ WantedBy=multi-user.target
 	{dir, 0, "sys", ""},
 	{tree.Dir | 0o1777, 0, "tmp", ""},
 	{reg, 0, "tmp/left", "over"},
-	{dir, 0, "usr/lib/modules/" + Kernel, ""},
+	{reg, 0, "usr/lib/modules/" + Kernel + "/modules.dep", ""},
 	{reg, 0, "usr/lib/systemd/system/docker.service", `[Unit]
 Description=Docker
 [Service]
