@@ -43,7 +43,11 @@ func (b *builder) plant() error {
 		return err
 	}
 	for _, t := range b.Board.Trees {
-		if b.trees[t.Name], err = b.grow(t, vars); err != nil {
+		b.trees[t.Name], err = b.grow(t, vars)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: the root file system must have it, or get it from --edits", err)
+		}
+		if err != nil {
 			return fmt.Errorf("tree %s: %w", t.Name, err)
 		}
 	}
@@ -237,7 +241,7 @@ func (b *builder) checkTree(t boards.Tree, vars map[string]string) error {
 	var fatal []error
 	for _, p := range problems {
 		if p.Fatal {
-			fatal = append(fatal, fmt.Errorf("%s:%s", edit.ExtlinuxConf, strings.TrimPrefix(p.String(), edit.ExtlinuxConf+":")))
+			fatal = append(fatal, fmt.Errorf("%s: %s", edit.ExtlinuxConf, p))
 		} else {
 			b.Warn(fmt.Sprintf("%s of %s: %s", edit.ExtlinuxConf, t.Name, p))
 		}
