@@ -723,6 +723,10 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 		}
 		return given, nil
 	}
+	root, n, first := b.root.Tree.WithoutXattrs(func(name string) bool { return name == tree.ACL || name == tree.DefaultACL })
+	if n > 0 {
+		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, for which squashfs has no place: the first is that of %s", n, first))
+	}
 	f, err := scratch(b.TempDir)
 	if err != nil {
 		return nil, err
@@ -730,7 +734,7 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 	b.result.scratch = append(b.result.scratch, f)
 	var total int64
 	seen := map[*tree.Inode]bool{}
-	for _, n := range b.root.Tree.All() {
+	for _, n := range root.All() {
 		if !seen[n] {
 			seen[n] = true
 			total += n.Size()
@@ -738,7 +742,7 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 	}
 	opt := b.squashfs()
 	opt.Max = p.Len
-	size, err := squashfs.Write(ctx, f, b.root.Tree, opt, b.Phases.Start("squashfs", total))
+	size, err := squashfs.Write(ctx, f, root, opt, b.Phases.Start("squashfs", total))
 	if errors.Is(err, syscall.ENOSPC) {
 		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)
 	}

@@ -119,15 +119,19 @@ func (b *builder) variables() (map[string]string, error) {
 	}
 	vars["BOARD"], vars["BUILD_ID"], vars["PROFILE"] = b.Board.Name, b.buildID, b.Profile
 	vars["STATE"] = b.state()
-	if b.root != nil {
-		kernel, err := b.kernelVersion()
-		if err != nil {
+	maps.Copy(vars, b.Vars)
+	if b.root == nil {
+		return vars, nil
+	}
+	var err error
+	if vars["KERNEL"] == "" {
+		if vars["KERNEL"], err = b.kernelVersion(); err != nil {
 			return nil, err
 		}
-		vars["KERNEL"] = kernel
+	}
+	if vars["TFTP_ROOT"] == "" {
 		vars["TFTP_ROOT"] = b.tftpRoot()
 	}
-	maps.Copy(vars, b.Vars)
 	return vars, nil
 }
 

@@ -138,7 +138,7 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	}
 	if r.Tree != nil && o.opt.Warn != nil {
 		if n, first := r.Tree.LostXattrs(); n > 0 {
-			o.opt.Warn(fmt.Sprintf("%s: extended attributes of %d files are left out, which only user., trusted. and security. can be kept of: %s", ref, n, first))
+			o.opt.Warn(fmt.Sprintf("%s: extended attributes of %d files are left out, of which access control lists, user., trusted. and security. can be kept: %s", ref, n, first))
 		}
 	}
 	return r, nil

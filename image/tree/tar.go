@@ -428,8 +428,17 @@ func lostXattr(records map[string]string) string {
 	return ""
 }
 
-// keepXattr leaves out what a kernel makes up itself, such as system.*.
+// Access control lists, as getxattr(2) has them.
+const (
+	ACL        = "system.posix_acl_access"
+	DefaultACL = "system.posix_acl_default"
+)
+
+// keepXattr leaves out what a kernel makes up itself, such as the rest of system.*.
 func keepXattr(name string) bool {
+	if name == ACL || name == DefaultACL {
+		return true
+	}
 	for _, prefix := range []string{"user.", "trusted.", "security."} {
 		if len(name) > len(prefix) && strings.HasPrefix(name, prefix) {
 			return true

@@ -222,7 +222,7 @@ func TestTarEntriesLandWhereTarPutsThem(t *testing.T) {
 			{Typeflag: tar.TypeReg, Name: "a", ModTime: time.Unix(1, 0), PAXRecords: map[string]string{
 				"SCHILY.xattr.user.b": "\x00=\n", "LIBARCHIVE.xattr.user.b": "bm8", "LIBARCHIVE.xattr.user.a%20c": "AAE", "LIBARCHIVE.xattr.user.p": "cGFk\nZA==",
 				"SCHILY.xattr.system.posix_acl_access": "x", "SCHILY.xattr.security.capability": "y", "SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.": "z", "SCHILY.acl.access": "w"}}},
-			"a 100000 0:0 @1 \"\" security.capability=\"y\" trusted.overlay.opaque=\"y\" user.a c=\"\\x00\\x01\" user.b=\"\\x00=\\n\" user.p=\"padd\"\n"},
+			"a 100000 0:0 @1 \"\" security.capability=\"y\" system.posix_acl_access=\"x\" trusted.overlay.opaque=\"y\" user.a c=\"\\x00\\x01\" user.b=\"\\x00=\\n\" user.p=\"padd\"\n"},
 		{"global headers are not files", []tar.Header{{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"comment": "x", "mtime": "5"}}, file("a", "1")},
 			"a 100644 0:0 @1 \"1\"\n"},
 		{"times are floored", []tar.Header{{Typeflag: tar.TypeReg, Name: "a", ModTime: time.Unix(-5, 5e8), Format: tar.FormatPAX}, {Typeflag: tar.TypeReg, Name: "b", ModTime: time.Unix(5, 999999999), Format: tar.FormatPAX}},

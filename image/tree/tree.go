@@ -95,8 +95,30 @@ func (t *Tree) Without(drop func(path string) bool) *Tree {
 }
 
 // LostXattrs says how many paths had extended attributes that no file system
-// writer takes, such as access control lists, and names one.
+// writer takes, and names one.
 func (t *Tree) LostXattrs() (n int, first string) { return t.lost, t.lostFirst }
+
+// WithoutXattrs is a tree without the extended attributes for which drop says so,
+// how many paths had any, and the first of them.
+func (t *Tree) WithoutXattrs(drop func(name string) bool) (left *Tree, n int, first string) {
+	left = t
+	changed := map[*Inode]*Inode{}
+	for path, old := range t.All() {
+		if !slices.ContainsFunc(old.Xattrs, func(x Xattr) bool { return drop(x.Name) }) {
+			continue
+		}
+		if n++; n == 1 {
+			left, first = t.Without(nil), path
+		}
+		if changed[old] == nil {
+			made := *old
+			made.Xattrs = slices.DeleteFunc(slices.Clone(old.Xattrs), func(x Xattr) bool { return drop(x.Name) })
+			changed[old] = &made
+		}
+		left.nodes[path] = changed[old]
+	}
+	return left, n, first
+}
 
 // Len is the number of paths, the root included.
 func (t *Tree) Len() int { return len(t.nodes) }

@@ -250,3 +250,23 @@ func TestDigestIsOfEverything(t *testing.T) {
 		t.Error("the digest of the same tree differs")
 	}
 }
+
+func TestWithoutXattrsLeavesTheTreeAlone(t *testing.T) {
+	tr := tree.New(1)
+	shared := &tree.Inode{Mode: tree.Regular | 0o644, Xattrs: []tree.Xattr{{Name: tree.ACL, Value: "x"}, {Name: "user.a", Value: "y"}}}
+	for _, p := range []string{"a", "b"} {
+		if err := tr.Put(p, shared); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, n, first := tr.WithoutXattrs(func(name string) bool { return name == tree.ACL })
+	if n != 2 || first != "a" {
+		t.Errorf("%d, %q", n, first)
+	}
+	if a, b := left.Lookup("a"), left.Lookup("b"); a != b || len(a.Xattrs) != 1 || a.Xattrs[0].Name != "user.a" {
+		t.Errorf("%+v, %+v", a, b)
+	}
+	if len(shared.Xattrs) != 2 || tr.Lookup("a") != shared {
+		t.Error("the tree was changed")
+	}
+}
