@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,7 +55,14 @@ func nbd(t *testing.T, args ...string) (dev string, nbdkit *exec.Cmd) {
 		t.Fatalf("%s does not come up", what)
 	}
 	nbdkit = start("nbdkit", append([]string{"--foreground", "--unix", socket}, args...)...)
-	until("nbdkit", func() bool { _, err := os.Stat(socket); return err == nil })
+	// The socket is there before it is listened to.
+	until("nbdkit", func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	if err := os.WriteFile(fuse, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
