@@ -332,16 +332,20 @@ func readSeed(path string) ([]byte, error) {
 // partitionSizes says how full each partition of an image is.
 func partitionSizes(img *image.Image, m *artifact.Manifest) []string {
 	var lines []string
+	wide := 10
+	for _, p := range m.Partitions {
+		wide = max(wide, len(p.Name))
+	}
 	for _, p := range m.Partitions {
 		if p.Late {
-			lines = append(lines, fmt.Sprintf("%d %-10s made by the device on its first boot", p.Number, p.Name))
+			lines = append(lines, fmt.Sprintf("%2d %-*s made by the device on its first boot", p.Number, wide, p.Name))
 			continue
 		}
 		var n int64
 		for s := range img.Spans() {
 			n += max(0, min(s.End(), p.Off+p.Len)-max(s.Off, p.Off))
 		}
-		lines = append(lines, fmt.Sprintf("%d %-10s %s of %s", p.Number, p.Name, human(n), human(p.Len)))
+		lines = append(lines, fmt.Sprintf("%2d %-*s %s of %s", p.Number, wide, p.Name, human(n), human(p.Len)))
 	}
 	return lines
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -188,7 +189,7 @@ func sparse(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] 
 func newestImage() (string, error) {
 	var newest string
 	var latest fs.FileInfo
-	for _, pattern := range []string{"out/*.img", "out/*.img.zst", "out/*.img.xz", "out/*.img.gz"} {
+	for _, pattern := range []string{"out/*.img", "out/*.img.zst", "out/*.img.xz", "out/*.img.gz", "out/*.simg"} {
 		files, _ := filepath.Glob(pattern)
 		for _, f := range files {
 			if info, err := os.Stat(f); err == nil && info.Mode().IsRegular() && (latest == nil || info.ModTime().After(latest.ModTime())) {
@@ -199,5 +200,38 @@ func newestImage() (string, error) {
 	if newest == "" {
 		return "", usagef("there is no image in out/: say which with --image FILE, or build one with imgtool build")
 	}
-	return newest, nil
+	return newest, onlyOne(newest)
+}
+
+// onlyOne refuses an image that is one of several of its build: which is meant, a
+// disk does not say.
+func onlyOne(path string) error {
+	of := func(path string) *artifact.Manifest {
+		b, err := os.ReadFile(artifact.ManifestPath(path))
+		if err != nil {
+			return nil
+		}
+		m, err := artifact.ParseManifest(b)
+		if err != nil {
+			return nil
+		}
+		return m
+	}
+	m := of(path)
+	if m == nil {
+		return nil
+	}
+	all := []string{path}
+	files, _ := filepath.Glob(artifact.ManifestPath(filepath.Join(filepath.Dir(path), "*")))
+	for _, f := range files {
+		other := strings.TrimSuffix(f, artifact.ManifestPath(""))
+		if o := of(other); o != nil && o.BuildID == m.BuildID && o.Board == m.Board && o.Medium != m.Medium {
+			all = append(all, other)
+		}
+	}
+	if len(all) == 1 {
+		return nil
+	}
+	slices.Sort(all)
+	return usagef("the newest build in out/ has several images, %s: say which with --image", strings.Join(all, ", "))
 }
