@@ -100,7 +100,26 @@ type Conf struct {
 	Sizes  map[string]string `toml:"sizes"`  // to medium/partition
 	Labels map[string]string `toml:"labels"` // to medium/partition
 	Vars   map[string]string `toml:"vars"`   // to variables of edits
+	Lists  []List            `toml:"list"`
 	Fixed  []Fixed           `toml:"fixed"`
+}
+
+// List is a setting each of whose values is a step of a tree.
+type List struct {
+	Key  string `toml:"key"`
+	Tree string `toml:"tree"`
+	Text string `toml:"text"` // edits, with @ITEM@ for the value
+}
+
+// AddStep gives a tree another step, its last.
+func (b *Board) AddStep(name, edits string, text []byte) error {
+	for i := range b.Trees {
+		if b.Trees[i].Name == name {
+			b.Trees[i].Steps = append(b.Trees[i].Steps, Step{Edits: edits, Text: text})
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has no tree %s", b.Name, name)
 }
 
 // Fixed is a setting whose value the board's definition is made for.
@@ -391,6 +410,11 @@ func (b *Board) checkTrees() error {
 			if _, err := b.Partition(name); err != nil {
 				return fmt.Errorf("[conf] %s: %w", key, err)
 			}
+		}
+	}
+	for _, l := range b.Conf.Lists {
+		if !slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.Name == l.Tree }) {
+			return fmt.Errorf("[[conf.list]] %s is for the tree %q, which there is not", l.Key, l.Tree)
 		}
 	}
 	for _, o := range b.Optional {

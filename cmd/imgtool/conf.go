@@ -64,6 +64,20 @@ func applyValue(o *build.Options, key string, v shconf.Value, u *ui) error {
 		if _, ok := o.Vars[c.Vars[key]]; !ok {
 			o.Vars[c.Vars[key]] = v.Text
 		}
+	case slices.ContainsFunc(c.Lists, func(l boards.List) bool { return l.Key == key }):
+		for _, l := range c.Lists {
+			if l.Key != key {
+				continue
+			}
+			for _, item := range append(slices.Clone(v.List), strings.Fields(v.Text)...) {
+				if strings.ContainsFunc(item, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' || r == '@' }) {
+					return fmt.Errorf("%q cannot be", item)
+				}
+				if err := o.Board.AddStep(l.Tree, key, []byte(strings.ReplaceAll(l.Text, "@ITEM@", item))); err != nil {
+					return err
+				}
+			}
+		}
 	case slices.ContainsFunc(c.Fixed, func(f boards.Fixed) bool { return f.Key == key }):
 		for _, f := range c.Fixed {
 			if got := append(slices.Clone(v.List), strings.Fields(v.Text)...); f.Key == key && !slices.Equal(got, f.Is) {
