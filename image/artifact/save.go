@@ -67,12 +67,21 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	// The image last: whoever sees it finds what belongs to it.
-	pending := []struct {
+	return commit(path, out, m)
+}
+
+// commit gives an image its name, and puts its manifest and block map beside it.
+func commit(path string, out *renameio.PendingFile, m *Manifest) (err error) {
+	type file struct {
 		path string
 		file *renameio.PendingFile
 		data []byte
-	}{{BmapPath(path), nil, m.Bmap()}, {ManifestPath(path), nil, m.Encode()}, {path, out, nil}}
+	}
+	// The image last: whoever sees it finds what belongs to it.
+	pending := []file{{path, out, nil}}
+	if m != nil {
+		pending = []file{{BmapPath(path), nil, m.Bmap()}, {ManifestPath(path), nil, m.Encode()}, pending[0]}
+	}
 	for i, f := range pending {
 		if info, err := os.Stat(f.path); err == nil && !info.Mode().IsRegular() {
 			return fmt.Errorf("%s: there is something else of this name", f.path)
@@ -210,15 +219,9 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 	if err != nil {
 		return err
 	}
-	var table []byte
-	frame := func(data []byte, unpacked int64) error {
-		table = binary.LittleEndian.AppendUint32(table, uint32(len(data)))
-		table = binary.LittleEndian.AppendUint32(table, uint32(unpacked))
-		_, err := w.Write(data)
-		return err
-	}
+	t := frames{w: w}
 	if f == Zstd {
-		if err := frame(skippable(skippableManifest, m.Encode()), 0); err != nil {
+		if err := t.add(skippable(skippableManifest, m.Encode()), 0); err != nil {
 			return err
 		}
 	}
@@ -256,7 +259,7 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 		return err
 	}
 	take := func(s *slot) error {
-		if err := frame(s.packed, s.len); err != nil {
+		if err := t.add(s.packed, s.len); err != nil {
 			return err
 		}
 		for _, e := range s.pieces {
@@ -270,10 +273,5 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 	if f != Zstd {
 		return nil
 	}
-	frames := uint32(len(table) / 8)
-	table = binary.LittleEndian.AppendUint32(table, frames)
-	table = append(table, 0) // no checksums in the table: the frames have their own
-	table = binary.LittleEndian.AppendUint32(table, seekableMagic)
-	_, err = w.Write(skippable(skippableTable, table))
-	return err
+	return t.finish()
 }

@@ -315,6 +315,12 @@ func stampOf(seconds int64) stamp {
 	}
 }
 
+// seconds is the time a stamp stands for, since 1970.
+func (s stamp) seconds() int64 {
+	return time.Date(1980+int(s.date>>9), time.Month(s.date>>5&0xf), int(s.date&0x1f), int(s.time>>11), int(s.time>>5&0x3f), int(s.time&0x1f)*2, 0, time.UTC).Unix() +
+		int64(s.tenths/100)
+}
+
 func ceil(n, of int64) int64 { return (n + of - 1) / of }
 
 func roundUp(n, to int64) int64 { return ceil(n, to) * to }

@@ -25,6 +25,7 @@ type FS struct {
 	Serial uint32
 	Kind   int   // 12, 16 or 32
 	Size   int64 // in bytes, as the boot sector has it
+	Time   int64 // of its label, in seconds since 1970; 0 without one
 
 	r        io.ReaderAt
 	tableOff int64
@@ -119,14 +120,20 @@ func Open(r io.ReaderAt) (*FS, error) {
 	if end.Signature == 0x29 && end.Label != noName {
 		f.Label = decode(end.Label[:])
 	}
-	_, label, err := f.walk().folder(nil)
+	w := f.walk()
+	_, label, err := w.folder(nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading the root folder: %w", err)
 	}
 	if label != "" {
-		f.Label = label
+		f.Label, f.Time = label, w.made
 	}
 	return f, nil
+}
+
+// Remake is the file system made anew with other files, as New makes one.
+func (f *FS) Remake(files []File) (*image.Image, error) {
+	return New(f.Size, Options{Label: f.Label, Serial: f.Serial, Time: f.Time}, files)
 }
 
 // take fills v, a pointer to a struct of fixed size, from the first sector.
@@ -237,6 +244,7 @@ type walker struct {
 	window []byte            // of the table
 	at     int64
 	names  int64
+	made   int64 // when the label of the root folder was
 }
 
 func (f *FS) walk() *walker { return &walker{FS: f, seen: map[uint32]uint64{}} }
@@ -292,6 +300,7 @@ func (w *walker) folder(in *item) ([]*item, string, error) {
 			return nil, "", err
 		}
 		_, err := p.parse(buf, w.Kind)
+		w.made = p.made
 		return p.items, p.label, err
 	}
 	n := w.root
@@ -310,6 +319,9 @@ func (w *walker) folder(in *item) ([]*item, string, error) {
 			return nil, "", err
 		}
 		end, err := p.parse(buf, w.Kind)
+		if in == nil {
+			w.made = p.made
+		}
 		if err != nil || end {
 			return p.items, p.label, err
 		}
@@ -360,6 +372,7 @@ func (w *walker) content(it *item) (image.Content, error) {
 type parser struct {
 	items []*item
 	label string
+	made  int64       // of the label
 	long  []longEntry // of the name that is being read, the end of it first
 }
 
@@ -390,6 +403,7 @@ func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 		if e.Attr&attrLabel != 0 {
 			if p.label == "" && e.Attr&attrFolder == 0 {
 				p.label = decode(e.Name[:])
+				p.made = stamp{e.CreateDate, e.CreateTime, e.Tenths}.seconds()
 			}
 			continue
 		}

@@ -1,0 +1,180 @@
+package artifact
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"imgtool/image"
+)
+
+// Replace saves an image that was opened from f under its own name, with other
+// content in a region whose ends are multiples of image.PieceSize, or the end of
+// the image. Everything else is taken over as it lies in the file, packed or not.
+// content is of the size of the image, and has nothing outside of the region. The
+// manifest, if there is one, is the old one with what has changed.
+//
+// A raw image or one of our own .img.zst can be changed so; else the error is
+// ErrStream.
+func Replace(ctx context.Context, path string, f *os.File, o *Opened, region image.Span, content *image.Image, p image.Progress) error {
+	if region.Off%image.PieceSize != 0 || region.End()%image.PieceSize != 0 && region.End() != o.Size() || content.Size() != o.Size() {
+		return fmt.Errorf("the %d bytes at %d of an image of %d are no whole pieces of %d", region.Len, region.Off, o.Size(), int64(image.PieceSize))
+	}
+	if o.Format != Raw && (o.Format != Zstd || o.Manifest == nil) {
+		return ErrStream
+	}
+	m := o.Manifest
+	if m != nil {
+		leaves, pieces, err := image.Sum(ctx, content, nil)
+		if err != nil {
+			return err
+		}
+		changed := *m
+		changed.Entries = swap(m.Entries, leaves.Entries, region)
+		changed.Pieces = swap(m.Pieces, pieces.Entries, region)
+		m = &changed
+	}
+	out, err := renameio.NewPendingFile(path, beside(path)...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer out.Cleanup()
+	if o.Format == Raw {
+		err = replaceRaw(ctx, out.File, f, o.Size(), region, content, p)
+	} else {
+		err = replaceFrames(out, f, o, region, content, m, p)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return commit(path, out, m)
+}
+
+// swap puts other entries in the place of those in a region.
+func swap(entries, others []image.Entry, region image.Span) []image.Entry {
+	kept := slices.DeleteFunc(slices.Clone(entries), func(e image.Entry) bool { return region.Off <= e.Off && e.Off < region.End() })
+	kept = append(kept, others...)
+	slices.SortFunc(kept, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	return kept
+}
+
+// replaceRaw copies a sparse file around a region, and writes that.
+func replaceRaw(ctx context.Context, out, in *os.File, size int64, region image.Span, content *image.Image, p image.Progress) error {
+	if err := out.Truncate(size); err != nil {
+		return err
+	}
+	for _, s := range []image.Span{{Len: region.Off}, {Off: region.End(), Len: size - region.End()}} {
+		if err := copyData(ctx, out, in, s); err != nil {
+			return err
+		}
+	}
+	_, err := image.Write(ctx, out, content.Chunks(image.PieceSize), p)
+	return err
+}
+
+// copyData copies what a file has in a span, and no holes: the kernel does it.
+func copyData(ctx context.Context, out, in *os.File, s image.Span) error {
+	for at := s.Off; at < s.End(); {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		start, err := in.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		end := s.End()
+		if err == nil {
+			end, err = in.Seek(start, unix.SEEK_HOLE)
+		} else {
+			start, end, err = at, s.End(), nil // a file system without holes
+		}
+		if err != nil {
+			return err
+		}
+		// Not too much at once, so that who is told to stop stops.
+		if end = min(end, s.End(), start+64<<20); start >= end {
+			return nil
+		}
+		if _, err := in.Seek(start, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := out.Seek(start, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(out, in, end-start); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}
+
+// replaceFrames copies the frames of a seekable zstd around a region, and packs
+// that anew.
+func replaceFrames(out io.Writer, in io.ReaderAt, o *Opened, region image.Span, content *image.Image, m *Manifest, p image.Progress) error {
+	s, ok := o.raw.(*seekable)
+	if !ok {
+		return ErrStream
+	}
+	compress, err := newCompressor(Zstd)
+	if err != nil {
+		return err
+	}
+	t := frames{w: out}
+	if err := t.add(skippable(skippableManifest, m.Encode()), 0); err != nil {
+		return err
+	}
+	for _, f := range s.frames {
+		packed := make([]byte, f.packedLen)
+		switch {
+		case f.off >= region.End() || f.off+f.len <= region.Off:
+			if n, err := in.ReadAt(packed, f.packed); n < len(packed) {
+				return err
+			}
+		case f.off < region.Off || f.off+f.len > region.End():
+			return ErrStream // frames of another size than ours
+		default:
+			data := make([]byte, f.len)
+			if _, err := content.ReadAt(data, f.off); err != nil && err != io.EOF {
+				return err
+			}
+			if packed, err = compress(data); err != nil {
+				return err
+			}
+			p.Add(f.len)
+		}
+		if err := t.add(packed, f.len); err != nil {
+			return err
+		}
+	}
+	return t.finish()
+}
+
+// frames writes frames, and then the table of them.
+type frames struct {
+	w     io.Writer
+	table []byte
+}
+
+func (t *frames) add(packed []byte, unpacked int64) error {
+	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(len(packed)))
+	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(unpacked))
+	_, err := t.w.Write(packed)
+	return err
+}
+
+func (t *frames) finish() error {
+	table := binary.LittleEndian.AppendUint32(t.table, uint32(len(t.table)/8))
+	table = append(table, 0) // no checksums in the table: the frames have their own
+	table = binary.LittleEndian.AppendUint32(table, seekableMagic)
+	_, err := t.w.Write(skippable(skippableTable, table))
+	return err
+}
