@@ -37,6 +37,7 @@ type flashOptions struct {
 	fixed   bool
 	timeout time.Duration
 	again   bool // what was provisioned already
+	seed    string
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
@@ -79,6 +80,7 @@ not go to sleep.`,
 	f.BoolVar(&opt.fixed, "fixed", false, "take a disk that is built in and used by nobody, with its --serial")
 	f.StringVar(&opt.port, "port", "", "USB port of the board in recovery mode, such as 1-2.3")
 	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
+	f.StringVar(&opt.seed, "seed", "", "config.toml for the device's first boot, put in while the image is written")
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append what became of each disk to this file, a JSON object a line")
 	return cmd
@@ -137,6 +139,11 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		return err
 	}
 	defer pic.Close()
+	if opt.seed != "" {
+		if pic, err = seeded(ctx, pic, opt.seed); err != nil {
+			return err
+		}
+	}
 	p, err := newPlan(pic)
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ type picture struct {
 	format   artifact.Format
 	file     *os.File // nil for standard input
 	holes    func(context.Context) error
+	opened   *artifact.Opened // as it lies in the file
 }
 
 func (p *picture) Close() {
@@ -97,7 +98,7 @@ func (p *picture) open(path string) (err error) {
 	}()
 	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
 	if err == nil {
-		p.img, p.manifest, p.format = o.Image, o.Manifest, o.Format
+		p.img, p.manifest, p.format, p.opened = o.Image, o.Manifest, o.Format, o
 		p.holes = func(ctx context.Context) error {
 			if !info.Mode().IsRegular() {
 				return o.Holes(ctx, nil)

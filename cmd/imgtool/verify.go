@@ -13,7 +13,7 @@ import (
 )
 
 func newVerifyCommand(u *ui) *cobra.Command {
-	var file string
+	var file, seed string
 	cmd := &cobra.Command{
 		Use:   "verify DISK",
 		Short: "Compare a disk with an image, byte by byte",
@@ -23,13 +23,14 @@ disk. What the image leaves alone is not looked at. Nothing is written.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runVerify(cmd.Context(), args[0], file, u) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runVerify(cmd.Context(), args[0], file, seed, u) },
 	}
 	cmd.Flags().StringVar(&file, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().StringVar(&seed, "seed", "", "config.toml that was put in while the image was written")
 	return cmd
 }
 
-func runVerify(ctx context.Context, target, file string, u *ui) (err error) {
+func runVerify(ctx context.Context, target, file, seed string, u *ui) (err error) {
 	begin := time.Now()
 	if file == "" {
 		if file, err = newestImage(); err != nil {
@@ -42,6 +43,11 @@ func runVerify(ctx context.Context, target, file string, u *ui) (err error) {
 		return err
 	}
 	defer pic.Close()
+	if seed != "" {
+		if pic, err = seeded(ctx, pic, seed); err != nil {
+			return err
+		}
+	}
 	disk, err := findDisk(target)
 	if err != nil {
 		return err
