@@ -50,7 +50,7 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 	if o.Format == Raw {
 		err = replaceRaw(ctx, out.File, f, o.Size(), region, content, p)
 	} else {
-		err = replaceFrames(out, f, o, region, content, m, p)
+		err = replaceFrames(ctx, out.File, f, o, region, content, m, p)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -119,7 +119,7 @@ func copyData(ctx context.Context, out, in *os.File, s image.Span) error {
 
 // replaceFrames copies the frames of a seekable zstd around a region, and packs
 // that anew.
-func replaceFrames(out io.Writer, in io.ReaderAt, o *Opened, region image.Span, content *image.Image, m *Manifest, p image.Progress) error {
+func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region image.Span, content *image.Image, m *Manifest, p image.Progress) error {
 	s, ok := o.raw.(*seekable)
 	if !ok {
 		return ErrStream
@@ -132,11 +132,24 @@ func replaceFrames(out io.Writer, in io.ReaderAt, o *Opened, region image.Span, 
 	if err := t.add(skippable(skippableManifest, m.Encode()), 0); err != nil {
 		return err
 	}
-	for _, f := range s.frames {
-		packed := make([]byte, f.packedLen)
+	for i := 0; i < len(s.frames); i++ {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		f := s.frames[i]
 		switch {
 		case f.off >= region.End() || f.off+f.len <= region.Off:
-			if n, err := in.ReadAt(packed, f.packed); n < len(packed) {
+			// A run of them at once: the kernel copies it.
+			end := f.packed
+			for ; i < len(s.frames) && end == s.frames[i].packed && (s.frames[i].off >= region.End() || s.frames[i].off+s.frames[i].len <= region.Off); i++ {
+				end += s.frames[i].packedLen
+				t.note(s.frames[i].packedLen, s.frames[i].len)
+			}
+			i--
+			if _, err := in.Seek(f.packed, io.SeekStart); err != nil {
+				return err
+			}
+			if _, err := io.CopyN(out, in, end-f.packed); err != nil {
 				return err
 			}
 		case f.off < region.Off || f.off+f.len > region.End():
@@ -146,13 +159,14 @@ func replaceFrames(out io.Writer, in io.ReaderAt, o *Opened, region image.Span, 
 			if _, err := content.ReadAt(data, f.off); err != nil && err != io.EOF {
 				return err
 			}
-			if packed, err = compress(data); err != nil {
+			packed, err := compress(data)
+			if err == nil {
+				err = t.add(packed, f.len)
+			}
+			if err != nil {
 				return err
 			}
 			p.Add(f.len)
-		}
-		if err := t.add(packed, f.len); err != nil {
-			return err
 		}
 	}
 	return t.finish()
@@ -165,10 +179,14 @@ type frames struct {
 }
 
 func (t *frames) add(packed []byte, unpacked int64) error {
-	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(len(packed)))
-	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(unpacked))
+	t.note(int64(len(packed)), unpacked)
 	_, err := t.w.Write(packed)
 	return err
+}
+
+func (t *frames) note(packed, unpacked int64) {
+	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(packed))
+	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(unpacked))
 }
 
 func (t *frames) finish() error {
