@@ -17,7 +17,7 @@ image: build ## an image of BOARD in out/
 
 test: ## everything, with a sample of the large matrices
 	@.ci/deps test
-	@.ci/test $(GO) run $(GOTESTSUM) -- ./...
+	@.ci/test $(GO) run $(GOTESTSUM) -- -timeout 25m ./...
 
 soak: ## the large matrices in full
 	@.ci/deps test
