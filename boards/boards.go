@@ -29,6 +29,8 @@ type Board struct {
 	Trees       []Tree            `toml:"tree"`
 	Vars        map[string]string `toml:"vars"` // for edits, beside those of the builder
 	State       State             `toml:"state"`
+	Unit        Unit              `toml:"unit"`
+	Live        Live              `toml:"live"`
 	Conf        Conf              `toml:"conf"`
 	Boot        []File            `toml:"boot"`
 	Seed        Seed              `toml:"seed"`
@@ -92,6 +94,54 @@ type State struct {
 	Steps []string `toml:"steps"` // what was done, in order
 }
 
+// Unit is what makes one unit differ from the others of its build. It is put in
+// when they are flashed.
+type Unit struct {
+	MACPrefix string      `toml:"mac-prefix"` // of its wan0, such as 48:b0:2d; empty: any
+	Files     []UnitFile  `toml:"file"`
+	Places    []UnitPlace `toml:"place"`
+}
+
+// UnitFile is one file of a unit: a text, or one of its keys.
+type UnitFile struct {
+	Name  string   `toml:"name"`
+	Path  string   `toml:"path"`  // in the root file system
+	Text  string   `toml:"text"`  // with @VSN@ or @NODE_ID@; empty: a key, of this name in [keys]
+	Kind  string   `toml:"kind"`  // of a key, see KeyKinds
+	Needs []string `toml:"needs"` // files without which it is of no use
+
+	// Files with which it is of no use, and is never taken away.
+	NotWith []string `toml:"not-with"`
+}
+
+// UnitPlace is a partition that gets files of a unit.
+type UnitPlace struct {
+	Partition string   `toml:"partition"` // medium/partition
+	Folder    string   `toml:"folder"`    // where the root file system is there; empty: the partition is it
+	Files     []string `toml:"files"`
+	Only      string   `toml:"only"` // if this is asked for, see Options
+}
+
+// Live is how a unit that runs is provisioned from its own root file system. The
+// first and the last of State.Steps are for the check and the end, those of no medium
+// for what is changed in the root.
+type Live struct {
+	Tree  string       `toml:"tree"` // what its root is to be
+	Media []LiveMedium `toml:"medium"`
+	Stop  []string     `toml:"stop"` // units of systemd that write to what is moved
+	Last  []string     `toml:"last"` // files that switch the boot over, changed last and in this order
+	Log   string       `toml:"log"`  // what its steps are in the journal under
+}
+
+// LiveMedium is a medium that is made of the root, in the order of the definition.
+type LiveMedium struct {
+	Name string `toml:"name"`
+	Step int    `toml:"step"` // of State.Steps, from 1 on
+}
+
+// KeyKinds are what a key can be.
+var KeyKinds = []string{"private-key", "public-key", "certificate"}
+
 // Profiles are for what an image is: production is the default.
 var Profiles = []string{"production", "development"}
 
@@ -102,6 +152,12 @@ type Conf struct {
 	Vars   map[string]string `toml:"vars"`   // to variables of edits
 	Lists  []List            `toml:"list"`
 	Fixed  []Fixed           `toml:"fixed"`
+
+	// Of a unit that runs: variables that list files it must have, files it must not
+	// have, and disks.
+	Require []string `toml:"require"`
+	Forbid  []string `toml:"forbid"`
+	Devices []string `toml:"devices"`
 }
 
 // List is a setting each of whose values is a step of a tree.
@@ -419,6 +475,77 @@ func (b *Board) checkTrees() error {
 	}
 	for _, o := range b.Optional {
 		if err := checkKind(o.Input, o.Kind); err != nil {
+			return err
+		}
+	}
+	if err := b.checkLive(); err != nil {
+		return err
+	}
+	return b.checkUnit()
+}
+
+func (b *Board) checkLive() error {
+	l, steps := b.Live, map[int]bool{}
+	if l.Tree == "" {
+		return nil
+	}
+	if !slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.Name == l.Tree }) {
+		return fmt.Errorf("[live] has the tree %q, which there is not", l.Tree)
+	}
+	if len(b.State.Paths) == 0 || len(b.State.Steps) < 2 {
+		return errors.New("[live] needs [state] with paths and steps")
+	}
+	for _, m := range l.Media {
+		if !slices.Contains(b.MediaNames(), m.Name) {
+			return fmt.Errorf("[[live.medium]] is %q; there are %s", m.Name, strings.Join(b.MediaNames(), ", "))
+		}
+		if m.Step < 2 || m.Step >= len(b.State.Steps) || steps[m.Step] {
+			return fmt.Errorf("[[live.medium]] %s has the step %d; it must be one of its own from 2 to %d", m.Name, m.Step, len(b.State.Steps)-1)
+		}
+		steps[m.Step] = true
+	}
+	return nil
+}
+
+func (b *Board) checkUnit() error {
+	files := map[string]bool{}
+	for _, f := range b.Unit.Files {
+		switch {
+		case !goodName.MatchString(f.Name) || files[f.Name]:
+			return fmt.Errorf("[[unit.file]]: the name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _, and be there once", f.Name)
+		case !strings.HasPrefix(f.Path, "/") || !fs.ValidPath(f.Path[1:]):
+			return fmt.Errorf("[[unit.file]] %s: %q is no path in a root file system", f.Name, f.Path)
+		case (f.Text == "") != slices.Contains(KeyKinds, f.Kind):
+			return fmt.Errorf("[[unit.file]] %s needs a text, or for a key a kind; there are %s", f.Name, strings.Join(KeyKinds, ", "))
+		}
+		files[f.Name] = true
+	}
+	known := func(of string, names []string) error {
+		for _, name := range names {
+			if !files[name] {
+				return fmt.Errorf("%s has %q, which no [[unit.file]] is", of, name)
+			}
+		}
+		return nil
+	}
+	for _, f := range b.Unit.Files {
+		if err := known("[[unit.file]] "+f.Name, slices.Concat(f.Needs, f.NotWith)); err != nil {
+			return err
+		}
+	}
+	for _, place := range b.Unit.Places {
+		p, err := b.Partition(place.Partition)
+		switch {
+		case err != nil:
+			return fmt.Errorf("[[unit.place]]: %w", err)
+		case p.Content != "ext4":
+			return fmt.Errorf("[[unit.place]]: %s holds no ext4", place.Partition)
+		case place.Folder != "" && (!strings.HasPrefix(place.Folder, "/") || !fs.ValidPath(place.Folder[1:])):
+			return fmt.Errorf("[[unit.place]] %s: %q is no folder", place.Partition, place.Folder)
+		case place.Only != "" && !slices.Contains(b.Options(), place.Only):
+			return fmt.Errorf("[[unit.place]] %s: only %q cannot be asked for", place.Partition, place.Only)
+		}
+		if err := known("[[unit.place]] "+place.Partition, place.Files); err != nil {
 			return err
 		}
 	}

@@ -44,7 +44,7 @@ func TestParseRefusesWhatCannotBe(t *testing.T) {
 	change := func(old, new string) string { return strings.Replace(good, old, new, 1) }
 	for _, c := range []struct{ name, text, want string }{
 		{"a good one", good, ""},
-		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; the keys here are arch, boot, conf, description, medium, name, optional, recovery, script, seed, starter, state, tree, vars`},
+		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; the keys here are arch, boot, conf, description, live, medium, name, optional, recovery, script, seed, starter, state, tree, unit, vars`},
 		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor"; the keys here are input, kind, sector`},
 		{"no name", change(`"x"`, `""`), `name is ""`},
 		{"a path for a name", change(`"x"`, `"../x"`), `name is "../x"`},

@@ -5,16 +5,21 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
+	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
 )
 
@@ -23,8 +28,13 @@ func TestMain(m *testing.M) {
 		"imgtool":  main,
 		"mkinputs": func() { must(makeInputs(os.Args[1])) },
 		"mkl4t":    func() { must(makeL4T(os.Args[1])) },
+		"mklive":   func() { must(makeLive(os.Args[1])) },
 		"mkinitrd": func() { must(os.WriteFile(os.Args[1], initrdWith(os.Args[2:]...), 0o644)) },
-		"poke":     func() { must(poke(os.Args[1], os.Args[2])) },
+		"cutpart":  func() { must(cutPart(os.Args[1], os.Args[2], os.Args[3])) },
+		"dense": func() {
+			must(eachRun(os.Args[1], 0, math.MaxInt64, func(_ int64, r io.Reader) error { _, err := io.Copy(os.Stdout, r); return err }))
+		},
+		"poke": func() { must(poke(os.Args[1], os.Args[2])) },
 	})
 }
 
@@ -73,6 +83,12 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PROGRAM", filepath.Dir(program))
 			return nil
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("there is no condition %s", cond)
+			}
+			return os.Geteuid() == 0, nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// status N PROGRAM ARG... runs a program that must end with N.
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -92,6 +108,66 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// cutPart copies a partition of a disk into a file, holes as holes.
+func cutPart(disk, number, to string) error {
+	in, err := os.Open(disk)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	size, err := in.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	table, err := gpt.Read(io.NewSectionReader(in, 0, size))
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(table.Parts, func(p gpt.Part) bool { return strconv.Itoa(p.Number) == number })
+	if i < 0 {
+		return fmt.Errorf("%s has no partition %s", disk, number)
+	}
+	part := table.Parts[i]
+	os.Remove(to)
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if err := out.Truncate(part.Len); err != nil {
+		return err
+	}
+	return eachRun(disk, part.Off, part.Off+part.Len, func(at int64, r io.Reader) error {
+		_, err := io.Copy(io.NewOffsetWriter(out, at-part.Off), r)
+		return err
+	})
+}
+
+// eachRun reads what a file holds between two places, and skips its holes.
+func eachRun(file string, at, end int64, do func(at int64, r io.Reader) error) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		start, err := f.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) || err == nil && start >= end {
+			return nil
+		}
+		if err == nil {
+			at, err = f.Seek(start, unix.SEEK_HOLE)
+		}
+		if err == nil {
+			at = min(at, end)
+			err = do(start, io.NewSectionReader(f, start, at-start))
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // poke changes a byte of a file.

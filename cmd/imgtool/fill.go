@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"regexp"
@@ -9,8 +10,10 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/ext4"
 	"imgtool/image/gpt"
+	"imgtool/image/tree"
 )
 
 // filling is the partition of an image that takes what is left of a disk, or nil.
@@ -29,56 +32,89 @@ func (p *picture) filling() *artifact.Partition {
 // fit is the image for a disk of size bytes: a partition that takes what is left
 // is made anew, with what is in it. An image that comes from front to back stays as
 // it is.
-func (p *picture) fit(size int64) (*picture, error) {
-	part := p.filling()
-	if size = size / 512 * 512; part == nil || p.img == nil || size == p.manifest.Size {
+func (p *picture) fit(size int64) (*picture, error) { return p.compose(size, nil) }
+
+// addition is a file that is put into a partition on the way to a disk.
+type addition struct {
+	path string
+	mode uint32
+	data []byte
+}
+
+// compose is fit, with more files in the file systems of some partitions, by their
+// names. What was there keeps its place as far as can be.
+func (p *picture) compose(size int64, more map[string][]addition) (*picture, error) {
+	fill := p.filling()
+	if size = size / 512 * 512; fill != nil && (p.img == nil || size == p.manifest.Size) {
+		fill = nil
+	}
+	if fill == nil && len(more) == 0 {
 		return p, nil
 	}
 	table, err := gpt.Read(p.img)
 	if err != nil {
 		return nil, corrupt("its partition table: %w", err)
 	}
-	i := slices.IndexFunc(table.Parts, func(q gpt.Part) bool { return q.Number == part.Number })
-	if i < 0 || table.Parts[i].Off != part.Off || table.Parts[i].Off+table.Parts[i].Len != table.End() {
-		return nil, corrupt("its partition table is not as its manifest says: %s is not the last", part.Name)
-	}
 	table.Parts = slices.Clone(table.Parts)
-	old := table.Parts[i]
-	unit := int64(4096)
-	if part.Off%(1<<20) == 0 {
-		unit = 1 << 20
+	old := slices.Clone(table.Parts)
+	find := func(part *artifact.Partition) (int, error) {
+		i := slices.IndexFunc(table.Parts, func(q gpt.Part) bool { return q.Number == part.Number })
+		if i < 0 || old[i].Off != part.Off || old[i].Len != part.Len {
+			return 0, corrupt("its partition table is not as its manifest says: %s is elsewhere", part.Name)
+		}
+		return i, nil
 	}
-	table.Size = size
-	table.Parts[i].Len = (size-gpt.TailSize)/unit*unit - part.Off
-	if table.Parts[i].Len <= 0 {
-		return nil, fmt.Errorf("nothing is left for %s on a disk of %d bytes", part.Name, size)
+	if fill == nil {
+		size = p.manifest.Size
+	} else {
+		i, err := find(fill)
+		if err == nil && old[i].Off+old[i].Len != table.End() {
+			err = corrupt("its partition table is not as its manifest says: %s is not the last", fill.Name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		unit := int64(4096)
+		if fill.Off%(1<<20) == 0 {
+			unit = 1 << 20
+		}
+		table.Size = size
+		table.Parts[i].Len = (size-gpt.TailSize)/unit*unit - fill.Off
+		if table.Parts[i].Len <= 0 {
+			return nil, fmt.Errorf("nothing is left for %s on a disk of %d bytes", fill.Name, size)
+		}
 	}
 	extents, err := table.Extents()
 	if err != nil {
 		return nil, err
 	}
 	inside := func(e image.Extent, off, end int64) bool { return off <= e.Off && e.End() <= end }
-	filled := false
+	anew := make([]bool, len(old))
 	for e := range p.img.Extents() {
-		switch {
-		case inside(e, 0, gpt.HeadSize), e.Off >= p.img.Size()-gpt.TailSize:
-		case inside(e, old.Off, old.Off+old.Len):
-			filled = true
-		default:
+		if inside(e, 0, gpt.HeadSize) || e.Off >= p.img.Size()-gpt.TailSize {
+			continue
+		}
+		i := slices.IndexFunc(old, func(q gpt.Part) bool { return inside(e, q.Off, q.Off+q.Len) })
+		if i >= 0 && (table.Parts[i].Len != old[i].Len || len(more[old[i].Name]) > 0) {
+			anew[i] = true
+		} else {
 			extents = append(extents, e)
 		}
 	}
-	if filled {
-		t, opt, err := ext4.Read(io.NewSectionReader(p.img, old.Off, old.Len), old.Len)
-		if err != nil {
-			return nil, corrupt("%s: %w", part.Name, err)
+	for name := range more {
+		if i := slices.IndexFunc(old, func(q gpt.Part) bool { return q.Name == name }); i < 0 || !anew[i] {
+			return nil, fmt.Errorf("there is no file system %s to put anything into", name)
 		}
-		opt.Size = table.Parts[i].Len
-		made, err := ext4.New(t, *opt)
-		if err != nil {
-			return nil, fmt.Errorf("%s on a disk of %d bytes: %w", part.Name, size, err)
+	}
+	for i := range old {
+		if !anew[i] {
+			continue
 		}
-		extents = append(extents, image.Extent{Name: part.Name, Off: old.Off, Content: made})
+		made, err := p.remake(old[i], table.Parts[i].Len, more[old[i].Name])
+		if err != nil {
+			return nil, err
+		}
+		extents = append(extents, image.Extent{Name: old[i].Name, Off: old[i].Off, Content: made})
 	}
 	img, err := image.New(size, extents...)
 	if err != nil {
@@ -88,12 +124,50 @@ func (p *picture) fit(size int64) (*picture, error) {
 	m.Size, m.Manifest.Entries, m.Pieces = size, nil, nil
 	m.Partitions = slices.Clone(m.Partitions)
 	for j := range m.Partitions {
-		if m.Partitions[j].Number == part.Number {
+		if i, err := find(&m.Partitions[j]); err == nil {
 			m.Partitions[j].Len = table.Parts[i].Len
 		}
 	}
 	fitted.img, fitted.manifest = img, &m
 	return &fitted, nil
+}
+
+// remake is the file system of a partition at another size and with more files.
+func (p *picture) remake(part gpt.Part, size int64, more []addition) (*image.Image, error) {
+	t, opt, err := ext4.Read(io.NewSectionReader(p.img, part.Off, part.Len), part.Len)
+	if err != nil {
+		return nil, corrupt("%s: %w", part.Name, err)
+	}
+	if opt.First = build.BootFiles(t); size != part.Len {
+		opt.Size, opt.Inodes = size, 0 // as many as go with the size
+	}
+	put := func(path string, n *tree.Inode) error {
+		if t.Lookup(path) == nil {
+			opt.Last = append(opt.Last, path)
+		}
+		return t.Put(path, n)
+	}
+	for _, a := range more {
+		at, err := t.Resolve(a.path, true)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", part.Name, err)
+		}
+		for i := range at {
+			if at[i] == '/' && t.Lookup(at[:i]) == nil {
+				if err := put(at[:i], &tree.Inode{Mode: tree.Dir | 0o755, ModTime: p.manifest.Time}); err != nil {
+					return nil, fmt.Errorf("%s: %w", part.Name, err)
+				}
+			}
+		}
+		if err := put(at, &tree.Inode{Mode: tree.Regular | a.mode, ModTime: p.manifest.Time, Content: bytes.NewReader(a.data)}); err != nil {
+			return nil, fmt.Errorf("%s: %w", part.Name, err)
+		}
+	}
+	made, err := ext4.New(t, *opt)
+	if err != nil {
+		return nil, fmt.Errorf("%s, of %d bytes: %w", part.Name, size, err)
+	}
+	return made, nil
 }
 
 // checkFill refuses what one reading of the image cannot be made of, and says what
@@ -141,14 +215,21 @@ func checkState(disk *flash.Disk, m *artifact.Manifest, u *ui) error {
 
 // stateOn is the text of a state file on a disk, or nothing.
 func stateOn(disk *flash.Disk, want artifact.Partition) string {
+	text, _ := fileOn(disk, want, want.State)
+	return text
+}
+
+// fileOn is the text of a file on a disk, or nothing. The error is a file system in
+// the partition that cannot be read.
+func fileOn(disk *flash.Disk, want artifact.Partition, path string) (string, error) {
 	d, err := flash.OpenRead(disk)
 	if err != nil {
-		return ""
+		return "", nil
 	}
 	defer d.Close()
 	table, err := gpt.Read(d)
 	if err != nil {
-		return ""
+		return "", nil
 	}
 	for _, part := range table.Parts {
 		if part.Number != want.Number || part.Name != want.Name {
@@ -156,9 +237,9 @@ func stateOn(disk *flash.Disk, want artifact.Partition) string {
 		}
 		t, _, err := ext4.Read(io.NewSectionReader(d, part.Off, part.Len), part.Len)
 		if err != nil {
-			return ""
+			return "", err
 		}
-		return textIn(t, want.State)
+		return textIn(t, path), nil
 	}
-	return ""
+	return "", nil
 }

@@ -532,22 +532,27 @@ func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
 				failed = err
 			}
 		default:
-			kept := ""
-			if r.Skipped > 0 {
-				kept = fmt.Sprintf(", %s were there already", human(r.Skipped))
-			}
-			verified := human(r.Verified) + " verified"
-			if r.Unread > 0 {
-				verified += fmt.Sprintf(", %s not read back (--verify=%s)", human(r.Unread), r.Verify)
-			}
-			u.say("%s: %s written%s, %s, in %s, %s/s", n.disk.Path, human(r.Written), kept, verified,
-				time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), human(r.Rate))
+			u.say("%s", r.summary())
 		}
 	}
 	if failed == nil {
 		u.leaves("")
 	}
 	return failed
+}
+
+// summary is what became of a disk that was written, in a line.
+func (r receipt) summary() string {
+	kept := ""
+	if r.Skipped > 0 {
+		kept = fmt.Sprintf(", %s were there already", human(r.Skipped))
+	}
+	verified := human(r.Verified) + " verified"
+	if r.Unread > 0 {
+		verified += fmt.Sprintf(", %s not read back (--verify=%s)", human(r.Unread), r.Verify)
+	}
+	return fmt.Sprintf("%s: %s written%s, %s, in %s, %s/s", r.Disk, human(r.Written), kept, verified,
+		time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), human(r.Rate))
 }
 
 // alike says whether a disk carries, or was about to carry, an image of the same

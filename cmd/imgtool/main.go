@@ -101,7 +101,7 @@ Data goes to stdout, words and progress to stderr.`,
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
-	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newVerifyCommand(u), newInspectCommand(u), newSeedCommand(u),
+	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u), newSeedCommand(u),
 		newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
 	return cmd
 }

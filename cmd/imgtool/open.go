@@ -27,6 +27,7 @@ type picture struct {
 	format   artifact.Format
 	file     *os.File // nil for standard input
 	holes    func(context.Context) error
+	unit     string           // whose it is, if it was made one unit's
 	opened   *artifact.Opened // as it lies in the file
 }
 

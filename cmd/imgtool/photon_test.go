@@ -3,8 +3,11 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/cavaliergopher/cpio"
@@ -71,6 +74,53 @@ func writeTree(w *tar.Writer, t *tree.Tree) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// liveTree is what a unit has that was flashed and has registered.
+func liveTree() *tree.Tree {
+	t := edittest.L4T()
+	put := func(path, text string, mode uint32) {
+		if err := t.Put(path, &tree.Inode{Mode: tree.Regular | mode, ModTime: edittest.ModTime, Content: strings.NewReader(text)}); err != nil {
+			panic(err)
+		}
+	}
+	put("etc/waggle/node-id", "000048B02D012345", 0o644)
+	put("etc/waggle/vsn", "W123\n", 0o644)
+	put("etc/waggle/bk_pubkey.pem", "not a key\n", 0o600)
+	put("etc/waggle/bk_key.pem-cert.pub", "not a certificate\n", 0o600)
+	// One that a kernel takes.
+	ping := *t.Lookup("bin/ping")
+	ping.Xattrs = []tree.Xattr{{Name: "security.capability", Value: "\x01\x00\x00\x02\x00\x20" + strings.Repeat("\x00", 14)}}
+	t.Put("bin/ping", &ping)
+	t.Put("bin/ping4", &ping)
+	put("boot/initrd.img-"+edittest.Kernel, string(initrdWith("init", "scripts/init-bottom/overlayroot")), 0o644)
+	return t
+}
+
+// makeLive writes a unit's root into a folder.
+func makeLive(root string) error {
+	all := liveTree().Without(func(p string) bool { return strings.HasPrefix(p, "media/rpi/") })
+	all.Put("etc/waggle/bk_key.pem", &tree.Inode{Mode: tree.Regular | 0o600, ModTime: edittest.ModTime, Content: strings.NewReader("not a private key\n")})
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := writeTree(w, all); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(root); err != nil {
+		return err
+	}
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	cmd := exec.Command("tar", "-C", root, "--xattrs", "--xattrs-include=*", "-xp")
+	cmd.Stdin = &b
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("tar: %w: %s", err, out)
 	}
 	return nil
 }

@@ -276,6 +276,7 @@ func (p *plan) need() flash.Need {
 type record struct {
 	Board   string `json:"board,omitempty"`
 	BuildID string `json:"build_id,omitempty"`
+	Unit    string `json:"unit,omitempty"`
 	Size    int64  `json:"size"` // of the image, in bytes
 }
 
@@ -320,7 +321,7 @@ func (p *plan) job(size int64) (flash.Job, error) {
 			return b, nil
 		}
 	}
-	p.record = &record{Size: p.size}
+	p.record = &record{Size: p.size, Unit: p.pic.unit}
 	if m := p.pic.manifest; m != nil {
 		p.record.Board, p.record.BuildID = m.Board, m.BuildID
 	}

@@ -13,24 +13,31 @@ import (
 )
 
 func newVerifyCommand(u *ui) *cobra.Command {
-	var file, seed string
+	var file, unit, seed string
+	var keepKeys bool
 	cmd := &cobra.Command{
 		Use:   "verify DISK",
 		Short: "Compare a disk with an image, byte by byte",
 		Long: `Read from a disk, past the cache, everything an image holds and compare it. The
 partition table is expected as flash writes it: with its backup at the end of the
-disk. What the image leaves alone is not looked at. Nothing is written.`,
+disk. What the image leaves alone is not looked at. Nothing is written.
+
+With --unit what imgtool factory puts in for the unit is expected as well.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runVerify(cmd.Context(), args[0], file, seed, u) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runVerify(cmd.Context(), args[0], file, unit, seed, keepKeys, u)
+		},
 	}
 	cmd.Flags().StringVar(&file, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().StringVar(&unit, "unit", "", "file with what is the unit's own, as for imgtool factory")
+	cmd.Flags().BoolVar(&keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
 	cmd.Flags().StringVar(&seed, "seed", "", "config.toml that was put in while the image was written")
 	return cmd
 }
 
-func runVerify(ctx context.Context, target, file, seed string, u *ui) (err error) {
+func runVerify(ctx context.Context, target, file, unit, seed string, keepKeys bool, u *ui) (err error) {
 	begin := time.Now()
 	if file == "" {
 		if file, err = newestImage(); err != nil {
@@ -52,7 +59,13 @@ func runVerify(ctx context.Context, target, file, seed string, u *ui) (err error
 	if err != nil {
 		return err
 	}
-	fitted, err := pic.fit(disk.Size)
+	var more map[string][]addition
+	if unit != "" {
+		if more, err = unitFiles(ctx, pic, unit, keepKeys, u); err != nil {
+			return err
+		}
+	}
+	fitted, err := pic.compose(disk.Size, more)
 	if err != nil {
 		return fmt.Errorf("%s: %w", pic.name, err)
 	}
@@ -89,4 +102,21 @@ func runVerify(ctx context.Context, target, file, seed string, u *ui) (err error
 	}
 	u.say("%s: %s are as in %s, in %s", disk.Path, human(n), pic.name, took.Round(100*time.Millisecond))
 	return nil
+}
+
+// unitFiles are what a unit has in an image beside what all have.
+func unitFiles(ctx context.Context, pic *picture, file string, keepKeys bool, u *ui) (map[string][]addition, error) {
+	if pic.manifest == nil {
+		return nil, fmt.Errorf("%s: it has no manifest, so nobody knows where what is the unit's own goes", pic.name)
+	}
+	board, err := loadBoard(pic.manifest.Board)
+	if err != nil {
+		return nil, err
+	}
+	own, err := readUnit(file, board, u)
+	if err != nil {
+		return nil, err
+	}
+	more, _ := own.additions(board, pic.manifest.Medium, map[string]bool{"keep-registration-keys": keepKeys})
+	return more, pic.seek(ctx, u)
 }

@@ -90,13 +90,10 @@ func copyData(ctx context.Context, out, in *os.File, s image.Span) error {
 		if errors.Is(err, unix.ENXIO) {
 			return nil
 		}
-		end := s.End()
-		if err == nil {
-			end, err = in.Seek(start, unix.SEEK_HOLE)
-		} else {
-			start, end, err = at, s.End(), nil // a file system without holes
-		}
+		var end int64
 		if err != nil {
+			start, end = at, s.End() // a file system without holes
+		} else if end, err = in.Seek(start, unix.SEEK_HOLE); err != nil {
 			return err
 		}
 		// Not too much at once, so that who is told to stop stops.

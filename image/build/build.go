@@ -49,6 +49,8 @@ type Options struct {
 	Profile     string            // one of boards.Profiles; "" is the first
 	Flags       map[string]bool   // of what the board's steps ask for
 	Vars        map[string]string // for edits, over the board's
+	Root        *source.Root      // the root file system, if it is open already; then its input is a name for it
+	Allow       []string          // paths that trees may have though the board forbids them
 	Edits       []edit.Edit       // of the root file system, before all else
 	EditsText   []byte            // what Edits were read from
 	Slots       string            // a or ab; "" is a
@@ -71,6 +73,7 @@ type Options struct {
 // scratch files: Close only when it is written.
 type Result struct {
 	Images  []Image
+	Trees   map[string]*tree.Tree // of the board, by name
 	scratch []*os.File
 }
 
@@ -156,6 +159,7 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	if err := b.plant(); err != nil {
 		return nil, err
 	}
+	b.result.Trees = b.trees
 	for _, d := range b.disks {
 		extents, err := b.extents(ctx, d)
 		if err == nil {
@@ -297,10 +301,13 @@ func (b *builder) checkSeed() error {
 // open opens all inputs, the root file system first: others may be files in it.
 func (b *builder) open(ctx context.Context) (err error) {
 	if ref, ok := b.Inputs["rootfs"]; ok {
-		switch ref {
-		case starterScheme + "rootfs":
+		switch {
+		case b.Root != nil:
+			c := *b.Root
+			b.root = &c
+		case ref == starterScheme+"rootfs":
 			b.root, err = b.openStarterRoot(ctx)
-		case starterScheme + "photon":
+		case ref == starterScheme+"photon":
 			b.root, err = b.openStarterPhoton(ctx)
 		default:
 			b.root, err = b.Opener.Root(ctx, ref)
@@ -322,7 +329,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			continue
 		}
 		if without, ok := b.Board.IsOptional(name); ok && b.Inputs[name] == "" {
-			if without != "" && b.wants(name) {
+			if without != "" && b.used(func(p layouts.Part) bool { return p.Input == name && b.Parts[p.Name] == "" }) {
 				b.Warn(fmt.Sprintf("no %s: %s", name, without))
 			}
 			continue
@@ -341,6 +348,11 @@ func (b *builder) open(ctx context.Context) (err error) {
 		}
 	}
 	return b.openParts(ctx)
+}
+
+// used says whether a partition of what is built is such.
+func (b *builder) used(such func(layouts.Part) bool) bool {
+	return slices.ContainsFunc(b.disks, func(d *disk) bool { return slices.ContainsFunc(d.placed.Parts, such) })
 }
 
 func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
@@ -410,15 +422,6 @@ func treeOf(c image.Content) (*tree.Tree, error) {
 		return nil, err
 	}
 	return r.Tree()
-}
-
-// wants says whether a medium that is built has a place for an input.
-func (b *builder) wants(input string) bool {
-	return slices.ContainsFunc(b.disks, func(d *disk) bool {
-		return slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool {
-			return p.Input == input && b.Parts[p.Name] == "" && b.Parts[d.Name+"/"+p.Name] == ""
-		})
-	})
 }
 
 // openParts opens what partitions hold by a person's word.

@@ -52,7 +52,7 @@ func (b *builder) plant() error {
 		}
 	}
 	for _, t := range b.Board.Trees {
-		if !b.uses(t.Name) {
+		if !b.used(func(p layouts.Part) bool { return p.Tree == t.Name }) {
 			continue
 		}
 		if err := b.checkTree(t, vars); err != nil {
@@ -60,13 +60,6 @@ func (b *builder) plant() error {
 		}
 	}
 	return nil
-}
-
-// uses says whether a medium that is built has a partition with a tree.
-func (b *builder) uses(name string) bool {
-	return slices.ContainsFunc(b.disks, func(d *disk) bool {
-		return slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool { return p.Tree == name })
-	})
 }
 
 // grow makes one tree.
@@ -81,7 +74,9 @@ func (b *builder) grow(t boards.Tree, vars map[string]string) (made *tree.Tree, 
 	}
 	if t.Sub != "" {
 		if made.Lookup(strings.Trim(t.Sub, "/")) == nil {
-			b.Warn(fmt.Sprintf("the root file system has no folder %s: the tree %s is empty", t.Sub, t.Name))
+			if b.used(func(p layouts.Part) bool { return p.Tree == t.Name }) {
+				b.Warn(fmt.Sprintf("the root file system has no folder %s: the tree %s is empty", t.Sub, t.Name))
+			}
 			made = tree.New(b.Time)
 		} else if made, err = edit.Sub(made, t.Sub); err != nil {
 			return nil, err
@@ -231,7 +226,7 @@ func (b *builder) replaceInRoot(vars map[string]string) error {
 func (b *builder) checkTree(t boards.Tree, vars map[string]string) error {
 	made := b.trees[t.Name]
 	for _, path := range t.Forbid {
-		if made.Lookup(strings.Trim(path, "/")) != nil {
+		if made.Lookup(strings.Trim(path, "/")) != nil && !slices.Contains(b.Allow, path) {
 			return fmt.Errorf("%s is in it: a key that is in an image is in all units; take it out of the root file system", path)
 		}
 	}
@@ -394,7 +389,7 @@ func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 	opt := ext4.Options{Label: p.Label, UUID: b.uuid("ext4 " + d.prefix + p.Name), HashSeed: b.uuid("ext4 hash " + d.prefix + p.Name), Time: b.Time, Size: p.Len}
 	for _, made := range b.Board.Trees {
 		if made.Name == p.Tree && made.Boots {
-			opt.First = bootFiles(t)
+			opt.First = BootFiles(t)
 		}
 	}
 	m, err := ext4.New(t, opt)
@@ -404,8 +399,8 @@ func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 	return m, nil
 }
 
-// bootFiles are what a boot loader reads, which likes it in one piece.
-func bootFiles(t *tree.Tree) []string {
+// BootFiles are what a boot loader reads of a tree, which likes it in one piece.
+func BootFiles(t *tree.Tree) []string {
 	paths := []string{strings.Trim(edit.ExtlinuxConf, "/")}
 	n, err := t.Open(edit.ExtlinuxConf)
 	if err != nil || n.Content == nil || n.Size() > edit.MaxText {

@@ -25,6 +25,17 @@ type Options struct {
 	// First are paths of files and folders whose files come first on disk, each
 	// in one piece if that can be: what a boot loader reads.
 	First []string
+
+	// Last are paths of files and folders that come after all others, inodes and
+	// blocks alike: all else lies where it would without them.
+	Last []string
+}
+
+func (o *Options) last(path string) bool {
+	return slices.ContainsFunc(o.Last, func(last string) bool {
+		last = strings.Trim(last, "/")
+		return path == last || strings.HasPrefix(path, last+"/")
+	})
 }
 
 // file is an inode that is to be written.
@@ -94,7 +105,16 @@ func collect(t *tree.Tree, opt Options) (*plan, error) {
 	folders := map[string]*file{}
 	linked := map[*tree.Inode]*file{}
 	blocks := newXattrBlocks()
-	for path, n := range t.All() {
+	var paths, lasts []string
+	for path := range t.All() {
+		if path != "" && opt.last(path) {
+			lasts = append(lasts, path)
+		} else {
+			paths = append(paths, path)
+		}
+	}
+	for _, path := range append(paths, lasts...) {
+		n := t.Lookup(path)
 		f := linked[n]
 		if f != nil && n.Type() != tree.Dir {
 			if f.links++; f.links > maxLinks {
@@ -238,10 +258,11 @@ func (p *plan) arrange() {
 	p.firsts = len(p.order)
 	put(p.root)
 	for _, f := range p.files {
-		if f.folder != nil {
+		if f.folder != nil && !p.opt.last(f.path) {
 			put(f)
 		}
 	}
+	// Those that come last have the last numbers.
 	for _, f := range p.files {
 		put(f)
 	}

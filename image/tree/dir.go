@@ -20,7 +20,26 @@ import (
 // takes; one that is no longer what it was is an error then. One that cannot be
 // opened is an error now.
 func FromDir(dir string, keepOwners bool, modTime int64) (*Tree, error) {
-	w := &walk{dir: &folder{dir}, keepOwners: keepOwners, t: New(modTime), links: map[device]*Inode{}}
+	return fromDir(&walk{dir: &folder{dir}, keepOwners: keepOwners, t: New(modTime), links: map[device]*Inode{}}, dir)
+}
+
+// FromRoot reads the root file system of a system that runs, with its owners and
+// without what drop says yes to, and all below it. Folders that another file system
+// is mounted on are empty, and are as that one has them.
+//
+// Somebody writes to some of its files all the time. One that changed reads as it is
+// by then, cut or filled up with zeros to the size it had, and changed is told.
+func FromRoot(dir string, modTime int64, drop func(path string) bool, changed func(path string)) (*Tree, error) {
+	w := &walk{dir: &folder{dir}, keepOwners: true, t: New(modTime), links: map[device]*Inode{}, drop: drop, changed: changed}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	w.only = new(uint64(st.Dev))
+	return fromDir(w, dir)
+}
+
+func fromDir(w *walk, dir string) (*Tree, error) {
 	// The folder itself may be reached by a link.
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
@@ -38,6 +57,10 @@ type walk struct {
 	keepOwners bool
 	t          *Tree
 	links      map[device]*Inode
+
+	drop    func(path string) bool // nil: nothing
+	changed func(path string)      // nil: what changed is an error
+	only    *uint64                // the file system to stay on; nil: all
 }
 
 type device struct{ dev, ino uint64 }
@@ -53,6 +76,12 @@ func (w *walk) walk(path, host string) error {
 	if n.Type() != Dir {
 		return nil
 	}
+	if w.only != nil {
+		var st unix.Stat_t
+		if err := unix.Stat(host, &st); err != nil || uint64(st.Dev) != *w.only {
+			return err
+		}
+	}
 	entries, err := os.ReadDir(host)
 	if err != nil {
 		return err
@@ -61,6 +90,9 @@ func (w *walk) walk(path, host string) error {
 		p := e.Name()
 		if path != "" {
 			p = path + "/" + p
+		}
+		if w.drop != nil && w.drop(p) {
+			continue
 		}
 		if err := w.walk(p, filepath.Join(host, e.Name())); err != nil {
 			return err
@@ -107,7 +139,7 @@ func (w *walk) inode(path, host string) (*Inode, error) {
 		}
 		f.Close()
 		if st.Size > 0 {
-			n.Content = &hostFile{w.dir, path, st.Size, st.Mtim.Nano()}
+			n.Content = &hostFile{w.dir, path, st.Size, st.Mtim.Nano(), w.changed}
 		}
 	default:
 		return nil, fmt.Errorf("%s: file type %o is not known", host, n.Type())
@@ -135,11 +167,35 @@ type hostFile struct {
 	path  string
 	size  int64
 	mtime int64 // in nanoseconds
+
+	changed func(path string) // nil: what changed is an error
 }
 
 func (h *hostFile) Size() int64 { return h.size }
 
 func (h *hostFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := h.read(p, off)
+	switch {
+	case err == nil || err == io.EOF:
+		return n, err
+	case h.changed == nil || !errors.Is(err, errChanged) && !errors.Is(err, fs.ErrNotExist):
+		return 0, err
+	}
+	h.changed(h.path)
+	if off >= h.size {
+		return 0, io.EOF
+	}
+	whole := p[:min(int64(len(p)), h.size-off)]
+	clear(whole[min(n, len(whole)):])
+	if len(whole) < len(p) {
+		return len(whole), io.EOF
+	}
+	return len(whole), nil
+}
+
+var errChanged = errors.New("changed while it was in use")
+
+func (h *hostFile) read(p []byte, off int64) (int, error) {
 	path := filepath.Join(h.dir.path, h.path)
 	f, err := open(path)
 	if err != nil {
@@ -153,9 +209,9 @@ func (h *hostFile) ReadAt(p []byte, off int64) (int, error) {
 	case serr != nil:
 		return 0, serr
 	case fi.Size() != h.size:
-		return 0, fmt.Errorf("%s: changed while it was in use: %d bytes, then %d", path, h.size, fi.Size())
+		return n, fmt.Errorf("%s: %w: %d bytes, then %d", path, errChanged, h.size, fi.Size())
 	case !fi.Mode().IsRegular() || fi.ModTime().UnixNano() != h.mtime:
-		return 0, fmt.Errorf("%s: changed while it was in use", path)
+		return n, fmt.Errorf("%s: %w", path, errChanged)
 	}
 	if err == io.EOF && off+int64(n) < h.size {
 		err = io.ErrUnexpectedEOF

@@ -2,9 +2,12 @@ package tree_test
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,4 +45,51 @@ func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 	os.Chmod(d+"/etc", 0o700)
+}
+
+// A system runs on what is read: other file systems are left out, and files that
+// change keep their size.
+func TestARootInUseIsRead(t *testing.T) {
+	dir := t.TempDir()
+	for _, p := range []string{"proc", "var/log", "mnt"} {
+		if err := os.MkdirAll(filepath.Join(dir, p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(p, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, p), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("proc/1", "x")
+	put("var/log/a", "one two")
+	put("var/log/b", "one two")
+	put("var/log/c", "one two")
+	put("var/log/d", "one two")
+	if os.Geteuid() == 0 && unix.Mount("none", filepath.Join(dir, "mnt"), "tmpfs", 0, "") == nil {
+		defer unix.Unmount(filepath.Join(dir, "mnt"), 0)
+		put("mnt/x", "elsewhere")
+	}
+	var changed []string
+	all, err := tree.FromRoot(dir, 0, func(p string) bool { return strings.HasPrefix(p, "proc/") }, func(p string) { changed = append(changed, p) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all.Lookup("proc") == nil || all.Lookup("proc/1") != nil || all.Lookup("mnt") == nil || all.Lookup("mnt/x") != nil {
+		t.Error("there is more or less than should be")
+	}
+	put("var/log/b", "one two three")
+	put("var/log/c", "one")
+	os.Remove(filepath.Join(dir, "var/log/d"))
+	for p, want := range map[string]string{"a": "one two", "b": "one two", "c": "one\x00\x00\x00\x00", "d": "\x00\x00\x00\x00\x00\x00\x00"} {
+		got, err := io.ReadAll(io.NewSectionReader(all.Lookup("var/log/"+p).Content, 0, 7))
+		if err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v, want %q", p, got, err, want)
+		}
+	}
+	slices.Sort(changed)
+	if got := strings.Join(slices.Compact(changed), " "); got != "var/log/b var/log/c var/log/d" {
+		t.Errorf("changed are %s", got)
+	}
 }

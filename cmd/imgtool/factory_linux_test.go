@@ -1,0 +1,317 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"imgtool/boards"
+	"imgtool/flash"
+	"imgtool/image/gpt"
+	"imgtool/image/imagetest"
+)
+
+// bench is the three images of a build and a loop device for each.
+type bench struct {
+	t     *testing.T
+	dir   string
+	disks map[string]string // devices, by medium
+	files map[string]string // what is behind them
+	board *boards.Board
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	imagetest.NeedRoot(t)
+	board, err := boards.Get("photon-nx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, dir: t.TempDir(), board: board, disks: map[string]string{}, files: map[string]string{}}
+	if err := makeL4T(filepath.Join(b.dir, "l4t.tar")); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(filepath.Join(b.dir, "initrd"), initrdWith("init", "scripts/init-bottom/overlayroot"), 0o644)
+	for medium, size := range map[string]int64{"emmc": 15758000128, "sd": 15931539456, "nvme": 512110190592} {
+		b.files[medium] = sparseFile(t, filepath.Join(b.dir, medium), size)
+		b.disks[medium] = imagetest.Loop(t, b.files[medium])
+	}
+	return b
+}
+
+func (b *bench) build(args ...string) {
+	b.t.Helper()
+	imgtool(b.t, append([]string{"build", "--board", "photon-nx", "--rootfs", filepath.Join(b.dir, "l4t.tar"), "-o", filepath.Join(b.dir, "p.img")}, args...)...)
+}
+
+func (b *bench) blank() {
+	for _, dev := range b.disks {
+		imagetest.Run(b.t, "blkdiscard", "--force", dev)
+	}
+}
+
+// unitFile writes a unit and keys of its own, and returns its file.
+func (b *bench) unitFile(vsn string) string {
+	b.t.Helper()
+	put := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	line := func(kind string) string {
+		blob := append(binary.BigEndian.AppendUint32(nil, uint32(len(kind))), kind...)
+		blob = append(blob, make([]byte, 100)...)
+		rand.Read(blob[len(blob)-100:])
+		return kind + " " + base64.StdEncoding.EncodeToString(blob) + "\n"
+	}
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	put(vsn+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	put(vsn+".cert", line("ssh-ed25519-cert-v01@openssh.com"))
+	put(vsn+".pub", line("ssh-ed25519"))
+	put(vsn+".toml", fmt.Sprintf("vsn = %q\nwan0-mac = \"48:b0:2d:00:00:%02x\"\n[keys]\nbk-key = \"%s.key\"\nbk-cert = \"%[1]s.cert\"\nbk-pub = \"%[1]s.pub\"\n", vsn, vsn[1], vsn))
+	return filepath.Join(b.dir, vsn+".toml")
+}
+
+func (b *bench) factory(unit string, args ...string) *exec.Cmd {
+	args = append([]string{"factory", "-y", "--board", "photon-nx", "-i", filepath.Join(b.dir, "p.img"), "--unit", unit,
+		"--emmc", b.disks["emmc"], "--sd", b.disks["sd"], "--nvme", b.disks["nvme"]}, args...)
+	cmd := tool(b.t, args...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+b.dir)
+	return cmd
+}
+
+// has says what a disk claims to be, and whether it is what the unit gets there, to
+// the byte.
+func (b *bench) has(medium, file string) (there mark, is bool) {
+	b.t.Helper()
+	own, err := readUnit(file, b.board, &ui{err: io.Discard})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer pic.Close()
+	disk, err := findDisk(b.disks[medium])
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	imagetest.Run(b.t, "blockdev", "--flushbufs", b.disks[medium])
+	s := &station{medium: medium, pic: pic, unit: &unit{disk: disk}}
+	if err := s.compose(b.board, own, nil); err != nil {
+		b.t.Fatal(err)
+	}
+	defer s.plan.Close()
+	expected, err := s.plan.expected(disk.Size)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	d, err := flash.OpenRead(disk)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer d.Close()
+	return s.marks(b.board), flash.Compare(b.t.Context(), d, expected, nil) == nil
+}
+
+// The kernel mounts what was written, and sees the files of the unit.
+func TestTheKernelSeesWhatIsTheUnits(t *testing.T) {
+	b := newBench(t)
+	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
+	unit := b.unitFile("W1")
+	if out, err := b.factory(unit).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	at := filepath.Join(b.dir, "at")
+	os.Mkdir(at, 0o755)
+	for _, c := range []struct {
+		medium, name, folder, want string
+	}{
+		{"nvme", "system-data", "overlay", "600 bk_key.pem\n600 bk_key.pem-cert.pub\n600 bk_pubkey.pem\n644 node-id\n644 vsn\n"},
+		{"sd", "recovery-root", "", "644 node-id\n644 vsn\n"},
+		{"emmc", "APP", "", ""},
+	} {
+		part := partOf(t, b.files[c.medium], c.name)
+		dev := strings.TrimSpace(imagetest.Run(t, "losetup", "--find", "--show", "--read-only", "--offset", fmt.Sprint(part.Off), "--sizelimit", fmt.Sprint(part.Len), b.files[c.medium]))
+		imagetest.Run(t, "mount", "-t", "ext4", "-o", "ro,noload", dev, at)
+		got := imagetest.Run(t, "sh", "-c", "cd "+filepath.Join(at, c.folder, "etc/waggle")+" && for f in *; do case $f in vsn|node-id|bk_*|sage_*) stat -c '%a %n' $f;; esac; done")
+		key, err := os.ReadFile(filepath.Join(at, c.folder, "etc/waggle/bk_key.pem"))
+		imagetest.Run(t, "umount", at)
+		imagetest.Run(t, "losetup", "--detach", dev)
+		if got != c.want {
+			t.Errorf("%s has\n%s, want\n%s", c.name, got, c.want)
+		}
+		if want, _ := os.ReadFile(filepath.Join(b.dir, "W1.key")); err == nil && string(key) != string(want) {
+			t.Errorf("%s: the key is another", c.name)
+		}
+	}
+	for medium := range b.disks {
+		if _, is := b.has(medium, unit); !is {
+			t.Errorf("%s is not as it should be", medium)
+		}
+	}
+}
+
+// What of a fleet image is the same in every unit lies where it is in the image.
+func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
+	b := newBench(t)
+	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
+	own, err := readUnit(b.unitFile("W1"), b.board, &ui{err: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, medium := range []string{"sd", "nvme"} {
+		pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pic.Close()
+		more, _ := own.additions(b.board, medium, nil)
+		made, err := pic.compose(pic.manifest.Size, more)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var differ, all int64
+		for c, err := range made.img.Chunks(4096) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			was := make([]byte, len(c.Data))
+			pic.img.ReadAt(was, c.Off)
+			if all++; string(was) != string(c.Data) {
+				differ++
+			}
+		}
+		t.Logf("%s: %d of %d blocks differ", medium, differ, all)
+		// Counters in every copy of the superblock and the descriptors, bitmaps, inodes,
+		// folders and the files.
+		if differ > 60 {
+			t.Errorf("%s: %d of %d blocks differ", medium, differ, all)
+		}
+	}
+}
+
+// Killed anywhere, nothing says that it was provisioned and is not, and the same
+// command finishes it.
+func TestAKilledFactoryIsFinishedByTheNext(t *testing.T) {
+	b := newBench(t)
+	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
+	r := random(t)
+	units := [2]string{b.unitFile("W1"), b.unitFile("W2")}
+	begin := time.Now()
+	if out, err := b.factory(units[0]).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	whole := time.Since(begin)
+	t.Logf("a whole one takes %s", whole.Round(10*time.Millisecond))
+	var early, halfway, done int
+	for i := range soak(6, 50) {
+		// On blank disks, or over another unit's.
+		next, args := i%2, []string{"--reprovision"}
+		fresh := r.IntN(2) == 0
+		if fresh {
+			b.blank()
+			args = nil
+		}
+		cmd := b.factory(units[next], args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		after := time.Duration(r.Int64N(int64(whole * 11 / 10)))
+		time.Sleep(after)
+		cmd.Process.Kill()
+		cmd.Wait()
+		n, claims := 0, 0
+		for medium := range b.disks {
+			there, is := b.has(medium, units[next])
+			if is && there.done {
+				n++
+			}
+			if there.done {
+				claims++
+			}
+			if there.done && !is {
+				if _, old := b.has(medium, units[1-next]); fresh || !old {
+					t.Errorf("killed after %s: the %s says %+v, and is not", after, medium, there)
+				}
+			}
+		}
+		switch {
+		case n == 3:
+			done++
+		case fresh && n == 0 && claims == 0 || claims == 3:
+			early++
+		default:
+			halfway++
+		}
+		out, err := b.factory(units[next], args...).CombinedOutput()
+		if status := exitOf(err); status != exitOK && !(n == 3 && status == exitRefused) {
+			t.Fatalf("killed after %s with %d media done: the next ended with %d: %s", after, n, status, out)
+		}
+		for medium := range b.disks {
+			if there, is := b.has(medium, units[next]); !is || !there.done {
+				t.Errorf("killed after %s: the next left %s as %+v", after, medium, there)
+			}
+		}
+	}
+	t.Logf("%d before the first was done, %d in the middle, %d done", early, halfway, done)
+	if left, _ := filepath.Glob(filepath.Join(b.dir, "imgtool-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func exitOf(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	return -1
+}
+
+// partOf is a partition of a disk, by its name.
+func partOf(t *testing.T, file, name string) gpt.Part {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := gpt.Read(io.NewSectionReader(f, 0, info.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range table.Parts {
+		if p.Name == name {
+			return p
+		}
+	}
+	t.Fatalf("%s has no partition %s", file, name)
+	return gpt.Part{}
+}

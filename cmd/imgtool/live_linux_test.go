@@ -1,0 +1,375 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"imgtool/image/edit/edittest"
+	"imgtool/image/ext4"
+	"imgtool/image/imagetest"
+	"imgtool/image/tree"
+)
+
+// What upstream's factory_provision.conf sets.
+const provisionConf = `#!/bin/bash -e
+PROVISION_STATE_FILE=/etc/waggle/factory_provision
+KERNEL_DTB=/boot/dtb/tegra194-xavier-nx-cti-NGX003-WAGGLE-WS.dtb
+NXCORE="1"
+NVME_DEVICE=/dev/nvme0n1
+NVME_PART_SIZE_SYSTEM=256G
+SD_DEVICE=/dev/mmcblk1
+SSH_ADDRESSES=(127.0.0.1)
+CHECK_NODEID_FILES=(/etc/waggle/node-id)
+CHECK_KEY_FILES=(/etc/waggle/sage_registration /etc/waggle/sage_registration-cert.pub)
+CHECK_REG_FILES=(/etc/waggle/bk_pubkey.pem /etc/waggle/bk_key.pem-cert.pub /etc/waggle/bk_key.pem)
+CHECK_DEVICES=($SD_DEVICE $NVME_DEVICE)
+`
+
+// plantLive writes a unit's root into a folder.
+func plantLive(t *testing.T, root string) {
+	t.Helper()
+	if err := makeLive(root); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// words is a tree in words, without what differs from run to run: times of folders,
+// dates and builds of the state file, and what was kept beside.
+func words(t *tree.Tree, not ...string) string {
+	t = t.Without(func(p string) bool { return slices.Contains(not, p) || strings.HasSuffix(p, ".bck") })
+	text := regexp.MustCompile(`(?m)^(/\S* 04\d+ \S+) @\d+`).ReplaceAllString(edittest.Dump(t), "$1")
+	text = regexp.MustCompile(`(?m)^(/etc/waggle/(?:factory/)?factory_provision .*?) @\d+\n(?:\t.*\n)*`).ReplaceAllString(text, "$1\n")
+	return regexp.MustCompile(`(?m)^\t.*: \(\d/6\) .*\n`).ReplaceAllString(text, "")
+}
+
+func dirTree(t *testing.T, dir string) *tree.Tree {
+	t.Helper()
+	all, err := tree.FromDir(dir, true, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func partTree(t *testing.T, file, name string) *tree.Tree {
+	t.Helper()
+	part := partOf(t, file, name)
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	all, _, err := ext4.Read(io.NewSectionReader(f, part.Off, part.Len), part.Len)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return all
+}
+
+func newLive(t *testing.T) (b *bench, root, conf string) {
+	b = newBench(t)
+	t.Setenv("SOURCE_DATE_EPOCH", "1780000000")
+	root, conf = filepath.Join(b.dir, "root"), filepath.Join(b.dir, "factory_provision.conf")
+	if err := os.WriteFile(conf, []byte(provisionConf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return b, root, conf
+}
+
+func (b *bench) live(root, conf string, args ...string) (int, string) {
+	b.t.Helper()
+	return ended(b.t, tool(b.t, append([]string{"factory", "--live", "-y", "-c", conf, "--root", root, "--sd", b.disks["sd"], "--nvme", b.disks["nvme"]}, args...)...))
+}
+
+// A unit that provisions itself ends as one that was provisioned offline, file by
+// file; killed anywhere and run again as well.
+func TestALiveUnitEndsAsTheOfflineOne(t *testing.T) {
+	b, root, conf := newLive(t)
+	// The same root file system, offline: the key alone may not be in an image.
+	all := liveTree()
+	f, err := os.Create(filepath.Join(b.dir, "l4t.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(f)
+	if err := writeTree(w, all); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	f.Close()
+	b.build()
+	image := func(medium string) string { return filepath.Join(b.dir, "p-"+medium+".img") }
+	const key = "etc/waggle/bk_key.pem"
+	want := map[string]string{"APP": words(partTree(t, image("emmc"), "APP"), "lost+found"), "recovery-root": words(partTree(t, image("sd"), "recovery-root"))}
+	for _, name := range []string{"backup-root", "system-data", "plugin-data"} {
+		want[name] = words(partTree(t, image("nvme"), name))
+	}
+	same := func(when string) {
+		t.Helper()
+		got := map[string]string{"APP": words(dirTree(t, root), key), "recovery-root": words(partTree(t, b.files["sd"], "recovery-root"))}
+		for _, name := range []string{"backup-root", "system-data", "plugin-data"} {
+			got[name] = words(partTree(t, b.files["nvme"], name))
+		}
+		for name := range want {
+			if d := cmp.Diff(want[name], got[name]); d != "" {
+				t.Errorf("%s: %s is not as it is offline: %s", when, name, d)
+			}
+		}
+		for _, dev := range b.disks {
+			imagetest.Run(t, "blockdev", "--flushbufs", dev)
+		}
+		if b, err := os.ReadFile(filepath.Join(root, key)); err != nil || string(b) != "not a private key\n" {
+			t.Errorf("%s: the unit's key: %q, %v", when, b, err)
+		}
+		for _, of := range []string{"etc/ssh/sshd_config", "boot/initrd", "boot/extlinux/extlinux.conf"} {
+			kept, _ := filepath.Glob(filepath.Join(root, of+".*.bck"))
+			if len(kept) != 1 {
+				t.Errorf("%s: kept of %s: %v", when, of, kept)
+				continue
+			}
+			old, _ := os.ReadFile(kept[0])
+			if string(old) != edittest.Text(all, "/"+of) {
+				t.Errorf("%s: kept of %s is %q", when, of, old)
+			}
+		}
+		left := imagetest.Run(t, "find", root, "-name", "*imgtool*", "-o", "-name", "*.todo")
+		if left != "" {
+			t.Errorf("%s: left is %s", when, left)
+		}
+	}
+	once := func(when string) {
+		t.Helper()
+		before := words(dirTree(t, root))
+		if status, out := b.live(root, conf); status != exitRefused || !strings.Contains(out, "factory_provision: the unit is provisioned: remove this file") {
+			t.Errorf("%s, once more: exit status %d: %s", when, status, out)
+		}
+		if d := cmp.Diff(before, words(dirTree(t, root))); d != "" {
+			t.Errorf("%s, once more: %s", when, d)
+		}
+	}
+
+	plantLive(t, root)
+	status, out := b.live(root, conf, "--dry-run")
+	if d := cmp.Diff(words(dirTree(t, root)), words(liveTree().Without(func(p string) bool { return strings.HasPrefix(p, "media/rpi/") }), "none")); status != exitOK || !strings.Contains(d, key) {
+		t.Errorf("dry run: exit status %d: %s%s", status, out, d)
+	}
+	plantLive(t, root)
+	begin := time.Now()
+	if status, out = b.live(root, conf); status != exitOK {
+		t.Fatalf("exit status %d: %s", status, out)
+	}
+	whole := time.Since(begin)
+	t.Logf("a whole one takes %s:\n%s", whole.Round(10*time.Millisecond), out)
+	state, _ := os.ReadFile(filepath.Join(root, "etc/waggle/factory_provision"))
+	t.Logf("%s", state)
+	same("not interrupted")
+	once("not interrupted")
+
+	r := random(t)
+	phases := map[string]int{}
+	run := func() *exec.Cmd {
+		return tool(t, "factory", "--live", "-y", "-c", conf, "--root", root, "--sd", b.disks["sd"], "--nvme", b.disks["nvme"])
+	}
+	for i := range soak(20, 100) {
+		plantLive(t, root)
+		if r.IntN(2) == 0 {
+			b.blank()
+		}
+		kills := ""
+		for range 1 + r.IntN(2) {
+			cmd := run()
+			// What changes the root is over soon: half of the kills are aimed there.
+			from, long := "", whole
+			if i%2 == 0 {
+				from, long = "(5/6)", 80*time.Millisecond
+			}
+			after := time.Duration(r.Int64N(int64(long)))
+			killed(t, cmd, from, after)
+			kills += fmt.Sprintf(" %s after %q", after, from)
+			text, _ := os.ReadFile(filepath.Join(root, "etc/waggle/factory_provision"))
+			phases[fmt.Sprintf("%d lines", bytes.Count(text, []byte("\n")))]++
+		}
+		status, out := b.live(root, conf)
+		if status != exitOK && !(status == exitRefused && strings.Contains(out, "the unit is provisioned")) {
+			t.Fatalf("killed%s: the next ended with %d: %s", kills, status, out)
+		}
+		same("killed" + kills)
+		once("killed" + kills)
+	}
+	t.Logf("killed with the state file at %v", phases)
+}
+
+// killed runs a program and kills it a while after it said something.
+func killed(t *testing.T, cmd *exec.Cmd, from string, after time.Duration) {
+	t.Helper()
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan bool, 1)
+	go func() {
+		defer io.Copy(io.Discard, said)
+		if from == "" {
+			heard <- true
+			return
+		}
+		for lines := bufio.NewScanner(said); lines.Scan(); {
+			if strings.HasPrefix(lines.Text(), from) {
+				heard <- true
+				return
+			}
+		}
+		heard <- false
+	}()
+	if <-heard {
+		time.Sleep(after)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
+// However far each change came before it ended, making all of them again ends the
+// same.
+func TestChangesCanBeMadeAgain(t *testing.T) {
+	imagetest.NeedRoot(t)
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	plantLive(t, root)
+	from, err := tree.FromRoot(root, 0, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := from.Without(func(p string) bool { return p == "etc/hostname" || p == "home/waggle" || p == "var/log/journal" })
+	news := map[string]*tree.Inode{
+		"etc/fstab":      {Mode: tree.Regular | 0o640, GID: 42, ModTime: 5, Content: strings.NewReader("none\n")},
+		"etc/machine-id": {Mode: tree.Regular | 0o444, ModTime: 5},
+		"var/lib/docker": {Mode: tree.Symlink | 0o777, ModTime: 5, Target: "/media/plugin-data/docker"},
+		"boot/initrd":    {Mode: tree.Symlink | 0o777, ModTime: 5, Target: "initrd.img"},
+		"lib":            {Mode: tree.Dir | 0o700, ModTime: 5},
+		"lib/new/file":   {Mode: tree.Regular | 0o4755, UID: 7, GID: 8, ModTime: 5, Content: strings.NewReader("x"), Xattrs: []tree.Xattr{{Name: "user.a", Value: "\x00\xff"}}},
+		"etc/waggle/vsn": {Mode: tree.Dir | 0o755, ModTime: 5},
+		"root/.ssh":      {Mode: tree.Dir | 0o711, ModTime: 5},
+	}
+	for _, path := range slices.Sorted(maps.Keys(news)) {
+		if err := to.Put(path, news[path]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ping := *to.Lookup("bin/ping")
+	ping.Mode = tree.Regular | 0o700
+	for _, path := range []string{"bin/ping", "bin/ping4", "bin/ping6"} {
+		to.Put(path, &ping)
+	}
+	all, err := changes(from, to, []string{"/etc/fstab"}, ".1.bck")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all[len(all)-1].Path != "etc/fstab" {
+		t.Errorf("the last is %s", all[len(all)-1].Path)
+	}
+	want := words(to)
+	for i := range all {
+		for how, partly := range map[string]func(at string){
+			"before it": func(string) {},
+			"new one made": func(at string) {
+				os.MkdirAll(filepath.Dir(at), 0o755)
+				os.WriteFile(at+newSuffix, []byte("half"), 0o600)
+			},
+			"old one aside":  func(at string) { os.Link(at, at+".1.bck"); os.Rename(at, at+oldSuffix) },
+			"kept beside":    func(at string) { os.Link(at, at+".1.bck") },
+			"half taken off": func(at string) { os.Rename(at, at+oldSuffix); os.RemoveAll(filepath.Join(at+oldSuffix, "engine-id")) },
+		} {
+			old := from.Lookup(all[i].Path)
+			if how == "old one aside" && !all[i].Remove && (old == nil || (old.Type() == tree.Dir) == (all[i].Mode&tree.TypeMask == tree.Dir)) {
+				continue // it goes when the new one comes
+			}
+			if how == "half taken off" && all[i].Path != "var/lib/docker" {
+				continue
+			}
+			plantLive(t, root)
+			for _, c := range all[:i] {
+				if err := c.make(root); err != nil {
+					t.Fatalf("%s: %v", c.Path, err)
+				}
+			}
+			partly(filepath.Join(root, all[i].Path))
+			for _, c := range all {
+				if err := c.make(root); err != nil {
+					t.Fatalf("%s, %s: %s: %v", all[i].Path, how, c.Path, err)
+				}
+			}
+			got := dirTree(t, root)
+			if d := cmp.Diff(want, words(got)); d != "" {
+				t.Fatalf("%s, %s: %s", all[i].Path, how, d)
+			}
+			for _, of := range []string{"/etc/fstab", "/boot/initrd", "/etc/waggle/vsn"} {
+				if old, is := edittest.Text(liveTree(), of), edittest.Text(got, of+".1.bck"); old != is {
+					t.Fatalf("%s, %s: kept of %s is %q, want %q", all[i].Path, how, of, is, old)
+				}
+			}
+		}
+	}
+}
+
+// Every step is in the journal, under the name that the guide looks for.
+func TestALiveUnitTellsTheJournal(t *testing.T) {
+	b, root, conf := newLive(t)
+	const socket = "/run/systemd/journal/socket"
+	if _, err := os.Lstat(socket); err == nil {
+		t.Skip("there is a journal here")
+	}
+	os.MkdirAll(filepath.Dir(socket), 0o755)
+	in, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(socket)
+	defer in.Close()
+	got := make(chan string, 1000)
+	go func() {
+		defer close(got)
+		for buf := make([]byte, 1<<16); ; {
+			n, err := in.Read(buf)
+			if err != nil {
+				return
+			}
+			got <- string(buf[:n])
+		}
+	}()
+	plantLive(t, root)
+	if status, out := b.live(root, conf); status != exitOK {
+		t.Fatalf("exit status %d: %s", status, out)
+	}
+	b.live(root, conf)
+	in.Close()
+	var all []string
+	for text := range got {
+		if strings.Contains(text, "SYSLOG_IDENTIFIER=waggle-factory-provision\n") {
+			all = append(all, text)
+		}
+	}
+	for _, want := range []string{"MESSAGE=(1/6) ", "MESSAGE=(2/6) ", "MESSAGE=(3/6) ", "MESSAGE=(4/6) ", "MESSAGE=(5/6) ", "MESSAGE=(6/6) ",
+		"MESSAGE=changed /etc/fstab\n", "the unit is provisioned: remove this file"} {
+		if !slices.ContainsFunc(all, func(text string) bool { return strings.Contains(text, want) }) {
+			t.Errorf("%q is not in the journal:\n%q", want, all)
+		}
+	}
+}
