@@ -206,7 +206,8 @@ type File struct {
 
 // Seed says where a seed configuration goes.
 type Seed struct {
-	Path string `toml:"path"` // on the boot partition of slot A; empty: none
+	Path   string `toml:"path"`   // on the boot partition of slot A; empty: none
+	Format string `toml:"format"` // atomixos, or empty for any TOML
 }
 
 // Script is the boot script with @BUILD_ID@ and @CMDLINE@ in its text.
@@ -405,6 +406,9 @@ func (b *Board) check() error {
 		if err := errors.Join(taken(f.Path), checkKind(f.Input, f.Kind)); err != nil {
 			return err
 		}
+	}
+	if b.Seed.Format != "" && b.Seed.Format != "atomixos" {
+		return fmt.Errorf("[seed] has the format %q; there is atomixos, and any TOML without one", b.Seed.Format)
 	}
 	for _, path := range []string{b.Script.Path, b.Seed.Path} {
 		if path != "" {

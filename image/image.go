@@ -15,6 +15,7 @@
 //	  |     |-> image/tree     a root file system as a value
 //	  |     |-> image/edit     changes to one as data, on image/{extlinux,fstab}
 //	  |     |-> image/source   where inputs come from
+//	  |     |-> image/seed     the seed configuration of an AtomixOS device
 //	  |     `-> boards -> layouts   what a board holds, where things go
 //	  |-> image/artifact   .img, .img.zst, .img.xz, .img.gz, manifest, bmap
 //	  |-> image/simg       Android sparse images

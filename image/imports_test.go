@@ -28,14 +28,15 @@ var imports = map[string][]string{
 	"image/fstab":     {},
 	"image/extlinux":  {},
 	"image/shconf":    {},
+	"image/seed":      {},
 	"layouts":         {},
 	"boards":          {"layouts"},
 	"flash":           {"image"},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/simg", "image/source",
-		"image/squashfs", "image/swap", "image/tree", "image/uboot", "image/xz"},
+		"image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot", "image/xz"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/shconf",
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/seed", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot"},
 }
 

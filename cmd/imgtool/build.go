@@ -19,6 +19,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/edit"
+	"imgtool/image/seed"
 	"imgtool/image/source"
 	"imgtool/layouts"
 )
@@ -123,11 +124,9 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 			return fmt.Errorf("%s: there is no folder %s to write it to", opt.output, filepath.Dir(opt.output))
 		}
 	}
-	when := int64(build.DefaultTime)
-	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
-		if when, err = strconv.ParseInt(epoch, 10, 64); err != nil || when < 0 || when > 1<<32-1 {
-			return usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
-		}
+	when, err := sourceDate()
+	if err != nil {
+		return err
 	}
 	o := build.Options{Board: board, Slots: opt.slots, Compression: opt.compression, Cmdline: opt.cmdline, BuildID: opt.buildID,
 		Time: when, TempDir: os.Getenv("TMPDIR"), Warn: u.warn, Phases: u.phases}
@@ -313,8 +312,18 @@ func parseSizes(list []string) (map[string]int64, error) {
 	return sizes, nil
 }
 
-// maxSeed is what the device's own interface takes.
-const maxSeed = 32 << 20
+// sourceDate is the time that all that is built has.
+func sourceDate() (int64, error) {
+	epoch := os.Getenv("SOURCE_DATE_EPOCH")
+	if epoch == "" {
+		return build.DefaultTime, nil
+	}
+	when, err := strconv.ParseInt(epoch, 10, 64)
+	if err != nil || when < 0 || when > 1<<32-1 {
+		return 0, usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
+	}
+	return when, nil
+}
 
 func readSeed(path string) ([]byte, error) {
 	info, err := os.Stat(path)
@@ -323,8 +332,8 @@ func readSeed(path string) ([]byte, error) {
 		return nil, err
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is not a regular file", path)
-	case info.Size() > maxSeed:
-		return nil, fmt.Errorf("%s has %d bytes; the device takes up to %d", path, info.Size(), maxSeed)
+	case info.Size() > seed.MaxUpload:
+		return nil, fmt.Errorf("%s has %d bytes; the device takes up to %d", path, info.Size(), seed.MaxUpload)
 	}
 	return os.ReadFile(path)
 }

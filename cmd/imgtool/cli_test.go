@@ -216,7 +216,7 @@ func makeInputs(dir string) error {
 		"initrd":            noise("\x1f\x8b", 0, 500_000),
 		"rk3328-rock64.dtb": noise("\xd0\x0d\xfe\xed", 0, 36_103),
 		"rootfs.tar":        rootfs.Bytes(),
-		"config.toml":       []byte("version = 1\n"),
+		"config.toml":       []byte(tinySeed),
 		"tiny.toml":         []byte(tinyBoard),
 		"tiny-layout.toml":  []byte(tinyLayout),
 	} {
@@ -226,6 +226,19 @@ func makeInputs(dir string) error {
 	}
 	return nil
 }
+
+// The smallest document that AtomixOS takes.
+const tinySeed = `version = 1
+[users.ops]
+isAdmin = true
+ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+[activation]
+required = ["web"]
+[containers.container.web]
+privileged = false
+[containers.container.web.Container]
+Image = "registry.example/web:1"
+`
 
 // A board whose images are small, for tests that write many of them.
 const tinyBoard = `name = "tiny"

@@ -140,7 +140,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 	}
 	defer pic.Close()
 	if opt.seed != "" {
-		if pic, err = seeded(ctx, pic, opt.seed); err != nil {
+		if pic, err = seeded(ctx, pic, opt.seed, u); err != nil {
 			return err
 		}
 	}

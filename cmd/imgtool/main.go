@@ -17,6 +17,7 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/seed"
 	"imgtool/image/source"
 )
 
@@ -138,7 +139,7 @@ func exitStatus(err error) int {
 		return exitWrongBoard
 	case is(new(*flash.GoneError)), is(new(*noDiskError)), is(new(*timeoutError)):
 		return exitGone
-	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)):
+	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
 		return exitCorrupt
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EPERM):
 		return exitPermission

@@ -16,8 +16,10 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/seed"
 )
 
 // bootVolume is the boot partition that takes a seed, of an image or a disk.
@@ -27,6 +29,12 @@ type bootVolume struct {
 	fat   *fat.FS
 	files []fat.File
 	seed  *fat.File // one of files, or nil
+}
+
+// namedSeed is a seed and where it comes from.
+type namedSeed struct {
+	name string
+	text []byte
 }
 
 // errNoSeedHere is an image or disk that no board takes a seed from.
@@ -100,7 +108,7 @@ func (v *bootVolume) hasSlotB(r io.ReaderAt) (string, bool) {
 
 // with is the file system with another seed; nil is none. The one that is there is
 // made anew first and compared, so that what is done can be undone to the byte.
-func (v *bootVolume) with(ctx context.Context, r io.ReaderAt, seed []byte) (*image.Image, error) {
+func (v *bootVolume) with(ctx context.Context, r io.ReaderAt, want *namedSeed) (*image.Image, error) {
 	same, err := v.fat.Remake(v.files)
 	if err == nil {
 		err = image.Compare(ctx, io.NewSectionReader(r, v.part.Off, v.part.Len), same.Chunks(image.PieceSize), nil)
@@ -118,8 +126,8 @@ func (v *bootVolume) with(ctx context.Context, r io.ReaderAt, seed []byte) (*ima
 		}
 	}
 	// The last one, as in a build.
-	if seed != nil {
-		files = append(files, fat.File{Path: v.board.Seed.Path, Content: bytes.NewReader(seed)})
+	if want != nil {
+		files = append(files, fat.File{Path: v.board.Seed.Path, Content: bytes.NewReader(want.text)})
 	}
 	made, err := v.fat.Remake(files)
 	if errors.As(err, new(*fat.FullError)) {
@@ -134,7 +142,7 @@ func (v *bootVolume) alone(size int64, volume *image.Image) (*image.Image, error
 }
 
 // reseed puts a seed into an image file or onto a disk, or takes it away: nil.
-func reseed(ctx context.Context, path string, seed []byte, u *ui) error {
+func reseed(ctx context.Context, path string, want *namedSeed, u *ui) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &noDiskError{path, err}
@@ -143,7 +151,7 @@ func reseed(ctx context.Context, path string, seed []byte, u *ui) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return reseedDisk(ctx, path, seed, u)
+		return reseedDisk(ctx, path, want, u)
 	}
 	pic, err := openPicture(path, nil)
 	if err != nil {
@@ -153,9 +161,9 @@ func reseed(ctx context.Context, path string, seed []byte, u *ui) error {
 	if pic.opened == nil {
 		return fmt.Errorf("%s: a seed cannot be put into a file that is read from front to back only: give an .img or .img.zst", path)
 	}
-	v, made, err := prepareSeed(ctx, pic.img, pic.manifest, seed)
+	v, made, err := prepareSeed(ctx, pic.img, pic.manifest, want, u)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return named(path, err)
 	}
 	if made == nil {
 		u.say("%s: nothing to do: it is so already", path)
@@ -172,26 +180,44 @@ func reseed(ctx context.Context, path string, seed []byte, u *ui) error {
 	if err != nil {
 		return err
 	}
-	return checkSeedLanded(path, seed, u)
+	return checkSeedLanded(path, want, u)
+}
+
+// badSeedError is a seed the device would refuse; it names its file itself.
+type badSeedError struct{ error }
+
+func (e *badSeedError) Unwrap() error { return e.error }
+
+// named puts a name before an error that has none.
+func named(name string, err error) error {
+	if errors.As(err, new(*badSeedError)) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", name, err)
 }
 
 // prepareSeed is the boot partition, and what is to be in it; nil if that is there.
-func prepareSeed(ctx context.Context, r io.ReaderAt, m *artifact.Manifest, seed []byte) (*bootVolume, *image.Image, error) {
+func prepareSeed(ctx context.Context, r io.ReaderAt, m *artifact.Manifest, want *namedSeed, u *ui) (*bootVolume, *image.Image, error) {
 	v, err := findBootVolume(ctx, r, m)
 	if err != nil {
 		return nil, nil, err
 	}
-	if name, ok := v.hasSlotB(r); ok && seed != nil {
+	if want != nil {
+		if err := build.CheckSeed(v.board, want.name, want.text, u.warn); err != nil {
+			return nil, nil, &badSeedError{err}
+		}
+	}
+	if name, ok := v.hasSlotB(r); ok && want != nil {
 		return nil, nil, &flash.RefusedError{Disk: "the seed", Reason: fmt.Sprintf("the device would ignore it: it takes a seed only on the first boot after a flash, and knows that boot by there being no %s", name)}
 	}
 	old, err := v.text()
 	if err != nil {
 		return nil, nil, err
 	}
-	if old == nil && seed == nil || old != nil && seed != nil && bytes.Equal(old, seed) {
+	if old == nil && want == nil || old != nil && want != nil && bytes.Equal(old, want.text) {
 		return v, nil, nil
 	}
-	made, err := v.with(ctx, r, seed)
+	made, err := v.with(ctx, r, want)
 	return v, made, err
 }
 
@@ -200,8 +226,8 @@ func (v *bootVolume) text() ([]byte, error) {
 	if v.seed == nil {
 		return nil, nil
 	}
-	if v.seed.Size() > maxSeed {
-		return nil, corrupt("%s: the seed has %d bytes; the device takes up to %d", v.part.Name, v.seed.Size(), maxSeed)
+	if v.seed.Size() > seed.MaxUpload {
+		return nil, corrupt("%s: the seed has %d bytes; the device takes up to %d", v.part.Name, v.seed.Size(), int64(seed.MaxUpload))
 	}
 	b := make([]byte, v.seed.Size())
 	if _, err := v.seed.ReadAt(b, 0); err != nil && err != io.EOF {
@@ -230,25 +256,24 @@ func seedOf(ctx context.Context, path string) ([]byte, error) {
 	return nil, fmt.Errorf("%s: %w", path, err)
 }
 
-func checkSeedLanded(path string, seed []byte, u *ui) error {
+func checkSeedLanded(path string, want *namedSeed, u *ui) error {
 	got, err := seedOf(context.Background(), path)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if (got == nil) != (seed == nil) || !bytes.Equal(got, seed) {
-		return &image.MismatchError{Name: path + ": seed", Want: fmt.Sprintf("%d bytes", len(seed)), Got: fmt.Sprintf("%d", len(got))}
-	}
-	if seed == nil {
+	case want == nil && got == nil:
 		u.say("%s: the seed is taken out", path)
-	} else {
-		u.say("%s: the seed of %d bytes is in it, and read back", path, len(seed))
+		return nil
+	case want != nil && bytes.Equal(got, want.text):
+		u.say("%s: the seed of %d bytes is in it, and read back", path, len(got))
+		return nil
 	}
-	return nil
+	return &image.MismatchError{Name: path + ": seed", Want: "another", Got: fmt.Sprintf("%d bytes", len(got))}
 }
 
 // reseedDisk changes the boot partition of a disk that nobody uses. What is no
 // content any more is zeroed.
-func reseedDisk(ctx context.Context, path string, seed []byte, u *ui) error {
+func reseedDisk(ctx context.Context, path string, want *namedSeed, u *ui) error {
 	disk, err := findDisk(path)
 	if err != nil {
 		return err
@@ -261,9 +286,9 @@ func reseedDisk(ctx context.Context, path string, seed []byte, u *ui) error {
 		return err
 	}
 	defer t.Close()
-	v, made, err := prepareSeed(ctx, t, nil, seed)
+	v, made, err := prepareSeed(ctx, t, nil, want, u)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return named(path, err)
 	}
 	if made == nil {
 		u.say("%s: nothing to do: it is so already", path)
@@ -306,7 +331,7 @@ func reseedDisk(ctx context.Context, path string, seed []byte, u *ui) error {
 	if err := t.Close(); err != nil {
 		return err
 	}
-	return checkSeedLanded(path, seed, u)
+	return checkSeedLanded(path, want, u)
 }
 
 func spansOf(m *image.Image, base int64) (spans []image.Span) {
@@ -317,13 +342,13 @@ func spansOf(m *image.Image, base int64) (spans []image.Span) {
 }
 
 // withSeed is the image with a seed in it, composed as it is read.
-func (p *picture) withSeed(ctx context.Context, seed []byte) (*picture, error) {
+func (p *picture) withSeed(ctx context.Context, want *namedSeed, u *ui) (*picture, error) {
 	if p.img == nil {
 		return nil, usagef("%s is read from front to back only, and cannot be seeded while it is written: give an .img or .img.zst, or build with --seed", p.name)
 	}
-	v, made, err := prepareSeed(ctx, p.img, p.manifest, seed)
+	v, made, err := prepareSeed(ctx, p.img, p.manifest, want, u)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", p.name, err)
+		return nil, named(p.name, err)
 	}
 	if made == nil {
 		return p, nil
@@ -362,11 +387,11 @@ seed out again gives back what was there. The manifest is kept up.`,
 		Example: "  imgtool seed put x.img.zst config.toml\n  imgtool seed put /dev/sdX config.toml",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			seed, err := readSeed(args[1])
+			text, err := readSeed(args[1])
 			if err != nil {
 				return fmt.Errorf("seed: %w", err)
 			}
-			return reseed(cmd.Context(), args[0], seed, u)
+			return reseed(cmd.Context(), args[0], &namedSeed{args[1], text}, u)
 		},
 	}
 }
@@ -404,21 +429,10 @@ func newSeedRmCommand(u *ui) *cobra.Command {
 }
 
 // seeded reads a seed and puts it into an image.
-func seeded(ctx context.Context, pic *picture, path string) (*picture, error) {
-	seed, err := readSeed(path)
+func seeded(ctx context.Context, pic *picture, path string, u *ui) (*picture, error) {
+	text, err := readSeed(path)
 	if err != nil {
 		return nil, fmt.Errorf("seed: %w", err)
 	}
-	return pic.withSeed(ctx, seed)
-}
-
-func newSeedCommand(u *ui) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "seed",
-		Short: "Seeds: what a device is configured with on its first boot",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, args []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(newSeedPutCommand(u), newSeedGetCommand(u), newSeedRmCommand(u))
-	return cmd
+	return pic.withSeed(ctx, &namedSeed{path, text}, u)
 }

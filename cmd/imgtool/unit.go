@@ -86,7 +86,7 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 			if doc.Keys[f.Name] == "" {
 				continue
 			}
-			data, err := readKey(filepath.Dir(file), doc.Keys[f.Name], f.Kind, u)
+			data, err := readUnitKey(filepath.Dir(file), doc.Keys[f.Name], f.Kind, u)
 			if err != nil {
 				return nil, fault("%s: %w", f.Name, err)
 			}
@@ -117,9 +117,9 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 	return d, nil
 }
 
-// readKey reads a key and looks whether it is one of its kind. Its errors say
+// readUnitKey reads a key and looks whether it is one of its kind. Its errors say
 // nothing of what is in it.
-func readKey(dir, name, kind string, u *ui) ([]byte, error) {
+func readUnitKey(dir, name, kind string, u *ui) ([]byte, error) {
 	if strings.ContainsAny(name, "\n") || strings.Contains(name, "-----BEGIN") {
 		return nil, errors.New("it is a key and not the name of a file: put the key into a file, and its name here")
 	}

@@ -51,7 +51,7 @@ func runVerify(ctx context.Context, target, file, unit, seed string, keepKeys bo
 	}
 	defer pic.Close()
 	if seed != "" {
-		if pic, err = seeded(ctx, pic, seed); err != nil {
+		if pic, err = seeded(ctx, pic, seed, u); err != nil {
 			return err
 		}
 	}

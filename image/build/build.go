@@ -28,6 +28,7 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/seed"
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
@@ -286,14 +287,32 @@ func (b *builder) checkSeed() error {
 	if strings.Contains(b.Slots, "b") {
 		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
 	}
+	return CheckSeed(b.Board, b.SeedName, b.Seed, b.Warn)
+}
+
+// CheckSeed refuses a seed that the device would: it looks at one once only. name
+// is for messages.
+func CheckSeed(b *boards.Board, name string, text []byte, warn func(string)) error {
+	if b.Seed.Format == "atomixos" {
+		_, faults := seed.Check(text)
+		var errs []error
+		for _, f := range faults {
+			if f.Warning {
+				warn(fmt.Sprintf("%s:%v", name, f))
+			} else {
+				errs = append(errs, fmt.Errorf("%s:%v", name, f))
+			}
+		}
+		return errors.Join(errs...)
+	}
 	var any map[string]any
-	if err := toml.Unmarshal(b.Seed, &any); err != nil {
+	if err := toml.Unmarshal(text, &any); err != nil {
 		var at *toml.DecodeError
 		if errors.As(err, &at) {
 			line, _ := at.Position()
-			return fmt.Errorf("%s:%d: the seed is no TOML: %s", b.SeedName, line, strings.TrimPrefix(at.Error(), "toml: "))
+			return fmt.Errorf("%s:%d: the seed is no TOML: %s", name, line, strings.TrimPrefix(at.Error(), "toml: "))
 		}
-		return fmt.Errorf("%s: the seed is no TOML: %w", b.SeedName, err)
+		return fmt.Errorf("%s: the seed is no TOML: %w", name, err)
 	}
 	return nil
 }

@@ -169,6 +169,18 @@ func region(t *testing.T, m *image.Image, off, size int64) []byte {
 	return b
 }
 
+const seed = `version = 1
+[users.ops]
+isAdmin = true
+ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+[activation]
+required = ["web"]
+[containers.container.web]
+privileged = false
+[containers.container.web.Container]
+Image = "registry.example/web:1"
+`
+
 // Identifiers come from what goes in, and the seed does not.
 func TestIdentifiersAreDerivedFromTheInputs(t *testing.T) {
 	plain := func(o *build.Options) { o.BuildID = "" }
@@ -180,7 +192,7 @@ func TestIdentifiersAreDerivedFromTheInputs(t *testing.T) {
 	if again := id(func(*build.Options) {}); again != base {
 		t.Errorf("%s, and then %s", base, again)
 	}
-	if seeded := id(func(o *build.Options) { o.Seed = []byte("version = 1\n") }); seeded != base {
+	if seeded := id(func(o *build.Options) { o.Seed = []byte(seed) }); seeded != base {
 		t.Errorf("a seed makes %s of %s", seeded, base)
 	}
 	for name, change := range map[string]func(*build.Options){

@@ -1,0 +1,89 @@
+package seed
+
+import (
+	"bytes"
+	"encoding/json"
+)
+
+// Schema is a JSON Schema (draft 2020-12) of the document, for editors. It says
+// what single places take; Check knows more.
+func Schema() []byte {
+	s := document.schema()
+	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	s["title"] = "AtomixOS config.toml, version 1"
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(s); err != nil {
+		panic("seed: internal error: " + err.Error())
+	}
+	return b.Bytes()
+}
+
+func (r *rule) schema() map[string]any {
+	s := map[string]any{}
+	if r.about != "" {
+		s["description"] = r.about
+	}
+	if r.fallback != nil {
+		s["default"] = r.fallback
+	}
+	if r.scalar {
+		one := map[string]any{"type": []string{"string", "integer", "boolean"}}
+		s["oneOf"] = []any{one, map[string]any{"type": "array", "minItems": 1, "items": one}}
+		return s
+	}
+	switch r.kind {
+	case table:
+		s["type"] = "object"
+		s["additionalProperties"] = false
+		known, need := map[string]any{}, []string{}
+		for _, k := range r.keys {
+			known[k.name] = k.rule.schema()
+			if k.need {
+				need = append(need, k.name)
+			}
+		}
+		if len(known) > 0 {
+			s["properties"] = known
+		}
+		if len(need) > 0 {
+			s["required"] = need
+		}
+		if r.each != nil {
+			s["patternProperties"] = map[string]any{r.names: r.each.schema()}
+			if r.least > 0 {
+				s["minProperties"] = r.least
+			}
+		}
+		if r.not != nil {
+			s["propertyNames"] = map[string]any{"not": map[string]any{"enum": r.not}}
+		}
+	case list:
+		s["type"] = "array"
+		s["items"] = r.each.schema()
+		if r.least > 0 {
+			s["minItems"] = r.least
+		}
+	case integer:
+		s["type"] = "integer"
+		s["minimum"], s["maximum"] = r.min, r.max
+	case boolean:
+		s["type"] = "boolean"
+		if r.on {
+			s["const"] = true
+		}
+	case text:
+		s["type"] = "string"
+		switch {
+		case r.only != nil:
+			s["enum"] = r.only
+		case r.pattern != "":
+			s["pattern"] = r.pattern
+		case !r.blank:
+			s["pattern"] = `\S`
+		}
+	}
+	return s
+}

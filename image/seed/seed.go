@@ -1,0 +1,57 @@
+// Package seed is config.toml, the seed configuration of an AtomixOS device: its
+// rules, what the device makes of it, and the bundles it comes in.
+//
+// A device that is given a bad seed on its first boot never looks at it again, so
+// Check is as strict as the device and says all that is wrong at once. The device
+// takes a document only if the units rendered from it pass too; Check renders
+// them. The package opens no file and knows no disk.
+package seed
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Fault is something wrong in a document, or with Warning something the device
+// takes but does not do as written.
+type Fault struct {
+	Line    int    `json:"line"`
+	Key     string `json:"key"` // such as containers.container.web.Container.Image; empty for the file
+	Text    string `json:"text"`
+	Warning bool   `json:"warning"`
+}
+
+func (f Fault) String() string {
+	if f.Key == "" {
+		return fmt.Sprintf("%d: %s", f.Line, f.Text)
+	}
+	return fmt.Sprintf("%d: %s: %s", f.Line, f.Key, f.Text)
+}
+
+// Config is a document the device takes.
+type Config struct {
+	text     []byte
+	root     *value
+	lan      lan
+	units    []unit
+	warnings []Fault
+}
+
+// Check checks a document. The faults are in the order of their lines; if one of
+// them is more than a warning there is no Config.
+func Check(text []byte) (*Config, []Fault) {
+	root, lost, faults := read(text)
+	c := &checker{root: root, lost: lost, faults: faults}
+	c.walk("", root, document)
+	c.users()
+	net := c.network()
+	c.activation()
+	c.upgrade()
+	units := c.containers()
+	slices.SortStableFunc(c.faults, func(a, b Fault) int { return cmp.Compare(a.Line, b.Line) })
+	if slices.ContainsFunc(c.faults, func(f Fault) bool { return !f.Warning }) {
+		return nil, c.faults
+	}
+	return &Config{text: text, root: root, lan: net, units: units, warnings: c.faults}, c.faults
+}
