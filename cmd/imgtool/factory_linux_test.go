@@ -29,6 +29,7 @@ type bench struct {
 	dir   string
 	disks map[string]string // devices, by medium
 	files map[string]string // what is behind them
+	wrap  []string          // what imgtool is run by, if that is something
 	board *boards.Board
 }
 
