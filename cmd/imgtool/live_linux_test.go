@@ -342,12 +342,16 @@ func TestALiveUnitTellsTheJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	// For imgtool alone the journal is ours: this machine may have one.
 	const folder = "/run/systemd/journal"
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.wrap = []string{imagetest.Need(t, "unshare"), "--mount", "sh", "-c", "mount -t tmpfs journal " + folder + " && ln -s " + socket + " " + folder + `/socket && exec "$@"`, "sh"}
+	if err := os.Symlink(socket, folder+"/socket"); err == nil {
+		defer os.Remove(folder + "/socket")
+	} else {
+		// This machine has a journal: ours is there for imgtool alone.
+		b.wrap = []string{imagetest.Need(t, "unshare"), "--mount", "sh", "-c", "mount -t tmpfs journal " + folder + " && ln -s " + socket + " " + folder + `/socket && exec "$@"`, "sh"}
+	}
 	got := make(chan string, 1000)
 	go func() {
 		defer close(got)
