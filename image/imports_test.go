@@ -29,14 +29,20 @@ var imports = map[string][]string{
 	"image/extlinux":  {},
 	"image/shconf":    {},
 	"image/seed":      {},
-	"layouts":         {},
-	"boards":          {"layouts"},
-	"flash":           {"image"},
+
+	"image/seed/api":                 {},
+	"image/seed/console":             {"image/seed/api"},
+	"image/seed/console/consoletest": {"image/imagetest", "image/seed", "image/seed/api", "image/seed/console"},
+	"image/seed/provision":           {"image/seed", "image/seed/api"},
+
+	"layouts": {},
+	"boards":  {"layouts"},
+	"flash":   {"image"},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/simg", "image/source",
 		"image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot", "image/xz"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/seed", "image/shconf",
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot"},
 }
 

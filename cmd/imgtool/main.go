@@ -18,6 +18,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/seed"
+	"imgtool/image/seed/provision"
 	"imgtool/image/source"
 )
 
@@ -33,6 +34,8 @@ const (
 	exitMismatch    = 8
 	exitGone        = 9
 	exitWrongBoard  = 10
+	exitRolledBack  = 11
+	exitUnknown     = 12
 	exitInternal    = 70
 	exitInterrupted = 130
 )
@@ -102,7 +105,7 @@ Data goes to stdout, words and progress to stderr.`,
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
-	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u), newSeedCommand(u),
+	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u), newSeedCommand(u), newProvisionCommand(u),
 		newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
 	return cmd
 }
@@ -131,13 +134,17 @@ func exitStatus(err error) int {
 	switch {
 	case is(new(*usageError)):
 		return exitUsage
-	case is(new(*flash.RefusedError)):
+	case is(new(*provision.RolledBackError)):
+		return exitRolledBack
+	case is(new(*provision.UnknownError)):
+		return exitUnknown
+	case is(new(*flash.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)):
 		return exitRefused
-	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)):
+	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*otherConfigError)):
 		return exitMismatch
-	case is(new(*wrongBoardError)):
+	case is(new(*wrongBoardError)), is(new(*provision.OtherError)):
 		return exitWrongBoard
-	case is(new(*flash.GoneError)), is(new(*noDiskError)), is(new(*timeoutError)):
+	case is(new(*flash.GoneError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)):
 		return exitGone
 	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
 		return exitCorrupt

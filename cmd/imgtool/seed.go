@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -285,7 +286,7 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 		_, err := u.out.Write(text)
 		return err
 	}
-	return writeNew(opt.output, text)
+	return writeNew(opt.output, text, 0o644)
 }
 
 // readKey reads the one line of a public key file.
@@ -311,8 +312,8 @@ func readKey(file string) (string, error) {
 }
 
 // writeNew writes a file whole or not at all.
-func writeNew(path string, data []byte) error {
-	return renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(filepath.Dir(path)))
+func writeNew(path string, data []byte, mode fs.FileMode) error {
+	return renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)))
 }
 
 func newSeedBundleCommand(u *ui) *cobra.Command {
@@ -357,7 +358,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 		return err
 	}
 	seedWarnings(name, faults, u)
-	if err := writeNew(output, b.Bytes()); err != nil {
+	if err := writeNew(output, b.Bytes(), 0o644); err != nil {
 		return err
 	}
 	if u.json {

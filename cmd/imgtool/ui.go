@@ -238,6 +238,32 @@ func (u *ui) answer(ctx context.Context, question, without string) (string, erro
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return "", usagef("nobody is there to answer: %s", without)
 	}
+	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.in) })
+	return strings.TrimSpace(line), err
+}
+
+// secret is an answer that is not shown.
+func (u *ui) secret(ctx context.Context, question, without string) (string, error) {
+	f, ok := u.in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return "", usagef("nobody is there to answer: %s", without)
+	}
+	shown, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	// Interrupted, the terminal must show again what is typed.
+	defer func() {
+		term.Restore(int(f.Fd()), shown)
+		fmt.Fprintln(u.err)
+	}()
+	return u.await(ctx, question, func() (string, error) {
+		b, err := term.ReadPassword(int(f.Fd()))
+		return string(b), err
+	})
+}
+
+func (u *ui) await(ctx context.Context, question string, read func() (string, error)) (string, error) {
 	u.endPhase()
 	fmt.Fprint(u.err, question)
 	type answer struct {
@@ -246,7 +272,7 @@ func (u *ui) answer(ctx context.Context, question, without string) (string, erro
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		line, err := readLine(u.in)
+		line, err := read()
 		answers <- answer{line, err}
 	}()
 	select {
@@ -254,7 +280,7 @@ func (u *ui) answer(ctx context.Context, question, without string) (string, erro
 		fmt.Fprintln(u.err)
 		return "", context.Cause(ctx)
 	case a := <-answers:
-		return strings.TrimSpace(a.line), a.err
+		return a.line, a.err
 	}
 }
 

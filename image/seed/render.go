@@ -306,7 +306,6 @@ func (c *Config) Render() []File {
 		files = append(files, File{Path: path, Text: string(b) + "\n", Shape: true})
 	}
 	users := c.root.at("users")
-	var signers strings.Builder
 	accounts := map[string]any{}
 	for _, name := range users.keys {
 		u := users.table[name]
@@ -321,12 +320,9 @@ func (c *Config) Render() []File {
 			continue
 		}
 		files = append(files, File{Path: "ssh-authorized-keys/" + name, Text: key + "\n"})
-		if admin {
-			fmt.Fprintln(&signers, "atomixos-reapply", key)
-		}
 	}
 	account("users.json", accounts)
-	files = append(files, File{Path: "admin-signers", Text: signers.String(), Shape: true})
+	files = append(files, File{Path: "admin-signers", Text: c.Signers(), Shape: true})
 
 	network := c.root.at("network")
 	filled := func(r *rule, v *value) any {

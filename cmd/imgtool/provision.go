@@ -1,0 +1,423 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/image/seed"
+	"imgtool/image/seed/provision"
+)
+
+type provisionOptions struct {
+	seed    string
+	key     string
+	output  string
+	yes     bool
+	wait    time.Duration
+	timeout time.Duration
+}
+
+func (opt *provisionOptions) flags(cmd *cobra.Command, seed string) {
+	f := cmd.Flags()
+	if seed != "" {
+		f.StringVar(&opt.seed, "seed", "", seed)
+	}
+	f.StringVar(&opt.key, "key", "", "key of an admin: a private key file, or the public key file, fingerprint or comment of one that ssh-agent has (default: those of ssh-agent and ~/.ssh)")
+	f.DurationVar(&opt.wait, "wait", 0, "how long to wait for a device that does not answer yet, or has another job")
+	f.BoolVarP(&opt.yes, "yes", "y", false, "send to an address that is not local, too, without a question")
+}
+
+func newProvisionCommand(u *ui) *cobra.Command {
+	var opt provisionOptions
+	cmd := &cobra.Command{
+		Use:   "provision ADDRESS --seed FILE",
+		Short: "Give a device that is up its configuration",
+		Long: `Give an AtomixOS device that is up its configuration, a config.toml or a bundle, and wait
+until it is applied. ADDRESS is a host, HOST:PORT or a URL; the port is 8080 if none is
+named. A device that has a configuration takes another only with the signature of one of
+its admins.
+
+Exit status 0: applied. 3: the seed is bad, nothing was sent. 4: the device refused it and
+is as before. 9: the device does not answer. 11: it failed, and the device went back to
+what it had. 12: not known; imgtool provision status --seed tells.
+
+The device speaks plain HTTP and cannot prove which one it is.`,
+		Example: `  imgtool provision 172.20.30.1 --seed config.toml
+  imgtool provision 172.20.30.1 --seed config.tar.zst --key ~/.ssh/id_ed25519 --wait 5m
+  imgtool provision status 172.20.30.1`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runProvision(cmd.Context(), args[0], opt, u) },
+	}
+	opt.flags(cmd, "config.toml or bundle to apply")
+	cmd.Flags().DurationVar(&opt.timeout, "timeout", 0, "how long applying may take (default: twice what the seed's activation says, and 5m)")
+	cmd.AddCommand(newProvisionValidateCommand(u), newProvisionExportCommand(u), newProvisionStatusCommand(u))
+	return cmd
+}
+
+func newProvisionValidateCommand(u *ui) *cobra.Command {
+	var opt provisionOptions
+	cmd := &cobra.Command{
+		Use:   "validate ADDRESS --seed FILE",
+		Short: "Let a device judge a configuration without taking it",
+		Long: `Let a device judge a config.toml or a bundle without taking it. It does so for its admins
+only, so not before it has a configuration; imgtool seed check needs no device. Exit status
+4 if it refuses.`,
+		Example: `  imgtool provision validate 172.20.30.1 --seed config.toml`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runProvisionValidate(cmd.Context(), args[0], opt, u)
+		},
+	}
+	opt.flags(cmd, "config.toml or bundle to judge")
+	return cmd
+}
+
+func newProvisionExportCommand(u *ui) *cobra.Command {
+	var opt provisionOptions
+	cmd := &cobra.Command{
+		Use:   "export ADDRESS",
+		Short: "Print the configuration a device has",
+		Long: `Print the config.toml of a device. It shows it to its admins only. Files of a bundle are not
+part of it.`,
+		Example: `  imgtool provision export 172.20.30.1 -o config.toml`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runProvisionExport(cmd.Context(), args[0], opt, u)
+		},
+	}
+	opt.flags(cmd, "")
+	cmd.Flags().StringVarP(&opt.output, "output", "o", "", "file to write (default: standard output)")
+	return cmd
+}
+
+func newProvisionStatusCommand(u *ui) *cobra.Command {
+	var opt provisionOptions
+	cmd := &cobra.Command{
+		Use:   "status ADDRESS",
+		Short: "Say whether a device is up and has a configuration",
+		Long: `Say whether a device is up and has a configuration, and with --seed whether it is that one;
+it shows it to its admins only. Exit status 0: as asked; 8: the configuration differs; 9: the
+device does not answer.`,
+		Example: `  imgtool provision status 172.20.30.1 --wait 5m
+  imgtool provision status 172.20.30.1 --seed config.toml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runProvisionStatus(cmd.Context(), args[0], opt, u)
+		},
+	}
+	opt.flags(cmd, "config.toml or bundle it should have")
+	return cmd
+}
+
+// sending is a seed as it is sent.
+type sending struct {
+	name   string // to tell bundles by; that of the file is nobody's business
+	body   []byte
+	config *seed.Config
+}
+
+func readSending(file string, u *ui) (*sending, error) {
+	if file == "" {
+		return nil, usagef("say which configuration: --seed config.toml")
+	}
+	in, name := u.in, "standard input"
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in, name = f, file
+	}
+	body, err := io.ReadAll(io.LimitReader(in, seed.MaxUpload+1))
+	if err != nil {
+		return nil, err
+	}
+	b, faults, err := seed.CheckBundle(filepath.Base(file), bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if b.Format != "toml" {
+		name += ":config.toml"
+	}
+	if b.Config == nil {
+		return nil, allFaults(name, faults)
+	}
+	seedWarnings(name, faults, u)
+	s := &sending{name: "config." + b.Format, body: body, config: b.Config}
+	if b.Format == "toml" && b.Config.UsesFiles() {
+		u.warn(name + ": its units use files of a bundle, and it is none")
+	}
+	return s, nil
+}
+
+// reach finds the device, and asks where what is sent could be read on its way.
+func reach(ctx context.Context, address string, opt provisionOptions, secret bool, u *ui) (*provision.Client, error) {
+	at, err := provision.Address(address)
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
+	c, err := provision.Wait(ctx, at, opt.wait, func(err error) {
+		if opt.wait > 0 {
+			u.say("%v; waiting up to %s", err, opt.wait)
+		}
+	})
+	if err != nil {
+		var gone *provision.GoneError
+		if errors.As(err, &gone) && opt.wait == 0 {
+			err = hint(err, "is it on, and on this network? pass --wait 5m if it is still booting")
+		}
+		return nil, err
+	}
+	if !secret || c.Encrypted() {
+		return c, nil
+	}
+	u.warn(c.URL() + " is plain HTTP: others on the way can read what is sent, and nothing proves which device answers")
+	if c.Local() || opt.yes {
+		return c, nil
+	}
+	line, err := u.answer(ctx, c.URL()+" is not a local address, and the configuration may hold secrets.\nType yes to go on: ",
+		c.URL()+" is not a local address, and the configuration may hold secrets; pass --yes to go on all the same")
+	if err == nil && line != "yes" {
+		err = &provision.RefusedError{Address: c.URL(), Why: "nothing was sent: the answer was not yes"}
+	}
+	return c, err
+}
+
+func runProvision(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+	s, err := readSending(opt.seed, u)
+	if err != nil {
+		return err
+	}
+	c, err := reach(ctx, address, opt, true, u)
+	if err != nil {
+		return err
+	}
+	c.Secrets = s.config.Secrets()
+	begin := time.Now()
+	done, err := c.Apply(ctx, provision.Request{
+		Name: s.name, Body: s.body, Config: s.config,
+		Keys:     func() ([]*provision.Key, error) { return findKeys(ctx, opt.key, s.config, u) },
+		Patience: opt.wait, Timeout: opt.timeout,
+		Report: func(e provision.Event) { showProvisioning(e, u) },
+	})
+	if err != nil {
+		return errors.Join(u.outcome(c, err), provisionHint(err, address, opt))
+	}
+	if u.json {
+		result := map[string]any{"state": "applied", "address": c.URL(), "reapply": done.Reapply, "seconds": time.Since(begin).Seconds()}
+		if done.Forwarding != "" {
+			result["forwarding_url"] = done.Forwarding
+		}
+		if done.Key != nil {
+			result["key"] = done.Key.Name
+		}
+		return u.print(result)
+	}
+	u.say("applied in %.1f s", time.Since(begin).Seconds())
+	if done.Forwarding != "" {
+		u.say("the device is at %s from now on", done.Forwarding)
+	}
+	return nil
+}
+
+// outcome prints for machines what became of a configuration that was not applied.
+func (u *ui) outcome(c *provision.Client, err error) error {
+	state := ""
+	switch exitStatus(err) {
+	case exitRefused:
+		state = "refused"
+	case exitRolledBack:
+		state = "rolled-back"
+	case exitUnknown:
+		state = "unknown"
+	}
+	if !u.json || state == "" {
+		return nil
+	}
+	return u.print(map[string]any{"state": state, "address": c.URL(), "why": err.Error()})
+}
+
+func provisionHint(err error, address string, opt provisionOptions) error {
+	var refused *provision.RefusedError
+	var busy *provision.BusyError
+	var unknown *provision.UnknownError
+	switch {
+	case errors.As(err, &refused) && refused.Status == 401 && opt.key == "":
+		return hint(err, "name the key of an admin with --key, or add it to ssh-agent")
+	case errors.As(err, &busy):
+		return hint(err, "wait for its end with --wait 10m")
+	case errors.As(err, &unknown):
+		return hint(err, "look later: imgtool provision status %s --seed %s", address, opt.seed)
+	}
+	return err
+}
+
+// showProvisioning says what a device does.
+func showProvisioning(e provision.Event, u *ui) {
+	switch {
+	case e.Sent:
+		u.leaves("the device has the configuration and goes on with it")
+	case e.Warning != "":
+		u.warn(e.Warning)
+	case e.Note != "":
+		u.say("%s", e.Note)
+	case u.json:
+		u.event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
+			"service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status})
+	default:
+		line := fmt.Sprintf("%7.1f s  %s", e.Step.Elapsed, e.Step.Step)
+		if e.Step.Service != "" {
+			line += fmt.Sprintf(": %s (%s): %s", e.Step.Service, e.Step.Mode, e.Step.Status)
+		}
+		if e.Step.Message != "" {
+			line += ": " + e.Step.Message
+		}
+		u.say("%s", line)
+	}
+}
+
+// withKey does work with the first key that the device takes.
+func withKey(ctx context.Context, c *provision.Client, opt provisionOptions, config *seed.Config, u *ui, work func(*provision.Key) error) error {
+	fresh, err := c.Fresh(ctx)
+	if err != nil {
+		return err
+	}
+	if fresh {
+		return &provision.RefusedError{Address: c.URL(), Why: "the device waits for its first configuration, and has no admin yet to do this for"}
+	}
+	keys, err := findKeys(ctx, opt.key, config, u)
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		return hint(&provision.RefusedError{Address: c.URL(), Why: "the device wants the signature of one of its admins, and there is no key"}, "name one with --key, or add it to ssh-agent")
+	}
+	for _, key := range keys {
+		var refused *provision.RefusedError
+		if err = work(key); !errors.As(err, &refused) || refused.Status != 401 {
+			return err
+		}
+	}
+	return provisionHint(err, "", opt)
+}
+
+func runProvisionValidate(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+	s, err := readSending(opt.seed, u)
+	if err != nil {
+		return err
+	}
+	c, err := reach(ctx, address, opt, true, u)
+	if err != nil {
+		return err
+	}
+	c.Secrets = s.config.Secrets()
+	return withKey(ctx, c, opt, s.config, u, func(key *provision.Key) error {
+		warnings, err := c.Validate(ctx, s.name, s.body, key)
+		if err != nil {
+			return err
+		}
+		if u.json {
+			return u.print(map[string]any{"ok": true, "address": c.URL(), "warnings": append([]string{}, warnings...)})
+		}
+		for _, w := range warnings {
+			u.warn(w)
+		}
+		u.say("%s would take %s", c.URL(), opt.seed)
+		return nil
+	})
+}
+
+func runProvisionExport(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+	c, err := reach(ctx, address, opt, true, u)
+	if err != nil {
+		return err
+	}
+	return withKey(ctx, c, opt, nil, u, func(key *provision.Key) error {
+		config, err := c.Export(ctx, key)
+		if err != nil {
+			return err
+		}
+		if opt.output == "" || opt.output == "-" {
+			_, err := u.out.Write(config)
+			return err
+		}
+		if err := writeNew(opt.output, config, 0o600); err != nil {
+			return err
+		}
+		u.say("%s: %s", opt.output, human(int64(len(config))))
+		return nil
+	})
+}
+
+func runProvisionStatus(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+	var s *sending
+	if opt.seed != "" {
+		var err error
+		if s, err = readSending(opt.seed, u); err != nil {
+			return err
+		}
+	}
+	c, err := reach(ctx, address, opt, s != nil, u)
+	if err != nil {
+		return err
+	}
+	fresh, err := c.Fresh(ctx)
+	if err != nil {
+		return err
+	}
+	state, words := "provisioned", "up, and has a configuration"
+	if fresh {
+		state, words = "fresh", "up, and waits for its first configuration"
+	}
+	result := map[string]any{"address": c.URL(), "state": state}
+	if s == nil {
+		if u.json {
+			return u.print(result)
+		}
+		fmt.Fprintf(u.out, "%s: %s\n", c.URL(), words)
+		return nil
+	}
+	same := false
+	if !fresh {
+		c.Secrets = s.config.Secrets()
+		err := withKey(ctx, c, opt, s.config, u, func(key *provision.Key) error {
+			now, err := c.Export(ctx, key)
+			if err == nil {
+				has, _ := seed.Check(now)
+				same = has != nil && has.Same(s.config)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		words = "up, and has another configuration than " + opt.seed
+		if same {
+			words = "up, and has the configuration of " + opt.seed
+		}
+	}
+	result["same"] = same
+	if u.json {
+		err = u.print(result)
+	} else {
+		_, err = fmt.Fprintf(u.out, "%s: %s\n", c.URL(), words)
+	}
+	if err == nil && !same {
+		err = &otherConfigError{c.URL() + ": " + words}
+	}
+	return err
+}
+
+// otherConfigError is a device with another configuration than asked for.
+type otherConfigError struct{ what string }
+
+func (e *otherConfigError) Error() string { return e.what }

@@ -1,0 +1,671 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"imgtool/image/imagetest"
+	"imgtool/image/seed/api"
+	"imgtool/image/seed/console/consoletest"
+)
+
+// Nothing that imgtool says may have these in it.
+const (
+	secretToken      = "hunter2-in-the-environment"
+	secretPassphrase = "correct-horse"
+)
+
+// site is somebody's folder with a seed and keys.
+type site struct {
+	t    *testing.T
+	dir  string
+	env  []string
+	seed string // file
+}
+
+// newSite has a key, id_ed25519, that is the admin's of the seed.
+func newSite(t *testing.T) *site {
+	s := &site{t: t, dir: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(s.dir, ".ssh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.env = append(os.Environ(), "HOME="+s.dir, "SSH_AUTH_SOCK=")
+	s.seed = filepath.Join(s.dir, "config.toml")
+	s.write(s.seed, s.config("new", s.key("admin", "", "-t", "ed25519")))
+	return s
+}
+
+func (s *site) write(file, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// key makes a key and returns its public line.
+func (s *site) key(name, passphrase string, kind ...string) string {
+	s.t.Helper()
+	file := s.path(name)
+	imagetest.Run(s.t, "ssh-keygen", append([]string{"-q", "-N", passphrase, "-C", name + "@desk", "-f", file}, kind...)...)
+	b, err := os.ReadFile(file + ".pub")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, ".ssh", name) }
+
+// config is a seed whose network is somewhere else than here.
+func (s *site) config(image string, keys ...string) string {
+	var users strings.Builder
+	for i, key := range keys {
+		fmt.Fprintf(&users, "[users.ops%d]\nisAdmin = true\nssh_key = %q\n", i, key)
+	}
+	return fmt.Sprintf(`version = 1
+%s
+[network.dnsmasq]
+gateway_cidr = "127.77.0.1/24"
+dhcp_start = "127.77.0.10"
+dhcp_end = "127.77.0.20"
+
+[activation]
+required = ["web"]
+timeout_seconds = 1
+
+[containers.container.web]
+privileged = false
+[containers.container.web.Container]
+Image = "registry.example/%s:1"
+Environment = ["TOKEN=%s"]
+`, users.String(), image, secretToken)
+}
+
+// run runs imgtool, and sees to it that it tells no secret.
+func (s *site) run(args ...string) (status int, stdout, stderr string) {
+	s.t.Helper()
+	cmd := tool(s.t, args...)
+	return s.runs(cmd)
+}
+
+func (s *site) runs(cmd *exec.Cmd) (status int, stdout, stderr string) {
+	s.t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Env = s.env
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		s.t.Fatal(err)
+	}
+	s.discreet(errs.String())
+	if !strings.Contains(cmd.String(), "export") {
+		s.discreet(out.String())
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+func (s *site) discreet(text string) {
+	s.t.Helper()
+	for _, secret := range []string{secretToken, secretPassphrase, "PRIVATE KEY", "SSH SIGNATURE", api.PathJobs} {
+		if strings.Contains(text, secret) {
+			s.t.Errorf("it tells %q:\n%s", secret, text)
+		}
+	}
+}
+
+// wants runs imgtool and looks for words in what it says.
+func (s *site) wants(status int, words string, args ...string) string {
+	s.t.Helper()
+	got, stdout, stderr := s.run(args...)
+	if got != status || !strings.Contains(stdout+stderr, words) {
+		s.t.Errorf("imgtool %s\nends with %d, wanted %d and %q:\n%s%s", strings.Join(args, " "), got, status, words, stdout, stderr)
+	}
+	return stdout + stderr
+}
+
+// device is one with a configuration: what the seed says, but another image.
+func (s *site) device(d *consoletest.Device) *consoletest.Device {
+	text, err := os.ReadFile(s.seed)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	d.Start(s.t, bytes.Replace(text, []byte("/new:1"), []byte("/old:1"), 1))
+	return d
+}
+
+func (s *site) fresh(d *consoletest.Device) *consoletest.Device {
+	d.Start(s.t, nil)
+	return d
+}
+
+func (s *site) has(d *consoletest.Device, image string) {
+	s.t.Helper()
+	config, _ := d.Config()
+	if image == "" && config != nil || image != "" && !bytes.Contains(config, []byte("/"+image+":1")) {
+		s.t.Errorf("the device has another configuration than wanted, %q:\n%s", image, config)
+	}
+}
+
+func TestProvisionAFreshDevice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	d := s.fresh(&consoletest.Device{})
+	s.wants(0, "up, and waits for its first configuration", "provision", "status", d.URL())
+	said := s.wants(0, "applied in", "provision", d.URL(), "--seed", s.seed)
+	s.has(d, "new")
+	for _, words := range []string{"is plain HTTP", "s  promote\n", "web.service (rootless): running", "s  completed\n"} {
+		if strings.Count(said, words) != 1 {
+			t.Errorf("%q is not said once:\n%s", words, said)
+		}
+	}
+	if r := d.Requests(); slices.Contains(r, "POST "+api.PathValidate) || slices.Contains(r, "GET "+api.PathNonce) {
+		t.Errorf("a device without configuration was asked for a signature: %q", r)
+	}
+	s.wants(0, "up, and has the configuration of "+s.seed, "provision", "status", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+}
+
+func TestProvisionWithABundle(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for _, name := range []string{"config.tar.zst", "config.tar.gz"} {
+		bundle := filepath.Join(s.dir, name)
+		folder := t.TempDir()
+		text, _ := os.ReadFile(s.seed)
+		s.write(filepath.Join(folder, "config.toml"), strings.Replace(string(text), "Environment =", "Volume = \"${FILES_DIR}/site:/site\"\nEnvironment =", 1))
+		if err := os.Mkdir(filepath.Join(folder, "files"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s.write(filepath.Join(folder, "files", "site"), "hello")
+		s.wants(0, "", "seed", "bundle", folder, "-o", bundle)
+		d := s.fresh(&consoletest.Device{})
+		s.wants(0, "applied in", "provision", d.URL(), "--seed", bundle)
+		s.has(d, "new")
+
+		// Its files would be lost.
+		s.wants(0, "files of a bundle; they go", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+		s.wants(0, "applied in", "provision", d.URL(), "--seed", bundle, "--key", s.path("admin"))
+		s.wants(0, "its units use files of a bundle, and it is none", "provision", d.URL(), "--seed", filepath.Join(folder, "config.toml"), "--key", s.path("admin"))
+	}
+}
+
+// Keys of all kinds sign for another configuration.
+func TestProvisionAgainWithEachKind(t *testing.T) {
+	t.Parallel()
+	for _, kind := range [][]string{{"ed25519"}, {"ecdsa", "-b", "256"}, {"ecdsa", "-b", "384"}, {"ecdsa", "-b", "521"}, {"rsa", "-b", "3072"}} {
+		t.Run(strings.Join(kind, ""), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			s.write(s.seed, s.config("new", s.key("key", "", append([]string{"-t"}, kind...)...)))
+			d := s.device(&consoletest.Device{})
+			said := s.wants(0, "applied in", "provision", d.URL(), "--seed", s.seed, "--key", s.path("key"))
+			if !strings.Contains(said, "takes the signature of "+s.path("key")+" (SHA256:") {
+				t.Errorf("whose key it was is not said:\n%s", said)
+			}
+			s.has(d, "new")
+		})
+	}
+	t.Run("encrypted", func(t *testing.T) {
+		s := newSite(t)
+		s.write(s.seed, s.config("new", s.key("locked", secretPassphrase, "-t", "ed25519")))
+		d := s.device(&consoletest.Device{})
+		s.wants(2, "has a passphrase; add it to ssh-agent", "provision", d.URL(), "--seed", s.seed, "--key", s.path("locked"))
+		s.has(d, "old")
+		p := newPerson(t)
+		cmd := p.starts("provision", d.URL(), "--seed", s.seed, "--key", s.path("locked"))
+		p.sees("Passphrase of " + s.path("locked") + ": ")
+		p.types("wrong\n")
+		p.sees("It is wrong. Passphrase of ")
+		p.types(secretPassphrase + "\n")
+		if status := p.ends(cmd); status != 0 {
+			t.Errorf("ends with %d", status)
+		}
+		p.sees("applied in")
+		s.discreet(p.text())
+		s.has(d, "new")
+	})
+	t.Run("default", func(t *testing.T) {
+		// One of many keys of ~/.ssh is an admin's.
+		s := newSite(t)
+		s.key("id_ed25519", "", "-t", "ed25519")
+		s.write(s.seed, s.config("new", s.key("id_rsa", "", "-t", "rsa")))
+		d := s.device(&consoletest.Device{})
+		s.wants(0, "takes the signature of "+s.path("id_rsa"), "provision", d.URL(), "--seed", s.seed)
+		if n := strings.Count(strings.Join(d.Requests(), "\n"), api.PathValidate); n != 1 {
+			t.Errorf("the admin's key was not tried first, but as number %d", n)
+		}
+		s.has(d, "new")
+	})
+}
+
+// startAgent runs OpenSSH's agent with keys.
+func (s *site) startAgent(names ...string) {
+	s.t.Helper()
+	socket := filepath.Join(s.dir, "agent")
+	cmd := exec.Command(imagetest.Need(s.t, "ssh-agent"), "-D", "-a", socket)
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	for range 500 {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	s.env = append(s.env, "SSH_AUTH_SOCK="+socket)
+	for _, name := range names {
+		add := exec.Command(imagetest.Need(s.t, "ssh-add"), "-q", s.path(name))
+		add.Env = s.env
+		if out, err := add.CombinedOutput(); err != nil {
+			s.t.Fatalf("ssh-add: %v\n%s", err, out)
+		}
+	}
+}
+
+func TestProvisionAgainThroughTheAgent(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.key("other", "", "-t", "ed25519")
+	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
+		s.write(s.seed, s.config("new", s.key(kind, "", "-t", kind)))
+	}
+	s.startAgent("other", "ed25519", "ecdsa", "rsa")
+	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
+		// The private key is in the agent alone.
+		if err := os.Remove(s.path(kind)); err != nil {
+			t.Fatal(err)
+		}
+		public, _ := os.ReadFile(s.path(kind) + ".pub")
+		key, _, _, _, err := ssh.ParseAuthorizedKey(public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.write(s.seed, s.config("new", strings.TrimSpace(string(public))))
+		for _, id := range []string{s.path(kind) + ".pub", ssh.FingerprintSHA256(key), kind + "@desk"} {
+			d := s.device(&consoletest.Device{})
+			s.wants(0, "takes the signature of "+kind+"@desk", "provision", d.URL(), "--seed", s.seed, "--key", id)
+			s.has(d, "new")
+		}
+		d := s.device(&consoletest.Device{})
+		s.wants(0, "takes the signature of "+kind+"@desk", "provision", d.URL(), "--seed", s.seed)
+	}
+	d := s.device(&consoletest.Device{})
+	s.wants(3, "there is no such file, and ssh-agent has no key of that fingerprint or comment", "provision", d.URL(), "--seed", s.seed, "--key", "nobody@desk")
+}
+
+// keyring is an agent with a security key. OpenSSH's wants hardware for that.
+type keyring struct {
+	agent.Agent
+	key *consoletest.SecurityKey
+}
+
+func (k *keyring) List() ([]*agent.Key, error) {
+	return []*agent.Key{{Format: k.key.PublicKey().Type(), Blob: k.key.PublicKey().Marshal(), Comment: "token"}}, nil
+}
+
+func (k *keyring) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) {
+	return k.key.Sign(nil, data)
+}
+
+func TestProvisionAgainWithASecurityKey(t *testing.T) {
+	t.Parallel()
+	for _, key := range []*consoletest.SecurityKey{consoletest.NewSKEd25519(t), consoletest.NewSKECDSA(t)} {
+		s := newSite(t)
+		l, err := net.Listen("unix", filepath.Join(s.dir, "agent"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go agent.ServeAgent(&keyring{agent.NewKeyring(), key}, conn)
+			}
+		}()
+		s.env = append(s.env, "SSH_AUTH_SOCK="+l.Addr().String())
+		s.write(s.seed, s.config("new", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey())))))
+		d := s.device(&consoletest.Device{})
+		s.wants(0, "touch the security key token (SHA256:", "provision", d.URL(), "--seed", s.seed, "--key", "token")
+		s.has(d, "new")
+	}
+}
+
+func TestProvisionRefused(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.key("other", "", "-t", "ed25519")
+	admin, other := s.path("admin"), s.path("other")
+
+	d := s.device(&consoletest.Device{})
+	s.wants(4, "the device does not take the signature of "+other, "provision", d.URL(), "--seed", s.seed, "--key", other)
+	s.wants(4, "takes another only with the signature of one of its admins", "provision", d.URL(), "--seed", s.seed)
+	s.wants(4, "the device does not take the signature of", "provision", "validate", d.URL(), "--seed", s.seed, "--key", other)
+	s.wants(4, "the device does not take the signature of", "provision", "export", d.URL(), "--key", other)
+	s.wants(4, "there is no key", "provision", "export", d.URL())
+	s.wants(4, "there is no key", "provision", "status", d.URL(), "--seed", s.seed)
+	s.has(d, "old")
+
+	// Old nonces: once is bad luck.
+	d = s.device(&consoletest.Device{Stale: 1})
+	s.wants(0, "applied", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	d = s.device(&consoletest.Device{Stale: 100})
+	s.wants(4, "was too old when it came back, twice", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.has(d, "old")
+
+	// What the host does not know of.
+	d = s.device(&consoletest.Device{Intercept: func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != api.PathValidate {
+			return false
+		}
+		w.WriteHeader(http.StatusBadRequest)
+		json.NewEncoder(w).Encode(api.Verdict{Error: "no \x1b[31mTOKEN=" + secretToken + "\nhere"})
+		return true
+	}})
+	s.wants(4, "the configuration is not valid: no [31mTOKEN=*** here\n", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.wants(4, "the configuration is not valid: no", "provision", "validate", d.URL(), "--seed", s.seed, "--key", admin)
+	s.has(d, "old")
+	f := s.fresh(&consoletest.Device{Fail: "validate", Error: "bad TOKEN=" + secretToken})
+	s.wants(4, "the device refused it at the step validate and is as before: bad TOKEN=***", "provision", f.URL(), "--seed", s.seed)
+	s.has(f, "")
+	f = s.fresh(&consoletest.Device{})
+	s.wants(4, "has no admin yet", "provision", "export", f.URL(), "--key", admin)
+
+	// A bad seed is not sent.
+	bad := filepath.Join(s.dir, "bad.toml")
+	s.write(bad, strings.Replace(s.config("new"), "version = 1", "version = 2", 1))
+	s.wants(3, "bad.toml:1: version: is 2; it must be 1", "provision", f.URL(), "--seed", bad)
+	s.wants(3, "users: is missing", "provision", "validate", f.URL(), "--seed", bad)
+	s.wants(2, "say which configuration: --seed config.toml", "provision", f.URL())
+	if n := len(f.Requests()); n != 2 {
+		t.Errorf("the device was asked %d times, not for its health and page alone", n)
+	}
+}
+
+func TestProvisionABusyDevice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	hold := make(chan struct{})
+	d := s.fresh(&consoletest.Device{Hold: hold})
+	other, err := http.Post(d.URL()+api.PathConfig, "", strings.NewReader(s.config("other", s.key("key", "", "-t", "ed25519"))))
+	if err != nil || other.StatusCode != http.StatusAccepted {
+		t.Fatal(other, err)
+	}
+	s.wants(4, "the device is busy: another provisioning job is running", "provision", d.URL(), "--seed", s.seed)
+	time.AfterFunc(2*time.Second, func() { close(hold) })
+	// It ends with a configuration of its own, so this one needs a signature.
+	s.wants(0, "is busy with another job; waiting for its end", "provision", d.URL(), "--seed", s.seed, "--wait", "1m", "--key", s.path("key"))
+	s.has(d, "new")
+}
+
+func TestProvisionThatFails(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	admin := s.path("admin")
+	d := s.device(&consoletest.Device{Fail: "health-check", Error: "web.service: exit 1, TOKEN=" + secretToken})
+	s.wants(11, "it failed at the step rollback and the device went back to the configuration before: web.service: exit 1, TOKEN=***", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.has(d, "old")
+	d = s.fresh(&consoletest.Device{Fail: "activate", Error: "no network"})
+	s.wants(11, "and the device waits for a configuration again: no network", "provision", d.URL(), "--seed", s.seed)
+	s.has(d, "")
+	d = s.device(&consoletest.Device{Fail: "settle", Error: "no", StuckRollback: true})
+	s.wants(12, "and going back failed too: no", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+
+	// For machines.
+	d = s.device(&consoletest.Device{Fail: "activate", Error: "no"})
+	status, stdout, stderr := s.run("provision", "--json", d.URL(), "--seed", s.seed, "--key", admin)
+	var result struct{ State, Address, Why string }
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil || status != 11 || result.State != "rolled-back" || result.Address != d.URL() || !strings.HasSuffix(result.Why, ": no") {
+		t.Errorf("%d, %v: %s", status, err, stdout)
+	}
+	for line := range strings.Lines(stderr) {
+		var e struct{ Event string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Event == "" {
+			t.Errorf("%q is no event", line)
+		}
+	}
+	d = s.fresh(&consoletest.Device{})
+	_, stdout, _ = s.run("provision", "--json", d.URL(), "--seed", s.seed)
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil || result.State != "applied" {
+		t.Errorf("%v: %s", err, stdout)
+	}
+}
+
+// restart makes the service of a device restart at a step of a job.
+func restart(d *consoletest.Device, step string) *consoletest.Device {
+	done := false
+	d.OnStep = func(now string) {
+		if now == step && !done {
+			done = true
+			d.Down()
+			time.AfterFunc(time.Second, d.Up)
+		}
+	}
+	return d
+}
+
+func TestProvisionWithARestart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	admin := s.path("admin")
+	for _, c := range []struct {
+		name   string
+		fresh  bool
+		step   string
+		key    bool
+		status int
+		words  string
+		image  string
+	}{
+		{"again, before it is active", false, "write-users", true, 11, "the job was lost, and the device has the configuration of before", "old"},
+		{"again, when it is active", false, "activate", true, 0, "applied in", "new"},
+		{"first, before it is active", true, "write-users", false, 11, "the job was lost, and the device waits for its first configuration as before", ""},
+		{"first, when it is active", true, "activate", true, 0, "applied in", "new"},
+		{"first, when it is active, without a key", true, "activate", false, 12, "the device does not show its configuration: there is no key of an admin", "new"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := restart(&consoletest.Device{}, c.step)
+			if c.fresh {
+				s.fresh(d)
+			} else {
+				s.device(d)
+			}
+			args := []string{"provision", d.URL(), "--seed", s.seed}
+			if c.key {
+				args = append(args, "--key", admin)
+			}
+			if said := s.wants(c.status, c.words, args...); !strings.Contains(said, "does not answer; it may restart or move") {
+				t.Errorf("it saw no restart:\n%s", said)
+			}
+			s.has(d, c.image)
+		})
+	}
+}
+
+func TestProvisionThatMovesTheLAN(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	moved := "http://127.77.0.1:8080"
+	d := &consoletest.Device{Forwarding: moved}
+	done := false
+	d.OnStep = func(step string) {
+		if step == "service-restart" && !done {
+			done = true
+			d.Move(strings.TrimPrefix(moved, "http://"))
+		}
+	}
+	s.device(d)
+	s.wants(0, "the device is at "+moved+" from now on", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+	s.has(d, "new")
+}
+
+// hangUp ends a connection without an answer.
+func hangUp(w http.ResponseWriter) {
+	if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
+		conn.Close()
+	}
+}
+
+// The answer to the configuration is lost.
+func TestProvisionWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for _, fresh := range []bool{false, true} {
+		lost := false
+		d := &consoletest.Device{}
+		d.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != api.PathConfig || lost {
+				return false
+			}
+			lost = true
+			body, _ := io.ReadAll(r.Body)
+			d.SetConfig(body)
+			hangUp(w)
+			return true
+		}
+		if fresh {
+			s.fresh(d)
+		} else {
+			s.device(d)
+		}
+		said := s.wants(0, "applied in", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+		if !strings.Contains(said, "the answer was lost; sending it again") {
+			t.Errorf("it got an answer:\n%s", said)
+		}
+	}
+
+	// None ever comes.
+	d := &consoletest.Device{Intercept: func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == api.PathConfig {
+			hangUp(w)
+		}
+		return r.URL.Path == api.PathConfig
+	}}
+	s.device(d)
+	s.wants(12, "the answer was lost, and within 3s there was no other", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"), "--timeout", "3s")
+	s.wants(8, "has another configuration than", "provision", "status", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+}
+
+func TestProvisionNobody(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := l.Addr().String()
+	l.Close()
+	s.wants(9, nobody+" does not answer: connection refused", "provision", nobody, "--seed", s.seed)
+	s.wants(9, "does not answer: ", "provision", "status", "nobody.invalid")
+	for _, address := range []string{"ftp://1.2.3.4", "http://", "http://me:pw@1.2.3.4", "http://1.2.3.4/api", "1.2.3.4:0", "1.2.3.4:99999", "1.2.3.4:", "a b"} {
+		s.wants(2, "is no address of a device", "provision", "status", address)
+	}
+
+	// One that is still booting.
+	d := s.fresh(&consoletest.Device{})
+	d.Down()
+	time.AfterFunc(2*time.Second, d.Up)
+	s.wants(0, "connection refused; waiting up to 1m", "provision", d.URL(), "--seed", s.seed, "--wait", "1m")
+	s.has(d, "new")
+
+	// Others that answer.
+	for _, answer := range []func(w http.ResponseWriter, r *http.Request) bool{
+		func(w http.ResponseWriter, r *http.Request) bool { fmt.Fprint(w, "<html>"); return true },
+		func(w http.ResponseWriter, r *http.Request) bool { http.NotFound(w, r); return true },
+		func(w http.ResponseWriter, r *http.Request) bool {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+			return true
+		},
+	} {
+		other := s.fresh(&consoletest.Device{Intercept: answer})
+		s.wants(10, "is not the provisioning service of an AtomixOS device", "provision", other.URL(), "--seed", s.seed, "--wait", "1m")
+		if n := len(other.Requests()); n != 1 {
+			t.Errorf("it was asked %d times", n)
+		}
+	}
+}
+
+func TestProvisionInterrupted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	hold := make(chan struct{})
+	defer close(hold)
+	d := s.fresh(&consoletest.Device{Hold: hold})
+	cmd := tool(t, "provision", d.URL(), "--seed", s.seed)
+	go func() {
+		for range 500 {
+			if strings.Contains(strings.Join(d.Requests(), "\n"), api.PathJobs) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		cmd.Process.Signal(os.Interrupt)
+	}()
+	if status, _, stderr := s.runs(cmd); status != exitInterrupted || !strings.Contains(stderr, "interrupted: the device has the configuration and goes on with it") {
+		t.Errorf("ends with %d:\n%s", status, stderr)
+	}
+}
+
+func TestProvisionFarAway(t *testing.T) {
+	t.Parallel()
+	imagetest.NeedRoot(t)
+	s := newSite(t)
+	d := s.fresh(&consoletest.Device{})
+	// An address for documentation, which is not local by its number.
+	const far = "203.0.113.77"
+	imagetest.Run(t, "ip", "address", "add", far+"/32", "dev", "lo")
+	t.Cleanup(func() { imagetest.Run(t, "ip", "address", "del", far+"/32", "dev", "lo") })
+	d.Move(far + ":0")
+	s.wants(2, "is not a local address, and the configuration may hold secrets; pass --yes", "provision", d.URL(), "--seed", s.seed)
+	p := newPerson(t)
+	cmd := p.starts("provision", d.URL(), "--seed", s.seed)
+	p.sees("Type yes to go on: ")
+	p.types("no\n")
+	if status := p.ends(cmd); status != 4 {
+		t.Errorf("after a no it ends with %d", status)
+	}
+	if r := d.Requests(); slices.ContainsFunc(r, func(r string) bool { return r != "GET "+api.PathHealth }) {
+		t.Errorf("something was sent: %q", r)
+	}
+	s.wants(0, "up, and waits for its first configuration", "provision", "status", strings.TrimPrefix(d.URL(), "http://"))
+	s.wants(0, "applied in", "provision", d.URL(), "--seed", s.seed, "--yes")
+}
+
+func TestExportOfADevice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	d := s.device(&consoletest.Device{})
+	want, _ := d.Config()
+	_, stdout, _ := s.run("provision", "export", d.URL(), "--key", s.path("admin"))
+	if stdout != string(want) {
+		t.Errorf("exported:\n%s\nwanted:\n%s", stdout, want)
+	}
+	file := filepath.Join(s.dir, "export.toml")
+	s.wants(0, file+": ", "provision", "export", d.URL(), "--key", s.path("admin"), "-o", file)
+	if got, _ := os.ReadFile(file); !bytes.Equal(got, want) {
+		t.Errorf("%s has another text", file)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", info, err)
+	}
+	s.wants(0, "would take "+s.seed, "provision", "validate", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+	s.has(d, "old")
+	s.wants(0, "up, and has a configuration", "provision", "status", d.URL())
+}

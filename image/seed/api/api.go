@@ -1,0 +1,199 @@
+// Package api is what the provisioning service of an AtomixOS device and its
+// clients agree on: routes, headers, limits, JSON shapes and what is signed. The
+// service speaks plain HTTP. It knows neither a network nor a device.
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
+)
+
+// Port is where the service listens.
+const Port = 8080
+
+// The routes.
+const (
+	PathPage     = "/" // for browsers; gone once the device is provisioned
+	PathHealth   = "/api/health"
+	PathNonce    = "/api/nonce"
+	PathValidate = "/api/validate"
+	PathConfig   = "/api/config"
+	PathExport   = "/api/config/export"
+	PathJobs     = "/api/jobs/" // and the job's id
+)
+
+// The headers of requests.
+const (
+	HeaderNonce     = "X-AtomixOS-Nonce"
+	HeaderSignature = "X-AtomixOS-Signature"
+	HeaderFilename  = "X-Config-Filename"
+)
+
+// The limits of the service.
+const (
+	MaxBody   = 32 << 20
+	NonceLife = 300 * time.Second
+	MaxNonces = 16   // open ones of one address
+	AllNonces = 1024 // open ones
+	MaxJobs   = 64   // kept
+)
+
+// Namespace of the signatures, and the name of who signs.
+const Namespace = "atomixos-reapply"
+
+// Health is the body of PathHealth.
+type Health struct {
+	Status string `json:"status"` // ok
+}
+
+// Nonce is the body of PathNonce: good for one request and NonceLife.
+type Nonce struct {
+	Nonce string `json:"nonce"`
+}
+
+// Verdict is the body of PathValidate, of status 200 or 400.
+type Verdict struct {
+	OK       bool     `json:"ok"`
+	Warnings []string `json:"warnings,omitempty"`
+	Error    string   `json:"error,omitempty"`
+}
+
+// Submitted is the body of an answer with status 202.
+type Submitted struct {
+	JobID  string `json:"job_id"` // who knows it may see the job
+	State  string `json:"state"`
+	JobURL string `json:"job_url"`
+}
+
+// Problem is the service's own error, such as 404 and 409.
+type Problem struct {
+	Error string `json:"error"`
+}
+
+// Refusal is the error of the framework below the service, such as 401.
+type Refusal struct {
+	StatusCode int    `json:"status_code"`
+	Detail     string `json:"detail"`
+}
+
+// States of a job.
+const (
+	Waiting   = "submitted"
+	Running   = "running"
+	Succeeded = "succeeded"
+	Failed    = "failed"
+)
+
+// What became of the configuration before, when a job failed.
+const (
+	RollbackCompleted = "completed" // it is back
+	RollbackFailed    = "failed"
+	RollbackSkipped   = "skipped"
+	RollbackDiscarded = "discarded" // there was none, and the new one is gone
+)
+
+// Steps of a job in their order; those that need not be done are left out.
+var Steps = []string{"running", "prepare", "recover", "validate", "write-candidate", "write-config", "copy-files", "write-admin-signers", "write-users",
+	"write-firewall", "write-lan", "write-network", "write-os-upgrade", "write-health", "render-containers", "render-containers-networks",
+	"render-containers-volumes", "render-containers-builds", "write-quadlets", "write-runtime-metadata", Promote, "service-deploy", "activate",
+	"service-restart", "settle", "service-status", "health-check", "rollback", "cleanup", "complete", "completed"}
+
+// Promote is the step that makes the new configuration the active one.
+const Promote = "promote"
+
+// Promoted says whether a step is that one or comes after it.
+func Promoted(step string) bool {
+	return slices.Index(Steps, step) >= slices.Index(Steps, Promote)
+}
+
+// Job is the state of a job. What is empty is absent.
+type Job struct {
+	ID       string  `json:"id"`
+	State    string  `json:"state"`
+	Step     string  `json:"current_step,omitempty"`
+	Events   []Event `json:"events"`
+	Error    string  `json:"error,omitempty"`
+	Result   *Result `json:"result,omitempty"` // may come a moment after the state
+	Rollback string  `json:"rollback_status,omitempty"`
+	Duration float64 `json:"duration_seconds,omitempty"`
+}
+
+// Event is something that happened in a job.
+type Event struct {
+	Step    string  `json:"step"`
+	Elapsed float64 `json:"elapsed_seconds"`
+	Message string  `json:"message,omitempty"`
+	Service string  `json:"service,omitempty"`
+	Mode    string  `json:"mode,omitempty"`   // rootful or rootless
+	Status  string  `json:"status,omitempty"` // building, starting, running, failed or unknown
+}
+
+// Result is what a job came to.
+type Result struct {
+	Warnings   []string `json:"warnings"`
+	Reapply    bool     `json:"reapply"`
+	RolledBack bool     `json:"rolled_back,omitempty"`
+	Forwarding string   `json:"forwarding_url,omitempty"` // where the service is from now on
+}
+
+// Message is what a request signs. The method is no part of it.
+func Message(nonce, path string, body []byte) []byte {
+	return fmt.Appendf(nil, "atomixos-reapply-v1\nnonce:%s\npath:%s\nsha256:%x\n", nonce, path, sha256.Sum256(body))
+}
+
+// KeyTypes are those the device takes.
+var KeyTypes = []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSA, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256}
+
+// Sign signs a message and returns the value of HeaderSignature: base64 of the
+// signature's armour, not of the signature itself.
+func Sign(message []byte, key ssh.Signer) (string, error) {
+	s, err := sshsig.Sign(bytes.NewReader(message), key, sshsig.HashSHA512, Namespace)
+	if err != nil {
+		return "", err
+	}
+	return base64.StdEncoding.EncodeToString(sshsig.Armor(s)), nil
+}
+
+// Armour is the signature in a value of HeaderSignature.
+func Armour(value string) ([]byte, error) {
+	armour, err := base64.StdEncoding.Strict().DecodeString(value)
+	if err != nil || strings.ContainsAny(value, "\r\n") {
+		return nil, errors.New("the signature is not base64")
+	}
+	return armour, nil
+}
+
+// Verify checks a signature by admin-signers: a line for each public key, behind
+// Namespace. Lines that are none are passed over.
+func Verify(message, armour, signers []byte) error {
+	// OpenSSH takes no other ends of lines, and nothing before.
+	if !bytes.HasPrefix(armour, []byte("-----BEGIN SSH SIGNATURE-----\n")) || bytes.ContainsRune(armour, '\r') {
+		return errors.New("it is no SSH signature")
+	}
+	s, err := sshsig.Unarmor(armour)
+	if err != nil {
+		return fmt.Errorf("it is no SSH signature: %w", err)
+	}
+	signed := s.PublicKey.Marshal()
+	for line := range bytes.Lines(signers) {
+		name, text, _ := bytes.Cut(line, []byte(" "))
+		key, _, _, _, err := ssh.ParseAuthorizedKey(text)
+		if err != nil || string(name) != Namespace || !bytes.Equal(key.Marshal(), signed) {
+			continue
+		}
+		if !slices.Contains(KeyTypes, key.Type()) {
+			return fmt.Errorf("keys of type %s are not taken", key.Type())
+		}
+		return sshsig.Verify(bytes.NewReader(message), s, key, s.HashAlgorithm, Namespace)
+	}
+	return fmt.Errorf("%s signed it, which is no admin's key", ssh.FingerprintSHA256(s.PublicKey))
+}

@@ -1,0 +1,330 @@
+// Package console is the provisioning service of a device: the routes of package
+// api, and when they may be used. What a configuration does is the Device's.
+//
+// Jobs and nonces are in memory, as on the device: they are lost when it restarts.
+// There are no routes for parts of a configuration.
+package console
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"imgtool/image/seed/api"
+)
+
+// Device is what is provisioned. Its methods may be called at the same time, but
+// Apply is only called when it does not run.
+type Device interface {
+	// Config is the active configuration, nil before there is one.
+	Config() ([]byte, error)
+	// Verify checks who signed a message, by the active configuration.
+	Verify(message, armour []byte) error
+	// Validate judges a document or bundle without applying it.
+	Validate(name string, body []byte) (warnings []string, err error)
+	// Apply makes a document or bundle the active configuration, and says what it
+	// does. With an error, the job failed; its rollback is then as in api.
+	Apply(ctx context.Context, name string, body []byte, report func(api.Event)) (result api.Result, rollback string, err error)
+}
+
+// Console is an http.Handler.
+type Console struct {
+	device Device
+	ctx    context.Context
+	now    func() time.Time
+	mux    *http.ServeMux
+
+	mu     sync.Mutex
+	nonces []nonce // oldest first
+	jobs   []*job  // oldest first
+}
+
+type nonce struct {
+	text   string
+	client string
+	made   time.Time
+}
+
+type job struct {
+	api.Job
+	begun time.Time
+}
+
+// New is a console whose jobs end with the context. now is the clock that nonces
+// expire by.
+func New(ctx context.Context, device Device, now func() time.Time) *Console {
+	c := &Console{device: device, ctx: ctx, now: now, mux: http.NewServeMux()}
+	c.mux.HandleFunc("GET "+api.PathPage+"{$}", c.page)
+	c.mux.HandleFunc("GET "+api.PathHealth, c.health)
+	c.mux.HandleFunc("GET "+api.PathNonce, c.nonce)
+	c.mux.HandleFunc("POST "+api.PathValidate, c.validate)
+	c.mux.HandleFunc("POST "+api.PathConfig, c.config)
+	c.mux.HandleFunc("GET "+api.PathExport, c.export)
+	c.mux.HandleFunc("GET "+api.PathJobs+"{id}", c.job)
+	c.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { refuse(w, http.StatusNotFound, "Not Found") })
+	return c
+}
+
+func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.mux.ServeHTTP(w, r) }
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v)
+}
+
+// refuse answers as the framework does.
+func refuse(w http.ResponseWriter, status int, format string, args ...any) {
+	answer(w, status, api.Refusal{StatusCode: status, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (c *Console) page(w http.ResponseWriter, r *http.Request) {
+	config, err := c.device.Config()
+	switch {
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, "Internal Server Error")
+	case config != nil:
+		refuse(w, http.StatusNotFound, "Not Found")
+	default:
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		io.WriteString(w, "<!doctype html><title>AtomixOS</title><p>This device waits for its configuration.</p>\n")
+	}
+}
+
+func (c *Console) health(w http.ResponseWriter, r *http.Request) {
+	answer(w, http.StatusOK, api.Health{Status: "ok"})
+}
+
+func (c *Console) nonce(w http.ResponseWriter, r *http.Request) {
+	b := make([]byte, 32)
+	rand.Read(b)
+	client, _, _ := net.SplitHostPort(r.RemoteAddr)
+	n := nonce{base64.RawURLEncoding.EncodeToString(b), client, c.now()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expire()
+	own := 0
+	for _, open := range c.nonces {
+		if open.client == client {
+			own++
+		}
+	}
+	if own >= api.MaxNonces {
+		oldest := slices.IndexFunc(c.nonces, func(open nonce) bool { return open.client == client })
+		c.nonces = slices.Delete(c.nonces, oldest, oldest+1)
+	}
+	if len(c.nonces) >= api.AllNonces {
+		c.nonces = c.nonces[1:]
+	}
+	c.nonces = append(c.nonces, n)
+	answer(w, http.StatusOK, api.Nonce{Nonce: n.text})
+}
+
+func (c *Console) expire() {
+	c.nonces = slices.DeleteFunc(c.nonces, func(n nonce) bool { return c.now().Sub(n.made) > api.NonceLife })
+}
+
+// spend says whether a nonce was open; it is no more.
+func (c *Console) spend(text string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expire()
+	i := slices.IndexFunc(c.nonces, func(n nonce) bool { return n.text == text })
+	if i < 0 {
+		return false
+	}
+	c.nonces = slices.Delete(c.nonces, i, i+1)
+	return true
+}
+
+// signed says whether an admin signed the request, and answers if not.
+func (c *Console) signed(w http.ResponseWriter, r *http.Request, body []byte) bool {
+	n, signature := r.Header.Get(api.HeaderNonce), r.Header.Get(api.HeaderSignature)
+	unauthorized := func(format string, args ...any) bool {
+		refuse(w, http.StatusUnauthorized, format, args...)
+		return false
+	}
+	if n == "" || signature == "" {
+		return unauthorized("Missing signature headers")
+	}
+	if !c.spend(n) {
+		return unauthorized("Invalid or expired nonce")
+	}
+	armour, err := api.Armour(signature)
+	if err != nil {
+		return unauthorized("Invalid signature encoding")
+	}
+	if config, err := c.device.Config(); err != nil || config == nil {
+		return unauthorized("The device is not provisioned")
+	}
+	if err := c.device.Verify(api.Message(n, r.URL.Path, body), armour); err != nil {
+		return unauthorized("Signature verification failed")
+	}
+	return true
+}
+
+// body is the body of a request; it answers if there is none to have.
+func body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBody))
+	if errors.As(err, new(*http.MaxBytesError)) {
+		refuse(w, http.StatusRequestEntityTooLarge, "Request Entity Too Large")
+		return nil, false
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "%v", err)
+		return nil, false
+	}
+	return b, true
+}
+
+var plainName = regexp.MustCompile(`^[\w.\- ]{1,255}$`)
+
+// filename is what the body is called, which tells bundles from documents.
+func filename(r *http.Request) string {
+	if name := r.Header.Get(api.HeaderFilename); plainName.MatchString(name) {
+		return name
+	}
+	return "config.toml"
+}
+
+func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
+	b, ok := body(w, r)
+	if !ok || !c.signed(w, r, b) {
+		return
+	}
+	warnings, err := c.device.Validate(filename(r), b)
+	if err != nil {
+		answer(w, http.StatusBadRequest, api.Verdict{Error: err.Error()})
+		return
+	}
+	answer(w, http.StatusOK, api.Verdict{OK: true, Warnings: warnings})
+}
+
+func (c *Console) export(w http.ResponseWriter, r *http.Request) {
+	if !c.signed(w, r, nil) {
+		return
+	}
+	config, err := c.device.Config()
+	if err != nil || config == nil {
+		refuse(w, http.StatusInternalServerError, "Internal Server Error")
+		return
+	}
+	w.Header().Set("Content-Type", "application/toml")
+	w.Header().Set("Content-Disposition", `attachment; filename="config.toml"`)
+	w.Write(config)
+}
+
+// bootstrap says whether a request may provision a device without a signature:
+// it must not come from a page of somebody else. It answers if not.
+func bootstrap(w http.ResponseWriter, r *http.Request) bool {
+	host := (&url.URL{Host: r.Host}).Hostname()
+	_, err := netip.ParseAddr(host)
+	if err != nil && !slices.Contains([]string{"localhost", "gateway", "atomixos"}, host) && !strings.HasSuffix(host, ".local") {
+		refuse(w, http.StatusUnauthorized, "Host is not allowed before provisioning")
+		return false
+	}
+	for _, header := range []string{"Origin", "Referer"} {
+		from := r.Header.Get(header)
+		if u, err := url.Parse(from); from != "" && (err != nil || u.Scheme != "http" || u.Host != r.Host) {
+			refuse(w, http.StatusUnauthorized, "%s is not allowed before provisioning", header)
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Console) config(w http.ResponseWriter, r *http.Request) {
+	b, ok := body(w, r)
+	if !ok {
+		return
+	}
+	config, err := c.device.Config()
+	switch {
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, "Internal Server Error")
+		return
+	case config != nil && !c.signed(w, r, b), config == nil && !bootstrap(w, r):
+		return
+	}
+	submitted, err := c.submit(filename(r), b, config != nil)
+	if err != nil {
+		answer(w, http.StatusConflict, api.Problem{Error: err.Error()})
+		return
+	}
+	w.Header().Set("Location", submitted.JobURL)
+	answer(w, http.StatusAccepted, submitted)
+}
+
+// submit begins a job if there is none.
+func (c *Console) submit(name string, body []byte, reapply bool) (api.Submitted, error) {
+	id := make([]byte, 32)
+	rand.Read(id)
+	j := &job{begun: time.Now()}
+	j.ID, j.State, j.Events = base64.RawURLEncoding.EncodeToString(id), api.Waiting, []api.Event{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.ContainsFunc(c.jobs, func(j *job) bool { return j.State == api.Waiting || j.State == api.Running }) {
+		return api.Submitted{}, errors.New("another provisioning job is running")
+	}
+	if len(c.jobs) >= api.MaxJobs {
+		c.jobs = c.jobs[1:]
+	}
+	c.jobs = append(c.jobs, j)
+	go c.run(j, name, body, reapply)
+	return api.Submitted{JobID: j.ID, State: j.State, JobURL: api.PathJobs + j.ID}, nil
+}
+
+func (c *Console) run(j *job, name string, body []byte, reapply bool) {
+	report := func(e api.Event) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		e.Elapsed = time.Since(j.begun).Seconds()
+		j.State, j.Step, j.Events = api.Running, e.Step, append(j.Events, e)
+	}
+	report(api.Event{Step: "running"})
+	result, rollback, err := c.device.Apply(c.ctx, name, body, report)
+	result.Reapply = reapply
+	if result.Warnings == nil {
+		result.Warnings = []string{}
+	}
+	if err == nil {
+		report(api.Event{Step: "completed"})
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j.Duration = time.Since(j.begun).Seconds()
+	if err != nil {
+		result.RolledBack = rollback == api.RollbackCompleted
+		j.State, j.Error, j.Rollback, j.Result = api.Failed, err.Error(), rollback, &result
+		return
+	}
+	j.State, j.Result = api.Succeeded, &result
+}
+
+func (c *Console) job(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	i := slices.IndexFunc(c.jobs, func(j *job) bool { return j.ID == r.PathValue("id") })
+	var now api.Job
+	if i >= 0 {
+		now = c.jobs[i].Job
+	}
+	c.mu.Unlock()
+	if i < 0 {
+		answer(w, http.StatusNotFound, api.Problem{Error: "job not found"})
+		return
+	}
+	answer(w, http.StatusOK, now)
+}

@@ -1,0 +1,298 @@
+// Package consoletest is a device to try clients on: a console over real HTTP,
+// with configurations that are judged but not applied, and the faults that devices
+// have. Signatures are checked by OpenSSH.
+package consoletest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"imgtool/image/imagetest"
+	"imgtool/image/seed"
+	"imgtool/image/seed/api"
+	"imgtool/image/seed/console"
+)
+
+// Device is a device on a network. Its fields are set before it is used.
+type Device struct {
+	// Fail is the step that fails, and Error its words.
+	Fail, Error string
+	// StuckRollback makes going back fail.
+	StuckRollback bool
+	// Hold, if not nil, lets no step go on before it is closed.
+	Hold chan struct{}
+	// OnStep is called at each step of a job.
+	OnStep func(step string)
+	// Stale is how many nonces are too old when they come back.
+	Stale int
+	// Forwarding says where the service is after a job.
+	Forwarding string
+	// Intercept answers a request itself if it returns true.
+	Intercept func(w http.ResponseWriter, r *http.Request) bool
+
+	t      testing.TB
+	mu     sync.Mutex
+	config []byte
+	clock  time.Duration
+	server *http.Server
+	end    context.CancelFunc // of its jobs
+	addr   string
+	told   map[string]bool // jobs that were seen to succeed
+	log    []string        // requests
+}
+
+// Start gives the device an address, 127.0.0.1 and a port of its own, and a
+// configuration if it is not nil.
+func (d *Device) Start(t testing.TB, config []byte) {
+	imagetest.Need(t, "ssh-keygen")
+	d.t, d.config, d.told = t, config, map[string]bool{}
+	d.addr = "127.0.0.1:0"
+	d.Up()
+	t.Cleanup(d.Down)
+}
+
+// Up starts the service where it was.
+func (d *Device) Up() {
+	l, err := net.Listen("tcp", d.addr)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.addr = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	c := console.New(ctx, d, d.now)
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { d.serve(c, w, r) })}
+	d.mu.Lock()
+	d.server, d.end = s, cancel
+	d.mu.Unlock()
+	go s.Serve(l)
+}
+
+// Down stops the service, whatever it does. Jobs and nonces are lost.
+func (d *Device) Down() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.end()
+	d.server.Close()
+}
+
+// Move is another address from now on. Jobs go on.
+func (d *Device) Move(addr string) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		d.t.Error(err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.server.Close()
+	d.server = &http.Server{Handler: d.server.Handler}
+	d.addr = l.Addr().String()
+	go d.server.Serve(l)
+}
+
+// URL is where the device is.
+func (d *Device) URL() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return "http://" + d.addr
+}
+
+// Requests are those that came, in order: "GET /api/health".
+func (d *Device) Requests() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.log)
+}
+
+func (d *Device) now() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Now().Add(d.clock)
+}
+
+func (d *Device) serve(c *console.Console, w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	d.log = append(d.log, r.Method+" "+r.URL.Path)
+	if r.Header.Get(api.HeaderNonce) != "" && d.Stale > 0 {
+		d.Stale--
+		d.clock += api.NonceLife + time.Second
+	}
+	d.mu.Unlock()
+	if d.Intercept != nil && d.Intercept(w, r) {
+		return
+	}
+	rec := httptest.NewRecorder()
+	c.ServeHTTP(rec, r)
+	body := rec.Body.Bytes()
+	// The state of a job turns a moment before its result is there.
+	var j api.Job
+	if json.Unmarshal(body, &j) == nil && j.State == api.Succeeded && d.first(j.ID) {
+		j.Result = nil
+		body, _ = json.Marshal(j)
+	}
+	for name, values := range rec.Header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(rec.Code)
+	w.Write(body)
+}
+
+func (d *Device) first(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	told := d.told[id]
+	d.told[id] = true
+	return !told
+}
+
+// Config is the device's configuration.
+func (d *Device) Config() ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.config, nil
+}
+
+// SetConfig is a configuration that came another way.
+func (d *Device) SetConfig(config []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.config = config
+}
+
+// Verify asks ssh-keygen.
+func (d *Device) Verify(message, armour []byte) error {
+	config, _ := d.Config()
+	c, _ := seed.Check(config)
+	if c == nil {
+		return errors.New("no signers")
+	}
+	return Verify(message, armour, c.Signers())
+}
+
+// Verify checks a signature as the device does: with ssh-keygen, by admin-signers.
+func Verify(message, armour []byte, signers string) error {
+	dir, err := os.MkdirTemp("", "console")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	allowed, sig := filepath.Join(dir, "admin-signers"), filepath.Join(dir, "sig")
+	if err := errors.Join(os.WriteFile(allowed, []byte(signers), 0o600), os.WriteFile(sig, armour, 0o600)); err != nil {
+		return err
+	}
+	cmd := exec.Command("ssh-keygen", "-Y", "verify", "-f", allowed, "-I", api.Namespace, "-n", api.Namespace, "-s", sig)
+	cmd.Stdin = bytes.NewReader(message)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// Validate judges as the device does.
+func (d *Device) Validate(name string, body []byte) ([]string, error) {
+	_, warnings, err := judge(name, body)
+	return warnings, err
+}
+
+func judge(name string, body []byte) (*seed.Config, []string, error) {
+	b, faults, err := seed.CheckBundle(name, bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, err
+	}
+	var warnings []string
+	for _, f := range faults {
+		if !f.Warning {
+			return nil, nil, errors.New(f.String())
+		}
+		warnings = append(warnings, f.String())
+	}
+	return b.Config, warnings, nil
+}
+
+// pace is how long a step takes at least: none is over before the answer that its
+// job was begun is there.
+const pace = 30 * time.Millisecond
+
+// Apply does all that a device does, but to nothing.
+func (d *Device) Apply(ctx context.Context, name string, body []byte, report func(api.Event)) (api.Result, string, error) {
+	before, _ := d.Config()
+	var result api.Result
+	for _, step := range api.Steps[1:] {
+		switch step {
+		case "recover", "rollback", "copy-files", "complete", "completed":
+			continue
+		}
+		report(api.Event{Step: step})
+		time.Sleep(pace)
+		if d.OnStep != nil {
+			d.OnStep(step)
+		}
+		if d.Hold != nil {
+			select {
+			case <-d.Hold:
+			case <-ctx.Done():
+			}
+		}
+		// A service that is stopped in the middle does no more.
+		if ctx.Err() != nil {
+			return result, "", ctx.Err()
+		}
+		var err error
+		switch step {
+		case "validate":
+			_, result.Warnings, err = judge(name, body)
+		case api.Promote:
+			d.SetConfig(document(name, body))
+		case "service-status":
+			report(api.Event{Step: step, Service: "web.service", Mode: "rootless", Status: "running"})
+		}
+		if step == d.Fail {
+			err = errors.New(d.Error)
+		}
+		switch {
+		case err == nil:
+			continue
+		case !api.Promoted(step):
+			return result, api.RollbackSkipped, err
+		}
+		report(api.Event{Step: "rollback"})
+		if d.StuckRollback {
+			return result, api.RollbackFailed, err
+		}
+		d.SetConfig(before)
+		if before == nil {
+			return result, api.RollbackDiscarded, err
+		}
+		return result, api.RollbackCompleted, err
+	}
+	result.Forwarding = d.Forwarding
+	return result, "", nil
+}
+
+// document is the configuration in a body.
+func document(name string, body []byte) []byte {
+	if !seed.IsBundleName(name) {
+		return body
+	}
+	tool := "zstd"
+	if bytes.HasPrefix(body, []byte("\x1f\x8b")) {
+		tool = "gzip"
+	}
+	cmd := exec.Command("sh", "-c", tool+" -dc | tar -xO config.toml")
+	cmd.Stdin = bytes.NewReader(body)
+	out, _ := cmd.Output()
+	return out
+}
