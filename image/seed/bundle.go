@@ -75,16 +75,13 @@ func check(name string, r io.Reader, file bool) (*Bundle, []Fault, error) {
 	if err != nil && err != io.EOF {
 		return nil, nil, err
 	}
-	switch {
-	case named(name, gzipNames) || bytes.HasPrefix(head, []byte("\x1f\x8b")):
-		return checkArchive(&Bundle{Format: "tar.gz"}, &gunzip{in: in})
-	case named(name, zstdNames) || bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
-		d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+	if format := packing(name, head); format != "" {
+		r, end, err := unpacked(format, in)
 		if err != nil {
 			return nil, nil, corrupt(err)
 		}
-		defer d.Close()
-		return checkArchive(&Bundle{Format: "tar.zst"}, d)
+		defer end()
+		return checkArchive(&Bundle{Format: format}, r)
 	}
 	for _, other := range []struct{ name, magic string }{{"xz", "\xfd7zXZ\x00"}, {"bzip2", "BZh"}, {"zip", "PK\x03\x04"}} {
 		if bytes.HasPrefix(head, []byte(other.magic)) {
@@ -125,6 +122,69 @@ func corrupt(err error) error {
 		err = errors.New("it ends too early")
 	}
 	return &CorruptError{err}
+}
+
+// packing is how a bundle is packed, by its name or else by how it begins; empty if
+// it is none.
+func packing(name string, head []byte) string {
+	switch {
+	case named(name, gzipNames) || bytes.HasPrefix(head, []byte("\x1f\x8b")):
+		return "tar.gz"
+	case named(name, zstdNames) || bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
+		return "tar.zst"
+	}
+	return ""
+}
+
+func unpacked(format string, in *bufio.Reader) (r io.Reader, end func(), err error) {
+	if format == "tar.gz" {
+		return &gunzip{in: in}, func() {}, nil
+	}
+	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+	if err != nil {
+		return nil, nil, err
+	}
+	return d, d.Close, nil
+}
+
+// Unpack calls put with config.toml and the files of a bundle or document that
+// CheckBundle found good, by their clean paths. The same path may come again.
+func Unpack(name string, r io.Reader, put func(path string, r io.Reader) error) error {
+	in := bufio.NewReaderSize(r, 64<<10)
+	head, err := in.Peek(4)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	format := packing(name, head)
+	if format == "" {
+		return put("config.toml", in)
+	}
+	u, end, err := unpacked(format, in)
+	if err != nil {
+		return corrupt(err)
+	}
+	defer end()
+	names := members{}
+	for t := tar.NewReader(u); ; {
+		h, err := t.Next()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil && !errors.Is(err, tar.ErrInsecurePath):
+			return corrupt(err)
+		case h.Typeflag == tar.TypeXGlobalHeader:
+			continue
+		}
+		path, err := names.add(h)
+		if err != nil {
+			return err
+		}
+		if !names[path] && path != "." {
+			if err := put(path, t); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // limited reads no more than so many bytes.

@@ -145,9 +145,10 @@ type Result struct {
 	Forwarding string   `json:"forwarding_url,omitempty"` // where the service is from now on
 }
 
-// Message is what a request signs. The method is no part of it.
-func Message(nonce, path string, body []byte) []byte {
-	return fmt.Appendf(nil, "atomixos-reapply-v1\nnonce:%s\npath:%s\nsha256:%x\n", nonce, path, sha256.Sum256(body))
+// Message is what a request signs: body is the SHA-256 of its own. The method is no
+// part of it.
+func Message(nonce, path string, body [sha256.Size]byte) []byte {
+	return fmt.Appendf(nil, "atomixos-reapply-v1\nnonce:%s\npath:%s\nsha256:%x\n", nonce, path, body)
 }
 
 // KeyTypes are those the device takes.

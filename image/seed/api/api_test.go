@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"os"
 	"os/exec"
@@ -19,7 +20,7 @@ import (
 func TestMessageIsTheDevices(t *testing.T) {
 	// sha256 of nothing, as sha256sum says it.
 	const want = "atomixos-reapply-v1\nnonce:n0\npath:/api/config/export\nsha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
-	if got := string(api.Message("n0", api.PathExport, nil)); got != want {
+	if got := string(api.Message("n0", api.PathExport, sha256.Sum256(nil))); got != want {
 		t.Errorf("got %q", got)
 	}
 }
@@ -55,7 +56,7 @@ func TestSignaturesAreThoseOfOpenSSH(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			message := api.Message("nonce", api.PathConfig, []byte("version = 1"))
+			message := api.Message("nonce", api.PathConfig, sha256.Sum256([]byte("version = 1")))
 
 			header, err := api.Sign(message, key)
 			if err != nil {
@@ -106,7 +107,7 @@ func sshKeygen(t *testing.T, file, hash, namespace string, message []byte) []byt
 // What ssh-keygen refuses of these is refused here.
 func TestSpoiledSignaturesAreRefused(t *testing.T) {
 	file := makeKey(t, "ed25519")
-	message := api.Message("nonce", api.PathConfig, nil)
+	message := api.Message("nonce", api.PathConfig, sha256.Sum256(nil))
 	good := string(sshKeygen(t, file, "sha512", api.Namespace, message))
 	for name, armour := range map[string]string{
 		"CRLF":        strings.ReplaceAll(good, "\n", "\r\n"),
@@ -141,7 +142,7 @@ func rawSignature(t *testing.T, armour string) string {
 
 func TestSignaturesOfSecurityKeys(t *testing.T) {
 	imagetest.Need(t, "ssh-keygen")
-	message := api.Message("nonce", api.PathConfig, nil)
+	message := api.Message("nonce", api.PathConfig, sha256.Sum256(nil))
 	for _, key := range []*consoletest.SecurityKey{consoletest.NewSKEd25519(t), consoletest.NewSKECDSA(t)} {
 		allowed := api.Namespace + " " + string(ssh.MarshalAuthorizedKey(key.PublicKey()))
 		header, err := api.Sign(message, key)

@@ -8,6 +8,7 @@ package console
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,10 +36,10 @@ type Device interface {
 	// Verify checks who signed a message, by the active configuration.
 	Verify(message, armour []byte) error
 	// Validate judges a document or bundle without applying it.
-	Validate(name string, body []byte) (warnings []string, err error)
+	Validate(name string, body io.ReadSeeker) (warnings []string, err error)
 	// Apply makes a document or bundle the active configuration, and says what it
 	// does. With an error, the job failed; its rollback is then as in api.
-	Apply(ctx context.Context, name string, body []byte, report func(api.Event)) (result api.Result, rollback string, err error)
+	Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error)
 }
 
 // Console is an http.Handler.
@@ -45,6 +47,7 @@ type Console struct {
 	device Device
 	ctx    context.Context
 	now    func() time.Time
+	spool  string
 	mux    *http.ServeMux
 
 	mu     sync.Mutex
@@ -64,9 +67,9 @@ type job struct {
 }
 
 // New is a console whose jobs end with the context. now is the clock that nonces
-// expire by.
-func New(ctx context.Context, device Device, now func() time.Time) *Console {
-	c := &Console{device: device, ctx: ctx, now: now, mux: http.NewServeMux()}
+// expire by; spool is a folder for what is sent.
+func New(ctx context.Context, device Device, now func() time.Time, spool string) *Console {
+	c := &Console{device: device, ctx: ctx, now: now, spool: spool, mux: http.NewServeMux()}
 	c.mux.HandleFunc("GET "+api.PathPage+"{$}", c.page)
 	c.mux.HandleFunc("GET "+api.PathHealth, c.health)
 	c.mux.HandleFunc("GET "+api.PathNonce, c.nonce)
@@ -151,7 +154,7 @@ func (c *Console) spend(text string) bool {
 }
 
 // signed says whether an admin signed the request, and answers if not.
-func (c *Console) signed(w http.ResponseWriter, r *http.Request, body []byte) bool {
+func (c *Console) signed(w http.ResponseWriter, r *http.Request, body [sha256.Size]byte) bool {
 	n, signature := r.Header.Get(api.HeaderNonce), r.Header.Get(api.HeaderSignature)
 	unauthorized := func(format string, args ...any) bool {
 		refuse(w, http.StatusUnauthorized, format, args...)
@@ -176,18 +179,37 @@ func (c *Console) signed(w http.ResponseWriter, r *http.Request, body []byte) bo
 	return true
 }
 
-// body is the body of a request; it answers if there is none to have.
-func body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBody))
+// upload is the body of a request, in a file without a name.
+type upload struct {
+	*os.File
+	sum [sha256.Size]byte
+}
+
+// receive is the body of a request; it answers if there is none to have.
+func (c *Console) receive(w http.ResponseWriter, r *http.Request) (*upload, bool) {
+	f, err := os.CreateTemp(c.spool, "upload")
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "Internal Server Error")
+		return nil, false
+	}
+	os.Remove(f.Name())
+	u := &upload{File: f}
+	hash := sha256.New()
+	_, err = io.Copy(io.MultiWriter(f, hash), http.MaxBytesReader(w, r.Body, api.MaxBody))
+	hash.Sum(u.sum[:0])
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err == nil {
+		return u, true
+	}
+	f.Close()
 	if errors.As(err, new(*http.MaxBytesError)) {
 		refuse(w, http.StatusRequestEntityTooLarge, "Request Entity Too Large")
-		return nil, false
-	}
-	if err != nil {
+	} else {
 		refuse(w, http.StatusBadRequest, "%v", err)
-		return nil, false
 	}
-	return b, true
+	return nil, false
 }
 
 var plainName = regexp.MustCompile(`^[\w.\- ]{1,255}$`)
@@ -201,8 +223,12 @@ func filename(r *http.Request) string {
 }
 
 func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
-	b, ok := body(w, r)
-	if !ok || !c.signed(w, r, b) {
+	b, ok := c.receive(w, r)
+	if !ok {
+		return
+	}
+	defer b.Close()
+	if !c.signed(w, r, b.sum) {
 		return
 	}
 	warnings, err := c.device.Validate(filename(r), b)
@@ -214,7 +240,7 @@ func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) export(w http.ResponseWriter, r *http.Request) {
-	if !c.signed(w, r, nil) {
+	if !c.signed(w, r, sha256.Sum256(nil)) {
 		return
 	}
 	config, err := c.device.Config()
@@ -247,20 +273,21 @@ func bootstrap(w http.ResponseWriter, r *http.Request) bool {
 }
 
 func (c *Console) config(w http.ResponseWriter, r *http.Request) {
-	b, ok := body(w, r)
+	b, ok := c.receive(w, r)
 	if !ok {
 		return
 	}
 	config, err := c.device.Config()
-	switch {
-	case err != nil:
+	if err != nil {
 		refuse(w, http.StatusInternalServerError, "Internal Server Error")
-		return
-	case config != nil && !c.signed(w, r, b), config == nil && !bootstrap(w, r):
+	}
+	if err != nil || config != nil && !c.signed(w, r, b.sum) || config == nil && !bootstrap(w, r) {
+		b.Close()
 		return
 	}
 	submitted, err := c.submit(filename(r), b, config != nil)
 	if err != nil {
+		b.Close()
 		answer(w, http.StatusConflict, api.Problem{Error: err.Error()})
 		return
 	}
@@ -268,8 +295,8 @@ func (c *Console) config(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusAccepted, submitted)
 }
 
-// submit begins a job if there is none.
-func (c *Console) submit(name string, body []byte, reapply bool) (api.Submitted, error) {
+// submit begins a job if there is none; the job closes the body.
+func (c *Console) submit(name string, body io.ReadSeekCloser, reapply bool) (api.Submitted, error) {
 	id := make([]byte, 32)
 	rand.Read(id)
 	j := &job{begun: time.Now()}
@@ -287,7 +314,8 @@ func (c *Console) submit(name string, body []byte, reapply bool) (api.Submitted,
 	return api.Submitted{JobID: j.ID, State: j.State, JobURL: api.PathJobs + j.ID}, nil
 }
 
-func (c *Console) run(j *job, name string, body []byte, reapply bool) {
+func (c *Console) run(j *job, name string, body io.ReadSeekCloser, reapply bool) {
+	defer body.Close()
 	report := func(e api.Event) {
 		c.mu.Lock()
 		defer c.mu.Unlock()

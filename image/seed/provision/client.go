@@ -8,6 +8,7 @@ package provision
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -335,7 +336,7 @@ func (c *Client) signed(ctx context.Context, r request, key *Key) (int, http.Hea
 		if n.Nonce == "" || strings.ContainsFunc(n.Nonce, func(r rune) bool { return !unicode.IsGraphic(r) || r == ' ' || r > unicode.MaxASCII }) {
 			return 0, nil, nil, &OtherError{c.URL(), "its nonce is none"}
 		}
-		signature, err := api.Sign(api.Message(n.Nonce, r.path, r.body), key.Signer)
+		signature, err := api.Sign(api.Message(n.Nonce, r.path, sha256.Sum256(r.body)), key.Signer)
 		if err != nil {
 			return 0, nil, nil, fmt.Errorf("%s: signing: %w", key.Name, err)
 		}

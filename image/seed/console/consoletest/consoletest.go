@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -72,7 +73,7 @@ func (d *Device) Up() {
 	}
 	d.addr = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := console.New(ctx, d, d.now)
+	c := console.New(ctx, d, d.now, "")
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { d.serve(c, w, r) })}
 	d.mu.Lock()
 	d.server, d.end = s, cancel
@@ -202,24 +203,23 @@ func Verify(message, armour []byte, signers string) error {
 }
 
 // Validate judges as the device does.
-func (d *Device) Validate(name string, body []byte) ([]string, error) {
-	_, warnings, err := judge(name, body)
-	return warnings, err
+func (d *Device) Validate(name string, body io.ReadSeeker) ([]string, error) {
+	return judge(name, body)
 }
 
-func judge(name string, body []byte) (*seed.Config, []string, error) {
-	b, faults, err := seed.CheckBundle(name, bytes.NewReader(body))
+func judge(name string, body io.ReadSeeker) ([]string, error) {
+	_, faults, err := seed.CheckBundle(name, body)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var warnings []string
 	for _, f := range faults {
 		if !f.Warning {
-			return nil, nil, errors.New(f.String())
+			return nil, errors.New(f.String())
 		}
 		warnings = append(warnings, f.String())
 	}
-	return b.Config, warnings, nil
+	return warnings, nil
 }
 
 // pace is how long a step takes at least: none is over before the answer that its
@@ -227,7 +227,7 @@ func judge(name string, body []byte) (*seed.Config, []string, error) {
 const pace = 30 * time.Millisecond
 
 // Apply does all that a device does, but to nothing.
-func (d *Device) Apply(ctx context.Context, name string, body []byte, report func(api.Event)) (api.Result, string, error) {
+func (d *Device) Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
 	before, _ := d.Config()
 	var result api.Result
 	for _, step := range api.Steps[1:] {
@@ -253,9 +253,16 @@ func (d *Device) Apply(ctx context.Context, name string, body []byte, report fun
 		var err error
 		switch step {
 		case "validate":
-			_, result.Warnings, err = judge(name, body)
+			result.Warnings, err = judge(name, body)
 		case api.Promote:
-			d.SetConfig(document(name, body))
+			body.Seek(0, io.SeekStart)
+			err = seed.Unpack(name, body, func(path string, r io.Reader) error {
+				text, err := io.ReadAll(r)
+				if path == "config.toml" {
+					d.SetConfig(text)
+				}
+				return err
+			})
 		case "service-status":
 			report(api.Event{Step: step, Service: "web.service", Mode: "rootless", Status: "running"})
 		}
@@ -280,19 +287,4 @@ func (d *Device) Apply(ctx context.Context, name string, body []byte, report fun
 	}
 	result.Forwarding = d.Forwarding
 	return result, "", nil
-}
-
-// document is the configuration in a body.
-func document(name string, body []byte) []byte {
-	if !seed.IsBundleName(name) {
-		return body
-	}
-	tool := "zstd"
-	if bytes.HasPrefix(body, []byte("\x1f\x8b")) {
-		tool = "gzip"
-	}
-	cmd := exec.Command("sh", "-c", tool+" -dc | tar -xO config.toml")
-	cmd.Stdin = bytes.NewReader(body)
-	out, _ := cmd.Output()
-	return out
 }
