@@ -52,7 +52,8 @@ const Namespace = "atomixos-reapply"
 
 // Health is the body of PathHealth.
 type Health struct {
-	Status string `json:"status"` // ok
+	Status string `json:"status"`           // ok
+	Detail string `json:"detail,omitempty"` // why the device waits; not of all devices
 }
 
 // Nonce is the body of PathNonce: good for one request and NonceLife.

@@ -33,6 +33,8 @@ import (
 type Device interface {
 	// Config is the active configuration, nil before there is one.
 	Config() ([]byte, error)
+	// Detail says why the device waits, or nothing.
+	Detail() string
 	// Verify checks who signed a message, by the active configuration.
 	Verify(message, armour []byte) error
 	// Validate judges a document or bundle without applying it.
@@ -49,6 +51,7 @@ type Console struct {
 	now    func() time.Time
 	spool  string
 	mux    *http.ServeMux
+	token  string // of the page's form
 
 	mu     sync.Mutex
 	nonces []nonce // oldest first
@@ -69,8 +72,11 @@ type job struct {
 // New is a console whose jobs end with the context. now is the clock that nonces
 // expire by; spool is a folder for what is sent.
 func New(ctx context.Context, device Device, now func() time.Time, spool string) *Console {
-	c := &Console{device: device, ctx: ctx, now: now, spool: spool, mux: http.NewServeMux()}
+	c := &Console{device: device, ctx: ctx, now: now, spool: spool, mux: http.NewServeMux(), token: random()}
 	c.mux.HandleFunc("GET "+api.PathPage+"{$}", c.page)
+	c.mux.HandleFunc("POST "+pathApply, c.pasted)
+	c.mux.HandleFunc("GET "+pathView+"{id}", c.view)
+	c.mux.HandleFunc("GET "+pathView+"{id}/events", c.events)
 	c.mux.HandleFunc("GET "+api.PathHealth, c.health)
 	c.mux.HandleFunc("GET "+api.PathNonce, c.nonce)
 	c.mux.HandleFunc("POST "+api.PathValidate, c.validate)
@@ -83,6 +89,13 @@ func New(ctx context.Context, device Device, now func() time.Time, spool string)
 
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.mux.ServeHTTP(w, r) }
 
+// random is a text of 43 characters that nobody guesses.
+func random() string {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -94,28 +107,13 @@ func refuse(w http.ResponseWriter, status int, format string, args ...any) {
 	answer(w, status, api.Refusal{StatusCode: status, Detail: fmt.Sprintf(format, args...)})
 }
 
-func (c *Console) page(w http.ResponseWriter, r *http.Request) {
-	config, err := c.device.Config()
-	switch {
-	case err != nil:
-		refuse(w, http.StatusInternalServerError, "Internal Server Error")
-	case config != nil:
-		refuse(w, http.StatusNotFound, "Not Found")
-	default:
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		io.WriteString(w, "<!doctype html><title>AtomixOS</title><p>This device waits for its configuration.</p>\n")
-	}
-}
-
 func (c *Console) health(w http.ResponseWriter, r *http.Request) {
-	answer(w, http.StatusOK, api.Health{Status: "ok"})
+	answer(w, http.StatusOK, api.Health{Status: "ok", Detail: c.device.Detail()})
 }
 
 func (c *Console) nonce(w http.ResponseWriter, r *http.Request) {
-	b := make([]byte, 32)
-	rand.Read(b)
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	n := nonce{base64.RawURLEncoding.EncodeToString(b), client, c.now()}
+	n := nonce{random(), client, c.now()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.expire()
@@ -187,6 +185,10 @@ type upload struct {
 
 // receive is the body of a request; it answers if there is none to have.
 func (c *Console) receive(w http.ResponseWriter, r *http.Request) (*upload, bool) {
+	return c.save(w, http.MaxBytesReader(w, r.Body, api.MaxBody))
+}
+
+func (c *Console) save(w http.ResponseWriter, r io.Reader) (*upload, bool) {
 	f, err := os.CreateTemp(c.spool, "upload")
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, "Internal Server Error")
@@ -195,7 +197,7 @@ func (c *Console) receive(w http.ResponseWriter, r *http.Request) (*upload, bool
 	os.Remove(f.Name())
 	u := &upload{File: f}
 	hash := sha256.New()
-	_, err = io.Copy(io.MultiWriter(f, hash), http.MaxBytesReader(w, r.Body, api.MaxBody))
+	_, err = io.Copy(io.MultiWriter(f, hash), r)
 	hash.Sum(u.sum[:0])
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
@@ -285,7 +287,7 @@ func (c *Console) config(w http.ResponseWriter, r *http.Request) {
 		b.Close()
 		return
 	}
-	submitted, err := c.submit(filename(r), b, config != nil)
+	submitted, err := c.apply(filename(r), b, config != nil)
 	if err != nil {
 		b.Close()
 		answer(w, http.StatusConflict, api.Problem{Error: err.Error()})
@@ -295,12 +297,23 @@ func (c *Console) config(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusAccepted, submitted)
 }
 
-// submit begins a job if there is none; the job closes the body.
-func (c *Console) submit(name string, body io.ReadSeekCloser, reapply bool) (api.Submitted, error) {
-	id := make([]byte, 32)
-	rand.Read(id)
+// work is what a job does. Its rollback is as in api.
+type work func(ctx context.Context, report func(api.Event)) (result api.Result, rollback string, err error)
+
+// apply begins a job that applies a body, and closes it.
+func (c *Console) apply(name string, body io.ReadSeekCloser, reapply bool) (api.Submitted, error) {
+	return c.Start(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+		defer body.Close()
+		result, rollback, err := c.device.Apply(ctx, name, body, report)
+		result.Reapply = reapply
+		return result, rollback, err
+	})
+}
+
+// Start begins a job if there is none: while it runs, no other begins.
+func (c *Console) Start(w work) (api.Submitted, error) {
 	j := &job{begun: time.Now()}
-	j.ID, j.State, j.Events = base64.RawURLEncoding.EncodeToString(id), api.Waiting, []api.Event{}
+	j.ID, j.State, j.Events = random(), api.Waiting, []api.Event{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if slices.ContainsFunc(c.jobs, func(j *job) bool { return j.State == api.Waiting || j.State == api.Running }) {
@@ -310,12 +323,12 @@ func (c *Console) submit(name string, body io.ReadSeekCloser, reapply bool) (api
 		c.jobs = c.jobs[1:]
 	}
 	c.jobs = append(c.jobs, j)
-	go c.run(j, name, body, reapply)
-	return api.Submitted{JobID: j.ID, State: j.State, JobURL: api.PathJobs + j.ID}, nil
+	submitted := api.Submitted{JobID: j.ID, State: j.State, JobURL: api.PathJobs + j.ID}
+	go c.run(j, w)
+	return submitted, nil
 }
 
-func (c *Console) run(j *job, name string, body io.ReadSeekCloser, reapply bool) {
-	defer body.Close()
+func (c *Console) run(j *job, w work) {
 	report := func(e api.Event) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -323,8 +336,7 @@ func (c *Console) run(j *job, name string, body io.ReadSeekCloser, reapply bool)
 		j.State, j.Step, j.Events = api.Running, e.Step, append(j.Events, e)
 	}
 	report(api.Event{Step: "running"})
-	result, rollback, err := c.device.Apply(c.ctx, name, body, report)
-	result.Reapply = reapply
+	result, rollback, err := w(c.ctx, report)
 	if result.Warnings == nil {
 		result.Warnings = []string{}
 	}
@@ -342,17 +354,23 @@ func (c *Console) run(j *job, name string, body io.ReadSeekCloser, reapply bool)
 	j.State, j.Result = api.Succeeded, &result
 }
 
-func (c *Console) job(w http.ResponseWriter, r *http.Request) {
+// find is a job as it is now, or nil.
+func (c *Console) find(id string) *api.Job {
 	c.mu.Lock()
-	i := slices.IndexFunc(c.jobs, func(j *job) bool { return j.ID == r.PathValue("id") })
-	var now api.Job
-	if i >= 0 {
-		now = c.jobs[i].Job
-	}
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.jobs, func(j *job) bool { return j.ID == id })
 	if i < 0 {
+		return nil
+	}
+	now := c.jobs[i].Job
+	return &now
+}
+
+func (c *Console) job(w http.ResponseWriter, r *http.Request) {
+	j := c.find(r.PathValue("id"))
+	if j == nil {
 		answer(w, http.StatusNotFound, api.Problem{Error: "job not found"})
 		return
 	}
-	answer(w, http.StatusOK, now)
+	answer(w, http.StatusOK, j)
 }

@@ -173,6 +173,9 @@ func (d *Device) SetConfig(config []byte) {
 	d.config = config
 }
 
+// Detail says nothing, as most devices.
+func (d *Device) Detail() string { return "" }
+
 // Verify asks ssh-keygen.
 func (d *Device) Verify(message, armour []byte) error {
 	config, _ := d.Config()

@@ -1,0 +1,371 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"imgtool/image/seed"
+	"imgtool/image/seed/api"
+)
+
+// serviceID is the user and group of containers without privileges, appsvc.
+const serviceID = 990
+
+func (d *device) Validate(name string, body io.ReadSeeker) ([]string, error) {
+	return judge(name, body)
+}
+
+// judge says what is wrong with a document or bundle, all of it.
+func judge(name string, body io.ReadSeeker) (warnings []string, err error) {
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	_, faults, err := seed.CheckBundle(name, body)
+	if err != nil {
+		return nil, err
+	}
+	var wrong []string
+	for _, f := range faults {
+		if f.Warning {
+			warnings = append(warnings, f.String())
+		} else {
+			wrong = append(wrong, f.String())
+		}
+	}
+	if wrong != nil {
+		return warnings, errors.New("config.toml:" + strings.Join(wrong, "; config.toml:"))
+	}
+	return warnings, nil
+}
+
+// Apply makes a document or bundle the configuration of the device.
+func (d *device) Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
+	first, _ := d.now()
+	result, rollback, err := d.apply(ctx, name, body, report)
+	if err != nil {
+		say("the configuration is not taken: %v", err)
+		return result, rollback, err
+	}
+	_, config := d.now()
+	if first == nil {
+		d.provisioned()
+	}
+	result.Forwarding = fmt.Sprintf("http://%s:%d", config.Gateway(), api.Port)
+	return result, "", nil
+}
+
+func (d *device) apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error) {
+	step := func(s string) { report(api.Event{Step: s}) }
+	step("prepare")
+	step("validate")
+	if result.Warnings, err = judge(name, body); err != nil {
+		return result, api.RollbackSkipped, err
+	}
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
+		return result, api.RollbackSkipped, err
+	}
+	config, err := d.store.prepare(name, body, step)
+	if err != nil {
+		return result, api.RollbackSkipped, err
+	}
+	step(api.Promote)
+	if err := d.store.promote(); err != nil {
+		return result, api.RollbackSkipped, err
+	}
+	d.load()
+	err = d.activate(config, report)
+	if err == nil {
+		step("complete")
+		if err = d.store.keep(); err == nil {
+			return result, "", d.finish()
+		}
+	}
+	step("rollback")
+	before, e := d.store.back()
+	d.load()
+	if e != nil {
+		return result, api.RollbackFailed, errors.Join(err, e)
+	}
+	if !before {
+		return result, api.RollbackDiscarded, err
+	}
+	if _, config := d.now(); config != nil {
+		if e := d.activate(config, report); e != nil {
+			return result, api.RollbackFailed, errors.Join(err, e)
+		}
+	}
+	return result, api.RollbackCompleted, err
+}
+
+// activate makes the running system follow a configuration. The root file system
+// forgets it all when the power is cut.
+func (d *device) activate(config *seed.Config, report func(api.Event)) error {
+	files := map[string]string{}
+	for _, f := range config.Render() {
+		files[f.Path] = f.Text
+	}
+	report(api.Event{Step: "service-deploy"})
+	if err := d.quadlets(files); err != nil {
+		return fmt.Errorf("quadlets: %w", err)
+	}
+	if err := d.accounts(files); err != nil {
+		return fmt.Errorf("accounts: %w", err)
+	}
+	report(api.Event{Step: "activate"})
+	if err := d.network(config, files); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	if err := d.firewall(files["firewall-inbound.json"]); err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	report(api.Event{Step: "service-status"})
+	var runtime map[string]struct {
+		Service string
+		Modes   []string
+	}
+	if err := json.Unmarshal([]byte(files["quadlet-runtime.json"]), &runtime); err != nil {
+		return err
+	}
+	for _, unit := range sorted(runtime) {
+		// Nothing here runs containers.
+		for _, mode := range runtime[unit].Modes {
+			report(api.Event{Step: "service-status", Service: runtime[unit].Service, Mode: mode, Status: "unknown"})
+		}
+	}
+	return nil
+}
+
+func sorted[V any](m map[string]V) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// etc writes a file of the running system.
+func (d *device) etc(path, text string, mode os.FileMode) error {
+	file := filepath.Join(d.root, "etc", path)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(file, []byte(text), mode), os.Chmod(file, mode))
+}
+
+// quadlets puts the units where podman looks for them: those of root, and those
+// of appsvc.
+func (d *device) quadlets(files map[string]string) error {
+	const rootful = "containers/systemd"
+	rootless := filepath.Join(rootful, "users", strconv.Itoa(serviceID))
+	if err := os.RemoveAll(filepath.Join(d.root, "etc", rootful)); err != nil {
+		return err
+	}
+	var runtime map[string]struct{ Modes []string }
+	if err := json.Unmarshal([]byte(files["quadlet-runtime.json"]), &runtime); err != nil {
+		return err
+	}
+	for unit, u := range runtime {
+		for _, mode := range u.Modes {
+			dir := map[string]string{"rootful": rootful, "rootless": rootless}[mode]
+			if err := d.etc(filepath.Join(dir, unit), files["quadlet/"+unit], 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// accounts are those of the configuration beside the system's own.
+func (d *device) accounts(files map[string]string) error {
+	var users map[string]struct {
+		IsAdmin bool `json:"isAdmin"`
+		Shell   string
+		Key     string `json:"ssh_key"`
+	}
+	if err := json.Unmarshal([]byte(files["users.json"]), &users); err != nil {
+		return err
+	}
+	const first = 1000
+	system := func(name string) (string, error) {
+		text, err := os.ReadFile(filepath.Join(d.root, "etc", name))
+		if err != nil && !os.IsNotExist(err) {
+			return "", err
+		}
+		var kept strings.Builder
+		for line := range strings.Lines(string(text)) {
+			fields := strings.Split(line, ":")
+			if id, err := strconv.Atoi(fields[min(2, len(fields)-1)]); err == nil && id < first && id != serviceID && fields[0] != "wheel" {
+				kept.WriteString(strings.TrimRight(line, "\n") + "\n")
+			}
+		}
+		return kept.String(), nil
+	}
+	passwd, err := system("passwd")
+	if err != nil {
+		return err
+	}
+	group, err := system("group")
+	if err != nil {
+		return err
+	}
+	passwd += fmt.Sprintf("appsvc:x:%d:%d::/data/containers:/bin/false\n", serviceID, serviceID)
+	group += fmt.Sprintf("appsvc:x:%d:\n", serviceID)
+	var admins []string
+	for i, name := range sorted(users) {
+		u := users[name]
+		shell := "/bin/" + u.Shell
+		if _, err := os.Stat(filepath.Join(d.root, shell)); err != nil {
+			shell = "/bin/sh"
+		}
+		passwd += fmt.Sprintf("%s:x:%d:%d::/home/%s:%s\n", name, first+i, first+i, name, shell)
+		group += fmt.Sprintf("%s:x:%d:\n", name, first+i)
+		if u.IsAdmin {
+			admins = append(admins, name)
+		}
+		home := filepath.Join(d.root, "home", name)
+		ssh := filepath.Join(home, ".ssh")
+		if err := os.MkdirAll(ssh, 0o700); err != nil {
+			return err
+		}
+		keys := filepath.Join(ssh, "authorized_keys")
+		if u.Key == "" {
+			if err := os.RemoveAll(keys); err != nil {
+				return err
+			}
+		} else if err := os.WriteFile(keys, []byte(u.Key+"\n"), 0o600); err != nil {
+			return err
+		}
+		for _, path := range []string{home, ssh, keys} {
+			if err := os.Chown(path, first+i, first+i); err != nil && !os.IsNotExist(err) {
+				return err
+			}
+		}
+	}
+	group += fmt.Sprintf("wheel:x:10:%s\n", strings.Join(admins, ","))
+	return errors.Join(d.etc("passwd", passwd, 0o644), d.etc("group", group, 0o644))
+}
+
+// network gives the interfaces that are there their addresses, and writes what the
+// services of the LAN are to do.
+func (d *device) network(config *seed.Config, files map[string]string) error {
+	var host struct {
+		DNS        []string `json:"dns_servers"`
+		Search     []string `json:"dns_search_domains"`
+		Gateway    string   `json:"default_gateway"`
+		Interfaces map[string]struct{ Mode, Address, Gateway string }
+	}
+	var lan struct {
+		Gateway string `json:"gateway_cidr"`
+		Start   string `json:"dhcp_start"`
+		End     string `json:"dhcp_end"`
+		Domain  string
+		Aliases []string `json:"gateway_aliases"`
+		NTP     struct{ Servers []string }
+	}
+	if err := errors.Join(json.Unmarshal([]byte(files["host-network.json"]), &host), json.Unmarshal([]byte(files["lan-settings.json"]), &lan)); err != nil {
+		return err
+	}
+	if host.DNS != nil || host.Search != nil {
+		var resolv strings.Builder
+		if host.Search != nil {
+			fmt.Fprintf(&resolv, "search %s\n", strings.Join(host.Search, " "))
+		}
+		for _, server := range host.DNS {
+			fmt.Fprintf(&resolv, "nameserver %s\n", server)
+		}
+		if err := d.etc("resolv.conf", resolv.String(), 0o644); err != nil {
+			return err
+		}
+	}
+	dnsmasq := fmt.Sprintf("interface=eth1\ndomain=%s\ndhcp-range=%s,%s\n", lan.Domain, lan.Start, lan.End)
+	for _, alias := range lan.Aliases {
+		dnsmasq += fmt.Sprintf("address=/%s/%s\n", alias, config.Gateway())
+	}
+	chrony := ""
+	for _, server := range lan.NTP.Servers {
+		chrony += "server " + server + " iburst\n"
+	}
+	if err := errors.Join(d.etc("dnsmasq.d/lan.conf", dnsmasq, 0o644), d.etc("chrony.conf", chrony, 0o644)); err != nil {
+		return err
+	}
+	if err := d.address4("eth1", lan.Gateway); err != nil {
+		return err
+	}
+	for _, name := range sorted(host.Interfaces) {
+		eth := host.Interfaces[name]
+		if name == "eth1" || eth.Mode != "static" {
+			continue
+		}
+		if err := d.address4(name, eth.Address); err != nil {
+			return err
+		}
+		if via := eth.Gateway; via != "" {
+			if err := d.run("ip", "route", "replace", "default", "via", via, "dev", name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// address4 is the only address of an interface from now on, if it is there.
+func (d *device) address4(name, address string) error {
+	if _, err := os.Stat(filepath.Join(d.root, "sys/class/net", name)); err != nil || d.root != "/" {
+		return nil
+	}
+	if out, err := exec.Command("ip", "-4", "address", "show", "dev", name).Output(); err == nil && bytes.Contains(out, []byte("inet "+address+" ")) {
+		return nil
+	}
+	return errors.Join(d.run("ip", "-4", "address", "flush", "dev", name), d.run("ip", "address", "add", address, "dev", name), d.run("ip", "link", "set", name, "up"))
+}
+
+func (d *device) run(program string, args ...string) error {
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// firewall writes the rules for nftables: what may come in.
+func (d *device) firewall(inbound string) error {
+	var open map[string]map[string][]int
+	if err := json.Unmarshal([]byte(inbound), &open); err != nil {
+		return err
+	}
+	var b strings.Builder
+	b.WriteString("table inet atomixos {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n" +
+		"\t\tct state established,related accept\n\t\tiif lo accept\n")
+	rule := func(eth string, ports map[string][]int) {
+		for _, protocol := range sorted(ports) {
+			var list []string
+			for _, port := range ports[protocol] {
+				list = append(list, strconv.Itoa(port))
+			}
+			fmt.Fprintf(&b, "\t\tiifname %s %s dport { %s } accept\n", eth, protocol, strings.Join(list, ", "))
+		}
+	}
+	rule("eth0", open["wan"])
+	if lan := open["lan"]; lan == nil {
+		b.WriteString("\t\tiifname eth1 accept\n")
+	} else {
+		// What clients of the LAN cannot do without.
+		lan["tcp"] = append(lan["tcp"], 22, 53, api.Port)
+		lan["udp"] = append(lan["udp"], 53, 67, 68, 123)
+		rule("eth1", lan)
+	}
+	b.WriteString("\t}\n}\n")
+	return d.etc("nftables.conf", b.String(), 0o644)
+}

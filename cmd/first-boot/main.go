@@ -1,0 +1,282 @@
+//go:build linux
+
+// Command first-boot gives a device its configuration, as the provisioning of
+// AtomixOS does: it takes the one of /data, else a seed from the boot partition on a
+// fresh flash, else one from a USB stick, else it waits for one on port 8080; and it
+// serves that port from then on. It runs on the starter.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imgtool/image/seed"
+	"imgtool/image/seed/api"
+	"imgtool/image/seed/console"
+)
+
+// narrowing is how long the console stays open to all after the first
+// configuration, so that who sent it sees how it ended.
+const narrowing = 60 * time.Second
+
+func main() {
+	root := flag.String("root", "/", "where the device's file system is")
+	listen := flag.String("listen", fmt.Sprintf(":%d", api.Port), "where the console is")
+	flag.Parse()
+	debug.SetMemoryLimit(24 << 20)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *root, *listen); err != nil {
+		fmt.Fprintln(os.Stderr, "first-boot:", err)
+		os.Exit(1)
+	}
+}
+
+func say(format string, args ...any) { fmt.Printf("first-boot: "+format+"\n", args...) }
+
+func run(ctx context.Context, root, listen string) error {
+	d := &device{root: root, store: store{dir: filepath.Join(root, "data"), service: serviceID}}
+	if err := d.store.recover(); err != nil {
+		return err
+	}
+	uploads := filepath.Join(root, "data", ".uploads")
+	if err := errors.Join(os.RemoveAll(uploads), os.MkdirAll(uploads, 0o700)); err != nil {
+		return err
+	}
+	d.load()
+	// The console answers from the beginning, and shows what the import does.
+	handler := console.New(ctx, d, time.Now, uploads)
+	s := &server{handler: handler, port: listen}
+	d.provisioned = func() {
+		time.AfterFunc(narrowing, func() {
+			if err := s.listen(ctx, d.address(listen)); err != nil {
+				say("%v", err)
+			}
+		})
+	}
+	where := listen
+	if d.text != nil && !d.store.onTrial() {
+		where = d.address(listen)
+	}
+	if err := s.listen(ctx, where); err != nil {
+		return err
+	}
+	handler.Start(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+		return api.Result{}, "", d.boot(ctx, report)
+	})
+	<-ctx.Done()
+	return nil
+}
+
+// server is the console's, at one address at a time.
+type server struct {
+	handler http.Handler
+	port    string
+
+	mu sync.Mutex
+	on *http.Server
+	at string
+}
+
+// listen goes on at another address. Requests there are end first.
+func (s *server) listen(ctx context.Context, at string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at == s.at {
+		return nil
+	}
+	if s.on != nil {
+		end, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		s.on.Shutdown(end)
+		s.on.Close()
+	}
+	// The LAN may come up later than this.
+	anywhere := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
+		return errors.Join(e, err)
+	}}
+	l, err := anywhere.Listen(ctx, "tcp4", at)
+	if err != nil {
+		return err
+	}
+	s.on, s.at = &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 5 * time.Minute, MaxHeaderBytes: 16 << 10}, at
+	go s.on.Serve(l)
+	say("the console is at http://%s", l.Addr())
+	return nil
+}
+
+// device is what the console provisions.
+type device struct {
+	root        string
+	store       store
+	provisioned func()
+
+	mu     sync.Mutex
+	text   []byte // of the configuration, nil without one
+	config *seed.Config
+	detail string
+}
+
+func (d *device) load() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.text, d.config = document(d.store.config())
+}
+
+func (d *device) now() ([]byte, *seed.Config) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.text, d.config
+}
+
+func (d *device) Config() ([]byte, error) {
+	text, _ := d.now()
+	return text, nil
+}
+
+func (d *device) Detail() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.detail
+}
+
+// note says why the device goes on to the next source.
+func (d *device) note(why string) {
+	say("%s", why)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.detail != "" {
+		why = d.detail + "; " + why
+	}
+	d.detail = why
+}
+
+func (d *device) Verify(message, armour []byte) error {
+	signers, err := os.ReadFile(filepath.Join(d.store.config(), "admin-signers"))
+	if err != nil {
+		return err
+	}
+	return api.Verify(message, armour, signers)
+}
+
+// address is where the console is once the device has a configuration: on the LAN
+// alone.
+func (d *device) address(listen string) string {
+	_, config := d.now()
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil || config == nil {
+		return listen
+	}
+	return net.JoinHostPort(config.Gateway().String(), port)
+}
+
+// boot does what the device does when it starts.
+func (d *device) boot(ctx context.Context, report func(api.Event)) error {
+	if text, config := d.now(); text != nil {
+		say("the configuration of /data is taken")
+		err := d.activate(config, report)
+		switch {
+		case err == nil && d.store.onTrial():
+			err = d.store.keep()
+		case err != nil && d.store.onTrial():
+			// The first one, and it was interrupted when it was tried.
+			if _, e := d.store.back(); e != nil {
+				return e
+			}
+			d.load()
+			d.note("the first configuration was interrupted, and failed then: " + err.Error())
+			return d.seek(ctx, report)
+		}
+		if err != nil {
+			d.note("the configuration of /data: " + err.Error())
+			return err
+		}
+		return d.finish()
+	}
+	return d.seek(ctx, report)
+}
+
+// errWaiting is a device that has found no seed.
+var errWaiting = errors.New("no seed was found; waiting for a configuration on port 8080")
+
+// seek looks for a seed.
+func (d *device) seek(ctx context.Context, report func(api.Event)) error {
+	all := volumes(d.root)
+	disk := ""
+	for _, v := range all {
+		if v.partlabel == "boot-a" {
+			disk = v.disk
+		}
+	}
+	try := func(v volume, what string) bool {
+		text, err := v.read("config.toml")
+		if text == nil && err == nil {
+			return false
+		}
+		if err == nil {
+			say("%s has a config.toml (%s)", what, v.device)
+			_, _, err = d.apply(ctx, "config.toml", bytes.NewReader(text), report)
+		}
+		if err != nil {
+			d.note(fmt.Sprintf("the seed of %s is not taken: %v", what, err))
+			return false
+		}
+		return true
+	}
+	if _, err := os.Stat(filepath.Join(d.root, "etc/atomixos/fresh-flash")); err == nil {
+		for _, v := range all {
+			if v.partlabel == "boot-a" && try(v, "the boot partition") {
+				return nil
+			}
+		}
+	}
+	for _, v := range sticks(all, disk) {
+		if try(v, "the stick "+strings.TrimSpace(v.label+" "+v.partlabel)) {
+			return nil
+		}
+	}
+	say("%v", errWaiting)
+	return errWaiting
+}
+
+// finish is done when a configuration is applied, and only then.
+func (d *device) finish() error {
+	d.mu.Lock()
+	d.detail = ""
+	d.mu.Unlock()
+	good := filepath.Join(d.root, "sbin/mark-good")
+	if _, err := os.Stat(good); err == nil {
+		if out, err := exec.Command(good).CombinedOutput(); err != nil {
+			d.note(fmt.Sprintf("the slot could not be marked good: %v: %s", err, bytes.TrimSpace(out)))
+		} else {
+			say("the slot is marked good")
+		}
+	}
+	if _, err := os.Stat(d.store.done()); err != nil {
+		if err := writeFile(d.store.done(), strings.NewReader(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := d.store.sync(); err != nil {
+		return err
+	}
+	say("provisioned")
+	return nil
+}

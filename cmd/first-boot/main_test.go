@@ -1,0 +1,555 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"imgtool/image"
+	"imgtool/image/fat"
+	"imgtool/image/imagetest"
+	"imgtool/image/seed"
+	"imgtool/image/seed/api"
+	"imgtool/image/seed/provision"
+)
+
+// box is a device in a folder.
+type box struct {
+	t       *testing.T
+	root    string
+	port    string
+	gateway string
+	key     ssh.Signer
+	cmd     *exec.Cmd
+
+	mu  sync.Mutex
+	log bytes.Buffer
+}
+
+// program is first-boot as it runs on a device.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "first-boot")
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "first-boot")
+	out, err := exec.Command("go", "build", "-o", file, ".").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return file, err
+})
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if file, err := program(); err == nil {
+		os.RemoveAll(filepath.Dir(file))
+	}
+	os.Exit(status)
+}
+
+var boxes byte
+
+// newBox is a device without a configuration. It is at an address of 127.0.0.0/8 of
+// its own once it has one.
+func newBox(t *testing.T) *box {
+	imagetest.NeedRoot(t)
+	boxes++
+	b := &box{t: t, root: t.TempDir(), gateway: fmt.Sprintf("127.78.%d.1", boxes)}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, b.port, _ = net.SplitHostPort(l.Addr().String())
+	l.Close()
+	for _, dir := range []string{"data/config", "dev", "etc", "sys/class/block", "home", "bin", "sbin"} {
+		b.mkdir(dir)
+	}
+	b.write("etc/passwd", "root::0:0:root:/root:/bin/sh\n")
+	b.write("etc/group", "root:x:0:\n")
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.key, err = ssh.NewSignerFromKey(private); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.kill)
+	return b
+}
+
+func (b *box) mkdir(path string) {
+	b.t.Helper()
+	if err := os.MkdirAll(filepath.Join(b.root, path), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) write(path, text string) {
+	b.t.Helper()
+	b.mkdir(filepath.Dir(path))
+	if err := os.WriteFile(filepath.Join(b.root, path), []byte(text), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) read(path string) string {
+	text, _ := os.ReadFile(filepath.Join(b.root, path))
+	return string(text)
+}
+
+// volume adds a partition with a FAT on it.
+func (b *box) volume(disk, part, label, partlabel string, files map[string]string) {
+	b.t.Helper()
+	var list []fat.File
+	for name, text := range files {
+		list = append(list, fat.File{Path: name, Content: strings.NewReader(text)})
+	}
+	m, err := fat.New(4<<20, fat.Options{Label: label}, list)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(b.root, "dev", disk+part))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := io.Copy(f, io.NewSectionReader(image.Content(m), 0, m.Size())); err != nil {
+		b.t.Fatal(err)
+	}
+	event := "DEVTYPE=partition\n"
+	if partlabel != "" {
+		event += "PARTNAME=" + partlabel + "\n"
+	}
+	node := filepath.Join("sys/devices", disk, disk+part)
+	b.write(filepath.Join(node, "uevent"), event)
+	b.write(filepath.Join(node, "partition"), "1\n")
+	if err := os.Symlink(filepath.Join("../../devices", disk, disk+part), filepath.Join(b.root, "sys/class/block", disk+part)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) seed(image string) string {
+	return fmt.Sprintf(`version = 1
+[users.ops]
+isAdmin = true
+ssh_key = %q
+[network.dnsmasq]
+gateway_cidr = "%s/24"
+dhcp_start = "%s0"
+dhcp_end = "%s9"
+[network.firewall.inbound.wan]
+tcp = [22]
+[activation]
+required = ["web"]
+timeout_seconds = 1
+[containers.container.web]
+privileged = false
+[containers.container.web.Container]
+Image = "registry.example/%s:1"
+Volume = "${FILES_DIR}/site:/site"
+PublishPort = ["8080:80"]
+`, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(b.key.PublicKey()))), b.gateway, b.gateway, b.gateway, image)
+}
+
+func (b *box) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.log.Write(p)
+}
+
+func (b *box) said() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.log.String()
+}
+
+// start boots the device.
+func (b *box) start() {
+	b.t.Helper()
+	file, err := program()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.mu.Lock()
+	b.log.Reset()
+	b.mu.Unlock()
+	b.cmd = exec.Command(file, "-root", b.root, "-listen", "127.0.0.1:"+b.port)
+	b.cmd.Stdout, b.cmd.Stderr = b, b
+	if err := b.cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) kill() {
+	if b.cmd != nil {
+		b.cmd.Process.Kill()
+		b.cmd.Wait()
+		b.cmd = nil
+	}
+}
+
+// says waits until the device says something.
+func (b *box) says(pattern string) {
+	b.t.Helper()
+	for range 1000 {
+		if regexp.MustCompile(pattern).MatchString(b.said()) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.t.Fatalf("%q is not said:\n%s", pattern, b.said())
+}
+
+// has waits until the device is provisioned, and looks at what it has.
+func (b *box) has(image string) {
+	b.t.Helper()
+	b.says("first-boot: provisioned\n")
+	for path, want := range map[string]string{
+		"data/config/config.toml":                        "/" + image + ":1",
+		"data/config/admin-signers":                      "atomixos-reapply ssh-ed25519 ",
+		"data/.completed_first_boot":                     "T",
+		"etc/containers/systemd/users/990/web.container": "127.0.0.1:8080:80",
+		"home/ops/.ssh/authorized_keys":                  "ssh-ed25519 ",
+		"etc/passwd":                                     "ops:x:1000:1000::/home/ops:/bin/sh\n",
+		"etc/group":                                      "wheel:x:10:ops\n",
+		"etc/nftables.conf":                              "iifname eth0 tcp dport { 22 } accept",
+		"etc/dnsmasq.d/lan.conf":                         "dhcp-range=" + b.gateway + "0," + b.gateway + "9",
+	} {
+		if got := b.read(path); !strings.Contains(got, want) {
+			b.t.Errorf("%s has no %q:\n%s", path, want, got)
+		}
+	}
+	for _, left := range []string{"data/config.atomixos-promotion-pending", "data/config.atomixos-candidate"} {
+		if _, err := os.Stat(filepath.Join(b.root, left)); err == nil {
+			b.t.Errorf("%s is left behind", left)
+		}
+	}
+}
+
+func (b *box) client(address string) *provision.Client {
+	b.t.Helper()
+	c, err := provision.Wait(b.t.Context(), &url.URL{Scheme: "http", Host: net.JoinHostPort(address, b.port)}, 10*time.Second, func(error) {})
+	if err != nil {
+		b.t.Fatalf("%v\n%s", err, b.said())
+	}
+	return c
+}
+
+func (b *box) apply(c *provision.Client, name string, body []byte) (*provision.Applied, error) {
+	b.t.Helper()
+	bundle, faults, err := seed.CheckBundle(name, bytes.NewReader(body))
+	if err != nil || bundle.Config == nil {
+		b.t.Fatal(err, faults)
+	}
+	return c.Apply(b.t.Context(), provision.Request{Name: name, Body: body, Config: bundle.Config, Timeout: 20 * time.Second,
+		Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
+		Report: func(provision.Event) {}})
+}
+
+func (b *box) health() string {
+	b.t.Helper()
+	answer, err := http.Get("http://127.0.0.1:" + b.port + api.PathHealth)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var h api.Health
+	if err := json.NewDecoder(answer.Body).Decode(&h); err != nil || h.Status != "ok" {
+		b.t.Fatalf("%v, %+v", err, h)
+	}
+	return h.Detail
+}
+
+func (b *box) fresh() { b.write("etc/atomixos/fresh-flash", "") }
+
+func TestSeedOfAFreshFlash(t *testing.T) {
+	b := newBox(t)
+	b.write("sbin/mark-good", "#!/bin/sh\necho good >>"+b.root+"/marks\n")
+	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": b.seed("boot")})
+	b.volume("sda", "1", "STICK", "", map[string]string{"config.toml": b.seed("stick")})
+	b.fresh()
+	b.start()
+	b.has("boot")
+	if b.read("marks") != "good\n" {
+		t.Errorf("the slot was marked %q", b.read("marks"))
+	}
+
+	// The next boot has it.
+	b.kill()
+	b.start()
+	b.says("the configuration of /data is taken")
+	b.has("boot")
+	b.client(b.gateway)
+}
+
+func TestSeedOfTheBootPartitionIsForFreshFlashesOnly(t *testing.T) {
+	b := newBox(t)
+	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": b.seed("boot")})
+	b.start()
+	b.says("waiting for a configuration on port 8080")
+	if _, err := os.Stat(filepath.Join(b.root, "data/config/config.toml")); err == nil {
+		t.Error("it was taken")
+	}
+}
+
+func TestSticksInTheirOrder(t *testing.T) {
+	b := newBox(t)
+	own := map[string]string{"config.toml": b.seed("own")}
+	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", own)
+	b.volume("mmcblk1", "p3", "BOOT", "boot-b", own)
+	b.volume("sda", "1", "", "boot-b", own)
+	b.volume("sda", "2", "", "", own)
+	b.volume("sdb", "1", "", "aaa", map[string]string{"config.toml": b.seed("partlabel")})
+	b.volume("sdc", "1", "ZZZ", "", map[string]string{"config.toml": b.seed("label")})
+	b.volume("sdd", "1", "EMPTY", "", nil)
+	b.start()
+	b.has("label")
+	b.says(`the stick ZZZ has a config.toml`)
+}
+
+func TestABadSeedFallsThrough(t *testing.T) {
+	b := newBox(t)
+	bad := strings.Replace(b.seed("bad"), "version = 1", "version = 2", 1)
+	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": bad})
+	b.volume("sda", "1", "BAD", "", map[string]string{"config.toml": bad})
+	b.fresh()
+	b.start()
+	b.says("waiting for a configuration on port 8080")
+	const why = "the seed of the boot partition is not taken: config.toml:1: version: is 2; it must be 1; the seed of the stick BAD is not taken: "
+	if got := b.health(); !strings.HasPrefix(got, why) {
+		t.Errorf("health says %q", got)
+	}
+	b.kill()
+
+	b.volume("sdb", "1", "GOOD", "", map[string]string{"config.toml": b.seed("good")})
+	b.start()
+	b.has("good")
+}
+
+func TestConsoleAndAgain(t *testing.T) {
+	b := newBox(t)
+	b.start()
+	c := b.client("127.0.0.1")
+	done, err := b.apply(c, "config.toml", []byte(b.seed("first")))
+	if err != nil || done.Reapply || done.Forwarding != "http://"+b.gateway+":8080" {
+		t.Fatalf("%+v %v\n%s", done, err, b.said())
+	}
+	b.has("first")
+
+	// It stays open for a while, and then for the LAN alone: at the next boot at once.
+	b.kill()
+	b.start()
+	b.has("first")
+	if _, err := net.Dial("tcp", "127.0.0.1:"+b.port); err == nil {
+		t.Error("the console is open to all")
+	}
+	c = b.client(b.gateway)
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "config.toml"), []byte(b.seed("second")), 0o644)
+	os.MkdirAll(filepath.Join(dir, "files/site/deep"), 0o755)
+	os.WriteFile(filepath.Join(dir, "files/site/deep/index.html"), []byte("hello"), 0o755)
+	var bundle bytes.Buffer
+	if _, err := seed.WriteBundle(&bundle, "config.tar.zst", os.DirFS(dir), time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := b.apply(c, "config.tar.zst", bundle.Bytes()); err != nil || !done.Reapply {
+		t.Fatalf("%+v %v\n%s", done, err, b.said())
+	}
+	b.has("second")
+	file := filepath.Join(b.root, "data/config/files/site/deep/index.html")
+	if out := strings.TrimSpace(imagetest.Run(t, "stat", "-c", "%a %u %g", file, filepath.Dir(file), filepath.Join(b.root, "data/config/files"))); out != "600 990 990\n700 990 990\n700 990 990" {
+		t.Errorf("modes and owners of the bundle's files:\n%s", out)
+	}
+	if b.read("data/config/files/site/deep/index.html") != "hello" {
+		t.Error("the bundle's file is another")
+	}
+	// A plain document drops them.
+	if _, err := b.apply(c, "config.toml", []byte(b.seed("third"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("files of the bundle are still there")
+	}
+	if exported, err := c.Export(t.Context(), &provision.Key{Name: "key", Signer: b.key}); err != nil || string(exported) != b.seed("third") {
+		t.Errorf("exported %q, %v", exported, err)
+	}
+
+	// Others are refused.
+	_, private, _ := ed25519.GenerateKey(rand.Reader)
+	admin := b.key
+	b.key, _ = ssh.NewSignerFromKey(private)
+	if _, err := b.apply(c, "config.toml", []byte(b.seed("fourth"))); err == nil || !strings.Contains(err.Error(), "does not take the signature") {
+		t.Errorf("somebody else: %v", err)
+	}
+	b.key = admin
+
+	// What cannot be applied is taken back.
+	os.Remove(filepath.Join(b.root, "etc/nftables.conf"))
+	b.mkdir("etc/nftables.conf/no")
+	_, err = b.apply(c, "config.toml", []byte(b.seed("fifth")))
+	if err == nil || !strings.Contains(err.Error(), "firewall: ") {
+		t.Errorf("%v", err)
+	}
+	if !strings.Contains(b.read("data/config/config.toml"), "/third:1") {
+		t.Error("the configuration of before is not back")
+	}
+	b.kill()
+	if err := os.RemoveAll(filepath.Join(b.root, "etc/nftables.conf")); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.has("third")
+}
+
+func TestFirstThatFailsIsDiscarded(t *testing.T) {
+	b := newBox(t)
+	b.mkdir("etc/nftables.conf/no")
+	b.start()
+	var back *provision.RolledBackError
+	_, err := b.apply(b.client("127.0.0.1"), "config.toml", []byte(b.seed("first")))
+	if !errors.As(err, &back) {
+		t.Errorf("%v", err)
+	}
+	if b.read("data/config/config.toml") != "" {
+		t.Error("it is still there")
+	}
+	if fresh, err := b.client("127.0.0.1").Fresh(t.Context()); !fresh || err != nil {
+		t.Errorf("the device does not wait: %v", err)
+	}
+}
+
+func TestPageTakesWhatIsPasted(t *testing.T) {
+	b := newBox(t)
+	b.start()
+	b.client("127.0.0.1")
+	base := "http://127.0.0.1:" + b.port
+	get := func(path string) (int, string) {
+		answer, err := http.Get(base + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		text, _ := io.ReadAll(answer.Body)
+		return answer.StatusCode, string(text)
+	}
+	_, page := get("/")
+	token := regexp.MustCompile(`name="bootstrap_token" value="([^"]{43})"`).FindStringSubmatch(page)
+	if token == nil {
+		t.Fatalf("the page has no token:\n%s", page)
+	}
+	post := func(token string, header map[string]string) *http.Response {
+		var form bytes.Buffer
+		w := multipart.NewWriter(&form)
+		w.WriteField("bootstrap_token", token)
+		w.CreateFormFile("config_file", "")
+		w.WriteField("config", strings.ReplaceAll(b.seed("pasted"), "\n", "\r\n"))
+		w.Close()
+		r, _ := http.NewRequest("POST", base+"/apply", &form)
+		r.Header.Set("Content-Type", w.FormDataContentType())
+		for k, v := range header {
+			r.Header.Set(k, v)
+		}
+		answer, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		return answer
+	}
+	if s := post("wrong", nil).StatusCode; s != http.StatusForbidden {
+		t.Errorf("with a wrong token: %d", s)
+	}
+	if s := post(token[1], map[string]string{"Origin": "http://evil.example"}).StatusCode; s != http.StatusUnauthorized {
+		t.Errorf("from another page: %d", s)
+	}
+	answer := post(token[1], map[string]string{"Origin": base})
+	job := answer.Header.Get("Location")
+	if answer.StatusCode != http.StatusSeeOther || !strings.HasPrefix(job, "/ui/jobs/") {
+		t.Fatalf("%d %s", answer.StatusCode, job)
+	}
+	_, events := get(job + "/events")
+	if !strings.Contains(events, "event: step\ndata: {\"step\":\"promote\"") || !strings.Contains(events, "event: end\ndata: {\"class\":\"good\"") {
+		t.Errorf("events:\n%s", events)
+	}
+	if _, view := get(job); !strings.Contains(view, "The device has its configuration.") {
+		t.Errorf("the job's page:\n%s", view)
+	}
+	b.has("pasted")
+	if s, _ := get("/"); s != http.StatusNotFound {
+		t.Errorf("the page of a device with a configuration: %d", s)
+	}
+}
+
+// Killed at any moment, the next boot ends provisioned or waiting, and what was
+// there is never half.
+func TestKilledAnywhere(t *testing.T) {
+	n := 12
+	if os.Getenv("SOAK") != "" {
+		n = 200
+	}
+	ends := map[string]int{}
+	for i := range n {
+		b := newBox(t)
+		again := i%2 == 1
+		if again {
+			b.start()
+			if _, err := b.apply(b.client("127.0.0.1"), "config.toml", []byte(b.seed("before"))); err != nil {
+				t.Fatal(err)
+			}
+			b.kill()
+			b.start()
+			c := b.client(b.gateway)
+			go func() {
+				bundle, _, _ := seed.CheckBundle("", strings.NewReader(b.seed("new")))
+				c.Apply(context.Background(), provision.Request{Name: "config.toml", Body: []byte(b.seed("new")), Config: bundle.Config, Timeout: time.Second,
+					Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
+					Report: func(provision.Event) {}})
+			}()
+		} else {
+			b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": b.seed("new")})
+			b.fresh()
+			b.start()
+		}
+		time.Sleep(time.Duration(i*30_000/n) * time.Microsecond)
+		b.kill()
+		os.Remove(filepath.Join(b.root, "etc/atomixos/fresh-flash"))
+		b.start()
+		b.says("first-boot: provisioned\n|waiting for a configuration")
+		switch text := b.read("data/config/config.toml"); {
+		case text == "" && !again:
+			ends["waiting"]++
+		case text == b.seed("before") && again:
+			b.has("before")
+			ends["before"]++
+		case text == b.seed("new"):
+			b.has("new")
+			ends["new"]++
+		default:
+			t.Errorf("killed after %d of %d, it has:\n%s\n%s", i, n, text, b.said())
+		}
+		b.kill()
+	}
+	t.Logf("%d kills: %v", n, ends)
+}
