@@ -19,7 +19,6 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/edit"
-	"imgtool/image/seed"
 	"imgtool/image/source"
 	"imgtool/layouts"
 )
@@ -35,7 +34,7 @@ type buildOptions struct {
 	blockSize   string
 	cmdline     string
 	buildID     string
-	seed        string
+	seed        seedOptions
 	keepOwners  bool
 	layout      string
 	media       []string
@@ -93,7 +92,8 @@ files lie in TMPDIR.`,
 	f.StringVar(&opt.blockSize, "block-size", "1MiB", "of the root file system, 4KiB to 1MiB")
 	f.StringVar(&opt.cmdline, "cmdline", "", "kernel arguments to add")
 	f.StringVar(&opt.buildID, "build-id", "", "build id (default: from the inputs)")
-	f.StringVar(&opt.seed, "seed", "", "config.toml for the device's first boot")
+	f.StringVar(&opt.seed.file, "seed", "", "config.toml for the device's first boot")
+	opt.seed.addFlags(cmd)
 	f.StringVar(&opt.layout, "layout", "", "another layout of the board, such as ab-squashfs")
 	f.StringArrayVar(&opt.media, "medium", nil, "build this medium alone; may be repeated")
 	f.StringArrayVar(&opt.sizes, "size", nil, "MEDIUM=N, the disk to fill: bytes, or with KiB, MiB, GiB or s for sectors")
@@ -163,7 +163,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		return err
 	}
 	if opt.output != "" {
-		refs := []string{opt.seed, opt.board}
+		refs := []string{opt.seed.file, opt.seed.values, opt.board}
 		for _, ref := range o.Inputs {
 			refs = append(refs, ref)
 		}
@@ -175,12 +175,9 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 			}
 		}
 	}
-	if opt.seed != "" {
-		if o.SeedName = opt.seed; o.SeedName == "-" {
-			return usagef("the seed comes from a file, not from a pipe")
-		}
-		if o.Seed, err = readSeed(opt.seed); err != nil {
-			return fmt.Errorf("seed: %w", err)
+	if opt.seed.given() {
+		if o.Seed, err = opt.seed.read(); err != nil {
+			return err
 		}
 	}
 	cache, err := os.UserCacheDir()
@@ -323,19 +320,6 @@ func sourceDate() (int64, error) {
 		return 0, usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
 	}
 	return when, nil
-}
-
-func readSeed(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	case info.Size() > seed.MaxUpload:
-		return nil, fmt.Errorf("%s has %d bytes; the device takes up to %d", path, info.Size(), seed.MaxUpload)
-	}
-	return os.ReadFile(path)
 }
 
 // partitionSizes says how full each partition of an image is.

@@ -68,7 +68,7 @@ func imgtool(t testing.TB, args ...string) string {
 }
 
 func TestScripts(t *testing.T) {
-	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "unsquashfs", "mksquashfs", "cmp", "umoci", "skopeo", "lz4", "bzip2"} {
+	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "mcopy", "blkid", "wipefs", "mkfs.ext4", "unsquashfs", "mksquashfs", "cmp", "umoci", "skopeo", "lz4", "bzip2"} {
 		imagetest.Need(t, program)
 	}
 	testscript.Run(t, testscript.Params{

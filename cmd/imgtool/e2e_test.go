@@ -330,6 +330,40 @@ func TestTheStarterBootsInQEMU(t *testing.T) {
 	}
 }
 
+// The system that was booted finds the seed on boot-a, as it was given, and the one
+// on a stick. Without them it finds none.
+func TestTheStarterFindsItsSeeds(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) (path, found string) {
+		path = filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path, fmt.Sprintf("%d bytes, SHA-256 %x", len(text), sha256.Sum256([]byte(text)))
+	}
+	template, _ := write("seed.toml", tinySeed+"Environment = \"SERIAL=@{serial}\"\n")
+	values, _ := write("units.csv", "serial\nW1\nW2\n")
+	_, own := write("W2.toml", tinySeed+"Environment = \"SERIAL=W2\"\n")
+	plain, onStick := write("config.toml", tinySeed)
+	stick := sparseFile(t, filepath.Join(dir, "stick"), 80<<20)
+	imgtool(t, "seed", "stick", "--yes", stick, plain)
+
+	img := starter(t, "--build-id", "seed-test")
+	const ready = `imgtool starter ready: slot a, build seed-test, root overlay`
+	log := boot(t, img, ready)
+	if !strings.Contains(log, "imgtool starter: no seed on boot-a") || strings.Contains(log, "starter: seed on") {
+		t.Errorf("there is no seed in the image:\n%s", log)
+	}
+	imgtool(t, "seed", "put", "--values", values, "--unit", "W2", img, template)
+	log = imagetest.Boot(t, []string{"-drive", "if=none,id=d,format=raw,snapshot=on,file=" + img, "-device", "virtio-blk-pci,drive=d,bootindex=0",
+		"-drive", "if=none,id=s,format=raw,readonly=on,file=" + stick, "-device", "virtio-blk-pci,drive=s"}, ready)
+	for where, want := range map[string]string{"boot-a": own, "seed": onStick} {
+		if !strings.Contains(log, "imgtool starter: seed on "+where+": "+want) {
+			t.Errorf("no seed on %s of %s:\n%s", where, want, log)
+		}
+	}
+}
+
 // Slot B of an image with both slots boots its own root.
 func TestSlotBBootsInQEMU(t *testing.T) {
 	img := starter(t, "--build-id", "boot-test-2", "--slots", "ab")

@@ -37,7 +37,7 @@ type flashOptions struct {
 	fixed   bool
 	timeout time.Duration
 	again   bool // what was provisioned already
-	seed    string
+	seed    seedOptions
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
@@ -65,6 +65,7 @@ not go to sleep.`,
   imgtool flash --yes --image out/rock64.img.zst /dev/disk/by-id/usb-…
   ssh builder cat x.img.zst | imgtool flash --yes --image - /dev/sdX
   imgtool flash --board rock64
+  imgtool flash --image x.img.zst --seed seed.toml --values units.csv --unit W123 /dev/sdX
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
@@ -80,7 +81,8 @@ not go to sleep.`,
 	f.BoolVar(&opt.fixed, "fixed", false, "take a disk that is built in and used by nobody, with its --serial")
 	f.StringVar(&opt.port, "port", "", "USB port of the board in recovery mode, such as 1-2.3")
 	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
-	f.StringVar(&opt.seed, "seed", "", "config.toml for the device's first boot, put in while the image is written")
+	f.StringVar(&opt.seed.file, "seed", "", "config.toml for the device's first boot, put in while the image is written")
+	opt.seed.addFlags(cmd)
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append what became of each disk to this file, a JSON object a line")
 	return cmd
@@ -104,6 +106,7 @@ type receipt struct {
 	Serial   string  `json:"serial,omitempty"`
 	Size     int64   `json:"size"`
 	Image    string  `json:"image"`
+	Unit     string  `json:"unit,omitempty"`
 	Board    string  `json:"board,omitempty"`
 	BuildID  string  `json:"build_id,omitempty"`
 	Written  int64   `json:"written"`
@@ -121,13 +124,6 @@ type receipt struct {
 }
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
-	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
-		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
-	}
-	verify, ok := map[string]flash.Verify{"full": flash.Full, "sampled": flash.Sampled, "none": flash.None}[opt.verify]
-	if !ok {
-		return usagef("--verify is %q; it must be full, sampled or none", opt.verify)
-	}
 	if opt.image == "" {
 		if opt.image, err = newestImage(); err != nil {
 			return err
@@ -139,10 +135,25 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		return err
 	}
 	defer pic.Close()
-	if opt.seed != "" {
+	if opt.seed.given() {
 		if pic, err = seeded(ctx, pic, opt.seed, u); err != nil {
 			return err
 		}
+	}
+	return flashPicture(ctx, names, pic, opt, u)
+}
+
+// flashPicture is the one way to disks.
+func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOptions, u *ui) (err error) {
+	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
+		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
+	}
+	verify, ok := map[string]flash.Verify{"full": flash.Full, "sampled": flash.Sampled, "none": flash.None}[opt.verify]
+	if !ok {
+		return usagef("--verify is %q; it must be full, sampled or none", opt.verify)
+	}
+	if len(names) > 1 && pic.unit != "" {
+		return usagef("%s is one unit, and there are %d disks: flash one at a time", pic.unit, len(names))
 	}
 	p, err := newPlan(pic)
 	if err != nil {
@@ -372,7 +383,11 @@ func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) err
 	for _, n := range units {
 		disks = append(disks, describeDisk(n.disk))
 	}
-	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", describePicture(p), strings.Join(disks, "\nand ")))
+	what := describePicture(p)
+	if p.pic.unit != "" {
+		what += " for unit " + p.pic.unit
+	}
+	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", what, strings.Join(disks, "\nand ")))
 	if err == nil && !ok {
 		err = &flash.RefusedError{Disk: units[0].disk.Path, Reason: "not written: the answer was not yes"}
 	}
@@ -411,7 +426,7 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 				}
 				return phases(phase, total)
 			})
-			n.receipt = receipt{Disk: n.disk.Path, Verify: n.receipt.Verify, Model: n.disk.Model, Serial: n.disk.Serial, Size: n.disk.Size, Image: p.pic.name,
+			n.receipt = receipt{Disk: n.disk.Path, Verify: n.receipt.Verify, Model: n.disk.Model, Serial: n.disk.Serial, Size: n.disk.Size, Image: p.pic.name, Unit: p.pic.unit,
 				Seconds: time.Since(begin).Seconds(), Time: time.Now().UTC().Format(time.RFC3339)}
 			if m := p.pic.manifest; m != nil {
 				n.receipt.Board, n.receipt.BuildID = m.Board, m.BuildID

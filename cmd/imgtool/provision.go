@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,7 @@ import (
 )
 
 type provisionOptions struct {
-	seed    string
+	seed    seedOptions
 	key     string
 	output  string
 	yes     bool
@@ -28,7 +29,8 @@ type provisionOptions struct {
 func (opt *provisionOptions) flags(cmd *cobra.Command, seed string) {
 	f := cmd.Flags()
 	if seed != "" {
-		f.StringVar(&opt.seed, "seed", "", seed)
+		f.StringVar(&opt.seed.file, "seed", "", seed)
+		opt.seed.addFlags(cmd)
 	}
 	f.StringVar(&opt.key, "key", "", "key of an admin: a private key file, or the public key file, fingerprint or comment of one that ssh-agent has (default: those of ssh-agent and ~/.ssh)")
 	f.DurationVar(&opt.wait, "wait", 0, "how long to wait for a device that does not answer yet, or has another job")
@@ -52,6 +54,7 @@ what it had. 12: not known; imgtool provision status --seed tells.
 The device speaks plain HTTP and cannot prove which one it is.`,
 		Example: `  imgtool provision 172.20.30.1 --seed config.toml
   imgtool provision 172.20.30.1 --seed config.tar.zst --key ~/.ssh/id_ed25519 --wait 5m
+  imgtool provision 172.20.30.1 --seed seed.toml --values units.csv --unit W123
   imgtool provision status 172.20.30.1`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runProvision(cmd.Context(), args[0], opt, u) },
@@ -119,29 +122,62 @@ device does not answer.`,
 
 // sending is a seed as it is sent.
 type sending struct {
-	name   string // to tell bundles by; that of the file is nobody's business
-	body   []byte
-	config *seed.Config
+	name    string // to tell bundles by; that of the file is nobody's business
+	body    []byte
+	config  *seed.Config
+	secrets []string
 }
 
-func readSending(file string, u *ui) (*sending, error) {
-	if file == "" {
+func (opt *provisionOptions) read(u *ui) (*sending, error) {
+	if !opt.seed.given() {
 		return nil, usagef("say which configuration: --seed config.toml")
 	}
+	s, err := opt.seed.sending(u)
+	if err != nil {
+		return nil, err
+	}
+	if s.name == "config.toml" && s.config.UsesFiles() {
+		u.warn(opt.seed.file + ": its units use files of a bundle, and it is none")
+	}
+	s.secrets = append(s.secrets, s.config.Secrets()...)
+	// The longest first: one may be part of another.
+	slices.SortFunc(s.secrets, func(a, b string) int { return len(b) - len(a) })
+	return s, nil
+}
+
+func (o seedOptions) sending(u *ui) (*sending, error) {
+	if o.values != "" || o.unit != "" {
+		filled, err := o.read()
+		if err != nil {
+			return nil, err
+		}
+		text, err := filled.Check("atomixos", u.warn)
+		if err != nil {
+			return nil, err
+		}
+		s := &sending{name: "config.toml", body: text}
+		s.config, _ = seed.Check(text)
+		for _, value := range filled.Columns {
+			if len(value) >= 4 {
+				s.secrets = append(s.secrets, value)
+			}
+		}
+		return s, nil
+	}
 	in, name := u.in, "standard input"
-	if file != "-" {
-		f, err := os.Open(file)
+	if o.file != "-" {
+		f, err := os.Open(o.file)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		in, name = f, file
+		in, name = f, o.file
 	}
 	body, err := io.ReadAll(io.LimitReader(in, seed.MaxUpload+1))
 	if err != nil {
 		return nil, err
 	}
-	b, faults, err := seed.CheckBundle(filepath.Base(file), bytes.NewReader(body))
+	b, faults, err := seed.CheckBundle(filepath.Base(o.file), bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -152,11 +188,7 @@ func readSending(file string, u *ui) (*sending, error) {
 		return nil, allFaults(name, faults)
 	}
 	seedWarnings(name, faults, u)
-	s := &sending{name: "config." + b.Format, body: body, config: b.Config}
-	if b.Format == "toml" && b.Config.UsesFiles() {
-		u.warn(name + ": its units use files of a bundle, and it is none")
-	}
-	return s, nil
+	return &sending{name: "config." + b.Format, body: body, config: b.Config}, nil
 }
 
 // reach finds the device, and asks where what is sent could be read on its way.
@@ -193,7 +225,7 @@ func reach(ctx context.Context, address string, opt provisionOptions, secret boo
 }
 
 func runProvision(ctx context.Context, address string, opt provisionOptions, u *ui) error {
-	s, err := readSending(opt.seed, u)
+	s, err := opt.read(u)
 	if err != nil {
 		return err
 	}
@@ -201,7 +233,7 @@ func runProvision(ctx context.Context, address string, opt provisionOptions, u *
 	if err != nil {
 		return err
 	}
-	c.Secrets = s.config.Secrets()
+	c.Secrets = s.secrets
 	begin := time.Now()
 	done, err := c.Apply(ctx, provision.Request{
 		Name: s.name, Body: s.body, Config: s.config,
@@ -256,7 +288,7 @@ func provisionHint(err error, address string, opt provisionOptions) error {
 	case errors.As(err, &busy):
 		return hint(err, "wait for its end with --wait 10m")
 	case errors.As(err, &unknown):
-		return hint(err, "look later: imgtool provision status %s --seed %s", address, opt.seed)
+		return hint(err, "look later: imgtool provision status %s --seed %s", address, opt.seed.file)
 	}
 	return err
 }
@@ -311,7 +343,7 @@ func withKey(ctx context.Context, c *provision.Client, opt provisionOptions, con
 }
 
 func runProvisionValidate(ctx context.Context, address string, opt provisionOptions, u *ui) error {
-	s, err := readSending(opt.seed, u)
+	s, err := opt.read(u)
 	if err != nil {
 		return err
 	}
@@ -319,7 +351,7 @@ func runProvisionValidate(ctx context.Context, address string, opt provisionOpti
 	if err != nil {
 		return err
 	}
-	c.Secrets = s.config.Secrets()
+	c.Secrets = s.secrets
 	return withKey(ctx, c, opt, s.config, u, func(key *provision.Key) error {
 		warnings, err := c.Validate(ctx, s.name, s.body, key)
 		if err != nil {
@@ -331,7 +363,7 @@ func runProvisionValidate(ctx context.Context, address string, opt provisionOpti
 		for _, w := range warnings {
 			u.warn(w)
 		}
-		u.say("%s would take %s", c.URL(), opt.seed)
+		u.say("%s would take %s", c.URL(), opt.seed.file)
 		return nil
 	})
 }
@@ -360,9 +392,9 @@ func runProvisionExport(ctx context.Context, address string, opt provisionOption
 
 func runProvisionStatus(ctx context.Context, address string, opt provisionOptions, u *ui) error {
 	var s *sending
-	if opt.seed != "" {
+	if opt.seed.given() {
 		var err error
-		if s, err = readSending(opt.seed, u); err != nil {
+		if s, err = opt.read(u); err != nil {
 			return err
 		}
 	}
@@ -388,7 +420,7 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 	}
 	same := false
 	if !fresh {
-		c.Secrets = s.config.Secrets()
+		c.Secrets = s.secrets
 		err := withKey(ctx, c, opt, s.config, u, func(key *provision.Key) error {
 			now, err := c.Export(ctx, key)
 			if err == nil {
@@ -400,9 +432,9 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 		if err != nil {
 			return err
 		}
-		words = "up, and has another configuration than " + opt.seed
+		words = "up, and has another configuration than " + opt.seed.file
 		if same {
-			words = "up, and has the configuration of " + opt.seed
+			words = "up, and has the configuration of " + opt.seed.file
 		}
 	}
 	result["same"] = same

@@ -669,3 +669,20 @@ func TestExportOfADevice(t *testing.T) {
 	s.has(d, "old")
 	s.wants(0, "up, and has a configuration", "provision", "status", d.URL())
 }
+
+// A unit's values are secrets, too.
+func TestProvisionAUnit(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	text, _ := os.ReadFile(s.seed)
+	template, table := filepath.Join(s.dir, "seed.toml"), filepath.Join(s.dir, "units.csv")
+	s.write(template, strings.NewReplacer(secretToken, "@{token}", "/new:1", "/@{image}:1").Replace(string(text)))
+	s.write(table, "unit,token,image\nW1,"+secretToken+",one\nW2,other,two\n")
+	d := s.fresh(&consoletest.Device{Fail: "validate", Error: "TOKEN=" + secretToken})
+	s.wants(4, "as before: TOKEN=***", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
+	d = s.fresh(&consoletest.Device{})
+	s.wants(0, "applied in", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
+	s.has(d, "one")
+	s.wants(3, "W3", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W3")
+	s.wants(8, "has another configuration", "provision", "status", d.URL(), "--seed", template, "--values", table, "--unit", "W2", "--key", s.path("admin"))
+}

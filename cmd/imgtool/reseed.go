@@ -31,12 +31,6 @@ type bootVolume struct {
 	seed  *fat.File // one of files, or nil
 }
 
-// namedSeed is a seed and where it comes from.
-type namedSeed struct {
-	name string
-	text []byte
-}
-
 // errNoSeedHere is an image or disk that no board takes a seed from.
 var errNoSeedHere = errors.New("it has no boot partition that takes a seed")
 
@@ -108,7 +102,7 @@ func (v *bootVolume) hasSlotB(r io.ReaderAt) (string, bool) {
 
 // with is the file system with another seed; nil is none. The one that is there is
 // made anew first and compared, so that what is done can be undone to the byte.
-func (v *bootVolume) with(ctx context.Context, r io.ReaderAt, want *namedSeed) (*image.Image, error) {
+func (v *bootVolume) with(ctx context.Context, r io.ReaderAt, text []byte) (*image.Image, error) {
 	same, err := v.fat.Remake(v.files)
 	if err == nil {
 		err = image.Compare(ctx, io.NewSectionReader(r, v.part.Off, v.part.Len), same.Chunks(image.PieceSize), nil)
@@ -126,8 +120,8 @@ func (v *bootVolume) with(ctx context.Context, r io.ReaderAt, want *namedSeed) (
 		}
 	}
 	// The last one, as in a build.
-	if want != nil {
-		files = append(files, fat.File{Path: v.board.Seed.Path, Content: bytes.NewReader(want.text)})
+	if text != nil {
+		files = append(files, fat.File{Path: v.board.Seed.Path, Content: bytes.NewReader(text)})
 	}
 	made, err := v.fat.Remake(files)
 	if errors.As(err, new(*fat.FullError)) {
@@ -142,7 +136,7 @@ func (v *bootVolume) alone(size int64, volume *image.Image) (*image.Image, error
 }
 
 // reseed puts a seed into an image file or onto a disk, or takes it away: nil.
-func reseed(ctx context.Context, path string, want *namedSeed, u *ui) error {
+func reseed(ctx context.Context, path string, want *build.Seed, u *ui) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &noDiskError{path, err}
@@ -161,7 +155,7 @@ func reseed(ctx context.Context, path string, want *namedSeed, u *ui) error {
 	if pic.opened == nil {
 		return fmt.Errorf("%s: a seed cannot be put into a file that is read from front to back only: give an .img or .img.zst", path)
 	}
-	v, made, err := prepareSeed(ctx, pic.img, pic.manifest, want, u)
+	v, made, text, err := prepareSeed(ctx, pic.img, pic.manifest, want, u)
 	if err != nil {
 		return named(path, err)
 	}
@@ -180,7 +174,7 @@ func reseed(ctx context.Context, path string, want *namedSeed, u *ui) error {
 	if err != nil {
 		return err
 	}
-	return checkSeedLanded(path, want, u)
+	return checkSeedLanded(path, text, u)
 }
 
 // badSeedError is a seed the device would refuse; it names its file itself.
@@ -196,29 +190,31 @@ func named(name string, err error) error {
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-// prepareSeed is the boot partition, and what is to be in it; nil if that is there.
-func prepareSeed(ctx context.Context, r io.ReaderAt, m *artifact.Manifest, want *namedSeed, u *ui) (*bootVolume, *image.Image, error) {
+// prepareSeed is the boot partition, what is to be in it, nil if that is there, and
+// the seed as the device gets it.
+func prepareSeed(ctx context.Context, r io.ReaderAt, m *artifact.Manifest, want *build.Seed, u *ui) (*bootVolume, *image.Image, []byte, error) {
 	v, err := findBootVolume(ctx, r, m)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
+	var text []byte
 	if want != nil {
-		if err := build.CheckSeed(v.board, want.name, want.text, u.warn); err != nil {
-			return nil, nil, &badSeedError{err}
+		if text, err = want.Check(v.board.Seed.Format, u.warn); err != nil {
+			return nil, nil, nil, &badSeedError{err}
 		}
 	}
 	if name, ok := v.hasSlotB(r); ok && want != nil {
-		return nil, nil, &flash.RefusedError{Disk: "the seed", Reason: fmt.Sprintf("the device would ignore it: it takes a seed only on the first boot after a flash, and knows that boot by there being no %s", name)}
+		return nil, nil, nil, &flash.RefusedError{Disk: "the seed", Reason: fmt.Sprintf("the device would ignore it: it takes a seed only on the first boot after a flash, and knows that boot by there being no %s", name)}
 	}
 	old, err := v.text()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	if old == nil && want == nil || old != nil && want != nil && bytes.Equal(old, want.text) {
-		return v, nil, nil
+	if (old == nil) == (want == nil) && bytes.Equal(old, text) {
+		return v, nil, text, nil
 	}
-	made, err := v.with(ctx, r, want)
-	return v, made, err
+	made, err := v.with(ctx, r, text)
+	return v, made, text, err
 }
 
 // text is the seed that is there, or nil.
@@ -256,7 +252,7 @@ func seedOf(ctx context.Context, path string) ([]byte, error) {
 	return nil, fmt.Errorf("%s: %w", path, err)
 }
 
-func checkSeedLanded(path string, want *namedSeed, u *ui) error {
+func checkSeedLanded(path string, want []byte, u *ui) error {
 	got, err := seedOf(context.Background(), path)
 	switch {
 	case err != nil:
@@ -264,7 +260,7 @@ func checkSeedLanded(path string, want *namedSeed, u *ui) error {
 	case want == nil && got == nil:
 		u.say("%s: the seed is taken out", path)
 		return nil
-	case want != nil && bytes.Equal(got, want.text):
+	case want != nil && bytes.Equal(got, want):
 		u.say("%s: the seed of %d bytes is in it, and read back", path, len(got))
 		return nil
 	}
@@ -273,7 +269,7 @@ func checkSeedLanded(path string, want *namedSeed, u *ui) error {
 
 // reseedDisk changes the boot partition of a disk that nobody uses. What is no
 // content any more is zeroed.
-func reseedDisk(ctx context.Context, path string, want *namedSeed, u *ui) error {
+func reseedDisk(ctx context.Context, path string, want *build.Seed, u *ui) error {
 	disk, err := findDisk(path)
 	if err != nil {
 		return err
@@ -286,7 +282,7 @@ func reseedDisk(ctx context.Context, path string, want *namedSeed, u *ui) error 
 		return err
 	}
 	defer t.Close()
-	v, made, err := prepareSeed(ctx, t, nil, want, u)
+	v, made, text, err := prepareSeed(ctx, t, nil, want, u)
 	if err != nil {
 		return named(path, err)
 	}
@@ -331,7 +327,7 @@ func reseedDisk(ctx context.Context, path string, want *namedSeed, u *ui) error 
 	if err := t.Close(); err != nil {
 		return err
 	}
-	return checkSeedLanded(path, want, u)
+	return checkSeedLanded(path, text, u)
 }
 
 func spansOf(m *image.Image, base int64) (spans []image.Span) {
@@ -342,11 +338,11 @@ func spansOf(m *image.Image, base int64) (spans []image.Span) {
 }
 
 // withSeed is the image with a seed in it, composed as it is read.
-func (p *picture) withSeed(ctx context.Context, want *namedSeed, u *ui) (*picture, error) {
+func (p *picture) withSeed(ctx context.Context, want *build.Seed, u *ui) (*picture, error) {
 	if p.img == nil {
 		return nil, usagef("%s is read from front to back only, and cannot be seeded while it is written: give an .img or .img.zst, or build with --seed", p.name)
 	}
-	v, made, err := prepareSeed(ctx, p.img, p.manifest, want, u)
+	v, made, _, err := prepareSeed(ctx, p.img, p.manifest, want, u)
 	if err != nil {
 		return nil, named(p.name, err)
 	}
@@ -378,22 +374,28 @@ func (p *picture) withSeed(ctx context.Context, want *namedSeed, u *ui) (*pictur
 }
 
 func newSeedPutCommand(u *ui) *cobra.Command {
-	return &cobra.Command{
+	var opt seedOptions
+	cmd := &cobra.Command{
 		Use:   "put IMAGE|DISK SEED",
 		Short: "Put a seed into an image or onto a flashed disk",
 		Long: `Put a seed into the boot partition of an image (.img or .img.zst) or of a disk that was
 flashed and has not booted yet. Everything else stays as it is, to the byte; taking the
 seed out again gives back what was there. The manifest is kept up.`,
-		Example: "  imgtool seed put x.img.zst config.toml\n  imgtool seed put /dev/sdX config.toml",
-		Args:    cobra.ExactArgs(2),
+		Example: `  imgtool seed put x.img.zst config.toml
+  imgtool seed put /dev/sdX config.toml
+  imgtool seed put --values units.csv --unit W123 /dev/sdX seed.toml`,
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			text, err := readSeed(args[1])
+			opt.file = args[1]
+			want, err := opt.read()
 			if err != nil {
-				return fmt.Errorf("seed: %w", err)
+				return err
 			}
-			return reseed(cmd.Context(), args[0], &namedSeed{args[1], text}, u)
+			return reseed(cmd.Context(), args[0], want, u)
 		},
 	}
+	opt.addFlags(cmd)
+	return cmd
 }
 
 func newSeedGetCommand(u *ui) *cobra.Command {
@@ -429,10 +431,16 @@ func newSeedRmCommand(u *ui) *cobra.Command {
 }
 
 // seeded reads a seed and puts it into an image.
-func seeded(ctx context.Context, pic *picture, path string, u *ui) (*picture, error) {
-	text, err := readSeed(path)
+func seeded(ctx context.Context, pic *picture, opt seedOptions, u *ui) (*picture, error) {
+	want, err := opt.read()
 	if err != nil {
-		return nil, fmt.Errorf("seed: %w", err)
+		return nil, err
 	}
-	return pic.withSeed(ctx, &namedSeed{path, text}, u)
+	p, err := pic.withSeed(ctx, want, u)
+	if err != nil {
+		return nil, err
+	}
+	units := *p
+	units.unit = opt.unit
+	return &units, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,23 +32,49 @@ once only.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newSeedCheckCommand(u), newSeedRenderCommand(u), newSeedSchemaCommand(u), newSeedNewCommand(u), newSeedBundleCommand(u),
-		newSeedPutCommand(u), newSeedGetCommand(u), newSeedRmCommand(u))
+		newSeedPutCommand(u), newSeedGetCommand(u), newSeedRmCommand(u), newSeedStickCommand(u))
 	return cmd
 }
 
 func newSeedCheckCommand(u *ui) *cobra.Command {
-	return &cobra.Command{
+	var opt seedOptions
+	cmd := &cobra.Command{
 		Use:   "check FILE",
-		Short: "Say all that is wrong with a seed or a bundle",
+		Short: "Say all that is wrong with a seed, a bundle or a template",
 		Long: `Check a config.toml, or a bundle (.tar.zst, .tar.gz), as the device does, and print
 all that is wrong with it, each with its line. Of a bundle nothing is unpacked. FILE may
 be - for standard input. Exit status 3 if the device would refuse it, 6 if a bundle is
-damaged.`,
+damaged.
+
+With --values FILE is a template, and what it makes of each unit is checked, or of one
+with --unit. Lines are those of the template; values are not printed.`,
 		Example: `  imgtool seed check config.toml
-  imgtool seed check --json config.tar.zst`,
+  imgtool seed check --json config.tar.zst
+  imgtool seed check --values units.csv seed.toml`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runSeedCheck(args[0], u) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if opt.file = args[0]; opt.values != "" && opt.unit == "" {
+				return runSeedCheckAll(opt, u)
+			}
+			return runSeedCheck(opt, u)
+		},
 	}
+	opt.addFlags(cmd)
+	return cmd
+}
+
+// open judges a seed, or what a template makes of a unit, and returns its name for
+// messages.
+func (o seedOptions) open(u *ui) (*seed.Bundle, []seed.Fault, string, error) {
+	if o.values == "" && o.unit == "" {
+		return openSeed(o.file, u)
+	}
+	s, err := o.read()
+	if err != nil {
+		return nil, nil, "", err
+	}
+	text, config, faults := seed.CheckFilled(s.Text, s.Columns)
+	return &seed.Bundle{Format: "toml", Members: 1, Size: int64(len(text)), Config: config}, faults, s.Name, nil
 }
 
 // openSeed judges a seed, and returns its name for messages.
@@ -83,26 +110,38 @@ func openSeed(file string, u *ui) (*seed.Bundle, []seed.Fault, string, error) {
 	return b, faults, name, nil
 }
 
-func runSeedCheck(file string, u *ui) error {
-	b, faults, name, err := openSeed(file, u)
+// verdict is what the device would say of a seed.
+type verdict struct {
+	OK bool `json:"ok"`
+	*seed.Bundle
+	Unit     string       `json:"unit,omitempty"`
+	Line     int          `json:"line,omitempty"` // of the unit's values
+	Faults   []seed.Fault `json:"faults"`
+	Warnings []seed.Fault `json:"warnings"`
+}
+
+func judge(faults []seed.Fault) verdict {
+	v := verdict{Faults: []seed.Fault{}, Warnings: []seed.Fault{}}
+	for _, f := range faults {
+		if f.Warning {
+			v.Warnings = append(v.Warnings, f)
+		} else {
+			v.Faults = append(v.Faults, f)
+		}
+	}
+	v.OK = len(v.Faults) == 0
+	return v
+}
+
+func runSeedCheck(opt seedOptions, u *ui) error {
+	b, faults, name, err := opt.open(u)
 	if err != nil {
 		return err
 	}
 	faulty := refusal(name, faults)
 	if u.json {
-		result := struct {
-			OK bool `json:"ok"`
-			*seed.Bundle
-			Faults   []seed.Fault `json:"faults"`
-			Warnings []seed.Fault `json:"warnings"`
-		}{faulty == nil, b, []seed.Fault{}, []seed.Fault{}}
-		for _, f := range faults {
-			if f.Warning {
-				result.Warnings = append(result.Warnings, f)
-			} else {
-				result.Faults = append(result.Faults, f)
-			}
-		}
+		result := judge(faults)
+		result.Bundle = b
 		return errors.Join(u.print(result), faulty)
 	}
 	for _, f := range faults {
@@ -113,6 +152,60 @@ func runSeedCheck(file string, u *ui) error {
 	seedWarnings(name, faults, u)
 	if faulty == nil {
 		u.say("%s: the device takes it", name)
+	}
+	return faulty
+}
+
+// runSeedCheckAll checks what a template makes of each unit. What is wrong for all of
+// them is said once.
+func runSeedCheckAll(opt seedOptions, u *ui) error {
+	template, t, err := opt.table()
+	if err != nil {
+		return err
+	}
+	var all []verdict
+	of, last := map[seed.Fault]int{}, map[seed.Fault]int{} // how many units have it, and the last that has
+	bad, faults := 0, 0
+	for i, row := range t.rows {
+		s := t.seed(row, opt.file, template)
+		_, _, found := seed.CheckFilled(s.Text, s.Columns)
+		v := judge(found)
+		v.Unit, v.Line = row.unit, row.line
+		all = append(all, v)
+		for _, f := range found {
+			if last[f] != i+1 {
+				last[f] = i + 1
+				of[f]++
+			}
+		}
+		if faults += len(v.Faults); !v.OK {
+			bad++
+		}
+	}
+	var faulty error
+	if bad > 0 {
+		faulty = fmt.Errorf("%s: the device would refuse it for %d of %d units: %d faults", opt.file, bad, len(all), faults)
+	}
+	if u.json {
+		return errors.Join(u.print(map[string]any{"ok": bad == 0, "units": all}), faulty)
+	}
+	for i, v := range all {
+		for _, f := range slices.Concat(v.Faults, v.Warnings) {
+			line := fmt.Sprintf("%s:%d: %s: %s:%v", t.file, v.Line, v.Unit, opt.file, f)
+			if of[f] == len(all) && len(all) > 1 {
+				if line = fmt.Sprintf("%s:%v", opt.file, f); i > 0 {
+					continue
+				}
+			}
+			if f.Warning {
+				u.warn(line)
+			} else {
+				fmt.Fprintln(u.out, line)
+			}
+		}
+	}
+	if faulty == nil {
+		u.say("%s: the device takes it for each of %d units", opt.file, len(all))
 	}
 	return faulty
 }
@@ -154,20 +247,29 @@ func allFaults(name string, faults []seed.Fault) error {
 }
 
 func newSeedRenderCommand(u *ui) *cobra.Command {
-	return &cobra.Command{
+	var opt seedOptions
+	cmd := &cobra.Command{
 		Use:   "render FILE",
 		Short: "Show the files a device makes of a seed",
 		Long: `Show the files that a device writes under /data/config when it takes a config.toml or
 a bundle; the bundle's own files are left out. Of the files for the device's programs, such
-as users.json, the values are right, but the device may write them another way.`,
-		Example: `  imgtool seed render config.toml`,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runSeedRender(args[0], u) },
+as users.json, the values are right, but the device may write them another way.
+
+With --values and --unit FILE is a template; the unit's values are in what is shown.`,
+		Example: `  imgtool seed render config.toml
+  imgtool seed render --values units.csv --unit W123 seed.toml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.file = args[0]
+			return runSeedRender(opt, u)
+		},
 	}
+	opt.addFlags(cmd)
+	return cmd
 }
 
-func runSeedRender(file string, u *ui) error {
-	b, faults, name, err := openSeed(file, u)
+func runSeedRender(opt seedOptions, u *ui) error {
+	b, faults, name, err := opt.open(u)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,8 @@ import (
 )
 
 func newVerifyCommand(u *ui) *cobra.Command {
-	var file, unit, seed string
+	var file string
+	var opt seedOptions
 	var keepKeys bool
 	cmd := &cobra.Command{
 		Use:   "verify DISK",
@@ -22,23 +23,31 @@ func newVerifyCommand(u *ui) *cobra.Command {
 partition table is expected as flash writes it: with its backup at the end of the
 disk. What the image leaves alone is not looked at. Nothing is written.
 
-With --unit what imgtool factory puts in for the unit is expected as well.`,
+With --unit what imgtool factory puts in for the unit is expected as well. With --values
+the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runVerify(cmd.Context(), args[0], file, unit, seed, keepKeys, u)
+			return runVerify(cmd.Context(), args[0], file, opt, keepKeys, u)
 		},
 	}
 	cmd.Flags().StringVar(&file, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
-	cmd.Flags().StringVar(&unit, "unit", "", "file with what is the unit's own, as for imgtool factory")
 	cmd.Flags().BoolVar(&keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
-	cmd.Flags().StringVar(&seed, "seed", "", "config.toml that was put in while the image was written")
+	cmd.Flags().StringVar(&opt.file, "seed", "", "config.toml that was put in while the image was written")
+	opt.addFlags(cmd)
+	cmd.Flags().Lookup("unit").Usage = "file with what is the unit's own, as for imgtool factory; with --values its row there"
 	return cmd
 }
 
-func runVerify(ctx context.Context, target, file, unit, seed string, keepKeys bool, u *ui) (err error) {
+func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKeys bool, u *ui) (err error) {
 	begin := time.Now()
+	unit := opt.unit
+	if opt.values != "" {
+		unit = ""
+	} else {
+		opt.unit = ""
+	}
 	if file == "" {
 		if file, err = newestImage(); err != nil {
 			return err
@@ -50,8 +59,8 @@ func runVerify(ctx context.Context, target, file, unit, seed string, keepKeys bo
 		return err
 	}
 	defer pic.Close()
-	if seed != "" {
-		if pic, err = seeded(ctx, pic, seed, u); err != nil {
+	if opt.given() {
+		if pic, err = seeded(ctx, pic, opt, u); err != nil {
 			return err
 		}
 	}

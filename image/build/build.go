@@ -20,7 +20,6 @@ import (
 	"syscall"
 
 	"github.com/google/uuid"
-	"github.com/pelletier/go-toml/v2"
 
 	"imgtool/boards"
 	"imgtool/image"
@@ -28,7 +27,6 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
-	"imgtool/image/seed"
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
@@ -61,8 +59,7 @@ type Options struct {
 	BlockSize   int
 	BuildID     string // "" is derived from the inputs
 	Cmdline     string // added to the kernel's arguments
-	Seed        []byte // nil is none
-	SeedName    string // for messages
+	Seed        *Seed  // nil is none
 	Time        int64  // seconds since 1970
 	TempDir     string // for scratch files, which have no name
 	Opener      *source.Opener
@@ -119,6 +116,7 @@ type builder struct {
 	files  map[string]*source.File
 	inputs []artifact.Input
 
+	seed    []byte // as the device gets it
 	buildID string
 	digest  []byte // of all inputs and options but the seed
 	codec   string
@@ -287,34 +285,9 @@ func (b *builder) checkSeed() error {
 	if strings.Contains(b.Slots, "b") {
 		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
 	}
-	return CheckSeed(b.Board, b.SeedName, b.Seed, b.Warn)
-}
-
-// CheckSeed refuses a seed that the device would: it looks at one once only. name
-// is for messages.
-func CheckSeed(b *boards.Board, name string, text []byte, warn func(string)) error {
-	if b.Seed.Format == "atomixos" {
-		_, faults := seed.Check(text)
-		var errs []error
-		for _, f := range faults {
-			if f.Warning {
-				warn(fmt.Sprintf("%s:%v", name, f))
-			} else {
-				errs = append(errs, fmt.Errorf("%s:%v", name, f))
-			}
-		}
-		return errors.Join(errs...)
-	}
-	var any map[string]any
-	if err := toml.Unmarshal(text, &any); err != nil {
-		var at *toml.DecodeError
-		if errors.As(err, &at) {
-			line, _ := at.Position()
-			return fmt.Errorf("%s:%d: the seed is no TOML: %s", name, line, strings.TrimPrefix(at.Error(), "toml: "))
-		}
-		return fmt.Errorf("%s: the seed is no TOML: %w", name, err)
-	}
-	return nil
+	text, err := b.Seed.Check(b.Board.Seed.Format, b.Warn)
+	b.seed = text
+	return err
 }
 
 // open opens all inputs, the root file system first: others may be files in it.
@@ -549,9 +522,12 @@ func (b *builder) derived(name string) []byte {
 	return sum[:]
 }
 
-func (b *builder) uuid(name string) uuid.UUID {
-	u := uuid.UUID(b.derived(name)[:16])
-	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80 // version 8, RFC 9562: derived our own way
+func (b *builder) uuid(name string) uuid.UUID { return UUID(b.derived(name)) }
+
+// UUID is one made of a hash: version 8 of RFC 9562, derived our own way.
+func UUID(hash []byte) uuid.UUID {
+	u := uuid.UUID(hash[:16])
+	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80
 	return u
 }
 
@@ -705,7 +681,7 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 		files = append(files, fat.File{Path: s.Path, Content: bytes.NewReader(scr)})
 	}
 	if b.Seed != nil && p.Slot == "a" {
-		files = append(files, fat.File{Path: b.Board.Seed.Path, Content: bytes.NewReader(b.Seed)})
+		files = append(files, fat.File{Path: b.Board.Seed.Path, Content: bytes.NewReader(b.seed)})
 	}
 	v, err := fat.New(p.Len, fat.Options{Label: p.Label, Serial: binary.LittleEndian.Uint32(b.derived("fat " + p.Name)), Time: b.Time}, files)
 	if errors.As(err, new(*fat.FullError)) {

@@ -192,7 +192,7 @@ func TestIdentifiersAreDerivedFromTheInputs(t *testing.T) {
 	if again := id(func(*build.Options) {}); again != base {
 		t.Errorf("%s, and then %s", base, again)
 	}
-	if seeded := id(func(o *build.Options) { o.Seed = []byte(seed) }); seeded != base {
+	if seeded := id(func(o *build.Options) { o.Seed = &build.Seed{Name: "config.toml", Text: []byte(seed)} }); seeded != base {
 		t.Errorf("a seed makes %s of %s", seeded, base)
 	}
 	for name, change := range map[string]func(*build.Options){

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -372,19 +373,65 @@ func TestWrittenBundlesAreTaken(t *testing.T) {
 	}
 }
 
+// summed is a tar whose headers have the right checksums, so that changed ones are
+// looked at too.
+func summed(data []byte) []byte {
+	data = bytes.Clone(data)
+	for h := data; len(h) >= 512; h = h[512:] {
+		if string(h[257:262]) != "ustar" {
+			continue
+		}
+		copy(h[148:], "        ")
+		sum := 0
+		for _, c := range h[:512] {
+			sum += int(c)
+		}
+		copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	}
+	return data
+}
+
 func FuzzBundle(f *testing.F) {
 	f.Add("x.tar.gz", tarOf(config, file("files/a", "x")))
 	f.Add("x.tar.zst", tarOf(config, m{name: "files/l", kind: tar.TypeSymlink}))
+	f.Add("x.tar.gz", tarOf(config, folder("files"), file("files/../a", "x")))
+	f.Add("x.tar.gz", tarOf(folder("./"), config, file("files/a", "x"), folder("files/a")))
+	f.Add("x.tar.gz", withHeaders(&tar.Header{Name: "files/" + strings.Repeat("n", 200), Typeflag: tar.TypeReg, Format: tar.FormatPAX},
+		&tar.Header{Name: "files/" + strings.Repeat("n", 150), Typeflag: tar.TypeDir, Format: tar.FormatGNU}))
 	f.Add("config.toml", []byte(minimal))
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
 		if len(data) > 1<<20 {
 			return
 		}
 		// As it is, and as what an archive has in it.
-		for _, p := range [][]byte{data, gz(data), zst(data)} {
+		right := summed(data)
+		for _, p := range [][]byte{data, gz(data), zst(data), gz(right)} {
 			b, faults, err := seed.CheckBundle(name, bytes.NewReader(p))
 			if err == nil && (b.Config == nil) != (len(wrong(faults)) > 0) {
 				t.Errorf("%+v %v", b, faults)
+			}
+		}
+		// What is taken has nothing in it that leads elsewhere.
+		if b, _, err := seed.CheckBundle("x.tar.gz", bytes.NewReader(gz(right))); err == nil {
+			n := 0
+			for r := tar.NewReader(bytes.NewReader(right)); ; {
+				h, err := r.Next()
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if h.Typeflag == tar.TypeXGlobalHeader {
+					continue
+				}
+				n++
+				if strings.HasPrefix(h.Name, "/") || slices.Contains(strings.Split(h.Name, "/"), "..") || h.Linkname != "" && strings.ContainsRune("12", rune(h.Typeflag)) {
+					t.Errorf("%+v is taken", h)
+				}
+			}
+			if n != b.Members {
+				t.Errorf("%d members, and %d", n, b.Members)
 			}
 		}
 	})

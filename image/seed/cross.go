@@ -72,7 +72,7 @@ func (c *checker) firewall() {
 	}
 	for i, port := range tcp.items {
 		if port.kind == integer && port.integer.Int64() == managePort {
-			c.fault(port.line, index("network.firewall.inbound.wan.tcp", i), "is %d, the device's own interface; it cannot be opened to the WAN", managePort)
+			c.fault(port.line, index("network.firewall.inbound.wan.tcp", i), "is %s, the device's own interface; it cannot be opened to the WAN", port.or(managePort))
 		}
 	}
 }
@@ -100,13 +100,13 @@ func (c *checker) checkLAN() (l lan) {
 		}
 		own, _ := parseCIDR(address.text)
 		if where != nil && own != l.gateway {
-			c.fault(where.line, key, "is %s, but the address of eth1 in line %d is %s; both must be the same, or one left out", l.gateway, address.line, own)
+			c.fault(where.line, key, "is %s, but the address of eth1 in line %d is %s; both must be the same, or one left out", where.or(l.gateway), address.line, address.or(own))
 			return l
 		}
 		l.gateway, where, key = own, address, "network.interfaces.eth1.address"
 	}
 	if bits := l.gateway.Bits(); bits < 16 || bits > 30 {
-		c.fault(where.line, key, "has the prefix /%d; the LAN's must be /16 to /30", bits)
+		c.fault(where.line, key, "has the prefix %s; the LAN's must be /16 to /30", where.or(fmt.Sprintf("/%d", bits)))
 		return l
 	}
 	start, startAt, good1 := given("dhcp_start", defaultStart)
@@ -125,14 +125,14 @@ func (c *checker) checkLAN() (l lan) {
 			}
 		}
 		if l.end.Less(l.start) {
-			c.fault(line, at+"dhcp_start", "is %s, after dhcp_end, which is %s; the first address must not be after the last", l.start, l.end)
+			c.fault(line, at+"dhcp_start", "is %s, after dhcp_end, which is %s; the first address must not be after the last", startAt.or(l.start), endAt.or(l.end))
 		} else if a := l.gateway.Addr(); !a.Less(l.start) && !l.end.Less(a) {
-			c.fault(line, at+"dhcp_start", "to dhcp_end is %s to %s, which has the device's own address %s in it", l.start, l.end, a)
+			c.fault(line, at+"dhcp_start", "to dhcp_end is %s to %s, which has the device's own address %s in it", startAt.or(l.start), endAt.or(l.end), where.or(a))
 		}
 		return l
 	}
 	if startAt == nil && endAt == nil {
-		c.fault(where.line, key, "is in %s, but clients get %s to %s if nothing is said; give dhcp_start and dhcp_end in [network.dnsmasq]", network, l.start, l.end)
+		c.fault(where.line, key, "is in %s, but clients get %s to %s if nothing is said; give dhcp_start and dhcp_end in [network.dnsmasq]", where.or(network), l.start, l.end)
 		return l
 	}
 	for _, e := range []struct {
@@ -144,9 +144,9 @@ func (c *checker) checkLAN() (l lan) {
 			continue
 		}
 		if e.v == nil {
-			c.fault(served.line, at+e.key, "is missing, and %s, which stands for it, is not in the LAN %s", e.addr, network)
+			c.fault(served.line, at+e.key, "is missing, and %s, which stands for it, is not in the LAN %s", e.addr, where.or(network))
 		} else {
-			c.fault(e.v.line, at+e.key, "is %s, which is not in the LAN %s", e.addr, network)
+			c.fault(e.v.line, at+e.key, "is %s, which is not in the LAN %s", e.v.or(e.addr), where.or(network))
 		}
 	}
 	return l
@@ -173,13 +173,13 @@ func (c *checker) activation() {
 				if c.lost || all == nil || all.kind != table {
 					continue
 				}
-				c.fault(name.line, at, "is %q, which is no container; %s", clip(name.text), choice(name.text, all))
+				c.fault(name.line, at, "is %s, which is no container; %s", name.show(name.text), choice(name.text, all))
 				continue
 			}
 			if key == "required" {
 				required[name.text] = name.line
 			} else if line := required[name.text]; key == "allow_degraded" && line > 0 {
-				c.fault(name.line, at, "is %q, which line %d requires; a container cannot be both", name.text, line)
+				c.fault(name.line, at, "is %s, which line %d requires; a container cannot be both", name.show(name.text), line)
 			}
 		}
 	}
@@ -193,7 +193,7 @@ func (c *checker) activation() {
 			most = timeout.integer.Int64()
 		}
 		if n := settle.integer.Int64(); n > most {
-			c.warn(settle.line, "activation.settle_seconds", "is %d, more than the %d of timeout_seconds: activation would always fail", n, most)
+			c.warn(settle.line, "activation.settle_seconds", "is %s, more than the %s of timeout_seconds: activation would always fail", settle.or(n), timeout.or(most))
 		}
 	}
 }
@@ -217,7 +217,7 @@ func (c *checker) upgrade() {
 		return
 	}
 	if !strings.HasPrefix(url.text, "https://") {
-		c.warn(url.line, "os_upgrade.server_url", "is %q: the device looks for updates only if https is in small letters", clip(url.text))
+		c.warn(url.line, "os_upgrade.server_url", "is %s: the device looks for updates only if https is in small letters", url.show(url.text))
 	}
 	if strings.ContainsAny(url.text, "?#") {
 		c.warn(url.line, "os_upgrade.server_url", "has an empty query or fragment: the path that the device adds is not asked for")

@@ -110,9 +110,9 @@ func dnsName(s string) string {
 
 const dnsAllowed = "one has up to 253 characters, in labels of up to 63 letters, digits and inner hyphens"
 
-func checkDNS(s string) string {
+func checkDNS(s string, show func(string) string) string {
 	if dnsName(s) == "" {
-		return fmt.Sprintf("%q is no DNS name; %s", clip(s), dnsAllowed)
+		return fmt.Sprintf("%s is no DNS name; %s", show(s), dnsAllowed)
 	}
 	return ""
 }
@@ -131,16 +131,16 @@ func parseIPv4(s string) (netip.Addr, bool) {
 	return a, ok && a.Is4()
 }
 
-func checkIP(s string) string {
+func checkIP(s string, show func(string) string) string {
 	if _, ok := parseIP(s); !ok {
-		return fmt.Sprintf("%q is no address; it must be one of IPv4 or IPv6, such as 9.9.9.9", clip(s))
+		return show(s) + " is no address; it must be one of IPv4 or IPv6, such as 9.9.9.9"
 	}
 	return ""
 }
 
-func checkIPv4(s string) string {
+func checkIPv4(s string, show func(string) string) string {
 	if _, ok := parseIPv4(s); !ok {
-		return fmt.Sprintf("%q is no IPv4 address; it must be one, such as 192.0.2.1", clip(s))
+		return show(s) + " is no IPv4 address; it must be one, such as 192.0.2.1"
 	}
 	return ""
 }
@@ -179,37 +179,37 @@ func parseCIDR(s string) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-func checkCIDR(s string) string {
+func checkCIDR(s string, show func(string) string) string {
 	if _, ok := parseCIDR(s); !ok {
-		return fmt.Sprintf("%q is no IPv4 address with a prefix; it must be one, such as 192.0.2.5/24", clip(s))
+		return show(s) + " is no IPv4 address with a prefix; it must be one, such as 192.0.2.5/24"
 	}
 	return ""
 }
 
 // checkPattern checks a pattern of host names, with an address filled in.
-func checkPattern(s string) string {
+func checkPattern(s string, show func(string) string) string {
 	if !strings.Contains(s, "{mac}") {
-		return fmt.Sprintf("%q has no {mac}; the pattern must have it, such as node-{mac}", clip(s))
+		return show(s) + " has no {mac}; the pattern must have it, such as node-{mac}"
 	}
 	if dnsName(strings.ReplaceAll(s, "{mac}", "001122334455")) == "" {
-		return fmt.Sprintf("%q makes no DNS name when {mac} is twelve digits; %s", clip(s), dnsAllowed)
+		return fmt.Sprintf("%s makes no DNS name when {mac} is twelve digits; %s", show(s), dnsAllowed)
 	}
 	return ""
 }
 
-func checkServer(s string) string {
+func checkServer(s string, show func(string) string) string {
 	if strings.ContainsFunc(s, isSpace) {
-		return fmt.Sprintf("%q has white space in it; a server is a name or an address, without options", clip(s))
+		return show(s) + " has white space in it; a server is a name or an address, without options"
 	}
 	if _, ok := parseIP(s); !ok && dnsName(s) == "" {
-		return fmt.Sprintf("%q is neither an address nor a DNS name", clip(s))
+		return show(s) + " is neither an address nor a DNS name"
 	}
 	return ""
 }
 
-func checkURL(s string) string {
+func checkURL(s string, show func(string) string) string {
 	const allowed = "it must be https://HOST[:PORT][/PATH]"
-	bad := func(what string) string { return fmt.Sprintf("%q %s; %s", clip(s), what, allowed) }
+	bad := func(what string) string { return fmt.Sprintf("%s %s; %s", show(s), what, allowed) }
 	if strings.ContainsFunc(s, isSpace) {
 		return bad("has white space in it")
 	}
@@ -241,7 +241,7 @@ func checkURL(s string) string {
 			return bad("has no host")
 		}
 		if dnsName(host) == "" {
-			return fmt.Sprintf("the host %q is neither an address nor a DNS name; %s", clip(host), allowed)
+			return fmt.Sprintf("the host %s is neither an address nor a DNS name; %s", show(host), allowed)
 		}
 	}
 	if port == "" {
@@ -259,13 +259,13 @@ var keyTypes = strings.Fields("ssh-ed25519 sk-ssh-ed25519@openssh.com ecdsa-sha2
 
 // checkKey checks a line of an SSH public key. What follows the kind within the
 // base64 is not looked at by the device either.
-func checkKey(s string) string {
+func checkKey(s string, show func(string) string) string {
 	if i := strings.IndexFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f }); i >= 0 {
 		return fmt.Sprintf("the key has the control character %q; it must be one line without tabs", s[i])
 	}
 	fields := strings.FieldsFunc(s, isSpace)
 	if !slices.Contains(keyTypes, fields[0]) {
-		return fmt.Sprintf("%q is no kind of key the device takes; a key is KIND BASE64 [COMMENT], with one of %s", clip(fields[0]), strings.Join(keyTypes, ", "))
+		return fmt.Sprintf("%s is no kind of key the device takes; a key is KIND BASE64 [COMMENT], with one of %s", show(fields[0]), strings.Join(keyTypes, ", "))
 	}
 	if len(fields) < 2 {
 		return "the key has a kind only; a key is KIND BASE64 [COMMENT]"

@@ -28,8 +28,8 @@ type rule struct {
 	on       bool     // a boolean is true
 
 	// check says what is wrong with a string whose ends are stripped, or is nil
-	// if any will do. blank ones are not asked.
-	check   func(string) string
+	// if any will do. blank ones are not asked. It shows what it quotes by show.
+	check   func(s string, show func(string) string) string
 	blank   bool
 	pattern string // of what check takes, or more
 
@@ -58,7 +58,7 @@ func listOf(about string, least int, each *rule) *rule {
 	return &rule{kind: list, about: about, least: least, each: each}
 }
 
-func textOf(about string, check func(string) string) *rule {
+func textOf(about string, check func(string, func(string) string) string) *rule {
 	return &rule{kind: text, about: about, check: check}
 }
 
@@ -258,9 +258,9 @@ func (c *checker) walk(at string, v *value, r *rule) {
 			break
 		}
 		if r.min == r.max {
-			bad("is %s; it must be %d", clip(v.integer.String()), r.min)
+			bad("is %s; it must be %d", v.or(clip(v.integer.String())), r.min)
 		} else {
-			bad("is %s; it must be %d to %d", clip(v.integer.String()), r.min, r.max)
+			bad("is %s; it must be %d to %d", v.or(clip(v.integer.String())), r.min, r.max)
 		}
 	case boolean:
 		if r.on && !v.boolean {
@@ -269,7 +269,7 @@ func (c *checker) walk(at string, v *value, r *rule) {
 	case text:
 		if r.only != nil {
 			if !slices.Contains(r.only, v.text) {
-				bad("is %q; it must be %s", clip(v.text), strings.Join(r.only, ", or "))
+				bad("is %s; it must be %s", v.show(v.text), strings.Join(r.only, ", or "))
 			}
 			break
 		}
@@ -278,7 +278,7 @@ func (c *checker) walk(at string, v *value, r *rule) {
 		case v.text == "" && !r.blank:
 			bad("is blank; it must not be")
 		case v.text != "" && r.check != nil:
-			if what := r.check(v.text); what != "" {
+			if what := r.check(v.text, v.show); what != "" {
 				bad("%s", what)
 			}
 		}

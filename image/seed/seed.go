@@ -40,10 +40,12 @@ type Config struct {
 
 // Check checks a document. The faults are in the order of their lines; if one of
 // them is more than a warning there is no Config.
-func Check(text []byte) (*Config, []Fault) {
-	root, lost, faults := read(text)
-	c := &checker{root: root, lost: lost, faults: faults}
-	c.walk("", root, document)
+func Check(text []byte) (*Config, []Fault) { return judge(text, newReader(text, nil)) }
+
+// judge judges what was read, and is text on the device.
+func judge(text []byte, r *reader) (*Config, []Fault) {
+	c := &checker{root: r.root, lost: r.lost, faults: append(r.faults, r.notes...)}
+	c.walk("", r.root, document)
 	c.users()
 	net := c.network()
 	c.activation()
@@ -53,5 +55,5 @@ func Check(text []byte) (*Config, []Fault) {
 	if slices.ContainsFunc(c.faults, func(f Fault) bool { return !f.Warning }) {
 		return nil, c.faults
 	}
-	return &Config{text: text, root: root, lan: net, units: units, warnings: c.faults}, c.faults
+	return &Config{text: text, root: r.root, lan: net, units: units, warnings: c.faults}, c.faults
 }

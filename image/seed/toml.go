@@ -38,6 +38,7 @@ type value struct {
 	text    string
 	integer *big.Int
 	boolean bool
+	shown   string // what messages have instead, if a unit's values are in it: the template's words
 	items   []*value
 	keys    []string // of a table, in their order
 	table   map[string]*value
@@ -65,6 +66,22 @@ func (v *value) at(path ...string) *value {
 	return v
 }
 
+// show quotes a part of a string for messages.
+func (v *value) show(part string) string {
+	if v.shown != "" {
+		part = v.shown
+	}
+	return strconv.Quote(clip(part))
+}
+
+// or is what messages have for what comes of a value; nil is none.
+func (v *value) or(what any) string {
+	if v != nil && v.shown != "" {
+		return v.shown
+	}
+	return fmt.Sprint(what)
+}
+
 const (
 	maxNesting = 64   // no list or inline table of a valid document is nested deeper than 5
 	maxDigits  = 4300 // of an integer: the device's parser takes no more
@@ -84,6 +101,13 @@ type reader struct {
 	root    *value
 	faults  []Fault
 	lost    bool // keys or tables could not be read, so missing ones say nothing
+
+	// Of a template; see fill.go.
+	columns  map[string]string // nil: the document stands as it is
+	edits    []edit
+	holes    []hole // in the string that is read
+	unfilled bool   // one of them has no value
+	notes    []Fault
 }
 
 // syntaxError is a place that cannot be read.
@@ -117,8 +141,9 @@ func (r *reader) lineAt(pos int) int {
 
 var newlines = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
-// read reads a document; what it cannot read is a fault, and is left out.
-func read(src []byte) (root *value, lost bool, faults []Fault) {
+// newReader reads a document; what it cannot read is a fault, and is left out. With
+// columns it is a template.
+func newReader(src []byte, columns map[string]string) *reader {
 	if !utf8.Valid(src) {
 		good := 0
 		for good < len(src) {
@@ -129,9 +154,9 @@ func read(src []byte) (root *value, lost bool, faults []Fault) {
 			good += n
 		}
 		line := 1 + strings.Count(newlines.Replace(string(src[:good])), "\n")
-		return newTable(1), true, []Fault{{Line: line, Text: fmt.Sprintf("byte %#02x is no UTF-8; the file must be UTF-8 text", src[good])}}
+		return &reader{root: newTable(1), lost: true, faults: []Fault{{Line: line, Text: fmt.Sprintf("byte %#02x is no UTF-8; the file must be UTF-8 text", src[good])}}}
 	}
-	r := &reader{src: newlines.Replace(string(src)), line: 1, root: newTable(1)}
+	r := &reader{src: newlines.Replace(string(src)), line: 1, root: newTable(1), columns: columns}
 	if strings.HasPrefix(r.src, "\ufeff") {
 		r.fault(1, nil, "the file begins with a byte order mark; the device takes none")
 		r.pos = len("\ufeff")
@@ -140,7 +165,7 @@ func read(src []byte) (root *value, lost bool, faults []Fault) {
 	for len(r.faults) < maxErrors && r.pos < len(r.src) {
 		here = r.statement(here)
 	}
-	return r.root, r.lost, r.faults
+	return r
 }
 
 // statement reads a line, or more if its value has more, and returns the table
@@ -390,7 +415,7 @@ func (r *reader) key() []string {
 		r.count()
 		switch c := r.peek(); {
 		case c == '"':
-			key = append(key, r.basic())
+			key = append(key, r.basic(false))
 		case c == '\'':
 			key = append(key, r.literal())
 		default:
@@ -416,12 +441,18 @@ func (r *reader) value() *value {
 	switch c := r.peek(); {
 	case r.has(`"""`):
 		v.kind, v.text = text, r.long(`"`)
+		r.fillIn(v)
 	case r.has(`'''`):
 		v.kind, v.text = text, r.long(`'`)
+		r.fillIn(v)
 	case c == '"':
-		v.kind, v.text = text, r.basic()
+		v.kind, v.text = text, r.basic(true)
+		r.fillIn(v)
+	case r.columns != nil && r.has("@{"):
+		r.bare(v)
 	case c == '\'':
 		v.kind, v.text = text, r.literal()
+		r.fillIn(v)
 	case r.take("true"):
 		v.kind, v.boolean = boolean, true
 	case r.take("false"):
@@ -525,6 +556,7 @@ func (r *reader) inlineTable(v *value) {
 }
 
 func (r *reader) literal() string {
+	r.holes, r.unfilled = nil, false
 	start := r.pos + 1
 	for r.pos++; ; r.pos++ {
 		switch c := r.peek(); {
@@ -533,13 +565,17 @@ func (r *reader) literal() string {
 		case c == '\'':
 			r.pos++
 			return r.src[start : r.pos-1]
+		case r.atColumn():
+			r.noColumn("in single quotes, where nothing can be escaped: use double quotes")
 		case control(c):
 			r.fail("%s cannot be in a string", r.what())
 		}
 	}
 }
 
-func (r *reader) basic() string {
+// basic reads a string, which may be a value or not.
+func (r *reader) basic(isValue bool) string {
+	r.holes, r.unfilled = nil, false
 	var b []byte
 	start := r.pos + 1
 	for r.pos++; ; {
@@ -554,6 +590,12 @@ func (r *reader) basic() string {
 			b = append(b, r.src[start:r.pos]...)
 			b = r.escape(b)
 			start = r.pos
+		case !isValue && r.atColumn():
+			r.noColumn("in a key: only a value can be a unit's own")
+		case r.atColumn():
+			b = append(b, r.src[start:r.pos]...)
+			b = r.hole(b, false)
+			start = r.pos
 		case control(c):
 			r.fail("%s cannot be in a string", r.what())
 		default:
@@ -565,6 +607,7 @@ func (r *reader) basic() string {
 // long reads a string in three quotes.
 func (r *reader) long(quote string) string {
 	begin := r.pos
+	r.holes, r.unfilled = nil, false
 	r.pos += 3
 	r.take("\n")
 	var b []byte
@@ -590,6 +633,11 @@ func (r *reader) long(quote string) string {
 				continue
 			}
 			b = r.escape(b)
+		case quote == "'" && r.atColumn():
+			r.noColumn("in single quotes, where nothing can be escaped: use double quotes")
+			b = append(b, c)
+		case r.atColumn():
+			b = r.hole(b, true)
 		case control(c) && c != '\n':
 			r.fail("%s cannot be in a string", r.what())
 		default:

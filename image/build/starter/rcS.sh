@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs once, before the console.
+# Runs once, before the console: says which slot and build it is, and which seeds
+# the device would find.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 hostname "$(cat /etc/hostname)"
 slot=unknown
@@ -11,4 +12,27 @@ for arg in $(cat /proc/cmdline); do
 done
 . /etc/os-release
 root=$(while read -r _ dir type _; do [ "$dir" = / ] && echo "$type"; done </proc/mounts)
+
+# look DEVICE NAME: says what seed the FAT of a partition has.
+look() {
+	if ! mount -t vfat -o ro "$1" /mnt 2>/dev/null; then
+		[ "$2" != boot-a ] || echo "imgtool starter: boot-a on $1 has no FAT"
+		return
+	fi
+	if [ -f /mnt/config.toml ]; then
+		sum=$(sha256sum </mnt/config.toml)
+		echo "imgtool starter: seed on $2: $(wc -c </mnt/config.toml) bytes, SHA-256 ${sum%% *}"
+	elif [ "$2" = boot-a ]; then
+		echo "imgtool starter: no seed on boot-a"
+	fi
+	umount /mnt
+}
+for part in /sys/class/block/*/partition; do
+	dir=${part%/partition}
+	name=$(sed -n 's/^PARTNAME=//p' "$dir/uevent")
+	case $name in
+	boot-b | rootfs-a | rootfs-b | data) ;;
+	*) look "/dev/${dir##*/}" "$name" ;;
+	esac
+done
 echo "imgtool starter ready: slot $slot, build $BUILD_ID, root $root"
