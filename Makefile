@@ -5,21 +5,26 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOTESTSUM = gotest.tools/gotestsum@v1.13.0
 
-.PHONY: build image test soak lint bench fuzz clean
+FIRST_BOOT = image/build/starter/first-boot/first-boot
 
-build: ## the program, as ./imgtool
+.PHONY: build first-boot image test soak lint bench fuzz clean
+
+build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
 	$(GO) build -trimpath -o imgtool ./cmd/imgtool
+
+first-boot: ## the program that the starter runs on a Rock64; a part of imgtool
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
 
 image: build ## an image of BOARD in out/
 	@.ci/deps image
 	./imgtool build --board $(BOARD)
 
-test: ## everything, with a sample of the large matrices
+test: first-boot ## everything, with a sample of the large matrices
 	@.ci/deps test
 	@.ci/test $(GO) run $(GOTESTSUM) -- -timeout 25m ./...
 
-soak: ## the large matrices in full
+soak: first-boot ## the large matrices in full
 	@.ci/deps test
 	@SOAK=1 .ci/test $(GO) run $(GOTESTSUM) -- -timeout 120m ./...
 
@@ -39,4 +44,4 @@ fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $${FUZZTIME:-30s}
 
 clean:
-	rm -rf imgtool $(OUT)
+	rm -rf imgtool $(FIRST_BOOT) $(OUT)

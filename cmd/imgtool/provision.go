@@ -224,16 +224,25 @@ func reach(ctx context.Context, address string, opt provisionOptions, secret boo
 	return c, err
 }
 
-func runProvision(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+// bring reads a seed and finds the device that it is for.
+func bring(ctx context.Context, address string, opt provisionOptions, u *ui) (*provision.Client, *sending, error) {
 	s, err := opt.read(u)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	c, err := reach(ctx, address, opt, true, u)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	c.Secrets = s.secrets
+	return c, s, nil
+}
+
+func runProvision(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+	c, s, err := bring(ctx, address, opt, u)
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	done, err := c.Apply(ctx, provision.Request{
 		Name: s.name, Body: s.body, Config: s.config,
@@ -343,15 +352,10 @@ func withKey(ctx context.Context, c *provision.Client, opt provisionOptions, con
 }
 
 func runProvisionValidate(ctx context.Context, address string, opt provisionOptions, u *ui) error {
-	s, err := opt.read(u)
+	c, s, err := bring(ctx, address, opt, u)
 	if err != nil {
 		return err
 	}
-	c, err := reach(ctx, address, opt, true, u)
-	if err != nil {
-		return err
-	}
-	c.Secrets = s.secrets
 	return withKey(ctx, c, opt, s.config, u, func(key *provision.Key) error {
 		warnings, err := c.Validate(ctx, s.name, s.body, key)
 		if err != nil {
