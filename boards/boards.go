@@ -210,11 +210,17 @@ type Seed struct {
 	Format string `toml:"format"` // atomixos, or empty for any TOML
 }
 
-// Script is the boot script with @BUILD_ID@ and @CMDLINE@ in its text.
+// Script is the boot script with @BUILD_ID@, @CMDLINE@ and @SLOT_SELECT@ in its text.
 type Script struct {
 	Path string `toml:"path"`
 	Text string `toml:"text"`
+
+	// What chooses the slot: bootmeth, which is U-Boot's own method for RAUC, or script.
+	SlotSelect string `toml:"slot-select"`
 }
+
+// SlotSelects are what can choose a slot.
+var SlotSelects = []string{"bootmeth", "script"}
 
 // Recovery is how a board shows its disk to a host over USB.
 type Recovery struct {
@@ -243,6 +249,18 @@ type Starter struct {
 	Busybox string            `toml:"busybox"` // Debian package with a static /bin/busybox
 	Modules []string          `toml:"modules"` // for the initrd, without what they depend on
 	Inputs  map[string]string `toml:"inputs"`  // input to reference
+
+	Programs []Program `toml:"program"`
+
+	// With the starter's root file system, in place of the script's.
+	SlotSelect string `toml:"slot-select"`
+}
+
+// Program is one of a Debian package, with the shared libraries it needs.
+type Program struct {
+	Package string `toml:"package"` // or several as NAME|NAME: the first that has it
+	Path    string `toml:"path"`
+	In      string `toml:"in"` // initrd or rootfs
 }
 
 // Kinds are what inputs can be recognised as: bytes at an offset.
@@ -363,7 +381,7 @@ func (b *Board) check() error {
 	if err := b.checkTrees(); err != nil {
 		return err
 	}
-	media := map[string]bool{}
+	media, late := map[string]bool{}, ""
 	for _, m := range b.Media {
 		if !goodName.MatchString(m.Name) {
 			return fmt.Errorf("a medium's name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _", m.Name)
@@ -372,6 +390,12 @@ func (b *Board) check() error {
 			return fmt.Errorf("there are two media %s", m.Name)
 		}
 		media[m.Name] = true
+		if m.Placing.Repart() != nil {
+			if late != "" {
+				return fmt.Errorf("media %s and %s both leave partitions to the device: one at most can", late, m.Name)
+			}
+			late = m.Name
+		}
 		for _, blob := range m.Blobs {
 			if blob.Input == "rootfs" {
 				return errors.New("a blob cannot be the input rootfs: that is the root file system")
@@ -433,6 +457,16 @@ func (b *Board) check() error {
 	known := map[string]bool{"rootfs": true}
 	for _, name := range b.Inputs() {
 		known[name] = true
+	}
+	for _, by := range []string{b.Script.SlotSelect, b.Starter.SlotSelect} {
+		if by != "" && !slices.Contains(SlotSelects, by) {
+			return fmt.Errorf("slot-select is %q; there are %s", by, strings.Join(SlotSelects, ", "))
+		}
+	}
+	for _, p := range b.Starter.Programs {
+		if p.Package == "" || !fs.ValidPath(p.Path) || p.In != "initrd" && p.In != "rootfs" {
+			return fmt.Errorf("[[starter.program]] %q needs a package, a path such as usr/bin/NAME, and in = \"initrd\" or \"rootfs\"", p.Path)
+		}
 	}
 	for name := range b.Starter.Inputs {
 		if !known[name] {
@@ -562,6 +596,17 @@ func (b *Board) MediaNames() (names []string) {
 		names = append(names, m.Name)
 	}
 	return names
+}
+
+// Repart are the definitions for systemd-repart of the medium with partitions that the
+// device makes, or nothing if none has.
+func (b *Board) Repart() []layouts.Definition {
+	for _, m := range b.Media {
+		if all := m.Placing.Repart(); all != nil {
+			return all
+		}
+	}
+	return nil
 }
 
 // IsOptional says what it means if an input is missing, and whether it may be.

@@ -13,7 +13,7 @@ import (
 var imports = map[string][]string{
 	"image":           {},
 	"image/ordered":   {},
-	"image/imagetest": {},
+	"image/imagetest": {"image/vm"},
 	"image/tree":      {"image"},
 	"image/ext4":      {"image", "image/tree"},
 	"image/swap":      {"image"},
@@ -22,6 +22,7 @@ var imports = map[string][]string{
 	"image/fat":       {"image"},
 	"image/uboot":     {},
 	"image/xz":        {},
+	"image/vm":        {},
 	"image/squashfs":  {"image", "image/tree", "image/ordered"},
 	"image/source":    {"image", "image/tree", "image/xz"},
 	"image/artifact":  {"image", "image/ordered", "image/simg", "image/xz"},
@@ -44,7 +45,7 @@ var imports = map[string][]string{
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/seed", "image/seed/api", "image/seed/console"},
 	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
-		"image/source", "image/squashfs", "image/tree", "image/uboot"},
+		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm"},
 }
 
 func TestImportsPointTheWayTheDesignSays(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -34,24 +35,30 @@ type Layout struct {
 
 // Partition is one row of a layout, in the order of the disk.
 type Partition struct {
-	Number  int    `toml:"number"`
-	Name    string `toml:"name"`
-	Type    string `toml:"type"`     // as systemd names them, see Types
-	Offset  Bytes  `toml:"offset"`   // 0: after the one before
-	Size    Bytes  `toml:"size"`     // 0: what is left of the disk
-	MinSize Bytes  `toml:"min-size"` // of one that takes what is left
-	Content string `toml:"content"`  // see Contents; empty: nothing is put in
-	Tree    string `toml:"tree"`     // of ext4: what it holds; empty: nothing
-	Input   string `toml:"input"`    // of content input: which
-	Label   string `toml:"label"`    // of its file system
-	Format  string `toml:"format"`   // of a late one: what the device makes there
-	Slot    string `toml:"slot"`     // a or b; empty: shared
-	Late    bool   `toml:"late"`     // made by the device on its first boot
+	Number  int      `toml:"number"`
+	Name    string   `toml:"name"`
+	Type    string   `toml:"type"`     // as systemd names them, see Types
+	Offset  Bytes    `toml:"offset"`   // 0: after the one before
+	Size    Bytes    `toml:"size"`     // 0: what is left of the disk
+	MinSize Bytes    `toml:"min-size"` // of one that takes what is left
+	Content string   `toml:"content"`  // see Contents; empty: nothing is put in
+	Tree    string   `toml:"tree"`     // of ext4: what it holds; empty: nothing
+	Input   string   `toml:"input"`    // of content input: which
+	Label   string   `toml:"label"`    // of its file system
+	Format  string   `toml:"format"`   // of a late one: the file system the device makes there
+	Folders []string `toml:"folders"`  // in that file system, such as /config
+	Slot    string   `toml:"slot"`     // a or b; empty: shared
+	Late    bool     `toml:"late"`     // made by the device on its first boot
 }
 
 // Contents are what can be in a partition: a boot volume, the root as squashfs, a
 // file system with a tree in it or with nothing, swap, or an input as it is.
 var Contents = []string{"boot", "rootfs", "ext4", "swap", "input"}
+
+// Formats are the file systems that a device can make.
+var Formats = []string{"vfat", "f2fs", "ext4"}
+
+var folderName = regexp.MustCompile(`^(/[A-Za-z0-9_-]+)+$`)
 
 // Types are the partition types by systemd's names for them.
 var Types = map[string]string{
@@ -161,6 +168,12 @@ func (l *Layout) check() error {
 			return fault("slot %q is not known; there are a, b", p.Slot)
 		case p.Offset%l.Align != 0 || p.Size%l.Align != 0:
 			return fault("offset and size must be multiples of %s", l.Align)
+		case p.Format != "" && (!p.Late || !slices.Contains(Formats, p.Format)):
+			return fault("format %q is for a late one, and one of %s", p.Format, strings.Join(Formats, ", "))
+		case len(p.Folders) > 0 && p.Format == "":
+			return fault("folders are for one with a format")
+		case slices.ContainsFunc(p.Folders, func(folder string) bool { return !folderName.MatchString(folder) }):
+			return fault("folders are %q; each must be a path such as /config", p.Folders)
 		case p.Size == 0 && i < len(l.Partitions)-1:
 			return fault("only the last one can take what is left: give it a size")
 		case p.Size == 0 && !p.Late && l.Disk == 0:

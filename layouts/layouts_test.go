@@ -55,7 +55,7 @@ func TestParseRefusesWhatCannotBe(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"a good one", good, ""},
 		{"an unknown key", strings.Replace(good, "tail", "tial", 1), `x.toml:3: unknown key "tial"; the keys here are align, description, disk, first-usable, min-disk, name, partition, sector-size, tail`},
-		{"an unknown key of a partition", good + "colour = 1\n", `x.toml:9: unknown key "partition.colour"; the keys here are content, format, input, label, late, min-size, name, number, offset, size, slot, tree, type`},
+		{"an unknown key of a partition", good + "colour = 1\n", `x.toml:9: unknown key "partition.colour"; the keys here are content, folders, format, input, label, late, min-size, name, number, offset, size, slot, tree, type`},
 		{"a wrong type", strings.Replace(good, "number = 1", `number = "1"`, 1), "x.toml:5: "},
 		{"no TOML", "name = \n", "x.toml:1: "},
 		{"a size in words", strings.Replace(good, "8MiB", "8 apples", 1), `"8 apples" is no size: write it as`},

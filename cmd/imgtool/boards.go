@@ -9,16 +9,53 @@ import (
 )
 
 func newBoardsCommand(u *ui) *cobra.Command {
-	return &cobra.Command{
+	var repart bool
+	cmd := &cobra.Command{
 		Use:   "boards [NAME]",
 		Short: "List the boards, or print the definition of one",
 		Long: `List the boards that come with imgtool, or print the definition of one: a start
-for a definition of your own, used as --board ./mine.toml.`,
+for a definition of your own, used as --board ./mine.toml.
+
+With --repart, print the definitions for systemd-repart by which the device makes the
+partitions that the image leaves to it, with --json as a list of names and texts. They
+are for systemd-repart --empty=allow --discard=no: its discard wipes the boot loaders.`,
 		Example: `  imgtool boards
-  imgtool boards rock64 > mine.toml`,
+  imgtool boards rock64 > mine.toml
+  imgtool boards rock64 --repart`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runBoards(args, u) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if repart {
+				return runRepart(args, u)
+			}
+			return runBoards(args, u)
+		},
 	}
+	cmd.Flags().BoolVar(&repart, "repart", false, "print the definitions for systemd-repart")
+	return cmd
+}
+
+func runRepart(args []string, u *ui) error {
+	if len(args) == 0 {
+		return usagef("say which board: imgtool boards NAME --repart")
+	}
+	b, err := loadBoard(args[0])
+	if err != nil {
+		return err
+	}
+	all := b.Repart()
+	if all == nil {
+		return fmt.Errorf("%s leaves no partition to the device: all are in its images", b.Name)
+	}
+	if u.json {
+		return u.print(all)
+	}
+	for i, d := range all {
+		if i > 0 {
+			fmt.Fprintln(u.out)
+		}
+		fmt.Fprintf(u.out, "# %s\n%s", d.Name, d.Text)
+	}
+	return nil
 }
 
 func runBoards(args []string, u *ui) error {

@@ -125,7 +125,7 @@ type receipt struct {
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
 	if opt.image == "" {
-		if opt.image, err = newestImage(); err != nil {
+		if opt.image, err = newestImage("--image FILE"); err != nil {
 			return err
 		}
 		u.say("image: %s, the newest in out/", opt.image)

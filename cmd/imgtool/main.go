@@ -106,7 +106,7 @@ Data goes to stdout, words and progress to stderr.`,
 	}
 	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
 	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u), newSeedCommand(u), newProvisionCommand(u),
-		newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
+		newVMCommand(u), newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
 	return cmd
 }
 

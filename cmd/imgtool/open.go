@@ -187,8 +187,8 @@ func sparse(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] 
 	}
 }
 
-// newestImage is the latest image in out/.
-func newestImage() (string, error) {
+// newestImage is the latest image in out/. how is how another is named.
+func newestImage(how string) (string, error) {
 	var newest string
 	var latest fs.FileInfo
 	for _, pattern := range []string{"out/*.img", "out/*.img.zst", "out/*.img.xz", "out/*.img.gz", "out/*.simg"} {
@@ -200,14 +200,14 @@ func newestImage() (string, error) {
 		}
 	}
 	if newest == "" {
-		return "", usagef("there is no image in out/: say which with --image FILE, or build one with imgtool build")
+		return "", usagef("there is no image in out/: say which with %s, or build one with imgtool build", how)
 	}
-	return newest, onlyOne(newest)
+	return newest, onlyOne(newest, how)
 }
 
 // onlyOne refuses an image that is one of several of its build: which is meant, a
 // disk does not say.
-func onlyOne(path string) error {
+func onlyOne(path, how string) error {
 	of := func(path string) *artifact.Manifest {
 		b, err := os.ReadFile(artifact.ManifestPath(path))
 		if err != nil {
@@ -235,5 +235,5 @@ func onlyOne(path string) error {
 		return nil
 	}
 	slices.Sort(all)
-	return usagef("the newest build in out/ has several images, %s: say which with --image", strings.Join(all, ", "))
+	return usagef("the newest build in out/ has several images, %s: say which with %s", strings.Join(all, ", "), how)
 }

@@ -49,7 +49,7 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 		opt.unit = ""
 	}
 	if file == "" {
-		if file, err = newestImage(); err != nil {
+		if file, err = newestImage("--image FILE"); err != nil {
 			return err
 		}
 		u.say("image: %s, the newest in out/", file)

@@ -134,7 +134,7 @@ type disk struct {
 // for is found before the squashfs is made, as far as can be.
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{}, parts: map[string]image.Content{},
-		packages: packages{open: opt.Opener.Package, loaded: map[string]*source.Package{}}}
+		packages: packages{open: opt.Opener.Packages, loaded: map[string]*source.Package{}}}
 	if b.Slots == "" {
 		b.Slots = "a"
 	}
@@ -347,39 +347,9 @@ func (b *builder) used(such func(layouts.Part) bool) bool {
 	return slices.ContainsFunc(b.disks, func(d *disk) bool { return slices.ContainsFunc(d.placed.Parts, such) })
 }
 
-func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
-	busybox, err := b.packages.get(ctx, b.Board.Starter.Busybox)
-	if err != nil {
-		return nil, err
-	}
-	t, err := starterRoot(busybox, b.Board.Name, b.Time)
-	if err != nil {
-		return nil, err
-	}
-	digest, err := t.Digest(ctx, nil)
-	return &source.Root{Tree: t, Digest: digest, Origin: busybox.Name + " " + busybox.Version}, err
-}
-
 func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error) {
 	if ref == starterScheme+"initrd" {
-		s := b.Board.Starter
-		busybox, err := b.packages.get(ctx, s.Busybox)
-		if err != nil {
-			return nil, err
-		}
-		kernel, err := b.packages.get(ctx, s.Kernel)
-		if err != nil {
-			return nil, err
-		}
-		modules, err := moduleClosure(kernel, s.Modules)
-		if err != nil {
-			return nil, err
-		}
-		data, err := starterInitrd(busybox, modules, map[string]string{"init": initrdInit}, b.Time)
-		if err != nil {
-			return nil, err
-		}
-		return fileOf(bytes.NewReader(data), busybox.Name+" "+busybox.Version+", "+kernel.Name+" "+kernel.Version)
+		return b.openStarterInitrd(ctx)
 	}
 	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
 		t := (*tree.Tree)(nil)
@@ -673,7 +643,7 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 	}
 	if s := b.Board.Script; s.Path != "" {
 		cmdline := strings.TrimSpace("init=/sbin/init " + b.Cmdline)
-		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@CMDLINE@", cmdline).Replace(strings.TrimLeft(s.Text, "\n"))
+		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@CMDLINE@", cmdline, "@SLOT_SELECT@", b.slotSelect()).Replace(strings.TrimLeft(s.Text, "\n"))
 		scr, err := uboot.Script(text, b.Time)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Path, err)
@@ -691,6 +661,16 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 		return nil, fmt.Errorf("%s: %w", p.Name, err)
 	}
 	return v, nil
+}
+
+// slotSelect is what chooses the slot: the starter's root file system marks slots good
+// in its own way.
+func (b *builder) slotSelect() string {
+	by := b.Board.Script.SlotSelect
+	if b.Inputs["rootfs"] == starterScheme+"rootfs" {
+		by = cmp.Or(b.Board.Starter.SlotSelect, by)
+	}
+	return cmp.Or(by, boards.SlotSelects[0])
 }
 
 func tooLarge(part string, size, max int64) error {
@@ -777,8 +757,10 @@ func (b *builder) manifest(d *disk) *artifact.Manifest {
 		m.Codec = b.codec
 	}
 	for _, p := range d.placed.Parts {
-		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late, Format: p.Format}
-		if !p.Late {
+		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late}
+		if p.Late {
+			part.Format = p.Format
+		} else {
 			part.GUID = b.guid(d.prefix + p.Name)
 			part.Fill = p.Size == 0 && d.Placing.MinDisk != d.Placing.Disk
 		}

@@ -88,7 +88,7 @@ func TestBootScriptIsTheGoldenOne(t *testing.T) {
 	// What the device's side relies on: variables with their defaults, addresses,
 	// and arguments in their order.
 	for _, fact := range []string{
-		`BOOT_ORDER "A B"`, "BOOT_A_LEFT 3", "BOOT_B_LEFT 3", "setenv devnum 0", "distro_bootpart 1",
+		"setenv slot_select bootmeth\n", `BOOT_ORDER "A B"`, "BOOT_A_LEFT 3", "BOOT_B_LEFT 3", "setenv devnum 0", "distro_bootpart 1",
 		"recovery_button_pin 100", "recovery_hold_secs 5", "recovery_usb_controller 0", "recovery_mmc_dev ${devnum}",
 		"ums ${recovery_usb_controller} mmc ${recovery_mmc_dev}",
 		"ramdisk_addr_r 0x08000000", "rauc_slot boot.0", "rauc_slot boot.1", "root_disk /dev/mmcblk1p",

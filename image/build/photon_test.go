@@ -25,11 +25,12 @@ import (
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/vm"
 )
 
-// buildPhoton builds a board's media from a root file system, or the starter if
+// buildBoard builds a board's media from a root file system, or the starter if
 // there is none.
-func buildPhoton(t *testing.T, board, rootfs string, change func(*build.Options)) (*build.Result, error) {
+func buildBoard(t *testing.T, board, rootfs string, change func(*build.Options)) (*build.Result, error) {
 	t.Helper()
 	b, err := boards.Get(board)
 	if err != nil {
@@ -204,7 +205,7 @@ var photonLinks = map[string]map[string]string{
 }
 
 func TestTheMediaOfAPhotonAreAsItsFactoryLeavesThem(t *testing.T) {
-	r, err := buildPhoton(t, "photon-nx", l4t(t, map[string]string{}), nil)
+	r, err := buildBoard(t, "photon-nx", l4t(t, map[string]string{}), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +345,7 @@ func fsck(t *testing.T, r *build.Result, files map[string]string) {
 // blkid, U-Boot's file system reader, and the kernel.
 func TestThePhotonStarter(t *testing.T) {
 	begin := time.Now()
-	r, err := buildPhoton(t, "photon-nx", "", func(o *build.Options) { o.BuildID = "boot-test-3" })
+	r, err := buildBoard(t, "photon-nx", "", func(o *build.Options) { o.BuildID = "boot-test-3" })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +363,7 @@ func TestThePhotonStarter(t *testing.T) {
 	}
 
 	t.Run("the same twice", func(t *testing.T) {
-		again, err := buildPhoton(t, "photon-nx", "", func(o *build.Options) { o.BuildID = "boot-test-3" })
+		again, err := buildBoard(t, "photon-nx", "", func(o *build.Options) { o.BuildID = "boot-test-3" })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -411,7 +412,7 @@ func TestThePhotonStarter(t *testing.T) {
 	// What the first boot writes is there in the second, and every file system is
 	// clean when it is off.
 	t.Run("the eMMC boots", func(t *testing.T) {
-		off := [2]string{"starter ready", "poweroff\n"}
+		off := vm.Reply{Seen: "starter ready", Type: "poweroff\n"}
 		for boot := 1; boot <= 2; boot++ {
 			log := bootPhoton(t, "reboot: Power down", files["emmc"], files["nvme"], off)
 			wantLines(t, log, `append:  quiet root=/dev/mmcblk0p1 ro `,
@@ -430,17 +431,17 @@ func TestThePhotonStarter(t *testing.T) {
 }
 
 // bootPhoton boots a disk that is left alone, with an NVMe beside it that is not,
-// by the extlinux.conf on its first partition.
-func bootPhoton(t *testing.T, ready, disk, nvme string, send ...[2]string) string {
+// by the extlinux.conf that U-Boot finds on its first partition.
+func bootPhoton(t *testing.T, ready, disk, nvme string, replies ...vm.Reply) string {
 	t.Helper()
-	args := []string{"-drive", "if=none,id=disk,format=raw,snapshot=on,file=" + disk, "-device", "virtio-blk-pci,drive=disk"}
+	m := vm.Machine{Disks: []vm.Disk{{Path: disk, Bus: "virtio"}}}
 	if nvme != "" {
-		args = append(args, "-drive", "if=none,id=nvme,format=raw,cache=unsafe,file="+nvme, "-device", "nvme,serial=nvme,drive=nvme")
+		m.Disks = append(m.Disks, vm.Disk{Path: nvme, Bus: "nvme", Keep: true})
 	}
-	return imagetest.Boot(t, args, ready, append([][2]string{
-		{"Hit any key", "\n"},
-		{"=> ", "virtio scan; sysboot virtio 0:1 any ${scriptaddr} " + edit.ExtlinuxConf + "\n"},
-	}, send...)...)
+	return imagetest.Boot(t, m, ready, append([]vm.Reply{
+		{Seen: "Hit any key", Type: "\n"},
+		{Seen: "=> ", Type: "boot\n"},
+	}, replies...)...)
 }
 
 func wantLines(t *testing.T, log string, lines ...string) {
@@ -453,7 +454,7 @@ func wantLines(t *testing.T, log string, lines ...string) {
 }
 
 func TestAnAgentsStarterIsNoL4TEither(t *testing.T) {
-	r, err := buildPhoton(t, "photon-nx-agent", "", nil)
+	r, err := buildBoard(t, "photon-nx-agent", "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,9 +88,9 @@ func (p *planter) busybox(pkg *source.Package) {
 	}
 }
 
-// starterInitrd assembles an initrd from a static busybox, the modules the board
-// names with all they depend on, and our scripts by their paths.
-func starterInitrd(busybox *source.Package, modules []module, scripts map[string]string, modTime int64) ([]byte, error) {
+// starterInitrd has a static busybox, the modules the board names with all they depend
+// on, and our scripts by their paths.
+func starterInitrd(busybox *source.Package, modules []module, scripts map[string]string, modTime int64) *planter {
 	p := newPlanter(modTime)
 	p.dirs(0o755, "bin dev lib lib/modules proc run sys sysroot")
 	p.busybox(busybox)
@@ -105,21 +105,21 @@ func starterInitrd(busybox *source.Package, modules []module, scripts map[string
 	for path, text := range scripts {
 		p.program(path, text)
 	}
+	return p
+}
+
+// pack is an initrd of folders, files and links as a cpio, with gzip.
+func (p *planter) pack() ([]byte, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	return packInitrd(p.tree)
-}
-
-// packInitrd is a tree of folders, files and links as a cpio, with gzip.
-func packInitrd(t *tree.Tree) ([]byte, error) {
 	var packed bytes.Buffer
 	z, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
 	if err != nil {
 		return nil, err
 	}
 	w := cpio.NewWriter(z)
-	for name, n := range t.All() {
+	for name, n := range p.tree.All() {
 		if name == "" {
 			continue
 		}
@@ -268,24 +268,20 @@ func moduleDepends(data []byte) ([]string, error) {
 	return slices.DeleteFunc(depends, func(s string) bool { return s == "" }), nil
 }
 
-// starterRoot is a root file system of busybox with an init that runs rcS, says
-// which slot and build it is and gives a console. host is its name.
-func starterRoot(busybox *source.Package, host string, modTime int64) (*tree.Tree, error) {
-	p := busyboxRoot(busybox, host, rcS, modTime)
-	p.dirs(0o755, "data")
-	return p.tree, p.err
-}
-
 // busyboxRoot is a root file system of busybox whose init runs script once, and
-// then gives a console.
-func busyboxRoot(busybox *source.Package, host, script string, modTime int64) *planter {
+// then gives a console and keeps services running.
+func busyboxRoot(busybox *source.Package, host, script string, modTime int64, services ...string) *planter {
 	p := newPlanter(modTime)
 	p.dirs(0o755, "bin boot dev etc etc/init.d home mnt proc root run sbin sys usr usr/bin usr/sbin var")
 	p.dirs(0o1777, "tmp")
 	p.busybox(busybox)
 	p.link("sbin/init", "../bin/busybox")
 	p.program("etc/init.d/rcS", script)
-	p.text("etc/inittab", "::sysinit:/etc/init.d/rcS\n::respawn:-/bin/sh\n::ctrlaltdel:/bin/reboot\n::shutdown:/bin/umount -a -r\n")
+	inittab := "::sysinit:/etc/init.d/rcS\n::respawn:-/bin/sh\n"
+	for _, service := range services {
+		inittab += "::respawn:" + service + "\n"
+	}
+	p.text("etc/inittab", inittab+"::ctrlaltdel:/bin/reboot\n::shutdown:/bin/umount -a -r\n")
 	p.text("etc/hostname", host+"\n")
 	p.text("etc/passwd", "root::0:0:root:/root:/bin/sh\n")
 	p.text("etc/group", "root:x:0:\n")
@@ -315,17 +311,29 @@ func program(busybox *source.Package) (image.Content, error) {
 
 // packages are the Debian packages a starter is made of, opened once.
 type packages struct {
-	open   func(ctx context.Context, name string) (*source.Package, error)
+	open   func(ctx context.Context, names ...string) ([]*source.Package, error)
 	loaded map[string]*source.Package
 }
 
 func (p *packages) get(ctx context.Context, name string) (*source.Package, error) {
-	if pkg := p.loaded[name]; pkg != nil {
-		return pkg, nil
+	all, err := p.gather(ctx, []string{name})
+	if err != nil {
+		return nil, err
 	}
-	pkg, err := p.open(ctx, name)
-	if err == nil {
-		p.loaded[name] = pkg
+	return all[0], nil
+}
+
+func (p *packages) gather(ctx context.Context, names []string) (all []*source.Package, err error) {
+	lacking := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return p.loaded[name] != nil })
+	opened, err := p.open(ctx, lacking...)
+	if err != nil {
+		return nil, err
 	}
-	return pkg, err
+	for i, name := range lacking {
+		p.loaded[name] = opened[i]
+	}
+	for _, name := range names {
+		all = append(all, p.loaded[name])
+	}
+	return all, nil
 }

@@ -51,7 +51,7 @@ func (b *builder) openStarterPhoton(ctx context.Context) (*source.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	initrd, err := starterInitrd(busybox, modules, map[string]string{"init": photonInit, "scripts/init-bottom/overlayroot": photonOverlayroot}, b.Time)
+	initrd, err := starterInitrd(busybox, modules, map[string]string{"init": photonInit, "scripts/init-bottom/overlayroot": photonOverlayroot}, b.Time).pack()
 	if err != nil {
 		return nil, err
 	}

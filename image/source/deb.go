@@ -32,8 +32,9 @@ type Package struct {
 	Tree    *tree.Tree
 	Name    string
 	Version string
+	Depends []string // the names of the packages it needs, of alternatives the first
 
-	depends []string // on exactly one version, as NAME=VERSION
+	exact []string // of those with exactly one version, as NAME=VERSION
 }
 
 // NoAptError says that a package was asked for on a machine without apt.
@@ -53,12 +54,26 @@ var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 func (o *Opener) Package(ctx context.Context, name string) (*Package, error) {
 	p, err := o.apt.get(ctx, name)
 	for range 4 {
-		if err != nil || len(p.depends) != 1 || !isMeta(p.Tree) {
+		if err != nil || len(p.exact) != 1 || !isMeta(p.Tree) {
 			break
 		}
-		p, err = o.apt.get(ctx, p.depends[0])
+		p, err = o.apt.get(ctx, p.exact[0])
 	}
 	return p, err
+}
+
+// Packages is Package for several, which apt is asked for at once.
+func (o *Opener) Packages(ctx context.Context, names ...string) ([]*Package, error) {
+	o.apt.gather(ctx, names)
+	var all []*Package
+	for _, name := range names {
+		p, err := o.Package(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 func isMeta(t *tree.Tree) bool {
@@ -107,10 +122,10 @@ func (o *Opener) debFile(ctx context.Context, ref, rest string) (*File, error) {
 				return nil, named(ref, err)
 			}
 			return &File{c, sum, "deb " + p.Name + " " + p.Version}, nil
-		case len(p.depends) != 1:
+		case len(p.exact) != 1:
 			return nil, fmt.Errorf("%s: %w in %s %s", ref, fs.ErrNotExist, tried, p.Version)
 		}
-		p, err = o.apt.get(ctx, p.depends[0])
+		p, err = o.apt.get(ctx, p.exact[0])
 		if p != nil {
 			tried += " and " + p.Name
 		}
@@ -160,6 +175,7 @@ type apt struct {
 
 	mu        sync.Mutex
 	packages  map[string]*Package // by NAME and NAME=VERSION
+	records   map[string]*record  // of packages that were gathered, by NAME
 	refreshed bool                // by this Opener, whether or not it worked
 	program   string
 	dir       string
@@ -237,6 +253,48 @@ func (a *apt) get(ctx context.Context, name string) (*Package, error) {
 	return p, nil
 }
 
+// gather fetches packages into the cache, as far as it can: what is wrong with one is
+// said by get.
+func (a *apt) gather(ctx context.Context, names []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return !packageName.MatchString(name) || a.packages[name] != nil || a.records[name] != nil
+	})
+	if len(names) == 0 {
+		return
+	}
+	unlock, err := a.setUp(ctx, names[0])
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if fi, err := os.Stat(a.stamp()); err != nil || time.Since(fi.ModTime()) > listsAge {
+		a.refresh(ctx)
+	}
+	out, err := a.show(ctx, names)
+	if err != nil {
+		return
+	}
+	if a.records == nil {
+		a.records = map[string]*record{}
+	}
+	var lacking []*record
+	for text := range strings.SplitSeq(string(out), "\n\n") {
+		r, err := parseRecord(text)
+		if err != nil || a.records[r.name] != nil {
+			continue
+		}
+		a.records[r.name] = r
+		if _, err := os.Stat(a.file(r)); err != nil {
+			lacking = append(lacking, r)
+		}
+	}
+	if len(lacking) > 0 {
+		a.download(ctx, lacking...)
+	}
+}
+
 // setUp makes the private state and locks it.
 func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error) {
 	if a.program, err = exec.LookPath("apt-get"); err != nil {
@@ -268,6 +326,7 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 		"-oDir::State::Lists=" + filepath.Join(a.dir, "lists"),
 		"-oDir::State::status=/dev/null",
 		"-oDir::Cache=" + filepath.Join(a.dir, "cache"),
+		"-oDir::Cache::pkgcache=pkgcache.bin", // images for containers turn it off
 		"-oAcquire::Languages=none",
 	}
 	f, err := os.OpenFile(filepath.Join(a.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
@@ -296,7 +355,7 @@ func (a *apt) stamp() string { return filepath.Join(a.dir, "refreshed") }
 func (a *apt) debs() string  { return filepath.Join(filepath.Dir(a.dir), "deb") }
 
 func (a *apt) refresh(ctx context.Context) error {
-	a.refreshed = true
+	a.refreshed, a.records = true, map[string]*record{}
 	if _, err := a.run(ctx, a.dir, a.program, "-oAPT::Update::Error-Mode=any", "update"); err != nil {
 		return fmt.Errorf("fetching the lists of packages: %w", err)
 	}
@@ -344,36 +403,59 @@ func complaint(stderr string) string {
 // record is what a package list says of a package.
 type record struct {
 	name, version, sha256 string
-	depends               []string
+	depends, exact        []string
+}
+
+func (a *apt) show(ctx context.Context, names []string) ([]byte, error) {
+	return a.run(ctx, a.dir, filepath.Join(filepath.Dir(a.program), "apt-cache"), append([]string{"show", "--no-all-versions"}, names...)...)
 }
 
 func (a *apt) record(ctx context.Context, name string) (*record, error) {
-	out, err := a.run(ctx, a.dir, filepath.Join(filepath.Dir(a.program), "apt-cache"), "show", "--no-all-versions", name)
+	if r := a.records[name]; r != nil {
+		return r, nil
+	}
+	out, err := a.show(ctx, []string{name})
 	if err != nil {
 		return nil, err
 	}
 	first, _, _ := strings.Cut(string(out), "\n\n")
+	r, err := parseRecord(first)
+	if bare, _, _ := strings.Cut(name, "="); err == nil && r.name != bare {
+		err = errNoRecord
+	}
+	return r, err
+}
+
+var errNoRecord = errors.New("apt-cache: no such package, or only others that provide it")
+
+func parseRecord(text string) (*record, error) {
 	fields := map[string]string{}
-	for line := range strings.Lines(first) {
+	for line := range strings.Lines(text) {
 		if k, v, ok := strings.Cut(line, ":"); ok && !strings.HasPrefix(line, " ") {
 			fields[k] = strings.TrimSpace(v)
 		}
 	}
 	r := &record{name: fields["Package"], version: fields["Version"], sha256: strings.ToLower(fields["SHA256"])}
-	bare, _, _ := strings.Cut(name, "=")
-	if r.name != bare || r.version == "" {
-		return nil, errors.New("apt-cache: no such package, or only others that provide it")
+	if r.name == "" || r.version == "" {
+		return nil, errNoRecord
 	}
 	if sum, err := hex.DecodeString(r.sha256); err != nil || len(sum) != sha256.Size {
 		return nil, fmt.Errorf("%s: the list of packages has no SHA-256 of it", r.version)
 	}
-	for dep := range strings.SplitSeq(fields["Depends"], ",") {
-		if m := exactDepends.FindStringSubmatch(strings.TrimSpace(dep)); m != nil {
-			r.depends = append(r.depends, m[1]+"="+m[2])
+	for _, field := range []string{"Pre-Depends", "Depends"} {
+		for dep := range strings.SplitSeq(fields[field], ",") {
+			if name := dependsName.FindString(strings.TrimSpace(dep)); name != "" {
+				r.depends = append(r.depends, name)
+			}
+			if m := exactDepends.FindStringSubmatch(strings.TrimSpace(dep)); m != nil && field == "Depends" {
+				r.exact = append(r.exact, m[1]+"="+m[2])
+			}
 		}
 	}
 	return r, nil
 }
+
+var dependsName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+`)
 
 var exactDepends = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]+)(?::[a-z0-9]+)? \(= ([^()|]+)\)$`)
 
@@ -398,7 +480,7 @@ func (a *apt) fetch(ctx context.Context, name string) (*Package, error) {
 	if err != nil {
 		return nil, named(r.name+" "+r.version, err)
 	}
-	return &Package{t, r.name, r.version, r.depends}, nil
+	return &Package{t, r.name, r.version, r.depends, r.exact}, nil
 }
 
 func (a *apt) file(r *record) string { return filepath.Join(a.debs(), r.sha256+".deb") }
@@ -428,39 +510,56 @@ func (a *apt) cached(ctx context.Context, r *record) (*os.File, error) {
 	return f, nil
 }
 
-func (a *apt) download(ctx context.Context, r *record) error {
+func (a *apt) download(ctx context.Context, rs ...*record) error {
 	tmp, err := os.MkdirTemp(a.debs(), "tmp-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if _, err := a.run(ctx, tmp, a.program, "download", r.name+"="+r.version); err != nil {
+	args := []string{"download"}
+	for _, r := range rs {
+		args = append(args, r.name+"="+r.version)
+	}
+	if _, err := a.run(ctx, tmp, a.program, args...); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
 	if err != nil {
 		return err
 	}
-	if len(files) != 1 {
-		return fmt.Errorf("apt-get download left %d files, not 1", len(files))
+	if len(files) != len(rs) {
+		return fmt.Errorf("apt-get download left %d files, not %d", len(files), len(rs))
 	}
-	f, err := os.Open(files[0])
+	byDigest := map[string]string{}
+	sum := ""
+	for _, file := range files {
+		if sum, err = hashFile(ctx, file); err != nil {
+			return err
+		}
+		byDigest[sum] = file
+	}
+	for _, r := range rs {
+		if byDigest[r.sha256] == "" {
+			return &CorruptError{r.name + " " + r.version, &mismatchError{"digest", "sha256:" + sum, "sha256:" + r.sha256}}
+		}
+		if err := os.Rename(byDigest[r.sha256], a.file(r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func hashFile(ctx context.Context, path string) (string, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return err
+		return "", err
 	}
-	sum, err := hash(ctx, io.NewSectionReader(f, 0, fi.Size()))
-	if err != nil {
-		return err
-	}
-	if sum != r.sha256 {
-		return &CorruptError{r.name + " " + r.version, &mismatchError{"digest", "sha256:" + sum, "sha256:" + r.sha256}}
-	}
-	return os.Rename(files[0], a.file(r))
+	return hash(ctx, io.NewSectionReader(f, 0, fi.Size()))
 }
 
 // unpack reads the tar inside a package: an ar archive of debian-binary,

@@ -177,6 +177,34 @@ func TestPackagesOfAnArchive(t *testing.T) {
 	}
 }
 
+func TestSeveralPackagesAtOnce(t *testing.T) {
+	a := newArchive(t)
+	a.add("one", "1", "xz", "libc6 (>= 2.3), libz1 | zlib, two:any (= 1)", "data")
+	a.add("two", "1", "xz", "", "data")
+	a.publish()
+	o := opener(t, source.Options{CacheDir: t.TempDir()})
+	for range 2 {
+		all, err := o.Packages(t.Context(), "two", "one")
+		must(t, err)
+		if got := fmt.Sprintf("%s %s %v %v", all[0].Name, all[1].Name, all[0].Depends, all[1].Depends); got != "two one [] [libc6 libz1 two]" {
+			t.Error(got)
+		}
+	}
+	if _, err := o.Packages(t.Context(), "one", "nope"); err == nil || !strings.HasPrefix(err.Error(), "package nope: apt-cache: ") {
+		t.Error(err)
+	}
+
+	// One of those that are fetched together is not what the list says.
+	data, err := os.ReadFile(a.dir + "/two_1.deb")
+	must(t, err)
+	data[len(data)-10] ^= 1
+	write(t, a.dir+"/two_1.deb", string(data))
+	o = opener(t, source.Options{CacheDir: t.TempDir()})
+	if _, err := o.Packages(t.Context(), "one", "two"); err == nil || !strings.HasPrefix(err.Error(), "package two: ") || !strings.Contains(err.Error(), "ash Sum mismatch") {
+		t.Error(err)
+	}
+}
+
 func yesterday(t *testing.T, cache string) {
 	t.Helper()
 	stamps, err := filepath.Glob(cache + "/apt-*/refreshed")

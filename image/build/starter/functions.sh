@@ -13,10 +13,14 @@ start() {
 	done </modules
 }
 
+# die reboots, for another slot may do better, unless somebody is there.
 die() {
 	echo "initrd: $*"
-	echo "initrd: here is a shell; leave it to reboot"
-	setsid cttyhack sh
+	echo "initrd: rebooting in 5 seconds; press Enter for a shell"
+	if read -r -t 5 _; then
+		echo "initrd: leave it to reboot"
+		setsid cttyhack sh
+	fi
 	reboot -f
 }
 

@@ -1,7 +1,9 @@
 #!/bin/sh
-# First program of the initrd: finds the slot named on the command line, puts an
-# overlay on it and hands over to the root file system's init.
+# First program of the initrd: makes the partitions that are missing, finds the slot
+# named on the command line, puts an overlay on it, mounts the data and hands over to
+# the root file system's init.
 . /functions
+. /disk
 start
 
 lowerdev= lowerfstype=squashfs
@@ -15,10 +17,27 @@ done
 [ -n "$lowerdev" ] || die "atomixos.lowerdev= is missing on the kernel's command line"
 wait_for "$lowerdev" 30 || die "there is no root file system"
 
+disk=$(disk_of "$lowerdev")
+fresh=no
+! freshly_flashed "$disk" || fresh=yes
+make_parts "$disk"
+label_parts "$disk"
+
 mkdir -p /run/rootfs-base /run/overlay-root /sysroot
 mount -t "$lowerfstype" -o ro "$lowerdev" /run/rootfs-base || die "$lowerdev: no $lowerfstype"
 mount -t tmpfs -o mode=0755 overlay-root /run/overlay-root
 mkdir -p /run/overlay-root/upper /run/overlay-root/work
 mount -t overlay -o lowerdir=/run/rootfs-base,upperdir=/run/overlay-root/upper,workdir=/run/overlay-root/work overlay /sysroot ||
 	die "no overlay on $lowerdev"
+
+# Of this boot alone: the overlay is in memory.
+if [ $fresh = yes ]; then
+	mkdir -p /sysroot/etc/atomixos
+	: >/sysroot/etc/atomixos/fresh-flash
+fi
+data=/dev/disk/by-partlabel/data
+if [ -b $data ]; then
+	mkdir -p /sysroot/data
+	mount -t f2fs -o noatime $data /sysroot/data || echo "initrd: /data: no f2fs on $(readlink -f $data)"
+fi
 hand_over

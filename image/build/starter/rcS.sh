@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs once, before the console: says which slot and build it is, and which seeds
-# the device would find.
+# Runs once, before the console: brings the network up, and says which slot and build
+# it is, and which seeds the device would find.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 hostname "$(cat /etc/hostname)"
 slot=unknown
@@ -10,6 +10,12 @@ for arg in $(cat /proc/cmdline); do
 	rauc.slot=boot.1) slot=b ;;
 	esac
 done
+fresh=no
+[ ! -e /etc/atomixos/fresh-flash ] || fresh=yes
+echo "fresh flash: $fresh"
+while read -r dev dir type _; do
+	[ "$dir" != /data ] || echo "/data mounted: $type on $dev, $(($(stat -f -c '%b * %S' /data) / 1048576)) MiB"
+done </proc/mounts
 . /etc/os-release
 root=$(while read -r _ dir type _; do [ "$dir" = / ] && echo "$type"; done </proc/mounts)
 
@@ -35,4 +41,13 @@ for part in /sys/class/block/*/partition; do
 	*) look "/dev/${dir##*/}" "$name" ;;
 	esac
 done
+if [ ! -x /sbin/first-boot ]; then
+	echo "imgtool starter: nothing here takes a configuration: first-boot is a part of imgtool when make builds it"
+	mark-good
+fi
+ip link set lo up
+for eth in /sys/class/net/eth*; do
+	[ ! -e "$eth" ] || ip link set "${eth##*/}" up
+done
+[ ! -e /sys/class/net/eth0 ] || udhcpc -q -t 20 -T 2 -i eth0 -s /etc/udhcpc.sh >/dev/console 2>&1 &
 echo "imgtool starter ready: slot $slot, build $BUILD_ID, root $root"

@@ -8,12 +8,67 @@ if test "${START_UMS}" = "1"; then
   setenv ums_why "START_UMS=1"
 fi
 
-if test -z "${BOOT_ORDER}"; then setenv BOOT_ORDER "A B"; fi
-if test -z "${BOOT_A_LEFT}"; then setenv BOOT_A_LEFT 3; fi
-if test -z "${BOOT_B_LEFT}"; then setenv BOOT_B_LEFT 3; fi
 if test -z "${devtype}"; then setenv devtype mmc; fi
 if test -z "${devnum}"; then setenv devnum 0; fi
 if test -z "${distro_bootpart}"; then setenv distro_bootpart 1; fi
+
+# Chosen once: slot_chosen says that this is the chosen slot's script, raucargs that the
+# boot method chose.
+setenv slot_select bootmeth
+if test -n "${ums_why}${slot_chosen}${raucargs}"; then setenv slot_select; fi
+# QEMU's U-Boot has its environment in a flash that Debian's kernel has no driver for,
+# so there the tries lie where the Rock64's has its own: sector 8128 of the disk.
+if test "${slot_select}${board}" = "scriptqemu-arm"; then
+  ${devtype} dev ${devnum}
+  if ${devtype} read ${kernel_addr_r} 0x1fc0 0x40; then
+    if itest.l *${kernel_addr_r} != 0; then env import -c ${kernel_addr_r} 0x8000 BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT; fi
+  fi
+fi
+if test -z "${BOOT_ORDER}"; then setenv BOOT_ORDER "A B"; fi
+if test -z "${BOOT_A_LEFT}"; then setenv BOOT_A_LEFT 3; fi
+if test -z "${BOOT_B_LEFT}"; then setenv BOOT_B_LEFT 3; fi
+if test "${slot_select}" = "script"; then
+  chosen=
+  for round in 1 2; do
+    for slot in ${BOOT_ORDER}; do
+      left=0
+      if test "${slot}" = "A"; then part=1; left=${BOOT_A_LEFT}; fi
+      if test "${slot}" = "B"; then part=3; left=${BOOT_B_LEFT}; fi
+      if test -z "${chosen}" -a "${left}" -gt 0; then
+        if test -e ${devtype} ${devnum}:${part} boot.scr; then
+          chosen=${slot}
+          chosen_part=${part}
+          setexpr BOOT_${slot}_LEFT ${left} - 1
+          echo "Slot ${slot} is chosen, which had ${left} tries"
+        fi
+      fi
+    done
+    if test -z "${chosen}"; then
+      echo "No slot has tries left: all have 3 again"
+      setenv BOOT_A_LEFT 3
+      setenv BOOT_B_LEFT 3
+    fi
+  done
+  saved=no
+  if test "${board}" = "qemu-arm"; then
+    if env export -c -s 0x8000 ${kernel_addr_r} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT; then
+      if ${devtype} write ${kernel_addr_r} 0x1fc0 0x40; then saved=yes; fi
+    fi
+  else
+    if saveenv; then saved=yes; fi
+  fi
+  # From here on nothing is saved.
+  setenv slot_counted ${saved}
+  if test "${saved}" = "no"; then echo "The tries cannot be saved: no slot falls back"; fi
+  if test -n "${chosen}"; then
+    setenv slot_chosen ${chosen}
+    if test "${chosen_part}" != "${distro_bootpart}"; then
+      setenv distro_bootpart ${chosen_part}
+      if load ${devtype} ${devnum}:${distro_bootpart} ${scriptaddr} boot.scr; then source ${scriptaddr}; fi
+    fi
+  fi
+fi
+
 if test -z "${recovery_button_pin}"; then setenv recovery_button_pin 100; fi
 if test -z "${recovery_hold_secs}"; then setenv recovery_hold_secs 5; fi
 if test -z "${recovery_usb_controller}"; then setenv recovery_usb_controller 0; fi
@@ -54,6 +109,8 @@ else
   # The default, 0x06000000, collides with the relocated kernel.
   setenv ramdisk_addr_r 0x08000000
 fi
+# A slot that panics has to come back here, to be counted.
+if test "${slot_counted}" = "yes"; then setenv bootargs_base "${bootargs_base} panic=5"; fi
 setenv bootargs_base "${bootargs_base} loglevel=7 rootwait root=fstab rw"
 setenv bootargs "${bootargs_base} atomixos.lowerdev=${root_disk}${distro_rootpart} atomixos.lowerfstype=squashfs init=/sbin/init quiet rauc.slot=${rauc_slot}"
 
@@ -83,3 +140,4 @@ if test -z "${missing}"; then
 else
   echo "Boot failed: cannot load${missing}"
 fi
+if test "${slot_counted}" = "yes"; then reset; fi

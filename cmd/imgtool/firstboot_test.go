@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"imgtool/image/imagetest"
+	"imgtool/image/seed/api"
+	"imgtool/image/vm"
+)
+
+// needFirstBoot skips a test where make has not put first-boot into imgtool.
+func needFirstBoot(t *testing.T) {
+	t.Helper()
+	needVM(t)
+	if _, err := os.Stat("../../image/build/starter/first-boot/first-boot"); err != nil {
+		imagetest.Skip(t, "first-boot is not a part of this imgtool: run make first-boot")
+	}
+}
+
+// board is an emulated Rock64 with the disk it was flashed with.
+type board struct {
+	t    *testing.T
+	site *site
+	disk string
+	port uint16
+}
+
+// newBoard has a starter with the seed of a site on boot-a, or with none. The disk is
+// the size of a small eMMC, as flash writes it.
+func newBoard(t *testing.T, seeded bool) *board {
+	needFirstBoot(t)
+	b := &board{t: t, site: newSite(t)}
+	// An address of the device's LAN, on which nothing of the machine is.
+	text := strings.ReplaceAll(readText(t, b.site.seed), "127.77.0.", "172.20.30.")
+	b.site.write(b.site.seed, text)
+	args := []string{}
+	if seeded {
+		args = []string{"--seed", b.site.seed}
+	}
+	img := starter(t, args...)
+	b.disk = sparseFile(t, filepath.Join(t.TempDir(), "disk"), 4<<30)
+	imgtool(t, "flash", "--yes", "--verify", "none", "-i", img, b.disk)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.port = uint16(l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	return b
+}
+
+func readText(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func (b *board) machine(stick string) vm.Machine {
+	m := vm.Machine{Disks: []vm.Disk{{Path: b.disk, Bus: "virtio", Keep: true}}, Forward: []vm.Forward{{Host: b.port, Guest: api.Port}}, Once: true}
+	if stick != "" {
+		m.Disks = append(m.Disks, vm.Disk{Path: stick, Bus: "usb"})
+	}
+	return m
+}
+
+const (
+	provisioned = `^first-boot: provisioned`
+	waiting     = `^first-boot: no seed was found; waiting`
+)
+
+// boots until a line is seen, then cuts the power, and returns what the console said.
+func (b *board) boots(until, stick string, replies ...vm.Reply) string {
+	b.t.Helper()
+	return imagetest.Boot(b.t, b.machine(stick), until, replies...)
+}
+
+// runs boots until a line is seen, does work and cuts the power.
+func (b *board) runs(until, stick string, work func()) string {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 3*time.Minute)
+	defer cancel()
+	m := b.machine(stick)
+	running, err := m.Start(ctx)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer running.Kill()
+	var log bytes.Buffer
+	if _, err := running.Watch(&log, regexp.MustCompile(until).MatchString); err != nil {
+		b.t.Fatalf("%v before %q was seen:\n%s", err, until, log.String())
+	}
+	go running.Watch(io.Discard, nil)
+	work()
+	return log.String()
+}
+
+func (b *board) url() string { return fmt.Sprintf("http://127.0.0.1:%d", b.port) }
+
+// Of a fresh flash, boot-a's seed is taken; at the second boot it is there; after
+// /data was wiped it is not taken again, but that of a stick is, or none.
+func TestFirstBootAndReprovisioning(t *testing.T) {
+	b := newBoard(t, true)
+	log := b.boots(provisioned, "")
+	wantLines(t, log, "fresh flash: yes", "/data mounted: f2fs on ", "first-boot: the boot partition has a config.toml (/dev/vda1)", "first-boot: the slot is marked good", "first-boot: provisioned")
+
+	log = b.boots(`^web\.container`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\ncd /data/config; find * -type f; cat quadlet/web.container; ls /etc/containers/systemd/users/990\n"})
+	wantLines(t, log, "fresh flash: no", "first-boot: the configuration of /data is taken", "first-boot: provisioned")
+	for _, file := range []string{"config.toml", "users.json", "admin-signers", "ssh-authorized-keys/ops0", "firewall-inbound.json", "lan-settings.json", "host-network.json",
+		"health-required.json", "activation-policy.json", "quadlet/web.container", "quadlet-runtime.json", "Image=registry.example/new:1"} {
+		if !strings.Contains(log, "\n"+file) {
+			t.Errorf("no %s in /data/config:\n%s", file, log)
+		}
+	}
+
+	b.boots(`^wiped`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\nrm -rf /data/* /data/.c*; sync; echo wi''ped\n"})
+	stick := sparseFile(t, filepath.Join(t.TempDir(), "stick"), 80<<20)
+	onStick := filepath.Join(b.site.dir, "stick.toml")
+	b.site.write(onStick, strings.Replace(readText(t, b.site.seed), "/new:1", "/stick:1", 1))
+	imgtool(t, "seed", "stick", "--yes", stick, onStick)
+	log = b.boots(provisioned, stick)
+	wantLines(t, log, "fresh flash: no", "first-boot: the stick SEED seed has a config.toml (/dev/sda1)", "first-boot: provisioned")
+	if strings.Contains(log, "the boot partition has a config.toml") {
+		t.Errorf("the seed of boot-a was taken again:\n%s", log)
+	}
+
+	log = b.boots(`^wiped`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\nrm -rf /data/* /data/.c*; sync; echo wi''ped\n"})
+	wantLines(t, log, "first-boot: the configuration of /data is taken")
+	b.runs(waiting, "", func() {
+		b.site.wants(0, "applied in", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
+		b.site.wants(0, "takes the signature of", "provision", b.url(), "--seed", onStick, "--key", b.site.path("admin"))
+		b.site.wants(0, "up, and has the configuration of", "provision", "status", b.url(), "--seed", onStick, "--key", b.site.path("admin"))
+	})
+	log = b.boots(provisioned, "")
+	wantLines(t, log, "fresh flash: no", "first-boot: the configuration of /data is taken")
+}
+
+// A bad seed is passed over, and why is told.
+func TestFirstBootWithABadSeed(t *testing.T) {
+	b := newBoard(t, false)
+	bad := filepath.Join(b.site.dir, "bad.toml")
+	b.site.write(bad, strings.Replace(readText(t, b.site.seed), "version = 1", "version = 2", 1))
+	imagetest.Run(t, "mcopy", "-i", b.disk+"@@16M", bad, "::config.toml")
+	const why = "the seed of the boot partition is not taken: config.toml:1: version: is 2; it must be 1"
+	log := b.runs(waiting, "", func() {
+		var h api.Health
+		for range 100 {
+			answer, err := http.Get(b.url() + api.PathHealth)
+			if err != nil {
+				time.Sleep(200 * time.Millisecond)
+				continue
+			}
+			err = json.NewDecoder(answer.Body).Decode(&h)
+			answer.Body.Close()
+			if err != nil {
+				t.Error(err)
+			}
+			break
+		}
+		if h.Status != "ok" || h.Detail != why {
+			t.Errorf("health is %+v", h)
+		}
+	})
+	wantLines(t, log, "fresh flash: yes", "first-boot: "+why)
+	if got := tries(t, b.disk); !strings.HasPrefix(got, "BOOT_A_LEFT=2, ") {
+		t.Errorf("nothing was applied, and the environment is %s", got)
+	}
+	b.runs(waiting, "", func() {
+		b.site.wants(0, "applied in", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
+	})
+	if got := tries(t, b.disk); !strings.HasPrefix(got, "BOOT_A_LEFT=3, ") {
+		t.Errorf("a configuration was applied, and the environment is %s", got)
+	}
+	wantLines(t, b.boots(provisioned, ""), "fresh flash: no", "first-boot: the configuration of /data is taken")
+}
+
+// The power is cut at any moment of the first boot, up to three times; after that the
+// device ends provisioned or waiting, and is then provisioned by its owner.
+func TestFirstBootWithPowerCuts(t *testing.T) {
+	needFirstBoot(t)
+	n := 2
+	if os.Getenv("SOAK") != "" {
+		n = 30
+	}
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	b := newBoard(t, true)
+	flashed := b.disk
+	ends := map[string]int{}
+	for i := range n {
+		b.disk = filepath.Join(t.TempDir(), "disk")
+		imagetest.Run(t, "cp", "--sparse=always", flashed, b.disk)
+		var cuts []time.Duration
+		for range 1 + rng.IntN(3) {
+			// From the kernel's start to some time after all is done.
+			cut := 2*time.Second + time.Duration(rng.Int64N(int64(10*time.Second)))
+			cuts = append(cuts, cut.Round(time.Millisecond))
+			m := b.machine("")
+			running, err := m.Start(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			go running.Watch(io.Discard, nil)
+			time.Sleep(cut)
+			running.Kill()
+		}
+		end := "waiting"
+		log := b.runs(provisioned+"|"+waiting, "", func() {})
+		if strings.Contains(log, "first-boot: provisioned") {
+			end = "provisioned"
+		} else {
+			b.runs(waiting, "", func() {
+				b.site.wants(0, "applied in", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
+			})
+			if log := b.boots(provisioned, ""); !strings.Contains(log, "/data mounted: f2fs") {
+				t.Errorf("%d: after %v: it has no data:\n%s", i, cuts, log)
+			}
+		}
+		ends[end]++
+		t.Logf("%d: cut after %v: %s", i, cuts, end)
+		os.Remove(b.disk)
+	}
+	t.Logf("%d devices: %v", n, ends)
+}

@@ -1,0 +1,39 @@
+# The disk of the board: whether it was just flashed, and the partitions that the image
+# leaves to the device.
+
+# disk_of PARTITION: the disk it is on, such as vda.
+disk_of() {
+	basename "$(readlink -f "/sys/class/block/${1#/dev/}/..")"
+}
+
+# parts DISK: the names of its partitions by the nodes, such as vda1 boot-a.
+parts() {
+	for part in /sys/class/block/"$1"/*/partition; do
+		part=${part%/partition}
+		[ ! -f "$part/uevent" ] || echo "${part##*/} $(sed -n 's/^PARTNAME=//p' "$part/uevent")"
+	done
+}
+
+# freshly_flashed DISK: the image has no boot-b, and the first boot makes one.
+freshly_flashed() {
+	! parts "$1" | grep -q ' boot-b$'
+}
+
+# make_parts DISK: with the definitions of the image. Nothing of the disk is mounted.
+make_parts() {
+	[ -n "$(ls /etc/repart.d)" ] || return 0
+	systemd-repart --dry-run=no --empty=allow --discard=no --definitions=/etc/repart.d --pretty=no --no-legend "/dev/$1" || {
+		echo "initrd: the partitions that are missing on /dev/$1 could not be made"
+		return 1
+	}
+	# It tells the kernel of the new ones without their names.
+	blockdev --rereadpt "/dev/$1"
+}
+
+# label_parts DISK: the nodes by their names, as udev has them.
+label_parts() {
+	mkdir -p /dev/disk/by-partlabel
+	parts "$1" | while read -r node name; do
+		[ -z "$name" ] || ln -sf "../../$node" "/dev/disk/by-partlabel/$name"
+	done
+}

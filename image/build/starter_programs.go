@@ -1,0 +1,169 @@
+package build
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"imgtool/boards"
+	"imgtool/image"
+	"imgtool/image/source"
+	"imgtool/image/tree"
+)
+
+// library is a shared library, or a program, on its way into a tree.
+type library struct {
+	image.Content
+	name string // of the file
+}
+
+// programs puts programs of Debian packages into a folder of the tree, and the shared
+// libraries they need into lib, where their loader looks last. The libraries are looked
+// for in the packages that those of the programs depend on. from are the packages that
+// something was taken of.
+func (p *planter) programs(ctx context.Context, packages *packages, folder string, list []boards.Program) (from []*source.Package, err error) {
+	if len(list) == 0 || p.err != nil {
+		return nil, p.err
+	}
+	take := func(pkg *source.Package) {
+		if !slices.Contains(from, pkg) {
+			from = append(from, pkg)
+		}
+	}
+	var names []string
+	for _, prog := range list {
+		first, _, _ := strings.Cut(prog.Package, "|")
+		names = append(names, first)
+	}
+	if _, err := packages.gather(ctx, names); err != nil {
+		return nil, err
+	}
+	var pool []*source.Package // all that is looked through, in order
+	var todo []library
+	for _, prog := range list {
+		pkg, c, err := packages.file(ctx, prog)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(pool, pkg) {
+			pool = append(pool, pkg)
+		}
+		take(pkg)
+		name := path.Base(prog.Path)
+		p.file(folder+"/"+name, 0o755, c)
+		todo = append(todo, library{c, name})
+	}
+	placed := map[string]bool{}
+	for len(todo) > 0 {
+		needed, err := todo[0].needs()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", todo[0].name, err)
+		}
+		for _, file := range needed {
+			if placed[file] {
+				continue
+			}
+			name := path.Base(file)
+			pkg, c := libraryIn(pool, name)
+			for c == nil {
+				n := len(pool)
+				if pool, err = packages.deeper(ctx, pool); err != nil {
+					return nil, err
+				}
+				if len(pool) == n {
+					return nil, fmt.Errorf("%s needs %s, which no package it depends on has", todo[0].name, name)
+				}
+				pkg, c = libraryIn(pool[n:], name)
+			}
+			placed[file] = true
+			take(pkg)
+			p.file(file, 0o755, c)
+			todo = append(todo, library{c, name})
+		}
+		todo = todo[1:]
+	}
+	return from, p.err
+}
+
+// needs are the paths that a program needs something at: its loader, and shared
+// libraries in lib.
+func (l library) needs() (paths []string, err error) {
+	f, err := elf.NewFile(l)
+	if err != nil {
+		return nil, err
+	}
+	names, err := f.ImportedLibraries()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		paths = append(paths, "lib/"+name)
+	}
+	for _, prog := range f.Progs {
+		if prog.Type == elf.PT_INTERP {
+			loader := make([]byte, prog.Filesz)
+			if _, err := prog.ReadAt(loader, 0); err != nil {
+				return nil, err
+			}
+			paths = append(paths, strings.Trim(string(loader), "/\x00"))
+		}
+	}
+	return paths, nil
+}
+
+// libraryIn is the first file of a name that a library could have.
+func libraryIn(pool []*source.Package, name string) (*source.Package, image.Content) {
+	for _, pkg := range pool {
+		for file, n := range pkg.Tree.All() {
+			if path.Base(file) != name || !strings.Contains("/"+file, "/lib/") || n.Type() == tree.Dir {
+				continue
+			}
+			if n, err := pkg.Tree.Open(file); err == nil && n.Content != nil {
+				return pkg, n.Content
+			}
+		}
+	}
+	return nil, nil
+}
+
+// file is a program in the first of its packages that has it.
+func (p *packages) file(ctx context.Context, prog boards.Program) (*source.Package, image.Content, error) {
+	var tried []string
+	for name := range strings.SplitSeq(prog.Package, "|") {
+		pkg, err := p.get(ctx, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		// A package may be older than the move of bin and sbin into usr.
+		for _, file := range []string{prog.Path, strings.TrimPrefix(prog.Path, "usr/")} {
+			n, err := pkg.Tree.Open(file)
+			if err == nil && n.Content != nil {
+				return pkg, n.Content, nil
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, nil, fmt.Errorf("package %s: %w", name, err)
+			}
+		}
+		tried = append(tried, pkg.Name+" "+pkg.Version)
+	}
+	return nil, nil, fmt.Errorf("there is no /%s in %s", prog.Path, strings.Join(tried, " or "))
+}
+
+// deeper are packages, and those with libraries that they depend on.
+func (p *packages) deeper(ctx context.Context, pool []*source.Package) ([]*source.Package, error) {
+	var names []string
+	for _, pkg := range pool {
+		for _, name := range pkg.Depends {
+			if !slices.Contains(names, name) && !slices.Contains(pool, p.loaded[name]) && (strings.HasPrefix(name, "lib") || strings.HasPrefix(name, "zlib")) {
+				names = append(names, name)
+			}
+		}
+	}
+	more, err := p.gather(ctx, names)
+	return append(pool, more...), err
+}
