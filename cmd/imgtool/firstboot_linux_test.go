@@ -21,15 +21,6 @@ import (
 	"imgtool/image/vm"
 )
 
-// needFirstBoot skips a test where make has not put first-boot into imgtool.
-func needFirstBoot(t *testing.T) {
-	t.Helper()
-	needVM(t)
-	if _, err := os.Stat("../../image/build/starter/first-boot/first-boot"); err != nil {
-		imagetest.Skip(t, "first-boot is not a part of this imgtool: run make first-boot")
-	}
-}
-
 // board is an emulated Rock64 with the disk it was flashed with.
 type board struct {
 	t    *testing.T
@@ -78,11 +69,6 @@ func (b *board) machine(stick string) vm.Machine {
 	}
 	return m
 }
-
-const (
-	provisioned = `^first-boot: provisioned`
-	waiting     = `^first-boot: no seed was found; waiting`
-)
 
 // boots until a line is seen, then cuts the power, and returns what the console said.
 func (b *board) boots(until, stick string, replies ...vm.Reply) string {
