@@ -26,7 +26,8 @@ type board struct {
 	t    *testing.T
 	site *site
 	disk string
-	port uint16
+	port uint16 // to the machine's WAN
+	lan  uint16
 }
 
 // newBoard has a starter with the seed of a site on boot-a, or with none. The disk is
@@ -44,12 +45,14 @@ func newBoard(t *testing.T, seeded bool) *board {
 	img := starter(t, args...)
 	b.disk = sparseFile(t, filepath.Join(t.TempDir(), "disk"), 4<<30)
 	imgtool(t, "flash", "--yes", "--verify", "none", "-i", img, b.disk)
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, port := range []*uint16{&b.port, &b.lan} {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		*port = uint16(l.Addr().(*net.TCPAddr).Port)
+		defer l.Close()
 	}
-	b.port = uint16(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
 	return b
 }
 
@@ -63,7 +66,7 @@ func readText(t *testing.T, file string) string {
 }
 
 func (b *board) machine(stick string) vm.Machine {
-	m := vm.Machine{Disks: []vm.Disk{{Path: b.disk, Bus: "virtio", Keep: true}}, Forward: []vm.Forward{{Host: b.port, Guest: api.Port}}, Once: true}
+	m := vm.Machine{Disks: []vm.Disk{{Path: b.disk, Bus: "virtio", Keep: true}}, Forward: []vm.Forward{{Host: b.port, Guest: api.Port}}, LAN: []vm.Forward{{Host: b.lan, Guest: api.Port}}, Once: true}
 	if stick != "" {
 		m.Disks = append(m.Disks, vm.Disk{Path: stick, Bus: "usb"})
 	}
@@ -132,8 +135,13 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 		b.site.wants(0, "takes the signature of", "provision", b.url(), "--seed", onStick, "--key", b.site.path("admin"))
 		b.site.wants(0, "up, and has the configuration of", "provision", "status", b.url(), "--seed", onStick, "--key", b.site.path("admin"))
 	})
-	log = b.boots(provisioned, "")
-	wantLines(t, log, "fresh flash: no", "first-boot: the configuration of /data is taken")
+
+	// From now on it is on the LAN alone.
+	log = b.runs(provisioned, "", func() {
+		b.site.wants(9, "does not answer", "provision", "status", b.url())
+		b.site.wants(0, "applied in", "provision", fmt.Sprintf("http://127.0.0.1:%d", b.lan), "--seed", b.site.seed, "--key", b.site.path("admin"))
+	})
+	wantLines(t, log, "fresh flash: no", "first-boot: the configuration of /data is taken", "first-boot: the console is at http://172.20.30.1:8080")
 }
 
 // A bad seed is passed over, and why is told.

@@ -32,6 +32,7 @@ type vmOptions struct {
 	usb      string
 	nvme     string
 	forward  []string
+	lan      []string
 	disk     string
 	keep     string
 	headless bool
@@ -75,6 +76,7 @@ no Rock64: its boot loaders are not run, and its disk is /dev/vda.`,
 	f.StringVar(&opt.usb, "usb", "", "file that is a USB stick, and is never changed")
 	f.StringVar(&opt.nvme, "nvme", "", "image that is on an NVMe disk beside the board's")
 	f.StringArrayVar(&opt.forward, "forward", nil, "port of 127.0.0.1 that leads to the same one of the machine, or PORT:PORT; with none there is no network")
+	f.StringArrayVar(&opt.lan, "lan", nil, "the same to the machine's LAN, eth1, on which AtomixOS is "+vm.GatewayOfLAN)
 	f.BoolVar(&opt.headless, "headless", false, "no terminal: the console goes to stdout")
 	f.StringVar(&opt.until, "until", "", "with --headless: end with 0 when a line of the console matches this regular expression")
 	f.DurationVar(&opt.timeout, "timeout", 5*time.Minute, "with --headless: end with 9 after this long")
@@ -87,7 +89,10 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 		return err
 	}
 	m := vm.Machine{Env: opt.env}
-	if m.Forward, err = parseForwards(opt.forward); err != nil {
+	if m.Forward, err = parseForwards("--forward", opt.forward); err != nil {
+		return err
+	}
+	if m.LAN, err = parseForwards("--lan", opt.lan); err != nil {
 		return err
 	}
 	if err := vm.Check(); err != nil {
@@ -156,7 +161,7 @@ func (opt *vmOptions) check(timed bool, u *ui) (until *regexp.Regexp, err error)
 }
 
 // parseForwards reads ports, and looks whether those of this computer are free.
-func parseForwards(list []string) (all []vm.Forward, err error) {
+func parseForwards(flag string, list []string) (all []vm.Forward, err error) {
 	for _, text := range list {
 		host, guest, two := strings.Cut(text, ":")
 		if !two {
@@ -165,11 +170,11 @@ func parseForwards(list []string) (all []vm.Forward, err error) {
 		from, err1 := strconv.ParseUint(host, 10, 16)
 		to, err2 := strconv.ParseUint(guest, 10, 16)
 		if err1 != nil || err2 != nil || from == 0 || to == 0 {
-			return nil, usagef("--forward is %q; it must be a port of 1 to 65535, or two as 8081:8080", text)
+			return nil, usagef("%s is %q; it must be a port of 1 to 65535, or two as 8081:8080", flag, text)
 		}
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", from))
 		if err != nil {
-			return nil, hint(fmt.Errorf("--forward: %w", err), "take another port of this computer, such as --forward %d:%d", from+1, to)
+			return nil, hint(fmt.Errorf("%s: %w", flag, err), "take another port of this computer, such as %s %d:%d", flag, from+1, to)
 		}
 		defer l.Close()
 		all = append(all, vm.Forward{Host: uint16(from), Guest: uint16(to)})

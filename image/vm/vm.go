@@ -31,7 +31,8 @@ const EnvSize = 64 << 20
 type Machine struct {
 	Disks   []Disk
 	Env     string    // file of EnvSize with U-Boot's environment; "" is the default one
-	Forward []Forward // with none there is no network
+	Forward []Forward // through eth0; with none in both there is no network
+	LAN     []Forward // through eth1, to GatewayOfLAN
 	Once    bool      // it ends where it would restart
 }
 
@@ -42,6 +43,9 @@ type Disk struct {
 	Bus  string   // virtio, nvme or usb
 	Keep bool     // what is written stays; else it goes to a file of QEMU's in TMPDIR, or to a File that is not needed any more
 }
+
+// GatewayOfLAN is the address that AtomixOS has on eth1 if it is not told another.
+const GatewayOfLAN = "172.20.30.1"
 
 // Forward is a port of 127.0.0.1 that leads to one of the machine.
 type Forward struct{ Host, Guest uint16 }
@@ -115,14 +119,11 @@ func (m *Machine) Start(ctx context.Context) (*Running, error) {
 		}
 		args = append(args, "-drive", options, "-device", fmt.Sprintf("%s,drive=disk%d", device, i))
 	}
-	if len(m.Forward) == 0 {
+	if len(m.Forward)+len(m.LAN) == 0 {
 		args = append(args, "-nic", "none")
 	} else {
-		net := "user,model=virtio-net-pci"
-		for _, f := range m.Forward {
-			net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", f.Host, f.Guest)
-		}
-		args = append(args, "-nic", net)
+		args = append(args, "-nic", "user,model=virtio-net-pci"+forwards(m.Forward, ""),
+			"-nic", "user,model=virtio-net-pci,net="+GatewayOfLAN+"/24,host=172.20.30.2,dns=172.20.30.3"+forwards(m.LAN, GatewayOfLAN))
 	}
 	r := &Running{cmd: exec.CommandContext(ctx, program, args...)}
 	r.cmd.Stderr, r.cmd.ExtraFiles, r.cmd.WaitDelay = &r.faults, files, time.Second
@@ -143,6 +144,13 @@ func (m *Machine) Start(ctx context.Context) (*Running, error) {
 	}
 	r.wait = sync.OnceValue(r.cmd.Wait)
 	return r, nil
+}
+
+func forwards(all []Forward, to string) (options string) {
+	for _, f := range all {
+		options += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-%s:%d", f.Host, to, f.Guest)
+	}
+	return options
 }
 
 // escape is a path as QEMU reads it in a list of options.
