@@ -359,11 +359,19 @@ func boot(t *testing.T, img string, ready string, replies ...vm.Reply) string {
 	return imagetest.Boot(t, vm.Machine{Disks: []vm.Disk{{Path: img, Bus: "virtio"}}}, ready, replies...)
 }
 
-// Slot B of an image with both slots boots its own root. Such an image is not fresh, for
-// there is a boot-b, and has room for data made all the same.
+// Slot B of an image with both slots boots its own root, if asked for or if U-Boot finds
+// no kernel in slot A. Such an image is not fresh, for there is a boot-b, and has room for
+// data made all the same.
 func TestAnImageWithBothSlotsBootsB(t *testing.T) {
 	needVM(t)
 	img := starter(t, "--build-id", "boot-test-2", "--slots", "ab")
-	log := vmUntil(t, `^imgtool starter ready: slot b, build boot-test-2, root overlay$`, "--slot", "b", img)
+	disk := filepath.Join(t.TempDir(), "disk")
+	const ready = `^imgtool starter ready: slot b, build boot-test-2, root overlay$`
+	log := vmUntil(t, ready, "--slot", "b", "--keep", disk, img)
 	wantLines(t, log, "Booting boot.1 from virtio 0:3", "fresh flash: no", "/data mounted: f2fs on ")
+	imagetest.Run(t, "mdel", "-i", disk+"@@16M", "::Image")
+	log = vmUntil(t, ready, "--keep", disk)
+	if n := strings.Count(log, "Boot failed: cannot load Image"); n != 3 {
+		t.Errorf("slot A failed %d times, not 3:\n%s", n, log)
+	}
 }

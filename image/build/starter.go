@@ -39,7 +39,7 @@ var (
 var applets = strings.Fields(`sh ash mount umount insmod lsmod modprobe switch_root cat echo ls sleep mkdir
 	rm cp mv ln chmod chown df du free ps kill top dmesg cut sed grep awk find head tail sort uniq wc tr vi
 	less hexdump md5sum sha256sum sync uname hostname date id reboot poweroff halt setsid cttyhack stty
-	ip ifconfig ping wget udhcpc blkid lsblk blockdev dd tar gzip gunzip xz unxz mdev getty login env test swapon swapoff
+	ip ifconfig route ping wget nc udhcpc blkid lsblk blockdev dd tar gzip gunzip xz unxz mdev getty login env test swapon swapoff
 	true false touch readlink basename dirname printf clear reset which xargs seq tee`)
 
 // planter puts things into a tree, all of one time. After an error it does

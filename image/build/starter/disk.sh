@@ -37,3 +37,19 @@ label_parts() {
 		[ -z "$name" ] || ln -sf "../../$node" "/dev/disk/by-partlabel/$name"
 	done
 }
+
+# sticks_settle: waits until every stick that is plugged in has its disk, some seconds at
+# most.
+sticks_settle() {
+	n=0
+	while [ $n -lt 50 ]; do
+		waiting=no
+		for class in /sys/bus/usb/devices/*/bInterfaceClass; do
+			[ -f "$class" ] && [ "$(cat "$class")" = 08 ] || continue
+			[ -n "$(ls -d "${class%/*}"/host*/target*/*/block/* 2>/dev/null)" ] || waiting=yes
+		done
+		[ $waiting = yes ] || return
+		sleep 0.1
+		n=$((n + 1))
+	done
+}

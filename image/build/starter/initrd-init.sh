@@ -40,4 +40,5 @@ if [ -b $data ]; then
 	mkdir -p /sysroot/data
 	mount -t f2fs -o noatime $data /sysroot/data || echo "initrd: /data: no f2fs on $(readlink -f $data)"
 fi
+sticks_settle
 hand_over
