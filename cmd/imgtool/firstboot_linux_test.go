@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -108,7 +109,15 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 	log := b.boots(provisioned, "")
 	wantLines(t, log, "fresh flash: yes", "/data mounted: f2fs on ", "first-boot: the boot partition has a config.toml (/dev/vda1)", "first-boot: the slot is marked good", "first-boot: provisioned")
 
-	log = b.boots(`^web\.container`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\ncd /data/config; find * -type f; cat quadlet/web.container; ls /etc/containers/systemd/users/990\n"})
+	log = b.boots(`^web\.container`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\ncd /data/config; find * -type f; cat quadlet/web.container; " +
+		"grep -h VmHWM $(grep -l first-boot /proc/[0-9]*/comm | sed s/comm/status/); ls /etc/containers/systemd/users/990\n"})
+	var memory int
+	if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(log); m == nil {
+		t.Errorf("first-boot does not run:\n%s", log)
+	} else if memory, _ = strconv.Atoi(m[1]); memory > 32<<10 {
+		t.Errorf("first-boot took %d KiB of memory", memory)
+	}
+	t.Logf("first-boot took %d KiB", memory)
 	wantLines(t, log, "fresh flash: no", "first-boot: the configuration of /data is taken", "first-boot: provisioned")
 	for _, file := range []string{"config.toml", "users.json", "admin-signers", "ssh-authorized-keys/ops0", "firewall-inbound.json", "lan-settings.json", "host-network.json",
 		"health-required.json", "activation-policy.json", "quadlet/web.container", "quadlet-runtime.json", "Image=registry.example/new:1"} {

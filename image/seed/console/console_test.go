@@ -1,0 +1,205 @@
+package console_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"imgtool/image/seed/api"
+	"imgtool/image/seed/console"
+)
+
+// stub is a device that takes anything, from anybody who says so.
+type stub struct {
+	config []byte
+	hold   chan struct{}
+}
+
+func (d *stub) Config() ([]byte, error) { return d.config, nil }
+func (d *stub) Detail() string          { return "" }
+func (d *stub) Verify(message, armour []byte) error {
+	if string(armour) != "signed: "+string(message) {
+		return errors.New("somebody else")
+	}
+	return nil
+}
+func (d *stub) Validate(string, io.ReadSeeker) ([]string, error) { return nil, nil }
+func (d *stub) Apply(context.Context, string, io.ReadSeeker, func(api.Event)) (api.Result, string, error) {
+	if d.hold != nil {
+		<-d.hold
+	}
+	return api.Result{}, "", nil
+}
+
+// asker sends requests to a console.
+type asker struct {
+	t       *testing.T
+	handler http.Handler
+	now     time.Time
+}
+
+func newAsker(t *testing.T, d *stub) *asker {
+	a := &asker{t: t, now: time.Unix(1e9, 0)}
+	a.handler = console.New(t.Context(), d, func() time.Time { return a.now }, t.TempDir())
+	return a
+}
+
+func (a *asker) ask(method, path, from, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.RemoteAddr, r.Host = from+":1234", "172.20.30.1:8080"
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			r.Host = header[i+1]
+		} else {
+			r.Header.Set(header[i], header[i+1])
+		}
+	}
+	w := httptest.NewRecorder()
+	a.handler.ServeHTTP(w, r)
+	return w
+}
+
+func (a *asker) nonce(from string) string {
+	a.t.Helper()
+	var n api.Nonce
+	if err := json.Unmarshal(a.ask("GET", api.PathNonce, from, "").Body.Bytes(), &n); err != nil || len(n.Nonce) != 43 {
+		a.t.Fatalf("%v: %q", err, n.Nonce)
+	}
+	return n.Nonce
+}
+
+// export is the status of a signed request.
+func (a *asker) export(nonce string) int {
+	// The SHA-256 of nothing, as sha256sum says it.
+	message := "atomixos-reapply-v1\nnonce:" + nonce + "\npath:/api/config/export\nsha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
+	signature := base64.StdEncoding.EncodeToString([]byte("signed: " + message))
+	return a.ask("GET", api.PathExport, "10.0.0.1", "", api.HeaderNonce, nonce, api.HeaderSignature, signature).Code
+}
+
+func TestNoncesAreFewAndForOnce(t *testing.T) {
+	a := newAsker(t, &stub{config: []byte("x")})
+	n := a.nonce("10.0.0.1")
+	if code := a.export(n); code != http.StatusOK {
+		t.Fatalf("a good one: %d", code)
+	}
+	if code := a.export(n); code != http.StatusUnauthorized {
+		t.Errorf("a second time: %d", code)
+	}
+	// It is spent by a signature that is none, too.
+	n = a.nonce("10.0.0.1")
+	if w := a.ask("GET", api.PathExport, "10.0.0.1", "", api.HeaderNonce, n, api.HeaderSignature, "YmFk"); w.Code != http.StatusUnauthorized {
+		t.Errorf("a bad signature: %d", w.Code)
+	}
+	if code := a.export(n); code != http.StatusUnauthorized {
+		t.Errorf("after a bad signature: %d", code)
+	}
+	n = a.nonce("10.0.0.1")
+	a.now = a.now.Add(300 * time.Second)
+	if code := a.export(n); code != http.StatusOK {
+		t.Errorf("after 300 s: %d", code)
+	}
+	n = a.nonce("10.0.0.1")
+	a.now = a.now.Add(301 * time.Second)
+	if code := a.export(n); code != http.StatusUnauthorized {
+		t.Errorf("after 301 s: %d", code)
+	}
+	// The seventeenth of an address takes the place of its first, not of another's.
+	other, first := a.nonce("10.0.0.2"), a.nonce("10.0.0.1")
+	second := a.nonce("10.0.0.1")
+	for range 15 {
+		a.nonce("10.0.0.1")
+	}
+	if a.export(first) != http.StatusUnauthorized || a.export(second) != http.StatusOK || a.export(other) != http.StatusOK {
+		t.Error("not the first of 17 was dropped")
+	}
+	// And so the 1025th of all.
+	first = a.nonce("10.1.0.0")
+	second = a.nonce("10.1.0.1")
+	for i := range 1023 {
+		a.nonce(fmt.Sprintf("10.2.%d.%d", i/200, i%200))
+	}
+	if a.export(first) != http.StatusUnauthorized || a.export(second) != http.StatusOK {
+		t.Error("not the first of 1025 was dropped")
+	}
+}
+
+func TestWhoMayProvisionFirst(t *testing.T) {
+	for _, c := range []struct {
+		header []string
+		want   int
+	}{
+		{nil, http.StatusAccepted},
+		{[]string{"Host", "localhost:8080"}, http.StatusAccepted},
+		{[]string{"Host", "atomixos"}, http.StatusAccepted},
+		{[]string{"Host", "rock64.local"}, http.StatusAccepted},
+		{[]string{"Host", "[fe80::1]:8080"}, http.StatusAccepted},
+		{[]string{"Host", "evil.example"}, http.StatusUnauthorized},
+		{[]string{"Origin", "http://172.20.30.1:8080"}, http.StatusAccepted},
+		{[]string{"Origin", "http://172.20.30.1"}, http.StatusUnauthorized},
+		{[]string{"Origin", "https://172.20.30.1:8080"}, http.StatusUnauthorized},
+		{[]string{"Origin", "null"}, http.StatusUnauthorized},
+		{[]string{"Referer", "http://evil.example/page"}, http.StatusUnauthorized},
+	} {
+		if got := newAsker(t, &stub{}).ask("POST", api.PathConfig, "10.0.0.1", "x", c.header...).Code; got != c.want {
+			t.Errorf("%q: %d, wanted %d", c.header, got, c.want)
+		}
+	}
+	// Later, a signature is wanted; to judge and to export, always.
+	for _, d := range []*stub{{}, {config: []byte("x")}} {
+		a := newAsker(t, d)
+		for _, request := range [][2]string{{"POST", api.PathValidate}, {"GET", api.PathExport}} {
+			if got := a.ask(request[0], request[1], "10.0.0.1", ""); got.Code != http.StatusUnauthorized || !strings.HasPrefix(got.Body.String(), `{"status_code":401,"detail":"`) {
+				t.Errorf("%s without a signature: %d %s", request[1], got.Code, got.Body)
+			}
+		}
+	}
+	if got := newAsker(t, &stub{config: []byte("x")}).ask("POST", api.PathConfig, "10.0.0.1", "x").Code; got != http.StatusUnauthorized {
+		t.Errorf("again, without a signature: %d", got)
+	}
+}
+
+func TestOneJobAtATimeAndLimits(t *testing.T) {
+	d := &stub{hold: make(chan struct{})}
+	a := newAsker(t, d)
+	first := a.ask("POST", api.PathConfig, "10.0.0.1", "x")
+	var s api.Submitted
+	if err := json.Unmarshal(first.Body.Bytes(), &s); err != nil || first.Code != http.StatusAccepted || first.Header().Get("Location") != s.JobURL || s.JobURL != "/api/jobs/"+s.JobID || s.State != "submitted" {
+		t.Fatalf("%d %v %+v", first.Code, err, s)
+	}
+	if w := a.ask("POST", api.PathConfig, "10.0.0.1", "x"); w.Code != http.StatusConflict || !strings.HasPrefix(w.Body.String(), `{"error":"`) {
+		t.Errorf("a second one: %d %s", w.Code, w.Body)
+	}
+	close(d.hold)
+	for range 200 {
+		if strings.Contains(a.ask("GET", s.JobURL, "10.0.0.1", "").Body.String(), `"state":"succeeded"`) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	// The first of 65 jobs is forgotten.
+	for i := range api.MaxJobs {
+		if w := a.ask("GET", s.JobURL, "10.0.0.1", ""); w.Code != http.StatusOK {
+			t.Fatalf("the job after %d others: %d %s", i, w.Code, w.Body)
+		}
+		for a.ask("POST", api.PathConfig, "10.0.0.1", "x").Code == http.StatusConflict {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if w := a.ask("GET", s.JobURL, "10.0.0.1", ""); w.Code != http.StatusNotFound || w.Body.String() != `{"error":"job not found"}`+"\n" {
+		t.Errorf("the job after 64 others: %d %s", w.Code, w.Body)
+	}
+	for time.Sleep(10 * time.Millisecond); a.ask("POST", api.PathConfig, "10.0.0.1", strings.Repeat("x", api.MaxBody)).Code != http.StatusAccepted; {
+		time.Sleep(time.Millisecond)
+	}
+	if got := a.ask("POST", api.PathConfig, "10.0.0.1", strings.Repeat("x", api.MaxBody+1)).Code; got != http.StatusRequestEntityTooLarge {
+		t.Errorf("one byte more than 32 MiB: %d", got)
+	}
+}
