@@ -59,9 +59,7 @@ func (d *device) Apply(ctx context.Context, name string, body io.ReadSeeker, rep
 		return result, rollback, err
 	}
 	_, config := d.now()
-	if first == nil {
-		d.provisioned()
-	}
+	d.configured(first == nil)
 	result.Forwarding = fmt.Sprintf("http://%s:%d", config.Gateway(), api.Port)
 	return result, "", nil
 }

@@ -31,18 +31,15 @@ import (
 	"imgtool/image/seed/console"
 )
 
-// narrowing is how long the console stays open to all after the first
-// configuration, so that who sent it sees how it ended.
-const narrowing = 60 * time.Second
-
 func main() {
 	root := flag.String("root", "/", "where the device's file system is")
 	listen := flag.String("listen", fmt.Sprintf(":%d", api.Port), "where the console is")
+	narrow := flag.Duration("narrow", time.Minute, "how long the console stays open to all after the first configuration, so that who sent it sees how it ended")
 	flag.Parse()
 	debug.SetMemoryLimit(24 << 20)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *root, *listen); err != nil {
+	if err := run(ctx, *root, *listen, *narrow); err != nil {
 		fmt.Fprintln(os.Stderr, "first-boot:", err)
 		os.Exit(1)
 	}
@@ -50,7 +47,7 @@ func main() {
 
 func say(format string, args ...any) { fmt.Printf("first-boot: "+format+"\n", args...) }
 
-func run(ctx context.Context, root, listen string) error {
+func run(ctx context.Context, root, listen string, narrow time.Duration) error {
 	d := &device{root: root, store: store{dir: filepath.Join(root, "data"), service: serviceID}}
 	if err := d.store.recover(); err != nil {
 		return err
@@ -60,11 +57,14 @@ func run(ctx context.Context, root, listen string) error {
 		return err
 	}
 	d.load()
-	// The console answers from the beginning, and shows what the import does.
 	handler := console.New(ctx, d, time.Now, uploads)
-	s := &server{handler: handler, port: listen}
-	d.provisioned = func() {
-		time.AfterFunc(narrowing, func() {
+	s := &server{handler: handler}
+	d.configured = func(first bool) {
+		wait := narrow
+		if !first {
+			wait = time.Second // the LAN may have moved
+		}
+		time.AfterFunc(wait, func() {
 			if err := s.listen(ctx, d.address(listen)); err != nil {
 				say("%v", err)
 			}
@@ -74,12 +74,13 @@ func run(ctx context.Context, root, listen string) error {
 	if d.text != nil && !d.store.onTrial() {
 		where = d.address(listen)
 	}
-	if err := s.listen(ctx, where); err != nil {
-		return err
-	}
+	// Nobody is to be faster than what the device has.
 	handler.Start(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
 		return api.Result{}, "", d.boot(ctx, report)
 	})
+	if err := s.listen(ctx, where); err != nil {
+		return err
+	}
 	<-ctx.Done()
 	return nil
 }
@@ -87,7 +88,6 @@ func run(ctx context.Context, root, listen string) error {
 // server is the console's, at one address at a time.
 type server struct {
 	handler http.Handler
-	port    string
 
 	mu sync.Mutex
 	on *http.Server
@@ -124,9 +124,9 @@ func (s *server) listen(ctx context.Context, at string) error {
 
 // device is what the console provisions.
 type device struct {
-	root        string
-	store       store
-	provisioned func()
+	root       string
+	store      store
+	configured func(first bool) // is called when a configuration was applied
 
 	mu     sync.Mutex
 	text   []byte // of the configuration, nil without one
@@ -208,6 +208,7 @@ func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 			d.note("the configuration of /data: " + err.Error())
 			return err
 		}
+		d.configured(true)
 		return d.finish()
 	}
 	return d.seek(ctx, report)
@@ -238,6 +239,7 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 			d.note(fmt.Sprintf("the seed of %s is not taken: %v", what, err))
 			return false
 		}
+		d.configured(true)
 		return true
 	}
 	if _, err := os.Stat(filepath.Join(d.root, "etc/atomixos/fresh-flash")); err == nil {

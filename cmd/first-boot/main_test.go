@@ -38,7 +38,7 @@ import (
 type box struct {
 	t       *testing.T
 	root    string
-	port    string
+	wan     string // its addresses, both of this computer
 	gateway string
 	key     ssh.Signer
 	cmd     *exec.Cmd
@@ -71,18 +71,11 @@ func TestMain(m *testing.M) {
 
 var boxes byte
 
-// newBox is a device without a configuration. It is at an address of 127.0.0.0/8 of
-// its own once it has one.
+// newBox is a device without a configuration.
 func newBox(t *testing.T) *box {
 	imagetest.NeedRoot(t)
 	boxes++
-	b := &box{t: t, root: t.TempDir(), gateway: fmt.Sprintf("127.78.%d.1", boxes)}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, b.port, _ = net.SplitHostPort(l.Addr().String())
-	l.Close()
+	b := &box{t: t, root: t.TempDir(), wan: fmt.Sprintf("127.77.%d.1", boxes), gateway: fmt.Sprintf("127.78.%d.1", boxes)}
 	for _, dir := range []string{"data/config", "dev", "etc", "sys/class/block", "home", "bin", "sbin"} {
 		b.mkdir(dir)
 	}
@@ -195,7 +188,7 @@ func (b *box) start() {
 	b.mu.Lock()
 	b.log.Reset()
 	b.mu.Unlock()
-	b.cmd = exec.Command(file, "-root", b.root, "-listen", "127.0.0.1:"+b.port)
+	b.cmd = exec.Command(file, "-root", b.root, "-listen", b.wan+":8080", "-narrow", "3s")
 	b.cmd.Stdout, b.cmd.Stderr = b, b
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatal(err)
@@ -250,7 +243,7 @@ func (b *box) has(image string) {
 
 func (b *box) client(address string) *provision.Client {
 	b.t.Helper()
-	c, err := provision.Wait(b.t.Context(), &url.URL{Scheme: "http", Host: net.JoinHostPort(address, b.port)}, 10*time.Second, func(error) {})
+	c, err := provision.Wait(b.t.Context(), &url.URL{Scheme: "http", Host: address + ":8080"}, 10*time.Second, func(error) {})
 	if err != nil {
 		b.t.Fatalf("%v\n%s", err, b.said())
 	}
@@ -270,7 +263,7 @@ func (b *box) apply(c *provision.Client, name string, body []byte) (*provision.A
 
 func (b *box) health() string {
 	b.t.Helper()
-	answer, err := http.Get("http://127.0.0.1:" + b.port + api.PathHealth)
+	answer, err := http.Get("http://" + b.wan + ":8080" + api.PathHealth)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -294,6 +287,14 @@ func TestSeedOfAFreshFlash(t *testing.T) {
 	b.has("boot")
 	if b.read("marks") != "good\n" {
 		t.Errorf("the slot was marked %q", b.read("marks"))
+	}
+
+	// The console is for the LAN alone from now on.
+	b.client(b.wan)
+	b.says("the console is at http://" + b.gateway)
+	b.client(b.gateway)
+	if _, err := net.Dial("tcp", b.wan+":8080"); err == nil {
+		t.Error("the console is open to all")
 	}
 
 	// The next boot has it.
@@ -351,7 +352,7 @@ func TestABadSeedFallsThrough(t *testing.T) {
 func TestConsoleAndAgain(t *testing.T) {
 	b := newBox(t)
 	b.start()
-	c := b.client("127.0.0.1")
+	c := b.client(b.wan)
 	done, err := b.apply(c, "config.toml", []byte(b.seed("first")))
 	if err != nil || done.Reapply || done.Forwarding != "http://"+b.gateway+":8080" {
 		t.Fatalf("%+v %v\n%s", done, err, b.said())
@@ -362,7 +363,7 @@ func TestConsoleAndAgain(t *testing.T) {
 	b.kill()
 	b.start()
 	b.has("first")
-	if _, err := net.Dial("tcp", "127.0.0.1:"+b.port); err == nil {
+	if _, err := net.Dial("tcp", b.wan+":8080"); err == nil {
 		t.Error("the console is open to all")
 	}
 	c = b.client(b.gateway)
@@ -394,6 +395,17 @@ func TestConsoleAndAgain(t *testing.T) {
 	}
 	if exported, err := c.Export(t.Context(), &provision.Key{Name: "key", Signer: b.key}); err != nil || string(exported) != b.seed("third") {
 		t.Errorf("exported %q, %v", exported, err)
+	}
+
+	// The LAN moves, and the console with it.
+	old := b.gateway
+	b.gateway = strings.Replace(old, "127.78.", "127.79.", 1)
+	if done, err := b.apply(c, "config.toml", []byte(b.seed("third"))); err != nil || done.Forwarding != "http://"+b.gateway+":8080" {
+		t.Errorf("%+v, %v", done, err)
+	}
+	c = b.client(b.gateway)
+	if _, err := net.Dial("tcp", old+":8080"); err == nil {
+		t.Error("the console is at the old address")
 	}
 
 	// Others are refused.
@@ -428,14 +440,14 @@ func TestFirstThatFailsIsDiscarded(t *testing.T) {
 	b.mkdir("etc/nftables.conf/no")
 	b.start()
 	var back *provision.RolledBackError
-	_, err := b.apply(b.client("127.0.0.1"), "config.toml", []byte(b.seed("first")))
+	_, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("first")))
 	if !errors.As(err, &back) {
 		t.Errorf("%v", err)
 	}
 	if b.read("data/config/config.toml") != "" {
 		t.Error("it is still there")
 	}
-	if fresh, err := b.client("127.0.0.1").Fresh(t.Context()); !fresh || err != nil {
+	if fresh, err := b.client(b.wan).Fresh(t.Context()); !fresh || err != nil {
 		t.Errorf("the device does not wait: %v", err)
 	}
 }
@@ -443,8 +455,8 @@ func TestFirstThatFailsIsDiscarded(t *testing.T) {
 func TestPageTakesWhatIsPasted(t *testing.T) {
 	b := newBox(t)
 	b.start()
-	b.client("127.0.0.1")
-	base := "http://127.0.0.1:" + b.port
+	b.client(b.wan)
+	base := "http://" + b.wan + ":8080"
 	get := func(path string) (int, string) {
 		answer, err := http.Get(base + path)
 		if err != nil {
@@ -515,7 +527,7 @@ func TestKilledAnywhere(t *testing.T) {
 		again := i%2 == 1
 		if again {
 			b.start()
-			if _, err := b.apply(b.client("127.0.0.1"), "config.toml", []byte(b.seed("before"))); err != nil {
+			if _, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("before"))); err != nil {
 				t.Fatal(err)
 			}
 			b.kill()
