@@ -409,7 +409,15 @@ func TestProvisionABusyDevice(t *testing.T) {
 		t.Fatal(other, err)
 	}
 	s.wants(4, "the device is busy: another provisioning job is running", "provision", d.URL(), "--seed", s.seed)
-	time.AfterFunc(2*time.Second, func() { close(hold) })
+	go func() {
+		defer close(hold)
+		for range 1000 { // until it was asked a third time
+			if strings.Count(strings.Join(d.Requests(), "\n"), "POST "+api.PathConfig) > 2 {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
 	// It ends with a configuration of its own, so this one needs a signature.
 	s.wants(0, "is busy with another job; waiting for its end", "provision", d.URL(), "--seed", s.seed, "--wait", "1m", "--key", s.path("key"))
 	s.has(d, "new")
@@ -455,7 +463,7 @@ func restart(d *consoletest.Device, step string) *consoletest.Device {
 		if now == step && !done {
 			done = true
 			d.Down()
-			time.AfterFunc(time.Second, d.Up)
+			time.AfterFunc(3*time.Second, d.Up)
 		}
 	}
 	return d
@@ -581,7 +589,7 @@ func TestProvisionNobody(t *testing.T) {
 	// One that is still booting.
 	d := s.fresh(&consoletest.Device{})
 	d.Down()
-	time.AfterFunc(2*time.Second, d.Up)
+	time.AfterFunc(5*time.Second, d.Up)
 	s.wants(0, "connection refused; waiting up to 1m", "provision", d.URL(), "--seed", s.seed, "--wait", "1m")
 	s.has(d, "new")
 
