@@ -37,7 +37,7 @@ func newBoard(t *testing.T, seeded bool) *board {
 	needFirstBoot(t)
 	b := &board{t: t, site: newSite(t)}
 	// An address of the device's LAN, on which nothing of the machine is.
-	text := strings.ReplaceAll(readText(t, b.site.seed), "127.77.0.", "172.20.30.")
+	text := strings.ReplaceAll(readText(t, b.site.seed), strings.TrimSuffix(b.site.gateway, "1"), "172.20.30.")
 	b.site.write(b.site.seed, text)
 	args := []string{}
 	if seeded {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,11 +37,15 @@ type site struct {
 	dir  string
 	env  []string
 	seed string // file
+
+	gateway string // of its devices: an address of this computer
 }
+
+var sites atomic.Int32
 
 // newSite has a key, id_ed25519, that is the admin's of the seed.
 func newSite(t *testing.T) *site {
-	s := &site{t: t, dir: t.TempDir()}
+	s := &site{t: t, dir: t.TempDir(), gateway: fmt.Sprintf("127.76.%d.1", sites.Add(1))}
 	if err := os.Mkdir(filepath.Join(s.dir, ".ssh"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +83,11 @@ func (s *site) config(image string, keys ...string) string {
 		fmt.Fprintf(&users, "[users.ops%d]\nisAdmin = true\nssh_key = %q\n", i, key)
 	}
 	return fmt.Sprintf(`version = 1
-%s
+%[1]s
 [network.dnsmasq]
-gateway_cidr = "127.77.0.1/24"
-dhcp_start = "127.77.0.10"
-dhcp_end = "127.77.0.20"
+gateway_cidr = "%[2]s/24"
+dhcp_start = "%[2]s0"
+dhcp_end = "%[2]s9"
 
 [activation]
 required = ["web"]
@@ -91,9 +96,9 @@ timeout_seconds = 1
 [containers.container.web]
 privileged = false
 [containers.container.web.Container]
-Image = "registry.example/%s:1"
-Environment = ["TOKEN=%s"]
-`, users.String(), image, secretToken)
+Image = "registry.example/%[3]s:1"
+Environment = ["TOKEN=%[4]s"]
+`, users.String(), s.gateway, image, secretToken)
 }
 
 // run runs imgtool, and sees to it that it tells no secret.
@@ -510,7 +515,7 @@ func TestProvisionWithARestart(t *testing.T) {
 func TestProvisionThatMovesTheLAN(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	moved := "http://127.77.0.1:8080"
+	moved := "http://" + s.gateway + ":8080"
 	d := &consoletest.Device{Forwarding: moved}
 	done := false
 	d.OnStep = func(step string) {
@@ -528,6 +533,21 @@ func TestProvisionThatMovesTheLAN(t *testing.T) {
 func hangUp(w http.ResponseWriter) {
 	if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
 		conn.Close()
+	}
+}
+
+// Another device has the address that this one's LAN has, and the same configuration.
+func TestProvisionBesideAnother(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	other := &consoletest.Device{}
+	text, _ := os.ReadFile(s.seed)
+	other.Start(t, text)
+	other.Move(s.gateway + ":8080")
+	d := s.device(restart(&consoletest.Device{}, "write-users"))
+	s.wants(11, "the device has the configuration of before", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+	if n := len(other.Requests()); n == 0 {
+		t.Error("the other was not asked, and nothing is shown by this")
 	}
 }
 

@@ -275,6 +275,11 @@ func (a *applying) follow(id string) (*Applied, error) {
 		var gone *GoneError
 		var refused *RefusedError
 		switch {
+		case a.ctx.Err() != nil:
+			return nil, context.Cause(a.ctx)
+		case err != nil && a.c != a.first:
+			// Nobody, or somebody else who has this address on a LAN of its own.
+			a.turn()
 		case errors.As(err, &gone), errors.As(err, &refused) && refused.Status >= 500:
 			if !lost {
 				a.note("%s does not answer; it may restart or move", a.c.URL())
@@ -284,8 +289,6 @@ func (a *applying) follow(id string) (*Applied, error) {
 		case errors.Is(err, errNoJob):
 			a.note("the service of the device has restarted and forgot the job; looking which configuration it has")
 			return a.lookUp()
-		case a.ctx.Err() != nil:
-			return nil, context.Cause(a.ctx)
 		case err != nil:
 			return nil, &UnknownError{a.c.URL(), "the job cannot be followed: " + err.Error()}
 		default:
@@ -415,7 +418,6 @@ func (a *applying) look() (*Applied, error) {
 	fresh, err := a.c.Fresh(a.ctx)
 	switch {
 	case err != nil:
-		a.turn()
 		return nil, nil
 	case fresh && a.fresh:
 		return nil, &RolledBackError{a.c.URL(), "the job was lost, and the device waits for its first configuration as before"}
