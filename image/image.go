@@ -50,6 +50,23 @@ type Content interface {
 	Size() int64
 }
 
+// Sparse is a Content that knows where it has nothing but zeros.
+type Sparse interface {
+	Content
+	// Hole is how many bytes from off on are zeros, as far as that is known
+	// without reading them.
+	Hole(off int64) int64
+}
+
+// Hole is how many bytes of c from off on are known to be zeros without reading
+// them: 0 where nothing is known.
+func Hole(c Content, off int64) int64 {
+	if s, ok := c.(Sparse); ok {
+		return s.Hole(off)
+	}
+	return 0
+}
+
 // Extent is a named Content at a place, in bytes from the start.
 type Extent struct {
 	Name string
@@ -287,6 +304,8 @@ func Zeros(n int64) Content { return zeros(n) }
 type zeros int64
 
 func (z zeros) Size() int64 { return int64(z) }
+
+func (z zeros) Hole(off int64) int64 { return max(0, int64(z)-off) }
 
 func (z zeros) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off >= int64(z) {

@@ -15,10 +15,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
-	"imgtool/image/ext4"
-	"imgtool/image/fat"
 	"imgtool/image/gpt"
-	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
 	"imgtool/layouts"
@@ -164,38 +161,27 @@ func inspect(pic *picture) (*report, error) {
 		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
 	}
 
-	table, err := gpt.Read(img)
-	if errors.As(err, new(*artifact.CorruptError)) {
+	parts, err := readPartitions(img)
+	if err != nil {
 		return nil, err
 	}
-	sector := make([]byte, 512)
-	img.ReadAt(sector, 0)
-	if start, end, fault := mbr(sector); errors.Is(err, gpt.ErrNone) && sector[510] == 0x55 && sector[511] == 0xAA && fault == nil {
-		r.Partitions = append(r.Partitions, partReport{Name: "(MBR)", Type: "all of it", Off: start, Len: end - start})
+	if parts.mbr {
 		note("partition table (MBR)", nil)
-		r.blobs(img, note)
-		return r, nil
+	} else {
+		note("partition table at the start", parts.front)
+		note("partition table at the end", parts.back)
 	}
-	note("partition table at the start", err)
-	backup, backupErr := gpt.ReadBackup(img, img.Size())
-	if backupErr == nil && table != nil && !sameTable(table, backup) {
-		backupErr = errors.New("it differs from the one at the start")
+	if parts.table != nil {
+		r.Table, r.FirstLBA = parts.table.GUID, parts.table.FirstUsable/512
 	}
-	note("partition table at the end", backupErr)
-	if table == nil {
-		table = backup
-	}
-	if table != nil {
-		r.Table, r.FirstLBA = table.GUID, table.FirstUsable/512
-		for _, p := range table.Parts {
-			part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
-			if p.Off+p.Len > img.Size() {
-				note(p.Name, fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
-			} else if err := part.look(img, stateOf(pic.manifest, p.Number), note); err != nil {
-				return nil, err
-			}
-			r.Partitions = append(r.Partitions, part)
+	for _, p := range parts.list {
+		part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
+		if p.Off+p.Len > img.Size() {
+			note(partName(p), fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
+		} else if err := part.look(img, stateOf(pic.manifest, p.Number), partName(p), note); err != nil {
+			return nil, err
 		}
+		r.Partitions = append(r.Partitions, part)
 	}
 	if m := pic.manifest; m != nil {
 		for _, p := range m.Partitions {
@@ -225,52 +211,35 @@ func stateOf(m *artifact.Manifest, number int) string {
 }
 
 // look finds out what is in a partition. state is a file to show, if there is one.
-func (p *partReport) look(img *image.Image, state string, note func(string, error) bool) error {
-	inside := io.NewSectionReader(img, p.Off, p.Len)
-	magic := make([]byte, 4096)
-	if _, err := inside.ReadAt(magic, 0); err != nil && err != io.EOF {
+func (p *partReport) look(img *image.Image, state, name string, note func(string, error) bool) error {
+	v, err := openVolume(io.NewSectionReader(img, p.Off, p.Len), p.Len)
+	if errors.As(err, new(*artifact.CorruptError)) || v == nil {
 		return err
 	}
+	if v.kind == "swap" {
+		p.Swap = &v.swap
+		return nil
+	}
+	if !note(name+": "+strings.TrimRight(v.kind, "0123456789"), err) {
+		return nil
+	}
 	switch {
-	case string(magic[:4]) == "hsqs":
-		r, err := squashfs.Open(inside, p.Len)
-		if err == nil {
-			_, err = r.Tree()
+	case v.fat == nil && v.ext4 == nil:
+		s := v.squashfs
+		p.Squashfs = &squashfsReport{s.Codec, s.BlockSize, s.Inodes, s.BytesUsed, s.ModTime}
+	case v.ext4 != nil:
+		p.Ext4 = &ext4Report{Label: v.ext4.Label, UUID: uuid.UUID(v.ext4.UUID).String(), Files: v.tree.Len(),
+			Extlinux: textIn(v.tree, edit.ExtlinuxConf), State: textIn(v.tree, state)}
+		for _, n := range v.tree.All() {
+			p.Ext4.Content += n.Size()
 		}
-		if errors.As(err, new(*artifact.CorruptError)) {
-			return err
-		}
-		if note(p.Name+": squashfs", err) {
-			s := r.Summary()
-			p.Squashfs = &squashfsReport{s.Codec, s.BlockSize, s.Inodes, s.BytesUsed, s.ModTime}
-		}
-	case magic[1080] == 0x53 && magic[1081] == 0xEF: // s_magic of fs/ext4/ext4.h
-		t, opt, err := ext4.Read(inside, p.Len)
-		if errors.As(err, new(*artifact.CorruptError)) {
-			return err
-		}
-		if note(p.Name+": ext4", err) {
-			p.Ext4 = &ext4Report{Label: opt.Label, UUID: uuid.UUID(opt.UUID).String(), Files: t.Len(),
-				Extlinux: textIn(t, edit.ExtlinuxConf), State: textIn(t, state)}
-			for _, n := range t.All() {
-				p.Ext4.Content += n.Size()
+	case v.fat != nil:
+		f := v.fat
+		p.FAT = &fatReport{Kind: f.Kind, Label: f.Label, Serial: serialText(f.Serial)}
+		for _, file := range v.entries {
+			if file.Folder {
+				continue
 			}
-		}
-	case string(magic[4086:]) == "SWAPSPACE2": // union swap_header of include/linux/swap.h
-		id := uuid.UUID(magic[1036:1052])
-		p.Swap = &swapReport{Label: strings.TrimRight(string(magic[1052:1068]), "\x00"), UUID: id.String()}
-	case magic[510] == 0x55 && magic[511] == 0xAA && (magic[0] == 0xEB || magic[0] == 0xE9):
-		f, err := fat.Open(inside)
-		if !note(p.Name+": FAT", err) {
-			return nil
-		}
-		p.FAT = &fatReport{Kind: f.Kind, Label: f.Label, Serial: fmt.Sprintf("%04X-%04X", f.Serial>>16, f.Serial&0xffff)}
-		files, err := f.Files()
-		if err != nil {
-			note(p.Name+": files", err)
-			return nil
-		}
-		for _, file := range files {
 			p.FAT.Files = append(p.FAT.Files, fileReport{file.Path, file.Size()})
 			if !strings.EqualFold(file.Path, "boot.scr") || file.Size() > uboot.MaxScript {
 				continue
@@ -280,11 +249,14 @@ func (p *partReport) look(img *image.Image, state string, note func(string, erro
 			if err == nil {
 				p.FAT.Script, err = uboot.ParseScript(b)
 			}
-			note(p.Name+": boot.scr", err)
+			note(name+": boot.scr", err)
 		}
 	}
 	return nil
 }
+
+// serialText is the serial number of a FAT as others write it.
+func serialText(n uint32) string { return fmt.Sprintf("%04X-%04X", n>>16, n&0xffff) }
 
 // textIn is the text of a file in a tree, or nothing.
 func textIn(t *tree.Tree, path string) string {

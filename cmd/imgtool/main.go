@@ -25,6 +25,7 @@ import (
 // Exit statuses, also in README.md.
 const (
 	exitOK          = 0
+	exitDiffers     = 1
 	exitUsage       = 2
 	exitInput       = 3
 	exitRefused     = 4
@@ -74,6 +75,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	if err == nil {
 		return exitOK
 	}
+	if errors.Is(err, errDiffers) {
+		return exitDiffers
+	}
 	if !u.started {
 		err = &usageError{err}
 	}
@@ -105,8 +109,9 @@ Data goes to stdout, words and progress to stderr.`,
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
-	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u), newSeedCommand(u), newProvisionCommand(u),
-		newVMCommand(u), newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
+	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
+		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),
+		newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
 	return cmd
 }
 

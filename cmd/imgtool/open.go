@@ -149,6 +149,9 @@ func (p *picture) seek(ctx context.Context, u *ui) error {
 	m, err := image.Write(ctx, f, sparse(p.stream.Chunks()), u.phases("unpacking", total))
 	if err != nil {
 		f.Close()
+		if errors.As(err, new(*image.WriteError)) {
+			return fmt.Errorf("%s: unpacking it into %s (TMPDIR names another folder): %w", p.name, os.TempDir(), err)
+		}
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	size := m.Size

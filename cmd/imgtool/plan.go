@@ -114,28 +114,14 @@ func (p *plan) read() error {
 // mbr reads where the first partition of an old table starts and the last ends,
 // in bytes.
 func mbr(sector []byte) (start, end int64, err error) {
-	le := binary.LittleEndian
-	for i := range 4 {
-		e := sector[446+16*i:]
-		first, n := int64(le.Uint32(e[8:])), int64(le.Uint32(e[12:]))
-		if e[4] == 0 || n == 0 {
-			continue
+	list, err := mbrParts(sector)
+	for i, p := range list {
+		if i == 0 || p.Off < start {
+			start = p.Off
 		}
-		if e[4] == 0xEE {
-			return 0, 0, corrupt("its partition table is damaged, or for disks of other than 512-byte sectors: there is a protective MBR, and no GPT in sector 1")
-		}
-		if first*512 < image.Block {
-			return 0, 0, corrupt("its partition %d starts at sector %d, where the table is: the first that can be is %d", i+1, first, image.Block/512)
-		}
-		if start == 0 || first*512 < start {
-			start = first * 512
-		}
-		end = max(end, (first+n)*512)
+		end = max(end, p.Off+p.Len)
 	}
-	if start == 0 {
-		return 0, 0, corrupt("it is no disk image: its partition table has no partitions")
-	}
-	return start, end, nil
+	return start, end, err
 }
 
 // cut divides a chunk at a byte of the image.

@@ -24,7 +24,7 @@ const readable = fileType | withExtents | with64bit | withMMP | flexBG | csumSee
 // Checksums are checked where there are any, but for those of bitmaps, which are
 // not read. A file system that was not unmounted, or whose files are mapped in
 // the way of ext2, is an error; and one made to harm, whose metadata would take
-// more memory than 64 MiB and a fixed multiple of its size.
+// more memory than 64 MiB and a fixed multiple of its size, 2 GiB at most.
 func Read(r io.ReaderAt, size int64) (*tree.Tree, *Options, error) {
 	s := &scan{
 		r:       r,
@@ -32,7 +32,7 @@ func Read(r io.ReaderAt, size int64) (*tree.Tree, *Options, error) {
 		nodes:   map[uint32]*tree.Inode{},
 		tables:  map[int64]int64{},
 		xattrs:  map[int64][]tree.Xattr{},
-		left:    64*mib + 64*min(size, 128*mib),
+		left:    64*mib + 64*min(size, 32*mib),
 		inodeAt: -1,
 	}
 	if err := s.open(size); err != nil {
@@ -377,6 +377,20 @@ type data struct {
 
 func (d *data) Size() int64 { return d.size }
 
+// Hole is as image.Sparse has it.
+func (d *data) Hole(off int64) int64 {
+	end := d.size
+	if i := d.after(off); i < len(d.extents) {
+		end = d.extents[i].at * d.block
+	}
+	return max(0, end-off)
+}
+
+// after is the number of the extent at off, or of the one after it.
+func (d *data) after(off int64) int {
+	return sort.Search(len(d.extents), func(i int) bool { return (d.extents[i].at+d.extents[i].n)*d.block > off })
+}
+
 func (d *data) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("reading at %d: negative offset", off)
@@ -388,7 +402,7 @@ func (d *data) ReadAt(p []byte, off int64) (int, error) {
 	if int64(len(p)) > d.size-off {
 		p, short = p[:d.size-off], io.EOF
 	}
-	i := sort.Search(len(d.extents), func(i int) bool { return (d.extents[i].at+d.extents[i].n)*d.block > off })
+	i := d.after(off)
 	for n := 0; n < len(p); {
 		at := off + int64(n)
 		if i == len(d.extents) || at < d.extents[i].at*d.block {
@@ -595,7 +609,7 @@ func (s *scan) entries(b []byte, path string, parent uint32, f *found, i, block 
 		if path != "" {
 			full = path + "/" + name
 		}
-		if err := s.spend(256 + int64(len(full))); err != nil {
+		if err := s.spend(256 + int64(len(name))); err != nil {
 			return err
 		}
 		if s.tree.Lookup(full) != nil {

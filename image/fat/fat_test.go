@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem"
@@ -892,6 +893,42 @@ func TestOthersFileSystemsAreRead(t *testing.T) {
 }
 
 // Linux and U-Boot take it for FAT32, however few clusters it has.
+func TestEntriesHaveTimesAndAttributes(t *testing.T) {
+	t.Setenv("TZ", "UTC")
+	dir := t.TempDir()
+	path, src := filepath.Join(dir, "x.img"), filepath.Join(dir, "src")
+	imagetest.Run(t, "mkfs.vfat", "-C", path, "8192")
+	if err := os.WriteFile(src, []byte("text"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	when := time.Date(2023, 11, 14, 22, 13, 20, 0, time.UTC)
+	if err := os.Chtimes(src, when, when); err != nil {
+		t.Fatal(err)
+	}
+	imagetest.Run(t, "mmd", "-i", path, "::folder", "::folder/empty")
+	imagetest.Run(t, "mcopy", "-m", "-i", path, src, "::folder/kept")
+	imagetest.Run(t, "mcopy", "-i", path, src, "::new")
+	imagetest.Run(t, "mattrib", "-i", path, "+r", "::folder/kept")
+	disk, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	all, err := open(t, disk).Entries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range all {
+		got = append(got, fmt.Sprintf("%s %v %v %v %v", e.Path, e.Folder, e.ReadOnly, e.Time == when.Unix(), time.Since(time.Unix(e.Time, 0)) < time.Hour))
+	}
+	want := []string{"folder true false false true", "folder/empty true false false true", "folder/kept false true true false", "new false false false true"}
+	slices.Sort(got)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestFAT32OfFewClustersIsRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.img")
 	if err := os.WriteFile(path, make([]byte, 8*MiB), 0o644); err != nil {

@@ -14,10 +14,11 @@ import (
 
 // Attributes of an entry.
 const (
-	attrLabel   = 0x08
-	attrFolder  = 0x10
-	attrArchive = 0x20
-	attrLong    = 0x0f
+	attrReadOnly = 0x01
+	attrLabel    = 0x08
+	attrFolder   = 0x10
+	attrArchive  = 0x20
+	attrLong     = 0x0f
 )
 
 const (

@@ -146,8 +146,31 @@ func take(r io.Reader, v any) {
 // Files lists the files of all folders, each folder in its own order. A Content
 // reads from the disk when it is read.
 func (f *FS) Files() ([]File, error) {
-	w := f.walk()
+	all, err := f.Entries()
+	if err != nil {
+		return nil, err
+	}
 	var files []File
+	for _, e := range all {
+		if !e.Folder {
+			files = append(files, e.File)
+		}
+	}
+	return files, nil
+}
+
+// Entry is a file or folder as it is listed.
+type Entry struct {
+	File
+	Folder   bool // then its Content is nil
+	ReadOnly bool
+	Time     int64 // when it was written, in seconds since 1970, of a clock in UTC
+}
+
+// Entries lists all files and folders: a folder comes before what is in it.
+func (f *FS) Entries() ([]Entry, error) {
+	w := f.walk()
+	var all []Entry
 	var list func(path string, in *item) error
 	list = func(path string, in *item) error {
 		items, _, err := w.folder(in)
@@ -155,31 +178,29 @@ func (f *FS) Files() ([]File, error) {
 			return fmt.Errorf("reading the folder %q: %w", "/"+path, err)
 		}
 		for _, it := range items {
-			name := it.name
+			e := Entry{File: File{Path: it.name}, Folder: it.folder, ReadOnly: it.readOnly, Time: it.written}
 			if path != "" {
-				name = path + "/" + name
+				e.Path = path + "/" + it.name
 			}
-			if w.names += int64(len(name)) + 128; w.names > maxNames {
+			if w.names += int64(len(e.Path)) + 128; w.names > maxNames {
 				return fmt.Errorf("too many files: their names alone take more than %d MiB", maxNames/mib)
 			}
 			if it.folder {
-				if err := list(name, it); err != nil {
+				all = append(all, e)
+				if err := list(e.Path, it); err != nil {
 					return err
 				}
 				continue
 			}
-			c, err := w.content(it)
-			if err != nil {
-				return fmt.Errorf("reading %q: %w", "/"+name, err)
+			if e.Content, err = w.content(it); err != nil {
+				return fmt.Errorf("reading %q: %w", "/"+e.Path, err)
 			}
-			files = append(files, File{name, c})
+			all = append(all, e)
 		}
 		return nil
 	}
-	if err := list("", nil); err != nil {
-		return nil, err
-	}
-	return files, nil
+	err := list("", nil)
+	return all, err
 }
 
 // Open finds a file by its path, in any case and also by short names. The File
@@ -234,6 +255,9 @@ type item struct {
 	folder bool
 	first  uint32
 	size   int64
+
+	readOnly bool
+	written  int64 // in seconds since 1970
 }
 
 // walker follows chains. It goes through no cluster twice, so what it does is
@@ -415,6 +439,11 @@ func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 			folder: e.Attr&attrFolder != 0,
 			first:  uint32(e.ClusterLow),
 			size:   int64(e.Size),
+
+			readOnly: e.Attr&attrReadOnly != 0,
+		}
+		if e.WriteDate != 0 {
+			it.written = stamp{e.WriteDate, e.WriteTime, 0}.seconds()
 		}
 		if kind == 32 {
 			it.first |= uint32(e.ClusterHigh) << 16

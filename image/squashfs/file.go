@@ -53,6 +53,16 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// Hole is as image.Sparse has it.
+func (f *file) Hole(off int64) int64 {
+	size := int64(f.r.super.BlockSize)
+	i := off / size
+	for i < int64(len(f.words)) && f.words[i] == 0 {
+		i++
+	}
+	return max(0, min(i*size, f.size)-off)
+}
+
 // block is all of block i, which may be in a fragment block, or nil for a hole.
 func (f *file) block(i int64) ([]byte, error) {
 	size := int64(f.r.super.BlockSize)

@@ -299,7 +299,8 @@ type folder struct {
 // decompressed when they are asked for. Names of one inode share it.
 //
 // A file system made to harm gives an error: its metadata may take no more than
-// 64 MiB and a fixed multiple of its size, and no folder may be in two places.
+// 64 MiB and a fixed multiple of its size, 2 GiB at most, which is enough for some
+// six million files; and no folder may be in two places.
 func (r *Reader) Tree() (*tree.Tree, error) {
 	s := &scan{
 		Reader:  r,
@@ -308,7 +309,7 @@ func (r *Reader) Tree() (*tree.Tree, error) {
 		xattrs:  map[uint32][]tree.Xattr{},
 		inodes:  map[uint32]scanned{},
 		folders: map[uint64]bool{},
-		left:    64<<20 + 128*min(int64(r.super.BytesUsed), 64<<20),
+		left:    64<<20 + 128*min(int64(r.super.BytesUsed), 16<<20),
 	}
 	root, dir, err := s.inode(r.super.Root)
 	if err != nil {
@@ -333,6 +334,13 @@ func (s *scan) spend(n int64) error {
 	return nil
 }
 
+// What an entry needs at the least, however it is listed, and what a folder needs
+// beside.
+const (
+	entryOverhead  = 320
+	folderOverhead = 512
+)
+
 // list reads the folder at path and all below it.
 func (s *scan) list(path string, ref uint64, dir folder) error {
 	if s.folders[ref] {
@@ -342,8 +350,6 @@ func (s *scan) list(path string, ref uint64, dir folder) error {
 	if dir.size <= listExtra {
 		return nil
 	}
-	// What an entry needs at the least, however it is listed.
-	const overhead = 256
 	c := s.cursor(s.super.DirTable, dir.ref)
 	last := ""
 	for left := dir.size - listExtra; left > 0; {
@@ -376,7 +382,7 @@ func (s *scan) list(path string, ref uint64, dir folder) error {
 			if path != "" {
 				at = path + "/" + name
 			}
-			if err := s.spend(overhead + int64(len(at))); err != nil {
+			if err := s.spend(entryOverhead + int64(len(name))); err != nil {
 				return err
 			}
 			if err := s.put(at, reference(int64(block), int(offset)), number+uint32(int32(delta)), kind); err != nil {
@@ -412,6 +418,9 @@ func (s *scan) put(path string, ref uint64, number uint32, kind uint16) error {
 	}
 	if dir == nil {
 		return nil
+	}
+	if err := s.spend(folderOverhead); err != nil {
+		return err
 	}
 	return s.list(path, ref, *dir)
 }

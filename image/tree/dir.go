@@ -20,7 +20,7 @@ import (
 // takes; one that is no longer what it was is an error then. One that cannot be
 // opened is an error now.
 func FromDir(dir string, keepOwners bool, modTime int64) (*Tree, error) {
-	return fromDir(&walk{dir: &folder{dir}, keepOwners: keepOwners, t: New(modTime), links: map[device]*Inode{}}, dir)
+	return fromDir(&walk{keepOwners: keepOwners, t: New(modTime), links: map[device]*Inode{}}, dir)
 }
 
 // FromRoot reads the root file system of a system that runs, with its owners and
@@ -30,7 +30,7 @@ func FromDir(dir string, keepOwners bool, modTime int64) (*Tree, error) {
 // Somebody writes to some of its files all the time. One that changed reads as it is
 // by then, cut or filled up with zeros to the size it had, and changed is told.
 func FromRoot(dir string, modTime int64, drop func(path string) bool, changed func(path string)) (*Tree, error) {
-	w := &walk{dir: &folder{dir}, keepOwners: true, t: New(modTime), links: map[device]*Inode{}, drop: drop, changed: changed}
+	w := &walk{keepOwners: true, t: New(modTime), links: map[device]*Inode{}, drop: drop, changed: changed}
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: dir, Err: err}
@@ -46,14 +46,18 @@ func fromDir(w *walk, dir string) (*Tree, error) {
 	} else if !fi.IsDir() {
 		return nil, fmt.Errorf("%s: not a folder", dir)
 	}
-	if err := w.walk("", dir); err != nil {
+	n, err := w.inode(nil, dir, dir)
+	if err != nil {
+		return nil, err
+	}
+	w.t.root.node = n
+	if err := w.list(w.t.root, "", &hostFolder{name: dir, changed: w.changed}, dir); err != nil {
 		return nil, err
 	}
 	return w.t, nil
 }
 
 type walk struct {
-	dir        *folder
 	keepOwners bool
 	t          *Tree
 	links      map[device]*Inode
@@ -65,49 +69,58 @@ type walk struct {
 
 type device struct{ dev, ino uint64 }
 
-func (w *walk) walk(path, host string) error {
-	n, err := w.inode(path, host)
+// list reads what is in a folder of the host into f, which is at path in the tree.
+func (w *walk) list(f *folder, path string, in *hostFolder, host string) error {
+	short, release, err := reach(host)
 	if err != nil {
 		return err
 	}
-	if err := w.t.Put(path, n); err != nil {
-		return fmt.Errorf("%s: %w", host, err)
-	}
-	if n.Type() != Dir {
-		return nil
-	}
+	defer release()
 	if w.only != nil {
 		var st unix.Stat_t
-		if err := unix.Stat(host, &st); err != nil || uint64(st.Dev) != *w.only {
+		if err := unix.Stat(short, &st); err != nil || uint64(st.Dev) != *w.only {
 			return err
 		}
 	}
-	entries, err := os.ReadDir(host)
+	entries, err := os.ReadDir(short)
 	if err != nil {
-		return err
+		return named(host, err)
 	}
 	for _, e := range entries {
-		p := e.Name()
-		if path != "" {
-			p = path + "/" + p
-		}
+		name := e.Name()
+		p, at := join(path, name), filepath.Join(host, name)
 		if w.drop != nil && w.drop(p) {
 			continue
 		}
-		if err := w.walk(p, filepath.Join(host, e.Name())); err != nil {
+		if err := checkPath(p); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+		n, err := w.inode(in, name, at)
+		if err != nil {
 			return err
+		}
+		if sub := w.t.set(f, name, n); sub != nil {
+			if err := w.list(sub, p, &hostFolder{up: in, name: name, changed: w.changed}, at); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (w *walk) inode(path, host string) (*Inode, error) {
+// inode reads what has a name in a folder of the host; the root is in none.
+func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
+	short, release, err := reach(host)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var st unix.Stat_t
 	stat := unix.Lstat
-	if path == "" {
+	if in == nil {
 		stat = unix.Stat
 	}
-	if err := stat(host, &st); err != nil {
+	if err := stat(short, &st); err != nil {
 		return nil, &fs.PathError{Op: "lstat", Path: host, Err: err}
 	}
 	id := device{uint64(st.Dev), uint64(st.Ino)}
@@ -128,24 +141,31 @@ func (w *walk) inode(path, host string) (*Inode, error) {
 		n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	case Symlink:
 		n.Mode = linkMode
-		var err error
-		if n.Target, err = os.Readlink(host); err != nil {
-			return nil, err
+		if n.Target, err = os.Readlink(short); err != nil {
+			return nil, named(host, err)
 		}
 	case Regular:
-		f, err := open(host)
+		f, err := open(short)
 		if err != nil {
-			return nil, err
+			return nil, named(host, err)
 		}
 		f.Close()
 		if st.Size > 0 {
-			n.Content = &hostFile{w.dir, path, st.Size, st.Mtim.Nano(), w.changed}
+			// One allocation, as there may be a million.
+			both := &struct {
+				Inode
+				hostFile
+			}{*n, hostFile{in, name, st.Size, st.Mtim.Nano()}}
+			n = &both.Inode
+			n.Content = &both.hostFile
+			if st.Blocks*512 < st.Size {
+				n.Content = &hostSparse{&both.hostFile}
+			}
 		}
 	default:
 		return nil, fmt.Errorf("%s: file type %o is not known", host, n.Type())
 	}
-	var err error
-	if n.Xattrs, err = hostXattrs(host, path == ""); err != nil {
+	if n.Xattrs, err = hostXattrs(short, in == nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", host, err)
 	}
 	if linked {
@@ -159,16 +179,45 @@ func open(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 }
 
-type folder struct{ path string }
+// named is an error of the host about path, by whatever name that was reached.
+func named(path string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return &fs.PathError{Op: pe.Op, Path: path, Err: pe.Err}
+	}
+	return err
+}
+
+// hostFolder is a folder of the host. Files know theirs, which takes less memory
+// than to know their paths.
+type hostFolder struct {
+	up      *hostFolder // nil: name is the path of all that is read
+	name    string
+	changed func(path string) // nil: what changed is an error
+}
+
+// at is the path in the tree of what has a name in the folder.
+func (d *hostFolder) at(name string) string {
+	for ; d.up != nil; d = d.up {
+		name = d.name + "/" + name
+	}
+	return name
+}
+
+// host is the path on the host of what has a name in the folder.
+func (d *hostFolder) host(name string) string {
+	for ; d != nil; d = d.up {
+		name = filepath.Join(d.name, name)
+	}
+	return name
+}
 
 // hostFile is a file as it was when the folder was read.
 type hostFile struct {
-	dir   *folder
-	path  string
+	dir   *hostFolder
+	name  string
 	size  int64
 	mtime int64 // in nanoseconds
-
-	changed func(path string) // nil: what changed is an error
 }
 
 func (h *hostFile) Size() int64 { return h.size }
@@ -178,10 +227,10 @@ func (h *hostFile) ReadAt(p []byte, off int64) (int, error) {
 	switch {
 	case err == nil || err == io.EOF:
 		return n, err
-	case h.changed == nil || !errors.Is(err, errChanged) && !errors.Is(err, fs.ErrNotExist):
+	case h.dir.changed == nil || !errors.Is(err, errChanged) && !errors.Is(err, fs.ErrNotExist):
 		return 0, err
 	}
-	h.changed(h.path)
+	h.dir.changed(h.dir.at(h.name))
 	if off >= h.size {
 		return 0, io.EOF
 	}
@@ -196,10 +245,15 @@ func (h *hostFile) ReadAt(p []byte, off int64) (int, error) {
 var errChanged = errors.New("changed while it was in use")
 
 func (h *hostFile) read(p []byte, off int64) (int, error) {
-	path := filepath.Join(h.dir.path, h.path)
-	f, err := open(path)
+	path := h.dir.host(h.name)
+	short, release, err := reach(path)
 	if err != nil {
 		return 0, err
+	}
+	defer release()
+	f, err := open(short)
+	if err != nil {
+		return 0, named(path, err)
 	}
 	defer f.Close()
 	// After the read, so that what was read is what is answered for.
@@ -217,6 +271,35 @@ func (h *hostFile) read(p []byte, off int64) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
+}
+
+// hostSparse is a file that takes less room than it has bytes.
+type hostSparse struct{ *hostFile }
+
+// Hole is as image.Sparse has it, where the file system tells.
+func (h *hostSparse) Hole(off int64) int64 {
+	short, release, err := reach(h.dir.host(h.name))
+	if err != nil {
+		return 0
+	}
+	defer release()
+	f, err := open(short)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	switch at, err := f.Seek(off, unix.SEEK_DATA); {
+	case errors.Is(err, unix.ENXIO):
+		// What is not there any more is not zeros either.
+		if fi, err := f.Stat(); err != nil || fi.Size() != h.size {
+			return 0
+		}
+		return max(0, h.size-off)
+	case err != nil:
+		return 0
+	default:
+		return max(0, min(at, h.size)-off)
+	}
 }
 
 func hostXattrs(path string, follow bool) ([]Xattr, error) {

@@ -23,7 +23,7 @@ func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 	hidden := map[string]bool{}  // and all below
 	emptied := map[string]bool{} // what is below
 	err := readTar(layer, size, func(e entry) error {
-		dir, name := parent(e.path), e.path[strings.LastIndexByte(e.path, '/')+1:]
+		dir, name := parent(e.path), base(e.path)
 		if !strings.HasPrefix(name, whiteout) {
 			entries = append(entries, e)
 			return nil
@@ -39,10 +39,7 @@ func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 		if name == opaque {
 			emptied[dir] = true
 		} else if name = name[len(whiteout):]; name != "" {
-			if dir != "" {
-				name = dir + "/" + name
-			}
-			hidden[name] = true
+			hidden[join(dir, name)] = true
 		}
 		return nil
 	})
@@ -51,14 +48,12 @@ func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 	}
 
 	gone := map[string]*Inode{}
-	if len(hidden)+len(emptied) > 0 {
-		for p, n := range t.nodes {
-			if p != "" && isGone(p, hidden, emptied) {
-				gone[p] = n
-			}
-		}
-		for p := range gone {
-			delete(t.nodes, p)
+	for p := range hidden {
+		t.takeAway(p, gone)
+	}
+	for dir := range emptied {
+		for name := range t.List(dir) {
+			t.takeAway(join(dir, name), gone)
 		}
 	}
 	for _, e := range entries {
@@ -73,11 +68,18 @@ func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 	return nil
 }
 
-func isGone(path string, hidden, emptied map[string]bool) bool {
-	for p := path; p != ""; p = parent(p) {
-		if hidden[p] || emptied[parent(p)] {
-			return true
-		}
+// takeAway removes path and all below it, and remembers in gone what there was.
+func (t *Tree) takeAway(path string, gone map[string]*Inode) {
+	n, f := t.find(path)
+	if n == nil || path == "" {
+		return
 	}
-	return false
+	gone[path] = n
+	if f != nil {
+		f.all(path+"/", func(p string, n *Inode) bool {
+			gone[p] = n
+			return true
+		})
+	}
+	t.Remove(path)
 }

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"archive/tar"
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"maps"
 	"math"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,10 +19,6 @@ const (
 	block    = 512
 	linkMode = Symlink | 0o777 // Linux knows no other
 )
-
-// maxSparse bounds what a header of a few bytes can make us expand: the largest
-// sparse file a tar may hold.
-var maxSparse int64 = 64 << 30
 
 // ErrNotTar is returned for something that does not begin as a tar does.
 var ErrNotTar = errors.New("not a tar archive")
@@ -74,8 +70,7 @@ func IsTar(head []byte) bool {
 }
 
 // FromTar reads a tar that is not compressed. Nothing is copied: files are read
-// from r when they are needed, but for sparse ones, which are expanded into an
-// unlinked scratch file. Folders that the tar has no entry for get modTime.
+// from r when they are needed. Folders that the tar has no entry for get modTime.
 //
 // Entries land where extracting them one after the other would put them, so a
 // parent may be a symbolic link.
@@ -87,7 +82,7 @@ func FromTar(r io.ReaderAt, size int64, modTime int64) (*Tree, error) {
 			return err
 		}
 		// tar refuses this too; a lost folder is worse than a refused tar.
-		if old := t.nodes[path]; old != nil && old.Type() == Dir && (e.node == nil || e.node.Type() != Dir) && !t.empty(path) {
+		if _, old := t.find(path); old != nil && (e.node == nil || e.node.Type() != Dir) && len(old.leaves)+len(old.folders) > 0 {
 			return fmt.Errorf("%s: not a folder, but the tar has entries in it already", e.path)
 		}
 		return t.place(path, e, nil)
@@ -111,7 +106,7 @@ func (t *Tree) place(path string, e entry, gone map[string]*Inode) error {
 		if err != nil {
 			return fmt.Errorf("%s: hard link: %w", e.path, err)
 		}
-		n := t.nodes[target]
+		n := t.Lookup(target)
 		if n == nil {
 			n = gone[e.link]
 		}
@@ -127,15 +122,6 @@ func (t *Tree) place(path string, e entry, gone map[string]*Inode) error {
 		return fmt.Errorf("%q: the root of a tree must be a folder", e.path)
 	}
 	return t.Put(path, e.node)
-}
-
-func (t *Tree) empty(dir string) bool {
-	for p := range t.nodes {
-		if len(p) > len(dir) && p[len(dir)] == '/' && p[:len(dir)] == dir {
-			return false
-		}
-	}
-	return true
 }
 
 // entry is what a tar says about one path. A hard link has no node.
@@ -175,8 +161,7 @@ func readTar(r io.ReaderAt, size int64, each func(entry) error) error {
 	in := &faults{ReaderAt: r}
 	at := io.NewSectionReader(in, 0, size)
 	tr := tar.NewReader(at)
-	var sparse scratch
-	defer func() { sparse.unused() }()
+	whole := &archive{r}
 	var (
 		path string // of the last entry
 		end  int64  // of its data, padding included
@@ -225,30 +210,37 @@ func readTar(r io.ReaderAt, size int64, each func(entry) error) error {
 			}
 			return fmt.Errorf("%s: %w", path, err)
 		}
+		first := end
 		end = off
 		switch {
 		case isSparse(hdr):
 			if hdr.Size > maxSparse {
 				return fmt.Errorf("%s: a sparse file of %d bytes is larger than %d", path, hdr.Size, maxSparse)
 			}
-			if hdr.Size > 0 {
-				var rerr error
-				if e.node.Content, rerr, err = sparse.expand(tr, hdr.Size); err != nil {
-					return fmt.Errorf("%s: sparse file: %w", path, err)
-				}
-				if rerr != nil {
-					return fail(off, rerr)
-				}
+			content, after, err := readSparse(&archive{in}, first, hdr)
+			if err != nil {
+				return fail(off, err)
 			}
-			now, _ := at.Seek(0, io.SeekCurrent)
-			end = off + padded(now-off)
+			// Where archive/tar goes on is where the data end, filled up.
+			if end = after; end > size {
+				return &CorruptError{size, path, io.ErrUnexpectedEOF}
+			}
+			if content.in = whole; hdr.Size > 0 && e.node.Type() == Regular {
+				e.node.Content = content
+			}
 		case e.node.Type() == Regular:
 			if hdr.Size > size-off {
 				return &CorruptError{size, path, io.ErrUnexpectedEOF}
 			}
 			end = off + padded(hdr.Size)
 			if hdr.Size > 0 {
-				e.node.Content = io.NewSectionReader(r, off, hdr.Size)
+				// One allocation, as there may be a million.
+				both := &struct {
+					Inode
+					span
+				}{*e.node, span{whole, off, hdr.Size}}
+				e.node = &both.Inode
+				e.node.Content = &both.span
 			}
 		case hdr.Typeflag == 'D':
 			end = off + padded(hdr.Size)
@@ -273,12 +265,7 @@ func padded(n int64) int64 {
 }
 
 func isZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
+	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])
 }
 
 // cleanPath makes a tar's name a tree's path. Names are copied: archive/tar's
@@ -299,18 +286,6 @@ func cleanPath(name string) (string, error) {
 		path = strings.Clone(path)
 	}
 	return path, checkPath(path)
-}
-
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for k := range hdr.PAXRecords {
-		if strings.HasPrefix(k, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
 }
 
 func inode(hdr *tar.Header) (*Inode, error) {
@@ -371,7 +346,9 @@ func inode(hdr *tar.Header) (*Inode, error) {
 		n.Major, n.Minor = uint32(hdr.Devmajor), uint32(hdr.Devminor)
 	}
 	var err error
-	n.Xattrs, err = tarXattrs(hdr.PAXRecords)
+	if n.Xattrs, err = tarXattrs(hdr.PAXRecords); err == nil {
+		n.Mode = groupBits(n.Mode, n.Xattrs)
+	}
 	return n, err
 }
 
@@ -410,6 +387,14 @@ func tarXattrs(records map[string]string) ([]Xattr, error) {
 		}
 		add(name, string(value))
 	}
+	for _, k := range keys {
+		if name, ok := aclRecords[k]; ok {
+			// One that cannot be is lost, and told.
+			if value, err := parseACL(records[k]); err == nil && value != "" {
+				add(name, value)
+			}
+		}
+	}
 	slices.SortFunc(all, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
 	return all, checkXattrs(all)
 }
@@ -417,6 +402,12 @@ func tarXattrs(records map[string]string) ([]Xattr, error) {
 // lostXattr is the first extended attribute of a tar header that is left out.
 func lostXattr(records map[string]string) string {
 	for _, k := range slices.Sorted(maps.Keys(records)) {
+		if name, ok := aclRecords[k]; ok && records["SCHILY.xattr."+name] == "" {
+			if _, err := parseACL(records[k]); err != nil {
+				return err.Error()
+			}
+			continue
+		}
 		name, ok := strings.CutPrefix(k, "SCHILY.xattr.")
 		if !ok {
 			name, ok = strings.CutPrefix(k, "LIBARCHIVE.xattr.")
@@ -458,59 +449,4 @@ func checkXattrs(all []Xattr) error {
 		}
 	}
 	return nil
-}
-
-// scratch holds expanded sparse files, itself sparse. Its descriptor goes when
-// the last Content in it does.
-type scratch struct {
-	f    *os.File
-	size int64
-}
-
-func (s *scratch) unused() {
-	if s.f != nil && s.size == 0 {
-		s.f.Close()
-	}
-}
-
-// expand copies size bytes of r, leaving holes where r has zeros. The first
-// error is r's, the second the scratch file's.
-func (s *scratch) expand(r io.Reader, size int64) (c *io.SectionReader, rerr, err error) {
-	if s.f == nil {
-		if s.f, err = os.CreateTemp("", "imgtool-*"); err != nil {
-			return nil, nil, err
-		}
-		os.Remove(s.f.Name())
-	}
-	const piece = 4096
-	buf := make([]byte, 64*piece)
-	base := s.size
-	for done := int64(0); done < size; {
-		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), size-done)])
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return nil, err, nil
-		}
-		for i := 0; i < n; i += piece {
-			if p := buf[i:min(i+piece, n)]; !isZero(p) {
-				if _, err := s.f.WriteAt(p, base+done+int64(i)); err != nil {
-					return nil, nil, err
-				}
-			}
-		}
-		done += int64(n)
-	}
-	// archive/tar checks the map against the data only at the end.
-	if n, err := r.Read(buf[:1]); n != 0 || err == nil {
-		return nil, tar.ErrHeader, nil
-	} else if err != io.EOF {
-		return nil, err, nil
-	}
-	if err := s.f.Truncate(base + size); err != nil {
-		return nil, nil, err
-	}
-	s.size = (base + size + piece - 1) / piece * piece
-	return io.NewSectionReader(s.f, base, size), nil, nil
 }

@@ -1,0 +1,178 @@
+package squashfs_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imgtool/image/imagetest"
+	"imgtool/image/squashfs"
+	"imgtool/image/tree"
+)
+
+// Whatever tree a seed gives, reader, kernel, unsquashfs and sqfs2tar see it all:
+// owners, times, attributes, links and content.
+func TestGeneratedTrees(t *testing.T) {
+	imagetest.NeedRoot(t)
+	seeds := uint64(6)
+	if os.Getenv("SOAK") != "" {
+		seeds = 1000
+	}
+	codecs := []string{"zstd:1", "gzip:1", "lz4", "xz", "zstd:3"}
+	for seed := range seeds {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		block := 4096 << rng.IntN(9)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			tr := randomTree(t, 1000+seed, block)
+			opt := squashfs.Options{Compression: codecs[rng.IntN(len(codecs))], BlockSize: block}
+			path, _ := write(t, tr, opt)
+			want := describe(t, tr)
+			same(t, "reader", want, read(t, path))
+			sameMounted(t, tr, want, path)
+			unsquash(t, want, path)
+			sqfs2tar(t, tr, opt)
+		})
+	}
+}
+
+// sqfs2tar has other people's library read an image, and compares the tar it makes.
+// There are no sockets in it: of one with a long name sqfs2tar writes the name alone,
+// which then is that of the next file.
+func sqfs2tar(t testing.TB, tr *tree.Tree, opt squashfs.Options) {
+	t.Helper()
+	tr = tr.Without(func(p string) bool { return tr.Lookup(p).Type() == tree.Socket })
+	path, _ := write(t, tr, opt)
+	data := []byte(imagetest.Run(t, "sqfs2tar", path))
+	got, err := tree.FromTar(bytes.NewReader(data), int64(len(data)), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It leaves the root out.
+	if err := got.Put("", tr.Lookup("")); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "sqfs2tar", describe(t, tr), got)
+}
+
+// Real files, as a system has them: some thousands of /usr and /etc, or the tar that
+// ROOTFS names. What comes back from the image is the same tree, by its digest and by
+// other people's listing.
+func TestARealRootFileSystem(t *testing.T) {
+	imagetest.NeedRoot(t)
+	from := os.Getenv("ROOTFS")
+	if from == "" {
+		from = filepath.Join(t.TempDir(), "rootfs.tar")
+		args := []string{"--format=pax", "--xattrs", "--xattrs-include=*", "-C", "/", "-cf", from}
+		for _, dir := range []string{"etc", "usr/sbin", "usr/share/perl5", "usr/share/zoneinfo"} {
+			if _, err := os.Stat("/" + dir); err == nil {
+				args = append(args, dir)
+			}
+		}
+		imagetest.Run(t, "tar", args...)
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := tree.FromTar(f, info.Size(), 1_700_000_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, _, _ = tr.WithoutXattrs(func(name string) bool { return strings.HasPrefix(name, "system.") })
+	want, err := tr.Digest(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, _ := write(t, tr, squashfs.Options{Compression: "zstd:1"})
+	back := read(t, path)
+	if got, err := back.Digest(context.Background(), nil); err != nil || got != want {
+		t.Errorf("the digest of what comes back is %s, %v, not %s", got, err, want)
+	}
+	for c, err := range tree.Diff(t.Context(), tr, back, nil) {
+		t.Errorf("%s: %v %v", c.Path, c.What, err)
+		break
+	}
+	lines := strings.Split(strings.TrimSpace(imagetest.Run(t, "unsquashfs", "-lln", path)), "\n")
+	listed := map[string]bool{}
+	for _, l := range lines {
+		if _, name, ok := strings.Cut(l, " squashfs-root"); ok {
+			listed[l[:10]+" "+strings.Fields(l)[1]+name] = true
+		}
+	}
+	missing := 0
+	for p, n := range tr.All() {
+		line := fmt.Sprintf("%s %d/%d", modeOf(n.Mode), n.UID, n.GID)
+		if p != "" {
+			line += "/" + p
+		}
+		if n.Type() == tree.Symlink {
+			line += " -> " + n.Target
+		}
+		if !listed[line] {
+			if missing++; missing < 4 {
+				t.Errorf("unsquashfs does not list %q", line)
+			}
+		}
+	}
+	t.Logf("%d paths, %d lines of unsquashfs", tr.Len(), len(lines))
+	if tr.Len() < 500 {
+		t.Errorf("only %d paths", tr.Len())
+	}
+	sqfs2tarDigest(t, tr, path)
+}
+
+// sqfs2tarDigest is sqfs2tar for what is too much to compare in words.
+func sqfs2tarDigest(t testing.TB, tr *tree.Tree, path string) {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "out.tar")
+	imagetest.Run(t, "sh", "-c", fmt.Sprintf("sqfs2tar %q > %q", path, out))
+	f, err := os.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, _ := f.Seek(0, io.SeekEnd)
+	got, err := tree.FromTar(f, size, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.Put("", tr.Lookup("")); err != nil {
+		t.Fatal(err)
+	}
+	for c, err := range tree.Diff(t.Context(), tr, got, nil) {
+		t.Errorf("sqfs2tar: %s: %v %v", c.Path, c.What, err)
+		break
+	}
+}
+
+// modeOf is a mode as ls has it.
+func modeOf(mode uint32) string {
+	b := []byte("?rwxrwxrwx")
+	b[0] = map[uint32]byte{tree.Regular: '-', tree.Dir: 'd', tree.Symlink: 'l', tree.CharDev: 'c', tree.BlockDev: 'b', tree.Fifo: 'p', tree.Socket: 's'}[mode&tree.TypeMask]
+	for i := range 9 {
+		if mode>>(8-i)&1 == 0 {
+			b[i+1] = '-'
+		}
+	}
+	for i, c := range []byte("sst") {
+		if mode>>(11-i)&1 != 0 {
+			if at := 3 * (i + 1); b[at] == 'x' {
+				b[at] = c
+			} else {
+				b[at] = c - 'a' + 'A'
+			}
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,197 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+
+	"imgtool/image"
+)
+
+// Change is a path that two trees have not alike.
+type Change struct {
+	Path string
+	A, B *Inode // nil where there is none
+	What Aspect // what differs; none where A or B is nil
+
+	At           int64  // where Data is: the first byte that differs
+	LinkA, LinkB string // where Links is: the first path of the same file, "" for the root
+}
+
+// Aspect is a set of what can differ between two inodes.
+type Aspect uint
+
+const (
+	Type  Aspect = 1 << iota // all else is not looked at then
+	Mode                     // permission bits
+	Owner                    // user or group
+	Time
+	Target
+	Device
+	Xattrs
+	Data
+	Links // which other paths are the same file
+)
+
+// ReadError is a file that could not be read.
+type ReadError struct {
+	Path string
+	InB  bool // in which of two trees
+	Err  error
+}
+
+func (e *ReadError) Error() string { return fmt.Sprintf("%s: %v", e.Path, e.Err) }
+func (e *ReadError) Unwrap() error { return e.Err }
+
+// Diff gives the paths that are not the same in a and b, in the order of All.
+// What is in files is read and compared, of a file of many names once. A file
+// that cannot be read is a *ReadError, and after an error nothing follows.
+// Progress is told of the bytes of b's files.
+func Diff(ctx context.Context, a, b *Tree, p image.Progress) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		nextA, stopA := iter.Pull2(a.All())
+		defer stopA()
+		nextB, stopB := iter.Pull2(b.All())
+		defer stopB()
+		firstA, firstB := map[*Inode]string{}, map[*Inode]string{}
+		c := comparison{progress: p}
+		pathA, nodeA, okA := nextA()
+		pathB, nodeB, okB := nextB()
+		for okA || okB {
+			if err := ctx.Err(); err != nil {
+				yield(Change{}, context.Cause(ctx))
+				return
+			}
+			var change Change
+			switch {
+			case !okB || okA && pathA < pathB:
+				linkTo(firstA, nodeA, pathA)
+				change = Change{Path: pathA, A: nodeA}
+				pathA, nodeA, okA = nextA()
+			case !okA || pathB < pathA:
+				linkTo(firstB, nodeB, pathB)
+				change = Change{Path: pathB, B: nodeB}
+				pathB, nodeB, okB = nextB()
+			default:
+				change = Change{Path: pathA, A: nodeA, B: nodeB, LinkA: linkTo(firstA, nodeA, pathA), LinkB: linkTo(firstB, nodeB, pathB)}
+				if err := c.compare(ctx, &change); err != nil {
+					yield(Change{}, err)
+					return
+				}
+				pathA, nodeA, okA = nextA()
+				pathB, nodeB, okB = nextB()
+				if change.What == 0 {
+					continue
+				}
+			}
+			if !yield(change, nil) {
+				return
+			}
+		}
+	}
+}
+
+// linkTo is the first path of n.
+func linkTo(first map[*Inode]string, n *Inode, path string) string {
+	if n.Type() == Dir {
+		return path
+	}
+	if was, ok := first[n]; ok {
+		return was
+	}
+	first[n] = path
+	return path
+}
+
+// comparison has the buffers for reading.
+type comparison struct {
+	progress image.Progress
+	a, b     []byte
+}
+
+func (c *comparison) compare(ctx context.Context, d *Change) error {
+	a, b := d.A, d.B
+	if a.Type() != b.Type() {
+		d.What = Type
+		return nil
+	}
+	for _, test := range []struct {
+		what Aspect
+		same bool
+	}{
+		{Mode, a.Mode == b.Mode},
+		{Owner, a.UID == b.UID && a.GID == b.GID},
+		{Time, a.ModTime == b.ModTime},
+		{Target, a.Target == b.Target},
+		{Device, a.Major == b.Major && a.Minor == b.Minor},
+		{Xattrs, slices.Equal(a.Xattrs, b.Xattrs)},
+		{Links, d.LinkA == d.LinkB},
+	} {
+		if !test.same {
+			d.What |= test.what
+		}
+	}
+	// What is one file with an earlier path in both was compared there.
+	if a.Type() != Regular || d.LinkA == d.LinkB && d.LinkA != d.Path {
+		return nil
+	}
+	at, err := c.data(ctx, d)
+	if err != nil {
+		return err
+	}
+	if at >= 0 {
+		d.What |= Data
+		d.At = at
+	}
+	return nil
+}
+
+// data returns where two files begin to differ, or -1.
+func (c *comparison) data(ctx context.Context, d *Change) (int64, error) {
+	const piece = 1 << 20
+	if c.a == nil {
+		c.a, c.b = make([]byte, piece), make([]byte, piece)
+	}
+	size := min(d.A.Size(), d.B.Size())
+	for off := int64(0); off < size; {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		if n := min(size-off, image.Hole(d.A.Content, off), image.Hole(d.B.Content, off)); n > 0 {
+			off += n
+			c.progress.Add(n)
+			continue
+		}
+		a, b := c.a[:min(piece, size-off)], c.b[:min(piece, size-off)]
+		if n, err := d.A.Content.ReadAt(a, off); n < len(a) {
+			return 0, &ReadError{d.Path, false, cut(err)}
+		}
+		if n, err := d.B.Content.ReadAt(b, off); n < len(b) {
+			return 0, &ReadError{d.Path, true, cut(err)}
+		}
+		if !bytes.Equal(a, b) {
+			i := 0
+			for a[i] == b[i] {
+				i++
+			}
+			return off + int64(i), nil
+		}
+		off += int64(len(a))
+		c.progress.Add(int64(len(a)))
+	}
+	if d.A.Size() != d.B.Size() {
+		return size, nil
+	}
+	return -1, nil
+}
+
+// cut is an error of a read that was short.
+func cut(err error) error {
+	if err == nil || err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,319 @@
+package tree
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// maxSparse bounds what a header of a few bytes can say that a file is: the largest
+// sparse file a tar may hold.
+var maxSparse int64 = 16 << 40
+
+// archive is a tar that contents are read from.
+type archive struct{ io.ReaderAt }
+
+// span is a file in a tar that lies there as it is.
+type span struct {
+	in        *archive
+	off, size int64
+}
+
+func (s *span) Size() int64 { return s.size }
+
+func (s *span) ReadAt(p []byte, off int64) (int, error) {
+	return io.NewSectionReader(s.in, s.off, s.size).ReadAt(p, off)
+}
+
+// sparse is a file in a tar that has zeros between runs of data.
+type sparse struct {
+	in   *archive
+	size int64
+	runs []run
+}
+
+// run is n bytes of a file, and where they are in the tar.
+type run struct{ at, off, n int64 }
+
+func (s *sparse) Size() int64 { return s.size }
+
+// next is the number of the run at off, or of the one after it.
+func (s *sparse) next(off int64) int {
+	return sort.Search(len(s.runs), func(i int) bool { return s.runs[i].at+s.runs[i].n > off })
+}
+
+// Hole is as image.Sparse has it.
+func (s *sparse) Hole(off int64) int64 {
+	end := s.size
+	if i := s.next(off); i < len(s.runs) {
+		end = s.runs[i].at
+	}
+	return max(0, end-off)
+}
+
+func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("reading at %d: negative offset", off)
+	}
+	if off >= s.size {
+		return 0, io.EOF
+	}
+	var short error
+	if int64(len(p)) > s.size-off {
+		p, short = p[:s.size-off], io.EOF
+	}
+	n := 0
+	for i := s.next(off); n < len(p); i++ {
+		at := off + int64(n)
+		end := s.size
+		if i < len(s.runs) {
+			end = s.runs[i].at
+		}
+		if at < end {
+			zeros := p[n:min(int64(len(p)), int64(n)+end-at)]
+			clear(zeros)
+			n += len(zeros)
+			at += int64(len(zeros))
+		}
+		if n == len(p) {
+			break
+		}
+		r := s.runs[i]
+		part := p[n:min(int64(len(p)), int64(n)+r.at+r.n-at)]
+		k, err := s.in.ReadAt(part, r.off+at-r.at)
+		n += k
+		if k < len(part) {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return n, err
+		}
+	}
+	return n, short
+}
+
+// isSparse says whether an entry has a map of its data. What is wrong with one,
+// archive/tar has found.
+func isSparse(hdr *tar.Header) bool {
+	return hdr.Typeflag == tar.TypeGNUSparse || sparseVersion(hdr) != ""
+}
+
+// sparseVersion is the version of the map in a PAX header, "" where there is none.
+func sparseVersion(hdr *tar.Header) string {
+	major, minor := hdr.PAXRecords["GNU.sparse.major"], hdr.PAXRecords["GNU.sparse.minor"]
+	switch {
+	case major != "" || minor != "":
+		return major + "." + minor
+	case hdr.PAXRecords["GNU.sparse.map"] != "":
+		return "0.1"
+	}
+	return ""
+}
+
+// readSparse reads the map of a sparse file, whose first header is at start. It
+// returns the file and where in the tar what follows it is.
+func readSparse(in *archive, start int64, hdr *tar.Header) (*sparse, int64, error) {
+	main, at, err := mainHeader(in, start)
+	if err != nil {
+		return nil, 0, err
+	}
+	stored, err := number(main[124:136])
+	if text := hdr.PAXRecords["size"]; text != "" {
+		stored, err = strconv.ParseInt(text, 10, 64)
+	}
+	if err != nil || stored < 0 {
+		return nil, 0, tar.ErrHeader
+	}
+	at += block
+	end := at + padded(stored)
+	s := &sparse{in: in, size: hdr.Size}
+	var left int64 // of what is stored, for data
+	switch {
+	case hdr.Typeflag == tar.TypeGNUSparse:
+		var maps int64
+		if maps, err = s.oldMap(main, at); err != nil {
+			return nil, 0, err
+		}
+		at, end, left = at+maps, end+maps, stored
+	case sparseVersion(hdr) == "1.0":
+		maps, err := s.mapBefore(at, stored)
+		if err != nil {
+			return nil, 0, err
+		}
+		at, left = at+maps, stored-maps
+	default:
+		fields := strings.Split(hdr.PAXRecords["GNU.sparse.map"], ",")
+		for i := 0; i+1 < len(fields); i += 2 {
+			if err := s.add(fields[i], fields[i+1]); err != nil {
+				return nil, 0, err
+			}
+		}
+		left = stored
+	}
+	data := s.runs[:0]
+	for _, r := range s.runs {
+		if r.n > left {
+			return nil, 0, fmt.Errorf("a sparse file of more data than the %d bytes that are stored", stored)
+		}
+		r.off, at, left = at, at+r.n, left-r.n
+		if r.n > 0 {
+			data = append(data, r)
+		}
+	}
+	if left > 0 {
+		return nil, 0, fmt.Errorf("a sparse file with %d bytes that are stored for nothing", left)
+	}
+	s.runs = append([]run(nil), data...)
+	return s, end, nil
+}
+
+func (s *sparse) add(at, n string) error {
+	a, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return tar.ErrHeader
+	}
+	b, err := strconv.ParseInt(n, 10, 64)
+	if err != nil {
+		return tar.ErrHeader
+	}
+	return s.run(a, b)
+}
+
+func (s *sparse) run(at, n int64) error {
+	before := int64(0)
+	if len(s.runs) > 0 {
+		last := s.runs[len(s.runs)-1]
+		before = last.at + last.n
+	}
+	if at < before || n < 0 || n > s.size-at {
+		return tar.ErrHeader
+	}
+	s.runs = append(s.runs, run{at: at, n: n})
+	return nil
+}
+
+// mainHeader finds the header of an entry behind those that add to it.
+func mainHeader(r io.ReaderAt, at int64) ([]byte, int64, error) {
+	for {
+		b := make([]byte, block)
+		if n, err := r.ReadAt(b, at); n < len(b) {
+			return nil, 0, cut(err)
+		}
+		switch b[156] {
+		case tar.TypeXHeader, tar.TypeXGlobalHeader, tar.TypeGNULongName, tar.TypeGNULongLink:
+		default:
+			return b, at, nil
+		}
+		n, err := number(b[124:136])
+		if err != nil || n < 0 || n > math.MaxInt64/2-at {
+			return nil, 0, tar.ErrHeader
+		}
+		at += block + padded(n)
+	}
+}
+
+// oldMap reads a map in the way of GNU tar: four runs are in the header, and 21 in
+// each block that follows at at. It returns how long these are.
+func (s *sparse) oldMap(main []byte, at int64) (int64, error) {
+	runs, more := main[386:482], main[482] != 0
+	for b, length := make([]byte, block), int64(0); ; length += block {
+		for ; len(runs) >= 24 && runs[0] != 0; runs = runs[24:] {
+			at, err := number(runs[:12])
+			if err != nil {
+				return 0, err
+			}
+			n, err := number(runs[12:24])
+			if err != nil {
+				return 0, err
+			}
+			if err := s.run(at, n); err != nil {
+				return 0, err
+			}
+		}
+		if !more {
+			return length, nil
+		}
+		if n, err := s.in.ReadAt(b, at+length); n < len(b) {
+			return 0, cut(err)
+		}
+		runs, more = b[:504], b[504] != 0
+	}
+}
+
+// mapBefore reads a map that lies before the data: lines with how many runs there
+// are and then their places and lengths, filled up to whole blocks. It returns how
+// long it is, which is stored at most.
+func (s *sparse) mapBefore(at, stored int64) (int64, error) {
+	var rest []byte
+	length := int64(0)
+	line := func() (string, error) {
+		for {
+			if l, after, ok := bytes.Cut(rest, []byte("\n")); ok {
+				rest = after
+				return string(l), nil
+			}
+			if length >= stored {
+				return "", tar.ErrHeader
+			}
+			b := make([]byte, block)
+			if n, err := s.in.ReadAt(b, at+length); n < len(b) {
+				return "", cut(err)
+			}
+			rest, length = append(rest, b...), length+block
+		}
+	}
+	l, err := line()
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(l, 10, 64)
+	if err != nil || n < 0 {
+		return 0, tar.ErrHeader
+	}
+	for range n {
+		a, err := line()
+		if err != nil {
+			return 0, err
+		}
+		b, err := line()
+		if err != nil {
+			return 0, err
+		}
+		if err := s.add(a, b); err != nil {
+			return 0, err
+		}
+	}
+	return length, nil
+}
+
+// number reads a field of a header: octal digits, or where the first bit is set
+// the number itself.
+func number(field []byte) (int64, error) {
+	if field[0]&0x80 != 0 {
+		n := int64(field[0] & 0x3f)
+		if field[0]&0x40 != 0 {
+			return 0, tar.ErrHeader // negative
+		}
+		for _, b := range field[1:] {
+			if n > math.MaxInt64>>8 {
+				return 0, tar.ErrHeader
+			}
+			n = n<<8 | int64(b)
+		}
+		return n, nil
+	}
+	digits := strings.Trim(string(field), " \x00")
+	if digits == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(digits, 8, 64)
+	if err != nil {
+		return 0, tar.ErrHeader
+	}
+	return n, nil
+}
