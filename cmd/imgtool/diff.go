@@ -421,17 +421,15 @@ func (c *comparison) partitions() error {
 		d = differ(d, "length", fmt.Sprint(p.Len), fmt.Sprint(q.Len))
 		d = differ(d, "attributes", fmt.Sprintf("%#x", p.Attrs), fmt.Sprintf("%#x", q.Attrs))
 		c.changed(difference{Partition: partName(p), Details: d})
-		var parts [2]*io.SectionReader
-		for i, side := range []struct {
-			l *located
-			p gpt.Part
-		}{{c.a, p}, {c.b, q}} {
-			var err error
-			if parts[i], err = (&located{place: place{part: fmt.Sprint(side.p.Number)}, pic: side.l.pic, parts: &partitions{table: side.l.parts.table, mbr: side.l.parts.mbr, list: []gpt.Part{side.p}}}).section(); err != nil {
-				return err
-			}
+		inA, err := c.a.bytesOf(p)
+		if err != nil {
+			return err
 		}
-		if err := c.contents(partName(p), parts[0], parts[1]); err != nil {
+		inB, err := c.b.bytesOf(q)
+		if err != nil {
+			return err
+		}
+		if err := c.contents(partName(p), inA, inB); err != nil {
 			return err
 		}
 	}

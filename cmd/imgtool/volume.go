@@ -323,10 +323,15 @@ func (l *located) section() (*io.SectionReader, error) {
 		}
 		return nil, err
 	}
-	if p.Off+p.Len > img.Size() {
-		return nil, corrupt("%s: %s ends at byte %d of %d: the image is cut short", l.pic.name, partName(p), p.Off+p.Len, img.Size())
+	return l.bytesOf(p)
+}
+
+// bytesOf is all of a partition.
+func (l *located) bytesOf(p gpt.Part) (*io.SectionReader, error) {
+	if end := p.Off + p.Len; end > l.pic.img.Size() {
+		return nil, corrupt("%s: %s ends at byte %d of %d: the image is cut short", l.pic.name, partName(p), end, l.pic.img.Size())
 	}
-	return io.NewSectionReader(img, p.Off, p.Len), nil
+	return io.NewSectionReader(l.pic.img, p.Off, p.Len), nil
 }
 
 // volume is the file system of the place.
