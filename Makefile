@@ -22,7 +22,7 @@ image: build ## an image of BOARD in out/
 
 test: first-boot ## everything, with a sample of the large matrices
 	@.ci/deps test
-	@.ci/test $(GO) run $(GOTESTSUM) -- -timeout 25m ./...
+	@.ci/test $(GO) run $(GOTESTSUM) -- -timeout 28m ./...
 
 soak: first-boot ## the large matrices in full
 	@.ci/deps test

@@ -196,7 +196,7 @@ func TestFirstBootWithABadSeed(t *testing.T) {
 // device ends provisioned or waiting, and is then provisioned by its owner.
 func TestFirstBootWithPowerCuts(t *testing.T) {
 	needFirstBoot(t)
-	n := 2
+	n := 1
 	if os.Getenv("SOAK") != "" {
 		n = 30
 	}
