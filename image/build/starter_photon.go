@@ -82,8 +82,8 @@ func (b *builder) openStarterPhoton(ctx context.Context) (*source.Root, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	digest, err := p.tree.Digest(ctx, nil)
-	return &source.Root{Tree: p.tree, Digest: digest,
+	digest, sums, err := p.tree.Digest(ctx, nil)
+	return &source.Root{Tree: p.tree, Digest: digest, Sums: sums,
 		Origin: fmt.Sprintf("%s %s, %s %s", busybox.Name, busybox.Version, kernel.Name, kernel.Version)}, err
 }
 

@@ -72,8 +72,8 @@ func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	digest, err := p.tree.Digest(ctx, nil)
-	return &source.Root{Tree: p.tree, Digest: digest, Origin: origin(append([]*source.Package{busybox}, more...))}, err
+	digest, sums, err := p.tree.Digest(ctx, nil)
+	return &source.Root{Tree: p.tree, Digest: digest, Sums: sums, Origin: origin(append([]*source.Package{busybox}, more...))}, err
 }
 
 // origin names packages with their versions.

@@ -102,6 +102,7 @@ type Root struct {
 	Tree     *tree.Tree
 	Squashfs *File
 	Digest   string // of the tree or the squashfs, in hexadecimal
+	Sums     *tree.Sums // of the tree's files, which the digest is made of
 	Origin   string // such as "oci sha256:…" with the manifest's digest; "" for a path
 }
 
@@ -133,7 +134,7 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	}
 	if r.Squashfs != nil {
 		r.Digest = r.Squashfs.SHA256
-	} else if r.Digest, err = r.Tree.Digest(ctx, nil); err != nil {
+	} else if r.Digest, r.Sums, err = r.Tree.Digest(ctx, nil); err != nil {
 		return nil, named(ref, err)
 	}
 	if r.Tree != nil && o.opt.Warn != nil {

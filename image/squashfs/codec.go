@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"math/bits"
 	"runtime/debug"
 	"strconv"
@@ -86,6 +87,44 @@ var codecs = []codec{
 		encoder: zstdEncoder,
 		decoder: zstdDecoder,
 	},
+}
+
+// slow says whether it takes long over bytes that cannot be compressed.
+func (c *codec) slow(level int) bool {
+	return c.name == "xz" || c.name == "zstd" && zstdMax > 4 && level > 9
+}
+
+// sparingly compresses nothing that looks like noise and does not yield to a fast
+// compressor.
+func sparingly(encode encoder) encoder {
+	var fast lz4.Compressor
+	return func(dst, src []byte) ([]byte, error) {
+		if bound := lz4.CompressBlockBound(len(src)); noise(src) && bound <= cap(dst) {
+			if n, err := fast.CompressBlock(src, dst[:bound]); err == nil && (n == 0 || n >= len(src)) {
+				return src, nil
+			}
+		}
+		return encode(dst, src)
+	}
+}
+
+// noise says whether the bytes of b are about equally frequent: 7.95 bits of
+// entropy in each, of 8.
+func noise(b []byte) bool {
+	if len(b) < 4096 {
+		return false
+	}
+	var count [256]int
+	for _, c := range b {
+		count[c]++
+	}
+	bits := 0.0
+	for _, n := range count {
+		if n > 0 {
+			bits -= float64(n) * math.Log2(float64(n)/float64(len(b)))
+		}
+	}
+	return bits > 7.95*float64(len(b))
 }
 
 // parseCodec takes apart "zstd:9".
@@ -343,3 +382,4 @@ func fill(dst []byte, r io.Reader) (int, error) {
 }
 
 func blockLog(size int) uint16 { return uint16(bits.TrailingZeros(uint(size))) }
+

@@ -1,14 +1,10 @@
 package squashfs
 
 import (
-	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"math"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
 
 	"imgtool/image/tree"
 )
@@ -21,6 +17,7 @@ type plan struct {
 	// Sets of xattrs as they are stored, by their number, and how many are in each.
 	xattrs      [][]byte
 	xattrCounts []uint32
+	ends        []end
 	duplicates  bool
 }
 
@@ -47,14 +44,20 @@ type child struct {
 	node *node
 }
 
-// data is where a regular file's bytes are. Equal files share one.
+// data is where a regular file's bytes are.
 type data struct {
-	size       int64
-	start      int64    // of its blocks on disk
-	words      []uint32 // a block's bytes on disk, with blockRaw; 0 is a hole
-	sparse     int64    // bytes in holes
-	fragment   uint32   // that holds its end, or none
-	fragmentAt uint32
+	size   int64
+	sums   *tree.FileSums // of what hashed gives, block by block
+	blocks int64          // of its own: the full ones, and an end that is in no fragment
+	end    int32          // number of its end in a fragment, or -1
+
+	// Its blocks lie where those of another do, from the block likeAt on.
+	like   *data
+	likeAt int64
+
+	start  int64    // of its blocks on disk
+	words  []uint32 // a block's bytes on disk, with blockRaw; 0 is a hole
+	sparse int64    // bytes in holes
 }
 
 // newPlan refuses what the format cannot hold.
@@ -86,7 +89,7 @@ func newPlan(t *tree.Tree) (*plan, error) {
 				n.links = 2
 				folders[path] = n
 			case tree.Regular:
-				n.data = &data{size: in.Size(), fragment: none}
+				n.data = &data{size: in.Size(), end: -1}
 				p.files = append(p.files, n)
 				fallthrough
 			default:
@@ -207,65 +210,6 @@ func (p *plan) xattrSet(xattrs []tree.Xattr, numbers map[string]uint32) (uint32,
 	return n, nil
 }
 
-// share finds files with equal content and gives them one data. Only files of
-// equal size are read for it.
-func (p *plan) share(ctx context.Context, workers int) error {
-	sizes := map[int64]int{}
-	for _, n := range p.files {
-		sizes[n.data.size]++
-	}
-	sums := make([][sha256.Size]byte, len(p.files))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers)
-	buffers := make(chan []byte, workers)
-	for range workers {
-		buffers <- make([]byte, 256<<10)
-	}
-	for i, n := range p.files {
-		if n.data.size == 0 || sizes[n.data.size] == 1 {
-			continue
-		}
-		g.Go(func() error {
-			buf := <-buffers
-			defer func() { buffers <- buf }()
-			h := sha256.New()
-			for off := int64(0); off < n.data.size; {
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				part := buf[:min(int64(len(buf)), n.data.size-off)]
-				if err := n.read(part, off); err != nil {
-					return err
-				}
-				h.Write(part)
-				off += int64(len(part))
-			}
-			h.Sum(sums[i][:0])
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	type key struct {
-		size int64
-		sum  [sha256.Size]byte
-	}
-	first := map[key]*data{}
-	for i, n := range p.files {
-		if n.data.size == 0 || sizes[n.data.size] == 1 {
-			continue
-		}
-		k := key{n.data.size, sums[i]}
-		if d := first[k]; d != nil {
-			n.data, p.duplicates = d, true
-		} else {
-			first[k] = n.data
-		}
-	}
-	return nil
-}
-
 // read fills b with the file's bytes at off, or says which file it was not
 // possible for.
 func (n *node) read(b []byte, off int64) error {
@@ -286,56 +230,3 @@ func show(path string) string {
 	return path
 }
 
-// piece is a run of a file's bytes.
-type piece struct {
-	node *node
-	off  int64
-	len  int
-}
-
-// block is a data block of one file or a fragment block of the ends of several.
-type block struct {
-	file   *data // nil for a fragment block
-	pieces []piece
-}
-
-// blocks are all blocks in the order they are written. A fragment block comes
-// between files, since the blocks of one file are contiguous on disk. It sets
-// where the ends of files are.
-func (p *plan) blocks(size int, yield func(block) bool) {
-	var ends []piece
-	fragment, used := uint32(0), 0
-	seen := map[*data]bool{}
-	for _, n := range p.files {
-		d := n.data
-		if d.size == 0 || seen[d] {
-			continue
-		}
-		if p.duplicates {
-			seen[d] = true
-		}
-		off := int64(0)
-		for ; d.size-off >= int64(size); off += int64(size) {
-			if !yield(block{d, []piece{{n, off, size}}}) {
-				return
-			}
-		}
-		end := int(d.size - off)
-		if end == 0 {
-			continue
-		}
-		if used+end > size {
-			if !yield(block{nil, ends}) {
-				return
-			}
-			ends, used = nil, 0
-			fragment++
-		}
-		d.fragment, d.fragmentAt = fragment, uint32(used)
-		ends = append(ends, piece{n, off, end})
-		used += end
-	}
-	if used > 0 {
-		yield(block{nil, ends})
-	}
-}

@@ -1,8 +1,8 @@
 package squashfs
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,6 +24,17 @@ type Options struct {
 	ModTime     int64  // of the file system as a whole, seconds since 1970
 	Max         int64  // bytes it may have; 0 is no limit
 	Workers     int    // 0 is GOMAXPROCS; the result is the same for any number
+
+	Sums  *tree.Sums // of the tree's files, as far as they are known
+	Cache Cache      // of compressed blocks; nil is none
+}
+
+// Cache keeps compressed blocks from one time to the next. Its methods are called
+// by several goroutines at once.
+type Cache interface {
+	// Get gives what was put for a key, in dst where it has room for it, or nil.
+	Get(dst []byte, key [sha256.Size]byte) []byte
+	Put(key [sha256.Size]byte, data []byte)
 }
 
 // Check says what is wrong with the options.
@@ -82,9 +93,16 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	if err != nil {
 		return 0, err
 	}
-	if err := plan.share(ctx, opt.Workers); err != nil {
+	sums, err := t.Sum(ctx, hashed(int64(opt.BlockSize)), opt.Workers, opt.Sums, nil)
+	if err != nil {
 		return 0, err
 	}
+	plan.cut(sums, int64(opt.BlockSize))
+	order, err := plan.byLikeness(ctx, opt.Workers)
+	if err != nil {
+		return 0, err
+	}
+	ends := plan.fragments(order, int64(opt.BlockSize))
 
 	// (1) Superblock: last, when all of it is known.
 	super := superblock{
@@ -113,11 +131,11 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	}
 
 	// (3) Data and fragment blocks.
-	newEncoder := func() (encoder, error) { return codec.encoder(level, opt.BlockSize) }
-	fragments, err := plan.writeBlocks(ctx, out, opt, newEncoder, p)
+	fragments, err := plan.writeBlocks(ctx, out, ends, codec, level, opt, p)
 	if err != nil {
 		return 0, err
 	}
+	plan.settle(int64(opt.BlockSize))
 	super.Fragments = uint32(len(fragments) / fragmentLen)
 	super.Flags |= flagAlwaysFragments
 	if super.Fragments == 0 {
@@ -125,7 +143,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	}
 
 	// (4) Inode table and (5) directory table, which refer to each other.
-	tables := tables{inodes: newTable(encode), dirs: newTable(encode), count: uint32(len(plan.nodes))}
+	tables := tables{inodes: newTable(encode), dirs: newTable(encode), ends: plan.ends, count: uint32(len(plan.nodes))}
 	if err := tables.write(ctx, plan.nodes[0]); err != nil {
 		return 0, err
 	}
@@ -183,63 +201,46 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	return out.pos, out.writeAt(appendTo(nil, super), 0)
 }
 
+// slot is a block on its way.
+type slot struct {
+	block
+	buf     []byte // as read
+	scratch []byte // for the encoder
+	stored  []byte // what goes to disk: buf, in scratch, or new
+	word    uint32 // its length with blockRaw; 0 is a hole
+	len     int    // of what it was made from
+}
+
 // writeBlocks writes all data, reading and compressing several blocks at once,
 // and returns the entries of the fragment table.
-func (p *plan) writeBlocks(ctx context.Context, out *output, opt Options, newEncoder func() (encoder, error), progress image.Progress) ([]byte, error) {
-	type slot struct {
-		block
-		buf     []byte // as read
-		scratch []byte // for the encoder
-		stored  []byte // what goes to disk: buf, in scratch, or new
-		word    uint32 // its length with blockRaw; 0 is a hole
-	}
+func (p *plan) writeBlocks(ctx context.Context, out *output, ends [][]int32, codec *codec, level int, opt Options, progress image.Progress) ([]byte, error) {
 	// Two per worker: one to work on while the other waits for its turn to be
 	// written.
 	slots := make([]slot, 2*opt.Workers)
-	next, stop := iter.Pull(func(yield func(block) bool) { p.blocks(opt.BlockSize, yield) })
+	next, stop := iter.Pull(func(yield func(block) bool) { p.blocks(ends, int64(opt.BlockSize), yield) })
 	defer stop()
 	fill := func(s *slot) (ok bool) {
 		s.block, ok = next()
 		return ok
 	}
-
+	words, err := Codec(opt.Compression)
+	if err != nil {
+		return nil, err
+	}
 	var workers []func(*slot) error
 	for range opt.Workers {
-		encode, err := newEncoder()
+		encode, err := codec.encoder(level, opt.BlockSize)
 		if err != nil {
 			return nil, err
 		}
-		workers = append(workers, func(s *slot) error {
-			if s.buf == nil {
-				s.buf = make([]byte, opt.BlockSize)
-				s.scratch = make([]byte, opt.BlockSize+opt.BlockSize/128+1024)
-			}
-			s.buf = s.buf[:0]
-			for _, piece := range s.pieces {
-				at := len(s.buf)
-				s.buf = s.buf[:at+piece.len]
-				if err := piece.node.read(s.buf[at:], piece.off); err != nil {
-					return err
-				}
-			}
-			if s.file != nil && isZero(s.buf) {
-				s.stored, s.word = nil, 0
-				return nil
-			}
-			data, err := encode(s.scratch, s.buf)
-			if err != nil {
-				return fmt.Errorf("%s: compressing: %w", show(s.pieces[0].node.path), err)
-			}
-			s.stored, s.word = data, uint32(len(data))
-			if len(data) >= len(s.buf) {
-				s.stored, s.word = s.buf, uint32(len(s.buf))|blockRaw
-			}
-			return nil
-		})
+		if codec.slow(level) {
+			encode = sparingly(encode)
+		}
+		workers = append(workers, func(s *slot) error { return s.pack(encode, words, opt) })
 	}
 
 	var fragments []byte
-	err := ordered.Run(ctx, slots, fill, workers, func(s *slot) error {
+	err = ordered.Run(ctx, slots, fill, workers, func(s *slot) error {
 		switch d := s.file; {
 		case d == nil:
 			fragments = appendTo(fragments, uint64(out.pos), s.word, uint32(0))
@@ -249,22 +250,94 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, opt Options, newEnc
 			}
 			d.words = append(d.words, s.word)
 			if s.word == 0 {
-				d.sparse += int64(len(s.buf))
+				d.sparse += int64(s.len)
 			}
 		}
 		if err := out.write(s.stored); err != nil {
 			return err
 		}
-		if progress != nil {
-			progress(int64(len(s.buf)))
-		}
+		progress.Add(int64(s.len))
 		return nil
 	})
 	return fragments, err
 }
 
-func isZero(b []byte) bool {
-	return b[0] == 0 && b[len(b)-1] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
+// pack makes what is stored of a block: what the cache has of it, or anew.
+func (s *slot) pack(encode encoder, words string, opt Options) error {
+	if s.buf == nil {
+		s.buf = make([]byte, opt.BlockSize)
+		s.scratch = make([]byte, opt.BlockSize+opt.BlockSize/128+1024)
+	}
+	key, zero := s.key(words, opt.BlockSize)
+	if zero && s.file != nil {
+		s.stored, s.word = nil, 0
+		return nil
+	}
+	if opt.Cache != nil {
+		if data := opt.Cache.Get(s.scratch, key); len(data) > 0 && len(data) < s.len {
+			s.stored, s.word = data, uint32(len(data))
+			return nil
+		} else if data != nil {
+			// Nothing is kept of what cannot be compressed.
+			s.stored, s.word = s.buf[:s.len], uint32(s.len)|blockRaw
+			return s.read(opt.BlockSize)
+		}
+	}
+	if err := s.read(opt.BlockSize); err != nil {
+		return err
+	}
+	data, err := encode(s.scratch, s.buf)
+	if err != nil {
+		return fmt.Errorf("%s: compressing: %w", show(s.pieces[0].node.path), err)
+	}
+	s.stored, s.word = data, uint32(len(data))
+	if len(data) >= len(s.buf) {
+		s.stored, s.word = s.buf, uint32(len(s.buf))|blockRaw
+		data = data[:0]
+	}
+	if opt.Cache != nil {
+		opt.Cache.Put(key, data)
+	}
+	return nil
+}
+
+// key is a hash of all that makes a difference to what is stored of a block, and
+// whether there is nothing but zeros in it. It sets its length.
+func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
+	h := sha256.New()
+	fmt.Fprintf(h, "squashfs block 1\n%s %d\n", words, size)
+	s.len, zero = 0, true
+	var rec []byte
+	for _, p := range s.pieces {
+		sum := sumOf(p, int64(size))
+		zero = zero && sum == tree.Sum{}
+		rec = append(binary.LittleEndian.AppendUint32(rec[:0], uint32(p.len)), sum[:]...)
+		h.Write(rec)
+		s.len += p.len
+	}
+	h.Sum(key[:0])
+	return key, zero
+}
+
+// read reads a block, and sees to it that it is the one that was hashed.
+func (s *slot) read(size int) error {
+	s.buf = s.buf[:0]
+	each := int(hashed(int64(size)))
+	for _, p := range s.pieces {
+		at := len(s.buf)
+		s.buf = s.buf[:at+p.len]
+		if err := p.node.read(s.buf[at:], p.off); err != nil {
+			return err
+		}
+		for off := 0; off < p.len; off += each {
+			part := s.buf[at+off : at+min(off+each, p.len)]
+			sum, _ := p.node.data.sums.Block((p.off + int64(off)) / int64(each))
+			if tree.SumOf(part) != sum {
+				return fmt.Errorf("%s: it changed while it was read: the bytes at %d are not what they were a moment ago", show(p.node.path), p.off+int64(off))
+			}
+		}
+	}
+	return nil
 }
 
 // writeXattrs writes the sets of xattrs, then a table of where each is.
@@ -291,8 +364,17 @@ func (p *plan) writeXattrs(out *output, encode encoder) (int64, error) {
 // tables are the inode and directory tables while they are made.
 type tables struct {
 	inodes, dirs *table
+	ends         []end
 	count        uint32
 	buf          []byte
+}
+
+// place is where the end of a file is.
+func (t *tables) place(d *data) (fragment, at uint32) {
+	if d.end < 0 {
+		return none, 0
+	}
+	return t.ends[d.end].fragment, t.ends[d.end].at
 }
 
 func (t *tables) write(ctx context.Context, root *node) error {
@@ -452,10 +534,12 @@ func (t *tables) inode(n *node) {
 		}
 	case typeFile:
 		d := n.data
-		b = appendTo(b, uint32(d.start), d.fragment, d.fragmentAt, uint32(d.size), d.words)
+		fragment, at := t.place(d)
+		b = appendTo(b, uint32(d.start), fragment, at, uint32(d.size), d.words)
 	case typeFile + extended:
 		d := n.data
-		b = appendTo(b, d.start, d.size, d.sparse, n.links, d.fragment, d.fragmentAt, n.xattr, d.words)
+		fragment, at := t.place(d)
+		b = appendTo(b, d.start, d.size, d.sparse, n.links, fragment, at, n.xattr, d.words)
 	case typeSymlink, typeSymlink + extended:
 		b = appendTo(b, n.links, uint32(len(n.Target)))
 		b = append(b, n.Target...)

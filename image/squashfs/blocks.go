@@ -1,0 +1,249 @@
+package squashfs
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"imgtool/image/tree"
+)
+
+// end is the last bytes of a file, or all of them, that share a fragment block
+// with others. Equal ends are one.
+type end struct {
+	node     *node // whose it is; the first of several
+	len      int32
+	fragment uint32 // the block it is in, and where in it
+	at       uint32
+}
+
+func (e *end) piece() piece { return piece{e.node, e.node.data.size - int64(e.len), int(e.len)} }
+
+// piece is a run of a file's bytes that begins with a block.
+type piece struct {
+	node *node
+	off  int64
+	len  int
+}
+
+// block is a data block of one file or a fragment block of the ends of several.
+type block struct {
+	file   *data // nil for a fragment block
+	pieces []piece
+}
+
+// ownEnd says whether the end of a file that has blocks is one of them. Most of a
+// block's worth is better with what is before it than with other files' ends.
+func ownEnd(end, size int64) bool { return end > size/3 }
+
+// hashed is how many bytes of a file each of its sums is over: all of them that
+// are in one block of size bytes make the key of that.
+func hashed(size int64) int64 { return min(tree.SumBlock, size) }
+
+// cut takes files apart into blocks and ends of no more than size bytes.
+func (p *plan) cut(sums *tree.Sums, size int64) {
+	type key struct {
+		len int32
+		sum tree.Sum
+	}
+	known := map[key]int32{}
+	for _, n := range p.files {
+		d := n.data
+		d.sums = sums.Of(n.Inode)
+		d.blocks = d.size / size
+		left := d.size % size
+		if left == 0 {
+			continue
+		}
+		if d.blocks > 0 && ownEnd(left, size) {
+			d.blocks++
+			continue
+		}
+		k := key{int32(left), sumOf(piece{n, d.size - left, int(left)}, size)}
+		i, ok := known[k]
+		if ok {
+			p.duplicates = true
+		} else {
+			i = int32(len(p.ends))
+			known[k] = i
+			p.ends = append(p.ends, end{node: n, len: int32(left)})
+		}
+		d.end = i
+	}
+	p.share(size)
+}
+
+// runPlaces is how many places a block is looked for in at most.
+const runPlaces = 8
+
+// share finds files whose blocks are all, in their order, those of a file before
+// them, or some of those.
+func (p *plan) share(size int64) {
+	type place struct {
+		d  *data
+		at int64
+	}
+	places := map[tree.Sum][]place{}
+	for _, n := range p.files {
+		d := n.data
+		// Holes take no room, so it is the first of the others that is looked for.
+		first := int64(0)
+		var sums []tree.Sum
+		for i := range d.blocks {
+			sum := sumOf(n.piece(i, size), size)
+			sums = append(sums, sum)
+			if first == i && sum == (tree.Sum{}) {
+				first++
+			}
+		}
+		if first == d.blocks {
+			continue
+		}
+		for _, at := range places[sums[first]] {
+			from := at.at - first
+			if from >= 0 && d.likeBlocks(at.d, from, size) {
+				d.like, d.likeAt = at.d, from
+				p.duplicates = true
+				break
+			}
+		}
+		if d.like != nil {
+			continue
+		}
+		for i, sum := range sums {
+			if list := places[sum]; sum != (tree.Sum{}) && len(list) < runPlaces {
+				places[sum] = append(list, place{d, int64(i)})
+			}
+		}
+	}
+}
+
+// piece is block i of a file.
+func (n *node) piece(i, size int64) piece {
+	return piece{n, i * size, int(min(size, n.data.size-i*size))}
+}
+
+// likeBlocks says whether all blocks of d are those of other from one on.
+func (d *data) likeBlocks(other *data, from, size int64) bool {
+	if from+d.blocks > other.blocks {
+		return false
+	}
+	each := size / hashed(size)
+	for i := range d.blocks {
+		if d.blockLen(i, size) != other.blockLen(from+i, size) {
+			return false
+		}
+		for j := range (d.blockLen(i, size) + hashed(size) - 1) / hashed(size) {
+			a, aZero := d.sums.Block(i*each + j)
+			b, bZero := other.sums.Block((from+i)*each + j)
+			if a != b || aZero != bZero {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (d *data) blockLen(i, size int64) int64 { return min(size, d.size-i*size) }
+
+// sumOf is the hash of a piece by those of what is in it, and zero if that is
+// zeros.
+func sumOf(p piece, size int64) tree.Sum {
+	block := hashed(size)
+	first := p.off / block
+	n := (int64(p.len) + block - 1) / block
+	if n == 1 {
+		sum, _ := p.node.data.sums.Block(first)
+		return sum
+	}
+	h := sha256.New()
+	all := true
+	for i := range n {
+		sum, zero := p.node.data.sums.Block(first + i)
+		all = all && zero
+		h.Write(sum[:])
+	}
+	if all {
+		return tree.Sum{}
+	}
+	return tree.Sum(h.Sum(nil))
+}
+
+// fragments puts the ends, in an order in which like is near like, into blocks of
+// size bytes, and says which are in each.
+//
+// A block is not filled to the last byte: it ends where, in the last quarter, the
+// hash of an end is the smallest. After a change, other blocks become what they
+// were before soon, and need not be compressed again.
+func (p *plan) fragments(order []int32, size int64) [][]int32 {
+	var blocks [][]int32
+	for len(order) > 0 {
+		used, i, cut, least := int64(0), 0, 0, uint64(0)
+		for ; i < len(order); i++ {
+			e := &p.ends[order[i]]
+			if used+int64(e.len) > size {
+				break
+			}
+			if sum := sumOf(e.piece(), size); used >= size-size/4 {
+				if n := binary.LittleEndian.Uint64(sum[:]); cut == 0 || n < least {
+					cut, least = i, n
+				}
+			}
+			used += int64(e.len)
+		}
+		if i == len(order) || cut == 0 {
+			cut = i
+		}
+		at := uint32(0)
+		for _, e := range order[:cut] {
+			p.ends[e].fragment, p.ends[e].at = uint32(len(blocks)), at
+			at += uint32(p.ends[e].len)
+		}
+		blocks = append(blocks, order[:cut])
+		order = order[cut:]
+	}
+	return blocks
+}
+
+// blocks are all blocks in the order they are written: those of the files, then
+// the fragments.
+func (p *plan) blocks(fragments [][]int32, size int64, yield func(block) bool) {
+	for _, n := range p.files {
+		if n.data.like != nil {
+			continue
+		}
+		for i := range n.data.blocks {
+			if !yield(block{n.data, []piece{n.piece(i, size)}}) {
+				return
+			}
+		}
+	}
+	for _, ends := range fragments {
+		b := block{pieces: make([]piece, 0, len(ends))}
+		for _, i := range ends {
+			b.pieces = append(b.pieces, p.ends[i].piece())
+		}
+		if !yield(b) {
+			return
+		}
+	}
+}
+
+// settle says where the blocks are that are those of other files.
+func (p *plan) settle(size int64) {
+	for _, n := range p.files {
+		d := n.data
+		if d.like == nil {
+			continue
+		}
+		d.start = d.like.start
+		for _, w := range d.like.words[:d.likeAt] {
+			d.start += int64(w &^ blockRaw)
+		}
+		d.words = d.like.words[d.likeAt : d.likeAt+d.blocks]
+		for i, w := range d.words {
+			if w == 0 {
+				d.sparse += d.blockLen(int64(i), size)
+			}
+		}
+	}
+}
