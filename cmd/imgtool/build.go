@@ -45,6 +45,8 @@ type buildOptions struct {
 	keepKeys    bool
 	parts       []string
 	provision   string
+	jobs        int
+	cache       cacheOptions
 }
 
 func newBuildCommand(u *ui) *cobra.Command {
@@ -72,7 +74,10 @@ a disk is that a medium's last partition shall fill.
 The image's name decides its form: .img, .img.zst, .img.xz, .img.gz, or .simg for
 Android's sparse form. Beside it
 lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, scratch
-files lie in TMPDIR.`,
+files lie in TMPDIR.
+
+What was compressed is kept in a cache (imgtool cache), so that after a small change
+little is compressed anew. The image is the same with it and without.`,
 		Example: `  imgtool build --board rock64
   imgtool build --board rock64 --inputs ./boot --rootfs rootfs.tar -o x.img.zst
   imgtool build --board ./mine.toml --rootfs docker://localhost:5000/os:1 \
@@ -103,6 +108,8 @@ files lie in TMPDIR.`,
 	f.StringArrayVar(&opt.vars, "var", nil, "NAME=TEXT, a variable of the board's edits or of --edits; may be repeated")
 	f.BoolVar(&opt.keepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
 	f.StringVar(&opt.provision, "provision-conf", "", "factory_provision.conf with sizes, labels and lists")
+	f.IntVar(&opt.jobs, "jobs", 0, "blocks to compress at once (default: as many as there are processors); the image is the same")
+	opt.cache.addFlags(cmd)
 	f.BoolVar(&opt.keepOwners, "keep-owners", false, "keep the owners of a root file system that is a folder")
 	return cmd
 }
@@ -180,13 +187,20 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 			return err
 		}
 	}
-	cache, err := os.UserCacheDir()
+	if opt.jobs < 0 {
+		return usagef("--jobs %d: it must be 1 or more, or 0 for as many as there are processors", opt.jobs)
+	}
+	o.Jobs = opt.jobs
+	kept, keep, err := opt.cache.open(u)
 	if err != nil {
-		// Such as nobody without a home.
-		cache = filepath.Join(os.TempDir(), fmt.Sprintf("imgtool-cache-%d", os.Getuid()))
+		return err
+	}
+	if kept != nil {
+		o.Cache = kept
+		defer settle(kept, keep, u)
 	}
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
-		CacheDir: filepath.Join(cache, "imgtool"), TempDir: o.TempDir, Warn: u.warn})
+		CacheDir: userCache(), TempDir: o.TempDir, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 {

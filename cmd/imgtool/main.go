@@ -111,7 +111,7 @@ Data goes to stdout, words and progress to stderr.`,
 	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
 	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
 		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),
-		newDisksCommand(u), newBoardsCommand(u), newVersionCommand(u))
+		newDisksCommand(u), newBoardsCommand(u), newCacheCommand(u), newVersionCommand(u))
 	return cmd
 }
 

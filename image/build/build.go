@@ -57,11 +57,13 @@ type Options struct {
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
-	BuildID     string // "" is derived from the inputs
-	Cmdline     string // added to the kernel's arguments
-	Seed        *Seed  // nil is none
-	Time        int64  // seconds since 1970
-	TempDir     string // for scratch files, which have no name
+	BuildID     string         // "" is derived from the inputs
+	Cmdline     string         // added to the kernel's arguments
+	Seed        *Seed          // nil is none
+	Time        int64          // seconds since 1970
+	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
+	Cache       squashfs.Cache // of compressed blocks; nil is none
+	TempDir     string         // for scratch files, which have no name
 	Opener      *source.Opener
 	Warn        func(string)
 	Phases      image.Phases
@@ -508,7 +510,7 @@ func (b *builder) squashfs() squashfs.Options {
 	if size == 0 {
 		size = 1 << 20
 	}
-	return squashfs.Options{Compression: b.Compression, BlockSize: size, ModTime: b.Time}
+	return squashfs.Options{Compression: b.Compression, BlockSize: size, ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
 }
 
 // extents are all there is in the image, the squashfs last to be made.
@@ -719,7 +721,7 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 		}
 	}
 	opt := b.squashfs()
-	opt.Max = p.Len
+	opt.Max, opt.Sums = p.Len, b.root.Sums
 	size, err := squashfs.Write(ctx, f, root, opt, b.Phases.Start("squashfs", total))
 	if errors.Is(err, syscall.ENOSPC) {
 		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)

@@ -101,9 +101,9 @@ type File struct {
 type Root struct {
 	Tree     *tree.Tree
 	Squashfs *File
-	Digest   string // of the tree or the squashfs, in hexadecimal
+	Digest   string     // of the tree or the squashfs, in hexadecimal
 	Sums     *tree.Sums // of the tree's files, which the digest is made of
-	Origin   string // such as "oci sha256:…" with the manifest's digest; "" for a path
+	Origin   string     // such as "oci sha256:…" with the manifest's digest; "" for a path
 }
 
 // File opens PATH or deb:PACKAGE/PATH.

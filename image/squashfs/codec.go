@@ -382,4 +382,3 @@ func fill(dst []byte, r io.Reader) (int, error) {
 }
 
 func blockLog(size int) uint16 { return uint16(bits.TrailingZeros(uint(size))) }
-

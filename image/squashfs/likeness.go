@@ -1,7 +1,6 @@
 package squashfs
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"sync/atomic"
@@ -94,20 +93,18 @@ func (p *plan) byLikeness(ctx context.Context, workers int) ([]int32, error) {
 		return nil, err
 	}
 
-	// Which ends have a hash, in their order.
-	type has struct {
-		hash uint32
-		end  int32
-	}
-	table := make([]has, 0, n*each)
+	// Where each hash stands, sorted by hash and then by end.
+	table := make([]uint64, 0, n*each)
 	for i := range n {
-		for _, h := range all[i*each : i*each+int(lens[i])] {
-			table = append(table, has{h, int32(i)})
+		for k, h := range all[i*each : i*each+int(lens[i])] {
+			table = append(table, uint64(h)<<32|uint64(i*each+k))
 		}
 	}
-	slices.SortFunc(table, func(a, b has) int {
-		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.end, b.end))
-	})
+	slices.Sort(table)
+	position := make([]int32, n*each)
+	for at, t := range table {
+		position[uint32(t)] = int32(at)
+	}
 
 	// The end behind which each is put, and a list of those behind each.
 	const none = -1
@@ -120,15 +117,14 @@ func (p *plan) byLikeness(ctx context.Context, workers int) ([]int32, error) {
 	var seen []int32
 	for i := range n {
 		seen = seen[:0]
-		for _, h := range all[i*each : i*each+int(lens[i])] {
-			at, _ := slices.BinarySearchFunc(table, has{h, int32(i)}, func(a, b has) int {
-				return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.end, b.end))
-			})
-			for j := at - 1; j >= 0 && j >= at-lookBack && table[j].hash == h; j-- {
-				if shared[table[j].end] == 0 {
-					seen = append(seen, table[j].end)
+		for k := range int(lens[i]) {
+			at := int(position[i*each+k])
+			for j := at - 1; j >= 0 && j >= at-lookBack && table[j]>>32 == table[at]>>32; j-- {
+				end := int32(table[j]) / int32(each)
+				if shared[end] == 0 {
+					seen = append(seen, end)
 				}
-				shared[table[j].end]++
+				shared[end]++
 			}
 		}
 		best, most := int32(none), uint8(alike-1)

@@ -229,4 +229,3 @@ func show(path string) string {
 	}
 	return path
 }
-

@@ -331,8 +331,7 @@ func (s *slot) read(size int) error {
 		}
 		for off := 0; off < p.len; off += each {
 			part := s.buf[at+off : at+min(off+each, p.len)]
-			sum, _ := p.node.data.sums.Block((p.off + int64(off)) / int64(each))
-			if tree.SumOf(part) != sum {
+			if !p.node.data.sums.Same((p.off+int64(off))/int64(each), part) {
 				return fmt.Errorf("%s: it changed while it was read: the bytes at %d are not what they were a moment ago", show(p.node.path), p.off+int64(off))
 			}
 		}

@@ -25,25 +25,29 @@ extern const char *ZSTD_getErrorName(size_t);
 
 enum { lazy2 = 5, btlazy2, btopt, btultra, btultra2 };
 
-// What the compressor works on is read all over: huge pages make that faster. The
-// length lies in front.
+// What the compressor works on is read all over, and is faster in huge pages, which
+// lie at multiples of their size. Before it is what to unmap.
 #define HUGE ((size_t)2 << 20)
+#define HEAD ((size_t)64)
 
 static void *allocate(void *_, size_t n) {
-	n = (n + 64 + HUGE - 1) & ~(HUGE - 1);
-	char *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t whole = n + HEAD + 2 * HUGE;
+	char *p = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)
 		return NULL;
+	char *at = (char *)(((size_t)p + HUGE - 1) & ~(HUGE - 1));
 #ifdef MADV_HUGEPAGE
-	madvise(p, n, MADV_HUGEPAGE);
+	madvise(at, (n + HEAD + HUGE - 1) & ~(HUGE - 1), MADV_HUGEPAGE);
 #endif
-	*(size_t *)p = n;
-	return p + 64;
+	((size_t *)at)[0] = (size_t)p;
+	((size_t *)at)[1] = whole;
+	return at + HEAD;
 }
 
 static void release(void *_, void *p) {
+	size_t *head = (size_t *)((char *)p - HEAD);
 	if (p)
-		munmap((char *)p - 64, *(size_t *)((char *)p - 64));
+		munmap((void *)head[0], head[1]);
 }
 
 static context *newContext(void) {
@@ -56,8 +60,8 @@ static size_t compressBlock(context *c, void *dst, size_t capacity, const void *
 	if (thin) {
 		if (p.c.searchLog > 4)
 			p.c.searchLog = p.c.searchLog - 2 > 4 ? p.c.searchLog - 2 : 4;
-		if (p.c.targetLength > 64)
-			p.c.targetLength = 64;
+		if (p.c.targetLength > 32)
+			p.c.targetLength = 32;
 		if (p.c.strategy == btultra2)
 			p.c.strategy = btultra;
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"runtime"
 	"slices"
@@ -26,34 +27,51 @@ type Sum [sha256.Size]byte
 // short. Blocks of zeros have none: a hole as large as a disk takes no memory.
 type FileSums struct {
 	sums  []Sum
+	quick []uint32 // CRC-32C of the same blocks
 	zeros []zeroRun
 }
 
 // zeroRun is blocks of zeros, and how many there are before it.
 type zeroRun struct{ first, n, before int64 }
 
-// Block is the hash of block i, or zero if there is nothing but zeros in it.
+// Block is the hash of block i, or the zero Sum if there is nothing but zeros in it.
 func (f *FileSums) Block(i int64) (sum Sum, zero bool) {
-	if f.zeros == nil {
-		return f.sums[i], false
+	if i, zero = f.at(i); zero {
+		return Sum{}, true
 	}
-	at, _ := slices.BinarySearchFunc(f.zeros, i, func(r zeroRun, i int64) int {
+	return f.sums[i], false
+}
+
+// Same says whether b is what block i was, quickly: it is for files that change
+// by chance while they are read, not by malice.
+func (f *FileSums) Same(i int64, b []byte) bool {
+	i, zero := f.at(i)
+	if zero {
+		return isZero(b)
+	}
+	return f.quick[i] == quick(b)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func quick(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// at is where what is known of block i is, if it is not of zeros.
+func (f *FileSums) at(i int64) (at int64, zero bool) {
+	if f.zeros == nil {
+		return i, false
+	}
+	run, _ := slices.BinarySearchFunc(f.zeros, i, func(r zeroRun, i int64) int {
 		if r.first+r.n <= i {
 			return -1
 		}
 		return 1
 	})
-	before := int64(0)
-	switch {
-	case at < len(f.zeros) && f.zeros[at].first <= i:
-		return Sum{}, true
-	case at < len(f.zeros):
-		before = f.zeros[at].before
-	default:
-		last := f.zeros[len(f.zeros)-1]
-		before = last.before + last.n
+	if run == len(f.zeros) {
+		last := f.zeros[run-1]
+		return i - last.before - last.n, false
 	}
-	return f.sums[i-before], false
+	return i - f.zeros[run].before, f.zeros[run].first <= i
 }
 
 // Sums are the hashes of all files of a tree, made while each is read once. They
@@ -77,6 +95,7 @@ type stretch struct {
 	node  *Inode
 	first int64 // block
 	sums  []Sum // one that is zero is of zeros
+	quick []uint32
 }
 
 // stretchLen is how many blocks one has at most: a large file is for all workers.
@@ -159,7 +178,7 @@ func (f *FileSums) plan(work []stretch, path string, n *Inode, block int64, p im
 		for blocks < stretchLen && off+blocks*block < c.Size() && image.Hole(c, off+blocks*block) < block {
 			blocks++
 		}
-		work = append(work, stretch{path, n, off / block, make([]Sum, blocks)})
+		work = append(work, stretch{path, n, off / block, make([]Sum, blocks), make([]uint32, blocks)})
 		off = min(off+blocks*block, c.Size())
 	}
 	return work
@@ -175,19 +194,12 @@ func (w *stretch) hash(ctx context.Context, buf []byte, p image.Progress) error 
 		if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
 			return fmt.Errorf("%s: reading at byte %d: %w", w.path, off+int64(k), ended(err, w.node.Size()))
 		}
-		w.sums[i] = SumOf(b)
+		if !isZero(b) {
+			w.sums[i], w.quick[i] = sha256.Sum256(b), quick(b)
+		}
 		p.Add(int64(len(b)))
 	}
 	return nil
-}
-
-// SumOf is the hash of a block, and the zero Sum if there is nothing but zeros in
-// it.
-func SumOf(b []byte) Sum {
-	if isZero(b) {
-		return Sum{}
-	}
-	return sha256.Sum256(b)
 }
 
 // ended is the error of a file that could not be read to where it should be.
@@ -206,14 +218,14 @@ func (f *FileSums) hole(first, n int64) {
 // add takes what was found out, stretch after stretch in the order of the file.
 func (f *FileSums) add(w stretch) {
 	if f.sums == nil && !slices.Contains(w.sums, Sum{}) {
-		f.sums = w.sums
+		f.sums, f.quick = w.sums, w.quick
 		return
 	}
 	for i, sum := range w.sums {
 		if sum == (Sum{}) {
 			f.hole(w.first+int64(i), 1)
 		} else {
-			f.sums = append(f.sums, sum)
+			f.sums, f.quick = append(f.sums, sum), append(f.quick, w.quick[i])
 		}
 	}
 }
