@@ -283,10 +283,24 @@ type Chunk struct {
 
 // Chunks reads the content in order, in pieces that end at multiples of size.
 // After an error nothing follows.
-func (m *Image) Chunks(size int64) iter.Seq2[Chunk, error] {
+func (m *Image) Chunks(size int64) iter.Seq2[Chunk, error] { return m.chunks(size, 0) }
+
+// chunks is Chunks whose data is good for a while only if buffers is not 0: until
+// as many chunks have followed.
+func (m *Image) chunks(size int64, buffers int) iter.Seq2[Chunk, error] {
 	return func(yield func(Chunk, error) bool) {
+		ring := make([][]byte, buffers)
+		i := 0
 		for s := range m.Pieces(size) {
-			c := Chunk{s.Off, make([]byte, s.Len)}
+			var c Chunk
+			if buffers == 0 {
+				c = Chunk{s.Off, make([]byte, s.Len)}
+			} else {
+				if i = (i + 1) % buffers; ring[i] == nil {
+					ring[i] = make([]byte, size)
+				}
+				c = Chunk{s.Off, ring[i][:s.Len]}
+			}
 			if _, err := m.ReadAt(c.Data, s.Off); err != nil && err != io.EOF {
 				yield(Chunk{}, err)
 				return
@@ -352,12 +366,8 @@ func Write(ctx context.Context, w io.WriterAt, chunks iter.Seq2[Chunk, error], p
 		if err != nil {
 			return nil, err
 		}
-		n, err := w.WriteAt(s.Data, s.Off)
-		if err == nil && n < len(s.Data) {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			return nil, &WriteError{s.Off + int64(n), err}
+		if err := s.write(w); err != nil {
+			return nil, err
 		}
 		m.add(s)
 		p.Add(int64(len(s.Data)))

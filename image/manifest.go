@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 )
 
 // Manifest is the shadow of an image in text.
@@ -48,33 +49,53 @@ func (m *Manifest) add(s sum) {
 // Sum reads the image once and hashes it twice over: by its leaves, and by the
 // pieces of PieceSize it is written in.
 func Sum(ctx context.Context, m *Image, p Progress) (leaves, pieces *Manifest, err error) {
+	return WriteSum(ctx, nil, m, p)
+}
+
+// WriteSum is Sum that writes what it reads to w, as Write does, unless w is nil.
+func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (leaves, pieces *Manifest, err error) {
 	leaves, pieces = &Manifest{Size: m.size}, &Manifest{}
-	buf := make([]byte, 1<<20)
-	for e := range m.Extents() {
-		h := sha256.New()
-		for at := int64(0); at < e.Size(); {
-			if err := ctx.Err(); err != nil {
-				return nil, nil, err
-			}
-			part := buf[:min(int64(len(buf)), e.Size()-at)]
-			if n, err := e.ReadAt(part, at); n < len(part) {
-				return nil, nil, fmt.Errorf("reading %s at %d: %w", e.Name, at+int64(n), unexpected(err))
-			}
-			h.Write(part)
-			at += int64(len(part))
-			p.Add(int64(len(part)))
-		}
-		leaves.Entries = append(leaves.Entries, Entry{e.Name, e.Off, e.Size(), hex.EncodeToString(h.Sum(nil))})
-	}
-	for s, err := range ahead(ctx, summed(m.Chunks(PieceSize))) {
+	rest := slices.Collect(m.Extents())
+	h := sha256.New()
+	for s, err := range ahead(ctx, summed(m.chunks(PieceSize, 3))) {
 		if err != nil {
 			return nil, nil, err
 		}
+		if err := s.write(w); err != nil {
+			return nil, nil, err
+		}
 		pieces.add(s)
+		// The pieces have all of every leaf, one after the other.
+		end := s.Off + int64(len(s.Data))
+		for len(rest) > 0 && rest[0].Off < end {
+			e := rest[0]
+			h.Write(s.Data[max(e.Off-s.Off, 0):min(e.End()-s.Off, int64(len(s.Data)))])
+			if e.End() > end {
+				break
+			}
+			leaves.Entries = append(leaves.Entries, Entry{e.Name, e.Off, e.Size(), hex.EncodeToString(h.Sum(nil))})
+			h.Reset()
+			rest = rest[1:]
+		}
 		p.Add(int64(len(s.Data)))
 	}
 	pieces.Size = m.size
 	return leaves, pieces, nil
+}
+
+// write writes a chunk to w, unless that is nil.
+func (c Chunk) write(w io.WriterAt) error {
+	if w == nil {
+		return nil
+	}
+	n, err := w.WriteAt(c.Data, c.Off)
+	if err == nil && n < len(c.Data) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return &WriteError{c.Off + int64(n), err}
+	}
+	return nil
 }
 
 func unexpected(err error) error {

@@ -40,15 +40,15 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file: write the image to a file, and that to a disk with imgtool flash", path)
 	}
-	leaves := int64(0)
-	for e := range img.Extents() {
-		leaves += e.Size()
+	if format != Raw {
+		// An .img.zst begins with what is found out here, and none has a piece that
+		// changed since.
+		sum, pieces, err := image.Sum(ctx, img, phases.Start("hashing", img.ContentSize()))
+		if err != nil {
+			return err
+		}
+		m.Version, m.Manifest, m.Pieces = 1, *sum, pieces.Entries
 	}
-	sum, pieces, err := image.Sum(ctx, img, phases.Start("hashing", leaves+img.ContentSize()))
-	if err != nil {
-		return err
-	}
-	m.Version, m.Manifest, m.Pieces = 1, *sum, pieces.Entries
 
 	out, err := renameio.NewPendingFile(path, beside(path)...)
 	if err != nil {
@@ -114,15 +114,11 @@ func saveRaw(ctx context.Context, f *os.File, img *image.Image, m *Manifest, p i
 	if err := f.Truncate(img.Size()); err != nil {
 		return err
 	}
-	written, err := image.Write(ctx, f, img.Chunks(image.PieceSize), p)
+	sum, pieces, err := image.WriteSum(ctx, f, img, p)
 	if err != nil {
 		return err
 	}
-	for i, e := range written.Entries {
-		if e != m.Pieces[i] {
-			return changed(e.Off)
-		}
-	}
+	m.Version, m.Manifest, m.Pieces = 1, *sum, pieces.Entries
 	return nil
 }
 

@@ -2,7 +2,7 @@
 // was made from: an entry is a file, named by its key.
 //
 // Several programs may use a folder at once, and it may be taken to another
-// machine. An entry appears whole or not at all, and has a hash of its own: one that
+// machine. An entry appears whole or not at all, and has checksums: one that
 // was damaged or cut short is as good as none. Who can write to the folder decides
 // what is built with it.
 package cache
@@ -11,9 +11,11 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -25,11 +27,20 @@ import (
 	"time"
 )
 
-// An entry is these bytes, the SHA-256 of what is kept, and that.
+// An entry is these bytes, its key, two checksums of what is kept, and that. It is
+// disks that damage entries, and programs that are killed.
 const (
 	magic  = "imgtool cache 1\n"
-	header = len(magic) + sha256.Size
+	header = len(magic) + sha256.Size + 8
 )
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func head(key [sha256.Size]byte, data []byte) []byte {
+	h := append([]byte(magic), key[:]...)
+	h = binary.LittleEndian.AppendUint32(h, crc32.Checksum(data, castagnoli))
+	return binary.LittleEndian.AppendUint32(h, crc32.ChecksumIEEE(data))
+}
 
 // Entries and the beginnings of some have such names; nothing else is touched.
 const (
@@ -71,7 +82,7 @@ func (d *Dir) file(key [sha256.Size]byte) string {
 
 // Get gives what was put for a key, in dst where it has the room, or nil.
 func (d *Dir) Get(dst []byte, key [sha256.Size]byte) []byte {
-	data, err := read(dst, d.file(key))
+	data, err := d.read(dst, key)
 	switch {
 	case err == nil:
 		d.hits.Add(1)
@@ -86,7 +97,8 @@ func (d *Dir) Get(dst []byte, key [sha256.Size]byte) []byte {
 
 var errDamaged = errors.New("damaged")
 
-func read(dst []byte, path string) ([]byte, error) {
+func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
+	path := d.file(key)
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -107,15 +119,14 @@ func read(dst []byte, path string) ([]byte, error) {
 	if dst == nil {
 		dst = []byte{}
 	}
-	var head [header]byte
-	if _, err := io.ReadFull(f, head[:]); err != nil {
+	var first [header]byte
+	if _, err := io.ReadFull(f, first[:]); err != nil {
 		return nil, errDamaged
 	}
 	if _, err := io.ReadFull(f, dst); err != nil {
 		return nil, errDamaged
 	}
-	sum := sha256.Sum256(dst)
-	if string(head[:len(magic)]) != magic || !bytes.Equal(head[len(magic):], sum[:]) {
+	if !bytes.Equal(first[:], head(key, dst)) {
 		return nil, errDamaged
 	}
 	if now := time.Now(); now.Sub(info.ModTime()) > touchTime {
@@ -129,7 +140,7 @@ func (d *Dir) Put(key [sha256.Size]byte, data []byte) {
 	if d.Err() != nil {
 		return
 	}
-	if err := d.put(d.file(key), data); err != nil {
+	if err := d.put(key, data); err != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.err = cmp.Or(d.err, err)
@@ -138,13 +149,13 @@ func (d *Dir) Put(key [sha256.Size]byte, data []byte) {
 	d.written.Add(int64(len(data) + header + overhead))
 }
 
-func (d *Dir) put(path string, data []byte) error {
+func (d *Dir) put(key [sha256.Size]byte, data []byte) error {
+	path := d.file(key)
 	f, err := os.CreateTemp(d.path, partial)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(data)
-	_, err = f.Write(slices.Concat([]byte(magic), sum[:], data))
+	_, err = f.Write(slices.Concat(head(key, data), data))
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)

@@ -36,11 +36,16 @@ var gear = func() (table [256]uint64) {
 func sketch(s []uint32, b []byte, n int) []uint32 {
 	var h uint64
 	most := ^uint32(0)
+	if len(b) > 8*n {
+		// All but surely there are n below this, and most of the others need not be
+		// looked at.
+		most = uint32(uint64(4*n) << 32 / uint64(len(b)))
+	}
 	for _, c := range b {
 		// What a byte adds has left the upper half after 64 more, and most of it
 		// after 32.
 		h = h<<1 + gear[c]
-		v := uint32(h>>32) * 0x9e3779b1
+		v := uint32(h >> 32)
 		if v >= most {
 			continue
 		}
