@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,7 +38,7 @@ type cacheOptions struct {
 }
 
 func (o *cacheOptions) addDir(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.dir, "cache-dir", "", "folder of the cache (default imgtool/blocks in the user's cache)")
+	cmd.Flags().StringVar(&o.dir, "cache-dir", "", "folder of the cache (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache)")
 }
 
 func (o *cacheOptions) addFlags(cmd *cobra.Command) {
@@ -46,11 +47,12 @@ func (o *cacheOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.none, "no-cache", false, "compress everything anew, and keep nothing")
 }
 
-func (o *cacheOptions) path() string {
-	if o.dir != "" {
-		return o.dir
+// path is the folder, and whether somebody named it.
+func (o *cacheOptions) path() (dir string, named bool) {
+	if dir = cmp.Or(o.dir, os.Getenv("IMGTOOL_CACHE_DIR")); dir != "" {
+		return dir, true
 	}
-	return filepath.Join(userCache(), "blocks")
+	return filepath.Join(userCache(), "blocks"), false
 }
 
 // open is the cache, or nil for none. A folder that cannot be used is an error
@@ -66,8 +68,9 @@ func (o *cacheOptions) open(u *ui) (*cache.Dir, int64, error) {
 		}
 		return nil, 0, nil
 	}
-	c, err := cache.Open(o.path())
-	if err != nil && o.dir == "" {
+	dir, named := o.path()
+	c, err := cache.Open(dir)
+	if err != nil && !named {
 		u.warn(fmt.Sprintf("no cache: %v", err))
 		return nil, 0, nil
 	}
@@ -150,17 +153,18 @@ deleted. Who can write to it decides what is built with it.`,
 
 // openThere is the cache if there is one; nothing is made.
 func (o *cacheOptions) openThere() (*cache.Dir, error) {
-	info, err := os.Stat(o.path())
+	dir, named := o.path()
+	info, err := os.Stat(dir)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && o.dir == "":
+	case errors.Is(err, fs.ErrNotExist) && !named:
 		return nil, nil
 	case err == nil && !info.IsDir():
-		err = fmt.Errorf("%s is no folder", o.path())
+		err = fmt.Errorf("%s is no folder", dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	return cache.Open(o.path())
+	return cache.Open(dir)
 }
 
 func runCache(opt cacheOptions, u *ui) error {
@@ -168,6 +172,7 @@ func runCache(opt cacheOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
+	path, _ := opt.path()
 	var entries int
 	var size int64
 	var oldest time.Time
@@ -177,13 +182,13 @@ func runCache(opt cacheOptions, u *ui) error {
 		}
 	}
 	if u.json {
-		all := map[string]any{"path": opt.path(), "entries": entries, "size": size}
+		all := map[string]any{"path": path, "entries": entries, "size": size}
 		if entries > 0 {
 			all["oldest"] = oldest.UTC().Format(time.RFC3339)
 		}
 		return u.print(all)
 	}
-	fmt.Fprintln(u.out, opt.path())
+	fmt.Fprintln(u.out, path)
 	if entries == 0 {
 		_, err = fmt.Fprintln(u.out, "empty")
 	} else {
@@ -203,9 +208,10 @@ func runTrim(opt cacheOptions, size int64, u *ui) error {
 			return err
 		}
 	}
+	path, _ := opt.path()
 	if u.json {
-		return u.print(map[string]any{"path": opt.path(), "freed": freed})
+		return u.print(map[string]any{"path": path, "freed": freed})
 	}
-	u.say("%s: %s freed", opt.path(), human(freed))
+	u.say("%s: %s freed", path, human(freed))
 	return nil
 }

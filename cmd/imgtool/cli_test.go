@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(cached{m}, map[string]func(){
 		"imgtool":  main,
 		"mkinputs": func() { must(makeInputs(os.Args[1])) },
 		"mkl4t":    func() { must(makeL4T(os.Args[1])) },
@@ -36,6 +36,18 @@ func TestMain(m *testing.M) {
 		},
 		"poke": func() { must(poke(os.Args[1], os.Args[2])) },
 	})
+}
+
+// cached has all programs under test keep their blocks in a folder of this run, so
+// that what an earlier version made of one is not taken for what this one makes.
+type cached struct{ *testing.M }
+
+func (c cached) Run() int {
+	dir, err := os.MkdirTemp("", "imgtool-blocks-")
+	must(err)
+	defer os.RemoveAll(dir)
+	must(os.Setenv("IMGTOOL_CACHE_DIR", dir))
+	return c.M.Run()
 }
 
 func must(err error) {
@@ -76,6 +88,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Setenv("TMPDIR", env.WorkDir)
+			env.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(env.WorkDir, ".blocks"))
 			program, err := exec.LookPath("imgtool")
 			if err != nil {
 				return err

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -49,6 +50,8 @@ const (
 	staleTime = 24 * time.Hour
 	// An entry that was used is as good as new. That is written down once an hour.
 	touchTime = time.Hour
+	// No entry has more.
+	maxData = 16 << 20
 	// What a file takes up beyond its bytes, about.
 	overhead = 4096
 )
@@ -99,7 +102,8 @@ var errDamaged = errors.New("damaged")
 
 func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 	path := d.file(key)
-	f, err := os.Open(path)
+	// Nothing that waits for anybody, should it be no file.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +113,7 @@ func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 		return nil, err
 	}
 	size := info.Size() - int64(header)
-	if size < 0 || !info.Mode().IsRegular() {
+	if size < 0 || size > maxData || !info.Mode().IsRegular() {
 		return nil, errDamaged
 	}
 	if int64(cap(dst)) < size {

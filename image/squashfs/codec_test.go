@@ -136,3 +136,31 @@ func TestLibraryVersions(t *testing.T) {
 		t.Errorf("%s, not %s", zstdLibrary, want)
 	}
 }
+
+// What cannot be compressed is not given to a slow compressor.
+func TestNoiseIsFoundEarly(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	noise := make([]byte, 100_000)
+	for i := range noise {
+		noise[i] = byte(rng.Uint32())
+	}
+	called := 0
+	encode := sparingly(func(_, src []byte) ([]byte, error) { called++; return src[:1], nil })
+	dst := make([]byte, 200_000)
+	for _, test := range []struct {
+		name  string
+		src   []byte
+		calls int
+	}{
+		{"noise", noise, 0},
+		{"text", sample(rng, 100_000), 1},
+		{"noise twice", append(bytes.Clone(noise[:50_000]), noise[:50_000]...), 1},
+		{"little noise", noise[:1000], 1},
+		{"noise of one half of the bytes", bytes.Map(func(r rune) rune { return r & 0x7f }, noise[:10_000]), 1},
+	} {
+		called = 0
+		if _, err := encode(dst, test.src); err != nil || called != test.calls {
+			t.Errorf("%s: %d calls, %v", test.name, called, err)
+		}
+	}
+}

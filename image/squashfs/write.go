@@ -302,7 +302,8 @@ func (s *slot) pack(encode encoder, words string, opt Options) error {
 }
 
 // key is a hash of all that makes a difference to what is stored of a block, and
-// whether there is nothing but zeros in it. It sets its length.
+// whether there is nothing but zeros in it. It sets its length. The number in it
+// counts up when an encoder makes something else of a block than it did.
 func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
 	h := sha256.New()
 	fmt.Fprintf(h, "squashfs block 1\n%s %d\n", words, size)

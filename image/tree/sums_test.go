@@ -1,0 +1,160 @@
+package tree_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"imgtool/image"
+	"imgtool/image/tree"
+)
+
+// patchy has data in some of its blocks; of holes it may know.
+type patchy struct {
+	data  []byte
+	holes bool
+	read  atomic.Int64
+}
+
+func (p *patchy) Size() int64 { return int64(len(p.data)) }
+func (p *patchy) ReadAt(b []byte, off int64) (int, error) {
+	n, err := bytes.NewReader(p.data).ReadAt(b, off)
+	p.read.Add(int64(n))
+	return n, err
+}
+func (p *patchy) Hole(off int64) int64 {
+	n := int64(0)
+	for p.holes && off+n < p.Size() && p.data[off+n] == 0 {
+		n++
+	}
+	return n
+}
+
+func regular(c image.Content) *tree.Inode { return &tree.Inode{Mode: tree.Regular | 0o644, Content: c} }
+
+// Every block of every file has its own hash, whoever knows of holes and whatever
+// the number of workers; and the digest is the same for all.
+func TestSumsAreThoseOfTheBlocks(t *testing.T) {
+	const block = 512
+	rng := rand.New(rand.NewPCG(8, 8))
+	var files [][]byte
+	for range 60 {
+		data := make([]byte, rng.IntN(100*block))
+		for i := 0; i < len(data); i += block {
+			if n := rng.IntN(8); n < 5 {
+				for j := i; j < min(i+block, len(data)); j++ {
+					data[j] = byte(rng.Uint32())
+				}
+			}
+		}
+		files = append(files, data)
+	}
+	digests := map[string]bool{}
+	for _, holes := range []bool{false, true} {
+		for _, workers := range []int{1, 3} {
+			tr := tree.New(0)
+			for i, data := range files {
+				must(t, tr.Put(string(rune('a'+i)), regular(&patchy{data: data, holes: holes})))
+			}
+			told := int64(0)
+			sums, err := tr.Sum(t.Context(), block, workers, nil, locked(func(n int64) { told += n }))
+			must(t, err)
+			want := int64(0)
+			for i, data := range files {
+				want += int64(len(data))
+				f := sums.Of(tr.Lookup(string(rune('a' + i))))
+				for at := 0; at < len(data); at += block {
+					b := data[at:min(at+block, len(data))]
+					zero := len(bytes.Trim(b, "\x00")) == 0
+					sum, isZero := f.Block(int64(at / block))
+					if zero != isZero || !zero && sum != tree.Sum(sha256.Sum256(b)) {
+						t.Fatalf("file %d, block %d, holes %v: %x %v", i, at/block, holes, sum, isZero)
+					}
+					other := bytes.Clone(b)
+					other[rng.IntN(len(b))] ^= 1
+					if !f.Same(int64(at/block), b) || f.Same(int64(at/block), other) {
+						t.Fatalf("file %d, block %d: it is not known from what it is not", i, at/block)
+					}
+				}
+			}
+			if told != want {
+				t.Errorf("told of %d bytes, not %d", told, want)
+			}
+			digests[digest(t, tr)] = true
+		}
+	}
+	if len(digests) != 1 {
+		t.Errorf("%d digests of one tree", len(digests))
+	}
+}
+
+// locked has progress told by one goroutine at a time.
+func locked(f func(int64)) image.Progress {
+	turn := make(chan struct{}, 1)
+	return func(n int64) {
+		turn <- struct{}{}
+		f(n)
+		<-turn
+	}
+}
+
+// nothing is zeros as far as one can see.
+type nothing struct{}
+
+func (*nothing) Size() int64          { return 16 << 40 }
+func (*nothing) Hole(off int64) int64 { return 16<<40 - off }
+func (*nothing) ReadAt([]byte, int64) (int, error) {
+	return 0, errors.New("zeros were read")
+}
+
+func TestAHoleCostsNothing(t *testing.T) {
+	tr := tree.New(0)
+	must(t, tr.Put("hole", regular(&nothing{})))
+	sums, err := tr.Sum(t.Context(), 4096, 0, nil, nil)
+	must(t, err)
+	if _, zero := sums.Of(tr.Lookup("hole")).Block(3 << 30); !zero {
+		t.Error("no zeros there")
+	}
+}
+
+// What is known of a file serves another tree that has it, and is not read again.
+func TestSumsServeOtherTrees(t *testing.T) {
+	a, b := &patchy{data: []byte(strings.Repeat("a", 10_000))}, &patchy{data: []byte(strings.Repeat("b", 10_000))}
+	tr := tree.New(0)
+	must(t, tr.Put("a", regular(a)))
+	known, err := tr.Sum(t.Context(), 4096, 0, nil, nil)
+	must(t, err)
+	other := tr.Without(nil)
+	must(t, other.Put("dir/a", tr.Lookup("a")))
+	must(t, other.Put("b", regular(b)))
+	both, err := other.Sum(t.Context(), 4096, 0, known, nil)
+	must(t, err)
+	if a.read.Load() != 10_000 || b.read.Load() != 10_000 {
+		t.Errorf("%d and %d bytes were read", a.read.Load(), b.read.Load())
+	}
+	if both.Of(other.Lookup("b")) == nil || both.Of(other.Lookup("dir/a")) != known.Of(tr.Lookup("a")) {
+		t.Error("they are not there")
+	}
+	// Blocks of another size are others.
+	if _, err := other.Sum(t.Context(), 8192, 0, known, nil); err != nil || a.read.Load() != 20_000 {
+		t.Errorf("%v, %d bytes were read", err, a.read.Load())
+	}
+}
+
+type short struct{ io.ReaderAt }
+
+func (short) Size() int64 { return 9000 }
+
+func TestAFileThatEndsEarlyIsNamed(t *testing.T) {
+	tr := tree.New(0)
+	must(t, tr.Put("dir/file", regular(short{strings.NewReader(strings.Repeat("x", 5000))})))
+	_, err := tr.Sum(t.Context(), 4096, 0, nil, nil)
+	if err == nil || err.Error() != "dir/file: reading at byte 5000: it ends there, but has a size of 9000 bytes: unexpected EOF" || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Error(err)
+	}
+}
