@@ -41,11 +41,9 @@ func hashed(size int64) int64 { return min(tree.SumBlock, size) }
 
 // cut takes files apart into blocks and ends of no more than size bytes.
 func (p *plan) cut(sums *tree.Sums, size int64) {
-	type key struct {
-		len int32
-		sum tree.Sum
-	}
-	known := map[key]int32{}
+	p.ends = make([]end, 0, len(p.files))
+	// By the beginning of its hash: there may be very many.
+	known := map[uint64]int32{}
 	for _, n := range p.files {
 		d := n.data
 		d.sums = sums.Of(n.Inode)
@@ -58,9 +56,10 @@ func (p *plan) cut(sums *tree.Sums, size int64) {
 			d.blocks++
 			continue
 		}
-		k := key{int32(left), sumOf(piece{n, d.size - left, int(left)}, size)}
+		sum := sumOf(piece{n, d.size - left, int(left)}, size)
+		k := binary.LittleEndian.Uint64(sum[:]) + uint64(left)
 		i, ok := known[k]
-		if ok {
+		if ok && p.ends[i].len == int32(left) && sumOf(p.ends[i].piece(), size) == sum {
 			p.duplicates = true
 		} else {
 			i = int32(len(p.ends))
@@ -72,16 +71,19 @@ func (p *plan) cut(sums *tree.Sums, size int64) {
 	p.share(size)
 }
 
+// place is a block of a file.
+type place struct {
+	d  *data
+	at int64
+}
+
 // runPlaces is how many places a block is looked for in at most.
 const runPlaces = 8
 
 // share finds files whose blocks are all, in their order, those of a file before
 // them, or some of those.
 func (p *plan) share(size int64) {
-	type place struct {
-		d  *data
-		at int64
-	}
+	p.like = map[*data]place{}
 	places := map[tree.Sum][]place{}
 	for _, n := range p.files {
 		d := n.data
@@ -101,12 +103,12 @@ func (p *plan) share(size int64) {
 		for _, at := range places[sums[first]] {
 			from := at.at - first
 			if from >= 0 && d.likeBlocks(at.d, from, size) {
-				d.like, d.likeAt = at.d, from
+				p.like[d] = place{at.d, from}
 				p.duplicates = true
 				break
 			}
 		}
-		if d.like != nil {
+		if p.like[d].d != nil {
 			continue
 		}
 		for i, sum := range sums {
@@ -208,7 +210,7 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 // the fragments.
 func (p *plan) blocks(fragments [][]int32, size int64, yield func(block) bool) {
 	for _, n := range p.files {
-		if n.data.like != nil {
+		if p.like[n.data].d != nil {
 			continue
 		}
 		for i := range n.data.blocks {
@@ -229,21 +231,22 @@ func (p *plan) blocks(fragments [][]int32, size int64, yield func(block) bool) {
 }
 
 // settle says where the blocks are that are those of other files.
-func (p *plan) settle(size int64) {
-	for _, n := range p.files {
-		d := n.data
-		if d.like == nil {
-			continue
-		}
-		d.start = d.like.start
-		for _, w := range d.like.words[:d.likeAt] {
+func (p *plan) settle() {
+	for d, like := range p.like {
+		d.start = like.d.start
+		for _, w := range like.d.words[:like.at] {
 			d.start += int64(w &^ blockRaw)
 		}
-		d.words = d.like.words[d.likeAt : d.likeAt+d.blocks]
-		for i, w := range d.words {
-			if w == 0 {
-				d.sparse += d.blockLen(int64(i), size)
-			}
+		d.words = like.d.words[like.at : like.at+d.blocks]
+	}
+}
+
+// sparse is how many bytes of a file are in holes.
+func (d *data) sparse(size int64) (n int64) {
+	for i, w := range d.words {
+		if w == 0 {
+			n += d.blockLen(int64(i), size)
 		}
 	}
+	return n
 }

@@ -163,6 +163,8 @@ func Codec(compression string) (string, error) {
 		return "", err
 	case level == 0:
 		return fmt.Sprintf("%s (%s)", c.name, c.library), nil
+	case c.name == "zstd" && thinned(level):
+		return fmt.Sprintf("%s:%d (%s, thinned)", c.name, level, c.library), nil
 	}
 	return fmt.Sprintf("%s:%d (%s)", c.name, level, c.library), nil
 }

@@ -18,25 +18,40 @@ type plan struct {
 	xattrs      [][]byte
 	xattrCounts []uint32
 	ends        []end
+	like        map[*data]place // files whose blocks are those of another
 	duplicates  bool
 }
 
 // node is an inode to be.
 type node struct {
 	*tree.Inode
-	path     string // the first of its paths
+	name     string // the first of its names, and the folder that is in
+	parent   *node
 	number   uint32
 	links    uint32
 	uid, gid uint16 // numbers in the id table
 	xattr    uint32 // number of its set, or none
-	data     *data  // of a regular file
-	ref      uint64 // in the inode table, once written
 	written  bool
+	ref      uint64  // in the inode table, once written
+	data     *data   // of a regular file
+	folder   *folded // of a folder
+}
 
-	// Of a folder:
+// folded is what only folders have.
+type folded struct {
 	children []child
-	parent   *node
 	listing  listing
+}
+
+// path is the first of the node's paths.
+func (n *node) path() string {
+	if n.parent == nil {
+		return n.name
+	}
+	if up := n.parent.path(); up != "" {
+		return up + "/" + n.name
+	}
+	return n.name
 }
 
 type child struct {
@@ -51,13 +66,8 @@ type data struct {
 	blocks int64          // of its own: the full ones, and an end that is in no fragment
 	end    int32          // number of its end in a fragment, or -1
 
-	// Its blocks lie where those of another do, from the block likeAt on.
-	like   *data
-	likeAt int64
-
-	start  int64    // of its blocks on disk
-	words  []uint32 // a block's bytes on disk, with blockRaw; 0 is a hole
-	sparse int64    // bytes in holes
+	start int64    // of its blocks on disk
+	words []uint32 // a block's bytes on disk, with blockRaw; 0 is a hole
 }
 
 // newPlan refuses what the format cannot hold.
@@ -69,9 +79,19 @@ func newPlan(t *tree.Tree) (*plan, error) {
 	xattrNumbers := map[string]uint32{}
 	var err error
 	for path, in := range t.All() {
+		dir, name := "", path
+		if i := strings.LastIndexByte(path, '/'); i >= 0 {
+			dir, name = path[:i], path[i+1:]
+		}
+		parent := folders[dir]
 		n := links[in]
 		if n == nil || in.Type() == tree.Dir {
-			n = &node{Inode: in, path: path}
+			// All have a copy of the name, and none of the path.
+			name = strings.Clone(name)
+			n = &node{Inode: in, name: name}
+			if path != "" {
+				n.parent = parent
+			}
 			if err := n.check(); err != nil {
 				return nil, fmt.Errorf("%s: %w", show(path), err)
 			}
@@ -87,6 +107,7 @@ func newPlan(t *tree.Tree) (*plan, error) {
 			switch in.Type() {
 			case tree.Dir:
 				n.links = 2
+				n.folder = &folded{}
 				folders[path] = n
 			case tree.Regular:
 				n.data = &data{size: in.Size(), end: -1}
@@ -99,14 +120,8 @@ func newPlan(t *tree.Tree) (*plan, error) {
 		if path == "" {
 			continue
 		}
-		dir, name := "", path
-		if i := strings.LastIndexByte(path, '/'); i >= 0 {
-			dir, name = path[:i], path[i+1:]
-		}
-		parent := folders[dir]
-		parent.children = append(parent.children, child{name, n})
+		parent.folder.children = append(parent.folder.children, child{name, n})
 		if in.Type() == tree.Dir {
-			n.parent = parent
 			parent.links++
 		} else {
 			n.links++
@@ -126,12 +141,12 @@ func (p *plan) number(root *node) {
 	give(root)
 	var walk func(*node)
 	walk = func(dir *node) {
-		for _, c := range dir.children {
+		for _, c := range dir.folder.children {
 			if c.node.number == 0 {
 				give(c.node)
 			}
 		}
-		for _, c := range dir.children {
+		for _, c := range dir.folder.children {
 			if c.node.Type() == tree.Dir {
 				walk(c.node)
 			}
@@ -220,7 +235,7 @@ func (n *node) read(b []byte, off int64) error {
 	if err == nil || err == io.EOF {
 		err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", n.data.size, io.ErrUnexpectedEOF)
 	}
-	return fmt.Errorf("%s: reading at byte %d: %w", show(n.path), off+int64(k), err)
+	return fmt.Errorf("%s: reading at byte %d: %w", show(n.path()), off+int64(k), err)
 }
 
 func show(path string) string {

@@ -3,10 +3,18 @@
 // of files and not with their bytes; the reader turns one back into a tree whose
 // files are decompressed where they are read.
 //
-// The writer packs the ends of files together in fragments, stores equal files
-// once and runs of zeros not at all, and gives the same bytes whatever the
-// number of workers. It makes an export table. It does not sort files by kind,
-// and knows neither LZO nor LZMA.
+// The writer, step by step:
+//
+//  1. plan: inodes, owners and attributes; what the format cannot hold is refused.
+//  2. cut: every file is hashed, and taken apart into blocks and an end; files
+//     whose blocks another has, and equal ends, are found.
+//  3. byLikeness, fragments: ends that are alike are put together in blocks.
+//  4. writeBlocks: blocks are taken from a cache, or read, compared with their
+//     hashes and compressed, several at once; holes take no room.
+//  5. tables of inodes, folders and all else.
+//
+// The result is the same whatever the number of workers, and with a cache or
+// without. It makes an export table, and knows neither LZO nor LZMA.
 //
 // A file system is, in this order: superblock, compressor options, data and
 // fragment blocks, inode table, directory table, fragment table, export table,

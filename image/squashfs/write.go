@@ -10,6 +10,7 @@ import (
 	"iter"
 	"math"
 	"runtime"
+	"slices"
 
 	"imgtool/image"
 	"imgtool/image/ordered"
@@ -135,7 +136,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	if err != nil {
 		return 0, err
 	}
-	plan.settle(int64(opt.BlockSize))
+	plan.settle()
 	super.Fragments = uint32(len(fragments) / fragmentLen)
 	super.Flags |= flagAlwaysFragments
 	if super.Fragments == 0 {
@@ -143,7 +144,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	}
 
 	// (4) Inode table and (5) directory table, which refer to each other.
-	tables := tables{inodes: newTable(encode), dirs: newTable(encode), ends: plan.ends, count: uint32(len(plan.nodes))}
+	tables := tables{inodes: newTable(encode), dirs: newTable(encode), ends: plan.ends, block: int64(opt.BlockSize), count: uint32(len(plan.nodes))}
 	if err := tables.write(ctx, plan.nodes[0]); err != nil {
 		return 0, err
 	}
@@ -245,13 +246,10 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, ends [][]int32, cod
 		case d == nil:
 			fragments = appendTo(fragments, uint64(out.pos), s.word, uint32(0))
 		default:
-			if len(d.words) == 0 {
-				d.start = out.pos
+			if d.words == nil {
+				d.start, d.words = out.pos, make([]uint32, 0, d.blocks)
 			}
 			d.words = append(d.words, s.word)
-			if s.word == 0 {
-				d.sparse += int64(s.len)
-			}
 		}
 		if err := out.write(s.stored); err != nil {
 			return err
@@ -288,7 +286,7 @@ func (s *slot) pack(encode encoder, words string, opt Options) error {
 	}
 	data, err := encode(s.scratch, s.buf)
 	if err != nil {
-		return fmt.Errorf("%s: compressing: %w", show(s.pieces[0].node.path), err)
+		return fmt.Errorf("%s: compressing: %w", show(s.pieces[0].node.path()), err)
 	}
 	s.stored, s.word = data, uint32(len(data))
 	if len(data) >= len(s.buf) {
@@ -333,7 +331,7 @@ func (s *slot) read(size int) error {
 		for off := 0; off < p.len; off += each {
 			part := s.buf[at+off : at+min(off+each, p.len)]
 			if !p.node.data.sums.Same((p.off+int64(off))/int64(each), part) {
-				return fmt.Errorf("%s: it changed while it was read: the bytes at %d are not what they were a moment ago", show(p.node.path), p.off+int64(off))
+				return fmt.Errorf("%s: it changed while it was read: the bytes at %d are not what they were a moment ago", show(p.node.path()), p.off+int64(off))
 			}
 		}
 	}
@@ -365,6 +363,7 @@ func (p *plan) writeXattrs(out *output, encode encoder) (int64, error) {
 type tables struct {
 	inodes, dirs *table
 	ends         []end
+	block        int64 // bytes
 	count        uint32
 	buf          []byte
 }
@@ -392,20 +391,20 @@ func (t *tables) folder(ctx context.Context, dir *node) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	for _, c := range dir.children {
+	for _, c := range dir.folder.children {
 		if c.node.Type() == tree.Dir {
 			if err := t.folder(ctx, c.node); err != nil {
 				return err
 			}
 		}
 	}
-	for _, c := range dir.children {
+	for _, c := range dir.folder.children {
 		if !c.node.written {
 			t.inode(c.node)
 		}
 	}
 	if err := t.list(dir); err != nil {
-		return fmt.Errorf("%s: %w", show(dir.path), err)
+		return fmt.Errorf("%s: %w", show(dir.path()), err)
 	}
 	return nil
 }
@@ -429,7 +428,7 @@ type indexEntry struct {
 func (t *tables) list(dir *node) error {
 	l := listing{ref: t.dirs.ref()}
 	block := uint32(l.ref >> 16)
-	for rest := dir.children; len(rest) > 0; {
+	for rest := dir.folder.children; len(rest) > 0; {
 		// 1. The entries of this header: no more than it can serve, with inodes
 		// in one metadata block and numbers near the first one's. It ends with
 		// the metadata block of the listing, so that the next can be indexed.
@@ -471,9 +470,9 @@ func (t *tables) list(dir *node) error {
 		rest = rest[n:]
 	}
 	if l.size > math.MaxUint32-listExtra {
-		return fmt.Errorf("a folder with %d entries is more than squashfs can list", len(dir.children))
+		return fmt.Errorf("a folder with %d entries is more than squashfs can list", len(dir.folder.children))
 	}
-	dir.listing = l
+	dir.folder.listing = l
 	return nil
 }
 
@@ -505,10 +504,11 @@ func (t *tables) inode(n *node) {
 	long := n.xattr != none
 	switch kind {
 	case typeDir:
-		long = long || n.listing.size+listExtra > math.MaxUint16 || len(n.listing.index) > 0
+		l := n.folder.listing
+		long = long || l.size+listExtra > math.MaxUint16 || len(l.index) > 0
 	case typeFile:
 		d := n.data
-		long = long || n.links > 1 || d.size > math.MaxUint32 || d.start > math.MaxUint32 || d.sparse > 0
+		long = long || n.links > 1 || d.size > math.MaxUint32 || d.start > math.MaxUint32 || slices.Contains(d.words, 0)
 	}
 	if long {
 		kind += extended
@@ -518,7 +518,7 @@ func (t *tables) inode(n *node) {
 	switch kind {
 	case typeDir, typeDir + extended:
 		// A root has no parent; the number after the last stands for it.
-		l, parent := n.listing, t.count+1
+		l, parent := n.folder.listing, t.count+1
 		if n.parent != nil {
 			parent = n.parent.number
 		}
@@ -539,7 +539,7 @@ func (t *tables) inode(n *node) {
 	case typeFile + extended:
 		d := n.data
 		fragment, at := t.place(d)
-		b = appendTo(b, d.start, d.size, d.sparse, n.links, fragment, at, n.xattr, d.words)
+		b = appendTo(b, d.start, d.size, d.sparse(t.block), n.links, fragment, at, n.xattr, d.words)
 	case typeSymlink, typeSymlink + extended:
 		b = appendTo(b, n.links, uint32(len(n.Target)))
 		b = append(b, n.Target...)

@@ -9,4 +9,6 @@ const (
 
 var zstdLibrary = module("klauspost", "github.com/klauspost/compress")
 
+func thinned(int) bool { return false }
+
 func zstdEncoder(level, blockSize int) (encoder, error) { return klauspostZstd(level, blockSize) }

@@ -66,8 +66,8 @@ func (f *FileSums) append(rec []byte) []byte {
 	for _, r := range f.zeros {
 		rec = binary.AppendVarint(binary.AppendVarint(rec, r.first), r.n)
 	}
-	for _, sum := range f.sums {
-		rec = append(rec, sum[:]...)
+	for i := range f.sums {
+		rec = append(rec, f.sums[i].sum[:]...)
 	}
 	return rec
 }

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -26,9 +28,14 @@ type Sum [sha256.Size]byte
 // FileSums are the hashes of the blocks of one file, the last of which may be
 // short. Blocks of zeros have none: a hole as large as a disk takes no memory.
 type FileSums struct {
-	sums  []Sum
-	quick []uint32 // CRC-32C of the same blocks
-	zeros []zeroRun
+	sums   []blockSum
+	zeros  []zeroRun
+	sealed bool
+}
+
+type blockSum struct {
+	sum   Sum    // zero for zeros, while it is made
+	quick uint32 // CRC-32C
 }
 
 // zeroRun is blocks of zeros, and how many there are before it.
@@ -39,7 +46,7 @@ func (f *FileSums) Block(i int64) (sum Sum, zero bool) {
 	if i, zero = f.at(i); zero {
 		return Sum{}, true
 	}
-	return f.sums[i], false
+	return f.sums[i].sum, false
 }
 
 // Same says whether b is what block i was, quickly: it is for files that change
@@ -49,7 +56,7 @@ func (f *FileSums) Same(i int64, b []byte) bool {
 	if zero {
 		return isZero(b)
 	}
-	return f.quick[i] == quick(b)
+	return f.sums[i].quick == quick(b)
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -91,19 +98,23 @@ func (s *Sums) Of(n *Inode) *FileSums {
 
 // stretch is blocks of one file, which are hashed together.
 type stretch struct {
-	path  string
-	node  *Inode
-	first int64 // block
-	sums  []Sum // one that is zero is of zeros
-	quick []uint32
+	path   string
+	node   *Inode
+	to     *FileSums
+	first  int64 // block
+	blocks int
 }
 
-// stretchLen is how many blocks one has at most: a large file is for all workers.
-const stretchLen = 32
+const (
+	// A large file is for all workers.
+	stretchLen = 32
+	// So many stretches are at work at once: what is known of them takes memory.
+	stretches = 4096
+)
 
 // Sum hashes every block bytes of the files of t, by several workers; 0 workers
 // is GOMAXPROCS. What known has is not read again. Progress is told of the bytes
-// of the files that it has not.
+// of the files that it has not, by one goroutine at a time.
 func (t *Tree) Sum(ctx context.Context, block int64, workers int, known *Sums, p image.Progress) (*Sums, error) {
 	if workers == 0 {
 		workers = runtime.GOMAXPROCS(0)
@@ -112,29 +123,87 @@ func (t *Tree) Sum(ctx context.Context, block int64, workers int, known *Sums, p
 	if known != nil && known.block != block {
 		known = nil
 	}
-	var work []stretch
-	var fresh []*FileSums
+	work := make([]stretch, 0, stretches)
+	var made []FileSums
 	for path, n := range t.All() {
 		if n.Size() <= 0 || s.of[n] != nil {
 			continue
 		}
-		f := known.Of(n)
-		if f == nil {
-			f = &FileSums{}
-			fresh = append(fresh, f)
-			work = f.plan(work, path, n, block, p)
+		if f := known.Of(n); f != nil {
+			s.of[n] = f
+			continue
 		}
+		// Many together take less memory than each by itself.
+		if len(made) == cap(made) {
+			made = make([]FileSums, 0, 256)
+		}
+		made = append(made, FileSums{})
+		f := &made[len(made)-1]
 		s.of[n] = f
+		for w := range f.stretches(path, n, block, p) {
+			if work = append(work, w); len(work) == cap(work) {
+				if err := hash(ctx, work, block, workers, p); err != nil {
+					return nil, err
+				}
+				work = work[:0]
+			}
+		}
+	}
+	if err := hash(ctx, work, block, workers, p); err != nil {
+		return nil, err
+	}
+	for _, f := range s.of {
+		f.seal()
+	}
+	return s, nil
+}
+
+// stretches are those of a file. It adds the holes between them to f.
+func (f *FileSums) stretches(path string, n *Inode, block int64, p image.Progress) iter.Seq[stretch] {
+	return func(yield func(stretch) bool) {
+		c := n.Content
+		for off := int64(0); off < c.Size(); {
+			hole := image.Hole(c, off)
+			if off+hole < c.Size() {
+				hole -= hole % block
+			}
+			if hole > 0 {
+				f.hole(off/block, (hole+block-1)/block)
+				p.Add(hole)
+				off += hole
+				continue
+			}
+			blocks := int64(1)
+			for blocks < stretchLen && off+blocks*block < c.Size() && image.Hole(c, off+blocks*block) < block {
+				blocks++
+			}
+			if !yield(stretch{path, n, f, off / block, int(blocks)}) {
+				return
+			}
+			off = min(off+blocks*block, c.Size())
+		}
+	}
+}
+
+// hash hashes stretches, and adds what it finds to their files.
+func hash(ctx context.Context, work []stretch, block int64, workers int, p image.Progress) error {
+	total := 0
+	for _, w := range work {
+		total += w.blocks
+	}
+	all := make([]blockSum, total)
+	sums := make([][]blockSum, len(work))
+	order := make([]int, len(work))
+	for i, w := range work {
+		sums[i], all = all[:w.blocks:w.blocks], all[w.blocks:]
+		order[i] = i
 	}
 	// The long ones first, so that all workers end at one time.
-	order := make([]int32, len(work))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(len(work[b].sums), len(work[a].sums)) })
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(work[b].blocks, work[a].blocks) })
 	var next atomic.Int64
+	var told sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
-	for range workers {
+	for range min(workers, len(work)) {
 		g.Go(func() error {
 			buf := make([]byte, block)
 			for {
@@ -142,72 +211,46 @@ func (t *Tree) Sum(ctx context.Context, block int64, workers int, known *Sums, p
 				if i >= int64(len(order)) {
 					return nil
 				}
-				if err := work[order[i]].hash(ctx, buf, p); err != nil {
+				n, err := work[order[i]].hash(ctx, buf, sums[order[i]])
+				if err != nil {
 					return err
+				}
+				if p != nil {
+					told.Lock()
+					p.Add(n)
+					told.Unlock()
 				}
 			}
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return err
 	}
-	for _, w := range work {
-		s.of[w.node].add(w)
-	}
-	for _, f := range fresh {
-		f.seal()
-	}
-	return s, nil
-}
-
-// plan adds the stretches of a file to work, and the holes between them to f.
-func (f *FileSums) plan(work []stretch, path string, n *Inode, block int64, p image.Progress) []stretch {
-	c := n.Content
-	for off := int64(0); off < c.Size(); {
-		hole := image.Hole(c, off)
-		if off+hole < c.Size() {
-			hole -= hole % block
-		}
-		if hole > 0 {
-			f.hole(off/block, (hole+block-1)/block)
-			p.Add(hole)
-			off += hole
-			continue
-		}
-		blocks := int64(1)
-		for blocks < stretchLen && off+blocks*block < c.Size() && image.Hole(c, off+blocks*block) < block {
-			blocks++
-		}
-		work = append(work, stretch{path, n, off / block, make([]Sum, blocks), make([]uint32, blocks)})
-		off = min(off+blocks*block, c.Size())
-	}
-	return work
-}
-
-func (w *stretch) hash(ctx context.Context, buf []byte, p image.Progress) error {
-	for i := range w.sums {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		off := (w.first + int64(i)) * int64(cap(buf))
-		b := buf[:min(int64(cap(buf)), w.node.Size()-off)]
-		if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
-			return fmt.Errorf("%s: reading at byte %d: %w", w.path, off+int64(k), ended(err, w.node.Size()))
-		}
-		if !isZero(b) {
-			w.sums[i], w.quick[i] = sha256.Sum256(b), quick(b)
-		}
-		p.Add(int64(len(b)))
+	for i, w := range work {
+		w.to.add(w.first, sums[i])
 	}
 	return nil
 }
 
-// ended is the error of a file that could not be read to where it should be.
-func ended(err error, size int64) error {
-	if err == nil || err == io.EOF {
-		return fmt.Errorf("it ends there, but has a size of %d bytes: %w", size, io.ErrUnexpectedEOF)
+func (w *stretch) hash(ctx context.Context, buf []byte, sums []blockSum) (n int64, err error) {
+	for i := range sums {
+		if ctx.Err() != nil {
+			return n, context.Cause(ctx)
+		}
+		off := (w.first + int64(i)) * int64(cap(buf))
+		b := buf[:min(int64(cap(buf)), w.node.Size()-off)]
+		if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
+			if err == nil || err == io.EOF {
+				err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", w.node.Size(), io.ErrUnexpectedEOF)
+			}
+			return n, fmt.Errorf("%s: reading at byte %d: %w", w.path, off+int64(k), err)
+		}
+		if !isZero(b) {
+			sums[i] = blockSum{sha256.Sum256(b), quick(b)}
+		}
+		n += int64(len(b))
 	}
-	return err
+	return n, nil
 }
 
 // hole says that n blocks are zeros. Holes come in any order.
@@ -216,25 +259,26 @@ func (f *FileSums) hole(first, n int64) {
 }
 
 // add takes what was found out, stretch after stretch in the order of the file.
-func (f *FileSums) add(w stretch) {
-	if f.sums == nil && !slices.Contains(w.sums, Sum{}) {
-		f.sums, f.quick = w.sums, w.quick
+func (f *FileSums) add(first int64, sums []blockSum) {
+	if f.sums == nil && !slices.ContainsFunc(sums, func(s blockSum) bool { return s.sum == Sum{} }) {
+		f.sums = sums
 		return
 	}
-	for i, sum := range w.sums {
-		if sum == (Sum{}) {
-			f.hole(w.first+int64(i), 1)
+	for i, s := range sums {
+		if s.sum == (Sum{}) {
+			f.hole(first+int64(i), 1)
 		} else {
-			f.sums, f.quick = append(f.sums, sum), append(f.quick, w.quick[i])
+			f.sums = append(f.sums, s)
 		}
 	}
 }
 
 // seal puts the runs of zeros in order, once all are known.
 func (f *FileSums) seal() {
-	if f.zeros == nil {
+	if f.zeros == nil || f.sealed {
 		return
 	}
+	f.sealed = true
 	slices.SortFunc(f.zeros, func(a, b zeroRun) int { return cmp.Compare(a.first, b.first) })
 	runs := f.zeros[:0]
 	for _, r := range f.zeros {
