@@ -86,6 +86,7 @@ func (f *FileSums) at(i int64) (at int64, zero bool) {
 type Sums struct {
 	block int64
 	of    map[*Inode]*FileSums
+	known *Sums // what was known before; may be nil
 }
 
 // Of is what is known of a file, or nil.
@@ -93,7 +94,10 @@ func (s *Sums) Of(n *Inode) *FileSums {
 	if s == nil {
 		return nil
 	}
-	return s.of[n]
+	if f := s.of[n]; f != nil {
+		return f
+	}
+	return s.known.Of(n)
 }
 
 // stretch is blocks of one file, which are hashed together.
@@ -119,18 +123,14 @@ func (t *Tree) Sum(ctx context.Context, block int64, workers int, known *Sums, p
 	if workers == 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	s := &Sums{block: block, of: map[*Inode]*FileSums{}}
 	if known != nil && known.block != block {
 		known = nil
 	}
+	s := &Sums{block, map[*Inode]*FileSums{}, known}
 	work := make([]stretch, 0, stretches)
 	var made []FileSums
 	for path, n := range t.All() {
-		if n.Size() <= 0 || s.of[n] != nil {
-			continue
-		}
-		if f := known.Of(n); f != nil {
-			s.of[n] = f
+		if n.Size() <= 0 || s.Of(n) != nil {
 			continue
 		}
 		// Many together take less memory than each by itself.
