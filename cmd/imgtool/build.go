@@ -23,6 +23,9 @@ import (
 	"imgtool/layouts"
 )
 
+// maxJobs bounds the memory that a mistyped --jobs asks for: each takes up to 30 MB.
+const maxJobs = 256
+
 type buildOptions struct {
 	board       string
 	inputsDir   string
@@ -187,8 +190,8 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 			return err
 		}
 	}
-	if opt.jobs < 0 {
-		return usagef("--jobs %d: it must be 1 or more, or 0 for as many as there are processors", opt.jobs)
+	if opt.jobs < 0 || opt.jobs > maxJobs {
+		return usagef("--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", opt.jobs, maxJobs)
 	}
 	o.Jobs = opt.jobs
 	kept, keep, err := opt.cache.open(u)

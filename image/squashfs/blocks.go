@@ -31,8 +31,8 @@ type block struct {
 	pieces []piece
 }
 
-// ownEnd says whether the end of a file that has blocks is one of them. Most of a
-// block's worth is better with what is before it than with other files' ends.
+// ownEnd says whether the end of a file that has blocks is one of them, and not in
+// a fragment: with a third of a block, a Debian root file system is smallest.
 func ownEnd(end, size int64) bool { return end > size/3 }
 
 // hashed is how many bytes of a file each of its sums is over: all of them that
@@ -88,19 +88,16 @@ func (p *plan) share(size int64) {
 	for _, n := range p.files {
 		d := n.data
 		// Holes take no room, so it is the first of the others that is looked for.
-		first := int64(0)
-		var sums []tree.Sum
-		for i := range d.blocks {
-			sum := sumOf(n.piece(i, size), size)
-			sums = append(sums, sum)
-			if first == i && sum == (tree.Sum{}) {
-				first++
+		first, sum := int64(0), tree.Sum{}
+		for ; first < d.blocks; first++ {
+			if sum = sumOf(n.piece(first, size), size); sum != (tree.Sum{}) {
+				break
 			}
 		}
 		if first == d.blocks {
 			continue
 		}
-		for _, at := range places[sums[first]] {
+		for _, at := range places[sum] {
 			from := at.at - first
 			if from >= 0 && d.likeBlocks(at.d, from, size) {
 				p.like[d] = place{at.d, from}
@@ -111,9 +108,10 @@ func (p *plan) share(size int64) {
 		if p.like[d].d != nil {
 			continue
 		}
-		for i, sum := range sums {
+		for i := first; i < d.blocks; i++ {
+			sum := sumOf(n.piece(i, size), size)
 			if list := places[sum]; sum != (tree.Sum{}) && len(list) < runPlaces {
-				places[sum] = append(list, place{d, int64(i)})
+				places[sum] = append(list, place{d, i})
 			}
 		}
 	}
