@@ -111,7 +111,7 @@ type stretch struct {
 
 const (
 	// A large file is for all workers.
-	stretchLen = 32
+	stretchLen = 8
 	// So many stretches are at work at once: what is known of them takes memory.
 	stretches = 4096
 )
@@ -205,13 +205,13 @@ func hash(ctx context.Context, work []stretch, block int64, workers int, p image
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(workers, len(work)) {
 		g.Go(func() error {
-			buf := make([]byte, block)
+			buf := make([]byte, stretchLen*block)
 			for {
 				i := next.Add(1) - 1
 				if i >= int64(len(order)) {
 					return nil
 				}
-				n, err := work[order[i]].hash(ctx, buf, sums[order[i]])
+				n, err := work[order[i]].hash(ctx, buf, block, sums[order[i]])
 				if err != nil {
 					return err
 				}
@@ -232,25 +232,26 @@ func hash(ctx context.Context, work []stretch, block int64, workers int, p image
 	return nil
 }
 
-func (w *stretch) hash(ctx context.Context, buf []byte, sums []blockSum) (n int64, err error) {
-	for i := range sums {
-		if ctx.Err() != nil {
-			return n, context.Cause(ctx)
-		}
-		off := (w.first + int64(i)) * int64(cap(buf))
-		b := buf[:min(int64(cap(buf)), w.node.Size()-off)]
-		if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
-			if err == nil || err == io.EOF {
-				err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", w.node.Size(), io.ErrUnexpectedEOF)
-			}
-			return n, fmt.Errorf("%s: reading at byte %d: %w", w.path, off+int64(k), err)
-		}
-		if !isZero(b) {
-			sums[i] = blockSum{sha256.Sum256(b), quick(b)}
-		}
-		n += int64(len(b))
+// hash reads a stretch at once: a file of a folder is opened for each read.
+func (w *stretch) hash(ctx context.Context, buf []byte, block int64, sums []blockSum) (n int64, err error) {
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
 	}
-	return n, nil
+	off, size := w.first*block, w.node.Size()
+	b := buf[:min(int64(w.blocks)*block, size-off)]
+	if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
+		if err == nil || err == io.EOF {
+			err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", size, io.ErrUnexpectedEOF)
+		}
+		return 0, fmt.Errorf("%s: reading at byte %d: %w", w.path, off+int64(k), err)
+	}
+	for i := range sums {
+		part := b[int64(i)*block : min(int64(i+1)*block, int64(len(b)))]
+		if !isZero(part) {
+			sums[i] = blockSum{sha256.Sum256(part), quick(part)}
+		}
+	}
+	return int64(len(b)), nil
 }
 
 // hole says that n blocks are zeros. Holes come in any order.
