@@ -9,11 +9,18 @@ GOTESTSUM = gotest.tools/gotestsum@v1.13.0
 
 FIRST_BOOT = image/build/starter/first-boot/first-boot
 
-.PHONY: build first-boot image test soak lint bench fuzz clean
+.PHONY: build release first-boot image test soak lint bench fuzz clean
 
 build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
 	$(GO) build -trimpath -o imgtool ./cmd/imgtool
+
+VERSION ?= $(shell git describe --tags --always --dirty)
+
+release: first-boot ## programs that need nothing, in dist/: for this Linux with libzstd, for others in Go alone
+	@.ci/deps build
+	CGO_ENABLED=1 $(GO) build -trimpath -tags netgo,osusergo -ldflags '-s -w -X main.version=$(VERSION) -linkmode external -extldflags "-static"' -o dist/imgtool-linux-$$($(GO) env GOARCH) ./cmd/imgtool
+	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=darwin GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/imgtool-darwin-$$arch ./cmd/imgtool || exit 1; done
 
 first-boot: ## the program that the starter runs on a Rock64; a part of imgtool
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
@@ -46,4 +53,4 @@ fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $${FUZZTIME:-30s}
 
 clean:
-	rm -rf imgtool $(FIRST_BOOT) $(OUT)
+	rm -rf imgtool dist $(FIRST_BOOT) $(OUT)

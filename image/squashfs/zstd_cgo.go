@@ -58,8 +58,9 @@ static context *newContext(void) {
 static size_t compressBlock(context *c, void *dst, size_t capacity, const void *src, size_t size, int level, int thin) {
 	compression p = ZSTD_getParams(level, size, 0);
 	if (thin) {
+		unsigned less = p.c.strategy < btopt ? 1 : 2;
 		if (p.c.searchLog > 4)
-			p.c.searchLog = p.c.searchLog - 2 > 4 ? p.c.searchLog - 2 : 4;
+			p.c.searchLog = p.c.searchLog - less > 4 ? p.c.searchLog - less : 4;
 		if (p.c.targetLength > 32)
 			p.c.targetLength = 32;
 		if (p.c.strategy == btultra2)
@@ -92,7 +93,7 @@ const (
 // of files lie together saves more on a root file system, so that an image is still no
 // larger than one of mksquashfs at the level. Before and after, a level is libzstd's
 // to the byte.
-func thinned(level int) bool { return level >= 13 && level <= 19 }
+func thinned(level int) bool { return level >= 9 && level <= 19 }
 
 type zstdContext struct{ c *C.context }
 
