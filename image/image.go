@@ -283,24 +283,10 @@ type Chunk struct {
 
 // Chunks reads the content in order, in pieces that end at multiples of size.
 // After an error nothing follows.
-func (m *Image) Chunks(size int64) iter.Seq2[Chunk, error] { return m.chunks(size, 0) }
-
-// chunks is Chunks whose data is good for a while only if buffers is not 0: until
-// as many chunks have followed.
-func (m *Image) chunks(size int64, buffers int) iter.Seq2[Chunk, error] {
+func (m *Image) Chunks(size int64) iter.Seq2[Chunk, error] {
 	return func(yield func(Chunk, error) bool) {
-		ring := make([][]byte, buffers)
-		i := 0
 		for s := range m.Pieces(size) {
-			var c Chunk
-			if buffers == 0 {
-				c = Chunk{s.Off, make([]byte, s.Len)}
-			} else {
-				if i = (i + 1) % buffers; ring[i] == nil {
-					ring[i] = make([]byte, size)
-				}
-				c = Chunk{s.Off, ring[i][:s.Len]}
-			}
+			c := Chunk{s.Off, make([]byte, s.Len)}
 			if _, err := m.ReadAt(c.Data, s.Off); err != nil && err != io.EOF {
 				yield(Chunk{}, err)
 				return

@@ -11,7 +11,7 @@ import (
 
 // The arrows of the design: what each package may import of ours.
 var imports = map[string][]string{
-	"image":           {},
+	"image":           {"image/ordered"},
 	"image/ordered":   {},
 	"image/cache":     {},
 	"image/imagetest": {"image/vm"},

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"runtime"
 	"slices"
+
+	"imgtool/image/ordered"
 )
 
 // Manifest is the shadow of an image in text.
@@ -52,24 +55,44 @@ func Sum(ctx context.Context, m *Image, p Progress) (leaves, pieces *Manifest, e
 	return WriteSum(ctx, nil, m, p)
 }
 
-// WriteSum is Sum that writes what it reads to w, as Write does, unless w is nil.
+// WriteSum is Sum that writes what it reads to w, unless w is nil: several pieces at
+// once, in any order.
 func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (leaves, pieces *Manifest, err error) {
 	leaves, pieces = &Manifest{Size: m.size}, &Manifest{}
+	// A disk is no faster for more.
+	workers := min(runtime.GOMAXPROCS(0), 4)
+	type slot struct {
+		Span
+		buf []byte
+		sum
+	}
+	slots := make([]slot, workers+2)
+	next, stop := iter.Pull(m.Pieces(PieceSize))
+	defer stop()
+	fill := func(s *slot) (ok bool) {
+		s.Span, ok = next()
+		return ok
+	}
+	work := func(s *slot) error {
+		if s.buf == nil {
+			s.buf = make([]byte, PieceSize)
+		}
+		s.Chunk = Chunk{s.Span.Off, s.buf[:s.Len]}
+		if _, err := m.ReadAt(s.Data, s.Chunk.Off); err != nil && err != io.EOF {
+			return err
+		}
+		s.sha256 = sha256.Sum256(s.Data)
+		return s.write(w)
+	}
 	rest := slices.Collect(m.Extents())
 	h := sha256.New()
-	for s, err := range ahead(ctx, summed(m.chunks(PieceSize, 3))) {
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := s.write(w); err != nil {
-			return nil, nil, err
-		}
-		pieces.add(s)
+	take := func(s *slot) error {
+		pieces.add(s.sum)
 		// The pieces have all of every leaf, one after the other.
-		end := s.Off + int64(len(s.Data))
+		at, end := s.Span.Off, s.End()
 		for len(rest) > 0 && rest[0].Off < end {
 			e := rest[0]
-			h.Write(s.Data[max(e.Off-s.Off, 0):min(e.End()-s.Off, int64(len(s.Data)))])
+			h.Write(s.Data[max(e.Off-at, 0):min(e.End()-at, s.Len)])
 			if e.End() > end {
 				break
 			}
@@ -77,7 +100,11 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (leaves,
 			h.Reset()
 			rest = rest[1:]
 		}
-		p.Add(int64(len(s.Data)))
+		p.Add(s.Len)
+		return nil
+	}
+	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
+		return nil, nil, err
 	}
 	pieces.Size = m.size
 	return leaves, pieces, nil

@@ -114,7 +114,9 @@ func saveRaw(ctx context.Context, f *os.File, img *image.Image, m *Manifest, p i
 	if err := f.Truncate(img.Size()); err != nil {
 		return err
 	}
-	sum, pieces, err := image.WriteSum(ctx, f, img, p)
+	d := newDirect(f)
+	defer d.Close()
+	sum, pieces, err := image.WriteSum(ctx, d, img, p)
 	if err != nil {
 		return err
 	}

@@ -604,7 +604,7 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 		} else if c, err = a.o.unpack(ctx, io.NewSectionReader(c, 0, c.Size()), layerLike, nil); err != nil {
 			return nil, err
 		}
-		return tree.FromTar(c, c.Size(), a.o.opt.ModTime)
+		return tree.FromTar(c, c.Size(), a.o.opt.ModTime, nil)
 	}
 }
 

@@ -134,7 +134,7 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	}
 	if r.Squashfs != nil {
 		r.Digest = r.Squashfs.SHA256
-	} else if r.Digest, r.Sums, err = r.Tree.Digest(ctx, nil); err != nil {
+	} else if r.Digest, r.Sums, err = r.Tree.Digest(ctx, r.Sums, nil); err != nil {
 		return nil, named(ref, err)
 	}
 	if r.Tree != nil && o.opt.Warn != nil {
@@ -283,7 +283,10 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	default:
 		return nil, fmt.Errorf("%s: not a folder, tar, squashfs or container image", ref)
 	}
-	t, err := tree.FromTar(c, c.Size(), o.opt.ModTime)
+	// A tar is hashed while it is read; most are root file systems.
+	sums := tree.NewSummer(ctx, tree.SumBlock, 0, nil, nil)
+	defer sums.Stop()
+	t, err := tree.FromTar(c, c.Size(), o.opt.ModTime, sums.Add)
 	if err != nil {
 		return nil, named(ref, err)
 	}
@@ -293,7 +296,11 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	case isDockerArchive(t):
 		return o.dockerArchive(ctx, ref, tag, t)
 	}
-	return &Root{Tree: t}, nil
+	r := &Root{Tree: t}
+	if r.Sums, err = sums.Sums(); err != nil {
+		return nil, named(ref, err)
+	}
+	return r, nil
 }
 
 func hash(ctx context.Context, c image.Content) (string, error) {

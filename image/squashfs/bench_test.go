@@ -55,6 +55,6 @@ func openTree(path string) (*tree.Tree, func() error, error) {
 		t, err := tree.FromDir(path, true, 0)
 		return t, f.Close, err
 	}
-	t, err := tree.FromTar(f, info.Size(), 0)
+	t, err := tree.FromTar(f, info.Size(), 0, nil)
 	return t, f.Close, err
 }

@@ -3,6 +3,7 @@ package squashfs
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 
 	"imgtool/image/tree"
 )
@@ -23,6 +24,20 @@ type piece struct {
 	node *node
 	off  int64
 	len  int
+}
+
+// read fills b with a piece, and sees to it that it is what was hashed.
+func (p piece) read(b []byte, size int64) error {
+	if err := p.node.read(b, p.off); err != nil {
+		return err
+	}
+	each := int(hashed(size))
+	for off := 0; off < len(b); off += each {
+		if at := p.off + int64(off); !p.node.data.sums.Same(at/int64(each), b[off:min(off+each, len(b))]) {
+			return fmt.Errorf("%s: it changed while it was read: the bytes at %d are not what they were a moment ago", show(p.node.path()), at)
+		}
+	}
+	return nil
 }
 
 // block is a data block of one file or a fragment block of the ends of several.

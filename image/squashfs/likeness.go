@@ -1,11 +1,19 @@
 package squashfs
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/bits"
 	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+
+	"imgtool/image/tree"
 )
 
 // Ends are compared by sketches: of the hashes of all runs of some 32 bytes in the
@@ -64,37 +72,138 @@ func sketch(s []uint32, b []byte, n int) []uint32 {
 	return s
 }
 
-// byLikeness is an order of all ends in which those that are alike are near one
-// another, and else near those of the same folder. Each is put behind the end
-// before it that it shares most with; so where one file changes, few others move.
-func (p *plan) byLikeness(ctx context.Context, workers int) ([]int32, error) {
+// sketchGroup is how many ends a group has, about. The sketches of a group are kept
+// together, and it is what their hashes begin with that puts ends in one: where one
+// file changes, most groups stay as they were.
+const sketchGroup = 128
+
+// sketches are those of all ends, with room for so many hashes of each, and how many
+// it has.
+func (p *plan) sketches(ctx context.Context, each int, opt Options) (all []uint32, lens []uint8, err error) {
+	size := int64(opt.BlockSize)
 	n := len(p.ends)
-	each := max(sketchMin, min(sketchLen, sketchTotal/max(1, n)))
-	all := make([]uint32, n*each)
-	lens := make([]uint8, n)
+	all, lens = make([]uint32, n*each), make([]uint8, n)
+	// 1. The ends, group by group.
+	shift := 32 - bits.Len(uint(n/sketchGroup))
+	group := func(i int) uint32 {
+		sum := sumOf(p.ends[i].piece(), size)
+		return uint32(uint64(binary.BigEndian.Uint32(sum[:])) >> shift)
+	}
+	starts := make([]int32, 1<<(32-shift)+1)
+	for i := range n {
+		starts[group(i)+1]++
+	}
+	for i := range len(starts) - 1 {
+		starts[i+1] += starts[i]
+	}
+	ends, at := make([]int32, n), slices.Clone(starts)
+	for i := range n {
+		g := group(i)
+		ends[at[g]] = int32(i)
+		at[g]++
+	}
+
+	// 2. The sketches of each group: those that are kept, or anew.
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
-	for range workers {
+	for range opt.Workers {
 		g.Go(func() error {
-			buf := make([]byte, sketched)
+			buf := make([]byte, hashed(size))
+			var data []byte
 			for {
 				i := int(next.Add(1) - 1)
-				if i >= n {
+				if i >= len(starts)-1 {
 					return nil
 				}
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				e := &p.ends[i]
-				b := buf[:min(len(buf), int(e.len))]
-				if err := e.node.read(b, e.piece().off); err != nil {
-					return err
+				group := ends[starts[i]:starts[i+1]]
+				key := p.sketchKey(group, each, size)
+				if opt.Cache != nil {
+					data = opt.Cache.Get(data, key)
+					if takeSketches(data, group, each, all, lens) {
+						continue
+					}
 				}
-				lens[i] = uint8(len(sketch(all[i*each:i*each:(i+1)*each], b, each)))
+				data = data[:0]
+				for _, i := range group {
+					b, err := p.ends[i].begin(buf, size)
+					if err != nil {
+						return err
+					}
+					s := sketch(all[int(i)*each:int(i)*each:(int(i)+1)*each], b, each)
+					lens[i] = uint8(len(s))
+					data = appendTo(append(data, lens[i]), s)
+				}
+				if opt.Cache != nil && len(group) > 0 {
+					opt.Cache.Put(key, data)
+				}
 			}
 		})
 	}
-	if err := g.Wait(); err != nil {
+	return all, lens, g.Wait()
+}
+
+// begin is what is sketched of an end: so many bytes that it can be seen to be what
+// was hashed, cut.
+func (e *end) begin(buf []byte, size int64) ([]byte, error) {
+	p := e.piece()
+	p.len = min(p.len, len(buf))
+	if err := p.read(buf[:p.len], size); err != nil {
+		return nil, err
+	}
+	return buf[:min(p.len, sketched)], nil
+}
+
+// sketchKey puts a group in order, and is a hash of all that makes a difference to its
+// sketches. The number in it counts up when sketch makes others than it did.
+func (p *plan) sketchKey(group []int32, each int, size int64) [sha256.Size]byte {
+	type summed struct {
+		sum tree.Sum
+		end int32
+	}
+	order := make([]summed, len(group))
+	for i, e := range group {
+		order[i] = summed{sumOf(p.ends[e].piece(), size), e}
+	}
+	slices.SortFunc(order, func(a, b summed) int {
+		return cmp.Or(bytes.Compare(a.sum[:], b.sum[:]), cmp.Compare(p.ends[a.end].len, p.ends[b.end].len))
+	})
+	rec := fmt.Appendf(nil, "squashfs sketches 1\n%d %d\n", sketched, each)
+	for i, s := range order {
+		group[i] = s.end
+		rec = append(appendTo(rec, p.ends[s.end].len), s.sum[:]...)
+	}
+	return sha256.Sum256(rec)
+}
+
+// takeSketches takes those of a group from what was kept, if it is of so many.
+func takeSketches(data []byte, group []int32, each int, all []uint32, lens []uint8) bool {
+	for _, i := range group {
+		if len(data) == 0 || int(data[0]) > each || len(data) < 1+4*int(data[0]) {
+			return false
+		}
+		lens[i] = data[0]
+		for k := range int(lens[i]) {
+			all[int(i)*each+k] = binary.LittleEndian.Uint32(data[1+4*k:])
+		}
+		data = data[1+4*int(lens[i]):]
+	}
+	return len(group) > 0 && len(data) == 0
+}
+
+// byLikeness is an order of all ends in which those that are alike are near one
+// another, and else near those of the same folder. Each is put behind the end
+// before it that it shares most with; so where one file changes, few others move.
+func (p *plan) byLikeness(ctx context.Context, opt Options) ([]int32, error) {
+	n := len(p.ends)
+	each := sketchLen
+	for each > sketchMin && n*each > sketchTotal {
+		each /= 2
+	}
+	all, lens, err := p.sketches(ctx, each, opt)
+	if err != nil {
 		return nil, err
 	}
 

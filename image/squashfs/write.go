@@ -99,7 +99,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	plan.cut(sums, int64(opt.BlockSize))
-	order, err := plan.byLikeness(ctx, opt.Workers)
+	order, err := plan.byLikeness(ctx, opt)
 	if err != nil {
 		return 0, err
 	}
@@ -318,21 +318,14 @@ func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
 	return key, zero
 }
 
-// read reads a block, and sees to it that it is the one that was hashed.
+// read reads a block.
 func (s *slot) read(size int) error {
 	s.buf = s.buf[:0]
-	each := int(hashed(int64(size)))
 	for _, p := range s.pieces {
 		at := len(s.buf)
 		s.buf = s.buf[:at+p.len]
-		if err := p.node.read(s.buf[at:], p.off); err != nil {
+		if err := p.read(s.buf[at:], int64(size)); err != nil {
 			return err
-		}
-		for off := 0; off < p.len; off += each {
-			part := s.buf[at+off : at+min(off+each, p.len)]
-			if !p.node.data.sums.Same((p.off+int64(off))/int64(each), part) {
-				return fmt.Errorf("%s: it changed while it was read: the bytes at %d are not what they were a moment ago", show(p.node.path()), p.off+int64(off))
-			}
 		}
 	}
 	return nil

@@ -99,7 +99,7 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 		info, err := file.Stat()
 		must(t, err)
 		r := &counting{ReaderAt: file}
-		tr, err := tree.FromTar(r, info.Size(), modTime)
+		tr, err := tree.FromTar(r, info.Size(), modTime, nil)
 		must(t, err)
 		if got := check(fmt.Sprint(format), tr); got != want {
 			t.Errorf("%v: another digest than the folder's", format)
@@ -339,7 +339,7 @@ func TestMemoryOfATree(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	before := live()
-	tr, err := tree.FromTar(f, info.Size(), modTime)
+	tr, err := tree.FromTar(f, info.Size(), modTime, nil)
 	must(t, err)
 	if each := (live() - before) / int64(tr.Len()); each > 200 {
 		t.Errorf("%d bytes for each file of a tar", each)

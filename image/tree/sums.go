@@ -100,13 +100,14 @@ func (s *Sums) Of(n *Inode) *FileSums {
 	return s.known.Of(n)
 }
 
-// stretch is blocks of one file, which are hashed together.
+// stretch is blocks of one file, which are hashed together, or a hole in it.
 type stretch struct {
 	path   string
 	node   *Inode
 	to     *FileSums
 	first  int64 // block
-	blocks int
+	blocks int64
+	hole   int64 // its bytes; 0 is none
 }
 
 const (
@@ -120,46 +121,101 @@ const (
 // is GOMAXPROCS. What known has is not read again. Progress is told of the bytes
 // of the files that it has not, by one goroutine at a time.
 func (t *Tree) Sum(ctx context.Context, block int64, workers int, known *Sums, p image.Progress) (*Sums, error) {
+	s := NewSummer(ctx, block, workers, known, p)
+	defer s.Stop()
+	for path, n := range t.All() {
+		s.Add(path, n)
+	}
+	return s.Sums()
+}
+
+// Summer is Sum for files one by one, which are hashed while the next are looked for.
+type Summer struct {
+	sums  *Sums
+	p     image.Progress
+	made  []FileSums
+	work  []stretch
+	spare []stretch
+	todo  chan []stretch
+	g     errgroup.Group
+	stop  context.CancelFunc
+}
+
+// NewSummer begins one. It is to be stopped.
+func NewSummer(ctx context.Context, block int64, workers int, known *Sums, p image.Progress) *Summer {
 	if workers == 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	if known != nil && known.block != block {
 		known = nil
 	}
-	s := &Sums{block, map[*Inode]*FileSums{}, known}
-	work := make([]stretch, 0, stretches)
-	var made []FileSums
-	for path, n := range t.All() {
-		if n.Size() <= 0 || s.Of(n) != nil {
-			continue
-		}
-		// Many together take less memory than each by itself.
-		if len(made) == cap(made) {
-			made = make([]FileSums, 0, 256)
-		}
-		made = append(made, FileSums{})
-		f := &made[len(made)-1]
-		s.of[n] = f
-		for w := range f.stretches(path, n, block, p) {
-			if work = append(work, w); len(work) == cap(work) {
-				if err := hash(ctx, work, block, workers, p); err != nil {
-					return nil, err
-				}
-				work = work[:0]
+	ctx, stop := context.WithCancel(ctx)
+	todo := make(chan []stretch)
+	s := &Summer{sums: &Sums{block, map[*Inode]*FileSums{}, known}, p: p, todo: todo, stop: stop}
+	s.g.Go(func() error {
+		var err error
+		for work := range todo {
+			if err == nil {
+				err = hash(ctx, work, block, workers, p)
 			}
 		}
-	}
-	if err := hash(ctx, work, block, workers, p); err != nil {
-		return nil, err
-	}
-	for _, f := range s.of {
-		f.seal()
-	}
-	return s, nil
+		return err
+	})
+	return s
 }
 
-// stretches are those of a file. It adds the holes between them to f.
-func (f *FileSums) stretches(path string, n *Inode, block int64, p image.Progress) iter.Seq[stretch] {
+// Add has a file hashed, unless it is known. What n reads from must stay.
+func (s *Summer) Add(path string, n *Inode) {
+	if n.Size() <= 0 || s.sums.Of(n) != nil {
+		return
+	}
+	// Many together take less memory than each by itself.
+	if len(s.made) == cap(s.made) {
+		s.made = make([]FileSums, 0, 256)
+	}
+	s.made = append(s.made, FileSums{})
+	f := &s.made[len(s.made)-1]
+	s.sums.of[n] = f
+	for w := range stretchesOf(n, s.sums.block) {
+		w.path, w.node, w.to = path, n, f
+		if s.work = append(s.work, w); len(s.work) == stretches {
+			s.hand()
+		}
+	}
+}
+
+// hand hands over what there is to do, once what was handed over before is done.
+func (s *Summer) hand() {
+	s.todo <- s.work
+	s.work, s.spare = s.spare[:0], s.work
+}
+
+// Sums are those of all that was added.
+func (s *Summer) Sums() (*Sums, error) {
+	s.hand()
+	close(s.todo)
+	s.todo = nil
+	if err := s.g.Wait(); err != nil {
+		return nil, err
+	}
+	for _, f := range s.sums.of {
+		f.seal()
+	}
+	return s.sums, nil
+}
+
+// Stop gives up what was not asked for with Sums.
+func (s *Summer) Stop() {
+	s.stop()
+	if s.todo != nil {
+		close(s.todo)
+		s.todo = nil
+		s.g.Wait()
+	}
+}
+
+// stretchesOf are those of a file, without its path.
+func stretchesOf(n *Inode, block int64) iter.Seq[stretch] {
 	return func(yield func(stretch) bool) {
 		c := n.Content
 		for off := int64(0); off < c.Size(); {
@@ -168,8 +224,9 @@ func (f *FileSums) stretches(path string, n *Inode, block int64, p image.Progres
 				hole -= hole % block
 			}
 			if hole > 0 {
-				f.hole(off/block, (hole+block-1)/block)
-				p.Add(hole)
+				if !yield(stretch{first: off / block, blocks: (hole + block - 1) / block, hole: hole}) {
+					return
+				}
 				off += hole
 				continue
 			}
@@ -177,7 +234,7 @@ func (f *FileSums) stretches(path string, n *Inode, block int64, p image.Progres
 			for blocks < stretchLen && off+blocks*block < c.Size() && image.Hole(c, off+blocks*block) < block {
 				blocks++
 			}
-			if !yield(stretch{path, n, f, off / block, int(blocks)}) {
+			if !yield(stretch{first: off / block, blocks: blocks}) {
 				return
 			}
 			off = min(off+blocks*block, c.Size())
@@ -187,23 +244,29 @@ func (f *FileSums) stretches(path string, n *Inode, block int64, p image.Progres
 
 // hash hashes stretches, and adds what it finds to their files.
 func hash(ctx context.Context, work []stretch, block int64, workers int, p image.Progress) error {
-	total := 0
+	total := int64(0)
 	for _, w := range work {
-		total += w.blocks
+		if w.hole == 0 {
+			total += w.blocks
+		}
 	}
 	all := make([]blockSum, total)
 	sums := make([][]blockSum, len(work))
-	order := make([]int, len(work))
+	order := make([]int, 0, len(work))
 	for i, w := range work {
+		if w.hole > 0 {
+			p.Add(w.hole)
+			continue
+		}
 		sums[i], all = all[:w.blocks:w.blocks], all[w.blocks:]
-		order[i] = i
+		order = append(order, i)
 	}
 	// The long ones first, so that all workers end at one time.
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(work[b].blocks, work[a].blocks) })
 	var next atomic.Int64
 	var told sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(workers, len(work)) {
+	for range min(workers, len(order)) {
 		g.Go(func() error {
 			buf := make([]byte, stretchLen*block)
 			for {
@@ -227,7 +290,11 @@ func hash(ctx context.Context, work []stretch, block int64, workers int, p image
 		return err
 	}
 	for i, w := range work {
-		w.to.add(w.first, sums[i])
+		if w.hole > 0 {
+			w.to.hole(w.first, w.blocks)
+		} else {
+			w.to.add(w.first, sums[i])
+		}
 	}
 	return nil
 }
@@ -238,7 +305,7 @@ func (w *stretch) hash(ctx context.Context, buf []byte, block int64, sums []bloc
 		return 0, context.Cause(ctx)
 	}
 	off, size := w.first*block, w.node.Size()
-	b := buf[:min(int64(w.blocks)*block, size-off)]
+	b := buf[:min(w.blocks*block, size-off)]
 	if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
 		if err == nil || err == io.EOF {
 			err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", size, io.ErrUnexpectedEOF)

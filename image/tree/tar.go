@@ -73,8 +73,9 @@ func IsTar(head []byte) bool {
 // from r when they are needed. Folders that the tar has no entry for get modTime.
 //
 // Entries land where extracting them one after the other would put them, so a
-// parent may be a symbolic link.
-func FromTar(r io.ReaderAt, size int64, modTime int64) (*Tree, error) {
+// parent may be a symbolic link. seen, unless it is nil, is told of each file, those
+// too that a later entry replaces.
+func FromTar(r io.ReaderAt, size int64, modTime int64, seen func(path string, n *Inode)) (*Tree, error) {
 	t := New(modTime)
 	err := readTar(r, size, func(e entry) error {
 		path, err := t.resolve(e.path, false)
@@ -85,7 +86,13 @@ func FromTar(r io.ReaderAt, size int64, modTime int64) (*Tree, error) {
 		if _, old := t.find(path); old != nil && (e.node == nil || e.node.Type() != Dir) && len(old.leaves)+len(old.folders) > 0 {
 			return fmt.Errorf("%s: not a folder, but the tar has entries in it already", e.path)
 		}
-		return t.place(path, e, nil)
+		if err := t.place(path, e, nil); err != nil {
+			return err
+		}
+		if seen != nil && e.node != nil && e.node.Type() == Regular {
+			seen(path, e.node)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -134,12 +141,30 @@ type entry struct {
 
 // faults remembers what a reader said other than that it ended, so that a
 // failing disk is not taken for a damaged tar.
+//
+// Headers are read one by one, and the last byte before each: it reads somewhat more.
 type faults struct {
 	io.ReaderAt
 	err error
+	buf []byte // what was read, of the room there is
+	off int64
 }
 
 func (f *faults) ReadAt(p []byte, off int64) (int, error) {
+	if len(p) < cap(f.buf) {
+		if off < f.off || off+int64(len(p)) > f.off+int64(len(f.buf)) {
+			n, err := f.read(f.buf[:cap(f.buf)], off)
+			f.buf, f.off = f.buf[:n], off
+			if n < len(p) {
+				return copy(p, f.buf), err
+			}
+		}
+		return copy(p, f.buf[off-f.off:]), nil
+	}
+	return f.read(p, off)
+}
+
+func (f *faults) read(p []byte, off int64) (int, error) {
 	n, err := f.ReaderAt.ReadAt(p, off)
 	if err != nil && err != io.EOF {
 		f.err = err
@@ -158,7 +183,7 @@ func readTar(r io.ReaderAt, size int64, each func(entry) error) error {
 		return ErrNotTar
 	}
 
-	in := &faults{ReaderAt: r}
+	in := &faults{ReaderAt: r, buf: make([]byte, 0, 4*block)}
 	at := io.NewSectionReader(in, 0, size)
 	tr := tar.NewReader(at)
 	whole := &archive{r}

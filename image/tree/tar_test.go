@@ -21,7 +21,7 @@ import (
 )
 
 func fromTar(data []byte) (*tree.Tree, error) {
-	return tree.FromTar(bytes.NewReader(data), int64(len(data)), modTime)
+	return tree.FromTar(bytes.NewReader(data), int64(len(data)), modTime, nil)
 }
 
 func h(typ byte, name string) tar.Header {
@@ -351,7 +351,7 @@ func TestAFailingDiskIsNoDamagedTar(t *testing.T) {
 	data := pack(t, file("a", "1"), file("b", strings.Repeat("x", 5000)), file("c", ""))
 	bad := errors.New("input/output error")
 	for at := int64(0); at < int64(len(data)); at += 512 {
-		_, err := tree.FromTar(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0)
+		_, err := tree.FromTar(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0, nil)
 		var damaged *tree.CorruptError
 		// What is in files is not read.
 		if errors.As(err, &damaged) || err != nil && !errors.Is(err, bad) || err == nil && at < int64(len(data))-1024 && at > 7000 {
