@@ -189,7 +189,7 @@ func TestOneFlippedBitIsFoundAtItsOffset(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		leaves, pieces, err := image.Sum(t.Context(), m, nil)
+		sums, err := image.Sum(t.Context(), m, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,7 +198,7 @@ func TestOneFlippedBitIsFoundAtItsOffset(t *testing.T) {
 		d[at] ^= 1 << r.IntN(8)
 
 		var wrong *image.MismatchError
-		for _, m := range []*image.Manifest{manifest, pieces} {
+		for _, m := range []*image.Manifest{manifest, sums.Pieces} {
 			if err := image.Verify(t.Context(), d, m, nil); !errors.As(err, &wrong) {
 				t.Fatalf("a flipped bit at %d: %v", at, err)
 			}
@@ -213,7 +213,7 @@ func TestOneFlippedBitIsFoundAtItsOffset(t *testing.T) {
 		for e := range m.Extents() {
 			inLeaf = inLeaf || e.Off <= at && at < e.End()
 		}
-		if err := image.Verify(t.Context(), d, leaves, nil); (err != nil) != inLeaf {
+		if err := image.Verify(t.Context(), d, sums.Leaves, nil); (err != nil) != inLeaf {
 			t.Errorf("a flipped bit at %d by leaves: %v", at, err)
 		}
 	})
@@ -291,7 +291,7 @@ func TestASourceThatEndsEarlyIsAnErrorThatNamesIt(t *testing.T) {
 		if !errors.Is(err, want) || !strings.Contains(err.Error(), "inner at 5000") {
 			t.Errorf("%v gives %v", cause, err)
 		}
-		if _, _, err := image.Sum(t.Context(), m, nil); !errors.Is(err, want) {
+		if _, err := image.Sum(t.Context(), m, nil); !errors.Is(err, want) {
 			t.Errorf("%v gives %v when summed", cause, err)
 		}
 	}

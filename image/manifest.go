@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"runtime"
@@ -49,23 +50,64 @@ func (m *Manifest) add(s sum) {
 	m.Size = max(m.Size, s.Off+int64(len(s.Data)))
 }
 
+// Tally is an image's leaves, and its pieces of PieceSize, with their hashes as far as
+// they are known: that of one that is not is zeros.
+type Tally struct {
+	Leaves, Pieces *Manifest
+
+	m            *Image
+	leaf, pieces int // those before are known
+	h            hash.Hash
+}
+
+// NewTally knows no hash.
+func NewTally(m *Image) *Tally {
+	t := &Tally{&Manifest{Size: m.size}, &Manifest{Size: m.size}, m, 0, 0, sha256.New()}
+	none := hex.EncodeToString(make([]byte, sha256.Size))
+	for e := range m.Extents() {
+		t.Leaves.Entries = append(t.Leaves.Entries, Entry{e.Name, e.Off, e.Size(), none})
+	}
+	for s := range m.Pieces(PieceSize) {
+		t.Pieces.Entries = append(t.Pieces.Entries, Entry{"", s.Off, s.Len, none})
+	}
+	return t
+}
+
+// Add takes the pieces in their order, each with its SHA-256.
+func (t *Tally) Add(data []byte, sum [sha256.Size]byte) {
+	p := &t.Pieces.Entries[t.pieces]
+	t.pieces++
+	p.SHA256 = hex.EncodeToString(sum[:])
+	// The pieces have all of every leaf, one after the other.
+	end := p.Off + p.Len
+	for t.leaf < len(t.Leaves.Entries) && t.Leaves.Entries[t.leaf].Off < end {
+		e := &t.Leaves.Entries[t.leaf]
+		t.h.Write(data[max(e.Off-p.Off, 0):min(e.Off+e.Len-p.Off, p.Len)])
+		if e.Off+e.Len > end {
+			break
+		}
+		e.SHA256 = hex.EncodeToString(t.h.Sum(nil))
+		t.h.Reset()
+		t.leaf++
+	}
+}
+
 // Sum reads the image once and hashes it twice over: by its leaves, and by the
 // pieces of PieceSize it is written in.
-func Sum(ctx context.Context, m *Image, p Progress) (leaves, pieces *Manifest, err error) {
+func Sum(ctx context.Context, m *Image, p Progress) (*Tally, error) {
 	return WriteSum(ctx, nil, m, p)
 }
 
 // WriteSum is Sum that writes what it reads to w, unless w is nil: several pieces at
 // once, in any order.
-func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (leaves, pieces *Manifest, err error) {
-	leaves, pieces = &Manifest{Size: m.size}, &Manifest{}
-	// A disk is no faster for more.
-	workers := min(runtime.GOMAXPROCS(0), 4)
+func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (*Tally, error) {
 	type slot struct {
 		Span
 		buf []byte
 		sum
 	}
+	// A disk is no faster for more.
+	workers := min(runtime.GOMAXPROCS(0), 4)
 	slots := make([]slot, workers+2)
 	next, stop := iter.Pull(m.Pieces(PieceSize))
 	defer stop()
@@ -84,30 +126,13 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (leaves,
 		s.sha256 = sha256.Sum256(s.Data)
 		return s.write(w)
 	}
-	rest := slices.Collect(m.Extents())
-	h := sha256.New()
+	t := NewTally(m)
 	take := func(s *slot) error {
-		pieces.add(s.sum)
-		// The pieces have all of every leaf, one after the other.
-		at, end := s.Span.Off, s.End()
-		for len(rest) > 0 && rest[0].Off < end {
-			e := rest[0]
-			h.Write(s.Data[max(e.Off-at, 0):min(e.End()-at, s.Len)])
-			if e.End() > end {
-				break
-			}
-			leaves.Entries = append(leaves.Entries, Entry{e.Name, e.Off, e.Size(), hex.EncodeToString(h.Sum(nil))})
-			h.Reset()
-			rest = rest[1:]
-		}
+		t.Add(s.Data, s.sha256)
 		p.Add(s.Len)
 		return nil
 	}
-	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
-		return nil, nil, err
-	}
-	pieces.Size = m.size
-	return leaves, pieces, nil
+	return t, ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
 }
 
 // write writes a chunk to w, unless that is nil.

@@ -33,13 +33,13 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 	}
 	m := o.Manifest
 	if m != nil {
-		leaves, pieces, err := image.Sum(ctx, content, nil)
+		t, err := image.Sum(ctx, content, nil)
 		if err != nil {
 			return err
 		}
 		changed := *m
-		changed.Entries = swap(m.Entries, leaves.Entries, region)
-		changed.Pieces = swap(m.Pieces, pieces.Entries, region)
+		changed.Entries = swap(m.Entries, t.Leaves.Entries, region)
+		changed.Pieces = swap(m.Pieces, t.Pieces.Entries, region)
 		m = &changed
 	}
 	out, err := renameio.NewPendingFile(path, beside(path)...)
@@ -156,7 +156,7 @@ func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region imag
 			if _, err := content.ReadAt(data, f.off); err != nil && err != io.EOF {
 				return err
 			}
-			packed, err := compress(data)
+			packed, err := compress(nil, data)
 			if err == nil {
 				err = t.add(packed, f.len)
 			}

@@ -3,6 +3,7 @@ package artifact
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -40,29 +41,21 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file: write the image to a file, and that to a disk with imgtool flash", path)
 	}
-	if format != Raw {
-		// An .img.zst begins with what is found out here, and none has a piece that
-		// changed since.
-		sum, pieces, err := image.Sum(ctx, img, phases.Start("hashing", img.ContentSize()))
-		if err != nil {
-			return err
-		}
-		m.Version, m.Manifest, m.Pieces = 1, *sum, pieces.Entries
-	}
-
 	out, err := renameio.NewPendingFile(path, beside(path)...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer out.Cleanup()
 	p := phases.Start("writing", img.ContentSize())
+	d := newDirect(out.File)
+	defer d.Close()
 	switch format {
 	case Raw:
-		err = saveRaw(ctx, out.File, img, m, p)
+		err = saveRaw(ctx, d, img, m, p)
 	case Sparse:
-		err = simg.Write(out, img)
+		err = saveSparse(ctx, out, img, m, p)
 	default:
-		err = encode(ctx, out, format, img, m, p)
+		err = encode(ctx, d, format, img, m, p)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -110,40 +103,49 @@ func beside(path string) []renameio.Option {
 	return []renameio.Option{renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644)}
 }
 
-func saveRaw(ctx context.Context, f *os.File, img *image.Image, m *Manifest, p image.Progress) error {
-	if err := f.Truncate(img.Size()); err != nil {
+func saveRaw(ctx context.Context, d *direct, img *image.Image, m *Manifest, p image.Progress) error {
+	if err := d.f.Truncate(img.Size()); err != nil {
 		return err
 	}
-	d := newDirect(f)
-	defer d.Close()
-	sum, pieces, err := image.WriteSum(ctx, d, img, p)
+	t, err := image.WriteSum(ctx, d, img, p)
 	if err != nil {
 		return err
 	}
-	m.Version, m.Manifest, m.Pieces = 1, *sum, pieces.Entries
+	m.fill(t)
 	return nil
 }
 
-func changed(off int64) error {
-	return fmt.Errorf("an input changed while it was read: the piece at byte %d is not what it was a moment ago", off)
+func saveSparse(ctx context.Context, w io.Writer, img *image.Image, m *Manifest, p image.Progress) error {
+	t, err := image.Sum(ctx, img, p)
+	if err != nil {
+		return err
+	}
+	m.fill(t)
+	return simg.Write(w, img)
+}
+
+// fill fills in what is known of the image's bytes.
+func (m *Manifest) fill(t *image.Tally) {
+	m.Version, m.Manifest, m.Pieces = 1, *t.Leaves, t.Pieces.Entries
 }
 
 // window is the pieces between two multiples of PieceSize.
 type window struct {
 	off, len int64
-	pieces   []image.Entry
+	pieces   []image.Span
 }
 
-func windows(m *Manifest) iter.Seq[window] {
+func windows(m *image.Image) iter.Seq[window] {
 	return func(yield func(window) bool) {
-		rest := m.Pieces
-		for off := int64(0); off < m.Size; off += image.PieceSize {
-			w := window{off: off, len: min(image.PieceSize, m.Size-off)}
-			n := 0
-			for n < len(rest) && rest[n].Off < off+w.len {
-				n++
+		next, stop := iter.Pull(m.Pieces(image.PieceSize))
+		defer stop()
+		s, ok := next()
+		for off := int64(0); off < m.Size(); off += image.PieceSize {
+			w := window{off: off, len: min(image.PieceSize, m.Size()-off)}
+			for ok && s.Off < off+w.len {
+				w.pieces = append(w.pieces, s)
+				s, ok = next()
 			}
-			w.pieces, rest = rest[:n], rest[n:]
 			if !yield(w) {
 				return
 			}
@@ -151,8 +153,9 @@ func windows(m *Manifest) iter.Seq[window] {
 	}
 }
 
-// compressor packs one piece so that the pieces can follow one another.
-type compressor func(data []byte) ([]byte, error)
+// compressor packs one piece so that the pieces can follow one another, in dst
+// where it has the room.
+type compressor func(dst, data []byte) ([]byte, error)
 
 func newCompressor(f Format) (compressor, error) {
 	switch f {
@@ -161,11 +164,11 @@ func newCompressor(f Format) (compressor, error) {
 		if err != nil {
 			return nil, err
 		}
-		return func(data []byte) ([]byte, error) { return e.EncodeAll(data, nil), nil }, nil
+		return func(dst, data []byte) ([]byte, error) { return e.EncodeAll(data, dst[:0]), nil }, nil
 	case XZ:
-		return func(data []byte) ([]byte, error) {
-			var b bytes.Buffer
-			w, err := xz.WriterConfig{DictCap: image.PieceSize, CheckSum: xz.CRC32}.NewWriter(&b)
+		return func(dst, data []byte) ([]byte, error) {
+			b := bytes.NewBuffer(dst[:0])
+			w, err := xz.WriterConfig{DictCap: image.PieceSize, CheckSum: xz.CRC32}.NewWriter(b)
 			if err != nil {
 				return nil, err
 			}
@@ -176,9 +179,9 @@ func newCompressor(f Format) (compressor, error) {
 			return b.Bytes(), err
 		}, nil
 	case Gzip:
-		return func(data []byte) ([]byte, error) {
-			var b bytes.Buffer
-			w, err := gzip.NewWriterLevel(&b, gzip.DefaultCompression)
+		return func(dst, data []byte) ([]byte, error) {
+			b := bytes.NewBuffer(dst[:0])
+			w, err := gzip.NewWriterLevel(b, gzip.DefaultCompression)
 			if err != nil {
 				return nil, err
 			}
@@ -207,60 +210,68 @@ func skippable(magic uint32, data []byte) []byte {
 	return append(h, data...)
 }
 
-func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Manifest, p image.Progress) error {
+// encode packs the pieces one by one. An .img.zst begins with the manifest: there is
+// room for it, and it is written when all hashes are known.
+func encode(ctx context.Context, d *direct, f Format, img *image.Image, m *Manifest, p image.Progress) error {
 	compress, err := newCompressor(f)
 	if err != nil {
 		return err
 	}
 	// Every full hole packs to the same bytes.
-	hole, err := compress(make([]byte, min(image.PieceSize, m.Size)))
+	hole, err := compress(nil, make([]byte, min(image.PieceSize, img.Size())))
 	if err != nil {
 		return err
 	}
-	t := frames{w: w}
+	tally := image.NewTally(img)
+	m.fill(tally)
+	t := frames{w: d}
+	room := skippable(skippableManifest, m.Encode())
 	if f == Zstd {
-		if err := t.add(skippable(skippableManifest, m.Encode()), 0); err != nil {
+		if err := t.add(room, 0); err != nil {
 			return err
 		}
 	}
 	type slot struct {
 		window
 		data   []byte // PieceSize of room, cut to the window
+		sums   [][sha256.Size]byte
+		room   []byte // for what is packed
 		packed []byte
 	}
 	// Bounded, on machines with many processors too.
 	workers := min(runtime.GOMAXPROCS(0), 8)
 	slots := make([]slot, workers+2)
-	next, stop := iter.Pull(windows(m))
+	next, stop := iter.Pull(windows(img))
 	defer stop()
 	fill := func(s *slot) (ok bool) {
 		s.window, ok = next()
 		return ok
 	}
 	work := func(s *slot) (err error) {
-		if len(s.pieces) == 0 && s.len == min(image.PieceSize, m.Size) {
+		if len(s.pieces) == 0 && s.len == min(image.PieceSize, img.Size()) {
 			s.packed = hole
 			return nil
 		}
 		s.data = slices.Grow(s.data[:0], image.PieceSize)[:s.len]
 		clear(s.data)
+		s.sums = s.sums[:0]
 		for _, e := range s.pieces {
 			part := s.data[e.Off-s.off:][:e.Len]
 			if _, err := img.ReadAt(part, e.Off); err != nil && err != io.EOF {
 				return err
 			}
-			if checkPiece(e, part) != nil {
-				return changed(e.Off)
-			}
+			s.sums = append(s.sums, sha256.Sum256(part))
 		}
-		s.packed, err = compress(s.data)
+		s.packed, err = compress(s.room, s.data)
+		s.room = s.packed
 		return err
 	}
 	take := func(s *slot) error {
 		if err := t.add(s.packed, s.len); err != nil {
 			return err
 		}
-		for _, e := range s.pieces {
+		for i, e := range s.pieces {
+			tally.Add(s.data[e.Off-s.off:][:e.Len], s.sums[i])
 			p.Add(e.Len)
 		}
 		return nil
@@ -268,8 +279,18 @@ func encode(ctx context.Context, w io.Writer, f Format, img *image.Image, m *Man
 	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
 		return err
 	}
-	if f != Zstd {
-		return nil
+	if f == Zstd {
+		if err := t.finish(); err != nil {
+			return err
+		}
 	}
-	return t.finish()
+	if err := d.Flush(); err != nil || f != Zstd {
+		return err
+	}
+	whole := skippable(skippableManifest, m.Encode())
+	if len(whole) != len(room) {
+		return fmt.Errorf("internal error: a manifest of %d bytes has become one of %d", len(room), len(whole))
+	}
+	_, err = d.f.WriteAt(whole, 0)
+	return err
 }

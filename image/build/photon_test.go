@@ -368,11 +368,11 @@ func TestThePhotonStarter(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, m := range again.Images {
-			_, pieces, err := image.Sum(t.Context(), m.Image, image.Phases(nil).Start("", 0))
+			sums, err := image.Sum(t.Context(), m.Image, image.Phases(nil).Start("", 0))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Diff(r.Images[i].Manifest.Pieces, pieces.Entries); d != "" {
+			if d := cmp.Diff(r.Images[i].Manifest.Pieces, sums.Pieces.Entries); d != "" {
 				t.Errorf("%s:\n%s", m.Manifest.Medium, d)
 			}
 		}

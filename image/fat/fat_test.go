@@ -531,11 +531,11 @@ func TestSameBytesTwice(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				leaves, _, err := image.Sum(context.Background(), m, nil)
+				sums, err := image.Sum(context.Background(), m, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				all[i] = leaves.Entries
+				all[i] = sums.Leaves.Entries
 			}
 			if diff := cmp.Diff(all[0], all[1]); diff != "" {
 				t.Errorf("%s: %s", set.name, diff)
