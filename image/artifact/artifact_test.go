@@ -403,7 +403,7 @@ func TestAnInputThatChangesMeanwhileIsWhatTheManifestSays(t *testing.T) {
 		if len(data) != 9*mib || m.Pieces[0].SHA256 != sum || m.Entries[0].SHA256 != sum {
 			t.Errorf("%s: the manifest has %s and %s of %s", name, m.Pieces[0].SHA256, m.Entries[0].SHA256, sum)
 		}
-		if name == "x.img.zst" && !strings.Contains(string(read(t, path)[:4096]), sum) {
+		if name == "x.img.zst" && !strings.Contains(string(read(t, path)), sum) {
 			t.Errorf("%s: the manifest in it is another", name)
 		}
 	}
