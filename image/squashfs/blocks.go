@@ -46,9 +46,16 @@ type block struct {
 	pieces []piece
 }
 
-// ownEnd says whether the end of a file that has blocks is one of them, and not in
-// a fragment: with a third of a block, a Debian root file system is smallest.
-func ownEnd(end, size int64) bool { return end > size/3 }
+// ownEnd says whether the end of a file is a block of its own, and not in a fragment:
+// a Debian root file system is smallest with those over a third of a block of files
+// that have blocks before, and of others with those that leave little room beside
+// them. So a large file that changes makes no other block new.
+func ownEnd(end, blocks, size int64) bool {
+	if blocks > 0 {
+		return end > size/3
+	}
+	return end > size/8*5
+}
 
 // hashed is how many bytes of a file each of its sums is over: all of them that
 // are in one block of size bytes make the key of that.
@@ -67,7 +74,7 @@ func (p *plan) cut(sums *tree.Sums, size int64) {
 		if left == 0 {
 			continue
 		}
-		if d.blocks > 0 && ownEnd(left, size) {
+		if ownEnd(left, d.blocks, size) {
 			d.blocks++
 			continue
 		}
