@@ -59,7 +59,7 @@ func words(t *tree.Tree, not ...string) string {
 
 func dirTree(t *testing.T, dir string) *tree.Tree {
 	t.Helper()
-	all, err := tree.FromDir(dir, true, 0)
+	all, err := tree.FromDir(dir, true, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 			dev, mounted := imagetest.Loop(t, image), t.TempDir()
 			imagetest.Run(t, "mount", "-o", "ro", dev, mounted)
 			t.Cleanup(func() { exec.Command("umount", mounted).Run() })
-			real, err := tree.FromDir(mounted, true, 0)
+			real, err := tree.FromDir(mounted, true, 0, nil)
 			noError(t, err)
 			want, got := map[string]string{}, map[string]string{}
 			for path, n := range real.All() {

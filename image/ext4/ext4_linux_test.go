@@ -939,7 +939,7 @@ func BenchmarkNew(b *testing.B) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	tr, err := tree.FromDir(stage(b, common(b, 20_000)), true, 0)
+	tr, err := tree.FromDir(stage(b, common(b, 20_000)), true, 0, nil)
 	must(b, err)
 	for b.Loop() {
 		os.Remove(write(b, build(b, tr, sized(4*gib))))

@@ -244,16 +244,26 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	if err != nil {
 		return nil, err
 	}
+	// Files are hashed while the next are looked for.
+	sums := tree.NewSummer(ctx, tree.SumBlock, 0, nil, nil)
+	defer sums.Stop()
+	summed := func(t *tree.Tree) (r *Root, err error) {
+		r = &Root{Tree: t}
+		if r.Sums, err = sums.Sums(); err != nil {
+			return nil, named(ref, err)
+		}
+		return r, nil
+	}
 	if fi.IsDir() {
 		dir := o.path(path)
 		if isLayout(dir) {
 			return o.layout(ctx, ref, tag, layoutDir{o, dir})
 		}
-		t, err := tree.FromDir(dir, o.opt.KeepOwners, o.opt.ModTime)
+		t, err := tree.FromDir(dir, o.opt.KeepOwners, o.opt.ModTime, sums.Add)
 		if err != nil {
 			return nil, err
 		}
-		return &Root{Tree: t}, nil
+		return summed(t)
 	}
 	f, fi, err := o.openPath(ref, path)
 	if err != nil {
@@ -283,9 +293,6 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	default:
 		return nil, fmt.Errorf("%s: not a folder, tar, squashfs or container image", ref)
 	}
-	// A tar is hashed while it is read; most are root file systems.
-	sums := tree.NewSummer(ctx, tree.SumBlock, 0, nil, nil)
-	defer sums.Stop()
 	t, err := tree.FromTar(c, c.Size(), o.opt.ModTime, sums.Add)
 	if err != nil {
 		return nil, named(ref, err)
@@ -296,11 +303,7 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	case isDockerArchive(t):
 		return o.dockerArchive(ctx, ref, tag, t)
 	}
-	r := &Root{Tree: t}
-	if r.Sums, err = sums.Sums(); err != nil {
-		return nil, named(ref, err)
-	}
-	return r, nil
+	return summed(t)
 }
 
 func hash(ctx context.Context, c image.Content) (string, error) {

@@ -21,8 +21,12 @@ func BenchmarkWrite(b *testing.B) {
 		opt.BlockSize = 128 << 10
 	}
 	for b.Loop() {
-		tr, done, err := openTree(from)
+		s := tree.NewSummer(b.Context(), tree.SumBlock, 0, nil, nil)
+		tr, done, err := openTree(from, s)
 		if err != nil {
+			b.Fatal(err)
+		}
+		if opt.Sums, err = s.Sums(); err != nil {
 			b.Fatal(err)
 		}
 		tr, _, _ = tr.WithoutXattrs(func(name string) bool { return name == tree.ACL || name == tree.DefaultACL })
@@ -42,7 +46,7 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-func openTree(path string) (*tree.Tree, func() error, error) {
+func openTree(path string, s *tree.Summer) (*tree.Tree, func() error, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -52,9 +56,9 @@ func openTree(path string) (*tree.Tree, func() error, error) {
 		return nil, nil, err
 	}
 	if info.IsDir() {
-		t, err := tree.FromDir(path, true, 0)
+		t, err := tree.FromDir(path, true, 0, s.Add)
 		return t, f.Close, err
 	}
-	t, err := tree.FromTar(f, info.Size(), 0, nil)
+	t, err := tree.FromTar(f, info.Size(), 0, s.Add)
 	return t, f.Close, err
 }

@@ -18,9 +18,9 @@ import (
 // FromDir reads a folder. Everything belongs to 0:0 unless owners are kept.
 // Files are opened when their content is needed, and only for as long as that
 // takes; one that is no longer what it was is an error then. One that cannot be
-// opened is an error now.
-func FromDir(dir string, keepOwners bool, modTime int64) (*Tree, error) {
-	return fromDir(&walk{keepOwners: keepOwners, t: New(modTime), links: map[device]*Inode{}}, dir)
+// opened is an error now. seen, unless it is nil, is told of each file.
+func FromDir(dir string, keepOwners bool, modTime int64, seen func(path string, n *Inode)) (*Tree, error) {
+	return fromDir(&walk{keepOwners: keepOwners, t: New(modTime), links: map[device]*Inode{}, seen: seen}, dir)
 }
 
 // FromRoot reads the root file system of a system that runs, with its owners and
@@ -65,6 +65,7 @@ type walk struct {
 	drop    func(path string) bool // nil: nothing
 	changed func(path string)      // nil: what changed is an error
 	only    *uint64                // the file system to stay on; nil: all
+	seen    func(path string, n *Inode)
 }
 
 type device struct{ dev, ino uint64 }
@@ -98,6 +99,9 @@ func (w *walk) list(f *folder, path string, in *hostFolder, host string) error {
 		n, err := w.inode(in, name, at)
 		if err != nil {
 			return err
+		}
+		if w.seen != nil && n.Type() == Regular {
+			w.seen(p, n)
 		}
 		if sub := w.t.set(f, name, n); sub != nil {
 			if err := w.list(sub, p, &hostFolder{up: in, name: name, changed: w.changed}, at); err != nil {
@@ -145,11 +149,11 @@ func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
 			return nil, named(host, err)
 		}
 	case Regular:
-		f, err := open(short)
+		fd, err := open(short)
 		if err != nil {
 			return nil, named(host, err)
 		}
-		f.Close()
+		unix.Close(fd)
 		if st.Size > 0 {
 			// One allocation, as there may be a million.
 			both := &struct {
@@ -174,9 +178,45 @@ func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
 	return n, nil
 }
 
-// open does not wait for what a fifo put in a file's place would wait for.
-func open(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+// open does not wait for what a fifo put in a file's place would wait for. It is the
+// system's call alone: os has more to do, and there may be a million files.
+func open(path string) (fd int, err error) {
+	err = again(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+// again calls what a signal may end before it has begun.
+func again(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// pread reads all of p, or up to the end.
+func pread(fd int, p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		k := 0
+		err := again(func() (err error) {
+			k, err = unix.Pread(fd, p[n:], off+int64(n))
+			return err
+		})
+		if err != nil {
+			return n, err
+		}
+		if k <= 0 {
+			return n, io.EOF
+		}
+		n += k
+	}
+	return n, nil
 }
 
 // named is an error of the host about path, by whatever name that was reached.
@@ -251,20 +291,24 @@ func (h *hostFile) read(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer release()
-	f, err := open(short)
+	fd, err := open(short)
 	if err != nil {
 		return 0, named(path, err)
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	// After the read, so that what was read is what is answered for.
-	n, err := f.ReadAt(p, off)
-	fi, serr := f.Stat()
+	n, err := pread(fd, p, off)
+	if err != nil && err != io.EOF {
+		err = &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	serr := again(func() error { return unix.Fstat(fd, &st) })
 	switch {
 	case serr != nil:
-		return 0, serr
-	case fi.Size() != h.size:
-		return n, fmt.Errorf("%s: %w: %d bytes, then %d", path, errChanged, h.size, fi.Size())
-	case !fi.Mode().IsRegular() || fi.ModTime().UnixNano() != h.mtime:
+		return 0, &fs.PathError{Op: "stat", Path: path, Err: serr}
+	case st.Size != h.size:
+		return n, fmt.Errorf("%s: %w: %d bytes, then %d", path, errChanged, h.size, st.Size)
+	case uint32(st.Mode)&TypeMask != Regular || st.Mtim.Nano() != h.mtime:
 		return n, fmt.Errorf("%s: %w", path, errChanged)
 	}
 	if err == io.EOF && off+int64(n) < h.size {
@@ -283,15 +327,16 @@ func (h *hostSparse) Hole(off int64) int64 {
 		return 0
 	}
 	defer release()
-	f, err := open(short)
+	fd, err := open(short)
 	if err != nil {
 		return 0
 	}
-	defer f.Close()
-	switch at, err := f.Seek(off, unix.SEEK_DATA); {
+	defer unix.Close(fd)
+	switch at, err := unix.Seek(fd, off, unix.SEEK_DATA); {
 	case errors.Is(err, unix.ENXIO):
 		// What is not there any more is not zeros either.
-		if fi, err := f.Stat(); err != nil || fi.Size() != h.size {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Size != h.size {
 			return 0
 		}
 		return max(0, h.size-off)

@@ -28,7 +28,7 @@ func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 		must(t, unix.Setfsuid(65534))
 		defer func() { unix.Setfsuid(0); runtime.UnlockOSThread() }()
 	}
-	_, err := tree.FromDir(d, false, modTime)
+	_, err := tree.FromDir(d, false, modTime, nil)
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "etc/shadow") {
 		t.Error(err)
 	}
@@ -40,7 +40,7 @@ func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 	if os.Geteuid() == 0 {
 		unix.Setfsuid(65534)
 	}
-	_, err = tree.FromDir(d, false, modTime)
+	_, err = tree.FromDir(d, false, modTime, nil)
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), d+"/etc") {
 		t.Error(err)
 	}

@@ -42,7 +42,7 @@ func TestFolderIsReadAsItIs(t *testing.T) {
 	link := t.TempDir() + "/link"
 	must(t, os.Symlink(d, link))
 	for _, name := range []string{d, link} {
-		tr, err := tree.FromDir(name, false, modTime)
+		tr, err := tree.FromDir(name, false, modTime, nil)
 		must(t, err)
 		if d := cmp.Diff(want, dump(t, tr)); d != "" {
 			t.Error(d)
@@ -60,7 +60,7 @@ func TestFolderOwnersAndDevices(t *testing.T) {
 	must(t, unix.Lsetxattr(d+"/b", "security.y", []byte("\x00w"), 0))
 	must(t, os.Chtimes(d+"/b", time.Unix(1, 0), time.Unix(1, 0)))
 	for keep, want := range map[bool]string{true: "1:4000000000", false: "0:0"} {
-		tr, err := tree.FromDir(d, keep, modTime)
+		tr, err := tree.FromDir(d, keep, modTime, nil)
 		must(t, err)
 		_, got, _ := strings.Cut(dump(t, tr), "\n")
 		if d := cmp.Diff("b 60660 "+want+" @1 259,70000 security.y=\"\\x00w\" trusted.x=\"v\"\n", got); d != "" {
@@ -84,7 +84,7 @@ func TestFileChangedInUseIsSeen(t *testing.T) {
 		os.RemoveAll(path)
 		write(t, path, strings.Repeat("x", 4000))
 		must(t, os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)))
-		tr, err := tree.FromDir(d, false, modTime)
+		tr, err := tree.FromDir(d, false, modTime, nil)
 		must(t, err)
 		digest(t, tr)
 		must(t, change(path))
@@ -105,16 +105,16 @@ func TestFolderHoldsNoDescriptors(t *testing.T) {
 	}
 	open := func() int { e, _ := os.ReadDir("/dev/fd"); return len(e) }
 	before := open()
-	tr, err := tree.FromDir(d, false, modTime)
+	tr, err := tree.FromDir(d, false, modTime, nil)
 	must(t, err)
 	digest(t, tr)
 	if n := open(); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)
 	}
-	if _, err := tree.FromDir(d+"/a", false, modTime); err == nil || !strings.Contains(err.Error(), "not a folder") {
+	if _, err := tree.FromDir(d+"/a", false, modTime, nil); err == nil || !strings.Contains(err.Error(), "not a folder") {
 		t.Error(err)
 	}
-	if _, err := tree.FromDir(d+"/nope", false, modTime); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := tree.FromDir(d+"/nope", false, modTime, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

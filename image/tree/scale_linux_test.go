@@ -85,7 +85,7 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 		}
 		return digest(t, tr)
 	}
-	folder, err := tree.FromDir(d, false, modTime)
+	folder, err := tree.FromDir(d, false, modTime, nil)
 	must(t, err)
 	want := check("folder", folder)
 	for _, format := range [][]string{
@@ -141,7 +141,7 @@ func deep(t testing.TB, dir string, length int) {
 func TestLongPathsAreRead(t *testing.T) {
 	d := t.TempDir()
 	deep(t, d, 4096)
-	folder, err := tree.FromDir(d, false, modTime)
+	folder, err := tree.FromDir(d, false, modTime, nil)
 	must(t, err)
 	longest := 0
 	for p := range folder.All() {
@@ -175,7 +175,7 @@ func TestLongPathsAreRead(t *testing.T) {
 	}
 	over := t.TempDir()
 	deep(t, over, 4400)
-	if _, err := tree.FromDir(over, false, modTime); err == nil || !strings.Contains(err.Error(), "is longer than 4096") {
+	if _, err := tree.FromDir(over, false, modTime, nil); err == nil || !strings.Contains(err.Error(), "is longer than 4096") {
 		t.Errorf("%.300v", err)
 	}
 }
@@ -206,7 +206,7 @@ func TestNamesOfAllBytes(t *testing.T) {
 		must(t, os.Link(d+"/"+string(name)+"/"+string(name), d+"/"+string(name)+"/hard"))
 		must(t, os.Symlink(string(name), d+"/"+string(name)+"/soft"))
 	}
-	folder, err := tree.FromDir(d, false, modTime)
+	folder, err := tree.FromDir(d, false, modTime, nil)
 	must(t, err)
 	for _, args := range [][]string{
 		{"tar", "--format=gnu"}, {"tar", "--format=pax"}, {"bsdtar", "--format=pax"}, {"bsdtar", "--format=gnutar"},
@@ -243,7 +243,7 @@ func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
 	must(t, os.Chtimes(d+"/hole", time.Unix(5, 0), time.Unix(5, 0)))
 	// bsdtar writes a time before 1970 with a part of a second as one a second before.
 	must(t, os.Chtimes(d+"/tmp", time.Unix(-2, 0), time.Unix(-2, 0)))
-	want, err := tree.FromDir(d, true, modTime)
+	want, err := tree.FromDir(d, true, modTime, nil)
 	must(t, err)
 	path := filepath.Join(t.TempDir(), "x.tar")
 	imagetest.Run(t, "bsdtar", "--format=pax", "--xattrs", "-cf", path, "-C", d, ".")
@@ -263,7 +263,7 @@ func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
 	must(t, err)
 	x := t.TempDir()
 	imagetest.Run(t, "bsdtar", "--xattrs", "-xpf", path, "-C", x)
-	if want, err = tree.FromDir(x, true, modTime); err != nil {
+	if want, err = tree.FromDir(x, true, modTime, nil); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(dump(t, want), dump(t, got)); d != "" {
@@ -280,7 +280,7 @@ func TestAccessControlListsOfTars(t *testing.T) {
 	must(t, os.Mkdir(d+"/dir", 0o750))
 	imagetest.Run(t, "setfacl", "-m", "u:54321:r,u:54320:rw,g:4000000:x,m:rx", d+"/f")
 	imagetest.Run(t, "setfacl", "-m", "g:54320:rx,d:g:54320:rwx,d:u:54321:-", d+"/dir")
-	want, err := tree.FromDir(d, true, modTime)
+	want, err := tree.FromDir(d, true, modTime, nil)
 	must(t, err)
 	if !strings.Contains(dump(t, want), tree.ACL) || !strings.Contains(dump(t, want), tree.DefaultACL) {
 		t.Fatal("no lists here")

@@ -102,7 +102,7 @@ func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
 		must(t, unix.Lsetxattr(d+"/tmp", "trusted.t", nil, 0))
 	}
 	fromDir := func() *tree.Tree {
-		tr, err := tree.FromDir(d, true, modTime)
+		tr, err := tree.FromDir(d, true, modTime, nil)
 		must(t, err)
 		return tr
 	}
@@ -152,7 +152,7 @@ func extracted(t *testing.T, path string, got *tree.Tree) {
 	}
 	x := t.TempDir()
 	imagetest.Run(t, "tar", "-xpf", path, "--xattrs", "--xattrs-include=*", "-C", x)
-	want, err := tree.FromDir(x, true, modTime)
+	want, err := tree.FromDir(x, true, modTime, nil)
 	must(t, err)
 	if d := cmp.Diff(dump(t, want), dump(t, got)); d != "" {
 		t.Error("GNU tar sees it otherwise:", d)
@@ -175,7 +175,7 @@ func TestSparseFilesAreExpanded(t *testing.T) {
 	must(t, hole.Truncate(100000))
 	hole.Close()
 	write(t, d+"/zz", "after")
-	want, err := tree.FromDir(d, false, modTime)
+	want, err := tree.FromDir(d, false, modTime, nil)
 	must(t, err)
 	for _, format := range [][]string{
 		{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"},
