@@ -226,19 +226,24 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 	return blocks
 }
 
-// blocks are all blocks in the order they are written: those of the files, then
-// the fragments.
-func (p *plan) blocks(fragments [][]int32, size int64, yield func(block) bool) {
+// blocks are those of the files in the order they are written, before the fragments.
+// It says whether yield took all of them.
+func (p *plan) blocks(size int64, yield func(block) bool) bool {
 	for _, n := range p.files {
 		if p.like[n.data].d != nil {
 			continue
 		}
 		for i := range n.data.blocks {
 			if !yield(block{n.data, []piece{n.piece(i, size)}}) {
-				return
+				return false
 			}
 		}
 	}
+	return true
+}
+
+// fragmentBlocks are those of the ends that are put together.
+func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
 	for _, ends := range fragments {
 		b := block{pieces: make([]piece, 0, len(ends))}
 		for _, i := range ends {

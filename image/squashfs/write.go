@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"imgtool/image"
 	"imgtool/image/ordered"
 	"imgtool/image/tree"
@@ -99,11 +101,6 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	plan.cut(sums, int64(opt.BlockSize))
-	order, err := plan.byLikeness(ctx, opt)
-	if err != nil {
-		return 0, err
-	}
-	ends := plan.fragments(order, int64(opt.BlockSize))
 
 	// (1) Superblock: last, when all of it is known.
 	super := superblock{
@@ -132,7 +129,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	}
 
 	// (3) Data and fragment blocks.
-	fragments, err := plan.writeBlocks(ctx, out, ends, codec, level, opt, p)
+	fragments, err := plan.writeBlocks(ctx, out, codec, level, opt, p)
 	if err != nil {
 		return 0, err
 	}
@@ -214,11 +211,37 @@ type slot struct {
 
 // writeBlocks writes all data, reading and compressing several blocks at once,
 // and returns the entries of the fragment table.
-func (p *plan) writeBlocks(ctx context.Context, out *output, ends [][]int32, codec *codec, level int, opt Options, progress image.Progress) ([]byte, error) {
+func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level int, opt Options, progress image.Progress) ([]byte, error) {
+	// Which ends go together is found out while the files' own blocks are written.
+	var ends [][]int32
+	g, run := errgroup.WithContext(ctx)
+	found := make(chan struct{})
+	g.Go(func() error {
+		defer close(found)
+		order, err := p.byLikeness(run, opt)
+		ends = p.fragments(order, int64(opt.BlockSize))
+		return err
+	})
+	var fragments []byte
+	g.Go(func() (err error) {
+		all := func(yield func(block) bool) {
+			if p.blocks(int64(opt.BlockSize), yield) {
+				<-found
+				p.fragmentBlocks(ends, yield)
+			}
+		}
+		fragments, err = p.write(run, out, all, codec, level, opt, progress)
+		return err
+	})
+	return fragments, g.Wait()
+}
+
+// write writes blocks.
+func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], codec *codec, level int, opt Options, progress image.Progress) ([]byte, error) {
 	// Two per worker: one to work on while the other waits for its turn to be
 	// written.
 	slots := make([]slot, 2*opt.Workers)
-	next, stop := iter.Pull(func(yield func(block) bool) { p.blocks(ends, int64(opt.BlockSize), yield) })
+	next, stop := iter.Pull(blocks)
 	defer stop()
 	fill := func(s *slot) (ok bool) {
 		s.block, ok = next()
