@@ -47,15 +47,9 @@ type block struct {
 }
 
 // ownEnd says whether the end of a file is a block of its own, and not in a fragment:
-// a Debian root file system is smallest with those over a third of a block of files
-// that have blocks before, and of others with those that leave little room beside
-// them. So a large file that changes makes no other block new.
-func ownEnd(end, blocks, size int64) bool {
-	if blocks > 0 {
-		return end > size/3
-	}
-	return end > size/8*5
-}
+// one that leaves little room beside it. A large file that changes makes no other
+// block new then.
+func ownEnd(end, size int64) bool { return end > size/8*5 }
 
 // hashed is how many bytes of a file each of its sums is over: all of them that
 // are in one block of size bytes make the key of that.
@@ -74,7 +68,7 @@ func (p *plan) cut(sums *tree.Sums, size int64) {
 		if left == 0 {
 			continue
 		}
-		if ownEnd(left, d.blocks, size) {
+		if ownEnd(left, size) {
 			d.blocks++
 			continue
 		}
@@ -193,7 +187,7 @@ func sumOf(p piece, size int64) tree.Sum {
 // fragments puts the ends, in an order in which like is near like, into blocks of
 // size bytes, and says which are in each.
 //
-// A block is not filled to the last byte: it ends where, in the last quarter, the
+// A block is not filled to the last byte: it ends where, in the last sixteenth, the
 // hash of an end is the smallest. After a change, other blocks become what they
 // were before soon, and need not be compressed again.
 func (p *plan) fragments(order []int32, size int64) [][]int32 {
@@ -205,7 +199,7 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 			if used+int64(e.len) > size {
 				break
 			}
-			if sum := sumOf(e.piece(), size); used >= size-size/4 {
+			if sum := sumOf(e.piece(), size); used >= size-size/16 {
 				if n := binary.LittleEndian.Uint64(sum[:]); cut == 0 || n < least {
 					cut, least = i, n
 				}

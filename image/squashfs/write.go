@@ -327,7 +327,7 @@ func (s *slot) pack(encode encoder, words string, opt Options) error {
 // counts up when an encoder makes something else of a block than it did.
 func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
 	h := sha256.New()
-	fmt.Fprintf(h, "squashfs block 1\n%s %d\n", words, size)
+	fmt.Fprintf(h, "squashfs block 2\n%s %d\n", words, size)
 	s.len, zero = 0, true
 	var rec []byte
 	for _, p := range s.pieces {
