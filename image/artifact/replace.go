@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"imgtool/image"
@@ -42,7 +41,7 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 		changed.Pieces = swap(m.Pieces, t.Pieces.Entries, region)
 		m = &changed
 	}
-	out, err := renameio.NewPendingFile(path, beside(path)...)
+	out, err := newPending(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

@@ -9,11 +9,9 @@ import (
 	"io"
 	"iter"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 
-	"github.com/google/renameio/v2"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
@@ -41,7 +39,7 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file: write the image to a file, and that to a disk with imgtool flash", path)
 	}
-	out, err := renameio.NewPendingFile(path, beside(path)...)
+	out, err := newPending(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -64,43 +62,38 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 }
 
 // commit gives an image its name, and puts its manifest and block map beside it.
-func commit(path string, out *renameio.PendingFile, m *Manifest) (err error) {
+func commit(path string, out *pending, m *Manifest) (err error) {
 	type file struct {
 		path string
-		file *renameio.PendingFile
+		file *pending
 		data []byte
 	}
 	// The image last: whoever sees it finds what belongs to it.
-	pending := []file{{path, out, nil}}
+	files := []file{{path, out, nil}}
 	if m != nil {
-		pending = []file{{BmapPath(path), nil, m.Bmap()}, {ManifestPath(path), nil, m.Encode()}, pending[0]}
+		files = []file{{BmapPath(path), nil, m.Bmap()}, {ManifestPath(path), nil, m.Encode()}, files[0]}
 	}
-	for i, f := range pending {
+	for i, f := range files {
 		if info, err := os.Stat(f.path); err == nil && !info.Mode().IsRegular() {
 			return fmt.Errorf("%s: there is something else of this name", f.path)
 		}
 		if f.file == nil {
-			if f.file, err = renameio.NewPendingFile(f.path, beside(f.path)...); err != nil {
+			if f.file, err = newPending(f.path); err != nil {
 				return fmt.Errorf("%s: %w", f.path, err)
 			}
 			defer f.file.Cleanup()
 			if _, err := f.file.Write(f.data); err != nil {
 				return fmt.Errorf("%s: %w", f.path, err)
 			}
-			pending[i].file = f.file
+			files[i].file = f.file
 		}
 	}
-	for _, f := range pending {
-		if err := f.file.CloseAtomicallyReplace(); err != nil {
+	for _, f := range files {
+		if err := f.file.Commit(); err != nil {
 			return fmt.Errorf("%s: %w", f.path, err)
 		}
 	}
 	return nil
-}
-
-// beside has the temporary file in the folder of the file, not in TMPDIR.
-func beside(path string) []renameio.Option {
-	return []renameio.Option{renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644)}
 }
 
 func saveRaw(ctx context.Context, d *direct, img *image.Image, m *Manifest, p image.Progress) error {

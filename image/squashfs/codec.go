@@ -94,6 +94,15 @@ func (c *codec) slow(level int) bool {
 	return c.name == "xz" || c.name == "zstd" && zstdMax > 4 && level > 9
 }
 
+// metaLevel is the level for metadata, of which each block is to be compressed before the
+// next can be made: at 8 KiB, more than 15 buys nothing.
+func (c *codec) metaLevel(level int) int {
+	if c.name == "zstd" && level > 15 && thinned(level) {
+		return 15
+	}
+	return level
+}
+
 // sparingly compresses nothing that looks like noise and does not yield to a fast
 // compressor.
 func sparingly(encode encoder) encoder {

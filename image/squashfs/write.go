@@ -88,7 +88,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	if opt.Max > 0 {
 		out.max = opt.Max
 	}
-	encode, err := codec.encoder(level, opt.BlockSize)
+	encode, err := codec.encoder(codec.metaLevel(level), opt.BlockSize)
 	if err != nil {
 		return 0, err
 	}

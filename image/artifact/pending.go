@@ -1,0 +1,67 @@
+package artifact
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+)
+
+// pending is a file on its way to its name. Where the system can, it has none before:
+// of a program that is killed, nothing is left.
+type pending struct {
+	*os.File
+	path  string
+	named *renameio.PendingFile // nil if it has none
+}
+
+// newPending is one in the folder of the file, not in TMPDIR. Cleanup is to be called.
+func newPending(path string) (*pending, error) {
+	if f := openUnnamed(path); f != nil {
+		return &pending{f, path, nil}, nil
+	}
+	named, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
+	if err != nil {
+		return nil, err
+	}
+	return &pending{named.File, path, named}, nil
+}
+
+// Commit has the disk hold all of the file, and gives it its name in the place of
+// what had it.
+func (p *pending) Commit() error {
+	if p.named != nil {
+		return p.named.CloseAtomicallyReplace()
+	}
+	if err := p.Sync(); err != nil {
+		return err
+	}
+	// A link takes no name that another file has.
+	dir, base := filepath.Split(p.path)
+	for {
+		name := fmt.Sprintf("%s.%s%d", dir, base, rand.Uint64())
+		err := link(p.File, name)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			if err = os.Rename(name, p.path); err != nil {
+				os.Remove(name)
+			}
+		}
+		return errors.Join(err, p.Close())
+	}
+}
+
+// Cleanup takes away what was not committed.
+func (p *pending) Cleanup() {
+	if p.named != nil {
+		p.named.Cleanup()
+		return
+	}
+	p.Close()
+}
