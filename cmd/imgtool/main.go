@@ -51,7 +51,7 @@ func main() {
 	}
 	// Room that is never touched takes no memory, and counts for the collector: with
 	// little in use it need not look for garbage all the time.
-	ballast := make([]byte, 64<<20)
+	ballast := make([]byte, 32<<20)
 	defer runtime.KeepAlive(ballast)
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

@@ -721,7 +721,8 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 		}
 	}
 	opt := b.squashfs()
-	opt.Max, opt.Sums = p.Len, b.root.Sums
+	// They are not held on to here: once it is written, nobody needs them.
+	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
 	size, err := squashfs.Write(ctx, f, root, opt, b.Phases.Start("squashfs", total))
 	if errors.Is(err, syscall.ENOSPC) {
 		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)

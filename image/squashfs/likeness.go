@@ -22,8 +22,8 @@ import (
 const (
 	sketched    = 64 << 10
 	sketchLen   = 32
-	sketchTotal = 4 << 20 // of the hashes of all ends together: with very many ends, fewer of each
-	sketchMin   = 4
+	sketchTotal = 2 << 20 // of the hashes of all ends together: with very many ends, fewer of each
+	sketchMin   = 2
 	alike       = 2  // shared hashes that make two ends alike
 	lookBack    = 64 // how many ends before it an end is compared with, for each hash
 )

@@ -101,6 +101,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	plan.cut(sums, int64(opt.BlockSize))
+	sums, opt.Sums = nil, nil
 
 	// (1) Superblock: last, when all of it is known.
 	super := superblock{
@@ -134,6 +135,10 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	plan.settle()
+	// The hashes of a million files take more memory than the tables do.
+	for _, n := range plan.files {
+		n.data.sums = nil
+	}
 	super.Fragments = uint32(len(fragments) / fragmentLen)
 	super.Flags |= flagAlwaysFragments
 	if super.Fragments == 0 {

@@ -62,8 +62,12 @@ func (t *Tree) Digest(ctx context.Context, known *Sums, p image.Progress) (strin
 // append adds what a file holds to a record: where it has zeros, and the hashes of
 // the rest. A hole and zeros that are written out are the same.
 func (f *FileSums) append(rec []byte) []byte {
-	rec = binary.AppendUvarint(rec, uint64(len(f.zeros)))
-	for _, r := range f.zeros {
+	var runs []zeroRun
+	if f.zeros != nil {
+		runs = f.zeros.runs
+	}
+	rec = binary.AppendUvarint(rec, uint64(len(runs)))
+	for _, r := range runs {
 		rec = binary.AppendVarint(binary.AppendVarint(rec, r.first), r.n)
 	}
 	for i := range f.sums {

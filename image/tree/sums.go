@@ -28,8 +28,12 @@ type Sum [sha256.Size]byte
 // FileSums are the hashes of the blocks of one file, the last of which may be
 // short. Blocks of zeros have none: a hole as large as a disk takes no memory.
 type FileSums struct {
-	sums   []blockSum
-	zeros  []zeroRun
+	sums  []blockSum
+	zeros *zeros // nil for most
+}
+
+type zeros struct {
+	runs   []zeroRun
 	sealed bool
 }
 
@@ -68,17 +72,18 @@ func (f *FileSums) at(i int64) (at int64, zero bool) {
 	if f.zeros == nil {
 		return i, false
 	}
-	run, _ := slices.BinarySearchFunc(f.zeros, i, func(r zeroRun, i int64) int {
+	runs := f.zeros.runs
+	run, _ := slices.BinarySearchFunc(runs, i, func(r zeroRun, i int64) int {
 		if r.first+r.n <= i {
 			return -1
 		}
 		return 1
 	})
-	if run == len(f.zeros) {
-		last := f.zeros[run-1]
+	if run == len(runs) {
+		last := runs[run-1]
 		return i - last.before - last.n, false
 	}
-	return i - f.zeros[run].before, f.zeros[run].first <= i
+	return i - runs[run].before, runs[run].first <= i
 }
 
 // Sums are the hashes of all files of a tree, made while each is read once. They
@@ -323,7 +328,10 @@ func (w *stretch) hash(ctx context.Context, buf []byte, block int64, sums []bloc
 
 // hole says that n blocks are zeros. Holes come in any order.
 func (f *FileSums) hole(first, n int64) {
-	f.zeros = append(f.zeros, zeroRun{first: first, n: n})
+	if f.zeros == nil {
+		f.zeros = &zeros{}
+	}
+	f.zeros.runs = append(f.zeros.runs, zeroRun{first: first, n: n})
 }
 
 // add takes what was found out, stretch after stretch in the order of the file.
@@ -343,20 +351,20 @@ func (f *FileSums) add(first int64, sums []blockSum) {
 
 // seal puts the runs of zeros in order, once all are known.
 func (f *FileSums) seal() {
-	if f.zeros == nil || f.sealed {
+	if f.zeros == nil || f.zeros.sealed {
 		return
 	}
-	f.sealed = true
-	slices.SortFunc(f.zeros, func(a, b zeroRun) int { return cmp.Compare(a.first, b.first) })
-	runs := f.zeros[:0]
-	for _, r := range f.zeros {
+	f.zeros.sealed = true
+	slices.SortFunc(f.zeros.runs, func(a, b zeroRun) int { return cmp.Compare(a.first, b.first) })
+	runs := f.zeros.runs[:0]
+	for _, r := range f.zeros.runs {
 		if last := len(runs) - 1; last >= 0 && runs[last].first+runs[last].n == r.first {
 			runs[last].n += r.n
 		} else {
 			runs = append(runs, r)
 		}
 	}
-	f.zeros = slices.Clip(runs)
+	f.zeros.runs = slices.Clip(runs)
 	for i, n := 0, int64(0); i < len(runs); i++ {
 		runs[i].before = n
 		n += runs[i].n
