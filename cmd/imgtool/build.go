@@ -209,6 +209,26 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if len(o.Inputs) == 0 {
 		u.say("no inputs given: building a small starter system from Debian's packages")
 	}
+	imagePath := func(medium string) string {
+		if opt.output != "" && len(board.Media) > 1 {
+			return withMedium(opt.output, medium)
+		}
+		return opt.output
+	}
+	rooms := map[string]*artifact.Room{}
+	o.Room = func(medium string) build.Room {
+		r := artifact.NewRoom(imagePath(medium))
+		if r == nil {
+			return nil
+		}
+		rooms[medium] = r
+		return r
+	}
+	defer func() {
+		for _, r := range rooms {
+			r.Close()
+		}
+	}()
 	r, err := build.Build(ctx, o)
 	if err != nil {
 		return explain(err, board)
@@ -228,17 +248,14 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	}
 	var all []built
 	for _, img := range r.Images {
-		path := opt.output
-		if path == "" {
-			path = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", board.Name, img.Manifest.BuildID))
+		if opt.output == "" {
+			opt.output = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", board.Name, img.Manifest.BuildID))
 			if err := os.MkdirAll("out", 0o777); err != nil {
 				return err
 			}
 		}
-		if len(board.Media) > 1 {
-			path = withMedium(path, img.Manifest.Medium)
-		}
-		if err := artifact.Save(ctx, path, img.Image, img.Manifest, u.phases); err != nil {
+		path := imagePath(img.Manifest.Medium)
+		if err := artifact.Save(ctx, path, rooms[img.Manifest.Medium], img.Image, img.Manifest, u.phases); err != nil {
 			return err
 		}
 		info, err := os.Stat(path)

@@ -47,7 +47,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		}
 	}
 	// Scratch files count as well.
-	cmd := tool(t, "build", "--board", filepath.Join(dir, "in", "tiny.toml"), "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "x.img"))
+	cmd := tool(t, "build", "--board", filepath.Join(dir, "in", "tiny.toml"), "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "x.img.zst"))
 	os.WriteFile(filepath.Join(full, "ballast"), make([]byte, 2<<20), 0o644)
 	cmd.Env = append(os.Environ(), "TMPDIR="+full)
 	if status, out := ended(t, cmd); status != exitWrite || !strings.Contains(out, "no space left on device") {

@@ -55,7 +55,7 @@ func save(t testing.TB, name string) (path string, m *artifact.Manifest) {
 	img, _ := sample(t)
 	path = filepath.Join(t.TempDir(), name)
 	m = &artifact.Manifest{Board: "test", BuildID: "0123", Floor: 40 * mib, Inputs: []artifact.Input{}, Partitions: []artifact.Partition{}}
-	if err := artifact.Save(t.Context(), path, img, m, nil); err != nil {
+	if err := artifact.Save(t.Context(), path, nil, img, m, nil); err != nil {
 		t.Fatal(err)
 	}
 	return path, m
@@ -346,7 +346,7 @@ func TestNothingIsLeftBehindByAFailure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := artifact.Save(t.Context(), filepath.Join(dir, name), bad, &artifact.Manifest{}, nil); !errors.Is(err, errFailing) {
+		if err := artifact.Save(t.Context(), filepath.Join(dir, name), nil, bad, &artifact.Manifest{}, nil); !errors.Is(err, errFailing) {
 			t.Errorf("%s: %v", name, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -358,7 +358,7 @@ func TestNothingIsLeftBehindByAFailure(t *testing.T) {
 				}
 			}
 		}
-		if err := artifact.Save(ctx, filepath.Join(dir, name), img, &artifact.Manifest{}, phases); !errors.Is(err, context.Canceled) {
+		if err := artifact.Save(ctx, filepath.Join(dir, name), nil, img, &artifact.Manifest{}, phases); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if left, _ := os.ReadDir(dir); len(left) != 0 {
@@ -395,7 +395,7 @@ func TestAnInputThatChangesMeanwhileIsWhatTheManifestSays(t *testing.T) {
 		}
 		path := filepath.Join(t.TempDir(), name)
 		var m artifact.Manifest
-		if err := artifact.Save(t.Context(), path, img, &m, nil); err != nil {
+		if err := artifact.Save(t.Context(), path, nil, img, &m, nil); err != nil {
 			t.Fatal(err)
 		}
 		data := imagetest.Run(t, unpack[0], append(unpack[1:], path)...)
@@ -547,4 +547,54 @@ func TestArchivesInPiecesAndCutAnywhere(t *testing.T) {
 func is[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok
+}
+
+// What was written where the image has it is in the image, there and elsewhere; the
+// file and its manifest are those of an image that was made apart.
+func TestWhatIsInItsPlaceIsSavedAsIt(t *testing.T) {
+	dir := t.TempDir()
+	data := make([]byte, 9*mib+5000)
+	for i := range data {
+		data[i] = byte(i*i>>7) | 1
+	}
+	at, again := int64(4*mib+512*3), int64(16*mib)
+	extents := func(c image.Content) []image.Extent {
+		return []image.Extent{{Name: "before", Off: 4096, Content: bytes.NewReader(data[:100_000])}, {Name: "there", Off: at, Content: c}, {Name: "again", Off: again, Content: c}}
+	}
+	save := func(path string, room *artifact.Room, c image.Content) {
+		img, err := image.New(40*mib, extents(c)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := artifact.Save(t.Context(), path, room, img, &artifact.Manifest{}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apart, placed := filepath.Join(dir, "apart.img"), filepath.Join(dir, "placed.img")
+	save(apart, nil, bytes.NewReader(data))
+	room := artifact.NewRoom(placed)
+	if room == nil {
+		t.Skip("the file system has no files without a name")
+	}
+	if _, err := room.WriteAt(data, at); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ := os.ReadDir(dir); len(all) != 3 {
+		t.Errorf("it is seen before it is whole: %v", all)
+	}
+	save(placed, room, io.NewSectionReader(room, at, int64(len(data))))
+	room.Close()
+	for _, of := range []func(string) string{func(p string) string { return p }, artifact.ManifestPath, artifact.BmapPath} {
+		if !bytes.Equal(read(t, of(apart)), read(t, of(placed))) {
+			t.Errorf("%s is another", of("placed.img"))
+		}
+	}
+	if artifact.NewRoom(filepath.Join(dir, "x.img.zst")) != nil {
+		t.Error("there is room in what is packed")
+	}
+	given := filepath.Join(dir, "given-up.img")
+	artifact.NewRoom(given).Close()
+	if _, err := os.Stat(given); err == nil {
+		t.Error("what was given up is there")
+	}
 }

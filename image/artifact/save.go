@@ -30,8 +30,8 @@ func BmapPath(path string) string { return path + ".bmap" }
 // Save writes an image in the format its name asks for, with its manifest and
 // block map beside it. It fills in what the manifest says of the image's bytes.
 // The files appear under their names when they are whole; on an error, nothing
-// is left behind.
-func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phases image.Phases) error {
+// is left behind. room is that of path, or nil.
+func Save(ctx context.Context, path string, room *Room, img *image.Image, m *Manifest, phases image.Phases) error {
 	format, err := FormatOf(path)
 	if err != nil {
 		return err
@@ -39,14 +39,21 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file: write the image to a file, and that to a disk with imgtool flash", path)
 	}
-	out, err := newPending(path)
-	if err != nil {
+	var out *pending
+	if room != nil {
+		out = room.p
+	} else if out, err = newPending(path); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer out.Cleanup()
 	p := phases.Start("writing", img.ContentSize())
 	d := newDirect(out.File)
 	defer d.Close()
+	for e := range img.Extents() {
+		if room.has(e) {
+			d.there = append(d.there, image.Span{Off: e.Off, Len: e.Size()})
+		}
+	}
 	switch format {
 	case Raw:
 		err = saveRaw(ctx, d, img, m, p)

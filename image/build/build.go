@@ -57,16 +57,23 @@ type Options struct {
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
-	BuildID     string         // "" is derived from the inputs
-	Cmdline     string         // added to the kernel's arguments
-	Seed        *Seed          // nil is none
-	Time        int64          // seconds since 1970
-	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
-	Cache       squashfs.Cache // of compressed blocks; nil is none
-	TempDir     string         // for scratch files, which have no name
+	BuildID     string                   // "" is derived from the inputs
+	Cmdline     string                   // added to the kernel's arguments
+	Seed        *Seed                    // nil is none
+	Time        int64                    // seconds since 1970
+	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
+	Cache       squashfs.Cache           // of compressed blocks; nil is none
+	TempDir     string                   // for scratch files, which have no name
+	Room        func(medium string) Room // what its image is written to, where a squashfs can be made in its place; may be nil
 	Opener      *source.Opener
 	Warn        func(string)
 	Phases      image.Phases
+}
+
+// Room is an image file that has begun.
+type Room interface {
+	io.ReaderAt
+	io.WriterAt
 }
 
 // Result is what was built, an image for each medium. It reads from inputs and
@@ -557,7 +564,7 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 			continue
 		}
 		if rootfs == nil {
-			if rootfs, err = b.rootfs(ctx, p); err != nil {
+			if rootfs, err = b.rootfs(ctx, d, p); err != nil {
 				return nil, err
 			}
 		}
@@ -690,9 +697,9 @@ func human(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// rootfs is the squashfs: the one given, or the tree as one, made in a scratch
-// file.
-func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, error) {
+// rootfs is the squashfs: the one given, or the tree as one, made in its place in the
+// image, or in a scratch file.
+func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
 		r, err := squashfs.Open(given, given.Size())
 		if err == nil {
@@ -707,11 +714,20 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 	if n > 0 {
 		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, for which squashfs has no place: the first is that of %s", n, first))
 	}
-	f, err := scratch(b.TempDir)
-	if err != nil {
-		return nil, err
+	var room Room
+	at := p.Off
+	if b.Room != nil {
+		room = b.Room(d.Name)
 	}
-	b.result.scratch = append(b.result.scratch, f)
+	inPlace := room != nil
+	if !inPlace {
+		f, err := scratch(b.TempDir)
+		if err != nil {
+			return nil, err
+		}
+		b.result.scratch = append(b.result.scratch, f)
+		room, at = f, 0
+	}
 	var total int64
 	seen := map[*tree.Inode]bool{}
 	for _, n := range root.All() {
@@ -723,8 +739,8 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 	opt := b.squashfs()
 	// They are not held on to here: once it is written, nobody needs them.
 	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
-	size, err := squashfs.Write(ctx, f, root, opt, b.Phases.Start("squashfs", total))
-	if errors.Is(err, syscall.ENOSPC) {
+	size, err := squashfs.Write(ctx, io.NewOffsetWriter(room, at), root, opt, b.Phases.Start("squashfs", total))
+	if errors.Is(err, syscall.ENOSPC) && !inPlace {
 		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)
 	}
 	var large *squashfs.TooLargeError
@@ -734,7 +750,7 @@ func (b *builder) rootfs(ctx context.Context, p layouts.Part) (image.Content, er
 	if err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
-	return io.NewSectionReader(f, 0, size), nil
+	return io.NewSectionReader(room, at, size), nil
 }
 
 // scratch is a file that is gone when it is closed, or the program ends.

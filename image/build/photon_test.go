@@ -356,7 +356,7 @@ func TestThePhotonStarter(t *testing.T) {
 		begin := time.Now()
 		name := m.Manifest.Medium
 		files[name] = filepath.Join(dir, name+".img")
-		if err := artifact.Save(t.Context(), files[name], m.Image, m.Manifest, nil); err != nil {
+		if err := artifact.Save(t.Context(), files[name], nil, m.Image, m.Manifest, nil); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("%s: %d bytes in %d, written in %s", name, m.Image.ContentSize(), m.Image.Size(), time.Since(begin).Round(time.Millisecond))
