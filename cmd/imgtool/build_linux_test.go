@@ -70,7 +70,7 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 			t.Fatalf("%v: %s", err, text)
 		}
 		whole := time.Since(begin)
-		want := read(t, filepath.Join(out, name))
+		want := readText(t, filepath.Join(out, name))
 		for _, e := range []string{out, blocks} {
 			if err := os.RemoveAll(e); err != nil {
 				t.Fatal(err)
@@ -105,7 +105,7 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 						t.Errorf("%s: %s after %s leaves %s: %v", name, signal, after, left, err)
 					}
 				}
-			} else if read(t, filepath.Join(out, name)) != want || len(entries()) != 3 {
+			} else if readText(t, filepath.Join(out, name)) != want || len(entries()) != 3 {
 				t.Errorf("%s: %s after %s leaves another image, or others than %v", name, signal, after, entries())
 			}
 			// Half of the time with what is in the cache by now.
@@ -121,7 +121,7 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 		if text, err := build().CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, text)
 		}
-		if read(t, filepath.Join(out, name)) != want {
+		if readText(t, filepath.Join(out, name)) != want {
 			t.Errorf("%s: after all that it is another image", name)
 		}
 		t.Logf("%s: %d of %d ended before the image was there", name, early, soak(8, 100))
@@ -151,18 +151,9 @@ func TestAFullCacheIsNoFault(t *testing.T) {
 		if len(args) > 1 && !(strings.Contains(out, "warning: the cache is not what it could be") && strings.Contains(out, "no space left on device")) {
 			t.Errorf("it is not told: %s", out)
 		}
-		images = append(images, read(t, path))
+		images = append(images, readText(t, path))
 	}
 	if images[0] != images[1] {
 		t.Error("they differ")
 	}
-}
-
-func read(t *testing.T, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }
