@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"imgtool/boards"
 	"imgtool/image"
@@ -35,6 +36,10 @@ func made(t *testing.T, change func(*build.Options)) *build.Image {
 				t.Fatal(err)
 			}
 		}
+	}
+	// The time of the root folder is in the image.
+	if err := os.Chtimes(inputs["rootfs"], time.Time{}, time.Unix(build.DefaultTime, 0)); err != nil {
+		t.Fatal(err)
 	}
 	o := build.Options{Board: b, Inputs: inputs, BuildID: "golden", Time: build.DefaultTime, TempDir: dir,
 		Opener: source.NewOpener(source.Options{Arch: "arm64", ModTime: build.DefaultTime})}
