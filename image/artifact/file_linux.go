@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,6 +31,18 @@ func openUnnamed(path string) *os.File {
 // little to wait for.
 func startWriting(f *os.File, off, n int64) {
 	unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+}
+
+// handOver has the disk take all that was written. Whether it is in its cache or beyond
+// that, it has it before the name: a file system that has files without names writes its
+// journal behind a flush. To wait for one takes as long as the writing.
+func handOver(f *os.File) error {
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	err := unix.SyncFileRange(int(f.Fd()), 0, 0, all)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return f.Sync()
+	}
+	return err
 }
 
 func link(f *os.File, name string) error {

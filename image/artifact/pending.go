@@ -80,13 +80,13 @@ func newPending(path string) (*pending, error) {
 	return &pending{named.File, path, named}, nil
 }
 
-// Commit has the disk hold all of the file, and gives it its name in the place of
-// what had it.
+// Commit gives the file its name in the place of what had it. After a power cut the
+// name has the one or the other, and all of it.
 func (p *pending) Commit() error {
 	if p.named != nil {
 		return p.named.CloseAtomicallyReplace()
 	}
-	if err := p.Sync(); err != nil {
+	if err := handOver(p.File); err != nil {
 		return err
 	}
 	// A link takes no name that another file has.
