@@ -20,6 +20,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/source"
+	"imgtool/image/tree"
 	"imgtool/layouts"
 )
 
@@ -198,12 +199,15 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
+	var known *tree.Known
 	if kept != nil {
 		o.Cache = kept
 		defer settle(kept, keep, u)
+		known = tree.OpenKnown(kept)
+		defer known.Keep()
 	}
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
-		CacheDir: userCache(), TempDir: o.TempDir, Warn: u.warn})
+		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 {

@@ -82,7 +82,7 @@ func (b *builder) openStarterPhoton(ctx context.Context) (*source.Root, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	digest, sums, err := p.tree.Digest(ctx, nil, nil)
+	digest, sums, err := p.tree.Digest(ctx, nil, nil, nil)
 	return &source.Root{Tree: p.tree, Digest: digest, Sums: sums,
 		Origin: fmt.Sprintf("%s %s, %s %s", busybox.Name, busybox.Version, kernel.Name, kernel.Version)}, err
 }

@@ -72,7 +72,7 @@ func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	digest, sums, err := p.tree.Digest(ctx, nil, nil)
+	digest, sums, err := p.tree.Digest(ctx, nil, nil, nil)
 	return &source.Root{Tree: p.tree, Digest: digest, Sums: sums, Origin: origin(append([]*source.Package{busybox}, more...))}, err
 }
 

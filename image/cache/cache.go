@@ -140,11 +140,16 @@ func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 }
 
 // Put keeps data for a key. What cannot be kept is not: see Err.
-func (d *Dir) Put(key [sha256.Size]byte, data []byte) {
+func (d *Dir) Put(key [sha256.Size]byte, data []byte) { d.keep(key, data, 0o644) }
+
+// PutSecret is Put of what no other user is to read.
+func (d *Dir) PutSecret(key [sha256.Size]byte, data []byte) { d.keep(key, data, 0o600) }
+
+func (d *Dir) keep(key [sha256.Size]byte, data []byte, mode os.FileMode) {
 	if d.Err() != nil {
 		return
 	}
-	if err := d.put(key, data); err != nil {
+	if err := d.put(key, data, mode); err != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.err = cmp.Or(d.err, err)
@@ -153,14 +158,14 @@ func (d *Dir) Put(key [sha256.Size]byte, data []byte) {
 	d.written.Add(int64(len(data) + header + overhead))
 }
 
-func (d *Dir) put(key [sha256.Size]byte, data []byte) error {
+func (d *Dir) put(key [sha256.Size]byte, data []byte, mode os.FileMode) error {
 	path := d.file(key)
 	f, err := os.CreateTemp(d.path, partial)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(slices.Concat(head(key, data), data))
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	err = errors.Join(err, f.Chmod(mode), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 		if errors.Is(err, fs.ErrNotExist) {

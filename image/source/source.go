@@ -32,6 +32,7 @@ type Options struct {
 	ModTime    int64        // of folders that an archive lacks
 	CacheDir   string       // imgtool's folder in the user's cache; needed for packages
 	TempDir    string       // for scratch files; "" is the system's
+	Known      *tree.Known  // of files; may be nil
 	Warn       func(string) // told of what is odd and taken all the same; may be nil
 }
 
@@ -134,7 +135,7 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	}
 	if r.Squashfs != nil {
 		r.Digest = r.Squashfs.SHA256
-	} else if r.Digest, r.Sums, err = r.Tree.Digest(ctx, r.Sums, nil); err != nil {
+	} else if r.Digest, r.Sums, err = r.Tree.Digest(ctx, r.Sums, o.opt.Known, nil); err != nil {
 		return nil, named(ref, err)
 	}
 	if r.Tree != nil && o.opt.Warn != nil {
@@ -245,7 +246,7 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 		return nil, err
 	}
 	// Files are hashed while the next are looked for.
-	sums := tree.NewSummer(ctx, tree.SumBlock, 0, nil, nil)
+	sums := tree.NewSummer(ctx, tree.SumBlock, 0, nil, o.opt.Known, nil)
 	defer sums.Stop()
 	summed := func(t *tree.Tree) (r *Root, err error) {
 		r = &Root{Tree: t}

@@ -21,7 +21,7 @@ func BenchmarkWrite(b *testing.B) {
 		opt.BlockSize = 128 << 10
 	}
 	for b.Loop() {
-		s := tree.NewSummer(b.Context(), tree.SumBlock, 0, nil, nil)
+		s := tree.NewSummer(b.Context(), tree.SumBlock, 0, nil, nil, nil)
 		tr, done, err := openTree(from, s)
 		if err != nil {
 			b.Fatal(err)

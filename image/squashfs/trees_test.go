@@ -90,13 +90,13 @@ func TestARealRootFileSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr, _, _ = tr.WithoutXattrs(func(name string) bool { return strings.HasPrefix(name, "system.") })
-	want, _, err := tr.Digest(t.Context(), nil, nil)
+	want, _, err := tr.Digest(t.Context(), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	path, _ := write(t, tr, squashfs.Options{Compression: "zstd:1"})
 	back := read(t, path)
-	if got, _, err := back.Digest(context.Background(), nil, nil); err != nil || got != want {
+	if got, _, err := back.Digest(context.Background(), nil, nil, nil); err != nil || got != want {
 		t.Errorf("the digest of what comes back is %s, %v, not %s", got, err, want)
 	}
 	for c, err := range tree.Diff(t.Context(), tr, back, nil) {

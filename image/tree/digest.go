@@ -12,9 +12,10 @@ import (
 // Digest is a SHA-256 of all that is in the tree, in hexadecimal: paths,
 // metadata, which paths are one file, and what is in them. It does not depend on
 // where the tree came from. It comes with the sums of SumBlock that it is made of, as
-// far as they are not known. Progress is told of the bytes read from files.
-func (t *Tree) Digest(ctx context.Context, known *Sums, p image.Progress) (string, *Sums, error) {
-	sums, err := t.Sum(ctx, SumBlock, 0, known, p)
+// far as they are not known; what blocks remembers is not hashed for it. Progress is
+// told of the bytes read from files.
+func (t *Tree) Digest(ctx context.Context, known *Sums, blocks *Known, p image.Progress) (string, *Sums, error) {
+	sums, err := NewSummer(ctx, SumBlock, 0, known, blocks, p).all(t)
 	if err != nil {
 		return "", nil, err
 	}

@@ -88,7 +88,7 @@ func TestFileChangedInUseIsSeen(t *testing.T) {
 		must(t, err)
 		digest(t, tr)
 		must(t, change(path))
-		_, _, err = tr.Digest(t.Context(), nil, nil)
+		_, _, err = tr.Digest(t.Context(), nil, nil, nil)
 		if err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}

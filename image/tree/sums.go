@@ -126,12 +126,7 @@ const (
 // is GOMAXPROCS. What known has is not read again. Progress is told of the bytes
 // of the files that it has not, by one goroutine at a time.
 func (t *Tree) Sum(ctx context.Context, block int64, workers int, known *Sums, p image.Progress) (*Sums, error) {
-	s := NewSummer(ctx, block, workers, known, p)
-	defer s.Stop()
-	for path, n := range t.All() {
-		s.Add(path, n)
-	}
-	return s.Sums()
+	return NewSummer(ctx, block, workers, known, nil, p).all(t)
 }
 
 // Summer is Sum for files one by one, which are hashed while the next are looked for.
@@ -146,8 +141,9 @@ type Summer struct {
 	stop  context.CancelFunc
 }
 
-// NewSummer begins one. It is to be stopped.
-func NewSummer(ctx context.Context, block int64, workers int, known *Sums, p image.Progress) *Summer {
+// NewSummer begins one. It is to be stopped. What blocks remembers is not hashed, but
+// read; it may be nil.
+func NewSummer(ctx context.Context, block int64, workers int, known *Sums, blocks *Known, p image.Progress) *Summer {
 	if workers == 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
@@ -161,7 +157,7 @@ func NewSummer(ctx context.Context, block int64, workers int, known *Sums, p ima
 		var err error
 		for work := range todo {
 			if err == nil {
-				err = hash(ctx, work, block, workers, p)
+				err = hash(ctx, work, block, workers, blocks, p)
 			}
 		}
 		return err
@@ -187,6 +183,15 @@ func (s *Summer) Add(path string, n *Inode) {
 			s.hand()
 		}
 	}
+}
+
+// all are the sums of a tree.
+func (s *Summer) all(t *Tree) (*Sums, error) {
+	defer s.Stop()
+	for path, n := range t.All() {
+		s.Add(path, n)
+	}
+	return s.Sums()
 }
 
 // hand hands over what there is to do, once what was handed over before is done.
@@ -248,7 +253,7 @@ func stretchesOf(n *Inode, block int64) iter.Seq[stretch] {
 }
 
 // hash hashes stretches, and adds what it finds to their files.
-func hash(ctx context.Context, work []stretch, block int64, workers int, p image.Progress) error {
+func hash(ctx context.Context, work []stretch, block int64, workers int, blocks *Known, p image.Progress) error {
 	total := int64(0)
 	for _, w := range work {
 		if w.hole == 0 {
@@ -279,7 +284,7 @@ func hash(ctx context.Context, work []stretch, block int64, workers int, p image
 				if i >= int64(len(order)) {
 					return nil
 				}
-				n, err := work[order[i]].hash(ctx, buf, block, sums[order[i]])
+				n, err := work[order[i]].hash(ctx, buf, block, blocks, sums[order[i]])
 				if err != nil {
 					return err
 				}
@@ -305,7 +310,7 @@ func hash(ctx context.Context, work []stretch, block int64, workers int, p image
 }
 
 // hash reads a stretch at once: a file of a folder is opened for each read.
-func (w *stretch) hash(ctx context.Context, buf []byte, block int64, sums []blockSum) (n int64, err error) {
+func (w *stretch) hash(ctx context.Context, buf []byte, block int64, blocks *Known, sums []blockSum) (n int64, err error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
@@ -320,7 +325,7 @@ func (w *stretch) hash(ctx context.Context, buf []byte, block int64, sums []bloc
 	for i := range sums {
 		part := b[int64(i)*block : min(int64(i+1)*block, int64(len(b)))]
 		if !isZero(part) {
-			sums[i] = blockSum{sha256.Sum256(part), quick(part)}
+			sums[i] = blocks.sum(part)
 		}
 	}
 	return int64(len(b)), nil

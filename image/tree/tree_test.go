@@ -66,7 +66,7 @@ func contents(t testing.TB, n *tree.Inode) string {
 
 func digest(t testing.TB, tr *tree.Tree) string {
 	t.Helper()
-	sum, _, err := tr.Digest(t.Context(), nil, nil)
+	sum, _, err := tr.Digest(t.Context(), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
