@@ -120,10 +120,16 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (*Tally,
 			s.buf = make([]byte, PieceSize)
 		}
 		s.Chunk = Chunk{s.Span.Off, s.buf[:s.Len]}
-		if _, err := m.ReadAt(s.Data, s.Chunk.Off); err != nil && err != io.EOF {
-			return err
+		// In steps that a processor's cache holds.
+		h := sha256.New()
+		for at := 0; at < len(s.Data); at += 256 << 10 {
+			part := s.Data[at:min(at+256<<10, len(s.Data))]
+			if _, err := m.ReadAt(part, s.Chunk.Off+int64(at)); err != nil && err != io.EOF {
+				return err
+			}
+			h.Write(part)
 		}
-		s.sha256 = sha256.Sum256(s.Data)
+		h.Sum(s.sha256[:0])
 		return s.write(w)
 	}
 	t := NewTally(m)

@@ -117,7 +117,7 @@ type stretch struct {
 
 const (
 	// A large file is for all workers.
-	stretchLen = 8
+	stretchLen = 4
 	// So many stretches are at work at once: what is known of them takes memory.
 	stretches = 4096
 )
