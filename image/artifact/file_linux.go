@@ -27,12 +27,6 @@ func openUnnamed(path string) *os.File {
 	return f
 }
 
-// startWriting has the disk begin with what was written, so that in the end there is
-// little to wait for.
-func startWriting(f *os.File, off, n int64) {
-	unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
-}
-
 // handOver has the disk take all that was written. Whether it is in its cache or beyond
 // that, it has it before the name: a file system that has files without names writes its
 // journal behind a flush. To wait for one takes as long as the writing.

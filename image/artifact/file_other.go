@@ -9,8 +9,6 @@ import (
 
 func openUnnamed(string) *os.File { return nil }
 
-func startWriting(*os.File, int64, int64) {}
-
 func handOver(f *os.File) error { return f.Sync() }
 
 func link(*os.File, string) error { return errors.ErrUnsupported }

@@ -40,14 +40,7 @@ func NewRoom(path string) *Room {
 	return nil
 }
 
-// WriteAt has the disk begin at once.
-func (r *Room) WriteAt(b []byte, off int64) (int, error) {
-	n, err := r.p.WriteAt(b, off)
-	if err == nil {
-		startWriting(r.p.File, off, int64(n))
-	}
-	return n, err
-}
+func (r *Room) WriteAt(b []byte, off int64) (int, error) { return r.p.WriteAt(b, off) }
 
 func (r *Room) ReadAt(b []byte, off int64) (int, error) { return r.p.ReadAt(b, off) }
 
