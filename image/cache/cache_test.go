@@ -225,3 +225,20 @@ func TestAFolderThatTakesNothing(t *testing.T) {
 		t.Error("a file is no cache")
 	}
 }
+
+// What is secret is for no other user, whatever the umask.
+func TestSecretsAreForOneUser(t *testing.T) {
+	d := open(t, t.TempDir())
+	d.PutSecret(key(1), data(1))
+	d.Put(key(2), data(2))
+	for i, want := range map[int]os.FileMode{1: 0o600, 2: 0o644} {
+		name := fmt.Sprintf("%x", key(i))
+		info, err := os.Stat(filepath.Join(d.Path(), name[:2], name))
+		if err != nil || info.Mode() != want {
+			t.Errorf("entry %d: %v %v, not %v", i, info.Mode(), err, want)
+		}
+		if got := d.Get(nil, key(i)); !bytes.Equal(got, data(i)) {
+			t.Errorf("entry %d is %q", i, got)
+		}
+	}
+}

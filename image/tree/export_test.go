@@ -2,3 +2,9 @@ package tree
 
 // MaxSparse is lowered by the fuzzer, which would otherwise wait for zeros.
 var MaxSparse = &maxSparse
+
+// KnownMax is lowered by tests.
+var KnownMax = &knownMax
+
+// RecordLen is how many bytes are remembered of a block.
+const RecordLen = recordLen

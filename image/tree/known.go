@@ -36,9 +36,10 @@ type Store interface {
 const (
 	macLen    = 16
 	recordLen = macLen + sha256.Size + 4
-	// Some 10 MiB of records: those of 25 GiB in large files.
-	knownMax = 200_000
 )
+
+// Some 10 MiB of records: those of 25 GiB in large files.
+var knownMax = 200_000
 
 // Counts up when a record becomes another.
 var knownKey = sha256.Sum256([]byte("tree sums 1"))

@@ -1,0 +1,156 @@
+package tree_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"imgtool/image/tree"
+)
+
+// store has one value, as Known needs no more.
+type store struct {
+	data []byte
+	puts int
+}
+
+func (s *store) Get([]byte, [32]byte) []byte { return bytes.Clone(s.data) }
+
+func (s *store) PutSecret(_ [32]byte, data []byte) { s.data, s.puts = bytes.Clone(data), s.puts+1 }
+
+func (s *store) records() int { return (len(s.data) - 16) / tree.RecordLen }
+
+// filesOf is a tree of files with 1 to 5 blocks, some of zeros; those from changed on have
+// other bytes in their last block.
+func filesOf(t *testing.T, n, changed int) (tr *tree.Tree, blocks int) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	tr = tree.New(0)
+	for i := range n {
+		b := make([]byte, rng.IntN(5*tree.SumBlock)+1)
+		for j := range b {
+			b[j] = byte(rng.Uint32())
+		}
+		if i%3 == 0 {
+			clear(b[:min(len(b)-1, tree.SumBlock)])
+		}
+		if i >= changed {
+			b[len(b)-1] ^= 1
+		}
+		for part := b; len(part) > 0; part = part[min(len(part), tree.SumBlock):] {
+			if len(bytes.Trim(part[:min(len(part), tree.SumBlock)], "\x00")) > 0 {
+				blocks++
+			}
+		}
+		must(t, tr.Put(fmt.Sprintf("f%03d", i), &tree.Inode{Mode: tree.Regular | 0o644, Content: bytes.NewReader(b)}))
+	}
+	return tr, blocks
+}
+
+// What is remembered is what would be found out, and only what is new is hashed.
+func TestKnownBlocksAreNotHashed(t *testing.T) {
+	s := &store{}
+	digest := func(tr *tree.Tree) string {
+		t.Helper()
+		k := tree.OpenKnown(s)
+		got, _, err := tr.Digest(t.Context(), nil, k, nil)
+		must(t, err)
+		k.Keep()
+		return got
+	}
+	plain := func(tr *tree.Tree) string {
+		t.Helper()
+		got, _, err := tr.Digest(t.Context(), nil, nil, nil)
+		must(t, err)
+		return got
+	}
+	const files = 40
+	tr, blocks := filesOf(t, files, files)
+	want := plain(tr)
+	for i := range 3 {
+		if got := digest(tr); got != want {
+			t.Fatalf("time %d: %s, and without %s", i, got, want)
+		}
+		if s.puts != 1 || s.records() != blocks {
+			t.Fatalf("time %d: %d puts, %d records of %d blocks", i, s.puts, s.records(), blocks)
+		}
+	}
+	changed, _ := filesOf(t, files, files-3)
+	if got := digest(changed); got != plain(changed) || got == want {
+		t.Errorf("changed: %s, and without %s", got, plain(changed))
+	}
+	if s.puts != 2 || s.records() != blocks+3 {
+		t.Errorf("after a change of 3 blocks of %d there are %d records", blocks, s.records())
+	}
+	// It is what is remembered that is taken.
+	wrong := &store{data: bytes.Clone(s.data)}
+	for i := range s.records() {
+		wrong.data[16+i*tree.RecordLen+16] ^= 1
+	}
+	if got, _, err := tr.Digest(t.Context(), nil, tree.OpenKnown(wrong), nil); err != nil || got == want {
+		t.Errorf("%s %v of records that are wrong", got, err)
+	}
+	// Under another key all is another.
+	for i := range 16 {
+		wrong.data[i] ^= byte(i + 1)
+	}
+	if got, _, err := tr.Digest(t.Context(), nil, tree.OpenKnown(wrong), nil); err != nil || got != want {
+		t.Errorf("%s %v of records of another key", got, err)
+	}
+	// What makes no sense is nothing.
+	for _, cut := range []int{0, 15, 17, len(s.data) - 1} {
+		cut := &store{data: s.data[:cut]}
+		if got, _, err := tr.Digest(t.Context(), nil, tree.OpenKnown(cut), nil); err != nil || got != want {
+			t.Errorf("%s %v of %d bytes", got, err, len(cut.data))
+		}
+	}
+}
+
+// What is remembered does not grow without end: what was not used is forgotten.
+func TestOnlySoMuchIsRemembered(t *testing.T) {
+	defer func(n int) { *tree.KnownMax = n }(*tree.KnownMax)
+	first, blocks := filesOf(t, 30, 30)
+	*tree.KnownMax = blocks + blocks/5
+	s := &store{}
+	remembers := func(tr *tree.Tree) bool {
+		t.Helper()
+		puts := s.puts
+		k := tree.OpenKnown(s)
+		_, _, err := tr.Digest(t.Context(), nil, k, nil)
+		must(t, err)
+		k.Keep()
+		if s.records() > *tree.KnownMax {
+			t.Fatalf("%d records, not %d", s.records(), *tree.KnownMax)
+		}
+		return s.puts == puts
+	}
+	// Those whose number is odd, or all, have other bytes.
+	other := func(all bool, x byte) *tree.Tree {
+		tr, i := tree.New(0), 0
+		for path, n := range first.All() {
+			if path == "" {
+				continue
+			}
+			b := make([]byte, n.Size())
+			n.Content.ReadAt(b, 0)
+			if i++; all || i%2 == 1 {
+				for j := range b {
+					b[j] ^= x
+				}
+			}
+			must(t, tr.Put(path, &tree.Inode{Mode: n.Mode, Content: bytes.NewReader(b)}))
+		}
+		return tr
+	}
+	second, half := other(true, 0x55), other(false, 0xaa)
+	if remembers(first) || !remembers(first) || remembers(second) || !remembers(second) || remembers(first) {
+		t.Error("it remembers what it cannot, or not what it can")
+	}
+	if remembers(half) || !remembers(half) {
+		t.Error("what was used of what it had is not remembered")
+	}
+	// Of more than there is room for, some is.
+	*tree.KnownMax, s.data = 10, nil
+	remembers(first)
+	remembers(second)
+}
