@@ -13,6 +13,7 @@ import (
 type end struct {
 	node     *node // whose it is; the first of several
 	len      int32
+	alone    bool   // alike to none before it
 	fragment uint32 // the block it is in, and where in it
 	at       uint32
 }
@@ -44,6 +45,7 @@ func (p piece) read(b []byte, size int64) error {
 type block struct {
 	file   *data // nil for a fragment block
 	pieces []piece
+	deep   bool // compressed with all the effort of the level
 }
 
 // ownEnd says whether the end of a file is a block of its own, and not in a fragment:
@@ -220,15 +222,28 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 	return blocks
 }
 
+// few says whether so little is in ends that to have the like together saves nothing to
+// speak of: what a thinned level loses would be lost.
+func (p *plan) few(size int64) bool {
+	var all, inEnds int64
+	for _, n := range p.files {
+		all += min(n.data.size, n.data.sums.Blocks()*hashed(size))
+	}
+	for i := range p.ends {
+		inEnds += int64(p.ends[i].len)
+	}
+	return inEnds*20 < all
+}
+
 // blocks are those of the files in the order they are written, before the fragments.
 // It says whether yield took all of them.
-func (p *plan) blocks(size int64, yield func(block) bool) bool {
+func (p *plan) blocks(size int64, deep bool, yield func(block) bool) bool {
 	for _, n := range p.files {
 		if p.like[n.data].d != nil {
 			continue
 		}
 		for i := range n.data.blocks {
-			if !yield(block{n.data, []piece{n.piece(i, size)}}) {
+			if !yield(block{n.data, []piece{n.piece(i, size)}, deep}) {
 				return false
 			}
 		}
@@ -237,9 +252,9 @@ func (p *plan) blocks(size int64, yield func(block) bool) bool {
 }
 
 // fragmentBlocks are those of the ends that are put together.
-func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
+func (p *plan) fragmentBlocks(fragments [][]int32, deep bool, yield func(block) bool) {
 	for _, ends := range fragments {
-		b := block{pieces: make([]piece, 0, len(ends))}
+		b := block{pieces: make([]piece, 0, len(ends)), deep: deep}
 		for _, i := range ends {
 			b.pieces = append(b.pieces, p.ends[i].piece())
 		}

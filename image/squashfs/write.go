@@ -229,10 +229,11 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level
 	})
 	var fragments []byte
 	g.Go(func() (err error) {
+		deep := codec.thinned(level) && p.few(int64(opt.BlockSize))
 		all := func(yield func(block) bool) {
-			if p.blocks(int64(opt.BlockSize), yield) {
+			if p.blocks(int64(opt.BlockSize), deep, yield) {
 				<-found
-				p.fragmentBlocks(ends, yield)
+				p.fragmentBlocks(ends, deep, yield)
 			}
 		}
 		fragments, err = p.write(run, out, all, codec, level, opt, progress)
@@ -262,10 +263,21 @@ func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], c
 		if err != nil {
 			return nil, err
 		}
-		if codec.slow(level) {
-			encode = sparingly(encode)
+		deep := encode
+		if codec.thinned(level) {
+			if deep, err = codec.deep(level, opt.BlockSize); err != nil {
+				return nil, err
+			}
 		}
-		workers = append(workers, func(s *slot) error { return s.pack(encode, words, opt) })
+		if codec.slow(level) {
+			encode, deep = sparingly(encode), sparingly(deep)
+		}
+		workers = append(workers, func(s *slot) error {
+			if s.deep {
+				return s.pack(deep, words+" deep", opt)
+			}
+			return s.pack(encode, words, opt)
+		})
 	}
 
 	var fragments []byte

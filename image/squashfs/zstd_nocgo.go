@@ -12,3 +12,5 @@ var zstdLibrary = module("klauspost", "github.com/klauspost/compress")
 func thinned(int) bool { return false }
 
 func zstdEncoder(level, blockSize int) (encoder, error) { return klauspostZstd(level, blockSize) }
+
+func deepZstdEncoder(level, blockSize int) (encoder, error) { return zstdEncoder(level, blockSize) }

@@ -53,6 +53,14 @@ func (f *FileSums) Block(i int64) (sum Sum, zero bool) {
 	return f.sums[i].sum, false
 }
 
+// Blocks is how many blocks are not of zeros; nil has none.
+func (f *FileSums) Blocks() int64 {
+	if f == nil {
+		return 0
+	}
+	return int64(len(f.sums))
+}
+
 // Same says whether b is what block i was, quickly: it is for files that change
 // by chance while they are read, not by malice.
 func (f *FileSums) Same(i int64, b []byte) bool {
