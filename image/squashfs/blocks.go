@@ -13,7 +13,6 @@ import (
 type end struct {
 	node     *node // whose it is; the first of several
 	len      int32
-	alone    bool   // alike to none before it
 	fragment uint32 // the block it is in, and where in it
 	at       uint32
 }
