@@ -44,8 +44,7 @@ var knownMax = 200_000
 // Counts up when a record becomes another.
 var knownKey = sha256.Sum256([]byte("tree sums 1"))
 
-// OpenKnown is what a store has. With nil, or where there is no randomness, it is nil,
-// which remembers nothing.
+// OpenKnown is what a store has, or begins anew. Of nil it is nil, which remembers nothing.
 func OpenKnown(s Store) *Known {
 	if s == nil {
 		return nil
@@ -59,11 +58,11 @@ func OpenKnown(s Store) *Known {
 		rand.Read(k.key)
 	}
 	c, err := aes.NewCipher(k.key)
-	if err != nil {
-		return nil
+	if err == nil {
+		k.mac, err = cipher.NewGCM(c)
 	}
-	if k.mac, err = cipher.NewGCM(c); err != nil {
-		return nil
+	if err != nil {
+		panic("tree: internal error: " + err.Error()) // no key of another size is made
 	}
 	return k
 }
@@ -100,6 +99,7 @@ func (k *Known) sum(b []byte) blockSum {
 	return s
 }
 
+// record is one of the table: a GMAC, a SHA-256 and a CRC-32C.
 func (k *Known) record(i int) []byte { return k.table[i*recordLen : (i+1)*recordLen] }
 
 // Keep has the store keep what is new: with that what it had, or of that only what was
