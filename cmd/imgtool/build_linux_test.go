@@ -99,14 +99,19 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 			}
 			if _, there := os.Stat(filepath.Join(out, name)); there != nil {
 				early++
+				whole = whole * 11 / 10
 				// The manifest and the block map come first.
 				for _, left := range entries() {
 					if signal != syscall.SIGKILL || left != name+".bmap" && left != name+".manifest.json" {
 						t.Errorf("%s: %s after %s leaves %s: %v", name, signal, after, left, err)
 					}
 				}
-			} else if readText(t, filepath.Join(out, name)) != want || len(entries()) != 3 {
-				t.Errorf("%s: %s after %s leaves another image, or others than %v", name, signal, after, entries())
+			} else {
+				// A build with a cache, or at a quieter time, takes less than the first did.
+				whole = whole * 4 / 5
+				if readText(t, filepath.Join(out, name)) != want || len(entries()) != 3 {
+					t.Errorf("%s: %s after %s leaves another image, or others than %v", name, signal, after, entries())
+				}
 			}
 			// Half of the time with what is in the cache by now.
 			if r.IntN(2) == 0 {
