@@ -3,6 +3,7 @@ package image_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -217,6 +218,51 @@ func TestOneFlippedBitIsFoundAtItsOffset(t *testing.T) {
 			t.Errorf("a flipped bit at %d by leaves: %v", at, err)
 		}
 	})
+}
+
+// The leaves are cut where the pieces are, and every hash is that of the bytes it is of.
+func TestATallyIsOfTheBytes(t *testing.T) {
+	cut := 0
+	for seed := range uint64(12) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		m, painted := randomImage(r, 1+r.IntN(8*image.PieceSize), 2)
+		d := make(disk, len(painted))
+		done := int64(0)
+		sums, err := image.WriteSum(t.Context(), d, m, func(n int64) { done += n })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(d, painted) || done != m.ContentSize() {
+			t.Errorf("seed %d: what is written is not the image, or %d bytes of %d", seed, done, m.ContentSize())
+		}
+		for _, list := range []*image.Manifest{sums.Leaves, sums.Pieces} {
+			for _, e := range list.Entries {
+				if want := fmt.Sprintf("%x", sha256.Sum256(painted[e.Off:e.Off+e.Len])); e.SHA256 != want {
+					t.Errorf("seed %d: %s at %d, %d bytes: %s, not %s", seed, e.Name, e.Off, e.Len, e.SHA256, want)
+				}
+				if e.Off/image.PieceSize != (e.Off+e.Len-1)/image.PieceSize {
+					t.Errorf("seed %d: %s at %d, %d bytes, is of several pieces", seed, e.Name, e.Off, e.Len)
+				}
+			}
+		}
+		left := sums.Leaves.Entries
+		for e := range m.Extents() {
+			for off := e.Off; off < e.End(); left = left[1:] {
+				if len(left) == 0 || left[0].Off != off || left[0].Name != e.Name {
+					t.Fatalf("seed %d: %s goes on at %d, not with %+v", seed, e.Name, off, left[:min(1, len(left))])
+				}
+				if off += left[0].Len; off < e.End() {
+					cut++
+				}
+			}
+		}
+		if len(left) > 0 {
+			t.Errorf("seed %d: %+v is of no extent", seed, left[0])
+		}
+	}
+	if cut == 0 {
+		t.Error("nothing was cut: that proves nothing")
+	}
 }
 
 // broken fails from a byte on.

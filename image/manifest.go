@@ -50,50 +50,78 @@ func (m *Manifest) add(s sum) {
 	m.Size = max(m.Size, s.Off+int64(len(s.Data)))
 }
 
-// Tally is an image's leaves, and its pieces of PieceSize, with their hashes as far as
-// they are known: that of one that is not is zeros.
+// Tally is an image's leaves, cut where its pieces of PieceSize are, and these pieces,
+// with their hashes as far as they are known: that of one that is not is zeros.
 type Tally struct {
 	Leaves, Pieces *Manifest
 
-	m            *Image
-	leaf, pieces int // those before are known
-	h            hash.Hash
+	first []int // of each piece: the first leaf that is in it, or after it
 }
 
 // NewTally knows no hash.
 func NewTally(m *Image) *Tally {
-	t := &Tally{&Manifest{Size: m.size}, &Manifest{Size: m.size}, m, 0, 0, sha256.New()}
+	t := &Tally{Leaves: &Manifest{Size: m.size}, Pieces: &Manifest{Size: m.size}}
 	none := hex.EncodeToString(make([]byte, sha256.Size))
 	for e := range m.Extents() {
-		t.Leaves.Entries = append(t.Leaves.Entries, Entry{e.Name, e.Off, e.Size(), none})
+		for off := e.Off; off < e.End(); {
+			n := min(e.End()-off, PieceSize-off%PieceSize)
+			t.Leaves.Entries = append(t.Leaves.Entries, Entry{e.Name, off, n, none})
+			off += n
+		}
 	}
+	leaf := 0
 	for s := range m.Pieces(PieceSize) {
 		t.Pieces.Entries = append(t.Pieces.Entries, Entry{"", s.Off, s.Len, none})
+		t.first = append(t.first, leaf)
+		for leaf < len(t.Leaves.Entries) && t.Leaves.Entries[leaf].Off < s.End() {
+			leaf++
+		}
 	}
 	return t
 }
 
-// Add takes the pieces in their order, each with its SHA-256.
-func (t *Tally) Add(data []byte, sum [sha256.Size]byte) {
-	p := &t.Pieces.Entries[t.pieces]
-	t.pieces++
-	p.SHA256 = hex.EncodeToString(sum[:])
-	// The pieces have all of every leaf, one after the other.
-	end := p.Off + p.Len
-	for t.leaf < len(t.Leaves.Entries) && t.Leaves.Entries[t.leaf].Off < end {
-		e := &t.Leaves.Entries[t.leaf]
-		t.h.Write(data[max(e.Off-p.Off, 0):min(e.Off+e.Len-p.Off, p.Len)])
-		if e.Off+e.Len > end {
-			break
-		}
-		e.SHA256 = hex.EncodeToString(t.h.Sum(nil))
-		t.h.Reset()
-		t.leaf++
-	}
+// Piece takes piece i from its first byte to its last. Several pieces may be taken at
+// once.
+func (t *Tally) Piece(i int) io.Writer {
+	return &pieceHash{piece: &t.Pieces.Entries[i], leaves: t.Leaves.Entries[t.first[i]:], at: t.Pieces.Entries[i].Off, whole: sha256.New(), part: sha256.New()}
 }
 
-// Sum reads the image once and hashes it twice over: by its leaves, and by the
-// pieces of PieceSize it is written in.
+// pieceHash hashes a piece, and each leaf in it.
+type pieceHash struct {
+	piece       *Entry
+	leaves      []Entry // those that are not done, and others
+	at          int64
+	whole, part hash.Hash
+}
+
+func (h *pieceHash) Write(b []byte) (int, error) {
+	from, to := h.at, h.at+int64(len(b))
+	h.at = to
+	h.whole.Write(b)
+	if to == h.piece.Off+h.piece.Len {
+		h.piece.SHA256 = hex.EncodeToString(h.whole.Sum(nil))
+	}
+	for len(h.leaves) > 0 && h.leaves[0].Off < to {
+		e := &h.leaves[0]
+		end := e.Off + e.Len
+		// Most are all of a piece, and hashed by now.
+		if e.Len < h.piece.Len {
+			h.part.Write(b[max(e.Off-from, 0):min(end-from, int64(len(b)))])
+		}
+		if end > to {
+			break
+		}
+		if e.SHA256 = h.piece.SHA256; e.Len < h.piece.Len {
+			e.SHA256 = hex.EncodeToString(h.part.Sum(nil))
+			h.part.Reset()
+		}
+		h.leaves = h.leaves[1:]
+	}
+	return len(b), nil
+}
+
+// Sum reads the image once and hashes its leaves and the pieces of PieceSize it is
+// written in.
 func Sum(ctx context.Context, m *Image, p Progress) (*Tally, error) {
 	return WriteSum(ctx, nil, m, p)
 }
@@ -101,41 +129,42 @@ func Sum(ctx context.Context, m *Image, p Progress) (*Tally, error) {
 // WriteSum is Sum that writes what it reads to w, unless w is nil: several pieces at
 // once, in any order.
 func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (*Tally, error) {
+	// In steps that a processor's cache holds.
+	const step = 256 << 10
 	type slot struct {
-		Span
-		buf []byte
-		sum
+		piece int
+		buf   []byte
 	}
 	// A disk is no faster for more.
 	workers := min(runtime.GOMAXPROCS(0), 4)
 	slots := make([]slot, workers+2)
-	next, stop := iter.Pull(m.Pieces(PieceSize))
-	defer stop()
-	fill := func(s *slot) (ok bool) {
-		s.Span, ok = next()
-		return ok
+	t := NewTally(m)
+	next := 0
+	fill := func(s *slot) bool {
+		s.piece = next
+		next++
+		return s.piece < len(t.Pieces.Entries)
 	}
 	work := func(s *slot) error {
 		if s.buf == nil {
-			s.buf = make([]byte, PieceSize)
+			s.buf = make([]byte, step)
 		}
-		s.Chunk = Chunk{s.Span.Off, s.buf[:s.Len]}
-		// In steps that a processor's cache holds.
-		h := sha256.New()
-		for at := 0; at < len(s.Data); at += 256 << 10 {
-			part := s.Data[at:min(at+256<<10, len(s.Data))]
-			if _, err := m.ReadAt(part, s.Chunk.Off+int64(at)); err != nil && err != io.EOF {
+		e := t.Pieces.Entries[s.piece]
+		h := t.Piece(s.piece)
+		for at := int64(0); at < e.Len; at += step {
+			c := Chunk{e.Off + at, s.buf[:min(step, e.Len-at)]}
+			if _, err := m.ReadAt(c.Data, c.Off); err != nil && err != io.EOF {
 				return err
 			}
-			h.Write(part)
+			h.Write(c.Data)
+			if err := c.write(w); err != nil {
+				return err
+			}
 		}
-		h.Sum(s.sha256[:0])
-		return s.write(w)
+		return nil
 	}
-	t := NewTally(m)
 	take := func(s *slot) error {
-		t.Add(s.Data, s.sha256)
-		p.Add(s.Len)
+		p.Add(t.Pieces.Entries[s.piece].Len)
 		return nil
 	}
 	return t, ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)

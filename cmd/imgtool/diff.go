@@ -293,9 +293,15 @@ func (c *comparison) raw() error {
 			taken = append(taken, image.Span{Off: 446, Len: gpt.HeadSize - 446}, image.Span{Off: l.pic.img.Size()/512*512 - gpt.TailSize, Len: gpt.TailSize})
 		}
 		if m := l.pic.manifest; m != nil {
+			// What goes on in the next piece is not cut there.
+			var last image.Entry
 			for _, e := range m.Entries {
-				cuts = append(cuts, e.Off, e.Off+e.Len)
+				if e.Name != last.Name || e.Off != last.Off+last.Len {
+					cuts = append(cuts, last.Off+last.Len, e.Off)
+				}
+				last = e
 			}
+			cuts = append(cuts, last.Off+last.Len)
 		}
 	}
 	slices.Sort(cuts)

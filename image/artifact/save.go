@@ -3,7 +3,6 @@ package artifact
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -133,6 +132,7 @@ func (m *Manifest) fill(t *image.Tally) {
 type window struct {
 	off, len int64
 	pieces   []image.Span
+	first    int // the number of the first of them
 }
 
 func windows(m *image.Image) iter.Seq[window] {
@@ -140,11 +140,13 @@ func windows(m *image.Image) iter.Seq[window] {
 		next, stop := iter.Pull(m.Pieces(image.PieceSize))
 		defer stop()
 		s, ok := next()
+		n := 0
 		for off := int64(0); off < m.Size(); off += image.PieceSize {
-			w := window{off: off, len: min(image.PieceSize, m.Size()-off)}
+			w := window{off: off, len: min(image.PieceSize, m.Size()-off), first: n}
 			for ok && s.Off < off+w.len {
 				w.pieces = append(w.pieces, s)
 				s, ok = next()
+				n++
 			}
 			if !yield(w) {
 				return
@@ -234,7 +236,6 @@ func encode(ctx context.Context, d *direct, f Format, img *image.Image, m *Manif
 	type slot struct {
 		window
 		data   []byte // PieceSize of room, cut to the window
-		sums   [][sha256.Size]byte
 		room   []byte // for what is packed
 		packed []byte
 	}
@@ -254,13 +255,12 @@ func encode(ctx context.Context, d *direct, f Format, img *image.Image, m *Manif
 		}
 		s.data = slices.Grow(s.data[:0], image.PieceSize)[:s.len]
 		clear(s.data)
-		s.sums = s.sums[:0]
-		for _, e := range s.pieces {
+		for i, e := range s.pieces {
 			part := s.data[e.Off-s.off:][:e.Len]
 			if _, err := img.ReadAt(part, e.Off); err != nil && err != io.EOF {
 				return err
 			}
-			s.sums = append(s.sums, sha256.Sum256(part))
+			tally.Piece(s.first + i).Write(part)
 		}
 		s.packed, err = compress(s.room, s.data)
 		s.room = s.packed
@@ -270,8 +270,7 @@ func encode(ctx context.Context, d *direct, f Format, img *image.Image, m *Manif
 		if err := t.add(s.packed, s.len); err != nil {
 			return err
 		}
-		for i, e := range s.pieces {
-			tally.Add(s.data[e.Off-s.off:][:e.Len], s.sums[i])
+		for _, e := range s.pieces {
 			p.Add(e.Len)
 		}
 		return nil
