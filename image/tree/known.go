@@ -108,15 +108,19 @@ func (k *Known) Keep() {
 	if k == nil || len(k.fresh) == 0 {
 		return
 	}
-	all := slices.Collect(slices.Chunk(k.fresh, recordLen))
-	everything := len(all)+len(k.used) <= knownMax
+	fresh := slices.SortedFunc(slices.Chunk(k.fresh, recordLen), bytes.Compare)
+	fresh = slices.CompactFunc(fresh, bytes.Equal)
+	room := knownMax - len(fresh)
+	everything := len(k.used) <= room
+	data := append(make([]byte, 0, len(k.key)+len(k.fresh)+len(k.table)), k.key...)
 	for i := range k.used {
-		if everything || k.used[i].Load() != 0 {
-			all = append(all, k.record(i))
+		if r := k.record(i); everything || room > 0 && k.used[i].Load() != 0 {
+			for len(fresh) > 0 && bytes.Compare(fresh[0], r) < 0 {
+				data, fresh = append(data, fresh[0]...), fresh[1:]
+			}
+			data = append(data, r...)
+			room--
 		}
 	}
-	all = all[:min(len(all), knownMax)]
-	slices.SortFunc(all, bytes.Compare)
-	all = slices.CompactFunc(all, bytes.Equal)
-	k.store.PutSecret(knownKey, slices.Concat(append([][]byte{k.key}, all...)...))
+	k.store.PutSecret(knownKey, append(data, slices.Concat(fresh...)...))
 }

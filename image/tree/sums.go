@@ -162,10 +162,14 @@ func NewSummer(ctx context.Context, block int64, workers int, known *Sums, block
 	todo := make(chan []stretch)
 	s := &Summer{sums: &Sums{block, map[*Inode]*FileSums{}, known}, p: p, todo: todo, stop: stop}
 	s.g.Go(func() error {
+		bufs := make([][]byte, workers)
+		for i := range bufs {
+			bufs[i] = make([]byte, stretchLen*block)
+		}
 		var err error
 		for work := range todo {
 			if err == nil {
-				err = hash(ctx, work, block, workers, blocks, p)
+				err = hash(ctx, work, block, bufs, blocks, p)
 			}
 		}
 		return err
@@ -260,8 +264,9 @@ func stretchesOf(n *Inode, block int64) iter.Seq[stretch] {
 	}
 }
 
-// hash hashes stretches, and adds what it finds to their files.
-func hash(ctx context.Context, work []stretch, block int64, workers int, blocks *Known, p image.Progress) error {
+// hash hashes stretches, by a worker for each buffer, and adds what it finds to their
+// files.
+func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, blocks *Known, p image.Progress) error {
 	total := int64(0)
 	for _, w := range work {
 		if w.hole == 0 {
@@ -284,9 +289,8 @@ func hash(ctx context.Context, work []stretch, block int64, workers int, blocks 
 	var next atomic.Int64
 	var told sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(workers, len(order)) {
+	for _, buf := range bufs[:min(len(bufs), len(order))] {
 		g.Go(func() error {
-			buf := make([]byte, stretchLen*block)
 			for {
 				i := next.Add(1) - 1
 				if i >= int64(len(order)) {
