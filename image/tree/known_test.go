@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"imgtool/image/tree"
@@ -19,7 +20,17 @@ func (s *store) Get([]byte, [32]byte) []byte { return bytes.Clone(s.data) }
 
 func (s *store) PutSecret(_ [32]byte, data []byte) { s.data, s.puts = bytes.Clone(data), s.puts+1 }
 
-func (s *store) records() int { return (len(s.data) - 16) / tree.RecordLen }
+// records is how many there are, all different and in order.
+func (s *store) records(t *testing.T) int {
+	t.Helper()
+	all := slices.Collect(slices.Chunk(s.data[16:], tree.RecordLen))
+	for i := range all[:len(all)-1] {
+		if bytes.Compare(all[i], all[i+1]) >= 0 {
+			t.Fatalf("record %d of %d is not before the next", i, len(all))
+		}
+	}
+	return len(all)
+}
 
 // filesOf is a tree of files with 1 to 5 blocks, some of zeros; those from changed on have
 // other bytes in their last block.
@@ -71,20 +82,26 @@ func TestKnownBlocksAreNotHashed(t *testing.T) {
 		if got := digest(tr); got != want {
 			t.Fatalf("time %d: %s, and without %s", i, got, want)
 		}
-		if s.puts != 1 || s.records() != blocks {
-			t.Fatalf("time %d: %d puts, %d records of %d blocks", i, s.puts, s.records(), blocks)
+		if s.puts != 1 || s.records(t) != blocks {
+			t.Fatalf("time %d: %d puts, %d records of %d blocks", i, s.puts, s.records(t), blocks)
 		}
 	}
 	changed, _ := filesOf(t, files, files-3)
 	if got := digest(changed); got != plain(changed) || got == want {
 		t.Errorf("changed: %s, and without %s", got, plain(changed))
 	}
-	if s.puts != 2 || s.records() != blocks+3 {
-		t.Errorf("after a change of 3 blocks of %d there are %d records", blocks, s.records())
+	if s.puts != 2 || s.records(t) != blocks+3 {
+		t.Errorf("after a change of 3 blocks of %d there are %d records", blocks, s.records(t))
+	}
+	// Equal blocks are one.
+	more, equal := changed, bytes.Repeat([]byte{7}, 3*tree.SumBlock)
+	must(t, more.Put("equal", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(equal)}))
+	if digest(more); s.records(t) != blocks+4 {
+		t.Errorf("3 equal blocks more make %d records of %d", s.records(t), blocks+3)
 	}
 	// It is what is remembered that is taken.
 	wrong := &store{data: bytes.Clone(s.data)}
-	for i := range s.records() {
+	for i := range s.records(t) {
 		wrong.data[16+i*tree.RecordLen+16] ^= 1
 	}
 	if got, _, err := tr.Digest(t.Context(), nil, tree.OpenKnown(wrong), nil); err != nil || got == want {
@@ -119,8 +136,8 @@ func TestOnlySoMuchIsRemembered(t *testing.T) {
 		_, _, err := tr.Digest(t.Context(), nil, k, nil)
 		must(t, err)
 		k.Keep()
-		if s.records() > *tree.KnownMax {
-			t.Fatalf("%d records, not %d", s.records(), *tree.KnownMax)
+		if s.records(t) > *tree.KnownMax {
+			t.Fatalf("%d records, not %d", s.records(t), *tree.KnownMax)
 		}
 		return s.puts == puts
 	}
@@ -149,6 +166,11 @@ func TestOnlySoMuchIsRemembered(t *testing.T) {
 	if remembers(half) || !remembers(half) {
 		t.Error("what was used of what it had is not remembered")
 	}
+	// What was used, and what is new, are too much together.
+	*tree.KnownMax = blocks * 3 / 4
+	s.data = nil
+	remembers(first)
+	remembers(half)
 	// Of more than there is room for, some is.
 	*tree.KnownMax, s.data = 10, nil
 	remembers(first)
