@@ -163,9 +163,6 @@ func NewSummer(ctx context.Context, block int64, workers int, known *Sums, block
 	s := &Summer{sums: &Sums{block, map[*Inode]*FileSums{}, known}, p: p, todo: todo, stop: stop}
 	s.g.Go(func() error {
 		bufs := make([][]byte, workers)
-		for i := range bufs {
-			bufs[i] = make([]byte, stretchLen*block)
-		}
 		var err error
 		for work := range todo {
 			if err == nil {
@@ -289,8 +286,12 @@ func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, block
 	var next atomic.Int64
 	var told sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
-	for _, buf := range bufs[:min(len(bufs), len(order))] {
+	for worker := range min(len(bufs), len(order)) {
 		g.Go(func() error {
+			if bufs[worker] == nil {
+				bufs[worker] = make([]byte, stretchLen*block)
+			}
+			buf := bufs[worker]
 			for {
 				i := next.Add(1) - 1
 				if i >= int64(len(order)) {
