@@ -39,7 +39,7 @@ type codec struct {
 	min, max, level int
 	options         func(level int) []byte // of the superblock; nil where these are the format's defaults
 	encoder         func(level, blockSize int) (encoder, error)
-	deep            func(level, blockSize int) (encoder, error) // of a thinned level; may be nil
+	untuned         func(level, blockSize int) (encoder, error) // of a tuned level; may be nil
 	decoder         func(blockSize int) (decoder, error)
 }
 
@@ -86,24 +86,27 @@ var codecs = []codec{
 			return appendTo(nil, uint32(level))
 		},
 		encoder: zstdEncoder,
-		deep:    deepZstdEncoder,
+		untuned: untunedZstd,
 		decoder: zstdDecoder,
 	},
 }
+
+// smallBlock is the largest block that libzstd has other levels for than for all others.
+const smallBlock = 128 << 10
 
 // slow says whether it takes long over bytes that cannot be compressed.
 func (c *codec) slow(level int) bool {
 	return c.name == "xz" || c.name == "zstd" && zstdMax > 4 && level > 9
 }
 
-// thinned says whether blocks are compressed with less effort than the level's, unless
-// they are deep.
-func (c *codec) thinned(level int) bool { return c.deep != nil && thinned(level) }
+// tuned says whether blocks are compressed in another way than with the library's level
+// of that number.
+func (c *codec) tuned(level int) bool { return c.untuned != nil && tuned(level) }
 
 // metaLevel is the level for metadata, of which each block is to be compressed before the
 // next can be made: at 8 KiB, more than 15 buys nothing.
 func (c *codec) metaLevel(level int) int {
-	if level > 15 && c.thinned(level) {
+	if level > 15 && c.tuned(level) {
 		return 15
 	}
 	return level
@@ -178,8 +181,8 @@ func Codec(compression string) (string, error) {
 		return "", err
 	case level == 0:
 		return fmt.Sprintf("%s (%s)", c.name, c.library), nil
-	case c.thinned(level):
-		return fmt.Sprintf("%s:%d (%s, thinned)", c.name, level, c.library), nil
+	case c.tuned(level):
+		return fmt.Sprintf("%s:%d (%s, tuned)", c.name, level, c.library), nil
 	}
 	return fmt.Sprintf("%s:%d (%s)", c.name, level, c.library), nil
 }

@@ -79,10 +79,44 @@ const sketchGroup = 128
 
 // sketches are those of all ends, with room for so many hashes of each, and how many
 // it has.
-func (p *plan) sketches(ctx context.Context, each int, opt Options) (all []uint32, lens []uint8, err error) {
+type sketches struct {
+	each int
+	all  []uint32
+	lens []uint8
+}
+
+// of are the hashes of an end.
+func (s *sketches) of(i int) []uint32 { return s.all[i*s.each : i*s.each+int(s.lens[i])] }
+
+// twice is how many bytes are in some block of ends before, in the same one, as far as
+// their sketches tell.
+func (s *sketches) twice(p *plan, blocks [][]int32) (n float64) {
+	seen := map[uint32]bool{}
+	for _, ends := range blocks {
+		clear(seen)
+		for _, i := range ends {
+			of, known := s.of(int(i)), 0
+			for _, h := range of {
+				if seen[h] {
+					known++
+				}
+				seen[h] = true
+			}
+			n += float64(p.ends[i].len) * float64(known) / float64(max(len(of), 1))
+		}
+	}
+	return n
+}
+
+// sketch makes those of all ends.
+func (p *plan) sketch(ctx context.Context, opt Options) (*sketches, error) {
 	size := int64(opt.BlockSize)
 	n := len(p.ends)
-	all, lens = make([]uint32, n*each), make([]uint8, n)
+	each := sketchLen
+	for each > sketchMin && n*each > sketchTotal {
+		each /= 2
+	}
+	all, lens := make([]uint32, n*each), make([]uint8, n)
 	// 1. The ends, group by group.
 	shift := 32 - bits.Len(uint(n/sketchGroup))
 	group := func(i int) uint32 {
@@ -142,7 +176,7 @@ func (p *plan) sketches(ctx context.Context, each int, opt Options) (all []uint3
 			}
 		})
 	}
-	return all, lens, g.Wait()
+	return &sketches{each, all, lens}, g.Wait()
 }
 
 // begin is what is sketched of an end: so many bytes that it can be seen to be what
@@ -196,21 +230,12 @@ func takeSketches(data []byte, group []int32, each int, all []uint32, lens []uin
 // byLikeness is an order of all ends in which those that are alike are near one
 // another, and else near those of the same folder. Each is put behind the end
 // before it that it shares most with; so where one file changes, few others move.
-func (p *plan) byLikeness(ctx context.Context, opt Options) ([]int32, error) {
-	n := len(p.ends)
-	each := sketchLen
-	for each > sketchMin && n*each > sketchTotal {
-		each /= 2
-	}
-	all, lens, err := p.sketches(ctx, each, opt)
-	if err != nil {
-		return nil, err
-	}
-
+func (s *sketches) byLikeness() []int32 {
+	n, each := len(s.lens), s.each
 	// Where each hash stands, sorted by hash and then by end.
 	table := make([]uint64, 0, n*each)
 	for i := range n {
-		for k, h := range all[i*each : i*each+int(lens[i])] {
+		for k, h := range s.of(i) {
 			table = append(table, uint64(h)<<32|uint64(i*each+k))
 		}
 	}
@@ -231,7 +256,7 @@ func (p *plan) byLikeness(ctx context.Context, opt Options) ([]int32, error) {
 	var seen []int32
 	for i := range n {
 		seen = seen[:0]
-		for k := range int(lens[i]) {
+		for k := range int(s.lens[i]) {
 			at := int(position[i*each+k])
 			for j := at - 1; j >= 0 && j >= at-lookBack && table[j]>>32 == table[at]>>32; j-- {
 				end := int32(table[j]) / int32(each)
@@ -280,5 +305,5 @@ func (p *plan) byLikeness(ctx context.Context, opt Options) ([]int32, error) {
 			}
 		}
 	}
-	return order, nil
+	return order
 }

@@ -217,23 +217,38 @@ type slot struct {
 // writeBlocks writes all data, reading and compressing several blocks at once,
 // and returns the entries of the fragment table.
 func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level int, opt Options, progress image.Progress) ([]byte, error) {
-	// Which ends go together is found out while the files' own blocks are written.
+	// Which ends go together is found out while the files' own blocks are written, but
+	// for a codec where it makes a difference to those.
+	size := int64(opt.BlockSize)
+	costs := 0
+	if codec.tuned(level) {
+		costs = tuningCosts(level, opt.BlockSize)
+	}
 	var ends [][]int32
+	plain := false
 	g, run := errgroup.WithContext(ctx)
 	found := make(chan struct{})
 	g.Go(func() error {
 		defer close(found)
-		order, err := p.byLikeness(run, opt)
-		ends = p.fragments(order, int64(opt.BlockSize))
-		return err
+		sketches, err := p.sketch(run, opt)
+		if err != nil {
+			return err
+		}
+		ends = p.fragments(sketches.byLikeness(), size)
+		if costs > 0 {
+			plain = !p.pays(costs, ends, sketches, size)
+		}
+		return nil
 	})
 	var fragments []byte
 	g.Go(func() (err error) {
-		deep := codec.thinned(level) && p.few(int64(opt.BlockSize))
 		all := func(yield func(block) bool) {
-			if p.blocks(int64(opt.BlockSize), deep, yield) {
+			if costs > 0 {
 				<-found
-				p.fragmentBlocks(ends, deep, yield)
+			}
+			if p.blocks(size, plain, yield) {
+				<-found
+				p.fragmentBlocks(ends, plain, yield)
 			}
 		}
 		fragments, err = p.write(run, out, all, codec, level, opt, progress)
@@ -263,18 +278,18 @@ func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], c
 		if err != nil {
 			return nil, err
 		}
-		deep := encode
-		if codec.thinned(level) {
-			if deep, err = codec.deep(level, opt.BlockSize); err != nil {
+		plain := encode
+		if codec.tuned(level) {
+			if plain, err = codec.untuned(level, opt.BlockSize); err != nil {
 				return nil, err
 			}
 		}
 		if codec.slow(level) {
-			encode, deep = sparingly(encode), sparingly(deep)
+			encode, plain = sparingly(encode), sparingly(plain)
 		}
 		workers = append(workers, func(s *slot) error {
-			if s.deep {
-				return s.pack(deep, words+" deep", opt)
+			if s.plain {
+				return s.pack(plain, words+" plain", opt)
 			}
 			return s.pack(encode, words, opt)
 		})
@@ -344,7 +359,7 @@ func (s *slot) pack(encode encoder, words string, opt Options) error {
 // counts up when an encoder makes something else of a block than it did.
 func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
 	h := sha256.New()
-	fmt.Fprintf(h, "squashfs block 2\n%s %d\n", words, size)
+	fmt.Fprintf(h, "squashfs block 3\n%s %d\n", words, size)
 	s.len, zero = 0, true
 	var rec []byte
 	for _, p := range s.pieces {

@@ -23,8 +23,6 @@ extern size_t ZSTD_compress_advanced(context *, void *dst, size_t capacity, cons
 extern unsigned ZSTD_isError(size_t);
 extern const char *ZSTD_getErrorName(size_t);
 
-enum { lazy2 = 5, btlazy2, btopt, btultra, btultra2 };
-
 // What the compressor works on is read all over, and is faster in huge pages, which
 // lie at multiples of their size. Before it is what to unmap.
 #define HUGE ((size_t)2 << 20)
@@ -55,20 +53,16 @@ static context *newContext(void) {
 	return ZSTD_createCCtx_advanced(m);
 }
 
-static size_t compressBlock(context *c, void *dst, size_t capacity, const void *src, size_t size, int level, int thin) {
+static size_t compressBlock(context *c, void *dst, size_t capacity, const void *src, size_t size, int level, parameters own) {
 	compression p = ZSTD_getParams(level, size, 0);
-	if (thin) {
-		int rows = p.c.strategy < btlazy2, small = size <= 128 << 10 && p.c.strategy <= btopt;
-		unsigned less = (rows ? 1 : 2) + small, least = small ? 3 : 4, target = small ? 20 : 32;
-		if (p.c.searchLog > least)
-			p.c.searchLog = p.c.searchLog - less > least ? p.c.searchLog - less : least;
-		if (p.c.targetLength > target)
-			p.c.targetLength = target;
-		// Rows of 16 places: there is room for a small block, and more is slow to reach.
-		if (rows)
-			p.c.hashLog = small ? 18 : p.c.hashLog < 20 ? p.c.hashLog : 20;
-		if (p.c.strategy == btultra2)
-			p.c.strategy = btultra;
+	if (own.strategy) {
+		own.windowLog = p.c.windowLog;
+		// No more places than there are bytes.
+		if (own.hashLog > p.c.windowLog)
+			own.hashLog = p.c.windowLog;
+		if (own.chainLog > p.c.windowLog)
+			own.chainLog = p.c.windowLog;
+		p.c = own;
 	}
 	p.f.contentSize = 1;
 	p.f.checksum = 0;
@@ -78,6 +72,7 @@ static size_t compressBlock(context *c, void *dst, size_t capacity, const void *
 import "C"
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -91,33 +86,99 @@ const (
 	zstdDefault = 9
 )
 
-// thinned says whether libzstd is given less to do than at its own levels of
-// these numbers: it looks in fewer places for a match, and goes over no block twice.
-// That saves a fifth to a half of the time and makes blocks up to 0.9 % larger, the small ones
-// most. That like ends of files lie together saves more on a root file system, so that an
-// image is still no larger than one of mksquashfs at the level. Where there are few such
-// ends, and before and after, a level is libzstd's to the byte.
-func thinned(level int) bool { return level >= 9 && level <= 19 }
+// search is how libzstd looks for matches: strategy, shortest match, log2 of how many
+// places it looks at, length of a match that is good enough, log2 of what it has of
+// places.
+type search struct{ strategy, minMatch, searchLog, target, hashLog, chainLog C.uint }
+
+// tuning is how blocks of a level are compressed, and those that are text, where
+// repetitions are short and many. costs is by how many of 10,000 bytes what is compressed
+// is larger than at libzstd's own level, about.
+type tuning struct {
+	search
+	text  search
+	costs int
+}
+
+// Strategies of libzstd.
+const (
+	lazy2   = 5
+	btlazy2 = 6
+	btopt   = 7
+	btultra = 8
+)
+
+const (
+	tunedFrom = 9
+	tunedTo   = 19
+)
+
+// tunings are those for the levels from tunedFrom on: for blocks of up to 128 KiB,
+// then for larger ones. Each was among the fastest found that make Debian and its kernel
+// modules no larger than libzstd's own, or not much. Many of those are slow for what
+// they do in a block: their tables are larger than the caches of a processor.
+var tunings = [2][]tuning{
+	{
+		{search{lazy2, 4, 3, 8, 17, 17}, search{lazy2, 4, 4, 8, 17, 17}, 17},
+		{search{lazy2, 4, 6, 8, 17, 17}, search{}, 0},
+		{search{lazy2, 4, 6, 8, 17, 17}, search{}, 0},
+		{search{lazy2, 4, 6, 8, 17, 17}, search{}, 0},
+		{search{btopt, 3, 2, 16, 17, 17}, search{btopt, 3, 4, 48, 17, 17}, 0},
+		{search{btultra, 3, 3, 12, 17, 17}, search{btopt, 3, 4, 48, 17, 17}, 18},
+		{search{btultra, 3, 3, 12, 17, 17}, search{btopt, 3, 4, 48, 17, 17}, 18},
+		{search{btultra, 3, 5, 48, 17, 17}, search{}, 5},
+		{search{btultra, 3, 6, 64, 17, 17}, search{}, 3},
+		{search{btultra, 3, 6, 64, 17, 17}, search{}, 3},
+		{search{btultra, 3, 6, 64, 17, 17}, search{}, 12},
+	},
+	{
+		{search{lazy2, 4, 3, 8, 19, 19}, search{lazy2, 4, 5, 8, 19, 19}, 0},
+		{search{lazy2, 4, 4, 8, 19, 19}, search{}, 0},
+		{search{lazy2, 4, 5, 8, 19, 19}, search{}, 0},
+		{search{lazy2, 4, 6, 8, 19, 19}, search{}, 0},
+		{search{btlazy2, 4, 3, 16, 18, 19}, search{btlazy2, 4, 4, 16, 18, 20}, 0},
+		{search{btlazy2, 4, 3, 16, 18, 20}, search{btlazy2, 4, 4, 16, 18, 20}, 0},
+		{search{btlazy2, 4, 4, 16, 18, 19}, search{btlazy2, 4, 4, 16, 18, 20}, 0},
+		{search{btultra, 3, 2, 16, 18, 19}, search{btopt, 3, 5, 64, 18, 20}, 0},
+		{search{btultra, 3, 3, 32, 18, 19}, search{btopt, 3, 5, 64, 18, 20}, 0},
+		{search{btultra, 3, 6, 64, 18, 20}, search{}, 3},
+		{search{btultra, 3, 6, 64, 18, 20}, search{}, 7},
+	},
+}
+
+// tuned says whether a level has a search of its own here. All others are libzstd's to
+// the byte.
+func tuned(level int) bool { return level >= tunedFrom && level <= tunedTo }
+
+func tuningOf(level, size int) *tuning {
+	if size > smallBlock {
+		return &tunings[1][level-tunedFrom]
+	}
+	return &tunings[0][level-tunedFrom]
+}
+
+// tuningCosts is by how many of 10,000 bytes what is compressed is larger than
+// with libzstd's own search.
+func tuningCosts(level, blockSize int) int { return tuningOf(level, blockSize).costs }
+
+// text says whether there are all but no zeros in b.
+func text(b []byte) bool { return bytes.Count(b, []byte{0}) <= len(b)/1024 }
 
 type zstdContext struct{ c *C.context }
 
 // zstdEncoder makes frames as the kernel wants them: libzstd knows the size of
 // what it is given, writes it in the frame and makes no window larger than it.
-func zstdEncoder(level, _ int) (encoder, error) { return libzstd(level, thinned(level)) }
+func zstdEncoder(level, _ int) (encoder, error) { return libzstd(level, tuned(level)) }
 
-// deepZstdEncoder makes the frames of libzstd's own levels.
-func deepZstdEncoder(level, _ int) (encoder, error) { return libzstd(level, false) }
+// untunedZstd makes the frames of libzstd's own levels.
+func untunedZstd(level, _ int) (encoder, error) { return libzstd(level, false) }
 
-func libzstd(level int, thinned bool) (encoder, error) {
+func libzstd(level int, tuned bool) (encoder, error) {
 	z := &zstdContext{C.newContext()}
 	if z.c == nil {
 		return nil, fmt.Errorf("no memory for libzstd")
 	}
 	runtime.SetFinalizer(z, func(z *zstdContext) { C.ZSTD_freeCCtx(z.c) })
-	thin := C.int(0)
-	if thinned {
-		thin = 1
-	}
 	return func(dst, src []byte) ([]byte, error) {
 		// Its finalizer frees what the C code works on.
 		defer runtime.KeepAlive(z)
@@ -125,7 +186,16 @@ func libzstd(level int, thinned bool) (encoder, error) {
 			dst = make([]byte, bound)
 		}
 		dst = dst[:cap(dst)]
-		n := C.compressBlock(z.c, unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(len(dst)), unsafe.Pointer(unsafe.SliceData(src)), C.size_t(len(src)), C.int(level), thin)
+		var own C.parameters
+		if tuned {
+			t := tuningOf(level, len(src))
+			s := t.search
+			if t.text.strategy > 0 && text(src) {
+				s = t.text
+			}
+			own = C.parameters{0, s.chainLog, s.hashLog, s.searchLog, s.minMatch, s.target, C.int(s.strategy)}
+		}
+		n := C.compressBlock(z.c, unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(len(dst)), unsafe.Pointer(unsafe.SliceData(src)), C.size_t(len(src)), C.int(level), own)
 		if C.ZSTD_isError(n) != 0 {
 			return nil, fmt.Errorf("libzstd: %s", C.GoString(C.ZSTD_getErrorName(n)))
 		}

@@ -9,8 +9,10 @@ const (
 
 var zstdLibrary = module("klauspost", "github.com/klauspost/compress")
 
-func thinned(int) bool { return false }
+func tuned(int) bool { return false }
+
+func tuningCosts(_, _ int) int { return 0 }
 
 func zstdEncoder(level, blockSize int) (encoder, error) { return klauspostZstd(level, blockSize) }
 
-func deepZstdEncoder(level, blockSize int) (encoder, error) { return zstdEncoder(level, blockSize) }
+func untunedZstd(level, blockSize int) (encoder, error) { return zstdEncoder(level, blockSize) }
