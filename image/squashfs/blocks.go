@@ -260,10 +260,12 @@ func (p *plan) stored(size int64) (n int64) {
 // of it was saved in blocks of 128 KiB, and a fourth in those of 1 MiB, but for the first
 // 1.45 % of the ends.
 func (p *plan) pays(costs int, like [][]int32, s *sketches, size int64) bool {
-	saved := s.twice(p, like) - s.twice(p, p.pathOrder(size))
+	inEnds := 0.0
 	for i := range p.ends {
-		saved -= float64(p.ends[i].len) * 0.0145
+		inEnds += float64(p.ends[i].len)
 	}
+	// The conversion keeps it from being rounded otherwise on other processors.
+	saved := s.twice(p, like) - s.twice(p, p.pathOrder(size)) - float64(inEnds*0.0145)
 	share := 0.5
 	if size > smallBlock {
 		share = 0.25
