@@ -228,7 +228,7 @@ func TestATallyIsOfTheBytes(t *testing.T) {
 		m, painted := randomImage(r, 1+r.IntN(8*image.PieceSize), 2)
 		d := make(disk, len(painted))
 		done := int64(0)
-		sums, err := image.WriteSum(t.Context(), d, m, func(n int64) { done += n })
+		sums, err := image.WriteSum(t.Context(), d, m, nil, func(n int64) { done += n })
 		if err != nil {
 			t.Fatal(err)
 		}

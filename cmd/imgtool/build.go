@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -202,10 +203,13 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	var known *tree.Known
 	if kept != nil {
 		o.Cache = kept
-		defer settle(kept, keep, u)
 		known = tree.OpenKnown(kept)
-		defer known.Keep()
 	}
+	settled := sync.OnceFunc(func() {
+		known.Keep()
+		settle(kept, keep, u)
+	})
+	defer settled()
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
 		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Warn: u.warn})
 	defer o.Opener.Close()
@@ -238,6 +242,8 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		return explain(err, board)
 	}
 	defer r.Close()
+	// Nothing more is compressed, and an image is waited for.
+	go settled()
 
 	type built struct {
 		Path     string `json:"path"`

@@ -3,15 +3,12 @@ package artifact
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
-
-	"imgtool/image"
 )
 
 // pending is a file on its way to its name. Where the system can, it has none before:
@@ -20,45 +17,6 @@ type pending struct {
 	*os.File
 	path  string
 	named *renameio.PendingFile // nil if it has none
-}
-
-// Room is a raw image file that has begun: what is written to it where the image will
-// have it need not be written again.
-type Room struct{ p *pending }
-
-// NewRoom is room for what Save will write to path, or nil: with another format, or where
-// the file would be seen before it is whole. Close is to be called.
-func NewRoom(path string) *Room {
-	if format, err := FormatOf(path); err != nil || format != Raw {
-		return nil
-	}
-	if p, err := newPending(path); err == nil && p.named == nil {
-		return &Room{p}
-	} else if err == nil {
-		p.Cleanup()
-	}
-	return nil
-}
-
-func (r *Room) WriteAt(b []byte, off int64) (int, error) { return r.p.WriteAt(b, off) }
-
-func (r *Room) ReadAt(b []byte, off int64) (int, error) { return r.p.ReadAt(b, off) }
-
-// Close gives up what was not saved.
-func (r *Room) Close() {
-	if r != nil {
-		r.p.Cleanup()
-	}
-}
-
-// has says whether an extent is in the file already.
-func (r *Room) has(e image.Extent) bool {
-	s, ok := e.Content.(*io.SectionReader)
-	if !ok || r == nil {
-		return false
-	}
-	of, off, _ := s.Outer()
-	return of == io.ReaderAt(r) && off == e.Off
 }
 
 // newPending is one in the folder of the file, not in TMPDIR. Cleanup is to be called.

@@ -46,13 +46,8 @@ func Save(ctx context.Context, path string, room *Room, img *image.Image, m *Man
 	}
 	defer out.Cleanup()
 	p := phases.Start("writing", img.ContentSize())
-	d := newDirect(out.File)
+	d := newDirect(out.File, img, room)
 	defer d.Close()
-	for e := range img.Extents() {
-		if room.has(e) {
-			d.there = append(d.there, image.Span{Off: e.Off, Len: e.Size()})
-		}
-	}
 	switch format {
 	case Raw:
 		err = saveRaw(ctx, d, img, m, p)
@@ -106,7 +101,7 @@ func saveRaw(ctx context.Context, d *direct, img *image.Image, m *Manifest, p im
 	if err := d.f.Truncate(img.Size()); err != nil {
 		return err
 	}
-	t, err := image.WriteSum(ctx, d, img, p)
+	t, err := image.WriteSum(ctx, d, img, d.known, p)
 	if err != nil {
 		return err
 	}
