@@ -283,10 +283,11 @@ func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, block
 	}
 	// The long ones first, so that all workers end at one time.
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(work[b].blocks, work[a].blocks) })
+	runs := together(work, order, block)
 	var next atomic.Int64
 	var told sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
-	for worker := range min(len(bufs), len(order)) {
+	for worker := range min(len(bufs), len(runs)) {
 		g.Go(func() error {
 			if bufs[worker] == nil {
 				bufs[worker] = make([]byte, stretchLen*block)
@@ -294,10 +295,10 @@ func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, block
 			buf := bufs[worker]
 			for {
 				i := next.Add(1) - 1
-				if i >= int64(len(order)) {
+				if i >= int64(len(runs)) {
 					return nil
 				}
-				n, err := work[order[i]].hash(ctx, buf, block, blocks, sums[order[i]])
+				n, err := hashRun(ctx, work, runs[i], buf, block, blocks, sums)
 				if err != nil {
 					return err
 				}
@@ -322,26 +323,89 @@ func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, block
 	return nil
 }
 
-// hash reads a stretch at once: a file of a folder is opened for each read.
-func (w *stretch) hash(ctx context.Context, buf []byte, block int64, blocks *Known, sums []blockSum) (n int64, err error) {
+// together cuts an order of stretches into runs of those that lie near one another in a
+// tar: to read a small file by itself takes longer than to hash it.
+func together(work []stretch, order []int, block int64) (runs [][]int) {
+	var in *archive
+	var begin, end int64 // of the last run
+	n := 0
+	for i, at := range order {
+		a, off := work[at].place(block)
+		size := work[at].size(block)
+		if a == nil || a != in || off < end || off+size-begin > stretchLen*block {
+			runs = append(runs, nil)
+			in, begin, n = a, off, 0
+		}
+		n, end = n+1, off+size
+		runs[len(runs)-1] = order[i+1-n : i+1]
+	}
+	return runs
+}
+
+// place is where a stretch is in a tar, if it lies in one as it is.
+func (w *stretch) place(block int64) (in *archive, off int64) {
+	if s, ok := w.node.Content.(*span); ok {
+		return s.in, s.off + w.first*block
+	}
+	return nil, 0
+}
+
+func (w *stretch) size(block int64) int64 {
+	return min(w.blocks*block, w.node.Size()-w.first*block)
+}
+
+// hashRun hashes stretches that are read together.
+func hashRun(ctx context.Context, work []stretch, run []int, buf []byte, block int64, blocks *Known, sums [][]blockSum) (n int64, err error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	off, size := w.first*block, w.node.Size()
-	b := buf[:min(w.blocks*block, size-off)]
+	first, last := &work[run[0]], &work[run[len(run)-1]]
+	if in, off := first.place(block); len(run) > 1 {
+		_, end := last.place(block)
+		end += last.size(block)
+		if k, _ := in.ReadAt(buf[:end-off], off); int64(k) == end-off {
+			for _, i := range run {
+				_, at := work[i].place(block)
+				b := buf[at-off:][:work[i].size(block)]
+				sumBlocks(b, block, blocks, sums[i])
+				n += int64(len(b))
+			}
+			return n, nil
+		}
+		// One by one, it is said what is wrong with which.
+	}
+	for _, i := range run {
+		b, err := work[i].read(buf, block)
+		if err != nil {
+			return n, err
+		}
+		sumBlocks(b, block, blocks, sums[i])
+		n += int64(len(b))
+	}
+	return n, nil
+}
+
+// read reads a stretch at once: a file of a folder is opened for each read.
+func (w *stretch) read(buf []byte, block int64) ([]byte, error) {
+	off := w.first * block
+	b := buf[:w.size(block)]
 	if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
 		if err == nil || err == io.EOF {
-			err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", size, io.ErrUnexpectedEOF)
+			err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", w.node.Size(), io.ErrUnexpectedEOF)
 		}
-		return 0, fmt.Errorf("%s: reading at byte %d: %w", w.path, off+int64(k), err)
+		return nil, fmt.Errorf("%s: reading at byte %d: %w", w.path, off+int64(k), err)
 	}
+	return b, nil
+}
+
+// sumBlocks hashes each block of b that is not of zeros.
+func sumBlocks(b []byte, block int64, blocks *Known, sums []blockSum) {
 	for i := range sums {
 		part := b[int64(i)*block : min(int64(i+1)*block, int64(len(b)))]
 		if !isZero(part) {
 			sums[i] = blocks.sum(part)
 		}
 	}
-	return int64(len(b)), nil
 }
 
 // hole says that n blocks are zeros. Holes come in any order.

@@ -1,11 +1,16 @@
 package tree_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -146,5 +151,92 @@ func TestAFileThatEndsEarlyIsNamed(t *testing.T) {
 	_, err := tr.Sum(t.Context(), 4096, 0, nil, nil)
 	if err == nil || err.Error() != "dir/file: reading at byte 5000: it ends there, but has a size of 9000 bytes: unexpected EOF" || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Error(err)
+	}
+}
+
+// disk counts how often it is read, and cannot be from bad on.
+type disk struct {
+	*bytes.Reader
+	reads atomic.Int64
+	bad   int64
+}
+
+func (d *disk) ReadAt(b []byte, off int64) (int, error) {
+	d.reads.Add(1)
+	if off+int64(len(b)) > d.bad {
+		return 0, errors.New("the disk is old")
+	}
+	return d.Reader.ReadAt(b, off)
+}
+
+// Small files of a tar are read together, in whatever order they come, each is hashed as
+// itself, and of one that cannot be read it is said which.
+func TestSmallFilesOfATarAreReadTogether(t *testing.T) {
+	const block, files = 4096, 400
+	rng := rand.New(rand.NewPCG(9, 9))
+	for round := range 4 {
+		var contents [][]byte
+		var disks []*disk
+		var nodes []*tree.Inode
+		for range 2 {
+			var b bytes.Buffer
+			w := tar.NewWriter(&b)
+			for i := range files {
+				data := make([]byte, 1+rng.IntN(block))
+				if i%10 == 0 {
+					data = make([]byte, 1+rng.IntN(6*block))
+				}
+				for i := range data {
+					data[i] = byte(rng.Uint32())
+				}
+				contents = append(contents, data)
+				must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(i), Mode: 0o644, Size: int64(len(data))}))
+				_, err := w.Write(data)
+				must(t, err)
+			}
+			must(t, w.Close())
+			d := &disk{Reader: bytes.NewReader(b.Bytes()), bad: math.MaxInt64}
+			disks = append(disks, d)
+			from, err := tree.FromTar(d, int64(b.Len()), 0, nil)
+			must(t, err)
+			for i := range files {
+				nodes = append(nodes, from.Lookup(fmt.Sprint(i)))
+			}
+			d.reads.Store(0)
+		}
+		order := rng.Perm(len(nodes))
+		if round < 2 {
+			slices.Sort(order)
+		}
+		all := tree.New(0)
+		for i, at := range order {
+			must(t, all.Put(fmt.Sprintf("%04d", i), nodes[at]))
+		}
+		sums, err := all.Sum(t.Context(), block, 1+round%2, nil, nil)
+		must(t, err)
+		for at, data := range contents {
+			for i := 0; i < len(data); i += block {
+				if sum, _ := sums.Of(nodes[at]).Block(int64(i / block)); sum != tree.Sum(sha256.Sum256(data[i:min(i+block, len(data))])) {
+					t.Fatalf("round %d: block %d of file %d has the hash of something else", round, i/block, at)
+				}
+			}
+		}
+		if n := disks[0].reads.Load() + disks[1].reads.Load(); round < 2 && n > files {
+			t.Errorf("%d files were read %d times", 2*files, n)
+		}
+		disks[1].bad = disks[1].Size() / 2
+		_, err = all.Sum(t.Context(), block, 1, nil, nil)
+		if err == nil || !strings.HasSuffix(err.Error(), ": reading at byte 0: the disk is old") {
+			t.Fatal(err)
+		}
+		name, _, _ := strings.Cut(err.Error(), ":")
+		i, err := strconv.Atoi(name)
+		must(t, err)
+		// It is one that is there, but for its end.
+		if at := order[i]; at < files {
+			t.Errorf("round %d: file %d cannot be read, it says: that is on the other disk", round, at)
+		} else if _, err := nodes[at].Content.ReadAt(make([]byte, nodes[at].Size()), 0); err == nil {
+			t.Errorf("round %d: file %d can be read", round, at)
+		}
 	}
 }
