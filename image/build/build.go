@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/google/uuid"
@@ -123,6 +124,7 @@ type builder struct {
 	trees  map[string]*tree.Tree
 	parts  map[string]image.Content // by medium/partition
 	files  map[string]*source.File
+	ahead  map[string]func() (*source.File, error) // by reference
 	inputs []artifact.Input
 
 	seed    []byte // as the device gets it
@@ -301,6 +303,7 @@ func (b *builder) checkSeed() error {
 
 // open opens all inputs, the root file system first: others may be files in it.
 func (b *builder) open(ctx context.Context) (err error) {
+	defer b.openAhead(ctx)()
 	if ref, ok := b.Inputs["rootfs"]; ok {
 		switch {
 		case b.Root != nil:
@@ -356,7 +359,30 @@ func (b *builder) used(such func(layouts.Part) bool) bool {
 	return slices.ContainsFunc(b.disks, func(d *disk) bool { return slices.ContainsFunc(d.placed.Parts, such) })
 }
 
+// openAhead opens the inputs that are files of their own beside the root file system,
+// until what it returns is called.
+func (b *builder) openAhead(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	b.ahead = map[string]func() (*source.File, error){}
+	var opening sync.WaitGroup
+	for name, ref := range b.Inputs {
+		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starterScheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
+			continue
+		}
+		open := sync.OnceValues(func() (*source.File, error) { return b.Opener.File(ctx, ref) })
+		b.ahead[ref] = open
+		opening.Go(func() { open() })
+	}
+	return func() {
+		cancel()
+		opening.Wait()
+	}
+}
+
 func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error) {
+	if open := b.ahead[ref]; open != nil {
+		return open()
+	}
 	if ref == starterScheme+"initrd" {
 		return b.openStarterInitrd(ctx)
 	}
