@@ -227,23 +227,32 @@ func takeSketches(data []byte, group []int32, each int, all []uint32, lens []uin
 	return len(group) > 0 && len(data) == 0
 }
 
+// before is for each hash in all where it was last before, in another end, or -1.
+func (s *sketches) before() []int32 {
+	// By hash, where it was last, plus one: at the first free place from where it belongs.
+	width := min(bits.Len(uint(len(s.all)+len(s.all)/4)), 31)
+	last, mask := make([]int32, 1<<width), 1<<width-1
+	before := make([]int32, len(s.all))
+	for i := range s.lens {
+		for k, h := range s.of(i) {
+			// The smallest hashes are all alike in their first bits.
+			at := int(h * 0x9e3779b1 >> (32 - width))
+			for last[at] != 0 && s.all[last[at]-1] != h {
+				at = (at + 1) & mask
+			}
+			before[i*s.each+k] = last[at] - 1
+			last[at] = int32(i*s.each+k) + 1
+		}
+	}
+	return before
+}
+
 // byLikeness is an order of all ends in which those that are alike are near one
 // another, and else near those of the same folder. Each is put behind the end
 // before it that it shares most with; so where one file changes, few others move.
 func (s *sketches) byLikeness() []int32 {
 	n, each := len(s.lens), s.each
-	// Where each hash stands, sorted by hash and then by end.
-	table := make([]uint64, 0, n*each)
-	for i := range n {
-		for k, h := range s.of(i) {
-			table = append(table, uint64(h)<<32|uint64(i*each+k))
-		}
-	}
-	slices.Sort(table)
-	position := make([]int32, n*each)
-	for at, t := range table {
-		position[uint32(t)] = int32(at)
-	}
+	before := s.before()
 
 	// The end behind which each is put, and a list of those behind each.
 	const none = -1
@@ -257,13 +266,14 @@ func (s *sketches) byLikeness() []int32 {
 	for i := range n {
 		seen = seen[:0]
 		for k := range int(s.lens[i]) {
-			at := int(position[i*each+k])
-			for j := at - 1; j >= 0 && j >= at-lookBack && table[j]>>32 == table[at]>>32; j-- {
-				end := int32(table[j]) / int32(each)
+			at := before[i*each+k]
+			for back := 0; at >= 0 && back < lookBack; back++ {
+				end := at / int32(each)
 				if shared[end] == 0 {
 					seen = append(seen, end)
 				}
 				shared[end]++
+				at = before[at]
 			}
 		}
 		best, most := int32(none), uint8(alike-1)
