@@ -196,6 +196,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		return usagef("--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", opt.jobs, maxJobs)
 	}
 	o.Jobs = opt.jobs
+	useHugePages()
 	kept, keep, err := opt.cache.open(u)
 	if err != nil {
 		return err
