@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"imgtool/image/tree"
 )
@@ -219,6 +220,23 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 		order = order[cut:]
 	}
 	return blocks
+}
+
+// fewEnds is up to how many it is looked whether their own order is the better one: with
+// more it is not, and looking takes time.
+const fewEnds = 4096
+
+// together puts the ends into blocks: those that are alike near one another, unless more
+// is in a block twice where they are in the order of their paths.
+func (p *plan) together(s *sketches, size int64) [][]int32 {
+	order := s.byLikeness()
+	if len(order) <= fewEnds {
+		paths := slices.Sorted(slices.Values(order))
+		if s.twice(p, p.fragments(paths, size)) > s.twice(p, p.fragments(order, size)) {
+			order = paths
+		}
+	}
+	return p.fragments(order, size)
 }
 
 // pathOrder are the ends as mksquashfs puts them into fragments: those of files of no

@@ -234,7 +234,7 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level
 		if err != nil {
 			return err
 		}
-		ends = p.fragments(sketches.byLikeness(), size)
+		ends = p.together(sketches, size)
 		if costs > 0 {
 			plain = !p.pays(costs, ends, sketches, size)
 		}
