@@ -120,10 +120,10 @@ const (
 var tunings = [2][]tuning{
 	{
 		{search{lazy2, 4, 3, 8, 17, 17}, search{lazy2, 4, 4, 8, 17, 17}, 17},
+		{search{lazy2, 4, 5, 8, 17, 17}, search{}, 4},
 		{search{lazy2, 4, 6, 8, 17, 17}, search{}, 0},
 		{search{lazy2, 4, 6, 8, 17, 17}, search{}, 0},
-		{search{lazy2, 4, 6, 8, 17, 17}, search{}, 0},
-		{search{btopt, 3, 2, 16, 17, 17}, search{btopt, 3, 4, 48, 17, 17}, 0},
+		{search{btopt, 3, 1, 16, 16, 17}, search{btopt, 3, 3, 32, 17, 17}, 0},
 		{search{btultra, 3, 2, 16, 17, 17}, search{btopt, 3, 4, 32, 17, 17}, 20},
 		{search{btultra, 3, 2, 16, 17, 17}, search{btopt, 3, 4, 32, 17, 17}, 20},
 		{search{btultra, 3, 5, 48, 17, 17}, search{}, 5},
