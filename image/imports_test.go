@@ -14,6 +14,7 @@ var imports = map[string][]string{
 	"image":           {"image/ordered"},
 	"image/ordered":   {},
 	"image/cache":     {},
+	"image/heap":      {},
 	"image/imagetest": {"image/vm"},
 	"image/tree":      {"image"},
 	"image/ext4":      {"image", "image/tree"},
@@ -45,7 +46,7 @@ var imports = map[string][]string{
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm"},
 }
 

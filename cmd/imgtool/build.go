@@ -20,6 +20,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/edit"
+	"imgtool/image/heap"
 	"imgtool/image/source"
 	"imgtool/image/tree"
 	"imgtool/layouts"
@@ -196,7 +197,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		return usagef("--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", opt.jobs, maxJobs)
 	}
 	o.Jobs = opt.jobs
-	useHugePages()
+	heap.UseHugePages()
 	kept, keep, err := opt.cache.open(u)
 	if err != nil {
 		return err

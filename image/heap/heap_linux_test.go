@@ -1,4 +1,4 @@
-package main
+package heap_test
 
 import (
 	"bufio"
@@ -9,6 +9,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"imgtool/image/heap"
 	"imgtool/image/imagetest"
 )
 
@@ -17,7 +18,7 @@ func TestTheHeapIsInHugePages(t *testing.T) {
 	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); err != nil {
 		imagetest.Skip(t, "the kernel has no huge pages")
 	}
-	useHugePages()
+	heap.UseHugePages()
 	b := make([]byte, 16<<20)
 	at := uintptr(unsafe.Pointer(&b[0])) + 8<<20
 	maps, err := os.ReadFile("/proc/self/smaps")
