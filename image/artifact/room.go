@@ -16,7 +16,7 @@ type Room struct {
 	p *pending
 
 	to   int64 // where what was written last ends
-	next int64 // where the first piece begins that is not all there, and of which nothing was written out of order
+	next int64 // where the piece begins that is hashed next, if it is written in order
 
 	bufs    chan []byte // one for each piece that is hashed at once
 	hashing sync.WaitGroup

@@ -128,6 +128,8 @@ const (
 	stretchLen = 4
 	// So many stretches are at work at once: what is known of them takes memory.
 	stretches = 4096
+	// What lies between two small files of a tar, such as a header, is read with them.
+	between = 4 << 10
 )
 
 // Sum hashes every block bytes of the files of t, by several workers; 0 workers
@@ -332,7 +334,7 @@ func together(work []stretch, order []int, block int64) (runs [][]int) {
 	for i, at := range order {
 		a, off := work[at].place(block)
 		size := work[at].size(block)
-		if a == nil || a != in || off < end || off+size-begin > stretchLen*block {
+		if a == nil || a != in || off < end || off-end > between || off+size-begin > stretchLen*block {
 			runs = append(runs, nil)
 			in, begin, n = a, off, 0
 		}
