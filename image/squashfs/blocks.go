@@ -45,7 +45,7 @@ func (p piece) read(b []byte, size int64) error {
 type block struct {
 	file   *data // nil for a fragment block
 	pieces []piece
-	plain  bool // compressed with the library's own level
+	effort effort
 }
 
 // ownEnd says whether the end of a file is a block of its own, and not in a fragment:
@@ -272,6 +272,18 @@ func (p *plan) stored(size int64) (n int64) {
 	return n
 }
 
+// littleToGain says whether the order of ends can make up for nothing, and tuning is not
+// worth it: all is so little that the time makes no difference, or less than a sixteenth is
+// in ends. In large blocks what is tuned is mostly smaller.
+func (p *plan) littleToGain(size int64) bool {
+	inEnds := int64(0)
+	for i := range p.ends {
+		inEnds += int64(p.ends[i].len)
+	}
+	all := p.stored(size)
+	return all < 8<<20 || size <= smallBlock && inEnds < all/16
+}
+
 // pays says whether tuning, which makes 10,000 bytes larger by so many, costs less
 // than is saved by ends being together with those that are like them. That is guessed
 // from what is in a fragment twice, more than with mksquashfs: on twenty trees, about half
@@ -293,13 +305,13 @@ func (p *plan) pays(costs int, like [][]int32, s *sketches, size int64) bool {
 
 // blocks are those of the files in the order they are written, before the fragments.
 // It says whether yield took all of them.
-func (p *plan) blocks(size int64, plain bool, yield func(block) bool) bool {
+func (p *plan) blocks(size int64, e effort, yield func(block) bool) bool {
 	for _, n := range p.files {
 		if p.like[n.data].d != nil {
 			continue
 		}
 		for i := range n.data.blocks {
-			if !yield(block{n.data, []piece{n.piece(i, size)}, plain}) {
+			if !yield(block{n.data, []piece{n.piece(i, size)}, e}) {
 				return false
 			}
 		}
@@ -308,9 +320,9 @@ func (p *plan) blocks(size int64, plain bool, yield func(block) bool) bool {
 }
 
 // fragmentBlocks are those of the ends that are put together.
-func (p *plan) fragmentBlocks(fragments [][]int32, plain bool, yield func(block) bool) {
+func (p *plan) fragmentBlocks(fragments [][]int32, e effort, yield func(block) bool) {
 	for _, ends := range fragments {
-		b := block{pieces: make([]piece, 0, len(ends)), plain: plain}
+		b := block{pieces: make([]piece, 0, len(ends)), effort: e}
 		for _, i := range ends {
 			b.pieces = append(b.pieces, p.ends[i].piece())
 		}

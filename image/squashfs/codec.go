@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
 	"math/bits"
 	"runtime/debug"
 	"strconv"
@@ -39,9 +38,21 @@ type codec struct {
 	min, max, level int
 	options         func(level int) []byte // of the superblock; nil where these are the format's defaults
 	encoder         func(level, blockSize int) (encoder, error)
-	untuned         func(level, blockSize int) (encoder, error) // of a tuned level; may be nil
+	with            func(level int, e effort) (encoder, error) // of a tuned level; nil where there is none
 	decoder         func(blockSize int) (decoder, error)
 }
+
+// effort is how matches are looked for.
+type effort int
+
+const (
+	usual   effort = iota // as is best for a level where the order of ends saves something
+	untuned               // as the library does at that level
+	deep                  // as it does at the next
+)
+
+// efforts in the keys of the cache.
+var efforts = [...]string{usual: "", untuned: " plain", deep: " deep"}
 
 var codecs = []codec{
 	{
@@ -86,7 +97,7 @@ var codecs = []codec{
 			return appendTo(nil, uint32(level))
 		},
 		encoder: zstdEncoder,
-		untuned: untunedZstd,
+		with:    zstdWith,
 		decoder: zstdDecoder,
 	},
 }
@@ -99,9 +110,33 @@ func (c *codec) slow(level int) bool {
 	return c.name == "xz" || c.name == "zstd" && zstdMax > 4 && level > 9
 }
 
-// tuned says whether blocks are compressed in another way than with the library's level
+// tuned says whether blocks may be compressed in another way than with the library's level
 // of that number.
-func (c *codec) tuned(level int) bool { return c.untuned != nil && tuned(level) }
+func (c *codec) tuned(level int) bool { return c.with != nil && tuned(level) }
+
+// encoders are those for blocks, by effort; a level that is not tuned has the usual one only.
+func (c *codec) encoders(level, blockSize int) (all [len(efforts)]encoder, err error) {
+	if all[usual], err = c.encoder(level, blockSize); err != nil {
+		return all, err
+	}
+	if c.tuned(level) {
+		for _, e := range []effort{untuned, deep} {
+			if all[e], err = c.with(level, e); err != nil {
+				return all, err
+			}
+		}
+	}
+	if c.slow(level) {
+		fast, err := zstdEncoder(1, blockSize)
+		if err != nil {
+			return all, err
+		}
+		for e, encode := range all {
+			all[e] = sparingly(encode, fast)
+		}
+	}
+	return all, nil
+}
 
 // metaLevel is the level for metadata, of which each block is to be compressed before the
 // next can be made: at 8 KiB, more than 15 buys nothing.
@@ -112,13 +147,12 @@ func (c *codec) metaLevel(level int) int {
 	return level
 }
 
-// sparingly compresses nothing that looks like noise and does not yield to a fast
-// compressor.
-func sparingly(encode encoder) encoder {
-	var fast lz4.Compressor
+// sparingly compresses nothing that looks like noise and does not yield to zstd at its
+// fastest.
+func sparingly(encode, fast encoder) encoder {
 	return func(dst, src []byte) ([]byte, error) {
-		if bound := lz4.CompressBlockBound(len(src)); noise(src) && bound <= cap(dst) {
-			if n, err := fast.CompressBlock(src, dst[:bound]); err == nil && (n == 0 || n >= len(src)) {
+		if noise(src) {
+			if b, err := fast(dst, src); err == nil && len(b) >= len(src) {
 				return src, nil
 			}
 		}
@@ -126,23 +160,23 @@ func sparingly(encode encoder) encoder {
 	}
 }
 
-// noise says whether the bytes of b are about equally frequent: 7.95 bits of
-// entropy in each, of 8.
+// noise says whether the bytes of b are about equally frequent: but for what chance does to
+// so few, there is less than 0.002 bits to gain by their frequencies for each of 8.
 func noise(b []byte) bool {
-	if len(b) < 4096 {
+	n := len(b)
+	if n < 4096 {
 		return false
 	}
 	var count [256]int
 	for _, c := range b {
 		count[c]++
 	}
-	bits := 0.0
-	for _, n := range count {
-		if n > 0 {
-			bits -= float64(n) * math.Log2(float64(n)/float64(len(b)))
-		}
+	squares := 0
+	for _, k := range count {
+		squares += k * k
 	}
-	return bits > 7.95*float64(len(b))
+	// Chi-squared is about 255 by chance, and 2 ln 2 for each bit.
+	return 256*squares-n*n < n*(255+n/361)
 }
 
 // parseCodec takes apart "zstd:9".

@@ -145,7 +145,15 @@ func TestNoiseIsFoundEarly(t *testing.T) {
 		noise[i] = byte(rng.Uint32())
 	}
 	called := 0
-	encode := sparingly(func(_, src []byte) ([]byte, error) { called++; return src[:1], nil })
+	fast, err := zstdEncoder(1, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := sparingly(func(_, src []byte) ([]byte, error) { called++; return src[:1], nil }, fast)
+	uneven := bytes.Clone(noise)
+	for i := 0; i < len(uneven); i += 100 {
+		uneven[i] = 'x'
+	}
 	dst := make([]byte, 200_000)
 	for _, test := range []struct {
 		name  string
@@ -156,6 +164,8 @@ func TestNoiseIsFoundEarly(t *testing.T) {
 		{"text", sample(rng, 100_000), 1},
 		{"noise twice", append(bytes.Clone(noise[:50_000]), noise[:50_000]...), 1},
 		{"little noise", noise[:1000], 1},
+		{"some noise", noise[:20_000], 0},
+		{"uneven noise", uneven, 1},
 		{"noise of one half of the bytes", bytes.Map(func(r rune) rune { return r & 0x7f }, noise[:10_000]), 1},
 	} {
 		called = 0

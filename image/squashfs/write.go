@@ -220,12 +220,15 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level
 	// Which ends go together is found out while the files' own blocks are written, but
 	// for a codec where it makes a difference to those.
 	size := int64(opt.BlockSize)
-	costs := 0
+	effort, costs := usual, 0
 	if codec.tuned(level) {
-		costs = tuningCosts(level, opt.BlockSize)
+		if p.littleToGain(size) {
+			effort = most(level)
+		} else {
+			costs = tuningCosts(level, opt.BlockSize)
+		}
 	}
 	var ends [][]int32
-	plain := false
 	g, run := errgroup.WithContext(ctx)
 	found := make(chan struct{})
 	g.Go(func() error {
@@ -235,8 +238,8 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level
 			return err
 		}
 		ends = p.together(sketches, size)
-		if costs > 0 {
-			plain = !p.pays(costs, ends, sketches, size)
+		if costs > 0 && !p.pays(costs, ends, sketches, size) {
+			effort = untuned
 		}
 		return nil
 	})
@@ -246,9 +249,9 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level
 			if costs > 0 {
 				<-found
 			}
-			if p.blocks(size, plain, yield) {
+			if p.blocks(size, effort, yield) {
 				<-found
-				p.fragmentBlocks(ends, plain, yield)
+				p.fragmentBlocks(ends, effort, yield)
 			}
 		}
 		fragments, err = p.write(run, out, all, codec, level, opt, progress)
@@ -274,24 +277,12 @@ func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], c
 	}
 	var workers []func(*slot) error
 	for range opt.Workers {
-		encode, err := codec.encoder(level, opt.BlockSize)
+		encode, err := codec.encoders(level, opt.BlockSize)
 		if err != nil {
 			return nil, err
 		}
-		plain := encode
-		if codec.tuned(level) {
-			if plain, err = codec.untuned(level, opt.BlockSize); err != nil {
-				return nil, err
-			}
-		}
-		if codec.slow(level) {
-			encode, plain = sparingly(encode), sparingly(plain)
-		}
 		workers = append(workers, func(s *slot) error {
-			if s.plain {
-				return s.pack(plain, words+" plain", opt)
-			}
-			return s.pack(encode, words, opt)
+			return s.pack(encode[s.effort], words+efforts[s.effort], opt)
 		})
 	}
 
@@ -359,7 +350,7 @@ func (s *slot) pack(encode encoder, words string, opt Options) error {
 // counts up when an encoder makes something else of a block than it did.
 func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
 	h := sha256.New()
-	fmt.Fprintf(h, "squashfs block 3\n%s %d\n", words, size)
+	fmt.Fprintf(h, "squashfs block 4\n%s %d\n", words, size)
 	s.len, zero = 0, true
 	var rec []byte
 	for _, p := range s.pieces {

@@ -15,4 +15,6 @@ func tuningCosts(_, _ int) int { return 0 }
 
 func zstdEncoder(level, blockSize int) (encoder, error) { return klauspostZstd(level, blockSize) }
 
-func untunedZstd(level, blockSize int) (encoder, error) { return zstdEncoder(level, blockSize) }
+func most(int) effort { return usual }
+
+var zstdWith func(level int, e effort) (encoder, error)
