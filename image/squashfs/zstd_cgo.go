@@ -57,11 +57,12 @@ static size_t compressBlock(context *c, void *dst, size_t capacity, const void *
 	compression p = ZSTD_getParams(level, size, 0);
 	if (own.strategy) {
 		own.windowLog = p.c.windowLog;
-		// No more places than there are bytes.
+		// No more places than there are bytes; a tree has two for each.
 		if (own.hashLog > p.c.windowLog)
 			own.hashLog = p.c.windowLog;
-		if (own.chainLog > p.c.windowLog)
-			own.chainLog = p.c.windowLog;
+		unsigned chain = p.c.windowLog + (own.strategy >= 6);
+		if (own.chainLog > chain)
+			own.chainLog = chain;
 		p.c = own;
 	}
 	p.f.contentSize = 1;
@@ -170,7 +171,7 @@ func most(level int) effort {
 // packedSearch is how blocks are looked through that look packed: where nothing matches for
 // long, what is in rows is not kept up to date. At level 9, 1.5.7 makes 0.6 % more of Java's
 // .jmod files than 1.5.4 so.
-var packedSearch = [2]search{{btlazy2, 4, 7, 32, 17, 17}, {btlazy2, 4, 2, 16, 18, 19}}
+var packedSearch = [2]search{{btlazy2, 4, 7, 8, 17, 18}, {btlazy2, 4, 2, 16, 18, 19}}
 
 // searchOf is how a block of a tuned level is looked through; zero is as libzstd does.
 func searchOf(level int, tuned bool, src []byte) search {
