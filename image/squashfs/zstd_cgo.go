@@ -212,7 +212,7 @@ func tuningCosts(level, blockSize int) int {
 }
 
 // packed says whether b looks like what was compressed before: two of its bytes are the
-// same less often than one in 128 times, at 32 places that are looked at.
+// same less often than one in 64 times, at 32 places that are looked at.
 func packed(b []byte) bool {
 	const places, each = 32, 64
 	if len(b) < places*each {
@@ -229,7 +229,7 @@ func packed(b []byte) bool {
 	for _, n := range count {
 		same += n * (n - 1)
 	}
-	return same*128 < places*each*(places*each-1)
+	return same*64 < places*each*(places*each-1)
 }
 
 // text says whether there are all but no zeros in b.
