@@ -24,7 +24,7 @@ func Run[T any](ctx context.Context, slots []T, fill func(*T) bool, workers []fu
 		g, run = errgroup.WithContext(ctx)
 		free   = make(chan *job, len(slots))
 		order  = make(chan *job, len(slots)) // never full
-		todo   = make(chan *job)
+		todo   = make(chan *job, len(slots))
 	)
 	for i := range slots {
 		free <- &job{&slots[i], make(chan error, 1)}
