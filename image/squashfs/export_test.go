@@ -22,6 +22,9 @@ func Plain(f func()) {
 	f()
 }
 
+// ZstdMax is the highest level of zstd.
+const ZstdMax = zstdMax
+
 // Before is where each hash of sketches was before.
 func Before(each int, all []uint32, lens []uint8) []int32 {
 	return (&sketches{each, all, lens}).before()
