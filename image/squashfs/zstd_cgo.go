@@ -123,6 +123,9 @@ const (
 	moreRowsTo = 12
 )
 
+// deepTo is the last level at which libzstd 1.5.7 makes more of some blocks than 1.5.4.
+const deepTo = 12
+
 // tunings are those for the levels from tunedFrom on: for blocks of up to 128 KiB,
 // then for larger ones. Each was among the fastest found that make Debian and its kernel
 // modules no larger than libzstd's own, or not much. Many of those are slow for what
@@ -162,7 +165,7 @@ func tuned(level int) bool { return level >= rowsFrom && level <= tunedTo }
 
 // most is the effort for where little else can be gained.
 func most(level int) effort {
-	if level <= rowsTo {
+	if level <= deepTo {
 		return deep
 	}
 	return untuned
