@@ -163,15 +163,15 @@ func sparingly(encode, fast encoder) encoder {
 // noise says whether the bytes of b are about equally frequent: but for what chance does to
 // so few, there is less than 0.002 bits to gain by their frequencies for each of 8.
 func noise(b []byte) bool {
-	n := len(b)
+	n := int64(len(b))
 	if n < 4096 {
 		return false
 	}
-	var count [256]int
+	var count [256]int64
 	for _, c := range b {
 		count[c]++
 	}
-	squares := 0
+	squares := int64(0)
 	for _, k := range count {
 		squares += k * k
 	}
