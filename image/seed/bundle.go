@@ -32,6 +32,14 @@ const (
 	window  = 128 << 20 // of zstd, what it takes without being asked to
 )
 
+// Limits are what is taken of documents and bundles. The zero value is what an
+// AtomixOS device takes.
+type Limits struct {
+	Document int64  // bytes of config.toml; 0 is MaxUpload, and MaxMember in a bundle
+	Window   uint64 // bytes of a zstd window; 0 is 128 MiB
+	Depth    int    // directories that a file of a bundle is in; 0 is 100
+}
+
 var (
 	gzipNames = []string{".tar.gz", ".tgz"}
 	zstdNames = []string{".tar.zst", ".tar.zstd", ".tzst"}
@@ -63,25 +71,34 @@ type Bundle struct {
 // CheckBundle judges a bundle or a plain document as the device's API does, where
 // name, which may be empty, is the name it is sent under. Nothing is unpacked but
 // the document, and that into memory. The faults are those of the document.
-func CheckBundle(name string, r io.Reader) (*Bundle, []Fault, error) { return check(name, r, false) }
+func CheckBundle(name string, r io.Reader) (*Bundle, []Fault, error) {
+	return Limits{}.CheckBundle(name, r)
+}
+
+// CheckBundle is the function CheckBundle within limits.
+func (l Limits) CheckBundle(name string, r io.Reader) (*Bundle, []Fault, error) {
+	return l.check(name, r, false)
+}
 
 // CheckBundleFile is CheckBundle as the device's own command judges a file: it
 // takes plain documents under the name *.toml only.
-func CheckBundleFile(name string, r io.Reader) (*Bundle, []Fault, error) { return check(name, r, true) }
+func CheckBundleFile(name string, r io.Reader) (*Bundle, []Fault, error) {
+	return Limits{}.check(name, r, true)
+}
 
-func check(name string, r io.Reader, file bool) (*Bundle, []Fault, error) {
+func (l Limits) check(name string, r io.Reader, file bool) (*Bundle, []Fault, error) {
 	in := bufio.NewReaderSize(&limited{r: r, left: MaxUpload, what: "the file has more than 32 MiB, which is all the device takes"}, 64<<10)
 	head, err := in.Peek(512)
 	if err != nil && err != io.EOF {
 		return nil, nil, err
 	}
 	if format := packing(name, head); format != "" {
-		r, end, err := unpacked(format, in)
+		r, end, err := l.unpacked(format, in)
 		if err != nil {
-			return nil, nil, corrupt(err)
+			return nil, nil, l.corrupt(err)
 		}
 		defer end()
-		return checkArchive(&Bundle{Format: format}, r)
+		return l.checkArchive(&Bundle{Format: format}, r)
 	}
 	for _, other := range []struct{ name, magic string }{{"xz", "\xfd7zXZ\x00"}, {"bzip2", "BZh"}, {"zip", "PK\x03\x04"}} {
 		if bytes.HasPrefix(head, []byte(other.magic)) {
@@ -94,7 +111,7 @@ func check(name string, r io.Reader, file bool) (*Bundle, []Fault, error) {
 	if file && !strings.HasSuffix(name, ".toml") {
 		return nil, nil, errors.New("the device's command takes a plain document only if its name ends in .toml")
 	}
-	text, err := io.ReadAll(in)
+	text, err := l.readDocument(in)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -110,14 +127,14 @@ type limitError string
 func (e limitError) Error() string { return string(e) }
 
 // corrupt is what an archive's reader said.
-func corrupt(err error) error {
+func (l Limits) corrupt(err error) error {
 	var limit limitError
 	if errors.As(err, &limit) {
 		return limit
 	}
 	switch {
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
-		return errors.New("the archive needs a zstd window of more than 128 MiB, which is all the device has; pack it without --long")
+		return fmt.Errorf("the archive needs a zstd window of more than %d MiB, which is all the device has; pack it without --long", cmp.Or(l.Window, window)>>20)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = errors.New("it ends too early")
 	}
@@ -136,11 +153,11 @@ func packing(name string, head []byte) string {
 	return ""
 }
 
-func unpacked(format string, in *bufio.Reader) (r io.Reader, end func(), err error) {
+func (l Limits) unpacked(format string, in *bufio.Reader) (r io.Reader, end func(), err error) {
 	if format == "tar.gz" {
 		return &gunzip{in: in}, func() {}, nil
 	}
-	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(cmp.Or(l.Window, window)))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -150,6 +167,11 @@ func unpacked(format string, in *bufio.Reader) (r io.Reader, end func(), err err
 // Unpack calls put with config.toml and the files of a bundle or document that
 // CheckBundle found good, by their clean paths. The same path may come again.
 func Unpack(name string, r io.Reader, put func(path string, r io.Reader) error) error {
+	return Limits{}.Unpack(name, r, put)
+}
+
+// Unpack is the function Unpack for what CheckBundle found good within the limits.
+func (l Limits) Unpack(name string, r io.Reader, put func(path string, r io.Reader) error) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	head, err := in.Peek(4)
 	if err != nil && err != io.EOF {
@@ -159,9 +181,9 @@ func Unpack(name string, r io.Reader, put func(path string, r io.Reader) error) 
 	if format == "" {
 		return put("config.toml", in)
 	}
-	u, end, err := unpacked(format, in)
+	u, end, err := l.unpacked(format, in)
 	if err != nil {
-		return corrupt(err)
+		return l.corrupt(err)
 	}
 	defer end()
 	names := members{}
@@ -171,11 +193,11 @@ func Unpack(name string, r io.Reader, put func(path string, r io.Reader) error) 
 		case err == io.EOF:
 			return nil
 		case err != nil && !errors.Is(err, tar.ErrInsecurePath):
-			return corrupt(err)
+			return l.corrupt(err)
 		case h.Typeflag == tar.TypeXGlobalHeader:
 			continue
 		}
-		path, err := names.add(h)
+		path, err := names.add(h, cmp.Or(l.Depth, maxDeep))
 		if err != nil {
 			return err
 		}
@@ -261,7 +283,13 @@ func zeros(in *bufio.Reader) error {
 	}
 }
 
-func checkArchive(b *Bundle, r io.Reader) (*Bundle, []Fault, error) {
+// readDocument reads config.toml.
+func (l Limits) readDocument(r io.Reader) ([]byte, error) {
+	most := cmp.Or(l.Document, MaxMember)
+	return io.ReadAll(&limited{r: r, left: most, what: fmt.Sprintf("config.toml has more than %d KiB, which is all the device takes", most>>10)})
+}
+
+func (l Limits) checkArchive(b *Bundle, r io.Reader) (*Bundle, []Fault, error) {
 	in := &counted{r: &limited{r: r, left: MaxTar, what: "the archive has more than 256 MiB in it, which is all the device takes"}}
 	names := members{}
 	var text []byte
@@ -272,7 +300,7 @@ func checkArchive(b *Bundle, r io.Reader) (*Bundle, []Fault, error) {
 			break
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return nil, nil, corrupt(err)
+			return nil, nil, l.corrupt(err)
 		}
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue
@@ -280,20 +308,20 @@ func checkArchive(b *Bundle, r io.Reader) (*Bundle, []Fault, error) {
 		if b.Members++; b.Members > MaxMembers {
 			return nil, nil, fmt.Errorf("the archive has more than %d members, which is all the device takes", MaxMembers)
 		}
-		name, err := names.add(h)
+		name, err := names.add(h, cmp.Or(l.Depth, maxDeep))
 		if err != nil {
 			return nil, nil, err
 		}
 		if name == "config.toml" {
 			found = true
-			if text, err = io.ReadAll(t); err != nil {
-				return nil, nil, corrupt(err)
+			if text, err = l.readDocument(t); err != nil {
+				return nil, nil, l.corrupt(err)
 			}
 		}
 	}
 	// What follows the end of the tar counts, and shows whether all is whole.
 	if _, err := io.Copy(io.Discard, in); err != nil {
-		return nil, nil, corrupt(err)
+		return nil, nil, l.corrupt(err)
 	}
 	b.Size = in.n
 	if b.Size == 0 {
@@ -327,7 +355,7 @@ func (c *counted) Read(p []byte) (int, error) {
 type members map[string]bool
 
 // add takes a member and returns its path. The same file may come again.
-func (m members) add(h *tar.Header) (string, error) {
+func (m members) add(h *tar.Header, deep int) (string, error) {
 	name := h.Name
 	var folder bool
 	switch h.Typeflag {
@@ -368,8 +396,8 @@ func (m members) add(h *tar.Header) (string, error) {
 		return "", errors.New("config.toml is a folder; it must be a file")
 	case name == "files" && !folder:
 		return "", errors.New("files is a file; it must be a folder")
-	case len(parts) > maxDeep:
-		return "", fmt.Errorf("%q is in %d folders; it can be in %d", clip(h.Name), len(parts)-1, maxDeep)
+	case len(parts) > deep:
+		return "", fmt.Errorf("%q is in %d directories; it can be in %d", clip(h.Name), len(parts)-1, deep-1)
 	}
 	for i, part := range parts {
 		if len(part) > maxName {
@@ -431,7 +459,7 @@ func WriteBundle(w io.Writer, name string, dir fs.FS, modTime time.Time) ([]Faul
 			return nil, err
 		}
 		if m.exec {
-			faults = append(faults, Fault{Line: 1, Text: m.name + " is executable; the device keeps no execute bits", Warning: true})
+			faults = append(faults, newFault(1, "", true, "%s is executable; the device keeps no execute bits", m.name))
 		}
 	}
 	if err := cmp.Or(t.Close(), packed.Close()); err != nil {
@@ -441,7 +469,7 @@ func WriteBundle(w io.Writer, name string, dir fs.FS, modTime time.Time) ([]Faul
 		for _, token := range u.eachText() {
 			for _, used := range fileToken.FindAllStringSubmatch(token.text, -1) {
 				if !have[path.Clean("files/"+used[1])] {
-					faults = append(faults, Fault{Line: token.line, Text: "files/" + used[1] + " is used here, but is not in the bundle", Warning: true})
+					faults = append(faults, newFault(token.line, "", true, "files/%s is used here, but is not in the bundle", shown(used[1])))
 				}
 			}
 		}
@@ -513,7 +541,7 @@ func gather(dir fs.FS) ([]member, []byte, error) {
 		case !m.IsRegular():
 			h.Typeflag = tar.TypeFifo
 		}
-		if _, err := known.add(h); err != nil {
+		if _, err := known.add(h, maxDeep); err != nil {
 			return err
 		}
 		found = append(found, member{name, h.Size, d.IsDir(), !d.IsDir() && info.Mode()&0o111 != 0})

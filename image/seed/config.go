@@ -54,18 +54,25 @@ func (c *Config) UsesFiles() bool {
 	return slices.ContainsFunc(c.units, func(u unit) bool { return strings.Contains(string(u.text), "/data/config/files") })
 }
 
-// Secrets are values that should not be shown: those of the environments of
-// containers, longest first.
+// secretDirectives are those of units whose values may have a secret in them.
+var secretDirectives = strings.Fields("Environment Secret Exec Entrypoint PodmanArgs GlobalArgs HealthCmd HealthStartupCmd Label Annotation Options BuildArg" +
+	" ExecStartPre ExecStartPost ExecReload")
+
+// Secrets are values that should not be shown, such as those of the environments
+// and commands of containers, longest first.
 func (c *Config) Secrets() []string {
 	var secrets []string
 	for _, u := range c.units {
 		for line := range strings.Lines(string(u.text)) {
-			assignments, ok := strings.CutPrefix(strings.TrimSpace(line), "Environment=")
-			if !ok {
+			key, words, _ := strings.Cut(strings.TrimSpace(line), "=")
+			if !slices.Contains(secretDirectives, key) {
 				continue
 			}
-			for _, a := range append(strings.Fields(assignments), assignments) {
-				_, value, _ := strings.Cut(a, "=")
+			for _, word := range append(strings.Fields(words), words) {
+				value := word
+				if _, after, ok := strings.Cut(word, "="); ok {
+					value = after
+				}
 				if value = strings.Trim(value, `"'`); len(value) >= 4 {
 					secrets = append(secrets, value)
 				}

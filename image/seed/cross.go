@@ -173,13 +173,13 @@ func (c *checker) activation() {
 				if c.lost || all == nil || all.kind != table {
 					continue
 				}
-				c.fault(name.line, at, "is %s, which is no container; %s", name.show(name.text), choice(name.text, all))
+				c.fault(name.line, at, "is %s, which is no container; %s", name.quoted(name.text), choice(name.text, all))
 				continue
 			}
 			if key == "required" {
 				required[name.text] = name.line
 			} else if line := required[name.text]; key == "allow_degraded" && line > 0 {
-				c.fault(name.line, at, "is %s, which line %d requires; a container cannot be both", name.show(name.text), line)
+				c.fault(name.line, at, "is %s, which line %d requires; a container cannot be both", name.quoted(name.text), line)
 			}
 		}
 	}
@@ -217,7 +217,7 @@ func (c *checker) upgrade() {
 		return
 	}
 	if !strings.HasPrefix(url.text, "https://") {
-		c.warn(url.line, "os_upgrade.server_url", "is %s: the device looks for updates only if https is in small letters", url.show(url.text))
+		c.warn(url.line, "os_upgrade.server_url", "is %s: the device looks for updates only if https is in small letters", url.quoted(url.text))
 	}
 	if strings.ContainsAny(url.text, "?#") {
 		c.warn(url.line, "os_upgrade.server_url", "has an empty query or fragment: the path that the device adds is not asked for")

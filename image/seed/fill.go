@@ -1,7 +1,6 @@
 package seed
 
 import (
-	"fmt"
 	"maps"
 	"math/big"
 	"regexp"
@@ -65,7 +64,7 @@ func (r *reader) filled() ([]byte, []Fault) {
 		at = e.to
 	}
 	if b = append(b, r.src[at:]...); len(b) > MaxUpload {
-		return nil, []Fault{{Line: 1, Text: fmt.Sprintf("with its values it has %d bytes; the device takes up to %d", len(b), MaxUpload)}}
+		return nil, []Fault{newFault(1, "", false, "with its values it has %d bytes; the device takes up to %d", len(b), MaxUpload)}
 	}
 	return b, nil
 }
@@ -80,7 +79,7 @@ func (r *reader) atColumn() bool {
 		return true
 	}
 	if name := column.FindString(r.src[r.pos:]); name != "" && len(r.notes) < maxErrors {
-		r.notes = append(r.notes, Fault{Line: r.lineAt(r.pos), Text: name + " stays as it is: no values were given", Warning: true})
+		r.notes = append(r.notes, newFault(r.lineAt(r.pos), "", true, "%s stays as it is: no values were given", shown(name)))
 	}
 	return false
 }

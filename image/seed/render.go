@@ -62,7 +62,7 @@ func (v *value) eachShown() []string {
 	var all []string
 	for _, item := range items {
 		for _, s := range directive(item) {
-			all = append(all, item.or(s))
+			all = append(all, string(item.or(s)))
 		}
 	}
 	return all
@@ -207,7 +207,7 @@ func (c *checker) container(at, name string, v *value) *unit {
 	}
 	if given := section.at("Network"); given != nil && given.kind != broken {
 		if names := directive(given); !privileged.boolean || len(names) != 1 || names[0] != network {
-			c.warn(given.line, at+".Container.Network", "is %s; the device makes it %s, as for any container that is %s", clip(strings.Join(given.eachShown(), ", ")), network, u.modes[0])
+			c.warn(given.line, at+".Container.Network", "is %s; the device makes it %s, as for any container that is %s", shown(clip(strings.Join(given.eachShown(), ", "))), network, u.modes[0])
 		}
 	}
 	var inner []pair
@@ -261,14 +261,14 @@ func (c *checker) publish(at string, v *value) []pair {
 		s, host, ok := loopback(tokens.Replace(item.text))
 		switch {
 		case !ok:
-			c.fault(item.line, keys[i], "is %s; a rootless container publishes HOSTPORT:PORT, or 127.0.0.1:HOSTPORT:PORT for a range", item.show(item.text))
+			c.fault(item.line, keys[i], "is %s; a rootless container publishes HOSTPORT:PORT, or 127.0.0.1:HOSTPORT:PORT for a range", item.quoted(item.text))
 			continue
 		case host != nil:
 			bound := strconv.Quote(s)
 			if item.shown != "" {
 				bound = "one of 127.0.0.1"
 			}
-			c.warn(item.line, keys[i], "is %s; the device makes it %s, as a rootless container is reached from the device alone", item.show(item.text), bound)
+			c.warn(item.line, keys[i], "is %s; the device makes it %s, as a rootless container is reached from the device alone", item.quoted(item.text), shown(bound))
 		}
 		all = append(all, pair{"PublishPort", s})
 	}

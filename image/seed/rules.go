@@ -1,7 +1,6 @@
 package seed
 
 import (
-	"fmt"
 	"math/big"
 	"slices"
 	"strconv"
@@ -204,14 +203,18 @@ type checker struct {
 const maxFaults = 1000 // and as many warnings
 
 func (c *checker) fault(line int, key, format string, args ...any) {
+	c.add(newFault(line, key, false, format, args...))
+}
+
+func (c *checker) add(f Fault) {
 	if c.wrong++; c.wrong <= maxFaults {
-		c.faults = append(c.faults, Fault{Line: line, Key: key, Text: fmt.Sprintf(format, args...)})
+		c.faults = append(c.faults, f)
 	}
 }
 
 func (c *checker) warn(line int, key, format string, args ...any) {
 	if c.warned++; c.warned <= maxFaults {
-		c.faults = append(c.faults, Fault{Line: line, Key: key, Text: fmt.Sprintf(format, args...), Warning: true})
+		c.faults = append(c.faults, newFault(line, key, true, format, args...))
 	}
 }
 
@@ -269,7 +272,7 @@ func (c *checker) walk(at string, v *value, r *rule) {
 	case text:
 		if r.only != nil {
 			if !slices.Contains(r.only, v.text) {
-				bad("is %s; it must be %s", v.show(v.text), strings.Join(r.only, ", or "))
+				bad("is %s; it must be %s", v.quoted(v.text), strings.Join(r.only, ", or "))
 			}
 			break
 		}
@@ -279,7 +282,10 @@ func (c *checker) walk(at string, v *value, r *rule) {
 			bad("is blank; it must not be")
 		case v.text != "" && r.check != nil:
 			if what := r.check(v.text, v.show); what != "" {
-				bad("%s", what)
+				f := newFault(v.line, at, false, "%s", what)
+				f.public = r.check(v.text, func(string) string { return hidden })
+				c.add(f)
+				v.kind = broken
 			}
 		}
 	}

@@ -20,6 +20,8 @@ type Fault struct {
 	Key     string `json:"key"` // such as containers.container.web.Container.Image; empty for the file
 	Text    string `json:"text"`
 	Warning bool   `json:"warning"`
+
+	public string // Text without what it quotes of the document
 }
 
 func (f Fault) String() string {
@@ -27,6 +29,31 @@ func (f Fault) String() string {
 		return fmt.Sprintf("%d: %s", f.Line, f.Text)
 	}
 	return fmt.Sprintf("%d: %s: %s", f.Line, f.Key, f.Text)
+}
+
+// Public is String without anything that the document gives as a value, for those
+// who may not read the document.
+func (f Fault) Public() string {
+	f.Text = f.public
+	return f.String()
+}
+
+// shown is a part of a message that quotes the document.
+type shown string
+
+// hidden stands for it in Fault.Public.
+const hidden = "(not shown)"
+
+// newFault makes a fault of a message, the arguments of which that are shown are
+// not public.
+func newFault(line int, key string, warning bool, format string, args ...any) Fault {
+	public := slices.Clone(args)
+	for i, arg := range args {
+		if _, ok := arg.(shown); ok {
+			public[i] = hidden
+		}
+	}
+	return Fault{Line: line, Key: key, Text: fmt.Sprintf(format, args...), Warning: warning, public: fmt.Sprintf(format, public...)}
 }
 
 // Config is a document the device takes.

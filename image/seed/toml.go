@@ -74,12 +74,15 @@ func (v *value) show(part string) string {
 	return strconv.Quote(clip(part))
 }
 
+// quoted is show for the arguments of messages.
+func (v *value) quoted(part string) shown { return shown(v.show(part)) }
+
 // or is what messages have for what comes of a value; nil is none.
-func (v *value) or(what any) string {
+func (v *value) or(what any) shown {
 	if v != nil && v.shown != "" {
-		return v.shown
+		return shown(v.shown)
 	}
-	return fmt.Sprint(what)
+	return shown(fmt.Sprint(what))
 }
 
 const (
@@ -112,21 +115,22 @@ type reader struct {
 
 // syntaxError is a place that cannot be read.
 type syntaxError struct {
-	pos  int
-	text string
+	pos    int
+	format string
+	args   []any
 }
 
 func (r *reader) fail(format string, args ...any) {
-	panic(syntaxError{r.pos, fmt.Sprintf(format, args...)})
+	panic(syntaxError{r.pos, format, args})
 }
 
 // failFrom gives up what runs to the end of the file from a place on.
 func (r *reader) failFrom(begin int, format string, args ...any) {
-	panic(syntaxError{begin, fmt.Sprintf(format, args...)})
+	panic(syntaxError{begin, format, args})
 }
 
 func (r *reader) fault(line int, key []string, format string, args ...any) {
-	r.faults = append(r.faults, Fault{Line: line, Key: dotted(key...), Text: fmt.Sprintf(format, args...)})
+	r.faults = append(r.faults, newFault(line, dotted(key...), false, format, args...))
 }
 
 // lineAt is the line of an offset.
@@ -154,7 +158,7 @@ func newReader(src []byte, columns map[string]string) *reader {
 			good += n
 		}
 		line := 1 + strings.Count(newlines.Replace(string(src[:good])), "\n")
-		return &reader{root: newTable(1), lost: true, faults: []Fault{{Line: line, Text: fmt.Sprintf("byte %#02x is no UTF-8; the file must be UTF-8 text", src[good])}}}
+		return &reader{root: newTable(1), lost: true, faults: []Fault{newFault(line, "", false, "byte %#02x is no UTF-8; the file must be UTF-8 text", src[good])}}
 	}
 	r := &reader{src: newlines.Replace(string(src)), line: 1, root: newTable(1), columns: columns}
 	if strings.HasPrefix(r.src, "\ufeff") {
@@ -180,7 +184,7 @@ func (r *reader) statement(here *value) (next *value) {
 				panic(e)
 			}
 			r.nesting = 0
-			r.fault(r.lineAt(err.pos), nil, "%s", err.text)
+			r.fault(r.lineAt(err.pos), nil, err.format, err.args...)
 			if header {
 				// What follows belongs to a table of unknown name.
 				next = newTable(0)
@@ -246,7 +250,7 @@ func (r *reader) take(prefix string) bool {
 }
 
 // what names what stands here.
-func (r *reader) what() string {
+func (r *reader) what() any {
 	if r.pos >= len(r.src) {
 		return "the end of the file"
 	}
@@ -254,7 +258,7 @@ func (r *reader) what() string {
 		return "the end of the line"
 	}
 	c, _ := utf8.DecodeRuneInString(r.src[r.pos:])
-	return strconv.QuoteRune(c)
+	return shown(strconv.QuoteRune(c))
 }
 
 func (r *reader) space() {
@@ -700,7 +704,7 @@ func (r *reader) number(v *value) {
 		if word == "" {
 			r.fail("%s is not expected here; a value is a string in quotes, an integer, true, false, a list or a table", r.what())
 		}
-		r.fail("%q is no value; text stands in quotes", clip(word))
+		r.fail("%q is no value; text stands in quotes", shown(clip(word)))
 	}
 	sign, number := "", word
 	if strings.HasPrefix(word, "+") || strings.HasPrefix(word, "-") {
@@ -720,7 +724,7 @@ func (r *reader) number(v *value) {
 	plain, ok := digits(number, base)
 	switch {
 	case ok && base == 10 && len(plain) > 1 && plain[0] == '0':
-		r.fail("%q begins with a zero, which an integer may not", clip(word))
+		r.fail("%q begins with a zero, which an integer may not", shown(clip(word)))
 	case ok && len(plain) > 5*maxDigits, ok && base == 10 && len(plain) > maxDigits:
 		r.fail("an integer of %d digits; the device takes up to %d", len(plain), maxDigits)
 	case ok:
