@@ -42,10 +42,11 @@ const (
 const (
 	MaxBody   = 32 << 20
 	NonceLife = 300 * time.Second
-	MaxNonces = 16   // open ones of one address
-	AllNonces = 1024 // open ones
-	MaxJobs   = 64   // kept
+	MaxJobs   = 64 // kept
 )
+
+// DeviceIDSize is the length of a device's identifier in bytes.
+const DeviceIDSize = 8
 
 // Namespace of the signatures, and the name of who signs.
 const Namespace = "atomixos-reapply"
@@ -54,9 +55,11 @@ const Namespace = "atomixos-reapply"
 type Health struct {
 	Status string `json:"status"`           // ok
 	Detail string `json:"detail,omitempty"` // why the device waits; not of all devices
+	Device string `json:"device,omitempty"` // identifier, DeviceIDSize bytes in base64url; not of all devices
 }
 
-// Nonce is the body of PathNonce: good for one request and NonceLife.
+// Nonce is the body of PathNonce: good for one request and NonceLife. Of a device
+// that has an identifier, the nonce in base64url begins with its bytes.
 type Nonce struct {
 	Nonce string `json:"nonce"`
 }
@@ -64,7 +67,7 @@ type Nonce struct {
 // Verdict is the body of PathValidate, of status 200 or 400.
 type Verdict struct {
 	OK       bool     `json:"ok"`
-	Warnings []string `json:"warnings,omitempty"`
+	Warnings []string `json:"warnings,omitempty"` // with OK there even if empty
 	Error    string   `json:"error,omitempty"`
 }
 
@@ -120,8 +123,8 @@ func Promoted(step string) bool {
 type Job struct {
 	ID       string  `json:"id"`
 	State    string  `json:"state"`
-	Step     string  `json:"current_step,omitempty"`
-	Events   []Event `json:"events"`
+	Step     string  `json:"current_step"`
+	Events   []Event `json:"events,omitempty"`
 	Error    string  `json:"error,omitempty"`
 	Result   *Result `json:"result,omitempty"` // may come a moment after the state
 	Rollback string  `json:"rollback_status,omitempty"`
@@ -142,7 +145,7 @@ type Event struct {
 type Result struct {
 	Warnings   []string `json:"warnings"`
 	Reapply    bool     `json:"reapply"`
-	RolledBack bool     `json:"rolled_back,omitempty"`
+	RolledBack *bool    `json:"rolled_back,omitempty"`    // absent after a first configuration that succeeded
 	Forwarding string   `json:"forwarding_url,omitempty"` // where the service is from now on
 }
 
@@ -174,28 +177,46 @@ func Armour(value string) ([]byte, error) {
 	return armour, nil
 }
 
-// Verify checks a signature by admin-signers: a line for each public key, behind
-// Namespace. Lines that are none are passed over.
+// Verify checks a signature by admin-signers: a public key on each line, which may
+// follow Namespace. Other lines are passed over.
 func Verify(message, armour, signers []byte) error {
+	s, key, err := signedBy(armour, signers)
+	if err != nil {
+		return err
+	}
+	return sshsig.Verify(bytes.NewReader(message), s, key, s.HashAlgorithm, Namespace)
+}
+
+// Known checks that a signature claims to be by a key of admin-signers. Only Verify
+// shows that it is.
+func Known(armour, signers []byte) error {
+	_, _, err := signedBy(armour, signers)
+	return err
+}
+
+// maxArmour is more than any signature has: one of RSA with 16,384 bits has 6 KiB.
+const maxArmour = 10 << 10
+
+// signedBy reads a signature and finds its key in admin-signers.
+func signedBy(armour, signers []byte) (*sshsig.Signature, ssh.PublicKey, error) {
 	// OpenSSH takes no other ends of lines, and nothing before.
-	if !bytes.HasPrefix(armour, []byte("-----BEGIN SSH SIGNATURE-----\n")) || bytes.ContainsRune(armour, '\r') {
-		return errors.New("it is no SSH signature")
+	if !bytes.HasPrefix(armour, []byte("-----BEGIN SSH SIGNATURE-----\n")) || bytes.ContainsRune(armour, '\r') || len(armour) > maxArmour {
+		return nil, nil, errors.New("it is no SSH signature")
 	}
 	s, err := sshsig.Unarmor(armour)
 	if err != nil {
-		return fmt.Errorf("it is no SSH signature: %w", err)
+		return nil, nil, fmt.Errorf("it is no SSH signature: %w", err)
 	}
 	signed := s.PublicKey.Marshal()
 	for line := range bytes.Lines(signers) {
-		name, text, _ := bytes.Cut(line, []byte(" "))
-		key, _, _, _, err := ssh.ParseAuthorizedKey(text)
-		if err != nil || string(name) != Namespace || !bytes.Equal(key.Marshal(), signed) {
+		key, _, options, _, err := ssh.ParseAuthorizedKey(bytes.TrimPrefix(line, []byte(Namespace+" ")))
+		if err != nil || len(options) > 0 || !bytes.Equal(key.Marshal(), signed) {
 			continue
 		}
 		if !slices.Contains(KeyTypes, key.Type()) {
-			return fmt.Errorf("keys of type %s are not taken", key.Type())
+			return nil, nil, fmt.Errorf("keys of type %s are not taken", key.Type())
 		}
-		return sshsig.Verify(bytes.NewReader(message), s, key, s.HashAlgorithm, Namespace)
+		return s, key, nil
 	}
-	return fmt.Errorf("%s signed it, which is no admin's key", ssh.FingerprintSHA256(s.PublicKey))
+	return nil, nil, fmt.Errorf("%s signed it, which is no admin's key", ssh.FingerprintSHA256(s.PublicKey))
 }

@@ -1,6 +1,7 @@
 package console_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -15,18 +16,27 @@ import (
 
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/console"
+	"imgtool/image/seed/console/consoletest"
 )
 
 // stub is a device that takes anything, from anybody who says so.
 type stub struct {
-	config []byte
-	hold   chan struct{}
+	config  []byte
+	hold    chan struct{}
+	unready error
 }
 
 func (d *stub) Config() ([]byte, error) { return d.config, nil }
 func (d *stub) Detail() string          { return "" }
 func (d *stub) Verify(message, armour []byte) error {
 	if string(armour) != "signed: "+string(message) {
+		return errors.New("somebody else")
+	}
+	return nil
+}
+func (d *stub) Ready() error { return d.unready }
+func (d *stub) Known(a []byte) error {
+	if !strings.HasPrefix(string(a), "signed: ") {
 		return errors.New("somebody else")
 	}
 	return nil
@@ -48,7 +58,7 @@ type asker struct {
 
 func newAsker(t *testing.T, d *stub) *asker {
 	a := &asker{t: t, now: time.Unix(1e9, 0)}
-	a.handler = console.New(t.Context(), d, func() time.Time { return a.now }, t.TempDir())
+	a.handler = console.New(t.Context(), d, console.Options{ID: consoletest.ID, Now: func() time.Time { return a.now }, Spool: t.TempDir()})
 	return a
 }
 
@@ -111,23 +121,30 @@ func TestNoncesAreFewAndForOnce(t *testing.T) {
 	if code := a.export(n); code != http.StatusUnauthorized {
 		t.Errorf("after 301 s: %d", code)
 	}
-	// The seventeenth of an address takes the place of its first, not of another's.
-	other, first := a.nonce("10.0.0.2"), a.nonce("10.0.0.1")
-	second := a.nonce("10.0.0.1")
-	for range 15 {
-		a.nonce("10.0.0.1")
-	}
-	if a.export(first) != http.StatusUnauthorized || a.export(second) != http.StatusOK || a.export(other) != http.StatusOK {
-		t.Error("not the first of 17 was dropped")
-	}
-	// And so the 1025th of all.
-	first = a.nonce("10.1.0.0")
-	second = a.nonce("10.1.0.1")
-	for i := range 1023 {
+	// However many are given out, to whomever, the first stays good.
+	first := a.nonce("10.1.0.0")
+	for i := range 5000 {
 		a.nonce(fmt.Sprintf("10.2.%d.%d", i/200, i%200))
 	}
-	if a.export(first) != http.StatusUnauthorized || a.export(second) != http.StatusOK {
-		t.Error("not the first of 1025 was dropped")
+	if code := a.export(first); code != http.StatusOK {
+		t.Errorf("after 5000 others: %d", code)
+	}
+	// It begins with the device's identifier and is of this service alone.
+	id, _ := base64.RawURLEncoding.DecodeString(consoletest.ID)
+	raw, _ := base64.RawURLEncoding.DecodeString(first)
+	if len(id) != api.DeviceIDSize || string(raw[:len(id)]) != string(id) {
+		t.Errorf("the nonce %x does not begin with the device's %x", raw, id)
+	}
+	other := newAsker(t, &stub{config: []byte("x")})
+	if code := other.export(a.nonce("10.0.0.1")); code != http.StatusUnauthorized {
+		t.Errorf("a nonce of another service: %d", code)
+	}
+	for i := range raw {
+		spoiled := bytes.Clone(raw)
+		spoiled[i] ^= 1
+		if code := a.export(base64.RawURLEncoding.EncodeToString(spoiled)); code != http.StatusUnauthorized {
+			t.Errorf("with byte %d changed: %d", i, code)
+		}
 	}
 }
 

@@ -4,10 +4,10 @@ import (
 	"crypto/subtle"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
-	"mime/multipart"
 	"net/http"
 	"strings"
 	"time"
@@ -29,111 +29,130 @@ var pageTemplate = template.Must(template.New("page").Parse(pageText))
 // pageData is what the page shows: a job, or the form.
 type pageData struct {
 	Token, Detail string
+	Starting      bool // the device looks for a configuration itself
 	Job           *api.Job
 	Refresh       bool
 	Words, Class  string
+	Nonce         string // of the content security policy
 }
 
+const (
+	maxViews   = 16               // pages that follow a job at a time
+	sendBefore = 10 * time.Second // the time in which a page must take an event
+)
+
+// show writes the page, whose own script and style are all that it may run.
 func show(w http.ResponseWriter, status int, data pageData) {
+	data.Nonce = random()
+	own := "'nonce-" + data.Nonce + "'"
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src "+own+"; style-src "+own+
+		"; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Frame-Options", "DENY")
 	w.WriteHeader(status)
 	pageTemplate.Execute(w, data)
 }
 
-// open says whether the device has no configuration, and answers if it has one.
-func (c *Console) open(w http.ResponseWriter) bool {
-	config, err := c.device.Config()
-	if err != nil {
-		refuse(w, http.StatusInternalServerError, "Internal Server Error")
-	} else if config != nil {
-		refuse(w, http.StatusNotFound, "Not Found")
-	}
-	return err == nil && config == nil
-}
-
 func (c *Console) page(w http.ResponseWriter, r *http.Request) {
-	if c.open(w) {
-		show(w, http.StatusOK, pageData{Token: c.token, Detail: c.device.Detail()})
+	config, err := c.device.Config()
+	c.mu.Lock()
+	booting := c.booting
+	c.mu.Unlock()
+	switch {
+	case err != nil:
+		refuse(w, internal)
+	case config != nil:
+		refuse(w, notFound)
+	default:
+		data := pageData{Token: c.token, Detail: c.device.Detail(), Starting: booting, Refresh: booting}
+		if err := c.device.Ready(); err != nil {
+			data.Detail, data.Token = err.Error(), ""
+		}
+		show(w, http.StatusOK, data)
 	}
 }
 
-// pasted takes the page's form: bootstrap_token, and config_file or config.
+// pasted takes the page's form: bootstrap_token first, then config_file and config,
+// of which the first that is not empty counts.
 func (c *Console) pasted(w http.ResponseWriter, r *http.Request) {
-	if !c.open(w) || !bootstrap(w, r) {
+	k := newClaim(r, firstOnly)
+	in, err := c.admit(w, r, k, api.MaxBody+1<<20)
+	if err != nil {
+		refuse(w, err)
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, api.MaxBody+1<<20)
+	name, err := c.form(in, r)
+	var body *upload
+	if err == nil {
+		body, err = in.done(k)
+	}
+	if err != nil {
+		in.end()
+		refuse(w, received(err))
+		return
+	}
+	if end, _ := body.Seek(0, io.SeekEnd); end == 0 {
+		body.Close()
+		show(w, http.StatusBadRequest, pageData{Token: c.token, Detail: "No file was chosen and nothing was pasted."})
+		return
+	}
+	body.Seek(0, io.SeekStart)
+	submitted, err := c.apply(name, body)
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused) && refused.status == http.StatusConflict:
+		body.Close()
+		show(w, http.StatusConflict, pageData{Token: c.token, Detail: refused.reason})
+	case err != nil:
+		body.Close()
+		refuse(w, err)
+	default:
+		http.Redirect(w, r, pathView+submitted.JobID, http.StatusSeeOther)
+	}
+}
+
+// form reads the page's form into in, and returns the name of what was sent.
+func (c *Console) form(in *intake, r *http.Request) (name string, err error) {
+	r.Body = io.NopCloser(in.transfer)
 	form, err := r.MultipartReader()
 	if err != nil {
-		refuse(w, http.StatusBadRequest, "%v", err)
-		return
+		return "", err
 	}
-	allowed := false
-	var b *upload
-	name := "config.toml"
-	defer func() {
-		if b != nil {
-			b.Close()
-		}
-	}()
+	name = "config.toml"
+	allowed, size := false, int64(0)
 	for {
 		part, err := form.NextPart()
-		if err == io.EOF {
-			break
+		if err == io.EOF && allowed {
+			return name, nil
 		}
-		if err != nil {
-			refuse(w, http.StatusBadRequest, "%v", err)
-			return
+		if err != nil && err != io.EOF {
+			return "", err
 		}
-		switch part.FormName() {
-		case "bootstrap_token":
+		switch {
+		case err == nil && part.FormName() == "bootstrap_token":
 			token, _ := io.ReadAll(io.LimitReader(part, 100))
 			allowed = subtle.ConstantTimeCompare(token, []byte(c.token)) == 1
-		case "config_file", "config":
-			got, ok := c.take(w, part)
-			if !ok {
-				return
+		case !allowed:
+			// Nothing is kept of a form that does not come from the page.
+			return "", &refusal{http.StatusForbidden, "Invalid bootstrap token"}
+		case size == 0 && (part.FormName() == "config_file" || part.FormName() == "config"):
+			if size, err = io.Copy(in, io.LimitReader(part, api.MaxBody+1)); err != nil {
+				return "", err
 			}
-			// An empty field is one that was not used.
-			if end, _ := got.Seek(0, io.SeekEnd); end == 0 || b != nil {
-				got.Close()
-				continue
+			if size > api.MaxBody {
+				return "", errLarge
 			}
-			got.Seek(0, io.SeekStart)
-			b = got
-			if file := part.FileName(); plainName.MatchString(file) {
+			if file := part.FileName(); size > 0 && plainName.MatchString(file) {
 				name = file
 			}
 		}
 	}
-	if !allowed {
-		refuse(w, http.StatusForbidden, "Invalid bootstrap token")
-		return
-	}
-	if b == nil {
-		show(w, http.StatusBadRequest, pageData{Token: c.token, Detail: "There is no file, and nothing was pasted."})
-		return
-	}
-	submitted, err := c.apply(name, b, false)
-	if err != nil {
-		show(w, http.StatusConflict, pageData{Token: c.token, Detail: err.Error()})
-		return
-	}
-	b = nil // the job's now
-	http.Redirect(w, r, pathView+submitted.JobID, http.StatusSeeOther)
 }
 
-func (c *Console) take(w http.ResponseWriter, part *multipart.Part) (*upload, bool) {
-	return c.save(w, io.LimitReader(part, api.MaxBody+1))
-}
-
-// view shows a job; who knows its id may see it.
+// view shows a job to anyone who knows its id.
 func (c *Console) view(w http.ResponseWriter, r *http.Request) {
 	j := c.find(r.PathValue("id"))
 	if j == nil {
-		refuse(w, http.StatusNotFound, "Not Found")
+		refuse(w, notFound)
 		return
 	}
 	words, class := ending(j)
@@ -160,11 +179,17 @@ func ending(j *api.Job) (words, class string) {
 func (c *Console) events(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	if c.find(id) == nil {
-		refuse(w, http.StatusNotFound, "Not Found")
+		refuse(w, notFound)
+		return
+	}
+	select {
+	case c.views <- struct{}{}:
+		defer func() { <-c.views }()
+	default:
+		refuse(w, errCrowded)
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
 	send := func(kind string, v any) {
 		text, _ := json.Marshal(v)
@@ -175,6 +200,7 @@ func (c *Console) events(w http.ResponseWriter, r *http.Request) {
 		if j == nil {
 			return
 		}
+		out.SetWriteDeadline(time.Now().Add(sendBefore))
 		for _, e := range j.Events[seen:] {
 			send("step", e)
 		}

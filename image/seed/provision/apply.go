@@ -93,15 +93,15 @@ func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 		timeout, settle := r.Config.Activation()
 		a.Timeout = 2*(timeout+settle) + 5*time.Minute
 	}
+	if err := c.Health(ctx); err != nil {
+		return nil, err
+	}
 	if gateway := r.Config.Gateway(); c.base.Scheme == "http" && gateway.IsValid() {
 		moved := newClient(&url.URL{Scheme: "http", Host: netip.AddrPortFrom(gateway, api.Port).String()})
-		moved.Secrets = c.Secrets
+		moved.Secrets, moved.Device = c.Secrets, c.Device
 		if moved.base.Host != c.base.Host {
 			a.at = append(a.at, moved)
 		}
-	}
-	if err := c.Health(ctx); err != nil {
-		return nil, err
 	}
 	var err error
 	if a.fresh, err = c.Fresh(ctx); err != nil {
@@ -377,7 +377,7 @@ func (a *applying) failed(job *api.Job, step string, promoted bool) error {
 		at = " at the step " + step
 	}
 	rolled := job.Rollback
-	if rolled == "" && job.Result != nil && job.Result.RolledBack {
+	if rolled == "" && job.Result != nil && job.Result.RolledBack != nil && *job.Result.RolledBack {
 		rolled = api.RollbackCompleted
 	}
 	switch {

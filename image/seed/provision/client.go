@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ const (
 	connecting = 5 * time.Second
 	answering  = 30 * time.Second // a short question
 	judging    = 2 * time.Minute  // a bundle takes the device 30 s to unpack
+	expectFrom = 64 << 10         // bytes of a body from which the device is asked first whether it takes it
 )
 
 // GoneError is a device that does not answer.
@@ -75,6 +77,16 @@ func (e *OtherError) Error() string {
 	return e.Address + " is not the provisioning service of an AtomixOS device: " + e.Said
 }
 
+// DeviceError is a device that is not the one it should be.
+type DeviceError struct{ Address, Has, Wants string }
+
+func (e *DeviceError) Error() string {
+	if e.Has == "" {
+		return e.Address + " does not say which device it is; it must be " + e.Wants
+	}
+	return fmt.Sprintf("%s is the device %s; it must be %s", e.Address, e.Has, e.Wants)
+}
+
 // RefusedError is a request that the device does not follow; it is as before.
 type RefusedError struct {
 	Address string
@@ -100,6 +112,9 @@ type Key struct {
 type Client struct {
 	// Secrets are never part of what the client returns or says.
 	Secrets []string
+	// Device is the identifier of the only device that the client talks to, as in
+	// api.Health. If it is empty, Health sets it to that of the device which answers.
+	Device string
 
 	base *url.URL
 	http *http.Client
@@ -169,7 +184,7 @@ func newClient(base *url.URL) *Client {
 		base: base,
 		http: &http.Client{
 			// A service that restarts leaves dead connections behind.
-			Transport:     &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: connecting}).DialContext, TLSHandshakeTimeout: connecting},
+			Transport:     &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: connecting}).DialContext, TLSHandshakeTimeout: connecting, ExpectContinueTimeout: connecting},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -219,6 +234,11 @@ func (c *Client) do(ctx context.Context, r request) (int, http.Header, []byte, e
 	}
 	if r.body != nil {
 		req.Header.Set("Content-Type", "application/octet-stream")
+	}
+	if len(r.body) > expectFrom {
+		// A device that refuses it by its headers can say why: of one that closes the
+		// connection while the body is sent the answer may be lost.
+		req.Header.Set("Expect", "100-continue")
 	}
 	answer, err := c.http.Do(req)
 	if err != nil {
@@ -307,7 +327,24 @@ func (c *Client) Health(ctx context.Context) error {
 	if h.Status != "ok" {
 		return &RefusedError{c.URL(), http.StatusOK, fmt.Sprintf("its health is %q", c.clean(h.Status))}
 	}
+	if raw, err := base64.RawURLEncoding.DecodeString(h.Device); h.Device != "" && (err != nil || len(raw) != api.DeviceIDSize) {
+		return &OtherError{c.URL(), "its identifier is not one"}
+	}
+	if c.Device == "" {
+		c.Device = h.Device
+	}
+	if c.Device != h.Device {
+		return &DeviceError{c.URL(), h.Device, c.Device}
+	}
 	return nil
+}
+
+// named says whether a nonce is the device's. It is part of what is signed, so that a
+// device cannot have another's nonce signed.
+func (c *Client) named(nonce string) bool {
+	id, _ := base64.RawURLEncoding.DecodeString(c.Device)
+	raw, err := base64.RawURLEncoding.DecodeString(nonce)
+	return len(id) == 0 || err == nil && bytes.HasPrefix(raw, id)
 }
 
 // Fresh says whether the device waits for its first configuration: it has a page
@@ -335,6 +372,9 @@ func (c *Client) signed(ctx context.Context, r request, key *Key) (int, http.Hea
 		}
 		if n.Nonce == "" || strings.ContainsFunc(n.Nonce, func(r rune) bool { return !unicode.IsGraphic(r) || r == ' ' || r > unicode.MaxASCII }) {
 			return 0, nil, nil, &OtherError{c.URL(), "its nonce is none"}
+		}
+		if !c.named(n.Nonce) {
+			return 0, nil, nil, &OtherError{c.URL(), "the nonce it gives out is not one of the device " + c.Device}
 		}
 		signature, err := api.Sign(api.Message(n.Nonce, r.path, sha256.Sum256(r.body)), key.Signer)
 		if err != nil {

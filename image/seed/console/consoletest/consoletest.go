@@ -73,7 +73,7 @@ func (d *Device) Up() {
 	}
 	d.addr = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := console.New(ctx, d, d.now, "")
+	c := console.New(ctx, d, console.Options{ID: ID, Now: d.now})
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { d.serve(c, w, r) })}
 	d.mu.Lock()
 	d.server, d.end = s, cancel
@@ -173,6 +173,22 @@ func (d *Device) SetConfig(config []byte) {
 	d.config = config
 }
 
+// ID is the identifier of the device.
+const ID = "Y29uc29sZXQ"
+
+// Ready is always so.
+func (d *Device) Ready() error { return nil }
+
+// Known asks ssh-keygen.
+func (d *Device) Known(armour []byte) error {
+	config, _ := d.Config()
+	c, _ := seed.Check(config)
+	if c == nil {
+		return errors.New("no signers")
+	}
+	return sshKeygen(nil, armour, c.Signers(), "-Y", "find-principals")
+}
+
 // Detail says nothing, as most devices.
 func (d *Device) Detail() string { return "" }
 
@@ -188,6 +204,11 @@ func (d *Device) Verify(message, armour []byte) error {
 
 // Verify checks a signature as the device does: with ssh-keygen, by admin-signers.
 func Verify(message, armour []byte, signers string) error {
+	return sshKeygen(message, armour, signers, "-Y", "verify", "-I", api.Namespace, "-n", api.Namespace)
+}
+
+// sshKeygen runs ssh-keygen on a signature and the lines of admin-signers.
+func sshKeygen(message, armour []byte, signers string, args ...string) error {
 	dir, err := os.MkdirTemp("", "console")
 	if err != nil {
 		return err
@@ -197,7 +218,7 @@ func Verify(message, armour []byte, signers string) error {
 	if err := errors.Join(os.WriteFile(allowed, []byte(signers), 0o600), os.WriteFile(sig, armour, 0o600)); err != nil {
 		return err
 	}
-	cmd := exec.Command("ssh-keygen", "-Y", "verify", "-f", allowed, "-I", api.Namespace, "-n", api.Namespace, "-s", sig)
+	cmd := exec.Command("ssh-keygen", append(args, "-f", allowed, "-s", sig)...)
 	cmd.Stdin = bytes.NewReader(message)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)

@@ -1,0 +1,139 @@
+package console
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"imgtool/image/seed/api"
+)
+
+const (
+	maxEvents = 1000    // of a job; later ones are not kept
+	maxError  = 8 << 10 // bytes of what a job says of its failure
+)
+
+type job struct {
+	api.Job
+	begun time.Time
+}
+
+// work is what a job does. Its rollback is as in api.
+type work func(ctx context.Context, report func(api.Event)) (result api.Result, rollback string, err error)
+
+// apply begins a job that applies a body, and closes it, if whoever sent it may.
+func (c *Console) apply(name string, body *upload) (api.Submitted, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	config, err := c.authorize(body.claim)
+	if err != nil {
+		return api.Submitted{}, err
+	}
+	return c.begin(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+		defer body.Close()
+		result, rollback, err := c.device.Apply(ctx, name, body, report)
+		result.Reapply = config != nil
+		return result, rollback, err
+	}), nil
+}
+
+// Boot begins the job of a device that starts. While it runs, nothing from the
+// network is accepted. It must be called before requests are served.
+func (c *Console) Boot(w work) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.booting = true
+	c.begin(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+		result, rollback, err := w(ctx, report)
+		c.mu.Lock()
+		c.booting = false
+		c.mu.Unlock()
+		return result, rollback, err
+	})
+}
+
+// begin begins a job. The caller holds c.mu and has seen that none runs.
+func (c *Console) begin(w work) api.Submitted {
+	j := &job{begun: time.Now()}
+	j.ID, j.State, j.Step = random(), api.Waiting, api.Waiting
+	if len(c.jobs) >= api.MaxJobs {
+		c.jobs = c.jobs[1:]
+	}
+	c.jobs = append(c.jobs, j)
+	go c.run(j, w)
+	return api.Submitted{JobID: j.ID, State: j.State, JobURL: api.PathJobs + j.ID}
+}
+
+// running says whether a job runs. The caller holds c.mu.
+func (c *Console) running() bool {
+	return slices.ContainsFunc(c.jobs, func(j *job) bool { return j.State == api.Waiting || j.State == api.Running })
+}
+
+func (c *Console) run(j *job, w work) {
+	report := func(e api.Event) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		e.Elapsed = time.Since(j.begun).Seconds()
+		j.State, j.Step = api.Running, e.Step
+		if len(j.Events) < maxEvents {
+			j.Events = append(j.Events, e)
+		}
+	}
+	report(api.Event{Step: "running"})
+	result, rollback, err := w(c.ctx, report)
+	if result.Warnings == nil {
+		result.Warnings = []string{}
+	}
+	if err == nil {
+		report(api.Event{Step: "completed"})
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j.Duration = time.Since(j.begun).Seconds()
+	if err == nil {
+		if result.Reapply {
+			result.RolledBack = new(bool)
+		}
+		j.State, j.Result = api.Succeeded, &result
+		return
+	}
+	j.State, j.Error = api.Failed, cut(err.Error())
+	if rollback == "" {
+		// The configuration is not valid.
+		return
+	}
+	back := rollback == api.RollbackCompleted
+	result.RolledBack = &back
+	j.Rollback, j.Result = rollback, &result
+}
+
+// cut shortens what is said of a failure.
+func cut(s string) string {
+	if len(s) <= maxError {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxError], "") + "…"
+}
+
+// find is a job as it is now, or nil.
+func (c *Console) find(id string) *api.Job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.jobs, func(j *job) bool { return j.ID == id })
+	if i < 0 {
+		return nil
+	}
+	now := c.jobs[i].Job
+	return &now
+}
+
+func (c *Console) job(w http.ResponseWriter, r *http.Request) {
+	j := c.find(r.PathValue("id"))
+	if j == nil {
+		answer(w, http.StatusNotFound, api.Problem{Error: "job not found"})
+		return
+	}
+	answer(w, http.StatusOK, j)
+}
