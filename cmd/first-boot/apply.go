@@ -23,32 +23,51 @@ import (
 // serviceID is the user and group of containers without privileges, appsvc.
 const serviceID = 990
 
+// limits are what the service takes, which must do with little memory. AtomixOS takes
+// documents of 32 MiB and windows of 128 MiB.
+var limits = seed.Limits{Document: 128 << 10, Window: 8 << 20, Depth: 16}
+
+// maxFaults is how many faults of a document are listed.
+const maxFaults = 20
+
 func (d *device) Validate(name string, body io.ReadSeeker) ([]string, error) {
-	return judge(name, body)
+	return d.judge(name, body)
 }
 
-// judge says what is wrong with a document or bundle, all of it.
-func judge(name string, body io.ReadSeeker) (warnings []string, err error) {
+// judge says what is wrong with a document or bundle. What it says goes to the log,
+// to the console and to the health of the device, where anyone may read it, so it
+// quotes nothing of the document.
+func (d *device) judge(name string, body io.ReadSeeker) (warnings []string, err error) {
+	// One at a time, for the memory it takes.
+	d.judging.Lock()
+	defer d.judging.Unlock()
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	_, faults, err := seed.CheckBundle(name, body)
+	_, faults, err := limits.CheckBundle(name, body)
 	if err != nil {
 		return nil, err
 	}
 	var wrong []string
 	for _, f := range faults {
-		if f.Warning {
-			warnings = append(warnings, f.String())
-		} else {
-			wrong = append(wrong, f.String())
+		switch {
+		case f.Warning && len(warnings) < maxFaults:
+			warnings = append(warnings, f.Public())
+		case !f.Warning:
+			wrong = append(wrong, "config.toml:"+f.Public())
 		}
 	}
-	if wrong != nil {
-		return warnings, errors.New("config.toml:" + strings.Join(wrong, "; config.toml:"))
+	if wrong == nil {
+		return warnings, nil
 	}
-	return warnings, nil
+	if n := len(wrong); n > maxFaults {
+		wrong = append(wrong[:maxFaults], fmt.Sprintf("and %d more", n-maxFaults))
+	}
+	return warnings, errors.New(strings.Join(wrong, "; "))
 }
+
+// Ready says why nothing can be kept, or returns nil.
+func (d *device) Ready() error { return d.store.ready() }
 
 // Apply makes a document or bundle the configuration of the device.
 func (d *device) Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
@@ -68,8 +87,11 @@ func (d *device) apply(ctx context.Context, name string, body io.ReadSeeker, rep
 	step := func(s string) { report(api.Event{Step: s}) }
 	step("prepare")
 	step("validate")
-	if result.Warnings, err = judge(name, body); err != nil {
+	if err := d.store.ready(); err != nil {
 		return result, api.RollbackSkipped, err
+	}
+	if result.Warnings, err = d.judge(name, body); err != nil {
+		return result, "", err
 	}
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return result, api.RollbackSkipped, err
@@ -160,7 +182,12 @@ func (d *device) etc(path, text string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(file, []byte(text), mode), os.Chmod(file, mode))
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Chmod(mode), f.Close())
 }
 
 // quadlets puts the units where podman looks for them: those of root, and those
@@ -177,83 +204,21 @@ func (d *device) quadlets(files map[string]string) error {
 	}
 	for unit, u := range runtime {
 		for _, mode := range u.Modes {
-			dir := map[string]string{"rootful": rootful, "rootless": rootless}[mode]
-			if err := d.etc(filepath.Join(dir, unit), files["quadlet/"+unit], 0o644); err != nil {
+			dir, owner := rootful, 0
+			if mode == "rootless" {
+				dir, owner = rootless, serviceID
+			}
+			// Environment= and others have secrets.
+			file := filepath.Join(dir, unit)
+			if err := d.etc(file, files["quadlet/"+unit], 0o600); err != nil {
+				return err
+			}
+			if err := os.Lchown(filepath.Join(d.root, "etc", file), owner, owner); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// accounts are those of the configuration beside the system's own.
-func (d *device) accounts(files map[string]string) error {
-	var users map[string]struct {
-		IsAdmin bool `json:"isAdmin"`
-		Shell   string
-		Key     string `json:"ssh_key"`
-	}
-	if err := json.Unmarshal([]byte(files["users.json"]), &users); err != nil {
-		return err
-	}
-	const first = 1000
-	system := func(name string) (string, error) {
-		text, err := os.ReadFile(filepath.Join(d.root, "etc", name))
-		if err != nil && !os.IsNotExist(err) {
-			return "", err
-		}
-		var kept strings.Builder
-		for line := range strings.Lines(string(text)) {
-			fields := strings.Split(line, ":")
-			if id, err := strconv.Atoi(fields[min(2, len(fields)-1)]); err == nil && id < first && id != serviceID && fields[0] != "wheel" {
-				kept.WriteString(strings.TrimRight(line, "\n") + "\n")
-			}
-		}
-		return kept.String(), nil
-	}
-	passwd, err := system("passwd")
-	if err != nil {
-		return err
-	}
-	group, err := system("group")
-	if err != nil {
-		return err
-	}
-	passwd += fmt.Sprintf("appsvc:x:%d:%d::/data/containers:/bin/false\n", serviceID, serviceID)
-	group += fmt.Sprintf("appsvc:x:%d:\n", serviceID)
-	var admins []string
-	for i, name := range sorted(users) {
-		u := users[name]
-		shell := "/bin/" + u.Shell
-		if _, err := os.Stat(filepath.Join(d.root, shell)); err != nil {
-			shell = "/bin/sh"
-		}
-		passwd += fmt.Sprintf("%s:x:%d:%d::/home/%s:%s\n", name, first+i, first+i, name, shell)
-		group += fmt.Sprintf("%s:x:%d:\n", name, first+i)
-		if u.IsAdmin {
-			admins = append(admins, name)
-		}
-		home := filepath.Join(d.root, "home", name)
-		ssh := filepath.Join(home, ".ssh")
-		if err := os.MkdirAll(ssh, 0o700); err != nil {
-			return err
-		}
-		keys := filepath.Join(ssh, "authorized_keys")
-		if u.Key == "" {
-			if err := os.RemoveAll(keys); err != nil {
-				return err
-			}
-		} else if err := os.WriteFile(keys, []byte(u.Key+"\n"), 0o600); err != nil {
-			return err
-		}
-		for _, path := range []string{home, ssh, keys} {
-			if err := os.Chown(path, first+i, first+i); err != nil && !os.IsNotExist(err) {
-				return err
-			}
-		}
-	}
-	group += fmt.Sprintf("wheel:x:10:%s\n", strings.Join(admins, ","))
-	return errors.Join(d.etc("passwd", passwd, 0o644), d.etc("group", group, 0o644))
 }
 
 // network gives the interfaces that are there their addresses, and writes what the
@@ -310,8 +275,8 @@ func (d *device) network(config *seed.Config, files map[string]string) error {
 		if err := d.address4(name, eth.Address); err != nil {
 			return err
 		}
-		if via := eth.Gateway; via != "" {
-			if err := d.run("ip", "route", "replace", "default", "via", via, "dev", name); err != nil {
+		if via := eth.Gateway; via != "" && d.root == "/" {
+			if err := d.run("setting the default route through "+name, "ip", "route", "replace", "default", "via", via, "dev", name); err != nil {
 				return err
 			}
 		}
@@ -327,12 +292,15 @@ func (d *device) address4(name, address string) error {
 	if out, err := exec.Command("ip", "-4", "address", "show", "dev", name).Output(); err == nil && bytes.Contains(out, []byte("inet "+address+" ")) {
 		return nil
 	}
-	return errors.Join(d.run("ip", "-4", "address", "flush", "dev", name), d.run("ip", "address", "add", address, "dev", name), d.run("ip", "link", "set", name, "up"))
+	what := "setting the address of " + name
+	return errors.Join(d.run(what, "ip", "-4", "address", "flush", "dev", name), d.run(what, "ip", "address", "add", address, "dev", name), d.run(what, "ip", "link", "set", name, "up"))
 }
 
-func (d *device) run(program string, args ...string) error {
-	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, bytes.TrimSpace(out))
+// run runs a program of the network's. Its arguments and words are not repeated: they
+// have values of the configuration.
+func (d *device) run(what, program string, args ...string) error {
+	if err := exec.Command(program, args...).Run(); err != nil {
+		return fmt.Errorf("%s: %s: %w", what, program, err)
 	}
 	return nil
 }

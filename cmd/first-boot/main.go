@@ -9,6 +9,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -34,12 +37,13 @@ import (
 func main() {
 	root := flag.String("root", "/", "where the device's file system is")
 	listen := flag.String("listen", fmt.Sprintf(":%d", api.Port), "where the console is")
+	mounted := flag.Bool("mounted", false, "take no configuration unless data below root is a mounted file system; always so with the root /")
 	narrow := flag.Duration("narrow", time.Minute, "how long the console stays open to all after the first configuration, so that who sent it sees how it ended")
 	flag.Parse()
 	debug.SetMemoryLimit(24 << 20)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *root, *listen, *narrow); err != nil {
+	if err := run(ctx, *root, *listen, *narrow, *mounted || *root == "/"); err != nil {
 		fmt.Fprintln(os.Stderr, "first-boot:", err)
 		os.Exit(1)
 	}
@@ -47,17 +51,29 @@ func main() {
 
 func say(format string, args ...any) { fmt.Printf("first-boot: "+format+"\n", args...) }
 
-func run(ctx context.Context, root, listen string, narrow time.Duration) error {
-	d := &device{root: root, store: store{dir: filepath.Join(root, "data"), service: serviceID}}
-	if err := d.store.recover(); err != nil {
-		return err
+func run(ctx context.Context, root, listen string, narrow time.Duration, mounted bool) error {
+	d := &device{root: root, store: store{dir: filepath.Join(root, "data"), service: serviceID, mounted: mounted}}
+	if root == "/" {
+		d.store.device = dataDevice
 	}
 	uploads := filepath.Join(root, "data", ".uploads")
-	if err := errors.Join(os.RemoveAll(uploads), os.MkdirAll(uploads, 0o700)); err != nil {
+	// Without the data file system there is nothing to read or to write, and the
+	// console says why.
+	unready := d.store.ready()
+	if unready == nil {
+		if err := d.store.recover(); err != nil {
+			return err
+		}
+		if err := errors.Join(os.RemoveAll(uploads), os.MkdirAll(uploads, 0o700)); err != nil {
+			return err
+		}
+		d.load()
+	}
+	id, err := d.id()
+	if err != nil {
 		return err
 	}
-	d.load()
-	handler := console.New(ctx, d, time.Now, uploads)
+	handler := console.New(ctx, d, console.Options{ID: id, Spool: uploads})
 	s := &server{handler: handler}
 	d.configured = func(first bool) {
 		wait := narrow
@@ -74,8 +90,12 @@ func run(ctx context.Context, root, listen string, narrow time.Duration) error {
 	if d.text != nil && !d.store.onTrial() {
 		where = d.address(listen)
 	}
-	// Nobody is to be faster than what the device has.
-	handler.Start(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+	// Requests are refused until the device has looked for its own configuration.
+	handler.Boot(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+		if unready != nil {
+			d.note(unready.Error() + "; the device takes no configuration until it is")
+			return api.Result{}, "", unready
+		}
 		return api.Result{}, "", d.boot(ctx, report)
 	})
 	if err := s.listen(ctx, where); err != nil {
@@ -116,8 +136,8 @@ func (s *server) listen(ctx context.Context, at string) error {
 	if err != nil {
 		return err
 	}
-	s.on, s.at = &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 5 * time.Minute, MaxHeaderBytes: 16 << 10}, at
-	go s.on.Serve(l)
+	s.on, s.at = console.NewServer(s.handler), at
+	go s.on.Serve(console.Limit(l))
 	say("the console is at http://%s", l.Addr())
 	return nil
 }
@@ -127,6 +147,8 @@ type device struct {
 	root       string
 	store      store
 	configured func(first bool) // is called when a configuration was applied
+
+	judging sync.Mutex
 
 	mu     sync.Mutex
 	text   []byte // of the configuration, nil without one
@@ -165,15 +187,57 @@ func (d *device) note(why string) {
 	if d.detail != "" {
 		why = d.detail + "; " + why
 	}
+	if len(why) > maxDetail {
+		why = strings.ToValidUTF8(why[:maxDetail], "") + "…"
+	}
 	d.detail = why
 }
 
+// maxDetail is how many bytes health has at most.
+const maxDetail = 4 << 10
+
+func (d *device) signers() ([]byte, error) {
+	return os.ReadFile(filepath.Join(d.store.config(), "admin-signers"))
+}
+
+func (d *device) Known(armour []byte) error {
+	signers, err := d.signers()
+	if err != nil {
+		return err
+	}
+	return api.Known(armour, signers)
+}
+
 func (d *device) Verify(message, armour []byte) error {
-	signers, err := os.ReadFile(filepath.Join(d.store.config(), "admin-signers"))
+	signers, err := d.signers()
 	if err != nil {
 		return err
 	}
 	return api.Verify(message, armour, signers)
+}
+
+// id is the identifier of the device, as in api.Health: of its serial number, where
+// the device tree has one, else one that is kept on /data.
+func (d *device) id() (string, error) {
+	cut := func(text []byte) string {
+		sum := sha256.Sum256(append([]byte("imgtool device\x00"), text...))
+		return base64.RawURLEncoding.EncodeToString(sum[:api.DeviceIDSize])
+	}
+	serial, err := os.ReadFile(filepath.Join(d.root, "proc/device-tree/serial-number"))
+	if serial = bytes.Trim(serial, "\x00 \n"); err == nil && len(bytes.Trim(serial, "0")) > 0 {
+		return cut(serial), nil
+	}
+	file := filepath.Join(d.store.dir, "device-id")
+	kept, err := os.ReadFile(file)
+	if err == nil && len(kept) > 0 {
+		return cut(kept), nil
+	}
+	kept = make([]byte, 32)
+	rand.Read(kept)
+	if d.store.ready() != nil {
+		return cut(kept), nil
+	}
+	return cut(kept), errors.Join(writeFile(file, bytes.NewReader(kept), 0o600), d.store.sync())
 }
 
 // address is where the console is once the device has a configuration: on the LAN
@@ -260,6 +324,9 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 
 // finish is done when a configuration is applied, and only then.
 func (d *device) finish() error {
+	if err := d.store.ready(); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	d.detail = ""
 	d.mu.Unlock()

@@ -23,7 +23,48 @@ import (
 // the old one is where it was made.
 type store struct {
 	dir     string
-	service int // user and group of the files of a bundle
+	service int    // user and group of the files of a bundle
+	mounted bool   // dir must be a mounted file system, see ready
+	device  string // that it must be on, if not empty
+}
+
+// dataDevice is the data partition of a device.
+const dataDevice = "/dev/disk/by-partlabel/data"
+
+// ready says why nothing can be kept, or returns nil. Without the data file system,
+// what is written would be in memory and gone at the next boot, and the device would
+// call itself provisioned all the same.
+func (s *store) ready() error {
+	if !s.mounted {
+		return nil
+	}
+	var own, above unix.Stat_t
+	if err := unix.Lstat(s.dir, &own); err != nil {
+		return fmt.Errorf("the data partition is not mounted: %s: %w", s.dir, err)
+	}
+	if err := unix.Lstat(filepath.Dir(s.dir), &above); err != nil {
+		return err
+	}
+	if own.Dev == above.Dev {
+		return fmt.Errorf("the data partition is not mounted at %s", s.dir)
+	}
+	if s.device != "" {
+		var disk unix.Stat_t
+		if err := unix.Stat(s.device, &disk); err != nil {
+			return fmt.Errorf("there is no data partition: %s: %w", s.device, err)
+		}
+		if disk.Rdev != own.Dev {
+			return fmt.Errorf("%s is not the file system of the data partition %s", s.dir, s.device)
+		}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.dir, &fs); err != nil {
+		return err
+	}
+	if fs.Flags&unix.ST_RDONLY != 0 {
+		return fmt.Errorf("the data partition is mounted read-only at %s", s.dir)
+	}
+	return nil
 }
 
 func (s *store) config() string  { return filepath.Join(s.dir, "config") }
@@ -50,25 +91,27 @@ func (s *store) prepare(name string, body io.Reader, report func(step string)) (
 		return nil, err
 	}
 	report("write-candidate")
+	if err := os.Mkdir(s.other(), 0o700); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(s.other())
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
 	var config *seed.Config
-	files := map[string][2]int{filepath.Join(s.other(), "files"): {0o700, s.service}}
-	err := seed.Unpack(name, body, func(path string, r io.Reader) error {
-		if path == "config.toml" {
-			text, err := io.ReadAll(r)
-			if err != nil {
-				return err
-			}
-			if config, _ = seed.Check(text); config == nil {
-				return errors.New("config.toml is not valid")
-			}
-			return nil
+	err = limits.Unpack(name, body, func(path string, r io.Reader) error {
+		if path != "config.toml" {
+			return writeOwned(root, path, r, s.service)
 		}
-		for dir := filepath.Dir(path); dir != "files"; dir = filepath.Dir(dir) {
-			files[filepath.Join(s.other(), dir)] = [2]int{0o700, s.service}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			return err
 		}
-		file := filepath.Join(s.other(), path)
-		files[file] = [2]int{0o600, s.service}
-		return writeFile(file, r, 0o600)
+		if config, _ = seed.Check(text); config == nil {
+			return errors.New("config.toml is not valid")
+		}
+		return nil
 	})
 	if err == nil && config == nil {
 		err = errors.New("there is no config.toml")
@@ -80,16 +123,34 @@ func (s *store) prepare(name string, body io.Reader, report func(step string)) (
 		if step := stepOf(f.Path); step != "" {
 			report(step)
 		}
-		if err := writeFile(filepath.Join(s.other(), f.Path), strings.NewReader(f.Text), 0o600); err != nil {
-			return nil, err
-		}
-	}
-	for path, a := range files {
-		if err := os.Chown(path, a[1], a[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := writeOwned(root, f.Path, strings.NewReader(f.Text), 0); err != nil {
 			return nil, err
 		}
 	}
 	return config, s.sync()
+}
+
+// writeOwned writes a file below root, and the directories above it that are not
+// there, for one user and group alone. No link below root is followed out of it.
+func writeOwned(root *os.Root, path string, r io.Reader, id int) error {
+	for i, c := range path {
+		if c != '/' {
+			continue
+		}
+		err := root.Mkdir(path[:i], 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err := errors.Join(err, root.Lchown(path[:i], id, id)); err != nil {
+			return err
+		}
+	}
+	f, err := root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Chown(id, id), f.Close())
 }
 
 // stepOf is the step of a job that writes a file.
@@ -100,6 +161,7 @@ func stepOf(path string) string {
 		"health-required.json": "write-health", "quadlet-runtime.json": "write-runtime-metadata"}[dir]
 }
 
+// writeFile writes a file of root's in a directory of root's.
 func writeFile(path string, r io.Reader, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
