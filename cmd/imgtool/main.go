@@ -160,7 +160,7 @@ func exitStatus(err error) int {
 		return exitRefused
 	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*otherConfigError)):
 		return exitMismatch
-	case is(new(*wrongBoardError)), is(new(*provision.OtherError)):
+	case is(new(*wrongBoardError)), is(new(*provision.OtherError)), is(new(*provision.DeviceError)):
 		return exitWrongBoard
 	case is(new(*flash.GoneError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)):
 		return exitGone

@@ -24,6 +24,7 @@ type provisionOptions struct {
 	yes     bool
 	wait    time.Duration
 	timeout time.Duration
+	device  string
 }
 
 func (opt *provisionOptions) flags(cmd *cobra.Command, seed string) {
@@ -34,6 +35,7 @@ func (opt *provisionOptions) flags(cmd *cobra.Command, seed string) {
 	}
 	f.StringVar(&opt.key, "key", "", "key of an admin: a private key file, or the public key file, fingerprint or comment of one that ssh-agent has (default: those of ssh-agent and ~/.ssh)")
 	f.DurationVar(&opt.wait, "wait", 0, "how long to wait for a device that does not answer yet, or has another job")
+	f.StringVar(&opt.device, "device", "", "identifier of the device it must be, as provision status and the device's page show it")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "send to an address that is not local, too, without a question")
 }
 
@@ -51,7 +53,9 @@ Exit status 0: applied. 3: the seed is bad, nothing was sent. 4: the device refu
 is as before. 9: the device does not answer. 11: it failed, and the device went back to
 what it had. 12: not known; imgtool provision status --seed tells.
 
-The device speaks plain HTTP and cannot prove which one it is.`,
+The device speaks plain HTTP and cannot prove which one it is. What an admin signs names the
+device, where it has an identifier, so that one device cannot use what was signed for another:
+pass its identifier with --device.`,
 		Example: `  imgtool provision 172.20.30.1 --seed config.toml
   imgtool provision 172.20.30.1 --seed config.tar.zst --key ~/.ssh/id_ed25519 --wait 5m
   imgtool provision 172.20.30.1 --seed seed.toml --values units.csv --unit W123
@@ -208,6 +212,9 @@ func reach(ctx context.Context, address string, opt provisionOptions, secret boo
 			err = hint(err, "is it on, and on this network? pass --wait 5m if it is still booting")
 		}
 		return nil, err
+	}
+	if opt.device != "" && c.Device != opt.device {
+		return nil, &provision.DeviceError{Address: c.URL(), Has: c.Device, Wants: opt.device}
 	}
 	if !secret || c.Encrypted() {
 		return c, nil
@@ -415,9 +422,15 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 		state, words = "fresh", "up, and waits for its first configuration"
 	}
 	result := map[string]any{"address": c.URL(), "state": state}
+	if c.Device != "" {
+		result["device"] = c.Device
+	}
 	if s == nil {
 		if u.json {
 			return u.print(result)
+		}
+		if c.Device != "" {
+			words += " (device " + c.Device + ")"
 		}
 		fmt.Fprintf(u.out, "%s: %s\n", c.URL(), words)
 		return nil

@@ -630,6 +630,50 @@ func TestProvisionNobody(t *testing.T) {
 	}
 }
 
+// What is signed names the device, so that a device cannot have a configuration signed
+// for another.
+func TestProvisionTheRightDevice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	d := s.fresh(&consoletest.Device{})
+	s.wants(0, "(device "+consoletest.ID+")", "provision", "status", d.URL())
+	s.wants(10, "is the device "+consoletest.ID+"; it must be AAAAAAAAAAA", "provision", d.URL(), "--seed", s.seed, "--device", "AAAAAAAAAAA")
+	s.wants(0, "applied in", "provision", d.URL(), "--seed", s.seed, "--device", consoletest.ID)
+	s.has(d, "new")
+
+	nonce := func(id string) string { return id + strings.Repeat("A", 43-len(id)) }
+	for name, c := range map[string]struct {
+		health, nonce string
+		want          int
+	}{
+		"a device without an identifier":        {`{"status":"ok"}`, nonce("B"), 10},
+		"another device":                        {`{"status":"ok","device":"AAAAAAAAAAA"}`, nonce("AAAAAAAAAAA"), 10},
+		"a device that passes another's on":     {`{"status":"ok","device":"` + consoletest.ID + `"}`, nonce("AAAAAAAAAAA"), 10},
+		"an identifier that is none":            {`{"status":"ok","device":"../.."}`, nonce("A"), 10},
+		"a device that is as it says of itself": {`{"status":"ok","device":"` + consoletest.ID + `"}`, nonce(consoletest.ID[:10] + "Q"), 4},
+	} {
+		posted := false
+		other := s.device(&consoletest.Device{Intercept: func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case r.URL.Path == api.PathHealth:
+				fmt.Fprint(w, c.health)
+			case r.URL.Path == api.PathNonce:
+				fmt.Fprintf(w, `{"nonce":%q}`, c.nonce)
+			case r.Method == http.MethodPost:
+				posted = true
+				return false
+			default:
+				return false
+			}
+			return true
+		}})
+		status, _, said := s.run("provision", other.URL(), "--seed", s.seed, "--key", s.path("admin"), "--device", consoletest.ID)
+		if status != c.want || posted != (c.want == 4) {
+			t.Errorf("%s: status %d, posted: %v: %s", name, status, posted, said)
+		}
+	}
+}
+
 func TestProvisionInterrupted(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

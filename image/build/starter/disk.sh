@@ -53,3 +53,41 @@ sticks_settle() {
 		n=$((n + 1))
 	done
 }
+
+# mount_data DIR: mounts the data partition. One that does not mount is checked; one that
+# has nothing in it is made anew. Anything else is left as it is, and first-boot takes no
+# configuration until somebody has looked.
+mount_data() {
+	data=/dev/disk/by-partlabel/data
+	[ -b $data ] || {
+		echo "initrd: there is no partition named data"
+		return 1
+	}
+	mkdir -p "$1"
+	! mount -t f2fs -o noatime $data "$1" || return 0
+	if blank $data; then
+		echo "initrd: $(readlink -f $data) is empty: making /data anew"
+		make_data "$1" && return 0
+	else
+		echo "initrd: $(readlink -f $data) does not mount: checking it"
+		fsck.f2fs -f -y $data
+		! mount -t f2fs -o noatime $data "$1" || return 0
+	fi
+	echo "initrd: /data cannot be mounted; to begin anew, write zeros to the first 64 KiB of $(readlink -f $data)"
+	return 1
+}
+
+# blank PARTITION: its first 64 KiB are zeros, so it has no file system.
+blank() {
+	[ "$(head -c 65536 "$1" | tr -d '\0' | wc -c)" = 0 ]
+}
+
+# make_data DIR: makes the file system and its directories, as the definition of the
+# partition says, and mounts it.
+make_data() {
+	definition=$(grep -l '^Label=data$' /etc/repart.d/*.conf) || return 1
+	mkfs.f2fs -q -f -l data $data && mount -t f2fs -o noatime $data "$1" || return 1
+	for dir in $(sed -n 's/^MakeDirectories=//p' "$definition"); do
+		mkdir -p "$1$dir"
+	done
+}

@@ -35,10 +35,6 @@ if [ $fresh = yes ]; then
 	mkdir -p /sysroot/etc/atomixos
 	: >/sysroot/etc/atomixos/fresh-flash
 fi
-data=/dev/disk/by-partlabel/data
-if [ -b $data ]; then
-	mkdir -p /sysroot/data
-	mount -t f2fs -o noatime $data /sysroot/data || echo "initrd: /data: no f2fs on $(readlink -f $data)"
-fi
+mount_data /sysroot/data
 sticks_settle
 hand_over
