@@ -5,6 +5,7 @@ GO ?= go
 export CGO_CFLAGS ?= -O3
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 GOTESTSUM = gotest.tools/gotestsum@v1.13.0
 
 FIRST_BOOT = image/build/starter/first-boot/first-boot
@@ -44,6 +45,7 @@ lint:
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(ACTIONLINT)
+	@.ci/vulncheck $(GO) run $(GOVULNCHECK)
 
 bench: build ## side by side with mksquashfs, mkfs.vfat, mcopy, sfdisk, dd and bmaptool
 	@.ci/deps bench
