@@ -30,21 +30,23 @@ var limits = seed.Limits{Document: 128 << 10, Window: 8 << 20, Depth: 16}
 // maxFaults is how many faults of a document are listed.
 const maxFaults = 20
 
-func (d *device) Validate(name string, body io.ReadSeeker) ([]string, error) {
-	return d.judge(name, body)
+// Validate ignores the name of what is sent: no signature covers it. What it is shows
+// in its first bytes.
+func (d *device) Validate(_ string, body io.ReadSeeker) ([]string, error) {
+	return d.judge(body)
 }
 
 // judge says what is wrong with a document or bundle. What it says goes to the log,
 // to the console and to the health of the device, where anyone may read it, so it
 // quotes nothing of the document.
-func (d *device) judge(name string, body io.ReadSeeker) (warnings []string, err error) {
+func (d *device) judge(body io.ReadSeeker) (warnings []string, err error) {
 	// One at a time, for the memory it takes.
 	d.judging.Lock()
 	defer d.judging.Unlock()
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	_, faults, err := limits.CheckBundle(name, body)
+	_, faults, err := limits.CheckBundle("", body)
 	if err != nil {
 		return nil, err
 	}
@@ -69,10 +71,10 @@ func (d *device) judge(name string, body io.ReadSeeker) (warnings []string, err 
 // Ready says why nothing can be kept, or returns nil.
 func (d *device) Ready() error { return d.store.ready() }
 
-// Apply makes a document or bundle the configuration of the device.
-func (d *device) Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
+// Apply makes a document or bundle the configuration of the device, whatever its name.
+func (d *device) Apply(ctx context.Context, _ string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
 	first, _ := d.now()
-	result, rollback, err := d.apply(ctx, name, body, report)
+	result, rollback, err := d.apply(ctx, body, report)
 	if err != nil {
 		say("the configuration is not taken: %v", err)
 		return result, rollback, err
@@ -83,20 +85,20 @@ func (d *device) Apply(ctx context.Context, name string, body io.ReadSeeker, rep
 	return result, "", nil
 }
 
-func (d *device) apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error) {
+func (d *device) apply(ctx context.Context, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error) {
 	step := func(s string) { report(api.Event{Step: s}) }
 	step("prepare")
 	step("validate")
 	if err := d.store.ready(); err != nil {
 		return result, api.RollbackSkipped, err
 	}
-	if result.Warnings, err = d.judge(name, body); err != nil {
+	if result.Warnings, err = d.judge(body); err != nil {
 		return result, "", err
 	}
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return result, api.RollbackSkipped, err
 	}
-	config, err := d.store.prepare(name, body, step)
+	config, err := d.store.prepare(body, step)
 	if err != nil {
 		return result, api.RollbackSkipped, err
 	}

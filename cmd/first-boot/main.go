@@ -297,7 +297,7 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 		}
 		if err == nil {
 			say("%s has a config.toml (%s)", what, v.device)
-			_, _, err = d.apply(ctx, "config.toml", bytes.NewReader(text), report)
+			_, _, err = d.apply(ctx, bytes.NewReader(text), report)
 		}
 		if err != nil {
 			d.note(fmt.Sprintf("the seed of %s is not taken: %v", what, err))

@@ -86,7 +86,7 @@ func document(dir string) ([]byte, *seed.Config) {
 }
 
 // prepare writes a document or bundle, which was judged, as the candidate.
-func (s *store) prepare(name string, body io.Reader, report func(step string)) (*seed.Config, error) {
+func (s *store) prepare(body io.Reader, report func(step string)) (*seed.Config, error) {
 	if err := os.RemoveAll(s.other()); err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (s *store) prepare(name string, body io.Reader, report func(step string)) (
 	}
 	defer root.Close()
 	var config *seed.Config
-	err = limits.Unpack(name, body, func(path string, r io.Reader) error {
+	err = limits.Unpack("", body, func(path string, r io.Reader) error {
 		if path != "config.toml" {
 			return writeOwned(root, path, r, s.service)
 		}
