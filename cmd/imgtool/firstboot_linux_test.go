@@ -216,7 +216,7 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 	log := b.runs("first-boot: the console is at", "", func() {
 		b.site.wants(4, "the data partition is not mounted", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
 	})
-	wantLines(t, log, "does not mount: checking it", "initrd: /data cannot be mounted; to begin anew, write zeros to the first 64 KiB of /dev/vda5",
+	wantLines(t, log, "initrd: /dev/vda5 does not mount: checking it", "initrd: /data cannot be mounted; to begin anew, write zeros to the first 64 KiB of /dev/vda5",
 		"first-boot: the data partition is not mounted at /data")
 	if strings.Contains(log, "first-boot: provisioned") || strings.Contains(log, "marked good") {
 		t.Errorf("it says that it is provisioned:\n%s", log)
@@ -232,7 +232,7 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 	if strings.Contains(log, "first-boot: provisioned") {
 		t.Errorf("it says that it is provisioned:\n%s", log)
 	}
-	log = b.boots(`^ro''?ot:|^logs`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\ncd /data; ls -d config/quadlet config/ssh-authorized-keys containers; ls -d lo''gs\n"})
+	log = b.boots(`^ro''?ot:|^logs`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\ncd /data; ls -1d config/quadlet config/ssh-authorized-keys containers; ls -d lo''gs\n"})
 	wantLines(t, log, "first-boot: the configuration of /data is taken", "config/quadlet", "config/ssh-authorized-keys", "containers")
 }
 
