@@ -538,7 +538,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		s.target = nil
 		whole.Media = append(whole.Media, mediumReceipt{s.medium, s.files, s.receipt})
 		if s.err != nil {
-			if s.touched && ctx.Err() == nil {
+			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*flash.MovedError)) {
 				return hint(s.err, "%s is not bootable and has no partition table now: run it again, and what is left is done", s.disk.Path)
 			}
 			return s.err

@@ -458,8 +458,11 @@ func (n *unit) release(u *ui, gone bool) {
 	if err := n.target.Reread(); err != nil {
 		u.warn(fmt.Sprintf("the image is written, but %v", err))
 	}
+	n.err = n.target.Named()
 	if err := n.target.Close(); err != nil {
 		n.err = &image.WriteError{Err: fmt.Errorf("closing %s: %w", n.disk.Path, err)}
+	}
+	if n.err != nil {
 		n.receipt.Status, n.receipt.Error = exitStatus(n.err), n.err.Error()
 	}
 }
@@ -534,7 +537,7 @@ func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
 		switch {
 		case n.err != nil:
 			err := n.err
-			if n.touched && ctx.Err() == nil {
+			if n.touched && ctx.Err() == nil && !errors.As(err, new(*flash.MovedError)) {
 				err = hint(err, "%s is not bootable and has no partition table now", n.disk.Path)
 			}
 			if failed == nil {
@@ -599,7 +602,7 @@ func alike(disk *flash.Disk, p *plan) bool {
 // findDisk finds the disk a person names.
 func findDisk(name string) (*flash.Disk, error) {
 	d, err := flash.Find("/", name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, there := os.Stat(name); errors.Is(err, fs.ErrNotExist) && there != nil {
 		return nil, hint(&noDiskError{name, err}, "imgtool disks lists the disks there are")
 	}
 	return d, err

@@ -162,7 +162,7 @@ func exitStatus(err error) int {
 		return exitMismatch
 	case is(new(*wrongBoardError)), is(new(*provision.OtherError)):
 		return exitWrongBoard
-	case is(new(*flash.GoneError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)):
+	case is(new(*flash.GoneError)), is(new(*flash.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)):
 		return exitGone
 	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
 		return exitCorrupt

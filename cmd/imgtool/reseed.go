@@ -147,6 +147,11 @@ func reseed(ctx context.Context, path string, want *build.Seed, u *ui) error {
 	if !info.Mode().IsRegular() {
 		return reseedDisk(ctx, path, want, u)
 	}
+	if disk, err := findDisk(path); err != nil {
+		return err
+	} else if err := disk.Check(flash.Need{}); err != nil {
+		return err
+	}
 	pic, err := openPicture(path, nil)
 	if err != nil {
 		return err
@@ -323,6 +328,9 @@ func reseedDisk(ctx context.Context, path string, want *build.Seed, u *ui) error
 	}
 	if err := t.Reread(); err != nil {
 		u.warn(err.Error())
+	}
+	if err := t.Named(); err != nil {
+		return err
 	}
 	if err := t.Close(); err != nil {
 		return err
