@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -234,17 +233,15 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		}
 		return nil
 	}
+	log, err := receipts(opt.receipt)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
 	if !opt.yes {
 		if err := confirm(ctx, u, units, p, opt.image == "-"); err != nil {
 			return err
 		}
-	}
-	var log *os.File
-	if opt.receipt != "" {
-		if log, err = os.OpenFile(opt.receipt, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
-			return err
-		}
-		defer log.Close()
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verify, opt.verify
@@ -522,17 +519,11 @@ func share(chunks iter.Seq2[image.Chunk, error], n int) (shared []iter.Seq2[imag
 // status.
 func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
 	u.endPhase()
-	var failed error
+	var failed, lost error
 	for _, n := range units {
 		r := n.receipt
-		if log != nil {
-			line, err := json.Marshal(r)
-			if err == nil {
-				_, err = log.Write(append(line, '\n'))
-			}
-			if err != nil {
-				u.warn(fmt.Sprintf("%s: no receipt: %v", n.disk.Path, err))
-			}
+		if err := addReceipt(log, r); err != nil && lost == nil {
+			lost = err
 		}
 		switch {
 		case n.err != nil:
@@ -553,8 +544,12 @@ func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
 			u.say("%s", r.summary())
 		}
 	}
-	if failed == nil {
+	switch {
+	case failed == nil:
 		u.leaves("")
+		return lost
+	case lost != nil:
+		u.warn(lost.Error())
 	}
 	return failed
 }

@@ -28,6 +28,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/gpt"
+	"imgtool/image/hostfile"
 	"imgtool/image/shconf"
 	"imgtool/image/source"
 	"imgtool/image/tree"
@@ -75,8 +76,8 @@ func runLive(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 		}
 	}()
 	var log *os.File
-	if opt.receipt != "" && !opt.dryRun {
-		if log, err = os.OpenFile(opt.receipt, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
+	if !opt.dryRun {
+		if log, err = receipts(opt.receipt); err != nil {
 			return err
 		}
 		defer log.Close()
@@ -112,7 +113,7 @@ func (l *live) prepare() (err error) {
 	case opt.reboot && opt.root != "":
 		return usagef("--reboot is about this system, and --root about another: leave one of them out")
 	}
-	text, err := os.ReadFile(opt.conf)
+	text, err := hostfile.ReadStream(opt.conf, hostfile.Text)
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)
 	}

@@ -62,7 +62,8 @@ const grace = 2 * time.Second
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	u := &ui{in: stdin, out: stdout, err: stderr}
+	out := &results{to: stdout}
+	u := &ui{in: stdin, out: out, err: stderr}
 	// A second signal ends it at once; so does a while without an end, as when a
 	// pipe that is read from brings nothing.
 	defer context.AfterFunc(ctx, func() {
@@ -81,17 +82,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	cmd := newCommand(u)
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
-	cmd.SetOut(stdout)
+	cmd.SetOut(out)
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	u.endPhase()
-	if err == nil {
+	lost := out.failed()
+	switch {
+	case lost != nil:
+		err = lost
+	case err == nil:
 		return exitOK
-	}
-	if errors.Is(err, errDiffers) {
+	case errors.Is(err, errDiffers):
 		return exitDiffers
-	}
-	if !u.started {
+	case !u.started:
 		err = &usageError{err}
 	}
 	status = exitStatus(err)
@@ -150,6 +153,8 @@ func hint(err error, format string, args ...any) error {
 func exitStatus(err error) int {
 	is := func(target any) bool { return errors.As(err, target) }
 	switch {
+	case is(new(*resultsError)), is(new(*receiptError)) && !errors.Is(err, fs.ErrPermission):
+		return exitWrite
 	case is(new(*usageError)):
 		return exitUsage
 	case is(new(*provision.RolledBackError)):

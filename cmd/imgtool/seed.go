@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 )
 
@@ -83,18 +83,14 @@ func openSeed(file string, u *ui) (*seed.Bundle, []seed.Fault, string, error) {
 	if file == "-" {
 		name = ""
 	} else {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, nil, "", err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err == nil && info.IsDir() {
+		f, err := hostfile.OpenStream(file)
+		if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a directory" {
 			err = fmt.Errorf("%s is a folder; pack it with imgtool seed bundle", file)
 		}
 		if err != nil {
 			return nil, nil, "", err
 		}
+		defer f.Close()
 		in = f
 	}
 	b, faults, err := seed.CheckBundle(filepath.Base(name), in)
@@ -393,13 +389,8 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 
 // readKey reads the one line of a public key file.
 func readKey(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
 	// A key of the largest kind in use, RSA of 16384 bits, has 3 KiB.
-	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	b, err := hostfile.ReadStream(file, 64<<10)
 	if err != nil {
 		return "", err
 	}
