@@ -268,6 +268,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 			}
 		}
 		path := imagePath(img.Manifest.Medium)
+		img.Manifest.Private = o.Seed != nil
 		if err := artifact.Save(ctx, path, rooms[img.Manifest.Medium], img.Image, img.Manifest, u.phases); err != nil {
 			return err
 		}

@@ -161,7 +161,7 @@ func exitStatus(err error) int {
 		return exitRolledBack
 	case is(new(*provision.UnknownError)):
 		return exitUnknown
-	case is(new(*flash.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)):
+	case is(new(*flash.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)), is(new(*artifact.ReplacedError)):
 		return exitRefused
 	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*otherConfigError)):
 		return exitMismatch

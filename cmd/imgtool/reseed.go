@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -146,6 +147,10 @@ func reseed(ctx context.Context, path string, want *build.Seed, u *ui) error {
 	}
 	if !info.Mode().IsRegular() {
 		return reseedDisk(ctx, path, want, u)
+	}
+	// The manifest is beside the file itself, not beside a link to it.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return err
 	}
 	if disk, err := findDisk(path); err != nil {
 		return err

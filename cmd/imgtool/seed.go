@@ -384,7 +384,7 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 		_, err := u.out.Write(text)
 		return err
 	}
-	return writeNew(opt.output, text, 0o644)
+	return writeNew(opt.output, text, 0o600)
 }
 
 // readKey reads the one line of a public key file.
@@ -404,8 +404,11 @@ func readKey(file string) (string, error) {
 	return key, nil
 }
 
-// writeNew writes a file whole or not at all.
+// writeNew writes a file whole or not at all. Nothing but a regular file is replaced.
 func writeNew(path string, data []byte, mode fs.FileMode) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file: give another name", path)
+	}
 	return renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)))
 }
 
@@ -451,7 +454,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 		return err
 	}
 	seedWarnings(name, faults, u)
-	if err := writeNew(output, b.Bytes(), 0o644); err != nil {
+	if err := writeNew(output, b.Bytes(), 0o600); err != nil {
 		return err
 	}
 	if u.json {

@@ -29,6 +29,9 @@ type Manifest struct {
 	Partitions []Partition `json:"partitions"`
 	image.Manifest
 	Pieces []image.Entry `json:"pieces"` // what is written, in aligned runs of at most image.PieceSize
+
+	// Private says that the image has secrets in it: its files are for their owner alone.
+	Private bool `json:"-"`
 }
 
 // Input is what an image was built from.
