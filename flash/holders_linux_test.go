@@ -2,6 +2,7 @@ package flash_test
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -190,6 +191,88 @@ func TestAFileThatLosesItsNameIsSaid(t *testing.T) {
 		}
 		if _, ok := errors.AsType[*flash.MovedError](target.Named()); !ok {
 			t.Errorf("%s: %v", name, target.Named())
+		}
+	}
+}
+
+// emptyEROFS is a file system of the kind that the kernel mounts from a file without a
+// loop device: a superblock, and a root directory with nothing in it.
+func emptyEROFS(t *testing.T, size int64) string {
+	t.Helper()
+	const root = 36 // the number of the root's inode, of 32 bytes each
+	b := make([]byte, size)
+	le := binary.LittleEndian
+	super := b[1024:]
+	le.PutUint32(super, 0xE0F5E1E2)
+	super[12] = 12 // blocks of 4096 bytes
+	le.PutUint16(super[14:], root)
+	le.PutUint64(super[16:], 1)
+	le.PutUint32(super[36:], uint32(size>>12))
+	inode := b[root*32:]
+	le.PutUint16(inode[4:], 0o40755)
+	le.PutUint16(inode[6:], 2)
+	le.PutUint32(inode[8:], 4096)
+	le.PutUint32(inode[16:], 1) // its block
+	le.PutUint32(inode[20:], 1)
+	for i, name := range []string{".", ".."} {
+		entry := b[4096+12*i:]
+		le.PutUint64(entry, root)
+		le.PutUint16(entry[8:], uint16(24+i))
+		entry[10] = 2
+		copy(b[4096+24+i:], name)
+	}
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// A file that is mounted itself is refused by whatever name it has: of its own, since it was
+// renamed, or as a name that means something in another directory only.
+func TestAMountedFileIsRefused(t *testing.T) {
+	imagetest.NeedRoot(t)
+	file := emptyEROFS(t, mib)
+	twin := file + ".twin"
+	if err := os.WriteFile(twin, contents(t, file), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{file, filepath.Base(file)} {
+		at := t.TempDir()
+		before := find(t, file)
+		t.Chdir(filepath.Dir(file))
+		err := unix.Mount(source, at, "erofs", unix.MS_RDONLY, "")
+		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOTBLK) {
+			t.Skipf("this kernel mounts no files: %v", err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		unmounted := false
+		defer func() {
+			if !unmounted {
+				unix.Unmount(at, unix.MNT_DETACH)
+			}
+		}()
+		refused(t, find(t, file).Check(flash.Need{}), "mounted at "+at)
+		_, err = flash.Open(before)
+		refused(t, err, "mounted at "+at)
+		if err := os.Rename(file, file+".moved"); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, find(t, file+".moved").Check(flash.Need{}), "mounted at "+at)
+		if err := os.Rename(file+".moved", file); err != nil {
+			t.Fatal(err)
+		}
+		if err := find(t, twin).Check(flash.Need{}); err != nil {
+			t.Errorf("another file of the same content: %v", err)
+		}
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Fatal(err)
+		}
+		unmounted = true
+		if err := find(t, file).Check(flash.Need{}); err != nil {
+			t.Errorf("after it was unmounted: %v", err)
 		}
 	}
 }
