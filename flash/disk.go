@@ -51,6 +51,13 @@ type Disk struct {
 // fileID tells regular files apart, whatever their names are.
 type fileID struct{ dev, ino uint64 }
 
+// MadeOf says whether a loop device is made of the file that info is of, by the kernel's
+// word; known is false where the kernel could not be asked.
+func (d *Disk) MadeOf(info fs.FileInfo) (made, known bool) {
+	id, ok := idOfInfo(info)
+	return id == d.foundFile, ok && d.foundFile != (fileID{})
+}
+
 // USB is one interface of a USB device, as sysfs has it. A device has one or
 // more; those of one device share its port. Strings it does not have are empty.
 type USB struct {

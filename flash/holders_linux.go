@@ -170,11 +170,12 @@ func statOpen(path string) (*unix.Statx_t, bool) {
 }
 
 func idOf(f *os.File) (fileID, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		return fileID{}, err
 	}
-	return fileID{st.Dev, st.Ino}, nil
+	id, _ := idOfInfo(info)
+	return id, nil
 }
 
 func (id fileID) is(st *unix.Statx_t) bool {

@@ -159,6 +159,14 @@ func (t *Target) Named() error {
 	return nil
 }
 
+func idOfInfo(info fs.FileInfo) (fileID, bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileID{}, false
+	}
+	return fileID{uint64(st.Dev), uint64(st.Ino)}, true
+}
+
 // sameFile refuses a regular file, opened as info says, that is not the one that was found.
 func (d *Disk) sameFile(info fs.FileInfo) error {
 	switch {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -431,10 +430,7 @@ func (m *machine) fileUsers(at string, info fs.FileInfo) ([]string, error) {
 		other, err := os.Stat(filepath.Join(m.root, path))
 		return err == nil && os.SameFile(info, other)
 	}
-	var id fileID
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		id = fileID{st.Dev, st.Ino}
-	}
+	id, _ := idOfInfo(info)
 	var users []string
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		n := m.nodes[name]

@@ -626,7 +626,11 @@ func refuseSame(disk *flash.Disk, pic *picture) error {
 		return itself
 	}
 	// The image may be the file behind a loop device,
-	if backing, err := os.ReadFile("/sys/block/" + disk.Name + "/loop/backing_file"); err == nil && !disk.File {
+	if made, known := disk.MadeOf(a); known {
+		if made {
+			return itself
+		}
+	} else if backing, err := os.ReadFile("/sys/block/" + disk.Name + "/loop/backing_file"); err == nil && !disk.File {
 		if b, err := os.Stat(strings.TrimSpace(string(backing))); err == nil && os.SameFile(a, b) {
 			return itself
 		}

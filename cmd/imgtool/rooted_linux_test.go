@@ -66,17 +66,20 @@ func TestNothingOutsideOfARootIsTouched(t *testing.T) {
 			"directory":              func(r *rooted) error { c := change{Path: "dir/sub", Mode: tree.Dir | 0o700, UID: 5}; return c.make(r) },
 			"new directory":          func(r *rooted) error { c := change{Path: "dir/new", Mode: tree.Dir | 0o700, UID: 5}; return c.make(r) },
 			"directory for the link": func(r *rooted) error { c := change{Path: "dir", Mode: tree.Dir | 0o700, UID: 5}; return c.make(r) },
-			"link":                   func(r *rooted) error { c := change{Path: "dir/l", Mode: tree.Symlink | 0o777, Target: "x"}; return c.make(r) },
-			"second name":            func(r *rooted) error { c := change{Path: "n", Link: "dir/file"}; return c.make(r) },
-			"second name outside":    func(r *rooted) error { c := change{Path: "dir/n", Link: "own"}; return c.make(r) },
-			"removal":                func(r *rooted) error { c := change{Path: "dir/file", Remove: true}; return c.make(r) },
-			"removal of a tree":      func(r *rooted) error { c := change{Path: "dir/sub", Remove: true}; return c.make(r) },
-			"removal of the link":    func(r *rooted) error { c := change{Path: "dir", Remove: true}; return c.make(r) },
-			"above":                  func(r *rooted) error { c := reg("../outside/file"); return c.make(r) },
-			"state file":             func(r *rooted) error { return r.replaceFile("/dir/file", []byte("new"), 0o644) },
-			"state file as a link":   func(r *rooted) error { return r.replaceFile("/link", []byte("new"), 0o644) },
-			"removed state file":     func(r *rooted) error { return r.remove("/dir/file") },
-			"removed linked file":    func(r *rooted) error { return r.remove("/link") },
+			"link": func(r *rooted) error {
+				c := change{Path: "dir/l", Mode: tree.Symlink | 0o777, Target: "x"}
+				return c.make(r)
+			},
+			"second name":          func(r *rooted) error { c := change{Path: "n", Link: "dir/file"}; return c.make(r) },
+			"second name outside":  func(r *rooted) error { c := change{Path: "dir/n", Link: "own"}; return c.make(r) },
+			"removal":              func(r *rooted) error { c := change{Path: "dir/file", Remove: true}; return c.make(r) },
+			"removal of a tree":    func(r *rooted) error { c := change{Path: "dir/sub", Remove: true}; return c.make(r) },
+			"removal of the link":  func(r *rooted) error { c := change{Path: "dir", Remove: true}; return c.make(r) },
+			"above":                func(r *rooted) error { c := reg("../outside/file"); return c.make(r) },
+			"state file":           func(r *rooted) error { return r.replaceFile("/dir/file", []byte("new"), 0o644) },
+			"state file as a link": func(r *rooted) error { return r.replaceFile("/link", []byte("new"), 0o644) },
+			"removed state file":   func(r *rooted) error { return r.remove("/dir/file") },
+			"removed linked file":  func(r *rooted) error { return r.remove("/link") },
 		} {
 			r, outside := leak(t, how)
 			before := edittest.Dump(dirTree(t, outside))

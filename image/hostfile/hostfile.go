@@ -20,7 +20,9 @@ type KindError struct {
 	Want       string // such as "a regular file"
 }
 
-func (e *KindError) Error() string { return fmt.Sprintf("%s is not %s, but %s", e.Path, e.Want, e.Kind) }
+func (e *KindError) Error() string {
+	return fmt.Sprintf("%s is not %s, but %s", e.Path, e.Want, e.Kind)
+}
 
 // Open opens a regular file for reading.
 func Open(path string) (*os.File, error) { return open(path, regular, "a regular file") }
