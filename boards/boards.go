@@ -342,8 +342,11 @@ func (s *Step) load(beside fs.FS) (err error) {
 	} else {
 		s.Text, err = builtin.ReadFile("edits/" + s.Edits + ".toml")
 	}
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("edits: there is no file %q", s.Edits)
+	}
+	if err != nil {
+		return fmt.Errorf("edits: %w", err)
 	}
 	return nil
 }

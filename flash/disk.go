@@ -9,6 +9,7 @@ package flash
 import (
 	"cmp"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,9 +40,22 @@ type Disk struct {
 	InUse      []string // who uses it, one sentence each
 	System     bool     // this system runs from it
 
+	found     fs.FileInfo // of a regular file: the file that was found
+	foundFile fileID      // of a loop device: its file, if that is known
+
 	// On macOS alone.
 	Internal bool     // built in, and not a medium one can take out: no flag lifts it
 	Mounted  []string // where volumes are mounted that Open unmounts
+}
+
+// fileID tells regular files apart, whatever their names are.
+type fileID struct{ dev, ino uint64 }
+
+// MadeOf says whether a loop device is made of the file that info is of, by the kernel's
+// word; known is false where the kernel could not be asked.
+func (d *Disk) MadeOf(info fs.FileInfo) (made, known bool) {
+	id, ok := idOfInfo(info)
+	return id == d.foundFile, ok && d.foundFile != (fileID{})
 }
 
 // USB is one interface of a USB device, as sysfs has it. A device has one or
@@ -179,6 +193,14 @@ func (e *GoneError) Error() string {
 	return fmt.Sprintf("%s: the disk is gone: plug it in and start over (%v)", e.Disk, e.Err)
 }
 func (e *GoneError) Unwrap() error { return e.Err }
+
+// MovedError is a regular file that lost its name while it was written: what was
+// written is not where it was asked for.
+type MovedError struct{ File string }
+
+func (e *MovedError) Error() string {
+	return e.File + ": the file was removed, renamed or replaced while it was written: there is no file of that name with what was written: start over"
+}
 
 // ReadError is a disk that could not be read back; Err names the offset.
 type ReadError struct{ Err error }

@@ -52,7 +52,7 @@ func Find(root, path string) (*Disk, error) {
 	name := strings.TrimPrefix(filepath.Base(at), "r")
 	switch {
 	case info.Mode().IsRegular():
-		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true}
+		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
 		d.InUse, err = fileUsers(info)
 		return d, err
 	case info.IsDir():

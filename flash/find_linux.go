@@ -1,6 +1,7 @@
 package flash
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -68,13 +69,17 @@ func Find(root, path string) (*Disk, error) {
 	}
 
 	m, err := look(root)
-	if err != nil {
+	// What uses a regular file can be found out without sysfs.
+	if errors.Is(err, errNoSysfs) && (device || recorded) || err != nil && !errors.Is(err, errNoSysfs) {
+		if errors.Is(err, errNoSysfs) || errors.Is(err, errNoProc) {
+			return refuse("%v: what uses it cannot be found out", err)
+		}
 		return nil, err
 	}
 	if !device && !recorded {
-		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true}
-		d.InUse = m.fileUsers(info)
-		return d, nil
+		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
+		d.InUse, err = m.fileUsers(at, info)
+		return d, err
 	}
 	n := m.nodes[strings.ReplaceAll(strings.TrimPrefix(at, filepath.Join(root, "dev")+"/"), "/", "!")]
 	if device {
@@ -97,10 +102,11 @@ func Find(root, path string) (*Disk, error) {
 // machine is the block devices of a machine and who uses them.
 type machine struct {
 	root   string
-	nodes  map[string]*node // by the kernel's name, such as sda1
-	byDev  map[string]*node // by major:minor
-	mounts []*mount         // in the order they were made
-	swaps  []string         // swap files
+	nodes  map[string]*node     // by the kernel's name, such as sda1
+	byDev  map[string]*node     // by major:minor
+	mounts []*mount             // in the order they were made
+	swaps  []string             // swap files
+	open   map[uint64][]process // see openDevices
 
 	// rootless: what carries / is not known, so any used disk may be it.
 	rootless bool
@@ -118,6 +124,7 @@ type node struct {
 	swapFiles  []string
 	groups     []string // mounted file systems of several disks it is part of
 	swap       bool
+	loop       *loopBacking // of a loop device that could be asked
 }
 
 func (n *node) path() string { return "/dev/" + strings.ReplaceAll(n.name, "!", "/") }
@@ -125,7 +132,15 @@ func (n *node) path() string { return "/dev/" + strings.ReplaceAll(n.name, "!", 
 func look(root string) (*machine, error) {
 	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[string]*node{}}
 	names, err := readDir(filepath.Join(root, "sys/block"))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && m.here():
+		// The loop devices are found by their names.
+		m.findLoops()
+		if err := m.findUsers(); err != nil {
+			return nil, err
+		}
+		return m, errNoSysfs
+	case err != nil:
 		return nil, err
 	}
 	for _, name := range names {
@@ -144,8 +159,14 @@ func look(root string) (*machine, error) {
 			}
 		}
 	}
+	m.findLoops()
 	return m, m.findUsers()
 }
+
+var (
+	errNoSysfs = errors.New("/sys is not mounted")
+	errNoProc  = errors.New("/proc is not mounted")
+)
 
 func (m *machine) add(name, disk, dir string) {
 	n := &node{name: name, disk: disk, dir: dir}
@@ -187,8 +208,8 @@ func (m *machine) notDisk(n *node) string {
 		return "one path to a disk that has several: name the disk"
 	case strings.HasPrefix(n.name, "loop") && n.backing() == "":
 		return "a loop device without a file"
-	case strings.HasPrefix(n.name, "loop") && m.bySource(n.backing()) != nil:
-		return "a loop device of " + m.bySource(n.backing()).path() + ": name that disk"
+	case strings.HasPrefix(n.name, "loop") && m.backed(n) != nil:
+		return "a loop device of " + m.backed(n).path() + ": name that disk"
 	}
 	return ""
 }
@@ -207,6 +228,9 @@ func (m *machine) describe(n *node) *Disk {
 		Removable:  n.number("removable") == 1,
 		ReadOnly:   n.number("ro") == 1,
 		Diskseq:    uint64(n.number("diskseq")),
+	}
+	if n.loop != nil {
+		d.foundFile = n.loop.file
 	}
 	if d.Serial == "" {
 		d.Serial = n.page80()

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"imgtool/flash"
 )
@@ -186,7 +187,7 @@ func TestFindTakesARegularFileForADisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &flash.Disk{Path: "/images/card.img", Name: "card.img", Size: 13, SectorSize: 512, File: true}
-	if diff := cmp.Diff(want, d); diff != "" {
+	if diff := cmp.Diff(want, d, cmpopts.IgnoreUnexported(flash.Disk{})); diff != "" {
 		t.Error(diff)
 	}
 	d, err = flash.Find(machine(t, "reader"), "/swap file")

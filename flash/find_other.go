@@ -25,5 +25,5 @@ func Find(root, path string) (*Disk, error) {
 	if !info.Mode().IsRegular() {
 		return nil, &RefusedError{path, errOther.Error()}
 	}
-	return &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true}, nil
+	return &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}, nil
 }

@@ -315,9 +315,7 @@ func TestADiskThatTakesANameIsAnother(t *testing.T) {
 		t.Fatalf("%s has %s", dev, info)
 	}
 	target, err := flash.Open(found)
-	if _, ok := errors.AsType[*flash.GoneError](err); !ok {
-		t.Errorf("%v", err)
-	}
+	refused(t, err, "not the disk that was found")
 	if err == nil {
 		target.Close()
 	}

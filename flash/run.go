@@ -721,7 +721,11 @@ func (r *run) broken(err error) error {
 	if gone, ok := errors.AsType[*GoneError](err); ok {
 		return gone
 	}
-	if errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || r.dev.Alive() != nil {
+	lost := r.dev.Alive()
+	if moved, ok := errors.AsType[*MovedError](lost); ok {
+		return moved
+	}
+	if errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || lost != nil {
 		return &GoneError{r.dev.Path(), err}
 	}
 	return fmt.Errorf("%s: %w", r.dev.Path(), err)

@@ -21,6 +21,8 @@ type Target struct {
 	// does not take; without O_DIRECT it is f.
 	cached *os.File
 
+	opened fs.FileInfo // of a regular file
+
 	align int64 // of offsets and lengths for f, 1 without O_DIRECT
 	dirty int64 // bytes written since the last flush
 
@@ -141,6 +143,37 @@ func (t *Target) Sync() error {
 	}
 	if t.cached != nil {
 		forget(t.cached)
+	}
+	return nil
+}
+
+// Named is nil for a disk, and for a regular file that still has the name it was opened
+// by: what was written to another is a *MovedError.
+func (t *Target) Named() error {
+	if !t.disk.File || t.opened == nil {
+		return nil
+	}
+	if now, err := os.Stat(t.disk.Path); err != nil || !os.SameFile(now, t.opened) {
+		return &MovedError{t.disk.Path}
+	}
+	return nil
+}
+
+func idOfInfo(info fs.FileInfo) (fileID, bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileID{}, false
+	}
+	return fileID{uint64(st.Dev), uint64(st.Ino)}, true
+}
+
+// sameFile refuses a regular file, opened as info says, that is not the one that was found.
+func (d *Disk) sameFile(info fs.FileInfo) error {
+	switch {
+	case !info.Mode().IsRegular() || d.found != nil && !os.SameFile(info, d.found):
+		return d.refuse("it is not the file that was found: another one has taken its name: start over")
+	case info.Size() != d.Size:
+		return d.refuse("the file had %d bytes when it was found and has %d now: start over", d.Size, info.Size())
 	}
 	return nil
 }

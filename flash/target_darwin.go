@@ -205,10 +205,11 @@ func openFile(d *Disk, flags int) (*Target, error) {
 		return nil, d.openError(err)
 	}
 	info, err := f.Stat()
+	if err == nil {
+		err = d.sameFile(info)
+	}
 	switch {
 	case err != nil:
-	case !info.Mode().IsRegular() || info.Size() != d.Size:
-		err = &GoneError{d.Path, errors.New("the file is another one or has another size now")}
 	case flags != os.O_RDONLY && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil:
 		err = d.refuse("another program has locked the file")
 	}
@@ -218,7 +219,7 @@ func openFile(d *Disk, flags int) (*Target, error) {
 	}
 	// What is written is not kept, so what is read comes from the disk.
 	unix.FcntlInt(f.Fd(), unix.F_NOCACHE, 1)
-	return &Target{disk: *d, f: f, cached: f, align: 1}, nil
+	return &Target{disk: *d, f: f, cached: f, opened: info, align: 1}, nil
 }
 
 // openError says what an errno means for a disk.
@@ -240,7 +241,7 @@ func (d *Disk) openError(err error) error {
 // with.
 func (t *Target) Alive() error {
 	if t.disk.File {
-		return nil
+		return t.Named()
 	}
 	var err error
 	for i := 0; i < 2 && err == nil; i++ {

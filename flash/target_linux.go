@@ -19,6 +19,9 @@ func Open(d *Disk) (*Target, error) {
 	if err := d.Check(Need{}); err != nil {
 		return nil, err
 	}
+	if err := d.lookAgain(); err != nil {
+		return nil, err
+	}
 	if d.File {
 		return openFile(d, os.O_RDWR)
 	}
@@ -58,13 +61,37 @@ func OpenRead(d *Disk) (*Target, error) {
 	return t, nil
 }
 
+// lookAgain refuses a disk or file that is used by now, for longer than a moment.
+func (d *Disk) lookAgain() error {
+	end := time.Now().Add(300 * time.Millisecond)
+	for {
+		now, err := Find("/", d.Path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return &GoneError{d.Path, bare(err)}
+		}
+		if err == nil {
+			err = now.Check(Need{})
+		}
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // settle makes sure that the open disk is the one that was found, can be
 // written, and is left alone by udev.
 func (t *Target) settle() error {
 	if err := t.identify(); err != nil {
+		if gone, ok := errors.AsType[*GoneError](err); ok {
+			return t.disk.refuse("it is not the disk that was found (%v): start over", gone.Err)
+		}
 		return err
 	}
 	fd := int(t.f.Fd())
+	if lockedInPart(t.f) {
+		return t.disk.refuse("another program has locked a part of it, as a virtual machine does with its disk: end that first")
+	}
 	ro, err := unix.IoctlGetUint32(fd, unix.BLKROGET)
 	if err != nil {
 		return fmt.Errorf("%s: asking whether it is read-only: %w", t.disk.Path, err)
@@ -109,6 +136,9 @@ func (t *Target) identify() error {
 	if err == nil && d.Diskseq != 0 && seq != d.Diskseq {
 		return changed("it was number %d of this machine, this is number %d", d.Diskseq, seq)
 	}
+	if loop, ok := askLoop(fd); ok && d.foundFile != (fileID{}) && loop.file != d.foundFile {
+		return changed("its file was another one")
+	}
 	if int64(size) != d.Size {
 		return changed("it had %d bytes, this one has %d", d.Size, size)
 	}
@@ -120,16 +150,20 @@ func (t *Target) identify() error {
 
 // openFile opens a regular file as a disk of its size.
 func openFile(d *Disk, flags int) (*Target, error) {
-	cached, err := os.OpenFile(d.Path, flags|unix.O_CLOEXEC, 0)
+	cached, err := os.OpenFile(d.Path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, d.openError(err)
 	}
 	t := &Target{disk: *d, f: cached, cached: cached, align: 1}
 	info, err := cached.Stat()
+	if err == nil {
+		t.opened = info
+		err = d.sameFile(info)
+	}
 	switch {
 	case err != nil:
-	case !info.Mode().IsRegular() || info.Size() != d.Size:
-		err = &GoneError{d.Path, errors.New("the file is another one or has another size now")}
+	case flags != os.O_RDONLY && lockedInPart(cached):
+		err = d.refuse("another program has locked a part of it, as a virtual machine does with its disk: end that first")
 	case flags != os.O_RDONLY && unix.Flock(int(cached.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil:
 		err = d.refuse("another program has locked the file")
 	}
@@ -169,9 +203,10 @@ func (d *Disk) openError(err error) error {
 // Alive is nil as long as the disk is there and has the size it was opened
 // with. A pulled disk first loses its capacity, then its name; one whose medium
 // was taken out keeps both, and opens no more.
+// A regular file is there as long as it has its name.
 func (t *Target) Alive() error {
 	if t.disk.File {
-		return nil
+		return t.Named()
 	}
 	var err error
 	for i := 0; i < 2 && err == nil; i++ {

@@ -23,11 +23,19 @@ func openFile(d *Disk, flags int) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Target{disk: *d, f: f, cached: f, align: 1}, nil
+	info, err := f.Stat()
+	if err == nil {
+		err = d.sameFile(info)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Target{disk: *d, f: f, cached: f, opened: info, align: 1}, nil
 }
 
-// Alive is nil: a file does not go away.
-func (t *Target) Alive() error { return nil }
+// Alive is nil as long as the file has its name.
+func (t *Target) Alive() error { return t.Named() }
 
 // Reread does nothing: a file has no partitions.
 func (t *Target) Reread() error { return nil }

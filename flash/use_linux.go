@@ -39,16 +39,21 @@ func (m *machine) findUsers() error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		back := m.nodes[name].backing()
+		n := m.nodes[name]
+		back := n.backing()
 		if back == "" {
 			continue
 		}
 		// A loop device of a disk is no holder in sysfs, and claims nothing.
-		if low := m.bySource(back); low != nil {
+		if low := m.backed(n); low != nil {
 			low.holders = append(low.holders, name)
 			continue
 		}
-		for _, low := range m.below(back, nil) {
+		on := m.below(back, nil)
+		if n.loop != nil && m.byNumber(n.loop.file.dev) != nil {
+			on = []*node{m.byNumber(n.loop.file.dev)}
+		}
+		for _, low := range on {
 			low.loops = append(low.loops, name)
 		}
 	}
@@ -122,6 +127,9 @@ func (m *machine) addMounts() error {
 		return err
 	}
 	f, err := os.Open(filepath.Join(m.root, "proc/self/mountinfo"))
+	if errors.Is(err, fs.ErrNotExist) && m.here() {
+		return errNoProc
+	}
 	if err != nil {
 		return err
 	}
@@ -295,6 +303,9 @@ func (m *machine) allUsers(nodes []*node, d *Disk) {
 		m.users(n, seen, d)
 	}
 	m.otherName(nodes[0], seen, d)
+	if len(d.InUse) == 0 {
+		m.openBy(nodes, d)
+	}
 	if len(d.InUse) == 0 && m.claimed(d) {
 		d.InUse = []string{"the kernel or another program has claimed it, for a file system of several disks, a container or a virtual machine"}
 	}
@@ -368,7 +379,7 @@ func (m *machine) otherName(n *node, seen map[*node]bool, d *Disk) {
 	twice := func(other *node) bool { return d.WWN != "" && d.USB == nil && other.wwn() == d.WWN }
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		other := m.nodes[name]
-		if other == n || other.disk != other.name || !twice(other) && (file == "" || other.backing() != file) {
+		if other == n || other.disk != other.name || !twice(other) && !sameBacking(n, other) {
 			continue
 		}
 		before := len(d.InUse)
@@ -413,20 +424,40 @@ func (m *machine) claimed(d *Disk) bool {
 	return false
 }
 
-// fileUsers says who uses a regular file as a disk or as swap.
-func (m *machine) fileUsers(info fs.FileInfo) []string {
+// fileUsers says what uses the regular file at a path, of which info is known.
+func (m *machine) fileUsers(at string, info fs.FileInfo) ([]string, error) {
 	same := func(path string) bool {
 		other, err := os.Stat(filepath.Join(m.root, path))
 		return err == nil && os.SameFile(info, other)
 	}
+	id, _ := idOfInfo(info)
 	var users []string
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		if b := m.nodes[name].backing(); b != "" && same(b) {
-			users = append(users, "the file is attached as "+m.nodes[name].path())
+		n := m.nodes[name]
+		attached := n.loop != nil && n.loop.file == id
+		if b := n.backing(); n.loop == nil && b != "" {
+			attached = same(b)
+		}
+		if attached {
+			users = append(users, "the file is attached as "+n.path())
 		}
 	}
 	if slices.ContainsFunc(m.swaps, same) {
 		users = append(users, "the file is swap")
 	}
-	return users
+	if len(users) > 0 || !m.here() {
+		return users, nil
+	}
+	f, err := os.OpenFile(at, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil // opening it for writing will say why
+	}
+	defer f.Close()
+	if now, err := f.Stat(); err != nil || !os.SameFile(info, now) {
+		return nil, &RefusedError{at, "another file has taken its name: start over"}
+	}
+	if on := mountedFile(f); on != "" {
+		return []string{"the file is mounted at " + on}, nil
+	}
+	return fileWriters(f), nil
 }

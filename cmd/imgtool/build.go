@@ -21,6 +21,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/heap"
+	"imgtool/image/hostfile"
 	"imgtool/image/source"
 	"imgtool/image/tree"
 	"imgtool/layouts"
@@ -157,7 +158,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		o.Flags = map[string]bool{"keep-registration-keys": true}
 	}
 	if opt.edits != "" {
-		if o.EditsText, err = os.ReadFile(opt.edits); err == nil {
+		if o.EditsText, err = hostfile.ReadStream(opt.edits, hostfile.Text); err == nil {
 			o.Edits, err = edit.Parse(opt.edits, o.EditsText)
 		}
 		if err != nil {
@@ -267,6 +268,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 			}
 		}
 		path := imagePath(img.Manifest.Medium)
+		img.Manifest.Private = o.Seed != nil
 		if err := artifact.Save(ctx, path, rooms[img.Manifest.Medium], img.Image, img.Manifest, u.phases); err != nil {
 			return err
 		}
@@ -394,11 +396,11 @@ func loadBoard(name string) (*boards.Board, error) {
 	if !strings.HasSuffix(name, ".toml") && !strings.ContainsRune(name, filepath.Separator) {
 		return boards.Get(name)
 	}
-	text, err := os.ReadFile(name)
+	text, err := hostfile.ReadStream(name, hostfile.Text)
 	if err != nil {
 		return nil, fmt.Errorf("board definition: %w", err)
 	}
-	return boards.Parse(name, text, os.DirFS(filepath.Dir(name)))
+	return boards.Parse(name, text, hostfile.DirFS(filepath.Dir(name)))
 }
 
 func parseBlockSize(s string) (int, error) {
@@ -424,7 +426,7 @@ func gatherInputs(opt buildOptions, board *boards.Board) (map[string]string, err
 		for _, name := range board.Inputs() {
 			for _, suffix := range inputSuffixes(name) {
 				path := filepath.Join(opt.inputsDir, name+suffix)
-				if _, err := os.Stat(path); err == nil && refs[name] == "" {
+				if _, err := os.Lstat(path); err == nil && refs[name] == "" {
 					refs[name] = path
 				}
 			}

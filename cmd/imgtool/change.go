@@ -8,9 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -125,164 +125,195 @@ const (
 	oldSuffix = ".imgtool-old"
 )
 
-// make makes the change below a folder. When it returns, all of it is on the disk.
-func (c *change) make(root string) error {
-	at := filepath.Join(root, c.Path)
-	dir := filepath.Dir(at)
-	info, err := os.Lstat(at)
+// make makes the change below a root. When it returns, all of it is on the disk.
+func (c *change) make(r *rooted) error {
+	if err := r.straight(c.Path); err != nil {
+		return err
+	}
+	if err := c.replace(r); err != nil {
+		return r.named(c.Path, err)
+	}
+	return nil
+}
+
+func (c *change) replace(r *rooted) error {
+	at := c.Path
+	dir := path.Dir(at)
+	info, err := r.Lstat(at)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	there := err == nil
 	sweep := func() error {
-		if err := errors.Join(os.RemoveAll(at+oldSuffix), os.RemoveAll(at+newSuffix)); err != nil {
+		if err := errors.Join(r.RemoveAll(at+oldSuffix), r.RemoveAll(at+newSuffix)); err != nil {
 			return err
 		}
-		return syncDir(dir)
+		return r.syncDir(dir)
 	}
 	if c.Remove {
 		if there {
-			if err := os.RemoveAll(at + oldSuffix); err != nil {
+			if err := r.RemoveAll(at + oldSuffix); err != nil {
 				return err
 			}
-			if err := os.Rename(at, at+oldSuffix); err != nil {
+			if err := r.Rename(at, at+oldSuffix); err != nil {
 				return err
 			}
-		} else if _, err := os.Lstat(dir); err != nil {
+		} else if _, err := r.Lstat(dir); err != nil {
 			return nil
 		}
 		return sweep()
 	}
-	if there && c.is(root, at) {
+	if there && c.is(r, info) {
 		return sweep()
 	}
 	if c.Mode&tree.TypeMask == tree.Dir && there && info.IsDir() {
-		return errors.Join(c.dress(at), sweep())
+		return errors.Join(c.dressDir(r, at), sweep())
 	}
 	if c.Backup != "" && there && info.Mode().IsRegular() {
 		// The name of the old file, which stays as it is.
-		if err := os.Link(at, filepath.Join(root, c.Backup)); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := r.Link(at, c.Backup); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
 	made := at + newSuffix
-	if err := os.RemoveAll(made); err != nil {
+	if err := r.RemoveAll(made); err != nil {
 		return err
 	}
-	if err := c.create(root, made); err != nil {
+	if err := c.create(r, made); err != nil {
 		return err
 	}
 	// Neither takes a folder's place at once, nor a folder that of anything.
 	if there && (info.IsDir() || c.Mode&tree.TypeMask == tree.Dir) {
-		if err := os.RemoveAll(at + oldSuffix); err != nil {
+		if err := r.RemoveAll(at + oldSuffix); err != nil {
 			return err
 		}
-		if err := os.Rename(at, at+oldSuffix); err != nil {
+		if err := r.Rename(at, at+oldSuffix); err != nil {
 			return err
 		}
 	}
-	if err := os.Rename(made, at); err != nil {
+	if err := r.Rename(made, at); err != nil {
 		return err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := r.syncDir(dir); err != nil {
 		return err
 	}
 	return sweep()
 }
 
 // create makes what is to be, under another name.
-func (c *change) create(root, made string) error {
+func (c *change) create(r *rooted, made string) error {
 	switch c.Mode & tree.TypeMask {
 	case tree.Dir:
-		if err := os.Mkdir(made, 0o700); err != nil {
+		if err := r.Mkdir(made, 0o700); err != nil {
 			return err
 		}
+		return c.dressDir(r, made)
 	case tree.Symlink:
-		if err := os.Symlink(c.Target, made); err != nil {
+		if err := r.Symlink(c.Target, made); err != nil {
 			return err
 		}
-		if err := os.Lchown(made, int(c.UID), int(c.GID)); err != nil {
+		if err := r.Lchown(made, int(c.UID), int(c.GID)); err != nil {
 			return err
 		}
-		when := unix.NsecToTimespec(c.Time * 1e9)
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, made, []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return &fs.PathError{Op: "utimes", Path: made, Err: err}
-		}
-		return nil
+		return c.setLinkTime(r, made)
 	case tree.Regular:
-		f, err := os.OpenFile(made, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err := r.OpenFile(made, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}
 		_, err = f.Write(c.Data)
 		if err == nil {
-			err = c.dress(made)
+			err = c.dress(f)
+		}
+		if err == nil {
+			when := time.Unix(c.Time, 0)
+			err = r.Chtimes(made, when, when)
 		}
 		if err == nil {
 			err = f.Sync()
 		}
 		return errors.Join(err, f.Close())
-	default: // another name of a file
-		return os.Link(filepath.Join(root, c.Link), made)
 	}
-	return c.dress(made)
+	if err := r.straight(c.Link); err != nil { // another name of a file
+		return err
+	}
+	return r.Link(c.Link, made)
 }
 
-// dress gives a file or folder its owner, mode, attributes and time.
-func (c *change) dress(at string) error {
-	if err := os.Lchown(at, int(c.UID), int(c.GID)); err != nil {
+func (c *change) setLinkTime(r *rooted, made string) error {
+	dir, err := r.Open(path.Dir(made))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	when := unix.NsecToTimespec(c.Time * 1e9)
+	if err := unix.UtimesNanoAt(int(dir.Fd()), path.Base(made), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "utimes", Path: made, Err: err}
+	}
+	return nil
+}
+
+func (c *change) dressDir(r *rooted, at string) error {
+	f, err := r.Open(at)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return c.dress(f)
+}
+
+// dress gives an open file or folder its owner, mode and attributes.
+func (c *change) dress(f *os.File) error {
+	if err := f.Chown(int(c.UID), int(c.GID)); err != nil {
 		return err
 	}
 	// Mode bits of the kernel, which a change of the owner takes some of.
-	if err := unix.Chmod(at, c.Mode&0o7777); err != nil {
-		return &fs.PathError{Op: "chmod", Path: at, Err: err}
+	if err := unix.Fchmod(int(f.Fd()), c.Mode&0o7777); err != nil {
+		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
 	}
 	for name, value := range c.Xattrs {
-		if err := unix.Lsetxattr(at, name, value, 0); err != nil {
-			return &fs.PathError{Op: "setxattr " + name, Path: at, Err: err}
+		if err := unix.Fsetxattr(int(f.Fd()), name, value, 0); err != nil {
+			return &fs.PathError{Op: "setxattr " + name, Path: f.Name(), Err: err}
 		}
 	}
-	if c.Mode&tree.TypeMask == tree.Dir {
-		return nil
-	}
-	when := time.Unix(c.Time, 0)
-	return os.Chtimes(at, when, when)
+	return nil
 }
 
-// is says whether a path is what it is to be.
-func (c *change) is(root, at string) bool {
-	var st unix.Stat_t
-	if unix.Lstat(at, &st) != nil {
-		return false
-	}
+// is says whether the path, of which info is known, is what it is to be.
+func (c *change) is(r *rooted, info fs.FileInfo) bool {
 	if c.Link != "" {
-		var other unix.Stat_t
-		return unix.Lstat(filepath.Join(root, c.Link), &other) == nil && st.Ino == other.Ino && st.Dev == other.Dev
+		other, err := r.Lstat(c.Link)
+		return err == nil && os.SameFile(info, other)
 	}
-	if uint32(st.Mode)&tree.TypeMask != c.Mode&tree.TypeMask || st.Uid != c.UID || st.Gid != c.GID {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || uint32(st.Mode)&tree.TypeMask != c.Mode&tree.TypeMask || st.Uid != c.UID || st.Gid != c.GID {
 		return false
 	}
 	switch c.Mode & tree.TypeMask {
 	case tree.Symlink:
-		target, err := os.Readlink(at)
+		target, err := r.Readlink(c.Path)
 		return err == nil && target == c.Target
 	case tree.Regular:
-		data, err := os.ReadFile(at)
+		f, err := r.openFile(c.Path)
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		data, err := io.ReadAll(f)
 		return err == nil && bytes.Equal(data, c.Data) && uint32(st.Mode) == c.Mode
 	}
 	return false // of a folder: made once more
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+func (r *rooted) syncDir(dir string) error {
+	d, err := r.Open(dir)
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// replaceFile puts a text in the place of a file at once, and on the disk.
-func replaceFile(at string, text []byte, mode uint32) error {
-	c := change{Path: filepath.Base(at), Mode: tree.Regular | mode, Data: text, Time: time.Now().Unix()}
-	return c.make(filepath.Dir(at))
+// newFile is the change that makes a file of a text.
+func newFile(at string, text []byte, mode uint32) *change {
+	return &change{Path: at, Mode: tree.Regular | mode, Data: text, Time: time.Now().Unix()}
 }

@@ -3,12 +3,12 @@ package main
 import (
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
 	"imgtool/boards"
 	"imgtool/image/build"
+	"imgtool/image/hostfile"
 	"imgtool/image/shconf"
 	"imgtool/layouts"
 )
@@ -16,7 +16,7 @@ import (
 // applyConf takes over what the file a factory provisions with says of sizes,
 // labels, devices and lists. What is said there and not used is told.
 func applyConf(o *build.Options, path string, u *ui) error {
-	text, err := os.ReadFile(path)
+	text, err := hostfile.ReadStream(path, hostfile.Text)
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)
 	}

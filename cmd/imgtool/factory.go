@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -208,17 +207,15 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		}
 		return nil
 	}
+	log, err := receipts(opt.receipt)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
 	if !opt.yes {
 		if err := confirmFactory(ctx, stations, own, u); err != nil {
 			return err
 		}
-	}
-	var log *os.File
-	if opt.receipt != "" {
-		if log, err = os.OpenFile(opt.receipt, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
-			return err
-		}
-		defer log.Close()
 	}
 	whole := unitReceipt{Board: board.Name, BuildID: buildID(stations[0].pic), Missing: missing}
 	if own != nil {
@@ -538,7 +535,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		s.target = nil
 		whole.Media = append(whole.Media, mediumReceipt{s.medium, s.files, s.receipt})
 		if s.err != nil {
-			if s.touched && ctx.Err() == nil {
+			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*flash.MovedError)) {
 				return hint(s.err, "%s is not bootable and has no partition table now: run it again, and what is left is done", s.disk.Path)
 			}
 			return s.err
@@ -561,20 +558,14 @@ func concludeUnit(ctx context.Context, whole *unitReceipt, failed error, begin t
 		}
 	}
 	u.endPhase()
-	if log != nil {
-		line, err := json.Marshal(whole)
-		if err == nil {
-			_, err = log.Write(append(line, '\n'))
-		}
-		if err == nil {
-			err = log.Sync()
-		}
-		if err != nil {
-			u.warn(fmt.Sprintf("%s: no receipt: %v", log.Name(), err))
-		}
-	}
-	if failed == nil && u.json {
-		return u.print(whole)
+	lost := addReceipt(log, whole)
+	switch {
+	case failed != nil && lost != nil:
+		u.warn(lost.Error())
+	case failed == nil && u.json:
+		return errors.Join(u.print(whole), lost)
+	case failed == nil:
+		return lost
 	}
 	return failed
 }

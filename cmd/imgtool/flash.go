@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -234,17 +233,15 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		}
 		return nil
 	}
+	log, err := receipts(opt.receipt)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
 	if !opt.yes {
 		if err := confirm(ctx, u, units, p, opt.image == "-"); err != nil {
 			return err
 		}
-	}
-	var log *os.File
-	if opt.receipt != "" {
-		if log, err = os.OpenFile(opt.receipt, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
-			return err
-		}
-		defer log.Close()
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verify, opt.verify
@@ -458,8 +455,11 @@ func (n *unit) release(u *ui, gone bool) {
 	if err := n.target.Reread(); err != nil {
 		u.warn(fmt.Sprintf("the image is written, but %v", err))
 	}
+	n.err = n.target.Named()
 	if err := n.target.Close(); err != nil {
 		n.err = &image.WriteError{Err: fmt.Errorf("closing %s: %w", n.disk.Path, err)}
+	}
+	if n.err != nil {
 		n.receipt.Status, n.receipt.Error = exitStatus(n.err), n.err.Error()
 	}
 }
@@ -519,22 +519,16 @@ func share(chunks iter.Seq2[image.Chunk, error], n int) (shared []iter.Seq2[imag
 // status.
 func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
 	u.endPhase()
-	var failed error
+	var failed, lost error
 	for _, n := range units {
 		r := n.receipt
-		if log != nil {
-			line, err := json.Marshal(r)
-			if err == nil {
-				_, err = log.Write(append(line, '\n'))
-			}
-			if err != nil {
-				u.warn(fmt.Sprintf("%s: no receipt: %v", n.disk.Path, err))
-			}
+		if err := addReceipt(log, r); err != nil && lost == nil {
+			lost = err
 		}
 		switch {
 		case n.err != nil:
 			err := n.err
-			if n.touched && ctx.Err() == nil {
+			if n.touched && ctx.Err() == nil && !errors.As(err, new(*flash.MovedError)) {
 				err = hint(err, "%s is not bootable and has no partition table now", n.disk.Path)
 			}
 			if failed == nil {
@@ -550,8 +544,12 @@ func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
 			u.say("%s", r.summary())
 		}
 	}
-	if failed == nil {
+	switch {
+	case failed == nil:
 		u.leaves("")
+		return lost
+	case lost != nil:
+		u.warn(lost.Error())
 	}
 	return failed
 }
@@ -599,7 +597,7 @@ func alike(disk *flash.Disk, p *plan) bool {
 // findDisk finds the disk a person names.
 func findDisk(name string) (*flash.Disk, error) {
 	d, err := flash.Find("/", name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, there := os.Stat(name); errors.Is(err, fs.ErrNotExist) && there != nil {
 		return nil, hint(&noDiskError{name, err}, "imgtool disks lists the disks there are")
 	}
 	return d, err
@@ -628,7 +626,11 @@ func refuseSame(disk *flash.Disk, pic *picture) error {
 		return itself
 	}
 	// The image may be the file behind a loop device,
-	if backing, err := os.ReadFile("/sys/block/" + disk.Name + "/loop/backing_file"); err == nil && !disk.File {
+	if made, known := disk.MadeOf(a); known {
+		if made {
+			return itself
+		}
+	} else if backing, err := os.ReadFile("/sys/block/" + disk.Name + "/loop/backing_file"); err == nil && !disk.File {
 		if b, err := os.Stat(strings.TrimSpace(string(backing))); err == nil && os.SameFile(a, b) {
 			return itself
 		}

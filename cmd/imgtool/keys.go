@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
+	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/provision"
@@ -220,11 +221,6 @@ func unlock(ctx context.Context, id string, text []byte, u *ui) (ssh.Signer, err
 
 // readKeyFile reads a key file, which is small.
 func readKeyFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	// A key of the largest kind in use, RSA of 16384 bits, has 13 KiB.
-	return io.ReadAll(io.LimitReader(f, 64<<10))
+	return hostfile.ReadStream(path, 64<<10)
 }

@@ -28,6 +28,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/gpt"
+	"imgtool/image/hostfile"
 	"imgtool/image/shconf"
 	"imgtool/image/source"
 	"imgtool/image/tree"
@@ -42,6 +43,7 @@ type live struct {
 	opt    factoryOptions
 	board  *boards.Board
 	root   string
+	fs     *rooted // the same
 	conf   map[string]shconf.Value
 	when   int64 // of everything made, seconds since 1970
 	own    unitData
@@ -69,14 +71,18 @@ func runLive(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	if err := l.prepare(); err != nil {
 		return err
 	}
+	if l.fs, err = openRooted(l.root); err != nil {
+		return fmt.Errorf("--root: %w", err)
+	}
+	defer l.fs.Close()
 	defer func() {
 		if err != nil {
 			l.journal(journal.PriErr, err.Error())
 		}
 	}()
 	var log *os.File
-	if opt.receipt != "" && !opt.dryRun {
-		if log, err = os.OpenFile(opt.receipt, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
+	if !opt.dryRun {
+		if log, err = receipts(opt.receipt); err != nil {
 			return err
 		}
 		defer log.Close()
@@ -112,7 +118,7 @@ func (l *live) prepare() (err error) {
 	case opt.reboot && opt.root != "":
 		return usagef("--reboot is about this system, and --root about another: leave one of them out")
 	}
-	text, err := os.ReadFile(opt.conf)
+	text, err := hostfile.ReadStream(opt.conf, hostfile.Text)
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)
 	}
@@ -188,7 +194,8 @@ func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error)
 func listOf(v shconf.Value) []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
 
 func (l *live) run(ctx context.Context, whole *unitReceipt) error {
-	at := l.path(l.board.State.Paths[0])
+	state := l.board.State.Paths[0]
+	at := l.path(state)
 	done, err := l.steps()
 	if err != nil {
 		return err
@@ -197,14 +204,14 @@ func (l *live) run(ctx context.Context, whole *unitReceipt) error {
 	if done[steps] {
 		// A kill came right after the last line.
 		if !l.opt.dryRun {
-			os.Remove(at + todoSuffix)
+			l.fs.remove(state + todoSuffix)
 		}
 		return &flash.RefusedError{Disk: at, Reason: "the unit is provisioned: remove this file if you know that it is not"}
 	}
 	ready := !slices.ContainsFunc(l.board.Live.Media, func(m boards.LiveMedium) bool { return !done[m.Step] })
 	var found *todo
 	if ready {
-		if found, err = readTodo(at + todoSuffix); err != nil {
+		if found, err = readTodo(l.fs, state+todoSuffix); err != nil {
 			return err
 		}
 	}
@@ -273,7 +280,7 @@ var stepLine = regexp.MustCompile(`(?m)^[^(\n]*: \((\d+)/(\d+)\) `)
 
 // steps are those that the state file says were done.
 func (l *live) steps() (map[int]bool, error) {
-	text, err := os.ReadFile(l.path(l.board.State.Paths[0]))
+	text, err := l.fs.readFile(l.board.State.Paths[0])
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -296,8 +303,8 @@ func (l *live) step(n int) error {
 	if err != nil || done[n] {
 		return err
 	}
-	at := l.path(l.board.State.Paths[0])
-	text, err := os.ReadFile(at)
+	at := l.board.State.Paths[0]
+	text, err := l.fs.readFile(at)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -307,12 +314,12 @@ func (l *live) step(n int) error {
 	if n == len(steps) {
 		// The first path counts, and comes last.
 		for _, other := range slices.Backward(l.board.State.Paths[1:]) {
-			if err := replaceFile(l.path(other), text, 0o644); err != nil {
+			if err := l.fs.replaceFile(other, text, 0o644); err != nil {
 				return err
 			}
 		}
 	}
-	if err := replaceFile(at, text, 0o644); err != nil {
+	if err := l.fs.replaceFile(at, text, 0o644); err != nil {
 		return err
 	}
 	l.log("%s", line)
@@ -345,12 +352,12 @@ func (l *live) check(files bool) error {
 	}
 	if files {
 		each(c.Require, func(key, p string) {
-			if info, err := os.Stat(l.path(p)); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+			if info, err := l.fs.stat(p); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 				faults = append(faults, fmt.Errorf("%s is not there or empty, and %s of %s wants it: the unit must be registered first", l.path(p), key, l.opt.conf))
 			}
 		})
 		each(c.Forbid, func(key, p string) {
-			if _, err := os.Lstat(l.path(p)); err == nil {
+			if l.fs.has(p) {
 				faults = append(faults, fmt.Errorf("%s is there, and %s of %s does not want it: it is deleted when the unit has registered", l.path(p), key, l.opt.conf))
 			}
 		})
@@ -396,7 +403,7 @@ func (l *live) check(files bool) error {
 	// What makes the unit itself is in its root.
 	for _, f := range l.board.Unit.Files {
 		if into := map[string]*string{"@VSN@": &l.own.VSN, "@NODE_ID@": &l.own.NodeID}[strings.TrimSpace(f.Text)]; into != nil {
-			text, _ := os.ReadFile(l.path(f.Path))
+			text, _ := l.fs.readFile(f.Path)
 			*into = strings.TrimSpace(string(text))
 		}
 	}
@@ -509,7 +516,7 @@ func (l *live) media(ctx context.Context, done map[int]bool, whole *unitReceipt)
 			if err != nil {
 				return err
 			}
-			if err := replaceFile(l.path(l.board.State.Paths[0]+todoSuffix), text, 0o600); err != nil {
+			if err := l.fs.replaceFile(l.board.State.Paths[0]+todoSuffix, text, 0o600); err != nil {
 				return err
 			}
 		}
@@ -607,7 +614,7 @@ func (l *live) change(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := c.make(l.root); err != nil {
+		if err := c.make(l.fs); err != nil {
 			return err
 		}
 		l.journal(journal.PriInfo, "changed /"+c.Path)
@@ -618,15 +625,12 @@ func (l *live) change(ctx context.Context) error {
 	if err := l.step(len(l.board.State.Steps)); err != nil {
 		return err
 	}
-	at := l.path(l.board.State.Paths[0] + todoSuffix)
-	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return l.fs.remove(l.board.State.Paths[0] + todoSuffix)
 }
 
-func readTodo(at string) (*todo, error) {
-	text, err := os.ReadFile(at)
+func readTodo(root *rooted, p string) (*todo, error) {
+	at := root.path(p)
+	text, err := root.readFile(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &flash.RefusedError{Disk: at, Reason: "it is not there, and the state file says that the media are made: remove the state file to begin anew"}
 	}
@@ -638,8 +642,10 @@ func readTodo(at string) (*todo, error) {
 		return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): remove it and the state file to begin anew", err)}
 	}
 	for _, c := range t.Changes {
-		if !fs.ValidPath(c.Path) || c.Path == "." {
-			return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is no path: remove it and the state file to begin anew", c.Path)}
+		for _, p := range []string{c.Path, c.Link, c.Backup} {
+			if p != "" && (!fs.ValidPath(p) || p == ".") || c.Path == "" {
+				return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is no path: remove it and the state file to begin anew", p)}
+			}
 		}
 	}
 	return t, nil

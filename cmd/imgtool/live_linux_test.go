@@ -309,14 +309,19 @@ func TestChangesCanBeMadeAgain(t *testing.T) {
 				continue
 			}
 			plantLive(t, root)
+			fsys, err := openRooted(root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fsys.Close()
 			for _, c := range all[:i] {
-				if err := c.make(root); err != nil {
+				if err := c.make(fsys); err != nil {
 					t.Fatalf("%s: %v", c.Path, err)
 				}
 			}
 			partly(filepath.Join(root, all[i].Path))
 			for _, c := range all {
-				if err := c.make(root); err != nil {
+				if err := c.make(fsys); err != nil {
 					t.Fatalf("%s, %s: %s: %v", all[i].Path, how, c.Path, err)
 				}
 			}

@@ -62,7 +62,8 @@ const grace = 2 * time.Second
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	u := &ui{in: stdin, out: stdout, err: stderr}
+	out := &results{to: stdout}
+	u := &ui{in: stdin, out: out, err: stderr}
 	// A second signal ends it at once; so does a while without an end, as when a
 	// pipe that is read from brings nothing.
 	defer context.AfterFunc(ctx, func() {
@@ -81,17 +82,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	cmd := newCommand(u)
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
-	cmd.SetOut(stdout)
+	cmd.SetOut(out)
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	u.endPhase()
-	if err == nil {
+	lost := out.failed()
+	switch {
+	case lost != nil:
+		err = lost
+	case err == nil:
 		return exitOK
-	}
-	if errors.Is(err, errDiffers) {
+	case errors.Is(err, errDiffers):
 		return exitDiffers
-	}
-	if !u.started {
+	case !u.started:
 		err = &usageError{err}
 	}
 	status = exitStatus(err)
@@ -150,19 +153,21 @@ func hint(err error, format string, args ...any) error {
 func exitStatus(err error) int {
 	is := func(target any) bool { return errors.As(err, target) }
 	switch {
+	case is(new(*resultsError)), is(new(*receiptError)) && !errors.Is(err, fs.ErrPermission):
+		return exitWrite
 	case is(new(*usageError)):
 		return exitUsage
 	case is(new(*provision.RolledBackError)):
 		return exitRolledBack
 	case is(new(*provision.UnknownError)):
 		return exitUnknown
-	case is(new(*flash.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)):
+	case is(new(*flash.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)), is(new(*artifact.ReplacedError)):
 		return exitRefused
 	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*otherConfigError)):
 		return exitMismatch
 	case is(new(*wrongBoardError)), is(new(*provision.OtherError)), is(new(*provision.DeviceError)):
 		return exitWrongBoard
-	case is(new(*flash.GoneError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)):
+	case is(new(*flash.GoneError)), is(new(*flash.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)):
 		return exitGone
 	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
 		return exitCorrupt

@@ -16,6 +16,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/hostfile"
 )
 
 // picture is an image that was opened, wherever it comes from.
@@ -55,7 +56,13 @@ func openPicture(path string, stdin io.Reader) (*picture, error) {
 		}
 		return &picture{name: "standard input", stream: s, manifest: s.Manifest, format: s.Format}, nil
 	}
-	f, err := os.Open(path)
+	f, err := hostfile.OpenDisk(path)
+	if kind, ok := errors.AsType[*hostfile.KindError](err); ok {
+		if kind.Kind == "a pipe" {
+			return nil, hint(err, "give an image from a pipe as -")
+		}
+		return nil, err
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -73,19 +80,14 @@ func (p *picture) open(path string) (err error) {
 		return err
 	}
 	size := info.Size()
-	switch {
-	case info.IsDir():
-		return errors.New("a folder is no image")
-	case info.Mode()&fs.ModeDevice != 0:
+	if info.Mode()&fs.ModeDevice != 0 {
 		if size, err = p.file.Seek(0, io.SeekEnd); err != nil {
 			return err
 		}
-	case !info.Mode().IsRegular():
-		return errors.New("it is neither a file nor a disk; give an image from a pipe as -")
 	}
 	var sidecar *artifact.Manifest
 	var unfit error // the sidecar, which is not needed where one is inside
-	if b, err := os.ReadFile(artifact.ManifestPath(path)); err == nil {
+	if b, err := hostfile.ReadFile(artifact.ManifestPath(path), artifact.MaxManifest); err == nil {
 		if sidecar, err = artifact.ParseManifest(b); err != nil {
 			unfit = corrupt("%s: %w", artifact.ManifestPath(path), err)
 		}
@@ -212,7 +214,7 @@ func newestImage(how string) (string, error) {
 // disk does not say.
 func onlyOne(path, how string) error {
 	of := func(path string) *artifact.Manifest {
-		b, err := os.ReadFile(artifact.ManifestPath(path))
+		b, err := hostfile.ReadFile(artifact.ManifestPath(path), artifact.MaxManifest)
 		if err != nil {
 			return nil
 		}

@@ -157,7 +157,7 @@ func TestADiskSwappedBehindTheQuestionIsNotWritten(t *testing.T) {
 	imagetest.Run(t, "losetup", dev, other)
 	p.types("yes\n")
 	p.sees("another disk has its name")
-	if status := p.ends(cmd); status != exitGone {
+	if status := p.ends(cmd); status != exitRefused {
 		t.Errorf("exit status %d:\n%s", status, p.text())
 	}
 	for _, file := range []string{one, other} {

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
 )
@@ -170,7 +170,7 @@ func (o seedOptions) sending(u *ui) (*sending, error) {
 	}
 	in, name := u.in, "standard input"
 	if o.file != "-" {
-		f, err := os.Open(o.file)
+		f, err := hostfile.OpenStream(o.file)
 		if err != nil {
 			return nil, err
 		}

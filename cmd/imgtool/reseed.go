@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -146,6 +147,15 @@ func reseed(ctx context.Context, path string, want *build.Seed, u *ui) error {
 	}
 	if !info.Mode().IsRegular() {
 		return reseedDisk(ctx, path, want, u)
+	}
+	// The manifest is beside the file itself, not beside a link to it.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return err
+	}
+	if disk, err := findDisk(path); err != nil {
+		return err
+	} else if err := disk.Check(flash.Need{}); err != nil {
+		return err
 	}
 	pic, err := openPicture(path, nil)
 	if err != nil {
@@ -323,6 +333,9 @@ func reseedDisk(ctx context.Context, path string, want *build.Seed, u *ui) error
 	}
 	if err := t.Reread(); err != nil {
 		u.warn(err.Error())
+	}
+	if err := t.Named(); err != nil {
+		return err
 	}
 	if err := t.Close(); err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 )
 
@@ -83,18 +83,14 @@ func openSeed(file string, u *ui) (*seed.Bundle, []seed.Fault, string, error) {
 	if file == "-" {
 		name = ""
 	} else {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, nil, "", err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err == nil && info.IsDir() {
+		f, err := hostfile.OpenStream(file)
+		if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a directory" {
 			err = fmt.Errorf("%s is a folder; pack it with imgtool seed bundle", file)
 		}
 		if err != nil {
 			return nil, nil, "", err
 		}
+		defer f.Close()
 		in = f
 	}
 	b, faults, err := seed.CheckBundle(filepath.Base(name), in)
@@ -388,18 +384,13 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 		_, err := u.out.Write(text)
 		return err
 	}
-	return writeNew(opt.output, text, 0o644)
+	return writeNew(opt.output, text, 0o600)
 }
 
 // readKey reads the one line of a public key file.
 func readKey(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
 	// A key of the largest kind in use, RSA of 16384 bits, has 3 KiB.
-	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	b, err := hostfile.ReadStream(file, 64<<10)
 	if err != nil {
 		return "", err
 	}
@@ -413,8 +404,11 @@ func readKey(file string) (string, error) {
 	return key, nil
 }
 
-// writeNew writes a file whole or not at all.
+// writeNew writes a file whole or not at all. Nothing but a regular file is replaced.
 func writeNew(path string, data []byte, mode fs.FileMode) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file: give another name", path)
+	}
 	return renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)))
 }
 
@@ -460,7 +454,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 		return err
 	}
 	seedWarnings(name, faults, u)
-	if err := writeNew(output, b.Bytes(), 0o644); err != nil {
+	if err := writeNew(output, b.Bytes(), 0o600); err != nil {
 		return err
 	}
 	if u.json {

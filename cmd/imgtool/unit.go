@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -18,6 +17,7 @@ import (
 	"strings"
 
 	"imgtool/boards"
+	"imgtool/image/hostfile"
 	"imgtool/layouts"
 )
 
@@ -42,7 +42,7 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 	if len(board.Unit.Files) == 0 {
 		return nil, usagef("%s has nothing of a unit's own: leave out --unit", board.Name)
 	}
-	text, err := os.ReadFile(file)
+	text, err := hostfile.ReadStream(file, hostfile.Text)
 	if err != nil {
 		return nil, fmt.Errorf("unit: %w", err)
 	}
@@ -127,7 +127,7 @@ func readUnitKey(dir, name, kind string, u *ui) ([]byte, error) {
 	if !filepath.IsAbs(at) {
 		at = filepath.Join(dir, at)
 	}
-	f, err := os.Open(at)
+	f, err := hostfile.Open(at)
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +136,6 @@ func readUnitKey(dir, name, kind string, u *ui) ([]byte, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no file", at)
 	case info.Size() == 0 || info.Size() > maxKey:
 		return nil, fmt.Errorf("%s has %d bytes; a key has 1 to %d", at, info.Size(), maxKey)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image/build"
+	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 )
 
@@ -76,20 +76,24 @@ func (o seedOptions) table() ([]byte, *valueTable, error) {
 }
 
 func readSeed(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case path == "-":
+	if path == "-" {
 		return nil, usagef("the seed comes from a file, not from a pipe")
+	}
+	f, err := hostfile.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
 	case err != nil:
 		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", path)
 	case seed.IsBundleName(path):
 		return nil, fmt.Errorf("%s is a bundle: a device takes one through its web interface only, and here a plain config.toml", path)
 	case info.Size() > seed.MaxUpload:
 		return nil, fmt.Errorf("%s has %d bytes; the device takes up to %d", path, info.Size(), seed.MaxUpload)
 	}
-	return os.ReadFile(path)
+	return io.ReadAll(io.LimitReader(f, seed.MaxUpload))
 }
 
 // valueTable is what units have of their own: a column for each place in a
@@ -113,16 +117,7 @@ const maxValues = 256 << 20
 // readValues reads a table as spreadsheets write it: CSV in UTF-8, with or without
 // a byte order mark. White space around a value does not count.
 func readValues(file string) (*valueTable, error) {
-	info, err := os.Stat(file)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("values: %w", err)
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("values: %s is not a regular file", file)
-	case info.Size() > maxValues:
-		return nil, fmt.Errorf("values: %s has %d bytes; a table has up to %d", file, info.Size(), maxValues)
-	}
-	text, err := os.ReadFile(file)
+	text, err := hostfile.ReadFile(file, maxValues)
 	if err != nil {
 		return nil, fmt.Errorf("values: %w", err)
 	}

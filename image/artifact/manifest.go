@@ -29,6 +29,9 @@ type Manifest struct {
 	Partitions []Partition `json:"partitions"`
 	image.Manifest
 	Pieces []image.Entry `json:"pieces"` // what is written, in aligned runs of at most image.PieceSize
+
+	// Private says that the image has secrets in it: its files are for their owner alone.
+	Private bool `json:"-"`
 }
 
 // Input is what an image was built from.
@@ -55,8 +58,8 @@ type Partition struct {
 // plain is what goes into questions and onto disks as it is.
 var plain = regexp.MustCompile(`^[A-Za-z0-9._+-]{0,64}$`)
 
-// maxManifest bounds what is read as a manifest: enough for 1 TiB of content.
-const maxManifest = 128 << 20
+// MaxManifest bounds what is read as a manifest: enough for 1 TiB of content.
+const MaxManifest = 128 << 20
 
 // Encode is the manifest as JSON.
 func (m *Manifest) Encode() []byte {

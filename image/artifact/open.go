@@ -318,7 +318,7 @@ func manifestFrame(r io.Reader) (*Manifest, error) {
 		return nil, nil
 	}
 	size := binary.LittleEndian.Uint32(h[4:])
-	if size > maxManifest {
+	if size > MaxManifest {
 		return nil, nil
 	}
 	// Read as it comes: the size alone must not cost memory.

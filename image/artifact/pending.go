@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 )
@@ -17,6 +18,46 @@ type pending struct {
 	*os.File
 	path  string
 	named *renameio.PendingFile // nil if it has none
+}
+
+// access is who may do what with a file.
+type access struct {
+	mode     fs.FileMode
+	uid, gid int
+}
+
+// accessOf is the access of a file, or nil if there is none of the name.
+func accessOf(path string) (*access, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	a := &access{mode: info.Mode().Perm(), uid: -1, gid: -1}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		a.uid, a.gid = int(st.Uid), int(st.Gid)
+	}
+	return a, nil
+}
+
+// give gives the file the access that another one has.
+func (p *pending) give(a *access) error {
+	// Before the owner changes, nobody else may read it.
+	err := p.Chmod(a.mode & 0o700)
+	if info, statErr := p.Stat(); statErr == nil && err == nil {
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || int(st.Uid) != a.uid || int(st.Gid) != a.gid {
+			if err = p.Chown(a.uid, a.gid); err != nil {
+				return fmt.Errorf("keeping its owner, user %d and group %d: %w", a.uid, a.gid, err)
+			}
+		}
+	}
+	if err == nil {
+		err = p.Chmod(a.mode)
+	}
+	return err
 }
 
 // newPending is one in the folder of the file, not in TMPDIR. Cleanup is to be called.

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +25,9 @@ import (
 //
 // A raw image or one of our own .img.zst can be changed so; else the error is
 // ErrStream.
+//
+// The files keep their modes and owners; a manifest or block map that was not there gets
+// those of the image. If path is a symbolic link, it stays one.
 func Replace(ctx context.Context, path string, f *os.File, o *Opened, region image.Span, content *image.Image, p image.Progress) error {
 	if region.Off%image.PieceSize != 0 || region.End()%image.PieceSize != 0 && region.End() != o.Size() || content.Size() != o.Size() {
 		return fmt.Errorf("the %d bytes at %d of an image of %d are no whole pieces of %d", region.Len, region.Off, o.Size(), int64(image.PieceSize))
@@ -41,11 +46,26 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 		changed.Pieces = swap(m.Pieces, t.Pieces.Entries, region)
 		m = &changed
 	}
+	name := path
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	old, err := accessOf(path)
+	if err == nil && old == nil {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
 	out, err := newPending(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer out.Cleanup()
+	if err := out.give(old); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
 	if o.Format == Raw {
 		err = replaceRaw(ctx, out.File, f, o.Size(), region, content, p)
 	} else {
@@ -54,7 +74,34 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return commit(path, out, m)
+	if err := stillThere(path, f); err != nil {
+		return err
+	}
+	return commit(path, out, m, func(path string) (*access, error) {
+		a, err := accessOf(path)
+		if a == nil && err == nil {
+			a = old
+		}
+		return a, err
+	})
+}
+
+// ReplacedError is a file that is another one than when it was opened.
+type ReplacedError struct{ Path string }
+
+func (e *ReplacedError) Error() string {
+	return e.Path + ": another file has taken its name since it was opened: start over"
+}
+
+func stillThere(path string, f *os.File) error {
+	was, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if now, err := os.Stat(path); err != nil || !os.SameFile(was, now) {
+		return &ReplacedError{path}
+	}
+	return nil
 }
 
 // swap puts other entries in the place of those in a region.

@@ -45,6 +45,11 @@ func Save(ctx context.Context, path string, room *Room, img *image.Image, m *Man
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer out.Cleanup()
+	if m != nil && m.Private {
+		if err := out.Chmod(0o600); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	p := phases.Start("writing", img.ContentSize())
 	d := newDirect(out.File, img, room)
 	defer d.Close()
@@ -59,11 +64,21 @@ func Save(ctx context.Context, path string, room *Room, img *image.Image, m *Man
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return commit(path, out, m)
+	access := func(string) (*access, error) { return nil, nil }
+	if m != nil && m.Private {
+		access = private
+	}
+	return commit(path, out, m, access)
 }
 
-// commit gives an image its name, and puts its manifest and block map beside it.
-func commit(path string, out *pending, m *Manifest) (err error) {
+// private is the access of files for their owner alone.
+func private(string) (*access, error) {
+	return &access{mode: 0o600, uid: os.Geteuid(), gid: os.Getegid()}, nil
+}
+
+// commit gives an image its name, and puts its manifest and block map beside it, with the
+// access that accessFor says, if it says any.
+func commit(path string, out *pending, m *Manifest, accessFor func(path string) (*access, error)) (err error) {
 	type file struct {
 		path string
 		file *pending
@@ -83,7 +98,14 @@ func commit(path string, out *pending, m *Manifest) (err error) {
 				return fmt.Errorf("%s: %w", f.path, err)
 			}
 			defer f.file.Cleanup()
-			if _, err := f.file.Write(f.data); err != nil {
+			access, err := accessFor(f.path)
+			if err == nil && access != nil {
+				err = f.file.give(access)
+			}
+			if err == nil {
+				_, err = f.file.Write(f.data)
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", f.path, err)
 			}
 			files[i].file = f.file

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgtool/image"
+	"imgtool/image/hostfile"
 	"imgtool/image/tree"
 )
 
@@ -53,7 +54,7 @@ func isLayout(dir string) bool {
 }
 
 func (l layoutDir) index() (io.ReadCloser, error) {
-	return os.Open(filepath.Join(l.path, "index.json"))
+	return hostfile.Open(filepath.Join(l.path, "index.json"))
 }
 
 func (l layoutDir) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
@@ -62,7 +63,7 @@ func (l layoutDir) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, erro
 
 func (l layoutDir) blob(_ context.Context, d v1.Hash) (io.ReadCloser, error) {
 	name := filepath.Join("blobs", d.Algorithm, d.Hex)
-	f, err := os.Open(filepath.Join(l.path, name))
+	f, err := hostfile.Open(filepath.Join(l.path, name))
 	if err != nil {
 		return nil, reason(name, err)
 	}

@@ -21,6 +21,7 @@ import (
 	"sync"
 
 	"imgtool/image"
+	"imgtool/image/hostfile"
 	"imgtool/image/tree"
 )
 
@@ -209,7 +210,7 @@ func (o *Opener) openPath(ref, path string) (*os.File, fs.FileInfo, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%s: not a regular file", ref)
 	}
-	f, err := os.Open(o.path(path))
+	f, err := hostfile.Open(o.path(path))
 	if err != nil {
 		return nil, nil, reason(ref, err)
 	}

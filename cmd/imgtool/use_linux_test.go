@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"imgtool/image/imagetest"
+)
+
+// Without /sys a file can be flashed; a disk cannot, and neither can without /proc: what
+// uses it is not known.
+func TestWithoutSysOrProc(t *testing.T) {
+	imagetest.NeedRoot(t)
+	t.Chdir(t.TempDir())
+	must(makeInputs("in"))
+	imgtool(t, "build", "--board", "in/tiny.toml", "--inputs", "in", "-o", "x.img.zst")
+	sparseFile(t, "disk", 256<<20)
+	loop := imagetest.Loop(t, sparseFile(t, "attached", 256<<20))
+	path, err := exec.LookPath("imgtool")
+	must(err)
+	for _, c := range []struct {
+		without, disk string
+		status        int
+		want          string
+	}{
+		{"/sys", "disk", exitOK, "written"},
+		{"/sys", "attached", exitRefused, "attached as " + loop},
+		{"/sys", loop, exitRefused, "/sys is not mounted"},
+		{"/proc", "disk", exitRefused, "/proc is not mounted"},
+		{"/proc", loop, exitRefused, "/proc is not mounted"},
+	} {
+		cmd := exec.Command(imagetest.Need(t, "unshare"), "--mount", "sh", "-c", fmt.Sprintf("umount -l %s && exec %s flash -y -i x.img.zst %s", c.without, path, c.disk))
+		if status, out := ended(t, cmd); status != c.status || !strings.Contains(out, c.want) {
+			t.Errorf("%s without %s: exit status %d: %s", c.disk, c.without, status, out)
+		}
+	}
+}
+
+// A file that is taken away while it is written is said: nothing is left of what was asked for.
+func TestATargetThatIsRemovedIsSaid(t *testing.T) {
+	t.Chdir(t.TempDir())
+	must(makeInputs("in"))
+	imgtool(t, "build", "--board", "in/tiny.toml", "--inputs", "in", "-o", "x.img.zst")
+	sparseFile(t, "disk", 256<<20)
+	f, err := os.Open("disk")
+	must(err)
+	defer f.Close()
+	cmd := tool(t, "flash", "-y", "--receipt", "log", "-i", "x.img.zst", "disk")
+	go func() {
+		first := make([]byte, 8)
+		for { // until the record of a flash is there
+			if f.ReadAt(first, 4096); first[0] != 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		os.Remove("disk")
+	}()
+	status, out := ended(t, cmd)
+	if status != exitGone || !strings.Contains(out, "imgtool: disk: the file was removed, renamed or replaced while it was written") {
+		t.Errorf("exit status %d: %s", status, out)
+	}
+	if log, _ := os.ReadFile("log"); !strings.Contains(string(log), `"status":9`) {
+		t.Errorf("the receipt: %s", log)
+	}
+}

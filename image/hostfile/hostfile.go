@@ -1,0 +1,129 @@
+// Package hostfile opens the files that a person names: regular files, and block devices
+// and pipes where those make sense. Anything else in their place, such as a named pipe that
+// nothing writes to, is an error at once; opening or reading it could block for ever.
+package hostfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"syscall"
+)
+
+// KindError is a file of a kind that is of no use where it is named.
+type KindError struct {
+	Path, Kind string
+	Want       string // such as "a regular file"
+}
+
+func (e *KindError) Error() string {
+	return fmt.Sprintf("%s is not %s, but %s", e.Path, e.Want, e.Kind)
+}
+
+// Open opens a regular file for reading.
+func Open(path string) (*os.File, error) { return open(path, regular, "a regular file") }
+
+// OpenDisk opens a regular file or a block device for reading.
+func OpenDisk(path string) (*os.File, error) {
+	return open(path, func(path string, mode fs.FileMode) bool { return regular(path, mode) || isDisk(mode) }, "a regular file or a disk")
+}
+
+// OpenStream opens a regular file for reading, or a pipe that the program was started
+// with: /dev/stdin, or /dev/fd/63 as shells write <(command).
+func OpenStream(path string) (*os.File, error) {
+	return open(path, func(path string, mode fs.FileMode) bool {
+		return regular(path, mode) || mode&fs.ModeNamedPipe != 0 && Inherited(path)
+	}, "a regular file")
+}
+
+// Inherited says whether a path names a descriptor that the program was started with.
+func Inherited(path string) bool { return inherited.MatchString(path) }
+
+var inherited = regexp.MustCompile(`^(/dev/std(in|out|err)|/dev/fd/\d+|/proc/self/fd/\d+)$`)
+
+// ReadFile is what is in a regular file of up to limit bytes.
+func ReadFile(path string, limit int64) ([]byte, error) { return read(path, limit, Open) }
+
+// ReadStream is what is in a regular file or an inherited pipe, of up to limit bytes.
+func ReadStream(path string, limit int64) ([]byte, error) { return read(path, limit, OpenStream) }
+
+// Text is room for everything that people write by hand.
+const Text = 64 << 20
+
+func read(path string, limit int64, open func(string) (*os.File, error)) ([]byte, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes, which is the limit here", path, limit)
+	}
+	return b, err
+}
+
+func regular(_ string, mode fs.FileMode) bool { return mode.IsRegular() }
+
+func isDisk(mode fs.FileMode) bool {
+	return mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0
+}
+
+func open(path string, ok func(path string, mode fs.FileMode) bool, want string) (*os.File, error) {
+	// To open some devices does something already.
+	info, err := os.Stat(path)
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		pathErr.Op = "open"
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !ok(path, info.Mode()) {
+		return nil, &KindError{path, kind(info.Mode()), want}
+	}
+	// It may be a pipe by now, and to open one waits for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = f.Stat(); err == nil && !ok(path, info.Mode()) {
+		err = &KindError{path, kind(info.Mode()), want}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func kind(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	case isDisk(mode):
+		return "a block device"
+	case mode&fs.ModeDevice != 0:
+		return "a character device"
+	}
+	return "a special file"
+}
+
+// DirFS is a directory whose regular files can be opened, as those a definition names.
+func DirFS(dir string) fs.FS { return dirFS(dir) }
+
+type dirFS string
+
+func (d dirFS) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	return Open(filepath.Join(string(d), filepath.FromSlash(name)))
+}
