@@ -213,7 +213,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	})
 	defer settled()
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
-		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Warn: u.warn})
+		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 {

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/tree"
 )
 
@@ -593,9 +594,9 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 		}
 		var c image.Content = io.NewSectionReader(f, off, hdr.Size)
 		dpkg, derr := exec.LookPath("dpkg-deb")
-		if kind, err := sniff(c); err != nil {
+		if head, err := headOf(c); err != nil {
 			return nil, err
-		} else if kind == xzip && derr == nil {
+		} else if compress.Detect(head) == compress.XZ && derr == nil {
 			// Twice as fast, and there wherever apt is.
 			c, err = a.fsysTar(ctx, dpkg, f)
 			if err != nil {
