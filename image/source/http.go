@@ -81,11 +81,12 @@ func (e *DeniedError) Is(target error) bool { return target == os.ErrPermission 
 type wire struct {
 	Network
 	inner http.RoundTripper
+	plain atomic.Pointer[error] // what the last request without TLS ended in
 }
 
 func newWire(n Network) *wire {
 	n = n.withDefaults()
-	return &wire{n, &http.Transport{
+	return &wire{Network: n, inner: &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: n.Connect}).DialContext,
 		TLSHandshakeTimeout:    n.Connect,
@@ -98,6 +99,14 @@ func newWire(n Network) *wire {
 }
 
 func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := w.roundTrip(req)
+	if req.URL.Scheme == "http" {
+		w.plain.Store(&err)
+	}
+	return resp, err
+}
+
+func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	for try, pause := 1, w.Pause; ; try, pause = try+1, 2*pause {
 		resp, err := w.once(req)
@@ -268,5 +277,8 @@ func said(host string, err error) error {
 	for u := new(url.Error); errors.As(err, &u); {
 		err = u.Err
 	}
-	return err
+	if strings.HasPrefix(err.Error(), host) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", host, err)
 }

@@ -171,7 +171,7 @@ func readAll(r io.ReadCloser, err error, size int64) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(raw)) > most {
 		if size > 0 {
-			return nil, &mismatchError{"size", "larger", fmt.Sprintf("%d bytes", size)}
+			return nil, &mismatchError{"size", fmt.Sprintf("at least %d bytes", size+1), fmt.Sprint(size)}
 		}
 		err = fmt.Errorf("larger than the limit of %d bytes", maxManifest)
 	}
@@ -373,6 +373,10 @@ func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx co
 	return t, nil
 }
 
+// maxRest is how much of a layer is read after its compressed stream ended, or was
+// found to be none.
+const maxRest = 64 << 20
+
 // layer checks one layer, unpacked where it has to be. Docker's archives say
 // nothing of how a layer is packed: desc is nil.
 func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
@@ -395,7 +399,9 @@ func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, di
 
 	limit := int64(math.MaxInt64)
 	if desc != nil {
-		limit = desc.Size
+		if limit = desc.Size; limit > o.opt.Unpacked.Limit() {
+			return nil, fmt.Errorf("its manifest announces %d bytes, and --max-unpacked allows %d", limit, o.opt.Unpacked.Limit())
+		}
 	}
 	packed, plain := sha256.New(), sha256.New()
 	from := &origin{r: io.LimitReader(r, limit)}
@@ -407,14 +413,20 @@ func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, di
 	if desc != nil {
 		// The digest says more than what a decompressor found wrong, and counts
 		// for what it did not read.
-		if _, err := io.Copy(io.Discard, &cancelable{ctx, in}); err != nil {
+		n, rerr := io.CopyN(io.Discard, &cancelable{ctx, in}, maxRest+1)
+		switch {
+		case rerr != nil && rerr != io.EOF:
+			return nil, rerr
+		case n > maxRest && err != nil:
 			return nil, err
+		case n > maxRest:
+			return nil, &CorruptError{"compressed stream", fmt.Errorf("more than %d bytes follow its end", maxRest)}
 		}
 		if err := compare("digest", packed.Sum(nil), desc.Digest); err != nil {
 			return nil, err
 		}
 		if n, _ := r.Read(make([]byte, 1)); n > 0 {
-			return nil, &mismatchError{"size", "larger", fmt.Sprintf("%d bytes", desc.Size)}
+			return nil, &mismatchError{"size", fmt.Sprintf("at least %d bytes", desc.Size+1), fmt.Sprint(desc.Size)}
 		}
 	}
 	if err != nil {

@@ -150,6 +150,10 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 	}
 	how, err := transport.Ping(ctx, reg, w)
 	if err != nil {
+		// Where TLS was tried first, that it was in vain says little.
+		if plain := w.plain.Load(); plain != nil && *plain != nil && ctx.Err() == nil {
+			err = *plain
+		}
 		return repo, err
 	}
 	if how.Insecure {
@@ -163,7 +167,11 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 		}
 		// A later token is got in the same way.
 		auth = &tokens{func(ctx context.Context) (*transport.Token, error) {
-			return transport.Exchange(ctx, service, login, w, scopes, how)
+			token, err := transport.Exchange(ctx, service, login, w, scopes, how)
+			if err != nil {
+				err = fmt.Errorf("getting a token from %s: %w", how.Parameters["realm"], said(service.RegistryStr(), err))
+			}
+			return token, err
 		}}
 		own := *how
 		own.Parameters = maps.Clone(how.Parameters)
