@@ -91,6 +91,27 @@ func (p *plan) cut(sums *tree.Sums, size int64) {
 	p.share(size)
 }
 
+// maxBlocks bounds the lists of blocks, in which holes take four bytes a block, too: it
+// is enough for 64 TiB in blocks of 1 MiB, and takes 256 MiB of memory.
+const maxBlocks = 1 << 26
+
+// tooManyBlocks names the largest file where there are too many blocks.
+func (p *plan) tooManyBlocks(size int) error {
+	all := int64(0)
+	var largest *node
+	for _, n := range p.files {
+		all += n.data.blocks
+		if largest == nil || n.data.size > largest.data.size {
+			largest = n
+		}
+	}
+	if all <= maxBlocks {
+		return nil
+	}
+	return fmt.Errorf("the files have %d blocks of %d bytes in all, the limit is %d: leave out large sparse files, the largest is %s with %d bytes",
+		all, size, maxBlocks, show(largest.path()), largest.data.size)
+}
+
 // place is a block of a file.
 type place struct {
 	d  *data

@@ -101,6 +101,9 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	plan.cut(sums, int64(opt.BlockSize))
+	if err := plan.tooManyBlocks(opt.BlockSize); err != nil {
+		return 0, err
+	}
 	sums, opt.Sums = nil, nil
 
 	// (1) Superblock: last, when all of it is known.
