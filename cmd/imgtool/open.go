@@ -33,6 +33,7 @@ type picture struct {
 	holes    func(context.Context) error
 	unit     string           // whose it is, if it was made one unit's
 	opened   *artifact.Opened // as it lies in the file
+	plain    *image.Image     // img, if that is file byte for byte: holes of the file are its own
 }
 
 func (p *picture) Close() {
@@ -104,6 +105,9 @@ func (p *picture) open(path string) (err error) {
 	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
 	if err == nil {
 		p.img, p.manifest, p.format, p.opened = o.Image, o.Manifest, o.Format, o
+		if o.Format == artifact.Raw && o.Manifest == nil {
+			p.plain = o.Image
+		}
 		p.holes = func(ctx context.Context) error {
 			if !info.Mode().IsRegular() {
 				return o.Holes(ctx, nil)
@@ -188,6 +192,9 @@ func (p *picture) unpack(ctx context.Context, f *compress.Scratch, u *ui) error 
 	}
 	p.Close()
 	p.img, p.file = o.Image, f.File()
+	if p.manifest == nil {
+		p.plain = o.Image
+	}
 	return nil
 }
 
