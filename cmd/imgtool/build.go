@@ -80,7 +80,7 @@ a disk is that a medium's last partition shall fill.
 The image's name decides its form: .img, .img.zst, .img.xz, .img.gz, or .simg for
 Android's sparse form. Beside it
 lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, scratch
-files lie in TMPDIR.
+files lie in TMPDIR, and take no more than --max-unpacked for what is unpacked.
 
 What was compressed is kept in a cache (imgtool cache), so that after a small change
 little is compressed anew. The image is the same with it and without.`,
