@@ -81,7 +81,7 @@ a disk is that a medium's last partition shall fill.
 The image's name decides its form: .img, .img.zst, .img.xz, .img.gz, or .simg for
 Android's sparse form. Beside it
 lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, scratch
-files lie in TMPDIR.
+files lie in TMPDIR, and take no more than --max-unpacked for what is unpacked.
 
 What was compressed is kept in a cache (imgtool cache), so that after a small change
 little is compressed anew. The image is the same with it and without.`,
@@ -214,7 +214,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	})
 	defer settled()
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
-		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Warn: u.warn})
+		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 {

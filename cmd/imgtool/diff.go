@@ -270,6 +270,8 @@ func (c *comparison) content() []image.Span {
 		switch l, other := sides[0], sides[1]; {
 		case l.pic.manifest != nil:
 			spans = slices.AppendSeq(spans, l.pic.img.Spans())
+		case l.pic.isPlain() && !l.isDisk():
+			spans = append(spans, dataOf(l.pic.file, l.pic.img.Size())...)
 		case !l.isDisk() || other.isDisk():
 			return []image.Span{everything}
 		}

@@ -154,6 +154,10 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	if len(names) > 1 && pic.unit != "" {
 		return usagef("%s is one unit, and there are %d disks: flash one at a time", pic.unit, len(names))
 	}
+	pic, err = pic.withoutHoles(names)
+	if err != nil {
+		return err
+	}
 	p, err := newPlan(pic)
 	if err != nil {
 		return err

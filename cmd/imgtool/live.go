@@ -437,7 +437,7 @@ func (l *live) plan(ctx context.Context) error {
 	}
 	o := build.Options{Board: l.board, Media: l.liveNames(), Sizes: map[string]int64{}, Vars: map[string]string{}, Inputs: map[string]string{"rootfs": "live"},
 		Root: &source.Root{Tree: root, Digest: outline(root), Origin: "live"}, Time: l.when, TempDir: os.Getenv("TMPDIR"), Warn: l.u.warn, Phases: l.u.phases, Compression: "zstd"}
-	o.Opener = source.NewOpener(source.Options{Arch: l.board.Arch, ModTime: l.when})
+	o.Opener = source.NewOpener(source.Options{Arch: l.board.Arch, ModTime: l.when, Unpacked: &l.u.unpacked})
 	defer o.Opener.Close()
 	if l.opt.keepKeys {
 		o.Flags = map[string]bool{"keep-registration-keys": true}

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,9 +21,11 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compress"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
 	"imgtool/image/source"
+	"imgtool/layouts"
 )
 
 // Exit statuses, also in README.md.
@@ -125,10 +129,29 @@ Data goes to stdout, words and progress to stderr.`,
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
+	cmd.PersistentFlags().Var((*sizeFlag)(&u.unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB")
 	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
 		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),
 		newDisksCommand(u), newBoardsCommand(u), newCacheCommand(u), newVersionCommand(u))
 	return cmd
+}
+
+// sizeFlag is the size of --max-unpacked; 0 is the default.
+type sizeFlag int64
+
+func (s *sizeFlag) Set(text string) error {
+	var size layouts.Bytes
+	if err := size.UnmarshalText([]byte(text)); err != nil || size <= 0 {
+		return errors.New("it must be a size such as 500MiB or 4GiB")
+	}
+	*s = sizeFlag(size)
+	return nil
+}
+
+func (s *sizeFlag) Type() string { return "SIZE" }
+
+func (s *sizeFlag) String() string {
+	return strings.ReplaceAll(layouts.Bytes(cmp.Or(int64(*s), compress.DefaultMax)).String(), " ", "")
 }
 
 // usageError is a command line that cannot be.
@@ -167,7 +190,7 @@ func exitStatus(err error) int {
 		return exitMismatch
 	case is(new(*wrongBoardError)), is(new(*provision.OtherError)), is(new(*provision.DeviceError)):
 		return exitWrongBoard
-	case is(new(*flash.GoneError)), is(new(*flash.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)):
+	case is(new(*flash.GoneError)), is(new(*flash.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)), is(new(*source.GoneError)):
 		return exitGone
 	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
 		return exitCorrupt

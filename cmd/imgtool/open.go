@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,8 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compress"
+	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
 )
 
@@ -30,6 +34,7 @@ type picture struct {
 	holes    func(context.Context) error
 	unit     string           // whose it is, if it was made one unit's
 	opened   *artifact.Opened // as it lies in the file
+	plain    *image.Image     // img, if that is file byte for byte: holes of the file are its own
 }
 
 func (p *picture) Close() {
@@ -102,6 +107,9 @@ func (p *picture) open(path string) (err error) {
 	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
 	if err == nil {
 		p.img, p.manifest, p.format, p.opened = o.Image, o.Manifest, o.Format, o
+		if o.Format == artifact.Raw && o.Manifest == nil {
+			p.plain = o.Image
+		}
 		p.holes = func(ctx context.Context) error {
 			if !info.Mode().IsRegular() {
 				return o.Holes(ctx, nil)
@@ -139,39 +147,88 @@ func (p *picture) seek(ctx context.Context, u *ui) error {
 	if p.img != nil {
 		return nil
 	}
-	f, err := os.CreateTemp(os.Getenv("TMPDIR"), "imgtool-*")
+	f, err := compress.NewScratch("", &u.unpacked)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: unpacking it: %w", p.name, err)
 	}
-	os.Remove(f.Name())
+	err = p.unpack(ctx, f, u)
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return nil
+}
+
+// unpack makes a scratch file what is read.
+func (p *picture) unpack(ctx context.Context, f *compress.Scratch, u *ui) error {
 	var total int64
 	if p.manifest != nil {
 		total = p.manifest.Size
 	}
-	m, err := image.Write(ctx, f, sparse(p.stream.Chunks()), u.phases("unpacking", total))
+	chunks := p.stream.Chunks()
+	if p.manifest == nil {
+		chunks = asTheTableSays(chunks, &u.unpacked)
+	} else if total > u.unpacked.Limit() {
+		return &compress.TooLargeError{Size: total, Max: u.unpacked.Limit()}
+	}
+	m, err := image.Write(ctx, f, sparse(chunks), u.phases("unpacking", total))
 	if err != nil {
-		f.Close()
-		if errors.As(err, new(*image.WriteError)) {
-			return fmt.Errorf("%s: unpacking it into %s (TMPDIR names another folder): %w", p.name, os.TempDir(), err)
+		if large := new(*compress.TooLargeError); errors.As(err, large) {
+			return *large
 		}
-		return fmt.Errorf("%s: %w", p.name, err)
+		if errors.As(err, new(*image.WriteError)) {
+			return fmt.Errorf("unpacking it: %w", err)
+		}
+		return err
 	}
 	size := m.Size
 	if p.manifest != nil {
 		size = p.manifest.Size
 	}
 	if err := f.Truncate(size); err != nil {
-		f.Close()
 		return err
 	}
-	o, err := artifact.Open(io.NewSectionReader(f, 0, size), p.manifest)
+	o, err := artifact.Open(io.NewSectionReader(f.File(), 0, size), p.manifest)
 	if err != nil {
-		f.Close()
-		return fmt.Errorf("%s: %w", p.name, err)
+		return err
 	}
 	p.Close()
-	p.img, p.file = o.Image, f
+	p.img, p.file = o.Image, f.File()
+	if p.manifest == nil {
+		p.plain = o.Image
+	}
 	return nil
+}
+
+// beyond is how much an image may have after the end of the disk that its partition
+// table is for: some are rounded up.
+const beyond = 64 << 20
+
+// asTheTableSays ends in an error where the partition table of an image is for a disk
+// larger than the budget, or data other than zeros follow well after the end of that
+// disk, unless the user said how much may be unpacked.
+func asTheTableSays(chunks iter.Seq2[image.Chunk, error], b *compress.Budget) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		limit := b.Limit()
+		end := int64(math.MaxInt64)
+		for c, err := range chunks {
+			if err == nil && c.Off == 0 {
+				if size := gpt.DiskSize(bytes.NewReader(c.Data)); size > limit {
+					yield(image.Chunk{}, &compress.TooLargeError{Size: size, Max: limit})
+					return
+				} else if size > 0 && b.Max == 0 {
+					end = size + beyond
+				}
+			}
+			if err == nil && c.Off >= end && len(bytes.TrimLeft(c.Data, "\x00")) > 0 {
+				yield(image.Chunk{}, fmt.Errorf("its partition table is for a disk of %d bytes, but more data follow at byte %d; unpack all the same with --max-unpacked", end-beyond, c.Off))
+				return
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
 }
 
 // sparse leaves out the zeros at the start of a chunk, all but its last byte.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 )
 
 // ui is the one place that talks to people. Data goes to out, all else to err:
@@ -27,6 +28,7 @@ type ui struct {
 	in       io.Reader
 	out, err io.Writer
 	json     bool
+	unpacked compress.Budget // for scratch files
 
 	started  bool // the command line was understood
 	terminal bool

@@ -74,6 +74,9 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 			return err
 		}
 	}
+	if pic, err = pic.withoutHoles([]string{disk.Path}); err != nil {
+		return err
+	}
 	fitted, err := pic.compose(disk.Size, more)
 	if err != nil {
 		return fmt.Errorf("%s: %w", pic.name, err)

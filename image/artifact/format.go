@@ -8,18 +8,12 @@
 package artifact
 
 import (
-	"bytes"
-	"compress/bzip2"
 	"fmt"
 	"io"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
-
+	"imgtool/image/compress"
 	"imgtool/image/simg"
-	"imgtool/image/xz"
 )
 
 // Format is how an image is packed.
@@ -58,45 +52,26 @@ func Split(name string) (base, suffix string, err error) {
 	return "", "", fmt.Errorf("%s: the name must end in .img, .img.zst, .img.xz, .img.gz or .simg", name)
 }
 
-// detect tells the format by the first bytes: 8 are enough.
+// formats are those of compressed images.
+var formats = map[compress.Format]Format{compress.Zstd: Zstd, compress.XZ: XZ, compress.Gzip: Gzip, compress.Bzip2: Bzip2, compress.LZ4: LZ4}
+
+// headSize is how many bytes detect looks at.
+const headSize = compress.HeadSize
+
+// detect tells the format by the first headSize bytes.
 func detect(head []byte) Format {
-	switch {
-	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")), len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18":
-		return Zstd
-	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		return XZ
-	case bytes.HasPrefix(head, []byte("\x1f\x8b\x08")):
-		return Gzip
-	case bytes.HasPrefix(head, []byte("BZh")):
-		return Bzip2
-	case bytes.HasPrefix(head, []byte("\x04\x22\x4d\x18")):
-		return LZ4
-	case simg.IsSparse(head):
+	if simg.IsSparse(head) {
 		return Sparse
 	}
-	return Raw
+	return formats[compress.Detect(head)] // the zero Format is Raw
 }
-
-// maxWindow bounds what a compressed stream may make the reader keep.
-const maxWindow = 128 << 20
 
 // unpack reads a stream of a format.
 func unpack(f Format, r io.Reader) (io.Reader, error) {
-	switch f {
-	case Zstd:
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			return nil, err
+	for packed, format := range formats {
+		if format == f {
+			return compress.NewReader(r, packed)
 		}
-		return d.IOReadCloser(), nil
-	case XZ:
-		return xz.NewReader(r)
-	case Gzip:
-		return gzip.NewReader(r)
-	case Bzip2:
-		return bzip2.NewReader(r), nil
-	case LZ4:
-		return lz4.NewReader(r), nil
 	}
 	return r, nil
 }

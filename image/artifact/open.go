@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/simg"
 )
 
@@ -37,7 +38,7 @@ var ErrStream = errors.New("can only be read from front to back")
 // tools erase a disk first. sidecar is the manifest that lies
 // beside it, or nil; one inside comes first. Others are ErrStream.
 func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
-	head := make([]byte, 8)
+	head := make([]byte, headSize)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && err != io.EOF {
 		return nil, err
@@ -351,7 +352,7 @@ type Streamed struct {
 // that lies beside it, or nil; one inside comes first.
 func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 	in := bufio.NewReaderSize(r, 1<<20)
-	head, err := in.Peek(8)
+	head, err := in.Peek(headSize)
 	if len(head) == 0 {
 		if err == io.EOF {
 			return nil, corrupt("the image is empty")
@@ -359,7 +360,7 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 		return nil, err
 	}
 	s := &Streamed{Format: detect(head), Manifest: sidecar}
-	if s.Format == Zstd && binary.LittleEndian.Uint32(head) == skippableManifest {
+	if s.Format == Zstd && len(head) >= 8 && binary.LittleEndian.Uint32(head) == skippableManifest {
 		var kept bytes.Buffer
 		m, err := manifestFrame(io.TeeReader(in, &kept))
 		if err != nil {
@@ -385,6 +386,9 @@ func wrapCorrupt(err error, at int64) error {
 	}
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return corrupt("the image is cut short at byte %d", at)
+	}
+	if memory := new(*compress.MemoryError); errors.As(err, memory) {
+		return err // it may well be good
 	}
 	return corrupt("the image is corrupt at byte %d: %w", at, err)
 }

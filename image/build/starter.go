@@ -17,12 +17,11 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/source"
 	"imgtool/image/tree"
-	"imgtool/image/xz"
 )
 
 var (
@@ -212,33 +211,20 @@ func moduleClosure(kernel *source.Package, names []string) (_ []module, err erro
 	return out, nil
 }
 
+// maxModule bounds what a kernel module may unpack to: the largest have some 10 MiB.
+const maxModule = 256 << 20
+
 func unpackModule(n *tree.Inode, ext string) ([]byte, error) {
-	var r io.Reader = io.NewSectionReader(n.Content, 0, n.Size())
-	switch ext {
-	case "":
-	case ".xz":
-		x, err := xz.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		r = x
-	case ".zst":
-		z, err := zstd.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		defer z.Close()
-		r = z
-	case ".gz":
-		z, err := gzip.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		r = z
-	default:
+	format, ok := map[string]compress.Format{"": compress.None, ".xz": compress.XZ, ".zst": compress.Zstd, ".gz": compress.Gzip}[ext]
+	if !ok {
 		return nil, fmt.Errorf("compressed as %s, which is not known", ext)
 	}
-	return io.ReadAll(r)
+	r, err := compress.NewReader(io.NewSectionReader(n.Content, 0, n.Size()), format)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(compress.Limit(r, maxModule))
 }
 
 func moduleDepends(data []byte) ([]string, error) {

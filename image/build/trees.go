@@ -3,7 +3,6 @@ package build
 import (
 	"bufio"
 	"bytes"
-	"compress/bzip2"
 	"errors"
 	"fmt"
 	"io"
@@ -15,17 +14,15 @@ import (
 	"time"
 
 	"github.com/cavaliergopher/cpio"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 
 	"imgtool/boards"
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/edit"
 	"imgtool/image/ext4"
 	"imgtool/image/extlinux"
 	"imgtool/image/fstab"
 	"imgtool/image/tree"
-	"imgtool/image/xz"
 	"imgtool/layouts"
 )
 
@@ -280,6 +277,9 @@ func (b *builder) checkKernel(made *tree.Tree, version string) error {
 	return nil
 }
 
+// maxInitrd bounds what each part of an initrd may unpack to.
+const maxInitrd = 4 << 30
+
 // hasOverlayroot looks for the script of Ubuntu's package overlayroot in an
 // initrd, which is one cpio or several, packed or not.
 func hasOverlayroot(n *tree.Inode) (bool, error) {
@@ -289,34 +289,28 @@ func hasOverlayroot(n *tree.Inode) (bool, error) {
 	in := bufio.NewReaderSize(io.NewSectionReader(n.Content, 0, n.Size()), 1<<16)
 	for {
 		// Zeros lie between members.
-		head, err := in.Peek(6)
-		for err == nil && head[0] == 0 {
+		head, err := in.Peek(compress.HeadSize)
+		for len(head) > 0 && head[0] == 0 {
 			in.Discard(1)
-			head, err = in.Peek(6)
+			head, err = in.Peek(compress.HeadSize)
+		}
+		if err != nil && err != io.EOF {
+			return false, err
 		}
 		if len(head) == 0 {
 			return false, nil
 		}
-		var r io.Reader = in
-		packed := true
-		switch {
-		case bytes.HasPrefix(head, []byte("07070")):
-			packed = false
-		case bytes.HasPrefix(head, []byte("\x1f\x8b")):
-			r, err = gzip.NewReader(in)
-		case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
-			r, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
-		case bytes.HasPrefix(head, []byte("\xfd7zXZ")):
-			r, err = xz.NewReader(in)
-		case bytes.HasPrefix(head, []byte("BZh")):
-			r = bzip2.NewReader(in)
-		default:
-			err = fmt.Errorf("it starts with % x, which is no format that is known", head)
+		packed := compress.Detect(head)
+		if packed == compress.None && !bytes.HasPrefix(head, []byte("07070")) {
+			return false, fmt.Errorf("it starts with % x, which is no format that is known", head[:min(6, len(head))])
 		}
+		r, err := compress.NewReader(in, packed)
 		if err != nil {
 			return false, err
 		}
-		if found, err := searchCpio(r); found || err != nil || packed {
+		found, err := searchCpio(compress.Limit(r, maxInitrd))
+		r.Close()
+		if found || err != nil || packed != compress.None {
 			return found, err
 		}
 	}

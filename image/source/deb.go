@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/tree"
 )
 
@@ -44,8 +45,12 @@ func (e *NoAptError) Error() string {
 	return fmt.Sprintf("package %s: this machine has no apt-get to fetch it with", e.Package)
 }
 
-// packageName leaves no room for options or other releases.
-var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+// Names and versions as Debian's policy has them (5.6.1 and 5.6.12). They leave no room
+// for options of apt or for other releases.
+var (
+	packageName    = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	packageVersion = regexp.MustCompile(`^(?:[0-9]+:)?[A-Za-z0-9][A-Za-z0-9.+~-]*$`)
+)
 
 // Package fetches a package for the board's architecture from the archives this
 // machine's apt is set up for. In place of a package that holds nothing but
@@ -207,9 +212,12 @@ func (a *apt) get(ctx context.Context, name string) (*Package, error) {
 	if p := a.packages[name]; p != nil {
 		return p, nil
 	}
-	bare, _, _ := strings.Cut(name, "=")
+	bare, version, exact := strings.Cut(name, "=")
 	if !packageName.MatchString(bare) {
 		return nil, fmt.Errorf("package %q: not a name of a package", bare)
+	}
+	if exact && !packageVersion.MatchString(version) {
+		return nil, fmt.Errorf("package %s: %q is not a version of a package", bare, version)
 	}
 	unlock, err := a.setUp(ctx, bare)
 	if err != nil {
@@ -282,7 +290,8 @@ func (a *apt) gather(ctx context.Context, names []string) {
 	var lacking []*record
 	for text := range strings.SplitSeq(string(out), "\n\n") {
 		r, err := parseRecord(text)
-		if err != nil || a.records[r.name] != nil {
+		// A list may have a package under a name that was not asked for.
+		if err != nil || a.records[r.name] != nil || !slices.Contains(names, r.name) {
 			continue
 		}
 		a.records[r.name] = r
@@ -321,7 +330,9 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 	a.options = []string{
 		"-oAPT::Architecture=" + arch,
 		"-oAPT::Architectures=" + arch,
-		"-oAPT::Sandbox::User=", // it could not write to the user's cache
+		"-oAcquire::http::Timeout=30",
+		"-oAcquire::https::Timeout=30",
+		"-oAcquire::Retries=3",
 		"-oDir::State=" + filepath.Join(a.dir, "state"),
 		"-oDir::State::Lists=" + filepath.Join(a.dir, "lists"),
 		"-oDir::State::status=/dev/null",
@@ -407,7 +418,7 @@ type record struct {
 }
 
 func (a *apt) show(ctx context.Context, names []string) ([]byte, error) {
-	return a.run(ctx, a.dir, filepath.Join(filepath.Dir(a.program), "apt-cache"), append([]string{"show", "--no-all-versions"}, names...)...)
+	return a.run(ctx, a.dir, filepath.Join(filepath.Dir(a.program), "apt-cache"), append([]string{"show", "--no-all-versions", "--"}, names...)...)
 }
 
 func (a *apt) record(ctx context.Context, name string) (*record, error) {
@@ -439,6 +450,9 @@ func parseRecord(text string) (*record, error) {
 	if r.name == "" || r.version == "" {
 		return nil, errNoRecord
 	}
+	if !packageName.MatchString(r.name) || !packageVersion.MatchString(r.version) {
+		return nil, fmt.Errorf("the list of packages has %.60q in version %.60q, which is no name and version of a package", r.name, r.version)
+	}
 	if sum, err := hex.DecodeString(r.sha256); err != nil || len(sum) != sha256.Size {
 		return nil, fmt.Errorf("%s: the list of packages has no SHA-256 of it", r.version)
 	}
@@ -447,7 +461,7 @@ func parseRecord(text string) (*record, error) {
 			if name := dependsName.FindString(strings.TrimSpace(dep)); name != "" {
 				r.depends = append(r.depends, name)
 			}
-			if m := exactDepends.FindStringSubmatch(strings.TrimSpace(dep)); m != nil && field == "Depends" {
+			if m := exactDepends.FindStringSubmatch(strings.TrimSpace(dep)); m != nil && field == "Depends" && packageVersion.MatchString(m[2]) {
 				r.exact = append(r.exact, m[1]+"="+m[2])
 			}
 		}
@@ -516,7 +530,11 @@ func (a *apt) download(ctx context.Context, rs ...*record) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	args := []string{"download"}
+	user := sandbox()
+	if err := user.own(tmp); err != nil {
+		return err
+	}
+	args := []string{"download", "--"}
 	for _, r := range rs {
 		args = append(args, r.name+"="+r.version)
 	}
@@ -529,6 +547,9 @@ func (a *apt) download(ctx context.Context, rs ...*record) error {
 	}
 	if len(files) != len(rs) {
 		return fmt.Errorf("apt-get download left %d files, not %d", len(files), len(rs))
+	}
+	if err := user.disown(files); err != nil {
+		return err
 	}
 	byDigest := map[string]string{}
 	sum := ""
@@ -593,9 +614,9 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 		}
 		var c image.Content = io.NewSectionReader(f, off, hdr.Size)
 		dpkg, derr := exec.LookPath("dpkg-deb")
-		if kind, err := sniff(c); err != nil {
+		if head, err := headOf(c); err != nil {
 			return nil, err
-		} else if kind == xzip && derr == nil {
+		} else if compress.Detect(head) == compress.XZ && derr == nil {
 			// Twice as fast, and there wherever apt is.
 			c, err = a.fsysTar(ctx, dpkg, f)
 			if err != nil {

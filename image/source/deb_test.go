@@ -302,3 +302,43 @@ func TestPackagesOfDebian(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A list of packages may be anybody's: what it has is no option of apt.
+func TestNoNameOrVersionIsAnOptionOfApt(t *testing.T) {
+	for what, fields := range map[string]string{
+		"a name":            "Package: -oAPT::Get::AllowUnauthenticated=true\nVersion: 1\n",
+		"another name":      "Package: other\nVersion: 1\n",
+		"a version":         "Package: evil\nVersion: -o=x\n",
+		"a version of two":  "Package: evil\nVersion: 1 --option\n",
+		"a path as version": "Package: evil\nVersion: ../1\n",
+		"a dependency":      "Package: evil\nVersion: 1\nDepends: evil (= -oDir=x)\n",
+	} {
+		bin, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
+		record := fields + "SHA256: " + strings.Repeat("0", 64) + "\n"
+		write(t, bin+"/record", record)
+		for _, program := range []string{"apt-get", "apt-cache"} {
+			write(t, bin+"/"+program, fmt.Sprintf("#!/bin/sh\necho \"$0\" \"$@\" >> %s\ncase $0 in *cache) cat %s/record;; *) case \"$*\" in *download*) exit 100;; esac;; esac\n", log, bin))
+			must(t, os.Chmod(bin+"/"+program, 0o755))
+		}
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		_, err := opener(t, source.Options{CacheDir: t.TempDir(), Arch: "arm64"}).Packages(t.Context(), "evil")
+		if err == nil {
+			t.Errorf("%s: no error", what)
+		}
+		said, rerr := os.ReadFile(log)
+		must(t, rerr)
+		for line := range strings.Lines(string(said)) {
+			_, args, found := strings.Cut(line, " download ")
+			if !found {
+				_, args, found = strings.Cut(line, " show ")
+			}
+			if !found {
+				continue
+			}
+			_, names, found := strings.Cut(args, "-- ")
+			if !found || strings.Contains(" "+names, " -") || strings.Contains(names, "other") || strings.Contains(names, "AllowUnauth") {
+				t.Errorf("%s: %s", what, line)
+			}
+		}
+	}
+}

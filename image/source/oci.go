@@ -31,6 +31,13 @@ import (
 // refuse manifests of more than 4 MiB.
 const maxManifest = 16 << 20
 
+// maxLayers is the largest number of layers of an image; Docker makes at most 127.
+const maxLayers = 1000
+
+func tooManyLayers(ref string, n int) error {
+	return fmt.Errorf("%s: the image has %d layers, the limit is %d", ref, n, maxLayers)
+}
+
 // blobs is where the parts of a container image come from: bytes by digest. What
 // it gives has not been checked.
 type blobs interface {
@@ -117,7 +124,8 @@ func (o *Opener) layout(ctx context.Context, ref, tag string, l interface {
 	blobs
 	index() (io.ReadCloser, error)
 }) (*Root, error) {
-	raw, err := readAll(l.index())
+	r, err := l.index()
+	raw, err := readAll(r, err, 0)
 	if err != nil {
 		return nil, named(ref, err)
 	}
@@ -151,27 +159,34 @@ func tags(descs []v1.Descriptor) string {
 	return cmp.Or(strings.Join(all, ", "), "images without one")
 }
 
-// readAll reads a manifest or the like.
-func readAll(r io.ReadCloser, err error) ([]byte, error) {
+// readAll reads a manifest or the like, of which size is announced; 0 is nothing.
+func readAll(r io.ReadCloser, err error, size int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
-	if err == nil && len(raw) > maxManifest {
-		err = fmt.Errorf("larger than %d bytes", maxManifest)
+	if size > maxManifest {
+		return nil, fmt.Errorf("it has %d bytes, the limit is %d", size, maxManifest)
+	}
+	most := cmp.Or(size, maxManifest)
+	raw, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(raw)) > most {
+		if size > 0 {
+			return nil, &mismatchError{"size", fmt.Sprintf("at least %d bytes", size+1), fmt.Sprint(size)}
+		}
+		err = fmt.Errorf("larger than the limit of %d bytes", maxManifest)
 	}
 	return raw, err
 }
 
-// checked reads a manifest or config that must have the digest.
-func checked(r io.ReadCloser, err error, d v1.Hash) ([]byte, error) {
-	raw, err := readAll(r, err)
+// checked reads a manifest or config that must be as described.
+func checked(r io.ReadCloser, err error, d v1.Descriptor) ([]byte, error) {
+	raw, err := readAll(r, err, max(0, d.Size))
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(raw)
-	return raw, compare("digest", sum[:], d)
+	return raw, compare("digest", sum[:], d.Digest)
 }
 
 func compare(what string, got []byte, want v1.Hash) error {
@@ -220,7 +235,7 @@ func (o *Opener) choose(ctx context.Context, ref string, b blobs, descs []v1.Des
 	}
 	d := fit[0]
 	r, err := b.manifest(ctx, d.Digest)
-	raw, err := checked(r, err, d.Digest)
+	raw, err := checked(r, err, d)
 	if err != nil {
 		return nil, blobError(ref, "manifest", d.Digest, err)
 	}
@@ -256,9 +271,11 @@ func (o *Opener) manifest(ctx context.Context, ref string, b blobs, digest v1.Ha
 		return nil, fmt.Errorf("%s: an image of Docker's first format, which is not known", ref)
 	case m.Config.Digest.Hex == "":
 		return nil, &CorruptError{ref + ": manifest " + digest.String(), errors.New("it names no config")}
+	case len(m.Layers) > maxLayers:
+		return nil, tooManyLayers(ref, len(m.Layers))
 	}
 	r, err := b.blob(ctx, m.Config.Digest)
-	conf, err := checked(r, err, m.Config.Digest)
+	conf, err := checked(r, err, m.Config)
 	if err != nil {
 		return nil, blobError(ref, "config", m.Config.Digest, err)
 	}
@@ -357,13 +374,17 @@ func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx co
 	return t, nil
 }
 
+// maxRest is how much of a layer is read after its compressed stream ended, or was
+// found to be none.
+const maxRest = 64 << 20
+
 // layer checks one layer, unpacked where it has to be. Docker's archives say
 // nothing of how a layer is packed: desc is nil.
 func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
 	if f, ok := r.(file); ok {
 		if k, err := sniff(f); err != nil {
 			return nil, err
-		} else if !k.compressed() {
+		} else if k != packed {
 			sum := sha256.New()
 			if _, err := io.Copy(sum, &cancelable{ctx, f}); err != nil {
 				return nil, err
@@ -379,7 +400,9 @@ func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, di
 
 	limit := int64(math.MaxInt64)
 	if desc != nil {
-		limit = desc.Size
+		if limit = desc.Size; limit > o.opt.Unpacked.Limit() {
+			return nil, fmt.Errorf("its manifest announces %d bytes, and --max-unpacked allows %d", limit, o.opt.Unpacked.Limit())
+		}
 	}
 	packed, plain := sha256.New(), sha256.New()
 	from := &origin{r: io.LimitReader(r, limit)}
@@ -391,14 +414,20 @@ func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, di
 	if desc != nil {
 		// The digest says more than what a decompressor found wrong, and counts
 		// for what it did not read.
-		if _, err := io.Copy(io.Discard, &cancelable{ctx, in}); err != nil {
+		n, rerr := io.CopyN(io.Discard, &cancelable{ctx, in}, maxRest+1)
+		switch {
+		case rerr != nil && rerr != io.EOF:
+			return nil, rerr
+		case n > maxRest && err != nil:
 			return nil, err
+		case n > maxRest:
+			return nil, &CorruptError{"compressed stream", fmt.Errorf("more than %d bytes follow its end", maxRest)}
 		}
 		if err := compare("digest", packed.Sum(nil), desc.Digest); err != nil {
 			return nil, err
 		}
 		if n, _ := r.Read(make([]byte, 1)); n > 0 {
-			return nil, &mismatchError{"size", "larger", fmt.Sprintf("%d bytes", desc.Size)}
+			return nil, &mismatchError{"size", fmt.Sprintf("at least %d bytes", desc.Size+1), fmt.Sprint(desc.Size)}
 		}
 	}
 	if err != nil {
@@ -432,7 +461,8 @@ func isDockerArchive(t *tree.Tree) bool {
 }
 
 func dockerImages(t *tree.Tree) (images []dockerImage, err error) {
-	raw, err := readAll(openIn(t, "manifest.json"))
+	r, err := openIn(t, "manifest.json")
+	raw, err := readAll(r, err, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -457,8 +487,12 @@ func (o *Opener) dockerArchive(ctx context.Context, ref, tag string, t *tree.Tre
 		return nil, fmt.Errorf("%s: not one image, but %d of %s", ref, len(images), strings.Join(all, "; "))
 	}
 	im := images[0]
+	if len(im.Layers) > maxLayers {
+		return nil, tooManyLayers(ref, len(im.Layers))
+	}
 
-	raw, err := readAll(openIn(t, im.Config))
+	r, err := openIn(t, im.Config)
+	raw, err := readAll(r, err, 0)
 	if err != nil {
 		return nil, blobError(ref, "config", v1.Hash{}, err)
 	}

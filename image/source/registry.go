@@ -1,16 +1,20 @@
 package source
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -19,11 +23,14 @@ import (
 // checked by who asked, with better words than a client's.
 type repository struct {
 	client *http.Client
+	scheme string
 	name   name.Repository
+	tries  int
 }
 
-func (r repository) get(ctx context.Context, what string) (*http.Response, error) {
-	url := fmt.Sprintf("%s://%s/v2/%s/%s", r.name.Scheme(), r.name.RegistryStr(), r.name.RepositoryStr(), what)
+// get asks for what, beginning at byte from where the registry can do that.
+func (r repository) get(ctx context.Context, what string, from int64) (*http.Response, error) {
+	url := fmt.Sprintf("%s://%s/v2/%s/%s", r.scheme, r.name.RegistryStr(), r.name.RepositoryStr(), what)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
@@ -31,32 +38,77 @@ func (r repository) get(ctx context.Context, what string) (*http.Response, error
 	for _, t := range []types.MediaType{types.OCIImageIndex, types.OCIManifestSchema1, types.DockerManifestList, types.DockerManifestSchema2} {
 		req.Header.Add("Accept", string(t))
 	}
+	if from > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, said(r.name.RegistryStr(), err)
 	}
-	if err := transport.CheckError(resp, http.StatusOK); err != nil {
+	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		resp.Body.Close()
-		return nil, err
+		return nil, said(r.name.RegistryStr(), err)
 	}
 	return resp, nil
 }
 
 func (r repository) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
-	resp, err := r.get(ctx, "manifests/"+d.String())
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
+	return r.open(ctx, "manifests/"+d.String())
 }
 
 func (r repository) blob(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
-	resp, err := r.get(ctx, "blobs/"+d.String())
+	return r.open(ctx, "blobs/"+d.String())
+}
+
+func (r repository) open(ctx context.Context, what string) (io.ReadCloser, error) {
+	resp, err := r.get(ctx, what, 0)
 	if err != nil {
 		return nil, err
 	}
-	return resp.Body, nil
+	return &download{ctx: ctx, repo: r, what: what, body: resp.Body}, nil
 }
+
+// download reads a manifest or blob, and goes on where a connection was cut.
+type download struct {
+	ctx  context.Context
+	repo repository
+	what string
+	body io.ReadCloser
+	off  int64
+	cuts int
+}
+
+func (d *download) Read(p []byte) (int, error) {
+	n, err := d.body.Read(p)
+	d.off += int64(n)
+	if err == nil || err == io.EOF || !broken(err) || d.ctx.Err() != nil {
+		return n, err
+	}
+	if d.cuts++; d.cuts >= d.repo.tries {
+		return n, &GoneError{d.repo.name.RegistryStr(), fmt.Errorf("it closed the connection %d times, at last after %d bytes", d.cuts, d.off)}
+	}
+	return n, d.again()
+}
+
+// again opens the rest.
+func (d *download) again() error {
+	d.body.Close()
+	resp, err := d.repo.get(d.ctx, d.what, d.off)
+	if err != nil {
+		return err
+	}
+	d.body = resp.Body
+	if resp.StatusCode == http.StatusPartialContent {
+		if want := fmt.Sprintf("bytes %d-", d.off); !strings.HasPrefix(resp.Header.Get("Content-Range"), want) {
+			return fmt.Errorf("%s sends another part of %s than it was asked for", d.repo.name.RegistryStr(), d.what)
+		}
+		return nil
+	}
+	_, err = io.CopyN(io.Discard, resp.Body, d.off)
+	return err
+}
+
+func (d *download) Close() error { return d.body.Close() }
 
 // registry opens an image of a registry: over plain http only where that is on
 // this machine or a private network, with the user's logins.
@@ -65,30 +117,140 @@ func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, in.Context())
+	repo, err := o.login(ctx, in)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
-	}
-	t, err := transport.NewWithContext(ctx, in.Context().Registry, auth,
-		transport.NewRetry(remote.DefaultTransport), []string{in.Scope(transport.PullScope)})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
-	}
-	repo := repository{&http.Client{Transport: t}, in.Context()}
-	resp, err := repo.get(ctx, "manifests/"+in.Identifier())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, fmt.Errorf("%s: %w", ref, said(in.Context().RegistryStr(), err))
 	}
 	// A tag's digest is what came; a digest must be it.
+	r, err := repo.open(ctx, "manifests/"+in.Identifier())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
 	var raw []byte
 	digest, err := v1.NewHash(in.Identifier())
 	if err == nil {
-		raw, err = checked(resp.Body, nil, digest)
-	} else if raw, err = readAll(resp.Body, nil); err == nil {
-		digest, _, err = v1.SHA256(strings.NewReader(string(raw)))
+		raw, err = checked(r, nil, v1.Descriptor{Digest: digest})
+	} else if raw, err = readAll(r, nil, 0); err == nil {
+		digest, _, err = v1.SHA256(bytes.NewReader(raw))
 	}
 	if err != nil {
 		return nil, blobError(ref, "manifest", digest, err)
 	}
 	return o.manifest(ctx, ref, repo, digest, raw, 0)
+}
+
+// login finds out how a registry is spoken to, and gets a token where it wants one.
+func (o *Opener) login(ctx context.Context, in name.Reference) (repository, error) {
+	reg := in.Context().Registry
+	w := newWire(o.opt.Network)
+	repo := repository{scheme: "https", name: in.Context(), tries: w.Tries}
+	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, in.Context())
+	if err != nil {
+		return repo, err
+	}
+	how, err := transport.Ping(ctx, reg, w)
+	if err != nil {
+		// Where TLS was tried first, that it was in vain says little.
+		if plain := w.plain.Load(); plain != nil && *plain != nil && ctx.Err() == nil {
+			err = *plain
+		}
+		return repo, err
+	}
+	if how.Insecure {
+		repo.scheme = "http"
+	}
+	scopes := []string{in.Scope(transport.PullScope)}
+	if strings.EqualFold(how.Scheme, "bearer") {
+		service, login, err := tokenService(ctx, reg, how, auth)
+		if err != nil {
+			return repo, err
+		}
+		// A later token is got in the same way.
+		auth = &tokens{func(ctx context.Context) (*transport.Token, error) {
+			token, err := transport.Exchange(ctx, service, login, w, scopes, how)
+			if err != nil {
+				err = fmt.Errorf("getting a token from %s: %w", how.Parameters["realm"], said(service.RegistryStr(), err))
+			}
+			return token, err
+		}}
+		own := *how
+		own.Parameters = maps.Clone(how.Parameters)
+		own.Parameters["realm"] = repo.scheme + "://" + reg.RegistryStr()
+		first, err := auth.(*tokens).exchange(ctx)
+		if err != nil {
+			return repo, err
+		}
+		repo.client = &http.Client{}
+		repo.client.Transport, err = transport.FromToken(reg, auth, transport.NewUserAgent(w, ""), &own, first)
+		return repo, err
+	}
+	repo.client = &http.Client{}
+	repo.client.Transport, err = transport.FromToken(reg, auth, transport.NewUserAgent(w, ""), how, &transport.Token{})
+	return repo, err
+}
+
+// tokenService is who gives out the tokens of a registry, and with which login it is
+// asked. A service elsewhere is asked with the registry's login only where that is
+// encrypted. One on this machine or a private network is only for registries there; on
+// another host or port than the registry it is asked with the login that is for it.
+func tokenService(ctx context.Context, reg name.Registry, how *transport.Challenge, auth authn.Authenticator) (name.Registry, authn.Authenticator, error) {
+	realm := how.Parameters["realm"]
+	u, err := url.Parse(realm)
+	if err != nil || u.Host == "" || u.User != nil {
+		return reg, nil, fmt.Errorf("%s asks for a token of %q, which is no address", reg.RegistryStr(), realm)
+	}
+	switch {
+	case u.Host == reg.RegistryStr():
+		return reg, auth, nil
+	case isLocal(u.Hostname()):
+		host, _, _ := strings.Cut(reg.RegistryStr(), ":")
+		if h, err := url.Parse("//" + reg.RegistryStr()); err == nil {
+			host = h.Hostname()
+		}
+		if !isLocal(host) {
+			return reg, nil, fmt.Errorf("%s asks for a token of %s, which is on this machine or a private network", reg.RegistryStr(), u.Host)
+		}
+		service, err := name.NewRegistry(u.Host, name.WeakValidation)
+		if err != nil {
+			return reg, nil, err
+		}
+		login, err := authn.Resolve(ctx, authn.DefaultKeychain, service)
+		return service, login, err
+	case u.Scheme != "https" && auth != authn.Anonymous:
+		return reg, nil, fmt.Errorf("%s asks to send its login to %s without encryption", reg.RegistryStr(), u.Host)
+	}
+	return reg, auth, nil
+}
+
+// isLocal says whether a host is this machine or one of a private network.
+func isLocal(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	a = a.Unmap()
+	return err == nil && (a.IsLoopback() || a.IsPrivate())
+}
+
+// tokens is a login that is a token, which it gets when it is asked for.
+type tokens struct {
+	exchange func(context.Context) (*transport.Token, error)
+}
+
+func (t *tokens) Authorization() (*authn.AuthConfig, error) {
+	return t.AuthorizationContext(context.Background())
+}
+
+func (t *tokens) AuthorizationContext(ctx context.Context) (*authn.AuthConfig, error) {
+	token, err := t.exchange(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if token.AccessToken != "" {
+		token.Token = token.AccessToken
+	}
+	if token.Token == "" {
+		return nil, errors.New("the answer has no token")
+	}
+	return &authn.AuthConfig{RegistryToken: token.Token}, nil
 }

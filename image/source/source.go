@@ -21,20 +21,23 @@ import (
 	"sync"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/hostfile"
 	"imgtool/image/tree"
 )
 
 // Options say how references are read.
 type Options struct {
-	Dir        string       // what relative paths are relative to; "" is the working directory
-	Arch       string       // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
-	KeepOwners bool         // in folders; otherwise everything belongs to 0:0
-	ModTime    int64        // of folders that an archive lacks
-	CacheDir   string       // imgtool's folder in the user's cache; needed for packages
-	TempDir    string       // for scratch files; "" is the system's
-	Known      *tree.Known  // of files; may be nil
-	Warn       func(string) // told of what is odd and taken all the same; may be nil
+	Dir        string           // what relative paths are relative to; "" is the working directory
+	Arch       string           // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
+	KeepOwners bool             // in folders; otherwise everything belongs to 0:0
+	ModTime    int64            // of folders that an archive lacks
+	CacheDir   string           // imgtool's folder in the user's cache; needed for packages
+	TempDir    string           // for scratch files; "" is the system's
+	Known      *tree.Known      // of files; may be nil
+	Unpacked   *compress.Budget // for scratch files; may be nil
+	Network    Network          // how long a registry may take
+	Warn       func(string)     // told of what is odd and taken all the same; may be nil
 }
 
 // Opener opens references. Its methods may be called at the same time.
@@ -276,7 +279,7 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	if err != nil {
 		return nil, named(ref, err)
 	}
-	if kind.compressed() {
+	if kind == packed {
 		if c, err = o.unpack(ctx, io.NewSectionReader(c, 0, c.Size()), rootLike, nil); err != nil {
 			return nil, named(ref, err)
 		}

@@ -2,20 +2,13 @@ package source
 
 import (
 	"bufio"
-	"bytes"
-	"cmp"
-	"compress/bzip2"
 	"context"
 	"errors"
 	"io"
-	"os"
-
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/tree"
-	"imgtool/image/xz"
 )
 
 type kind int
@@ -24,28 +17,16 @@ const (
 	unknown kind = iota
 	tarball
 	squash
-	gz
-	xzip
-	zst
-	bz2
+	packed
 )
-
-func (k kind) compressed() bool { return k >= gz }
 
 // kindOf tells by the first 512 bytes what something is.
 func kindOf(head []byte) kind {
 	switch {
-	case bytes.HasPrefix(head, []byte("hsqs")):
+	case len(head) >= 4 && string(head[:4]) == "hsqs":
 		return squash
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b, 8}):
-		return gz
-	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		return xzip
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}),
-		len(head) > 4 && head[0]&0xf0 == 0x50 && bytes.HasPrefix(head[1:], []byte{0x2a, 0x4d, 0x18}): // a skippable frame
-		return zst
-	case len(head) > 10 && bytes.HasPrefix(head, []byte("BZh")) && bytes.Equal(head[4:10], []byte{0x31, 0x41, 0x59, 0x26, 0x53, 0x59}):
-		return bz2
+	case compress.Detect(head) != compress.None:
+		return packed
 	case tree.IsTar(head):
 		return tarball
 	}
@@ -53,12 +34,17 @@ func kindOf(head []byte) kind {
 }
 
 func sniff(c image.Content) (kind, error) {
+	head, err := headOf(c)
+	return kindOf(head), err
+}
+
+func headOf(c image.Content) ([]byte, error) {
 	head := make([]byte, 512)
 	n, err := c.ReadAt(head[:min(512, c.Size())], 0)
 	if err != nil && err != io.EOF {
-		return unknown, err
+		return nil, err
 	}
-	return kindOf(head[:n]), nil
+	return head[:n], nil
 }
 
 // rootLike looks at the first bytes of an unpacked stream, so that the many
@@ -91,11 +77,12 @@ func (s *origin) Read(p []byte) (int, error) {
 func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) error, also io.Writer) (image.Content, error) {
 	from := &origin{r: &cancelable{ctx, r}}
 	bad := func(err error) error {
+		var memory *compress.MemoryError
 		switch {
 		case from.err != nil:
 			return from.err
-		case errors.Is(err, zstd.ErrWindowSizeExceeded):
-			return errors.New("unpacking it takes more than 128 MiB of memory")
+		case errors.As(err, &memory):
+			return err
 		case errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF:
 			err = errors.New("cut short")
 		}
@@ -107,38 +94,17 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 	if from.err != nil {
 		return nil, from.err
 	}
-	var out io.Reader
-	var err error
-	k := kindOf(head)
-	switch k {
-	case gz:
-		out, err = gzip.NewReader(in)
-	case xzip:
-		out, err = xz.NewReader(in)
-	case bz2:
-		out, err = bzip2.NewReader(in), nil
-	case zst:
-		var d *zstd.Decoder
-		// What zstd itself takes without being told otherwise.
-		if d, err = zstd.NewReader(in, zstd.WithDecoderMaxWindow(128<<20)); err == nil {
-			defer d.Close()
-			out = d
-		}
-	default:
-		out, err = in, nil
-	}
+	out, err := compress.NewReader(in, compress.Detect(head))
 	if err != nil {
 		return nil, bad(err)
 	}
-
-	f, err := os.CreateTemp(o.opt.TempDir, "imgtool-*")
+	defer out.Close()
+	f, err := compress.NewScratch(o.opt.TempDir, o.opt.Unpacked)
 	if err != nil {
-		return nil, reason("scratch file in "+cmp.Or(o.opt.TempDir, os.TempDir())+" (TMPDIR names another folder)", err)
+		return nil, err
 	}
-	os.Remove(f.Name())
 	o.keep(f)
 	buf := make([]byte, 1<<20)
-	var size int64
 	for {
 		n := 0
 		for err = nil; n < len(buf) && err == nil; {
@@ -149,20 +115,19 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 		if err != nil && err != io.EOF {
 			return nil, bad(err)
 		}
-		if size == 0 {
+		if f.Size() == 0 {
 			if err := looks(buf[:min(n, 512)]); err != nil {
 				return nil, err
 			}
 		}
 		if _, err := f.Write(buf[:n]); err != nil {
-			return nil, reason("scratch file in "+cmp.Or(o.opt.TempDir, os.TempDir())+" (TMPDIR names another folder)", err)
+			return nil, err
 		}
 		if also != nil {
 			also.Write(buf[:n])
 		}
-		size += int64(n)
 		if err == io.EOF {
-			return io.NewSectionReader(f, 0, size), nil
+			return io.NewSectionReader(f.File(), 0, f.Size()), nil
 		}
 	}
 }

@@ -46,6 +46,8 @@ type block struct {
 	file   *data // nil for a fragment block
 	pieces []piece
 	effort effort
+	zeros  int64 // so many blocks of nothing but zeros, which have no pieces
+	bytes  int64 // of those
 }
 
 // ownEnd says whether the end of a file is a block of its own, and not in a fragment:
@@ -89,6 +91,27 @@ func (p *plan) cut(sums *tree.Sums, size int64) {
 	p.share(size)
 }
 
+// maxBlocks bounds the lists of blocks, in which holes take four bytes a block, too: it
+// is enough for 64 TiB in blocks of 1 MiB, and takes 256 MiB of memory.
+const maxBlocks = 1 << 26
+
+// tooManyBlocks names the largest file where there are too many blocks.
+func (p *plan) tooManyBlocks(size int) error {
+	all := int64(0)
+	var largest *node
+	for _, n := range p.files {
+		all += n.data.blocks
+		if largest == nil || n.data.size > largest.data.size {
+			largest = n
+		}
+	}
+	if all <= maxBlocks {
+		return nil
+	}
+	return fmt.Errorf("the files have %d blocks of %d bytes in all, the limit is %d: leave out large sparse files, the largest is %s with %d bytes",
+		all, size, maxBlocks, show(largest.path()), largest.data.size)
+}
+
 // place is a block of a file.
 type place struct {
 	d  *data
@@ -108,6 +131,9 @@ func (p *plan) share(size int64) {
 		// Holes take no room, so it is the first of the others that is looked for.
 		first, sum := int64(0), tree.Sum{}
 		for ; first < d.blocks; first++ {
+			if first += d.zeroBlocks(first, size); first == d.blocks {
+				break
+			}
 			if sum = sumOf(n.piece(first, size), size); sum != (tree.Sum{}) {
 				break
 			}
@@ -127,6 +153,9 @@ func (p *plan) share(size int64) {
 			continue
 		}
 		for i := first; i < d.blocks; i++ {
+			if i += d.zeroBlocks(i, size); i == d.blocks {
+				break
+			}
 			sum := sumOf(n.piece(i, size), size)
 			if list := places[sum]; sum != (tree.Sum{}) && len(list) < runPlaces {
 				places[sum] = append(list, place{d, i})
@@ -159,6 +188,16 @@ func (d *data) likeBlocks(other *data, from, size int64) bool {
 		}
 	}
 	return true
+}
+
+// zeroBlocks is how many blocks from i on are nothing but zeros.
+func (d *data) zeroBlocks(i, size int64) int64 {
+	each := hashed(size)
+	zeros := d.sums.ZeroRun(i * size / each)
+	if (i*size + zeros*each) >= d.size {
+		return d.blocks - i
+	}
+	return zeros * each / size
 }
 
 func (d *data) blockLen(i, size int64) int64 { return min(size, d.size-i*size) }
@@ -310,8 +349,17 @@ func (p *plan) blocks(size int64, e effort, yield func(block) bool) bool {
 		if p.like[n.data].d != nil {
 			continue
 		}
-		for i := range n.data.blocks {
-			if !yield(block{n.data, []piece{n.piece(i, size)}, e}) {
+		for i := int64(0); i < n.data.blocks; i++ {
+			// A hole of a few bytes in a tar may be as large as any disk.
+			if k := n.data.zeroBlocks(i, size); k > 0 {
+				bytes := min((i+k)*size, n.data.size) - i*size
+				if !yield(block{file: n.data, effort: e, zeros: k, bytes: bytes}) {
+					return false
+				}
+				i += k - 1
+				continue
+			}
+			if !yield(block{file: n.data, pieces: []piece{n.piece(i, size)}, effort: e}) {
 				return false
 			}
 		}

@@ -101,6 +101,9 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	plan.cut(sums, int64(opt.BlockSize))
+	if err := plan.tooManyBlocks(opt.BlockSize); err != nil {
+		return 0, err
+	}
 	sums, opt.Sums = nil, nil
 
 	// (1) Superblock: last, when all of it is known.
@@ -296,11 +299,14 @@ func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], c
 				d.start, d.words = out.pos, make([]uint32, 0, d.blocks)
 			}
 			d.words = append(d.words, s.word)
+			for range s.zeros - 1 {
+				d.words = append(d.words, 0)
+			}
 		}
 		if err := out.write(s.stored); err != nil {
 			return err
 		}
-		progress.Add(int64(s.len))
+		progress.Add(int64(s.len) + s.bytes)
 		return nil
 	})
 	return fragments, err
@@ -308,6 +314,10 @@ func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], c
 
 // pack makes what is stored of a block: what the cache has of it, or anew.
 func (s *slot) pack(encode encoder, words string, opt Options) error {
+	if s.zeros > 0 {
+		s.stored, s.word, s.len = nil, 0, 0
+		return nil
+	}
 	if s.buf == nil {
 		s.buf = make([]byte, opt.BlockSize)
 		s.scratch = make([]byte, opt.BlockSize+opt.BlockSize/128+1024)

@@ -53,6 +53,24 @@ func (f *FileSums) Block(i int64) (sum Sum, zero bool) {
 	return f.sums[i].sum, false
 }
 
+// ZeroRun is how many blocks from i on have nothing but zeros.
+func (f *FileSums) ZeroRun(i int64) int64 {
+	if f.zeros == nil {
+		return 0
+	}
+	runs := f.zeros.runs
+	at, _ := slices.BinarySearchFunc(runs, i, func(r zeroRun, i int64) int {
+		if r.first+r.n <= i {
+			return -1
+		}
+		return 1
+	})
+	if at == len(runs) || runs[at].first > i {
+		return 0
+	}
+	return runs[at].first + runs[at].n - i
+}
+
 // Blocks is how many blocks are not of zeros; nil has none.
 func (f *FileSums) Blocks() int64 {
 	if f == nil {

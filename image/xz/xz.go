@@ -1,63 +1,414 @@
-// Package xz reads xz streams with ulikunitz/xz, and sees when one is cut: the
-// library takes a stream that ends between two blocks, without its index and
-// footer, for a whole one.
+// Package xz reads .xz files (version 1.2.0 of the format) in bounded memory. The
+// LZMA2 data are unpacked by ulikunitz/xz; the container around them is read here,
+// because the library allocates whatever dictionary a header asks for, up to 4 GiB,
+// and accepts a stream that ends between two blocks.
 package xz
 
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
 	"hash/crc32"
+	"hash/crc64"
 	"io"
 
-	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
 )
 
-// NewReader unpacks the streams in r, which end where r does.
-func NewReader(r io.Reader) (io.Reader, error) {
-	t := &tail{r: r}
-	x, err := xz.NewReader(bufio.NewReaderSize(t, 1<<20))
+// MaxDict is the largest dictionary that a block may ask for: twice what xz -9 uses.
+const MaxDict = 128 << 20
+
+// DictError is a block that asks for a larger dictionary than MaxDict.
+type DictError struct{ Want int64 }
+
+func (e *DictError) Error() string {
+	return fmt.Sprintf("unpacking it needs an xz dictionary of %d bytes, more than the limit of %d", e.Want, MaxDict)
+}
+
+var (
+	errHeader = errors.New("xz: damaged header")
+	errIndex  = errors.New("xz: the index does not match the blocks")
+	errFooter = errors.New("xz: damaged footer")
+	errSize   = errors.New("xz: a block has another size than its header says")
+	errCheck  = errors.New("xz: the check of a block does not match")
+)
+
+// lookahead is how far the chunks of a block are looked at before its dictionary is
+// allocated.
+const lookahead = 1 << 20
+
+// Reader unpacks one or more streams.
+type Reader struct {
+	in  *bufio.Reader
+	off int64 // bytes read from in
+	err error
+
+	check  byte // of the stream
+	block  block
+	blocks records // of the stream
+}
+
+// block is the block that is being read; data is nil between two blocks.
+type block struct {
+	data             io.Reader
+	sum              hash.Hash // nil if there is no check that can be compared
+	start            int64     // where its header is
+	begin            int64     // where its data are
+	packed, unpacked int64     // as the header says, or -1
+	n                int64     // unpacked so far
+}
+
+// records are the sizes of the blocks of a stream, as a hash: there may be millions.
+type records struct {
+	n   int64
+	sum hash.Hash
+}
+
+func newRecords() records { return records{sum: sha256.New()} }
+
+func (r *records) add(unpadded, unpacked int64) {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(unpadded))
+	binary.LittleEndian.PutUint64(b[8:], uint64(unpacked))
+	r.sum.Write(b[:])
+	r.n++
+}
+
+// NewReader unpacks the streams in r, which end where r does. It reads the header of
+// the first one.
+func NewReader(r io.Reader) (*Reader, error) {
+	x := &Reader{in: bufio.NewReaderSize(r, lookahead)}
+	if err := x.streamHeader(); err != nil {
+		return nil, whole(err)
+	}
+	return x, nil
+}
+
+// whole is err where the data may not end.
+func whole(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// counted reads the packed data and counts them. It has no ReadByte: lzma would read
+// beyond what it needs.
+type counted struct{ x *Reader }
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.x.in.Read(p)
+	c.x.off += int64(n)
+	return n, err
+}
+
+func (x *Reader) full(p []byte) error {
+	_, err := io.ReadFull(counted{x}, p)
+	return err
+}
+
+func (x *Reader) Read(p []byte) (int, error) {
+	for x.err == nil {
+		if len(p) == 0 {
+			return 0, nil
+		}
+		var n int
+		if n, x.err = x.read(p); n > 0 {
+			return n, nil
+		}
+	}
+	return 0, x.err
+}
+
+// read reads the next data, or what is between two blocks.
+func (x *Reader) read(p []byte) (int, error) {
+	b := &x.block
+	if b.data == nil {
+		return 0, x.next()
+	}
+	n, err := b.data.Read(p)
+	b.n += int64(n)
+	if b.sum != nil {
+		b.sum.Write(p[:n])
+	}
+	switch {
+	case b.unpacked >= 0 && b.n > b.unpacked || b.packed >= 0 && x.off-b.begin > b.packed:
+		return 0, errSize
+	case err == io.EOF:
+		return n, x.endBlock()
+	}
+	return n, err
+}
+
+// next begins the next block, or ends the stream and begins the next one.
+func (x *Reader) next() error {
+	start := x.off
+	var first [1]byte
+	if err := x.full(first[:]); err != nil {
+		return whole(err)
+	}
+	if first[0] != 0 {
+		return whole(x.blockHeader(start, first[0]))
+	}
+	if err := x.index(start); err != nil {
+		return whole(err)
+	}
+	// Stream padding, and then the end or another stream.
+	for {
+		head, err := x.in.Peek(4)
+		if len(head) == 0 {
+			return err
+		}
+		if len(head) < 4 {
+			return whole(err)
+		}
+		if !bytes.Equal(head, make([]byte, 4)) {
+			return whole(x.streamHeader())
+		}
+		if err := x.full(head[:4:4]); err != nil {
+			return err
+		}
+	}
+}
+
+const streamHeader = 12
+
+// streamHeader reads section 2.1.1: magic, flags, and the CRC-32 of the flags.
+func (x *Reader) streamHeader() error {
+	var h [streamHeader]byte
+	if err := x.full(h[:]); err != nil {
+		return err
+	}
+	if string(h[:6]) != "\xfd7zXZ\x00" || binary.LittleEndian.Uint32(h[8:]) != crc32.ChecksumIEEE(h[6:8]) {
+		return errHeader
+	}
+	x.check, x.blocks = h[7], newRecords()
+	if _, err := newCheck(x.check); err != nil || h[6] != 0 {
+		return fmt.Errorf("xz: a stream with flags %#02x %#02x is not known", h[6], h[7])
+	}
+	return nil
+}
+
+// newCheck is nil for streams without a check.
+func newCheck(kind byte) (hash.Hash, error) {
+	switch kind {
+	case 0:
+		return nil, nil
+	case 1:
+		return crc32.NewIEEE(), nil
+	case 4:
+		return crc64.New(crc64.MakeTable(crc64.ECMA)), nil
+	case 10:
+		return sha256.New(), nil
+	}
+	return nil, errHeader
+}
+
+// blockHeader reads section 3.1, whose first byte was read, and begins the block.
+func (x *Reader) blockHeader(start int64, first byte) error {
+	h := make([]byte, (int(first)+1)*4)
+	h[0] = first
+	if err := x.full(h[1:]); err != nil {
+		return err
+	}
+	b, dict, err := parseBlock(h)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &reader{x, t}, nil
-}
-
-type reader struct {
-	x    io.Reader
-	tail *tail
-}
-
-func (r *reader) Read(p []byte) (int, error) {
-	n, err := r.x.Read(p)
-	if err == io.EOF && !r.tail.footer() {
-		err = io.ErrUnexpectedEOF
+	if dict > MaxDict {
+		return &DictError{dict}
 	}
-	return n, err
-}
-
-// tail remembers the last bytes that were read.
-type tail struct {
-	r    io.Reader
-	last []byte
-}
-
-const kept = 4096 // a footer, and padding after it
-
-func (t *tail) Read(p []byte) (int, error) {
-	n, err := t.r.Read(p)
-	t.last = append(t.last, p[max(0, n-kept):n]...)
-	t.last = append(t.last[:0], t.last[max(0, len(t.last)-kept):]...)
-	return n, err
-}
-
-// footer tells whether what was read ends in a stream's footer (section 2.1.2 of
-// the format), which zeros may follow.
-func (t *tail) footer() bool {
-	f := bytes.TrimRight(t.last, "\x00")
-	if len(f) < 12 {
-		return false
+	if b.unpacked >= 0 {
+		dict = min(dict, b.unpacked)
 	}
-	f = f[len(f)-12:]
-	return string(f[10:]) == "YZ" && binary.LittleEndian.Uint32(f) == crc32.ChecksumIEEE(f[4:10])
+	if n, ok := x.upcoming(); ok {
+		dict = min(dict, n)
+	}
+	b.start, b.begin = start, x.off
+	if b.sum, err = newCheck(x.check); err != nil {
+		return err
+	}
+	b.data, err = lzma.Reader2Config{DictCap: int(max(dict, lzma.MinDictCap))}.NewReader2(counted{x})
+	x.block = *b
+	return err
+}
+
+// parseBlock reads a whole block header.
+func parseBlock(h []byte) (b *block, dict int64, err error) {
+	body := h[2 : len(h)-4]
+	if binary.LittleEndian.Uint32(h[len(h)-4:]) != crc32.ChecksumIEEE(h[:len(h)-4]) || h[1]&0x3c != 0 {
+		return nil, 0, errHeader
+	}
+	number := func() int64 {
+		n, k := binary.Uvarint(body)
+		if k <= 0 || n > 1<<63-1 {
+			err = errHeader
+			return 0
+		}
+		body = body[k:]
+		return int64(n)
+	}
+	b = &block{packed: -1, unpacked: -1}
+	if h[1]&0x40 != 0 {
+		b.packed = number()
+	}
+	if h[1]&0x80 != 0 {
+		b.unpacked = number()
+	}
+	// One filter: LZMA2, with one byte of properties.
+	filter := number()
+	if err != nil {
+		return nil, 0, err
+	}
+	if h[1]&3 != 0 || filter != 0x21 {
+		return nil, 0, fmt.Errorf("xz: the data went through filter %#x, and only LZMA2 (0x21) alone is known", filter)
+	}
+	if len(body) < 2 || body[0] != 1 || len(bytes.TrimRight(body[2:], "\x00")) > 0 {
+		return nil, 0, errHeader
+	}
+	if dict, err = lzma.DecodeDictCap(body[1]); err != nil {
+		return nil, 0, errHeader
+	}
+	return b, dict, nil
+}
+
+// upcoming is how many bytes the block at the current position unpacks to, if all of
+// it is in the buffer: many small blocks must not each cost a large dictionary.
+func (x *Reader) upcoming() (n int64, ok bool) {
+	for at := 0; ; {
+		h, err := x.in.Peek(min(at+5, lookahead))
+		if err != nil && len(h) <= at {
+			return 0, false
+		}
+		c := append(bytes.Clone(h[at:]), 0, 0, 0, 0, 0)
+		size := int64(binary.BigEndian.Uint16(c[1:])) + 1
+		switch {
+		case c[0] == 0:
+			return n, true
+		case c[0] < 0x80: // not packed
+			at += 3 + int(size)
+		default:
+			size += int64(c[0]&0x1f) << 16
+			at += 5 + int(binary.BigEndian.Uint16(c[3:])) + 1
+			if c[0] >= 0xc0 {
+				at++
+			}
+		}
+		if n += size; at >= lookahead {
+			return 0, false
+		}
+	}
+}
+
+// endBlock reads the padding and the check, sections 3.3 and 3.4.
+func (x *Reader) endBlock() error {
+	b := x.block
+	x.block = block{}
+	packed := x.off - b.begin
+	if b.packed >= 0 && packed != b.packed || b.unpacked >= 0 && b.n != b.unpacked {
+		return errSize
+	}
+	if err := x.zeros(-packed & 3); err != nil {
+		return err
+	}
+	var sum []byte
+	if b.sum != nil {
+		sum = b.sum.Sum(nil)
+	}
+	if x.check != 10 { // CRCs are little-endian
+		for i, j := 0, len(sum)-1; i < j; i, j = i+1, j-1 {
+			sum[i], sum[j] = sum[j], sum[i]
+		}
+	}
+	stored := make([]byte, len(sum))
+	if err := x.full(stored); err != nil {
+		return whole(err)
+	}
+	if !bytes.Equal(stored, sum) {
+		return errCheck
+	}
+	x.blocks.add(b.begin-b.start+packed+int64(len(sum)), b.n)
+	return nil
+}
+
+// zeros reads up to three bytes of padding.
+func (x *Reader) zeros(n int64) error {
+	var b [3]byte
+	if err := x.full(b[:n]); err != nil {
+		return whole(err)
+	}
+	if b != [3]byte{} {
+		return errHeader
+	}
+	return nil
+}
+
+// index reads section 4, whose first byte is at start, and the footer, section 2.1.2.
+func (x *Reader) index(start int64) error {
+	sum := crc32.NewIEEE()
+	sum.Write([]byte{0})
+	in := &summedBytes{x: x, sum: sum}
+	n, err := binary.ReadUvarint(in)
+	if err != nil {
+		return err
+	}
+	if n != uint64(x.blocks.n) {
+		return errIndex
+	}
+	listed := newRecords()
+	for range n {
+		unpadded, err := binary.ReadUvarint(in)
+		if err != nil {
+			return err
+		}
+		unpacked, err := binary.ReadUvarint(in)
+		if err != nil {
+			return err
+		}
+		listed.add(int64(unpadded), int64(unpacked))
+	}
+	if !bytes.Equal(listed.sum.Sum(nil), x.blocks.sum.Sum(nil)) {
+		return errIndex
+	}
+	for (x.off-start)&3 != 0 {
+		if b, err := in.ReadByte(); err != nil {
+			return err
+		} else if b != 0 {
+			return errIndex
+		}
+	}
+	size := x.off - start + 4
+	var end [4 + 12]byte
+	if err := x.full(end[:]); err != nil {
+		return err
+	}
+	footer := end[4:]
+	if binary.LittleEndian.Uint32(end[:]) != sum.Sum32() {
+		return errIndex
+	}
+	if binary.LittleEndian.Uint32(footer) != crc32.ChecksumIEEE(footer[4:10]) || string(footer[10:]) != "YZ" ||
+		(int64(binary.LittleEndian.Uint32(footer[4:]))+1)*4 != size || footer[8] != 0 || footer[9] != x.check {
+		return errFooter
+	}
+	return nil
+}
+
+// summedBytes reads bytes one by one and sums them.
+type summedBytes struct {
+	x   *Reader
+	sum hash.Hash32
+}
+
+func (s *summedBytes) ReadByte() (byte, error) {
+	b, err := s.x.in.ReadByte()
+	if err != nil {
+		return 0, whole(err)
+	}
+	s.x.off++
+	s.sum.Write([]byte{b})
+	return b, nil
 }

@@ -2,10 +2,19 @@ package xz_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
 	"testing"
+	"testing/iotest"
+	"time"
 
 	"imgtool/image/imagetest"
 	"imgtool/image/xz"
@@ -36,4 +45,133 @@ func TestAStreamThatIsCutAnywhereIsSeen(t *testing.T) {
 	if got, err := io.ReadAll(twice); err != nil || len(got) != 2*len(data) {
 		t.Errorf("two streams: %d bytes, %v", len(got), err)
 	}
+}
+
+// withDict writes another dictionary size into the only block header of a stream.
+func withDict(t testing.TB, packed []byte, code byte) []byte {
+	b := bytes.Clone(packed)
+	size := (int(b[12]) + 1) * 4
+	h := b[12 : 12+size]
+	at := bytes.Index(h, []byte{0x21, 1})
+	if at < 0 {
+		t.Fatalf("no LZMA2 filter in % x", h)
+	}
+	h[at+2] = code
+	binary.LittleEndian.PutUint32(h[size-4:], crc32.ChecksumIEEE(h[:size-4]))
+	return b
+}
+
+func TestADictionaryIsBoundedByItsHeaderAndTakesWhatTheDataNeed(t *testing.T) {
+	data := bytes.Repeat([]byte("imgtool "), 20_000)
+	file := filepath.Join(t.TempDir(), "x")
+	os.WriteFile(file, data, 0o644)
+	packed := []byte(imagetest.Run(t, "xz", "-0", "-T1", "-c", file))
+	for code := byte(0); code <= 40; code++ {
+		b := withDict(t, packed, code)
+		os.WriteFile(file+".xz", b, 0o644)
+		// The size in bytes, by xz itself, which only shortens what is whole.
+		listed := imagetest.Run(t, "xz", "--robot", "-l", "-vv", file+".xz")
+		m := regexp.MustCompile(`lzma2=dict=([0-9]+)(KiB|MiB|GiB)?`).FindStringSubmatch(listed)
+		if m == nil {
+			t.Fatalf("xz says no dictionary: %s", listed)
+		}
+		want, _ := strconv.ParseInt(m[1], 10, 64)
+		want *= map[string]int64{"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[m[2]]
+
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r, err := xz.NewReader(bytes.NewReader(b))
+		var got []byte
+		if err == nil {
+			got, err = io.ReadAll(r)
+		}
+		runtime.ReadMemStats(&after)
+		var dict *xz.DictError
+		switch {
+		case want <= 128<<20 && (err != nil || !bytes.Equal(got, data)):
+			// xz itself writes no dictionary smaller than what it used; one that is
+			// too small is an error of the data.
+			if want >= 256<<10 {
+				t.Errorf("a dictionary of %d bytes: %v", want, err)
+			}
+		case want > 128<<20 && (!errors.As(err, &dict) || dict.Want != want):
+			t.Errorf("a dictionary of %d bytes: %v", want, err)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
+			t.Errorf("a dictionary of %d bytes for %d bytes of data: %d bytes were allocated", want, len(data), used)
+		}
+	}
+}
+
+func TestManySmallBlocksDoNotCostALargeDictionaryEach(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x")
+	os.WriteFile(file, []byte("x"), 0o644)
+	one := withDict(t, []byte(imagetest.Run(t, "xz", "-0", "-T1", "-c", file)), 30) // 128 MiB
+	many := bytes.Repeat(one, 2000)
+	begin := time.Now()
+	r, err := xz.NewReader(bytes.NewReader(many))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(r)
+	if err != nil || len(got) != 2000 {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestAllChecksAndLevels(t *testing.T) {
+	data := make([]byte, 300_000)
+	rand.NewChaCha8([32]byte{1}).Read(data[:100_000])
+	copy(data[200_000:], data)
+	file := filepath.Join(t.TempDir(), "x")
+	os.WriteFile(file, data, 0o644)
+	for _, check := range []string{"none", "crc32", "crc64", "sha256"} {
+		for _, args := range [][]string{{"-0"}, {"-9e"}, {"-T2", "--block-size=64KiB"}, {"--lzma2=dict=4KiB"}} {
+			packed := []byte(imagetest.Run(t, "xz", append(args, "--check="+check, "-c", file)...))
+			r, err := xz.NewReader(iotest.HalfReader(bytes.NewReader(packed)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%v %s: %d bytes, %v", args, check, len(got), err)
+			}
+			if check == "none" {
+				continue
+			}
+			// Any other byte is found, wherever it is.
+			for at := 0; at < len(packed); at += len(packed)/12 + 1 {
+				b := bytes.Clone(packed)
+				b[at] ^= 0x10
+				r, err := xz.NewReader(bytes.NewReader(b))
+				if err == nil {
+					_, err = io.Copy(io.Discard, r)
+				}
+				if err == nil {
+					t.Errorf("%v %s: another byte at %d of %d is not found", args, check, at, len(packed))
+				}
+			}
+		}
+	}
+}
+
+// FuzzReader looks for panics and endless loops.
+func FuzzReader(f *testing.F) {
+	f.Add([]byte("\xfd7zXZ\x00\x00\x01\x69\x22\xde\x36\x02\x00\x21\x01\x00\x00\x00\x00\x37\x27\x97\xd6\x01\x00\x00x\x00\x00\x00\x00\x83\x16\xdc\x8c\x00\x01\x11\x01\x70\x13\x2e\x87\x90\x42\x99\x0d\x01\x00\x00\x00\x00\x01YZ"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// The checksums of headers would keep most inputs from getting far.
+		if len(b) > 24 {
+			binary.LittleEndian.PutUint32(b[8:], crc32.ChecksumIEEE(b[6:8]))
+			if size := (int(b[12]) + 1) * 4; 12+size <= len(b) {
+				binary.LittleEndian.PutUint32(b[12+size-4:], crc32.ChecksumIEEE(b[12:12+size-4]))
+			}
+		}
+		r, err := xz.NewReader(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		io.CopyN(io.Discard, r, 16<<20)
+	})
 }

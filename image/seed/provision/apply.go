@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -98,7 +99,7 @@ func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 	}
 	if gateway := r.Config.Gateway(); c.base.Scheme == "http" && gateway.IsValid() {
 		moved := newClient(&url.URL{Scheme: "http", Host: netip.AddrPortFrom(gateway, api.Port).String()})
-		moved.Secrets, moved.Device = c.Secrets, c.Device
+		moved.Secrets, moved.Device, moved.Timeout = c.Secrets, c.Device, c.Timeout
 		if moved.base.Host != c.base.Host {
 			a.at = append(a.at, moved)
 		}
@@ -199,7 +200,7 @@ func (a *applying) findKeys() (err error) {
 // submit begins the job. The id is empty if the device may have got the
 // configuration, but its answer did not come.
 func (a *applying) submit(patience time.Duration) (id string, err error) {
-	r := request{method: http.MethodPost, path: api.PathConfig, body: a.Body, header: map[string]string{api.HeaderFilename: a.Name}, timeout: judging}
+	r := request{method: http.MethodPost, path: api.PathConfig, body: a.Body, header: map[string]string{api.HeaderFilename: a.Name}, timeout: judging * cmp.Or(a.c.Timeout, answering)}
 	until := time.Now().Add(patience)
 	for told := false; ; told = true {
 		var status int

@@ -7,6 +7,7 @@ package provision
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -33,8 +34,12 @@ import (
 const (
 	connecting = 5 * time.Second
 	answering  = 30 * time.Second // a short question
-	judging    = 2 * time.Minute  // a bundle takes the device 30 s to unpack
-	expectFrom = 64 << 10         // bytes of a body from which the device is asked first whether it takes it
+	judging    = 4                // times as long: a bundle takes the device 30 s to unpack
+
+	maxHeader  = 64 << 10 // of an answer
+	expectFrom = 64 << 10 // bytes of a body from which the device is asked first whether it takes it
+	tries      = 3        // of a question that the device has no time for now
+	maxWait    = 10 * time.Second
 )
 
 // GoneError is a device that does not answer.
@@ -116,6 +121,10 @@ type Client struct {
 	// api.Health. If it is empty, Health sets it to that of the device which answers.
 	Device string
 
+	// Timeout is how long the answer to a short question may take, up to its last byte;
+	// 0 is 30 seconds. A bundle may take four times as long.
+	Timeout time.Duration
+
 	base *url.URL
 	http *http.Client
 }
@@ -184,7 +193,7 @@ func newClient(base *url.URL) *Client {
 		base: base,
 		http: &http.Client{
 			// A service that restarts leaves dead connections behind.
-			Transport:     &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: connecting}).DialContext, TLSHandshakeTimeout: connecting, ExpectContinueTimeout: connecting},
+			Transport:     &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: connecting}).DialContext, TLSHandshakeTimeout: connecting, ExpectContinueTimeout: connecting, MaxResponseHeaderBytes: maxHeader},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -208,13 +217,35 @@ type request struct {
 	method, path string
 	body         []byte
 	header       map[string]string
-	timeout      time.Duration
+	timeout      time.Duration // 0 is the client's
 }
 
-// do returns the answer whatever its status is.
-func (c *Client) do(ctx context.Context, r request) (int, http.Header, []byte, error) {
+// do returns the answer whatever its status is. A question is asked again where the
+// device says that it has no time for it now.
+func (c *Client) do(ctx context.Context, r request) (status int, header http.Header, body []byte, err error) {
+	for try := 1; ; try++ {
+		status, header, body, err = c.once(ctx, r)
+		if err != nil || try == tries || r.method != http.MethodGet || status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+			return status, header, body, err
+		}
+		wait := time.Second
+		if n, err := strconv.ParseUint(header.Get("Retry-After"), 10, 32); err == nil {
+			wait = time.Duration(n) * time.Second
+		}
+		if wait > maxWait {
+			return status, header, body, err
+		}
+		select {
+		case <-ctx.Done():
+			return 0, nil, nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (c *Client) once(ctx context.Context, r request) (int, http.Header, []byte, error) {
 	if r.timeout == 0 {
-		r.timeout = answering
+		r.timeout = cmp.Or(c.Timeout, answering)
 	}
 	timed, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
@@ -407,7 +438,7 @@ func (c *Client) signed(ctx context.Context, r request, key *Key) (int, http.Hea
 // wants a signature always, so a device without configuration cannot be asked.
 func (c *Client) Validate(ctx context.Context, name string, body []byte, key *Key) (warnings []string, err error) {
 	status, _, answer, err := c.signed(ctx, request{method: http.MethodPost, path: api.PathValidate, body: body,
-		header: map[string]string{api.HeaderFilename: name}, timeout: judging}, key)
+		header: map[string]string{api.HeaderFilename: name}, timeout: judging * cmp.Or(c.Timeout, answering)}, key)
 	if err != nil {
 		return nil, err
 	}

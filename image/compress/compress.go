@@ -1,0 +1,161 @@
+// Package compress tells by its first bytes how a stream is compressed, unpacks it in
+// bounded memory, and keeps what was unpacked in scratch files whose size is bounded.
+//
+// The memory for history, which a few bytes of a header ask for, is at most MaxMemory
+// for zstd and xz; gzip, bzip2 and lz4 need less than 10 MiB by their formats.
+package compress
+
+import (
+	"bytes"
+	"compress/bzip2"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+
+	"imgtool/image/xz"
+)
+
+// Format is how a stream is compressed.
+type Format int
+
+const (
+	None Format = iota
+	Gzip
+	XZ
+	Zstd
+	Bzip2
+	LZ4
+)
+
+func (f Format) String() string {
+	return [...]string{"none", "gzip", "xz", "zstd", "bzip2", "lz4"}[f]
+}
+
+// HeadSize is how many bytes Detect looks at.
+const HeadSize = 10
+
+// Detect tells the format by the first HeadSize bytes, or fewer where there are no more.
+func Detect(head []byte) Format {
+	starts := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
+	switch {
+	case starts("\x1f\x8b\x08"):
+		return Gzip
+	case starts("\xfd7zXZ\x00"):
+		return XZ
+	case starts("\x28\xb5\x2f\xfd"), len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18": // a skippable frame
+		return Zstd
+	case starts("BZh") && len(head) > 3 && (follows(head[4:], "1AY&SY") || follows(head[4:], "\x17\x72\x45\x38\x50\x90")): // a block, or the end
+		return Bzip2
+	case starts("\x04\x22\x4d\x18"):
+		return LZ4
+	}
+	return None
+}
+
+// follows says whether head begins with magic, as far as it goes.
+func follows(head []byte, magic string) bool {
+	n := min(len(head), len(magic))
+	return string(head[:n]) == magic[:n]
+}
+
+// MaxMemory bounds a zstd window and an xz dictionary: what zstd accepts without
+// --long, and twice what xz -9 uses.
+const MaxMemory = xz.MaxDict
+
+// MemoryError is a stream that needs more memory than MaxMemory.
+type MemoryError struct {
+	Format Format
+	Want   int64 // 0 if not known
+}
+
+func (e *MemoryError) Error() string {
+	what := map[Format]string{XZ: "dictionary", Zstd: "window"}[e.Format]
+	if e.Want == 0 {
+		return fmt.Sprintf("unpacking it takes more than 128 MiB of memory: its %s %s is larger than that", e.Format, what)
+	}
+	return fmt.Sprintf("unpacking it takes more than 128 MiB of memory: its %s %s has %d bytes, the limit is %d", e.Format, what, e.Want, MaxMemory)
+}
+
+// NewReader unpacks r, which is in the format.
+func NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
+	var out io.Reader
+	var err error
+	close := func() {}
+	switch f {
+	case Gzip:
+		out, err = gzip.NewReader(r)
+	case XZ:
+		out, err = xz.NewReader(r)
+	case Bzip2:
+		out = bzip2.NewReader(r)
+	case LZ4:
+		out = lz4.NewReader(r)
+	case Zstd:
+		var d *zstd.Decoder
+		d, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(MaxMemory), zstd.WithDecoderLowmem(true))
+		if err == nil {
+			out, close = d, d.Close
+		}
+	default:
+		out = r
+	}
+	if err != nil {
+		return nil, explain(f, err)
+	}
+	return &reader{out, f, close}, nil
+}
+
+type reader struct {
+	r     io.Reader
+	f     Format
+	close func()
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = explain(r.f, err)
+	}
+	return n, err
+}
+
+func (r *reader) Close() error {
+	r.close()
+	return nil
+}
+
+// explain makes the refusals of the libraries one kind of error.
+func explain(f Format, err error) error {
+	var dict *xz.DictError
+	switch {
+	case errors.As(err, &dict):
+		return &MemoryError{f, dict.Want}
+	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return &MemoryError{f, 0}
+	}
+	return err
+}
+
+// Limit reads r, which ends in an error if it has more than most bytes.
+func Limit(r io.Reader, most int64) io.Reader { return &limited{r, most, most} }
+
+type limited struct {
+	r          io.Reader
+	left, most int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	// One byte more tells what is too long from what is not.
+	if int64(len(p)) > l.left+1 {
+		p = p[:l.left+1]
+	}
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, fmt.Errorf("it has more than the limit of %d bytes", l.most)
+	}
+	return n, err
+}

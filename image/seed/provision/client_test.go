@@ -1,0 +1,106 @@
+package provision_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imgtool/image/seed/provision"
+)
+
+func TestADeviceCannotKeepUsWaiting(t *testing.T) {
+	silent := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	half := func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte(`{"status":`))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}
+	send := func(block []byte, pause time.Duration) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				if _, err := w.Write(block); err != nil {
+					return
+				}
+				w.(http.Flusher).Flush()
+				time.Sleep(pause)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		handler http.HandlerFunc
+		gone    bool
+	}{
+		"silent":    {silent, true},
+		"half":      {half, true},
+		"trickling": {send([]byte(" "), 50*time.Millisecond), true},
+		"endless":   {send(make([]byte, 1<<20), 0), false},
+		"headers":   {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X", longText) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err, took := health(t, c.handler)
+			var gone *provision.GoneError
+			if err == nil || errors.As(err, &gone) != c.gone && name != "headers" {
+				t.Error(err)
+			}
+			if took > 10*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
+
+var longText = func() string {
+	b := make([]byte, 1<<20)
+	for i := range b {
+		b[i] = 'x'
+	}
+	return string(b)
+}()
+
+func health(t *testing.T, h http.HandlerFunc) (error, time.Duration) {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := provision.Dial(t.Context(), u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Timeout = time.Second
+	begin := time.Now()
+	return c.Health(t.Context()), time.Since(begin)
+}
+
+func TestABusyDeviceIsAskedAgain(t *testing.T) {
+	for status, wait := range map[int]string{429: "1", 503: ""} {
+		var n atomic.Int32
+		err, took := health(t, func(w http.ResponseWriter, _ *http.Request) {
+			if n.Add(1) < 3 {
+				w.Header().Set("Retry-After", wait)
+				w.WriteHeader(status)
+				return
+			}
+			w.Write([]byte(`{"status":"ok"}`))
+		})
+		if err != nil || n.Load() != 3 || took < 2*time.Second {
+			t.Errorf("%d: asked %d times in %v: %v", status, n.Load(), took, err)
+		}
+	}
+	var n atomic.Int32
+	err, took := health(t, func(w http.ResponseWriter, _ *http.Request) {
+		n.Add(1)
+		w.Header().Set("Retry-After", "86400")
+		w.WriteHeader(429)
+	})
+	if err == nil || n.Load() != 1 || took > 5*time.Second {
+		t.Errorf("asked %d times in %v: %v", n.Load(), took, err)
+	}
+}

@@ -1,0 +1,284 @@
+package source
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// Network says how long a registry may take. Zero fields are the defaults.
+type Network struct {
+	Connect time.Duration // to connect, and again for TLS: 10 s
+	Header  time.Duration // from a request to the end of the answer's header: 30 s
+	Stall   time.Duration // in which 16 KiB of a body must come, or its end: 30 s
+	Tries   int           // of a request that fails for a while: 4
+	Pause   time.Duration // after the first try, and twice as long after each other: 1 s
+	Wait    time.Duration // the longest Retry-After that is obeyed: 60 s
+}
+
+func (n Network) withDefaults() Network {
+	return Network{
+		Connect: cmp.Or(n.Connect, 10*time.Second),
+		Header:  cmp.Or(n.Header, 30*time.Second),
+		Stall:   cmp.Or(n.Stall, 30*time.Second),
+		Tries:   cmp.Or(n.Tries, 4),
+		Pause:   cmp.Or(n.Pause, time.Second),
+		Wait:    cmp.Or(n.Wait, time.Minute),
+	}
+}
+
+const (
+	// minProgress is how much of a body must come in each Network.Stall.
+	minProgress = 16 << 10
+	// maxHeader bounds the header of an answer.
+	maxHeader = 1 << 20
+	// maxAnswer bounds the bodies of pings, tokens and errors.
+	maxAnswer = 1 << 20
+)
+
+// GoneError is a host that does not answer.
+type GoneError struct {
+	Host string
+	Err  error
+}
+
+func (e *GoneError) Error() string { return e.Host + " does not answer: " + e.Err.Error() }
+func (e *GoneError) Unwrap() error { return e.Err }
+
+// DeniedError is a request that needs a login, or another one.
+type DeniedError struct {
+	Host   string
+	Status int // of HTTP: 401 or 403
+	Said   string
+}
+
+func (e *DeniedError) Error() string {
+	said := ""
+	if e.Said != "" {
+		said = fmt.Sprintf(" (%q)", e.Said)
+	}
+	return fmt.Sprintf("%s denies access with status %d%s: log in with docker login, podman login or skopeo login", e.Host, e.Status, said)
+}
+
+// Is makes it a matter of permissions.
+func (e *DeniedError) Is(target error) bool { return target == os.ErrPermission }
+
+// wire is the transport below all logins. It bounds how long an answer takes and how
+// large it is, and asks again when a host fails for a while.
+type wire struct {
+	Network
+	inner http.RoundTripper
+	plain atomic.Pointer[error] // what the last request without TLS ended in
+}
+
+func newWire(n Network) *wire {
+	n = n.withDefaults()
+	return &wire{Network: n, inner: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: n.Connect}).DialContext,
+		TLSHandshakeTimeout:    n.Connect,
+		ResponseHeaderTimeout:  n.Header,
+		MaxResponseHeaderBytes: maxHeader,
+		IdleConnTimeout:        90 * time.Second,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true, // digests are of what was sent
+	}}
+}
+
+func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := w.roundTrip(req)
+	if req.URL.Scheme == "http" {
+		w.plain.Store(&err)
+	}
+	return resp, err
+}
+
+func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	for try, pause := 1, w.Pause; ; try, pause = try+1, 2*pause {
+		resp, err := w.once(req)
+		last := try >= w.Tries || req.Method != http.MethodGet
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				resp.Body.Close()
+			}
+			return nil, context.Cause(ctx)
+		case err != nil && (last || !broken(err)):
+			return nil, gone(req.URL.Host, err)
+		case err == nil && (last || !passing(resp.StatusCode)):
+			return resp, nil
+		}
+		wait := pause
+		if err == nil {
+			resp.Body.Close()
+			if after, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
+				wait = max(wait, after)
+			}
+			if wait > w.Wait {
+				return nil, fmt.Errorf("%s answers with status %d and asks to come back in %v; at most %v are waited for: try again later",
+					req.URL.Host, resp.StatusCode, wait.Round(time.Second), w.Wait)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// once sends a request once. Its Accept header marks those for a manifest or blob,
+// whose size their reader bounds; the requests of a login have none.
+func (w *wire) once(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(req.Context())
+	resp, err := w.inner.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	b := &body{ReadCloser: resp.Body, host: req.URL.Host, cancel: cancel, wire: w, left: w.Stall, room: maxAnswer}
+	if req.Header.Get("Accept") != "" && resp.StatusCode/100 == 2 {
+		b.room = -1
+	}
+	resp.Body = b
+	return resp, nil
+}
+
+// body is that of an answer: it ends in a *GoneError when too little of it comes.
+type body struct {
+	io.ReadCloser
+	host    string
+	cancel  context.CancelFunc
+	wire    *wire
+	left    time.Duration // of waiting, for the rest of minProgress
+	got     int64         // of minProgress
+	room    int64         // for bytes to come; negative is no bound
+	stalled atomic.Bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	// Only the time that is spent waiting counts: who reads may be slow.
+	begin := time.Now()
+	t := time.AfterFunc(b.left, func() { b.stalled.Store(true); b.cancel() })
+	n, err := b.ReadCloser.Read(p)
+	t.Stop()
+	b.left -= time.Since(begin)
+	if b.got += int64(n); b.got >= minProgress {
+		b.got, b.left = 0, b.wire.Stall
+	}
+	if b.stalled.Load() && err != io.EOF {
+		return n, &GoneError{b.host, fmt.Errorf("less than %d bytes came in %v", minProgress, b.wire.Stall)}
+	}
+	if b.room >= 0 {
+		if b.room -= int64(n); b.room < 0 {
+			return 0, fmt.Errorf("%s: an answer of more than %d bytes", b.host, maxAnswer)
+		}
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	b.cancel()
+	return b.ReadCloser.Close()
+}
+
+// broken says whether a connection was cut, which may not happen again.
+func broken(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// passing says whether a status may be another one in a while.
+func passing(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// retryAfter reads the header of that name: seconds or a date (RFC 9110, 10.2.3).
+func retryAfter(s string, now time.Time) (time.Duration, bool) {
+	const most = 365 * 24 * time.Hour
+	if n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(n, uint64(most/time.Second))) * time.Second, true
+	}
+	t, err := http.ParseTime(s)
+	if err != nil {
+		return 0, false
+	}
+	return min(max(0, t.Sub(now)), most), true
+}
+
+// gone makes an error of a connection a *GoneError; others are of what was answered.
+func gone(host string, err error) error {
+	var op *net.OpError
+	var dns *net.DNSError
+	var number syscall.Errno
+	var timeout net.Error
+	switch {
+	case errors.As(err, &dns):
+		err = fmt.Errorf("%s: %s", dns.Name, dns.Err)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		err = errors.New("timed out")
+	case errors.As(err, &number):
+		err = number
+	case broken(err):
+		err = errors.New("it closed the connection")
+	case errors.As(err, &op) && op.Op == "dial":
+		err = op
+	default:
+		return err
+	}
+	return &GoneError{host, err}
+}
+
+// said makes an error of a client one sentence, without the address that was asked: of
+// a redirection it may hold a key.
+func said(host string, err error) error {
+	var g *GoneError
+	if errors.As(err, &g) {
+		return g
+	}
+	var answer *transport.Error
+	if errors.As(err, &answer) {
+		if answer.Request != nil {
+			host = answer.Request.URL.Host
+		}
+		words := ""
+		if len(answer.Errors) > 0 {
+			words = cmp.Or(answer.Errors[0].Message, string(answer.Errors[0].Code))
+		}
+		if len(words) > 200 {
+			words = strings.ToValidUTF8(words[:200], "") + "…"
+		}
+		switch status := answer.StatusCode; {
+		case status == http.StatusUnauthorized || status == http.StatusForbidden:
+			return &DeniedError{host, status, words}
+		case passing(status):
+			return fmt.Errorf("%s answers again and again with status %d, %s: try again later", host, status, http.StatusText(status))
+		}
+		return err
+	}
+	for u := new(url.Error); errors.As(err, &u); {
+		err = u.Err
+	}
+	if strings.HasPrefix(err.Error(), host) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", host, err)
+}

@@ -1,0 +1,59 @@
+package squashfs_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"imgtool/image"
+	"imgtool/image/imagetest"
+	"imgtool/image/squashfs"
+	"imgtool/image/tree"
+)
+
+// A tar of 1.5 KiB may have a file of 16 TiB, all of which is a hole.
+func TestAHoleCostsTheSameWhateverItsSize(t *testing.T) {
+	imagetest.Need(t, "unsquashfs")
+	root := tree.New(0)
+	add := func(name string, c image.Content) {
+		if err := root.Put(name, &tree.Inode{Mode: tree.Regular | 0o644, Content: c}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("hole", image.Zeros(16<<40))
+	add("hole and end", image.Zeros(1<<40+5000))
+	path := filepath.Join(t.TempDir(), "x")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	opt := squashfs.Options{Compression: "zstd", BlockSize: 1 << 20}
+	begin := time.Now()
+	size, err := squashfs.Write(t.Context(), f, root, opt, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if size > 4<<20 {
+		t.Errorf("it has %d bytes", size)
+	}
+	listed := imagetest.Run(t, "unsquashfs", "-lln", path)
+	for _, want := range []string{"17592186044416", "1099511632776"} {
+		if !strings.Contains(listed, want) {
+			t.Errorf("no file of %s bytes: %s", want, listed)
+		}
+	}
+
+	for _, name := range []string{"b", "c", "d", "e", "largest"} {
+		add(name, image.Zeros(map[bool]int64{true: 15 << 40, false: 14 << 40}[name == "largest"]))
+	}
+	_, err = squashfs.Write(t.Context(), f, root, opt, nil)
+	if err == nil || !strings.Contains(err.Error(), "the limit is 67108864: leave out large sparse files, the largest is hole with 17592186044416 bytes") {
+		t.Error(err)
+	}
+}
