@@ -33,6 +33,7 @@ type vmOptions struct {
 	nvme     string
 	forward  []string
 	lan      []string
+	network  bool
 	disk     string
 	keep     string
 	headless bool
@@ -55,6 +56,10 @@ stdout, and the exit status is 0 when a line matches --until, or when the machin
 powers off if there is no --until; 9 at the timeout, or when the machine ends and no
 line matched.
 
+The machine has no network, or with --forward or --lan one that leads in only: what
+runs in it reaches neither other computers nor services of this one. --network opens
+it; do that only for images you trust.
+
 What is missing is named with the package to install (exit status 3). The machine is
 no Rock64: its boot loaders are not run, and its disk is /dev/vda.`,
 		Example: `  imgtool vm
@@ -75,8 +80,9 @@ no Rock64: its boot loaders are not run, and its disk is /dev/vda.`,
 	f.StringVar(&opt.env, "env", "", "file that is the flash with U-Boot's environment, and stays; made if it is not there")
 	f.StringVar(&opt.usb, "usb", "", "file that is a USB stick, and is never changed")
 	f.StringVar(&opt.nvme, "nvme", "", "image that is on an NVMe disk beside the board's")
-	f.StringArrayVar(&opt.forward, "forward", nil, "port of 127.0.0.1 that leads to the same one of the machine, or PORT:PORT; with none there is no network")
+	f.StringArrayVar(&opt.forward, "forward", nil, "port of 127.0.0.1 that leads to the same one of the machine, or PORT:PORT; it leads in only")
 	f.StringArrayVar(&opt.lan, "lan", nil, "the same to the machine's LAN, eth1, on which AtomixOS is "+vm.GatewayOfLAN)
+	f.BoolVar(&opt.network, "network", false, "let the machine reach other computers, and at 10.0.2.2 the services of this one's 127.0.0.1")
 	f.BoolVar(&opt.headless, "headless", false, "no terminal: the console goes to stdout")
 	f.StringVar(&opt.until, "until", "", "with --headless: end with 0 when a line of the console matches this regular expression")
 	f.DurationVar(&opt.timeout, "timeout", 5*time.Minute, "with --headless: end with 9 after this long")
@@ -88,7 +94,7 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 	if err != nil {
 		return err
 	}
-	m := vm.Machine{Env: opt.env}
+	m := vm.Machine{Env: opt.env, Network: opt.network}
 	if m.Forward, err = parseForwards("--forward", opt.forward); err != nil {
 		return err
 	}
