@@ -26,7 +26,7 @@ var imports = map[string][]string{
 	"image/xz":        {},
 	"image/vm":        {},
 	"image/squashfs":  {"image", "image/tree", "image/ordered"},
-	"image/source":    {"image", "image/tree", "image/xz"},
+	"image/source":    {"image", "image/cache", "image/tree", "image/xz"},
 	"image/artifact":  {"image", "image/ordered", "image/simg", "image/xz"},
 	"image/fstab":     {},
 	"image/extlinux":  {},

@@ -212,8 +212,12 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		settle(kept, keep, u)
 	})
 	defer settled()
+	packages, err := userCache()
+	if err != nil {
+		packages = "" // packages are fetched again each time
+	}
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
-		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Warn: u.warn})
+		CacheDir: packages, TempDir: o.TempDir, Known: known, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 {
