@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"imgtool/image/cache"
@@ -74,6 +76,12 @@ func TestADirectoryOthersCanChangeIsRefused(t *testing.T) {
 			mkdir(t, top+"/a", 0o755)
 			must(t, os.Symlink(top+"/real", top+"/a/b"))
 		}, "/real has mode 0777"},
+		"my link at the end, to above a directory": {func(t *testing.T, top string) {
+			mkdir(t, top+"/real/sub", 0o755)
+			mkdir(t, top+"/real", 0o777|fs.ModeSticky)
+			mkdir(t, top+"/a", 0o755)
+			must(t, os.Symlink("../real/sub/..", top+"/a/b"))
+		}, "/real has mode 0777"},
 		"another's link": {func(t *testing.T, top string) {
 			mkdir(t, top+"/real/b", 0o755)
 			must(t, os.Symlink("real", top+"/a"))
@@ -96,6 +104,50 @@ func TestADirectoryOthersCanChangeIsRefused(t *testing.T) {
 				t.Errorf("%v, not %s", err, test.why)
 			}
 		})
+	}
+}
+
+// For a user who is not root, root's directories may be above, but not in a directory
+// that all can write to, nor be the cache.
+func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
+	if path := os.Getenv("OPEN_CACHE"); path != "" {
+		if _, err := cache.Open(path, nil); err != nil {
+			fmt.Println("refused:", err)
+		}
+		return
+	}
+	if os.Geteuid() != 0 {
+		imagetest.Skip(t, "only root can be another user")
+	}
+	top, err := os.MkdirTemp("/tmp", "cache-")
+	must(t, err)
+	defer os.RemoveAll(top)
+	program := top + "/test"
+	b, err := os.ReadFile("/proc/self/exe")
+	must(t, err)
+	must(t, os.WriteFile(program, b, 0o755))
+	mkdir(t, top, 0o755)
+	mkdir(t, top+"/sticky", 0o777|fs.ModeSticky)
+	mkdir(t, top+"/sticky/root/mine", 0o755)
+	must(t, os.Chown(top+"/sticky/root/mine", 65534, 65534))
+	mkdir(t, top+"/root/mine", 0o755)
+	must(t, os.Chown(top+"/root/mine", 65534, 65534))
+	for path, want := range map[string]string{
+		"/root/mine":        "",
+		"/root/mine/new":    "",
+		"/sticky/new":       "",
+		"/root":             "/root belongs to user 0, not to user 65534",
+		"/sticky/root/mine": "/sticky/root belongs to user 0, not to user 65534",
+	} {
+		cmd := exec.Command(program, "-test.run", t.Name())
+		cmd.Dir = "/"
+		cmd.Env = append(os.Environ(), "OPEN_CACHE="+top+path)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, err := cmd.CombinedOutput()
+		_, why, refused := strings.Cut(string(out), "refused: ")
+		if err != nil || refused != (want != "") || refused && !strings.HasPrefix(why, top+want) {
+			t.Errorf("%s: %v %s, not %q", path, err, out, want)
+		}
 	}
 }
 
