@@ -127,6 +127,7 @@ func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(program, b, 0o755))
 	mkdir(t, top, 0o755)
+	must(t, os.Chown(top, 65534, 65534)) // it is in /tmp
 	mkdir(t, top+"/sticky", 0o777|fs.ModeSticky)
 	mkdir(t, top+"/sticky/root/mine", 0o755)
 	must(t, os.Chown(top+"/sticky/root/mine", 65534, 65534))
@@ -175,7 +176,7 @@ func TestEntriesOfOthersAreNone(t *testing.T) {
 	if os.Geteuid() != 0 {
 		imagetest.Skip(t, "only root can make files of other users")
 	}
-	path, elsewhere := t.TempDir(), t.TempDir()
+	elsewhere := t.TempDir()
 	good := open(t, elsewhere)
 	good.Put(key(1), data(1))
 	entry, err := os.ReadFile(files(t, elsewhere)[0])
@@ -192,6 +193,7 @@ func TestEntriesOfOthersAreNone(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			path := t.TempDir()
 			d := open(t, path)
 			d.Put(key(1), data(1))
 			plant(t, path, 1, put)
