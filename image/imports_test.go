@@ -15,6 +15,7 @@ var imports = map[string][]string{
 	"image/ordered":   {},
 	"image/cache":     {},
 	"image/heap":      {},
+	"image/sanitize":  {},
 	"image/imagetest": {"image/vm"},
 	"image/tree":      {"image"},
 	"image/ext4":      {"image", "image/tree"},
@@ -45,8 +46,8 @@ var imports = map[string][]string{
 		"image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot", "image/xz"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
-	"cmd/first-boot":      {"image", "image/fat", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm"},
 }
 

@@ -296,7 +296,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		for _, e := range partitionSizes(img.Image, img.Manifest) {
 			u.say("  %s", e)
 		}
-		if _, err := fmt.Fprintln(u.out, path); err != nil {
+		if err := u.printf("%s\n", path); err != nil {
 			return err
 		}
 	}

@@ -263,11 +263,11 @@ func runCache(opt cacheOptions, u *ui) error {
 		}
 		return u.print(all)
 	}
-	fmt.Fprintln(u.out, path)
+	u.printf("%s\n", path)
 	if entries == 0 {
-		_, err = fmt.Fprintln(u.out, "empty")
+		err = u.printf("empty\n")
 	} else {
-		_, err = fmt.Fprintf(u.out, "%d blocks, %s, the oldest used %s\n", entries, human(size), oldest.UTC().Format("2006-01-02 15:04"))
+		err = u.printf("%d blocks, %s, the oldest used %s\n", entries, human(size), oldest.UTC().Format("2006-01-02 15:04"))
 	}
 	return err
 }

@@ -19,6 +19,7 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/sanitize"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
 	"imgtool/image/source"
@@ -62,7 +63,7 @@ const grace = 2 * time.Second
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	u := &ui{in: stdin, out: stdout, err: stderr}
+	u := &ui{in: stdin, stdout: stdout, stderr: stderr}
 	// A second signal ends it at once; so does a while without an end, as when a
 	// pipe that is read from brings nothing.
 	defer context.AfterFunc(ctx, func() {
@@ -74,15 +75,16 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	defer func() {
 		if r := recover(); r != nil {
 			u.endPhase()
-			fmt.Fprintf(stderr, "imgtool: internal error: %v\n", r)
+			u.line("imgtool: internal error: %v", r)
 			status = exitInternal
 		}
 	}()
 	cmd := newCommand(u)
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
-	cmd.SetOut(stdout)
-	cmd.SetErr(stderr)
+	// Cobra repeats arguments that it does not know.
+	cmd.SetOut(sanitize.NewWriter(stdout))
+	cmd.SetErr(sanitize.NewWriter(stderr))
 	err := cmd.ExecuteContext(ctx)
 	u.endPhase()
 	if err == nil {

@@ -383,8 +383,7 @@ func runProvisionExport(ctx context.Context, address string, opt provisionOption
 			return err
 		}
 		if opt.output == "" || opt.output == "-" {
-			_, err := u.out.Write(config)
-			return err
+			return u.write(config)
 		}
 		if err := writeNew(opt.output, config, 0o600); err != nil {
 			return err
@@ -419,8 +418,7 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 		if u.json {
 			return u.print(result)
 		}
-		fmt.Fprintf(u.out, "%s: %s\n", c.URL(), words)
-		return nil
+		return u.printf("%s: %s\n", c.URL(), words)
 	}
 	same := false
 	if !fresh {
@@ -445,7 +443,7 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 	if u.json {
 		err = u.print(result)
 	} else {
-		_, err = fmt.Fprintf(u.out, "%s: %s\n", c.URL(), words)
+		err = u.printf("%s: %s\n", c.URL(), words)
 	}
 	if err == nil && !same {
 		err = &otherConfigError{c.URL() + ": " + words}

@@ -388,7 +388,7 @@ func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) e
 	}
 	defer term.Restore(fd, before)
 	go io.Copy(r.Keyboard, u.in)
-	if _, err := r.Watch(u.out, nil, replies...); err != io.EOF {
+	if _, err := r.Watch(u.console(), nil, replies...); err != io.EOF {
 		return err
 	}
 	return nil
@@ -407,9 +407,11 @@ func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeou
 	if until != nil {
 		done = until.MatchString
 	}
-	out := u.out
-	if u.json {
-		out = &consoleEvents{u: u}
+	var out io.Writer = &consoleEvents{u: u}
+	if !u.json {
+		data := u.data()
+		defer data.Close()
+		out = data
 	}
 	line, err := r.Watch(out, done, replies...)
 	switch {
