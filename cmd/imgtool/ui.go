@@ -28,7 +28,7 @@ import (
 //
 // Text from outside is sanitized here, in each argument of printf, say and warn, each
 // line of an error and of a question, and each string of JSON, so that no name or message
-// has an effect on a terminal. Only write and console give bytes as they are. Nothing
+// has an effect on a terminal. Only write, data and machineConsole give bytes as they are. Nothing
 // else in the program writes to stdout or stderr, which a test holds.
 type ui struct {
 	in             io.Reader
@@ -122,8 +122,8 @@ func (u *ui) toTerminal() bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// console is the terminal as a machine's console, which may do with it what it likes.
-func (u *ui) console() io.Writer { return u.stdout }
+// machineConsole is the terminal as a machine's console, which may do with it what it likes.
+func (u *ui) machineConsole() io.Writer { return u.stdout }
 
 // leaves says what an interrupt leaves behind from now on.
 func (u *ui) leaves(state string) {

@@ -388,7 +388,7 @@ func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) e
 	}
 	defer term.Restore(fd, before)
 	go io.Copy(r.Keyboard, u.in)
-	if _, err := r.Watch(u.console(), nil, replies...); err != io.EOF {
+	if _, err := r.Watch(u.machineConsole(), nil, replies...); err != io.EOF {
 		return err
 	}
 	return nil
