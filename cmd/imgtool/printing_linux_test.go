@@ -87,6 +87,8 @@ func TestArgumentsHaveNoEffectOnATerminal(t *testing.T) {
 			onTerminal(t, args...)
 			onTerminal(t, append(args, "--json")...)
 		}
+		// Without control characters of ASCII, Go would put it into backquotes.
+		onTerminal(t, append(path[:len(path):len(path)], "\u009b1m\u202e")...)
 		onTerminal(t, append(path[:len(path):len(path)], "--"+hostile)...)
 		onTerminal(t, append(path[:len(path):len(path)], "-"+hostile)...)
 		c.Flags().VisitAll(func(f *pflag.Flag) {
@@ -99,6 +101,8 @@ func TestArgumentsHaveNoEffectOnATerminal(t *testing.T) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	each(root, nil)
+	onTerminal(t, "__complete", "ls", hostile)
+	onTerminal(t, "__complete", hostile, "\u009b1m\u202e")
 	if commands < 25 {
 		t.Errorf("only %d commands", commands)
 	}
@@ -227,7 +231,7 @@ func TestNamesInImagesHaveNoEffectOnATerminal(t *testing.T) {
 // root can make one: its file's name is shown as a USB disk's model is.
 func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 	x := hostileImage(t)
-	disk := filepath.Join(t.TempDir(), "d\x1b]0;T\x07\u202e.img")
+	disk := filepath.Join(t.TempDir(), "d\x1b]0;T\x07\u202e\nimgtool: FORGED.img")
 	data, err := os.ReadFile(x)
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +247,7 @@ func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 		}
 		target = strings.TrimSpace(string(out))
 		defer exec.Command("losetup", "-d", target).Run()
-		if got := onTerminal(t, "disks"); !strings.Contains(got, `d\x1b]0;T\x07\u202e.img`) {
+		if got := onTerminal(t, "disks"); !strings.Contains(got, `d\x1b]0;T\x07\u202e\nimgtool: FORGED.img`) {
 			t.Errorf("the disk's file is not shown:\n%s", got)
 		}
 	}
@@ -254,7 +258,7 @@ func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 	if status := p.ends(cmd); status != exitRefused {
 		t.Errorf("exit status %d", status)
 	}
-	for _, want := range []string{`d\x1b]0;T\x07\u202e.img`, `p\x1b]0;T\a\u202e\u009b\nimgtool: FORGED`} {
+	for _, want := range []string{`d\x1b]0;T\x07\u202e\nimgtool: FORGED.img`, `p\x1b]0;T\a\u202e\u009b\nimgtool: FORGED`} {
 		if got := checkTerminal(t, p, "flash"); !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
 		}

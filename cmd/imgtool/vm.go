@@ -399,8 +399,15 @@ func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeou
 	begin := time.Now()
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	late := &timeoutError{fmt.Errorf("the machine did not power off in %s", timeout)}
+	if until != nil {
+		late = &timeoutError{fmt.Errorf("no line matched %q in %s", until, timeout)}
+	}
 	r, err := m.Start(limited)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() == nil && limited.Err() != nil:
+		return late
+	case err != nil:
 		return err
 	}
 	var done func(string) bool
@@ -419,10 +426,8 @@ func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeou
 		r.Kill()
 	case ctx.Err() != nil:
 		return err
-	case limited.Err() != nil && until != nil:
-		return &timeoutError{fmt.Errorf("no line matched %q in %s", until, timeout)}
 	case limited.Err() != nil:
-		return &timeoutError{fmt.Errorf("the machine did not power off in %s", timeout)}
+		return late
 	case err == io.EOF && until != nil:
 		return &timeoutError{fmt.Errorf("the machine ended, and no line matched %q", until)}
 	case err != io.EOF:
