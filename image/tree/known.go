@@ -35,6 +35,9 @@ const (
 	recordLen = nameLen + sha256.Size + 4
 )
 
+// Below this many bytes SHA-256 is as fast.
+const knownMin = 8 << 10
+
 // Some 13 MiB of records: those of 25 GiB in large files.
 var knownMax = 200_000
 
@@ -60,7 +63,7 @@ var fasterThanSHA256 = cpu.X86.HasAVX2
 
 // sum is that of a block that is not of zeros.
 func (k *Known) sum(b []byte) blockSum {
-	if k == nil {
+	if k == nil || len(b) < knownMin {
 		return blockSum{sha256.Sum256(b), quick(b)}
 	}
 	name := blake3.Sum256(b)

@@ -49,7 +49,7 @@ func filesOf(t *testing.T, n, changed int) (tr *tree.Tree, blocks int) {
 			b[len(b)-1] ^= 1
 		}
 		for part := b; len(part) > 0; part = part[min(len(part), tree.SumBlock):] {
-			if len(bytes.Trim(part[:min(len(part), tree.SumBlock)], "\x00")) > 0 {
+			if part := part[:min(len(part), tree.SumBlock)]; len(part) >= tree.KnownMin && len(bytes.Trim(part, "\x00")) > 0 {
 				blocks++
 			}
 		}
