@@ -15,6 +15,7 @@ var imports = map[string][]string{
 	"image/ordered":   {},
 	"image/cache":     {},
 	"image/heap":      {},
+	"image/sanitize":  {},
 	"image/imagetest": {"image/vm"},
 	"image/tree":      {"image"},
 	"image/ext4":      {"image", "image/tree"},
@@ -27,7 +28,7 @@ var imports = map[string][]string{
 	"image/compress":  {"image/xz"},
 	"image/vm":        {},
 	"image/squashfs":  {"image", "image/tree", "image/ordered"},
-	"image/source":    {"image", "image/tree", "image/compress"},
+	"image/source":    {"image", "image/cache", "image/tree", "image/compress"},
 	"image/artifact":  {"image", "image/ordered", "image/simg", "image/compress"},
 	"image/fstab":     {},
 	"image/extlinux":  {},
@@ -46,8 +47,8 @@ var imports = map[string][]string{
 		"image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
-	"cmd/first-boot":      {"image", "image/fat", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm"},
 }
 

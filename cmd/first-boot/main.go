@@ -29,6 +29,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgtool/image/sanitize"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/console"
@@ -49,7 +50,10 @@ func main() {
 	}
 }
 
-func say(format string, args ...any) { fmt.Printf("first-boot: "+format+"\n", args...) }
+// say logs a line. What comes from a volume or the network has no effect on a terminal.
+func say(format string, args ...any) {
+	fmt.Print(sanitize.Sprintf("first-boot: "+format+"\n", args...))
+}
 
 func run(ctx context.Context, root, listen string, narrow time.Duration, mounted bool) error {
 	d := &device{root: root, store: store{dir: filepath.Join(root, "data"), service: serviceID, mounted: mounted}}

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/image/sanitize"
 )
 
 func newBoardsCommand(u *ui) *cobra.Command {
@@ -51,9 +52,11 @@ func runRepart(args []string, u *ui) error {
 	}
 	for i, d := range all {
 		if i > 0 {
-			fmt.Fprintln(u.out)
+			u.printf("\n")
 		}
-		fmt.Fprintf(u.out, "# %s\n%s", d.Name, d.Text)
+		if err := u.text(fmt.Sprintf("# %s\n%s", sanitize.Line(d.Name), d.Text)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -67,8 +70,7 @@ func runBoards(args []string, u *ui) error {
 		if u.json {
 			return u.print(b)
 		}
-		_, err = u.out.Write(b.Source)
-		return err
+		return u.write(b.Source)
 	}
 	type row struct {
 		Name        string   `json:"name"`
@@ -88,7 +90,9 @@ func runBoards(args []string, u *ui) error {
 		return u.print(rows)
 	}
 	for _, r := range rows {
-		fmt.Fprintf(u.out, "%-12s %-8s %s\n", r.Name, r.Arch, r.Description)
+		if err := u.printf("%-12s %-8s %s\n", r.Name, r.Arch, r.Description); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -213,8 +213,12 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		settle(kept, keep, u)
 	})
 	defer settled()
+	packages, err := userCache()
+	if err != nil {
+		packages = "" // packages are fetched again each time
+	}
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
-		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
+		CacheDir: packages, TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 {
@@ -294,7 +298,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		for _, e := range partitionSizes(img.Image, img.Manifest) {
 			u.say("  %s", e)
 		}
-		if _, err := fmt.Fprintln(u.out, path); err != nil {
+		if err := u.printf("%s\n", path); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,65 +21,123 @@ import (
 // root file systems.
 const cacheSize = "4GiB"
 
-// userCache is imgtool's folder in the user's cache.
-func userCache() string {
+// userCache is imgtool's directory in the user's cache. Without one there is none: what
+// others put into a directory that all can write to, such as /tmp, would be built.
+func userCache() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		// Such as nobody without a home.
-		dir = filepath.Join(os.TempDir(), fmt.Sprintf("imgtool-cache-%d", os.Getuid()))
-		return dir
+		return "", err
 	}
-	return filepath.Join(dir, "imgtool")
+	return filepath.Join(dir, "imgtool"), nil
 }
 
 // cacheOptions are where compressed blocks are kept.
 type cacheOptions struct {
 	dir  string
+	key  string
 	size string
 	none bool
 }
 
 func (o *cacheOptions) addDir(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.dir, "cache-dir", "", "folder of the cache (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache)")
+	cmd.Flags().StringVar(&o.dir, "cache-dir", "", "directory of the cache (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache); it must be yours and writable by nobody else")
 }
 
 func (o *cacheOptions) addFlags(cmd *cobra.Command) {
 	o.addDir(cmd)
+	cmd.Flags().StringVar(&o.key, "cache-key", "", "file of 32 bytes or more that authenticates the cache's entries, for a cache that is stored or shared elsewhere")
 	cmd.Flags().StringVar(&o.size, "cache-size", cacheSize, "what the cache may take: what was not used for the longest goes first")
 	cmd.Flags().BoolVar(&o.none, "no-cache", false, "compress everything anew, and keep nothing")
 }
 
-// path is the folder, and whether somebody named it.
-func (o *cacheOptions) path() (dir string, named bool) {
+// path is the directory.
+func (o *cacheOptions) path() (dir string, err error) {
 	if dir = cmp.Or(o.dir, os.Getenv("IMGTOOL_CACHE_DIR")); dir != "" {
-		return dir, true
+		return dir, nil
 	}
-	return filepath.Join(userCache(), "blocks"), false
+	if dir, err = userCache(); err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "blocks"), nil
 }
 
-// open is the cache, or nil for none. A folder that cannot be used is an error
-// only for those who named it.
+// open is the cache, or nil for none. It is an error if others can write to it, or if
+// it was named and cannot be used.
 func (o *cacheOptions) open(u *ui) (*cache.Dir, int64, error) {
 	size, err := parseCacheSize("--cache-size", o.size)
 	if err != nil {
 		return nil, 0, err
 	}
 	if o.none {
-		if o.dir != "" {
-			return nil, 0, usagef("--no-cache and --cache-dir exclude each other")
+		if o.dir != "" || o.key != "" {
+			return nil, 0, usagef("--no-cache excludes --cache-dir and --cache-key")
 		}
 		return nil, 0, nil
 	}
-	dir, named := o.path()
-	c, err := cache.Open(dir)
-	if err != nil && !named {
+	dir, err := o.path()
+	if err != nil {
+		if o.key != "" {
+			return nil, 0, fmt.Errorf("--cache-key: there is no cache: %w", err)
+		}
+		u.warn(fmt.Sprintf("no cache: %v", err))
+		return nil, 0, nil
+	}
+	secret, err := o.secret(dir)
+	if err != nil {
+		return nil, 0, fmt.Errorf("--cache-key: %w", err)
+	}
+	c, err := cache.Open(dir, secret)
+	var access *cache.AccessError
+	if named := o.dir != "" || os.Getenv("IMGTOOL_CACHE_DIR") != ""; err != nil && !named && !errors.As(err, &access) {
 		u.warn(fmt.Sprintf("no cache: %v", err))
 		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("cache: %w", err)
+		return nil, 0, cacheError(err)
 	}
 	return c, size, nil
+}
+
+// secret is what the key file has, or nil without one. It must be outside the cache in
+// dir, as who stores that sees all of it.
+func (o *cacheOptions) secret(dir string) ([]byte, error) {
+	if o.key == "" {
+		return nil, nil
+	}
+	key, err := cache.ReadKey(o.key)
+	if err != nil {
+		return nil, withFix(err, "")
+	}
+	real, err := filepath.EvalSymlinks(o.key)
+	if err != nil {
+		return nil, err
+	}
+	if inside, err := filepath.EvalSymlinks(dir); err == nil {
+		real, err1 := filepath.Abs(real)
+		inside, err2 := filepath.Abs(inside)
+		if rel, err := filepath.Rel(inside, real); errors.Join(err, err1, err2) == nil && filepath.IsLocal(rel) {
+			return nil, usagef("%s is in the cache %s: keep the key elsewhere", o.key, dir)
+		}
+	}
+	return key, nil
+}
+
+// cacheError says what to do about a cache that cannot be used.
+func cacheError(err error) error {
+	return fmt.Errorf("cache: %w", withFix(err, "name another directory with --cache-dir, or pass --no-cache"))
+}
+
+// withFix adds what makes a file or directory private, or what else helps.
+func withFix(err error, other string) error {
+	var access *cache.AccessError
+	if !errors.As(err, &access) {
+		return err
+	}
+	advice := []string{access.Fix, other}
+	if advice = slices.DeleteFunc(advice, func(s string) bool { return s == "" }); len(advice) == 0 {
+		return err
+	}
+	return hint(err, "%s", strings.Join(advice, "; or "))
 }
 
 // settle ends the use of a cache: it must not grow without end, nor is a build
@@ -86,7 +146,9 @@ func settle(c *cache.Dir, size int64, u *ui) {
 	if c == nil {
 		return
 	}
-	if _, _, damaged := c.Stats(); damaged > 0 {
+	if _, _, damaged := c.Stats(); damaged > 0 && c.Authenticated() {
+		u.warn(fmt.Sprintf("%s: %d entries were not made with this --cache-key, or are damaged: they were made anew", c.Path(), damaged))
+	} else if damaged > 0 {
 		u.warn(fmt.Sprintf("%s: %d damaged entries were made anew", c.Path(), damaged))
 	}
 	err := c.Err()
@@ -111,16 +173,23 @@ func newCacheCommand(u *ui) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "Show or empty the cache of compressed blocks",
-		Long: `Show the cache of compressed blocks: its folder, how many there are and what they
+		Long: `Show the cache of compressed blocks: its directory, how many there are and what they
 take, and when the oldest was used.
 
 A build keeps the blocks of the root file system that it compressed, and takes those
-that it finds. The folder can be kept by CI, shared by several builds at once, or
-deleted. Who can write to it decides what is built with it.`,
+that it finds. Whoever can write to the cache decides what is built with it: its
+directory, and those above it, must belong to you or root and be writable by no other
+user (exit status 5). Several builds of a user may use one at once, and it may be
+deleted.
+
+Where CI stores the cache between builds, or several machines share it, whoever can
+write to that store decides too, unless the builds have a --cache-key: a file of 32
+random bytes or more, readable by you alone and kept outside the cache. Entries that
+were not made with it are made anew.`,
 		Example: `  imgtool cache
   imgtool cache trim 1GiB
   imgtool cache clear
-  imgtool build --board rock64 --cache-dir ./ci-cache --rootfs rootfs.tar --inputs boot`,
+  imgtool build --board rock64 --cache-dir ./ci-cache --cache-key ~/cache.key --rootfs rootfs.tar --inputs boot`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runCache(opt, u) },
 	}
@@ -152,27 +221,33 @@ deleted. Who can write to it decides what is built with it.`,
 }
 
 // openThere is the cache if there is one; nothing is made.
-func (o *cacheOptions) openThere() (*cache.Dir, error) {
-	dir, named := o.path()
+func (o *cacheOptions) openThere() (*cache.Dir, string, error) {
+	dir, err := o.path()
+	if err != nil {
+		return nil, "", fmt.Errorf("there is no cache: %w", err)
+	}
 	info, err := os.Stat(dir)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !named:
-		return nil, nil
+	case errors.Is(err, fs.ErrNotExist) && o.dir == "" && os.Getenv("IMGTOOL_CACHE_DIR") == "":
+		return nil, dir, nil
 	case err == nil && !info.IsDir():
-		err = fmt.Errorf("%s is no folder", dir)
+		err = fmt.Errorf("%s is not a directory", dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
+		return nil, "", fmt.Errorf("cache: %w", err)
 	}
-	return cache.Open(dir)
+	c, err := cache.Open(dir, nil)
+	if err != nil {
+		err = fmt.Errorf("cache: %w", withFix(err, ""))
+	}
+	return c, dir, err
 }
 
 func runCache(opt cacheOptions, u *ui) error {
-	c, err := opt.openThere()
+	c, path, err := opt.openThere()
 	if err != nil {
 		return err
 	}
-	path, _ := opt.path()
 	var entries int
 	var size int64
 	var oldest time.Time
@@ -188,17 +263,17 @@ func runCache(opt cacheOptions, u *ui) error {
 		}
 		return u.print(all)
 	}
-	fmt.Fprintln(u.out, path)
+	u.printf("%s\n", path)
 	if entries == 0 {
-		_, err = fmt.Fprintln(u.out, "empty")
+		err = u.printf("empty\n")
 	} else {
-		_, err = fmt.Fprintf(u.out, "%d blocks, %s, the oldest used %s\n", entries, human(size), oldest.UTC().Format("2006-01-02 15:04"))
+		err = u.printf("%d blocks, %s, the oldest used %s\n", entries, human(size), oldest.UTC().Format("2006-01-02 15:04"))
 	}
 	return err
 }
 
 func runTrim(opt cacheOptions, size int64, u *ui) error {
-	c, err := opt.openThere()
+	c, path, err := opt.openThere()
 	if err != nil {
 		return err
 	}
@@ -208,7 +283,6 @@ func runTrim(opt cacheOptions, size int64, u *ui) error {
 			return err
 		}
 	}
-	path, _ := opt.path()
 	if u.json {
 		return u.print(map[string]any{"path": path, "freed": freed})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,9 @@ func newCatCommand(u *ui) *cobra.Command {
 		Long: `Print what is in a file on a partition of an image or disk. Symbolic links lead
 where they would on the device, and never out of the file system. Without a path, all
 bytes of the partition are printed.
+
+On a terminal, control characters are shown as escapes such as \x1b, and what is not
+text is refused. In a file or pipe the data is as it is.
 
 ` + placeHelp,
 		Example: `  imgtool cat x.img.zst:boot-a/boot.scr
@@ -44,6 +48,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 		return err
 	}
 	u.endPhase()
+	out := u.data()
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < c.Size(); {
 		if ctx.Err() != nil {
@@ -56,12 +61,15 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 			}
 			return unreadable(l.name(), fmt.Errorf("at byte %d: %w", off+int64(n), err))
 		}
-		if _, err := u.out.Write(part); err != nil {
+		if off == 0 && u.toTerminal() && bytes.IndexByte(part, 0) >= 0 {
+			return usagef("%s is not text, and stdout is a terminal: write it to a file or a pipe", arg)
+		}
+		if _, err := out.Write(part); err != nil {
 			return err
 		}
 		off += int64(len(part))
 	}
-	return nil
+	return out.Close()
 }
 
 // content is the file at the place, or the partition if it has no path.

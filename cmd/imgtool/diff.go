@@ -73,7 +73,7 @@ func (d difference) text() string {
 	if d.Path != "" {
 		where = readable(strings.TrimPrefix(where+d.Path, "/"))
 		if d.Path == "/" {
-			where = tame(d.Partition) + "/"
+			where = d.Partition + "/"
 		}
 	}
 	var parts []string
@@ -95,7 +95,7 @@ func (d difference) text() string {
 	}
 	line := fmt.Sprintf("%-8s %s", d.Change, cmp.Or(where, "image"))
 	if len(parts) > 0 {
-		line += ": " + tame(strings.Join(parts, "; "))
+		line += ": " + strings.Join(parts, "; ")
 	}
 	return line
 }
@@ -144,7 +144,7 @@ func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 		err = u.print(map[string]any{"a": c.a.name(), "b": c.b.name(), "same": len(c.list) == 0, "differences": append([]difference{}, c.list...)})
 	} else {
 		for _, d := range c.list {
-			if _, err = fmt.Fprintln(u.out, d.text()); err != nil {
+			if err = u.printf("%s\n", d.text()); err != nil {
 				break
 			}
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -53,7 +52,10 @@ func runDisks(u *ui) error {
 		if !r.Target {
 			verdict = "no: " + r.Reason
 		}
-		fmt.Fprintf(u.out, "%-16s %10s  %-8s %-28s %s\n", r.Path, human(r.Size), strings.TrimSpace(r.Bus+" "+r.Kind), strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
+		err := u.printf("%-16s %10s  %-8s %-28s %s\n", r.Path, human(r.Size), strings.TrimSpace(r.Bus+" "+r.Kind), strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
+		if err != nil {
+			return err
+		}
 	}
 	if len(rows) == 0 {
 		u.say("there are no disks")

@@ -19,6 +19,7 @@ import (
 	"imgtool/boards"
 	"imgtool/flash"
 	"imgtool/image/artifact"
+	"imgtool/image/sanitize"
 )
 
 type factoryOptions struct {
@@ -440,10 +441,10 @@ func (m mark) what() string {
 		about = append(about, "step "+m.step)
 	}
 	if m.build != "" {
-		about = append(about, "build "+tame(m.build))
+		about = append(about, "build "+m.build)
 	}
 	if m.vsn != "" {
-		about = append(about, "unit "+tame(m.vsn))
+		about = append(about, "unit "+m.vsn)
 	}
 	return fmt.Sprintf("%s says that it was provisioned (%s)", m.where, strings.Join(about, ", "))
 }
@@ -484,13 +485,13 @@ func (s *station) isUnits() bool { return len(s.files) > 0 || s.there.vsn != "" 
 func confirmFactory(ctx context.Context, stations []*station, own *unitData, u *ui) error {
 	var lines []string
 	for _, s := range stations {
-		lines = append(lines, fmt.Sprintf("%s to %s", describePicture(s.plan), describeDisk(s.disk)))
+		lines = append(lines, sanitize.Sprintf("%s to %s", describePicture(s.plan), describeDisk(s.disk)))
 	}
 	who := "for no unit in particular"
 	if own != nil {
 		who = "for unit " + own.VSN
 	}
-	ok, err := u.ask(ctx, fmt.Sprintf("Write, %s,\n%s.\nEverything there will be lost.", who, strings.Join(lines, "\nand ")))
+	ok, err := u.ask(ctx, fmt.Sprintf("Write, %s,\n%s.\nEverything there will be lost.", sanitize.Line(who), strings.Join(lines, "\nand ")))
 	if err == nil && !ok {
 		err = &flash.RefusedError{Disk: stations[0].disk.Path, Reason: "not written: the answer was not yes"}
 	}

@@ -104,7 +104,7 @@ func (b *bench) factory(unit string, args ...string) *exec.Cmd {
 // the byte.
 func (b *bench) has(medium, file string) (there mark, is bool) {
 	b.t.Helper()
-	own, err := readUnit(file, b.board, &ui{err: io.Discard})
+	own, err := readUnit(file, b.board, &ui{stderr: io.Discard})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestTheKernelSeesWhatIsTheUnits(t *testing.T) {
 func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 	b := newBench(t)
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
-	own, err := readUnit(b.unitFile("W1"), b.board, &ui{err: io.Discard})
+	own, err := readUnit(b.unitFile("W1"), b.board, &ui{stderr: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}

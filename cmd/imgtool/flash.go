@@ -21,6 +21,7 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/gpt"
+	"imgtool/image/sanitize"
 )
 
 type flashOptions struct {
@@ -382,13 +383,13 @@ func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) err
 	}
 	var disks []string
 	for _, n := range units {
-		disks = append(disks, describeDisk(n.disk))
+		disks = append(disks, sanitize.Line(describeDisk(n.disk)))
 	}
 	what := describePicture(p)
 	if p.pic.unit != "" {
 		what += " for unit " + p.pic.unit
 	}
-	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", what, strings.Join(disks, "\nand ")))
+	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", sanitize.Line(what), strings.Join(disks, "\nand ")))
 	if err == nil && !ok {
 		err = &flash.RefusedError{Disk: units[0].disk.Path, Reason: "not written: the answer was not yes"}
 	}
@@ -703,7 +704,7 @@ func whatIsOn(d *flash.Disk) string {
 				parts = append(parts, fmt.Sprintf("and %d more", len(table.Parts)-i))
 				break
 			}
-			parts = append(parts, fmt.Sprintf("%s of %s", tame(strconv.Quote(p.Name)), human(p.Len)))
+			parts = append(parts, fmt.Sprintf("%s of %s", strconv.Quote(p.Name), human(p.Len)))
 		}
 		return "the partitions " + strings.Join(parts, ", ")
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -16,6 +15,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
 	"imgtool/image/gpt"
+	"imgtool/image/sanitize"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
 	"imgtool/layouts"
@@ -129,7 +129,7 @@ func runInspect(ctx context.Context, path string, u *ui) error {
 	if u.json {
 		err = u.print(r)
 	} else {
-		_, err = io.WriteString(u.out, r.text())
+		err = u.text(r.text())
 	}
 	if err != nil {
 		return err
@@ -307,50 +307,50 @@ func (r *report) blobs(img *image.Image, note func(string, error) bool) {
 }
 
 func (r *report) text() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s, %s (%d bytes)\n", r.Image, r.Format, human(r.Size), r.Size)
+	var b page
+	b.printf("%s: %s, %s (%d bytes)\n", r.Image, r.Format, human(r.Size), r.Size)
 	if r.Board != "" {
 		name := r.Board
 		if r.Medium != "" {
 			name += " " + r.Medium
 		}
-		fmt.Fprintf(&b, "%s build %s, for disks from %s\n", name, r.BuildID, human(r.Floor))
+		b.printf("%s build %s, for disks from %s\n", name, r.BuildID, human(r.Floor))
 	}
 	wide := 12
 	for _, p := range r.Partitions {
 		wide = max(wide, len(p.Name))
 	}
 	if len(r.Partitions) > 0 {
-		fmt.Fprintf(&b, "\n%s\n", bar(r.Partitions, max(r.Size, r.Floor)))
-		fmt.Fprintf(&b, "%3s %-*s %-14s %10s %10s  %s\n", "#", wide, "name", "type", "start", "size", "holds")
+		b.printf("\n%s\n", bar(r.Partitions, max(r.Size, r.Floor)))
+		b.printf("%3s %-*s %-14s %10s %10s  %s\n", "#", wide, "name", "type", "start", "size", "holds")
 	}
 	for _, p := range r.Partitions {
 		size := human(p.Len)
 		if p.Len == 0 {
 			size = "the rest"
 		}
-		fmt.Fprintf(&b, "%3d %-*s %-14s %10s %10s  %s\n", p.Number, wide, tame(p.Name), tame(p.Type), mebibytes(p.Off), size, p.holds())
+		b.printf("%3d %-*s %-14s %10s %10s  %s\n", p.Number, wide, p.Name, p.Type, mebibytes(p.Off), size, p.holds())
 	}
 	if r.Table != "" {
-		fmt.Fprintf(&b, "\ndisk %s, first usable sector %d\n", r.Table, r.FirstLBA)
+		b.printf("\ndisk %s, first usable sector %d\n", r.Table, r.FirstLBA)
 	}
 	for _, blob := range r.Blobs {
-		fmt.Fprintf(&b, "%s at sector %d\n", blob.Name, blob.Off/512)
+		b.printf("%s at sector %d\n", blob.Name, blob.Off/512)
 	}
 	for _, p := range r.Partitions {
 		if p.FAT == nil {
 			continue
 		}
-		fmt.Fprintf(&b, "\n%s: FAT%d %q, serial %s\n", p.Name, p.FAT.Kind, p.FAT.Label, p.FAT.Serial)
+		b.printf("\n%s: FAT%d %q, serial %s\n", p.Name, p.FAT.Kind, p.FAT.Label, p.FAT.Serial)
 		for _, f := range p.FAT.Files {
-			fmt.Fprintf(&b, "  %10d  %s\n", f.Size, tame(f.Path))
+			b.printf("  %10d  %s\n", f.Size, f.Path)
 		}
 	}
 	for _, p := range r.Partitions {
 		if p.FAT != nil && p.FAT.Script != "" {
-			fmt.Fprintf(&b, "\n%s: boot.scr\n", p.Name)
+			b.printf("\n%s: boot.scr\n", p.Name)
 			for line := range strings.Lines(p.FAT.Script) {
-				fmt.Fprintf(&b, "  | %s\n", tame(strings.TrimSuffix(line, "\n")))
+				b.printf("  | %s\n", untab(strings.TrimSuffix(line, "\n")))
 			}
 			break // the slots share one
 		}
@@ -363,24 +363,24 @@ func (r *report) text() string {
 			if f.text == "" {
 				continue
 			}
-			fmt.Fprintf(&b, "\n%s: %s\n", p.Name, f.name)
+			b.printf("\n%s: %s\n", p.Name, f.name)
 			for line := range strings.Lines(f.text) {
-				fmt.Fprintf(&b, "  | %s\n", tame(strings.TrimSuffix(line, "\n")))
+				b.printf("  | %s\n", untab(strings.TrimSuffix(line, "\n")))
 			}
 		}
 	}
 	if len(r.Inputs) > 0 {
 		b.WriteString("\ninputs\n")
 		for _, in := range r.Inputs {
-			fmt.Fprintf(&b, "  %.16s…  %s  %s\n", in.SHA256, tame(in.Name), tame(in.Origin))
+			b.printf("  %.16s…  %s  %s\n", in.SHA256, in.Name, in.Origin)
 		}
 	}
 	b.WriteString("\nchecks\n")
 	for _, c := range r.Checks {
 		if c.Fault == "" {
-			fmt.Fprintf(&b, "  ok    %s\n", tame(c.What))
+			b.printf("  ok    %s\n", c.What)
 		} else {
-			fmt.Fprintf(&b, "  FAULT %s: %s\n", tame(c.What), tame(c.Fault))
+			b.printf("  FAULT %s: %s\n", c.What, c.Fault)
 		}
 	}
 	return b.String()
@@ -391,11 +391,11 @@ func (p *partReport) holds() string {
 	case p.Late:
 		return "made by the device on its first boot"
 	case p.FAT != nil:
-		return fmt.Sprintf("FAT%d %s, %d files", p.FAT.Kind, tame(p.FAT.Label), len(p.FAT.Files))
+		return fmt.Sprintf("FAT%d %s, %d files", p.FAT.Kind, p.FAT.Label, len(p.FAT.Files))
 	case p.Ext4 != nil:
-		return fmt.Sprintf("ext4 %s, %s in %d files", tame(p.Ext4.Label), human(p.Ext4.Content), p.Ext4.Files)
+		return fmt.Sprintf("ext4 %s, %s in %d files", p.Ext4.Label, human(p.Ext4.Content), p.Ext4.Files)
 	case p.Swap != nil:
-		return "swap " + tame(p.Swap.Label)
+		return "swap " + p.Swap.Label
 	case p.Squashfs != nil:
 		return fmt.Sprintf("squashfs %s, %s in %d inodes", p.Squashfs.Codec, human(p.Squashfs.Used), p.Squashfs.Inodes)
 	}
@@ -438,12 +438,10 @@ func bar(parts []partReport, size int64) string {
 	return b.String()
 }
 
-// tame is text of others that is fit to be printed.
-func tame(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\t' {
-			return r
-		}
-		return '\uFFFD'
-	}, s)
-}
+// page is text of many lines. What is formatted into it is in one line each.
+type page struct{ strings.Builder }
+
+func (p *page) printf(format string, args ...any) { p.WriteString(sanitize.Sprintf(format, args...)) }
+
+// untab has spaces for tabs.
+func untab(s string) string { return strings.ReplaceAll(s, "\t", "        ") }

@@ -29,6 +29,7 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
+	"imgtool/image/sanitize"
 	"imgtool/image/shconf"
 	"imgtool/image/source"
 	"imgtool/image/tree"
@@ -654,9 +655,9 @@ func readTodo(root *rooted, p string) (*todo, error) {
 func confirmLive(ctx context.Context, l *live) error {
 	var lines []string
 	for _, s := range l.stages {
-		lines = append(lines, fmt.Sprintf("%s to %s", describePicture(s.plan), describeDisk(s.disk)))
+		lines = append(lines, sanitize.Sprintf("%s to %s", describePicture(s.plan), describeDisk(s.disk)))
 	}
-	ok, err := l.u.ask(ctx, fmt.Sprintf("Write %s,\nand lock %s down.\nEverything on the disks will be lost.", strings.Join(lines, "\nand "), l.root))
+	ok, err := l.u.ask(ctx, fmt.Sprintf("Write %s,\nand lock %s down.\nEverything on the disks will be lost.", strings.Join(lines, "\nand "), sanitize.Line(l.root)))
 	if err == nil && !ok {
 		err = &flash.RefusedError{Disk: l.root, Reason: "not provisioned: the answer was not yes"}
 	}

@@ -25,7 +25,7 @@ func look(data []byte) error {
 		return err
 	}
 	pic := &picture{name: "x", img: o.Image, manifest: o.Manifest, format: o.Format, opened: o}
-	u := &ui{out: io.Discard, err: io.Discard}
+	u := &ui{stdout: io.Discard, stderr: io.Discard}
 	l := &located{place: place{file: "x"}, pic: pic}
 	if l.parts, err = readPartitions(pic.img); err != nil {
 		return err

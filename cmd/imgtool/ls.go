@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -84,15 +83,15 @@ func runLs(ctx context.Context, arg string, opt lsOptions, u *ui) error {
 	if u.json {
 		return printFiles(found, at, n.Type() == tree.Dir, opt, u)
 	}
-	out := bufio.NewWriter(u.out)
+	out := u.listing()
 	for name, n := range found {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		fmt.Fprintln(out, longLine(name, n))
+		out.printf("%s\n", longLine(name, n))
 		if opt.xattrs {
 			for _, x := range n.Xattrs {
-				fmt.Fprintf(out, "    %s=%s\n", readable(x.Name), xattrText(x))
+				out.printf("    %s=%s\n", readable(x.Name), xattrText(x))
 			}
 		}
 	}
@@ -171,8 +170,8 @@ func listPartitions(l *located, u *ui) error {
 		if p.Len == 0 {
 			size = "the rest"
 		}
-		line := fmt.Sprintf("%3d %-*s %-14s %10s %10s  %s", p.Number, wide, tame(p.Name), tame(p.Type), mebibytes(p.Off), size, holds)
-		if _, err := fmt.Fprintln(u.out, strings.TrimRight(line, " ")); err != nil {
+		line := fmt.Sprintf("%3d %-*s %-14s %10s %10s  %s", p.Number, wide, p.Name, p.Type, mebibytes(p.Off), size, holds)
+		if err := u.printf("%s\n", strings.TrimRight(line, " ")); err != nil {
 			return err
 		}
 	}
@@ -206,8 +205,8 @@ var typeNames = map[uint32]struct {
 
 // printFiles prints a list as it comes: there may be a million.
 func printFiles(found iter.Seq2[string, *tree.Inode], at string, folder bool, opt lsOptions, u *ui) error {
-	out := bufio.NewWriter(u.out)
-	between := "[\n"
+	out := u.listing()
+	any := false
 	for name, n := range found {
 		f := lsFile{Path: path.Join("/", at), Type: typeNames[n.Type()].name, Mode: octal(n.Mode), UID: n.UID, GID: n.GID, Size: n.Size(),
 			Time: n.ModTime, Target: n.Target, Major: n.Major, Minor: n.Minor}
@@ -229,14 +228,17 @@ func printFiles(found iter.Seq2[string, *tree.Inode], at string, folder bool, op
 		if err != nil {
 			return err
 		}
-		out.WriteString(between)
-		out.Write(line)
-		between = ",\n"
+		if any {
+			out.printf(",\n%s", line)
+		} else {
+			out.printf("[\n%s", line)
+		}
+		any = true
 	}
-	if between == "[\n" {
-		out.WriteString("[")
+	if !any {
+		out.printf("[")
 	}
-	out.WriteString("\n]\n")
+	out.printf("\n]\n")
 	return out.Flush()
 }
 

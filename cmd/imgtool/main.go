@@ -22,6 +22,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
+	"imgtool/image/sanitize"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
 	"imgtool/image/source"
@@ -67,7 +68,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	out := &results{to: stdout}
-	u := &ui{in: stdin, out: out, err: stderr}
+	u := &ui{in: stdin, stdout: out, stderr: stderr}
 	// A second signal ends it at once; so does a while without an end, as when a
 	// pipe that is read from brings nothing.
 	defer context.AfterFunc(ctx, func() {
@@ -79,15 +80,16 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	defer func() {
 		if r := recover(); r != nil {
 			u.endPhase()
-			fmt.Fprintf(stderr, "imgtool: internal error: %v\n", r)
+			u.line("imgtool: internal error: %v", r)
 			status = exitInternal
 		}
 	}()
 	cmd := newCommand(u)
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
-	cmd.SetOut(out)
-	cmd.SetErr(stderr)
+	// Cobra repeats arguments that it does not know.
+	cmd.SetOut(sanitize.NewWriter(out))
+	cmd.SetErr(sanitize.NewWriter(stderr))
 	err := cmd.ExecuteContext(ctx)
 	u.endPhase()
 	lost := out.failed()

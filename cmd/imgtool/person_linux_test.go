@@ -170,7 +170,7 @@ func TestADiskSwappedBehindTheQuestionIsNotWritten(t *testing.T) {
 func TestAPersonChooses(t *testing.T) {
 	for line, want := range map[string]int{"1\n": 0, " 3 \n": 2, "0\n": -1, "4\n": -1, "\n": -1, "one\n": -1} {
 		p := newPerson(t)
-		u := &ui{in: p.screen, out: p.screen, err: p.screen}
+		u := &ui{in: p.screen, stdout: p.screen, stderr: p.screen}
 		p.types(line)
 		n, err := u.choose(t.Context(), "Disks:", []string{"a", "b", "c"})
 		if want < 0 && exitStatus(err) != exitUsage || want >= 0 && (err != nil || n != want) {
@@ -178,7 +178,7 @@ func TestAPersonChooses(t *testing.T) {
 		}
 		p.sees("  3  c\n")
 	}
-	u := &ui{in: strings.NewReader("1\n"), err: &bytes.Buffer{}}
+	u := &ui{in: strings.NewReader("1\n"), stderr: &bytes.Buffer{}}
 	if _, err := u.choose(t.Context(), "Disks:", []string{"a disk"}); exitStatus(err) != exitUsage || !strings.Contains(err.Error(), "a disk") {
 		t.Error(err)
 	}

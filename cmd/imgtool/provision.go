@@ -390,8 +390,7 @@ func runProvisionExport(ctx context.Context, address string, opt provisionOption
 			return err
 		}
 		if opt.output == "" || opt.output == "-" {
-			_, err := u.out.Write(config)
-			return err
+			return u.write(config)
 		}
 		if err := writeNew(opt.output, config, 0o600); err != nil {
 			return err
@@ -432,8 +431,7 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 		if c.Device != "" {
 			words += " (device " + c.Device + ")"
 		}
-		fmt.Fprintf(u.out, "%s: %s\n", c.URL(), words)
-		return nil
+		return u.printf("%s: %s\n", c.URL(), words)
 	}
 	same := false
 	if !fresh {
@@ -458,7 +456,7 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 	if u.json {
 		err = u.print(result)
 	} else {
-		_, err = fmt.Fprintf(u.out, "%s: %s\n", c.URL(), words)
+		err = u.printf("%s: %s\n", c.URL(), words)
 	}
 	if err == nil && !same {
 		err = &otherConfigError{c.URL() + ": " + words}

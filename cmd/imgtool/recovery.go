@@ -55,7 +55,9 @@ func (r *recovery) wait(ctx context.Context, u *ui) (*flash.Disk, error) {
 	if len(r.board.Recovery.USB) == 0 {
 		return nil, usagef("%s has no recovery mode: name the disk", r.board.Name)
 	}
-	u.say("%s", strings.TrimSpace(r.board.Recovery.Enter))
+	for line := range strings.SplitSeq(strings.TrimSpace(r.board.Recovery.Enter), "\n") {
+		u.say("%s", line)
+	}
 	u.say("waiting for it, up to %s", r.timeout)
 	m := match(r.board, r.medium)
 	if len(m.USB) == 0 {

@@ -70,7 +70,7 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 				disks, devices := c.disks(n)
 				return disks, devices, nil
 			}
-			d, err := r.wait(t.Context(), &ui{err: &words})
+			d, err := r.wait(t.Context(), &ui{stderr: &words})
 			switch {
 			case strings.HasPrefix(c.want, "/dev/"):
 				if err != nil || d.Path != c.want {
@@ -121,7 +121,7 @@ func TestTheDiskOfTheImageIsTaken(t *testing.T) {
 		r := newRecovery(board, c.medium, "", "", 200*time.Millisecond)
 		r.settle = 20 * time.Millisecond
 		r.look = func() ([]flash.Disk, []flash.USB, error) { return []flash.Disk{c.disk}, nil, nil }
-		d, err := r.wait(t.Context(), &ui{err: &words})
+		d, err := r.wait(t.Context(), &ui{stderr: &words})
 		if strings.HasPrefix(c.want, "/dev/") && (err != nil || d.Path != c.want) || !strings.HasPrefix(c.want, "/dev/") && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s on %s: %v, %v", c.medium, c.disk.Vendor, d, err)
 		}

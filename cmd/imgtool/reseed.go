@@ -425,8 +425,7 @@ func newSeedGetCommand(u *ui) *cobra.Command {
 			if seed == nil {
 				return fmt.Errorf("%s: there is no seed in it", args[0])
 			}
-			_, err = u.out.Write(seed)
-			return err
+			return u.write(seed)
 		},
 	}
 }

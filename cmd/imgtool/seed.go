@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image/hostfile"
+	"imgtool/image/sanitize"
 	"imgtool/image/seed"
 )
 
@@ -142,7 +143,7 @@ func runSeedCheck(opt seedOptions, u *ui) error {
 	}
 	for _, f := range faults {
 		if !f.Warning {
-			fmt.Fprintf(u.out, "%s:%v\n", name, f)
+			u.printf("%s:%v\n", name, f)
 		}
 	}
 	seedWarnings(name, faults, u)
@@ -196,7 +197,7 @@ func runSeedCheckAll(opt seedOptions, u *ui) error {
 			if f.Warning {
 				u.warn(line)
 			} else {
-				fmt.Fprintln(u.out, line)
+				u.printf("%s\n", line)
 			}
 		}
 	}
@@ -279,15 +280,18 @@ func runSeedRender(opt seedOptions, u *ui) error {
 	}
 	for i, f := range files {
 		if i > 0 {
-			fmt.Fprintln(u.out)
+			u.printf("\n")
 		}
 		note := ""
 		if f.Shape {
 			note = " (values only)"
 		}
-		fmt.Fprintf(u.out, "==> /data/config/%s%s <==\n%s", f.Path, note, f.Text)
-		if !strings.HasSuffix(f.Text, "\n") {
-			fmt.Fprintln(u.out)
+		text := f.Text
+		if !strings.HasSuffix(text, "\n") {
+			text += "\n"
+		}
+		if err := u.text(fmt.Sprintf("==> /data/config/%s%s <==\n%s", sanitize.Line(f.Path), note, text)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -302,8 +306,7 @@ check TOML by one. It knows less than imgtool seed check.`,
 		Example: `  imgtool seed schema > atomixos.schema.json`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := u.out.Write(seed.Schema())
-			return err
+			return u.write(seed.Schema())
 		},
 	}
 }
@@ -381,8 +384,7 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 	}
 	seedWarnings("seed", faults, u)
 	if opt.output == "" {
-		_, err := u.out.Write(text)
-		return err
+		return u.write(text)
 	}
 	return writeNew(opt.output, text, 0o600)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -18,17 +19,23 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/sanitize"
 )
 
-// ui is the one place that talks to people. Data goes to out, all else to err:
+// ui is the one place that talks to people. Data goes to stdout, all else to stderr:
 // no capitals and no full stop, except in whole paragraphs. On a terminal a
 // phase is a bar that goes away when it is done; in a log it is a line when it
 // begins and one every ten seconds; with --json it is an object a line.
+//
+// Text from outside is sanitized here, in each argument of printf, say and warn, each
+// line of an error and of a question, and each string of JSON, so that no name or message
+// has an effect on a terminal. Only write, data and machineConsole give bytes as they are. Nothing
+// else in the program writes to stdout or stderr, which a test holds.
 type ui struct {
-	in       io.Reader
-	out, err io.Writer
-	json     bool
-	unpacked compress.Budget // for scratch files
+	in             io.Reader
+	stdout, stderr io.Writer
+	json           bool
+	unpacked       compress.Budget // for scratch files
 
 	started  bool // the command line was understood
 	terminal bool
@@ -48,7 +55,7 @@ type phase struct {
 
 func (u *ui) start() {
 	u.started = true
-	f, ok := u.err.(*os.File)
+	f, ok := u.stderr.(*os.File)
 	u.terminal = ok && !u.json && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
@@ -58,8 +65,67 @@ func (u *ui) say(format string, args ...any) {
 		u.event(map[string]any{"event": "message", "message": fmt.Sprintf(format, args...)})
 		return
 	}
-	fmt.Fprintf(u.err, format+"\n", args...)
+	u.line(format, args...)
 }
+
+// line writes a line to stderr.
+func (u *ui) line(format string, args ...any) {
+	io.WriteString(u.stderr, sanitize.Sprintf(format+"\n", args...))
+}
+
+// printf writes text to stdout. Its arguments are in one line each.
+func (u *ui) printf(format string, args ...any) error {
+	_, err := io.WriteString(u.stdout, sanitize.Sprintf(format, args...))
+	return err
+}
+
+// listing is printf for many lines, with room for some before they are written.
+func (u *ui) listing() *listing { return &listing{bufio.NewWriter(u.stdout)} }
+
+type listing struct{ w *bufio.Writer }
+
+func (l *listing) printf(format string, args ...any) {
+	l.w.WriteString(sanitize.Sprintf(format, args...))
+}
+
+// Flush writes the rest. Its error is the first there was.
+func (l *listing) Flush() error { return l.w.Flush() }
+
+// text writes text of many lines to stdout.
+func (u *ui) text(s string) error {
+	_, err := io.WriteString(u.stdout, sanitize.Text(s))
+	return err
+}
+
+// write writes data to stdout, as it is; on a terminal it is text.
+func (u *ui) write(data []byte) error {
+	if u.toTerminal() {
+		return u.text(string(data))
+	}
+	_, err := u.stdout.Write(data)
+	return err
+}
+
+// data is stdout for data that comes in pieces; on a terminal it is text. It is to be
+// closed.
+func (u *ui) data() io.WriteCloser {
+	if u.toTerminal() {
+		return sanitize.NewWriter(u.stdout)
+	}
+	return struct {
+		io.Writer
+		io.Closer
+	}{u.stdout, io.NopCloser(nil)}
+}
+
+// toTerminal says whether stdout is a terminal.
+func (u *ui) toTerminal() bool {
+	f, ok := u.stdout.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// machineConsole is the terminal as a machine's console, which may do with it what it likes.
+func (u *ui) machineConsole() io.Writer { return u.stdout }
 
 // leaves says what an interrupt leaves behind from now on.
 func (u *ui) leaves(state string) {
@@ -83,7 +149,7 @@ func (u *ui) warn(message string) {
 		u.event(map[string]any{"event": "warning", "message": message})
 		return
 	}
-	fmt.Fprintln(u.err, "imgtool: warning: "+message)
+	u.line("imgtool: warning: %s", message)
 }
 
 func (u *ui) fail(err error, status int) {
@@ -105,28 +171,54 @@ func (u *ui) fail(err error, status int) {
 		u.event(e)
 		return
 	}
-	for line := range strings.SplitSeq(message, "\n") {
-		fmt.Fprintln(u.err, "imgtool: "+line)
+	for _, line := range errorLines(err) {
+		u.line("imgtool: %s", line)
 	}
 	if advice != "" {
-		fmt.Fprintln(u.err, "imgtool: "+advice)
+		u.line("imgtool: %s", advice)
 	}
 	if status == exitUsage {
-		fmt.Fprintln(u.err, "imgtool: see imgtool --help")
+		u.line("imgtool: see imgtool --help")
 	}
+}
+
+// errorLines is the text of an error, each of several joined ones in a line. Other
+// line ends in it come from names and messages.
+func errorLines(err error) []string {
+	text := err.Error()
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var lines, whole []string
+		for _, e := range joined.Unwrap() {
+			lines, whole = append(lines, errorLines(e)...), append(whole, e.Error())
+		}
+		if strings.Join(whole, "\n") == text {
+			return lines
+		}
+	} else if inner := errors.Unwrap(err); inner != nil {
+		if before, ok := strings.CutSuffix(text, inner.Error()); ok {
+			lines := errorLines(inner)
+			return append([]string{before + lines[0]}, lines[1:]...)
+		}
+	}
+	return []string{text}
 }
 
 func (u *ui) event(e map[string]any) {
 	b, _ := json.Marshal(e)
-	fmt.Fprintf(u.err, "%s\n", b)
+	u.stderr.Write(append(sanitize.JSON(b), '\n'))
 }
 
 // print writes a result as JSON.
 func (u *ui) print(v any) error {
-	e := json.NewEncoder(u.out)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := u.stdout.Write(sanitize.JSON(b.Bytes()))
+	return err
 }
 
 // encodeLine is v as JSON in one line, for lists that are printed as they come.
@@ -135,7 +227,7 @@ func encodeLine(v any) ([]byte, error) {
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+	return sanitize.JSON(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), err
 }
 
 // phases draws the phases of a long work.
@@ -150,15 +242,15 @@ func (u *ui) phases(name string, total int64) image.Progress {
 		if total == 0 {
 			total = -1
 		}
-		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(u.err), progressbar.OptionSetDescription(fmt.Sprintf("%-12s", name)),
+		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(u.stderr), progressbar.OptionSetDescription(sanitize.Sprintf("%-12s", name)),
 			progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionShowTotalBytes(true), progressbar.OptionSetPredictTime(true),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
 	case u.json:
 		u.progress(p)
 	case total > 0:
-		fmt.Fprintf(u.err, "%s: %s\n", name, human(total))
+		u.line("%s: %s", name, human(total))
 	default:
-		fmt.Fprintln(u.err, name)
+		u.line("%s", name)
 	}
 	return func(n int64) {
 		u.mu.Lock()
@@ -181,7 +273,7 @@ func (u *ui) phases(name string, total int64) image.Progress {
 			if p.total > 0 {
 				line += fmt.Sprintf(" of %s, %d %%, %s left", human(p.total), 100*p.done/p.total, p.left().Round(time.Second))
 			}
-			fmt.Fprintln(u.err, line)
+			u.line("%s", line)
 		}
 	}
 }
@@ -219,7 +311,8 @@ func (u *ui) endPhase() {
 	u.phase = nil
 }
 
-// ask asks a person a question that only "yes" answers well.
+// ask asks a person a question that only "yes" answers well. Names in it must be in one
+// line each.
 func (u *ui) ask(ctx context.Context, question string) (bool, error) {
 	line, err := u.answer(ctx, question+"\nType yes to go on: ", "pass --yes to write without a question")
 	return line == "yes", err
@@ -230,7 +323,7 @@ func (u *ui) choose(ctx context.Context, title string, list []string) (int, erro
 	var b strings.Builder
 	fmt.Fprintln(&b, title)
 	for i, s := range list {
-		fmt.Fprintf(&b, "%3d  %s\n", i+1, s)
+		b.WriteString(sanitize.Sprintf("%3d  %s\n", i+1, s))
 	}
 	fmt.Fprint(&b, "Type the number of one: ")
 	line, err := u.answer(ctx, b.String(), "name the disk; there is "+strings.Join(list, "; and "))
@@ -267,7 +360,7 @@ func (u *ui) secret(ctx context.Context, question, without string) (string, erro
 	// Interrupted, the terminal must show again what is typed.
 	defer func() {
 		term.Restore(int(f.Fd()), shown)
-		fmt.Fprintln(u.err)
+		u.line("")
 	}()
 	return u.await(ctx, question, func() (string, error) {
 		b, err := term.ReadPassword(int(f.Fd()))
@@ -277,7 +370,7 @@ func (u *ui) secret(ctx context.Context, question, without string) (string, erro
 
 func (u *ui) await(ctx context.Context, question string, read func() (string, error)) (string, error) {
 	u.endPhase()
-	fmt.Fprint(u.err, question)
+	io.WriteString(u.stderr, sanitize.Text(question))
 	type answer struct {
 		line string
 		err  error
@@ -289,7 +382,7 @@ func (u *ui) await(ctx context.Context, question string, read func() (string, er
 	}()
 	select {
 	case <-ctx.Done():
-		fmt.Fprintln(u.err)
+		u.line("")
 		return "", context.Cause(ctx)
 	case a := <-answers:
 		return a.line, a.err

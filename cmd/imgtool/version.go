@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -39,9 +38,9 @@ func runVersion(u *ui) error {
 	if u.json {
 		return u.print(map[string]any{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH, "codecs": codecs})
 	}
-	fmt.Fprintf(u.out, "imgtool %s %s/%s %s\n", v, runtime.GOOS, runtime.GOARCH, runtime.Version())
+	u.printf("imgtool %s %s/%s %s\n", v, runtime.GOOS, runtime.GOARCH, runtime.Version())
 	for _, c := range codecs {
-		fmt.Fprintf(u.out, "  squashfs %s\n", c)
+		u.printf("  squashfs %s\n", c)
 	}
 	return nil
 }

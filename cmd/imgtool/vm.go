@@ -33,6 +33,7 @@ type vmOptions struct {
 	nvme     string
 	forward  []string
 	lan      []string
+	network  bool
 	disk     string
 	keep     string
 	headless bool
@@ -55,6 +56,10 @@ stdout, and the exit status is 0 when a line matches --until, or when the machin
 powers off if there is no --until; 9 at the timeout, or when the machine ends and no
 line matched.
 
+The machine has no network, or with --forward or --lan one that leads in only: what
+runs in it reaches neither other computers nor services of this one. --network opens
+it; do that only for images you trust.
+
 What is missing is named with the package to install (exit status 3). The machine is
 no Rock64: its boot loaders are not run, and its disk is /dev/vda.`,
 		Example: `  imgtool vm
@@ -75,8 +80,9 @@ no Rock64: its boot loaders are not run, and its disk is /dev/vda.`,
 	f.StringVar(&opt.env, "env", "", "file that is the flash with U-Boot's environment, and stays; made if it is not there")
 	f.StringVar(&opt.usb, "usb", "", "file that is a USB stick, and is never changed")
 	f.StringVar(&opt.nvme, "nvme", "", "image that is on an NVMe disk beside the board's")
-	f.StringArrayVar(&opt.forward, "forward", nil, "port of 127.0.0.1 that leads to the same one of the machine, or PORT:PORT; with none there is no network")
+	f.StringArrayVar(&opt.forward, "forward", nil, "port of 127.0.0.1 that leads to the same one of the machine, or PORT:PORT; it leads in only")
 	f.StringArrayVar(&opt.lan, "lan", nil, "the same to the machine's LAN, eth1, on which AtomixOS is "+vm.GatewayOfLAN)
+	f.BoolVar(&opt.network, "network", false, "let the machine reach other computers, and at 10.0.2.2 the services of this one's 127.0.0.1")
 	f.BoolVar(&opt.headless, "headless", false, "no terminal: the console goes to stdout")
 	f.StringVar(&opt.until, "until", "", "with --headless: end with 0 when a line of the console matches this regular expression")
 	f.DurationVar(&opt.timeout, "timeout", 5*time.Minute, "with --headless: end with 9 after this long")
@@ -88,7 +94,7 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 	if err != nil {
 		return err
 	}
-	m := vm.Machine{Env: opt.env}
+	m := vm.Machine{Env: opt.env, Network: opt.network}
 	if m.Forward, err = parseForwards("--forward", opt.forward); err != nil {
 		return err
 	}
@@ -382,7 +388,7 @@ func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) e
 	}
 	defer term.Restore(fd, before)
 	go io.Copy(r.Keyboard, u.in)
-	if _, err := r.Watch(u.out, nil, replies...); err != io.EOF {
+	if _, err := r.Watch(u.machineConsole(), nil, replies...); err != io.EOF {
 		return err
 	}
 	return nil
@@ -393,17 +399,26 @@ func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeou
 	begin := time.Now()
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	late := &timeoutError{fmt.Errorf("the machine did not power off in %s", timeout)}
+	if until != nil {
+		late = &timeoutError{fmt.Errorf("no line matched %q in %s", until, timeout)}
+	}
 	r, err := m.Start(limited)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() == nil && limited.Err() != nil:
+		return late
+	case err != nil:
 		return err
 	}
 	var done func(string) bool
 	if until != nil {
 		done = until.MatchString
 	}
-	out := u.out
-	if u.json {
-		out = &consoleEvents{u: u}
+	var out io.Writer = &consoleEvents{u: u}
+	if !u.json {
+		data := u.data()
+		defer data.Close()
+		out = data
 	}
 	line, err := r.Watch(out, done, replies...)
 	switch {
@@ -411,10 +426,8 @@ func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeou
 		r.Kill()
 	case ctx.Err() != nil:
 		return err
-	case limited.Err() != nil && until != nil:
-		return &timeoutError{fmt.Errorf("no line matched %q in %s", until, timeout)}
 	case limited.Err() != nil:
-		return &timeoutError{fmt.Errorf("the machine did not power off in %s", timeout)}
+		return late
 	case err == io.EOF && until != nil:
 		return &timeoutError{fmt.Errorf("the machine ended, and no line matched %q", until)}
 	case err != io.EOF:

@@ -96,7 +96,7 @@ func (p *partitions) find(image, name string) (gpt.Part, error) {
 	}
 	switch len(found) {
 	case 0:
-		return gpt.Part{}, fmt.Errorf("%s has no partition %q; it has %s", image, name, tame(strings.Join(names, ", ")))
+		return gpt.Part{}, fmt.Errorf("%s has no partition %q; it has %s", image, name, strings.Join(names, ", "))
 	case 1:
 		return found[0], nil
 	}
@@ -310,7 +310,7 @@ func (l *located) section() (*io.SectionReader, error) {
 		for _, p := range l.parts.list {
 			names = append(names, partName(p))
 		}
-		return nil, usagef("%s: say which partition, as in %s:%s; there are %s", l.pic.name, l.pic.name, tame(partName(l.parts.list[0])), tame(strings.Join(names, ", ")))
+		return nil, usagef("%s: say which partition, as in %s:%s; there are %s", l.pic.name, l.pic.name, partName(l.parts.list[0]), strings.Join(names, ", "))
 	}
 	p, err := l.parts.find(l.pic.name, l.part)
 	if err != nil {

@@ -1,16 +1,18 @@
-// Package cache keeps what took long to make in a folder, by the hash of what it
+// Package cache keeps what took long to make in a directory, by the hash of what it
 // was made from: an entry is a file, named by its key.
 //
-// Several programs may use a folder at once, and it may be taken to another
+// Several programs may use a directory at once, and it may be taken to another
 // machine. An entry appears whole or not at all, and has checksums: one that
-// was damaged or cut short is as good as none. Who can write to the folder decides
-// what is built with it.
+// was damaged or cut short is as good as none. Checksums do not keep others out. The
+// directory must belong to the user and be writable by no other; and where it is stored
+// or sent by other systems in between, a key that is not in it authenticates entries.
 package cache
 
 import (
-	"bytes"
 	"cmp"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -26,21 +28,34 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/zeebo/blake3"
 )
 
-// An entry is these bytes, its key, two checksums of what is kept, and that. It is
-// disks that damage entries, and programs that are killed.
+// An entry is its magic, its key, a check of what is kept, and that. The check is two
+// checksums, against disks that damage entries and programs that are killed; or with
+// an authentication key the keyed BLAKE3 of the magic, the key and what is kept.
 const (
-	magic  = "imgtool cache 1\n"
-	header = len(magic) + sha256.Size + 8
+	plain         = "imgtool cache 1\n"
+	authenticated = "imgtool cache 2\n"
+
+	maxHeader = len(plain) + sha256.Size + 32
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func head(key [sha256.Size]byte, data []byte) []byte {
-	h := append([]byte(magic), key[:]...)
-	h = binary.LittleEndian.AppendUint32(h, crc32.Checksum(data, castagnoli))
-	return binary.LittleEndian.AppendUint32(h, crc32.ChecksumIEEE(data))
+// head is what an entry begins with.
+func (d *Dir) head(key [sha256.Size]byte, data []byte) []byte {
+	if d.mac == nil {
+		h := append([]byte(plain), key[:]...)
+		h = binary.LittleEndian.AppendUint32(h, crc32.Checksum(data, castagnoli))
+		return binary.LittleEndian.AppendUint32(h, crc32.ChecksumIEEE(data))
+	}
+	h := append([]byte(authenticated), key[:]...)
+	mac := d.mac.Clone()
+	mac.Write(h)
+	mac.Write(data)
+	return mac.Sum(h)
 }
 
 // Entries and the beginnings of some have such names; nothing else is touched.
@@ -56,9 +71,12 @@ const (
 	overhead = 4096
 )
 
-// Dir is a folder with entries. Its methods may be called at the same time.
+// Dir is a directory with entries. Its methods may be called at the same time.
 type Dir struct {
-	path string
+	path   string
+	root   *os.Root // no link in the directory leads out of it
+	mac    *blake3.Hasher
+	header int // bytes
 
 	hits, misses, damaged atomic.Int64
 	written               atomic.Int64
@@ -67,20 +85,38 @@ type Dir struct {
 	err error // the first of Put
 }
 
-// Open makes the folder if it is not there.
-func Open(path string) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o777); err != nil {
+// Open makes the directory if it is not there. Its error is an *AccessError if other
+// users can write to it. With a secret, only entries that were put with the same secret
+// are got; nil is none.
+func Open(path string, secret []byte) (*Dir, error) {
+	if err := MakePrivate(path); err != nil {
 		return nil, err
 	}
-	return &Dir{path: path}, nil
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{path: path, root: root}
+	if secret != nil {
+		key := make([]byte, 32)
+		blake3.DeriveKey("imgtool 2026 entries of a cache", secret, key)
+		if d.mac, err = blake3.NewKeyed(key); err != nil {
+			return nil, err
+		}
+	}
+	d.header = len(d.head([sha256.Size]byte{}, nil))
+	return d, nil
 }
 
-// Path is the folder.
+// Path is the directory.
 func (d *Dir) Path() string { return d.path }
 
-func (d *Dir) file(key [sha256.Size]byte) string {
+// Authenticated says whether entries have to be put with a secret.
+func (d *Dir) Authenticated() bool { return d.mac != nil }
+
+func file(key [sha256.Size]byte) string {
 	name := hex.EncodeToString(key[:])
-	return filepath.Join(d.path, name[:2], name)
+	return name[:2] + "/" + name
 }
 
 // Get gives what was put for a key, in dst where it has the room, or nil.
@@ -91,7 +127,7 @@ func (d *Dir) Get(dst []byte, key [sha256.Size]byte) []byte {
 		d.hits.Add(1)
 		return data
 	case errors.Is(err, errDamaged):
-		os.Remove(d.file(key))
+		d.root.Remove(file(key))
 		d.damaged.Add(1)
 	}
 	d.misses.Add(1)
@@ -101,9 +137,9 @@ func (d *Dir) Get(dst []byte, key [sha256.Size]byte) []byte {
 var errDamaged = errors.New("damaged")
 
 func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
-	path := d.file(key)
+	path := file(key)
 	// Nothing that waits for anybody, should it be no file.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := d.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +148,12 @@ func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	size := info.Size() - int64(header)
+	size := info.Size() - int64(d.header)
 	if size < 0 || size > maxData || !info.Mode().IsRegular() {
+		return nil, errDamaged
+	}
+	// It was put when others could still write to the directory.
+	if d.mac == nil && (ownerOf(info) != os.Geteuid() || info.Mode().Perm()&0o022 != 0) {
 		return nil, errDamaged
 	}
 	if int64(cap(dst)) < size {
@@ -123,58 +163,54 @@ func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 	if dst == nil {
 		dst = []byte{}
 	}
-	var first [header]byte
-	if _, err := io.ReadFull(f, first[:]); err != nil {
+	var buf [maxHeader]byte
+	first := buf[:d.header]
+	if _, err := io.ReadFull(f, first); err != nil {
 		return nil, errDamaged
 	}
 	if _, err := io.ReadFull(f, dst); err != nil {
 		return nil, errDamaged
 	}
-	if !bytes.Equal(first[:], head(key, dst)) {
+	if subtle.ConstantTimeCompare(first, d.head(key, dst)) == 0 {
 		return nil, errDamaged
 	}
 	if now := time.Now(); now.Sub(info.ModTime()) > touchTime {
-		os.Chtimes(path, now, now)
+		d.root.Chtimes(path, now, now)
 	}
 	return dst, nil
 }
 
 // Put keeps data for a key. What cannot be kept is not: see Err.
-func (d *Dir) Put(key [sha256.Size]byte, data []byte) { d.keep(key, data, 0o644) }
-
-// PutSecret is Put of what no other user is to read.
-func (d *Dir) PutSecret(key [sha256.Size]byte, data []byte) { d.keep(key, data, 0o600) }
-
-func (d *Dir) keep(key [sha256.Size]byte, data []byte, mode os.FileMode) {
+func (d *Dir) Put(key [sha256.Size]byte, data []byte) {
 	if d.Err() != nil {
 		return
 	}
-	if err := d.put(key, data, mode); err != nil {
+	if err := d.put(key, data); err != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.err = cmp.Or(d.err, err)
 		return
 	}
-	d.written.Add(int64(len(data) + header + overhead))
+	d.written.Add(int64(len(data) + d.header + overhead))
 }
 
-func (d *Dir) put(key [sha256.Size]byte, data []byte, mode os.FileMode) error {
-	path := d.file(key)
-	f, err := os.CreateTemp(d.path, partial)
+func (d *Dir) put(key [sha256.Size]byte, data []byte) error {
+	path, begun := file(key), partial+rand.Text()
+	f, err := d.root.OpenFile(begun, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(slices.Concat(head(key, data), data))
-	err = errors.Join(err, f.Chmod(mode), f.Close())
+	_, err = f.Write(slices.Concat(d.head(key, data), data))
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = d.root.Rename(begun, path)
 		if errors.Is(err, fs.ErrNotExist) {
-			os.Mkdir(filepath.Dir(path), 0o777)
-			err = os.Rename(f.Name(), path)
+			d.root.Mkdir(filepath.Dir(path), 0o755)
+			err = d.root.Rename(begun, path)
 		}
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		d.root.Remove(begun)
 	}
 	return err
 }
@@ -187,7 +223,7 @@ func (d *Dir) Err() error {
 }
 
 // Stats say how often what was asked for was there, and how often it was not; and
-// how many of those were damaged.
+// how many of those were damaged, or not authentic.
 func (d *Dir) Stats() (hits, misses, damaged int64) {
 	return d.hits.Load(), d.misses.Load(), d.damaged.Load()
 }
@@ -203,12 +239,12 @@ type entry struct {
 
 // entries are all there are; stale are beginnings that nobody goes on with.
 func (d *Dir) entries() (all []entry, stale []string, err error) {
-	top, err := os.ReadDir(d.path)
+	top, err := fs.ReadDir(d.root.FS(), ".")
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, e := range top {
-		path := filepath.Join(d.path, e.Name())
+		path := e.Name()
 		switch {
 		case strings.HasPrefix(e.Name(), partial):
 			if info, err := e.Info(); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > staleTime {
@@ -218,7 +254,7 @@ func (d *Dir) entries() (all []entry, stale []string, err error) {
 		case len(e.Name()) != 2 || !e.IsDir():
 			continue
 		}
-		files, err := os.ReadDir(path)
+		files, err := fs.ReadDir(d.root.FS(), path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, err
 		}
@@ -256,7 +292,7 @@ func (d *Dir) Trim(max int64) (freed int64, err error) {
 		return 0, err
 	}
 	for _, path := range stale {
-		os.Remove(path)
+		d.root.Remove(path)
 	}
 	var size int64
 	for _, e := range all {
@@ -270,7 +306,7 @@ func (d *Dir) Trim(max int64) (freed int64, err error) {
 		if size <= max {
 			break
 		}
-		if err := os.Remove(e.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.root.Remove(e.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return freed, fmt.Errorf("taking entries out of the cache: %w", err)
 		}
 		size -= e.size

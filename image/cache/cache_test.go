@@ -20,7 +20,7 @@ func data(i int) []byte { return bytes.Repeat(fmt.Append(nil, i, " "), 100+i) }
 
 func open(t *testing.T, path string) *cache.Dir {
 	t.Helper()
-	d, err := cache.Open(path)
+	d, err := cache.Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,24 +221,7 @@ func TestAFolderThatTakesNothing(t *testing.T) {
 	if all, _ := filepath.Glob(filepath.Join(path, "partial-*")); len(all) > 0 {
 		t.Errorf("%v are left behind", all)
 	}
-	if _, err := cache.Open(filepath.Join(path, name[:2])); err == nil {
+	if _, err := cache.Open(filepath.Join(path, name[:2]), nil); err == nil {
 		t.Error("a file is no cache")
-	}
-}
-
-// What is secret is for no other user, whatever the umask.
-func TestSecretsAreForOneUser(t *testing.T) {
-	d := open(t, t.TempDir())
-	d.PutSecret(key(1), data(1))
-	d.Put(key(2), data(2))
-	for i, want := range map[int]os.FileMode{1: 0o600, 2: 0o644} {
-		name := fmt.Sprintf("%x", key(i))
-		info, err := os.Stat(filepath.Join(d.Path(), name[:2], name))
-		if err != nil || info.Mode() != want {
-			t.Errorf("entry %d: %v %v, not %v", i, info.Mode(), err, want)
-		}
-		if got := d.Get(nil, key(i)); !bytes.Equal(got, data(i)) {
-			t.Errorf("entry %d is %q", i, got)
-		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/image"
+	"imgtool/image/cache"
 	"imgtool/image/compress"
 	"imgtool/image/tree"
 )
@@ -310,22 +311,31 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 		return nil, &NoAptError{name}
 	}
 	if a.o.opt.CacheDir == "" {
-		return nil, fmt.Errorf("package %s: no cache folder to fetch it into", name)
+		// For this Opener alone.
+		dir, err := os.MkdirTemp(a.o.opt.TempDir, "imgtool-packages-")
+		if err != nil {
+			return nil, fmt.Errorf("package %s: %w", name, err)
+		}
+		a.o.opt.CacheDir = dir
+		a.o.keep(closer(func() error { return os.RemoveAll(dir) }))
 	}
 	// apt runs in other folders.
-	cache, err := filepath.Abs(a.o.opt.CacheDir)
+	dir, err := filepath.Abs(a.o.opt.CacheDir)
 	if err != nil {
 		return nil, err
 	}
 	arch := debianArch(a.o.arch())
-	a.dir = filepath.Join(cache, "apt-"+arch)
+	a.dir = filepath.Join(dir, "apt-"+arch)
+	// Lists that another user can write to could name any package.
+	for _, d := range []string{a.dir, a.debs()} {
+		if err := cache.MakePrivate(d); err != nil {
+			return nil, fmt.Errorf("package %s: %w", name, err)
+		}
+	}
 	for _, d := range []string{"lists/partial", "state", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
 			return nil, err
 		}
-	}
-	if err := os.MkdirAll(a.debs(), 0o755); err != nil {
-		return nil, err
 	}
 	a.options = []string{
 		"-oAPT::Architecture=" + arch,
@@ -361,6 +371,10 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 		}
 	}
 }
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
 
 func (a *apt) stamp() string { return filepath.Join(a.dir, "refreshed") }
 func (a *apt) debs() string  { return filepath.Join(filepath.Dir(a.dir), "deb") }

@@ -205,6 +205,49 @@ func TestSeveralPackagesAtOnce(t *testing.T) {
 	}
 }
 
+// Whoever can write to the lists decides what packages are.
+func TestPackagesAreNotKeptWhereOthersCanWrite(t *testing.T) {
+	a := newArchive(t)
+	a.add("one", "1", "xz", "", "data")
+	a.publish()
+	for _, name := range []string{"", "apt-arm64", "deb"} {
+		cache := t.TempDir()
+		dir := filepath.Join(cache, name)
+		must(t, os.MkdirAll(dir, 0o755))
+		must(t, os.Chmod(dir, 0o777))
+		o := opener(t, source.Options{CacheDir: cache})
+		if _, err := o.File(t.Context(), "deb:one/data"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), dir+" has mode 0777") {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+}
+
+// Without a cache they are fetched, and nothing of them stays.
+func TestPackagesWithoutACache(t *testing.T) {
+	a := newArchive(t)
+	a.add("one", "1", "xz", "", "data")
+	a.publish()
+	scratch := t.TempDir()
+	o := source.NewOpener(source.Options{Arch: "arm64", TempDir: scratch})
+	f, err := o.File(t.Context(), "deb:one/data")
+	must(t, err)
+	if got := contents(t, f); got != "content of data" {
+		t.Errorf("%q", got)
+	}
+	dirs, err := filepath.Glob(scratch + "/imgtool-packages-*")
+	must(t, err)
+	if len(dirs) != 1 {
+		t.Fatal(dirs)
+	}
+	if info, err := os.Stat(dirs[0]); err != nil || info.Mode().Perm() != 0o700 {
+		t.Error(info.Mode(), err)
+	}
+	must(t, o.Close())
+	if left, _ := os.ReadDir(scratch); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
 func yesterday(t *testing.T, cache string) {
 	t.Helper()
 	stamps, err := filepath.Glob(cache + "/apt-*/refreshed")

@@ -32,7 +32,7 @@ type Options struct {
 	Arch       string           // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
 	KeepOwners bool             // in folders; otherwise everything belongs to 0:0
 	ModTime    int64            // of folders that an archive lacks
-	CacheDir   string           // imgtool's folder in the user's cache; needed for packages
+	CacheDir   string           // imgtool's directory in the user's cache; "" keeps packages for this Opener alone
 	TempDir    string           // for scratch files; "" is the system's
 	Known      *tree.Known      // of files; may be nil
 	Unpacked   *compress.Budget // for scratch files; may be nil

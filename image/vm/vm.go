@@ -31,8 +31,9 @@ const EnvSize = 64 << 20
 type Machine struct {
 	Disks   []Disk
 	Env     string    // file of EnvSize with U-Boot's environment; "" is the default one
-	Forward []Forward // through eth0; with none in both there is no network
+	Forward []Forward // through eth0; with none in both and no Network there is no network
 	LAN     []Forward // through eth1, to GatewayOfLAN
+	Network bool      // the machine reaches other computers, and this one at 10.0.2.2; else only answers what is forwarded
 	Once    bool      // it ends where it would restart
 }
 
@@ -119,11 +120,9 @@ func (m *Machine) Start(ctx context.Context) (*Running, error) {
 		}
 		args = append(args, "-drive", options, "-device", fmt.Sprintf("%s,drive=disk%d", device, i))
 	}
-	if len(m.Forward)+len(m.LAN) == 0 {
-		args = append(args, "-nic", "none")
-	} else {
-		args = append(args, "-nic", "user,model=virtio-net-pci"+forwards(m.Forward, ""),
-			"-nic", "user,model=virtio-net-pci,net="+GatewayOfLAN+"/24,host=172.20.30.2,dns=172.20.30.3"+forwards(m.LAN, GatewayOfLAN))
+	args = append(args, m.network()...)
+	if canSandbox(ctx) {
+		args = append(args, "-sandbox", sandbox)
 	}
 	r := &Running{cmd: exec.CommandContext(ctx, program, args...)}
 	r.cmd.Stderr, r.cmd.ExtraFiles, r.cmd.WaitDelay = &r.faults, files, time.Second
@@ -144,6 +143,30 @@ func (m *Machine) Start(ctx context.Context) (*Running, error) {
 	}
 	r.wait = sync.OnceValue(r.cmd.Wait)
 	return r, nil
+}
+
+// sandbox forbids QEMU system calls that a machine does not need.
+const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+// canSandbox says whether QEMU was built with the sandbox, and the kernel allows it.
+func canSandbox(ctx context.Context) bool {
+	return exec.CommandContext(ctx, program, "-sandbox", sandbox, "-machine", "help").Run() == nil
+}
+
+// network is the options of the two network cards. A restricted card gives the machine
+// an address and lets connections in through the forwarded ports; QEMU drops all else
+// that the machine sends, also to the services of this computer's 127.0.0.1, which it
+// would find at the address of its gateway.
+func (m *Machine) network() []string {
+	if len(m.Forward)+len(m.LAN) == 0 && !m.Network {
+		return []string{"-nic", "none"}
+	}
+	card := "user,model=virtio-net-pci,restrict=on"
+	if m.Network {
+		card = "user,model=virtio-net-pci"
+	}
+	return []string{"-nic", card + forwards(m.Forward, ""),
+		"-nic", card + ",net=" + GatewayOfLAN + "/24,host=172.20.30.2,dns=172.20.30.3" + forwards(m.LAN, GatewayOfLAN)}
 }
 
 func forwards(all []Forward, to string) (options string) {
@@ -214,7 +237,7 @@ func (r *Running) end() error {
 		return io.EOF
 	}
 	if text := strings.TrimSpace(r.faults.String()); text != "" {
-		return errors.New(text)
+		return errors.New(strings.ReplaceAll(text, "\n", "; "))
 	}
 	return fmt.Errorf("%s: %w", program, err)
 }

@@ -1,0 +1,159 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// AccessError is a directory that other users can change. It is fs.ErrPermission.
+type AccessError struct {
+	Path string // the directory, or one that it is in
+	Why  string
+	Fix  string // what makes it fit, or ""
+}
+
+func (e *AccessError) Error() string { return e.Path + " " + e.Why }
+
+func (e *AccessError) Is(target error) bool { return target == fs.ErrPermission }
+
+// maxLinks is how many symbolic links a path may have, as in Linux.
+const maxLinks = 40
+
+// MakePrivate makes a directory with mode 0700, and its parents, where they are
+// missing, and refuses one that another user can change: it must belong to this user
+// and be writable by no other, and every directory above it must belong to this user
+// or root and be writable by no other, except for one with the sticky bit, such as
+// /tmp, if what follows in the path is this user's.
+//
+// Nothing that was checked can change before the check ends: those who could change it
+// are root and this user.
+func MakePrivate(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	at, rest := "/", split(path)
+	above, err := os.Lstat(at)
+	if err != nil {
+		return err
+	}
+	if err := private(at, above, nil, len(rest) == 0); err != nil {
+		return err
+	}
+	for links := 0; len(rest) > 0; {
+		if rest[0] == ".." {
+			at, rest = filepath.Dir(at), rest[1:]
+			if above, err = os.Lstat(at); err != nil {
+				return err
+			}
+			continue
+		}
+		next := filepath.Join(at, rest[0])
+		info, err := os.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = os.Mkdir(next, 0o700); err == nil || errors.Is(err, fs.ErrExist) {
+				info, err = os.Lstat(next)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		rest = rest[1:]
+		if err := private(next, info, above, len(rest) == 0); err != nil {
+			return err
+		}
+		if info.Mode().Type() != fs.ModeSymlink {
+			at, above = next, info
+			continue
+		}
+		target, err := os.Readlink(next)
+		if err != nil {
+			return err
+		}
+		if links++; links > maxLinks {
+			return &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
+		}
+		rest = slices.Concat(split(target), rest)
+		if filepath.IsAbs(target) {
+			if at, above = "/", nil; len(rest) == 0 {
+				return &AccessError{Path: path, Why: "leads to /"}
+			}
+			if above, err = os.Lstat(at); err != nil {
+				return err
+			}
+		}
+	}
+	// A path may end with a link or with "..".
+	info, err := os.Lstat(at)
+	if err != nil {
+		return err
+	}
+	return private(at, info, nil, true)
+}
+
+// split is the elements of a path.
+func split(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
+}
+
+// private checks a directory or a link to one, in the directory above.
+func private(path string, info, above fs.FileInfo, last bool) error {
+	me, owner := os.Geteuid(), ownerOf(info)
+	link := info.Mode().Type() == fs.ModeSymlink
+	shared := above != nil && above.Mode().Perm()&0o022 != 0 // and sticky
+	switch {
+	case !link && !info.IsDir():
+		return &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
+	case owner != me && (owner != 0 || shared || last && !link):
+		return &AccessError{Path: path, Why: fmt.Sprintf("belongs to user %d, not to user %d, who runs this", owner, me)}
+	case link:
+		return nil
+	case info.Mode().Perm()&0o022 != 0 && (last || info.Mode()&fs.ModeSticky == 0):
+		return &AccessError{Path: path, Why: fmt.Sprintf("has mode %04o: others than its owner can write to it", info.Mode().Perm()),
+			Fix: "chmod go-w " + path}
+	}
+	return nil
+}
+
+func ownerOf(info fs.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
+}
+
+// ReadKey reads the key that authenticates entries: a file of 32 bytes or more that
+// only this user can read.
+func ReadKey(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	case ownerOf(info) != os.Geteuid():
+		return nil, &AccessError{Path: path, Why: fmt.Sprintf("belongs to user %d, not to user %d, who runs this", ownerOf(info), os.Geteuid())}
+	case info.Mode().Perm()&0o077 != 0:
+		return nil, &AccessError{Path: path, Why: fmt.Sprintf("has mode %04o: others than its owner can use it", info.Mode().Perm()), Fix: "chmod 600 " + path}
+	case info.Size() < minKey || info.Size() > maxKey:
+		return nil, fmt.Errorf("%s has %d bytes; a key has %d to %d", path, info.Size(), minKey, maxKey)
+	}
+	key := make([]byte, info.Size())
+	if _, err := f.ReadAt(key, 0); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
+}
+
+const minKey, maxKey = 32, 64 << 10

@@ -1,0 +1,148 @@
+// Package sanitize makes text from outside fit for a terminal: names in images and
+// archives, labels, models of disks, messages of registries, file names. Such text
+// could have escape sequences that move the cursor, and so hide or forge a line, or
+// characters that change the order of what is shown.
+//
+// Control characters, bytes that are not UTF-8, format characters (which have no shape
+// of their own, such as those that change the direction of writing) and all spaces but
+// the usual one are shown as escapes of Go: \x1b, \n, \u202e. All else stays. A
+// backslash stays, too, so that what is sanitized twice is as after once; what must not
+// be mistaken is quoted by whoever prints it.
+package sanitize
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Line is s in one line.
+func Line(s string) string { return escape(s, "") }
+
+// Text is s with its lines and tabs.
+func Text(s string) string { return escape(s, "\n\t") }
+
+func escape(s, keep string) string {
+	clean := func(r rune, size int) bool {
+		return r == utf8.RuneError && size > 1 || r != utf8.RuneError && unicode.IsPrint(r) || r < utf8.RuneSelf && strings.IndexByte(keep, byte(r)) >= 0
+	}
+	var b strings.Builder
+	done := 0 // bytes of s that are in b
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if !clean(r, size) {
+			b.WriteString(s[done:i])
+			writeEscape(&b, s[i:i+size], r)
+			done = i + size
+		}
+		i += size
+	}
+	if done == 0 {
+		return s
+	}
+	b.WriteString(s[done:])
+	return b.String()
+}
+
+func writeEscape(b *strings.Builder, s string, r rune) {
+	switch {
+	case r == '\n':
+		b.WriteString(`\n`)
+	case r == '\r':
+		b.WriteString(`\r`)
+	case r == '\t':
+		b.WriteString(`\t`)
+	case r < utf8.RuneSelf || r == utf8.RuneError:
+		fmt.Fprintf(b, `\x%02x`, s[0])
+	case r < 0x10000:
+		fmt.Fprintf(b, `\u%04x`, r)
+	default:
+		fmt.Fprintf(b, `\U%08x`, r)
+	}
+}
+
+// Sprintf is fmt.Sprintf with each argument in one line. The format is the program's
+// own and stays as it is.
+func Sprintf(format string, args ...any) string {
+	for i, a := range args {
+		switch a.(type) {
+		case bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, float32, float64, nil:
+		default:
+			args[i] = line{a}
+		}
+	}
+	return fmt.Sprintf(format, args...)
+}
+
+// line formats a value as it would be, in one line.
+type line struct{ value any }
+
+func (l line) Format(f fmt.State, verb rune) {
+	format := fmt.FormatString(f, verb)
+	switch v := l.value.(type) {
+	case string:
+		if verb == 's' || verb == 'v' {
+			fmt.Fprintf(f, format, Line(v))
+			return
+		}
+	}
+	io.WriteString(f, Line(fmt.Sprintf(format, l.value)))
+}
+
+// JSON is JSON of the same value in which what Line would escape is escaped as JSON
+// does. It may be part of a document, but not end within a character.
+func JSON(b []byte) []byte {
+	s := string(b)
+	odd := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
+	if strings.IndexFunc(s, odd) < 0 {
+		return b
+	}
+	var out strings.Builder
+	for _, r := range s {
+		switch {
+		case !odd(r):
+			out.WriteRune(r)
+		case r < 0x10000:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		default:
+			r -= 0x10000
+			fmt.Fprintf(&out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		}
+	}
+	return []byte(out.String())
+}
+
+// Writer writes text that it makes fit for a terminal, with its lines and tabs.
+type Writer struct {
+	w    io.Writer
+	rest []byte // of a character that is not there whole, or a carriage return
+}
+
+// NewWriter writes to w. Its Close does not close w.
+func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
+
+func (w *Writer) Write(p []byte) (int, error) {
+	b := append(w.rest, p...)
+	end := len(b)
+	for i := max(0, end-utf8.UTFMax); i < end; i++ {
+		if utf8.RuneStart(b[i]) && !utf8.FullRune(b[i:]) || b[i] == '\r' && i == end-1 {
+			end = i
+		}
+	}
+	w.rest = append([]byte(nil), b[end:]...)
+	// Lines of consoles and other systems end with both.
+	text := strings.ReplaceAll(string(b[:end]), "\r\n", "\n")
+	if _, err := io.WriteString(w.w, Text(text)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Close writes what is left.
+func (w *Writer) Close() error {
+	_, err := io.WriteString(w.w, Text(string(w.rest)))
+	w.rest = nil
+	return err
+}
