@@ -16,6 +16,7 @@ var imports = map[string][]string{
 	"image/cache":     {},
 	"image/heap":      {},
 	"image/sanitize":  {},
+	"image/hostfile":  {},
 	"image/imagetest": {"image/vm"},
 	"image/tree":      {"image"},
 	"image/ext4":      {"image", "image/tree"},
@@ -28,7 +29,7 @@ var imports = map[string][]string{
 	"image/compress":  {"image/xz"},
 	"image/vm":        {},
 	"image/squashfs":  {"image", "image/tree", "image/ordered"},
-	"image/source":    {"image", "image/cache", "image/tree", "image/compress"},
+	"image/source":    {"image", "image/cache", "image/compress", "image/hostfile", "image/tree"},
 	"image/artifact":  {"image", "image/ordered", "image/simg", "image/compress"},
 	"image/fstab":     {},
 	"image/extlinux":  {},
@@ -48,7 +49,7 @@ var imports = map[string][]string{
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/hostfile", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm"},
 }
 

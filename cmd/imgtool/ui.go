@@ -120,7 +120,11 @@ func (u *ui) data() io.WriteCloser {
 
 // toTerminal says whether stdout is a terminal.
 func (u *ui) toTerminal() bool {
-	f, ok := u.stdout.(*os.File)
+	out := u.stdout
+	if r, ok := out.(*results); ok {
+		out = r.to
+	}
+	f, ok := out.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 

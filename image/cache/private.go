@@ -29,7 +29,7 @@ const maxLinks = 40
 // missing, and refuses one that another user can change: it must belong to this user
 // and be writable by no other, and every directory above it must belong to this user
 // or root and be writable by no other, except for one with the sticky bit, such as
-// /tmp, if what follows in the path is this user's.
+// /tmp, in which others cannot replace what is this user's or root's.
 //
 // Nothing that was checked can change before the check ends: those who could change it
 // are root and this user.
@@ -39,19 +39,16 @@ func MakePrivate(path string) error {
 		return err
 	}
 	at, rest := "/", split(path)
-	above, err := os.Lstat(at)
+	top, err := os.Lstat(at)
 	if err != nil {
 		return err
 	}
-	if err := private(at, above, nil, len(rest) == 0); err != nil {
+	if err := private(at, top, len(rest) == 0); err != nil {
 		return err
 	}
 	for links := 0; len(rest) > 0; {
 		if rest[0] == ".." {
 			at, rest = filepath.Dir(at), rest[1:]
-			if above, err = os.Lstat(at); err != nil {
-				return err
-			}
 			continue
 		}
 		next := filepath.Join(at, rest[0])
@@ -65,11 +62,11 @@ func MakePrivate(path string) error {
 			return err
 		}
 		rest = rest[1:]
-		if err := private(next, info, above, len(rest) == 0); err != nil {
+		if err := private(next, info, len(rest) == 0); err != nil {
 			return err
 		}
 		if info.Mode().Type() != fs.ModeSymlink {
-			at, above = next, info
+			at = next
 			continue
 		}
 		target, err := os.Readlink(next)
@@ -81,11 +78,8 @@ func MakePrivate(path string) error {
 		}
 		rest = slices.Concat(split(target), rest)
 		if filepath.IsAbs(target) {
-			if at, above = "/", nil; len(rest) == 0 {
+			if at = "/"; len(rest) == 0 {
 				return &AccessError{Path: path, Why: "leads to /"}
-			}
-			if above, err = os.Lstat(at); err != nil {
-				return err
 			}
 		}
 	}
@@ -94,7 +88,7 @@ func MakePrivate(path string) error {
 	if err != nil {
 		return err
 	}
-	return private(at, info, nil, true)
+	return private(at, info, true)
 }
 
 // split is the elements of a path.
@@ -102,15 +96,14 @@ func split(path string) []string {
 	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 }
 
-// private checks a directory or a link to one, in the directory above.
-func private(path string, info, above fs.FileInfo, last bool) error {
+// private checks a directory or a link to one; last is the one that is used.
+func private(path string, info fs.FileInfo, last bool) error {
 	me, owner := os.Geteuid(), ownerOf(info)
 	link := info.Mode().Type() == fs.ModeSymlink
-	shared := above != nil && above.Mode().Perm()&0o022 != 0 // and sticky
 	switch {
 	case !link && !info.IsDir():
 		return &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
-	case owner != me && (owner != 0 || shared || last && !link):
+	case owner != me && (owner != 0 || last && !link):
 		return &AccessError{Path: path, Why: fmt.Sprintf("belongs to user %d, not to user %d, who runs this", owner, me)}
 	case link:
 		return nil

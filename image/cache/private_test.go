@@ -131,6 +131,9 @@ func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
 	mkdir(t, top+"/sticky", 0o777|fs.ModeSticky)
 	mkdir(t, top+"/sticky/root/mine", 0o755)
 	must(t, os.Chown(top+"/sticky/root/mine", 65534, 65534))
+	mkdir(t, top+"/sticky/1/mine", 0o755)
+	must(t, os.Chown(top+"/sticky/1/mine", 65534, 65534))
+	must(t, os.Chown(top+"/sticky/1", 1, 1))
 	mkdir(t, top+"/root/mine", 0o755)
 	must(t, os.Chown(top+"/root/mine", 65534, 65534))
 	for path, want := range map[string]string{
@@ -138,7 +141,8 @@ func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
 		"/root/mine/new":    "",
 		"/sticky/new":       "",
 		"/root":             "/root belongs to user 0, not to user 65534",
-		"/sticky/root/mine": "/sticky/root belongs to user 0, not to user 65534",
+		"/sticky/root/mine": "",
+		"/sticky/1/mine":    "/sticky/1 belongs to user 1, not to user 65534",
 	} {
 		cmd := exec.Command(program, "-test.run", t.Name())
 		cmd.Dir = "/"

@@ -332,6 +332,14 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 			return nil, fmt.Errorf("package %s: %w", name, err)
 		}
 	}
+	if sandbox().uid >= 0 {
+		// apt's sandbox user must be able to reach what it downloads into.
+		for _, d := range []string{dir, a.dir, a.debs()} {
+			if err := os.Chmod(d, 0o711); err != nil {
+				return nil, err
+			}
+		}
+	}
 	for _, d := range []string{"lists/partial", "state", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
 			return nil, err

@@ -136,7 +136,10 @@ func (r *rig) become(state string) {
 	case "starting":
 		r.boot = make(chan struct{})
 		boot := r.boot
-		r.c.Boot(func(context.Context, func(api.Event)) (api.Result, string, error) { <-boot; return api.Result{}, "", nil })
+		r.c.Boot(func(context.Context, func(api.Event)) (api.Result, string, error) {
+			<-boot
+			return api.Result{}, "", nil
+		})
 	case "started as owned":
 		r.become("owned")
 		close(r.boot)
