@@ -198,8 +198,8 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		u.warn("no --unit is given: the unit is as all others of its build, and has no serial number")
 	}
 	for _, s := range stations {
-		if err := s.pic.holes(ctx); err != nil {
-			return fmt.Errorf("%s: %w", s.pic.name, err)
+		if err := s.pic.check(ctx, u); err != nil {
+			return err
 		}
 	}
 	if opt.dryRun {
@@ -307,9 +307,6 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 		}
 		if err := pic.seek(ctx, u); err != nil {
 			return stations, err
-		}
-		if pic.holes == nil {
-			pic.holes = func(context.Context) error { return nil }
 		}
 	}
 	return stations, nil

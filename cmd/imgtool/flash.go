@@ -135,6 +135,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		return err
 	}
 	defer pic.Close()
+	pic.describeBeside(u)
 	if opt.seed.given() {
 		if pic, err = seeded(ctx, pic, opt.seed, u); err != nil {
 			return err
@@ -172,6 +173,10 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		}
 		if m := pic.manifest; m != nil && m.Board != board.Name {
 			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+		} else if m == nil {
+			if pic.board = board.Name; opt.yes || opt.dryRun {
+				u.warn(fmt.Sprintf("%s: it is not known whether this image is for %s: it has no manifest", pic.name, board.Name))
+			}
 		}
 		if len(names) == 0 {
 			medium := ""
@@ -199,6 +204,12 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	if err != nil {
 		return err
 	}
+	if pic.file != nil && pic.img == nil {
+		p.Close()
+		if pic, p, err = unpacked(ctx, pic, units, need, u); err != nil {
+			return err
+		}
+	}
 	if err := checkFill(pic, units, u); err != nil {
 		return err
 	}
@@ -220,19 +231,15 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 			}
 		}
 	}
-	if pic.holes != nil {
-		if err := pic.holes(ctx); err != nil {
-			return fmt.Errorf("%s: %w", pic.name, err)
-		}
-	}
-	// A file that can be read from front to back only is read once before the
-	// first byte is written: it may be damaged anywhere, or cut short.
-	if pic.file != nil && pic.img == nil {
-		if err := readThrough(ctx, opt.image, p.bodySize(), u); err != nil {
-			return err
-		}
+	if err := pic.check(ctx, u); err != nil {
+		return err
 	}
 	if opt.dryRun {
+		if pic.file == nil {
+			if err := p.readThrough(ctx, units, u); err != nil {
+				return err
+			}
+		}
 		for _, n := range units {
 			u.say("%s would be written to %s", describePicture(p), describeDisk(n.disk))
 		}
@@ -267,6 +274,9 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		u.warn(fmt.Sprintf("keep this computer from going to sleep: %v", err))
 	}
 	flashAll(ctx, units, p, u)
+	if pic.file == nil {
+		pic.sayTrailing(u)
+	}
 	// Nobody may mount what is about to be ejected: it is let go of after that.
 	var ejected error
 	if eject && units[0].err == nil {
@@ -322,19 +332,42 @@ func choose(ctx context.Context, u *ui, need flash.Need, quiet bool) (string, er
 // wrongBoardError is an image for another board.
 type wrongBoardError struct{ error }
 
-// readThrough unpacks an image for nothing but its errors.
-func readThrough(ctx context.Context, path string, size int64, u *ui) error {
-	pic, err := openPicture(path, nil)
-	if err != nil {
-		return err
+// unpacked is an image file that comes from front to back as one that was checked and can
+// be read anywhere, if there is room for that, and its plan.
+func unpacked(ctx context.Context, pic *picture, units []*unit, need flash.Need, u *ui) (*picture, *plan, error) {
+	var names []string
+	smallest := units[0].disk
+	for _, n := range units {
+		if names = append(names, n.disk.Path); n.disk.Size < smallest.Size {
+			smallest = n.disk
+		}
 	}
-	defer pic.Close()
+	if err := pic.seekFor(ctx, smallest, u); err != nil {
+		return nil, nil, err
+	}
+	pic, err := pic.withoutHoles(names)
+	if err != nil {
+		return nil, nil, err
+	}
 	p, err := newPlan(pic)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer p.Close()
-	progress := u.phases("checking", size)
+	for _, n := range units {
+		now := p.need()
+		now.Fixed, now.Serial = need.Fixed, need.Serial
+		if err := n.disk.Check(now); err != nil {
+			p.Close()
+			return nil, nil, err
+		}
+	}
+	return pic, p, nil
+}
+
+// readThrough reads the rest of an image from a pipe for its errors.
+func (p *plan) readThrough(ctx context.Context, units []*unit, u *ui) error {
+	progress := u.phases("checking", p.bodySize())
+	defer u.endPhase()
 	for c, err := range p.body() {
 		if err == nil {
 			err = context.Cause(ctx)
@@ -342,8 +375,14 @@ func readThrough(ctx context.Context, path string, size int64, u *ui) error {
 		if err != nil {
 			return err
 		}
+		for _, n := range units {
+			if end := c.Off + int64(len(c.Data)); end > n.disk.Size {
+				return &flash.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("it has %d bytes, and the image at least %d", n.disk.Size, end)}
+			}
+		}
 		progress.Add(int64(len(c.Data)))
 	}
+	p.pic.sayTrailing(u)
 	return nil
 }
 
@@ -581,11 +620,9 @@ func alike(disk *flash.Disk, p *plan) bool {
 		return false
 	}
 	defer t.Close()
-	if p.pic.manifest != nil {
-		record := make([]byte, image.Block)
-		if n, _ := t.ReadAt(record, recordOff); n == len(record) && p.record != nil && sameBoard(record, p.record) {
-			return true
-		}
+	record := make([]byte, image.Block)
+	if n, _ := t.ReadAt(record, recordOff); n == len(record) && p.record != nil && sameBoard(record, p.record) {
+		return true
 	}
 	there, err := gpt.Read(t)
 	if err != nil || p.table == nil || len(there.Parts) < len(p.table.Parts) {
@@ -660,6 +697,9 @@ func buildID(pic *picture) string {
 func describePicture(p *plan) string {
 	if m := p.pic.manifest; m != nil {
 		return fmt.Sprintf("%s (%s build %s, %s)", p.pic.name, m.Board, m.BuildID, human(p.size))
+	}
+	if p.pic.board != "" {
+		return fmt.Sprintf("%s (%s, and not known to be for %s: it has no manifest)", p.pic.name, human(p.size), p.pic.board)
 	}
 	return fmt.Sprintf("%s (%s)", p.pic.name, human(p.size))
 }

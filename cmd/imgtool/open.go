@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,8 +15,6 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/compress"
-	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
 )
 
@@ -30,11 +25,14 @@ type picture struct {
 	stream   *artifact.Streamed // the other way
 	manifest *artifact.Manifest // nil if it has none
 	format   artifact.Format
-	file     *os.File // nil for standard input
-	holes    func(context.Context) error
+	file     *os.File         // nil for standard input
 	unit     string           // whose it is, if it was made one unit's
-	opened   *artifact.Opened // as it lies in the file
+	opened   *artifact.Opened // as it is in the file
 	plain    *image.Image     // img, if that is file byte for byte: holes of the file are its own
+	size     int64            // of the file
+	total    int64            // of a stream that was read through, in bytes, or 0
+	beside   beside
+	board    string // that it is to be for, if it does not say for which it is
 }
 
 func (p *picture) Close() {
@@ -84,44 +82,57 @@ func (p *picture) open(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	size := info.Size()
+	p.size = info.Size()
 	if info.Mode()&fs.ModeDevice != 0 {
-		if size, err = p.file.Seek(0, io.SeekEnd); err != nil {
+		if p.size, err = p.file.Seek(0, io.SeekEnd); err != nil {
 			return err
 		}
 	}
-	var sidecar *artifact.Manifest
-	var unfit error // the sidecar, which is not needed where one is inside
-	if b, err := hostfile.ReadFile(artifact.ManifestPath(path), artifact.MaxManifest); err == nil {
-		if sidecar, err = artifact.ParseManifest(b); err != nil {
-			unfit = corrupt("%s: %w", artifact.ManifestPath(path), err)
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		unfit = err
+	if p.beside, err = findBeside(path); err != nil {
+		return err
 	}
-	defer func() {
-		if err == nil && p.manifest == nil {
-			err = unfit
+	if err = p.load(); err != nil {
+		return err
+	}
+	if p.manifest == nil && p.beside.unfit == nil && info.Mode().IsRegular() {
+		if found, err := p.searchManifest(path); err != nil {
+			return err
+		} else if found {
+			err = p.load()
+			return p.explain(err)
 		}
-	}()
-	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
+	}
+	if p.manifest == nil && p.beside.unfit != nil {
+		return p.beside.unfit
+	}
+	if p.manifest == nil {
+		return p.useBmap()
+	}
+	return nil
+}
+
+// contents are the bytes of the file.
+func (p *picture) contents() *io.SectionReader { return io.NewSectionReader(p.file, 0, p.size) }
+
+// load opens what is in the file with the manifest beside it, if there is one.
+func (p *picture) load() error {
+	o, err := artifact.Open(p.contents(), p.beside.manifest)
 	if err == nil {
 		p.img, p.manifest, p.format, p.opened = o.Image, o.Manifest, o.Format, o
 		if o.Format == artifact.Raw && o.Manifest == nil {
 			p.plain = o.Image
-		}
-		p.holes = func(ctx context.Context) error {
-			if !info.Mode().IsRegular() {
-				return o.Holes(ctx, nil)
-			}
-			return o.Holes(ctx, func(off int64) int64 { return nextData(p.file, off, size) })
 		}
 		return nil
 	}
 	if !errors.Is(err, artifact.ErrStream) {
 		return err
 	}
-	if p.stream, err = artifact.Stream(io.NewSectionReader(p.file, 0, size), sidecar); err != nil {
+	return p.restart()
+}
+
+// restart begins a stream from a file anew.
+func (p *picture) restart() (err error) {
+	if p.stream, err = artifact.StreamFile(p.contents(), p.beside.manifest, p.beside.bmap); err != nil {
 		return err
 	}
 	p.manifest, p.format = p.stream.Manifest, p.stream.Format
@@ -139,96 +150,6 @@ func nextData(f *os.File, off, size int64) int64 {
 		return off
 	}
 	return at
-}
-
-// seek makes an image that comes from front to back one that can be read
-// anywhere, in a scratch file if it must.
-func (p *picture) seek(ctx context.Context, u *ui) error {
-	if p.img != nil {
-		return nil
-	}
-	f, err := compress.NewScratch("", &u.unpacked)
-	if err != nil {
-		return fmt.Errorf("%s: unpacking it: %w", p.name, err)
-	}
-	err = p.unpack(ctx, f, u)
-	if err != nil {
-		f.Close()
-		return fmt.Errorf("%s: %w", p.name, err)
-	}
-	return nil
-}
-
-// unpack makes a scratch file what is read.
-func (p *picture) unpack(ctx context.Context, f *compress.Scratch, u *ui) error {
-	var total int64
-	if p.manifest != nil {
-		total = p.manifest.Size
-	}
-	chunks := p.stream.Chunks()
-	if p.manifest == nil {
-		chunks = asTheTableSays(chunks, &u.unpacked)
-	} else if total > u.unpacked.Limit() {
-		return &compress.TooLargeError{Size: total, Max: u.unpacked.Limit()}
-	}
-	m, err := image.Write(ctx, f, sparse(chunks), u.phases("unpacking", total))
-	if err != nil {
-		if large := new(*compress.TooLargeError); errors.As(err, large) {
-			return *large
-		}
-		if errors.As(err, new(*image.WriteError)) {
-			return fmt.Errorf("unpacking it: %w", err)
-		}
-		return err
-	}
-	size := m.Size
-	if p.manifest != nil {
-		size = p.manifest.Size
-	}
-	if err := f.Truncate(size); err != nil {
-		return err
-	}
-	o, err := artifact.Open(io.NewSectionReader(f.File(), 0, size), p.manifest)
-	if err != nil {
-		return err
-	}
-	p.Close()
-	p.img, p.file = o.Image, f.File()
-	if p.manifest == nil {
-		p.plain = o.Image
-	}
-	return nil
-}
-
-// beyond is how much an image may have after the end of the disk that its partition
-// table is for: some are rounded up.
-const beyond = 64 << 20
-
-// asTheTableSays ends in an error where the partition table of an image is for a disk
-// larger than the budget, or data other than zeros follow well after the end of that
-// disk, unless the user said how much may be unpacked.
-func asTheTableSays(chunks iter.Seq2[image.Chunk, error], b *compress.Budget) iter.Seq2[image.Chunk, error] {
-	return func(yield func(image.Chunk, error) bool) {
-		limit := b.Limit()
-		end := int64(math.MaxInt64)
-		for c, err := range chunks {
-			if err == nil && c.Off == 0 {
-				if size := gpt.DiskSize(bytes.NewReader(c.Data)); size > limit {
-					yield(image.Chunk{}, &compress.TooLargeError{Size: size, Max: limit})
-					return
-				} else if size > 0 && b.Max == 0 {
-					end = size + beyond
-				}
-			}
-			if err == nil && c.Off >= end && len(bytes.TrimLeft(c.Data, "\x00")) > 0 {
-				yield(image.Chunk{}, fmt.Errorf("its partition table is for a disk of %d bytes, but more data follow at byte %d; unpack all the same with --max-unpacked", end-beyond, c.Off))
-				return
-			}
-			if !yield(c, err) {
-				return
-			}
-		}
-	}
 }
 
 // sparse leaves out the zeros at the start of a chunk, all but its last byte.

@@ -58,6 +58,9 @@ func (p *plan) read() error {
 	if !ok || c.Off != 0 {
 		return corrupt("it is no disk image: there is nothing at its start")
 	}
+	if err := artifact.Foreign(p.pic.format, c.Data); err != nil {
+		return err
+	}
 	p.table, err = gpt.Read(bytes.NewReader(c.Data))
 	switch {
 	case err == nil:
@@ -83,6 +86,7 @@ func (p *plan) read() error {
 		if p.size = p.least; p.pic.img != nil {
 			p.size = max(p.size, p.pic.img.Size())
 		}
+		p.size = max(p.size, p.pic.total)
 	}
 	if m := p.pic.manifest; m != nil {
 		if p.table != nil && p.size != m.Size {
@@ -92,6 +96,9 @@ func (p *plan) read() error {
 	}
 	if p.pic.img != nil && p.pic.img.Size() < p.least {
 		return corrupt("it is cut short: %d bytes of the %d its partition table speaks of", p.pic.img.Size(), p.least)
+	}
+	if total := p.pic.total; total > 0 && total < p.least {
+		return corrupt("it is cut short: %d bytes of the %d its partition table speaks of", total, p.least)
 	}
 	if p.start > maxHead {
 		return fmt.Errorf("its first partition starts at byte %d; up to %d can be kept in memory", p.start, int64(maxHead))
@@ -184,6 +191,8 @@ func (p *plan) bodySize() (n int64) {
 		for _, e := range p.pic.manifest.Pieces {
 			count(e.Off, e.Len)
 		}
+	case p.pic.total > 0:
+		count(0, p.pic.total)
 	}
 	return n
 }

@@ -353,7 +353,7 @@ func spansOf(m *image.Image, base int64) (spans []image.Span) {
 // withSeed is the image with a seed in it, composed as it is read.
 func (p *picture) withSeed(ctx context.Context, want *build.Seed, u *ui) (*picture, error) {
 	if p.img == nil {
-		return nil, usagef("%s is read from front to back only, and cannot be seeded while it is written: give an .img or .img.zst, or build with --seed", p.name)
+		return nil, usagef("%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.name)
 	}
 	v, made, _, err := prepareSeed(ctx, p.img, p.manifest, want, u)
 	if err != nil {
@@ -447,6 +447,11 @@ func seeded(ctx context.Context, pic *picture, opt seedOptions, u *ui) (*picture
 	want, err := opt.read()
 	if err != nil {
 		return nil, err
+	}
+	if pic.file != nil {
+		if err := pic.seek(ctx, u); err != nil {
+			return nil, err
+		}
 	}
 	p, err := pic.withSeed(ctx, want, u)
 	if err != nil {

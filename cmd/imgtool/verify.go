@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"imgtool/flash"
 	"imgtool/image"
+	"imgtool/image/artifact"
 )
 
 func newVerifyCommand(u *ui) *cobra.Command {
@@ -17,18 +19,33 @@ func newVerifyCommand(u *ui) *cobra.Command {
 	var opt seedOptions
 	var keepKeys bool
 	cmd := &cobra.Command{
-		Use:   "verify DISK",
-		Short: "Compare a disk with an image, byte by byte",
+		Use:   "verify [DISK|IMAGE]",
+		Short: "Compare a disk with an image, byte by byte, or check an image alone",
 		Long: `Read from a disk, past the cache, everything an image holds and compare it. The
 partition table is expected as flash writes it: with its backup at the end of the
 disk. What the image leaves alone is not looked at. Nothing is written.
 
+With a file and no --image, or --image and no disk, the image is checked alone, as flash
+does it before it writes: it is read once, and compared with its manifest or block map
+and with the checksums of its compression.
+
 With --unit what imgtool factory puts in for the unit is expected as well. With --values
 the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
-  imgtool verify --image x.img.zst /dev/sdX`,
-		Args: cobra.ExactArgs(1),
+  imgtool verify --image x.img.zst /dev/sdX
+  imgtool verify x.img.zst`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			image := file
+			if image == "" && len(args) == 1 && isImage(args[0]) {
+				image, args = args[0], nil
+			}
+			if len(args) == 0 {
+				if opt.given() || opt.unit != "" {
+					return usagef("--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
+				}
+				return verifyImage(cmd.Context(), image, u)
+			}
 			return runVerify(cmd.Context(), args[0], file, opt, keepKeys, u)
 		},
 	}
@@ -38,6 +55,67 @@ the unit is a row there, and --seed a template.`,
 	opt.addFlags(cmd)
 	cmd.Flags().Lookup("unit").Usage = "file with what is the unit's own, as for imgtool factory; with --values its row there"
 	return cmd
+}
+
+// isImage says whether what is to be verified can only be an image: a regular file, or
+// standard input.
+func isImage(path string) bool {
+	info, err := os.Stat(path)
+	return path == "-" || err == nil && info.Mode().IsRegular()
+}
+
+// verifyImage checks an image without a disk.
+func verifyImage(ctx context.Context, file string, u *ui) (err error) {
+	begin := time.Now()
+	if file == "" {
+		if file, err = newestImage("imgtool verify FILE"); err != nil {
+			return err
+		}
+		u.say("image: %s, the newest in out/", file)
+	}
+	pic, err := openPicture(file, u.in)
+	if err != nil {
+		return err
+	}
+	defer pic.Close()
+	pic.describeBeside(u)
+	if err := pic.check(ctx, u); err != nil {
+		return err
+	}
+	if pic.img == nil && pic.file != nil {
+		if err := pic.readThrough(ctx, u, func(c chunks) chunks { return c }); err != nil {
+			return err
+		}
+	}
+	p, err := newPlan(pic)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if pic.file == nil {
+		if err := p.readThrough(ctx, nil, u); err != nil {
+			return err
+		}
+	}
+	took := time.Since(begin)
+	if u.json {
+		return u.print(map[string]any{"image": pic.name, "build_id": buildID(pic), "size": p.size, "checked_with": pic.checkedWith(), "seconds": took.Seconds()})
+	}
+	u.say("%s: its partition table is whole, and %s, in %s", describePicture(p), pic.checkedWith(), took.Round(100*time.Millisecond))
+	return nil
+}
+
+// checkedWith says what the bytes of an image were compared with.
+func (p *picture) checkedWith() string {
+	switch {
+	case p.manifest != nil:
+		return "it is as its manifest says"
+	case p.beside.bmap != nil:
+		return "it is as its block map says"
+	case p.format != artifact.Raw && p.format != artifact.Sparse:
+		return fmt.Sprintf("its %s data are whole", p.format)
+	}
+	return "there are no checksums to compare its bytes with"
 }
 
 func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKeys bool, u *ui) (err error) {
@@ -59,6 +137,7 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 		return err
 	}
 	defer pic.Close()
+	pic.describeBeside(u)
 	if opt.given() {
 		if pic, err = seeded(ctx, pic, opt, u); err != nil {
 			return err
@@ -71,6 +150,12 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 	var more map[string][]addition
 	if unit != "" {
 		if more, err = unitFiles(ctx, pic, unit, keepKeys, u); err != nil {
+			return err
+		}
+	}
+	// What flash does with these takes an image that can be read anywhere.
+	if pic.file != nil && (pic.filling() != nil || pic.beside.bmap != nil) {
+		if err := pic.seek(ctx, u); err != nil {
 			return err
 		}
 	}
@@ -107,6 +192,7 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 		}
 		return err
 	}
+	pic.sayTrailing(u)
 	took := time.Since(begin)
 	if u.json {
 		u.endPhase()

@@ -264,9 +264,12 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 			return fmt.Errorf("%s is for the board %s with %s processors; the machine has arm64 ones", pic.name, board.Name, board.Arch)
 		}
 	}
-	if pic.holes != nil {
-		if err := pic.holes(ctx); err != nil {
-			return fmt.Errorf("%s: %w", pic.name, err)
+	if err := pic.check(ctx, u); err != nil {
+		return err
+	}
+	if pic.filling() != nil && pic.file != nil {
+		if err := pic.seek(ctx, u); err != nil {
+			return err
 		}
 	}
 	p, err := newPlan(pic)

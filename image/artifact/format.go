@@ -8,6 +8,7 @@
 package artifact
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -27,10 +28,11 @@ const (
 	Bzip2 // read only
 	LZ4   // read only
 	Sparse
+	Zip // read only
 )
 
 func (f Format) String() string {
-	return [...]string{"raw", "zstd", "xz", "gzip", "bzip2", "lz4", "Android sparse"}[f]
+	return [...]string{"raw", "zstd", "xz", "gzip", "bzip2", "lz4", "Android sparse", "zip"}[f]
 }
 
 // Suffixes of the files Save writes.
@@ -63,14 +65,18 @@ func detect(head []byte) Format {
 	if simg.IsSparse(head) {
 		return Sparse
 	}
+	if bytes.HasPrefix(head, []byte(zipMagic)) {
+		return Zip
+	}
 	return formats[compress.Detect(head)] // the zero Format is Raw
 }
 
-// unpack reads a stream of a format.
-func unpack(f Format, r io.Reader) (io.Reader, error) {
+// unpack reads a stream of a format. trailing hears of bytes behind its end that are
+// ignored.
+func unpack(f Format, r io.Reader, trailing func(int64)) (io.Reader, error) {
 	for packed, format := range formats {
 		if format == f {
-			return compress.NewReader(r, packed)
+			return compress.Options{MaxMemory: compress.LargeMemory(), Trailing: trailing}.NewReader(r, packed)
 		}
 	}
 	return r, nil

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -192,6 +193,9 @@ type seekable struct {
 	dec    *zstd.Decoder
 	frames []frame
 	size   int64
+	packed int64    // bytes of the file before the table of frames
+	first  int64    // of them: the manifest's frame
+	sums   [][]byte // SHA-256 of the first frame and of those between it and the sums; nil if unknown
 
 	mu   sync.Mutex
 	last struct {
@@ -219,15 +223,15 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	noTable := ErrStream
+	missing := ErrStream
 	if m != nil {
 		// Ours have one.
-		noTable = corrupt("the image is cut short: the table of frames at its end is missing")
+		missing = corrupt("the image is cut short: the table of frames at its end is missing")
 	}
 	le := binary.LittleEndian
 	footer := make([]byte, footerSize)
 	if r.Size() < 8+footerSize {
-		return nil, nil, noTable
+		return nil, nil, missing
 	}
 	if _, err := r.ReadAt(footer, r.Size()-footerSize); err != nil && err != io.EOF {
 		return nil, nil, err
@@ -238,26 +242,31 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 		entry = 12
 	}
 	tableSize := n*entry + footerSize
-	if le.Uint32(footer[5:]) != seekableMagic || flags&0x7c != 0 || tableSize+8 > r.Size() || n > maxFrames {
-		return nil, nil, noTable
+	if le.Uint32(footer[5:]) != seekableMagic || flags&0x7c != 0 || m != nil && flags != 0 || tableSize+8 > r.Size() || n > maxFrames {
+		return nil, nil, missing
 	}
 	table := make([]byte, 8+tableSize)
 	if _, err := r.ReadAt(table, r.Size()-int64(len(table))); err != nil && err != io.EOF {
 		return nil, nil, err
 	}
 	if le.Uint32(table) != skippableTable || int64(le.Uint32(table[4:])) != tableSize {
-		return nil, nil, noTable
+		return nil, nil, missing
 	}
 	s := &seekable{r: r}
 	s.last.frame = -1
 	packed := int64(0)
+	var skipped []frame
 	for t := table[8 : 8+n*entry]; len(t) > 0; t = t[entry:] {
 		f := frame{packed: packed, off: s.size, packedLen: int64(le.Uint32(t)), len: int64(le.Uint32(t[4:]))}
 		packed += f.packedLen
 		if f.len == 0 {
+			skipped = append(skipped, f)
 			continue
 		}
 		if f.len > maxFrame || f.packedLen > 2*maxFrame {
+			if m != nil {
+				return nil, nil, corrupt("the table of frames has a frame of %d bytes", f.len)
+			}
 			return nil, nil, ErrStream
 		}
 		s.size += f.len
@@ -266,8 +275,53 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 	if want := r.Size() - int64(len(table)); packed != want {
 		return nil, nil, corrupt("the table of frames speaks of %d bytes, the file has %d before it", packed, want)
 	}
+	s.packed = packed
+	if err := s.readSums(skipped, m != nil); err != nil {
+		return nil, nil, err
+	}
 	s.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame), zstd.WithDecoderMaxWindow(maxFrame))
 	return s, m, err
+}
+
+// sumsSize is the length of the frame with the sums.
+const sumsSize = 8 + 2*sha256.Size
+
+// readSums reads the frame before the table if it has the sums. skipped are the frames
+// without data. ours has a manifest, and no others than these two; images that were made
+// before there were sums have only the manifest.
+func (s *seekable) readSums(skipped []frame, ours bool) error {
+	n := len(skipped)
+	if ours && (n < 1 || n > 2 || skipped[0].packed != 0) {
+		return corrupt("the table of frames has %d frames without data, and an image has a manifest and sums", n)
+	}
+	if n == 0 {
+		return nil
+	}
+	last := skipped[n-1]
+	if last.packed+last.packedLen != s.packed || last.packed == 0 {
+		if n > 1 && ours {
+			return corrupt("the table of frames has a frame without data in its middle")
+		}
+		return nil
+	}
+	b := make([]byte, sumsSize)
+	if last.packedLen == sumsSize {
+		if k, err := s.r.ReadAt(b, last.packed); k < len(b) {
+			return err
+		}
+	}
+	if !bytes.Equal(b[:8], skippable(skippableSums, b[8:])[:8]) {
+		if ours {
+			return corrupt("the frame with the sums, at byte %d of the file, is damaged", last.packed)
+		}
+		return nil
+	}
+	if !ours {
+		return corrupt("its manifest is damaged")
+	}
+	s.first = skipped[0].packedLen
+	s.sums = [][]byte{b[8:][:sha256.Size], b[8+sha256.Size:]}
+	return nil
 }
 
 func (s *seekable) Size() int64 { return s.size }
@@ -344,8 +398,39 @@ func manifestFrame(r io.Reader) (*Manifest, error) {
 type Streamed struct {
 	Format   Format
 	Manifest *Manifest // nil if it has none
+	Others   []string  // the names of other files in a zip archive
+	Trailing int64     // bytes behind the end of the compressed data, once all was read
 
 	raw io.Reader
+}
+
+// StreamFile is Stream for a file, which may be a zip archive as well. A block map, if it
+// is not nil, is compared with the image as it is read.
+func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) {
+	var in io.Reader = io.NewSectionReader(r, 0, r.Size())
+	head := make([]byte, headSize)
+	n, err := r.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	var others []string
+	packed := detect(head[:n]) == Zip
+	if packed {
+		if in, others, err = openZip(r); err != nil {
+			return nil, err
+		}
+	}
+	s, err := Stream(in, sidecar)
+	if err != nil {
+		return nil, err
+	}
+	if s.Others = others; packed && s.Format == Raw {
+		s.Format = Zip
+	}
+	if b != nil && s.Manifest == nil {
+		s.raw = b.Reader(s.raw)
+	}
+	return s, nil
 }
 
 // Stream opens whatever r brings, by its first bytes. sidecar is the manifest
@@ -369,16 +454,21 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 		if m != nil {
 			s.Manifest = m
 		} else {
-			s.raw, err = unpack(s.Format, io.MultiReader(&kept, in))
+			s.raw, err = unpack(s.Format, io.MultiReader(&kept, in), s.trailing)
 			return s, wrapCorrupt(err, 0)
 		}
 	}
 	if s.Format == Sparse {
-		return nil, errors.New("an Android sparse image is read from a file, not from a pipe")
+		return nil, errors.New("an Android sparse image is read from a file, not from a pipe or an archive")
 	}
-	s.raw, err = unpack(s.Format, in)
+	if s.Format == Zip {
+		return nil, errors.New("a zip archive is read from a file, not from a pipe or another archive: unzip -p gives what is in it")
+	}
+	s.raw, err = unpack(s.Format, in, s.trailing)
 	return s, wrapCorrupt(err, 0)
 }
+
+func (s *Streamed) trailing(n int64) { s.Trailing = n }
 
 func wrapCorrupt(err error, at int64) error {
 	if err == nil {
@@ -388,7 +478,13 @@ func wrapCorrupt(err error, at int64) error {
 		return corrupt("the image is cut short at byte %d", at)
 	}
 	if memory := new(*compress.MemoryError); errors.As(err, memory) {
-		return err // it may well be good
+		return fmt.Errorf("%w; unpack it with %s -d%s, and give what comes of it", err, (*memory).Format, map[compress.Format]string{compress.Zstd: " --long=31"}[(*memory).Format]) // it may well be good
+	}
+	if filter := new(*compress.FilterError); errors.As(err, filter) {
+		return err
+	}
+	if known := new(*CorruptError); errors.As(err, known) {
+		return err
 	}
 	return corrupt("the image is corrupt at byte %d: %w", at, err)
 }

@@ -3,9 +3,11 @@ package artifact
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -172,7 +174,8 @@ func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region imag
 		return err
 	}
 	t := frames{w: out}
-	if err := t.add(skippable(skippableManifest, m.Encode()), 0); err != nil {
+	manifest := skippable(skippableManifest, m.Encode())
+	if err := t.add(manifest, 0); err != nil {
 		return err
 	}
 	for i := 0; i < len(s.frames); i++ {
@@ -212,6 +215,17 @@ func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region imag
 			p.Add(f.len)
 		}
 	}
+	size, err := out.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	data := sha256.New()
+	if _, err := io.Copy(data, io.NewSectionReader(out, int64(len(manifest)), size-int64(len(manifest)))); err != nil {
+		return err
+	}
+	if err := t.sums(manifest, data); err != nil {
+		return err
+	}
 	return t.finish()
 }
 
@@ -219,6 +233,13 @@ func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region imag
 type frames struct {
 	w     io.Writer
 	table []byte
+}
+
+// sums writes the frame with the SHA-256 of the first frame, the manifest's, and of all
+// between it and this one.
+func (t *frames) sums(manifest []byte, data hash.Hash) error {
+	first := sha256.Sum256(manifest)
+	return t.add(skippable(skippableSums, data.Sum(first[:])), 0)
 }
 
 func (t *frames) add(packed []byte, unpacked int64) error {

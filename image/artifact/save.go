@@ -3,6 +3,7 @@ package artifact
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -218,6 +219,7 @@ func newCompressor(f Format) (compressor, error) {
 // frames, and a footer.
 const (
 	skippableManifest = 0x184D2A50
+	skippableSums     = 0x184D2A51 // what it holds is 64 bytes long
 	skippableTable    = 0x184D2A5E
 	seekableMagic     = 0x8F92EAB1
 	footerSize        = 9
@@ -283,7 +285,11 @@ func encode(ctx context.Context, d *direct, f Format, img *image.Image, m *Manif
 		s.room = s.packed
 		return err
 	}
+	data := sha256.New()
 	take := func(s *slot) error {
+		if f == Zstd {
+			data.Write(s.packed)
+		}
 		if err := t.add(s.packed, s.len); err != nil {
 			return err
 		}
@@ -295,15 +301,19 @@ func encode(ctx context.Context, d *direct, f Format, img *image.Image, m *Manif
 	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
 		return err
 	}
-	if f == Zstd {
-		if err := t.finish(); err != nil {
-			return err
-		}
-	}
-	if err := d.Flush(); err != nil || f != Zstd {
-		return err
+	if f != Zstd {
+		return d.Flush()
 	}
 	whole := skippable(skippableManifest, m.Encode())
+	if err := t.sums(whole, data); err != nil {
+		return err
+	}
+	if err := t.finish(); err != nil {
+		return err
+	}
+	if err := d.Flush(); err != nil {
+		return err
+	}
 	if len(whole) != len(room) {
 		return fmt.Errorf("internal error: a manifest of %d bytes has become one of %d", len(room), len(whole))
 	}

@@ -80,6 +80,9 @@ func (e *MemoryError) Error() string {
 	return fmt.Sprintf("unpacking it takes more than %d MiB of memory: its %s %s has %d bytes, the limit is %d", e.Max>>20, e.Format, what, e.Want, e.Max)
 }
 
+// FilterError is an xz stream with a filter that is not known.
+type FilterError = xz.FilterError
+
 // Options are how a stream is unpacked. The zero value is for streams from anybody.
 type Options struct {
 	// MaxMemory bounds a zstd window and an xz dictionary; 0 is the constant MaxMemory.

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+
+	"imgtool/flash"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/compress"
+	"imgtool/image/gpt"
+)
+
+// seek makes an image that comes from front to back one that can be read anywhere, in a
+// scratch file if it must.
+func (p *picture) seek(ctx context.Context, u *ui) error {
+	if p.img != nil {
+		return nil
+	}
+	check := func(chunks chunks) chunks { return chunks }
+	if p.manifest == nil {
+		check = func(c chunks) chunks { return asTheTableSays(c, &u.unpacked) }
+	}
+	return p.unpackWith(ctx, u, check)
+}
+
+type chunks = iter.Seq2[image.Chunk, error]
+
+// seekFor is seek for an image file that goes to disks, of which disk is the smallest. If
+// the scratch file cannot be had, the image is read through, and stays a stream.
+func (p *picture) seekFor(ctx context.Context, disk *flash.Disk, u *ui) error {
+	if err := p.restart(); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	fits := func(c chunks) chunks {
+		if p.filling() != nil { // it is made to fit
+			return c
+		}
+		return upTo(c, disk)
+	}
+	err := p.unpackWith(ctx, u, fits)
+	var room *compress.ScratchError
+	var large *compress.TooLargeError
+	if !errors.As(err, &room) && !(errors.As(err, &large) && u.unpacked.Max == 0) {
+		return err
+	}
+	u.endPhase()
+	u.warn(fmt.Sprintf("%s is read twice, once to check it and once to write it, without a scratch file: %v", p.name, err))
+	return p.readThrough(ctx, u, fits)
+}
+
+// readThrough reads a stream from a file for its errors and its length, and begins it
+// anew.
+func (p *picture) readThrough(ctx context.Context, u *ui, through func(chunks) chunks) error {
+	if err := p.restart(); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	end := int64(0)
+	progress := u.phases("checking", p.length())
+	for c, err := range through(p.stream.Chunks()) {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		end = c.Off + int64(len(c.Data))
+		progress.Add(int64(len(c.Data)))
+	}
+	u.endPhase()
+	p.sayTrailing(u)
+	if p.total = end; p.manifest != nil {
+		p.total = p.manifest.Size
+	}
+	if err := p.restart(); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return nil
+}
+
+// length is how many bytes a stream has, 0 if that is not known.
+func (p *picture) length() int64 {
+	switch {
+	case p.manifest != nil:
+		return p.manifest.Size
+	case p.beside.bmap != nil:
+		return p.beside.bmap.Size
+	}
+	return p.total
+}
+
+// sayTrailing warns of bytes behind the end of a stream that was read.
+func (p *picture) sayTrailing(u *ui) {
+	if p.stream != nil && p.stream.Trailing > 0 {
+		u.warn(fmt.Sprintf("%s: %d bytes behind the end of the %s data are ignored", p.name, p.stream.Trailing, p.stream.Format))
+	}
+}
+
+// unpackWith unpacks a stream into a scratch file, through a check.
+func (p *picture) unpackWith(ctx context.Context, u *ui, check func(chunks) chunks) error {
+	f, err := compress.NewScratch("", &u.unpacked)
+	if err != nil {
+		return fmt.Errorf("%s: unpacking it: %w", p.name, err)
+	}
+	if err = p.unpack(ctx, f, u, check); err != nil {
+		f.Close()
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return nil
+}
+
+// unpack makes a scratch file what is read.
+func (p *picture) unpack(ctx context.Context, f *compress.Scratch, u *ui, check func(chunks) chunks) error {
+	total := p.length()
+	if total > u.unpacked.Limit() {
+		return &compress.TooLargeError{Size: total, Max: u.unpacked.Limit()}
+	}
+	m, err := image.Write(ctx, f, sparse(check(p.stream.Chunks())), u.phases("unpacking", total))
+	if err != nil {
+		if large := new(*compress.TooLargeError); errors.As(err, large) {
+			return *large
+		}
+		if errors.As(err, new(*image.WriteError)) {
+			return fmt.Errorf("unpacking it: %w", err)
+		}
+		return p.explain(err)
+	}
+	u.endPhase()
+	p.sayTrailing(u)
+	size := m.Size
+	if p.manifest != nil {
+		size = p.manifest.Size
+	}
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	o, err := artifact.Open(io.NewSectionReader(f.File(), 0, size), p.manifest)
+	if err != nil {
+		return err
+	}
+	p.Close()
+	p.img, p.file = o.Image, f.File()
+	if p.manifest == nil {
+		p.plain = o.Image
+		return p.useBmap()
+	}
+	return nil
+}
+
+// beyond is how much an image may have after the end of the disk that its partition
+// table is for: some are rounded up.
+const beyond = 64 << 20
+
+// asTheTableSays ends in an error where the partition table of an image is for a disk
+// larger than the budget, or data other than zeros follow well after the end of that
+// disk, unless the user said how much may be unpacked.
+func asTheTableSays(chunks chunks, b *compress.Budget) chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		limit := b.Limit()
+		end := int64(math.MaxInt64)
+		for c, err := range chunks {
+			if err == nil && c.Off == 0 {
+				if size := gpt.DiskSize(bytes.NewReader(c.Data)); size > limit {
+					yield(image.Chunk{}, &compress.TooLargeError{Size: size, Max: limit})
+					return
+				} else if size > 0 && b.Max == 0 {
+					end = size + beyond
+				}
+			}
+			if err == nil && c.Off >= end && len(bytes.TrimLeft(c.Data, "\x00")) > 0 {
+				yield(image.Chunk{}, fmt.Errorf("its partition table is for a disk of %d bytes, but more data follow at byte %d; unpack all the same with --max-unpacked", end-beyond, c.Off))
+				return
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// upTo ends in an error where an image has more bytes than a disk.
+func upTo(chunks chunks, disk *flash.Disk) chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if end := c.Off + int64(len(c.Data)); err == nil && end > disk.Size {
+				c, err = image.Chunk{}, &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("it has %d bytes, and the image at least %d when unpacked", disk.Size, end)}
+			}
+			if !yield(c, err) || err != nil {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,95 @@
+package artifact
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+
+	"imgtool/image"
+)
+
+// CheckSize is how many bytes Check reads, or 0 if there is nothing to check.
+func (o *Opened) CheckSize() int64 {
+	if s, ok := o.raw.(*seekable); ok {
+		if s.sums != nil {
+			return s.packed
+		}
+		if o.Manifest == nil {
+			return s.size
+		}
+	}
+	var n int64
+	if o.Manifest != nil {
+		for _, p := range o.Manifest.Pieces {
+			n += p.Len
+		}
+	}
+	return n
+}
+
+// Check reads the image once from front to back and compares it with everything that is
+// known of it: the sums in an .img.zst, else the SHA-256 of its pieces in the manifest,
+// else the checksums of zstd. What differs is a *CorruptError. data is as for Holes.
+func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.Progress) error {
+	s, packed := o.raw.(*seekable)
+	switch {
+	case packed && s.sums != nil:
+		return s.check(ctx, p)
+	case packed && o.Manifest == nil:
+		for c, err := range o.Image.Chunks(image.PieceSize) {
+			if err == nil {
+				err = context.Cause(ctx)
+			}
+			if err != nil {
+				return err
+			}
+			p.Add(int64(len(c.Data)))
+		}
+		return nil
+	case o.Manifest == nil:
+		return nil
+	}
+	err := image.Verify(ctx, o.raw, &image.Manifest{Entries: o.Manifest.Pieces}, p)
+	if wrong, ok := errors.AsType[*image.MismatchError](err); ok {
+		return corrupt("the piece at byte %d, %d bytes long, is corrupt: its manifest says %s, and it has %s", wrong.Off, wrong.Len, wrong.Want, wrong.Got)
+	}
+	if err != nil {
+		return err
+	}
+	return o.Holes(ctx, data)
+}
+
+// check compares the file with its sums.
+func (s *seekable) check(ctx context.Context, p image.Progress) error {
+	for i, part := range []image.Span{{Len: s.first}, {Off: s.first, Len: s.packed - sumsSize - s.first}} {
+		h := sha256.New()
+		r := &told{ctx, io.NewSectionReader(s.r, part.Off, part.Len), p}
+		if n, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
+			return err
+		} else if n < part.Len {
+			return corrupt("the image is cut short at byte %d of the file", part.Off+n)
+		}
+		if sum := h.Sum(nil); !bytes.Equal(sum, s.sums[i]) {
+			return corrupt("the %s, %d bytes at byte %d of the file, is corrupt: its SHA-256 is %x, and was %x when the image was made", [...]string{"manifest", "content"}[i], part.Len, part.Off, sum, s.sums[i])
+		}
+	}
+	return nil
+}
+
+// told reads until the context ends, and tells of what was read.
+type told struct {
+	ctx context.Context
+	r   io.Reader
+	p   image.Progress
+}
+
+func (t *told) Read(b []byte) (int, error) {
+	if t.ctx.Err() != nil {
+		return 0, context.Cause(t.ctx)
+	}
+	n, err := t.r.Read(b)
+	t.p.Add(int64(n))
+	return n, err
+}

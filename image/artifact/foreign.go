@@ -1,0 +1,134 @@
+package artifact
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// ForeignError is a file that is something else than a disk image.
+type ForeignError struct {
+	Format Format // how it was packed
+	What   string // such as "a tar archive"
+	Advice string
+}
+
+func (e *ForeignError) Error() string {
+	packed := ""
+	if e.Format != Raw {
+		packed = fmt.Sprintf(", packed with %s,", e.Format)
+	}
+	return fmt.Sprintf("it is %s%s and no disk image: %s", e.What, packed, e.Advice)
+}
+
+const (
+	convert  = "convert it with qemu-img convert -O raw"
+	partOnly = "it has no partition table; write it to a partition with dd"
+	whole    = "give the image of the whole disk"
+)
+
+// foreign are the files that are known by their bytes at an offset.
+var foreign = []struct {
+	off          int
+	magic        string
+	what, advice string
+}{
+	{0, "7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it with 7z x, and give the image in it"},
+	{0, "Rar!\x1a\x07", "a RAR archive", "unpack it with unrar x, and give the image in it"},
+	{0, "PK\x03\x04", "a zip archive", "unpack it with unzip, and give the image in it"},
+	{0, "PK\x05\x06", "an empty zip archive", "give an image"},
+	{257, "ustar", "a tar archive", "unpack it with tar xf, and give the image in it"},
+	{0, "LZIP\x01", "an lzip file", "unpack it with lzip -d"},
+	{0, "\x89LZO\x00", "an lzop file", "unpack it with lzop -d"},
+	{0, "\x1f\x9d", "a file of compress (.Z)", "unpack it with gzip -d"},
+	{0, "\x1f\x8b", "a gzip file", "unpack it with gzip -d"},
+	{0, "\xfd7zXZ\x00", "an xz file", "unpack it with xz -d"},
+	{0, "BZh", "a bzip2 file", "unpack it with bzip2 -d"},
+	{0, zstdMagic, "a zstd file", "unpack it with zstd -d"},
+	{0, "\x04\x22\x4d\x18", "an lz4 file", "unpack it with lz4 -d"},
+	{0, "\x3a\xff\x26\xed", "an Android sparse image", "unpack it, so that the sparse image can be read from a file"},
+	{0, "QFI\xfb", "a QCOW2 image", convert},
+	{0, "KDMV", "a VMDK image", convert},
+	{0, "# Disk DescriptorFile", "a VMDK descriptor", convert},
+	{0, "conectix", "a VHD image", convert},
+	{0, "vhdxfile", "a VHDX image", convert},
+	{0x40, "\x7f\x10\xda\xbe", "a VDI image", convert},
+	{0x8001, "CD001", "an ISO image of a CD", "it has no partition table, and boots from CDs alone"},
+	{0, "!<arch>\n", "a Debian package or library (ar)", whole},
+	{0, "\xed\xab\xee\xdb", "an RPM package", whole},
+	{0, "\x7fELF", "a program (ELF)", whole},
+	{0, "MZ", "a program (EFI or Windows)", whole},
+	{0, "%PDF-", "a PDF", whole},
+	{0, "version https://git-lfs", "a pointer of Git LFS", "fetch the image with git lfs pull"},
+	{0, "\x27\x05\x19\x56", "an image of U-Boot (uImage)", whole},
+	{0, "\xd0\x0d\xfe\xed", "a device tree or FIT image", whole},
+	{0, "UBI#", "an image of UBI for raw flash", whole},
+	{0, "hsqs", "a squashfs file system", partOnly},
+	{0, "XFSB", "an XFS file system", partOnly},
+	{1080, "\x53\xef", "an ext4 file system", partOnly},
+	{1024, "\x10\x20\xf5\xf2", "an f2fs file system", partOnly},
+	{0x10040, "_BHRfS_M", "a btrfs file system", partOnly},
+	{4086, "SWAPSPACE2", "a swap partition", partOnly},
+}
+
+const zstdMagic = "\x28\xb5\x2f\xfd"
+
+// Foreign is a *ForeignError if the first bytes of a file, as unpacked from a format, are
+// known to be something else than a disk image, and nil if not. One with an MBR may be
+// anything else besides.
+func Foreign(f Format, head []byte) error {
+	if len(head) >= 512 && head[510] == 0x55 && head[511] == 0xAA {
+		return nil
+	}
+	name := func(what, advice string) error { return &ForeignError{f, what, advice} }
+	for _, k := range foreign {
+		if len(head) >= k.off && bytes.HasPrefix(head[k.off:], []byte(k.magic)) {
+			return name(k.what, k.advice)
+		}
+	}
+	start := strings.ToLower(string(bytes.TrimLeft(bytes.TrimPrefix(head[:min(len(head), 1024)], []byte("\xef\xbb\xbf")), " \t\r\n")))
+	switch {
+	case isLZMA(head):
+		return name("an .lzma file", "it has no checksum; unpack it with xz -d")
+	case strings.HasPrefix(start, "<!doctype html"), strings.HasPrefix(start, "<html"), strings.HasPrefix(start, "<?xml") && strings.Contains(start, "<html"):
+		return name("a web page", "its download did not give the image; download it again")
+	case strings.HasPrefix(start, "<") && strings.Contains(start, "<bmap"):
+		return name("a block map (.bmap)", "give the image that it is for")
+	case isText(head):
+		return name(fmt.Sprintf("a text that begins with %.40q", strings.TrimSpace(string(head[:min(len(head), 40)]))), "give an image")
+	}
+	return nil
+}
+
+// isLZMA looks at the header of .lzma: properties, a dictionary of 2^n or 2^n+2^(n-1)
+// bytes, and a size that is not known or sensible.
+func isLZMA(b []byte) bool {
+	if len(b) < 14 || b[0] >= 9*5*5 || b[13] != 0 {
+		return false
+	}
+	dict := uint32(b[1]) | uint32(b[2])<<8 | uint32(b[3])<<16 | uint32(b[4])<<24
+	good := slices.ContainsFunc([]uint32{2, 3}, func(n uint32) bool {
+		for ; n < 1<<30; n <<= 1 {
+			if n == dict && n >= 4096 {
+				return true
+			}
+		}
+		return false
+	})
+	unknown := string(b[5:13]) == strings.Repeat("\xff", 8)
+	return good && (unknown || b[10] == 0 && b[11] == 0 && b[12] == 0)
+}
+
+// isText says whether all is printed characters.
+func isText(b []byte) bool {
+	b = b[:min(len(b), 512)]
+	if len(b) > 500 {
+		b = b[:len(b)-utf8.UTFMax] // the last may be cut
+	}
+	printed := func(r rune) bool {
+		return r != utf8.RuneError && (r >= ' ' && r != 0x7f || r == '\n' || r == '\r' || r == '\t')
+	}
+	return len(b) > 0 && strings.IndexFunc(string(b), func(r rune) bool { return !printed(r) }) < 0
+}
