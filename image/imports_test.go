@@ -30,7 +30,7 @@ var imports = map[string][]string{
 	"image/vm":        {},
 	"image/squashfs":  {"image", "image/tree", "image/ordered"},
 	"image/source":    {"image", "image/cache", "image/compress", "image/hostfile", "image/tree"},
-	"image/artifact":  {"image", "image/ordered", "image/simg", "image/compress"},
+	"image/artifact":  {"image", "image/hostfile", "image/ordered", "image/simg", "image/compress"},
 	"image/fstab":     {},
 	"image/extlinux":  {},
 	"image/shconf":    {},

@@ -411,6 +411,10 @@ func writeNew(path string, data []byte, mode fs.FileMode) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file: give another name", path)
 	}
+	path, err := hostfile.Target(path)
+	if err != nil {
+		return err
+	}
 	return renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)))
 }
 

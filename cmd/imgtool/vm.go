@@ -22,6 +22,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/gpt"
+	"imgtool/image/hostfile"
 	"imgtool/image/vm"
 	"imgtool/layouts"
 )
@@ -223,12 +224,16 @@ func (opt *vmOptions) mainDisk(ctx context.Context, args []string, u *ui) (*os.F
 	if opt.keep == "" {
 		return scratchDisk(ctx, path, opt.disk, u)
 	}
-	f, err := os.CreateTemp(filepath.Dir(opt.keep), ".imgtool-*")
+	keep, err := hostfile.Target(opt.keep)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(filepath.Dir(keep), ".imgtool-*")
 	if err != nil {
 		return nil, err
 	}
 	if err = writeDisk(ctx, f, path, opt.disk, u); err == nil {
-		err = os.Rename(f.Name(), opt.keep)
+		err = os.Rename(f.Name(), keep)
 	}
 	if err != nil {
 		f.Close()

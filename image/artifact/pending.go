@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+
+	"imgtool/image/hostfile"
 )
 
 // pending is a file on its way to its name. Where the system can, it has none before:
@@ -60,8 +62,13 @@ func (p *pending) give(a *access) error {
 	return err
 }
 
-// newPending is one in the folder of the file, not in TMPDIR. Cleanup is to be called.
+// newPending is one in the folder of the file, not in TMPDIR. Where path is a symbolic
+// link, the file is the one that it leads to. Cleanup is to be called.
 func newPending(path string) (*pending, error) {
+	path, err := hostfile.Target(path)
+	if err != nil {
+		return nil, err
+	}
 	if f := openUnnamed(path); f != nil {
 		return &pending{f, path, nil}, nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"imgtool/image"
+	"imgtool/image/hostfile"
 	"imgtool/image/ordered"
 	"imgtool/image/simg"
 )
@@ -29,11 +30,16 @@ func BmapPath(path string) string { return path + ".bmap" }
 
 // Save writes an image in the format its name asks for, with its manifest and
 // block map beside it. It fills in what the manifest says of the image's bytes.
+// If path is a symbolic link, they are the file that it leads to and those beside that.
 // The files appear under their names when they are whole; on an error, nothing
 // is left behind. room is that of path, or nil.
 func Save(ctx context.Context, path string, room *Room, img *image.Image, m *Manifest, phases image.Phases) error {
 	format, err := FormatOf(path)
 	if err != nil {
+		return err
+	}
+	// The manifest goes beside the file, not beside a link to it.
+	if path, err = hostfile.Target(path); err != nil {
 		return err
 	}
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
