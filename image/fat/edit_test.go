@@ -1,0 +1,774 @@
+package fat_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"imgtool/image"
+	"imgtool/image/fat"
+	"imgtool/image/imagetest"
+)
+
+// edited is what an edit changes in r, of size bytes.
+func edited(r io.ReaderAt, size int64, edit func(e *fat.Editor) error) (*fat.Change, error) {
+	f, err := fat.Open(r)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Edit(size)
+	if err != nil {
+		return nil, err
+	}
+	if err := edit(e); err != nil {
+		return nil, err
+	}
+	return e.Change()
+}
+
+func put(path string, b []byte) func(e *fat.Editor) error {
+	return func(e *fat.Editor) error {
+		return e.Put(fat.File{Path: path, Content: bytes.NewReader(b)}, options.Time)
+	}
+}
+
+func remove(path string) func(e *fat.Editor) error {
+	return func(e *fat.Editor) error { return e.Remove(path) }
+}
+
+// overlay is m with an edit.
+func overlay(t testing.TB, m *image.Image, edit func(e *fat.Editor) error) *image.Image {
+	t.Helper()
+	c, err := edited(m, m.Size(), edit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, err := m.Overlay(c.Extents()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return over
+}
+
+// leaves are the extents of an image with what is in them.
+func leaves(t testing.TB, m *image.Image) []string {
+	t.Helper()
+	sums, err := image.Sum(t.Context(), m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, e := range sums.Leaves.Entries {
+		list = append(list, fmt.Sprintf("%s %d+%d %s", e.Name, e.Off, e.Len, e.SHA256))
+	}
+	return list
+}
+
+// What is put into one of ours gives the bytes and extents that New gives, and removing
+// it those from before.
+func TestPutIsAsIfMadeWithIt(t *testing.T) {
+	rng := seeded(20)
+	for _, size := range []int64{8 * MiB, 64 * MiB, 600 * MiB} {
+		for _, set := range sets {
+			for _, path := range []string{"config.toml", "SEED.TXT", "seed.txt", "overlays/one more.toml", "new/folder/x.toml"} {
+				files := set.files(rng)
+				if size == 8*MiB && set.name == "a large root" {
+					files = files[:100] // or the root is full
+				}
+				plain, err := fat.New(size, options, files)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b := bytesOf(t, content(rng, rng.IntN(200000)))
+				want, err := fat.New(size, options, append(slices.Clip(files), fat.File{Path: path, Content: bytes.NewReader(b)}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				compare := func(what string, over, want *image.Image) {
+					t.Helper()
+					got, err := open(t, over).Image(size)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if a, b := leaves(t, got), leaves(t, want); !slices.Equal(a, b) {
+						t.Errorf("%d bytes, %s: %s %s has %d extents, and %d when it is made so", size, set.name, what, path, len(a), len(b))
+						for i := range min(len(a), len(b)) {
+							if a[i] != b[i] {
+								t.Fatalf("extent %d is %s, and %s", i, a[i], b[i])
+							}
+						}
+					}
+					// What is free is zeros.
+					if err := image.Compare(t.Context(), over, want.Chunks(image.PieceSize), nil); err != nil {
+						t.Errorf("%d bytes, %s: %s %s: %v", size, set.name, what, path, err)
+					}
+				}
+				one := overlay(t, plain, put(path, b))
+				compare("put", one, want)
+				compare("remove", overlay(t, one, remove(path)), plain)
+				// Another before it leaves nothing.
+				other := overlay(t, plain, put(path, bytesOf(t, content(rng, rng.IntN(300000)))))
+				compare("replace", overlay(t, other, put(strings.ToUpper(path), b)), want)
+			}
+		}
+	}
+}
+
+// theirs is a file system that mkfs.fat made, with what is in it.
+type theirs struct {
+	t     *testing.T
+	rng   *rand.Rand
+	path  string
+	dir   string
+	files map[string]string
+}
+
+func (v *theirs) run(program string, args ...string) error {
+	cmd := exec.Command(imagetest.Need(v.t, program), args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MTOOLS_SKIP_CHECK=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// newTheirs makes a file system by options of chance, nil if mkfs.fat knows no such.
+func newTheirs(t *testing.T, rng *rand.Rand) (*theirs, string) {
+	v := &theirs{t: t, rng: rng, dir: t.TempDir(), files: map[string]string{}}
+	v.path = filepath.Join(v.dir, "x.img")
+	bits := []int{12, 16, 32}[rng.IntN(3)]
+	sector := 512 << rng.IntN(4)
+	perCluster := 1 << rng.IntN(6)
+	tables := 1 + rng.IntN(2)
+	var size int64
+	switch unit := int64(sector * perCluster); bits {
+	case 12:
+		size = unit * (100 + rng.Int64N(3800))
+	case 16:
+		size = unit * (5000 + rng.Int64N(20000))
+	default:
+		size = unit * (66000 + rng.Int64N(4000))
+	}
+	if size > 400*MiB {
+		return nil, ""
+	}
+	args := []string{"-n", "THEIRS", "-F", fmt.Sprint(bits), "-S", fmt.Sprint(sector), "-s", fmt.Sprint(perCluster), "-f", fmt.Sprint(tables)}
+	if bits != 32 {
+		args = append(args, "-r", fmt.Sprint(16*(1+rng.IntN(1<<rng.IntN(5)))*sector/512))
+	}
+	if rng.IntN(3) == 0 {
+		args = append(args, "-a") // not aligned to clusters
+	}
+	if err := os.WriteFile(v.path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(v.path, size/1024*1024); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.run("mkfs.fat", append(args, v.path)...); err != nil {
+		t.Logf("%v", err)
+		return nil, ""
+	}
+	return v, strings.Join(args, " ")
+}
+
+func (v *theirs) random(n int) string { return string(bytesOf(v.t, content(v.rng, n))) }
+
+// put copies a file in by mcopy, and says whether there was room.
+func (v *theirs) put(name string, n int) bool {
+	src := filepath.Join(v.dir, "src")
+	text := v.random(n)
+	if err := os.WriteFile(src, []byte(text), 0o644); err != nil {
+		v.t.Fatal(err)
+	}
+	if err := v.run("mcopy", "-D", "o", "-i", v.path, src, "::"+name); err != nil {
+		if v.run("mdel", "-i", v.path, "::"+name) == nil {
+			delete(v.files, name)
+		}
+		return false
+	}
+	v.files[name] = text
+	return true
+}
+
+// fill makes files in pieces, in a root and a directory that have deleted entries.
+func (v *theirs) fill() {
+	if err := v.run("mmd", "-i", v.path, "::Folder", "::empty one"); err != nil {
+		v.t.Fatal(err)
+	}
+	var all []string
+	for i := range 5 + v.rng.IntN(40) {
+		name := []string{"Folder/some longer name %d.bin", "F%d.BIN", "Folder/F%d.TXT", "file with a name %d"}[v.rng.IntN(4)]
+		name = fmt.Sprintf(name, i)
+		if !v.put(name, v.rng.IntN(9000)) {
+			break
+		}
+		all = append(all, name)
+	}
+	keep := v.rng.IntN(3) == 0
+	for _, name := range all {
+		if keep {
+			break
+		}
+		if _, ok := v.files[name]; ok && v.rng.IntN(2) == 0 {
+			if err := v.run("mdel", "-i", v.path, "::"+name); err != nil {
+				v.t.Fatal(err)
+			}
+			delete(v.files, name)
+		}
+	}
+	v.put("Folder/in pieces.bin", v.rng.IntN(200000))
+	if v.rng.IntN(3) == 0 {
+		v.put("CONFIG~1.TOM", 10)
+	}
+	if v.rng.IntN(4) == 0 {
+		v.put("config.toml", v.rng.IntN(30000))
+	}
+}
+
+// apply writes a change into the file.
+func (v *theirs) apply(c *fat.Change) {
+	v.t.Helper()
+	f, err := os.OpenFile(v.path, os.O_RDWR, 0)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer f.Close()
+	for _, step := range c.Steps {
+		for _, e := range step {
+			if _, err := f.WriteAt(bytesOf(v.t, e.Content), e.Off); err != nil {
+				v.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// clean fails the test unless fsck.fat has nothing to say and mcopy finds what is to be
+// there.
+func (v *theirs) clean(what string) {
+	v.t.Helper()
+	fsck(v.t, v.path)
+	if len(v.files) == 0 {
+		return
+	}
+	same(v.t, "mcopy after "+what, v.files, extracted(v.t, v.path))
+}
+
+// File systems of others take files of any size, on any free space, and fsck.fat is
+// content each time.
+func TestOthersFileSystemsAreChanged(t *testing.T) {
+	n := 16
+	if soak() {
+		n = 1500
+	}
+	kinds := map[string]int{}
+	for seed := range uint64(n) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(21, seed))
+			v, args := newTheirs(t, rng)
+			if v == nil {
+				return
+			}
+			t.Log(args)
+			v.fill()
+			fsck(t, v.path)
+			for step := range 6 {
+				before, err := os.ReadFile(v.path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				path := []string{"config.toml", "CONFIG.TOML", "Folder/config of a unit.toml", "FOLDER/CONF.TXT", "new/deeper/one.toml"}[rng.IntN(5)]
+				names := []string{}
+				for name := range v.files {
+					if strings.EqualFold(name, path) {
+						names = append(names, name)
+					}
+				}
+				text := v.random(rng.IntN(1 << rng.IntN(20)))
+				if rng.IntN(5) == 0 {
+					text = v.random(rng.IntN(min(2*len(before), 8*MiB)))
+				}
+				edit, what := put(path, []byte(text)), fmt.Sprintf("putting %s of %d bytes", path, len(text))
+				if step%3 == 2 {
+					edit, what = remove(path), "removing "+path
+				}
+				c, err := edited(bytes.NewReader(before), int64(len(before)), edit)
+				if errors.Is(err, iofs.ErrNotExist) && step%3 == 2 && len(names) == 0 {
+					continue
+				}
+				if full := (*fat.FullError)(nil); errors.As(err, &full) && full.Need > full.Free || err != nil && strings.Contains(err.Error(), "the root directory is full") {
+					kinds["full"]++
+					continue
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				v.apply(c)
+				for _, name := range names {
+					delete(v.files, name)
+				}
+				if step%3 != 2 {
+					kinds[strings.Fields(args)[3]]++
+					if len(names) > 0 {
+						path = names[0]
+					}
+					v.files[v.spelled(path)] = text
+				}
+				v.clean(what)
+				v.confined(what, before, path)
+			}
+		})
+	}
+	t.Log(kinds)
+	for _, kind := range []string{"12", "16", "32"} {
+		if kinds[kind] == 0 {
+			t.Errorf("no file system was %s: that proves nothing", kind)
+		}
+	}
+}
+
+// spelled is a path with directories as they are spelled in the file system.
+func (v *theirs) spelled(path string) string {
+	if rest, ok := strings.CutPrefix(path, "FOLDER/"); ok {
+		return "Folder/" + rest
+	}
+	return path
+}
+
+// table is what the table of a file system says of each cluster, and where it is.
+func tableOf(b []byte) (next []uint32, off, end, data int) {
+	le := binary.LittleEndian
+	sector, tables, roots := int(le.Uint16(b[11:])), int(b[16]), int(le.Uint16(b[17:]))
+	length := int(le.Uint16(b[22:]))
+	if length == 0 {
+		length = int(le.Uint32(b[36:]))
+	}
+	off = int(le.Uint16(b[14:])) * sector
+	end = off + tables*length*sector
+	data = end + (roots*32+sector-1)/sector*sector
+	all := int(le.Uint16(b[19:]))
+	if all == 0 {
+		all = int(le.Uint32(b[32:]))
+	}
+	clusters := (all*sector - data) / (sector * int(b[13]))
+	for n := range clusters + 2 {
+		switch {
+		case roots == 0:
+			next = append(next, le.Uint32(b[off+4*n:])&0x0fffffff)
+		case clusters < 4085:
+			next = append(next, uint32(le.Uint16(b[off+n*3/2:]))>>(n%2*4)&0xfff)
+		default:
+			next = append(next, uint32(le.Uint16(b[off+2*n:])))
+		}
+	}
+	return next, off, end, data
+}
+
+// confined fails the test if anything changed but clusters of the file at path, of
+// directories and free ones, the entries in the table of these, at most so many entries of
+// directories, and FSInfo.
+func (v *theirs) confined(what string, before []byte, path string) {
+	v.t.Helper()
+	after, err := os.ReadFile(v.path)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	old, tables, tablesEnd, data := tableOf(before)
+	new, _, _, _ := tableOf(after)
+	cluster := int(binary.LittleEndian.Uint16(before[11:])) * int(before[13])
+	// Who has which cluster: 'f' the file, 'd' a directory, 'o' another file.
+	owners := make([]byte, len(old))
+	for _, b := range [][]byte{before, after} {
+		m, err := open(v.t, bytes.NewReader(b)).Image(int64(len(b)))
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		for e := range m.Extents() {
+			who := byte('o')
+			switch {
+			case e.Name == "fat":
+				continue
+			case strings.EqualFold(e.Name, path):
+				who = 'f'
+			case v.files[e.Name] == "":
+				who = 'd'
+			}
+			for off := int(e.Off); off < int(e.End()); off += cluster {
+				n := (off-data)/cluster + 2
+				if who == 'd' && (old[n] == 0 || new[n] == 0) {
+					who = 'f' // a directory that was made or removed
+				}
+				owners[n] = max(owners[n], who)
+			}
+		}
+	}
+	entries := 0
+	for at := 0; at < len(before); at++ {
+		if before[at] == after[at] {
+			continue
+		}
+		fault := func(where string) {
+			v.t.Fatalf("%s: byte %d, in %s, changed from %#x to %#x", what, at, where, before[at], after[at])
+		}
+		slot := func() {
+			at -= at % 32
+			if a, b := before[at:at+32], after[at:at+32]; a[0] != 0 && a[0] != 0xe5 && b[0] != 0 && b[0] != 0xe5 && !bytes.Equal(a[:11], b[:11]) {
+				fault("an entry of another file")
+			}
+			entries++
+			at += 31
+		}
+		switch {
+		case at < tables:
+			if n := at % 512; data != tablesEnd || before[at-n] != 'R' || n < 488 || n >= 496 {
+				fault("the reserved sectors")
+			}
+		case at < tablesEnd: // looked at below
+		case at < data:
+			slot()
+		default:
+			switch n := (at-data)/cluster + 2; {
+			case n >= len(owners):
+				fault("what is behind the last cluster")
+			case owners[n] == 'o':
+				fault("a cluster of another file")
+			case owners[n] == 'd':
+				slot()
+			}
+		}
+	}
+	most := 3 // for a name, and directories of two entries more
+	if strings.HasPrefix(path, "new/") {
+		most = 100
+	}
+	if strings.HasPrefix(path, "Folder/config") {
+		most = 4
+	}
+	if entries > most {
+		v.t.Errorf("%s: %d entries of directories changed", what, entries)
+	}
+	copies := int(before[16])
+	length := (tablesEnd - tables) / copies
+	for i := 1; i < copies; i++ {
+		if !bytes.Equal(after[tables:tables+length], after[tables+i*length:][:length]) {
+			v.t.Errorf("%s: the copies of the table differ", what)
+		}
+	}
+	for n := range old {
+		if old[n] != new[n] && owners[n] == 'o' {
+			v.t.Errorf("%s: the table says %#x of cluster %d, of another file, and said %#x", what, new[n], n, old[n])
+		}
+	}
+}
+
+// mkfs is a file system of mkfs.fat in memory, after some programs of mtools.
+func mkfs(t testing.TB, size int64, args []string, programs ...[]string) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "x.img")
+	if err := os.WriteFile(path, make([]byte, size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	imagetest.Run(t, "mkfs.fat", append(args, path)...)
+	for _, p := range programs {
+		imagetest.Run(t, p[0], append([]string{"-i", path}, p[1:]...)...)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// changed is b with an edit, which fsck.fat is content with.
+func changed(t testing.TB, b []byte, edit func(e *fat.Editor) error) []byte {
+	t.Helper()
+	c, err := edited(bytes.NewReader(b), int64(len(b)), edit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = bytes.Clone(b)
+	for _, e := range c.Extents() {
+		copy(b[e.Off:], bytesOf(t, e.Content))
+	}
+	path := filepath.Join(t.TempDir(), "changed.img")
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	fsck(t, path)
+	return b
+}
+
+func TestEditRefusals(t *testing.T) {
+	le := binary.LittleEndian
+	var names [][]string
+	for i := range 15 {
+		names = append(names, []string{"mmd", fmt.Sprintf("::D%d", i)})
+	}
+	small := []string{"-F", "12", "-r", "16", "-s", "1"}
+	fat12 := mkfs(t, MiB, small, names...)
+	deleted := mkfs(t, MiB, small, append(names, []string{"mrd", "::D3"}, []string{"mrd", "::D7"}, []string{"mmd", "::D15"})...)
+	fat16 := mkfs(t, 16*MiB, []string{"-F", "16"}, []string{"mmd", "::DIR"})
+	fat32 := mkfs(t, 64*MiB, []string{"-F", "32", "-s", "1"})
+	table16, table32 := int(le.Uint16(fat16[14:]))*512, int(le.Uint16(fat32[14:]))*512
+	config := put("config.toml", []byte("seed"))
+	for _, c := range []struct {
+		name  string
+		b     []byte
+		spoil func(b []byte)
+		edit  func(e *fat.Editor) error
+		want  string
+	}{
+		{"a full root", fat12, nil, config, `the root directory is full: "config.toml" needs 2 entries in a row, and of its 16 at most 1 in a row are free`},
+		{"a root with deleted entries apart", deleted, nil, config, `"config.toml" needs 2 entries in a row, and of its 16 at most 1 in a row are free`},
+		{"a full volume", fat12, nil, put("D1", nil), `"D1" is a directory`},
+		{"no room", fat12, nil, put("D1/X", make([]byte, MiB)), `"D1/X": 1048576 bytes of files do not fit: 1 MiB has `},
+		{"no room for a directory", fat16, func(b []byte) {
+			for i := range 2 {
+				for n := 2; n < len(b)/2048; n++ {
+					if at := table16 + i*int(le.Uint16(b[22:]))*512 + 2*n; le.Uint16(b[at:]) == 0 {
+						le.PutUint16(b[at:], 0xfff7)
+					}
+				}
+			}
+		}, put("DIR/sub/X", nil), "2048 bytes of files do not fit: 16 MiB has 0 bytes free"},
+		{"a file as a directory", fat12, nil, func(e *fat.Editor) error {
+			return errors.Join(e.Put(fat.File{Path: "D1/FILE"}, 0), e.Put(fat.File{Path: "D1/file/X"}, 0))
+		}, `"D1/file/X": "FILE" is a file, and not a directory`},
+		{"no file", fat12, nil, remove("D1/NONE"), `"D1/NONE": file does not exist`},
+		{"no directory", fat12, nil, remove("NONE/NONE"), `"NONE/NONE": file does not exist`},
+		{"a directory", fat12, nil, remove("D1"), `"D1" is a directory`},
+		{"a bad name", fat12, nil, put("D1/a:b", nil), "':', which FAT does not allow"},
+		{"a large file", fat12, nil, func(e *fat.Editor) error {
+			return e.Put(fat.File{Path: "X", Content: image.Zeros(4 * GiB)}, 0)
+		}, "FAT holds up to 4294967295"},
+		{"Linux has it mounted", fat16, func(b []byte) { b[37] |= 1 }, config, "marked as mounted, or as not unmounted cleanly: unmount it"},
+		{"Linux has FAT32 mounted", fat32, func(b []byte) { b[65] |= 1 }, config, "marked as mounted"},
+		{"Windows has it mounted", fat16, func(b []byte) { b[table16+3] &^= 0x80 }, config, "marked as mounted"},
+		{"Windows has FAT32 mounted", fat32, func(b []byte) { b[table32+7] &^= 0x08 }, config, "fsck.fat -a"},
+		{"a hard error", fat16, func(b []byte) { b[table16+3] &^= 0x40 }, config, "read or write errors"},
+		{"a hard error of FAT32", fat32, func(b []byte) { b[table32+7] &^= 0x04 }, config, "read or write errors"},
+		{"copies that differ", fat16, func(b []byte) { b[table16+int(le.Uint16(b[22:]))*512+2*100] = 1 }, config, "copies 1 and 2 of its table differ at cluster 100"},
+		{"too long", fat16[:8*MiB], nil, config, "it says it has 16777216 bytes, and there is room for 8388608"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := bytes.Clone(c.b)
+			if c.spoil != nil {
+				c.spoil(b)
+			}
+			if _, err := edited(bytes.NewReader(b), int64(len(b)), c.edit); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// What fsck.fat would repair is left alone, with the name of what is wrong.
+func TestDamageIsNotEdited(t *testing.T) {
+	m, err := fat.New(8*MiB, options, []fat.File{{"FILE", content(seeded(9), 5000)}, {"OTHER", content(seeded(9), 3000)}, {Path: "D/E/X"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clean := bytesOf(t, m)
+	le := binary.LittleEndian
+	entry := map[string]int{}
+	for _, name := range []string{"FILE    ", "OTHER   "} {
+		entry[name[:4]] = bytes.Index(clean, []byte(name))
+	}
+	table, length := 2*512, int(le.Uint16(clean[22:]))*512
+	set := func(b []byte, n, v int) {
+		for i := range 2 {
+			le.PutUint16(b[table+i*length+2*n:], uint16(v))
+		}
+	}
+	first := int(le.Uint16(clean[entry["FILE"]+26:]))
+	for _, c := range []struct {
+		name  string
+		spoil func(b []byte)
+		want  string
+	}{
+		{"two files in one place", func(b []byte) { copy(b[entry["OTHE"]+26:], b[entry["FILE"]+26:][:2]) }, `"OTHER": its cluster 2 is in use twice`},
+		{"a chain too short", func(b []byte) { set(b, first, 0xffff) }, `"FILE": 5000 bytes in 1 clusters; they take 5`},
+		{"a chain too long", func(b []byte) { le.PutUint32(b[entry["FILE"]+28:], 100) }, `"FILE": 100 bytes in 5 clusters; they take 1`},
+		{"no chain", func(b []byte) { b[entry["FILE"]+26] = 0 }, `"FILE": 5000 bytes in 0 clusters; they take 5`},
+		{"a chain of an empty file", func(b []byte) { le.PutUint32(b[entry["FILE"]+28:], 0) }, `"FILE": 0 bytes in 5 clusters; they take 0`},
+		{"a chain into nothing", func(b []byte) { set(b, first, 0) }, `"FILE": it goes on in cluster 0 of`},
+		{"entries behind the end", func(b []byte) { copy(b[entry["FILE"]+512:], b[entry["FILE"]:][:32]) }, "its entry 18 is in use, and it ends before entry 5"},
+		{"a circle", func(b []byte) { set(b, first+1, first) }, `"FILE": its cluster 2 is in use twice`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := bytes.Clone(clean)
+			c.spoil(b)
+			path := filepath.Join(t.TempDir(), "x.img")
+			if err := os.WriteFile(path, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if exec.Command(imagetest.Need(t, "fsck.fat"), "-n", path).Run() == nil {
+				t.Error("fsck.fat finds nothing wrong")
+			}
+			if _, err := edited(bytes.NewReader(b), int64(len(b)), put("config.toml", nil)); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestEdits(t *testing.T) {
+	le := binary.LittleEndian
+	readBack := func(b []byte, path, want string) {
+		t.Helper()
+		f, err := open(t, bytes.NewReader(b)).Open(path)
+		if err != nil || string(bytesOf(t, f)) != want {
+			t.Errorf("%s is not %q (%v)", path, want, err)
+		}
+	}
+	// A deleted name's place is taken, in the middle too.
+	b := mkfs(t, 16*MiB, []string{"-F", "16"}, []string{"mmd", "::first long name", "::D2", "::D3"}, []string{"mrd", "::first long name"})
+	end := bytes.Index(b, []byte("D3         ")) + 32
+	b = changed(t, b, put("config.toml", []byte("1")))
+	if b[end] != 0 {
+		t.Error("the root grew, and had room in the middle")
+	}
+	b = changed(t, b, remove("CONFIG.TOML"))
+	if n := bytes.Count(b[end-5*32:end], []byte{0xe5}); n < 3 {
+		t.Errorf("%d entries are marked as deleted", n)
+	}
+
+	// An alias that another has, in a directory that is found by its alias.
+	b = mkfs(t, 16*MiB, []string{"-F", "16"}, []string{"mmd", "::a long directory"}, []string{"mmd", "::ALONGD~1/CONFIG~1.TOM"})
+	b = changed(t, b, put("ALONGD~1/config.toml", []byte("1")))
+	readBack(b, "a long directory/CONFIG~2.TOM", "1")
+
+	// A table of FAT32 that is in use alone, and the free clusters not known.
+	b = mkfs(t, 64*MiB, []string{"-F", "32", "-s", "1"})
+	table, length := int(le.Uint16(b[14:]))*512, int(le.Uint32(b[36:]))*512
+	le.PutUint16(b[40:], 0x81)
+	le.PutUint32(b[512+488:], 0xffffffff)
+	other := bytes.Clone(b[table : table+length])
+	c, err := edited(bytes.NewReader(b), int64(len(b)), put("config.toml", make([]byte, 2000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range c.Extents() {
+		copy(b[e.Off:], bytesOf(t, e.Content))
+	}
+	if !bytes.Equal(other, b[table:table+length]) || bytes.Equal(other, b[table+length:][:length]) {
+		t.Error("the table that is not in use changed, or the other did not")
+	}
+	free := 0
+	for n := range (len(b) - table - 2*length) / 512 {
+		if le.Uint32(b[table+length+4*(n+2):]) == 0 {
+			free++
+		}
+	}
+	if got := int(le.Uint32(b[512+488:])); got != free || le.Uint32(b[512+492:]) != 6 {
+		t.Errorf("%d clusters are free from %d on, and FSInfo says %d", free, le.Uint32(b[512+492:]), got)
+	}
+
+	// The four bits that FAT32 does not use stay as they are.
+	b = mkfs(t, 64*MiB, []string{"-F", "32", "-s", "1"})
+	for i := range 2 {
+		b[table+i*length+4*3+3] = 0xA0
+	}
+	b = changed(t, b, put("config.toml", make([]byte, 2000)))
+	if got := le.Uint32(b[table+4*3:]); got != 0xA0000004 {
+		t.Errorf("entry 3 of the table is %#x", got)
+	}
+
+	// A read-only file is replaced and stays read-only; made when it was made.
+	b = mkfs(t, 16*MiB, []string{"-F", "16"})
+	b = changed(t, b, put("SEED.TXT", []byte("one")))
+	at := bytes.Index(b, []byte("SEED    TXT"))
+	b[at+11] |= 1
+	made := bytes.Clone(b[at+13 : at+18])
+	b = changed(t, b, func(e *fat.Editor) error {
+		return e.Put(fat.File{Path: "seed.txt", Content: strings.NewReader("another")}, options.Time+100000)
+	})
+	readBack(b, "seed.txt", "another")
+	if b[at+11] != 0x21 || !bytes.Equal(made, b[at+13:at+18]) || bytes.Equal(b[at+16:at+18], b[at+24:at+26]) {
+		t.Errorf("the entry is %x", b[at:at+32])
+	}
+	if bytes.Contains(b, []byte("one\x00")) {
+		t.Error("the old file is still there")
+	}
+}
+
+// Nothing that was there of a file is left, also if it had more clusters.
+func TestWhatIsRemovedIsZeroed(t *testing.T) {
+	b := mkfs(t, 16*MiB, []string{"-F", "16"})
+	empty := bytes.Clone(b)
+	secret := bytes.Repeat([]byte("secret "), 5000)
+	b = changed(t, b, put("config.toml", secret))
+	for _, edit := range []func(e *fat.Editor) error{put("config.toml", []byte("short")), remove("config.toml")} {
+		if c := changed(t, b, edit); bytes.Contains(c, []byte("secret")) || !bytes.Contains(b, []byte("secret")) {
+			t.Error("it is still there")
+		}
+	}
+	if !bytes.Equal(empty, changed(t, b, remove("config.toml"))) {
+		t.Error("it is not as it was before")
+	}
+}
+
+// within fails on what lies outside of a file system.
+func within(t *testing.T, c *fat.Change, size int64) {
+	t.Helper()
+	m, err := image.New(size, c.Extents()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, io.NewSectionReader(m, 0, size)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzEdit(f *testing.F) {
+	for _, b := range heads(f) {
+		if _, err := edited(endless(b), 4*MiB, put("config.toml", make([]byte, 3000))); err != nil {
+			f.Fatal(err) // a start that cannot be edited proves little
+		}
+		f.Add(b, "config.toml", uint16(3000))
+		f.Add(b, "D/E/another long name", uint16(0))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, path string, size uint16) {
+		// As much room as a small file system says it has.
+		if len(b) < 512 {
+			return
+		}
+		sectors := int64(binary.LittleEndian.Uint16(b[19:]))
+		if sectors == 0 {
+			sectors = int64(binary.LittleEndian.Uint32(b[32:]))
+		}
+		room := max(int64(len(b)), min(sectors*512, 4*MiB))
+		r := io.NewSectionReader(endless(b), 0, room)
+		for _, edit := range []func(e *fat.Editor) error{put(path, make([]byte, size)), remove(path)} {
+			c, err := edited(r, room, edit)
+			if err != nil {
+				continue
+			}
+			within(t, c, room)
+			m, err := image.New(room, image.Extent{Content: r})
+			if err != nil {
+				t.Fatal(err)
+			}
+			over, err := m.Overlay(c.Extents()...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// What it made can be edited once more.
+			if c, err = edited(over, room, put(path, make([]byte, size))); err == nil {
+				within(t, c, room)
+			} else if full := (*fat.FullError)(nil); !errors.As(err, &full) && !strings.Contains(err.Error(), "is full") {
+				t.Errorf("after an edit of %q: %v", path, err)
+			}
+		}
+	})
+}
