@@ -136,7 +136,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 	}
 	defer pic.Close()
 	if opt.seed.given() {
-		if pic, err = seeded(ctx, pic, opt.seed, u); err != nil {
+		if pic, err = seeded(pic, opt.seed, opt.board, u); err != nil {
 			return err
 		}
 	}
