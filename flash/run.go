@@ -84,7 +84,7 @@ const sampleOf = 16
 // Result is what a Run did, in bytes.
 type Result struct {
 	Written  int64         // wipes included
-	Skipped  int64         // found on the disk as they should be, with Delta
+	Skipped  int64         // found on the disk as they should be: with Delta, or long runs of zeros
 	Verified int64         // read from the disk and right
 	Unread   int64         // written and not read back, unless Full
 	Writing  time.Duration // the body's, its flush included
@@ -168,7 +168,13 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	// 2. The partitions. What was wiped is read back with them: it may have been
 	// overwritten since, on a disk with less room than it says.
 	begin := time.Now()
-	body, seen, err := r.write(ctx, after(job.Body, max(guard, job.RecordOff+int64(len(record)))), r.phases.Start(Writing, job.BodySize))
+	var seen, found []image.Span
+	p = locked(r.phases.Start(Writing, job.BodySize))
+	content := watched(after(job.Body, max(guard, job.RecordOff+int64(len(record)))), &seen)
+	if !job.Delta {
+		content = r.withoutZeros(content, &found, p)
+	}
+	body, _, err := r.write(ctx, content, p)
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +182,7 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	part := sample(body, job.Verify)
 	r.res.Unread = size(body) - size(part)
 	blank, isBlank := blanks(image.Subtract(places(wiped), seen)), map[int64]bool{}
+	blank = join(blank, sample(blanks(found), job.Verify))
 	for _, e := range blank.Entries {
 		isBlank[e.Off] = true
 	}
@@ -351,13 +358,7 @@ func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p
 	var seen []image.Span
 	chunks = watched(chunks, &seen)
 	if r.job.Delta {
-		var one sync.Mutex
-		each := p
-		p = func(n int64) {
-			one.Lock()
-			defer one.Unlock()
-			each.Add(n)
-		}
+		p = locked(p)
 		chunks = r.differing(chunks, p)
 	}
 	m, err := image.Write(ctx, r.dev, chunks, p)
@@ -472,6 +473,79 @@ func (r *run) differing(chunks iter.Seq2[image.Chunk, error], p image.Progress) 
 			r.res.Skipped += same
 			r.res.Verified += same
 			p.Add(same)
+		}
+	}
+}
+
+// locked may be told of bytes by several goroutines.
+func locked(p image.Progress) image.Progress {
+	var one sync.Mutex
+	return func(n int64) {
+		one.Lock()
+		defer one.Unlock()
+		p.Add(n)
+	}
+}
+
+// withoutZeros gives the chunks without the long runs of zeros that are on the disk
+// already, and notes where these are: an image without a manifest is mostly that, and
+// reading a disk is faster than writing it. What cannot be read is written.
+func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.Span, p image.Progress) iter.Seq2[image.Chunk, error] {
+	zero, buf := make([]byte, image.PieceSize), make([]byte, image.PieceSize)
+	blank := func(off, n int64) bool {
+		for at := int64(0); at < n; {
+			// Of a disk that is not blank, the first block is enough to see it.
+			part := buf[:min(n-at, int64(len(buf)))]
+			if at == 0 {
+				part = part[:min(n, image.Block)]
+			}
+			if k, _ := r.dev.ReadAt(part, off+at); !bytes.Equal(part, zero[:k]) {
+				return false
+			}
+			at += int64(len(part))
+		}
+		return true
+	}
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if err != nil {
+				yield(c, err)
+				return
+			}
+			at := 0
+			for start, end := range zeroRuns(c.Data) {
+				s := image.Span{Off: c.Off + int64(start), Len: int64(end - start)}
+				if s.Len < near || !blank(s.Off, s.Len) {
+					continue
+				}
+				if at < start && !yield(image.Chunk{Off: c.Off + int64(at), Data: c.Data[at:start:start]}, nil) {
+					return
+				}
+				at = end
+				*found = append(*found, s)
+				r.res.Skipped += s.Len
+				p.Add(s.Len)
+			}
+			if at < len(c.Data) && !yield(image.Chunk{Off: c.Off + int64(at), Data: c.Data[at:]}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// zeroRuns are the runs of whole blocks that are zeros.
+func zeroRuns(b []byte) iter.Seq2[int, int] {
+	zero := make([]byte, image.Block)
+	return func(yield func(int, int) bool) {
+		start := 0
+		for at := 0; at <= len(b); at += image.Block {
+			if at+image.Block <= len(b) && bytes.Equal(b[at:at+image.Block], zero) {
+				continue
+			}
+			if start < at && !yield(start, at) {
+				return
+			}
+			start = at + image.Block
 		}
 	}
 }
