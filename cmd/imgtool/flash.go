@@ -136,7 +136,11 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 	}
 	defer pic.Close()
 	if opt.seed.given() {
-		if pic, err = seeded(pic, opt.seed, opt.board, u); err != nil {
+		board, err := askedBoard(opt.board)
+		if err != nil {
+			return err
+		}
+		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
 			return err
 		}
 	}

@@ -311,17 +311,13 @@ func newSeedRmCommand(u *ui) *cobra.Command {
 }
 
 // seeded reads a seed and puts it into an image. board is the one that was given, or
-// empty.
-func seeded(pic *picture, opt seedOptions, board string, u *ui) (*picture, error) {
+// nil.
+func seeded(pic *picture, opt seedOptions, board *boards.Board, u *ui) (*picture, error) {
 	want, err := opt.read()
 	if err != nil {
 		return nil, err
 	}
-	asked, err := askedBoard(board)
-	if err != nil {
-		return nil, err
-	}
-	p, err := pic.withSeed(want, asked, u)
+	p, err := pic.withSeed(want, board, u)
 	if err != nil {
 		return nil, err
 	}

@@ -65,8 +65,15 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 		return err
 	}
 	defer pic.Close()
+	board, err := askedBoard(opt.board)
+	if err != nil {
+		return err
+	}
+	if m := pic.manifest; board != nil && m != nil && m.Board != board.Name {
+		return &wrongBoardError{fmt.Errorf("%s: it is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+	}
 	if opt.seed.given() {
-		if pic, err = seeded(pic, opt.seed, opt.board, u); err != nil {
+		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
 			return err
 		}
 	}
