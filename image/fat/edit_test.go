@@ -702,6 +702,108 @@ func TestEdits(t *testing.T) {
 	}
 }
 
+// A directory whose clusters are full grows by one, and gives it back.
+func TestDirectoriesGrow(t *testing.T) {
+	b := mkfs(t, 16*MiB, []string{"-F", "12", "-s", "16"}, []string{"mmd", "::D"}) // 256 entries in a cluster, and 2 are taken
+	for i := range 250 {
+		var err error
+		var c *fat.Change
+		if c, err = edited(bytes.NewReader(b), int64(len(b)), put(fmt.Sprintf("D/F%d", i), []byte("x"))); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range c.Extents() {
+			copy(b[e.Off:], bytesOf(t, e.Content))
+		}
+	}
+	grown := 0
+	for i := range 6 {
+		one := changed(t, b, put("D/config.toml", []byte("seed")))
+		f := open(t, bytes.NewReader(one))
+		if file, err := f.Open("D/config.toml"); err != nil || string(bytesOf(t, file)) != "seed" {
+			t.Fatal(err)
+		}
+		m, err := f.Image(int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := 0
+		for e := range m.Extents() {
+			if e.Name == "D" {
+				parts++
+			}
+		}
+		grown += parts - 1
+		if !bytes.Equal(b, changed(t, one, remove("D/config.toml"))) {
+			t.Errorf("with %d files it is not as it was before", 250+i)
+		}
+		b = changed(t, b, put(fmt.Sprintf("D/G%d", i), nil))
+	}
+	if grown == 0 {
+		t.Error("no directory grew: that proves nothing")
+	}
+
+	// The root of FAT32 is one too.
+	var files []fat.File
+	for i := range 126 {
+		files = append(files, fat.File{Path: fmt.Sprintf("F%d", i)})
+	}
+	for range 3 { // with the label 127 entries and more, of 128 in a cluster
+		files = append(files, fat.File{Path: fmt.Sprintf("G%d", len(files))})
+		plain, err := fat.New(600*MiB, options, files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := fat.New(600*MiB, options, append(slices.Clip(files), fat.File{Path: "config.toml", Content: strings.NewReader("seed")}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := overlay(t, plain, put("config.toml", []byte("seed")))
+		two := overlay(t, one, remove("config.toml"))
+		for got, want := range map[*image.Image]*image.Image{one: want, two: plain} {
+			m, err := open(t, got).Image(600 * MiB)
+			if err != nil || !slices.Equal(leaves(t, m), leaves(t, want)) {
+				t.Errorf("with %d files it is another file system (%v)", len(files), err)
+			}
+		}
+	}
+}
+
+// Beyond cluster 65536 a number of FAT32 is in two fields of an entry.
+func TestHighClusters(t *testing.T) {
+	fill := filepath.Join(t.TempDir(), "fill")
+	if err := os.WriteFile(fill, make([]byte, 66000*512), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b := mkfs(t, 64*MiB, []string{"-F", "32", "-s", "1"}, []string{"mcopy", fill, "::"})
+	b = changed(t, b, put("new/config.toml", []byte("seed")))
+	if f, err := open(t, bytes.NewReader(b)).Open("new/config.toml"); err != nil || string(bytesOf(t, f)) != "seed" {
+		t.Error(err)
+	}
+	changed(t, b, remove("new/config.toml"))
+}
+
+// Several files are changed at once, the last one on all that is free then.
+func TestOneEditOfSeveralFiles(t *testing.T) {
+	b := mkfs(t, 16*MiB, []string{"-F", "16", "-s", "4"}, []string{"mmd", "::D"})
+	b = changed(t, b, put("first", make([]byte, 20000)))
+	b = changed(t, b, put("second", make([]byte, 20000)))
+	_, err := edited(bytes.NewReader(b), int64(len(b)), put("huge", make([]byte, 17*MiB)))
+	var full *fat.FullError
+	if !errors.As(err, &full) {
+		t.Fatal(err)
+	}
+	b = changed(t, b, func(e *fat.Editor) error {
+		return errors.Join(
+			e.Put(fat.File{Path: "D/third", Content: bytes.NewReader(make([]byte, 2000))}, 0),
+			e.Remove("first"),
+			e.Put(fat.File{Path: "D/new/rest", Content: image.Zeros(full.Free - 2048 - 2048 + 20480)}, 0),
+		)
+	})
+	if _, err := edited(bytes.NewReader(b), int64(len(b)), put("D/x", []byte("1"))); !errors.As(err, &full) || full.Free != 0 {
+		t.Errorf("it should be full: %v", err)
+	}
+}
+
 // Nothing that was there of a file is left, also if it had more clusters.
 func TestWhatIsRemovedIsZeroed(t *testing.T) {
 	b := mkfs(t, 16*MiB, []string{"-F", "16"})
