@@ -702,6 +702,36 @@ func TestEdits(t *testing.T) {
 	}
 }
 
+// littered is a file system with something in its free clusters.
+func littered(t testing.TB, b []byte) []byte {
+	t.Helper()
+	f := open(t, bytes.NewReader(b))
+	m, err := f.Image(int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster := int64(b[13]) * int64(binary.LittleEndian.Uint16(b[11:]))
+	var used []image.Span
+	data := int64(0)
+	for e := range m.Extents() {
+		if e.Name == "fat" {
+			data = e.End()
+		}
+		n := e.Size()
+		if e.Name != "fat" {
+			n = (n + cluster - 1) / cluster * cluster
+		}
+		used = append(used, image.Span{Off: e.Off, Len: n})
+	}
+	b = bytes.Clone(b)
+	for _, s := range image.Subtract([]image.Span{{Off: data, Len: int64(len(b)) - data}}, used) {
+		for i := s.Off; i < s.End(); i++ {
+			b[i] = 'A' + byte(i%23)
+		}
+	}
+	return b
+}
+
 // A directory whose clusters are full grows by one, and gives it back.
 func TestDirectoriesGrow(t *testing.T) {
 	b := mkfs(t, 16*MiB, []string{"-F", "12", "-s", "16"}, []string{"mmd", "::D"}) // 256 entries in a cluster, and 2 are taken
@@ -736,6 +766,8 @@ func TestDirectoriesGrow(t *testing.T) {
 		if !bytes.Equal(b, changed(t, one, remove("D/config.toml"))) {
 			t.Errorf("with %d files it is not as it was before", 250+i)
 		}
+		// What is free may be anything.
+		changed(t, littered(t, b), put("D/config.toml", []byte("seed")))
 		b = changed(t, b, put(fmt.Sprintf("D/G%d", i), nil))
 	}
 	if grown == 0 {
