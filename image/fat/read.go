@@ -111,20 +111,8 @@ func Open(r io.ReaderAt) (*FS, error) {
 		return nil, fmt.Errorf("a damaged FAT%d file system: %d clusters, and tables for %d", f.Kind, f.clusters, min(room, most))
 	}
 	if f.Kind == 32 {
-		f.rootOff, f.rootLen = 0, 0
-		if b32.Flags&notMirrored != 0 {
-			n := int64(b32.Flags & 0xf)
-			if n >= int64(b.Tables) {
-				return nil, fmt.Errorf("a damaged FAT32 file system: table %d of %d is in use", n+1, b.Tables)
-			}
-			f.tableOff += n * f.tableLen
-			f.tables = 1
-		}
-		if n := int64(b32.Info); n > 0 && n < int64(b.Reserved) {
-			f.info = n * sectorSize
-			if backup := int64(b32.Backup); backup > 0 && backup+n < int64(b.Reserved) {
-				f.copied = (backup + n) * sectorSize
-			}
+		if err := f.use32(b, b32); err != nil {
+			return nil, err
 		}
 	} else if f.rootLen == 0 {
 		return nil, fmt.Errorf("a damaged FAT%d file system: no room for a root folder", f.Kind)
@@ -144,6 +132,26 @@ func Open(r io.ReaderAt) (*FS, error) {
 		f.Label, f.Time = label, w.made
 	}
 	return f, nil
+}
+
+// use32 takes over what FAT32 alone has.
+func (f *FS) use32(b boot, b32 boot32) error {
+	f.rootOff, f.rootLen = 0, 0
+	if b32.Flags&notMirrored != 0 {
+		n := int64(b32.Flags & 0xf)
+		if n >= int64(b.Tables) {
+			return fmt.Errorf("a damaged FAT32 file system: table %d of %d is in use", n+1, b.Tables)
+		}
+		f.tableOff += n * f.tableLen
+		f.tables = 1
+	}
+	if n := int64(b32.Info); n > 0 && n < int64(b.Reserved) {
+		f.info = n * f.sector
+		if backup := int64(b32.Backup); backup > 0 && backup+n < int64(b.Reserved) {
+			f.copied = (backup + n) * f.sector
+		}
+	}
+	return nil
 }
 
 // take fills v, a pointer to a struct of fixed size, from the first sector.
