@@ -61,6 +61,10 @@ type Job struct {
 	// right is not read once more.
 	Delta bool
 
+	// Zeros reads where Body has long runs of zeros before it writes them, and writes
+	// them only where the disk has something else. They are read back with all else.
+	Zeros bool
+
 	// Size is what the disk says it has, in bytes, to find out in time if it has
 	// not. 0 does not look, nor does a Delta.
 	Size int64
@@ -84,7 +88,7 @@ const sampleOf = 16
 // Result is what a Run did, in bytes.
 type Result struct {
 	Written  int64         // wipes included
-	Skipped  int64         // found on the disk as they should be: with Delta, or long runs of zeros
+	Skipped  int64         // found on the disk as they should be: with Delta or Zeros
 	Verified int64         // read from the disk and right
 	Unread   int64         // written and not read back, unless Full
 	Writing  time.Duration // the body's, its flush included
@@ -171,7 +175,7 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	var seen, found []image.Span
 	p = locked(r.phases.Start(Writing, job.BodySize))
 	content := watched(after(job.Body, max(guard, job.RecordOff+int64(len(record)))), &seen)
-	if !job.Delta {
+	if job.Zeros && !job.Delta {
 		content = r.withoutZeros(content, &found, p)
 	}
 	body, _, err := r.write(ctx, content, p)

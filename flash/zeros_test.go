@@ -27,7 +27,7 @@ func newZeros() (p payload, zeros []image.Span) {
 	for off := int64(headSize); off < end; off = min(end, (off/image.PieceSize+1)*image.PieceSize) {
 		body = append(body, image.Chunk{Off: off, Data: bytes.Clone(p.want[off:min(end, (off/image.PieceSize+1)*image.PieceSize)])})
 	}
-	p.job.Body, p.job.BodySize = chunks(body), end-headSize
+	p.job.Body, p.job.BodySize, p.job.Zeros = chunks(body), end-headSize, true
 	head, _ := p.job.Head()
 	for _, c := range head {
 		copy(p.want[c.Off:], c.Data)

@@ -252,6 +252,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verify, opt.verify
+		n.job.Zeros = pic.manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {

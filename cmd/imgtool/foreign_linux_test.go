@@ -157,6 +157,10 @@ func TestAnImageOfOthersTakesASeed(t *testing.T) {
 		}
 	}
 
+	if out := imgtool(t, "--json", "flash", "--yes", "--delta=no", "-i", img, disk); !strings.Contains(out, `"skipped": 0,`) {
+		t.Errorf("not all was written: %s", out)
+	}
+
 	// On a disk, and out again.
 	imgtool(t, "seed", "rm", dev)
 	imgtool(t, "verify", "--image", plain, dev)
@@ -173,7 +177,7 @@ func TestAnImageOfOthersTakesASeed(t *testing.T) {
 func flashesSeeded(t *testing.T, img, seed, disk string) {
 	t.Helper()
 	var r receipt
-	if err := json.Unmarshal([]byte(imgtool(t, "--json", "flash", "--yes", "--delta=no", "--board", "rock64", "-i", img, "--seed", seed, disk)), &r); err != nil {
+	if err := json.Unmarshal([]byte(imgtool(t, "--json", "flash", "--yes", "--board", "rock64", "-i", img, "--seed", seed, disk)), &r); err != nil {
 		t.Fatal(err)
 	}
 	// What has zeros between its data is written as zeros: no more than that.
