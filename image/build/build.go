@@ -14,6 +14,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -291,6 +292,9 @@ func (b *builder) checkMedia() error {
 
 func (b *builder) checkSeed() error {
 	if b.Board.Seed.Path == "" {
+		if why := b.Board.Seed.Without; why != "" {
+			return fmt.Errorf("%s takes no seed: %s", b.Board.Name, why)
+		}
 		return fmt.Errorf("%s takes no seed", b.Board.Name)
 	}
 	if strings.Contains(b.Slots, "b") {
@@ -321,7 +325,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 		}
 		if err == nil && len(b.Edits) > 0 {
 			b.root.Squashfs = nil
-			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time)
+			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
 		}
 		if err != nil {
 			return fmt.Errorf("rootfs: %w", err)
@@ -487,6 +491,12 @@ func (b *builder) identify(ctx context.Context) error {
 		fmt.Fprintf(h, "layout %x\n", sha256.Sum256(m.PlacingSource))
 		if size := b.Sizes[m.Name]; size != 0 {
 			fmt.Fprintf(h, "size %s %d\n", m.Name, size)
+		}
+		// What was changed of the layout since it was read.
+		if was, err := layouts.Parse(m.Layout, m.PlacingSource); err != nil || !reflect.DeepEqual(was, m.Placing) {
+			for _, p := range m.Placing.Partitions {
+				fmt.Fprintf(h, "partition %d %q %d %q\n", p.Number, p.Name, p.Size, p.Label)
+			}
 		}
 	}
 	for _, t := range b.Board.Trees {

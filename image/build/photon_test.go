@@ -182,9 +182,9 @@ LABEL wagglerecovery
 // photonLinks are those that the factory's script makes.
 var photonLinks = map[string]map[string]string{
 	"both": {
-		"/etc/waggle/config.ini":     "config-prod.ini",
-		"/etc/waggle/firewall/rules": "rules.prod",
-		"/root/.ssh/authorized_keys": "authorized_keys.prod",
+		"/etc/waggle/config.ini":     "/etc/waggle/config-prod.ini",
+		"/etc/waggle/firewall/rules": "/etc/waggle/firewall/rules.prod",
+		"/root/.ssh/authorized_keys": "/root/.ssh/authorized_keys.prod",
 		"/boot/initrd":               "/boot/initrd.img-" + edittest.Kernel,
 		// Not the factory's, as securetty.
 		"/etc/systemd/system/serial-getty@ttyTCU0.service": "/dev/null",
