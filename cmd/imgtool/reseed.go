@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,6 +62,11 @@ func findBootVolume(ctx context.Context, r io.ReaderAt, m *artifact.Manifest) (*
 					return v, v.open(ctx, r)
 				}
 			}
+		}
+	}
+	if m != nil && !slices.ContainsFunc(table.Parts, func(p gpt.Part) bool { return strings.HasPrefix(p.Name, "boot") }) {
+		if b, err := boards.Get(m.Board); err == nil && b.Seed.Without != "" {
+			return nil, fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
 		}
 	}
 	return nil, errNoSeedHere

@@ -390,6 +390,9 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	if ref == starterScheme+"initrd" {
 		return b.openStarterInitrd(ctx)
 	}
+	if ref == starterScheme+"dtb" {
+		return fileOf(bytes.NewReader(deviceTree(photonStarter)), "made for QEMU, and describes no board")
+	}
 	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
 		t := (*tree.Tree)(nil)
 		if b.root != nil {

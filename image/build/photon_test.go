@@ -466,3 +466,17 @@ func TestAnAgentsStarterIsNoL4TEither(t *testing.T) {
 		t.Errorf("/etc/fstab is %q", text)
 	}
 }
+
+// With Rock64's slots and no inputs there is a system too, for U-Boot.
+func TestTheStarterOfAPhotonWithSlots(t *testing.T) {
+	r, err := buildBoard(t, "photon-nx.ab-squashfs", "", func(o *build.Options) { o.BuildID = "boot-test-4" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "slots.img")
+	if err := artifact.Save(t.Context(), file, nil, r.Images[0].Image, r.Images[0].Manifest, nil); err != nil {
+		t.Fatal(err)
+	}
+	log := imagetest.Boot(t, vm.Machine{Disks: []vm.Disk{{Path: file, Bus: "virtio"}}}, `starter ready: slot a, build boot-test-4`)
+	wantLines(t, log, "Build ID: boot-test-4", "Booting boot.0 from virtio 0:1")
+}
