@@ -16,6 +16,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
 	"imgtool/image/gpt"
+	rootfs "imgtool/image/report"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
 	"imgtool/layouts"
@@ -27,7 +28,7 @@ func newInspectCommand(u *ui) *cobra.Command {
 		Short: "Show what is in an image, and check it",
 		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
 script or menu and its file systems, and check tables and blobs. Exit status 6 if a check
-fails.`,
+fails. What is one unit's, such as SSH host keys, is noted and is no fault.`,
 		Example: `  imgtool inspect x.img.zst
   imgtool inspect --json /dev/sdX`,
 		Args: cobra.ExactArgs(1),
@@ -50,6 +51,7 @@ type report struct {
 	Blobs      []blobReport     `json:"blobs,omitempty"`
 	Inputs     []artifact.Input `json:"inputs,omitempty"`
 	Checks     []check          `json:"checks"`
+	Notes      []string         `json:"notes,omitempty"` // what is worth knowing, and no fault
 }
 
 type partReport struct {
@@ -178,8 +180,10 @@ func inspect(pic *picture) (*report, error) {
 		part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
 		if p.Off+p.Len > img.Size() {
 			note(partName(p), fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
-		} else if err := part.look(img, stateOf(pic.manifest, p.Number), partName(p), note); err != nil {
+		} else if v, err := part.look(img, stateOf(pic.manifest, p.Number), partName(p), note); err != nil {
 			return nil, err
+		} else if v != nil && v.tree != nil && v.fat == nil {
+			r.perUnit(partName(p), v.tree)
 		}
 		r.Partitions = append(r.Partitions, part)
 	}
@@ -192,6 +196,24 @@ func inspect(pic *picture) (*report, error) {
 	}
 	r.blobs(img, note)
 	return r, nil
+}
+
+// perUnit notes what of a partition's files is one unit's, and would be the same in all
+// units that get the image.
+func (r *report) perUnit(name string, t *tree.Tree) {
+	var own []string
+	if b, err := boards.Get(r.Board); err == nil {
+		for _, f := range b.Unit.Files {
+			own = append(own, f.Path)
+		}
+	}
+	findings, err := rootfs.PerUnit(t, own)
+	if err != nil {
+		return // its file system is damaged, and the checks say so
+	}
+	for _, f := range findings {
+		r.Notes = append(r.Notes, name+": it has "+f.String())
+	}
 }
 
 func sameTable(a, b *gpt.Table) bool {
@@ -210,18 +232,19 @@ func stateOf(m *artifact.Manifest, number int) string {
 	return ""
 }
 
-// look finds out what is in a partition. state is a file to show, if there is one.
-func (p *partReport) look(img *image.Image, state, name string, note func(string, error) bool) error {
+// look finds out what is in a partition, and returns it if it can be read. state is a
+// file to show, if there is one.
+func (p *partReport) look(img *image.Image, state, name string, note func(string, error) bool) (*volume, error) {
 	v, err := openVolume(io.NewSectionReader(img, p.Off, p.Len), p.Len)
 	if errors.As(err, new(*artifact.CorruptError)) || v == nil {
-		return err
+		return nil, err
 	}
 	if v.kind == "swap" {
 		p.Swap = &v.swap
-		return nil
+		return v, nil
 	}
 	if !note(name+": "+strings.TrimRight(v.kind, "0123456789"), err) {
-		return nil
+		return nil, nil
 	}
 	switch {
 	case v.fat == nil && v.ext4 == nil:
@@ -252,7 +275,7 @@ func (p *partReport) look(img *image.Image, state, name string, note func(string
 			note(name+": boot.scr", err)
 		}
 	}
-	return nil
+	return v, nil
 }
 
 // serialText is the serial number of a FAT as others write it.
@@ -381,6 +404,12 @@ func (r *report) text() string {
 			fmt.Fprintf(&b, "  ok    %s\n", tame(c.What))
 		} else {
 			fmt.Fprintf(&b, "  FAULT %s: %s\n", tame(c.What), tame(c.Fault))
+		}
+	}
+	if len(r.Notes) > 0 {
+		b.WriteString("\nnotes\n")
+		for _, text := range r.Notes {
+			fmt.Fprintf(&b, "  %s\n", tame(text))
 		}
 	}
 	return b.String()

@@ -54,6 +54,7 @@ type Options struct {
 	Allow       []string          // paths that trees may have though the board forbids them
 	Edits       []edit.Edit       // of the root file system, before all else
 	EditsText   []byte            // what Edits were read from
+	Generalize  bool              // take what each unit must have of its own out of the root file system
 	Slots       string            // a or ab; "" is a
 	Parts       map[string]string // what partitions hold, by medium/partition, or partition
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
@@ -320,12 +321,19 @@ func (b *builder) open(ctx context.Context) (err error) {
 		default:
 			b.root, err = b.Opener.Root(ctx, ref)
 		}
-		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0) && b.root.Tree == nil {
+		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize) && b.root.Tree == nil {
 			b.root.Tree, err = treeOf(b.root.Squashfs)
+		}
+		if err == nil && b.Generalize {
+			err = b.generalize()
 		}
 		if err == nil && len(b.Edits) > 0 {
 			b.root.Squashfs = nil
 			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
+		}
+		// What runs is one unit, and no starter has any of it.
+		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starterScheme) {
+			err = b.warnPerUnit()
 		}
 		if err != nil {
 			return fmt.Errorf("rootfs: %w", err)
@@ -515,6 +523,9 @@ func (b *builder) identify(ctx context.Context) error {
 	}
 	if b.EditsText != nil {
 		fmt.Fprintf(h, "edits %x\n", sha256.Sum256(b.EditsText))
+	}
+	if b.Generalize {
+		fmt.Fprintln(h, "generalize")
 	}
 	fmt.Fprintf(h, "slots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
 		b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)
