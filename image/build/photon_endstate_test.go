@@ -20,48 +20,6 @@ import (
 	"imgtool/image/tree"
 )
 
-// agent is a root file system as upstream builds an agent's: with a first-boot script
-// that partitions the SD card and the NVMe, a configuration of its own, and without a
-// Raspberry Pi.
-func agent() *tree.Tree {
-	t := edittest.L4T().Without(func(path string) bool {
-		return slices.Contains([]string{"media/rpi", "etc/rancher/k3s", "var/lib/docker/engine-id", "var/lib/rancher/k3s", "var/log/journal",
-			"etc/systemd/system/k3s.service", "run/initctl", "tmp/left", "dev/null"}, path)
-	})
-	put := func(mode uint32, path, text string) {
-		n := &tree.Inode{Mode: mode, ModTime: edittest.ModTime}
-		switch n.Type() {
-		case tree.Symlink:
-			n.Target = text
-		case tree.Regular:
-			n.Content = strings.NewReader(text)
-		}
-		if err := t.Put(path, n); err != nil {
-			panic(err)
-		}
-	}
-	const dir, file, link = tree.Dir | 0o755, tree.Regular | 0o644, tree.Symlink | 0o777
-	put(tree.Regular|0o755, "etc/rc.local", "#!/bin/bash -e\n/etc/waggle/factory/nvme_overlay.sh\n")
-	put(file, "etc/waggle/config-agent.ini", "[k3s]\nagent = true\n")
-	put(link, "etc/waggle/config.ini", "/etc/waggle/config-agent.ini")
-	put(file, "etc/dnsmasq.d/20-rpi.conf", "tftp-root=/media/rpi/sage-rpi/boot\n")
-	put(file, "etc/fstab", "# <file system> <mount point> <type> <options> <dump> <pass>\n/dev/mmcblk0p1 / ext4 defaults 0 1\n")
-	put(file, "usr/lib/systemd/system/k3s-agent.service", "[Service]\n[Install]\nWantedBy=multi-user.target\n")
-	put(dir, "etc/systemd/system/multi-user.target.wants", "")
-	put(tree.Regular|0o600, "etc/rancher/node/password", "made up\n")
-	put(file, "var/lib/docker/overlay2/l/x", "x")
-	put(link, "var/lib/kubelet/link", "../x")
-	put(file, "var/lib/kubelet/pods/z", "z")
-	put(file, "var/lib/rancher/k3s/agent/y", "y")
-	put(dir, "var/log/journal", "")
-	put(file, "var/log/journal/0123/system.journal", "LPKSHHRH")
-	put(dir, "media", "")
-	put(file, "mnt/m", "m")
-	put(file, "run/r", "r")
-	put(file, "tmp/t", "t")
-	return t
-}
-
 func squashed(t *testing.T, root *tree.Tree) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "root.squashfs")
@@ -174,7 +132,7 @@ const alsoGuide = "the guide has the state file there, and the script in another
 // An agent is as upstream's first-boot script leaves it, file by file, and cannot
 // provision itself again, from the recovery card neither.
 func TestAnAgentIsAsItsFirstBootLeavesIt(t *testing.T) {
-	before := agent()
+	before := edittest.Agent()
 	r, err := buildBoard(t, "photon-nx-agent", squashed(t, before), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +195,7 @@ func TestOddAgents(t *testing.T) {
 		"no journal":           func(t *tree.Tree) { t.Remove("var/log/journal") },
 		"a development image":  nil,
 	} {
-		root := agent()
+		root := edittest.Agent()
 		if change != nil {
 			change(root)
 		}
