@@ -218,7 +218,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		CacheDir: userCache(), TempDir: o.TempDir, Known: known, Warn: u.warn})
 	defer o.Opener.Close()
 
-	if len(o.Inputs) == 0 {
+	if len(o.Inputs) == 0 && len(board.Inputs()) > 0 {
 		u.say("no inputs given: building a small starter system from Debian's packages")
 	}
 	imagePath := func(medium string) string {
