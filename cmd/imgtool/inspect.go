@@ -28,7 +28,7 @@ func newInspectCommand(u *ui) *cobra.Command {
 		Short: "Show what is in an image, and check it",
 		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
 script or menu and its file systems, and check tables and blobs. Exit status 6 if a check
-fails. What is one unit's, such as SSH host keys, is noted and is no fault.`,
+fails. Data of one unit, such as SSH host keys, is a warning and no fault.`,
 		Example: `  imgtool inspect x.img.zst
   imgtool inspect --json /dev/sdX`,
 		Args: cobra.ExactArgs(1),
@@ -51,7 +51,6 @@ type report struct {
 	Blobs      []blobReport     `json:"blobs,omitempty"`
 	Inputs     []artifact.Input `json:"inputs,omitempty"`
 	Checks     []check          `json:"checks"`
-	Notes      []string         `json:"notes,omitempty"` // what is worth knowing, and no fault
 }
 
 type partReport struct {
@@ -110,8 +109,9 @@ type blobReport struct {
 }
 
 type check struct {
-	What  string `json:"check"`
-	Fault string `json:"fault,omitempty"` // empty: it holds
+	What    string `json:"check"`
+	Fault   string `json:"fault,omitempty"`   // empty: it holds
+	Warning string `json:"warning,omitempty"` // what is no fault, and may be wrong all the same
 }
 
 func runInspect(ctx context.Context, path string, u *ui) error {
@@ -198,8 +198,8 @@ func inspect(pic *picture) (*report, error) {
 	return r, nil
 }
 
-// perUnit notes what of a partition's files is one unit's, and would be the same in all
-// units that get the image.
+// perUnit warns of files of a partition that are one unit's, and would be the same in
+// all units that get the image.
 func (r *report) perUnit(name string, t *tree.Tree) {
 	var own []string
 	if b, err := boards.Get(r.Board); err == nil {
@@ -208,12 +208,14 @@ func (r *report) perUnit(name string, t *tree.Tree) {
 		}
 	}
 	findings, err := rootfs.PerUnit(t, own)
-	if err != nil {
-		return // its file system is damaged, and the checks say so
+	if err != nil || len(findings) == 0 {
+		return // a file system that cannot be read is a fault of its own
 	}
+	var list []string
 	for _, f := range findings {
-		r.Notes = append(r.Notes, name+": it has "+f.String())
+		list = append(list, f.String())
 	}
+	r.Checks = append(r.Checks, check{What: name + ": data of one unit", Warning: strings.Join(list, ", ")})
 }
 
 func sameTable(a, b *gpt.Table) bool {
@@ -400,16 +402,13 @@ func (r *report) text() string {
 	}
 	b.WriteString("\nchecks\n")
 	for _, c := range r.Checks {
-		if c.Fault == "" {
-			fmt.Fprintf(&b, "  ok    %s\n", tame(c.What))
-		} else {
+		switch {
+		case c.Fault != "":
 			fmt.Fprintf(&b, "  FAULT %s: %s\n", tame(c.What), tame(c.Fault))
-		}
-	}
-	if len(r.Notes) > 0 {
-		b.WriteString("\nnotes\n")
-		for _, text := range r.Notes {
-			fmt.Fprintf(&b, "  %s\n", tame(text))
+		case c.Warning != "":
+			fmt.Fprintf(&b, "  warn  %s: %s\n", tame(c.What), tame(c.Warning))
+		default:
+			fmt.Fprintf(&b, "  ok    %s\n", tame(c.What))
 		}
 	}
 	return b.String()
