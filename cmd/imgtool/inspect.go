@@ -114,6 +114,16 @@ type check struct {
 	Warning string `json:"warning,omitempty"` // what is no fault, and may be wrong all the same
 }
 
+func (c check) String() string {
+	switch {
+	case c.Fault != "":
+		return "FAULT " + c.What + ": " + c.Fault
+	case c.Warning != "":
+		return "warn  " + c.What + ": " + c.Warning
+	}
+	return "ok    " + c.What
+}
+
 func runInspect(ctx context.Context, path string, u *ui) error {
 	pic, err := openPicture(path, u.in)
 	if err != nil {
@@ -402,14 +412,7 @@ func (r *report) text() string {
 	}
 	b.WriteString("\nchecks\n")
 	for _, c := range r.Checks {
-		switch {
-		case c.Fault != "":
-			fmt.Fprintf(&b, "  FAULT %s: %s\n", tame(c.What), tame(c.Fault))
-		case c.Warning != "":
-			fmt.Fprintf(&b, "  warn  %s: %s\n", tame(c.What), tame(c.Warning))
-		default:
-			fmt.Fprintf(&b, "  ok    %s\n", tame(c.What))
-		}
+		fmt.Fprintf(&b, "  %s\n", tame(c.String()))
 	}
 	return b.String()
 }
