@@ -162,6 +162,14 @@ type Seed struct {
 	Without string `toml:"without"` // why there is none, and what to do instead
 }
 
+// NoSeed is the error of a seed for a board that takes none, with the reason.
+func (b *Board) NoSeed() error {
+	if b.Seed.Without == "" {
+		return fmt.Errorf("%s takes no seed", b.Name)
+	}
+	return fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
+}
+
 // Script is the boot script with @BUILD_ID@, @CMDLINE@ and @SLOT_SELECT@ in its text.
 type Script struct {
 	Path string `toml:"path"`

@@ -65,8 +65,8 @@ func findBootVolume(ctx context.Context, r io.ReaderAt, m *artifact.Manifest) (*
 		}
 	}
 	if m != nil && !slices.ContainsFunc(table.Parts, func(p gpt.Part) bool { return strings.HasPrefix(p.Name, "boot") }) {
-		if b, err := boards.Get(m.Board); err == nil && b.Seed.Without != "" {
-			return nil, fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
+		if b, err := boards.Get(m.Board); err == nil && b.Seed.Path == "" {
+			return nil, b.NoSeed()
 		}
 	}
 	return nil, errNoSeedHere

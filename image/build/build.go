@@ -293,10 +293,7 @@ func (b *builder) checkMedia() error {
 
 func (b *builder) checkSeed() error {
 	if b.Board.Seed.Path == "" {
-		if why := b.Board.Seed.Without; why != "" {
-			return fmt.Errorf("%s takes no seed: %s", b.Board.Name, why)
-		}
-		return fmt.Errorf("%s takes no seed", b.Board.Name)
+		return b.Board.NoSeed()
 	}
 	if strings.Contains(b.Slots, "b") {
 		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
