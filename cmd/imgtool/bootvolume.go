@@ -35,7 +35,7 @@ func seedBoards(m *artifact.Manifest, asked *boards.Board) ([]*boards.Board, err
 		case m != nil && m.Board != asked.Name:
 			return nil, &wrongBoardError{fmt.Errorf("it is an image for %s, and the board is %s", m.Board, asked.Name)}
 		case asked.Seed.Path == "":
-			return nil, fmt.Errorf("%s takes no seed", asked.Name)
+			return nil, asked.NoSeed()
 		}
 		return []*boards.Board{asked}, nil
 	}
@@ -50,6 +50,9 @@ func seedBoards(m *artifact.Manifest, asked *boards.Board) ([]*boards.Board, err
 		}
 	}
 	if len(found) == 0 {
+		if b, err := boards.Get(m.Board); err == nil {
+			return nil, b.NoSeed()
+		}
 		return nil, fmt.Errorf("it is an image for %s, and no board of that name that comes with imgtool takes a seed: if the board's definition is a file of yours, pass it with --board", m.Board)
 	}
 	return found, nil
