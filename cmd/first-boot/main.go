@@ -318,8 +318,26 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 			return nil
 		}
 	}
+	// However long it waits and however often it is switched off meanwhile, this slot is the
+	// one that came so far: it has its tries back. It is on trial until a configuration is
+	// applied.
+	if _, err := d.markGood("waiting"); err != nil {
+		d.note(fmt.Sprintf("the slot could not be given its tries back: %v", err))
+	}
 	say("%v", errWaiting)
 	return errWaiting
+}
+
+// markGood runs mark-good, if the device has it.
+func (d *device) markGood(args ...string) (bool, error) {
+	good := filepath.Join(d.root, "sbin/mark-good")
+	if _, err := os.Stat(good); err != nil {
+		return false, nil
+	}
+	if out, err := exec.Command(good, args...).CombinedOutput(); err != nil {
+		return true, fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return true, nil
 }
 
 // finish is done when a configuration is applied, and only then.
@@ -330,13 +348,10 @@ func (d *device) finish() error {
 	d.mu.Lock()
 	d.detail = ""
 	d.mu.Unlock()
-	good := filepath.Join(d.root, "sbin/mark-good")
-	if _, err := os.Stat(good); err == nil {
-		if out, err := exec.Command(good).CombinedOutput(); err != nil {
-			d.note(fmt.Sprintf("the slot could not be marked good: %v: %s", err, bytes.TrimSpace(out)))
-		} else {
-			say("the slot is marked good")
-		}
+	if marked, err := d.markGood(); err != nil {
+		d.note(fmt.Sprintf("the slot could not be marked good: %v", err))
+	} else if marked {
+		say("the slot is marked good")
 	}
 	if _, err := os.Stat(d.store.done()); err != nil {
 		if err := writeFile(d.store.done(), strings.NewReader(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {
