@@ -318,14 +318,24 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 			return nil
 		}
 	}
-	// However long it waits and however often it is switched off meanwhile, this slot is the
-	// one that came so far: it has its tries back. It is on trial until a configuration is
-	// applied.
+	d.keepTries()
+	say("%v", errWaiting)
+	return errWaiting
+}
+
+// keepTries gives the slot its tries back on a device that never had a configuration, so
+// that it does not run out of them however often it is switched off while it waits. The
+// slot is not called good by that. On a device that had one the slot may be an update that
+// cannot read it: that one has to run out of tries.
+func (d *device) keepTries() {
+	for _, file := range []string{d.store.done(), filepath.Join(d.store.config(), "config.toml")} {
+		if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
+			return
+		}
+	}
 	if _, err := d.markGood("waiting"); err != nil {
 		d.note(fmt.Sprintf("the slot could not be given its tries back: %v", err))
 	}
-	say("%v", errWaiting)
-	return errWaiting
 }
 
 // markGood runs mark-good, if the device has it.
