@@ -280,7 +280,7 @@ func TestTriesAreCountedOnTrialAlone(t *testing.T) {
 	const one = "write 0x1f80 1"
 	boots("A A A B B B", one)
 	_, log := m.debian()
-	if !strings.Contains(log, "No slot has tries left: all have 3 again") || !strings.Contains(log, "Slot A is on trial: 2 tries are left after this one") {
+	if !strings.Contains(log, "No slot has tries left: all have 3 again") || !strings.Contains(log, "Slot A is on trial; tries left after this one: 2") {
 		t.Errorf("after all tries of both:\n%s", log)
 	}
 	m.trace()

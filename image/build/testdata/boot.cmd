@@ -77,7 +77,7 @@ if test "${slot_select}" = "script"; then
     if test "${chosen_left}" = "2"; then left=1; fi
     if test "${chosen_left}" = "1"; then left=0; fi
     setenv BOOT_${chosen}_LEFT ${left}
-    echo "Slot ${chosen} is on trial: ${left} tries are left after this one"
+    echo "Slot ${chosen} is on trial; tries left after this one: ${left}"
     if run save_tries; then true; else
       setenv slot_state
       echo "The tries cannot be saved: no slot falls back"
