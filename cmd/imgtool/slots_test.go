@@ -249,3 +249,27 @@ func bytesAt(t *testing.T, path string, off int64, n int) string {
 	}
 	return string(b)
 }
+
+// Where U-Boot's own method for RAUC has chosen the only slot, that is all of BOOT_ORDER
+// from then on; and Linux does not look for the tries of the script.
+func TestTheOnlySlotOfABootMethod(t *testing.T) {
+	needVM(t)
+	img := starter(t, "--build-id", "slots-3")
+	env := filepath.Join(t.TempDir(), "env")
+	if err := makeEnv(env); err != nil {
+		t.Fatal(err)
+	}
+	const script = "virtio scan; setenv devtype virtio; setenv devnum 0; setenv distro_bootpart 1; setenv raucargs rauc.slot=A; " +
+		"setenv BOOT_ORDER 'A B'; load virtio 0:1 ${scriptaddr} boot.scr; source ${scriptaddr}\n"
+	m := vm.Machine{Disks: []vm.Disk{{Path: img, Bus: "virtio"}}, Env: env}
+	log := imagetest.Boot(t, m, `^imgtool starter ready: slot a, build slots-3,`, vm.Reply{Seen: "Hit any key", Type: "\n"}, vm.Reply{Seen: "=> ", Type: script})
+	for _, text := range []string{"imgtool.tries=", "panic=", "Slot A is"} {
+		if strings.Contains(log, text) {
+			t.Errorf("the script has chosen, too: %q is said:\n%s", text, log)
+		}
+	}
+	// QEMU's flash ends the saving with a timeout, after the text was written.
+	if saved := bytesAt(t, env, 0, 4096); !strings.Contains(saved, "BOOT_ORDER=A\x00") {
+		t.Errorf("BOOT_ORDER is not saved as A: %.100q", saved)
+	}
+}
