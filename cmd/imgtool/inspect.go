@@ -349,10 +349,7 @@ func (r *report) text() string {
 		fmt.Fprintf(&b, "\ndisk %s, first usable sector %d\n", r.Table, r.FirstLBA)
 	}
 	for _, blob := range r.Blobs {
-		fmt.Fprintf(&b, "%s at sector %d\n", blob.Name, blob.Off/512)
-		for _, text := range blob.Lacked {
-			fmt.Fprintf(&b, "  %s\n", tame(text))
-		}
+		b.WriteString(blob.text())
 	}
 	for _, p := range r.Partitions {
 		if p.FAT == nil {
@@ -401,6 +398,14 @@ func (r *report) text() string {
 		}
 	}
 	return b.String()
+}
+
+func (r blobReport) text() string {
+	text := fmt.Sprintf("%s at sector %d\n", r.Name, r.Off/512)
+	for _, lacked := range r.Lacked {
+		text += "  " + tame(lacked) + "\n"
+	}
+	return text
 }
 
 func (p *partReport) holds() string {
