@@ -137,7 +137,14 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 	defer pic.Close()
 	pic.describeBeside(u)
 	if opt.seed.given() {
-		if pic, err = seeded(ctx, pic, opt.seed, u); err != nil {
+		if err := pic.seekFile(ctx, u); err != nil {
+			return err
+		}
+		board, err := askedBoard(opt.board)
+		if err != nil {
+			return err
+		}
+		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
 			return err
 		}
 	}
@@ -257,6 +264,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verify, opt.verify
+		n.job.Zeros = pic.manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {
@@ -656,12 +664,9 @@ func (e *noDiskError) Unwrap() error { return e.err }
 
 // refuseSame refuses to write an image over itself, under whatever name.
 func refuseSame(disk *flash.Disk, pic *picture) error {
-	if pic.file == nil {
+	a := pic.source
+	if a == nil {
 		return nil
-	}
-	a, err := pic.file.Stat()
-	if err != nil {
-		return err
 	}
 	itself := &flash.RefusedError{Disk: disk.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
 	if b, err := os.Stat(disk.Path); err == nil && os.SameFile(a, b) {

@@ -25,7 +25,8 @@ type picture struct {
 	stream   *artifact.Streamed // the other way
 	manifest *artifact.Manifest // nil if it has none
 	format   artifact.Format
-	file     *os.File         // nil for standard input
+	file     *os.File         // its file, or the scratch file with what was unpacked; nil for standard input
+	source   fs.FileInfo      // of its file, nil for standard input
 	unit     string           // whose it is, if it was made one unit's
 	opened   *artifact.Opened // as it is in the file
 	plain    *image.Image     // img, if that is file byte for byte: holes of the file are its own
@@ -82,7 +83,7 @@ func (p *picture) open(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	p.size = info.Size()
+	p.source, p.size = info, info.Size()
 	if info.Mode()&fs.ModeDevice != 0 {
 		if p.size, err = p.file.Seek(0, io.SeekEnd); err != nil {
 			return err

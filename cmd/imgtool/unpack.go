@@ -29,6 +29,14 @@ func (p *picture) seek(ctx context.Context, u *ui) error {
 	return p.unpackWith(ctx, u, check)
 }
 
+// seekFile is seek for an image from a file. One from a pipe stays as it is.
+func (p *picture) seekFile(ctx context.Context, u *ui) error {
+	if p.file == nil {
+		return nil
+	}
+	return p.seek(ctx, u)
+}
+
 type chunks = iter.Seq2[image.Chunk, error]
 
 // seekFor is seek for an image file that goes to disks, of which disk is the smallest. If

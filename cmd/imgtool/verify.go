@@ -4,20 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"imgtool/flash"
 	"imgtool/image"
-	"imgtool/image/artifact"
 )
 
+type verifyOptions struct {
+	image    string
+	board    string
+	seed     seedOptions
+	keepKeys bool
+}
+
 func newVerifyCommand(u *ui) *cobra.Command {
-	var file string
-	var opt seedOptions
-	var keepKeys bool
+	var opt verifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify [DISK|IMAGE]",
 		Short: "Compare a disk with an image, byte by byte, or check an image alone",
@@ -36,95 +39,35 @@ the unit is a row there, and --seed a template.`,
   imgtool verify x.img.zst`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			image := file
+			image := opt.image
 			if image == "" && len(args) == 1 && isImage(args[0]) {
 				image, args = args[0], nil
 			}
 			if len(args) == 0 {
-				if opt.given() || opt.unit != "" {
+				if opt.seed.given() || opt.seed.unit != "" {
 					return usagef("--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
 				return verifyImage(cmd.Context(), image, u)
 			}
-			return runVerify(cmd.Context(), args[0], file, opt, keepKeys, u)
+			return runVerify(cmd.Context(), args[0], opt, u)
 		},
 	}
-	cmd.Flags().StringVar(&file, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
-	cmd.Flags().BoolVar(&keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
-	cmd.Flags().StringVar(&opt.file, "seed", "", "config.toml that was put in while the image was written")
-	opt.addFlags(cmd)
+	cmd.Flags().StringVar(&opt.image, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
+	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml that was put in while the image was written")
+	opt.seed.addFlags(cmd)
+	addBoardFlag(cmd, &opt.board)
 	cmd.Flags().Lookup("unit").Usage = "file with what is the unit's own, as for imgtool factory; with --values its row there"
 	return cmd
 }
 
-// isImage says whether what is to be verified can only be an image: a regular file, or
-// standard input.
-func isImage(path string) bool {
-	info, err := os.Stat(path)
-	return path == "-" || err == nil && info.Mode().IsRegular()
-}
-
-// verifyImage checks an image without a disk.
-func verifyImage(ctx context.Context, file string, u *ui) (err error) {
+func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (err error) {
 	begin := time.Now()
-	if file == "" {
-		if file, err = newestImage("imgtool verify FILE"); err != nil {
-			return err
-		}
-		u.say("image: %s, the newest in out/", file)
-	}
-	pic, err := openPicture(file, u.in)
-	if err != nil {
-		return err
-	}
-	defer pic.Close()
-	pic.describeBeside(u)
-	if err := pic.check(ctx, u); err != nil {
-		return err
-	}
-	if pic.img == nil && pic.file != nil {
-		if err := pic.readThrough(ctx, u, func(c chunks) chunks { return c }); err != nil {
-			return err
-		}
-	}
-	p, err := newPlan(pic)
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	if pic.file == nil {
-		if err := p.readThrough(ctx, nil, u); err != nil {
-			return err
-		}
-	}
-	took := time.Since(begin)
-	if u.json {
-		return u.print(map[string]any{"image": pic.name, "build_id": buildID(pic), "size": p.size, "checked_with": pic.checkedWith(), "seconds": took.Seconds()})
-	}
-	u.say("%s: its partition table is whole, and %s, in %s", describePicture(p), pic.checkedWith(), took.Round(100*time.Millisecond))
-	return nil
-}
-
-// checkedWith says what the bytes of an image were compared with.
-func (p *picture) checkedWith() string {
-	switch {
-	case p.manifest != nil:
-		return "it is as its manifest says"
-	case p.beside.bmap != nil:
-		return "it is as its block map says"
-	case p.format != artifact.Raw && p.format != artifact.Sparse:
-		return fmt.Sprintf("its %s data are whole", p.format)
-	}
-	return "there are no checksums to compare its bytes with"
-}
-
-func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKeys bool, u *ui) (err error) {
-	begin := time.Now()
-	unit := opt.unit
-	if opt.values != "" {
+	file, unit := opt.image, opt.seed.unit
+	if opt.seed.values != "" {
 		unit = ""
 	} else {
-		opt.unit = ""
+		opt.seed.unit = ""
 	}
 	if file == "" {
 		if file, err = newestImage("--image FILE"); err != nil {
@@ -138,8 +81,18 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 	}
 	defer pic.Close()
 	pic.describeBeside(u)
-	if opt.given() {
-		if pic, err = seeded(ctx, pic, opt, u); err != nil {
+	board, err := askedBoard(opt.board)
+	if err != nil {
+		return err
+	}
+	if m := pic.manifest; board != nil && m != nil && m.Board != board.Name {
+		return &wrongBoardError{fmt.Errorf("%s: it is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+	}
+	if opt.seed.given() {
+		if err := pic.seekFile(ctx, u); err != nil {
+			return err
+		}
+		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
 			return err
 		}
 	}
@@ -149,7 +102,7 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 	}
 	var more map[string][]addition
 	if unit != "" {
-		if more, err = unitFiles(ctx, pic, unit, keepKeys, u); err != nil {
+		if more, err = unitFiles(ctx, pic, unit, opt.keepKeys, u); err != nil {
 			return err
 		}
 	}
