@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,8 +26,9 @@ type beside struct {
 	unfit    error  // why the manifest cannot be used, which matters if there is none inside
 	several  []string
 
-	bmap     *artifact.Bmap
-	bmapPath string
+	bmap      *artifact.Bmap
+	bmapPath  string
+	unfitBmap error // why the block map that is there cannot be used
 }
 
 // namesOf is a path and, if it is a symbolic link, that of the file it leads to.
@@ -39,7 +41,7 @@ func namesOf(path string) []string {
 }
 
 // findBeside looks for a manifest and a block map by the name of the image.
-func findBeside(path string) (b beside, err error) {
+func findBeside(path string) (b beside) {
 	for _, name := range namesOf(path) {
 		text, err := hostfile.ReadFile(artifact.ManifestPath(name), artifact.MaxManifest)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -54,7 +56,7 @@ func findBeside(path string) (b beside, err error) {
 		break
 	}
 	if b.manifest != nil || b.unfit != nil {
-		return b, nil
+		return b
 	}
 	for _, name := range namesOf(path) {
 		for _, at := range bmapPaths(name) {
@@ -63,13 +65,13 @@ func findBeside(path string) (b beside, err error) {
 				continue
 			}
 			if b.bmap, err = artifact.ParseBmap(text); err != nil {
-				return b, corrupt("%s: %w; if it does not belong to the image, move it away", at, err)
+				b.unfitBmap = corrupt("%s: %w; if it does not belong to the image, move it away", at, err)
 			}
 			b.bmapPath = at
-			return b, nil
+			return b
 		}
 	}
-	return b, nil
+	return b
 }
 
 // bmapPaths are where bmaptool looks for the block map of an image: x.wic.xz.bmap,
@@ -86,8 +88,7 @@ func bmapPaths(path string) (paths []string) {
 	}
 }
 
-// searchManifest looks for the manifest of an image that was renamed, packed or copied:
-// one that has the GUIDs and places of its partitions.
+// searchManifest looks for the manifest of an image that was renamed or packed: one that has the GUIDs and places of its partitions.
 func (p *picture) searchManifest(path string) (found bool, err error) {
 	var paths []string
 	for _, name := range namesOf(path) {
@@ -104,6 +105,9 @@ func (p *picture) searchManifest(path string) (found bool, err error) {
 	var fits []*artifact.Manifest
 	var from []string
 	for _, at := range paths {
+		if of := strings.TrimSuffix(at, artifact.ManifestPath("")); !p.mayBe(path, of) {
+			continue
+		}
 		text, err := hostfile.ReadFile(at, artifact.MaxManifest)
 		if err != nil {
 			continue
@@ -125,6 +129,13 @@ func (p *picture) searchManifest(path string) (found bool, err error) {
 	}
 	p.beside.several = from
 	return false, nil
+}
+
+// mayBe says whether an image may be that of another name: it is gone, the same file, or
+// the one that was packed. Another file that is there may have been changed since.
+func (p *picture) mayBe(path, of string) bool {
+	info, err := os.Stat(of)
+	return err != nil || os.SameFile(info, p.source) || strings.HasPrefix(filepath.Base(path), filepath.Base(of)+".")
 }
 
 // table is the partition table at the start of the image, or nil.
@@ -169,7 +180,9 @@ func (p *picture) useBmap() error {
 		return nil
 	}
 	if p.img.Size() != b.Size {
-		return corrupt("the image has %d bytes, its block map %s says %d", p.img.Size(), p.beside.bmapPath, b.Size)
+		p.beside.bmap = nil
+		p.beside.unfitBmap = corrupt("the image has %d bytes, and its block map %s says %d; if it does not belong to the image, move it away", p.img.Size(), p.beside.bmapPath, b.Size)
+		return nil
 	}
 	img, err := b.Image(p.img)
 	if err != nil {
@@ -209,6 +222,9 @@ func (p *picture) describeBeside(u *ui) {
 // check reads an image file that can be read anywhere once, and compares it with all that
 // is known of it. An image from a stream was checked when it was unpacked.
 func (p *picture) check(ctx context.Context, u *ui) error {
+	if err := p.beside.unfitBmap; err != nil && p.manifest == nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
 	if p.opened == nil {
 		return nil
 	}

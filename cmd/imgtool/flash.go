@@ -212,10 +212,12 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		return err
 	}
 	if pic.file != nil && pic.img == nil {
-		p.Close()
-		if pic, p, err = unpacked(ctx, pic, units, need, u); err != nil {
+		now, plan, err := unpacked(ctx, pic, units, need, u)
+		if err != nil {
 			return err
 		}
+		p.Close()
+		pic, p = now, plan
 	}
 	if err := checkFill(pic, units, u); err != nil {
 		return err

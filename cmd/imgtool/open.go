@@ -89,9 +89,7 @@ func (p *picture) open(path string) (err error) {
 			return err
 		}
 	}
-	if p.beside, err = findBeside(path); err != nil {
-		return err
-	}
+	p.beside = findBeside(path)
 	if err = p.load(); err != nil {
 		return err
 	}

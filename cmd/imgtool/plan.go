@@ -170,8 +170,8 @@ func (p *plan) body() iter.Seq2[image.Chunk, error] {
 				return
 			}
 		}
-		// With a manifest the length was checked.
-		if p.pic.manifest == nil && seen < p.least {
+		// With a manifest, or of an image that can be read anywhere, the length was checked.
+		if p.pic.manifest == nil && p.pic.img == nil && seen < p.least {
 			yield(image.Chunk{}, fmt.Errorf("%s: %w", p.pic.name, corrupt("it is cut short: %d bytes of the %d its partition table speaks of", seen, p.least)))
 		}
 	}

@@ -42,6 +42,9 @@ type chunks = iter.Seq2[image.Chunk, error]
 // seekFor is seek for an image file that goes to disks, of which disk is the smallest. If
 // the scratch file cannot be had, the image is read through, and stays a stream.
 func (p *picture) seekFor(ctx context.Context, disk *flash.Disk, u *ui) error {
+	if err := p.check(ctx, u); err != nil {
+		return err
+	}
 	if err := p.restart(); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
