@@ -252,8 +252,7 @@ func newSeedRenderCommand(u *ui) *cobra.Command {
 		Use:   "render FILE",
 		Short: "Show the files a device makes of a seed",
 		Long: `Show the files that a device writes under /data/config when it takes a config.toml or
-a bundle; the bundle's own files are left out. Of the files for the device's programs, such
-as users.json, the values are right, but the device may write them another way.
+a bundle, byte for byte; the bundle's own files are left out.
 
 With --values and --unit FILE is a template; the unit's values are in what is shown.`,
 		Example: `  imgtool seed render config.toml
@@ -285,11 +284,7 @@ func runSeedRender(opt seedOptions, u *ui) error {
 		if i > 0 {
 			fmt.Fprintln(u.out)
 		}
-		note := ""
-		if f.Shape {
-			note = " (values only)"
-		}
-		fmt.Fprintf(u.out, "==> /data/config/%s%s <==\n%s", f.Path, note, f.Text)
+		fmt.Fprintf(u.out, "==> /data/config/%s <==\n%s", f.Path, f.Text)
 		if !strings.HasSuffix(f.Text, "\n") {
 			fmt.Fprintln(u.out)
 		}

@@ -107,8 +107,8 @@ const (
 
 // Steps of a job in their order; those that need not be done are left out.
 var Steps = []string{"running", "prepare", "recover", "validate", "write-candidate", "write-config", "copy-files", "write-admin-signers", "write-users",
-	"write-firewall", "write-lan", "write-network", "write-os-upgrade", "write-health", "render-containers", "render-containers-networks",
-	"render-containers-volumes", "render-containers-builds", "write-quadlets", "write-runtime-metadata", Promote, "service-deploy", "activate",
+	"write-firewall", "write-lan", "write-network", "write-os-upgrade", "write-health", "render-containers", "render-container-networks",
+	"render-container-volumes", "render-container-builds", "write-quadlets", "write-runtime-metadata", Promote, "service-deploy", "activate",
 	"service-restart", "settle", "service-status", "health-check", "rollback", "cleanup", "complete", "completed"}
 
 // Promote is the step that makes the new configuration the active one.
@@ -178,7 +178,7 @@ func Armour(value string) ([]byte, error) {
 }
 
 // Verify checks a signature by admin-signers: a public key on each line, which may
-// follow Namespace. Other lines are passed over.
+// follow Namespace, as older versions wrote it. Other lines are passed over.
 func Verify(message, armour, signers []byte) error {
 	s, key, err := signedBy(armour, signers)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -207,7 +208,8 @@ func Verify(message, armour []byte, signers string) error {
 	return sshKeygen(message, armour, signers, "-Y", "verify", "-I", api.Namespace, "-n", api.Namespace)
 }
 
-// sshKeygen runs ssh-keygen on a signature and the lines of admin-signers.
+// sshKeygen runs ssh-keygen on a signature and the lines of admin-signers, each of which
+// it wants after the name of who signs.
 func sshKeygen(message, armour []byte, signers string, args ...string) error {
 	dir, err := os.MkdirTemp("", "console")
 	if err != nil {
@@ -215,7 +217,11 @@ func sshKeygen(message, armour []byte, signers string, args ...string) error {
 	}
 	defer os.RemoveAll(dir)
 	allowed, sig := filepath.Join(dir, "admin-signers"), filepath.Join(dir, "sig")
-	if err := errors.Join(os.WriteFile(allowed, []byte(signers), 0o600), os.WriteFile(sig, armour, 0o600)); err != nil {
+	var named strings.Builder
+	for line := range strings.Lines(signers) {
+		named.WriteString(api.Namespace + " " + line)
+	}
+	if err := errors.Join(os.WriteFile(allowed, []byte(named.String()), 0o600), os.WriteFile(sig, armour, 0o600)); err != nil {
 		return err
 	}
 	cmd := exec.Command("ssh-keygen", append(args, "-f", allowed, "-s", sig)...)
