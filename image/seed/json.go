@@ -64,7 +64,13 @@ func opening(i int, bracket string) string {
 }
 
 // quoteASCII is a string of JSON in ASCII, as Python writes it.
-func quoteASCII(s string) string {
+func quoteASCII(s string) string { return quoteIn(s, false) }
+
+// quoteTOML is a string of TOML, which the device writes as it does JSON. What TOML does
+// not take of that is written in its own way: surrogates, and the character 0x7f.
+func quoteTOML(s string) string { return quoteIn(s, true) }
+
+func quoteIn(s string, toml bool) string {
 	var b strings.Builder
 	b.WriteByte('"')
 	for _, c := range s {
@@ -74,8 +80,10 @@ func quoteASCII(s string) string {
 			continue
 		}
 		switch {
-		case c >= ' ' && c <= 0x7f:
+		case c >= ' ' && c < 0x7f || c == 0x7f && !toml:
 			b.WriteRune(c)
+		case c > 0xffff && toml:
+			fmt.Fprintf(&b, `\U%08x`, c)
 		case c > 0xffff:
 			high, low := utf16.EncodeRune(c)
 			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
