@@ -258,6 +258,20 @@ const pace = 30 * time.Millisecond
 
 // Apply does all that a device does, but to nothing.
 func (d *Device) Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
+	return d.apply(ctx, name, body, report)
+}
+
+// Change is Apply with one place changed.
+func (d *Device) Change(ctx context.Context, change api.Change, report func(api.Event)) (api.Result, string, error) {
+	before, _ := d.Config()
+	text, err := seed.Change(before, change.Place, change.Value)
+	if err != nil {
+		return api.Result{}, "", err
+	}
+	return d.apply(ctx, "config.toml", bytes.NewReader(text), report)
+}
+
+func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
 	before, _ := d.Config()
 	var result api.Result
 	for _, step := range api.Steps[1:] {
@@ -303,7 +317,7 @@ func (d *Device) Apply(ctx context.Context, name string, body io.ReadSeeker, rep
 		case err == nil:
 			continue
 		case !api.Promoted(step):
-			return result, api.RollbackSkipped, err
+			return result, "", err
 		}
 		report(api.Event{Step: "rollback"})
 		if d.StuckRollback {
