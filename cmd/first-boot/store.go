@@ -231,7 +231,9 @@ func stepOf(path string) string {
 func reportRendering(files []seed.File, report func(step string)) {
 	for _, kind := range []struct{ ending, step string }{{".container", "render-containers"}, {".network", "render-container-networks"},
 		{".volume", "render-container-volumes"}, {".build", "render-container-builds"}} {
-		if slices.ContainsFunc(files, func(f seed.File) bool { return strings.HasPrefix(f.Path, "quadlet/") && strings.HasSuffix(f.Path, kind.ending) }) {
+		if slices.ContainsFunc(files, func(f seed.File) bool {
+			return strings.HasPrefix(f.Path, "quadlet/") && strings.HasSuffix(f.Path, kind.ending)
+		}) {
 			report(kind.step)
 		}
 	}

@@ -71,8 +71,21 @@ func Change(document []byte, place []string, change []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("%s is not a place that can be changed alone", at)
 	}
+	return canonical(r.root)
+}
+
+// Canonical is a document written anew as Change does it.
+func Canonical(document []byte) ([]byte, error) {
+	r := newReader(document, nil)
+	if len(r.faults) > 0 {
+		return nil, errors.New(r.faults[0].String())
+	}
+	return canonical(r.root)
+}
+
+func canonical(root *value) ([]byte, error) {
 	var b strings.Builder
-	if err := writeTOML(&b, nil, r.root); err != nil {
+	if err := writeTOML(&b, nil, root); err != nil {
 		return nil, err
 	}
 	return []byte(strings.TrimSpace(b.String()) + "\n"), nil
