@@ -123,8 +123,11 @@ func (d *device) apply(ctx context.Context, from source, report func(api.Event))
 	if err != nil {
 		return result, "", err
 	}
-	for _, path := range skipped {
+	for _, path := range skipped[:min(len(skipped), maxFaults)] {
 		result.Warnings = append(result.Warnings, path+" is neither a file nor a directory; it is not carried over")
+	}
+	if n := len(skipped) - maxFaults; n > 0 {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("and %d more below files are not carried over", n))
 	}
 	step(api.Promote)
 	if err := d.store.promote(); err != nil {

@@ -212,6 +212,9 @@ func (r *rig) request(path string, body *slow, key, nonce string) *http.Request 
 	method, text, kind := "POST", []byte("stranger's"), "application/octet-stream"
 	if verb, rest, ok := strings.Cut(path, " "); ok {
 		method, path, text, kind = verb, rest, []byte(`{"of": "the stranger's"}`), "application/json"
+		if method == "DELETE" {
+			text = nil
+		}
 	}
 	switch path {
 	case api.PathExport:

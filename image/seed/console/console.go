@@ -239,14 +239,19 @@ func (c *Console) change(table ...string) http.HandlerFunc {
 		if name := r.PathValue("name"); name != "" {
 			change.Place = append(change.Place, name)
 		}
-		if r.Method != http.MethodDelete {
-			if change.Value, err = io.ReadAll(b); err != nil {
-				refuse(w, err)
-				return
-			}
-			if !json.Valid(change.Value) || !bytes.HasPrefix(bytes.TrimLeft(change.Value, " \t\r\n"), []byte("{")) {
-				b.claim.unusable = &refusal{http.StatusBadRequest, "The body must be a JSON object"}
-			}
+		body, err := io.ReadAll(b)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		// No signature covers the method: the body tells both apart.
+		switch object := json.Valid(body) && bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")); {
+		case r.Method != http.MethodDelete && !object:
+			b.claim.unusable = &refusal{http.StatusBadRequest, "The body must be a JSON object"}
+		case r.Method != http.MethodDelete:
+			change.Value = body
+		case len(body) > 0:
+			b.claim.unusable = &refusal{http.StatusBadRequest, "A DELETE must not have a body"}
 		}
 		submitted, err := c.submit(b.claim, func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
 			return c.device.Change(ctx, change, report)

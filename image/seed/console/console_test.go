@@ -106,6 +106,21 @@ func (a *asker) signed(method, path, body string, header ...string) *httptest.Re
 	return a.ask(method, path, "10.0.0.1", body, append(header, api.HeaderNonce, nonce, api.HeaderSignature, signature)...)
 }
 
+// A signature for one method is none for another of the same path.
+func TestASignatureIsForOneMethod(t *testing.T) {
+	for _, c := range []struct{ signed, sent, body string }{{"PUT", "DELETE", "{}"}, {"DELETE", "PUT", ""}} {
+		d := &stub{config: []byte("x")}
+		a := newAsker(t, d)
+		if w := a.signed(c.signed, api.PathUsers+"ops", c.body); w.Code != http.StatusAccepted {
+			t.Errorf("%s: %d %s", c.signed, w.Code, w.Body)
+		}
+		a = newAsker(t, d)
+		if w := a.signed(c.sent, api.PathUsers+"ops", c.body); w.Code != http.StatusBadRequest {
+			t.Errorf("%s signed as %s: %d %s", c.signed, c.sent, w.Code, w.Body)
+		}
+	}
+}
+
 // export is the status of a signed request.
 func (a *asker) export(nonce string) int {
 	// The SHA-256 of nothing, as sha256sum says it.

@@ -72,7 +72,11 @@ func TestShapesOfJobs(t *testing.T) {
 			requests = append(requests, [2]string{"PUT", api.PathUsers + "ops"}, [2]string{"DELETE", api.PathVolumes + "data"})
 		}
 		for _, r := range requests {
-			w := a.signed(r[0], r[1], "{}")
+			body := "{}"
+			if r[0] == "DELETE" {
+				body = ""
+			}
+			w := a.signed(r[0], r[1], body)
 			var s api.Submitted
 			if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || w.Code != http.StatusAccepted || w.Header().Get("Location") != api.PathJobs+s.JobID ||
 				strings.TrimSpace(w.Body.String()) != `{"job_id":"`+s.JobID+`","state":"submitted","job_url":"`+api.PathJobs+s.JobID+`"}` {
