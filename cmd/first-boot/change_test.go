@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +132,49 @@ func TestChangesOfSinglePlaces(t *testing.T) {
 		t.Error("a change that was refused is there")
 	}
 	b.madeOf(before)
+}
+
+// Changes take as little memory as configurations do.
+func TestMemoryOfChangesStaysSmall(t *testing.T) {
+	b := newBox(t)
+	b.start()
+	const most = api.MaxChange - 200
+	repeat := func(s string) string {
+		var out strings.Builder
+		for i := 0; out.Len() < most-len(s)-10; i++ {
+			out.WriteString(strings.ReplaceAll(s, "#", strconv.Itoa(i)))
+		}
+		return strings.TrimSuffix(out.String(), ",")
+	}
+	large := strings.Replace(b.seed("first"), "PublishPort", "Environment = ["+repeat(`"a#=b",`)[:100<<10]+"\"]\nPublishPort", 1)
+	if _, err := b.apply(b.client(b.wan), "config.toml", []byte(large)); err != nil {
+		t.Fatal(err)
+	}
+	b.has("first")
+	b.says("the console is at http://" + b.gateway)
+	c := b.client(b.gateway)
+	valid := []byte(b.seed("first"))
+	config, _ := seed.Check(valid)
+	for name, value := range map[string]string{
+		"a list":  `{"privileged": true, "Container": {"Image": "x", "A": [` + repeat("1,") + `]}}`,
+		"strings": `{"privileged": true, "Container": {"Image": "x", "A": [` + repeat(`"",`) + `]}}`,
+		"tables":  `{"privileged": true, "Container": {"Image": "x", "A": [` + repeat("{},") + `]}}`,
+		"keys":    `{"privileged": true, "Container": {"Image": "x", ` + repeat(`"a#":1,`) + `}}`,
+		"lists":   `{"privileged": true, "Container": {"Image": "x", "A": [` + repeat("[],") + `]}}`,
+	} {
+		_, err := c.Apply(t.Context(), provision.Request{Name: "config.toml", Body: valid, Config: config, Timeout: time.Minute,
+			Change: &api.Change{Place: []string{"containers", "container", "more"}, Value: []byte(value)},
+			Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
+			Report: func(provision.Event) {}})
+		took := b.memory()
+		t.Logf("%s: %d KiB, %.150v", name, took, err)
+		if took > mostMemory {
+			t.Errorf("%s: it took %d KiB", name, took)
+		}
+		if err == nil {
+			t.Errorf("%s: it is taken", name)
+		}
+	}
 }
 
 // What an older version wrote below /data/config is written anew at the next boot, from

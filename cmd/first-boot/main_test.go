@@ -255,8 +255,10 @@ func (b *box) madeOf(text string) {
 		if diff := cmp.Diff(f.Text, b.read(path)); diff != "" {
 			b.t.Errorf("%s: %s", path, diff)
 		}
-		if info, err := os.Stat(filepath.Join(b.root, path)); err != nil || info.Mode() != 0o600 {
-			b.t.Errorf("%s: %v %v", path, info.Mode(), err)
+		if info, err := os.Stat(filepath.Join(b.root, path)); err != nil {
+			b.t.Error(err)
+		} else if info.Mode() != 0o600 {
+			b.t.Errorf("%s: %v", path, info.Mode())
 		}
 	}
 }

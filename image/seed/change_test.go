@@ -103,3 +103,32 @@ func TestChangeSaysWhatIsWrong(t *testing.T) {
 		t.Error("the network can be deleted")
 	}
 }
+
+// What Change writes is read as what it wrote, and a document that the device takes keeps
+// all that it does not change.
+func FuzzChange(f *testing.F) {
+	for _, v := range vectors(f)[:40] {
+		f.Add(v.TOML, `{"privileged": true, "Container": {"Image": "x", "Exec": "\ud83d\ude00"}}`)
+		f.Add(v.TOML, `{"Container": {}}`)
+	}
+	f.Fuzz(func(t *testing.T, doc, value string) {
+		place := []string{"containers", "container", "fuzzed"}
+		text, err := seed.Change([]byte(doc), place, []byte(value))
+		if err != nil {
+			return
+		}
+		again, err := seed.Canonical(text)
+		if err != nil || string(again) != string(text) {
+			t.Fatalf("%v\n%s, and read again\n%s", err, text, again)
+		}
+		before, _ := seed.Canonical([]byte(doc))
+		c, _ := seed.Check([]byte(doc))
+		if c == nil || strings.Contains(doc, "fuzzed") {
+			return
+		}
+		without, err := seed.Change(text, place, nil)
+		if err != nil || string(without) != string(before) {
+			t.Fatalf("%v\n%s, and without it\n%s", err, before, without)
+		}
+	})
+}

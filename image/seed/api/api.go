@@ -49,7 +49,7 @@ const (
 // The limits of the service.
 const (
 	MaxBody   = 32 << 20
-	MaxChange = 256 << 10 // of a single place; AtomixOS takes MaxBody
+	MaxChange = 128 << 10 // of a single place; AtomixOS takes MaxBody
 	NonceLife = 300 * time.Second
 	MaxJobs   = 64 // kept
 )
