@@ -123,6 +123,16 @@ func TestChangesOfSinglePlaces(t *testing.T) {
 		t.Error("the bundle's files are gone")
 	}
 
+	// Without a shell of their own, admins have zsh and others bash, where there is one.
+	b.write("bin/zsh", "")
+	b.write("bin/bash", "")
+	if _, err := b.change(c, "users.more", `{"isAdmin": false}`); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.read("etc/passwd"); !strings.Contains(got, "/home/ops:/bin/zsh\n") || !strings.Contains(got, "/home/more:/bin/bash\n") {
+		t.Errorf("the shells are\n%s", got)
+	}
+
 	// What would not be valid leaves all as it was.
 	before := b.read("data/config/config.toml")
 	if _, err := b.change(c, "users.ops", ""); err == nil {

@@ -89,3 +89,14 @@ func TestPowerCutAtEachStepOfATrial(t *testing.T) {
 		}
 	}
 }
+
+// A candidate that cannot be made leaves nothing behind.
+func TestCandidateThatFailsIsGone(t *testing.T) {
+	s := &store{dir: t.TempDir(), service: os.Getuid()}
+	if _, _, err := s.prepare(source{body: strings.NewReader("version = 2")}, func(string) {}); err == nil {
+		t.Error("it is taken")
+	}
+	if _, err := os.Stat(s.other()); !os.IsNotExist(err) {
+		t.Errorf("the candidate is there: %v", err)
+	}
+}
