@@ -259,6 +259,13 @@ func (d *device) address(listen string) string {
 func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 	if text, config := d.now(); text != nil {
 		say("the configuration of /data is taken")
+		switch renewed, err := d.store.renew(config); {
+		case err != nil:
+			// What it is made of is in config.toml.
+			say("the files of the configuration cannot be written anew: %v", err)
+		case len(renewed) > 0:
+			say("written anew below %s, as they differ from what this version makes of config.toml: %s", d.store.config(), strings.Join(renewed, ", "))
+		}
 		err := d.activate(config, report)
 		switch {
 		case err == nil && d.store.onTrial():
@@ -301,7 +308,7 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 		}
 		if err == nil {
 			say("%s has a config.toml (%s)", what, v.device)
-			_, _, err = d.apply(ctx, bytes.NewReader(text), report)
+			_, _, err = d.apply(ctx, source{body: bytes.NewReader(text)}, report)
 		}
 		if err != nil {
 			d.note(fmt.Sprintf("the seed of %s is not taken: %v", what, err))
