@@ -48,6 +48,8 @@ type services struct {
 	end  sync.WaitGroup
 }
 
+const nft = "/usr/bin/nft"
+
 // startServices applies what was written: it loads the rules of the firewall and starts the
 // daemons anew. A starter without the programs, or a device in a directory, has none.
 func (d *device) startServices(report func(api.Event)) error {
@@ -67,9 +69,22 @@ func (d *device) startServices(report func(api.Event)) error {
 	return d.running.restart(present, report)
 }
 
+// stopServices ends the daemons and takes the rules of the firewall away, as on a device
+// that waits for its first configuration.
+func (d *device) stopServices() error {
+	if d.root != "/" {
+		return nil
+	}
+	err := d.running.restart(nil, func(api.Event) {})
+	if _, e := os.Stat(nft); e == nil {
+		// There may be no rules yet.
+		d.run("taking away the rules of the firewall", nft, "delete", "table", "inet", "atomixos")
+	}
+	return err
+}
+
 // loadFirewall gives the kernel the rules of /etc/nftables.conf.
 func (d *device) loadFirewall(report func(api.Event)) error {
-	const nft = "/usr/bin/nft"
 	if _, err := os.Stat(nft); err != nil || d.root != "/" {
 		return nil
 	}
