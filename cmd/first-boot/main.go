@@ -85,7 +85,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 			wait = time.Second // the LAN may have moved
 		}
 		time.AfterFunc(wait, func() {
-			if err := s.listen(ctx, d.address(listen)); err != nil {
+			if err := errors.Join(s.listen(ctx, d.address(listen)), d.narrow()); err != nil {
 				say("%v", err)
 			}
 		})
@@ -93,6 +93,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 	where := listen
 	if d.text != nil && !d.store.onTrial() {
 		where = d.address(listen)
+		d.lan = true
 	}
 	// Requests are refused until the device has looked for its own configuration.
 	handler.Boot(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
@@ -153,8 +154,10 @@ type device struct {
 	configured func(first bool) // is called when a configuration was applied
 
 	judging sync.Mutex
+	running services
 
 	mu     sync.Mutex
+	lan    bool   // the console is for the LAN alone
 	text   []byte // of the configuration, nil without one
 	config *seed.Config
 	detail string
@@ -255,10 +258,44 @@ func (d *device) address(listen string) string {
 	return net.JoinHostPort(config.Gateway().String(), port)
 }
 
+// wide says whether the console is open to the WAN, too.
+func (d *device) wide() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.lan
+}
+
+// narrow closes the WAN to the console in the rules of the firewall.
+func (d *device) narrow() error {
+	d.mu.Lock()
+	narrowed := d.lan || d.config == nil
+	d.lan = d.lan || d.config != nil
+	d.mu.Unlock()
+	if narrowed {
+		return nil
+	}
+	_, config := d.now()
+	for _, f := range config.Render() {
+		if f.Path == "firewall-inbound.json" {
+			if err := d.firewall(f.Text); err != nil {
+				return fmt.Errorf("firewall: %w", err)
+			}
+		}
+	}
+	return d.loadFirewall(func(api.Event) {})
+}
+
 // boot does what the device does when it starts.
 func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 	if text, config := d.now(); text != nil {
 		say("the configuration of /data is taken")
+		switch renewed, err := d.store.renew(config); {
+		case err != nil:
+			// What it is made of is in config.toml.
+			say("the files of the configuration cannot be written anew: %v", err)
+		case len(renewed) > 0:
+			say("written anew below %s, as they differ from what this version makes of config.toml: %s", d.store.config(), strings.Join(renewed, ", "))
+		}
 		err := d.activate(config, report)
 		switch {
 		case err == nil && d.store.onTrial():
@@ -301,7 +338,7 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 		}
 		if err == nil {
 			say("%s has a config.toml (%s)", what, v.device)
-			_, _, err = d.apply(ctx, bytes.NewReader(text), report)
+			_, _, err = d.apply(ctx, source{body: bytes.NewReader(text)}, report)
 		}
 		if err != nil {
 			d.note(fmt.Sprintf("the seed of %s is not taken: %v", what, err))
