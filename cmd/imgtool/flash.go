@@ -57,7 +57,10 @@ disk, an image for another board is refused.
 DISK is a disk, or a regular file that stands for a disk of its size. A disk that
 is mounted, in use, read-only, too small or this system's own is refused, and no
 flag changes that; on macOS, volumes in /Volumes are unmounted instead. The image is
-told by its content: raw, zstd, xz, gzip, bzip2 or lz4; - is standard input.
+told by its content: raw, zstd, xz, gzip, bzip2, lz4, zip or Android sparse; - is
+standard input. An image that is a file is checked completely before anything is written:
+against its manifest or block map (.bmap), and the checksums of its compression. What must
+be unpacked for that goes into a scratch file (TMPDIR).
 
 While it is written, nobody else can open or mount the disk, and the computer does
 not go to sleep.`,
