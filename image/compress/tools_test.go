@@ -98,6 +98,9 @@ func TestADamagedMemberIsNotIgnored(t *testing.T) {
 					packed = append(packed, one...)
 				}
 				packed[len(one)+at] ^= 0x04
+				if more > 1 { // what follows is still to be seen
+					packed[len(one)+(at+1)%4] ^= 0x04
+				}
 				if got, _, err := byUs(packed); err == nil {
 					t.Errorf("%s: byte %d of the second of %d is damaged: %d bytes of %d, and no error", command, at, more+1, len(got), (more+1)*len(data))
 				}
