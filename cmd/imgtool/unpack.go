@@ -207,3 +207,57 @@ func upTo(chunks chunks, disk *flash.Disk) chunks {
 		}
 	}
 }
+
+// unpacked is an image file that comes from front to back as one that was checked and can
+// be read anywhere, if there is room for that, and its plan.
+func unpacked(ctx context.Context, pic *picture, units []*unit, need flash.Need, u *ui) (*picture, *plan, error) {
+	var names []string
+	smallest := units[0].disk
+	for _, n := range units {
+		if names = append(names, n.disk.Path); n.disk.Size < smallest.Size {
+			smallest = n.disk
+		}
+	}
+	if err := pic.seekFor(ctx, smallest, u); err != nil {
+		return nil, nil, err
+	}
+	pic, err := pic.withoutHoles(names)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := newPlan(pic)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range units {
+		now := p.need()
+		now.Fixed, now.Serial = need.Fixed, need.Serial
+		if err := n.disk.Check(now); err != nil {
+			p.Close()
+			return nil, nil, err
+		}
+	}
+	return pic, p, nil
+}
+
+// readThrough reads the rest of an image from a pipe for its errors.
+func (p *plan) readThrough(ctx context.Context, units []*unit, u *ui) error {
+	progress := u.phases("checking", p.bodySize())
+	defer u.endPhase()
+	for c, err := range p.body() {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		for _, n := range units {
+			if end := c.Off + int64(len(c.Data)); end > n.disk.Size {
+				return &flash.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("it has %d bytes, and the image at least %d", n.disk.Size, end)}
+			}
+		}
+		progress.Add(int64(len(c.Data)))
+	}
+	p.pic.sayTrailing(u)
+	return nil
+}

@@ -1,0 +1,221 @@
+package artifact
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"sort"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"imgtool/image"
+)
+
+// seekable reads a zstd file by its table of frames.
+type seekable struct {
+	r      io.ReaderAt
+	dec    *zstd.Decoder
+	frames []frame
+	size   int64
+	packed int64    // bytes of the file before the table of frames
+	first  int64    // of them: the manifest's frame
+	sums   [][]byte // SHA-256 of the first frame and of those between it and the sums; nil if unknown
+
+	mu   sync.Mutex
+	last struct {
+		frame int
+		data  []byte
+	}
+}
+
+type frame struct {
+	packed, off int64 // where it lies in the file, and what it is in the image
+	packedLen   int64
+	len         int64
+}
+
+// maxFrames bounds a table: enough for 4 TiB in pieces of ours.
+const maxFrames = 1 << 20
+
+// maxFrame bounds a frame that is unpacked whole; larger ones are read as a
+// stream.
+const maxFrame = 64 << 20
+
+// openSeekable reads the table at the end and the manifest at the start.
+func openSeekable(r image.Content) (*seekable, *Manifest, error) {
+	m, err := manifestFrame(io.NewSectionReader(r, 0, r.Size()))
+	if err != nil {
+		return nil, nil, err
+	}
+	missing := ErrStream
+	if m != nil {
+		// Ours have one.
+		missing = corrupt("the image is cut short: the table of frames at its end is missing")
+	}
+	le := binary.LittleEndian
+	footer := make([]byte, footerSize)
+	if r.Size() < 8+footerSize {
+		return nil, nil, missing
+	}
+	if _, err := r.ReadAt(footer, r.Size()-footerSize); err != nil && err != io.EOF {
+		return nil, nil, err
+	}
+	n, flags := int64(le.Uint32(footer)), footer[4]
+	entry := int64(8)
+	if flags&0x80 != 0 {
+		entry = 12
+	}
+	tableSize := n*entry + footerSize
+	if le.Uint32(footer[5:]) != seekableMagic || flags&0x7c != 0 || m != nil && flags != 0 || tableSize+8 > r.Size() || n > maxFrames {
+		return nil, nil, missing
+	}
+	table := make([]byte, 8+tableSize)
+	if _, err := r.ReadAt(table, r.Size()-int64(len(table))); err != nil && err != io.EOF {
+		return nil, nil, err
+	}
+	if le.Uint32(table) != skippableTable || int64(le.Uint32(table[4:])) != tableSize {
+		return nil, nil, missing
+	}
+	s := &seekable{r: r}
+	s.last.frame = -1
+	packed := int64(0)
+	var skipped []frame
+	for t := table[8 : 8+n*entry]; len(t) > 0; t = t[entry:] {
+		f := frame{packed: packed, off: s.size, packedLen: int64(le.Uint32(t)), len: int64(le.Uint32(t[4:]))}
+		packed += f.packedLen
+		if f.len == 0 {
+			skipped = append(skipped, f)
+			continue
+		}
+		if f.len > maxFrame || f.packedLen > 2*maxFrame {
+			if m != nil {
+				return nil, nil, corrupt("the table of frames has a frame of %d bytes", f.len)
+			}
+			return nil, nil, ErrStream
+		}
+		s.size += f.len
+		s.frames = append(s.frames, f)
+	}
+	if want := r.Size() - int64(len(table)); packed != want {
+		return nil, nil, corrupt("the table of frames speaks of %d bytes, the file has %d before it", packed, want)
+	}
+	s.packed = packed
+	if err := s.readSums(skipped, m != nil); err != nil {
+		return nil, nil, err
+	}
+	s.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame), zstd.WithDecoderMaxWindow(maxFrame))
+	return s, m, err
+}
+
+// sumsSize is the length of the frame with the sums.
+const sumsSize = 8 + 2*sha256.Size
+
+// readSums reads the frame before the table if it has the sums. skipped are the frames
+// without data. ours has a manifest, and no others than these two; images that were made
+// before there were sums have only the manifest.
+func (s *seekable) readSums(skipped []frame, ours bool) error {
+	n := len(skipped)
+	if ours && (n < 1 || n > 2 || skipped[0].packed != 0) {
+		return corrupt("the table of frames has %d frames without data, and an image has a manifest and sums", n)
+	}
+	if n == 0 {
+		return nil
+	}
+	last := skipped[n-1]
+	if last.packed+last.packedLen != s.packed || last.packed == 0 {
+		if n > 1 && ours {
+			return corrupt("the table of frames has a frame without data in its middle")
+		}
+		return nil
+	}
+	b := make([]byte, sumsSize)
+	if last.packedLen == sumsSize {
+		if k, err := s.r.ReadAt(b, last.packed); k < len(b) {
+			return err
+		}
+	}
+	if !bytes.Equal(b[:8], skippable(skippableSums, b[8:])[:8]) {
+		if ours {
+			return corrupt("the frame with the sums, at byte %d of the file, is damaged", last.packed)
+		}
+		return nil
+	}
+	if !ours {
+		return corrupt("its manifest is damaged")
+	}
+	s.first = skipped[0].packedLen
+	s.sums = [][]byte{b[8:][:sha256.Size], b[8+sha256.Size:]}
+	return nil
+}
+
+func (s *seekable) Size() int64 { return s.size }
+
+func (s *seekable) frame(i int) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last.frame == i {
+		return s.last.data, nil
+	}
+	f := s.frames[i]
+	packed := make([]byte, f.packedLen)
+	if n, err := s.r.ReadAt(packed, f.packed); n < len(packed) {
+		return nil, err
+	}
+	data, err := s.dec.DecodeAll(packed, make([]byte, 0, f.len))
+	if err != nil {
+		return nil, corrupt("the frame at byte %d of the file is corrupt: %w", f.packed, err)
+	}
+	if int64(len(data)) != f.len {
+		return nil, corrupt("the frame at byte %d of the file has %d bytes, its table says %d", f.packed, len(data), f.len)
+	}
+	s.last.frame, s.last.data = i, data
+	return data, nil
+}
+
+func (s *seekable) ReadAt(b []byte, off int64) (int, error) {
+	n := 0
+	for n < len(b) {
+		at := off + int64(n)
+		if at >= s.size {
+			return n, io.EOF
+		}
+		i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].off+s.frames[i].len > at })
+		data, err := s.frame(i)
+		if err != nil {
+			return n, err
+		}
+		n += copy(b[n:], data[at-s.frames[i].off:])
+	}
+	return n, nil
+}
+
+// manifestFrame reads the manifest if r starts with one, and else nothing is
+// said of how far it read.
+func manifestFrame(r io.Reader) (*Manifest, error) {
+	h := make([]byte, 8)
+	if _, err := io.ReadFull(r, h); err != nil || binary.LittleEndian.Uint32(h) != skippableManifest {
+		return nil, nil
+	}
+	size := binary.LittleEndian.Uint32(h[4:])
+	if size > MaxManifest {
+		return nil, nil
+	}
+	// Read as it comes: the size alone must not cost memory.
+	b, err := io.ReadAll(io.LimitReader(r, int64(size)))
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(bytes.TrimLeft(b, " \n\t"), []byte("{")) {
+		return nil, nil // somebody else's frame
+	}
+	if int64(len(b)) < int64(size) {
+		return nil, corrupt("the image is cut short in its manifest: %d bytes of %d", len(b), size)
+	}
+	m, err := ParseManifest(b)
+	if err != nil {
+		return nil, &CorruptError{err}
+	}
+	return m, nil
+}
