@@ -217,8 +217,8 @@ func TestADiskThatHangsIsGivenUp(t *testing.T) {
 			f.sync = func(op int) error { wait(op); return nil }
 		}
 		_, err := flash.Run(t.Context(), f, p.job, nil)
-		gone, ok := errors.AsType[*flash.GoneError](err)
-		if !ok || !strings.Contains(gone.Error(), "no answer for 50ms") {
+		stalled, ok := errors.AsType[*flash.StallError](err)
+		if !ok || !strings.Contains(stalled.Error(), "has not answered for 50ms, and is still there") {
 			t.Errorf("a %s that hangs: %v", what, err)
 		}
 		close(hang)

@@ -133,7 +133,7 @@ func TestFaultsOfARealBlockDevice(t *testing.T) {
 		{"nospace", broken(syscall.ENOSPC), false},
 		{"readeio", is[*flash.ReadError], false},
 		{"badflush", broken(syscall.EIO), false},
-		{"hang", is[*flash.GoneError], false},
+		{"hang", is[*flash.StallError], false},
 		{"slow", repaired, false},
 	} {
 		t.Run(c.mode, func(t *testing.T) {

@@ -10,11 +10,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"imgtool/image"
@@ -65,9 +63,7 @@ type Job struct {
 	// not. 0 does not look, nor does a Delta.
 	Size int64
 
-	// Stall is how long the disk may take over one read, write or flush; 0 is a
-	// minute.
-	Stall time.Duration
+	Patience
 }
 
 // Verify is how much of what was written is read back.
@@ -124,20 +120,26 @@ const guard = image.Block
 // What is read back wrong is read again, and where it can be had again written
 // again, up to three times.
 //
-// Errors are *image.WriteError, *image.MismatchError, *ReadError, *FakeError and
-// *GoneError, errors of Body and Head as they are, and the cause of ctx. A
-// write or a flush that fails is not tried again.
+// Errors are *image.WriteError, *image.MismatchError, *ReadError, *FakeError,
+// *NoWritesError, *StallError, *GoneError and *MovedError, errors of Body and Head as
+// they are, and the cause of ctx, each in a *FailedError. A write or a flush that
+// fails is not tried again.
 func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result, error) {
+	r := &run{dev: newPatient(ctx, dev, job.Patience), job: &job, phases: phases, res: &Result{}, before: map[int64][]byte{}}
 	if err := ctx.Err(); err != nil {
-		return nil, context.Cause(ctx)
+		return nil, &FailedError{context.Cause(ctx), Unchanged}
 	}
-	r := &run{dev: patient{dev, ctx, cmp.Or(job.Stall, time.Minute), new(sync.WaitGroup)}, job: &job, phases: phases, res: &Result{}}
-	// Who is told to stop leaves no write behind, if that is a matter of a moment.
-	defer func() {
-		if ctx.Err() != nil {
-			r.dev.land(time.Second)
-		}
-	}()
+	res, err := r.all(ctx)
+	if err != nil {
+		err = r.explain(ctx, err)
+		return nil, &FailedError{err, r.left(ctx.Err() != nil)}
+	}
+	return res, nil
+}
+
+func (r *run) all(ctx context.Context) (*Result, error) {
+	job := r.job
+	r.noteGuard()
 
 	// 1. As large as it says, no table, and the record.
 	if job.Size > 0 && !job.Delta {
@@ -148,17 +150,19 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	record := blocks(job.Record)
 	inRecord := []image.Span{{Off: job.RecordOff, Len: int64(len(record))}}
 	inGuard := slices.Clip([]image.Span{{Off: 0, Len: guard}})
-	wipes := append(inGuard, image.Subtract(job.Wipe, append(inGuard, inRecord...))...)
+	others := image.Subtract(job.Wipe, append(inGuard, inRecord...))
+	wipes := append(inGuard, others...)
 	p := r.phases.Start(Wiping, length(wipes)+int64(len(record)))
-	wiped, _, err := r.write(ctx, zeros(wipes), p)
+	erased, err := r.eraseGuard(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	// What no writing reaches is found now, not after all else.
-	first := &image.Manifest{Entries: wiped.Entries[:min(1, len(wiped.Entries))]}
-	if err := r.prove(ctx, first, first, fromChunks(zeros(wipes)), nil); err != nil {
+	r.spread = true
+	wiped, _, err := r.write(ctx, zeros(others), p)
+	if err != nil {
 		return nil, err
 	}
+	wiped = join(erased, wiped)
 	if len(record) > 0 {
 		if _, err := r.settle(ctx, one(image.Chunk{Off: job.RecordOff, Data: record}), p, nil); err != nil {
 			return nil, err
@@ -212,7 +216,7 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	written := body.Entries
 	undo := func() {
 		// A write that is under way must not land after this.
-		if r.dev.ctx = context.WithoutCancel(ctx); !r.dev.land(r.dev.stall) {
+		if r.dev.ctx = context.WithoutCancel(ctx); !r.dev.drain(undoTime) {
 			return
 		}
 		for c := range zeros(append(inGuard, spans(rest)...)) {
@@ -254,64 +258,14 @@ type run struct {
 	job    *Job
 	phases image.Phases
 	res    *Result
+
+	before map[int64][]byte // what was at places that were written, as long as these are few
+	spread bool             // other places were written too
 }
 
-// patient is a device that is waited for, but not for ever, nor when who waits
-// is told to stop. What is under way then goes on behind its back.
-type patient struct {
-	Device
-	ctx    context.Context
-	stall  time.Duration
-	flying *sync.WaitGroup // what is under way
-}
-
-// land waits for what is under way, for a while at most, and says whether it
-// ended.
-func (d patient) land(while time.Duration) bool {
-	landed := make(chan struct{})
-	go func() { d.flying.Wait(); close(landed) }()
-	select {
-	case <-landed:
-		return true
-	case <-time.After(while):
-		return false
-	}
-}
-
-func (d patient) do(f func() (int, error)) (int, error) {
-	type result struct {
-		n   int
-		err error
-	}
-	done := make(chan result, 1)
-	d.flying.Go(func() {
-		n, err := f()
-		done <- result{n, err}
-	})
-	late := time.NewTimer(d.stall)
-	defer late.Stop()
-	select {
-	case r := <-done:
-		return r.n, r.err
-	case <-d.ctx.Done():
-		return 0, context.Cause(d.ctx)
-	case <-late.C:
-		return 0, &GoneError{d.Path(), fmt.Errorf("no answer for %s", d.stall)}
-	}
-}
-
-func (d patient) WriteAt(p []byte, off int64) (int, error) {
-	return d.do(func() (int, error) { return d.Device.WriteAt(p, off) })
-}
-
-func (d patient) ReadAt(p []byte, off int64) (int, error) {
-	return d.do(func() (int, error) { return d.Device.ReadAt(p, off) })
-}
-
-func (d patient) Sync() error {
-	_, err := d.do(func() (int, error) { return 0, d.Device.Sync() })
-	return err
-}
+// undoTime is how long an operation that has not ended is waited for before what makes
+// the disk bootable is taken away again.
+const undoTime = 10 * time.Second
 
 // settle writes chunks that can be had again, flushes, and reads them back. It
 // returns what it wrote; told and proved hear of the bytes.
@@ -612,86 +566,9 @@ func (r *run) mend(ctx context.Context, e image.Entry, first *image.MismatchErro
 
 func times(n int) string { return [...]string{"", "once", "twice", "three times"}[n] }
 
-// FakeError is a disk that has less room than it says.
-type FakeError struct {
-	Disk    string
-	Size    int64 // what it says it has, in bytes
-	Written int64 // where something was written,
-	Found   int64 // and where it turned up, or -1
-}
-
-func (e *FakeError) Error() string {
-	if e.Found < 0 {
-		return fmt.Sprintf("%s: what is written at byte %d is not there: the disk has less room than the %d bytes it says; do not use it", e.Disk, e.Written, e.Size)
-	}
-	return fmt.Sprintf("%s: what is written at byte %d turns up at byte %d: the disk has %d bytes of the %d it says; do not use it",
-		e.Disk, e.Written, e.Found, e.Written-e.Found, e.Size)
-}
-
-// probe writes a block at the end of the disk, which is wiped anyway, and looks
-// whether it is there, and whether it turns up where a smaller disk would have
-// it.
-func (r *run) probe(ctx context.Context) error {
-	last := r.job.Size/image.Block*image.Block - image.Block
-	unit := int64(32 << 20)
-	if last < 2*unit {
-		return nil
-	}
-	// The sizes a smaller disk may have, some thousand at most.
-	step := max(unit, (last/1024+unit-1)/unit*unit)
-	at := map[int64]bool{}
-	for size := step; size <= last; size += step {
-		at[last%size] = true
-	}
-	for size := unit; size <= last; size *= 2 {
-		at[last%size] = true
-	}
-	delete(at, last)
-	places := slices.Sorted(maps.Keys(at))
-	p := r.phases.Start(Probing, int64(2*len(places)+2)*image.Block)
-	mark := make([]byte, image.Block)
-	seed := sha256.Sum256(append([]byte("imgtool probe"), r.job.Record...))
-	rand.NewChaCha8(seed).Read(mark)
-	block := make([]byte, image.Block)
-	read := func(off int64) error {
-		_, err := r.dev.ReadAt(block, off)
-		p.Add(image.Block)
-		if err != nil && ctx.Err() == nil {
-			return r.broken(&ReadError{fmt.Errorf("reading at byte %d: %w", off, err)})
-		}
-		return err
-	}
-	// A place that holds the mark already, from a run before, says nothing.
-	held := map[int64]bool{}
-	for _, off := range places {
-		if err := read(off); err != nil {
-			return err
-		}
-		held[off] = bytes.Equal(block, mark)
-	}
-	if _, _, err := r.write(ctx, one(image.Chunk{Off: last, Data: mark}), p); err != nil {
-		return err
-	}
-	for _, off := range places {
-		if err := read(off); err != nil {
-			return err
-		}
-		if !held[off] && bytes.Equal(block, mark) {
-			return &FakeError{r.dev.Path(), r.job.Size, last, off}
-		}
-	}
-	if err := read(last); err != nil {
-		return err
-	}
-	if !bytes.Equal(block, mark) {
-		return &FakeError{r.dev.Path(), r.job.Size, last, -1}
-	}
-	return nil
-}
-
 // Compare reads from a disk what the chunks hold. Errors are as those of Run.
-func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], p image.Progress) error {
-	r := &run{dev: patient{dev, ctx, time.Minute, new(sync.WaitGroup)}}
+func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], patience Patience, p image.Progress) error {
+	r := &run{dev: newPatient(ctx, dev, patience)}
 	for c, err := range chunks {
 		if err != nil {
 			return err
@@ -721,11 +598,14 @@ func (r *run) broken(err error) error {
 	if gone, ok := errors.AsType[*GoneError](err); ok {
 		return gone
 	}
-	lost := r.dev.Alive()
-	if moved, ok := errors.AsType[*MovedError](lost); ok {
+	if stalled, ok := errors.AsType[*StallError](err); ok {
+		return stalled
+	}
+	lost := lostBy(r.dev.Path(), r.dev.Alive())
+	if moved, ok := lost.(*MovedError); ok {
 		return moved
 	}
-	if errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || lost != nil {
+	if isGone(err) || lost != nil {
 		return &GoneError{r.dev.Path(), err}
 	}
 	return fmt.Errorf("%s: %w", r.dev.Path(), err)

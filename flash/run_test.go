@@ -156,7 +156,7 @@ func (f *fake) Sync() error {
 
 func (f *fake) Alive() error {
 	if f.gone {
-		return errors.New("its size is 0")
+		return &flash.GoneError{Disk: f.Path(), Err: errors.New("its size is 0")}
 	}
 	return nil
 }
@@ -472,7 +472,8 @@ func TestNoFaultLeavesABootableDisk(t *testing.T) {
 			}
 			_, err := flash.Run(t.Context(), f, p.job, nil)
 			// A flush that rots is none.
-			if err == nil && (kind != "rot" || differ(p.want, f.data) >= 0) {
+			// The first read only looks what is there before.
+			if err == nil && k > 0 && (kind != "rot" || differ(p.want, f.data) >= 0) {
 				t.Fatalf("%s at %d of %d: no error", kind, k, ops)
 			}
 			// A disk that takes the last write and then nothing more is whole

@@ -1,0 +1,101 @@
+package flash
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"imgtool/image"
+)
+
+// Left is what a disk holds after a Run that failed or was interrupted. It is read back
+// from the disk.
+type Left string
+
+const (
+	Unknown     Left = "unknown"            // it cannot be read, or a write may still reach it
+	Unchanged   Left = "unchanged"          // each place that was to be written is as before
+	NoTable     Left = "no partition table" // its first block is zeros
+	PartWritten Left = "partly written"     // its first block is not zeros, and other places may be changed
+)
+
+// FailedError is a Run that failed or was interrupted, and what it left on the disk.
+type FailedError struct {
+	Err  error
+	Left Left
+}
+
+func (e *FailedError) Error() string { return e.Err.Error() }
+func (e *FailedError) Unwrap() error { return e.Err }
+
+// LeftBy is what a Run that ended in err left on the disk, and whether err says so.
+func LeftBy(err error) (Left, bool) {
+	if failed, ok := errors.AsType[*FailedError](err); ok {
+		return failed.Left, true
+	}
+	return Unknown, false
+}
+
+// note keeps what was at a place before the first write to it.
+func (r *run) note(off int64, before []byte) {
+	if _, ok := r.before[off]; !ok {
+		r.before[off] = bytes.Clone(before)
+	}
+}
+
+// noteGuard keeps what is in the guard. A disk that cannot be read there may still be
+// written.
+func (r *run) noteGuard() {
+	b := make([]byte, guard)
+	if n, _ := r.dev.ReadAt(b, 0); n == len(b) {
+		r.note(0, b)
+	}
+}
+
+// How long an interrupted run waits for operations that have not ended, and then for each
+// of those that look what is on the disk.
+const (
+	drainTime = time.Second
+	lookTime  = 500 * time.Millisecond
+)
+
+// left reads back what is on the disk. interrupted says that there is little time.
+func (r *run) left(interrupted bool) Left {
+	if !r.dev.drain(drainTime) {
+		return Unknown // a write may still reach the disk
+	}
+	dev := r.dev
+	dev.ctx = context.Background()
+	if interrupted {
+		dev.Stall = lookTime
+	}
+	now := make([]byte, guard)
+	if n, _ := dev.ReadAt(now, 0); n < len(now) {
+		return Unknown
+	}
+	if !r.spread {
+		same := len(r.before) > 0 && r.before[0] != nil
+		for off, before := range r.before {
+			b := make([]byte, len(before))
+			if n, _ := dev.ReadAt(b, off); n < len(b) {
+				return Unknown
+			}
+			same = same && bytes.Equal(b, before)
+		}
+		if same {
+			return Unchanged
+		}
+	}
+	if bytes.Count(now, []byte{0}) == len(now) {
+		return NoTable
+	}
+	return PartWritten
+}
+
+// eraseGuard wipes the guard and reads it back, before any other place is written but the
+// one that probe looks at.
+func (r *run) eraseGuard(ctx context.Context, p image.Progress) (*image.Manifest, error) {
+	first := zeros([]image.Span{{Off: 0, Len: guard}})
+	return r.settle(ctx, first, p, nil)
+}
