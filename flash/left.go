@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	"imgtool/image"
 )
 
 // Left is what a disk holds after a Run that failed or was interrupted. It is read back
@@ -91,11 +89,4 @@ func (r *run) left(interrupted bool) Left {
 		return NoTable
 	}
 	return PartWritten
-}
-
-// eraseGuard wipes the guard and reads it back, before any other place is written but the
-// one that probe looks at.
-func (r *run) eraseGuard(ctx context.Context, p image.Progress) (*image.Manifest, error) {
-	first := zeros([]image.Span{{Off: 0, Len: guard}})
-	return r.settle(ctx, first, p, nil)
 }

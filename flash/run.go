@@ -142,49 +142,85 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 }
 
 func (r *run) all(ctx context.Context) (*Result, error) {
-	job := r.job
 	r.noteGuard()
-
-	// 1. As large as it says, no table, and the record.
-	if job.Size > 0 && !job.Delta {
+	if r.job.Size > 0 && !r.job.Delta {
 		if err := r.probe(ctx); err != nil {
 			return nil, err
 		}
 	}
-	record := blocks(job.Record)
-	inRecord := []image.Span{{Off: job.RecordOff, Len: int64(len(record))}}
-	inGuard := slices.Clip([]image.Span{{Off: 0, Len: guard}})
-	others := image.Subtract(job.Wipe, append(inGuard, inRecord...))
-	wipes := append(inGuard, others...)
+	record := image.Span{Off: r.job.RecordOff, Len: int64(len(blocks(r.job.Record)))}
+	first := image.Span{Off: 0, Len: guard}
+	wipes := append([]image.Span{first}, image.Subtract(r.job.Wipe, []image.Span{first, record})...)
+	wiped, err := r.wipe(ctx, wipes)
+	if err != nil {
+		return nil, err
+	}
+	body, seen, err := r.partitions(ctx, wiped)
+	if err != nil {
+		return nil, err
+	}
+	head, err := r.job.head()
+	if err != nil {
+		return nil, err
+	}
+	if err := apart(head, seen); err != nil {
+		return nil, err
+	}
+	for _, s := range image.Subtract([]image.Span{record}, spans(head)) {
+		head = append(head, image.Chunk{Off: s.Off, Data: make([]byte, s.Len)})
+	}
+	tables, rest := split(head)
+	written, err := r.finish(ctx, tables, unwiped(rest, wipes))
+	if err != nil {
+		return nil, err
+	}
+	written = append(written, body.Entries...)
+	slices.SortFunc(written, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	r.res.Manifest.Entries = written
+	for _, e := range written {
+		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
+	}
+	return r.res, nil
+}
+
+// wipe takes the old tables away, those that a firmware looks for first, and writes the
+// record.
+func (r *run) wipe(ctx context.Context, wipes []image.Span) (*image.Manifest, error) {
+	record := blocks(r.job.Record)
 	p := r.phases.Start(Wiping, length(wipes)+int64(len(record)))
-	erased, err := r.eraseGuard(ctx, p)
+	// A disk that takes no writes is found before any other place is written, and is
+	// unchanged then.
+	first, err := r.settle(ctx, zeros(wipes[:1]), p, nil)
 	if err != nil {
 		return nil, err
 	}
 	r.spread = true
-	wiped, _, err := r.write(ctx, zeros(others), p)
+	wiped, _, err := r.write(ctx, zeros(wipes[1:]), p)
 	if err != nil {
 		return nil, err
 	}
-	wiped = join(erased, wiped)
 	if len(record) > 0 {
-		if _, err := r.settle(ctx, one(image.Chunk{Off: job.RecordOff, Data: record}), p, nil); err != nil {
+		if _, err := r.settle(ctx, one(image.Chunk{Off: r.job.RecordOff, Data: record}), p, nil); err != nil {
 			return nil, err
 		}
 	}
+	return join(first, wiped), nil
+}
 
-	// 2. The partitions. What was wiped is read back with them: it may have been
-	// overwritten since, on a disk with less room than it says.
+// partitions writes the body and reads it back. What was wiped is read back with it: it
+// may have been overwritten since, on a disk with less room than it says. seen is where
+// the body was.
+func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *image.Manifest, seen []image.Span, err error) {
+	job := r.job
 	begin := time.Now()
-	var seen, found []image.Span
-	p = locked(r.phases.Start(Writing, job.BodySize))
-	content := watched(after(job.Body, max(guard, job.RecordOff+int64(len(record)))), &seen)
+	var found []image.Span
+	p := locked(r.phases.Start(Writing, job.BodySize))
+	content := watched(after(job.Body, max(guard, job.RecordOff+int64(len(blocks(job.Record))))), &seen)
 	if job.Zeros && !job.Delta {
 		content = r.withoutZeros(content, &found, p)
 	}
-	body, _, err := r.write(ctx, content, p)
-	if err != nil {
-		return nil, err
+	if body, _, err = r.write(ctx, content, p); err != nil {
+		return nil, nil, err
 	}
 	r.res.Writing, begin = time.Since(begin), time.Now()
 	part := sample(body, job.Verify)
@@ -205,32 +241,22 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 	}
 	all, part := join(blank, body), join(blank, part)
 	if err := r.prove(ctx, part, all, again, r.phases.Start(Reading, size(part))); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r.res.Reading = time.Since(begin)
+	return body, seen, nil
+}
 
-	// 3. Everything else but the tables. The backup table alone is none: no
-	// firmware looks for it without the protective MBR.
-	head, err := job.head()
-	if err != nil {
-		return nil, err
-	}
-	if err := apart(head, seen); err != nil {
-		return nil, err
-	}
-	for _, s := range image.Subtract(inRecord, spans(head)) {
-		head = append(head, image.Chunk{Off: s.Off, Data: make([]byte, s.Len)})
-	}
-	tables, rest := split(head)
-	rest = unwiped(rest, wipes)
-	p = r.phases.Start(Finishing, 2*(length(spans(tables))+length(spans(rest))))
-	written := body.Entries
+// finish writes everything else, the tables last. The backup table alone is none: no
+// firmware looks for it without the protective MBR.
+func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.Entry, error) {
+	p := r.phases.Start(Finishing, 2*(length(spans(tables))+length(spans(rest))))
 	undo := func() {
-		// A write that is under way must not land after this.
+		// A write that has not ended must not reach the disk after this.
 		if r.dev.ctx = context.WithoutCancel(ctx); !r.dev.drain(undoTime) {
 			return
 		}
-		for c := range zeros(append(inGuard, spans(rest)...)) {
+		for c := range zeros(append([]image.Span{{Off: 0, Len: guard}}, spans(rest)...)) {
 			if _, err := r.dev.WriteAt(c.Data, c.Off); err != nil {
 				return
 			}
@@ -242,26 +268,19 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 		undo()
 		return nil, err
 	}
-	written = append(written, m.Entries...)
-
-	// 4. The tables. From here on it is done or undone, not interrupted.
+	// From here on it is done or undone, not interrupted.
 	if err := ctx.Err(); err != nil {
 		undo()
 		return nil, context.Cause(ctx)
 	}
 	ctx = context.WithoutCancel(ctx)
 	r.dev.ctx = ctx
-	if m, err = r.settle(ctx, each(tables), p, p); err != nil {
+	last, err := r.settle(ctx, each(tables), p, p)
+	if err != nil {
 		undo()
 		return nil, err
 	}
-	written = append(written, m.Entries...)
-	slices.SortFunc(written, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
-	r.res.Manifest.Entries = written
-	for _, e := range written {
-		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
-	}
-	return r.res, nil
+	return append(m.Entries, last.Entries...), nil
 }
 
 type run struct {
