@@ -380,6 +380,12 @@ func runProvisionValidate(ctx context.Context, address string, opt provisionOpti
 }
 
 func runProvisionExport(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+	toFile := opt.output != "" && opt.output != "-"
+	if toFile {
+		if err := hostfile.CheckOutput(opt.output); err != nil {
+			return err
+		}
+	}
 	c, err := reach(ctx, address, opt, true, u)
 	if err != nil {
 		return err
@@ -389,7 +395,7 @@ func runProvisionExport(ctx context.Context, address string, opt provisionOption
 		if err != nil {
 			return err
 		}
-		if opt.output == "" || opt.output == "-" {
+		if !toFile {
 			return u.write(config)
 		}
 		if err := writeNew(opt.output, config, 0o600); err != nil {

@@ -55,6 +55,10 @@ func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Bo
 	} else if err := disk.Check(flash.Need{}); err != nil {
 		return err
 	}
+	// The changed image takes its place.
+	if err := hostfile.CheckOutput(path); err != nil {
+		return err
+	}
 	pic, err := openPicture(path, nil)
 	if err != nil {
 		return err
