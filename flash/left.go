@@ -60,6 +60,9 @@ const (
 
 // left reads back what is on the disk. interrupted says that there is little time.
 func (r *run) left(interrupted bool) Left {
+	if !r.dev.wrote.Load() {
+		return Unchanged
+	}
 	if !r.dev.drain(drainTime) {
 		return Unknown // a write may still reach the disk
 	}

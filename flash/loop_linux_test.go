@@ -544,7 +544,7 @@ func TestADiskBreaksInTheMiddle(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			file, dir := dirty(t, loopSize), t.TempDir()
-			dev, nbdkit := nbd(t, c.args(file, dir)...)
+			dev, nbdkit := imagetest.NBD(t, c.args(file, dir)...)
 			target := &hooked{Target: open(t, find(t, dev)), beforeWrite: func(_ int, off int64) {
 				if off > 10*mib && off < loopSize-backup && c.then != nil {
 					c.then(dir, nbdkit)

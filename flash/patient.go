@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -47,11 +48,12 @@ type patient struct {
 	Patience
 	ctx     context.Context
 	running *sync.WaitGroup // operations that have not ended
+	wrote   *atomic.Bool    // a write was begun
 }
 
 func newPatient(ctx context.Context, dev Device, p Patience) patient {
 	p.Stall = cmp.Or(p.Stall, DefaultStall)
-	return patient{dev, p, ctx, new(sync.WaitGroup)}
+	return patient{dev, p, ctx, new(sync.WaitGroup), new(atomic.Bool)}
 }
 
 // drain waits for operations that have not ended, for a while at most, and says whether
@@ -120,6 +122,7 @@ func (d patient) do(f func() (int, error)) (int, error) {
 }
 
 func (d patient) WriteAt(p []byte, off int64) (int, error) {
+	d.wrote.Store(true)
 	return d.do(func() (int, error) { return d.Device.WriteAt(p, off) })
 }
 

@@ -19,14 +19,15 @@ type FakeError struct {
 	Size    int64 // what it says it has, in bytes
 	Written int64 // where something was written,
 	Found   int64 // and where it turned up, or -1
+	Real    int64 // where it begins again, if it turned up elsewhere
 }
 
 func (e *FakeError) Error() string {
 	if e.Found < 0 {
 		return fmt.Sprintf("%s: what is written at byte %d is lost, and what is written at byte 0 is kept: the disk has less room than the %d bytes it says, or is worn out; do not use it", e.Disk, e.Written, e.Size)
 	}
-	return fmt.Sprintf("%s: what is written at byte %d turns up at byte %d: the disk has %d bytes of the %d it says; do not use it",
-		e.Disk, e.Written, e.Found, e.Written-e.Found, e.Size)
+	return fmt.Sprintf("%s: what is written at byte %d turns up at byte %d: the disk wraps around at %d bytes of the %d it says; do not use it",
+		e.Disk, e.Written, e.Found, e.Real, e.Size)
 }
 
 // NoWritesError is a disk that reports success for writes and keeps its old content.
@@ -103,8 +104,9 @@ func (r *run) probe(ctx context.Context) error {
 			return err
 		}
 		if !held[off] && bytes.Equal(block, mark) {
+			real := r.wrapsAt(off, last, mark)
 			putBack()
-			return &FakeError{r.dev.Path(), r.job.Size, last, off}
+			return &FakeError{r.dev.Path(), r.job.Size, last, off, real}
 		}
 	}
 	if err := read(last); err != nil || bytes.Equal(block, mark) {
@@ -113,6 +115,22 @@ func (r *run) probe(ctx context.Context) error {
 	found := bytes.Clone(block)
 	putBack()
 	return r.lostWrite(ctx, last, before, mark, found)
+}
+
+// wrapsAt is the size of a disk on which what was written at last is found, which is the
+// least at whose multiples it is found again.
+func (r *run) wrapsAt(found, last int64, mark []byte) int64 {
+	block := make([]byte, len(mark))
+	for n := min(1024, (last-found)/image.Block); n > 1; n-- {
+		size := (last - found) / n
+		if (last-found)%n != 0 || size%image.Block != 0 || size <= found {
+			continue
+		}
+		if _, err := r.dev.ReadAt(block, found+size); err == nil && bytes.Equal(block, mark) {
+			return size
+		}
+	}
+	return last - found
 }
 
 // lostWrite says why found was read where want was written, and before was there.
@@ -124,7 +142,7 @@ func (r *run) lostWrite(ctx context.Context, off int64, before, want, found []by
 	case !kept:
 		return &NoWritesError{r.dev.Path(), off}
 	case bytes.Equal(found, before) || bytes.Count(found, []byte{0}) == len(found) || bytes.Count(found, []byte{0xFF}) == len(found):
-		return &FakeError{r.dev.Path(), r.job.Size, off, -1}
+		return &FakeError{r.dev.Path(), r.job.Size, off, -1, 0}
 	}
 	err = image.Compare(ctx, bytes.NewReader(found), one(image.Chunk{Data: want}), nil)
 	if wrong, ok := errors.AsType[*image.MismatchError](err); ok {

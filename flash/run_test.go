@@ -88,6 +88,7 @@ type fake struct {
 	sync  func(op int) error
 	gone  bool
 	hang  chan struct{} // closed when the test is over
+	stuck bool          // a fault has begun
 }
 
 // through says that a write goes through.
