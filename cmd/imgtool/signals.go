@@ -6,7 +6,6 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // heeded are the signals of a list that were not ignored when the program began, as
@@ -40,7 +39,9 @@ func (u *ui) heed(cancel context.CancelFunc) (stop func()) {
 	if out, ok := u.stdout.(*results); ok && len(broken) > 0 {
 		out.broken = func() {
 			if u.writing.Load() == 0 {
-				dieOfPipe()
+				// The runtime ends the program as others end whose output nobody reads.
+				signal.Reset(syscall.SIGPIPE)
+				out.to.Write([]byte("\n"))
 			}
 		}
 	}
@@ -71,12 +72,4 @@ func (u *ui) heed(cancel context.CancelFunc) (stop func()) {
 func (u *ui) writeDisks() (done func()) {
 	u.writing.Add(1)
 	return func() { u.writing.Add(-1) }
-}
-
-// dieOfPipe ends the program as programs end whose output nobody reads.
-func dieOfPipe() {
-	signal.Reset(syscall.SIGPIPE)
-	syscall.Kill(syscall.Getpid(), syscall.SIGPIPE)
-	time.Sleep(time.Second)
-	os.Exit(128 + int(syscall.SIGPIPE))
 }

@@ -165,7 +165,10 @@ func (opt *vmOptions) check(timed bool, u *ui) (until *regexp.Regexp, err error)
 		}
 	}
 	for _, made := range []string{opt.keep, opt.env} {
-		if _, err := os.Stat(made); made != "" && errors.Is(err, fs.ErrNotExist) {
+		if made == "" {
+			continue
+		}
+		if _, err := os.Stat(made); err != nil {
 			if err := hostfile.CheckOutput(made); err != nil {
 				return nil, err
 			}
