@@ -41,7 +41,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	defer cancel()
 	out := &results{to: stdout}
 	u := &ui{in: stdin, stdout: out, stderr: stderr}
-	stop := u.heed(cancel)
+	stop := u.heed(out, cancel)
 	defer stop()
 	// A second signal ends it at once; so does a while without an end, as when a
 	// pipe that is read from brings nothing.

@@ -12,27 +12,28 @@ import (
 func TestRatesAndTimesAreThoseOfAllPhases(t *testing.T) {
 	var log bytes.Buffer
 	u := &ui{stderr: &log, stdout: &log}
-	u.expect(ahead{"writing", 300}, ahead{"reading back", 300}, ahead{"after", 100})
-	u.phases("writing", 300)(100)
+	const mib = 1 << 20
+	u.expect(ahead{"writing", 300 * mib}, ahead{"reading back", 300 * mib}, ahead{"after", 100 * mib})
+	u.phases("writing", 300*mib)(100 * mib)
 	p := u.phase
-	if p.later != 400 {
+	if p.later != 400*mib {
 		t.Errorf("%d bytes are to come", p.later)
 	}
-	if got := p.text(); got != "100 bytes of 300 bytes, 33 %" {
+	if got := p.text(); got != "100.0 MiB of 300.0 MiB, 33 %" {
 		t.Errorf("at once: %q", got)
 	}
 	p.begin = time.Now().Add(-10 * time.Second)
-	if got := p.text(); got != "100 bytes of 300 bytes, 33 %, 10 bytes/s, 1m0s left" {
+	if got := p.text(); got != "100.0 MiB of 300.0 MiB, 33 %, 10.0 MiB/s, 1m0s left" {
 		t.Errorf("after 10 s: %q", got)
 	}
-	u.phases("reading back", 300)
-	if u.phase.later != 100 {
+	u.phases("reading back", 300*mib)
+	if u.phase.later != 100*mib {
 		t.Errorf("%d bytes are to come", u.phase.later)
 	}
 	// What is none of them has a time of its own.
-	u.phases("checking", 1000)(500)
+	u.phases("checking", 1000*mib)(500 * mib)
 	u.phase.begin = time.Now().Add(-10 * time.Second)
-	if got := u.phase.text(); !strings.HasSuffix(got, ", 50 bytes/s, 10s left") {
+	if got := u.phase.text(); !strings.HasSuffix(got, ", 50.0 MiB/s, 10s left") {
 		t.Errorf("%q", got)
 	}
 	u.expect()

@@ -29,14 +29,14 @@ func notify(to chan<- os.Signal, signals []os.Signal) {
 // heed calls cancel when a signal asks the program to end. While disks are written, a
 // terminal that is closed does not, and neither does a pipe whose reader is gone: the disk
 // would be left without a partition table. After stop, signals end the program at once.
-func (u *ui) heed(cancel context.CancelFunc) (stop func()) {
+func (u *ui) heed(out *results, cancel context.CancelFunc) (stop func()) {
 	ends, hangups, pipes := make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan os.Signal, 1)
 	notify(ends, heeded(os.Interrupt, syscall.SIGTERM))
 	notify(hangups, heeded(syscall.SIGHUP))
 	// Writes to a broken pipe are an error from here on.
 	broken := heeded(syscall.SIGPIPE)
 	notify(pipes, broken)
-	if out, ok := u.stdout.(*results); ok && len(broken) > 0 {
+	if len(broken) > 0 {
 		out.broken = func() {
 			if u.writing.Load() == 0 {
 				// The runtime ends the program as others end whose output nobody reads.
