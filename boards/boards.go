@@ -186,6 +186,9 @@ var SlotSelects = []string{"bootmeth", "script"}
 type Recovery struct {
 	Enter string    `toml:"enter"` // what a person does to get there
 	USB   []USBDisk `toml:"usb"`   // any of these
+
+	UBoot    string   `toml:"u-boot"`   // the input that is U-Boot
+	Commands []string `toml:"commands"` // of UBootCommands, that it needs
 }
 
 // USBDisk is what tells the board's disk from others. What is left out is not
@@ -428,6 +431,9 @@ func (b *Board) check() error {
 	known := map[string]bool{"rootfs": true}
 	for _, name := range b.Inputs() {
 		known[name] = true
+	}
+	if err := b.Recovery.check(b.Inputs()); err != nil {
+		return err
 	}
 	for _, by := range []string{b.Script.SlotSelect, b.Starter.SlotSelect} {
 		if by != "" && !slices.Contains(SlotSelects, by) {
