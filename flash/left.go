@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,6 +38,8 @@ func LeftBy(err error) (Left, bool) {
 
 // note keeps what was at a place before the first write to it.
 func (r *run) note(off int64, before []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if _, ok := r.before[off]; !ok {
 		r.before[off] = bytes.Clone(before)
 	}
@@ -49,6 +52,32 @@ func (r *run) noteGuard() {
 	if n, _ := r.dev.ReadAt(b, 0); n == len(b) {
 		r.note(0, b)
 	}
+}
+
+func (r *run) setSpread() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.spread = true
+}
+
+// Watch looks at the disk of a Run that does not end although its context did, as when
+// the image is read from a pipe that brings nothing.
+type Watch struct{ run atomic.Pointer[run] }
+
+// Left is what the disk holds. It is to be called after the context of the Run ended:
+// nothing more is written then.
+func (w *Watch) Left() Left {
+	r := w.run.Load()
+	if r == nil {
+		return Unchanged
+	}
+	r.mu.Lock()
+	finishing := r.finishing
+	r.mu.Unlock()
+	if finishing {
+		return Unknown // it is done or undone
+	}
+	return r.left(true)
 }
 
 // How long an interrupted run waits for operations that have not ended, and then for each
@@ -75,6 +104,8 @@ func (r *run) left(interrupted bool) Left {
 	if n, _ := dev.ReadAt(now, 0); n < len(now) {
 		return Unknown
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if !r.spread {
 		same := len(r.before) > 0 && r.before[0] != nil
 		for off, before := range r.before {

@@ -74,6 +74,9 @@ func (d patient) do(f func() (int, error)) (int, error) {
 		n   int
 		err error
 	}
+	if d.ctx.Err() != nil {
+		return 0, context.Cause(d.ctx)
+	}
 	begin := time.Now()
 	done := make(chan result, 1)
 	d.running.Go(func() {

@@ -68,6 +68,9 @@ type Job struct {
 	Size int64
 
 	Patience
+
+	// Watch, which may be nil, tells what is on the disk while Run does not end.
+	Watch *Watch
 }
 
 // Verify is how much of what was written is read back.
@@ -133,6 +136,9 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	if err := ctx.Err(); err != nil {
 		return nil, &FailedError{context.Cause(ctx), Unchanged}
 	}
+	if job.Watch != nil {
+		job.Watch.run.Store(r)
+	}
 	res, err := r.all(ctx)
 	if err != nil {
 		err = r.explain(ctx, err)
@@ -194,7 +200,7 @@ func (r *run) wipe(ctx context.Context, wipes []image.Span) (*image.Manifest, er
 	if err != nil {
 		return nil, err
 	}
-	r.spread = true
+	r.setSpread()
 	wiped, _, err := r.write(ctx, zeros(wipes[1:]), p)
 	if err != nil {
 		return nil, err
@@ -250,6 +256,9 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 // finish writes everything else, the tables last. The backup table alone is none: no
 // firmware looks for it without the protective MBR.
 func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.Entry, error) {
+	r.mu.Lock()
+	r.finishing = true
+	r.mu.Unlock()
 	p := r.phases.Start(Finishing, 2*(length(spans(tables))+length(spans(rest))))
 	undo := func() {
 		// A write that has not ended must not reach the disk after this.
@@ -289,8 +298,10 @@ type run struct {
 	phases image.Phases
 	res    *Result
 
-	before map[int64][]byte // what was at places that were written, as long as these are few
-	spread bool             // other places were written too
+	mu        sync.Mutex
+	before    map[int64][]byte // what was at places that were written, as long as these are few
+	spread    bool             // other places were written too
+	finishing bool             // writes go on after an interrupt
 }
 
 // undoTime is how long an operation that has not ended is waited for before what makes

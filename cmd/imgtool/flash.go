@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -142,6 +143,7 @@ type unit struct {
 	job     flash.Job
 	target  *flash.Target
 	touched bool // something was written
+	ended   atomic.Bool
 	receipt receipt
 	err     error
 }
@@ -325,6 +327,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verifyModes[opt.verify], opt.verify
 		n.job.Patience = u.patience(n.disk.Path, opt.stall)
+		n.job.Watch = new(flash.Watch)
 		n.job.Zeros = pic.manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
@@ -344,7 +347,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	begun = true
 	defer u.writeDisks()()
-	u.beforeEnd(func() { log.abandon(units) })
+	u.beforeEnd(func() { log.abandon(units, u) })
 	flashAll(ctx, units, p, u)
 	// Nobody may mount what is about to be ejected: it is let go of after that.
 	var ejected error
@@ -501,6 +504,7 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 		n.receipt.describe(n.disk, p.pic)
 		running.Go(func() {
 			defer leave(i)
+			defer n.ended.Store(true)
 			begin := time.Now()
 			var res *flash.Result
 			res, n.err = flash.Run(ctx, n.target, n.job, func(phase string, total int64) image.Progress {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -178,15 +179,23 @@ func (l *receiptLog) refused(names []string, pic *picture, err error, ctx contex
 	return err
 }
 
-// abandon leaves a receipt of each disk that is still being written when the program has
-// to end.
-func (l *receiptLog) abandon(units []*unit) {
+// abandon leaves a receipt of each disk whose writing does not end after an interrupt, and
+// says what is on it.
+func (l *receiptLog) abandon(units []*unit, u *ui) {
+	var words []string
 	for _, n := range units {
+		if n.ended.Load() {
+			l.add(n.disk.Path, n.receipt)
+			continue
+		}
 		r := n.receipt
-		r.Time, r.Status, r.Left = time.Now().UTC().Format(time.RFC3339), exitInterrupted, flash.Unknown
-		r.Error = "interrupted: the disk did not answer in time"
+		r.Time, r.Left = time.Now().UTC().Format(time.RFC3339), n.job.Watch.Left()
+		r.Status, r.Error = exitInterrupted, "interrupted"
+		u.leftOn(n.disk.Path, r.Left)
+		words = append(words, leftWords(n.disk.Path, r.Left))
 		l.add(r.Disk, r)
 	}
+	u.leaves(strings.Join(words, "; "))
 }
 
 // twin is a receipt of a disk, or of a unit with several, as far as it tells whether a unit
