@@ -147,6 +147,11 @@ type hinted struct {
 
 func (e *hinted) Unwrap() error { return e.error }
 
+// hint adds to an error what to do about it, after what is said already.
 func hint(err error, format string, args ...any) error {
-	return &hinted{err, fmt.Sprintf(format, args...)}
+	text := fmt.Sprintf(format, args...)
+	if inner, ok := errors.AsType[*hinted](err); ok {
+		text = inner.hint + "; " + text
+	}
+	return &hinted{err, text}
 }
