@@ -483,7 +483,7 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 	bodies, leave := share(p.body(), len(units))
 	// One disk shows its phases; of several the sum is shown.
 	phases := u.phases
-	u.expect(ahead{flash.Writing, p.bodySize()}, ahead{flash.Reading, p.bodySize() / readShare[units[0].job.Verify]})
+	u.expect(ahead{flash.Wiping, 0}, ahead{flash.Writing, p.bodySize()}, ahead{flash.Reading, p.bodySize() / readShare[units[0].job.Verify]})
 	defer u.expect()
 	if len(units) > 1 {
 		passes := int64(2)
