@@ -475,9 +475,10 @@ func TestReadingBackReadsTheDisk(t *testing.T) {
 		}
 	}
 
-	// The third flush follows the body.
+	// The fourth flush follows the body: those of the first block, the wipes and the record
+	// come before.
 	target := &hooked{Target: open(t, d), afterSync: func(n int) {
-		if n == 3 {
+		if n == 4 {
 			spoil()
 			cacheIsGood()
 		}

@@ -524,7 +524,7 @@ func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
 	defer close(hang)
 	var syncs atomic.Int32
 	f.sync = func(int) error {
-		if syncs.Add(1) == 3 { // that of the body
+		if syncs.Add(1) == 4 { // that of the body
 			cancel()
 			<-hang
 		}
