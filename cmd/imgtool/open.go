@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -54,9 +53,9 @@ func (p *picture) chunks() iter.Seq2[image.Chunk, error] {
 // manifest are checked.
 func openPicture(path string, stdin io.Reader) (*picture, error) {
 	if path == "-" {
-		s, err := artifact.Stream(stdin, nil)
+		s, err := artifact.Stream(hostfile.NewReader("standard input", stdin), nil)
 		if err != nil {
-			return nil, fmt.Errorf("standard input: %w", err)
+			return nil, named("standard input", err)
 		}
 		return &picture{name: "standard input", stream: s, manifest: s.Manifest, format: s.Format}, nil
 	}
@@ -73,7 +72,7 @@ func openPicture(path string, stdin io.Reader) (*picture, error) {
 	p := &picture{name: path, file: f}
 	if err := p.open(path); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, named(path, err)
 	}
 	return p, nil
 }
@@ -111,7 +110,9 @@ func (p *picture) open(path string) (err error) {
 }
 
 // contents are the bytes of the file.
-func (p *picture) contents() *io.SectionReader { return io.NewSectionReader(p.file, 0, p.size) }
+func (p *picture) contents() *io.SectionReader {
+	return io.NewSectionReader(hostfile.NewReaderAt(p.name, p.file), 0, p.size)
+}
 
 // load opens what is in the file with the manifest beside it, if there is one.
 func (p *picture) load() error {

@@ -21,6 +21,21 @@ type Streamed struct {
 	Trailing int64     // bytes behind the end of the compressed data, once all was read
 
 	raw io.Reader
+	in  *noted
+}
+
+// noted keeps the first error of a reader, which unpackers may wrap or replace.
+type noted struct {
+	r   io.Reader
+	err error
+}
+
+func (n *noted) Read(p []byte) (int, error) {
+	k, err := n.r.Read(p)
+	if err != nil && err != io.EOF && n.err == nil {
+		n.err = err
+	}
+	return k, err
 }
 
 // StreamFile is Stream for a file, which may be a zip archive as well. A block map, if it
@@ -55,7 +70,8 @@ func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) 
 // Stream opens whatever r brings, by its first bytes. sidecar is the manifest
 // that lies beside it, or nil; one inside comes first.
 func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
-	in := bufio.NewReaderSize(r, 1<<20)
+	from := &noted{r: r}
+	in := bufio.NewReaderSize(from, 1<<20)
 	head, err := in.Peek(headSize)
 	if len(head) == 0 {
 		if err == io.EOF {
@@ -63,7 +79,10 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 		}
 		return nil, err
 	}
-	s := &Streamed{Format: detect(head), Manifest: sidecar}
+	if from.err != nil {
+		return nil, from.err
+	}
+	s := &Streamed{Format: detect(head), Manifest: sidecar, in: from}
 	if s.Format == Zstd && len(head) >= 8 && binary.LittleEndian.Uint32(head) == skippableManifest {
 		var kept bytes.Buffer
 		m, err := manifestFrame(io.TeeReader(in, &kept))
@@ -74,7 +93,7 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 			s.Manifest = m
 		} else {
 			s.raw, err = unpack(s.Format, io.MultiReader(&kept, in), s.trailing)
-			return s, wrapCorrupt(err, 0)
+			return s, s.wrap(err, 0)
 		}
 	}
 	if s.Format == Sparse {
@@ -84,10 +103,18 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 		return nil, errors.New("a zip archive is read from a file, not from a pipe or another archive: unzip -p gives what is in it")
 	}
 	s.raw, err = unpack(s.Format, in, s.trailing)
-	return s, wrapCorrupt(err, 0)
+	return s, s.wrap(err, 0)
 }
 
 func (s *Streamed) trailing(n int64) { s.Trailing = n }
+
+// wrap says where an image is corrupt. One that cannot be read need not be.
+func (s *Streamed) wrap(err error, at int64) error {
+	if err != nil && s.in.err != nil {
+		return s.in.err
+	}
+	return wrapCorrupt(err, at)
+}
 
 func wrapCorrupt(err error, at int64) error {
 	if err == nil {
@@ -121,7 +148,7 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 			data := make([]byte, image.PieceSize)
 			n, err := fill(s.raw, data)
 			if err != nil && err != io.EOF {
-				yield(image.Chunk{}, wrapCorrupt(err, off+int64(n)))
+				yield(image.Chunk{}, s.wrap(err, off+int64(n)))
 				return
 			}
 			data = data[:n]
