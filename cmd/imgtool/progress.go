@@ -161,7 +161,7 @@ func (u *ui) draw(p *phase) {
 		}
 	}
 	if p.bar == nil {
-		theme := progressbar.ThemeUnicode
+		theme := progressbar.Theme{Saucer: "█", SaucerHead: "█", SaucerPadding: "░"}
 		if asciiTerminal(os.Getenv) {
 			theme = progressbar.ThemeASCII
 		}
