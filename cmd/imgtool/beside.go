@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -223,7 +222,7 @@ func (p *picture) describeBeside(u *ui) {
 // is known of it. An image from a stream was checked when it was unpacked.
 func (p *picture) check(ctx context.Context, u *ui) error {
 	if err := p.beside.unfitBmap; err != nil && p.manifest == nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+		return named(p.name, err)
 	}
 	if p.opened == nil {
 		return nil
@@ -233,7 +232,7 @@ func (p *picture) check(ctx context.Context, u *ui) error {
 		progress := u.phases("checking", b.Size)
 		whole := &cancelable{ctx, b.Reader(io.NewSectionReader(p.opened, 0, b.Size)), progress}
 		if _, err := io.Copy(io.Discard, whole); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			return named(p.name, err)
 		}
 		return nil
 	}
@@ -246,7 +245,7 @@ func (p *picture) check(ctx context.Context, u *ui) error {
 		data = func(off int64) int64 { return nextData(p.file, off, p.size) }
 	}
 	if err := p.opened.Check(ctx, data, u.phases("checking", n)); err != nil {
-		return fmt.Errorf("%s: %w", p.name, p.explain(err))
+		return named(p.name, p.explain(err))
 	}
 	return nil
 }

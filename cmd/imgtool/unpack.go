@@ -46,7 +46,7 @@ func (p *picture) seekFor(ctx context.Context, disk *flash.Disk, u *ui) error {
 		return err
 	}
 	if err := p.restart(); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+		return named(p.name, err)
 	}
 	fits := func(c chunks) chunks {
 		if p.filling() != nil { // it is made to fit
@@ -69,7 +69,7 @@ func (p *picture) seekFor(ctx context.Context, disk *flash.Disk, u *ui) error {
 // anew.
 func (p *picture) readThrough(ctx context.Context, u *ui, through func(chunks) chunks) error {
 	if err := p.restart(); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+		return named(p.name, err)
 	}
 	end := int64(0)
 	progress := u.phases("checking", p.length())
@@ -78,7 +78,7 @@ func (p *picture) readThrough(ctx context.Context, u *ui, through func(chunks) c
 			err = context.Cause(ctx)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			return named(p.name, err)
 		}
 		end = c.Off + int64(len(c.Data))
 		progress.Add(int64(len(c.Data)))
@@ -89,7 +89,7 @@ func (p *picture) readThrough(ctx context.Context, u *ui, through func(chunks) c
 		p.total = p.manifest.Size
 	}
 	if err := p.restart(); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+		return named(p.name, err)
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (p *picture) unpackWith(ctx context.Context, u *ui, check func(chunks) chun
 	}
 	if err = p.unpack(ctx, f, u, check); err != nil {
 		f.Close()
-		return fmt.Errorf("%s: %w", p.name, err)
+		return named(p.name, err)
 	}
 	return nil
 }
