@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"imgtool/image"
 )
 
 // FromDir reads a folder. Everything belongs to 0:0 unless owners are kept.
@@ -344,6 +347,50 @@ func (h *hostSparse) Hole(off int64) int64 {
 		return 0
 	default:
 		return max(0, min(at, h.size)-off)
+	}
+}
+
+// Runs is as image.Runs has it, where the file system tells. The file is opened once.
+func (h *hostSparse) Runs() iter.Seq[image.Span] {
+	return func(yield func(image.Span) bool) {
+		all := image.Span{Off: 0, Len: h.size}
+		short, release, err := reach(h.dir.host(h.name))
+		if err != nil {
+			yield(all)
+			return
+		}
+		defer release()
+		fd, err := open(short)
+		if err != nil {
+			yield(all)
+			return
+		}
+		defer unix.Close(fd)
+		for off := int64(0); off < h.size; {
+			from, err := unix.Seek(fd, off, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) {
+				var st unix.Stat_t
+				if err := unix.Fstat(fd, &st); err == nil && st.Size == h.size {
+					return
+				}
+			}
+			if err != nil {
+				from = off
+			}
+			to, err := unix.Seek(fd, from, unix.SEEK_HOLE)
+			if err != nil {
+				to = h.size
+			}
+			from, to = min(from, h.size), min(to, h.size)
+			if from < to && !yield(image.Span{Off: from, Len: to - from}) {
+				return
+			}
+			off = max(to, from)
+			if to <= from && from < h.size { // the file changed: no more is known
+				yield(image.Span{Off: from, Len: h.size - from})
+				return
+			}
+		}
 	}
 }
 

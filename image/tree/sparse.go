@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"sort"
 	"strconv"
 	"strings"
+
+	"imgtool/image"
 )
 
 // maxSparse bounds what a header of a few bytes can say that a file is: the largest
@@ -54,6 +57,17 @@ func (s *sparse) Hole(off int64) int64 {
 		end = s.runs[i].at
 	}
 	return max(0, end-off)
+}
+
+// Runs is as image.Runs has it.
+func (s *sparse) Runs() iter.Seq[image.Span] {
+	return func(yield func(image.Span) bool) {
+		for _, r := range s.runs {
+			if !yield(image.Span{Off: r.at, Len: r.n}) {
+				return
+			}
+		}
+	}
 }
 
 func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
