@@ -143,8 +143,11 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 		return nil, named(ref, err)
 	}
 	if r.Tree != nil && o.opt.Warn != nil {
-		if n, first := r.Tree.LostXattrs(); n > 0 {
-			o.opt.Warn(fmt.Sprintf("%s: extended attributes of %d files are left out, of which access control lists, user., trusted. and security. can be kept: %s", ref, n, first))
+		for _, l := range r.Tree.Losses() {
+			o.opt.Warn(fmt.Sprintf("%s: %s of %d files are left out: the first is %s", ref, l.What, l.N, l.First))
+		}
+		if n := r.Tree.Behind(); n > 0 {
+			o.opt.Warn(fmt.Sprintf("%s: %d bytes after the end of the archive are not read: if that is a second archive, join the two with tar --concatenate", ref, n))
 		}
 	}
 	return r, nil

@@ -172,8 +172,12 @@ func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
 	default:
 		return nil, fmt.Errorf("%s: file type %o is not known", host, n.Type())
 	}
-	if n.Xattrs, err = hostXattrs(short, in == nil); err != nil {
+	var lost string
+	if n.Xattrs, lost, err = hostXattrs(short, in == nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", host, err)
+	}
+	if lost != "" {
+		w.t.lose(loss{lostXattrs, lost}, host)
 	}
 	if linked {
 		w.links[id] = n
@@ -394,31 +398,35 @@ func (h *hostSparse) Runs() iter.Seq[image.Span] {
 	}
 }
 
-func hostXattrs(path string, follow bool) ([]Xattr, error) {
+// hostXattrs are the extended attributes of a file, and the name of one that is left
+// out.
+func hostXattrs(path string, follow bool) (all []Xattr, lost string, err error) {
 	list, get := unix.Llistxattr, unix.Lgetxattr
 	if follow {
 		list, get = unix.Listxattr, unix.Getxattr
 	}
 	names, err := grow(func(buf []byte) (int, error) { return list(path, buf) })
 	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("extended attributes: %w", err)
+		return nil, "", fmt.Errorf("extended attributes: %w", err)
 	}
-	var all []Xattr
 	for name := range strings.SplitSeq(string(names), "\x00") {
 		if !keepXattr(name) {
+			if lost == "" {
+				lost = name
+			}
 			continue
 		}
 		value, err := grow(func(buf []byte) (int, error) { return get(path, name, buf) })
 		if err != nil {
-			return nil, fmt.Errorf("extended attribute %s: %w", name, err)
+			return nil, "", fmt.Errorf("extended attribute %s: %w", name, err)
 		}
 		all = append(all, Xattr{name, string(value)})
 	}
 	slices.SortFunc(all, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return all, checkXattrs(all)
+	return all, lost, checkXattrs(all)
 }
 
 // grow asks for the size first, and again where it grew in between.
