@@ -130,7 +130,7 @@ func (o *Opener) File(ctx context.Context, ref string) (*File, error) {
 
 // Root opens what a root file system is made from: a folder, a tar, plain or
 // compressed, a squashfs, a container image in an OCI layout or in an archive of
-// one, a "docker save" archive, oci:PATH[:TAG], or docker://HOST/REPOSITORY:TAG
+// one, a "docker save" archive, oci:PATH[:NAME], or docker://HOST/REPOSITORY:TAG
 // in a registry. Files are told apart by what is in them.
 func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	r, err := o.root(ctx, ref)
@@ -160,30 +160,17 @@ func (o *Opener) root(ctx context.Context, ref string) (*Root, error) {
 		}
 	}
 	if rest, ok := strings.CutPrefix(ref, "oci:"); ok {
-		path, tag := o.splitTag(rest)
-		r, err := o.rootPath(ctx, ref, path, tag)
+		r, err := o.rootPath(ctx, o.splitName(ref, rest))
 		if err == nil && r.Origin == "" {
 			return nil, fmt.Errorf("%s: no OCI layout", ref)
 		}
 		return r, err
 	}
-	r, err := o.rootPath(ctx, ref, ref, "")
+	r, err := o.rootPath(ctx, within{ref: ref, path: ref})
 	if errors.Is(err, fs.ErrNotExist) && o.looksRemote(ref) {
 		return o.registry(ctx, ref, ref)
 	}
 	return r, err
-}
-
-// splitTag cuts the tag off PATH:TAG, unless that is all the name of a file.
-func (o *Opener) splitTag(s string) (path, tag string) {
-	i := strings.LastIndexByte(s, ':')
-	if i < 0 || strings.Contains(s[i:], "/") {
-		return s, ""
-	}
-	if _, err := os.Stat(o.path(s)); err == nil {
-		return s, ""
-	}
-	return s[:i], s[i+1:]
 }
 
 // looksRemote is strict, so that a mistyped path is not asked for in a registry:
@@ -247,7 +234,8 @@ func reason(ref string, err error) error {
 	return fmt.Errorf("%s: %w", ref, err)
 }
 
-func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, error) {
+func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
+	ref, path := in.ref, in.path
 	fi, err := o.stat(ref, path)
 	if err != nil {
 		return nil, err
@@ -265,7 +253,13 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	if fi.IsDir() {
 		dir := o.path(path)
 		if isLayout(dir) {
-			return o.layout(ctx, ref, tag, layoutDir{o, dir})
+			l := layoutDir{o, dir}
+			r, err := l.index()
+			descs, err := parseIndex(ref, r, err)
+			if err != nil {
+				return nil, err
+			}
+			return o.layout(ctx, in, l, descs)
 		}
 		t, err := tree.FromDir(dir, o.opt.KeepOwners, o.opt.ModTime, sums.Add)
 		if err != nil {
@@ -307,9 +301,19 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	}
 	switch {
 	case isLayoutArchive(t):
-		return o.layout(ctx, ref, tag, layoutTar{t})
+		l := layoutTar{t}
+		r, err := l.index()
+		descs, err := parseIndex(ref, r, err)
+		if err != nil {
+			return nil, err
+		}
+		// An index may be empty where Docker's own list is not.
+		if len(descs) == 0 && isDockerArchive(t) {
+			return o.dockerArchive(ctx, in, t)
+		}
+		return o.layout(ctx, in, l, descs)
 	case isDockerArchive(t):
-		return o.dockerArchive(ctx, ref, tag, t)
+		return o.dockerArchive(ctx, in, t)
 	}
 	return summed(t)
 }
