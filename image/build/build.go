@@ -188,10 +188,7 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	return b.result, nil
 }
 
-var (
-	goodID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
-	badArgument = regexp.MustCompile(`[^ -~]|["'$\\;@` + "`" + `]`)
-)
+var goodID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 // check looks at what needs no input to be opened.
 func (b *builder) check() (err error) {
@@ -218,12 +215,13 @@ func (b *builder) check() (err error) {
 	if b.BuildID != "" && !goodID.MatchString(b.BuildID) {
 		return fmt.Errorf("build id %q: it must be 1 to 64 letters, digits and . _ + -, starting with a letter or digit", b.BuildID)
 	}
-	// U-Boot's shell would take these apart.
-	if bad := badArgument.FindString(b.Cmdline); bad != "" {
-		return fmt.Errorf("kernel arguments %q: %q cannot be in a boot script", b.Cmdline, bad)
+	if err := checkCmdline(b.Cmdline); err != nil {
+		return err
 	}
-	if n := len(b.Cmdline); n > 1500 {
-		return fmt.Errorf("kernel arguments of %d bytes: arm64 kernels take 2048 in all, so at most 1500 can be added", n)
+	if script := b.Board.Script.Text; b.Cmdline != "" && !strings.Contains(script, cmdlineMark) {
+		b.Warn(fmt.Sprintf("the kernel arguments %q are not used: %s has no boot script that takes them; change its boot configuration with --edits", b.Cmdline, b.Board.Name))
+	} else if _, err := putCmdline(script, b.Cmdline); err != nil {
+		return err
 	}
 	if b.Seed != nil {
 		if err := b.checkSeed(); err != nil {
@@ -677,8 +675,11 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 		files = append(files, fat.File{Path: f.Path, Content: b.files[f.Input].Content})
 	}
 	if s := b.Board.Script; s.Path != "" {
-		cmdline := strings.TrimSpace("init=/sbin/init " + b.Cmdline)
-		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@CMDLINE@", cmdline, "@SLOT_SELECT@", b.slotSelect()).Replace(strings.TrimLeft(s.Text, "\n"))
+		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@SLOT_SELECT@", b.slotSelect()).Replace(strings.TrimLeft(s.Text, "\n"))
+		text, err := putCmdline(text, strings.TrimSpace("init=/sbin/init "+b.Cmdline))
+		if err != nil {
+			return nil, err
+		}
 		scr, err := uboot.Script(text, b.Time)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Path, err)
