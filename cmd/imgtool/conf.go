@@ -24,7 +24,12 @@ func applyConf(o *build.Options, path string, u *ui) error {
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)
 	}
+	o.Conf = map[string]string{}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
+		o.Conf[key] = values[key].Text
+		if list := values[key].List; list != nil {
+			o.Conf[key] = fmt.Sprintf("%q", list)
+		}
 		if err := applyValue(o, key, values[key], u); err != nil {
 			return fmt.Errorf("%s: %s: %w", path, key, err)
 		}

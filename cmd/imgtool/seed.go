@@ -437,7 +437,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if !seed.IsBundleName(output) {
 		return usagef("%s: a bundle is called NAME.tar.zst or NAME.tar.gz", output)
 	}
-	when, err := sourceDate()
+	when, _, err := sourceDate()
 	if err != nil {
 		return err
 	}

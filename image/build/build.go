@@ -62,6 +62,8 @@ type Options struct {
 	Cmdline     string                   // added to the kernel's arguments
 	Seed        *Seed                    // nil is none
 	Time        int64                    // seconds since 1970
+	Clamp       bool                     // times of files after Time become Time
+	Conf        map[string]string        // what a provisioning file set, by its keys
 	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
 	Cache       squashfs.Cache           // of compressed blocks; nil is none
 	TempDir     string                   // for scratch files, which have no name
@@ -317,12 +319,18 @@ func (b *builder) open(ctx context.Context) (err error) {
 		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0) && b.root.Tree == nil {
 			b.root.Tree, err = treeOf(b.root.Squashfs)
 		}
+		if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
+			b.root.Tree.Clamp(b.Time)
+		}
 		if err == nil && len(b.Edits) > 0 {
 			b.root.Squashfs = nil
 			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time)
 		}
 		if err != nil {
 			return fmt.Errorf("rootfs: %w", err)
+		}
+		if b.root.Tree != nil && b.Root == nil {
+			b.warnNoInit(b.root.Tree)
 		}
 	}
 	for _, name := range b.Board.Inputs() {
@@ -497,6 +505,9 @@ func (b *builder) identify(ctx context.Context) error {
 	}
 	if len(b.Vars) > 0 {
 		fmt.Fprintf(h, "vars %q\n", b.Vars)
+	}
+	for _, line := range confLines(b.Conf) {
+		io.WriteString(h, line)
 	}
 	if b.EditsText != nil {
 		fmt.Fprintf(h, "edits %x\n", sha256.Sum256(b.EditsText))
@@ -729,11 +740,15 @@ func human(n int64) string {
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
 		r, err := squashfs.Open(given, given.Size())
+		var t *tree.Tree
 		if err == nil {
-			_, err = r.Tree()
+			t, err = r.Tree()
 		}
 		if err != nil {
 			return nil, &source.CorruptError{Name: "rootfs", Err: err}
+		}
+		if b.root.Tree == nil && b.Root == nil {
+			b.warnNoInit(t)
 		}
 		return given, nil
 	}
@@ -741,6 +756,7 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	if n > 0 {
 		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, for which squashfs has no place: the first is that of %s", n, first))
 	}
+	b.warnTimes("rootfs", "squashfs", root, squashfsFirst, squashfsLast)
 	var room Room
 	at := p.Off
 	if b.Room != nil {

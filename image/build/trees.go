@@ -323,6 +323,7 @@ func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 	if t == nil {
 		t = tree.New(b.Time)
 	}
+	b.warnTimes(p.Name, "ext4", t, ext4First, ext4Last)
 	opt := ext4.Options{Label: p.Label, UUID: b.uuid("ext4 " + d.prefix + p.Name), HashSeed: b.uuid("ext4 hash " + d.prefix + p.Name), Time: b.Time, Size: p.Len}
 	for _, made := range b.Board.Trees {
 		if made.Name == p.Tree && made.Boots {

@@ -32,6 +32,7 @@ type Options struct {
 	Arch       string           // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
 	KeepOwners bool             // in folders; otherwise everything belongs to 0:0
 	ModTime    int64            // of folders that an archive lacks
+	Clamp      bool             // times of files after ModTime become ModTime
 	CacheDir   string           // imgtool's directory in the user's cache; "" keeps packages for this Opener alone
 	TempDir    string           // for scratch files; "" is the system's
 	Known      *tree.Known      // of files; may be nil
@@ -136,6 +137,9 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	r, err := o.root(ctx, ref)
 	if err != nil {
 		return nil, err
+	}
+	if r.Tree != nil && o.opt.Clamp {
+		r.Tree.Clamp(o.opt.ModTime)
 	}
 	if r.Squashfs != nil {
 		r.Digest = r.Squashfs.SHA256
