@@ -85,6 +85,9 @@ type Step struct {
 	Profile string `toml:"profile"` // for this profile only
 	Unless  string `toml:"unless"`  // not if this is asked for, see Board.Options
 
+	// As medium/partition: only if the board has it. [conf.empty] can leave it out.
+	Partition string `toml:"partition"`
+
 	Text []byte `toml:"-"`
 }
 
@@ -145,58 +148,6 @@ var KeyKinds = []string{"private-key", "public-key", "certificate"}
 // Profiles are for what an image is: production is the default.
 var Profiles = []string{"production", "development"}
 
-// Conf is what of a shell file with settings changes a board, by its variables.
-type Conf struct {
-	Sizes  map[string]string `toml:"sizes"`  // to medium/partition
-	Labels map[string]string `toml:"labels"` // to medium/partition
-	Vars   map[string]string `toml:"vars"`   // to variables of edits
-	Lists  []List            `toml:"list"`
-	Fixed  []Fixed           `toml:"fixed"`
-
-	// Of a unit that runs: variables that list files it must have, files it must not
-	// have, and disks.
-	Require []string `toml:"require"`
-	Forbid  []string `toml:"forbid"`
-	Devices []string `toml:"devices"`
-}
-
-// List is a setting each of whose values is a step of a tree.
-type List struct {
-	Key  string `toml:"key"`
-	Tree string `toml:"tree"`
-	Text string `toml:"text"` // edits, with @ITEM@ for the value
-}
-
-// AddStep gives a tree another step, its last.
-func (b *Board) AddStep(name, edits string, text []byte) error {
-	for i := range b.Trees {
-		if b.Trees[i].Name == name {
-			b.Trees[i].Steps = append(b.Trees[i].Steps, Step{Edits: edits, Text: text})
-			return nil
-		}
-	}
-	return fmt.Errorf("%s has no tree %s", b.Name, name)
-}
-
-// Fixed is a setting whose value the board's definition is made for.
-type Fixed struct {
-	Key string   `toml:"key"`
-	Is  []string `toml:"is"`
-}
-
-// Partition is one of a medium's layout, as medium/partition.
-func (b *Board) Partition(name string) (*layouts.Partition, error) {
-	medium, part, _ := strings.Cut(name, "/")
-	for _, m := range b.Media {
-		for i := range m.Placing.Partitions {
-			if p := &m.Placing.Partitions[i]; m.Name == medium && p.Name == part {
-				return p, nil
-			}
-		}
-	}
-	return nil, fmt.Errorf("%s has no partition %s", b.Name, name)
-}
-
 // File is an input on every boot partition.
 type File struct {
 	Path  string `toml:"path"`
@@ -206,8 +157,17 @@ type File struct {
 
 // Seed says where a seed configuration goes.
 type Seed struct {
-	Path   string `toml:"path"`   // on the boot partition of slot A; empty: none
-	Format string `toml:"format"` // atomixos, or empty for any TOML
+	Path    string `toml:"path"`    // on the boot partition of slot A; empty: none
+	Format  string `toml:"format"`  // atomixos, or empty for any TOML
+	Without string `toml:"without"` // why there is none, and what to do instead
+}
+
+// NoSeed is the error of a seed for a board that takes none, with the reason.
+func (b *Board) NoSeed() error {
+	if b.Seed.Without == "" {
+		return fmt.Errorf("%s takes no seed", b.Name)
+	}
+	return fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
 }
 
 // Script is the boot script with @BUILD_ID@, @CMDLINE@ and @SLOT_SELECT@ in its text.
@@ -226,6 +186,9 @@ var SlotSelects = []string{"bootmeth", "script"}
 type Recovery struct {
 	Enter string    `toml:"enter"` // what a person does to get there
 	USB   []USBDisk `toml:"usb"`   // any of these
+
+	UBoot    string   `toml:"u-boot"`   // the input that is U-Boot
+	Commands []string `toml:"commands"` // of UBootCommands, that it needs
 }
 
 // USBDisk is what tells the board's disk from others. What is left out is not
@@ -333,6 +296,11 @@ func Parse(file string, text []byte, beside fs.FS) (*Board, error) {
 	if err := b.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+	for _, l := range b.Conf.Lists {
+		if err := b.SetList(l.Key, l.Default); err != nil {
+			return nil, fmt.Errorf("%s: [[conf.list]] %s: %w", file, l.Key, err)
+		}
+	}
 	return b, nil
 }
 
@@ -434,6 +402,9 @@ func (b *Board) check() error {
 			return err
 		}
 	}
+	if b.Seed.Path != "" && b.Seed.Without != "" {
+		return errors.New("[seed] has a path, and says why there is none")
+	}
 	if b.Seed.Format != "" && b.Seed.Format != "atomixos" {
 		return fmt.Errorf("[seed] has the format %q; there is atomixos, and any TOML without one", b.Seed.Format)
 	}
@@ -460,6 +431,9 @@ func (b *Board) check() error {
 	known := map[string]bool{"rootfs": true}
 	for _, name := range b.Inputs() {
 		known[name] = true
+	}
+	if err := b.Recovery.check(b.Inputs()); err != nil {
+		return err
 	}
 	for _, by := range []string{b.Script.SlotSelect, b.Starter.SlotSelect} {
 		if by != "" && !slices.Contains(SlotSelects, by) {
@@ -502,17 +476,15 @@ func (b *Board) checkTrees() error {
 			}
 		}
 	}
-	for _, names := range []map[string]string{b.Conf.Sizes, b.Conf.Labels} {
-		for key, name := range names {
-			if _, err := b.Partition(name); err != nil {
-				return fmt.Errorf("[conf] %s: %w", key, err)
+	for _, t := range b.Trees {
+		for _, s := range t.Steps {
+			if _, err := b.Partition(s.Partition); s.Partition != "" && err != nil {
+				return fmt.Errorf("tree %s: %w", t.Name, err)
 			}
 		}
 	}
-	for _, l := range b.Conf.Lists {
-		if !slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.Name == l.Tree }) {
-			return fmt.Errorf("[[conf.list]] %s is for the tree %q, which there is not", l.Key, l.Tree)
-		}
+	if err := b.checkConf(); err != nil {
+		return err
 	}
 	for _, o := range b.Optional {
 		if err := checkKind(o.Input, o.Kind); err != nil {

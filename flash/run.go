@@ -61,6 +61,10 @@ type Job struct {
 	// right is not read once more.
 	Delta bool
 
+	// Zeros reads where Body has long runs of zeros before it writes them, and writes
+	// them only where the disk has something else. They are read back with all else.
+	Zeros bool
+
 	// Size is what the disk says it has, in bytes, to find out in time if it has
 	// not. 0 does not look, nor does a Delta.
 	Size int64
@@ -84,7 +88,7 @@ const sampleOf = 16
 // Result is what a Run did, in bytes.
 type Result struct {
 	Written  int64         // wipes included
-	Skipped  int64         // found on the disk as they should be, with Delta
+	Skipped  int64         // found on the disk as they should be: with Delta or Zeros
 	Verified int64         // read from the disk and right
 	Unread   int64         // written and not read back, unless Full
 	Writing  time.Duration // the body's, its flush included
@@ -168,7 +172,13 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	// 2. The partitions. What was wiped is read back with them: it may have been
 	// overwritten since, on a disk with less room than it says.
 	begin := time.Now()
-	body, seen, err := r.write(ctx, after(job.Body, max(guard, job.RecordOff+int64(len(record)))), r.phases.Start(Writing, job.BodySize))
+	var seen, found []image.Span
+	p = locked(r.phases.Start(Writing, job.BodySize))
+	content := watched(after(job.Body, max(guard, job.RecordOff+int64(len(record)))), &seen)
+	if job.Zeros && !job.Delta {
+		content = r.withoutZeros(content, &found, p)
+	}
+	body, _, err := r.write(ctx, content, p)
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +186,7 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	part := sample(body, job.Verify)
 	r.res.Unread = size(body) - size(part)
 	blank, isBlank := blanks(image.Subtract(places(wiped), seen)), map[int64]bool{}
+	blank = join(blank, sample(blanks(found), job.Verify))
 	for _, e := range blank.Entries {
 		isBlank[e.Off] = true
 	}
@@ -351,13 +362,7 @@ func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p
 	var seen []image.Span
 	chunks = watched(chunks, &seen)
 	if r.job.Delta {
-		var one sync.Mutex
-		each := p
-		p = func(n int64) {
-			one.Lock()
-			defer one.Unlock()
-			each.Add(n)
-		}
+		p = locked(p)
 		chunks = r.differing(chunks, p)
 	}
 	m, err := image.Write(ctx, r.dev, chunks, p)
@@ -473,6 +478,16 @@ func (r *run) differing(chunks iter.Seq2[image.Chunk, error], p image.Progress) 
 			r.res.Verified += same
 			p.Add(same)
 		}
+	}
+}
+
+// locked may be told of bytes by several goroutines.
+func locked(p image.Progress) image.Progress {
+	var one sync.Mutex
+	return func(n int64) {
+		one.Lock()
+		defer one.Unlock()
+		p.Add(n)
 	}
 }
 

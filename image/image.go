@@ -279,6 +279,40 @@ func (m *Image) Spans() iter.Seq[Span] {
 	}
 }
 
+// Overlay is the image with other content at the places of the patches, which may lie
+// between its extents too.
+func (m *Image) Overlay(patches ...Extent) (*Image, error) {
+	over, err := New(m.size, patches...)
+	if err != nil {
+		return nil, err
+	}
+	extents, rest := slices.Clone(over.extents), over.extents
+	for e := range m.Extents() {
+		keep := func(off, end int64) {
+			if off < end {
+				extents = append(extents, Extent{Name: e.Name, Off: off, Content: io.NewSectionReader(e.Content, off-e.Off, end-off)})
+			}
+		}
+		for len(rest) > 0 && rest[0].End() <= e.Off {
+			rest = rest[1:]
+		}
+		at := e.Off
+		for _, p := range rest {
+			if p.Off >= e.End() {
+				break
+			}
+			keep(at, p.Off)
+			at = max(at, p.End())
+		}
+		if at == e.Off {
+			extents = append(extents, e)
+		} else {
+			keep(at, e.End())
+		}
+	}
+	return New(m.size, extents...)
+}
+
 // Pieces are the spans cut at multiples of size, a multiple of Block.
 func (m *Image) Pieces(size int64) iter.Seq[Span] {
 	if size <= 0 || size%Block != 0 {

@@ -384,6 +384,44 @@ func TestNewRefusesOverlapAndOverrun(t *testing.T) {
 	}
 }
 
+func TestOverlayIsPaintingPatches(t *testing.T) {
+	each(t, func(t *testing.T, r *rand.Rand, m *image.Image, painted []byte) {
+		patches, over := randomImage(r, len(painted), 1)
+		var extents []image.Extent
+		for e := range patches.Extents() {
+			extents = append(extents, e)
+			copy(painted[e.Off:], over[e.Off:e.End()])
+		}
+		got, err := m.Overlay(extents...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := make([]byte, len(painted))
+		if _, err := got.ReadAt(all, 0); err != nil || !bytes.Equal(all, painted) {
+			t.Errorf("the whole differs (%v)", err)
+		}
+		// Nothing is content that was none, and nothing is lost.
+		covered := func(m ...*image.Image) []bool {
+			in := make([]bool, len(painted))
+			for _, m := range m {
+				for e := range m.Extents() {
+					for i := e.Off; i < e.End(); i++ {
+						in[i] = true
+					}
+				}
+			}
+			return in
+		}
+		if !reflect.DeepEqual(covered(got), covered(m, patches)) {
+			t.Error("other bytes are content")
+		}
+	})
+	m := must(image.New(100, image.Extent{Name: "e", Content: image.Zeros(100)}))
+	if _, err := m.Overlay(image.Extent{Name: "p", Off: 95, Content: image.Zeros(6)}); err == nil {
+		t.Error("a patch beyond the end is taken")
+	}
+}
+
 func TestSubtractIsBytesOfOneAndNotTheOther(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 9))

@@ -190,6 +190,23 @@ func (l *Layout) check() error {
 	return err
 }
 
+// LeaveOut takes a partition out of the layout. Those after it move up, and their
+// numbers with them.
+func (l *Layout) LeaveOut(name string) error {
+	i := slices.IndexFunc(l.Partitions, func(p Partition) bool { return p.Name == name })
+	if i < 0 {
+		return fmt.Errorf("the layout %s has no partition %s", l.Name, name)
+	}
+	number := l.Partitions[i].Number
+	l.Partitions = slices.Delete(l.Partitions, i, i+1)
+	for j := range l.Partitions {
+		if p := &l.Partitions[j]; p.Number > number {
+			p.Number--
+		}
+	}
+	return nil
+}
+
 func typeNames() []string {
 	var names []string
 	for name := range Types {

@@ -52,6 +52,7 @@ type buildOptions struct {
 	keepKeys    bool
 	parts       []string
 	provision   string
+	generalize  bool
 	jobs        int
 	cache       cacheOptions
 }
@@ -114,6 +115,7 @@ little is compressed anew. The image is the same with it and without.`,
 	f.StringVar(&opt.profile, "profile", "", "production (default) or development, which leaves the lockdown out")
 	f.StringVar(&opt.edits, "edits", "", "file of edits of the root file system, see docs/edits.md")
 	f.StringArrayVar(&opt.vars, "var", nil, "NAME=TEXT, a variable of the board's edits or of --edits; may be repeated")
+	f.BoolVar(&opt.generalize, "generalize", false, "take SSH host keys, machine IDs, random seeds and other data of one unit out of the root file system")
 	f.BoolVar(&opt.keepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
 	f.StringVar(&opt.provision, "provision-conf", "", "factory_provision.conf with sizes, labels and lists")
 	f.IntVar(&opt.jobs, "jobs", 0, "blocks to compress at once (default: as many as there are processors); the image is the same")
@@ -145,7 +147,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	}
 	o := build.Options{Board: board, Slots: opt.slots, Compression: opt.compression, Cmdline: opt.cmdline, BuildID: opt.buildID,
 		Time: when, Clamp: clamp, TempDir: os.Getenv("TMPDIR"), Warn: u.warn, Phases: u.phases}
-	o.Media, o.Profile = opt.media, opt.profile
+	o.Media, o.Profile, o.Generalize = opt.media, opt.profile, opt.generalize
 	if o.Sizes, err = parseSizes(opt.sizes); err != nil {
 		return err
 	}
@@ -222,7 +224,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		CacheDir: packages, TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
 	defer o.Opener.Close()
 
-	if len(o.Inputs) == 0 {
+	if len(o.Inputs) == 0 && len(board.Inputs()) > 0 {
 		u.say("no inputs given: building a small starter system from Debian's packages")
 	}
 	imagePath := func(medium string) string {

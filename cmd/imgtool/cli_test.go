@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		"mkinputs": func() { must(makeInputs(os.Args[1])) },
 		"mkl4t":    func() { must(makeL4T(os.Args[1])) },
 		"mklive":   func() { must(makeLive(os.Args[1])) },
+		"mkagent":  func() { must(makeAgent(os.Args[1])) },
 		"mkinitrd": func() { must(os.WriteFile(os.Args[1], initrdWith(os.Args[2:]...), 0o644)) },
 		"cutpart":  func() { must(cutPart(os.Args[1], os.Args[2], os.Args[3])) },
 		"dense": func() {

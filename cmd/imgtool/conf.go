@@ -24,12 +24,7 @@ func applyConf(o *build.Options, path string, u *ui) error {
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)
 	}
-	o.Conf = map[string]string{}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
-		o.Conf[key] = values[key].Text
-		if list := values[key].List; list != nil {
-			o.Conf[key] = fmt.Sprintf("%q", list)
-		}
 		if err := applyValue(o, key, values[key], u); err != nil {
 			return fmt.Errorf("%s: %s: %w", path, key, err)
 		}
@@ -43,55 +38,57 @@ func applyValue(o *build.Options, key string, v shconf.Value, u *ui) error {
 	case v.List == nil && c.Sizes[key] != "":
 		p, err := o.Board.Partition(c.Sizes[key])
 		if err != nil {
-			return err
+			return nil // left out before
 		}
-		if v.Text == "ALL" {
-			if p.Size != 0 {
-				return fmt.Errorf("%s has a size of its own in the board's layout, and cannot take what is left", p.Name)
-			}
-			return nil
-		}
-		size, err := confSize(v.Text)
-		if err != nil {
-			return err
-		}
-		if p.Size == 0 {
-			return fmt.Errorf("%s takes what is left of the disk: only ALL can be said", p.Name)
-		}
-		p.Size = size
+		return applySize(o, key, p, v.Text)
 	case v.List == nil && c.Labels[key] != "":
-		p, err := o.Board.Partition(c.Labels[key])
-		if err != nil {
-			return err
+		if p, err := o.Board.Partition(c.Labels[key]); err == nil { // not left out
+			p.Label = v.Text
 		}
-		p.Label = v.Text
 	case v.List == nil && c.Vars[key] != "":
 		if _, ok := o.Vars[c.Vars[key]]; !ok {
 			o.Vars[c.Vars[key]] = v.Text
 		}
 	case slices.ContainsFunc(c.Lists, func(l boards.List) bool { return l.Key == key }):
-		for _, l := range c.Lists {
-			if l.Key != key {
-				continue
-			}
-			for _, item := range append(slices.Clone(v.List), strings.Fields(v.Text)...) {
-				if strings.ContainsFunc(item, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' || r == '@' }) {
-					return fmt.Errorf("%q cannot be", item)
-				}
-				if err := o.Board.AddStep(l.Tree, key, []byte(strings.ReplaceAll(l.Text, "@ITEM@", item))); err != nil {
-					return err
-				}
-			}
-		}
+		return o.Board.SetList(key, listOf(v))
 	case slices.ContainsFunc(c.Fixed, func(f boards.Fixed) bool { return f.Key == key }):
 		for _, f := range c.Fixed {
-			if got := append(slices.Clone(v.List), strings.Fields(v.Text)...); f.Key == key && !slices.Equal(got, f.Is) {
+			if got := listOf(v); f.Key == key && !slices.Equal(got, f.Is) {
 				return fmt.Errorf("it is %s, and only %s is known here", quoted(got), quoted(f.Is))
 			}
 		}
 	default:
 		u.warn(fmt.Sprintf("%s of the provisioning is not used", key))
 	}
+	return nil
+}
+
+// applySize gives a partition the size that a setting has for it.
+func applySize(o *build.Options, key string, p *layouts.Partition, text string) error {
+	vars, optional := o.Board.Conf.Empty[key]
+	switch {
+	case text == "" && !optional:
+		return fmt.Errorf("it is empty, and %s cannot be left out: give it a size, as 16G or ALL", p.Name)
+	case text == "":
+		for name, value := range vars {
+			if _, ok := o.Vars[name]; !ok {
+				o.Vars[name] = value
+			}
+		}
+		return o.Board.LeaveOut(o.Board.Conf.Sizes[key])
+	case text == "ALL" && p.Size != 0:
+		return fmt.Errorf("%s has a size of its own in the board's layout, and cannot take what is left", p.Name)
+	case text == "ALL":
+		return nil
+	}
+	size, err := confSize(text)
+	if err != nil {
+		return err
+	}
+	if p.Size == 0 {
+		return fmt.Errorf("%s takes what is left of the disk: only ALL can be said", p.Name)
+	}
+	p.Size = size
 	return nil
 }
 

@@ -35,8 +35,13 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	return newBenchOf(t, "photon-nx")
+}
+
+func newBenchOf(t *testing.T, name string) *bench {
+	t.Helper()
 	imagetest.NeedRoot(t)
-	board, err := boards.Get("photon-nx")
+	board, err := boards.Get(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +59,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) build(args ...string) {
 	b.t.Helper()
-	imgtool(b.t, append([]string{"build", "--board", "photon-nx", "--rootfs", filepath.Join(b.dir, "l4t.tar"), "-o", filepath.Join(b.dir, "p.img")}, args...)...)
+	imgtool(b.t, append([]string{"build", "--board", b.board.Name, "--rootfs", filepath.Join(b.dir, "l4t.tar"), "-o", filepath.Join(b.dir, "p.img")}, args...)...)
 }
 
 func (b *bench) blank() {
@@ -93,7 +98,7 @@ func (b *bench) unitFile(vsn string) string {
 }
 
 func (b *bench) factory(unit string, args ...string) *exec.Cmd {
-	args = append([]string{"factory", "-y", "--board", "photon-nx", "-i", filepath.Join(b.dir, "p.img"), "--unit", unit,
+	args = append([]string{"factory", "-y", "--board", b.board.Name, "-i", filepath.Join(b.dir, "p.img"), "--unit", unit,
 		"--emmc", b.disks["emmc"], "--sd", b.disks["sd"], "--nvme", b.disks["nvme"]}, args...)
 	cmd := tool(b.t, args...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+b.dir)

@@ -136,7 +136,11 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 	}
 	defer pic.Close()
 	if opt.seed.given() {
-		if pic, err = seeded(ctx, pic, opt.seed, u); err != nil {
+		board, err := askedBoard(opt.board)
+		if err != nil {
+			return err
+		}
+		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
 			return err
 		}
 	}
@@ -250,6 +254,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verify, opt.verify
+		n.job.Zeros = pic.manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {

@@ -15,6 +15,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
 	"imgtool/image/gpt"
+	rootfs "imgtool/image/report"
 	"imgtool/image/sanitize"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
@@ -27,7 +28,7 @@ func newInspectCommand(u *ui) *cobra.Command {
 		Short: "Show what is in an image, and check it",
 		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
 script or menu and its file systems, and check tables and blobs. Exit status 6 if a check
-fails.`,
+fails. Data of one unit, such as SSH host keys, is a warning and no fault.`,
 		Example: `  imgtool inspect x.img.zst
   imgtool inspect --json /dev/sdX`,
 		Args: cobra.ExactArgs(1),
@@ -105,11 +106,24 @@ type blobReport struct {
 	Name string `json:"name"`
 	Off  int64  `json:"offset"`
 	Kind string `json:"kind"`
+
+	Lacked []string `json:"lacked,omitempty"` // what of recovery is not possible with it, each a sentence
 }
 
 type check struct {
-	What  string `json:"check"`
-	Fault string `json:"fault,omitempty"` // empty: it holds
+	What    string `json:"check"`
+	Fault   string `json:"fault,omitempty"`   // empty: it holds
+	Warning string `json:"warning,omitempty"` // what is no fault, and may be wrong all the same
+}
+
+func (c check) String() string {
+	switch {
+	case c.Fault != "":
+		return "FAULT " + c.What + ": " + c.Fault
+	case c.Warning != "":
+		return "warn  " + c.What + ": " + c.Warning
+	}
+	return "ok    " + c.What
 }
 
 func runInspect(ctx context.Context, path string, u *ui) error {
@@ -178,8 +192,10 @@ func inspect(pic *picture) (*report, error) {
 		part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
 		if p.Off+p.Len > img.Size() {
 			note(partName(p), fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
-		} else if err := part.look(img, stateOf(pic.manifest, p.Number), partName(p), note); err != nil {
+		} else if v, err := part.look(img, stateOf(pic.manifest, p.Number), partName(p), note); err != nil {
 			return nil, err
+		} else if v != nil && v.tree != nil && v.fat == nil {
+			r.perUnit(partName(p), v.tree)
 		}
 		r.Partitions = append(r.Partitions, part)
 	}
@@ -192,6 +208,26 @@ func inspect(pic *picture) (*report, error) {
 	}
 	r.blobs(img, note)
 	return r, nil
+}
+
+// perUnit warns of files of a partition that are one unit's, and would be the same in
+// all units that get the image.
+func (r *report) perUnit(name string, t *tree.Tree) {
+	var own []string
+	if b, err := boards.Get(r.Board); err == nil {
+		for _, f := range b.Unit.Files {
+			own = append(own, f.Path)
+		}
+	}
+	findings, err := rootfs.PerUnit(t, own)
+	if err != nil || len(findings) == 0 {
+		return // a file system that cannot be read is a fault of its own
+	}
+	var list []string
+	for _, f := range findings {
+		list = append(list, f.String())
+	}
+	r.Checks = append(r.Checks, check{What: name + ": data of one unit", Warning: strings.Join(list, ", ")})
 }
 
 func sameTable(a, b *gpt.Table) bool {
@@ -210,18 +246,19 @@ func stateOf(m *artifact.Manifest, number int) string {
 	return ""
 }
 
-// look finds out what is in a partition. state is a file to show, if there is one.
-func (p *partReport) look(img *image.Image, state, name string, note func(string, error) bool) error {
+// look finds out what is in a partition, and returns it if it can be read. state is a
+// file to show, if there is one.
+func (p *partReport) look(img *image.Image, state, name string, note func(string, error) bool) (*volume, error) {
 	v, err := openVolume(io.NewSectionReader(img, p.Off, p.Len), p.Len)
 	if errors.As(err, new(*artifact.CorruptError)) || v == nil {
-		return err
+		return nil, err
 	}
 	if v.kind == "swap" {
 		p.Swap = &v.swap
-		return nil
+		return v, nil
 	}
 	if !note(name+": "+strings.TrimRight(v.kind, "0123456789"), err) {
-		return nil
+		return nil, nil
 	}
 	switch {
 	case v.fat == nil && v.ext4 == nil:
@@ -252,7 +289,7 @@ func (p *partReport) look(img *image.Image, state, name string, note func(string
 			note(name+": boot.scr", err)
 		}
 	}
-	return nil
+	return v, nil
 }
 
 // serialText is the serial number of a FAT as others write it.
@@ -289,7 +326,7 @@ func (r *report) blobs(img *image.Image, note func(string, error) bool) {
 		for _, blob := range b.Media[0].Blobs {
 			off := blob.Sector * 512
 			if boards.LooksLike(blob.Kind, io.NewSectionReader(img, off, max(0, img.Size()-off))) {
-				found = append(found, blobReport{blob.Input, off, blob.Kind})
+				found = append(found, blobReport{blob.Input, off, blob.Kind, lacked(b, blob.Input, io.NewSectionReader(img, off, img.Size()-off))})
 			} else {
 				missing = append(missing, fmt.Sprintf("%s is not at sector %d", blob.Input, blob.Sector))
 			}
@@ -304,6 +341,18 @@ func (r *report) blobs(img *image.Image, note func(string, error) bool) {
 		}
 		note("what "+name+" boots from", fault)
 	}
+}
+
+// lacked is what of a board's recovery is not possible with a blob, if it is U-Boot.
+func lacked(b *boards.Board, input string, blob io.Reader) []string {
+	if b.Recovery.UBoot != input {
+		return nil
+	}
+	all, err := boards.LackedByUBoot(blob, b.Recovery.Commands)
+	if err != nil {
+		return []string{fmt.Sprintf("it cannot be read: %v", err)}
+	}
+	return all
 }
 
 func (r *report) text() string {
@@ -336,6 +385,9 @@ func (r *report) text() string {
 	}
 	for _, blob := range r.Blobs {
 		b.printf("%s at sector %d\n", blob.Name, blob.Off/512)
+		for _, lacked := range blob.Lacked {
+			b.printf("  %s\n", lacked)
+		}
 	}
 	for _, p := range r.Partitions {
 		if p.FAT == nil {
@@ -377,11 +429,7 @@ func (r *report) text() string {
 	}
 	b.WriteString("\nchecks\n")
 	for _, c := range r.Checks {
-		if c.Fault == "" {
-			b.printf("  ok    %s\n", c.What)
-		} else {
-			b.printf("  FAULT %s: %s\n", c.What, c.Fault)
-		}
+		b.printf("  %s\n", c.String())
 	}
 	return b.String()
 }

@@ -166,7 +166,8 @@ func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error)
 		}
 		return b, err
 	}
-	var all, fit []*boards.Board
+	var fit []*boards.Board
+	least := 0
 	for _, name := range boards.Names() {
 		b, err := boards.Get(name)
 		if err != nil {
@@ -175,18 +176,21 @@ func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error)
 		if b.Live.Tree == "" {
 			continue
 		}
-		all = append(all, b)
-		if !slices.ContainsFunc(b.Conf.Fixed, func(f boards.Fixed) bool {
-			v, ok := conf[f.Key]
-			return ok && !slices.Equal(listOf(v), f.Is)
-		}) {
+		wrong := 0
+		for _, f := range b.Conf.Fixed {
+			if v, ok := conf[f.Key]; ok && !slices.Equal(listOf(v), f.Is) {
+				wrong++
+			}
+		}
+		if len(fit) == 0 || wrong < least {
+			fit, least = nil, wrong
+		}
+		if wrong == least {
 			fit = append(fit, b)
 		}
 	}
-	switch {
-	case len(all) == 1:
-		return all[0], nil // what does not fit is told later, by its name
-	case len(fit) == 1:
+	// The board that fits best: what does not fit is reported later, by its name.
+	if len(fit) == 1 {
 		return fit[0], nil
 	}
 	return nil, usagef("the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))

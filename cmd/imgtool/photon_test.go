@@ -90,12 +90,23 @@ func liveTree() *tree.Tree {
 	put("etc/waggle/vsn", "W123\n", 0o644)
 	put("etc/waggle/bk_pubkey.pem", "not a key\n", 0o600)
 	put("etc/waggle/bk_key.pem-cert.pub", "not a certificate\n", 0o600)
-	// One that a kernel takes.
+	realPing(t)
+	put("boot/initrd.img-"+edittest.Kernel, string(initrdWith("init", "scripts/init-bottom/overlayroot")), 0o644)
+	return t
+}
+
+// realPing gives /bin/ping a capability that a kernel takes.
+func realPing(t *tree.Tree) {
 	ping := *t.Lookup("bin/ping")
 	ping.Xattrs = []tree.Xattr{{Name: "security.capability", Value: "\x01\x00\x00\x02\x00\x20" + strings.Repeat("\x00", 14)}}
 	t.Put("bin/ping", &ping)
 	t.Put("bin/ping4", &ping)
-	put("boot/initrd.img-"+edittest.Kernel, string(initrdWith("init", "scripts/init-bottom/overlayroot")), 0o644)
+}
+
+// liveAgent is what an agent has that was flashed.
+func liveAgent() *tree.Tree {
+	t := edittest.Agent()
+	realPing(t)
 	return t
 }
 
@@ -103,6 +114,13 @@ func liveTree() *tree.Tree {
 func makeLive(root string) error {
 	all := liveTree().Without(func(p string) bool { return strings.HasPrefix(p, "media/rpi/") })
 	all.Put("etc/waggle/bk_key.pem", &tree.Inode{Mode: tree.Regular | 0o600, ModTime: edittest.ModTime, Content: strings.NewReader("not a private key\n")})
+	return extract(all, root)
+}
+
+// makeAgent writes the root of an agent that was flashed into a folder.
+func makeAgent(root string) error { return extract(liveAgent(), root) }
+
+func extract(all *tree.Tree, root string) error {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	if err := writeTree(w, all); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +128,51 @@ func TestTheDiskOfTheImageIsTaken(t *testing.T) {
 		}
 		if !strings.Contains(words.String(), c.said) {
 			t.Errorf("%s on %s: it said %q, want %q", c.medium, c.disk.Vendor, words.String(), c.said)
+		}
+	}
+}
+
+// Each thing that a built-in definition asks of a disk keeps one out that differs in it
+// alone.
+func TestADiskThatDiffersInOneThingIsNotTheBoards(t *testing.T) {
+	changes := map[string]func(*flash.Disk){
+		"vendor-id":    func(d *flash.Disk) { d.USB.VendorID = "1f3a" },
+		"product-id":   func(d *flash.Disk) { d.USB.ProductID = "1010" },
+		"interface":    func(d *flash.Disk) { d.USB.Interface = "ff/42/03" },
+		"manufacturer": func(d *flash.Disk) { d.USB.Manufacturer = "Allwinner" },
+		"product":      func(d *flash.Disk) { d.USB.Product = "Mass Storage" },
+		"vendor":       func(d *flash.Disk) { d.Vendor = "Generic" },
+		"model":        func(d *flash.Disk) { d.Model = "Ultra" },
+		"rev":          func(d *flash.Disk) { d.Rev = "1.00" },
+		"sectors":      func(d *flash.Disk) { d.Size += 512 },
+	}
+	const jetsons = "vendor-id product-id interface manufacturer product vendor"
+	for _, c := range []struct {
+		board, medium string
+		disk          func() flash.Disk
+		asked         string // all else may differ
+	}{
+		{"rock64", "emmc", func() flash.Disk { return ums("/dev/sdb", "a1", "1-2") }, "vendor-id product-id interface manufacturer product vendor model rev"},
+		{"photon-nx", "emmc", func() flash.Disk { return jetson("/dev/sdb", "mmcblk0", 15758000128) }, jetsons + " sectors"},
+		{"photon-nx", "nvme", func() flash.Disk { return jetson("/dev/sdb", "nvme0n1", 512110190592) }, jetsons},
+		{"photon-nx-agent", "emmc", func() flash.Disk { return jetson("/dev/sdb", "mmcblk0", 15758000128) }, jetsons + " sectors"},
+		{"photon-nx-agent", "nvme", func() flash.Disk { return jetson("/dev/sdb", "nvme0n1", 512110190592) }, jetsons},
+	} {
+		board, err := boards.Get(c.board)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := match(board, c.medium)
+		if hits, _ := m.Find([]flash.Disk{c.disk()}, nil); len(hits) != 1 {
+			t.Errorf("%s: the %s is not found", c.board, c.medium)
+		}
+		for name, change := range changes {
+			d := c.disk()
+			change(&d)
+			hits, _ := m.Find([]flash.Disk{d}, nil)
+			if asked := slices.Contains(strings.Fields(c.asked), name); asked == (len(hits) > 0) {
+				t.Errorf("%s: a disk with another %s is taken for the %s: %v", c.board, name, c.medium, len(hits) > 0)
+			}
 		}
 	}
 }

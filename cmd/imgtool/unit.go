@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"path"
 	"path/filepath"
@@ -97,7 +98,10 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 			d.files[f.Name] = addition{f.Path, 0o644, []byte(text)}
 		}
 	}
-	for name := range doc.Keys {
+	for _, name := range slices.Sorted(maps.Keys(doc.Keys)) {
+		if len(keys) == 0 {
+			return nil, fault("[keys] has %q, and a unit of %s has no keys of its own: leave [keys] out", name, board.Name)
+		}
 		if !slices.Contains(keys, name) {
 			return nil, fault("[keys] has %q, which %s does not know; it knows %s", name, board.Name, strings.Join(keys, ", "))
 		}

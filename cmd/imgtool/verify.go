@@ -12,10 +12,15 @@ import (
 	"imgtool/image"
 )
 
+type verifyOptions struct {
+	image    string
+	board    string
+	seed     seedOptions
+	keepKeys bool
+}
+
 func newVerifyCommand(u *ui) *cobra.Command {
-	var file string
-	var opt seedOptions
-	var keepKeys bool
+	var opt verifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify DISK",
 		Short: "Compare a disk with an image, byte by byte",
@@ -29,24 +34,25 @@ the unit is a row there, and --seed a template.`,
   imgtool verify --image x.img.zst /dev/sdX`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runVerify(cmd.Context(), args[0], file, opt, keepKeys, u)
+			return runVerify(cmd.Context(), args[0], opt, u)
 		},
 	}
-	cmd.Flags().StringVar(&file, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
-	cmd.Flags().BoolVar(&keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
-	cmd.Flags().StringVar(&opt.file, "seed", "", "config.toml that was put in while the image was written")
-	opt.addFlags(cmd)
+	cmd.Flags().StringVar(&opt.image, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
+	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml that was put in while the image was written")
+	opt.seed.addFlags(cmd)
+	addBoardFlag(cmd, &opt.board)
 	cmd.Flags().Lookup("unit").Usage = "file with what is the unit's own, as for imgtool factory; with --values its row there"
 	return cmd
 }
 
-func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKeys bool, u *ui) (err error) {
+func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (err error) {
 	begin := time.Now()
-	unit := opt.unit
-	if opt.values != "" {
+	file, unit := opt.image, opt.seed.unit
+	if opt.seed.values != "" {
 		unit = ""
 	} else {
-		opt.unit = ""
+		opt.seed.unit = ""
 	}
 	if file == "" {
 		if file, err = newestImage("--image FILE"); err != nil {
@@ -59,8 +65,15 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 		return err
 	}
 	defer pic.Close()
-	if opt.given() {
-		if pic, err = seeded(ctx, pic, opt, u); err != nil {
+	board, err := askedBoard(opt.board)
+	if err != nil {
+		return err
+	}
+	if m := pic.manifest; board != nil && m != nil && m.Board != board.Name {
+		return &wrongBoardError{fmt.Errorf("%s: it is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+	}
+	if opt.seed.given() {
+		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
 			return err
 		}
 	}
@@ -70,7 +83,7 @@ func runVerify(ctx context.Context, target, file string, opt seedOptions, keepKe
 	}
 	var more map[string][]addition
 	if unit != "" {
-		if more, err = unitFiles(ctx, pic, unit, keepKeys, u); err != nil {
+		if more, err = unitFiles(ctx, pic, unit, opt.keepKeys, u); err != nil {
 			return err
 		}
 	}

@@ -46,26 +46,11 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 		changed.Pieces = swap(m.Pieces, t.Pieces.Entries, region)
 		m = &changed
 	}
-	name := path
-	path, err := filepath.EvalSymlinks(path)
+	path, old, out, err := replacing(path)
 	if err != nil {
 		return err
 	}
-	old, err := accessOf(path)
-	if err == nil && old == nil {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	out, err := newPending(path)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
 	defer out.Cleanup()
-	if err := out.give(old); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
 	if o.Format == Raw {
 		err = replaceRaw(ctx, out.File, f, o.Size(), region, content, p)
 	} else {
@@ -84,6 +69,30 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 		}
 		return a, err
 	})
+}
+
+// replacing is a file that will take the place of another, with its access, and the path
+// of that without symbolic links. Cleanup is to be called.
+func replacing(name string) (path string, old *access, out *pending, err error) {
+	if path, err = filepath.EvalSymlinks(name); err != nil {
+		return "", nil, nil, err
+	}
+	old, err = accessOf(path)
+	if err == nil && old == nil {
+		err = fs.ErrNotExist
+	}
+	if err == nil {
+		out, err = newPending(path)
+	}
+	if err == nil {
+		if err = out.give(old); err != nil {
+			out.Cleanup()
+		}
+	}
+	if err != nil {
+		return "", nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return path, old, out, nil
 }
 
 // ReplacedError is a file that is another one than when it was opened.

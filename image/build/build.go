@@ -14,6 +14,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,6 +54,7 @@ type Options struct {
 	Allow       []string          // paths that trees may have though the board forbids them
 	Edits       []edit.Edit       // of the root file system, before all else
 	EditsText   []byte            // what Edits were read from
+	Generalize  bool              // take what each unit must have of its own out of the root file system
 	Slots       string            // a or ab; "" is a
 	Parts       map[string]string // what partitions hold, by medium/partition, or partition
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
@@ -63,7 +65,6 @@ type Options struct {
 	Seed        *Seed                    // nil is none
 	Time        int64                    // seconds since 1970
 	Clamp       bool                     // times of files after Time become Time
-	Conf        map[string]string        // what a provisioning file set, by its keys
 	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
 	Cache       squashfs.Cache           // of compressed blocks; nil is none
 	TempDir     string                   // for scratch files, which have no name
@@ -291,7 +292,7 @@ func (b *builder) checkMedia() error {
 
 func (b *builder) checkSeed() error {
 	if b.Board.Seed.Path == "" {
-		return fmt.Errorf("%s takes no seed", b.Board.Name)
+		return b.Board.NoSeed()
 	}
 	if strings.Contains(b.Slots, "b") {
 		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
@@ -316,15 +317,22 @@ func (b *builder) open(ctx context.Context) (err error) {
 		default:
 			b.root, err = b.Opener.Root(ctx, ref)
 		}
-		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0) && b.root.Tree == nil {
+		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize) && b.root.Tree == nil {
 			b.root.Tree, err = treeOf(b.root.Squashfs)
 		}
 		if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
 			b.root.Tree.Clamp(b.Time)
 		}
+		if err == nil && b.Generalize {
+			err = b.generalize()
+		}
 		if err == nil && len(b.Edits) > 0 {
 			b.root.Squashfs = nil
-			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time)
+			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
+		}
+		// What runs is one unit, and no starter has any of it.
+		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starterScheme) {
+			err = b.warnPerUnit()
 		}
 		if err != nil {
 			return fmt.Errorf("rootfs: %w", err)
@@ -355,6 +363,15 @@ func (b *builder) open(ctx context.Context) (err error) {
 		b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: f.SHA256, Origin: f.Origin})
 		if kind := b.Board.KindOf(name); !boards.LooksLike(kind, f) {
 			b.Warn(fmt.Sprintf("%s is not recognised as %s: it is taken as it is", name, kind))
+		}
+		if r := b.Board.Recovery; r.UBoot == name {
+			lacked, err := boards.LackedByUBoot(io.NewSectionReader(f, 0, f.Size()), r.Commands)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			for _, text := range lacked {
+				b.Warn(name + ": " + text)
+			}
 		}
 	}
 	return b.openParts(ctx)
@@ -391,6 +408,9 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	}
 	if ref == starterScheme+"initrd" {
 		return b.openStarterInitrd(ctx)
+	}
+	if ref == starterScheme+"dtb" {
+		return fileOf(bytes.NewReader(deviceTree(photonStarter)), "made for QEMU, and describes no board")
 	}
 	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
 		t := (*tree.Tree)(nil)
@@ -494,6 +514,12 @@ func (b *builder) identify(ctx context.Context) error {
 		if size := b.Sizes[m.Name]; size != 0 {
 			fmt.Fprintf(h, "size %s %d\n", m.Name, size)
 		}
+		// What was changed of the layout since it was read.
+		if was, err := layouts.Parse(m.Layout, m.PlacingSource); err != nil || !reflect.DeepEqual(was, m.Placing) {
+			for _, p := range m.Placing.Partitions {
+				fmt.Fprintf(h, "partition %d %q %d %q\n", p.Number, p.Name, p.Size, p.Label)
+			}
+		}
 	}
 	for _, t := range b.Board.Trees {
 		for _, s := range t.Steps {
@@ -506,11 +532,11 @@ func (b *builder) identify(ctx context.Context) error {
 	if len(b.Vars) > 0 {
 		fmt.Fprintf(h, "vars %q\n", b.Vars)
 	}
-	for _, line := range confLines(b.Conf) {
-		io.WriteString(h, line)
-	}
 	if b.EditsText != nil {
 		fmt.Fprintf(h, "edits %x\n", sha256.Sum256(b.EditsText))
+	}
+	if b.Generalize {
+		fmt.Fprintln(h, "generalize")
 	}
 	fmt.Fprintf(h, "slots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
 		b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)

@@ -182,9 +182,9 @@ LABEL wagglerecovery
 // photonLinks are those that the factory's script makes.
 var photonLinks = map[string]map[string]string{
 	"both": {
-		"/etc/waggle/config.ini":     "config-prod.ini",
-		"/etc/waggle/firewall/rules": "rules.prod",
-		"/root/.ssh/authorized_keys": "authorized_keys.prod",
+		"/etc/waggle/config.ini":     "/etc/waggle/config-prod.ini",
+		"/etc/waggle/firewall/rules": "/etc/waggle/firewall/rules.prod",
+		"/root/.ssh/authorized_keys": "/root/.ssh/authorized_keys.prod",
 		"/boot/initrd":               "/boot/initrd.img-" + edittest.Kernel,
 		// Not the factory's, as securetty.
 		"/etc/systemd/system/serial-getty@ttyTCU0.service": "/dev/null",
@@ -465,4 +465,18 @@ func TestAnAgentsStarterIsNoL4TEither(t *testing.T) {
 	if text := edittest.Text(app, "/etc/fstab"); strings.Contains(text, "/media/rpi") {
 		t.Errorf("/etc/fstab is %q", text)
 	}
+}
+
+// With Rock64's slots and no inputs there is a system too, for U-Boot.
+func TestTheStarterOfAPhotonWithSlots(t *testing.T) {
+	r, err := buildBoard(t, "photon-nx.ab-squashfs", "", func(o *build.Options) { o.BuildID = "boot-test-4" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "slots.img")
+	if err := artifact.Save(t.Context(), file, nil, r.Images[0].Image, r.Images[0].Manifest, nil); err != nil {
+		t.Fatal(err)
+	}
+	log := imagetest.Boot(t, vm.Machine{Disks: []vm.Disk{{Path: file, Bus: "virtio"}}}, `starter ready: slot a, build boot-test-4`)
+	wantLines(t, log, "Build ID: boot-test-4", "Booting boot.0 from virtio 0:1")
 }

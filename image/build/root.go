@@ -3,7 +3,6 @@ package build
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -58,13 +57,3 @@ const (
 	squashfsFirst, squashfsLast = 0, math.MaxUint32
 	ext4First, ext4Last         = math.MinInt32, math.MaxInt32 + 3<<32
 )
-
-// confLines is what a provisioning file says, in a form of its own: comments and the order of
-// its lines make no difference.
-func confLines(values map[string]string) (lines []string) {
-	for key, value := range values {
-		lines = append(lines, fmt.Sprintf("conf %s %q\n", key, value))
-	}
-	slices.Sort(lines)
-	return lines
-}

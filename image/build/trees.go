@@ -89,25 +89,33 @@ func (b *builder) grow(t boards.Tree, vars map[string]string) (made *tree.Tree, 
 		if s.Profile != "" && s.Profile != b.Profile || s.Unless != "" && b.Flags[s.Unless] {
 			continue
 		}
+		if _, err := b.Board.Partition(s.Partition); s.Partition != "" && err != nil {
+			continue
+		}
 		edits, err := edit.Parse("edits/"+s.Edits, s.Text)
 		if err != nil {
 			return nil, err
 		}
-		if made, err = edit.Apply(made, edits, vars, b.Time); err != nil {
+		if made, err = edit.Apply(made, edits, vars, b.Time, b.Warn); err != nil {
 			return nil, err
 		}
 	}
 	return made, nil
 }
 
-// variables are what the edits of the board can name.
+// variables are what the edits of the board can name. Those of the board itself can
+// have names of partitions in them.
 func (b *builder) variables() (map[string]string, error) {
-	vars := maps.Clone(b.Board.Vars)
-	if vars == nil {
-		vars = map[string]string{}
+	vars := b.partitionVars()
+	for name, value := range b.Board.Vars {
+		for part, is := range b.partitionVars() {
+			value = strings.ReplaceAll(value, "@"+part+"@", is)
+		}
+		vars[name] = value
 	}
 	vars["BOARD"], vars["BUILD_ID"], vars["PROFILE"] = b.Board.Name, b.buildID, b.Profile
 	vars["STATE"] = b.state()
+	vars["DATE"] = time.Unix(b.Time, 0).UTC().Format("20060102-150405")
 	maps.Copy(vars, b.Vars)
 	if b.root == nil {
 		return vars, nil
@@ -122,6 +130,36 @@ func (b *builder) variables() (map[string]string, error) {
 		vars["TFTP_ROOT"] = b.tftpRoot()
 	}
 	return vars, nil
+}
+
+// partitionVars are the names that the board's Linux has for its partitions, and the
+// labels of what is in them: DEV_NVME_PLUGIN_DATA and LABEL_NVME_PLUGIN_DATA are those
+// of nvme/plugin-data.
+func (b *builder) partitionVars() map[string]string {
+	vars := map[string]string{}
+	for _, m := range b.Board.Media {
+		for _, p := range m.Placing.Partitions {
+			name := strings.ToUpper(strings.Map(func(r rune) rune {
+				if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+					return r
+				}
+				return '_'
+			}, m.Name+"_"+p.Name))
+			if m.Device != "" {
+				vars["DEV_"+name] = partitionDevice(m.Device, p.Number)
+			}
+			vars["LABEL_"+name] = p.Label
+		}
+	}
+	return vars
+}
+
+// partitionDevice is Linux's name of a partition: /dev/sda1, /dev/nvme0n1p1.
+func partitionDevice(disk string, number int) string {
+	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
+		disk += "p"
+	}
+	return fmt.Sprint(disk, number)
 }
 
 // state is the text that says what was done, and when: the build's time.

@@ -12,12 +12,14 @@
 //
 //	write          path text [mode owner parents]
 //	mkdir          path [mode owner parents]
-//	symlink        path target [replace dangling parents]
+//	symlink        path target [replace dangling missing-ok parents]
 //	remove         path [contents missing-ok]
+//	rename         from to [missing-ok parents]
 //	chmod          path mode
 //	chown          path owner [recursive]
 //	copy           from to [replace parents]
 //	move-tree      from to [link make parents]
+//	lock-user      user [missing-ok]
 //	append-line    path line
 //	comment-line   path (lines or pattern) [missing-ok]
 //	set-var        path key value
@@ -33,12 +35,12 @@
 //
 // An edit wants an end state. Where it is reached already, nothing changes, so
 // that edits can be applied again; where what it starts from is missing, that is
-// an error. To be repeated, what removes needs missing-ok, copy needs replace and
-// move-tree needs link.
+// an error. To be repeated, what removes or renames needs missing-ok, copy needs
+// replace and move-tree needs link.
 //
 // Paths begin with / and are taken as a process would whose root the tree is:
 // symbolic links on the way are followed, and so is the last one, but by symlink,
-// remove, move-tree and the to of copy, which are about the link. An edit of
+// remove, rename, move-tree and the to of copy, which are about the link. An edit of
 // /etc/resolv.conf that is a link changes the file it leads to. A file with
 // several names (hard links) is changed under all of them.
 //
@@ -100,6 +102,7 @@ type fields struct {
 	Value   string   `toml:"value"`
 
 	Unit string `toml:"unit"`
+	User string `toml:"user"`
 
 	Where   string `toml:"where"`
 	Spec    string `toml:"spec"`
@@ -135,7 +138,12 @@ func (e *Edit) has(key string) bool { return e.keys[key] }
 // comes or goes. vars are the variables that texts may have.
 //
 // An error names the file and line of the edit, the path, and what is missing.
-func Apply(t *tree.Tree, edits []Edit, vars map[string]string, modTime int64) (*tree.Tree, error) {
+// warn is called for each file that an edit replaces with something else; it may
+// be nil.
+func Apply(t *tree.Tree, edits []Edit, vars map[string]string, modTime int64, warn func(string)) (*tree.Tree, error) {
+	if warn == nil {
+		warn = func(string) {}
+	}
 	ready := make([]Edit, len(edits))
 	for i, e := range edits {
 		err := e.substitute(vars)
@@ -147,7 +155,7 @@ func Apply(t *tree.Tree, edits []Edit, vars map[string]string, modTime int64) (*
 		}
 		ready[i] = e
 	}
-	w := &work{t.Without(nil), modTime, map[*tree.Inode]bool{}}
+	w := &work{t.Without(nil), modTime, map[*tree.Inode]bool{}, warn}
 	seen := map[*tree.Inode]bool{}
 	for _, n := range w.t.All() {
 		if n.Type() != tree.Dir {
@@ -177,6 +185,7 @@ type work struct {
 	t       *tree.Tree
 	modTime int64
 	linked  map[*tree.Inode]bool // nodes that may have several names
+	warn    func(string)
 }
 
 var variable = regexp.MustCompile(`@([A-Z][A-Z0-9_]*)@`)

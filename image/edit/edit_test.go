@@ -13,6 +13,7 @@ import (
 
 	"imgtool/image/edit"
 	"imgtool/image/edit/edittest"
+	"imgtool/image/imagetest"
 	"imgtool/image/tree"
 )
 
@@ -47,6 +48,7 @@ func small() *tree.Tree {
 		{"etc/fstab", file("/dev/sda1 / ext4 defaults 0 1\n/dev/sda2 none swap sw 0 0\n/dev/x /two ext4 ro 0 0\n/dev/y /two ext4 ro 0 0\n")},
 		{"etc/passwd", file("root:x:0:0::/:/bin/sh\nme:x:1000:1001::/:/bin/sh\nodd:x:many:1::/:\n")},
 		{"etc/group", file("us:x:1001:\n")},
+		{"etc/shadow", file("root:*:1::::::\nme:$6$x:1::::::\nmeme:$6$z:1::::::\noff:!$6$y:1::::::\n")},
 		{"twin1", twin},
 		{"twin2", twin},
 		{"dir/sub/f", file("f")},
@@ -111,7 +113,7 @@ func apply(t testing.TB, tr *tree.Tree, text string) (*tree.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return edit.Apply(tr, edits, map[string]string{"NAME": "value", "TWO": "a\nb"}, 9)
+	return edit.Apply(tr, edits, map[string]string{"NAME": "value", "TWO": "a\nb"}, 9, nil)
 }
 
 func TestEachVerbReachesItsEndState(t *testing.T) {
@@ -138,6 +140,8 @@ func TestEachVerbReachesItsEndState(t *testing.T) {
 		{"a link in place of a link", `symlink path="/etc/to-a" target="/etc/vars"`, "+/etc/to-a 120777 0:0 @9 -> /etc/vars\n"},
 		{"the same link", `symlink path="/etc/to-a" target="a"`, ""},
 		{"a link in place of a file", `symlink path="/etc/a" target="/etc/vars" replace=true`, "+/etc/a 120777 0:0 @9 -> /etc/vars\n"},
+		{"a link to nothing that need not be there", `symlink path="/etc/to-a" target="/nowhere" missing-ok=true`, ""},
+		{"a link to what need not be there", `symlink path="/etc/n" target="a" missing-ok=true`, "+/etc/n 120777 0:0 @9 -> a\n"},
 		{"a link to nothing", `symlink path="/n/l" target="/nowhere" dangling=true parents=true`, "+/n 040755 0:0 @9\n+/n/l 120777 0:0 @9 -> /nowhere\n"},
 
 		{"no file", `remove path="/etc/a" missing-ok=true`, "-/etc/a\n"},
@@ -145,6 +149,14 @@ func TestEachVerbReachesItsEndState(t *testing.T) {
 		{"no folder", `remove path="/dir" missing-ok=true`, "-/dir\n-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
 		{"no contents", `remove path="/ldir" contents=true`, "-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
 		{"nothing to remove", `remove path="/etc/n" missing-ok=true`, ""},
+
+		{"another name", `rename from="/etc/to-a" to="/n/l" parents=true missing-ok=true`, "+/n 040755 0:0 @9\n+/n/l 120777 0:0 @1 -> a\n-/etc/to-a\n"},
+		{"another name of a folder", `rename from="/dir/sub" to="/sub" missing-ok=true`, "+/sub 040755 0:0 @1\n+/sub/f 100640 7:8 @1\n\tf\n-/dir/sub\n-/dir/sub/f\n"},
+		{"another name of nothing", `rename from="/none" to="/n" missing-ok=true`, ""},
+
+		{"a user who is locked out", `lock-user user="me"`, "+/etc/shadow 100640 7:8 @9\n\troot:*:1::::::\n\tme:!$6$x:1::::::\n\tmeme:$6$z:1::::::\n\toff:!$6$y:1::::::\n"},
+		{"a user who is locked out already", `lock-user user="off"`, ""},
+		{"a user there need not be", `lock-user user="none" missing-ok=true`, ""},
 
 		{"a mode", `chmod path="/etc/to-a" mode="4755"`, "+/etc/a 104755 7:8 @9\n\tone\n\ttwo\n\tlast\n"},
 		{"the same mode", `chmod path="/etc/a" mode="0640"`, ""},
@@ -279,6 +291,12 @@ func TestAnEditSaysWhatIsMissing(t *testing.T) {
 		{`remove path="/etc/n"`, "/etc/n: file does not exist"},
 		{`remove path="/"`, "the root cannot be removed"},
 		{`remove path="/etc/a" contents=true`, "/etc/a is a file, which has no contents"},
+		{`rename from="/etc/n" to="/m"`, "/etc/n: file does not exist"},
+		{`rename from="/etc/a" to="/etc/vars"`, "/etc/vars is there already"},
+		{`rename from="/dir" to="/dir/n"`, "/dir cannot be moved into itself, to /dir/n"},
+		{`rename from="/etc/a" to="/n/a"`, "/n/a: the folder /n does not exist; parents = true makes it"},
+		{`rename from="/" to="/n"`, "the root cannot be renamed"},
+		{`lock-user user="none"`, "/etc/shadow has no user none"},
 		{`chmod path="/etc/n" mode="600"`, "/etc/n: file does not exist"},
 		{`chown path="/etc/gone" owner="0:0"`, "/etc/gone: run/file: file does not exist"},
 		{`copy from="/n" to="/m"`, "/n: file does not exist"},
@@ -347,7 +365,7 @@ func TestAnEditSaysWhatIsMissing(t *testing.T) {
 
 func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
-		{"an unknown verb", "[[edit]]\n\ndo = \"symlnk\"", `x.toml:3: there is no verb "symlnk"; there are append-line, chmod, chown, comment-line, copy, disable-unit, enable-unit, extlinux, fstab, fstab-remove, mkdir, move-tree, remove, set-var, symlink, write`},
+		{"an unknown verb", "[[edit]]\n\ndo = \"symlnk\"", `x.toml:3: there is no verb "symlnk"; there are append-line, chmod, chown, comment-line, copy, disable-unit, enable-unit, extlinux, fstab, fstab-remove, lock-user, mkdir, move-tree, remove, rename, set-var, symlink, write`},
 		{"no verb", "# a\n[[edit]]\npath = \"/x\"", "x.toml:2: do is missing; there are append-line,"},
 		{"a verb that is a number", "[[edit]]\ndo = 1", `x.toml:2: there is no verb ""`},
 		{"an unknown key", "[[edit]]\ndo = \"chmod\"\npath = \"/x\"\nmode = \"600\"\nmod = 1", `x.toml:5: chmod has no key "mod"; it has do, mode, needs, path`},
@@ -374,6 +392,7 @@ func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
 		{"a bad pattern", toml(`comment-line path="/x" pattern="("`), "missing closing )"},
 		{"a line of two", toml(`append-line path="/x" line="a\nb"`), "line has a line end"},
 		{"a variable's name", toml(`set-var path="/x" key="a-b" value=""`), `key "a-b" is not the name of a variable`},
+		{"a user's name", toml(`lock-user user="a:b"`), `user "a:b" is not the name of a user`},
 		{"a unit's name", toml(`enable-unit unit="docker"`), `unit "docker" is not the name of a unit, such as docker.service`},
 		{"a unit's path", toml(`enable-unit unit="a/b.service"`), "is not the name of a unit"},
 		{"a mount point that is none", toml(`fstab where="media" spec="x"`), `where "media" is no mount point`},
@@ -402,6 +421,52 @@ func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+// A file whose text is lost is reported, and nothing else is.
+func TestReplacedFilesAreReported(t *testing.T) {
+	for text, want := range map[string]string{
+		toml(`symlink path="/etc/a" target="vars" replace=true`):                "/etc/a is a file of 12 bytes: a link to vars replaces it",
+		toml(`symlink path="/etc/to-a" target="vars" replace=true`):             "",
+		toml(`symlink path="/etc/new" target="vars" replace=true`):              "",
+		toml(`symlink path="/etc/a" target="/no" replace=true missing-ok=true`): "",
+	} {
+		edits, err := edit.Parse("x.toml", []byte(text))
+		must(t, err)
+		var said []string
+		_, err = edit.Apply(small(), edits, nil, 9, func(text string) { said = append(said, text) })
+		must(t, err)
+		if got := strings.Join(said, "\n"); got != want {
+			t.Errorf("%s said %q, want %q", text, got, want)
+		}
+	}
+}
+
+// passwd(1) locks the same users in the same way.
+func TestLockingAUserIsWhatPasswdDoes(t *testing.T) {
+	imagetest.NeedRoot(t)
+	passwd := imagetest.Need(t, "passwd")
+	const before = "root:*:18000:0:99999:7:::\nme:$6$x$y:18000:0:99999:7:::\nempty::18000:0:99999:7:::\noff:!$6$y:18000:0:99999:7:::\nodd:!:18000::::::\n"
+	for _, user := range []string{"root", "me", "empty", "off", "odd"} {
+		dir := t.TempDir()
+		must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o755))
+		var names strings.Builder
+		for i, name := range []string{"root", "me", "empty", "off", "odd"} {
+			fmt.Fprintf(&names, "%s:x:%d:%d::/:/bin/sh\n", name, i, i)
+		}
+		must(t, os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte(names.String()), 0o644))
+		must(t, os.WriteFile(filepath.Join(dir, "etc/shadow"), []byte(before), 0o640))
+		imagetest.Run(t, passwd, "-R", dir, "-l", user)
+		want, err := os.ReadFile(filepath.Join(dir, "etc/shadow"))
+		must(t, err)
+		tr := tree.New(1)
+		must(t, tr.Put("etc/shadow", &tree.Inode{Mode: tree.Regular | 0o640, Content: strings.NewReader(before)}))
+		after, err := apply(t, tr, toml(fmt.Sprintf("lock-user user=%q", user)))
+		must(t, err)
+		if d := cmp.Diff(string(want), edittest.Text(after, "/etc/shadow")); d != "" {
+			t.Errorf("%s: %s", user, d)
+		}
+	}
+}
+
 func TestLinesOfEditsAreTold(t *testing.T) {
 	text := "# one\n[[edit]]\ndo = \"write\"\npath = \"/x\"\ntext = '''\n[[edit]]\na\n'''\n\n  [[ edit ]]\n\"do\" = 'mkdir'\npath = \"/y\"\n"
 	edits, err := edit.Parse("x.toml", []byte(text))
@@ -414,14 +479,14 @@ func TestLinesOfEditsAreTold(t *testing.T) {
 func TestVariablesNeedNotBeKnownToParse(t *testing.T) {
 	edits, err := edit.Parse("x.toml", []byte(toml(`mkdir path="@WHERE@/x"`)))
 	must(t, err)
-	if _, err := edit.Apply(small(), edits, nil, 9); err == nil || err.Error() != "x.toml:1: mkdir: there is no variable @WHERE@, and no other" {
+	if _, err := edit.Apply(small(), edits, nil, 9, nil); err == nil || err.Error() != "x.toml:1: mkdir: there is no variable @WHERE@, and no other" {
 		t.Error(err)
 	}
-	if _, err := edit.Apply(small(), edits, map[string]string{"WHERE": "run"}, 9); err == nil || !strings.Contains(err.Error(), `path: "run/x" is no path`) {
+	if _, err := edit.Apply(small(), edits, map[string]string{"WHERE": "run"}, 9, nil); err == nil || !strings.Contains(err.Error(), `path: "run/x" is no path`) {
 		t.Error(err)
 	}
 	for range 2 { // a value is not put into what was parsed
-		out, err := edit.Apply(small(), edits, map[string]string{"WHERE": "/run"}, 9)
+		out, err := edit.Apply(small(), edits, map[string]string{"WHERE": "/run"}, 9, nil)
 		must(t, err)
 		if out.Lookup("run/x") == nil {
 			t.Error("no /run/x")
@@ -430,7 +495,7 @@ func TestVariablesNeedNotBeKnownToParse(t *testing.T) {
 	// Nor do values have variables.
 	edits, err = edit.Parse("x.toml", []byte(toml(`append-line path="/etc/a" line="@A@ user@host @b@"`)))
 	must(t, err)
-	out, err := edit.Apply(small(), edits, map[string]string{"A": "@B@"}, 9)
+	out, err := edit.Apply(small(), edits, map[string]string{"A": "@B@"}, 9, nil)
 	must(t, err)
 	if got := edittest.Text(out, "/etc/a"); got != "one\ntwo\nlast\n@B@ user@host @b@\n" {
 		t.Errorf("%q", got)
@@ -545,7 +610,7 @@ func FuzzApply(f *testing.F) {
 			}
 			return
 		}
-		out, err := edit.Apply(edittest.L4T(), edits, map[string]string{"KERNEL": edittest.Kernel}, 1700000000)
+		out, err := edit.Apply(edittest.L4T(), edits, map[string]string{"KERNEL": edittest.Kernel}, 1700000000, nil)
 		if err != nil {
 			return
 		}

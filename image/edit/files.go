@@ -1,7 +1,9 @@
 package edit
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 
@@ -121,8 +123,9 @@ func checkSymlink(e *Edit) error {
 	return nil
 }
 
-// symlink makes a link whose target is there, unless it may be dangling. A link
-// that is there is replaced, a file only with replace, a folder never.
+// symlink makes a link whose target is there, unless it may be dangling; with
+// missing-ok it makes none to a target that is not there. A link that is there is
+// replaced, a file only with replace, a folder never.
 func (w *work) symlink(e *Edit) error {
 	at, err := w.place(e.Path, false, e.Parents)
 	if err != nil {
@@ -145,9 +148,15 @@ func (w *work) symlink(e *Edit) error {
 		if err == nil && found == n {
 			err = fmt.Errorf("%s would lead to itself", e.Path)
 		}
+		if e.MissingOK && errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("%s: the target %s: %w; dangling = true links to what is not there", e.Path, e.Target, err)
 		}
+	}
+	if n != nil && n.Size() > 0 {
+		w.warn(fmt.Sprintf("%s is a file of %d bytes: a link to %s replaces it", e.Path, n.Size(), e.Target))
 	}
 	return w.link(at, e.Target)
 }
@@ -188,6 +197,37 @@ func (w *work) remove(e *Edit) error {
 		}
 	}
 	return nil
+}
+
+// rename gives a file or a folder another name, which must be free. Where the old
+// name is gone and the new one is there, it was renamed before.
+func (w *work) rename(e *Edit) error {
+	from, err := w.t.Resolve(e.From, false)
+	if err != nil {
+		return err
+	}
+	n := w.t.Lookup(from)
+	if n == nil {
+		if e.MissingOK {
+			return nil
+		}
+		_, err := w.t.Open(e.From)
+		return err
+	}
+	to, err := w.place(e.To, false, e.Parents)
+	switch {
+	case err != nil:
+		return err
+	case from == "":
+		return errors.New("the root cannot be renamed")
+	case to == from:
+		return nil
+	case strings.HasPrefix(to, from+"/"):
+		return fmt.Errorf("%s cannot be moved into itself, to %s", e.From, e.To)
+	case w.t.Lookup(to) != nil:
+		return fmt.Errorf("%s is there already", e.To)
+	}
+	return w.move(from, to)
 }
 
 func (w *work) chmod(e *Edit) error { return w.setAttributes(e, e.Path, true) }

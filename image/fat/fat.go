@@ -3,10 +3,11 @@
 // New makes one as an image: the tables and folders are computed, the files are
 // extents that read from what they were given, and nothing is copied. It writes
 // FAT16 up to 512 MiB and FAT32 above, in the geometry mkfs.vfat gives, with
-// long names. Open reads FAT12, FAT16 and FAT32, whoever made them.
+// long names. Open reads FAT12, FAT16 and FAT32, whoever made them, and Edit changes
+// them in place: a file that is put into one that New made gives the bytes that New
+// gives with that file as its last.
 //
-// It does not change a file system, and knows no owners, modes or links, as FAT
-// has none.
+// There are no owners, modes or links, as FAT has none.
 package fat
 
 import (

@@ -1124,33 +1124,3 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
-
-// What is read of one of ours makes the same bytes again.
-func TestRemakeGivesTheSameBytes(t *testing.T) {
-	for _, size := range []int64{8 * MiB, 64 * MiB, 600 * MiB} {
-		files := []fat.File{{Path: "Image", Content: strings.NewReader(strings.Repeat("kernel", 10000))}, {Path: "a/long name/of.a.file", Content: strings.NewReader("x")},
-			{Path: "a/second", Content: strings.NewReader("")}, {Path: "boot.scr", Content: strings.NewReader("script")}, {Path: "config.toml", Content: strings.NewReader("seed")}}
-		first, err := fat.New(size, fat.Options{Label: "BOOT-A", Serial: 0x12345678, Time: 1767225601}, files)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := fat.Open(first)
-		if err != nil {
-			t.Fatal(err)
-		}
-		read, err := f.Files()
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := f.Remake(read)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := image.Compare(t.Context(), first, again.Chunks(image.PieceSize), nil); err != nil {
-			t.Errorf("%d bytes: %v", size, err)
-		}
-		if again.ContentSize() != first.ContentSize() {
-			t.Errorf("%d bytes: %d of content, and %d again", size, first.ContentSize(), again.ContentSize())
-		}
-	}
-}

@@ -267,8 +267,7 @@ func (f *folder) aliases() [][11]byte {
 		key := base[:min(len(base), 6)] + "." + ext
 		for {
 			numbers[key]++
-			tail := fmt.Sprintf("~%d", numbers[key])
-			name := pack(base[:min(len(base), 8-len(tail))]+tail, ext)
+			name := numbered(base, ext, numbers[key])
 			if !taken[name] {
 				list[i] = name
 				taken[name] = true
@@ -277,6 +276,12 @@ func (f *folder) aliases() [][11]byte {
 		}
 	}
 	return list
+}
+
+// numbered is the alias with a number.
+func numbered(base, ext string, n int) [11]byte {
+	tail := fmt.Sprintf("~%d", n)
+	return pack(base[:min(len(base), 8-len(tail))]+tail, ext)
 }
 
 // basis is what an alias is made from.

@@ -167,7 +167,7 @@ type boot32 struct {
 // bootEnd follows in both.
 type bootEnd struct {
 	Drive     uint8
-	_         uint8
+	State     uint8 // bit 0: in use by Linux, or not unmounted
 	Signature uint8
 	Serial    uint32
 	Label     [11]byte

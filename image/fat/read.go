@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"math/bits"
 	"strings"
-	"unicode/utf16"
 
 	"imgtool/image"
 )
@@ -17,6 +16,8 @@ import (
 // maxNames bounds the memory that names and files take when they are listed, in
 // bytes: a few kilobytes can claim paths of any length.
 const maxNames = 256 << 20
+
+var errNames = fmt.Errorf("too many files: their names alone take more than %d MiB", maxNames/mib)
 
 // FS is a FAT file system that is read. It may be used by several goroutines at
 // once.
@@ -28,8 +29,13 @@ type FS struct {
 	Time   int64 // of its label, in seconds since 1970; 0 without one
 
 	r        io.ReaderAt
+	sector   int64 // in bytes
+	info     int64 // offset of FSInfo in FAT32, or 0
+	copied   int64 // offset of the copy of FSInfo behind the backup boot sector, or 0
+	state    uint8 // of the boot sector: what Linux notes there while it is mounted
 	tableOff int64
 	tableLen int64
+	tables   int64 // how many copies there are, one after the other
 	rootOff  int64
 	rootLen  int64  // 0 in FAT32
 	root     uint32 // first cluster, in FAT32
@@ -78,6 +84,8 @@ func Open(r io.ReaderAt) (*FS, error) {
 	f := &FS{
 		Size:     sectors * sectorSize,
 		r:        r,
+		sector:   sectorSize,
+		tables:   int64(b.Tables),
 		tableOff: int64(b.Reserved) * sectorSize,
 		tableLen: table * sectorSize,
 		rootLen:  int64(b.RootSlots) * entrySize,
@@ -103,19 +111,14 @@ func Open(r io.ReaderAt) (*FS, error) {
 		return nil, fmt.Errorf("a damaged FAT%d file system: %d clusters, and tables for %d", f.Kind, f.clusters, min(room, most))
 	}
 	if f.Kind == 32 {
-		f.rootOff, f.rootLen = 0, 0
-		if b32.Flags&notMirrored != 0 {
-			n := int64(b32.Flags & 0xf)
-			if n >= int64(b.Tables) {
-				return nil, fmt.Errorf("a damaged FAT32 file system: table %d of %d is in use", n+1, b.Tables)
-			}
-			f.tableOff += n * f.tableLen
+		if err := f.use32(b, b32); err != nil {
+			return nil, err
 		}
 	} else if f.rootLen == 0 {
 		return nil, fmt.Errorf("a damaged FAT%d file system: no room for a root folder", f.Kind)
 	}
 	if end.Signature == 0x28 || end.Signature == 0x29 {
-		f.Serial = end.Serial
+		f.Serial, f.state = end.Serial, end.State
 	}
 	if end.Signature == 0x29 && end.Label != noName {
 		f.Label = decode(end.Label[:])
@@ -131,9 +134,24 @@ func Open(r io.ReaderAt) (*FS, error) {
 	return f, nil
 }
 
-// Remake is the file system made anew with other files, as New makes one.
-func (f *FS) Remake(files []File) (*image.Image, error) {
-	return New(f.Size, Options{Label: f.Label, Serial: f.Serial, Time: f.Time}, files)
+// use32 takes over what FAT32 alone has.
+func (f *FS) use32(b boot, b32 boot32) error {
+	f.rootOff, f.rootLen = 0, 0
+	if b32.Flags&notMirrored != 0 {
+		n := int64(b32.Flags & 0xf)
+		if n >= int64(b.Tables) {
+			return fmt.Errorf("a damaged FAT32 file system: table %d of %d is in use", n+1, b.Tables)
+		}
+		f.tableOff += n * f.tableLen
+		f.tables = 1
+	}
+	if n := int64(b32.Info); n > 0 && n < int64(b.Reserved) {
+		f.info = n * f.sector
+		if backup := int64(b32.Backup); backup > 0 && backup+n < int64(b.Reserved) {
+			f.copied = (backup + n) * f.sector
+		}
+	}
+	return nil
 }
 
 // take fills v, a pointer to a struct of fixed size, from the first sector.
@@ -183,7 +201,7 @@ func (f *FS) Entries() ([]Entry, error) {
 				e.Path = path + "/" + it.name
 			}
 			if w.names += int64(len(e.Path)) + 128; w.names > maxNames {
-				return fmt.Errorf("too many files: their names alone take more than %d MiB", maxNames/mib)
+				return errNames
 			}
 			if it.folder {
 				all = append(all, e)
@@ -258,6 +276,9 @@ type item struct {
 
 	readOnly bool
 	written  int64 // in seconds since 1970
+
+	slot int // of its entry in its folder
+	long int // how many entries before it hold its long name
 }
 
 // walker follows chains. It goes through no cluster twice, so what it does is
@@ -287,6 +308,15 @@ func (w *walker) visit(n uint32) error {
 
 // after is the cluster that follows n; last says that none does.
 func (w *walker) after(n uint32) (next uint32, last bool, err error) {
+	next, err = w.value(n)
+	return next, next >= w.last(), err
+}
+
+// last is the least value in the table that ends a chain.
+func (f *FS) last() uint32 { return uint32(endOfChain&(1<<min(f.Kind, 28)-1)) &^ 7 }
+
+// value is entry n of the table, without the four bits that FAT32 does not use.
+func (w *walker) value(n uint32) (uint32, error) {
 	off, length := int64(n)*int64(w.Kind)/8, int64(4)
 	if w.Kind != 32 {
 		length = 2
@@ -294,21 +324,36 @@ func (w *walker) after(n uint32) (next uint32, last bool, err error) {
 	if off < w.at || off+length > w.at+int64(len(w.window)) {
 		p := make([]byte, min(4096, w.tableLen-off))
 		if err := readFull(w.r, p, w.tableOff+off); err != nil {
-			return 0, false, fmt.Errorf("reading the table: %w", err)
+			return 0, fmt.Errorf("reading the table: %w", err)
 		}
 		w.window, w.at = p, off
 	}
 	p := w.window[off-w.at:]
 	switch w.Kind {
 	case 12:
-		next = uint32(binary.LittleEndian.Uint16(p)) >> (n % 2 * 4) & 0xfff
-		return next, next >= 0xff8, nil
+		return uint32(binary.LittleEndian.Uint16(p)) >> (n % 2 * 4) & 0xfff, nil
 	case 16:
-		next = uint32(binary.LittleEndian.Uint16(p))
-		return next, next >= 0xfff8, nil
+		return uint32(binary.LittleEndian.Uint16(p)), nil
 	}
-	next = binary.LittleEndian.Uint32(p) & 0x0fffffff
-	return next, next >= 0x0ffffff8, nil
+	return binary.LittleEndian.Uint32(p) & endOfChain, nil
+}
+
+// chain is all clusters from first to the end of the chain, up to a number.
+func (w *walker) chain(first uint32, most int64) ([]uint32, error) {
+	var list []uint32
+	for n := first; ; {
+		if err := w.visit(n); err != nil {
+			return nil, err
+		}
+		if list = append(list, n); int64(len(list)) > most {
+			return nil, fmt.Errorf("it has more than %d clusters", most)
+		}
+		next, last, err := w.after(n)
+		if err != nil || last {
+			return list, err
+		}
+		n = next
+	}
 }
 
 func (w *walker) clusterOff(n uint32) int64 {
@@ -390,140 +435,6 @@ func (w *walker) content(it *item) (image.Content, error) {
 	}
 	// A section, so that it stays one extent in the image it is put into.
 	return io.NewSectionReader(m, 0, it.size), nil
-}
-
-// parser collects the items of a folder, a piece at a time.
-type parser struct {
-	items []*item
-	label string
-	made  int64       // of the label
-	long  []longEntry // of the name that is being read, the end of it first
-}
-
-// parse reads the entries in b. end says that the rest of the folder is unused.
-func (p *parser) parse(b []byte, kind int) (end bool, err error) {
-	for ; len(b) >= entrySize; b = b[entrySize:] {
-		switch {
-		case b[0] == 0:
-			return true, nil
-		case b[0] == 0xe5: // deleted
-			p.long = nil
-			continue
-		case b[11]&0x3f == attrLong:
-			var l longEntry
-			take(bytes.NewReader(b[:entrySize]), &l)
-			if l.Order&lastLong != 0 {
-				p.long = nil
-			}
-			if len(p.long) < maxUnits/longUnits+1 {
-				p.long = append(p.long, l)
-			}
-			continue
-		}
-		var e entry
-		take(bytes.NewReader(b[:entrySize]), &e)
-		long := p.longName(checksum(e.Name))
-		p.long = nil
-		if e.Attr&attrLabel != 0 {
-			if p.label == "" && e.Attr&attrFolder == 0 {
-				p.label = decode(e.Name[:])
-				p.made = stamp{e.CreateDate, e.CreateTime, e.Tenths}.seconds()
-			}
-			continue
-		}
-		if e.Name[0] == '.' {
-			continue // the folder itself or its parent
-		}
-		it := &item{
-			alias:  shortName(e),
-			folder: e.Attr&attrFolder != 0,
-			first:  uint32(e.ClusterLow),
-			size:   int64(e.Size),
-
-			readOnly: e.Attr&attrReadOnly != 0,
-		}
-		if e.WriteDate != 0 {
-			it.written = stamp{e.WriteDate, e.WriteTime, 0}.seconds()
-		}
-		if kind == 32 {
-			it.first |= uint32(e.ClusterHigh) << 16
-		}
-		if it.name = long; long == "" {
-			it.name = it.alias
-		}
-		for _, r := range it.name {
-			if r < ' ' || r == '/' {
-				return true, fmt.Errorf("the name %q holds %q", it.name, r)
-			}
-		}
-		if it.name == "" || it.name == "." || it.name == ".." {
-			return true, fmt.Errorf("%q is not a name", it.name)
-		}
-		p.items = append(p.items, it)
-	}
-	return false, nil
-}
-
-// longName puts the long entries together, and is empty if they are not all
-// there or belong to another short name.
-func (p *parser) longName(sum uint8) string {
-	var text []uint16
-	for i := range p.long {
-		l := p.long[len(p.long)-1-i]
-		last := i == len(p.long)-1
-		if l.Checksum != sum || l.Order&^lastLong != uint8(i+1) || (l.Order&lastLong != 0) != last {
-			return ""
-		}
-		text = append(text, l.Name1[:]...)
-		text = append(text, l.Name2[:]...)
-		text = append(text, l.Name3[:]...)
-	}
-	for i, u := range text {
-		if u == 0 {
-			text = text[:i]
-			break
-		}
-	}
-	return string(utf16.Decode(text))
-}
-
-// What Windows NT leaves in entry.Case instead of writing a long name.
-const (
-	lowerBase = 0x08
-	lowerExt  = 0x10
-)
-
-func shortName(e entry) string {
-	if e.Name[0] == 0x05 {
-		e.Name[0] = 0xe5 // which would be a deleted entry
-	}
-	base, ext := decode(e.Name[:8]), decode(e.Name[8:])
-	if e.Case&lowerBase != 0 {
-		base = strings.ToLower(base)
-	}
-	if e.Case&lowerExt != 0 {
-		ext = strings.ToLower(ext)
-	}
-	if ext != "" {
-		return base + "." + ext
-	}
-	return base
-}
-
-// codePage is the upper half of code page 437, which Linux takes short names to
-// be in.
-var codePage = []rune("ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u00a0")
-
-func decode(field []byte) string {
-	var s strings.Builder
-	for _, c := range field {
-		if c < 0x80 {
-			s.WriteByte(c)
-		} else {
-			s.WriteRune(codePage[c-0x80])
-		}
-	}
-	return strings.TrimRight(s.String(), " ")
 }
 
 // readFull reads all of p.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -165,6 +166,47 @@ func L4T() *tree.Tree {
 		}
 		put(f.path, n)
 	}
+	return t
+}
+
+// Agent returns the tree of an agent as upstream builds it: with a first-boot script
+// that partitions the SD card and the NVMe, a configuration of its own, and without a
+// Raspberry Pi.
+func Agent() *tree.Tree {
+	t := L4T().Without(func(path string) bool {
+		return slices.Contains([]string{"media/rpi", "etc/rancher/k3s", "var/lib/docker/engine-id", "var/lib/rancher/k3s", "var/log/journal",
+			"etc/systemd/system/k3s.service", "run/initctl", "tmp/left", "dev/null"}, path)
+	})
+	put := func(mode uint32, path, text string) {
+		n := &tree.Inode{Mode: mode, ModTime: ModTime}
+		switch n.Type() {
+		case tree.Symlink:
+			n.Target = text
+		case tree.Regular:
+			n.Content = strings.NewReader(text)
+		}
+		if err := t.Put(path, n); err != nil {
+			panic("edittest: internal error: " + err.Error())
+		}
+	}
+	put(prog, "etc/rc.local", "#!/bin/bash -e\n/etc/waggle/factory/nvme_overlay.sh\n")
+	put(reg, "etc/waggle/config-agent.ini", "[k3s]\nagent = true\n")
+	put(link, "etc/waggle/config.ini", "/etc/waggle/config-agent.ini")
+	put(reg, "etc/dnsmasq.d/20-rpi.conf", "tftp-root=/media/rpi/sage-rpi/boot\n")
+	put(reg, "etc/fstab", "# <file system> <mount point> <type> <options> <dump> <pass>\n/dev/mmcblk0p1 / ext4 defaults 0 1\n")
+	put(reg, "usr/lib/systemd/system/k3s-agent.service", "[Service]\n[Install]\nWantedBy=multi-user.target\n")
+	put(dir, "etc/systemd/system/multi-user.target.wants", "")
+	put(key, "etc/rancher/node/password", "made up\n")
+	put(reg, "var/lib/docker/overlay2/l/x", "x")
+	put(link, "var/lib/kubelet/link", "../x")
+	put(reg, "var/lib/kubelet/pods/z", "z")
+	put(reg, "var/lib/rancher/k3s/agent/y", "y")
+	put(dir, "var/log/journal", "")
+	put(reg, "var/log/journal/0123/system.journal", "LPKSHHRH")
+	put(dir, "media", "")
+	put(reg, "mnt/m", "m")
+	put(reg, "run/r", "r")
+	put(reg, "tmp/t", "t")
 	return t
 }
 

@@ -1,0 +1,150 @@
+package flash_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+
+	"imgtool/flash"
+	"imgtool/image"
+)
+
+// newZeros is a job for a disk of 16 MiB as an image without a manifest gives it: all
+// that is free in it is zeros. zeros are where.
+func newZeros() (p payload, zeros []image.Span) {
+	const size = 16 * mib
+	p = newPayload(size, 128*kib)
+	p.want = append(p.want[:headSize:headSize], make([]byte, size-headSize)...)
+	rng := rand.NewChaCha8([32]byte{2})
+	end := int64(size - 64*kib)
+	for _, s := range []image.Span{{Off: headSize, Len: 300 * kib}, {Off: 4*mib - 10*kib, Len: 5 * kib}, {Off: 9*mib + 1, Len: 1}, {Off: end - 3*mib, Len: 3*mib - 700*kib}} {
+		rng.Read(p.want[s.Off:s.End()])
+	}
+	var body []image.Chunk
+	for off := int64(headSize); off < end; off = min(end, (off/image.PieceSize+1)*image.PieceSize) {
+		body = append(body, image.Chunk{Off: off, Data: bytes.Clone(p.want[off:min(end, (off/image.PieceSize+1)*image.PieceSize)])})
+	}
+	p.job.Body, p.job.BodySize, p.job.Zeros = chunks(body), end-headSize, true
+	head, _ := p.job.Head()
+	for _, c := range head {
+		copy(p.want[c.Off:], c.Data)
+	}
+	return p, []image.Span{{Off: headSize + 300*kib, Len: 4*mib - 12*kib - headSize - 300*kib}, {Off: 4*mib - 4*kib, Len: 5*mib + 4*kib}, {Off: 9*mib + 4*kib, Len: end - 3*mib - 9*mib - 4*kib}, {Off: end - 700*kib, Len: 700 * kib}}
+}
+
+// Zeros that are on the disk are not written, and are read back with all else; others
+// are written.
+func TestZerosThatAreThereAreNotWritten(t *testing.T) {
+	p, zeros := newZeros()
+	p.again()
+	skipped := int64(0)
+	for _, s := range zeros {
+		// What is left of a piece and shorter is written.
+		for at := s.Off; at < s.End(); {
+			n := min(s.End(), (at/image.PieceSize+1)*image.PieceSize) - at
+			if n >= 256*kib {
+				skipped += n
+			}
+			at += n
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		spoil  func(disk []byte)
+		verify flash.Verify
+		want   int64 // not written
+	}{
+		{"a blank disk", nil, flash.Full, skipped},
+		{"a blank disk, and nothing is read back", nil, flash.None, skipped},
+		{"a blank disk, and some is read back", nil, flash.Sampled, skipped},
+		{"a dirty disk", func(disk []byte) { copy(disk, bytes.Repeat([]byte{0xaa}, len(disk)-64*kib)) }, flash.Full, 0},
+		{"a byte in the middle", func(disk []byte) { disk[6*mib+777] = 1 }, flash.Full, skipped - 4*mib},
+		{"a byte at the end of a run", func(disk []byte) { disk[8*mib-1] = 1 }, flash.Full, skipped - 4*mib},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := &fake{data: make([]byte, len(p.want))}
+			if c.spoil != nil {
+				c.spoil(f.data)
+			}
+			job := p.job
+			job.Verify = c.verify
+			var told, total int64
+			res, err := flash.Run(t.Context(), f, job, func(phase string, n int64) image.Progress {
+				return func(n int64) {
+					if phase == flash.Writing {
+						told += n
+					}
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i := differ(p.want, f.data); i >= 0 {
+				t.Errorf("the disk differs at byte %d", i)
+			}
+			if total = job.BodySize; res.Skipped != c.want || told != total {
+				t.Errorf("%d bytes were not written, want %d; of %d bytes %d are told", res.Skipped, c.want, total, told)
+			}
+			if all := res.Written + res.Skipped; c.verify == flash.Full && res.Verified < job.BodySize {
+				t.Errorf("%d bytes written or found, %d verified", all, res.Verified)
+			}
+		})
+	}
+}
+
+// A disk with less room than it says puts what comes later where zeros were found.
+func TestZerosThatWereThereAreReadBack(t *testing.T) {
+	p, zeros := newZeros()
+	last := zeros[len(zeros)-1]
+	for _, again := range []bool{true, false} {
+		if again {
+			p.again()
+		} else {
+			p.job.Again = nil
+		}
+		f := &fake{data: make([]byte, len(p.want))}
+		spoilt := false
+		f.write = func(_ int, b []byte, off int64) (int, error) {
+			if off > 12*mib && off < last.Off && !spoilt {
+				spoilt = true
+				f.data[5*mib] = 1
+			}
+			return through, nil
+		}
+		res, err := flash.Run(t.Context(), f, p.job, nil)
+		if err != nil || !spoilt {
+			t.Fatal(err, spoilt)
+		}
+		if i := differ(p.want, f.data); i >= 0 || len(res.Repaired) != 1 {
+			t.Errorf("the disk differs at byte %d, and %v was repaired", i, res.Repaired)
+		}
+	}
+}
+
+// Where the disk cannot be read, zeros are written as all else.
+func TestZerosThatCannotBeReadAreWritten(t *testing.T) {
+	p, _ := newZeros()
+	f := &fake{data: make([]byte, len(p.want))}
+	var read, written []image.Span
+	f.read = func(_ int, b []byte, off int64) error {
+		if s := (image.Span{Off: off, Len: int64(len(b))}); off < 6*mib && 5*mib < s.End() && !slices.ContainsFunc(written, func(w image.Span) bool { return w.Off <= off && off < w.End() }) {
+			read = append(read, s)
+			return fmt.Errorf("reading: %w", syscall.EIO)
+		}
+		return nil
+	}
+	f.write = func(_ int, b []byte, off int64) (int, error) {
+		written = append(written, image.Span{Off: off, Len: int64(len(b))})
+		return through, nil
+	}
+	res, err := flash.Run(t.Context(), f, p.job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := differ(p.want, f.data); i >= 0 || len(read) == 0 || res.Skipped == 0 {
+		t.Errorf("the disk differs at byte %d after %v could not be read", i, read)
+	}
+}

@@ -1,0 +1,115 @@
+package build
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"imgtool/image/edit"
+	"imgtool/image/report"
+	"imgtool/image/tree"
+)
+
+// hostKeysEdits has the device make the SSH host keys it does not have.
+//
+//go:embed generalize-ssh.toml
+var hostKeysEdits []byte
+
+// ownFiles are the paths that the board keeps for what is one unit's.
+func (b *builder) ownFiles() (paths []string) {
+	for _, f := range b.Board.Unit.Files {
+		paths = append(paths, f.Path)
+	}
+	return paths
+}
+
+// generalize takes out of the root file system what each unit must have of its own.
+func (b *builder) generalize() error {
+	findings, err := report.PerUnit(b.root.Tree, b.ownFiles())
+	if err != nil {
+		return err
+	}
+	t := b.root.Tree.Without(nil)
+	var removed []string
+	hostKeys := false
+	for _, f := range findings {
+		if !f.Removable {
+			continue
+		}
+		removed = append(removed, f.String())
+		hostKeys = hostKeys || f.Kind == report.HostKeys
+		for _, path := range f.Paths {
+			name := strings.TrimPrefix(path, "/")
+			if name != "etc/machine-id" {
+				t.Remove(name)
+				continue
+			}
+			// Empty, it is filled in at the first boot: machine-id(5).
+			n := *t.Lookup(name)
+			n.Content, n.ModTime = nil, b.Time
+			if err := t.Put(name, &n); err != nil {
+				return err
+			}
+		}
+	}
+	if removed == nil {
+		return nil
+	}
+	b.Warn("taken out of the root file system: " + strings.Join(removed, ", "))
+	if hostKeys {
+		if t, err = b.makeHostKeys(t); err != nil {
+			return err
+		}
+	}
+	b.root.Tree, b.root.Squashfs = t, nil
+	return nil
+}
+
+// makeHostKeys has the device make SSH host keys, without which sshd does not start.
+func (b *builder) makeHostKeys(t *tree.Tree) (*tree.Tree, error) {
+	for _, need := range []string{"/usr/bin/ssh-keygen", "/lib/systemd/systemd"} {
+		if _, err := t.Open(need); errors.Is(err, fs.ErrNotExist) {
+			b.Warn(fmt.Sprintf("sshd does not start before the device has SSH host keys, and the root file system has no %s to make them at the first boot", need))
+			return t, nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	edits, err := edit.Parse("generalize-ssh.toml", hostKeysEdits)
+	if err != nil {
+		return nil, err
+	}
+	return edit.Apply(t, edits, nil, b.Time, b.Warn)
+}
+
+// warnPerUnit says what all units would share.
+func (b *builder) warnPerUnit() error {
+	t := b.root.Tree
+	if t == nil {
+		var err error
+		if t, err = treeOf(b.root.Squashfs); err != nil {
+			return nil // said when it is read as a whole
+		}
+	}
+	findings, err := report.PerUnit(t, b.ownFiles())
+	if err != nil {
+		return err
+	}
+	var removable, keys []string
+	for _, f := range findings {
+		if f.Removable {
+			removable = append(removable, f.String())
+		} else {
+			keys = append(keys, f.String())
+		}
+	}
+	if removable != nil {
+		b.Warn("all units would share what each must have of its own: " + strings.Join(removable, ", ") + ": --generalize takes it out")
+	}
+	if keys != nil {
+		b.Warn("all units share " + strings.Join(keys, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package edit
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// userName is what useradd(8) takes, and no longer than utmp(5) has room for.
+var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?$`)
+
+func checkUser(e *Edit) error {
+	if !userName.MatchString(e.User) {
+		return fmt.Errorf("user %q is not the name of a user", e.User)
+	}
+	return nil
+}
+
+// lockUser makes the password of a user one that nothing matches, as passwd -l does:
+// with a "!" before what is in /etc/shadow. Keys of SSH stay valid.
+func (w *work) lockUser(e *Edit) error {
+	const path = "/etc/shadow"
+	at, n, text, err := w.text(path)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	found := false
+	for line := range strings.Lines(text) {
+		// name:password:...
+		name, rest, ok := strings.Cut(line, ":")
+		if ok && name == e.User {
+			found = true
+			if !strings.HasPrefix(rest, "!") {
+				line = name + ":!" + rest
+			}
+		}
+		b.WriteString(line)
+	}
+	if !found && !e.MissingOK {
+		return fmt.Errorf("%s has no user %s", path, e.User)
+	}
+	return w.setText(at, n, text, b.String())
+}

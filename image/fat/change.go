@@ -1,0 +1,277 @@
+package fat
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+
+	"imgtool/image"
+)
+
+// DirtyError is a file system that says that it was not unmounted, or that its disk
+// failed.
+type DirtyError struct{ Reason string }
+
+func (e *DirtyError) Error() string {
+	return e.Reason + ": unmount it where it is mounted, or check it with fsck.fat -a, and run this again"
+}
+
+// The bits of entry 1 of the table, from its top, and of the boot sector.
+const (
+	stateDirty  = 1
+	stateErrors = 2
+)
+
+// Edit looks through a file system, all of its table and directories, and returns an
+// editor of it. size is the room it has, in bytes. One that is marked as in use is a
+// *DirtyError; one that fsck.fat would repair is an error that says where.
+func (f *FS) Edit(size int64) (*Editor, error) {
+	if f.Size > size {
+		return nil, fmt.Errorf("it says it has %d bytes, and there is room for %d", f.Size, size)
+	}
+	e := &Editor{
+		walker: f.walk(), next: map[uint32]uint32{}, cursor: firstCluster, loaded: map[*item]*directory{},
+		slots: map[slotRef]bool{}, fresh: map[uint32]*directory{}, freed: map[uint32]bool{},
+	}
+	if err := e.checkState(); err != nil {
+		return nil, err
+	}
+	if err := e.checkTables(); err != nil {
+		return nil, err
+	}
+	root, err := e.load(nil, "", nil)
+	if err == nil {
+		err = e.checkBelow(root)
+	} else {
+		err = fmt.Errorf("reading the root directory: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// From here on chains are gone through once more.
+	e.root, e.walker = root, f.walk()
+	return e, nil
+}
+
+func (e *Editor) checkState() error {
+	dirty, failed := e.state&stateDirty != 0, e.state&stateErrors != 0
+	if e.Kind != 12 {
+		v, err := e.value(1)
+		if err != nil {
+			return err
+		}
+		top := min(e.Kind, 28) - 1
+		dirty, failed = dirty || v>>top&1 == 0, failed || v>>(top-1)&1 == 0
+	}
+	switch {
+	case dirty:
+		return &DirtyError{"it is marked as mounted, or as not unmounted cleanly"}
+	case failed:
+		return &DirtyError{"it is marked as having had read or write errors"}
+	}
+	return nil
+}
+
+// checkTables compares the copies of the table, and counts the free clusters.
+func (e *Editor) checkTables() error {
+	length := min(e.tableLen, ((e.clusters+firstCluster)*int64(e.Kind)+7)/8)
+	a, b := make([]byte, 1<<16), make([]byte, 1<<16)
+	for at := int64(0); at < length; at += int64(len(a)) {
+		a = a[:min(int64(len(a)), length-at)]
+		if err := readFull(e.r, a, e.tableOff+at); err != nil {
+			return fmt.Errorf("reading the table: %w", err)
+		}
+		for i := int64(1); i < e.tables; i++ {
+			if err := readFull(e.r, b[:len(a)], e.tableOff+i*e.tableLen+at); err != nil {
+				return fmt.Errorf("reading copy %d of the table: %w", i+1, err)
+			}
+			if n := differ(a, b); n >= 0 {
+				return fmt.Errorf("copies 1 and %d of its table differ at cluster %d", i+1, (at+int64(n))*8/int64(e.Kind))
+			}
+		}
+	}
+	for n := uint32(firstCluster); int64(n) < e.clusters+firstCluster; n++ {
+		v, err := e.value(n)
+		if err != nil {
+			return err
+		}
+		if v == 0 {
+			e.free++
+		}
+	}
+	return nil
+}
+
+// differ is where b differs from a, or -1.
+func differ(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
+
+// checkBelow looks whether every file and directory has the clusters it should have, and
+// none those of another.
+func (e *Editor) checkBelow(d *directory) error {
+	for _, it := range d.items {
+		path := d.join(it.name)
+		if e.names += int64(len(path)) + 128; e.names > maxNames {
+			return errNames
+		}
+		if it.folder {
+			sub, err := e.load(it, path, d)
+			if err != nil {
+				return fmt.Errorf("reading the directory %q: %w", path, err)
+			}
+			if err := e.checkBelow(sub); err != nil {
+				return err
+			}
+			continue
+		}
+		n := int64(0)
+		if it.first != 0 {
+			clusters, err := e.chain(it.first, e.clusters)
+			if err != nil {
+				return fmt.Errorf("%q: %w", path, err)
+			}
+			n = int64(len(clusters))
+		}
+		if want := ceil(it.size, e.cluster); n != want {
+			return fmt.Errorf("%q: %d bytes in %d clusters; they take %d", path, it.size, n, want)
+		}
+	}
+	return nil
+}
+
+// Change is what an edit changes, as extents of the file system. The steps are in the
+// order in which a disk is written: first what no directory and no table points to yet,
+// then the tables, then the directories, and last zeros over what was removed.
+type Change struct{ Steps [][]image.Extent }
+
+// Extents are all of the steps. None overlaps another.
+func (c *Change) Extents() []image.Extent { return slices.Concat(c.Steps...) }
+
+// Change is what Put and Remove did so far.
+func (e *Editor) Change() (*Change, error) {
+	tables, err := e.changedTables()
+	if err != nil {
+		return nil, err
+	}
+	info, err := e.changedInfo()
+	if err != nil {
+		return nil, err
+	}
+	first := slices.Clone(e.data)
+	for _, c := range slices.Sorted(maps.Keys(e.fresh)) {
+		d := e.fresh[c]
+		at := int64(slices.Index(d.clusters, c)) * e.cluster
+		first = append(first, image.Extent{Name: d.name(), Off: e.clusterOff(c), Content: bytes.NewReader(d.raw[at:][:e.cluster])})
+	}
+	var entries, wiped []image.Extent
+	for ref := range e.slots {
+		d, off := ref.d, ref.slot*entrySize
+		if off >= len(d.raw) || len(d.clusters) > 0 && e.fresh[d.clusters[int64(off)/e.cluster]] != nil {
+			continue // given back, or written as a whole
+		}
+		entries = append(entries, image.Extent{Name: d.name(), Off: e.at(d, ref.slot), Content: bytes.NewReader(d.raw[off:][:entrySize])})
+	}
+	slices.SortFunc(entries, func(a, b image.Extent) int { return cmp.Compare(a.Off, b.Off) })
+	for _, c := range slices.Sorted(maps.Keys(e.freed)) {
+		if e.next[c] == 0 {
+			wiped = append(wiped, image.Extent{Name: "removed", Off: e.clusterOff(c), Content: image.Zeros(e.cluster)})
+		}
+	}
+	change := &Change{}
+	for _, step := range [][]image.Extent{first, append(tables, info...), entries, wiped} {
+		if len(step) > 0 {
+			change.Steps = append(change.Steps, step)
+		}
+	}
+	return change, nil
+}
+
+// name is that of the extents of a directory.
+func (d *directory) name() string {
+	if d.path == "" {
+		return "root folder"
+	}
+	return d.path
+}
+
+// changedTables are the sectors of all copies of the table that change.
+func (e *Editor) changedTables() ([]image.Extent, error) {
+	sectors := map[int64][]byte{}
+	byteAt := func(off int64) (*byte, error) {
+		n := off / e.sector
+		if sectors[n] == nil {
+			b := make([]byte, e.sector)
+			if err := readFull(e.r, b, e.tableOff+n*e.sector); err != nil {
+				return nil, fmt.Errorf("reading the table: %w", err)
+			}
+			sectors[n] = b
+		}
+		return &sectors[n][off%e.sector], nil
+	}
+	for n, v := range e.next {
+		off, width, shift := int64(n)*int64(e.Kind)/8, (e.Kind+7)/8, 0
+		mask := uint32(1<<min(e.Kind, 28) - 1)
+		if e.Kind == 12 {
+			shift = int(n % 2 * 4)
+		}
+		v, mask = v&mask<<shift, mask<<shift
+		for i := range width {
+			b, err := byteAt(off + int64(i))
+			if err != nil {
+				return nil, err
+			}
+			*b = *b&^byte(mask>>(8*i)) | byte(v>>(8*i))
+		}
+	}
+	var extents []image.Extent
+	for i := range e.tables {
+		for _, n := range slices.Sorted(maps.Keys(sectors)) {
+			extents = append(extents, image.Extent{Name: fmt.Sprintf("table %d", i+1), Off: e.tableOff + i*e.tableLen + n*e.sector, Content: bytes.NewReader(sectors[n])})
+		}
+	}
+	return extents, nil
+}
+
+// changedInfo is how many clusters are free in FAT32, and the last one before them: a
+// driver looks for free ones from there on. A copy that is as the first stays so.
+func (e *Editor) changedInfo() ([]image.Extent, error) {
+	if e.info == 0 || len(e.next) == 0 {
+		return nil, nil
+	}
+	info, copied := make([]byte, sector), make([]byte, sector)
+	if err := readFull(e.r, info, e.info); err != nil {
+		return nil, fmt.Errorf("reading the count of free clusters: %w", err)
+	}
+	if string(info[:4]) != "RRaA" || string(info[484:488]) != "rrAa" || string(info[508:]) != "\x00\x00\x55\xaa" {
+		return nil, nil
+	}
+	hint := uint32(firstCluster)
+	for ; int64(hint) < e.clusters+firstCluster-1; hint++ {
+		if v, err := e.now(hint + 1); err != nil || v == 0 {
+			if err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
+	counts := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(e.free)), hint)
+	extents := []image.Extent{{Name: "free clusters", Off: e.info + 488, Content: bytes.NewReader(counts)}}
+	if e.copied != 0 {
+		if err := readFull(e.r, copied, e.copied); err != nil {
+			return nil, fmt.Errorf("reading the copy of the count of free clusters: %w", err)
+		}
+		if bytes.Equal(info, copied) {
+			extents = append(extents, image.Extent{Name: "free clusters", Off: e.copied + 488, Content: bytes.NewReader(counts)})
+		}
+	}
+	return extents, nil
+}

@@ -1,0 +1,74 @@
+package fat
+
+import (
+	"fmt"
+	"io"
+	"iter"
+
+	"imgtool/image"
+)
+
+// Image is the file system as an image of size bytes whose extents are as those of New:
+// all before the first cluster, every directory, and every file. What is free is no
+// content. size is the room it has.
+func (f *FS) Image(size int64) (*image.Image, error) {
+	w := f.walk()
+	extents := []image.Extent{{Name: "fat", Content: io.NewSectionReader(f.r, 0, f.dataOff)}}
+	add := func(name string, clusters []uint32, length int64) {
+		for first, n := range rows(clusters) {
+			part := min(n*f.cluster, length)
+			extents = append(extents, image.Extent{Name: name, Off: w.clusterOff(first), Content: io.NewSectionReader(f.r, w.clusterOff(first), part)})
+			length -= part
+		}
+	}
+	var below func(d *directory) error
+	below = func(d *directory) error {
+		add(d.name(), d.clusters, int64(len(d.raw)))
+		for _, it := range d.items {
+			path := d.join(it.name)
+			if w.names += int64(len(path)) + 128; w.names > maxNames {
+				return errNames
+			}
+			if it.folder {
+				sub, err := w.load(it, path, d)
+				if err != nil {
+					return fmt.Errorf("reading the directory %q: %w", path, err)
+				}
+				if err := below(sub); err != nil {
+					return err
+				}
+			} else if it.first != 0 {
+				clusters, err := w.chain(it.first, w.clusters)
+				if err != nil {
+					return fmt.Errorf("reading %q: %w", path, err)
+				}
+				add(path, clusters, it.size)
+			}
+		}
+		return nil
+	}
+	root, err := w.load(nil, "", nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the root directory: %w", err)
+	}
+	if err := below(root); err != nil {
+		return nil, err
+	}
+	return image.New(size, extents...)
+}
+
+// rows are the first and the number of clusters that follow each other.
+func rows(clusters []uint32) iter.Seq2[uint32, int64] {
+	return func(yield func(uint32, int64) bool) {
+		for len(clusters) > 0 {
+			n := 1
+			for n < len(clusters) && clusters[n] == clusters[n-1]+1 {
+				n++
+			}
+			if !yield(clusters[0], int64(n)) {
+				return
+			}
+			clusters = clusters[n:]
+		}
+	}
+}
