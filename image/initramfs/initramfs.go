@@ -39,9 +39,6 @@ func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 			return false, nil
 		}
 		format := compress.Detect(head)
-		if bytes.HasPrefix(head, lz4Legacy) {
-			format = compress.LZ4
-		}
 		in.n = 0
 		var found bool
 		switch format {
@@ -55,7 +52,7 @@ func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 			found, err = search(limit(&gzipRun{in: in}, &left), path, true)
 			at += in.n
 		default:
-			end, eerr := endOf(format, r, at, size)
+			end, eerr := compress.End(format, r, at, size)
 			if eerr != nil {
 				return false, fmt.Errorf("the %s data at byte %d: %w", format, at, cutShort(eerr))
 			}

@@ -288,7 +288,7 @@ func (o *Opener) manifest(ctx context.Context, ref string, b blobs, digest v1.Ha
 		if err == nil {
 			defer r.Close()
 			var c image.Content
-			if c, err = o.layer(ctx, r, &l, config.RootFS.DiffIDs[i]); err == nil {
+			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", ref, i+1), r, &l, config.RootFS.DiffIDs[i]); err == nil {
 				return c, nil
 			}
 		}
@@ -368,7 +368,7 @@ const maxRest = 64 << 20
 
 // layer checks one layer, unpacked where it has to be. Docker's archives say
 // nothing of how a layer is packed: desc is nil.
-func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
+func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
 	if f, ok := r.(file); ok {
 		if k, err := sniff(f); err != nil {
 			return nil, err
@@ -395,7 +395,7 @@ func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, di
 	packed, plain := sha256.New(), sha256.New()
 	from := &origin{r: io.LimitReader(r, limit)}
 	in := io.TeeReader(from, packed)
-	c, err := o.unpack(ctx, in, layerLike, plain)
+	c, err := o.unpack(ctx, name, in, layerLike, plain)
 	if from.err != nil || ctx.Err() != nil {
 		return nil, err
 	}
@@ -515,7 +515,7 @@ func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree) (*R
 		r, err := openIn(t, im.Layers[i])
 		if err == nil {
 			var c image.Content
-			if c, err = o.layer(ctx, r, nil, diffID); err == nil {
+			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", ref, i+1), r, nil, diffID); err == nil {
 				return c, nil
 			}
 		}

@@ -281,7 +281,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 		return nil, named(ref, err)
 	}
 	if kind == packed {
-		if c, err = o.unpack(ctx, io.NewSectionReader(c, 0, c.Size()), rootLike, nil); err != nil {
+		if c, err = o.unpack(ctx, ref, io.NewSectionReader(c, 0, c.Size()), rootLike, nil); err != nil {
 			return nil, named(ref, err)
 		}
 		if kind, err = sniff(c); err != nil {

@@ -1,23 +1,20 @@
-package initramfs
+package compress
 
 import (
 	"encoding/binary"
 	"errors"
 	"io"
-
-	"imgtool/image/compress"
 )
-
-var lz4Legacy = []byte("\x02\x21\x4c\x18")
 
 var errFormat = errors.New("a damaged header")
 
-// endOf is where the members end that begin at at and follow one another, found by
-// their structure and without unpacking them.
-func endOf(f compress.Format, r io.ReaderAt, at, size int64) (int64, error) {
-	member := map[compress.Format]func(*walker) error{compress.XZ: xzStream, compress.Zstd: zstdFrame, compress.LZ4: lz4Frame}[f]
+// End is where the streams, frames or members end that begin at at and follow one
+// another. It is found by their structure, without unpacking them, and only for XZ, Zstd
+// and LZ4; for others it is size.
+func End(f Format, r io.ReaderAt, at, size int64) (int64, error) {
+	member := map[Format]func(*walker) error{XZ: xzStream, Zstd: zstdFrame, LZ4: lz4Frame}[f]
 	if member == nil {
-		return size, nil // bzip2 says nothing of where it ends
+		return size, nil
 	}
 	w := &walker{r: r, at: at, size: size}
 	first, err := w.take(4)
