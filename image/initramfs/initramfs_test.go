@@ -22,7 +22,8 @@ func archive(t testing.TB, name string) string {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, bytes.Repeat([]byte(name), 1000), 0o644); err != nil {
+	data := append(bytes.Repeat([]byte(name), 1000), make([]byte, 300_000)...) // the zeros are blocks of one byte, repeated
+	if err := os.WriteFile(path, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	os.Symlink("x", filepath.Join(d, "link"))

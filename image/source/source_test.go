@@ -136,7 +136,13 @@ func TestRootIsTheSameWhateverItCameIn(t *testing.T) {
 	many := filepath.Dir(dir) + "/many.gz"
 	must(t, exec.Command("sh", "-c", `head -c 99999 "$0" | gzip -c > "$1"; tail -c +100000 "$0" | gzip -c >> "$1"`, tarball, many).Run())
 	blocks := compress(t, "xz", tarball, "-T2", "--block-size=100000", "--check=sha256")
-	for _, ref := range append(refs, many, blocks) {
+	refs = append(refs, many, blocks)
+	for i, filters := range [][]string{{"--x86", "--lzma2=preset=1"}, {"--delta=dist=4", "--arm", "--lzma2=preset=1"}} {
+		name := fmt.Sprintf("filtered%d", i)
+		must(t, os.WriteFile(filepath.Join(filepath.Dir(dir), name), []byte(imagetest.Run(t, "xz", append(filters, "-c", tarball)...)), 0o644))
+		refs = append(refs, name)
+	}
+	for _, ref := range refs {
 		got, err := o.Root(t.Context(), ref)
 		if err != nil {
 			t.Errorf("%s: %v", filepath.Base(ref), err)
