@@ -223,7 +223,10 @@ type Starter struct {
 type Program struct {
 	Package string `toml:"package"` // or several as NAME|NAME: the first that has it
 	Path    string `toml:"path"`
-	In      string `toml:"in"` // initrd or rootfs
+	In      string `toml:"in"`  // initrd or rootfs
+	Dir     string `toml:"dir"` // where it is put; empty is bin in an initrd and usr/bin in a root file system
+	// Optional programs are left out where no version of the package has them.
+	Optional bool `toml:"optional"`
 }
 
 // Kinds are what inputs can be recognised as: bytes at an offset.

@@ -148,7 +148,7 @@ func (d *device) apply(ctx context.Context, from source, report func(api.Event))
 		return result, api.RollbackFailed, errors.Join(err, e)
 	}
 	if !before {
-		return result, api.RollbackDiscarded, err
+		return result, api.RollbackDiscarded, errors.Join(err, d.stopServices())
 	}
 	if _, config := d.now(); config != nil {
 		if e := d.activate(config, report); e != nil {
@@ -178,6 +178,9 @@ func (d *device) activate(config *seed.Config, report func(api.Event)) error {
 	}
 	if err := d.firewall(files["firewall-inbound.json"]); err != nil {
 		return fmt.Errorf("firewall: %w", err)
+	}
+	if err := d.startServices(report); err != nil {
+		return err
 	}
 	report(api.Event{Step: "service-status"})
 	units, err := runtimeUnits(files)
@@ -284,11 +287,11 @@ func (d *device) network(config *seed.Config, files map[string]string) error {
 			return err
 		}
 	}
-	dnsmasq := fmt.Sprintf("interface=eth1\ndomain=%s\ndhcp-range=%s,%s\n", lan.Domain, lan.Start, lan.End)
+	dnsmasq := fmt.Sprintf("interface=eth1\nbind-dynamic\nno-hosts\nuser=dnsmasq\ngroup=dnsmasq\npid-file=/run/dnsmasq.pid\ndhcp-leasefile=/run/dnsmasq.leases\ndomain=%s\ndhcp-range=%s,%s\n", lan.Domain, lan.Start, lan.End)
 	for _, alias := range lan.Aliases {
 		dnsmasq += fmt.Sprintf("address=/%s/%s\n", alias, config.Gateway())
 	}
-	chrony := ""
+	chrony := fmt.Sprintf("allow %s\nmakestep 1 3\n", lan.Gateway)
 	for _, server := range lan.NTP {
 		chrony += "server " + server + " iburst\n"
 	}
@@ -343,8 +346,11 @@ func (d *device) firewall(inbound string) error {
 		return err
 	}
 	var b strings.Builder
-	b.WriteString("table inet atomixos {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n" +
-		"\t\tct state established,related accept\n\t\tiif lo accept\n")
+	// What was loaded before goes away in the same step. ICMP and ICMPv6 are numbers, as the
+	// starter has no /etc/protocols.
+	b.WriteString("table inet atomixos\ndelete table inet atomixos\n" +
+		"table inet atomixos {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n" +
+		"\t\tct state established,related accept\n\t\tiif lo accept\n\t\tmeta l4proto { 1, 58 } accept\n")
 	rule := func(eth string, ports map[string][]int) {
 		for _, protocol := range sorted(ports) {
 			var list []string
@@ -353,6 +359,9 @@ func (d *device) firewall(inbound string) error {
 			}
 			fmt.Fprintf(&b, "\t\tiifname %s %s dport { %s } accept\n", eth, protocol, strings.Join(list, ", "))
 		}
+	}
+	if d.wide() {
+		fmt.Fprintf(&b, "\t\tiifname eth0 tcp dport %d accept\n", api.Port)
 	}
 	rule("eth0", open["wan"])
 	if lan := open["lan"]; lan == nil {

@@ -85,7 +85,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 			wait = time.Second // the LAN may have moved
 		}
 		time.AfterFunc(wait, func() {
-			if err := s.listen(ctx, d.address(listen)); err != nil {
+			if err := errors.Join(s.listen(ctx, d.address(listen)), d.narrow()); err != nil {
 				say("%v", err)
 			}
 		})
@@ -93,6 +93,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 	where := listen
 	if d.text != nil && !d.store.onTrial() {
 		where = d.address(listen)
+		d.lan = true
 	}
 	// Requests are refused until the device has looked for its own configuration.
 	handler.Boot(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
@@ -153,8 +154,10 @@ type device struct {
 	configured func(first bool) // is called when a configuration was applied
 
 	judging sync.Mutex
+	running services
 
 	mu     sync.Mutex
+	lan    bool   // the console is for the LAN alone
 	text   []byte // of the configuration, nil without one
 	config *seed.Config
 	detail string
@@ -253,6 +256,33 @@ func (d *device) address(listen string) string {
 		return listen
 	}
 	return net.JoinHostPort(config.Gateway().String(), port)
+}
+
+// wide says whether the console is open to the WAN, too.
+func (d *device) wide() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.lan
+}
+
+// narrow closes the WAN to the console in the rules of the firewall.
+func (d *device) narrow() error {
+	d.mu.Lock()
+	narrowed := d.lan || d.config == nil
+	d.lan = d.lan || d.config != nil
+	d.mu.Unlock()
+	if narrowed {
+		return nil
+	}
+	_, config := d.now()
+	for _, f := range config.Render() {
+		if f.Path == "firewall-inbound.json" {
+			if err := d.firewall(f.Text); err != nil {
+				return fmt.Errorf("firewall: %w", err)
+			}
+		}
+	}
+	return d.loadFirewall(func(api.Event) {})
 }
 
 // boot does what the device does when it starts.
