@@ -73,7 +73,8 @@ A reference (REF) is a path, or
   deb:PACKAGE/PATH       a file in a Debian package of the board's architecture
   starter                the board's default source
 and for --rootfs also a folder, a tar (.tar, .gz, .xz, .zst), a squashfs that is
-ready, an OCI layout or archive, a docker archive, or docker://HOST/NAME:TAG.
+ready, an OCI layout or archive, a docker archive, oci:PATH:NAME or oci:PATH@DIGEST
+for one image of several, or docker://HOST/NAME:TAG.
 
 A board with several media gets an image for each: -o photon.img is photon-emmc.img,
 photon-sd.img and photon-nvme.img. --medium builds one of them; --size says how large

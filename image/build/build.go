@@ -130,6 +130,7 @@ type builder struct {
 	ahead  map[string]func() (*source.File, error) // by reference
 	inputs []artifact.Input
 
+	clamped bool   // times of files were later than Time, which no digest of an input says
 	seed    []byte // as the device gets it
 	buildID string
 	digest  []byte // of all inputs and options but the seed
@@ -321,7 +322,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			b.root.Tree, err = treeOf(b.root.Squashfs)
 		}
 		if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
-			b.root.Tree.Clamp(b.Time)
+			b.clamped = b.root.Tree.Clamp(b.Time)
 		}
 		if err == nil && b.Generalize {
 			err = b.generalize()
@@ -537,6 +538,9 @@ func (b *builder) identify(ctx context.Context) error {
 	}
 	if b.Generalize {
 		fmt.Fprintln(h, "generalize")
+	}
+	if b.clamped {
+		fmt.Fprintln(h, "clamped")
 	}
 	fmt.Fprintf(h, "slots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
 		b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)

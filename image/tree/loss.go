@@ -29,10 +29,13 @@ func (t *Tree) lose(l loss, path string) {
 	t.losses = append(t.losses, Loss{l.what, 1, first})
 }
 
-// Clamp makes times after limit that time. It changes the nodes, so nothing but the
-// tree may have them yet.
-func (t *Tree) Clamp(limit int64) {
+// Clamp makes times after limit that time, and says whether there were any. It changes
+// the nodes, so nothing but the tree may have them yet.
+func (t *Tree) Clamp(limit int64) (any bool) {
 	for _, n := range t.All() {
-		n.ModTime = min(n.ModTime, limit)
+		if n.ModTime > limit {
+			n.ModTime, any = limit, true
+		}
 	}
+	return any
 }
