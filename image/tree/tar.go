@@ -234,6 +234,9 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 			if hdr.size > maxSparse {
 				return 0, fmt.Errorf("%s: a sparse file of %d bytes is larger than %d", path, hdr.size, maxSparse)
 			}
+			if hdr.stored > size-hdr.data {
+				return 0, &CorruptError{size, path, io.ErrUnexpectedEOF}
+			}
 			content, after, err := readSparse(&archive{in}, hdr)
 			if err != nil {
 				return 0, fail(hdr.data, err)

@@ -117,6 +117,9 @@ func (t *tarReader) next() (*header, error) {
 			}
 			continue
 		case tarVolume:
+			if stored > t.size-body {
+				return nil, io.ErrUnexpectedEOF
+			}
 			t.at = body + padded(stored)
 			continue
 		}
@@ -144,7 +147,7 @@ func (t *tarReader) next() (*header, error) {
 		case tarLink, tarSymlink, tarChar, tarBlock, tarDir, tarFifo:
 			h.stored = 0 // whatever the header says
 		}
-		t.at = body + padded(h.stored)
+		t.at = body + padded(min(h.stored, t.size)) // the caller looks whether it is all there
 		return h, h.findSparse()
 	}
 }
