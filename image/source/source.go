@@ -305,21 +305,26 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	}
 	switch {
 	case isLayoutArchive(t):
-		l := layoutTar{t}
-		r, err := l.index()
-		descs, err := parseIndex(ref, r, err)
-		if err != nil {
-			return nil, err
-		}
-		// An index may be empty where Docker's own list is not.
-		if len(descs) == 0 && isDockerArchive(t) {
-			return o.dockerArchive(ctx, in, t)
-		}
-		return o.layout(ctx, in, l, descs)
+		return o.layoutArchive(ctx, in, t)
 	case isDockerArchive(t):
 		return o.dockerArchive(ctx, in, t)
 	}
 	return summed(t)
+}
+
+// layoutArchive opens an image of an OCI layout in a tar.
+func (o *Opener) layoutArchive(ctx context.Context, in within, t *tree.Tree) (*Root, error) {
+	l := layoutTar{t}
+	r, err := l.index()
+	descs, err := parseIndex(in.ref, r, err)
+	if err != nil {
+		return nil, err
+	}
+	// An index may be empty where Docker's own list is not.
+	if len(descs) == 0 && isDockerArchive(t) {
+		return o.dockerArchive(ctx, in, t)
+	}
+	return o.layout(ctx, in, l, descs)
 }
 
 func hash(ctx context.Context, c image.Content) (string, error) {

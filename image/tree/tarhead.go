@@ -66,26 +66,16 @@ type tarReader struct {
 	lost   []string          // what global headers say and is not used
 }
 
-// next reads headers up to that of an entry. At the end of the archive it is io.EOF;
-// if the archive just stops there, io.ErrUnexpectedEOF with whole false data, and
-// errNoEnd where only what marks the end is missing.
+// next reads headers up to that of an entry. The error is io.EOF at the end of the
+// archive, errNoEnd where only what marks the end is missing, and io.ErrUnexpectedEOF
+// where more is.
 func (t *tarReader) next() (*header, error) {
 	var name, link string
 	var records map[string]string
 	for {
-		b := make([]byte, block)
-		n, err := t.r.ReadAt(b[:min(block, max(0, t.size-t.at))], t.at)
-		switch {
-		case n < block && err != nil && err != io.EOF:
+		b, err := t.headerBlock()
+		if err != nil {
 			return nil, err
-		case n < block && isZero(b[:n]):
-			return nil, errNoEnd
-		case n < block:
-			return nil, io.ErrUnexpectedEOF
-		case isZero(b):
-			return nil, io.EOF
-		case !IsTar(b):
-			return nil, errHeader
 		}
 		stored, err := number(b[124:136])
 		if err != nil {
@@ -150,6 +140,25 @@ func (t *tarReader) next() (*header, error) {
 		t.at = body + padded(min(h.stored, t.size)) // the caller looks whether it is all there
 		return h, h.findSparse()
 	}
+}
+
+// headerBlock is the next block, which is a header.
+func (t *tarReader) headerBlock() ([]byte, error) {
+	b := make([]byte, block)
+	n, err := t.r.ReadAt(b[:min(block, max(0, t.size-t.at))], t.at)
+	switch {
+	case n < block && err != nil && err != io.EOF:
+		return nil, err
+	case n < block && isZero(b[:n]):
+		return nil, errNoEnd
+	case n < block:
+		return nil, io.ErrUnexpectedEOF
+	case isZero(b):
+		return nil, io.EOF
+	case !IsTar(b):
+		return nil, errHeader
+	}
+	return b, nil
 }
 
 // errNoEnd is an archive of whole entries without the zeros that mark its end.
