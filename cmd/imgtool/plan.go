@@ -45,7 +45,7 @@ func newPlan(pic *picture) (*plan, error) {
 	p.next, p.Close = iter.Pull2(pic.chunks())
 	if err := p.read(); err != nil {
 		p.Close()
-		return nil, fmt.Errorf("%s: %w", pic.name, err)
+		return nil, named(pic.name, err)
 	}
 	return p, nil
 }
@@ -153,7 +153,7 @@ func (p *plan) body() iter.Seq2[image.Chunk, error] {
 		for {
 			c, err, ok := p.next()
 			if err != nil {
-				yield(image.Chunk{}, fmt.Errorf("%s: %w", p.pic.name, err))
+				yield(image.Chunk{}, named(p.pic.name, err))
 				return
 			}
 			if !ok {
