@@ -20,8 +20,9 @@ import (
 
 	"imgtool/flash"
 	"imgtool/image"
-	"imgtool/image/gpt"
+	"imgtool/image/partition"
 	"imgtool/image/sanitize"
+	"imgtool/layouts"
 )
 
 type flashOptions struct {
@@ -232,10 +233,18 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	// A file that can be read from front to back only is read once before the
 	// first byte is written: it may be damaged anywhere, or cut short.
 	if pic.file != nil && pic.img == nil {
-		if err := readThrough(ctx, opt.image, p.bodySize(), u); err != nil {
+		if err := p.readThrough(ctx, opt.image, u); err != nil {
 			return err
 		}
+		// Now its size is known.
+		need.Size = p.size
+		for _, n := range units {
+			if err := n.disk.Check(need); err != nil {
+				return err
+			}
+		}
 	}
+	p.tell(u)
 	if opt.dryRun {
 		for _, n := range units {
 			u.say("%s would be written to %s", describePicture(p), describeDisk(n.disk))
@@ -272,6 +281,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		u.warn(fmt.Sprintf("keep this computer from going to sleep: %v", err))
 	}
 	flashAll(ctx, units, p, u)
+	p.tell(u)
 	// Nobody may mount what is about to be ejected: it is let go of after that.
 	var ejected error
 	if eject && units[0].err == nil {
@@ -327,20 +337,20 @@ func choose(ctx context.Context, u *ui, need flash.Need, quiet bool) (string, er
 // wrongBoardError is an image for another board.
 type wrongBoardError struct{ error }
 
-// readThrough unpacks an image for nothing but its errors.
-func readThrough(ctx context.Context, path string, size int64, u *ui) error {
+// readThrough reads an image for its errors, and for what is at its end.
+func (p *plan) readThrough(ctx context.Context, path string, u *ui) error {
 	pic, err := openPicture(path, nil)
 	if err != nil {
 		return err
 	}
 	defer pic.Close()
-	p, err := newPlan(pic)
+	other, err := newPlan(pic)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
-	progress := u.phases("checking", size)
-	for c, err := range p.body() {
+	defer other.Close()
+	progress := u.phases("checking", p.bodySize())
+	for c, err := range other.body() {
 		if err == nil {
 			err = context.Cause(ctx)
 		}
@@ -349,6 +359,7 @@ func readThrough(ctx context.Context, path string, size int64, u *ui) error {
 		}
 		progress.Add(int64(len(c.Data)))
 	}
+	p.learn(other)
 	return nil
 }
 
@@ -421,7 +432,7 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 	}
 	var running sync.WaitGroup
 	for i, n := range units {
-		n.job.Body = bodies[i]
+		n.job.Body = p.onto(n.disk.Size, bodies[i])
 		running.Go(func() {
 			defer leave(i)
 			begin := time.Now()
@@ -592,8 +603,8 @@ func alike(disk *flash.Disk, p *plan) bool {
 			return true
 		}
 	}
-	there, err := gpt.Read(t)
-	if err != nil || p.table == nil || len(there.Parts) < len(p.table.Parts) {
+	there, err := partition.Read(t, tableSector(disk))
+	if err != nil || (there.GPT == nil) != (p.table.GPT == nil) || len(there.Parts) < len(p.table.Parts) {
 		return false
 	}
 	for i, part := range p.table.Parts {
@@ -602,6 +613,15 @@ func alike(disk *flash.Disk, p *plan) bool {
 		}
 	}
 	return true
+}
+
+// tableSector is the size of the sectors that the partition table of a disk counts in,
+// 0 if a regular file may have any.
+func tableSector(disk *flash.Disk) int64 {
+	if disk.File {
+		return 0
+	}
+	return int64(disk.SectorSize)
 }
 
 // findDisk finds the disk a person names.
@@ -702,14 +722,18 @@ func whatIsOn(d *flash.Disk) string {
 	if n, _ := t.ReadAt(first, 0); n < len(first) {
 		return "contents that cannot be read"
 	}
-	if table, err := gpt.Read(t); err == nil && len(table.Parts) > 0 {
+	if table, err := partition.Read(t, tableSector(d)); err == nil && len(table.Parts) > 0 {
 		var parts []string
 		for i, p := range table.Parts {
 			if i == 8 {
 				parts = append(parts, fmt.Sprintf("and %d more", len(table.Parts)-i))
 				break
 			}
-			parts = append(parts, fmt.Sprintf("%s of %s", strconv.Quote(p.Name), human(p.Len)))
+			name := strconv.Quote(p.Name)
+			if p.Name == "" {
+				name = fmt.Sprintf("%d (type %s)", p.Number, layouts.TypeName(p.Type))
+			}
+			parts = append(parts, fmt.Sprintf("%s of %s", name, human(p.Len)))
 		}
 		return "the partitions " + strings.Join(parts, ", ")
 	}

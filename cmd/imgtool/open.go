@@ -19,8 +19,8 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
-	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
+	"imgtool/image/partition"
 )
 
 // picture is an image that was opened, wherever it comes from.
@@ -213,7 +213,7 @@ func asTheTableSays(chunks iter.Seq2[image.Chunk, error], b *compress.Budget) it
 		end := int64(math.MaxInt64)
 		for c, err := range chunks {
 			if err == nil && c.Off == 0 {
-				if size := gpt.DiskSize(bytes.NewReader(c.Data)); size > limit {
+				if size := partition.DiskSize(bytes.NewReader(c.Data)); size > limit {
 					yield(image.Chunk{}, &compress.TooLargeError{Size: size, Max: limit})
 					return
 				} else if size > 0 && b.Max == 0 {
