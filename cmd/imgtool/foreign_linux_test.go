@@ -345,7 +345,7 @@ func (f *foreign) judge(t *testing.T, data, after []byte) {
 	}
 	same(0, 446)
 	same(510, f.sector)
-	same(f.sector+92, oldTail)
+	same(f.sector+92, min(oldTail, newTail))
 	same(f.size, newTail)
 	if f.noBackup && f.gap {
 		same(oldTail, min(newTail, f.size))

@@ -26,6 +26,7 @@ type plan struct {
 	first []image.Chunk // what was read of the rest
 
 	tail    []byte // what the image has where its backup table should be, after body was read
+	end     int64  // of the image, as far as known
 	dataEnd int64  // where what is behind the last partition ends, zeros and tail aside, as far as known
 
 	noting sync.Mutex
@@ -65,7 +66,7 @@ func (p *plan) read() error {
 		return cmp.Or(begin.fault, err)
 	}
 	if m := p.pic.manifest; m != nil {
-		p.size = m.Size
+		p.size, p.end = m.Size, m.Size
 		if p.table.GPT != nil && p.table.GPT.Size != m.Size {
 			return corrupt("its partition table is for a disk of %d bytes, its manifest says %d", p.table.GPT.Size, m.Size)
 		}

@@ -121,6 +121,7 @@ func lastData(img *image.Image, from int64, but image.Span) (int64, error) {
 
 // ended notes that the image ends at a byte, and what is unusual about that.
 func (p *plan) ended(end int64) {
+	p.end = end
 	if p.pic.manifest != nil {
 		return
 	}
@@ -246,7 +247,6 @@ func (p *plan) whole(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk
 		if p.pic.img != nil {
 			end = p.pic.img.Size()
 		}
-		p.ended(end)
 		missing := p.missing(end)
 		if len(missing) > 0 && missing[0].Off == held.Off+int64(len(held.Data)) {
 			n := min(-missing[0].Off&(image.Block-1), missing[0].Len)
@@ -265,6 +265,7 @@ func (p *plan) whole(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk
 				s = image.Span{Off: s.Off + n, Len: s.Len - n}
 			}
 		}
+		p.ended(end)
 	}
 }
 
@@ -384,8 +385,8 @@ func (p *plan) ends(size int64) (before, after []image.Chunk, err error) {
 		off, end int64
 		table    bool
 	}{{0, old.Len - g.Sector, entriesToo}, {old.Len - g.Sector, old.Len, header}} {
-		if b := p.tail[part.off:part.end]; !part.table && old.Off+part.end <= at && len(bytes.TrimRight(b, "\x00")) > 0 {
-			after = append(after, image.Chunk{Off: old.Off + part.off, Data: b})
+		if !part.table && old.Off+part.end <= min(at, p.end) {
+			after = append(after, image.Chunk{Off: old.Off + part.off, Data: p.tail[part.off:part.end]})
 		}
 	}
 	patch(before, 0, g.FitMBR(p.headBytes(0, 512), fitted))

@@ -31,8 +31,9 @@ var sectors = []int64{512, 1024, 2048, 4096}
 // else there is.
 //
 // sector is the size of the disk's logical sectors; 0 is not known, and for an image:
-// then a GPT is looked for in sector 1 of all sizes, and an MBR is for sectors of 512
-// bytes.
+// then a GPT is looked for in sector 1 of all sizes, and an MBR is for sectors of 4096
+// bytes if a file system is found where it starts in these and none where it starts in
+// sectors of 512 bytes, else for 512.
 //
 // Errors are ErrNone, a *gpt.UnsupportedError, those of r, and damage.
 func Read(r io.ReaderAt, sector int64) (*Table, error) {
@@ -41,6 +42,10 @@ func Read(r io.ReaderAt, sector int64) (*Table, error) {
 		table.Sector = sectors[0]
 	}
 	m, err := mbr.Read(r, table.Sector)
+	if err == nil && sector == 0 && !m.Protective && !hasFileSystem(r, m, 512) && hasFileSystem(r, m, 4096) {
+		table.Sector = 4096
+		m, err = mbr.Read(r, table.Sector)
+	}
 	if errors.Is(err, mbr.ErrNone) {
 		return nil, fmt.Errorf("%w (%w)", ErrNone, err)
 	}
@@ -58,6 +63,27 @@ func Read(r io.ReaderAt, sector int64) (*Table, error) {
 	}
 	table.Sector, table.Parts = table.GPT.Sector, table.GPT.Parts
 	return table, nil
+}
+
+// hasFileSystem says whether something known is in a partition of an MBR, if it is for
+// sectors of that many bytes.
+func hasFileSystem(r io.ReaderAt, m *mbr.Table, sector int64) bool {
+	magics := []struct {
+		off   int64
+		magic string
+	}{
+		{0, "hsqs"}, {0, "XFSB"}, {0, "LUKS\xba\xbe"}, {1024, "\x10\x20\xf5\xf2"}, {1080, "\x53\xef"}, {4086, "SWAPSPACE2"},
+		{65600, "_BHRfS_M"}, {510, "\x55\xaa"}, // FAT, exFAT, NTFS, and the table of logical partitions
+	}
+	for _, p := range m.Parts {
+		for _, known := range magics {
+			b := make([]byte, len(known.magic))
+			if n, _ := r.ReadAt(b, p.First*sector+known.off); n == len(b) && string(b) == known.magic && p.First > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // readGPT reads a GPT. Of several, as a disk may have after its sectors were made
