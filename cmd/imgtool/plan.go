@@ -26,6 +26,7 @@ type plan struct {
 	first []image.Chunk // what was read of the rest
 
 	tail    []byte // what the image has where its backup table should be, after body was read
+	disc    bool   // it is of an optical disc as well
 	end     int64  // of the image, as far as known
 	dataEnd int64  // where what is behind the last partition ends, zeros and tail aside, as far as known
 

@@ -62,6 +62,11 @@ func (p *plan) readTable(r io.ReaderAt) (err error) {
 	case len(p.table.Parts) == 0:
 		return corrupt("it is no disk image: its partition table has no partitions")
 	}
+	magic := make([]byte, 5) // ECMA-119, 8.4: of the first volume descriptor, in sector 16 of 2048 bytes
+	if n, err := r.ReadAt(magic, 16*2048+1); n < len(magic) && err != io.EOF && err != nil {
+		return err
+	}
+	p.disc = string(magic) == "CD001"
 	// The first block is written last, in one piece.
 	p.start = min(max(p.table.Start(), image.Block), maxHead)
 	if p.table.GPT == nil {
@@ -80,8 +85,8 @@ func (p *plan) readTable(r io.ReaderAt) (err error) {
 // measure finds out how large the disk must be for an image without a manifest.
 func (p *plan) measure() error {
 	if img := p.pic.img; img != nil {
-		if p.table.GPT != nil && img.Size() > p.table.GPT.Size {
-			end, err := lastData(img, p.table.GPT.Size, image.Span{})
+		if g := p.movable(); g != nil && img.Size() > g.Size {
+			end, err := lastData(img, g.Size, image.Span{})
 			if err != nil {
 				return err
 			}
@@ -91,7 +96,7 @@ func (p *plan) measure() error {
 		return nil
 	}
 	p.size = p.table.End()
-	if g := p.table.GPT; g != nil && p.pic.file == nil {
+	if g := p.movable(); g != nil && p.pic.file == nil {
 		p.size = g.Size // what comes through the pipe is not known
 	} else if g != nil {
 		p.size = g.End() + g.TailLen()
@@ -100,7 +105,7 @@ func (p *plan) measure() error {
 }
 
 // lastData is where the last byte other than zero at or after an offset ends, one
-// span aside, and the offset if there is none.
+// span aside, and 0 if there is none.
 func lastData(img *image.Image, from int64, but image.Span) (int64, error) {
 	buf := make([]byte, image.PieceSize)
 	for end := img.Size(); end > from; {
@@ -116,7 +121,7 @@ func lastData(img *image.Image, from int64, but image.Span) (int64, error) {
 			return end + int64(n), nil
 		}
 	}
-	return from, nil
+	return 0, nil
 }
 
 // ended notes that the image ends at a byte, and what is unusual about that.
@@ -125,7 +130,7 @@ func (p *plan) ended(end int64) {
 	if p.pic.manifest != nil {
 		return
 	}
-	g := p.table.GPT
+	g := p.movable()
 	p.size = max(end, p.table.End())
 	if g != nil {
 		p.size = max(g.End()+g.TailLen(), min(end, g.Size), p.dataEnd)
@@ -271,15 +276,24 @@ func (p *plan) whole(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk
 
 // backup is where the image has its backup table, or nothing.
 func (p *plan) backup() image.Span {
-	if p.table.GPT == nil {
-		return image.Span{}
+	if g := p.movable(); g != nil {
+		return g.Backup()
 	}
-	return p.table.GPT.Backup()
+	return image.Span{}
+}
+
+// movable is the GPT of an image if it is fitted to the disk, else nil. An image of an
+// optical disc is not changed: it may have a checksum of all its bytes.
+func (p *plan) movable() *gpt.Table {
+	if p.disc {
+		return nil
+	}
+	return p.table.GPT
 }
 
 // withoutBackup takes the backup table out of the content.
 func (p *plan) withoutBackup(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] {
-	if p.table.GPT == nil {
+	if p.movable() == nil {
 		return chunks
 	}
 	at, free := p.backup(), p.table.End()
@@ -311,7 +325,7 @@ func (p *plan) withoutBackup(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[ima
 // fits is an error if the partitions of the image do not fit on a disk of size bytes.
 // Of an image that can be read anywhere it finds out what is at its end.
 func (p *plan) fits(size int64) error {
-	g, img := p.table.GPT, p.pic.img
+	g, img := p.movable(), p.pic.img
 	if g == nil {
 		return nil
 	}
@@ -334,7 +348,7 @@ func (p *plan) fits(size int64) error {
 // onto is the body for a disk of size bytes: without the zeros an image has where the
 // backup table goes or the disk ends.
 func (p *plan) onto(size int64, body iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] {
-	g := p.table.GPT
+	g := p.movable()
 	if g == nil {
 		return body
 	}
@@ -361,7 +375,7 @@ func (p *plan) onto(size int64, body iter.Seq2[image.Chunk, error]) iter.Seq2[im
 // A disk that has data where its backup table would go keeps the table of the image.
 func (p *plan) ends(size int64) (before, after []image.Chunk, err error) {
 	before = slices.Clone(p.head)
-	g := p.table.GPT
+	g := p.movable()
 	if g == nil {
 		return before, nil, nil
 	}
@@ -370,24 +384,16 @@ func (p *plan) ends(size int64) (before, after []image.Chunk, err error) {
 		return nil, nil, err
 	}
 	old, at := p.backup(), fitted.Size-g.TailLen()
-	entriesToo, header := g.IsTail(p.tail)
-	if p.dataEnd > at || fitted.Size == g.Size && header {
-		if p.dataEnd > at {
-			p.note(fmt.Sprintf("the image has data up to byte %d, where the backup partition table of a disk of %d bytes goes: the partition table stays as it is in the image", p.dataEnd, size))
-		}
-		if old.End() <= size {
-			after = []image.Chunk{{Off: old.Off, Data: p.tail}}
-		}
-		return before, after, nil
+	if p.dataEnd > at {
+		p.note(fmt.Sprintf("the image has data up to byte %d, where the backup partition table of a disk of %d bytes goes: the partition table stays as it is in the image", p.dataEnd, size))
 	}
-	// What is no copy of the table is data, such as where that is elsewhere.
-	for _, part := range []struct {
-		off, end int64
-		table    bool
-	}{{0, old.Len - g.Sector, entriesToo}, {old.Len - g.Sector, old.Len, header}} {
-		if !part.table && old.Off+part.end <= min(at, p.end) {
-			after = append(after, image.Chunk{Off: old.Off + part.off, Data: p.tail[part.off:part.end]})
-		}
+	there := p.tail[:max(0, min(old.Len, p.end-old.Off, size-old.Off))]
+	if p.dataEnd > at || fitted.Size == g.Size && g.IsTail(p.tail) {
+		return before, []image.Chunk{{Off: old.Off, Data: there}}, nil
+	}
+	// The old backup is content like all else, unless a manifest says what content is.
+	if c, _ := cut(image.Chunk{Off: old.Off, Data: there}, at); p.pic.manifest == nil && len(c.Data) > 0 {
+		after = append(after, c)
 	}
 	patch(before, 0, g.FitMBR(p.headBytes(0, 512), fitted))
 	patch(before, g.Sector, fitted.Header())

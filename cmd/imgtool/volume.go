@@ -40,7 +40,9 @@ func readPartitions(img *image.Image) (*partitions, error) {
 		return nil, p.front
 	}
 	if p.front == nil && table.GPT == nil {
-		p.mbr, p.list = true, table.Parts
+		if p.mbr, p.list = len(table.Parts) > 0, table.Parts; !p.mbr {
+			p.front = errors.New("its partition table has no partitions")
+		}
 		return p, nil
 	}
 	backup, err := partition.ReadBackup(img, img.Size())

@@ -74,16 +74,18 @@ func (t *Table) Tail() []byte {
 }
 
 // IsTail says whether the last TailLen bytes of a disk are a whole copy of the table.
-// The entries may be elsewhere: then those bytes are the header at their end alone.
-func (t *Table) IsTail(b []byte) (entriesToo, header bool) {
+// Its header may say that the entries are elsewhere: these are not looked at.
+func (t *Table) IsTail(b []byte) bool {
 	if int64(len(b)) != t.TailLen() {
-		return false, false
+		return false
 	}
-	array, h := b[:t.TailLen()-t.Sector], b[t.TailLen()-t.Sector:]
+	at := t.TailLen() - t.Sector
+	h := b[at:]
 	le := binary.LittleEndian
-	header = string(h[:8]) == "EFI PART" && checkHeader(h, t.Size/t.Sector-1) == nil && guid(h[56:72]) == t.GUID &&
-		le.Uint32(h[88:]) == crc32.ChecksumIEEE(t.entries)
-	return bytes.Equal(array[:len(t.entries)], t.entries), header
+	if string(h[:8]) != "EFI PART" || checkHeader(h, t.Size/t.Sector-1) != nil || guid(h[56:72]) != t.GUID || le.Uint32(h[88:]) != crc32.ChecksumIEEE(t.entries) {
+		return false
+	}
+	return int64(le.Uint64(h[72:]))*t.Sector != t.Backup().Off || bytes.Equal(b[:len(t.entries)], t.entries)
 }
 
 // FitMBR is the first 512 bytes of a disk with this table, fitted to the disk of

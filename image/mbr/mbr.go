@@ -64,7 +64,7 @@ func Read(r io.ReaderAt, sector int64) (*Table, error) {
 		if e.kind == GPT && !t.Protective {
 			t.Protective, t.Covered = true, e.count
 		}
-		if e.kind != 0 && e.count != 0 {
+		if e.count != 0 { // the kernel takes one of type 0 as well
 			t.Parts = append(t.Parts, Part{i + 1, e.kind, e.first, e.count})
 		}
 	}
@@ -112,7 +112,7 @@ func chain(r io.ReaderAt, sector int64, in Part, next int) (parts []Part, err er
 					link = in.First + e.first
 				}
 			// The first two are what they say; of others only what is inside counts.
-			case e.kind != 0 && (i < 2 || first >= in.First && first+e.count <= in.First+in.Count):
+			case i < 2 || first >= in.First && first+e.count <= in.First+in.Count:
 				parts = append(parts, Part{next + len(parts), e.kind, first, e.count})
 			}
 		}

@@ -105,7 +105,7 @@ func TestChainsEnd(t *testing.T) {
 		"third, in range":   {func(b []byte) []byte { entry(b, 20, 2, 0x83, 10, 5); return b }, 4},
 		"third, not inside": {func(b []byte) []byte { entry(b, 20, 2, 0x83, 10, 500); return b }, 3},
 		"an empty primary":  {func(b []byte) []byte { entry(b, 0, 1, 0x83, 7, 0); return b }, 3},
-		"a type of zero":    {func(b []byte) []byte { entry(b, 0, 1, 0, 7, 7); return b }, 3},
+		"a type of zero":    {func(b []byte) []byte { entry(b, 0, 1, 0, 7, 7); return b }, 4},
 		"sector 0":          {func(b []byte) []byte { entry(b, 0, 1, 0x17, 0, 64); return b }, 4},
 	} {
 		b := make([]byte, 64*512)

@@ -113,8 +113,16 @@ func TestEveryFormOfAGPTIsReadAndMoved(t *testing.T) {
 			if backup, err := partition.ReadBackup(bytes.NewReader(disk), 40*mib); err != nil || !backup.GPT.Same(g) {
 				t.Errorf("backup: %+v, %v", backup, err)
 			}
-			if entries, header := g.IsTail(disk[g.Backup().Off:]); !entries || !header {
-				t.Errorf("the backup is not seen as one: %v, %v", entries, header)
+			tail := bytes.Clone(disk[g.Backup().Off:])
+			if !g.IsTail(tail) {
+				t.Error("the backup is not seen as one")
+			}
+			for _, at := range []int{0, len(tail) - int(c.sector), len(tail) - int(c.sector) + 16, len(tail) - int(c.sector) + 90} {
+				tail[at] ^= 1
+				if g.IsTail(tail) {
+					t.Errorf("a backup that is damaged at %d of %d is seen as whole", at, len(tail))
+				}
+				tail[at] ^= 1
 			}
 			for _, size := range []int64{40 * mib, 17 * mib, 41*mib + 4096, 100 * mib} {
 				b := moved(t, disk, g, size)
