@@ -257,21 +257,27 @@ func (d deliver) flashed(t *testing.T, data []byte, size int64, extra ...string)
 		target = loopOf(t, disk, d.loop)
 	}
 	args := append([]string{"flash", "--yes", "--image", file}, extra...)
-	cmd := tool(t, append(args, target)...)
-	if d.piped {
-		args[3] = "-"
-		cmd = tool(t, append(args, target)...)
-		in, err := os.Open(file)
-		if err != nil {
-			t.Fatal(err)
+	var out []byte
+	for try := 0; ; try++ {
+		cmd := tool(t, append(args, target)...)
+		if d.piped {
+			args[3] = "-"
+			cmd = tool(t, append(args, target)...)
+			in, err := os.Open(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			cmd.Stdin = in
 		}
-		defer in.Close()
-		cmd.Stdin = in
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
+		out, _ = cmd.CombinedOutput()
 		status = cmd.ProcessState.ExitCode()
+		// A losetup elsewhere that looks for a free device opens ours for a moment.
+		if try == 5 || !strings.Contains(string(out), "losetup (process") {
+			break
+		}
 	}
+	var err error
 	if after, err = os.ReadFile(disk); err != nil {
 		t.Fatal(err)
 	}

@@ -352,19 +352,24 @@ func (p *plan) onto(size int64, body iter.Seq2[image.Chunk, error]) iter.Seq2[im
 	if g == nil {
 		return body
 	}
-	at := size/g.Sector*g.Sector - g.TailLen()
+	end := size / g.Sector * g.Sector
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range body {
-			if err == nil {
-				if before, after := cut(c, at); len(bytes.TrimRight(after.Data, "\x00")) == 0 {
-					c = before
-				}
-				if len(c.Data) == 0 {
-					continue
-				}
-			}
-			if !yield(c, err) || err != nil {
+			if err != nil {
+				yield(c, err)
 				return
+			}
+			parts := []image.Chunk{c}
+			if before, after := cut(c, end-g.TailLen()); len(bytes.TrimRight(after.Data, "\x00")) == 0 {
+				// A regular file may end within a sector.
+				_, last := cut(after, end)
+				last, _ = cut(last, size)
+				parts = []image.Chunk{before, last}
+			}
+			for _, c := range parts {
+				if len(c.Data) > 0 && !yield(c, nil) {
+					return
+				}
 			}
 		}
 	}
