@@ -183,6 +183,9 @@ func inspect(pic *picture) (*report, error) {
 		note("partition table at the end", parts.back)
 	}
 	if parts.table != nil {
+		if err := parts.table.Overlap(); err != nil {
+			note("partitions", err)
+		}
 		r.Table, r.FirstLBA = parts.table.GUID, parts.table.FirstUsable/parts.table.Sector
 	}
 	for _, p := range parts.list {
