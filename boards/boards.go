@@ -186,6 +186,9 @@ var SlotSelects = []string{"bootmeth", "script"}
 type Recovery struct {
 	Enter string    `toml:"enter"` // what a person does to get there
 	USB   []USBDisk `toml:"usb"`   // any of these
+
+	UBoot    string   `toml:"u-boot"`   // the input that is U-Boot
+	Commands []string `toml:"commands"` // of UBootCommands, that it needs
 }
 
 // USBDisk is what tells the board's disk from others. What is left out is not
@@ -220,7 +223,10 @@ type Starter struct {
 type Program struct {
 	Package string `toml:"package"` // or several as NAME|NAME: the first that has it
 	Path    string `toml:"path"`
-	In      string `toml:"in"` // initrd or rootfs
+	In      string `toml:"in"`  // initrd or rootfs
+	Dir     string `toml:"dir"` // where it is put; empty is bin in an initrd and usr/bin in a root file system
+	// Optional programs are left out where no version of the package has them.
+	Optional bool `toml:"optional"`
 }
 
 // Kinds are what inputs can be recognised as: bytes at an offset.
@@ -428,6 +434,9 @@ func (b *Board) check() error {
 	known := map[string]bool{"rootfs": true}
 	for _, name := range b.Inputs() {
 		known[name] = true
+	}
+	if err := b.Recovery.check(b.Inputs()); err != nil {
+		return err
 	}
 	for _, by := range []string{b.Script.SlotSelect, b.Starter.SlotSelect} {
 		if by != "" && !slices.Contains(SlotSelects, by) {

@@ -59,6 +59,8 @@ func TestParseRefusesWhatCannotBe(t *testing.T) {
 		{"a blob at sector 0", good + "[[medium.blob]]\ninput = \"b\"\nsector = 0\n", "a sector from 1 on"},
 		{"a bad USB id", good + "[[recovery.usb]]\nvendor-id = \"0x2207\"\n", "four lower-case hexadecimal digits"},
 		{"a bad pattern", good + "[[recovery.usb]]\nvendor-id = \"2207\"\nmodel = \"(\"\n", "missing closing )"},
+		{"a command that is not known", good + "[recovery]\nu-boot = \"Image\"\ncommands = [\"usb\"]\n", `needs the U-Boot command "usb"; there are gpio, ums`},
+		{"commands of no U-Boot", good + "[recovery]\nu-boot = \"b\"\ncommands = [\"ums\"]\n", `has u-boot = "b", which is no input of the board; it has Image, rootfs`},
 		{"the root as a file", change(`input = "Image"`, `input = "rootfs"`), "cannot be the input rootfs"},
 		{"the root as a blob", good + "[[medium.blob]]\ninput = \"rootfs\"\nsector = 64\n", "cannot be the input rootfs"},
 		{"an unknown kind", good + "kind = \"zimage\"\n", `kind "zimage" is not known`},

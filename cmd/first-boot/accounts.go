@@ -103,8 +103,11 @@ func (d *device) accounts(files map[string]string) error {
 	var admins []string
 	for _, name := range sorted(users) {
 		u, id := users[name], ids[name]
+		if u.Shell == "" {
+			u.Shell = map[bool]string{true: "zsh", false: "bash"}[u.IsAdmin]
+		}
 		shell := "/bin/" + u.Shell
-		if _, err := os.Stat(filepath.Join(d.root, shell)); err != nil || u.Shell == "" {
+		if _, err := os.Stat(filepath.Join(d.root, shell)); err != nil {
 			shell = "/bin/sh"
 		}
 		passwd += fmt.Sprintf("%s:x:%d:%d::/home/%s:%s\n", name, id, id, name, shell)

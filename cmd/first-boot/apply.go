@@ -73,8 +73,30 @@ func (d *device) Ready() error { return d.store.ready() }
 
 // Apply makes a document or bundle the configuration of the device, whatever its name.
 func (d *device) Apply(ctx context.Context, _ string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
+	report(api.Event{Step: "prepare"})
+	return d.replace(ctx, source{body: body}, report)
+}
+
+// Change changes one place of the configuration that the device has. Its files stay.
+func (d *device) Change(ctx context.Context, change api.Change, report func(api.Event)) (api.Result, string, error) {
+	text, _ := d.now()
+	changed, err := seed.Change(text, change.Place, change.Value)
+	if err != nil {
+		return api.Result{}, "", err
+	}
+	return d.replace(ctx, source{body: bytes.NewReader(changed), keepFiles: true}, report)
+}
+
+// source is where a configuration comes from.
+type source struct {
+	body      io.ReadSeeker // a document or bundle
+	keepFiles bool          // files of the configuration of before are carried over
+}
+
+// replace applies a configuration, and tells who sent it where the device is then.
+func (d *device) replace(ctx context.Context, from source, report func(api.Event)) (api.Result, string, error) {
 	first, _ := d.now()
-	result, rollback, err := d.apply(ctx, body, report)
+	result, rollback, err := d.apply(ctx, from, report)
 	if err != nil {
 		say("the configuration is not taken: %v", err)
 		return result, rollback, err
@@ -85,26 +107,31 @@ func (d *device) Apply(ctx context.Context, _ string, body io.ReadSeeker, report
 	return result, "", nil
 }
 
-func (d *device) apply(ctx context.Context, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error) {
+func (d *device) apply(ctx context.Context, from source, report func(api.Event)) (result api.Result, rollback string, err error) {
 	step := func(s string) { report(api.Event{Step: s}) }
-	step("prepare")
 	step("validate")
 	if err := d.store.ready(); err != nil {
-		return result, api.RollbackSkipped, err
-	}
-	if result.Warnings, err = d.judge(body); err != nil {
 		return result, "", err
 	}
-	if _, err := body.Seek(0, io.SeekStart); err != nil {
-		return result, api.RollbackSkipped, err
+	if result.Warnings, err = d.judge(from.body); err != nil {
+		return result, "", err
 	}
-	config, err := d.store.prepare(body, step)
+	if _, err := from.body.Seek(0, io.SeekStart); err != nil {
+		return result, "", err
+	}
+	config, skipped, err := d.store.prepare(from, step)
 	if err != nil {
-		return result, api.RollbackSkipped, err
+		return result, "", err
+	}
+	for _, path := range skipped[:min(len(skipped), maxFaults)] {
+		result.Warnings = append(result.Warnings, path+" is neither a file nor a directory; it is not carried over")
+	}
+	if n := len(skipped) - maxFaults; n > 0 {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("and %d more below files are not carried over", n))
 	}
 	step(api.Promote)
 	if err := d.store.promote(); err != nil {
-		return result, api.RollbackSkipped, err
+		return result, "", err
 	}
 	d.load()
 	err = d.activate(config, report)
@@ -121,7 +148,7 @@ func (d *device) apply(ctx context.Context, body io.ReadSeeker, report func(api.
 		return result, api.RollbackFailed, errors.Join(err, e)
 	}
 	if !before {
-		return result, api.RollbackDiscarded, err
+		return result, api.RollbackDiscarded, errors.Join(err, d.stopServices())
 	}
 	if _, config := d.now(); config != nil {
 		if e := d.activate(config, report); e != nil {
@@ -152,21 +179,28 @@ func (d *device) activate(config *seed.Config, report func(api.Event)) error {
 	if err := d.firewall(files["firewall-inbound.json"]); err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
-	report(api.Event{Step: "service-status"})
-	var runtime map[string]struct {
-		Service string
-		Modes   []string
-	}
-	if err := json.Unmarshal([]byte(files["quadlet-runtime.json"]), &runtime); err != nil {
+	if err := d.startServices(report); err != nil {
 		return err
 	}
-	for _, unit := range sorted(runtime) {
+	report(api.Event{Step: "service-status"})
+	units, err := runtimeUnits(files)
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
 		// Nothing here runs containers.
-		for _, mode := range runtime[unit].Modes {
-			report(api.Event{Step: "service-status", Service: runtime[unit].Service, Mode: mode, Status: "unknown"})
-		}
+		report(api.Event{Step: "service-status", Service: u.Service, Mode: u.Mode, Status: "unknown"})
 	}
 	return nil
+}
+
+// runtimeUnit is a unit in quadlet-runtime.json: one for each mode it runs in.
+type runtimeUnit struct{ Filename, Service, Mode string }
+
+func runtimeUnits(files map[string]string) ([]runtimeUnit, error) {
+	var runtime struct{ Units []runtimeUnit }
+	err := json.Unmarshal([]byte(files["quadlet-runtime.json"]), &runtime)
+	return runtime.Units, err
 }
 
 func sorted[V any](m map[string]V) []string {
@@ -200,24 +234,22 @@ func (d *device) quadlets(files map[string]string) error {
 	if err := os.RemoveAll(filepath.Join(d.root, "etc", rootful)); err != nil {
 		return err
 	}
-	var runtime map[string]struct{ Modes []string }
-	if err := json.Unmarshal([]byte(files["quadlet-runtime.json"]), &runtime); err != nil {
+	units, err := runtimeUnits(files)
+	if err != nil {
 		return err
 	}
-	for unit, u := range runtime {
-		for _, mode := range u.Modes {
-			dir, owner := rootful, 0
-			if mode == "rootless" {
-				dir, owner = rootless, serviceID
-			}
-			// Environment= and others have secrets.
-			file := filepath.Join(dir, unit)
-			if err := d.etc(file, files["quadlet/"+unit], 0o600); err != nil {
-				return err
-			}
-			if err := os.Lchown(filepath.Join(d.root, "etc", file), owner, owner); err != nil {
-				return err
-			}
+	for _, u := range units {
+		dir, owner := rootful, 0
+		if u.Mode == "rootless" {
+			dir, owner = rootless, serviceID
+		}
+		// Environment= and others have secrets.
+		file := filepath.Join(dir, u.Filename)
+		if err := d.etc(file, files["quadlet/"+u.Filename], 0o600); err != nil {
+			return err
+		}
+		if err := os.Lchown(filepath.Join(d.root, "etc", file), owner, owner); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -238,14 +270,14 @@ func (d *device) network(config *seed.Config, files map[string]string) error {
 		End     string `json:"dhcp_end"`
 		Domain  string
 		Aliases []string `json:"gateway_aliases"`
-		NTP     struct{ Servers []string }
+		NTP     []string `json:"ntp_servers"`
 	}
 	if err := errors.Join(json.Unmarshal([]byte(files["host-network.json"]), &host), json.Unmarshal([]byte(files["lan-settings.json"]), &lan)); err != nil {
 		return err
 	}
-	if host.DNS != nil || host.Search != nil {
+	if len(host.DNS)+len(host.Search) > 0 {
 		var resolv strings.Builder
-		if host.Search != nil {
+		if len(host.Search) > 0 {
 			fmt.Fprintf(&resolv, "search %s\n", strings.Join(host.Search, " "))
 		}
 		for _, server := range host.DNS {
@@ -255,12 +287,12 @@ func (d *device) network(config *seed.Config, files map[string]string) error {
 			return err
 		}
 	}
-	dnsmasq := fmt.Sprintf("interface=eth1\ndomain=%s\ndhcp-range=%s,%s\n", lan.Domain, lan.Start, lan.End)
+	dnsmasq := fmt.Sprintf("interface=eth1\nbind-dynamic\nno-hosts\nuser=dnsmasq\ngroup=dnsmasq\npid-file=/run/dnsmasq.pid\ndhcp-leasefile=/run/dnsmasq.leases\ndomain=%s\ndhcp-range=%s,%s\n", lan.Domain, lan.Start, lan.End)
 	for _, alias := range lan.Aliases {
 		dnsmasq += fmt.Sprintf("address=/%s/%s\n", alias, config.Gateway())
 	}
-	chrony := ""
-	for _, server := range lan.NTP.Servers {
+	chrony := fmt.Sprintf("allow %s\nmakestep 1 3\n", lan.Gateway)
+	for _, server := range lan.NTP {
 		chrony += "server " + server + " iburst\n"
 	}
 	if err := errors.Join(d.etc("dnsmasq.d/lan.conf", dnsmasq, 0o644), d.etc("chrony.conf", chrony, 0o644)); err != nil {
@@ -314,8 +346,11 @@ func (d *device) firewall(inbound string) error {
 		return err
 	}
 	var b strings.Builder
-	b.WriteString("table inet atomixos {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n" +
-		"\t\tct state established,related accept\n\t\tiif lo accept\n")
+	// What was loaded before goes away in the same step. ICMP and ICMPv6 are numbers, as the
+	// starter has no /etc/protocols.
+	b.WriteString("table inet atomixos\ndelete table inet atomixos\n" +
+		"table inet atomixos {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n" +
+		"\t\tct state established,related accept\n\t\tiif lo accept\n\t\tmeta l4proto { 1, 58 } accept\n")
 	rule := func(eth string, ports map[string][]int) {
 		for _, protocol := range sorted(ports) {
 			var list []string
@@ -324,6 +359,9 @@ func (d *device) firewall(inbound string) error {
 			}
 			fmt.Fprintf(&b, "\t\tiifname %s %s dport { %s } accept\n", eth, protocol, strings.Join(list, ", "))
 		}
+	}
+	if d.wide() {
+		fmt.Fprintf(&b, "\t\tiifname eth0 tcp dport %d accept\n", api.Port)
 	}
 	rule("eth0", open["wan"])
 	if lan := open["lan"]; lan == nil {

@@ -85,7 +85,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 			wait = time.Second // the LAN may have moved
 		}
 		time.AfterFunc(wait, func() {
-			if err := s.listen(ctx, d.address(listen)); err != nil {
+			if err := errors.Join(s.listen(ctx, d.address(listen)), d.narrow()); err != nil {
 				say("%v", err)
 			}
 		})
@@ -93,6 +93,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 	where := listen
 	if d.text != nil && !d.store.onTrial() {
 		where = d.address(listen)
+		d.lan = true
 	}
 	// Requests are refused until the device has looked for its own configuration.
 	handler.Boot(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
@@ -153,8 +154,10 @@ type device struct {
 	configured func(first bool) // is called when a configuration was applied
 
 	judging sync.Mutex
+	running services
 
 	mu     sync.Mutex
+	lan    bool   // the console is for the LAN alone
 	text   []byte // of the configuration, nil without one
 	config *seed.Config
 	detail string
@@ -255,10 +258,44 @@ func (d *device) address(listen string) string {
 	return net.JoinHostPort(config.Gateway().String(), port)
 }
 
+// wide says whether the console is open to the WAN, too.
+func (d *device) wide() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.lan
+}
+
+// narrow closes the WAN to the console in the rules of the firewall.
+func (d *device) narrow() error {
+	d.mu.Lock()
+	narrowed := d.lan || d.config == nil
+	d.lan = d.lan || d.config != nil
+	d.mu.Unlock()
+	if narrowed {
+		return nil
+	}
+	_, config := d.now()
+	for _, f := range config.Render() {
+		if f.Path == "firewall-inbound.json" {
+			if err := d.firewall(f.Text); err != nil {
+				return fmt.Errorf("firewall: %w", err)
+			}
+		}
+	}
+	return d.loadFirewall(func(api.Event) {})
+}
+
 // boot does what the device does when it starts.
 func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 	if text, config := d.now(); text != nil {
 		say("the configuration of /data is taken")
+		switch renewed, err := d.store.renew(config); {
+		case err != nil:
+			// What it is made of is in config.toml.
+			say("the files of the configuration cannot be written anew: %v", err)
+		case len(renewed) > 0:
+			say("written anew below %s, as they differ from what this version makes of config.toml: %s", d.store.config(), strings.Join(renewed, ", "))
+		}
 		err := d.activate(config, report)
 		switch {
 		case err == nil && d.store.onTrial():
@@ -301,7 +338,7 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 		}
 		if err == nil {
 			say("%s has a config.toml (%s)", what, v.device)
-			_, _, err = d.apply(ctx, bytes.NewReader(text), report)
+			_, _, err = d.apply(ctx, source{body: bytes.NewReader(text)}, report)
 		}
 		if err != nil {
 			d.note(fmt.Sprintf("the seed of %s is not taken: %v", what, err))
@@ -322,8 +359,36 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 			return nil
 		}
 	}
+	d.keepTries()
 	say("%v", errWaiting)
 	return errWaiting
+}
+
+// keepTries gives the slot its tries back on a device that never had a configuration, so
+// that it does not run out of them however often it is switched off while it waits. The
+// slot is not called good by that. On a device that had one the slot may be an update that
+// cannot read it: that one has to run out of tries.
+func (d *device) keepTries() {
+	for _, file := range []string{d.store.done(), filepath.Join(d.store.config(), "config.toml")} {
+		if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
+			return
+		}
+	}
+	if _, err := d.markGood("waiting"); err != nil {
+		d.note(fmt.Sprintf("the slot could not be given its tries back: %v", err))
+	}
+}
+
+// markGood runs mark-good, if the device has it.
+func (d *device) markGood(args ...string) (bool, error) {
+	good := filepath.Join(d.root, "sbin/mark-good")
+	if _, err := os.Stat(good); err != nil {
+		return false, nil
+	}
+	if out, err := exec.Command(good, args...).CombinedOutput(); err != nil {
+		return true, fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return true, nil
 }
 
 // finish is done when a configuration is applied, and only then.
@@ -334,13 +399,10 @@ func (d *device) finish() error {
 	d.mu.Lock()
 	d.detail = ""
 	d.mu.Unlock()
-	good := filepath.Join(d.root, "sbin/mark-good")
-	if _, err := os.Stat(good); err == nil {
-		if out, err := exec.Command(good).CombinedOutput(); err != nil {
-			d.note(fmt.Sprintf("the slot could not be marked good: %v: %s", err, bytes.TrimSpace(out)))
-		} else {
-			say("the slot is marked good")
-		}
+	if marked, err := d.markGood(); err != nil {
+		d.note(fmt.Sprintf("the slot could not be marked good: %v", err))
+	} else if marked {
+		say("the slot is marked good")
 	}
 	if _, err := os.Stat(d.store.done()); err != nil {
 		if err := writeFile(d.store.done(), strings.NewReader(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {

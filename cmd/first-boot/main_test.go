@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
 
 	"imgtool/image"
@@ -221,7 +222,6 @@ func (b *box) has(image string) {
 	b.says("first-boot: provisioned\n")
 	for path, want := range map[string]string{
 		"data/config/config.toml":                        "/" + image + ":1",
-		"data/config/admin-signers":                      "atomixos-reapply ssh-ed25519 ",
 		"data/.completed_first_boot":                     "T",
 		"etc/containers/systemd/users/990/web.container": "127.0.0.1:8080:80",
 		"etc/ssh/authorized_keys.d/ops":                  "ssh-ed25519 ",
@@ -229,14 +229,37 @@ func (b *box) has(image string) {
 		"etc/group":                                      "wheel:x:10:ops\n",
 		"etc/nftables.conf":                              "iifname eth0 tcp dport { 22 } accept",
 		"etc/dnsmasq.d/lan.conf":                         "dhcp-range=" + b.gateway + "0," + b.gateway + "9",
+		"etc/chrony.conf":                                "server time.cloudflare.com iburst\n",
 	} {
 		if got := b.read(path); !strings.Contains(got, want) {
 			b.t.Errorf("%s has no %q:\n%s", path, want, got)
 		}
 	}
+	b.madeOf(b.read("data/config/config.toml"))
 	for _, left := range []string{"data/config.atomixos-promotion-pending", "data/config.atomixos-candidate"} {
 		if _, err := os.Stat(filepath.Join(b.root, left)); err == nil {
 			b.t.Errorf("%s is left behind", left)
+		}
+	}
+}
+
+// madeOf looks for all files of a configuration as AtomixOS makes them, which only their
+// owner can read.
+func (b *box) madeOf(text string) {
+	b.t.Helper()
+	config, faults := seed.Check([]byte(text))
+	if config == nil {
+		b.t.Fatal(faults)
+	}
+	for _, f := range config.Render() {
+		path := "data/config/" + f.Path
+		if diff := cmp.Diff(f.Text, b.read(path)); diff != "" {
+			b.t.Errorf("%s: %s", path, diff)
+		}
+		if info, err := os.Stat(filepath.Join(b.root, path)); err != nil {
+			b.t.Error(err)
+		} else if info.Mode() != 0o600 {
+			b.t.Errorf("%s: %v", path, info.Mode())
 		}
 	}
 }

@@ -9,12 +9,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"imgtool/image/seed"
+	"imgtool/image/seed/api"
 )
 
 // store is what a device keeps of its configuration, below /data. The folder
@@ -85,22 +87,27 @@ func document(dir string) ([]byte, *seed.Config) {
 	return text, c
 }
 
-// prepare writes a document or bundle, which was judged, as the candidate.
-func (s *store) prepare(body io.Reader, report func(step string)) (*seed.Config, error) {
+// prepare writes a document or bundle, which was judged, as the candidate. Skipped is
+// what of the files of before could not be carried over.
+func (s *store) prepare(from source, report func(step string)) (config *seed.Config, skipped []string, err error) {
 	if err := os.RemoveAll(s.other()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	report("write-candidate")
 	if err := os.Mkdir(s.other(), 0o700); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	root, err := os.OpenRoot(s.other())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer root.Close()
-	var config *seed.Config
-	err = limits.Unpack("", body, func(path string, r io.Reader) error {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(s.other()))
+		}
+	}()
+	err = limits.Unpack("", from.body, func(path string, r io.Reader) error {
 		if path != "config.toml" {
 			return writeOwned(root, path, r, s.service)
 		}
@@ -117,17 +124,76 @@ func (s *store) prepare(body io.Reader, report func(step string)) (*seed.Config,
 		err = errors.New("there is no config.toml")
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, f := range config.Render() {
-		if step := stepOf(f.Path); step != "" {
+	if from.keepFiles {
+		report("copy-files")
+		if skipped, err = s.carry(root); err != nil {
+			return nil, nil, fmt.Errorf("carrying over the files of the bundle: %w", err)
+		}
+	}
+	files := inStepOrder(config.Render())
+	steps := map[string]bool{}
+	for _, f := range files {
+		if step := stepOf(f.Path); !steps[step] {
+			steps[step] = true
+			if step == "write-quadlets" {
+				reportRendering(files, report)
+			}
 			report(step)
 		}
 		if err := writeOwned(root, f.Path, strings.NewReader(f.Text), 0); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return config, s.sync()
+	return config, skipped, s.sync()
+}
+
+// renew writes the files of the configuration anew that differ from what is made of its
+// config.toml, such as those that an older version wrote, and removes units and keys that
+// are not made of it. It says which these were. Each file is replaced whole: if the power
+// is cut, the next boot does the rest.
+func (s *store) renew(config *seed.Config) (renewed []string, err error) {
+	root, err := os.OpenRoot(s.config())
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	made := map[string]bool{}
+	for _, f := range config.Render() {
+		made[f.Path] = true
+		if text, err := root.ReadFile(f.Path); err == nil && string(text) == f.Text {
+			continue
+		}
+		if err := writeOwned(root, f.Path+".new", strings.NewReader(f.Text), 0); err != nil {
+			return renewed, err
+		}
+		if err := s.sync(); err != nil {
+			return renewed, err
+		}
+		if err := root.Rename(f.Path+".new", f.Path); err != nil {
+			return renewed, err
+		}
+		renewed = append(renewed, f.Path)
+	}
+	for _, dir := range []string{"quadlet", "ssh-authorized-keys"} {
+		found, err := fs.ReadDir(root.FS(), dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return renewed, err
+		}
+		for _, e := range found {
+			if path := dir + "/" + e.Name(); !made[path] {
+				if err := root.RemoveAll(path); err != nil {
+					return renewed, err
+				}
+				renewed = append(renewed, path)
+			}
+		}
+	}
+	if renewed == nil {
+		return nil, nil
+	}
+	return renewed, s.sync()
 }
 
 // writeOwned writes a file below root, and the directories above it that are not
@@ -156,9 +222,29 @@ func writeOwned(root *os.Root, path string, r io.Reader, id int) error {
 // stepOf is the step of a job that writes a file.
 func stepOf(path string) string {
 	dir, _, _ := strings.Cut(path, "/")
-	return map[string]string{"config.toml": "write-config", "admin-signers": "write-admin-signers", "users.json": "write-users",
+	return map[string]string{"config.toml": "write-config", "admin-signers": "write-admin-signers", "users.json": "write-users", "ssh-authorized-keys": "write-users",
 		"firewall-inbound.json": "write-firewall", "lan-settings.json": "write-lan", "host-network.json": "write-network", "os-upgrade.json": "write-os-upgrade",
-		"health-required.json": "write-health", "quadlet-runtime.json": "write-runtime-metadata"}[dir]
+		"health-required.json": "write-health", "activation-policy.json": "write-health", "quadlet": "write-quadlets", "quadlet-runtime.json": "write-runtime-metadata"}[dir]
+}
+
+// reportRendering reports the steps that render units: they are in the files already.
+func reportRendering(files []seed.File, report func(step string)) {
+	for _, kind := range []struct{ ending, step string }{{".container", "render-containers"}, {".network", "render-container-networks"},
+		{".volume", "render-container-volumes"}, {".build", "render-container-builds"}} {
+		if slices.ContainsFunc(files, func(f seed.File) bool {
+			return strings.HasPrefix(f.Path, "quadlet/") && strings.HasSuffix(f.Path, kind.ending)
+		}) {
+			report(kind.step)
+		}
+	}
+}
+
+// inStepOrder sorts files by the order of their steps.
+func inStepOrder(files []seed.File) []seed.File {
+	slices.SortStableFunc(files, func(a, b seed.File) int {
+		return slices.Index(api.Steps, stepOf(a.Path)) - slices.Index(api.Steps, stepOf(b.Path))
+	})
+	return files
 }
 
 // writeFile writes a file of root's in a directory of root's.

@@ -33,29 +33,29 @@ func TestPowerCutAtEachStepOfATrial(t *testing.T) {
 			must(writeFile(s.other()+"/config.toml", strings.NewReader("version"), 0o600))
 		}, "", "old", false},
 		{"the whole candidate", func(s *store) {
-			_, err := s.prepare(strings.NewReader(doc("new")), quiet)
+			_, _, err := s.prepare(source{body: strings.NewReader(doc("new"))}, quiet)
 			must(err)
 		}, "", "old", false},
 		{"the mark", func(s *store) {
-			_, err := s.prepare(strings.NewReader(doc("new")), quiet)
+			_, _, err := s.prepare(source{body: strings.NewReader(doc("new"))}, quiet)
 			must(err)
 			must(os.MkdirAll(s.config(), 0o700))
 			must(writeFile(s.pending(), strings.NewReader(mark(s.other())), 0o600))
 		}, "new", "old", true},
 		{"the same once more, and its mark", func(s *store) {
-			_, err := s.prepare(strings.NewReader(doc("old")), quiet)
+			_, _, err := s.prepare(source{body: strings.NewReader(doc("old"))}, quiet)
 			must(err)
 			must(writeFile(s.other()+"/files/new", strings.NewReader("new"), 0o600))
 			must(os.MkdirAll(s.config(), 0o700))
 			must(writeFile(s.pending(), strings.NewReader(mark(s.other())), 0o600))
 		}, "old", "old", true},
 		{"the exchange", func(s *store) {
-			_, err := s.prepare(strings.NewReader(doc("new")), quiet)
+			_, _, err := s.prepare(source{body: strings.NewReader(doc("new"))}, quiet)
 			must(err)
 			must(s.promote())
 		}, "new", "old", true},
 		{"the end of the trial", func(s *store) {
-			_, err := s.prepare(strings.NewReader(doc("new")), quiet)
+			_, _, err := s.prepare(source{body: strings.NewReader(doc("new"))}, quiet)
 			must(err)
 			must(s.promote())
 			must(os.Remove(s.pending()))
@@ -67,7 +67,7 @@ func TestPowerCutAtEachStepOfATrial(t *testing.T) {
 			want, trial := step.first, step.trial
 			if again {
 				want, trial = step.again, false
-				_, err := s.prepare(strings.NewReader(doc("old")), quiet)
+				_, _, err := s.prepare(source{body: strings.NewReader(doc("old"))}, quiet)
 				must(err)
 				must(s.promote())
 				must(s.keep())
@@ -87,5 +87,16 @@ func TestPowerCutAtEachStepOfATrial(t *testing.T) {
 				t.Errorf("after %s (again %v), the candidate is left", step.name, again)
 			}
 		}
+	}
+}
+
+// A candidate that cannot be made leaves nothing behind.
+func TestCandidateThatFailsIsGone(t *testing.T) {
+	s := &store{dir: t.TempDir(), service: os.Getuid()}
+	if _, _, err := s.prepare(source{body: strings.NewReader("version = 2")}, func(string) {}); err == nil {
+		t.Error("it is taken")
+	}
+	if _, err := os.Stat(s.other()); !os.IsNotExist(err) {
+		t.Errorf("the candidate is there: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -29,6 +30,7 @@ type board struct {
 	disk string
 	port uint16 // to the machine's WAN
 	lan  uint16
+	more func(m *vm.Machine) // changes the machine, or nil
 }
 
 // newBoard has a starter with the seed of a site on boot-a, or with none. The disk is
@@ -70,6 +72,9 @@ func (b *board) machine(stick string) vm.Machine {
 	m := vm.Machine{Disks: []vm.Disk{{Path: b.disk, Bus: "virtio", Keep: true}}, Forward: []vm.Forward{{Host: b.port, Guest: api.Port}}, LAN: []vm.Forward{{Host: b.lan, Guest: api.Port}}, Once: true}
 	if stick != "" {
 		m.Disks = append(m.Disks, vm.Disk{Path: stick, Bus: "usb"})
+	}
+	if b.more != nil {
+		b.more(&m)
 	}
 	return m
 }
@@ -180,16 +185,74 @@ func TestFirstBootWithABadSeed(t *testing.T) {
 		}
 	})
 	wantLines(t, log, "fresh flash: yes", "first-boot: "+why)
-	if got := tries(t, b.disk); !strings.HasPrefix(got, "BOOT_A_LEFT=2, ") {
-		t.Errorf("nothing was applied, and the environment is %s", got)
+	if got := tries(t, b.disk); got != "" {
+		t.Errorf("nothing was applied, and the tries are %s", got)
 	}
 	b.runs(waiting, "", func() {
 		b.site.wants(0, "applied in", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
 	})
-	if got := tries(t, b.disk); !strings.HasPrefix(got, "BOOT_A_LEFT=3, ") {
-		t.Errorf("a configuration was applied, and the environment is %s", got)
+	if got := tries(t, b.disk); !strings.HasPrefix(got, "BOOT_A_LEFT=good, ") {
+		t.Errorf("a configuration was applied, and the tries are %s", got)
 	}
 	wantLines(t, b.boots(provisioned, ""), "fresh flash: no", "first-boot: the configuration of /data is taken")
+}
+
+// The services of a gateway run, as the configuration says: each is asked over the network.
+func TestServicesOfTheStarter(t *testing.T) {
+	b := newBoard(t, true)
+	ports := map[string]*uint16{"ssh": new(uint16), "ssh from the WAN": new(uint16), "dns": new(uint16)}
+	for _, port := range ports {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		*port = uint16(l.Addr().(*net.TCPAddr).Port)
+		l.Close()
+	}
+	b.more = func(m *vm.Machine) {
+		m.LAN = append(m.LAN, vm.Forward{Host: *ports["ssh"], Guest: 22}, vm.Forward{Host: *ports["dns"], Guest: 53})
+		m.Forward = append(m.Forward, vm.Forward{Host: *ports["ssh from the WAN"], Guest: 22})
+	}
+	login := func(port uint16, command string) (string, error) {
+		out, err := exec.Command("ssh", "-p", fmt.Sprint(port), "-i", b.site.path("admin"), "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile="+filepath.Join(b.site.dir, "known"),
+			"-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=20", "-F", "none", "ops0@127.0.0.1", command).CombinedOutput()
+		return string(out), err
+	}
+	host := ""
+	for boot := range 2 {
+		log := b.runs(provisioned, "", func() {
+			if out, err := login(*ports["ssh"], "id"); err != nil || !strings.Contains(out, "uid=1000(ops0)") {
+				t.Errorf("ssh from the LAN: %v: %s", err, out)
+			}
+			known := readText(t, filepath.Join(b.site.dir, "known"))
+			if boot > 0 && known != host {
+				t.Errorf("the device has another SSH key after a boot: %s, %s", host, known)
+			}
+			host = known
+			if out, err := login(*ports["ssh from the WAN"], "id"); err == nil {
+				t.Errorf("ssh from the WAN, which is not open: %s", out)
+			}
+			resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", *ports["dns"]))
+			}}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if got, err := resolver.LookupHost(ctx, "atomixos."); err != nil || len(got) != 1 || got[0] != "172.20.30.1" {
+				t.Errorf("dnsmasq says that atomixos is %v, %v", got, err)
+			}
+		})
+		wantLines(t, log, "first-boot: provisioned")
+	}
+	log := b.boots(`^all seen`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\nnft list ruleset; ps | grep -E 'dnsmasq|chronyd|sshd'; ip -4 address show dev eth1; echo all se''en\n"})
+	wantLines(t, log, "table inet atomixos {")
+	for _, want := range []string{"policy drop;", `iifname "eth1" accept`, "/usr/bin/dnsmasq --keep-in-foreground", "/usr/bin/chronyd -n", "sshd: /usr/bin/sshd -D", "inet 172.20.30.1/24"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("there is no %q:\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "tcp dport 8080") {
+		t.Errorf("the WAN reaches the console:\n%s", log)
+	}
 }
 
 // A data partition that does not mount is made anew if it is empty; otherwise the device

@@ -105,6 +105,8 @@ type blobReport struct {
 	Name string `json:"name"`
 	Off  int64  `json:"offset"`
 	Kind string `json:"kind"`
+
+	Lacked []string `json:"lacked,omitempty"` // what of recovery is not possible with it, each a sentence
 }
 
 type check struct {
@@ -322,7 +324,7 @@ func (r *report) blobs(img *image.Image, note func(string, error) bool) {
 		for _, blob := range b.Media[0].Blobs {
 			off := blob.Sector * 512
 			if boards.LooksLike(blob.Kind, io.NewSectionReader(img, off, max(0, img.Size()-off))) {
-				found = append(found, blobReport{blob.Input, off, blob.Kind})
+				found = append(found, blobReport{blob.Input, off, blob.Kind, lacked(b, blob.Input, io.NewSectionReader(img, off, img.Size()-off))})
 			} else {
 				missing = append(missing, fmt.Sprintf("%s is not at sector %d", blob.Input, blob.Sector))
 			}
@@ -337,6 +339,18 @@ func (r *report) blobs(img *image.Image, note func(string, error) bool) {
 		}
 		note("what "+name+" boots from", fault)
 	}
+}
+
+// lacked is what of a board's recovery is not possible with a blob, if it is U-Boot.
+func lacked(b *boards.Board, input string, blob io.Reader) []string {
+	if b.Recovery.UBoot != input {
+		return nil
+	}
+	all, err := boards.LackedByUBoot(blob, b.Recovery.Commands)
+	if err != nil {
+		return []string{fmt.Sprintf("it cannot be read: %v", err)}
+	}
+	return all
 }
 
 func (r *report) text() string {
@@ -369,6 +383,9 @@ func (r *report) text() string {
 	}
 	for _, blob := range r.Blobs {
 		b.printf("%s at sector %d\n", blob.Name, blob.Off/512)
+		for _, lacked := range blob.Lacked {
+			b.printf("  %s\n", lacked)
+		}
 	}
 	for _, p := range r.Partitions {
 		if p.FAT == nil {

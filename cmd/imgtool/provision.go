@@ -39,6 +39,10 @@ func (opt *provisionOptions) flags(cmd *cobra.Command, seed string) {
 	f.BoolVarP(&opt.yes, "yes", "y", false, "send to an address that is not local, too, without a question")
 }
 
+func (opt *provisionOptions) timeoutFlag(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&opt.timeout, "timeout", 0, "how long applying may take (default: twice what the configuration's activation says, and 5m)")
+}
+
 func newProvisionCommand(u *ui) *cobra.Command {
 	var opt provisionOptions
 	cmd := &cobra.Command{
@@ -64,8 +68,9 @@ pass its identifier with --device.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runProvision(cmd.Context(), args[0], opt, u) },
 	}
 	opt.flags(cmd, "config.toml or bundle to apply")
-	cmd.Flags().DurationVar(&opt.timeout, "timeout", 0, "how long applying may take (default: twice what the seed's activation says, and 5m)")
-	cmd.AddCommand(newProvisionValidateCommand(u), newProvisionExportCommand(u), newProvisionStatusCommand(u))
+	opt.timeoutFlag(cmd)
+	cmd.AddCommand(newProvisionValidateCommand(u), newProvisionExportCommand(u), newProvisionStatusCommand(u),
+		newProvisionSetCommand(u), newProvisionUnsetCommand(u))
 	return cmd
 }
 
@@ -250,13 +255,18 @@ func runProvision(ctx context.Context, address string, opt provisionOptions, u *
 	if err != nil {
 		return err
 	}
-	begin := time.Now()
-	done, err := c.Apply(ctx, provision.Request{
+	return apply(ctx, c, provision.Request{
 		Name: s.name, Body: s.body, Config: s.config,
-		Keys:     func() ([]*provision.Key, error) { return findKeys(ctx, opt.key, s.config, u) },
-		Patience: opt.wait, Timeout: opt.timeout,
-		Report: func(e provision.Event) { showProvisioning(e, u) },
-	})
+		Keys: func() ([]*provision.Key, error) { return findKeys(ctx, opt.key, s.config, u) },
+	}, address, opt, u)
+}
+
+// apply gives a device a configuration and says how that ended.
+func apply(ctx context.Context, c *provision.Client, r provision.Request, address string, opt provisionOptions, u *ui) error {
+	r.Patience, r.Timeout = opt.wait, opt.timeout
+	r.Report = func(e provision.Event) { showProvisioning(e, u) }
+	begin := time.Now()
+	done, err := c.Apply(ctx, r)
 	if err != nil {
 		return errors.Join(u.outcome(c, err), provisionHint(err, address, opt))
 	}
@@ -303,6 +313,8 @@ func provisionHint(err error, address string, opt provisionOptions) error {
 		return hint(err, "name the key of an admin with --key, or add it to ssh-agent")
 	case errors.As(err, &busy):
 		return hint(err, "wait for its end with --wait 10m")
+	case errors.As(err, &unknown) && opt.seed.file == "":
+		return hint(err, "look later: imgtool provision export %s", address)
 	case errors.As(err, &unknown):
 		return hint(err, "look later: imgtool provision status %s --seed %s", address, opt.seed.file)
 	}

@@ -249,8 +249,7 @@ func newSeedRenderCommand(u *ui) *cobra.Command {
 		Use:   "render FILE",
 		Short: "Show the files a device makes of a seed",
 		Long: `Show the files that a device writes under /data/config when it takes a config.toml or
-a bundle; the bundle's own files are left out. Of the files for the device's programs, such
-as users.json, the values are right, but the device may write them another way.
+a bundle, byte for byte; the bundle's own files are left out.
 
 With --values and --unit FILE is a template; the unit's values are in what is shown.`,
 		Example: `  imgtool seed render config.toml
@@ -282,15 +281,11 @@ func runSeedRender(opt seedOptions, u *ui) error {
 		if i > 0 {
 			u.printf("\n")
 		}
-		note := ""
-		if f.Shape {
-			note = " (values only)"
-		}
 		text := f.Text
 		if !strings.HasSuffix(text, "\n") {
 			text += "\n"
 		}
-		if err := u.text(fmt.Sprintf("==> /data/config/%s%s <==\n%s", sanitize.Line(f.Path), note, text)); err != nil {
+		if err := u.text(fmt.Sprintf("==> /data/config/%s <==\n%s", sanitize.Line(f.Path), text)); err != nil {
 			return err
 		}
 	}

@@ -359,6 +359,15 @@ func (b *builder) open(ctx context.Context) (err error) {
 		if kind := b.Board.KindOf(name); !boards.LooksLike(kind, f) {
 			b.Warn(fmt.Sprintf("%s is not recognised as %s: it is taken as it is", name, kind))
 		}
+		if r := b.Board.Recovery; r.UBoot == name {
+			lacked, err := boards.LackedByUBoot(io.NewSectionReader(f, 0, f.Size()), r.Commands)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			for _, text := range lacked {
+				b.Warn(name + ": " + text)
+			}
+		}
 	}
 	return b.openParts(ctx)
 }

@@ -64,6 +64,18 @@ func (p *planter) dirs(mode uint32, paths string) {
 	}
 }
 
+// parents makes the directories of a path that are not there.
+func (p *planter) parents(dir string) {
+	for i, c := range dir + "/" {
+		if c != '/' || p.err != nil {
+			continue
+		}
+		if _, err := p.tree.Open("/" + dir[:i]); errors.Is(err, fs.ErrNotExist) {
+			p.dirs(0o755, dir[:i])
+		}
+	}
+}
+
 func (p *planter) file(path string, mode uint32, c image.Content) {
 	p.put(path, &tree.Inode{Mode: tree.Regular | mode, Content: c})
 }

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"debug/elf"
 	"errors"
@@ -47,6 +48,9 @@ func (p *planter) programs(ctx context.Context, packages *packages, folder strin
 	var todo []library
 	for _, prog := range list {
 		pkg, c, err := packages.file(ctx, prog)
+		if prog.Optional && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -55,7 +59,9 @@ func (p *planter) programs(ctx context.Context, packages *packages, folder strin
 		}
 		take(pkg)
 		name := path.Base(prog.Path)
-		p.file(folder+"/"+name, 0o755, c)
+		dir := cmp.Or(prog.Dir, folder)
+		p.parents(dir)
+		p.file(dir+"/"+name, 0o755, c)
 		todo = append(todo, library{c, name})
 	}
 	placed := map[string]bool{}
@@ -151,8 +157,14 @@ func (p *packages) file(ctx context.Context, prog boards.Program) (*source.Packa
 		}
 		tried = append(tried, pkg.Name+" "+pkg.Version)
 	}
-	return nil, nil, fmt.Errorf("there is no /%s in %s", prog.Path, strings.Join(tried, " or "))
+	return nil, nil, &noProgramError{fmt.Sprintf("there is no /%s in %s", prog.Path, strings.Join(tried, " or "))}
 }
+
+// noProgramError is a program that no package has. It is fs.ErrNotExist.
+type noProgramError struct{ text string }
+
+func (e *noProgramError) Error() string        { return e.text }
+func (e *noProgramError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // deeper are packages, and those with libraries that they depend on.
 func (p *packages) deeper(ctx context.Context, pool []*source.Package) ([]*source.Package, error) {

@@ -18,6 +18,8 @@ var (
 	markGood string
 	//go:embed starter/udhcpc.sh
 	udhcpc string
+	//go:embed starter/boot-to-ums.sh
+	bootToUMS string
 )
 
 // openStarterInitrd is an initrd that makes the partitions the image leaves to the
@@ -62,8 +64,12 @@ func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
 		services = []string{"/sbin/first-boot"}
 	}
 	p := busyboxRoot(busybox, b.Board.Name, rcS, b.Time, services...)
-	p.dirs(0o755, "data lib")
+	p.dirs(0o755, "data lib etc/ssh")
 	p.program("etc/udhcpc.sh", udhcpc)
+	// The services that first-boot runs give up their rights to these.
+	p.text("etc/passwd", "root::0:0:root:/root:/bin/sh\nsshd:x:74:74::/run/sshd:/bin/false\ndnsmasq:x:75:75::/var:/bin/false\n_chrony:x:76:76::/var:/bin/false\n")
+	p.text("etc/group", "root:x:0:\nsshd:x:74:\ndnsmasq:x:75:\n_chrony:x:76:\n")
+	p.program("sbin/boot_to_ums", bootToUMS)
 	if provisioning != nil {
 		p.file("sbin/first-boot", 0o755, provisioning)
 	}

@@ -40,14 +40,8 @@ func (c *Config) Admins() []string {
 	return keys
 }
 
-// Signers are the lines of the device's admin-signers.
-func (c *Config) Signers() string {
-	var b strings.Builder
-	for _, key := range c.Admins() {
-		b.WriteString("atomixos-reapply " + key + "\n")
-	}
-	return b.String()
-}
+// Signers is the device's admin-signers: a public key on each line.
+func (c *Config) Signers() string { return strings.Join(c.Admins(), "\n") + "\n" }
 
 // UsesFiles says whether a unit needs files of a bundle.
 func (c *Config) UsesFiles() bool {

@@ -96,6 +96,10 @@ func checkDirective(name string) string {
 
 // dnsName is a name without its final dots in small letters, or "".
 func dnsName(s string) string {
+	// Python makes two characters of this one.
+	if strings.ContainsRune(s, 'İ') {
+		return ""
+	}
 	s = strings.ToLower(strings.TrimRight(s, "."))
 	if len(s) > 253 {
 		return ""
@@ -210,8 +214,8 @@ func checkServer(s string, show func(string) string) string {
 func checkURL(s string, show func(string) string) string {
 	const allowed = "it must be https://HOST[:PORT][/PATH]"
 	bad := func(what string) string { return fmt.Sprintf("%s %s; %s", show(s), what, allowed) }
-	if strings.ContainsFunc(s, isSpace) {
-		return bad("has white space in it")
+	if strings.ContainsFunc(s, func(c rune) bool { return isSpace(c) || c < ' ' || c == 0x7f }) {
+		return bad("has white space or a control character in it")
 	}
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok || !strings.EqualFold(scheme, "https") {

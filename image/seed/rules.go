@@ -24,12 +24,14 @@ type rule struct {
 
 	min, max int64    // an integer
 	only     []string // a string is one of these, as it is
+	stripped bool     // or without white space at its ends
 	on       bool     // a boolean is true
 
 	// check says what is wrong with a string whose ends are stripped, or is nil
 	// if any will do. blank ones are not asked. It shows what it quotes by show.
 	check   func(s string, show func(string) string) string
-	blank   bool
+	blank   bool   // a blank string will do
+	none    bool   // one of no characters will do
 	pattern string // of what check takes, or more
 
 	scalar bool // a string, an integer, a boolean, or a list with some of these
@@ -140,13 +142,13 @@ var document = tableOf("config.toml of an AtomixOS device.",
 			))),
 		may("dnsmasq", tableOf("DHCP and names on the LAN.",
 			may("enable", &rule{kind: boolean, on: true, about: "The LAN is always served.", fallback: true}),
-			may("interface", oneOf("The LAN.", "eth1").or("eth1")),
+			may("interface", &rule{kind: text, about: "The LAN.", only: []string{"eth1"}, stripped: true, fallback: "eth1"}),
 			may("gateway_cidr", cidr("The device's address on the LAN, with a prefix of /16 to /30.").or(defaultLAN)),
 			may("dhcp_start", ipv4("First address given to clients.").or(defaultStart)),
 			may("dhcp_end", ipv4("Last address given to clients.").or(defaultEnd)),
 			may("domain", textOf("Domain of the LAN.", checkDNS).like(dnsPattern).or("local")),
-			may("hostname_pattern", &rule{kind: text, about: "Host name of the device, such as node-{mac}; empty is none.", check: checkPattern, blank: true,
-				pattern: `^\s*$|\{mac\}`, fallback: ""}),
+			may("hostname_pattern", &rule{kind: text, about: "Host name of the device, such as node-{mac}; empty is none.", check: checkPattern, none: true,
+				pattern: `^$|\{mac\}`, fallback: ""}),
 			may("gateway_aliases", listOf("Names of the device on the LAN.", 0, textOf("", checkDNS).like(dnsPattern)).or([]string{"atomixos"})),
 		)),
 		may("ntp", tableOf("Time.",
@@ -270,15 +272,19 @@ func (c *checker) walk(at string, v *value, r *rule) {
 			bad("is false; it can only be true")
 		}
 	case text:
+		if r.stripped {
+			v.text = strip(v.text)
+		}
 		if r.only != nil {
 			if !slices.Contains(r.only, v.text) {
 				bad("is %s; it must be %s", v.quoted(v.text), strings.Join(r.only, ", or "))
 			}
 			break
 		}
+		given := v.text
 		v.text = strip(v.text)
 		switch {
-		case v.text == "" && !r.blank:
+		case v.text == "" && !r.blank && (given != "" || !r.none):
 			bad("is blank; it must not be")
 		case v.text != "" && r.check != nil:
 			if what := r.check(v.text, v.show); what != "" {

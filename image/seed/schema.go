@@ -3,6 +3,7 @@ package seed
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 )
 
 // Schema is a JSON Schema (draft 2020-12) of the document, for editors. It says
@@ -77,11 +78,13 @@ func (r *rule) schema() map[string]any {
 	case text:
 		s["type"] = "string"
 		switch {
+		case r.stripped:
+			s["pattern"] = `^\s*(` + strings.Join(r.only, "|") + `)\s*$`
 		case r.only != nil:
 			s["enum"] = r.only
 		case r.pattern != "":
 			s["pattern"] = r.pattern
-		case !r.blank:
+		case !r.blank && !r.none:
 			s["pattern"] = `\S`
 		}
 	}

@@ -95,6 +95,11 @@ func TestRules(t *testing.T) {
 		"another strategy":                 {instead(`["web"]`, `["web"]`+"\nstrategy = 'none'"), `7: activation.strategy: is "none"; it must be rollback`},
 		"https in capitals":                {more("[os_upgrade]\nserver_url = 'HTTPS://h'"), `!12: os_upgrade.server_url: is "HTTPS://h": the device looks for updates only if https is in small letters`},
 		"a port that is too large":         {more("[os_upgrade]\nserver_url = 'https://h:65536'"), `12: os_upgrade.server_url: "https://h:65536" has no valid port; it must be https://HOST[:PORT][/PATH]`},
+		"a control character in a URL":     {more("[os_upgrade]\nserver_url = \"https://h/\\u007f\""), `12: os_upgrade.server_url: "https://h/\x7f" has white space or a control character in it; it must be https://HOST[:PORT][/PATH]`},
+		"a letter that becomes two":        {more("[network.dnsmasq]\ndomain = 'İ.x'"), `12: network.dnsmasq.domain: "İ.x" is no DNS name; one has up to 253 characters, in labels of up to 63 letters, digits and inner hyphens`},
+		"a letter that becomes one":        {more("[network.dnsmasq]\ndomain = 'K.x'"), ``},
+		"a blank pattern":                  {more("[network.dnsmasq]\nhostname_pattern = '  '"), `12: network.dnsmasq.hostname_pattern: is blank; it must not be`},
+		"no pattern":                       {more("[network.dnsmasq]\nhostname_pattern = ''"), ``},
 		"a query":                          {more("[os_upgrade]\nserver_url = 'https://h/?a=b'"), `12: os_upgrade.server_url: "https://h/?a=b" has a query or a fragment; it must be https://HOST[:PORT][/PATH]`},
 		"a name that begins with a hyphen": {more("[containers.volume.-a.Volume]"), `11: containers.volume.-a: "-a" is no name; one is a letter, digit or _, then letters, digits, _ and -`},
 		"a name that begins with _":        {more("[containers.volume._a.Volume]"), ``},
@@ -128,9 +133,9 @@ func TestRules(t *testing.T) {
 func TestPorts(t *testing.T) {
 	for port, want := range map[string]string{ // a ! is a warning; nothing is a fault
 		"8080:80": "127.0.0.1:8080:80", "8080:80/tcp": "127.0.0.1:8080:80/tcp", "127.0.0.1:1:2": "127.0.0.1:1:2", "127.0.1.1:1:2": "127.0.1.1:1:2",
-		"localhost:1:2": "127.0.0.1:1:2", "::1:1:2": "127.0.0.1:1:2", "[::1]:1:2": "127.0.0.1:1:2", "0.0.0.0:1:2": "!127.0.0.1:1:2",
+		"localhost:1:2": "127.0.0.1:1:2", "::1:1:2": "!127.0.0.1::1:1:2", "[::1]:1:2": "127.0.0.1:1:2", "0.0.0.0:1:2": "!127.0.0.1:1:2",
 		"[::]:1:2": "!127.0.0.1:1:2", ":1:2": "!127.0.0.1:1:2", "127.0.0.1:1-2:3-4": "127.0.0.1:1-2:3-4", "[::1:1:2": "[::1:1:2", "[::1]1:2": "[::1]1:2",
-		"²:80": "127.0.0.1:²:80", "80": "", "": "", ":80": "", "a:80": "", "1-2:3-4": "", "10.0.0.1:80": "", " 80:80": "", "80/tcp": "",
+		"²:80": "127.0.0.1:²:80", "80": "", "": "", ":80": "", "a:80": "", "1-2:3-4": "", "10.0.0.1:80": "", " 80:80\u00a0": "127.0.0.1:80:80", " ": "", "1:2:3:4": "!127.0.0.1:2:3:4", "[::1]:1:2:3": "127.0.0.1:1:2:3", "80/tcp": "",
 	} {
 		c, faults := seed.Check([]byte(minimal + "PublishPort = \"" + port + "\"\n"))
 		got := ""

@@ -25,10 +25,11 @@ const (
 	date
 	list
 	table
+	null // of JSON alone
 )
 
 func (k kind) String() string {
-	return [...]string{"broken", "a string", "an integer", "a boolean", "a float", "a date or time", "a list", "a table"}[k]
+	return [...]string{"broken", "a string", "an integer", "a boolean", "a float", "a date or time", "a list", "a table", "null"}[k]
 }
 
 // value is a value with the line where it stands.

@@ -29,6 +29,14 @@ const (
 	PathConfig   = "/api/config"
 	PathExport   = "/api/config/export"
 	PathJobs     = "/api/jobs/" // and the job's id
+	PathSchema   = "/schema/openapi.json"
+
+	// Of single places; but for the network a name follows.
+	PathUsers      = "/api/config/users/"
+	PathNetwork    = "/api/config/network"
+	PathContainers = "/api/config/containers/"
+	PathNetworks   = "/api/config/container-networks/"
+	PathVolumes    = "/api/config/container-volumes/"
 )
 
 // The headers of requests.
@@ -41,6 +49,7 @@ const (
 // The limits of the service.
 const (
 	MaxBody   = 32 << 20
+	MaxChange = 128 << 10 // of a single place; AtomixOS takes MaxBody
 	NonceLife = 300 * time.Second
 	MaxJobs   = 64 // kept
 )
@@ -67,7 +76,7 @@ type Nonce struct {
 // Verdict is the body of PathValidate, of status 200 or 400.
 type Verdict struct {
 	OK       bool     `json:"ok"`
-	Warnings []string `json:"warnings,omitempty"` // with OK there even if empty
+	Warnings []string `json:"warnings,omitzero"` // with OK there even if empty
 	Error    string   `json:"error,omitempty"`
 }
 
@@ -107,8 +116,8 @@ const (
 
 // Steps of a job in their order; those that need not be done are left out.
 var Steps = []string{"running", "prepare", "recover", "validate", "write-candidate", "write-config", "copy-files", "write-admin-signers", "write-users",
-	"write-firewall", "write-lan", "write-network", "write-os-upgrade", "write-health", "render-containers", "render-containers-networks",
-	"render-containers-volumes", "render-containers-builds", "write-quadlets", "write-runtime-metadata", Promote, "service-deploy", "activate",
+	"write-firewall", "write-lan", "write-network", "write-os-upgrade", "write-health", "render-containers", "render-container-networks",
+	"render-container-volumes", "render-container-builds", "write-quadlets", "write-runtime-metadata", Promote, "service-deploy", "activate",
 	"service-restart", "settle", "service-status", "health-check", "rollback", "cleanup", "complete", "completed"}
 
 // Promote is the step that makes the new configuration the active one.
@@ -119,16 +128,16 @@ func Promoted(step string) bool {
 	return slices.Index(Steps, step) >= slices.Index(Steps, Promote)
 }
 
-// Job is the state of a job. What is empty is absent.
+// Job is the state of a job. But for the step, what is empty is absent.
 type Job struct {
-	ID       string  `json:"id"`
-	State    string  `json:"state"`
-	Step     string  `json:"current_step"`
-	Events   []Event `json:"events,omitempty"`
-	Error    string  `json:"error,omitempty"`
-	Result   *Result `json:"result,omitempty"` // may come a moment after the state
-	Rollback string  `json:"rollback_status,omitempty"`
-	Duration float64 `json:"duration_seconds,omitempty"`
+	ID       string   `json:"id"`
+	State    string   `json:"state"`
+	Step     string   `json:"current_step"`
+	Events   []Event  `json:"events,omitempty"`
+	Error    string   `json:"error,omitempty"`
+	Result   *Result  `json:"result,omitempty"` // of success; may come a moment after the state
+	Rollback string   `json:"rollback_status,omitempty"`
+	Duration *float64 `json:"duration_seconds,omitempty"` // once it has ended
 }
 
 // Event is something that happened in a job.
@@ -147,6 +156,34 @@ type Result struct {
 	Reapply    bool     `json:"reapply"`
 	RolledBack *bool    `json:"rolled_back,omitempty"`    // absent after a first configuration that succeeded
 	Forwarding string   `json:"forwarding_url,omitempty"` // where the service is from now on
+}
+
+// Change changes one place of a configuration.
+type Change struct {
+	// Place is users NAME, network, or containers and container, network or volume and
+	// NAME.
+	Place []string
+	// Value is a JSON object that takes the place of what is there. That of network is
+	// merged into it instead, and null deletes a key. Nil deletes the place.
+	Value []byte
+}
+
+// Request is the method and the path of a change, empty for a place that has none.
+func (c Change) Request() (method, path string) {
+	method = "PUT"
+	if c.Value == nil {
+		method = "DELETE"
+	}
+	kinds := map[string]string{"container": PathContainers, "network": PathNetworks, "volume": PathVolumes}
+	switch p := c.Place; {
+	case len(p) == 1 && p[0] == "network" && c.Value != nil:
+		return "PATCH", PathNetwork
+	case len(p) == 2 && p[0] == "users":
+		return method, PathUsers + p[1]
+	case len(p) == 3 && p[0] == "containers" && kinds[p[1]] != "":
+		return method, kinds[p[1]] + p[2]
+	}
+	return "", ""
 }
 
 // Message is what a request signs: body is the SHA-256 of its own. The method is no
@@ -178,7 +215,7 @@ func Armour(value string) ([]byte, error) {
 }
 
 // Verify checks a signature by admin-signers: a public key on each line, which may
-// follow Namespace. Other lines are passed over.
+// follow Namespace, as older versions wrote it. Other lines are passed over.
 func Verify(message, armour, signers []byte) error {
 	s, key, err := signedBy(armour, signers)
 	if err != nil {

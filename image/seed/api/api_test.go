@@ -40,7 +40,7 @@ func signers(t *testing.T, file string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "not a key\n" + api.Namespace + " ssh-ed25519 AAAA spoiled\n" + api.Namespace + " " + string(public)
+	return "not a key\nssh-ed25519 AAAA spoiled\n" + string(public)
 }
 
 func TestSignaturesAreThoseOfOpenSSH(t *testing.T) {
@@ -144,7 +144,7 @@ func TestSignaturesOfSecurityKeys(t *testing.T) {
 	imagetest.Need(t, "ssh-keygen")
 	message := api.Message("nonce", api.PathConfig, sha256.Sum256(nil))
 	for _, key := range []*consoletest.SecurityKey{consoletest.NewSKEd25519(t), consoletest.NewSKECDSA(t)} {
-		allowed := api.Namespace + " " + string(ssh.MarshalAuthorizedKey(key.PublicKey()))
+		allowed := string(ssh.MarshalAuthorizedKey(key.PublicKey()))
 		header, err := api.Sign(message, key)
 		if err != nil {
 			t.Fatal(err)
@@ -155,6 +155,10 @@ func TestSignaturesOfSecurityKeys(t *testing.T) {
 		}
 		if err := api.Verify(message, armour, []byte(allowed)); err != nil {
 			t.Errorf("%s: %v", key.PublicKey().Type(), err)
+		}
+		// Devices of before have the name of who signs in front.
+		if err := api.Verify(message, armour, []byte(api.Namespace+" "+allowed)); err != nil {
+			t.Errorf("%s: after a name: %v", key.PublicKey().Type(), err)
 		}
 		if err := api.Verify(append(message, 'x'), armour, []byte(allowed)); err == nil {
 			t.Errorf("%s: taken for another message", key.PublicKey().Type())

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -63,9 +64,13 @@ type permission int
 
 const (
 	signedOnly    permission = iota // an admin's
+	signedJob                       // an admin's, which begin a job
 	signedOrFirst                   // an admin's; anyone's while there is no configuration
 	firstOnly                       // anyone's while there is no configuration
 )
+
+// first says whether it is anyone's while there is no configuration.
+func (p permission) first() bool { return p == signedOrFirst || p == firstOnly }
 
 // claim is what a request shows of who sent it. It says nothing of what the
 // request may do until authorize has seen it.
@@ -77,6 +82,8 @@ type claim struct {
 	fault  error             // why the signature cannot be used
 	sum    [sha256.Size]byte // of the body
 	first  error             // why it cannot be a device's first configuration
+
+	unusable error // what is wrong with the body, for those who may send it
 }
 
 // newClaim reads the headers of a request, whose body is taken for empty.
@@ -97,18 +104,33 @@ func newClaim(r *http.Request, needs permission) *claim {
 // device without a configuration has no other way to tell its owner's browser from
 // one that a foreign page uses.
 func sameOrigin(r *http.Request) error {
-	host := strings.ToLower((&url.URL{Host: r.Host}).Hostname())
-	_, err := netip.ParseAddr(host)
-	if err != nil && !slices.Contains([]string{"localhost", "gateway", "atomixos"}, host) && !strings.HasSuffix(host, ".local") {
+	own, ok := originOf("http://" + r.Host)
+	_, err := netip.ParseAddr(own.Hostname())
+	named := slices.Contains([]string{"localhost", "gateway", "atomixos"}, own.Hostname()) || strings.HasSuffix(own.Hostname(), ".local")
+	if !ok || err != nil && !named {
 		return unauthorized("Host is not allowed before provisioning")
 	}
 	for _, header := range []string{"Origin", "Referer"} {
-		from := r.Header.Get(header)
-		if u, err := url.Parse(from); from != "" && (err != nil || u.Scheme != "http" || !strings.EqualFold(u.Host, r.Host)) {
+		value := r.Header.Get(header)
+		if from, ok := originOf(value); value != "" && (!ok || from != own) {
 			return unauthorized(header + " is not allowed before provisioning")
 		}
 	}
 	return nil
+}
+
+// originOf is the scheme, host and port of a URL, in small letters and with the port that
+// is meant if there is none.
+func originOf(s string) (origin url.URL, ok bool) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+		return origin, false
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return url.URL{Scheme: u.Scheme, Host: net.JoinHostPort(strings.ToLower(u.Hostname()), port)}, true
 }
 
 // screen refuses a request before its body is read if authorize would refuse it
@@ -123,7 +145,7 @@ func (c *Console) screen(k *claim) error {
 	switch {
 	case err != nil:
 		return internal
-	case config == nil && k.needs != signedOnly:
+	case config == nil && k.needs.first():
 		return k.first
 	case k.needs == firstOnly:
 		return notFound
@@ -169,7 +191,7 @@ func (c *Console) authorize(k *claim) ([]byte, error) {
 	switch {
 	case err != nil:
 		return nil, internal
-	case config == nil && k.needs != signedOnly:
+	case config == nil && k.needs.first():
 		return nil, k.first
 	case k.needs == firstOnly:
 		return nil, notFound

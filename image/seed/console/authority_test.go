@@ -81,6 +81,13 @@ func (d *owned) Apply(_ context.Context, _ string, body io.ReadSeeker, _ func(ap
 	return api.Result{}, "", nil
 }
 
+func (d *owned) Change(_ context.Context, change api.Change, _ func(api.Event)) (api.Result, string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.applied = append(d.applied, fmt.Sprintf("the stranger's %q %s", change.Place, change.Value))
+	return api.Result{}, "", nil
+}
+
 func (d *owned) set(config []byte, admin string, unready error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -203,6 +210,12 @@ func (r *rig) token() string {
 // request is one with the body "stranger's", signed by a key if it is given.
 func (r *rig) request(path string, body *slow, key, nonce string) *http.Request {
 	method, text, kind := "POST", []byte("stranger's"), "application/octet-stream"
+	if verb, rest, ok := strings.Cut(path, " "); ok {
+		method, path, text, kind = verb, rest, []byte(`{"of": "the stranger's"}`), "application/json"
+		if method == "DELETE" {
+			text = nil
+		}
+	}
 	switch path {
 	case api.PathExport:
 		method, text = "GET", nil
@@ -228,6 +241,14 @@ func (r *rig) request(path string, body *slow, key, nonce string) *http.Request 
 		q.Header.Set(api.HeaderSignature, base64.StdEncoding.EncodeToString([]byte(key+" signed "+string(api.Message(nonce, path, sha256.Sum256(text))))))
 	}
 	return q
+}
+
+// changes are the routes that change one place.
+var changes = []string{
+	"PUT " + api.PathUsers + "ops", "DELETE " + api.PathUsers + "ops", "PATCH " + api.PathNetwork,
+	"PUT " + api.PathContainers + "web", "DELETE " + api.PathContainers + "web",
+	"PUT " + api.PathNetworks + "net", "DELETE " + api.PathNetworks + "net",
+	"PUT " + api.PathVolumes + "data", "DELETE " + api.PathVolumes + "data",
 }
 
 // What every route answers whom, in every state of the device, and when the state
@@ -289,6 +310,22 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{api.PathExport, "owned", "owned", denied, denied, ok, denied},
 		{api.PathExport, "owned", "busy", denied, denied, ok, denied},
 		{api.PathExport, "another owner's", "another owner's", denied, denied, denied, denied},
+	}
+	for _, route := range changes {
+		rows = append(rows, []row{
+			{route, "waiting", "waiting", denied, denied, denied, denied},
+			{route, "waiting", "owned", denied, denied, denied, denied},
+			{route, "waiting", "busy", denied, denied, denied, denied},
+			{route, "busy", "busy", conflict, conflict, conflict, conflict},
+			{route, "without data", "without data", noData, noData, noData, noData},
+			{route, "starting", "starting", conflict, conflict, conflict, conflict},
+			{route, "starting", "started as owned", conflict, conflict, conflict, conflict},
+			{route, "owned", "owned", denied, denied, accepted, denied},
+			{route, "owned", "another owner's", denied, denied, denied, denied},
+			{route, "owned", "busy", denied, denied, conflict, denied},
+			{route, "owned", "without data", denied, denied, noData, denied},
+			{route, "owned", "waiting", denied, denied, denied, denied},
+		}...)
 	}
 	for _, row := range rows {
 		for sender, want := range map[string]int{"unsigned": row.unsigned, "wrong key": row.wrongKey, "right key": row.rightKey, "replayed": row.replayed} {

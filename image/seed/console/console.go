@@ -5,17 +5,19 @@
 // after its body is complete and under the lock that admits jobs; see authority.go.
 //
 // Jobs and nonces are in memory, as on the device: they are lost when it restarts.
-// There are no routes for parts of a configuration.
 package console
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +25,7 @@ import (
 )
 
 // Device is what is provisioned. Its methods may be called at the same time, but
-// Apply is only called when it does not run.
+// Apply and Change are only called when neither runs.
 type Device interface {
 	// Config is the active configuration, nil before there is one.
 	Config() ([]byte, error)
@@ -41,6 +43,9 @@ type Device interface {
 	// Apply makes a document or bundle the active configuration, and says what it
 	// does. With an error, the job failed; its rollback is then as in api.
 	Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error)
+	// Change is Apply for one place of the active configuration. Files of its bundle
+	// stay.
+	Change(ctx context.Context, change api.Change, report func(api.Event)) (result api.Result, rollback string, err error)
 }
 
 // Options are what a Console needs beside its device.
@@ -86,8 +91,16 @@ func New(ctx context.Context, device Device, o Options) *Console {
 		"POST " + api.PathConfig:          c.config,
 		"GET " + api.PathExport:           c.export,
 		"GET " + api.PathJobs + "{id}":    c.job,
+		"GET " + api.PathSchema:           schema,
+		"PATCH " + api.PathNetwork:        c.change("network"),
 	} {
 		c.mux.HandleFunc(pattern, handler)
+	}
+	for path, place := range map[string][]string{
+		api.PathUsers: {"users"}, api.PathContainers: {"containers", "container"}, api.PathNetworks: {"containers", "network"}, api.PathVolumes: {"containers", "volume"},
+	} {
+		c.mux.HandleFunc("PUT "+path+"{name}", c.change(place...))
+		c.mux.HandleFunc("DELETE "+path+"{name}", c.change(place...))
 	}
 	return c
 }
@@ -152,7 +165,7 @@ func filename(r *http.Request) string {
 }
 
 func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
-	b, err := c.receive(w, r, signedOnly)
+	b, err := c.receive(w, r, signedOnly, api.MaxBody)
 	if err != nil {
 		refuse(w, err)
 		return
@@ -190,7 +203,7 @@ func (c *Console) export(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) config(w http.ResponseWriter, r *http.Request) {
-	b, err := c.receive(w, r, signedOrFirst)
+	b, err := c.receive(w, r, signedOrFirst, api.MaxBody)
 	if err != nil {
 		refuse(w, err)
 		return
@@ -198,9 +211,60 @@ func (c *Console) config(w http.ResponseWriter, r *http.Request) {
 	submitted, err := c.apply(filename(r), b)
 	if err != nil {
 		b.Close()
+	}
+	begun(w, submitted, err)
+}
+
+// begun answers a request that begins a job, or why it does not.
+func begun(w http.ResponseWriter, s api.Submitted, err error) {
+	if err != nil {
 		refuse(w, err)
 		return
 	}
-	w.Header().Set("Location", submitted.JobURL)
-	answer(w, http.StatusAccepted, submitted)
+	w.Header().Set("Location", s.JobURL)
+	answer(w, http.StatusAccepted, s)
+}
+
+// change changes a place of the configuration, of those in a table the one that the path
+// names.
+func (c *Console) change(table ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		b, err := c.receive(w, r, signedJob, api.MaxChange)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		defer b.Close()
+		change := api.Change{Place: slices.Clone(table)}
+		if name := r.PathValue("name"); name != "" {
+			change.Place = append(change.Place, name)
+		}
+		body, err := io.ReadAll(b)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		// No signature covers the method: the body tells both apart.
+		switch object := json.Valid(body) && bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")); {
+		case r.Method != http.MethodDelete && !object:
+			b.claim.unusable = &refusal{http.StatusBadRequest, "The body must be a JSON object"}
+		case r.Method != http.MethodDelete:
+			change.Value = body
+		case len(body) > 0:
+			b.claim.unusable = &refusal{http.StatusBadRequest, "A DELETE must not have a body"}
+		}
+		submitted, err := c.submit(b.claim, func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+			return c.device.Change(ctx, change, report)
+		})
+		begun(w, submitted, err)
+	}
+}
+
+//go:embed openapi.json
+var openAPI []byte
+
+// schema describes the routes.
+func schema(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/vnd.oai.openapi+json")
+	w.Write(openAPI)
 }

@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,23 +21,34 @@ type job struct {
 	begun time.Time
 }
 
-// work is what a job does. Its rollback is as in api.
+// work is what a job does. Its rollback is as in api, empty if nothing was changed that
+// had to be taken back.
 type work func(ctx context.Context, report func(api.Event)) (result api.Result, rollback string, err error)
 
-// apply begins a job that applies a body, and closes it, if whoever sent it may.
-func (c *Console) apply(name string, body *upload) (api.Submitted, error) {
+// submit begins the job of a request, if whoever sent it may.
+func (c *Console) submit(k *claim, w work) (api.Submitted, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	config, err := c.authorize(body.claim)
+	config, err := c.authorize(k)
+	if err == nil {
+		err = k.unusable
+	}
 	if err != nil {
 		return api.Submitted{}, err
 	}
 	return c.begin(func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
-		defer body.Close()
-		result, rollback, err := c.device.Apply(ctx, name, body, report)
+		result, rollback, err := w(ctx, report)
 		result.Reapply = config != nil
 		return result, rollback, err
 	}), nil
+}
+
+// apply begins a job that applies a body, and closes it then.
+func (c *Console) apply(name string, body *upload) (api.Submitted, error) {
+	return c.submit(body.claim, func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
+		defer body.Close()
+		return c.device.Apply(ctx, name, body, report)
+	})
 }
 
 // Boot begins the job of a device that starts. While it runs, nothing from the
@@ -75,7 +87,7 @@ func (c *Console) run(j *job, w work) {
 	report := func(e api.Event) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		e.Elapsed = time.Since(j.begun).Seconds()
+		e.Elapsed = j.age()
 		j.State, j.Step = api.Running, e.Step
 		if len(j.Events) < maxEvents {
 			j.Events = append(j.Events, e)
@@ -91,23 +103,20 @@ func (c *Console) run(j *job, w work) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	j.Duration = time.Since(j.begun).Seconds()
-	if err == nil {
-		if result.Reapply {
-			result.RolledBack = new(bool)
-		}
-		j.State, j.Result = api.Succeeded, &result
+	age := j.age()
+	j.Duration = &age
+	if err != nil {
+		j.State, j.Error, j.Rollback = api.Failed, cut(err.Error()), rollback
 		return
 	}
-	j.State, j.Error = api.Failed, cut(err.Error())
-	if rollback == "" {
-		// The configuration is not valid.
-		return
+	if result.Reapply {
+		result.RolledBack = new(bool)
 	}
-	back := rollback == api.RollbackCompleted
-	result.RolledBack = &back
-	j.Rollback, j.Result = rollback, &result
+	j.State, j.Result = api.Succeeded, &result
 }
+
+// age is for how many seconds a job is there, in hundredths.
+func (j *job) age() float64 { return math.Round(time.Since(j.begun).Seconds()*100) / 100 }
 
 // cut shortens what is said of a failure.
 func cut(s string) string {

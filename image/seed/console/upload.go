@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"imgtool/image/seed/api"
 )
 
 // Limits of what is received. A body of up to smallBody bytes is kept in memory, a
@@ -254,9 +252,9 @@ func (in *intake) done(k *claim) (*upload, error) {
 }
 
 // receive is the body of a request. Whoever acts on it must ask authorize first.
-func (c *Console) receive(w http.ResponseWriter, r *http.Request, needs permission) (*upload, error) {
+func (c *Console) receive(w http.ResponseWriter, r *http.Request, needs permission, limit int64) (*upload, error) {
 	k := newClaim(r, needs)
-	in, err := c.admit(w, r, k, api.MaxBody)
+	in, err := c.admit(w, r, k, limit)
 	if err != nil {
 		return nil, err
 	}

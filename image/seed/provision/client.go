@@ -263,8 +263,11 @@ func (c *Client) once(ctx context.Context, r request) (int, http.Header, []byte,
 	for name, value := range r.header {
 		req.Header.Set(name, value)
 	}
-	if r.body != nil {
+	switch r.method {
+	case http.MethodPost:
 		req.Header.Set("Content-Type", "application/octet-stream")
+	case http.MethodPut, http.MethodPatch:
+		req.Header.Set("Content-Type", "application/json")
 	}
 	if len(r.body) > expectFrom {
 		// A device that refuses it by its headers can say why: of one that closes the

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -207,7 +208,8 @@ func Verify(message, armour []byte, signers string) error {
 	return sshKeygen(message, armour, signers, "-Y", "verify", "-I", api.Namespace, "-n", api.Namespace)
 }
 
-// sshKeygen runs ssh-keygen on a signature and the lines of admin-signers.
+// sshKeygen runs ssh-keygen on a signature and the lines of admin-signers, each of which
+// it wants after the name of who signs.
 func sshKeygen(message, armour []byte, signers string, args ...string) error {
 	dir, err := os.MkdirTemp("", "console")
 	if err != nil {
@@ -215,7 +217,11 @@ func sshKeygen(message, armour []byte, signers string, args ...string) error {
 	}
 	defer os.RemoveAll(dir)
 	allowed, sig := filepath.Join(dir, "admin-signers"), filepath.Join(dir, "sig")
-	if err := errors.Join(os.WriteFile(allowed, []byte(signers), 0o600), os.WriteFile(sig, armour, 0o600)); err != nil {
+	var named strings.Builder
+	for line := range strings.Lines(signers) {
+		named.WriteString(api.Namespace + " " + line)
+	}
+	if err := errors.Join(os.WriteFile(allowed, []byte(named.String()), 0o600), os.WriteFile(sig, armour, 0o600)); err != nil {
 		return err
 	}
 	cmd := exec.Command("ssh-keygen", append(args, "-f", allowed, "-s", sig)...)
@@ -252,6 +258,20 @@ const pace = 30 * time.Millisecond
 
 // Apply does all that a device does, but to nothing.
 func (d *Device) Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
+	return d.apply(ctx, name, body, report)
+}
+
+// Change is Apply with one place changed.
+func (d *Device) Change(ctx context.Context, change api.Change, report func(api.Event)) (api.Result, string, error) {
+	before, _ := d.Config()
+	text, err := seed.Change(before, change.Place, change.Value)
+	if err != nil {
+		return api.Result{}, "", err
+	}
+	return d.apply(ctx, "config.toml", bytes.NewReader(text), report)
+}
+
+func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
 	before, _ := d.Config()
 	var result api.Result
 	for _, step := range api.Steps[1:] {
@@ -297,7 +317,7 @@ func (d *Device) Apply(ctx context.Context, name string, body io.ReadSeeker, rep
 		case err == nil:
 			continue
 		case !api.Promoted(step):
-			return result, api.RollbackSkipped, err
+			return result, "", err
 		}
 		report(api.Event{Step: "rollback"})
 		if d.StuckRollback {

@@ -1,0 +1,342 @@
+package seed
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Change changes one place of a document, and returns the document written anew as the
+// device does it: comments and the layout are lost. The place is one of
+//
+//	users NAME
+//	network
+//	containers container NAME
+//	containers network NAME
+//	containers volume NAME
+//
+// The change is a JSON object that takes the place of what is there, or nil to delete it.
+// That of network is merged into what is there, and null deletes a key. The result is not
+// checked. Errors name keys, and quote no values.
+func Change(document []byte, place []string, change []byte) ([]byte, error) {
+	r := newReader(document, nil)
+	if len(r.faults) > 0 {
+		return nil, errors.New("the configuration that is there cannot be read")
+	}
+	var given *value
+	if change != nil {
+		var err error
+		if given, err = readJSON(change); err != nil {
+			return nil, err
+		}
+		if given.kind != table {
+			return nil, errors.New("the change must be a JSON object")
+		}
+	}
+	at := strings.Join(place, ".")
+	switch {
+	case len(place) == 1 && place[0] == "network" && given != nil:
+		if err := onlyKeys(at, given, rulesOf("network")); err != nil {
+			return nil, err
+		}
+		r.root.tableAt("network").merge(given)
+	case len(place) == 2 && place[0] == "users":
+		if what := checkUser(place[1]); what != "" {
+			return nil, fmt.Errorf("%q %s", clip(place[1]), what)
+		}
+		if given != nil {
+			if err := onlyKeys(at, given, rulesOf("users").each, "isAdmin"); err != nil {
+				return nil, err
+			}
+		}
+		r.root.tableAt("users").set(place[1], given)
+	case len(place) == 3 && place[0] == "containers" && slices.Contains([]string{"container", "network", "volume"}, place[1]):
+		if what := checkResource(place[2]); what != "" {
+			return nil, fmt.Errorf("%q %s", clip(place[2]), what)
+		}
+		if given != nil {
+			if err := onlyKeys(at, given, rulesOf("containers", place[1]).each); err != nil {
+				return nil, err
+			}
+		}
+		r.root.tableAt("containers").tableAt(place[1]).set(place[2], given)
+	default:
+		return nil, fmt.Errorf("%s is not a place that can be changed alone", at)
+	}
+	return canonical(r.root)
+}
+
+// Canonical is a document written anew as Change does it.
+func Canonical(document []byte) ([]byte, error) {
+	r := newReader(document, nil)
+	if len(r.faults) > 0 {
+		return nil, errors.New(r.faults[0].String())
+	}
+	return canonical(r.root)
+}
+
+func canonical(root *value) ([]byte, error) {
+	var b strings.Builder
+	if err := writeTOML(&b, nil, root); err != nil {
+		return nil, err
+	}
+	return []byte(strings.TrimSpace(b.String()) + "\n"), nil
+}
+
+func rulesOf(path ...string) *rule { return document.at(path...) }
+
+// onlyKeys says whether a table has only keys that its rule has, and those that must be
+// there by the rule or by its name.
+func onlyKeys(at string, v *value, r *rule, must ...string) error {
+	var known []string
+	for _, k := range r.keys {
+		known = append(known, k.name)
+		if k.need {
+			must = append(must, k.name)
+		}
+	}
+	for _, key := range v.keys {
+		if !slices.Contains(known, key) {
+			return fmt.Errorf("%s is unknown; the keys here are %s", join(at, key), strings.Join(known, ", "))
+		}
+	}
+	for _, key := range must {
+		if v.table[key] == nil {
+			return fmt.Errorf("%s is missing", join(at, key))
+		}
+	}
+	return nil
+}
+
+// tableAt is a table in a table, which is made if it is not there.
+func (v *value) tableAt(key string) *value {
+	if v.table[key] == nil {
+		v.put(key, newTable(0))
+	}
+	return v.table[key]
+}
+
+// set puts a value where one of that key is, or last; nil deletes it.
+func (v *value) set(key string, w *value) {
+	_, there := v.table[key]
+	switch {
+	case w == nil && there:
+		delete(v.table, key)
+		v.keys = slices.DeleteFunc(v.keys, func(k string) bool { return k == key })
+	case w == nil:
+	case there:
+		v.table[key] = w
+	default:
+		v.put(key, w)
+	}
+}
+
+// merge puts what a table has into another, table by table. A null deletes.
+func (v *value) merge(change *value) {
+	for _, key := range change.keys {
+		w, old := change.table[key], v.table[key]
+		switch {
+		case w.kind == null:
+			v.set(key, nil)
+		case w.kind == table && old != nil && old.kind == table:
+			old.merge(w)
+		default:
+			v.set(key, w)
+		}
+	}
+}
+
+// readJSON reads a JSON value as one of the document. Keys keep their order.
+func readJSON(src []byte) (*value, error) {
+	if !utf8.Valid(src) {
+		return nil, errors.New("the change is not UTF-8")
+	}
+	if halfPair.Match(wholePair.ReplaceAll(src, nil)) {
+		// The decoder would make another character of it.
+		return nil, errSurrogate
+	}
+	d := json.NewDecoder(bytes.NewReader(src))
+	d.UseNumber()
+	v, err := nextJSON(d, 0)
+	if err == nil {
+		if _, err = d.Token(); err == io.EOF {
+			return v, nil
+		}
+		err = errors.New("something follows it")
+	}
+	// The decoder's own words quote what it read.
+	return nil, fmt.Errorf("the change is not JSON (at byte %d)", d.InputOffset())
+}
+
+// Escapes of surrogates, after an even number of backslashes.
+var (
+	wholePair = regexp.MustCompile(`(?i)\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}`)
+	halfPair  = regexp.MustCompile(`(?i)\\ud[89a-f][0-9a-f]{2}`)
+)
+
+var errSurrogate = errors.New("the change has half of a surrogate pair in it, which is no character")
+
+func nextJSON(d *json.Decoder, depth int) (*value, error) {
+	if depth > maxNesting {
+		return nil, fmt.Errorf("nested deeper than %d", maxNesting)
+	}
+	token, err := d.Token()
+	if err != nil {
+		return nil, err
+	}
+	switch token := token.(type) {
+	case nil:
+		return &value{kind: null}, nil
+	case string:
+		return &value{kind: text, text: token}, nil
+	case bool:
+		return &value{kind: boolean, boolean: token}, nil
+	case json.Number:
+		if n, ok := new(big.Int).SetString(token.String(), 10); ok && len(token) <= maxDigits {
+			return &value{kind: integer, integer: n}, nil
+		}
+		return &value{kind: float}, nil
+	}
+	v := newTable(0)
+	if token == json.Delim('[') {
+		v = &value{kind: list}
+	}
+	for d.More() {
+		if v.kind == list {
+			item, err := nextJSON(d, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			v.items = append(v.items, item)
+			continue
+		}
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		item, err := nextJSON(d, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		v.set(key.(string), item)
+	}
+	_, err = d.Token()
+	return v, err
+}
+
+// writeTOML writes a table: its own values first, then the tables in it.
+func writeTOML(b *strings.Builder, path []string, t *value) error {
+	tables := 0
+	for _, key := range t.keys {
+		if t.table[key].kind == table {
+			tables++
+		}
+	}
+	if len(path) > 0 && (tables < len(t.keys) || len(t.keys) == 0) {
+		if b.Len() > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(b, "[%s]\n", quotedPath(path))
+	}
+	for _, key := range t.keys {
+		if v := t.table[key]; v.kind != table {
+			s, err := v.toml()
+			if err != nil {
+				return fmt.Errorf("%s: %w", dotted(append(slices.Clone(path), key)...), err)
+			}
+			fmt.Fprintf(b, "%s = %s\n", quotedPath([]string{key}), s)
+		}
+	}
+	for _, key := range t.keys {
+		if v := t.table[key]; v.kind == table {
+			if err := writeTOML(b, append(slices.Clone(path), key), v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// toml is a value as the device writes it.
+func (v *value) toml() (string, error) {
+	switch v.kind {
+	case text:
+		return quoteTOML(v.text), nil
+	case integer:
+		return v.integer.String(), nil
+	case boolean:
+		return strconv.FormatBool(v.boolean), nil
+	case list:
+		var items []string
+		for _, item := range v.items {
+			s, err := item.toml()
+			if err != nil {
+				return "", err
+			}
+			items = append(items, s)
+		}
+		return "[" + strings.Join(items, ", ") + "]", nil
+	}
+	return "", fmt.Errorf("is %v; it must be a string, an integer, a boolean or a list of these", v.kind)
+}
+
+func quotedPath(path []string) string {
+	var parts []string
+	for _, key := range path {
+		if key == "" || strings.Trim(key, bareKey) != "" {
+			key = quoteTOML(key)
+		}
+		parts = append(parts, key)
+	}
+	return strings.Join(parts, ".")
+}
+
+// JSON is a document in TOML, such as one place of a configuration, as a JSON object.
+func JSON(src []byte) ([]byte, error) {
+	r := newReader(src, nil)
+	if len(r.faults) > 0 {
+		return nil, errors.New(r.faults[0].String())
+	}
+	v, err := r.root.json()
+	if err != nil {
+		return nil, err
+	}
+	return []byte(dump(v)), nil
+}
+
+// json is a value as dump takes it.
+func (v *value) json() (any, error) {
+	switch v.kind {
+	case table:
+		o := object{}
+		for _, key := range v.keys {
+			w, err := v.table[key].json()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", dotted(key), err)
+			}
+			o = append(o, entry{key, w})
+		}
+		return o, nil
+	case list:
+		all := []any{}
+		for _, item := range v.items {
+			w, err := item.json()
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, w)
+		}
+		return all, nil
+	case text, boolean, integer:
+		return plain(v), nil
+	}
+	return nil, fmt.Errorf("is %v, which no place of a configuration takes", v.kind)
+}

@@ -1,0 +1,279 @@
+package provision_test
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"imgtool/image/seed"
+	"imgtool/image/seed/api"
+	"imgtool/image/seed/provision"
+)
+
+// recorded are polls of jobs that AtomixOS's own service made, in their order: the
+// answers to GET of a job before it runs, when it runs, and at its end. Messages were
+// replaced, and some steps left out.
+func recorded(t *testing.T) map[string][]json.RawMessage {
+	t.Helper()
+	text, err := os.ReadFile("testdata/jobs.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var jobs map[string][]json.RawMessage
+	if err := json.Unmarshal(text, &jobs); err != nil {
+		t.Fatal(err)
+	}
+	return jobs
+}
+
+// reply is an answer to a request.
+type reply struct {
+	status int
+	body   string
+	header string // Location, if not empty
+}
+
+// player answers each route with its replies one after another, and then with the last
+// again, as AtomixOS's service does.
+type player struct {
+	t       *testing.T
+	replies map[string][]reply
+
+	mu   sync.Mutex
+	log  []string
+	sent map[string]string // the last body of each route
+}
+
+const (
+	jobID   = "3f2b8c1e-0d5a-4a57-9f0e-5a1f0c2d7e11"
+	jobPath = api.PathJobs + jobID
+	getJob  = "GET " + jobPath
+)
+
+var (
+	notFound   = reply{404, `{"status_code":404,"detail":"Not Found"}`, ""}
+	submitted  = reply{202, `{"job_id":"` + jobID + `","state":"submitted","job_url":"` + jobPath + `"}`, jobPath}
+	noJob      = reply{404, `{"error":"job not found"}`, ""}
+	busy       = reply{409, `{"error":"a job runs"}`, ""}
+	badNonce   = reply{401, `{"status_code":401,"detail":"the nonce is invalid or expired"}`, ""}
+	badKey     = reply{401, `{"status_code":401,"detail":"the signature is not good"}`, ""}
+	valid      = reply{200, `{"ok":true,"warnings":[]}`, ""}
+	invalid    = reply{400, `{"ok":false,"error":"the reason"}`, ""}
+	onlySigned = reply{401, `{"status_code":401,"detail":"send a nonce and a signature"}`, ""}
+)
+
+func (p *player) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	route := r.Method + " " + r.URL.Path
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log = append(p.log, route)
+	p.sent[route] = string(body)
+	all := p.replies[route]
+	if len(all) == 0 {
+		p.t.Errorf("the client asks for %s", route)
+		all = []reply{notFound}
+	}
+	if len(all) > 1 {
+		p.replies[route] = all[1:]
+	}
+	if all[0].header != "" {
+		w.Header().Set("Location", all[0].header)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(all[0].status)
+	io.WriteString(w, all[0].body)
+}
+
+const document = `version = 1
+[users.ops]
+isAdmin = true
+ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+[activation]
+required = ["web"]
+[containers.container.web]
+privileged = false
+[containers.container.web.Container]
+Image = "registry.example/%s:1"
+`
+
+// play gives a device that has the replies, beside those of any, a configuration. It
+// returns what the client says as it goes, too.
+func play(t *testing.T, replies map[string][]reply, change *api.Change) (*player, *provision.Applied, []provision.Event, error) {
+	t.Helper()
+	p := &player{t: t, sent: map[string]string{}, replies: map[string][]reply{
+		"GET " + api.PathHealth:    {{200, `{"status":"ok"}`, ""}},
+		"GET " + api.PathNonce:     {{200, `{"nonce":"b1Jx3cN0mVq8sT5uYw7zA2dE4fG6hI8jK0lM2nO4pQ6"}`, ""}},
+		"GET " + api.PathPage:      {notFound},
+		"POST " + api.PathValidate: {valid},
+		"GET " + api.PathExport:    {{200, fmt.Sprintf(document, "old"), ""}},
+		"POST " + api.PathConfig:   {onlySigned, submitted},
+	}}
+	for route, all := range replies {
+		p.replies[route] = all
+	}
+	server := httptest.NewServer(p)
+	t.Cleanup(server.Close)
+	base, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := provision.Dial(t.Context(), base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := []byte(fmt.Sprintf(document, "new"))
+	config, faults := seed.Check(text)
+	if config == nil {
+		t.Fatal(faults)
+	}
+	var events []provision.Event
+	done, err := c.Apply(t.Context(), provision.Request{Name: "config.toml", Body: text, Config: config, Change: change, Timeout: 30 * time.Second, Patience: 10 * time.Second,
+		Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: signer}}, nil },
+		Report: func(e provision.Event) { events = append(events, e) }})
+	return p, done, events, err
+}
+
+func polls(all []json.RawMessage) []reply {
+	var replies []reply
+	for _, body := range all {
+		replies = append(replies, reply{200, string(body), ""})
+	}
+	return replies
+}
+
+// said are the steps and warnings of events.
+func said(events []provision.Event) string {
+	var words []string
+	for _, e := range events {
+		switch {
+		case e.Step != nil && e.Step.Service != "":
+			words = append(words, e.Step.Service+"="+e.Step.Status)
+		case e.Step != nil:
+			words = append(words, e.Step.Step)
+		case e.Warning != "":
+			words = append(words, "!"+e.Warning)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func TestAgainstRecordedAnswers(t *testing.T) {
+	jobs := recorded(t)
+	fresh := []reply{{200, "<html>", ""}}
+	const steps = "prepare validate render-containers render-container-volumes promote activate web.service=starting web.service=running health-check"
+	for name, c := range map[string]struct {
+		replies map[string][]reply
+		want    string // steps and warnings, or the type of the error and a part of it
+		reapply bool
+	}{
+		"a first one": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["first"])},
+			"submitted running " + steps + " complete completed !a warning", false},
+		"another": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["again"])},
+			"submitted running " + steps + " cleanup completed", true},
+		"only its address in the answer": {map[string][]reply{"POST " + api.PathConfig: {{202, `{}`, jobPath}}, getJob: polls(jobs["again"])},
+			"submitted running " + steps + " cleanup completed", true},
+		"a busy device": {map[string][]reply{"POST " + api.PathConfig: {busy, submitted}, getJob: polls(jobs["again"])},
+			"submitted running " + steps + " cleanup completed", true},
+		"a nonce that is too old": {map[string][]reply{"POST " + api.PathConfig: {badNonce, submitted}, getJob: polls(jobs["again"])},
+			"submitted running " + steps + " cleanup completed", true},
+		"somebody was faster": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {onlySigned, submitted}, getJob: polls(jobs["again"])},
+			"submitted running " + steps + " cleanup completed", true},
+		"another one's key":      {map[string][]reply{"POST " + api.PathValidate: {badKey}, "POST " + api.PathConfig: {onlySigned}}, "*provision.RefusedError does not take the signature of key", false},
+		"not valid":              {map[string][]reply{"POST " + api.PathValidate: {invalid}}, "*provision.RefusedError is not valid: the reason", false},
+		"a first one, not valid": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*provision.RefusedError refused it at the step validate and is as before: the reason", false},
+		"taken back":             {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*provision.RolledBackError went back to the configuration before: the reason", false},
+		"thrown away":            {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*provision.RolledBackError waits for a configuration again: the reason", false},
+		"not taken back":         {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*provision.UnknownError does not say that it went back: the reason", false},
+		"a restart that forgets the job": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob),
+			"GET " + api.PathExport: {{200, fmt.Sprintf(document, "old"), ""}, {200, fmt.Sprintf(document, "new"), ""}}}, "submitted running", true},
+		"a restart, and the old one": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob)},
+			"*provision.RolledBackError has the configuration of before", false},
+		"a body that is too large": {map[string][]reply{"POST " + api.PathConfig: {{413, `{"status_code":413,"detail":"Request Entity Too Large"}`, ""}}},
+			"*provision.RefusedError larger than the 32 MiB", false},
+		"an export that fails": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["again"]),
+			"GET " + api.PathExport: {{500, `{"status_code":500,"detail":"Internal Server Error"}`, ""}}}, "submitted running " + steps + " cleanup completed", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, done, events, err := play(t, c.replies, nil)
+			sameEnd(t, c.want, c.reapply, done, events, err)
+		})
+	}
+}
+
+func sameEnd(t *testing.T, want string, reapply bool, done *provision.Applied, events []provision.Event, err error) {
+	t.Helper()
+	if kind, words, ok := strings.Cut(want, " "); ok && strings.HasPrefix(kind, "*") {
+		if err == nil || fmt.Sprintf("%T", err) != kind || !strings.Contains(err.Error(), words) {
+			t.Errorf("%T %v, wanted %s", err, err, want)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := said(events); got != want {
+		t.Errorf("it says\n%s, wanted\n%s", got, want)
+	}
+	if done.Reapply != reapply {
+		t.Errorf("another configuration: %v", done.Reapply)
+	}
+}
+
+// Changes of single places go to their routes, with the value alone.
+func TestChangesAgainstRecordedAnswers(t *testing.T) {
+	jobs := recorded(t)
+	const steps = "submitted running validate render-containers render-container-volumes promote activate web.service=starting web.service=running health-check cleanup completed"
+	for place, route := range map[string]string{"users.ops": "PUT /api/config/users/ops", "-users.ops": "DELETE /api/config/users/ops", "network": "PATCH /api/config/network",
+		"containers.container.web": "PUT /api/config/containers/web", "-containers.network.net": "DELETE /api/config/container-networks/net",
+		"containers.volume.data": "PUT /api/config/container-volumes/data"} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			change := &api.Change{Value: []byte(`{"a": 1}`)}
+			name, deletes := strings.CutPrefix(place, "-")
+			if change.Place = strings.Split(name, "."); deletes {
+				change.Value = nil
+			}
+			p, done, events, err := play(t, map[string][]reply{route: {busy, submitted}, getJob: polls(jobs["part"])}, change)
+			sameEnd(t, steps, true, done, events, err)
+			if got := p.sent[route]; got != string(change.Value) {
+				t.Errorf("it sends %q", got)
+			}
+			for _, request := range p.log {
+				if request == "POST "+api.PathConfig {
+					t.Error("it sends the whole configuration")
+				}
+			}
+		})
+	}
+	for status, body := range map[int]string{404: `{"status_code":404,"detail":"Not Found"}`, 405: `{"status_code":405,"detail":"Method Not Allowed"}`} {
+		change := &api.Change{Place: []string{"users", "ops"}, Value: []byte("{}")}
+		_, _, _, err := play(t, map[string][]reply{"PUT /api/config/users/ops": {{status, body, ""}}}, change)
+		var refused *provision.RefusedError
+		if !errors.As(err, &refused) || !strings.HasSuffix(err.Error(), "the device cannot change users.ops alone; give it a whole configuration") {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+}

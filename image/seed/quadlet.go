@@ -1,0 +1,302 @@
+package seed
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// mode is who runs a unit: root, or the user appsvc.
+type mode string
+
+const (
+	rootful  mode = "rootful"
+	rootless mode = "rootless"
+)
+
+// unit is a Quadlet file.
+type unit struct {
+	kind, name string // such as container and web
+	modes      []mode
+	text       []byte
+}
+
+func (u *unit) service() string {
+	if u.kind == "container" {
+		return u.name + ".service"
+	}
+	return u.name + "-" + u.kind + ".service"
+}
+
+// tokens are filled in in any string of any unit.
+var tokens = strings.NewReplacer("${CONFIG_DIR}", "/data/config", "${FILES_DIR}", "/data/config/files")
+
+// directive are the values of one, as texts.
+func directive(v *value) []string {
+	switch {
+	case v == nil:
+		return nil
+	case v.kind == text:
+		return []string{tokens.Replace(v.text)}
+	case v.kind == boolean:
+		return []string{fmt.Sprint(v.boolean)}
+	case v.kind == integer:
+		return []string{v.integer.String()}
+	}
+	var all []string
+	for _, item := range v.items {
+		all = append(all, directive(item)...)
+	}
+	return all
+}
+
+// values are the items of a list, or a value that is none; of nil there are none.
+func (v *value) values() []*value {
+	switch {
+	case v == nil:
+		return nil
+	case v.kind == list:
+		return v.items
+	}
+	return []*value{v}
+}
+
+// eachShown is directive as messages have it.
+func (v *value) eachShown() []string {
+	var all []string
+	for _, item := range v.values() {
+		for _, s := range directive(item) {
+			all = append(all, string(item.or(s)))
+		}
+	}
+	return all
+}
+
+// pair is a line of a unit.
+type pair struct{ key, value string }
+
+// lines are the lines of a section.
+func lines(section *value) []pair {
+	var all []pair
+	if section == nil {
+		return nil
+	}
+	for _, key := range section.keys {
+		for _, s := range directive(section.table[key]) {
+			all = append(all, pair{key, s})
+		}
+	}
+	return all
+}
+
+func writeSection(b *bytes.Buffer, name string, all []pair) {
+	if b.Len() > 0 {
+		b.WriteByte('\n')
+	}
+	fmt.Fprintf(b, "[%s]\n", name)
+	for _, p := range all {
+		fmt.Fprintf(b, "%s=%s\n", p.key, p.value)
+	}
+}
+
+// containers renders the units, and says what cannot be.
+func (c *checker) containers() []unit {
+	all := c.root.at("containers")
+	if all == nil || all.kind != table {
+		return nil
+	}
+	var units []unit
+	each := func(kind string, f func(at, name string, v *value)) {
+		v := all.at(kind)
+		if v == nil || v.kind != table {
+			return
+		}
+		for _, name := range v.keys {
+			f("containers."+kind+"."+dotted(name), name, v.table[name])
+		}
+	}
+	volumes, images := map[string][]mode{}, map[string][]mode{}
+	each("container", func(at, name string, v *value) {
+		u := c.container(at, name, v)
+		if u == nil {
+			return
+		}
+		for _, w := range v.at("Container", "Volume").values() {
+			if source, _, named := strings.Cut(w.text, ":"); named {
+				volumes[source] = append(volumes[source], u.modes[0])
+			}
+		}
+		if image := v.at("Container", "Image").values(); len(image) > 0 {
+			name := strip(image[0].text)
+			images[name] = append(images[name], u.modes[0])
+		}
+		units = append(units, *u)
+	})
+	// plain renders a unit of one section, which is run by the modes of the containers
+	// that use it, and by root if none does.
+	plain := func(kind, section string, users func(name string, v *value) []mode) {
+		each(kind, func(at, name string, v *value) {
+			if v.kind != table || v.at(section) == nil || v.at(section).kind != table {
+				return
+			}
+			u := unit{kind: kind, name: name}
+			used := users(name, v.at(section))
+			for _, by := range []mode{rootful, rootless} {
+				if slices.Contains(used, by) {
+					u.modes = append(u.modes, by)
+				}
+			}
+			if len(u.modes) == 0 {
+				u.modes = []mode{rootful}
+			}
+			var b bytes.Buffer
+			writeSection(&b, section, lines(v.at(section)))
+			u.text = ended(&b)
+			units = append(units, u)
+		})
+	}
+	plain("network", "Network", func(string, *value) []mode { return nil })
+	plain("volume", "Volume", func(name string, v *value) []mode { return volumes[name] })
+	plain("build", "Build", func(name string, v *value) []mode {
+		if tags := v.at("ImageTag").values(); len(tags) > 0 && tags[0].kind == text {
+			return images[strip(tags[0].text)]
+		}
+		return nil
+	})
+
+	// Two units of one service in the same mode cannot be.
+	first := map[string]unit{}
+	for _, u := range units {
+		for _, by := range u.modes {
+			id := string(by) + " " + u.service()
+			other, taken := first[id]
+			if !taken {
+				first[id] = u
+				continue
+			}
+			c.fault(all.at(u.kind, u.name).line, "containers."+u.kind+"."+dotted(u.name), "makes the %s %s, as does the %s %s; rename one of them",
+				by, u.service(), other.kind, other.name)
+		}
+	}
+	return units
+}
+
+// container renders a container, or returns nil if it is not good enough.
+func (c *checker) container(at, name string, v *value) *unit {
+	section, privileged := v.at("Container"), v.at("privileged")
+	if section == nil || section.kind != table {
+		return nil
+	}
+	if image := section.at("Image"); image != nil && image.kind != broken {
+		good := image
+		if image.kind == list && len(image.items) == 1 {
+			good = image.items[0]
+		}
+		if good.kind != broken && (good.kind != text || strip(good.text) == "") {
+			c.fault(image.line, at+".Container.Image", "must be one string that is not blank, such as registry.example/web:1")
+		}
+	}
+	if privileged == nil || privileged.kind != boolean {
+		return nil
+	}
+	u := &unit{kind: "container", name: name, modes: []mode{rootful}}
+	network := "host"
+	if !privileged.boolean {
+		u.modes[0], network = rootless, "pasta"
+	}
+	if given := section.at("Network"); given != nil && given.kind != broken {
+		if names := directive(given); !privileged.boolean || len(names) != 1 || names[0] != network {
+			c.warn(given.line, at+".Container.Network", "is %s; the device makes it %s, as for any container that is %s", shown(clip(strings.Join(given.eachShown(), ", "))), network, u.modes[0])
+		}
+	}
+	var inner []pair
+	done := false
+	for _, key := range section.keys {
+		w := section.table[key]
+		switch {
+		case key == "Network":
+			inner, done = append(inner, pair{key, network}), true
+		case key == "PublishPort" && u.modes[0] == rootless:
+			inner = append(inner, c.publish(at+".Container.PublishPort", w)...)
+		default:
+			for _, s := range directive(w) {
+				inner = append(inner, pair{key, s})
+			}
+		}
+	}
+	if !done {
+		inner = append(inner, pair{"Network", network})
+	}
+	var b bytes.Buffer
+	if w := v.at("Unit"); w != nil {
+		writeSection(&b, "Unit", lines(w))
+	}
+	writeSection(&b, "Container", inner)
+	if w := v.at("Install"); w != nil {
+		writeSection(&b, "Install", lines(w))
+	}
+	u.text = ended(&b)
+	return u
+}
+
+// ended is a unit without the white space at its end, which the last value may have,
+// and with a final newline.
+func ended(b *bytes.Buffer) []byte {
+	return append(bytes.TrimRightFunc(b.Bytes(), isSpace), '\n')
+}
+
+// publish renders the ports of a rootless container: all of them on 127.0.0.1.
+func (c *checker) publish(at string, v *value) []pair {
+	var all []pair
+	for i, item := range v.values() {
+		key := at
+		if v.kind == list {
+			key = index(at, i)
+		}
+		if item.kind == broken {
+			continue
+		}
+		if item.kind != text {
+			c.fault(item.line, key, "is %v; it must be a string, such as \"8080:80\"", item.kind)
+			continue
+		}
+		s, foreign, ok := loopback(strip(item.text))
+		switch {
+		case !ok:
+			c.fault(item.line, key, "is %s; a rootless container publishes HOSTPORT:PORT, or 127.0.0.1:HOSTPORT:PORT for a range", item.quoted(item.text))
+			continue
+		case foreign:
+			bound := strconv.Quote(tokens.Replace(s))
+			if item.shown != "" {
+				bound = "one of 127.0.0.1"
+			}
+			c.warn(item.line, key, "is %s; the device makes it %s, as a rootless container is reached from the device alone", item.quoted(item.text), shown(bound))
+		}
+		all = append(all, pair{"PublishPort", tokens.Replace(s)})
+	}
+	return all
+}
+
+// loopback binds a published port to loopback. Foreign is whether it named another
+// host, which ends at its bracket or else at the first colon. The device leaves what
+// begins with a bracket and cannot be taken apart as it is.
+func loopback(s string) (bound string, foreign, ok bool) {
+	host, rest, found := strings.Cut(s, ":")
+	if strings.HasPrefix(s, "[") {
+		if host, rest, found = strings.Cut(s, "]"); !found || !strings.HasPrefix(rest, ":") {
+			return s, false, true
+		}
+		host, rest = host+"]", rest[1:]
+	} else if !strings.Contains(rest, ":") {
+		return "127.0.0.1:" + s, false, found && allDigits(host)
+	}
+	switch host {
+	case "127.0.0.1", "127.0.1.1":
+		return s, false, true
+	case "localhost", "[::1]":
+		return "127.0.0.1:" + rest, false, true
+	}
+	return "127.0.0.1:" + rest, true, true
+}
