@@ -482,9 +482,10 @@ func TestReadingBackReadsTheDisk(t *testing.T) {
 		}
 	}
 
-	// The third flush follows the body.
+	// The fourth flush follows the body: those of the first block, the wipes and the record
+	// come before.
 	target := &hooked{Target: open(t, d), afterSync: func(n int) {
-		if n == 3 {
+		if n == 4 {
 			spoil()
 			cacheIsGood()
 		}
@@ -551,7 +552,7 @@ func TestADiskBreaksInTheMiddle(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			file, dir := dirty(t, loopSize), t.TempDir()
-			dev, nbdkit := nbd(t, c.args(file, dir)...)
+			dev, nbdkit := imagetest.NBD(t, c.args(file, dir)...)
 			target := &hooked{Target: open(t, find(t, dev)), beforeWrite: func(_ int, off int64) {
 				if off > 10*mib && off < loopSize-backup && c.then != nil {
 					c.then(dir, nbdkit)

@@ -167,7 +167,7 @@ var faults = []fault{
 			}
 			return through, nil
 		}
-	}, true, is[*flash.GoneError]},
+	}, true, is[*flash.StallError]},
 }
 
 // once changes the first write around a byte.

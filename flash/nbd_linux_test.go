@@ -1,14 +1,11 @@
 package flash_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,63 +19,13 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// nbd makes a real block device of what nbdkit serves.
-func nbd(t *testing.T, args ...string) (dev string, nbdkit *exec.Cmd) {
-	t.Helper()
-	imagetest.NeedRoot(t)
-	imagetest.Need(t, "fusermount3")
-	dir := t.TempDir()
-	socket, fuse := filepath.Join(dir, "s"), filepath.Join(dir, "disk")
-	start := func(program string, args ...string) *exec.Cmd {
-		cmd := exec.Command(imagetest.Need(t, program), args...)
-		var said bytes.Buffer
-		cmd.Stderr = &said
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			cmd.Process.Kill()
-			cmd.Wait()
-			if t.Failed() {
-				t.Logf("%s: %s", program, said.String())
-			}
-		})
-		return cmd
-	}
-	until := func(what string, ok func() bool) {
-		for range 300 {
-			if ok() {
-				return
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		t.Fatalf("%s does not come up", what)
-	}
-	nbdkit = start("nbdkit", append([]string{"--foreground", "--unix", socket}, args...)...)
-	// The socket is there before it is listened to.
-	until("nbdkit", func() bool {
-		c, err := net.Dial("unix", socket)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	if err := os.WriteFile(fuse, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	start("nbdfuse", fuse, "--unix", socket)
-	t.Cleanup(func() { exec.Command("fusermount3", "-u", "-z", fuse).Run() })
-	until("nbdfuse", func() bool { info, err := os.Stat(fuse); return err == nil && info.Size() > 0 })
-	return imagetest.Loop(t, fuse), nbdkit
-}
-
 // badDisk is a real block device that is bad in one way.
 func badDisk(t *testing.T, file, mode string, at int64) (dev string, nbdkit *exec.Cmd) {
 	t.Helper()
 	if err := exec.Command(imagetest.Need(t, "nbdkit"), "python", "--version").Run(); err != nil {
 		imagetest.Skip(t, "nbdkit has no python plugin")
 	}
-	return nbd(t, "python", "testdata/bad.py", "file="+file, fmt.Sprint("size=", loopSize), "mode="+mode, fmt.Sprint("at=", at),
+	return imagetest.NBD(t, "python", "testdata/bad.py", "file="+file, fmt.Sprint("size=", loopSize), "mode="+mode, fmt.Sprint("at=", at),
 		fmt.Sprint("real=", loopSize/4), "every=20")
 }
 
@@ -133,7 +80,7 @@ func TestFaultsOfARealBlockDevice(t *testing.T) {
 		{"nospace", broken(syscall.ENOSPC), false},
 		{"readeio", is[*flash.ReadError], false},
 		{"badflush", broken(syscall.EIO), false},
-		{"hang", is[*flash.GoneError], false},
+		{"hang", is[*flash.StallError], false},
 		{"slow", repaired, false},
 	} {
 		t.Run(c.mode, func(t *testing.T) {

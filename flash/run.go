@@ -10,11 +10,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"imgtool/image"
@@ -69,9 +67,10 @@ type Job struct {
 	// not. 0 does not look, nor does a Delta.
 	Size int64
 
-	// Stall is how long the disk may take over one read, write or flush; 0 is a
-	// minute.
-	Stall time.Duration
+	Patience
+
+	// Watch, which may be nil, tells what is on the disk while Run does not end.
+	Watch *Watch
 }
 
 // Verify is how much of what was written is read back.
@@ -128,59 +127,106 @@ const guard = image.Block
 // What is read back wrong is read again, and where it can be had again written
 // again, up to three times.
 //
-// Errors are *image.WriteError, *image.MismatchError, *ReadError, *FakeError and
-// *GoneError, errors of Body and Head as they are, and the cause of ctx. A
-// write or a flush that fails is not tried again.
+// Errors are *image.WriteError, *image.MismatchError, *ReadError, *FakeError,
+// *NoWritesError, *StallError, *GoneError and *MovedError, errors of Body and Head as
+// they are, and the cause of ctx, each in a *FailedError. A write or a flush that
+// fails is not tried again.
 func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result, error) {
+	r := &run{dev: newPatient(ctx, dev, job.Patience), job: &job, phases: phases, res: &Result{}, before: map[int64][]byte{}}
 	if err := ctx.Err(); err != nil {
-		return nil, context.Cause(ctx)
+		return nil, &FailedError{context.Cause(ctx), Unchanged}
 	}
-	r := &run{dev: patient{dev, ctx, cmp.Or(job.Stall, time.Minute), new(sync.WaitGroup)}, job: &job, phases: phases, res: &Result{}}
-	// Who is told to stop leaves no write behind, if that is a matter of a moment.
-	defer func() {
-		if ctx.Err() != nil {
-			r.dev.land(time.Second)
-		}
-	}()
+	if job.Watch != nil {
+		job.Watch.run.Store(r)
+	}
+	res, err := r.all(ctx)
+	if err != nil {
+		err = r.explain(ctx, err)
+		return nil, &FailedError{err, r.left(ctx.Err() != nil)}
+	}
+	return res, nil
+}
 
-	// 1. As large as it says, no table, and the record.
-	if job.Size > 0 && !job.Delta {
+func (r *run) all(ctx context.Context) (*Result, error) {
+	r.noteGuard()
+	if r.job.Size > 0 && !r.job.Delta {
 		if err := r.probe(ctx); err != nil {
 			return nil, err
 		}
 	}
-	record := blocks(job.Record)
-	inRecord := []image.Span{{Off: job.RecordOff, Len: int64(len(record))}}
-	inGuard := slices.Clip([]image.Span{{Off: 0, Len: guard}})
-	wipes := append(inGuard, image.Subtract(job.Wipe, append(inGuard, inRecord...))...)
-	p := r.phases.Start(Wiping, length(wipes)+int64(len(record)))
-	wiped, _, err := r.write(ctx, zeros(wipes), p)
+	record := image.Span{Off: r.job.RecordOff, Len: int64(len(blocks(r.job.Record)))}
+	first := image.Span{Off: 0, Len: guard}
+	wipes := append([]image.Span{first}, image.Subtract(r.job.Wipe, []image.Span{first, record})...)
+	wiped, err := r.wipe(ctx, wipes)
 	if err != nil {
 		return nil, err
 	}
-	// What no writing reaches is found now, not after all else.
-	first := &image.Manifest{Entries: wiped.Entries[:min(1, len(wiped.Entries))]}
-	if err := r.prove(ctx, first, first, fromChunks(zeros(wipes)), nil); err != nil {
+	body, seen, err := r.partitions(ctx, wiped)
+	if err != nil {
+		return nil, err
+	}
+	head, err := r.job.head()
+	if err != nil {
+		return nil, err
+	}
+	if err := apart(head, seen); err != nil {
+		return nil, err
+	}
+	for _, s := range image.Subtract([]image.Span{record}, spans(head)) {
+		head = append(head, image.Chunk{Off: s.Off, Data: make([]byte, s.Len)})
+	}
+	tables, rest := split(head)
+	written, err := r.finish(ctx, tables, unwiped(rest, wipes))
+	if err != nil {
+		return nil, err
+	}
+	written = append(written, body.Entries...)
+	slices.SortFunc(written, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	r.res.Manifest.Entries = written
+	for _, e := range written {
+		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
+	}
+	return r.res, nil
+}
+
+// wipe takes the old tables away, those that a firmware looks for first, and writes the
+// record.
+func (r *run) wipe(ctx context.Context, wipes []image.Span) (*image.Manifest, error) {
+	record := blocks(r.job.Record)
+	p := r.phases.Start(Wiping, length(wipes)+int64(len(record)))
+	// A disk that takes no writes is found before any other place is written, and is
+	// unchanged then.
+	first, err := r.settle(ctx, zeros(wipes[:1]), p, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.setSpread()
+	wiped, _, err := r.write(ctx, zeros(wipes[1:]), p)
+	if err != nil {
 		return nil, err
 	}
 	if len(record) > 0 {
-		if _, err := r.settle(ctx, one(image.Chunk{Off: job.RecordOff, Data: record}), p, nil); err != nil {
+		if _, err := r.settle(ctx, one(image.Chunk{Off: r.job.RecordOff, Data: record}), p, nil); err != nil {
 			return nil, err
 		}
 	}
+	return join(first, wiped), nil
+}
 
-	// 2. The partitions. What was wiped is read back with them: it may have been
-	// overwritten since, on a disk with less room than it says.
+// partitions writes the body and reads it back. What was wiped is read back with it: it
+// may have been overwritten since, on a disk with less room than it says. seen is where
+// the body was.
+func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *image.Manifest, seen []image.Span, err error) {
+	job := r.job
 	begin := time.Now()
-	var seen, found []image.Span
-	p = locked(r.phases.Start(Writing, job.BodySize))
-	content := watched(after(job.Body, max(guard, job.RecordOff+int64(len(record)))), &seen)
+	var found []image.Span
+	p := locked(r.phases.Start(Writing, job.BodySize))
+	content := watched(after(job.Body, max(guard, job.RecordOff+int64(len(blocks(job.Record))))), &seen)
 	if job.Zeros && !job.Delta {
 		content = r.withoutZeros(content, &found, p)
 	}
-	body, _, err := r.write(ctx, content, p)
-	if err != nil {
-		return nil, err
+	if body, _, err = r.write(ctx, content, p); err != nil {
+		return nil, nil, err
 	}
 	r.res.Writing, begin = time.Since(begin), time.Now()
 	part := sample(body, job.Verify)
@@ -201,32 +247,25 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	}
 	all, part := join(blank, body), join(blank, part)
 	if err := r.prove(ctx, part, all, again, r.phases.Start(Reading, size(part))); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r.res.Reading = time.Since(begin)
+	return body, seen, nil
+}
 
-	// 3. Everything else but the tables. The backup table alone is none: no
-	// firmware looks for it without the protective MBR.
-	head, err := job.head()
-	if err != nil {
-		return nil, err
-	}
-	if err := apart(head, seen); err != nil {
-		return nil, err
-	}
-	for _, s := range image.Subtract(inRecord, spans(head)) {
-		head = append(head, image.Chunk{Off: s.Off, Data: make([]byte, s.Len)})
-	}
-	tables, rest := split(head)
-	rest = unwiped(rest, wipes)
-	p = r.phases.Start(Finishing, 2*(length(spans(tables))+length(spans(rest))))
-	written := body.Entries
+// finish writes everything else, the tables last. The backup table alone is none: no
+// firmware looks for it without the protective MBR.
+func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.Entry, error) {
+	r.mu.Lock()
+	r.finishing = true
+	r.mu.Unlock()
+	p := r.phases.Start(Finishing, 2*(length(spans(tables))+length(spans(rest))))
 	undo := func() {
-		// A write that is under way must not land after this.
-		if r.dev.ctx = context.WithoutCancel(ctx); !r.dev.land(r.dev.stall) {
+		// A write that has not ended must not reach the disk after this.
+		if r.dev.ctx = context.WithoutCancel(ctx); !r.dev.drain(undoTime) {
 			return
 		}
-		for c := range zeros(append(inGuard, spans(rest)...)) {
+		for c := range zeros(append([]image.Span{{Off: 0, Len: guard}}, spans(rest)...)) {
 			if _, err := r.dev.WriteAt(c.Data, c.Off); err != nil {
 				return
 			}
@@ -238,26 +277,19 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 		undo()
 		return nil, err
 	}
-	written = append(written, m.Entries...)
-
-	// 4. The tables. From here on it is done or undone, not interrupted.
+	// From here on it is done or undone, not interrupted.
 	if err := ctx.Err(); err != nil {
 		undo()
 		return nil, context.Cause(ctx)
 	}
 	ctx = context.WithoutCancel(ctx)
 	r.dev.ctx = ctx
-	if m, err = r.settle(ctx, each(tables), p, p); err != nil {
+	last, err := r.settle(ctx, each(tables), p, p)
+	if err != nil {
 		undo()
 		return nil, err
 	}
-	written = append(written, m.Entries...)
-	slices.SortFunc(written, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
-	r.res.Manifest.Entries = written
-	for _, e := range written {
-		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
-	}
-	return r.res, nil
+	return append(m.Entries, last.Entries...), nil
 }
 
 type run struct {
@@ -265,64 +297,16 @@ type run struct {
 	job    *Job
 	phases image.Phases
 	res    *Result
+
+	mu        sync.Mutex
+	before    map[int64][]byte // what was at places that were written, as long as these are few
+	spread    bool             // other places were written too
+	finishing bool             // writes go on after an interrupt
 }
 
-// patient is a device that is waited for, but not for ever, nor when who waits
-// is told to stop. What is under way then goes on behind its back.
-type patient struct {
-	Device
-	ctx    context.Context
-	stall  time.Duration
-	flying *sync.WaitGroup // what is under way
-}
-
-// land waits for what is under way, for a while at most, and says whether it
-// ended.
-func (d patient) land(while time.Duration) bool {
-	landed := make(chan struct{})
-	go func() { d.flying.Wait(); close(landed) }()
-	select {
-	case <-landed:
-		return true
-	case <-time.After(while):
-		return false
-	}
-}
-
-func (d patient) do(f func() (int, error)) (int, error) {
-	type result struct {
-		n   int
-		err error
-	}
-	done := make(chan result, 1)
-	d.flying.Go(func() {
-		n, err := f()
-		done <- result{n, err}
-	})
-	late := time.NewTimer(d.stall)
-	defer late.Stop()
-	select {
-	case r := <-done:
-		return r.n, r.err
-	case <-d.ctx.Done():
-		return 0, context.Cause(d.ctx)
-	case <-late.C:
-		return 0, &GoneError{d.Path(), fmt.Errorf("no answer for %s", d.stall)}
-	}
-}
-
-func (d patient) WriteAt(p []byte, off int64) (int, error) {
-	return d.do(func() (int, error) { return d.Device.WriteAt(p, off) })
-}
-
-func (d patient) ReadAt(p []byte, off int64) (int, error) {
-	return d.do(func() (int, error) { return d.Device.ReadAt(p, off) })
-}
-
-func (d patient) Sync() error {
-	_, err := d.do(func() (int, error) { return 0, d.Device.Sync() })
-	return err
-}
+// undoTime is how long an operation that has not ended is waited for before what makes
+// the disk bootable is taken away again.
+const undoTime = 10 * time.Second
 
 // settle writes chunks that can be had again, flushes, and reads them back. It
 // returns what it wrote; told and proved hear of the bytes.
@@ -627,86 +611,9 @@ func (r *run) mend(ctx context.Context, e image.Entry, first *image.MismatchErro
 
 func times(n int) string { return [...]string{"", "once", "twice", "three times"}[n] }
 
-// FakeError is a disk that has less room than it says.
-type FakeError struct {
-	Disk    string
-	Size    int64 // what it says it has, in bytes
-	Written int64 // where something was written,
-	Found   int64 // and where it turned up, or -1
-}
-
-func (e *FakeError) Error() string {
-	if e.Found < 0 {
-		return fmt.Sprintf("%s: what is written at byte %d is not there: the disk has less room than the %d bytes it says; do not use it", e.Disk, e.Written, e.Size)
-	}
-	return fmt.Sprintf("%s: what is written at byte %d turns up at byte %d: the disk has %d bytes of the %d it says; do not use it",
-		e.Disk, e.Written, e.Found, e.Written-e.Found, e.Size)
-}
-
-// probe writes a block at the end of the disk, which is wiped anyway, and looks
-// whether it is there, and whether it turns up where a smaller disk would have
-// it.
-func (r *run) probe(ctx context.Context) error {
-	last := r.job.Size/image.Block*image.Block - image.Block
-	unit := int64(32 << 20)
-	if last < 2*unit {
-		return nil
-	}
-	// The sizes a smaller disk may have, some thousand at most.
-	step := max(unit, (last/1024+unit-1)/unit*unit)
-	at := map[int64]bool{}
-	for size := step; size <= last; size += step {
-		at[last%size] = true
-	}
-	for size := unit; size <= last; size *= 2 {
-		at[last%size] = true
-	}
-	delete(at, last)
-	places := slices.Sorted(maps.Keys(at))
-	p := r.phases.Start(Probing, int64(2*len(places)+2)*image.Block)
-	mark := make([]byte, image.Block)
-	seed := sha256.Sum256(append([]byte("imgtool probe"), r.job.Record...))
-	rand.NewChaCha8(seed).Read(mark)
-	block := make([]byte, image.Block)
-	read := func(off int64) error {
-		_, err := r.dev.ReadAt(block, off)
-		p.Add(image.Block)
-		if err != nil && ctx.Err() == nil {
-			return r.broken(&ReadError{fmt.Errorf("reading at byte %d: %w", off, err)})
-		}
-		return err
-	}
-	// A place that holds the mark already, from a run before, says nothing.
-	held := map[int64]bool{}
-	for _, off := range places {
-		if err := read(off); err != nil {
-			return err
-		}
-		held[off] = bytes.Equal(block, mark)
-	}
-	if _, _, err := r.write(ctx, one(image.Chunk{Off: last, Data: mark}), p); err != nil {
-		return err
-	}
-	for _, off := range places {
-		if err := read(off); err != nil {
-			return err
-		}
-		if !held[off] && bytes.Equal(block, mark) {
-			return &FakeError{r.dev.Path(), r.job.Size, last, off}
-		}
-	}
-	if err := read(last); err != nil {
-		return err
-	}
-	if !bytes.Equal(block, mark) {
-		return &FakeError{r.dev.Path(), r.job.Size, last, -1}
-	}
-	return nil
-}
-
 // Compare reads from a disk what the chunks hold. Errors are as those of Run.
-func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], p image.Progress) error {
-	r := &run{dev: patient{dev, ctx, time.Minute, new(sync.WaitGroup)}}
+func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], patience Patience, p image.Progress) error {
+	r := &run{dev: newPatient(ctx, dev, patience)}
 	for c, err := range chunks {
 		if err != nil {
 			return err
@@ -736,11 +643,14 @@ func (r *run) broken(err error) error {
 	if gone, ok := errors.AsType[*GoneError](err); ok {
 		return gone
 	}
-	lost := r.dev.Alive()
-	if moved, ok := errors.AsType[*MovedError](lost); ok {
+	if stalled, ok := errors.AsType[*StallError](err); ok {
+		return stalled
+	}
+	lost := lostBy(r.dev.Path(), r.dev.Alive())
+	if moved, ok := lost.(*MovedError); ok {
 		return moved
 	}
-	if errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || lost != nil {
+	if isGone(err) || lost != nil {
 		return &GoneError{r.dev.Path(), err}
 	}
 	return fmt.Errorf("%s: %w", r.dev.Path(), err)

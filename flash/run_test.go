@@ -88,6 +88,7 @@ type fake struct {
 	sync  func(op int) error
 	gone  bool
 	hang  chan struct{} // closed when the test is over
+	stuck bool          // a fault has begun
 }
 
 // through says that a write goes through.
@@ -156,7 +157,7 @@ func (f *fake) Sync() error {
 
 func (f *fake) Alive() error {
 	if f.gone {
-		return errors.New("its size is 0")
+		return &flash.GoneError{Disk: f.Path(), Err: errors.New("its size is 0")}
 	}
 	return nil
 }
@@ -472,7 +473,8 @@ func TestNoFaultLeavesABootableDisk(t *testing.T) {
 			}
 			_, err := flash.Run(t.Context(), f, p.job, nil)
 			// A flush that rots is none.
-			if err == nil && (kind != "rot" || differ(p.want, f.data) >= 0) {
+			// The first read only looks what is there before.
+			if err == nil && k > 0 && (kind != "rot" || differ(p.want, f.data) >= 0) {
 				t.Fatalf("%s at %d of %d: no error", kind, k, ops)
 			}
 			// A disk that takes the last write and then nothing more is whole
@@ -522,7 +524,7 @@ func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
 	defer close(hang)
 	var syncs atomic.Int32
 	f.sync = func(int) error {
-		if syncs.Add(1) == 3 { // that of the body
+		if syncs.Add(1) == 4 { // that of the body
 			cancel()
 			<-hang
 		}

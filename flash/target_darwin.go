@@ -291,5 +291,8 @@ func patiently(busy error, long time.Duration, try func() error) error {
 	return err
 }
 
+// errNoMedium is no error of macOS.
+var errNoMedium = errors.New("no medium")
+
 // forget does nothing: a file is opened such that nothing of it is cached.
 func forget(*os.File) {}

@@ -254,6 +254,8 @@ func patiently(busy error, long time.Duration, try func() error) error {
 
 func (t *Target) flush() error { return t.f.Sync() }
 
+var errNoMedium error = unix.ENOMEDIUM
+
 // forget drops what the page cache holds of a flushed file.
 func forget(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
 

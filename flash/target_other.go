@@ -2,7 +2,10 @@
 
 package flash
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
 // Open opens a regular file for writing.
 func Open(d *Disk) (*Target, error) {
@@ -41,5 +44,8 @@ func (t *Target) Alive() error { return t.Named() }
 func (t *Target) Reread() error { return nil }
 
 func (t *Target) flush() error { return t.f.Sync() }
+
+// errNoMedium is no error of regular files.
+var errNoMedium = errors.New("no medium")
 
 func forget(*os.File) {}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -307,7 +308,7 @@ func (m *machine) allUsers(nodes []*node, d *Disk) {
 		m.openBy(nodes, d)
 	}
 	if len(d.InUse) == 0 && m.claimed(d) {
-		d.InUse = []string{"the kernel or another program has claimed it, for a file system of several disks, a container or a virtual machine"}
+		d.InUse = []string{"the kernel or another program has claimed it: it is mounted in another mount namespace, such as a container's, part of a file system of several disks, or a virtual machine's"}
 	}
 	if m.rootless && len(d.InUse) > 0 {
 		d.System = true
@@ -413,15 +414,18 @@ func (m *machine) parts(n *node) []*node {
 // of the members of a zpool and of mounts in other namespaces, and sysfs does
 // not say.
 func (m *machine) claimed(d *Disk) bool {
-	if filepath.Clean(m.root) != "/" || d.Size == 0 || d.Bus == "loop" {
+	if filepath.Clean(m.root) != "/" || d.Size == 0 {
 		return false
 	}
-	fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err == unix.EBUSY
-	}
-	unix.Close(fd)
-	return false
+	// Tools that look at a new disk claim it for a moment.
+	err := patiently(unix.EBUSY, 300*time.Millisecond, func() error {
+		fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
+	})
+	return err == unix.EBUSY
 }
 
 // fileUsers says what uses the regular file at a path, of which info is known.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,9 +137,12 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		if _, err := artifact.FormatOf(opt.output); err != nil {
 			return &usageError{err}
 		}
-		if info, err := os.Stat(filepath.Dir(opt.output)); err != nil || !info.IsDir() {
-			return fmt.Errorf("%s: there is no folder %s to write it to", opt.output, filepath.Dir(opt.output))
-		}
+	}
+	if opt.jobs < 0 || opt.jobs > maxJobs {
+		return usagef("--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", opt.jobs, maxJobs)
+	}
+	if err := checkOutputs(opt, board); err != nil {
+		return err
 	}
 	when, err := sourceDate()
 	if err != nil {
@@ -195,9 +199,6 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		if o.Seed, err = opt.seed.read(); err != nil {
 			return err
 		}
-	}
-	if opt.jobs < 0 || opt.jobs > maxJobs {
-		return usagef("--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", opt.jobs, maxJobs)
 	}
 	o.Jobs = opt.jobs
 	heap.UseHugePages()
@@ -312,6 +313,37 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		return u.print(all[0])
 	}
 	return u.print(all)
+}
+
+// checkOutputs says why an image, or a scratch file, cannot be written, before anything is
+// built. It makes nothing.
+func checkOutputs(opt buildOptions, board *boards.Board) error {
+	if err := hostfile.CheckOutput(filepath.Join(os.TempDir(), "imgtool-scratch")); err != nil {
+		return fmt.Errorf("scratch files go to TMPDIR: %w", err)
+	}
+	if opt.output == "" {
+		if _, err := os.Stat("out"); errors.Is(err, fs.ErrNotExist) {
+			return hostfile.CheckOutput("out")
+		}
+		return hostfile.CheckOutput(filepath.Join("out", board.Name+".img.zst"))
+	}
+	images := []string{opt.output}
+	if len(board.Media) > 1 {
+		images = nil
+		for _, medium := range board.MediaNames() {
+			if len(opt.media) == 0 || slices.Contains(opt.media, medium) {
+				images = append(images, withMedium(opt.output, medium))
+			}
+		}
+	}
+	for _, path := range images {
+		for _, file := range []string{path, artifact.ManifestPath(path), artifact.BmapPath(path)} {
+			if err := hostfile.CheckOutput(file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // withMedium puts the name of a medium before the ending of an image's name.

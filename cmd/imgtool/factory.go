@@ -35,6 +35,7 @@ type factoryOptions struct {
 	keepKeys bool
 	fixed    bool
 	serials  []string
+	stall    time.Duration
 
 	live   bool
 	conf   string
@@ -109,6 +110,7 @@ that is mounted there for the unit's, and --sd and --nvme name other disks.`,
 	f.StringVarP(&opt.conf, "conf", "c", "", "factory_provision.conf, for --live")
 	f.StringVar(&opt.root, "root", "", "root file system of a unit that is mounted here, for --live")
 	f.BoolVarP(&opt.reboot, "reboot", "r", false, "reboot when it is complete, with --live")
+	addStallFlag(cmd, &opt.stall)
 	f.StringArrayVar(&opt.serials, "serial", nil, "serial number of a built-in disk that is meant; may be repeated")
 	return cmd
 }
@@ -154,9 +156,15 @@ type mediumReceipt struct {
 	receipt
 }
 
-func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
+func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	begin := time.Now()
 	board, names, missing, err := factoryNames(opt)
+	if err == nil {
+		err = checkStall(opt.stall)
+	}
+	if err == nil {
+		err = checkReceipts(opt.receipt)
+	}
 	if err != nil {
 		return err
 	}
@@ -166,7 +174,31 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 			return err
 		}
 	}
+	log, err := receipts(opt.receipt, opt.dryRun)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	whole := unitReceipt{Board: board.Name, Missing: missing}
+	if own != nil {
+		whole.VSN, whole.NodeID = own.VSN, own.NodeID
+	}
+	begun := false
+	defer func() {
+		if err != nil && !begun && !errors.As(err, new(*usageError)) {
+			for _, name := range names {
+				r := receipt{Disk: *opt.disks[name]}
+				r.fail(ctx, err)
+				r.Left = flash.Unchanged
+				whole.Media = append(whole.Media, mediumReceipt{Medium: name, receipt: r})
+			}
+			err = concludeUnit(ctx, &whole, err, begin, log, u)
+		}
+	}()
 	stations, err := openStations(ctx, opt, board, names, u)
+	if len(stations) > 0 {
+		whole.BuildID = buildID(stations[0].pic)
+	}
 	defer func() {
 		for _, s := range stations {
 			s.pic.Close()
@@ -208,21 +240,24 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		}
 		return nil
 	}
-	log, err := receipts(opt.receipt)
-	if err != nil {
-		return err
+	if own != nil && !opt.again {
+		for _, s := range stations {
+			log.warnOfTwins(own.VSN, s.medium, u)
+		}
 	}
-	defer log.Close()
 	if !opt.yes {
 		if err := confirmFactory(ctx, stations, own, u); err != nil {
 			return err
 		}
 	}
-	whole := unitReceipt{Board: board.Name, BuildID: buildID(stations[0].pic), Missing: missing}
-	if own != nil {
-		whole.VSN, whole.NodeID = own.VSN, own.NodeID
-	}
-	failed := writeStations(ctx, stations, &whole, u)
+	begun = true
+	defer u.writeDisks()()
+	u.beforeEnd(func() {
+		last := whole
+		last.Time, last.Status, last.Error = time.Now().UTC().Format(time.RFC3339), exitInterrupted, "interrupted: a disk did not answer in time"
+		log.add("", last)
+	})
+	failed := writeStations(ctx, stations, &whole, opt.stall, u)
 	if err := concludeUnit(ctx, &whole, failed, begin, log, u); err != nil || u.json {
 		return err
 	}
@@ -500,10 +535,13 @@ func confirmFactory(ctx context.Context, stations []*station, own *unitData, u *
 
 // writeStations writes one medium after the other, and none after one that failed.
 // All are opened before: nobody takes one in between.
-func writeStations(ctx context.Context, stations []*station, whole *unitReceipt, u *ui) (err error) {
+func writeStations(ctx context.Context, stations []*station, whole *unitReceipt, stall time.Duration, u *ui) (err error) {
+	defer u.writeDisks()()
 	var disks []string
 	for _, s := range stations {
 		s.job.Verify, s.receipt.Verify = flash.Full, "full"
+		s.job.Patience = u.patience(s.disk.Path, stall)
+		s.job.Watch = new(flash.Watch)
 		s.job.Delta = alike(s.disk, s.plan)
 		disks = append(disks, s.disk.Path)
 	}
@@ -537,7 +575,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		whole.Media = append(whole.Media, mediumReceipt{s.medium, s.files, s.receipt})
 		if s.err != nil {
 			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*flash.MovedError)) {
-				return hint(s.err, "%s is not bootable and has no partition table now: run it again, and what is left is done", s.disk.Path)
+				return hint(s.err, "%s; run it again, and what is left is done", s.leaves())
 			}
 			return s.err
 		}
@@ -551,7 +589,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 }
 
 // concludeUnit leaves the receipt of a unit.
-func concludeUnit(ctx context.Context, whole *unitReceipt, failed error, begin time.Time, log *os.File, u *ui) error {
+func concludeUnit(ctx context.Context, whole *unitReceipt, failed error, begin time.Time, log *receiptLog, u *ui) error {
 	whole.Time, whole.Seconds = time.Now().UTC().Format(time.RFC3339), time.Since(begin).Seconds()
 	if failed != nil {
 		if whole.Status, whole.Error = exitStatus(failed), failed.Error(); ctx.Err() != nil {
@@ -559,7 +597,7 @@ func concludeUnit(ctx context.Context, whole *unitReceipt, failed error, begin t
 		}
 	}
 	u.endPhase()
-	lost := addReceipt(log, whole)
+	lost := log.add("", whole)
 	switch {
 	case failed != nil && lost != nil:
 		u.warn(lost.Error())

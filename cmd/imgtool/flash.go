@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,7 +40,53 @@ type flashOptions struct {
 	fixed   bool
 	timeout time.Duration
 	again   bool // what was provisioned already
+	stall   time.Duration
 	seed    seedOptions
+}
+
+// check looks at what needs no image and no disk.
+func (opt *flashOptions) check() error {
+	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
+		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
+	}
+	if _, ok := verifyModes[opt.verify]; !ok {
+		return usagef("--verify is %q; it must be full, sampled or none", opt.verify)
+	}
+	if opt.timeout < 0 {
+		return usagef("--timeout is %s; it must not be negative", opt.timeout)
+	}
+	if err := checkStall(opt.stall); err != nil {
+		return err
+	}
+	if _, err := askedBoard(opt.board); err != nil {
+		return err
+	}
+	return checkReceipts(opt.receipt)
+}
+
+var verifyModes = map[string]flash.Verify{"full": flash.Full, "sampled": flash.Sampled, "none": flash.None}
+
+// addStallFlag adds --stall-timeout to a command that waits for disks.
+func addStallFlag(cmd *cobra.Command, stall *time.Duration) {
+	cmd.Flags().DurationVar(stall, "stall-timeout", flash.DefaultStall, "how long a disk may take over one read, write or flush")
+}
+
+func checkStall(stall time.Duration) error {
+	if stall <= 0 {
+		return usagef("--stall-timeout is %s; it must be more than nothing", stall)
+	}
+	return nil
+}
+
+// patience is how long a disk is waited for, and says when it is slow.
+func (u *ui) patience(disk string, stall time.Duration) flash.Patience {
+	return flash.Patience{Stall: stall, Slow: func(waited time.Duration, ended bool) {
+		if ended {
+			u.note("%s: it answers again, after %s", disk, waited.Round(100*time.Millisecond))
+			return
+		}
+		u.note("%s: no answer for %s: waiting for up to %s (--stall-timeout)", disk, waited.Round(100*time.Millisecond), stall)
+	}}
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
@@ -86,6 +134,7 @@ not go to sleep.`,
 	opt.seed.addFlags(cmd)
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append what became of each disk to this file, a JSON object a line")
+	addStallFlag(cmd, &opt.stall)
 	return cmd
 }
 
@@ -95,8 +144,24 @@ type unit struct {
 	job     flash.Job
 	target  *flash.Target
 	touched bool // something was written
+	ended   atomic.Bool
 	receipt receipt
 	err     error
+}
+
+// leaves says what is on the disk after a failure.
+func (n *unit) leaves() string { return leftWords(n.disk.Path, n.receipt.Left) }
+
+func leftWords(disk string, left flash.Left) string {
+	switch left {
+	case flash.Unchanged:
+		return disk + " is unchanged"
+	case flash.NoTable:
+		return disk + " is not bootable and has no partition table now; flash it again"
+	case flash.PartWritten:
+		return disk + " is partly written, and what is at its start is not what was to be there; flash it again"
+	}
+	return "what is on " + disk + " now is not known, because it could not be read back; flash it again"
 }
 
 // receipt is what became of a disk. Sizes are in bytes.
@@ -122,9 +187,14 @@ type receipt struct {
 	Rate     int64   `json:"bytes_per_second"`
 	Status   int     `json:"status"` // exit status
 	Error    string  `json:"error,omitempty"`
+
+	Left flash.Left `json:"disk_state,omitempty"` // after an error: what was read back from the disk
 }
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
+	if err := opt.check(); err != nil {
+		return err
+	}
 	if opt.image == "" {
 		if opt.image, err = newestImage("--image FILE"); err != nil {
 			return err
@@ -150,13 +220,6 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 
 // flashPicture is the one way to disks.
 func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOptions, u *ui) (err error) {
-	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
-		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
-	}
-	verify, ok := map[string]flash.Verify{"full": flash.Full, "sampled": flash.Sampled, "none": flash.None}[opt.verify]
-	if !ok {
-		return usagef("--verify is %q; it must be full, sampled or none", opt.verify)
-	}
 	if len(names) > 1 && pic.unit != "" {
 		return usagef("%s is one unit, and there are %d disks: flash one at a time", pic.unit, len(names))
 	}
@@ -199,6 +262,20 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 			return err
 		}
 		names = []string{name}
+	}
+	log, err := receipts(opt.receipt, opt.dryRun)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	begun := false
+	defer func() {
+		if err != nil && !begun {
+			err = log.refused(names, pic, err, ctx, u)
+		}
+	}()
+	if !opt.again {
+		log.warnOfTwins(pic.unit, "", u)
 	}
 	units, err := findUnits(names, pic, need)
 	if err != nil {
@@ -251,18 +328,15 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		}
 		return nil
 	}
-	log, err := receipts(opt.receipt)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
 	if !opt.yes {
 		if err := confirm(ctx, u, units, p, opt.image == "-"); err != nil {
 			return err
 		}
 	}
 	for _, n := range units {
-		n.job.Verify, n.receipt.Verify = verify, opt.verify
+		n.job.Verify, n.receipt.Verify = verifyModes[opt.verify], opt.verify
+		n.job.Patience = u.patience(n.disk.Path, opt.stall)
+		n.job.Watch = new(flash.Watch)
 		n.job.Zeros = pic.manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
@@ -280,6 +354,9 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	} else if !errors.Is(err, errors.ErrUnsupported) {
 		u.warn(fmt.Sprintf("keep this computer from going to sleep: %v", err))
 	}
+	begun = true
+	defer u.writeDisks()()
+	u.beforeEnd(func() { log.abandon(units, u) })
 	flashAll(ctx, units, p, u)
 	p.tell(u)
 	// Nobody may mount what is about to be ejected: it is let go of after that.
@@ -417,6 +494,8 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 	bodies, leave := share(p.body(), len(units))
 	// One disk shows its phases; of several the sum is shown.
 	phases := u.phases
+	u.expect(ahead{flash.Wiping, 0}, ahead{flash.Writing, p.bodySize()}, ahead{flash.Reading, p.bodySize() / readShare[units[0].job.Verify]})
+	defer u.expect()
 	if len(units) > 1 {
 		passes := int64(2)
 		if units[0].job.Verify != flash.Full {
@@ -433,27 +512,23 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 	var running sync.WaitGroup
 	for i, n := range units {
 		n.job.Body = p.onto(n.disk.Size, bodies[i])
+		n.receipt.describe(n.disk, p.pic)
 		running.Go(func() {
 			defer leave(i)
+			defer n.ended.Store(true)
 			begin := time.Now()
 			var res *flash.Result
 			res, n.err = flash.Run(ctx, n.target, n.job, func(phase string, total int64) image.Progress {
-				if phase == flash.Wiping {
+				if phase == flash.Probing || phase == flash.Wiping {
 					n.touched = true
-					u.leaves(strings.Join(paths(units), ", ") + " is not bootable and has no partition table now; flash it again")
+					u.leaves(leftWords(strings.Join(paths(units), ", "), flash.Unknown))
 				}
 				return phases(phase, total)
 			})
-			n.receipt = receipt{Disk: n.disk.Path, Verify: n.receipt.Verify, Model: n.disk.Model, Serial: n.disk.Serial, Size: n.disk.Size, Image: p.pic.name, Unit: p.pic.unit,
-				Seconds: time.Since(begin).Seconds(), Time: time.Now().UTC().Format(time.RFC3339)}
-			if m := p.pic.manifest; m != nil {
-				n.receipt.Board, n.receipt.BuildID = m.Board, m.BuildID
-			}
+			n.receipt.describe(n.disk, p.pic)
+			n.receipt.Seconds = time.Since(begin).Seconds()
 			if n.err != nil {
-				n.receipt.Status, n.receipt.Error = exitStatus(n.err), n.err.Error()
-				if ctx.Err() != nil {
-					n.receipt.Status = exitInterrupted
-				}
+				n.receipt.fail(ctx, n.err)
 				return
 			}
 			n.receipt.Unread, n.receipt.Writing, n.receipt.Reading = res.Unread, res.Writing.Seconds(), res.Reading.Seconds()
@@ -465,6 +540,35 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 		})
 	}
 	running.Wait()
+	var left []string
+	for _, n := range units {
+		if n.err != nil {
+			left = append(left, n.leaves())
+			u.leftOn(n.disk.Path, n.receipt.Left)
+		}
+	}
+	u.leaves(strings.Join(left, "; "))
+}
+
+// readShare is which part of the partitions is read back: one in so many.
+var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
+
+// describe fills in what is known of a disk and an image.
+func (r *receipt) describe(d *flash.Disk, pic *picture) {
+	r.Disk, r.Model, r.Serial, r.Size = d.Path, d.Model, d.Serial, d.Size
+	r.Image, r.Unit, r.Time = pic.name, pic.unit, time.Now().UTC().Format(time.RFC3339)
+	if m := pic.manifest; m != nil {
+		r.Board, r.BuildID = m.Board, m.BuildID
+	}
+}
+
+// fail fills in what went wrong.
+func (r *receipt) fail(ctx context.Context, err error) {
+	r.Status, r.Error = exitStatus(err), err.Error()
+	if ctx.Err() != nil {
+		r.Status = exitInterrupted
+	}
+	r.Left, _ = flash.LeftBy(err)
 }
 
 // release lets go of a disk, which may be gone.
@@ -482,6 +586,7 @@ func (n *unit) release(u *ui, gone bool) {
 	}
 	if n.err != nil {
 		n.receipt.Status, n.receipt.Error = exitStatus(n.err), n.err.Error()
+		n.receipt.Left = flash.Unknown
 	}
 }
 
@@ -538,24 +643,24 @@ func share(chunks iter.Seq2[image.Chunk, error], n int) (shared []iter.Seq2[imag
 
 // conclude says what became of each disk. The first that failed gives the exit
 // status.
-func conclude(ctx context.Context, units []*unit, log *os.File, u *ui) error {
+func conclude(ctx context.Context, units []*unit, log *receiptLog, u *ui) error {
 	u.endPhase()
 	var failed, lost error
 	for _, n := range units {
 		r := n.receipt
-		if err := addReceipt(log, r); err != nil && lost == nil {
+		if err := log.add(r.Disk, r); err != nil && lost == nil {
 			lost = err
 		}
 		switch {
 		case n.err != nil:
 			err := n.err
 			if n.touched && ctx.Err() == nil && !errors.As(err, new(*flash.MovedError)) {
-				err = hint(err, "%s is not bootable and has no partition table now", n.disk.Path)
+				err = hint(err, "%s", n.leaves())
 			}
 			if failed == nil {
 				failed = err
 			} else {
-				u.warn(err.Error())
+				u.warn(err.Error() + "; " + n.leaves())
 			}
 		case u.json:
 			if err := u.print(r); err != nil && failed == nil {

@@ -81,13 +81,11 @@ func runLive(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 			l.journal(journal.PriErr, err.Error())
 		}
 	}()
-	var log *os.File
-	if !opt.dryRun {
-		if log, err = receipts(opt.receipt); err != nil {
-			return err
-		}
-		defer log.Close()
+	log, err := receipts(opt.receipt, opt.dryRun)
+	if err != nil {
+		return err
 	}
+	defer log.Close()
 	whole := unitReceipt{Board: l.board.Name}
 	err = l.run(ctx, &whole)
 	whole.VSN, whole.NodeID = l.own.VSN, l.own.NodeID
@@ -507,7 +505,7 @@ func (l *live) media(ctx context.Context, done map[int]bool, whole *unitReceipt)
 		m := l.board.Live.Media[i]
 		// Of a step that was done the disk must say so.
 		if !done[m.Step] || !s.there.done && s.hasState() {
-			if err := writeStations(ctx, []*station{s}, whole, l.u); err != nil {
+			if err := writeStations(ctx, []*station{s}, whole, l.opt.stall, l.u); err != nil {
 				return err
 			}
 		}

@@ -7,45 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"imgtool/flash"
-	"imgtool/image"
-	"imgtool/image/artifact"
 	"imgtool/image/compress"
 	"imgtool/image/sanitize"
-	"imgtool/image/seed"
-	"imgtool/image/seed/provision"
-	"imgtool/image/source"
 	"imgtool/layouts"
-)
-
-// Exit statuses, also in README.md.
-const (
-	exitOK          = 0
-	exitDiffers     = 1
-	exitUsage       = 2
-	exitInput       = 3
-	exitRefused     = 4
-	exitPermission  = 5
-	exitCorrupt     = 6
-	exitWrite       = 7
-	exitMismatch    = 8
-	exitGone        = 9
-	exitWrongBoard  = 10
-	exitRolledBack  = 11
-	exitUnknown     = 12
-	exitInternal    = 70
-	exitInterrupted = 130
 )
 
 func main() {
@@ -65,15 +37,18 @@ func main() {
 const grace = 2 * time.Second
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	out := &results{to: stdout}
 	u := &ui{in: stdin, stdout: out, stderr: stderr}
+	stop := u.heed(out, cancel)
+	defer stop()
 	// A second signal ends it at once; so does a while without an end, as when a
 	// pipe that is read from brings nothing.
 	defer context.AfterFunc(ctx, func() {
 		stop()
 		time.Sleep(grace)
+		u.lastWords()
 		u.fail(u.interrupted(), exitInterrupted)
 		os.Exit(exitInterrupted)
 	})()
@@ -95,6 +70,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	lost := out.failed()
 	switch {
 	case lost != nil:
+		out.die()
 		err = lost
 	case err == nil:
 		return exitOK
@@ -171,36 +147,11 @@ type hinted struct {
 
 func (e *hinted) Unwrap() error { return e.error }
 
+// hint adds to an error what to do about it, after what is said already.
 func hint(err error, format string, args ...any) error {
-	return &hinted{err, fmt.Sprintf(format, args...)}
-}
-
-func exitStatus(err error) int {
-	is := func(target any) bool { return errors.As(err, target) }
-	switch {
-	case is(new(*resultsError)), is(new(*receiptError)) && !errors.Is(err, fs.ErrPermission):
-		return exitWrite
-	case is(new(*usageError)):
-		return exitUsage
-	case is(new(*provision.RolledBackError)):
-		return exitRolledBack
-	case is(new(*provision.UnknownError)):
-		return exitUnknown
-	case is(new(*flash.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)), is(new(*artifact.ReplacedError)):
-		return exitRefused
-	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*otherConfigError)):
-		return exitMismatch
-	case is(new(*wrongBoardError)), is(new(*provision.OtherError)), is(new(*provision.DeviceError)):
-		return exitWrongBoard
-	case is(new(*flash.GoneError)), is(new(*flash.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)), is(new(*source.GoneError)):
-		return exitGone
-	case is(new(*artifact.CorruptError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
-		return exitCorrupt
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EPERM):
-		return exitPermission
-	case is(new(*image.WriteError)), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EIO),
-		errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
-		return exitWrite
+	text := fmt.Sprintf(format, args...)
+	if inner, ok := errors.AsType[*hinted](err); ok {
+		text = inner.hint + "; " + text
 	}
-	return exitInput
+	return &hinted{err, text}
 }

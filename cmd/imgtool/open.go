@@ -55,9 +55,9 @@ func (p *picture) chunks() iter.Seq2[image.Chunk, error] {
 // manifest are checked.
 func openPicture(path string, stdin io.Reader) (*picture, error) {
 	if path == "-" {
-		s, err := artifact.Stream(stdin, nil)
+		s, err := artifact.Stream(hostfile.NewReader("standard input", stdin), nil)
 		if err != nil {
-			return nil, fmt.Errorf("standard input: %w", err)
+			return nil, named("standard input", err)
 		}
 		return &picture{name: "standard input", stream: s, manifest: s.Manifest, format: s.Format}, nil
 	}
@@ -74,7 +74,7 @@ func openPicture(path string, stdin io.Reader) (*picture, error) {
 	p := &picture{name: path, file: f}
 	if err := p.open(path); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, named(path, err)
 	}
 	return p, nil
 }
@@ -104,7 +104,8 @@ func (p *picture) open(path string) (err error) {
 			err = unfit
 		}
 	}()
-	o, err := artifact.Open(io.NewSectionReader(p.file, 0, size), sidecar)
+	file := hostfile.NewReaderAt(path, p.file)
+	o, err := artifact.Open(io.NewSectionReader(file, 0, size), sidecar)
 	if err == nil {
 		p.img, p.manifest, p.format, p.opened = o.Image, o.Manifest, o.Format, o
 		if o.Format == artifact.Raw && o.Manifest == nil {
@@ -121,7 +122,7 @@ func (p *picture) open(path string) (err error) {
 	if !errors.Is(err, artifact.ErrStream) {
 		return err
 	}
-	if p.stream, err = artifact.Stream(io.NewSectionReader(p.file, 0, size), sidecar); err != nil {
+	if p.stream, err = artifact.Stream(io.NewSectionReader(file, 0, size), sidecar); err != nil {
 		return err
 	}
 	p.manifest, p.format = p.stream.Manifest, p.stream.Format

@@ -52,7 +52,7 @@ func newPlan(pic *picture) (*plan, error) {
 	p.next, p.Close = iter.Pull2(pic.chunks())
 	if err := p.read(); err != nil {
 		p.Close()
-		return nil, fmt.Errorf("%s: %w", pic.name, err)
+		return nil, named(pic.name, err)
 	}
 	return p, nil
 }

@@ -16,9 +16,10 @@ import (
 // printers are the functions that may write to stdout and stderr, or hand them to
 // others. In ui.go they sanitize what they write, or say that they do not.
 var printers = map[string][]string{
-	"cmd/imgtool/main.go":    {"main", "run"},
-	"cmd/imgtool/ui.go":      {"line", "printf", "listing", "text", "write", "data", "toTerminal", "machineConsole", "event", "print", "start", "phases", "await"},
-	"cmd/first-boot/main.go": {"main", "say"},
+	"cmd/imgtool/main.go":     {"main", "run"},
+	"cmd/imgtool/ui.go":       {"line", "printf", "listing", "text", "write", "data", "toTerminal", "machineConsole", "event", "print", "start", "await"},
+	"cmd/imgtool/progress.go": {"draw", "clear"},
+	"cmd/first-boot/main.go":  {"main", "say"},
 }
 
 // Nothing is printed past the ui, which sanitizes it, nor past first-boot's log.

@@ -392,6 +392,12 @@ func runProvisionValidate(ctx context.Context, address string, opt provisionOpti
 }
 
 func runProvisionExport(ctx context.Context, address string, opt provisionOptions, u *ui) error {
+	toFile := opt.output != "" && opt.output != "-"
+	if toFile {
+		if err := hostfile.CheckOutput(opt.output); err != nil {
+			return err
+		}
+	}
 	c, err := reach(ctx, address, opt, true, u)
 	if err != nil {
 		return err
@@ -401,7 +407,7 @@ func runProvisionExport(ctx context.Context, address string, opt provisionOption
 		if err != nil {
 			return err
 		}
-		if opt.output == "" || opt.output == "-" {
+		if !toFile {
 			return u.write(config)
 		}
 		if err := writeNew(opt.output, config, 0o600); err != nil {

@@ -18,6 +18,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/build"
+	"imgtool/image/hostfile"
 )
 
 // addBoardFlag adds --board to a command that looks for the seed of an image or a disk.
@@ -52,6 +53,10 @@ func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Bo
 	if disk, err := findDisk(path); err != nil {
 		return err
 	} else if err := disk.Check(flash.Need{}); err != nil {
+		return err
+	}
+	// The changed image takes its place.
+	if err := hostfile.CheckOutput(path); err != nil {
 		return err
 	}
 	pic, err := openPicture(path, nil)
@@ -111,6 +116,10 @@ func (e *badSeedError) Unwrap() error { return e.error }
 func named(name string, err error) error {
 	if errors.As(err, new(*badSeedError)) {
 		return err
+	}
+	// It names the file, and the byte.
+	if unread, ok := errors.AsType[*hostfile.ReadError](err); ok {
+		return hint(unread, "the medium that the image is on cannot be read there: copy the image to another one, or make it anew")
 	}
 	return fmt.Errorf("%s: %w", name, err)
 }

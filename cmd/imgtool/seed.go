@@ -340,6 +340,11 @@ leave out and must be there, from questions.`,
 }
 
 func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
+	if opt.output != "" {
+		if err := hostfile.CheckOutput(opt.output); err != nil {
+			return err
+		}
+	}
 	const without = "pass --user, --ssh-key, --container and --image"
 	for _, q := range []struct {
 		answer         *string
@@ -403,8 +408,8 @@ func readKey(file string) (string, error) {
 
 // writeNew writes a file whole or not at all. Nothing but a regular file is replaced.
 func writeNew(path string, data []byte, mode fs.FileMode) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file: give another name", path)
+	if err := hostfile.CheckOutput(path); err != nil {
+		return err
 	}
 	return renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)))
 }
@@ -431,6 +436,9 @@ func runSeedBundle(dir, output string, u *ui) error {
 	}
 	if !seed.IsBundleName(output) {
 		return usagef("%s: a bundle is called NAME.tar.zst or NAME.tar.gz", output)
+	}
+	if err := hostfile.CheckOutput(output); err != nil {
+		return err
 	}
 	when, err := sourceDate()
 	if err != nil {

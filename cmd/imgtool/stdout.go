@@ -6,12 +6,14 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"syscall"
 )
 
 // results is standard output. A command need not look whether it could write there: the
 // first error is kept, and what would follow is dropped.
 type results struct {
-	to io.Writer
+	to     io.Writer
+	broken func() // called when its reader is gone, or nil
 
 	mu  sync.Mutex
 	err error
@@ -29,8 +31,17 @@ func (r *results) Write(p []byte) (int, error) {
 	}
 	if err != nil {
 		r.err = &resultsError{err}
+		r.die()
 	}
 	return n, r.err
+}
+
+// die ends the program if the first error was that its reader is gone, unless something
+// is going on that must not be interrupted.
+func (r *results) die() {
+	if r.broken != nil && errors.Is(r.err, syscall.EPIPE) {
+		r.broken()
+	}
 }
 
 // failed is the first error of writing, or nil.

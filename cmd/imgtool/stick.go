@@ -41,11 +41,16 @@ is guarded, written and read back as by imgtool flash. Computers show the stick 
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
 	f.StringVar(&opt.serial, "serial", "", "take the disk only if this is its serial")
 	f.StringVar(&opt.receipt, "receipt", "", "append what became of the disk to this file, a JSON object a line")
+	f.BoolVar(&opt.again, "reprovision", false, "give a unit a second stick without a warning")
+	addStallFlag(cmd, &opt.stall)
 	opt.seed.addFlags(cmd)
 	return cmd
 }
 
 func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) error {
+	if err := opt.check(); err != nil {
+		return err
+	}
 	want, err := opt.seed.read()
 	if err != nil {
 		return err

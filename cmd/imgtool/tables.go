@@ -222,7 +222,7 @@ func (p *plan) rest(yield func(image.Chunk, error) bool) {
 	for {
 		c, err, ok := p.next()
 		if err != nil {
-			yield(image.Chunk{}, fmt.Errorf("%s: %w", p.pic.name, err))
+			yield(image.Chunk{}, named(p.pic.name, err))
 			return
 		}
 		if !ok || !yield(c, nil) {

@@ -12,11 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
+	"sync/atomic"
 
-	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/compress"
 	"imgtool/image/sanitize"
@@ -42,15 +42,12 @@ type ui struct {
 
 	mu    sync.Mutex
 	phase *phase
-	state string // what an interrupt leaves behind
-}
+	ahead []ahead               // the phases of a work of several, in order
+	state string                // what an interrupt leaves behind
+	left  map[string]flash.Left // what is on disks that were not written to the end
 
-// phase is what is going on.
-type phase struct {
-	name        string
-	done, total int64
-	begin, last time.Time
-	bar         *progressbar.ProgressBar
+	writing atomic.Int32 // disks are being written: a closed terminal does not interrupt
+	last    func()       // what lastWords does, or nil
 }
 
 func (u *ui) start() {
@@ -138,6 +135,33 @@ func (u *ui) leaves(state string) {
 	u.state = state
 }
 
+// leftOn keeps what is on a disk that was not written to the end, for --json.
+func (u *ui) leftOn(disk string, left flash.Left) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.left == nil {
+		u.left = map[string]flash.Left{}
+	}
+	u.left[disk] = left
+}
+
+// beforeEnd says what is to be done before the program ends itself because something does
+// not end after an interrupt.
+func (u *ui) beforeEnd(do func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.last = do
+}
+
+func (u *ui) lastWords() {
+	u.mu.Lock()
+	do := u.last
+	u.mu.Unlock()
+	if do != nil {
+		do()
+	}
+}
+
 func (u *ui) interrupted() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -172,6 +196,11 @@ func (u *ui) fail(err error, status int) {
 		if errors.As(err, &wrong) {
 			e["offset"], e["length"], e["expected"], e["got"] = wrong.Off, wrong.Len, wrong.Want, wrong.Got
 		}
+		u.mu.Lock()
+		if len(u.left) > 0 {
+			e["disks"] = u.left
+		}
+		u.mu.Unlock()
 		u.event(e)
 		return
 	}
@@ -232,87 +261,6 @@ func encodeLine(v any) ([]byte, error) {
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
 	return sanitize.JSON(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), err
-}
-
-// phases draws the phases of a long work.
-func (u *ui) phases(name string, total int64) image.Progress {
-	u.endPhase()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	p := &phase{name: name, total: total, begin: time.Now(), last: time.Now()}
-	u.phase = p
-	switch {
-	case u.terminal:
-		if total == 0 {
-			total = -1
-		}
-		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(u.stderr), progressbar.OptionSetDescription(sanitize.Sprintf("%-12s", name)),
-			progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionShowTotalBytes(true), progressbar.OptionSetPredictTime(true),
-			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
-	case u.json:
-		u.progress(p)
-	case total > 0:
-		u.line("%s: %s", name, human(total))
-	default:
-		u.line("%s", name)
-	}
-	return func(n int64) {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		p.done += n
-		every := 10 * time.Second
-		if u.json {
-			every = 300 * time.Millisecond
-		}
-		switch now := time.Now(); {
-		case p.bar != nil:
-			p.bar.Add64(n)
-		case now.Sub(p.last) < every:
-		case u.json:
-			p.last = now
-			u.progress(p)
-		default:
-			p.last = now
-			line := fmt.Sprintf("%s: %s", p.name, human(p.done))
-			if p.total > 0 {
-				line += fmt.Sprintf(" of %s, %d %%, %s left", human(p.total), 100*p.done/p.total, p.left().Round(time.Second))
-			}
-			u.line("%s", line)
-		}
-	}
-}
-
-func (p *phase) left() time.Duration {
-	if p.done <= 0 || p.total < p.done {
-		return 0
-	}
-	return time.Duration(float64(time.Since(p.begin)) / float64(p.done) * float64(p.total-p.done))
-}
-
-func (u *ui) progress(p *phase) {
-	e := map[string]any{"event": "progress", "phase": p.name, "bytes": p.done}
-	if p.total > 0 {
-		e["total"] = p.total
-	}
-	if s := time.Since(p.begin).Seconds(); s > 0.1 {
-		e["rate"] = int64(float64(p.done) / s)
-		e["eta_s"] = int64(p.left().Seconds())
-	}
-	u.event(e)
-}
-
-func (u *ui) endPhase() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.phase == nil {
-		return
-	}
-	if u.phase.bar != nil {
-		u.phase.bar.Clear()
-	} else if u.json {
-		u.progress(u.phase)
-	}
-	u.phase = nil
 }
 
 // ask asks a person a question that only "yes" answers well. Names in it must be in one

@@ -17,6 +17,7 @@ type verifyOptions struct {
 	board    string
 	seed     seedOptions
 	keepKeys bool
+	stall    time.Duration
 }
 
 func newVerifyCommand(u *ui) *cobra.Command {
@@ -42,12 +43,16 @@ the unit is a row there, and --seed a template.`,
 	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml that was put in while the image was written")
 	opt.seed.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
+	addStallFlag(cmd, &opt.stall)
 	cmd.Flags().Lookup("unit").Usage = "file with what is the unit's own, as for imgtool factory; with --values its row there"
 	return cmd
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (err error) {
 	begin := time.Now()
+	if err := checkStall(opt.stall); err != nil {
+		return err
+	}
 	file, unit := opt.image, opt.seed.unit
 	if opt.seed.values != "" {
 		unit = ""
@@ -114,7 +119,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 		total += p.start
 	}
 	progress := u.phases("comparing", total)
-	if err := flash.Compare(ctx, t, expected, func(k int64) { n += k; progress.Add(k) }); err != nil {
+	if err := flash.Compare(ctx, t, expected, u.patience(disk.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
 		if errors.As(err, new(*image.MismatchError)) && pic.manifest == nil {
 			err = hint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.name)
 		}

@@ -22,6 +22,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/gpt"
+	"imgtool/image/hostfile"
 	"imgtool/image/partition"
 	"imgtool/image/vm"
 	"imgtool/layouts"
@@ -144,7 +145,7 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 	return runTerminal(ctx, m, replies, u)
 }
 
-// check looks at what needs no file.
+// check looks at what needs no image, and whether files can be made.
 func (opt *vmOptions) check(timed bool, u *ui) (until *regexp.Regexp, err error) {
 	in, ok := u.in.(*os.File)
 	switch terminal := ok && term.IsTerminal(int(in.Fd())); {
@@ -158,6 +159,21 @@ func (opt *vmOptions) check(timed bool, u *ui) (until *regexp.Regexp, err error)
 		return nil, usagef("--json is for --headless: the console is the terminal else")
 	case !opt.headless && !terminal:
 		return nil, usagef("the console needs a terminal: pass --headless to have it on stdout")
+	}
+	if opt.disk != "" {
+		if _, err := parseDiskSize(opt.disk); err != nil {
+			return nil, err
+		}
+	}
+	for _, made := range []string{opt.keep, opt.env} {
+		if made == "" {
+			continue
+		}
+		if _, err := os.Stat(made); err != nil {
+			if err := hostfile.CheckOutput(made); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if opt.until != "" {
 		if until, err = regexp.Compile(opt.until); err != nil {
@@ -316,9 +332,9 @@ func diskSize(p *plan, wanted string) (int64, error) {
 		}
 		return max(least, 4*layouts.GiB), nil
 	}
-	var size layouts.Bytes
-	if err := size.UnmarshalText([]byte(wanted)); err != nil || size <= 0 || size%512 != 0 {
-		return 0, usagef("--disk %q: it must be a size such as 16GiB", wanted)
+	size, err := parseDiskSize(wanted)
+	if err != nil {
+		return 0, err
 	}
 	switch {
 	case need.Exact != 0 && int64(size) != need.Exact:
@@ -327,6 +343,13 @@ func diskSize(p *plan, wanted string) (int64, error) {
 		return 0, usagef("--disk %s has %d bytes, and %s needs a disk of %d", wanted, size, p.pic.name, least)
 	}
 	return int64(size), nil
+}
+
+func parseDiskSize(text string) (size layouts.Bytes, err error) {
+	if err := size.UnmarshalText([]byte(text)); err != nil || size <= 0 || size%512 != 0 {
+		return 0, usagef("--disk %q: it must be a size such as 16GiB", text)
+	}
+	return size, nil
 }
 
 // slotCommand is what U-Boot is told to boot a slot, whose boot partition is found by

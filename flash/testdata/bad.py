@@ -1,5 +1,5 @@
 # An nbdkit plugin: a disk that is not what it says, around one byte of it.
-#   file=F size=BYTES mode=MODE [at=BYTE] [real=BYTES] [every=N]
+#   file=F size=BYTES mode=MODE [at=BYTE] [real=BYTES] [every=N] [seconds=N]
 # Modes, and what they do:
 #   wrap      it has real bytes and begins again behind them
 #   lost      a write that covers at is lost, always; lost-once, the first time
@@ -11,7 +11,8 @@
 #   badflush  the third flush fails, and all after it; hang, the third never ends
 #   volatile  what was not flushed is gone when the power goes
 #   drop, corrupt  every Nth write is lost, or a bit of it wrong
-#   slow      each write takes 20 ms
+#   slow      each write takes 20 ms; stall, the Nth takes seconds
+#   dies      after the Nth write every operation fails
 import errno
 import os
 import time
@@ -63,7 +64,13 @@ def strikes(mode):
     return times == 1 or not opts["mode"].endswith("-once")
 
 
+def check_alive():
+    if opts["mode"] == "dies" and writes >= int(opts["every"]):
+        fail(errno.EIO, "dead")
+
+
 def pread(h, buf, off, flags):
+    check_alive()
     if opts["mode"] == "readeio" and covers(buf, off):
         fail(errno.EIO, "cannot read")
     place = off % int(opts["real"]) if opts["mode"] == "wrap" else off
@@ -80,6 +87,7 @@ def pread(h, buf, off, flags):
 
 def pwrite(h, buf, off, flags):
     global writes
+    check_alive()
     writes += 1
     mode, at = opts["mode"], int(opts["at"])
     due = writes % int(opts["every"]) == 0
@@ -92,6 +100,8 @@ def pwrite(h, buf, off, flags):
         fail(errno.ENOSPC, "full")
     if mode == "slow":
         time.sleep(0.02)
+    if mode == "stall" and writes == int(opts["every"]):
+        time.sleep(float(opts["seconds"]))
     if covers(buf, off):
         if mode == "eio":
             fail(errno.EIO, "cannot write")

@@ -37,7 +37,7 @@ func handOver(f *os.File) error {
 		return f.Sync()
 	}
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	return unix.SyncFileRange(int(f.Fd()), 0, 0, all)
+	return os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), 0, 0, all))
 }
 
 func link(f *os.File, name string) error {

@@ -346,12 +346,28 @@ type Streamed struct {
 	Manifest *Manifest // nil if it has none
 
 	raw io.Reader
+	in  *noted
+}
+
+// noted keeps the first error of a reader, which unpackers may wrap or replace.
+type noted struct {
+	r   io.Reader
+	err error
+}
+
+func (n *noted) Read(p []byte) (int, error) {
+	k, err := n.r.Read(p)
+	if err != nil && err != io.EOF && n.err == nil {
+		n.err = err
+	}
+	return k, err
 }
 
 // Stream opens whatever r brings, by its first bytes. sidecar is the manifest
 // that lies beside it, or nil; one inside comes first.
 func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
-	in := bufio.NewReaderSize(r, 1<<20)
+	from := &noted{r: r}
+	in := bufio.NewReaderSize(from, 1<<20)
 	head, err := in.Peek(headSize)
 	if len(head) == 0 {
 		if err == io.EOF {
@@ -359,7 +375,10 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 		}
 		return nil, err
 	}
-	s := &Streamed{Format: detect(head), Manifest: sidecar}
+	if from.err != nil {
+		return nil, from.err
+	}
+	s := &Streamed{Format: detect(head), Manifest: sidecar, in: from}
 	if s.Format == Zstd && len(head) >= 8 && binary.LittleEndian.Uint32(head) == skippableManifest {
 		var kept bytes.Buffer
 		m, err := manifestFrame(io.TeeReader(in, &kept))
@@ -370,14 +389,22 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 			s.Manifest = m
 		} else {
 			s.raw, err = unpack(s.Format, io.MultiReader(&kept, in))
-			return s, wrapCorrupt(err, 0)
+			return s, s.wrap(err, 0)
 		}
 	}
 	if s.Format == Sparse {
 		return nil, errors.New("an Android sparse image is read from a file, not from a pipe")
 	}
 	s.raw, err = unpack(s.Format, in)
-	return s, wrapCorrupt(err, 0)
+	return s, s.wrap(err, 0)
+}
+
+// wrap says where an image is corrupt. One that cannot be read need not be.
+func (s *Streamed) wrap(err error, at int64) error {
+	if err != nil && s.in.err != nil {
+		return s.in.err
+	}
+	return wrapCorrupt(err, at)
 }
 
 func wrapCorrupt(err error, at int64) error {
@@ -406,7 +433,7 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 			data := make([]byte, image.PieceSize)
 			n, err := fill(s.raw, data)
 			if err != nil && err != io.EOF {
-				yield(image.Chunk{}, wrapCorrupt(err, off+int64(n)))
+				yield(image.Chunk{}, s.wrap(err, off+int64(n)))
 				return
 			}
 			data = data[:n]

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// A rate is shown when it means something, and the time that is left is that of all phases.
+func TestRatesAndTimesAreThoseOfAllPhases(t *testing.T) {
+	var log bytes.Buffer
+	u := &ui{stderr: &log, stdout: &log}
+	const mib = 1 << 20
+	u.expect(ahead{"writing", 300 * mib}, ahead{"reading back", 300 * mib}, ahead{"after", 100 * mib})
+	u.phases("writing", 300*mib)(100 * mib)
+	p := u.phase
+	if p.later != 400*mib {
+		t.Errorf("%d bytes are to come", p.later)
+	}
+	if got := p.text(); got != "100.0 MiB of 300.0 MiB, 33 %" {
+		t.Errorf("at once: %q", got)
+	}
+	p.begin = time.Now().Add(-10 * time.Second)
+	if got := p.text(); got != "100.0 MiB of 300.0 MiB, 33 %, 10.0 MiB/s, 1m0s left" {
+		t.Errorf("after 10 s: %q", got)
+	}
+	u.phases("reading back", 300*mib)
+	if u.phase.later != 100*mib {
+		t.Errorf("%d bytes are to come", u.phase.later)
+	}
+	// What is none of them has a time of its own.
+	u.phases("checking", 1000*mib)(500 * mib)
+	u.phase.begin = time.Now().Add(-10 * time.Second)
+	if got := u.phase.text(); !strings.HasSuffix(got, ", 50.0 MiB/s, 10s left") {
+		t.Errorf("%q", got)
+	}
+	u.expect()
+	u.phases("writing", 300)
+	if u.phase.later != 0 {
+		t.Errorf("%d bytes are to come", u.phase.later)
+	}
+}
+
+// A bar has ASCII alone where the locale or the terminal has no more.
+func TestABarIsOfTheTerminalsCharacters(t *testing.T) {
+	for _, c := range []struct {
+		env   map[string]string
+		ascii bool
+	}{
+		{map[string]string{"TERM": "xterm-256color", "LANG": "en_US.UTF-8"}, false},
+		{map[string]string{"TERM": "xterm", "LC_CTYPE": "C.utf8"}, false},
+		{map[string]string{"TERM": "xterm", "LANG": "en_US.UTF-8", "LC_ALL": "C"}, true},
+		{map[string]string{"TERM": "xterm", "LANG": "de_DE.ISO-8859-1"}, true},
+		{map[string]string{"TERM": "xterm"}, true},
+		{map[string]string{"TERM": "vt100", "LANG": "C.UTF-8"}, true},
+		{map[string]string{"LANG": "C.UTF-8"}, true},
+	} {
+		if got := asciiTerminal(func(name string) string { return c.env[name] }); got != c.ascii {
+			t.Errorf("%v: %v", c.env, got)
+		}
+	}
+	for done, want := range map[float64]string{0: "[........]", 0.5: "[####....]", 1: "[########]", 1.5: "[########]"} {
+		if got := drawBar(done, 10, true); got != want {
+			t.Errorf("%v: %s", done, got)
+		}
+		if got := drawBar(done, 10, false); utf8.RuneCountInString(got) != 10 {
+			t.Errorf("%v: %s", done, got)
+		}
+	}
+}
+
+// A message takes the bar away, and nothing of it is left at the end.
+func TestABarIsTakenAway(t *testing.T) {
+	var screen bytes.Buffer
+	u := &ui{stderr: &screen, stdout: &screen, terminal: true}
+	t.Setenv("LC_ALL", "C")
+	more := u.phases("writing", 1000)
+	u.phase.last = time.Time{}
+	more(500)
+	if got := screen.String(); !strings.Contains(got, "[####") || strings.ContainsRune(got, '█') {
+		t.Errorf("%q", got)
+	}
+	u.note("a message")
+	u.phase.last = time.Time{}
+	more(100)
+	u.say("the end")
+	got := ""
+	for line := range strings.SplitSeq(screen.String(), "\n") {
+		// What a terminal shows of a line: the last that was written at each place.
+		shown := []rune(strings.Repeat(" ", 200))
+		for part := range strings.SplitSeq(line, "\r") {
+			copy(shown, []rune(part))
+		}
+		got += strings.TrimRight(string(shown), " ") + "\n"
+	}
+	if got != "a message\nthe end\n\n" {
+		t.Errorf("%q", got)
+	}
+}

@@ -1,0 +1,68 @@
+package imagetest
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// NBD makes a real block device of what nbdkit serves.
+func NBD(t testing.TB, args ...string) (dev string, nbdkit *exec.Cmd) {
+	t.Helper()
+	file, nbdkit := NBDFile(t, args...)
+	return Loop(t, file), nbdkit
+}
+
+// NBDFile makes a file of what nbdkit serves.
+func NBDFile(t testing.TB, args ...string) (file string, nbdkit *exec.Cmd) {
+	t.Helper()
+	NeedRoot(t)
+	Need(t, "fusermount3")
+	dir := t.TempDir()
+	socket, fuse := filepath.Join(dir, "s"), filepath.Join(dir, "disk")
+	start := func(program string, args ...string) *exec.Cmd {
+		cmd := exec.Command(Need(t, program), args...)
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+			if t.Failed() {
+				t.Logf("%s: %s", program, said.String())
+			}
+		})
+		return cmd
+	}
+	until := func(what string, ok func() bool) {
+		for range 300 {
+			if ok() {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatalf("%s does not come up", what)
+	}
+	nbdkit = start("nbdkit", append([]string{"--foreground", "--unix", socket}, args...)...)
+	// The socket is there before it is listened to.
+	until("nbdkit", func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	if err := os.WriteFile(fuse, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start("nbdfuse", fuse, "--unix", socket)
+	t.Cleanup(func() { exec.Command("fusermount3", "-u", "-z", fuse).Run() })
+	until("nbdfuse", func() bool { info, err := os.Stat(fuse); return err == nil && info.Size() > 0 })
+	return fuse, nbdkit
+}
