@@ -12,6 +12,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/gpt"
+	"imgtool/image/hostfile"
 	"imgtool/image/partition"
 )
 
@@ -55,7 +56,7 @@ func (p *plan) readTable(r io.ReaderAt) (err error) {
 	switch {
 	case errors.Is(err, partition.ErrNone):
 		return corrupt("it is no disk image: it starts with no partition table")
-	case errors.As(err, new(*gpt.UnsupportedError)), errors.As(err, new(*artifact.CorruptError)), errors.As(err, new(*fs.PathError)):
+	case errors.As(err, new(*gpt.UnsupportedError)), errors.As(err, new(*artifact.CorruptError)), errors.As(err, new(*fs.PathError)), errors.As(err, new(*hostfile.ReadError)):
 		return err
 	case err != nil:
 		return corrupt("its partition table is damaged: %w", err)

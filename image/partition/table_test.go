@@ -2,6 +2,7 @@ package partition_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -128,6 +129,9 @@ func TestEveryFormOfAGPTIsReadAndMoved(t *testing.T) {
 				b := moved(t, disk, g, size)
 				if size == 40*mib && !bytes.Equal(b, disk) {
 					t.Error("a table for a disk of the same size differs from that of sgdisk")
+				}
+				if covered := int64(binary.LittleEndian.Uint32(b[446+12:])); covered != size/c.sector-1 {
+					t.Errorf("%d: the protective partition has %d sectors", size, covered)
 				}
 				file := filepath.Join(t.TempDir(), "moved")
 				if err := os.WriteFile(file, b, 0o644); err != nil {
