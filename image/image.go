@@ -68,6 +68,39 @@ func Hole(c Content, off int64) int64 {
 	return 0
 }
 
+// Runs gives, in order, the runs of c outside of its known holes. Where c can list
+// them itself, it does; otherwise holes are found that begin at a multiple of Block.
+func Runs(c Content) iter.Seq[Span] {
+	if l, ok := c.(interface{ Runs() iter.Seq[Span] }); ok {
+		return l.Runs()
+	}
+	return func(yield func(Span) bool) {
+		_, sparse := c.(Sparse)
+		run := Span{}
+		for off := int64(0); off < c.Size(); {
+			n := c.Size() - off
+			if sparse {
+				n = min(n, Block)
+				if hole := Hole(c, off); hole > 0 {
+					if run.Len > 0 && !yield(run) {
+						return
+					}
+					// A hole that ends inside a block is taken up to there; the rest is data.
+					off += hole
+					run = Span{off, 0}
+					continue
+				}
+				n = min(n, Block-off%Block)
+			}
+			run.Len += n
+			off += n
+		}
+		if run.Len > 0 {
+			yield(run)
+		}
+	}
+}
+
 // Extent is a named Content at a place, in bytes from the start.
 type Extent struct {
 	Name string

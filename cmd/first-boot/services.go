@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -178,7 +179,7 @@ func (s daemon) keep(ctx context.Context, failed chan<- error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = 3 * time.Second
-		cmd.Stderr = os.Stderr
+		cmd.Stderr = &lines{name: s.name}
 		err := cmd.Run()
 		if ctx.Err() != nil {
 			return
@@ -199,5 +200,25 @@ func (s daemon) keep(ctx context.Context, failed chan<- error) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, longest)
+	}
+}
+
+// lines logs what a daemon says, line by line.
+type lines struct {
+	name string
+	rest []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(l.rest, []byte("\n"))
+		if !ok && len(l.rest) < 1000 {
+			return len(p), nil
+		}
+		if len(bytes.TrimSpace(line)) > 0 {
+			say("%s: %s", l.name, line)
+		}
+		l.rest = rest
 	}
 }

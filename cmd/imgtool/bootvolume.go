@@ -195,7 +195,7 @@ func (e *seedEdit) edit(put bool) error {
 	if put {
 		when := e.fat.Time
 		if when == 0 { // it has no label
-			if when, err = sourceDate(); err != nil {
+			if when, _, err = sourceDate(); err != nil {
 				return err
 			}
 		}

@@ -74,7 +74,8 @@ A reference (REF) is a path, or
   deb:PACKAGE/PATH       a file in a Debian package of the board's architecture
   starter                the board's default source
 and for --rootfs also a folder, a tar (.tar, .gz, .xz, .zst), a squashfs that is
-ready, an OCI layout or archive, a docker archive, or docker://HOST/NAME:TAG.
+ready, an OCI layout or archive, a docker archive, oci:PATH:NAME or oci:PATH@DIGEST
+for one image of several, or docker://HOST/NAME:TAG.
 
 A board with several media gets an image for each: -o photon.img is photon-emmc.img,
 photon-sd.img and photon-nvme.img. --medium builds one of them; --size says how large
@@ -82,8 +83,9 @@ a disk is that a medium's last partition shall fill.
 
 The image's name decides its form: .img, .img.zst, .img.xz, .img.gz, or .simg for
 Android's sparse form. Beside it
-lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, scratch
-files lie in TMPDIR, and take no more than --max-unpacked for what is unpacked.
+lie NAME.manifest.json and NAME.bmap. Times come from SOURCE_DATE_EPOCH, and
+files of a later time get that one; scratch files lie in TMPDIR, and take no more than
+--max-unpacked for what is unpacked.
 
 What was compressed is kept in a cache (imgtool cache), so that after a small change
 little is compressed anew. The image is the same with it and without.`,
@@ -144,12 +146,12 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if err := checkOutputs(opt, board); err != nil {
 		return err
 	}
-	when, err := sourceDate()
+	when, clamp, err := sourceDate()
 	if err != nil {
 		return err
 	}
 	o := build.Options{Board: board, Slots: opt.slots, Compression: opt.compression, Cmdline: opt.cmdline, BuildID: opt.buildID,
-		Time: when, TempDir: os.Getenv("TMPDIR"), Warn: u.warn, Phases: u.phases}
+		Time: when, Clamp: clamp, TempDir: os.Getenv("TMPDIR"), Warn: u.warn, Phases: u.phases}
 	o.Media, o.Profile, o.Generalize = opt.media, opt.profile, opt.generalize
 	if o.Sizes, err = parseSizes(opt.sizes); err != nil {
 		return err
@@ -220,7 +222,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if err != nil {
 		packages = "" // packages are fetched again each time
 	}
-	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when,
+	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when, Clamp: clamp,
 		CacheDir: packages, TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
 	defer o.Opener.Close()
 
@@ -395,17 +397,18 @@ func parseSizes(list []string) (map[string]int64, error) {
 	return sizes, nil
 }
 
-// sourceDate is the time that all that is built has.
-func sourceDate() (int64, error) {
+// sourceDate is the time that all that is made has, and whether later times of files
+// become that one.
+func sourceDate() (when int64, clamp bool, err error) {
 	epoch := os.Getenv("SOURCE_DATE_EPOCH")
 	if epoch == "" {
-		return build.DefaultTime, nil
+		return build.DefaultTime, false, nil
 	}
-	when, err := strconv.ParseInt(epoch, 10, 64)
+	when, err = strconv.ParseInt(epoch, 10, 64)
 	if err != nil || when < 0 || when > 1<<32-1 {
-		return 0, usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
+		return 0, false, usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
 	}
-	return when, nil
+	return when, true, nil
 }
 
 // partitionSizes says how full each partition of an image is.

@@ -234,7 +234,7 @@ func (m *machine) putModules(kernel *tree.Tree, names ...string) {
 		delete(files, name)
 		data := content(m.t, n)
 		if packed[name] {
-			r, err := xz.NewReader(bytes.NewReader(data))
+			r, err := xz.NewReader(bytes.NewReader(data), xz.MaxDict)
 			if err == nil {
 				data, err = io.ReadAll(r)
 			}

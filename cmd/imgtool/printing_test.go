@@ -18,7 +18,7 @@ import (
 var printers = map[string][]string{
 	"cmd/imgtool/main.go":     {"main", "run"},
 	"cmd/imgtool/ui.go":       {"line", "printf", "listing", "text", "write", "data", "toTerminal", "machineConsole", "event", "print", "start", "await"},
-	"cmd/imgtool/progress.go": {"draw", "clear"},
+	"cmd/imgtool/progress.go": {"draw"},
 	"cmd/first-boot/main.go":  {"main", "say"},
 }
 

@@ -3,12 +3,11 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
 	"imgtool/image"
@@ -21,7 +20,7 @@ type phase struct {
 	done, total int64
 	later       int64 // bytes of the phases that come after it
 	begin, last time.Time
-	drawn       int // width of the bar that is on the terminal, 0 for none
+	bar         *progressbar.ProgressBar // that is on the terminal, or nil
 }
 
 // ahead is a phase that is to come, and how many bytes it does.
@@ -126,12 +125,24 @@ func (p *phase) left() (time.Duration, bool) {
 	return time.Duration(float64(p.total-p.done+p.later) / rate * float64(time.Second)), true
 }
 
-// text is how far a phase is.
+// text is how far a phase is, in a log.
 func (p *phase) text() string {
-	s := human(p.done)
+	percent := ""
 	if p.total > 0 {
-		s += fmt.Sprintf(" of %s, %d %%", human(p.total), 100*min(p.done, p.total)/p.total)
+		percent = fmt.Sprintf(", %d %%", 100*min(p.done, p.total)/p.total)
 	}
+	return p.amount() + percent + p.pace()
+}
+
+func (p *phase) amount() string {
+	if p.total > 0 {
+		return human(p.done) + " of " + human(p.total)
+	}
+	return human(p.done)
+}
+
+// pace is the rate of a phase and the time that is left, if they are known.
+func (p *phase) pace() (s string) {
 	if rate := p.rate(); rate > 0 {
 		s += fmt.Sprintf(", %s/s", human(int64(rate)))
 	}
@@ -149,34 +160,29 @@ func (u *ui) draw(p *phase) {
 			width = w
 		}
 	}
-	line := sanitize.Sprintf("%-12s ", p.name)
-	text := " " + p.text()
-	if room := width - 1 - utf8.RuneCountInString(line) - utf8.RuneCountInString(text); room >= 10 && p.total > 0 {
-		line += drawBar(float64(p.done)/float64(p.total), min(room, 40), asciiTerminal(os.Getenv))
+	if p.bar == nil {
+		theme := progressbar.Theme{Saucer: "█", SaucerHead: "█", SaucerPadding: "░"}
+		if asciiTerminal(os.Getenv) {
+			theme = progressbar.ThemeASCII
+		}
+		p.bar = progressbar.NewOptions64(cmp.Or(max(p.total, 0), -1), progressbar.OptionSetWriter(u.stderr), progressbar.OptionSetTheme(theme),
+			progressbar.OptionSetWidth(barWidth(width)), progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
+			progressbar.OptionSpinnerType(9), progressbar.OptionUseANSICodes(false))
 	}
-	line += text
-	if utf8.RuneCountInString(line) >= width {
-		line = string([]rune(line)[:max(0, width-1)])
+	text := []rune(sanitize.Sprintf("%-12s %s", p.name, p.amount()+p.pace()))
+	if room := max(0, width-barWidth(width)-barRest); len(text) > room {
+		text = text[:room]
 	}
-	n := utf8.RuneCountInString(line)
-	io.WriteString(u.stderr, "\r"+line+strings.Repeat(" ", max(0, p.drawn-n)))
-	p.drawn = max(n, p.drawn)
+	// The bar ends, and writes a last line, where it is full.
+	p.bar.Set64(min(p.done, max(p.total-1, 0)))
+	p.bar.Describe(string(text))
 }
 
-// drawBar is a bar of a width, in characters.
-func drawBar(done float64, width int, ascii bool) string {
-	full, empty := "█", "░"
-	if ascii {
-		full, empty = "#", "."
-		width -= 2
-	}
-	n := int(min(max(done, 0), 1) * float64(width))
-	s := strings.Repeat(full, n) + strings.Repeat(empty, width-n)
-	if ascii {
-		s = "[" + s + "]"
-	}
-	return s
-}
+// barRest is what the bar writes beside its blocks and its description.
+const barRest = len(" 100% ||   ")
+
+// barWidth is how many characters of a terminal's width are the blocks of a bar.
+func barWidth(width int) int { return max(5, min(width-70, 40)) }
 
 // asciiTerminal says whether the terminal or the locale has ASCII alone.
 func asciiTerminal(env func(string) string) bool {
@@ -190,9 +196,9 @@ func asciiTerminal(env func(string) string) bool {
 
 // clear takes the bar off the terminal.
 func (u *ui) clear() {
-	if p := u.phase; p != nil && p.drawn > 0 {
-		io.WriteString(u.stderr, "\r"+strings.Repeat(" ", p.drawn)+"\r")
-		p.drawn = 0
+	if p := u.phase; p != nil && p.bar != nil {
+		p.bar.Clear()
+		p.bar = nil
 	}
 }
 

@@ -440,7 +440,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err := hostfile.CheckOutput(output); err != nil {
 		return err
 	}
-	when, err := sourceDate()
+	when, _, err := sourceDate()
 	if err != nil {
 		return err
 	}

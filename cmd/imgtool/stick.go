@@ -59,7 +59,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	when, err := sourceDate()
+	when, _, err := sourceDate()
 	if err != nil {
 		return err
 	}

@@ -64,6 +64,7 @@ type Options struct {
 	Cmdline     string                   // added to the kernel's arguments
 	Seed        *Seed                    // nil is none
 	Time        int64                    // seconds since 1970
+	Clamp       bool                     // times of files after Time become Time
 	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
 	Cache       squashfs.Cache           // of compressed blocks; nil is none
 	TempDir     string                   // for scratch files, which have no name
@@ -129,6 +130,7 @@ type builder struct {
 	ahead  map[string]func() (*source.File, error) // by reference
 	inputs []artifact.Input
 
+	clamped bool   // times of files were later than Time, which no digest of an input says
 	seed    []byte // as the device gets it
 	buildID string
 	digest  []byte // of all inputs and options but the seed
@@ -190,10 +192,7 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	return b.result, nil
 }
 
-var (
-	goodID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
-	badArgument = regexp.MustCompile(`[^ -~]|["'$\\;@` + "`" + `]`)
-)
+var goodID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 // check looks at what needs no input to be opened.
 func (b *builder) check() (err error) {
@@ -220,12 +219,13 @@ func (b *builder) check() (err error) {
 	if b.BuildID != "" && !goodID.MatchString(b.BuildID) {
 		return fmt.Errorf("build id %q: it must be 1 to 64 letters, digits and . _ + -, starting with a letter or digit", b.BuildID)
 	}
-	// U-Boot's shell would take these apart.
-	if bad := badArgument.FindString(b.Cmdline); bad != "" {
-		return fmt.Errorf("kernel arguments %q: %q cannot be in a boot script", b.Cmdline, bad)
+	if err := checkCmdline(b.Cmdline); err != nil {
+		return err
 	}
-	if n := len(b.Cmdline); n > 1500 {
-		return fmt.Errorf("kernel arguments of %d bytes: arm64 kernels take 2048 in all, so at most 1500 can be added", n)
+	if script := b.Board.Script.Text; b.Cmdline != "" && !strings.Contains(script, cmdlineMark) {
+		b.Warn(fmt.Sprintf("the kernel arguments %q are not used: %s has no boot script that takes them; change its boot configuration with --edits", b.Cmdline, b.Board.Name))
+	} else if _, err := putCmdline(script, b.Cmdline); err != nil {
+		return err
 	}
 	if b.Seed != nil {
 		if err := b.checkSeed(); err != nil {
@@ -321,6 +321,9 @@ func (b *builder) open(ctx context.Context) (err error) {
 		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize) && b.root.Tree == nil {
 			b.root.Tree, err = treeOf(b.root.Squashfs)
 		}
+		if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
+			b.clamped = b.root.Tree.Clamp(b.Time)
+		}
 		if err == nil && b.Generalize {
 			err = b.generalize()
 		}
@@ -334,6 +337,9 @@ func (b *builder) open(ctx context.Context) (err error) {
 		}
 		if err != nil {
 			return fmt.Errorf("rootfs: %w", err)
+		}
+		if b.root.Tree != nil && b.Root == nil {
+			b.warnNoInit(b.root.Tree)
 		}
 	}
 	for _, name := range b.Board.Inputs() {
@@ -533,6 +539,9 @@ func (b *builder) identify(ctx context.Context) error {
 	if b.Generalize {
 		fmt.Fprintln(h, "generalize")
 	}
+	if b.clamped {
+		fmt.Fprintln(h, "clamped")
+	}
 	fmt.Fprintf(h, "slots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
 		b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)
 	for _, in := range b.inputs {
@@ -707,8 +716,11 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 		files = append(files, fat.File{Path: f.Path, Content: b.files[f.Input].Content})
 	}
 	if s := b.Board.Script; s.Path != "" {
-		cmdline := strings.TrimSpace("init=/sbin/init " + b.Cmdline)
-		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@CMDLINE@", cmdline, "@SLOT_SELECT@", b.slotSelect()).Replace(strings.TrimLeft(s.Text, "\n"))
+		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@SLOT_SELECT@", b.slotSelect()).Replace(strings.TrimLeft(s.Text, "\n"))
+		text, err := putCmdline(text, strings.TrimSpace("init=/sbin/init "+b.Cmdline))
+		if err != nil {
+			return nil, err
+		}
 		scr, err := uboot.Script(text, b.Time)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Path, err)
@@ -758,11 +770,15 @@ func human(n int64) string {
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
 		r, err := squashfs.Open(given, given.Size())
+		var t *tree.Tree
 		if err == nil {
-			_, err = r.Tree()
+			t, err = r.Tree()
 		}
 		if err != nil {
 			return nil, &source.CorruptError{Name: "rootfs", Err: err}
+		}
+		if b.root.Tree == nil && b.Root == nil {
+			b.warnNoInit(t)
 		}
 		return given, nil
 	}
@@ -770,6 +786,7 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	if n > 0 {
 		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, for which squashfs has no place: the first is that of %s", n, first))
 	}
+	b.warnTimes("rootfs", "squashfs", root, squashfsFirst, squashfsLast)
 	var room Room
 	at := p.Off
 	if b.Room != nil {

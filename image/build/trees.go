@@ -2,7 +2,6 @@ package build
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,15 +12,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cavaliergopher/cpio"
-
 	"imgtool/boards"
 	"imgtool/image"
-	"imgtool/image/compress"
 	"imgtool/image/edit"
 	"imgtool/image/ext4"
 	"imgtool/image/extlinux"
 	"imgtool/image/fstab"
+	"imgtool/image/initramfs"
 	"imgtool/image/tree"
 	"imgtool/layouts"
 )
@@ -306,67 +303,13 @@ func (b *builder) checkKernel(made *tree.Tree, version string) error {
 	if err != nil {
 		return fmt.Errorf("the initrd: %w: give one with --input initrd=FILE", err)
 	}
-	switch has, err := hasOverlayroot(n); {
+	switch has, err := initramfs.Has(n.Content, n.Size(), "scripts/init-bottom/overlayroot"); {
 	case err != nil:
 		b.Warn(fmt.Sprintf("the initrd cannot be looked into (%v): whether it has overlayroot is not known", err))
 	case !has:
 		return fmt.Errorf("/%s has no overlayroot: the root would stay without its overlay; make it with update-initramfs where the package overlayroot is installed, and give it with --input initrd=FILE", strings.Trim(path, "/"))
 	}
 	return nil
-}
-
-// maxInitrd bounds what each part of an initrd may unpack to.
-const maxInitrd = 4 << 30
-
-// hasOverlayroot looks for the script of Ubuntu's package overlayroot in an
-// initrd, which is one cpio or several, packed or not.
-func hasOverlayroot(n *tree.Inode) (bool, error) {
-	if n.Content == nil {
-		return false, errors.New("it is empty")
-	}
-	in := bufio.NewReaderSize(io.NewSectionReader(n.Content, 0, n.Size()), 1<<16)
-	for {
-		// Zeros lie between members.
-		head, err := in.Peek(compress.HeadSize)
-		for len(head) > 0 && head[0] == 0 {
-			in.Discard(1)
-			head, err = in.Peek(compress.HeadSize)
-		}
-		if err != nil && err != io.EOF {
-			return false, err
-		}
-		if len(head) == 0 {
-			return false, nil
-		}
-		packed := compress.Detect(head)
-		if packed == compress.None && !bytes.HasPrefix(head, []byte("07070")) {
-			return false, fmt.Errorf("it starts with % x, which is no format that is known", head[:min(6, len(head))])
-		}
-		r, err := compress.NewReader(in, packed)
-		if err != nil {
-			return false, err
-		}
-		found, err := searchCpio(compress.Limit(r, maxInitrd))
-		r.Close()
-		if found || err != nil || packed != compress.None {
-			return found, err
-		}
-	}
-}
-
-func searchCpio(r io.Reader) (bool, error) {
-	for c := cpio.NewReader(r); ; {
-		h, err := c.Next()
-		if err == io.EOF {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if strings.TrimPrefix(strings.TrimPrefix(h.Name, "./"), "/") == "scripts/init-bottom/overlayroot" {
-			return true, nil
-		}
-	}
 }
 
 var partitionName = regexp.MustCompile(`^(.*?)p?([0-9]+)$`)
@@ -418,6 +361,7 @@ func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 	if t == nil {
 		t = tree.New(b.Time)
 	}
+	b.warnTimes(p.Name, "ext4", t, ext4First, ext4Last)
 	opt := ext4.Options{Label: p.Label, UUID: b.uuid("ext4 " + d.prefix + p.Name), HashSeed: b.uuid("ext4 hash " + d.prefix + p.Name), Time: b.Time, Size: p.Len}
 	for _, made := range b.Board.Trees {
 		if made.Name == p.Tree && made.Boots {

@@ -1,20 +1,19 @@
 // Package compress tells by its first bytes how a stream is compressed, unpacks it in
 // bounded memory, and keeps what was unpacked in scratch files whose size is bounded.
 //
-// The memory for history, which a few bytes of a header ask for, is at most MaxMemory
-// for zstd and xz; gzip, bzip2 and lz4 need less than 10 MiB by their formats.
+// The memory for history, which a few bytes of a header ask for, is at most
+// Options.MaxMemory for zstd and xz; gzip, bzip2 and lz4 need less than 10 MiB by their
+// formats.
 package compress
 
 import (
 	"bytes"
-	"compress/bzip2"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 
 	"imgtool/image/xz"
 )
@@ -46,11 +45,11 @@ func Detect(head []byte) Format {
 		return Gzip
 	case starts("\xfd7zXZ\x00"):
 		return XZ
-	case starts("\x28\xb5\x2f\xfd"), len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18": // a skippable frame
+	case starts(zstdMagic), isSkippable(head): // NewReader looks what follows a skippable frame
 		return Zstd
 	case starts("BZh") && len(head) > 3 && (follows(head[4:], "1AY&SY") || follows(head[4:], "\x17\x72\x45\x38\x50\x90")): // a block, or the end
 		return Bzip2
-	case starts("\x04\x22\x4d\x18"):
+	case starts(lz4Magic), starts(lz4Legacy):
 		return LZ4
 	}
 	return None
@@ -62,63 +61,86 @@ func follows(head []byte, magic string) bool {
 	return string(head[:n]) == magic[:n]
 }
 
-// MaxMemory bounds a zstd window and an xz dictionary: what zstd accepts without
-// --long, and twice what xz -9 uses.
+// MaxMemory bounds a zstd window and an xz dictionary where no other limit is given: what
+// zstd accepts without --long, and twice what xz -9 uses.
 const MaxMemory = xz.MaxDict
 
-// MemoryError is a stream that needs more memory than MaxMemory.
+// MemoryError is a stream that needs more memory than the limit.
 type MemoryError struct {
 	Format Format
 	Want   int64 // 0 if not known
+	Max    int64
 }
 
 func (e *MemoryError) Error() string {
 	what := map[Format]string{XZ: "dictionary", Zstd: "window"}[e.Format]
 	if e.Want == 0 {
-		return fmt.Sprintf("unpacking it takes more than 128 MiB of memory: its %s %s is larger than that", e.Format, what)
+		return fmt.Sprintf("unpacking it takes more than %d MiB of memory: its %s %s is larger than that", e.Max>>20, e.Format, what)
 	}
-	return fmt.Sprintf("unpacking it takes more than 128 MiB of memory: its %s %s has %d bytes, the limit is %d", e.Format, what, e.Want, MaxMemory)
+	return fmt.Sprintf("unpacking it takes more than %d MiB of memory: its %s %s has %d bytes, the limit is %d", e.Max>>20, e.Format, what, e.Want, e.Max)
 }
 
+// Options are how a stream is unpacked. The zero value is for streams from anybody.
+type Options struct {
+	// MaxMemory bounds a zstd window and an xz dictionary; 0 is the constant MaxMemory.
+	MaxMemory int64
+
+	// Trailing is called when the stream has ended, with the number of bytes behind the
+	// end of the compressed data that gzip or bzip2 would ignore as well. nil makes such
+	// bytes a *TrailingError. Zeros behind gzip or bzip2 are always ignored.
+	Trailing func(n int64)
+}
+
+// TrailingError is data behind the end of the compressed data.
+type TrailingError struct {
+	Format Format
+	N      int64 // bytes
+}
+
+func (e *TrailingError) Error() string {
+	return fmt.Sprintf("%d bytes that are not %s data follow the end of the %s data", e.N, e.Format, e.Format)
+}
+
+// NewReader unpacks r, which is in the format, with the zero Options.
+func NewReader(r io.Reader, f Format) (io.ReadCloser, error) { return Options{}.NewReader(r, f) }
+
 // NewReader unpacks r, which is in the format.
-func NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
+func (o Options) NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
+	o.MaxMemory = cmp.Or(o.MaxMemory, MaxMemory)
 	var out io.Reader
 	var err error
 	close := func() {}
 	switch f {
 	case Gzip:
-		out, err = gzip.NewReader(r)
+		out, err = newGzip(r, o.Trailing)
 	case XZ:
-		out, err = xz.NewReader(r)
+		out, err = xz.NewReader(r, o.MaxMemory)
 	case Bzip2:
-		out = bzip2.NewReader(r)
+		out = newBzip2(r, o.Trailing)
 	case LZ4:
-		out = lz4.NewReader(r)
+		out = newLZ4(r)
 	case Zstd:
-		var d *zstd.Decoder
-		d, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(MaxMemory), zstd.WithDecoderLowmem(true))
-		if err == nil {
-			out, close = d, d.Close
-		}
+		out, close, err = newFrames(r, o.MaxMemory)
 	default:
 		out = r
 	}
 	if err != nil {
-		return nil, explain(f, err)
+		return nil, o.explain(f, err)
 	}
-	return &reader{out, f, close}, nil
+	return &reader{out, f, o, close}, nil
 }
 
 type reader struct {
 	r     io.Reader
 	f     Format
+	o     Options
 	close func()
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	if err != nil && err != io.EOF {
-		err = explain(r.f, err)
+		err = r.o.explain(r.f, err)
 	}
 	return n, err
 }
@@ -129,13 +151,16 @@ func (r *reader) Close() error {
 }
 
 // explain makes the refusals of the libraries one kind of error.
-func explain(f Format, err error) error {
+func (o Options) explain(f Format, err error) error {
 	var dict *xz.DictError
+	var memory *MemoryError
 	switch {
+	case errors.As(err, &memory):
+		return memory
 	case errors.As(err, &dict):
-		return &MemoryError{f, dict.Want}
+		return &MemoryError{f, dict.Want, dict.Max}
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		return &MemoryError{f, 0}
+		return &MemoryError{f, 0, o.MaxMemory}
 	}
 	return err
 }

@@ -21,14 +21,27 @@ type extent struct {
 	n     int64
 }
 
-func split(runs []run) []extent {
+// split makes extents of runs on disk that hold, one after the other, the mapped
+// blocks of a file; nil is all blocks from its start on.
+func split(runs, mapped []run) []extent {
 	var extents []extent
-	at := int64(0)
+	if mapped == nil {
+		n := int64(0)
+		for _, r := range runs {
+			n += r.n
+		}
+		mapped = []run{{0, n}}
+	}
+	var m run // what is left of one
 	for _, r := range runs {
 		for r.n > 0 {
-			n := min(r.n, maxExtent)
-			extents = append(extents, extent{at, r.start, n})
-			at, r.start, r.n = at+n, r.start+n, r.n-n
+			if m.n == 0 {
+				m, mapped = mapped[0], mapped[1:]
+			}
+			n := min(r.n, m.n, maxExtent)
+			extents = append(extents, extent{m.start, r.start, n})
+			m.start, m.n = m.start+n, m.n-n
+			r.start, r.n = r.start+n, r.n-n
 		}
 	}
 	return extents

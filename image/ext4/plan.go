@@ -45,7 +45,8 @@ type file struct {
 	number  uint32
 	links   int64
 	size    int64         // i_size
-	content image.Content // of its blocks; nil if it has none
+	content image.Content // of its blocks, holes left out; nil if it has none
+	mapped  []run         // where those blocks are in the file, in blocks; nil: from its start on
 	folder  *folder
 	xattrs  []byte      // in the inode
 	more    *xattrBlock // in a block
@@ -256,6 +257,12 @@ func (p *plan) arrange() {
 		}
 	}
 	p.firsts = len(p.order)
+	// Files that a boot loader reads keep all their blocks: not every loader knows holes.
+	for _, f := range p.files {
+		if !placed[f] && f.node.Type() == tree.Regular {
+			f.leaveHoles()
+		}
+	}
 	put(p.root)
 	for _, f := range p.files {
 		if f.folder != nil && !p.opt.last(f.path) {
@@ -312,7 +319,7 @@ func (p *plan) fit() error {
 // place gives a file its blocks, and those of its extent tree.
 func (f *file) place(s *space, take func(int64) []run) {
 	f.runs = take(f.blocks())
-	f.extents = split(f.runs)
+	f.extents = split(f.runs, f.mapped)
 	f.index = s.take(indexBlocks(len(f.extents)))
 }
 

@@ -644,7 +644,7 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 			if err != nil {
 				return nil, err
 			}
-		} else if c, err = a.o.unpack(ctx, io.NewSectionReader(c, 0, c.Size()), layerLike, nil); err != nil {
+		} else if c, err = a.o.unpack(ctx, filepath.Base(f.Name()), io.NewSectionReader(c, 0, c.Size()), layerLike, nil); err != nil {
 			return nil, err
 		}
 		return tree.FromTar(c, c.Size(), a.o.opt.ModTime, nil)
@@ -664,7 +664,7 @@ func (a *apt) fsysTar(ctx context.Context, dpkg string, deb *os.File) (image.Con
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	c, err := a.o.unpack(ctx, out, layerLike, nil)
+	c, err := a.o.unpack(ctx, filepath.Base(deb.Name()), out, layerLike, nil)
 	out.Close()
 	if werr := cmd.Wait(); werr != nil && (err == nil || errors.Is(err, tree.ErrNotTar)) && ctx.Err() == nil {
 		err = fmt.Errorf("dpkg-deb: %s", cmp.Or(complaint(errs.String()), werr.Error()))

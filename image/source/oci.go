@@ -119,12 +119,8 @@ func openIn(t *tree.Tree, path string) (io.ReadCloser, error) {
 	return file{io.NewSectionReader(n.Content, 0, n.Size())}, nil
 }
 
-// layout opens the image of an OCI layout that the tag names.
-func (o *Opener) layout(ctx context.Context, ref, tag string, l interface {
-	blobs
-	index() (io.ReadCloser, error)
-}) (*Root, error) {
-	r, err := l.index()
+// parseIndex reads index.json of a layout.
+func parseIndex(ref string, r io.ReadCloser, err error) ([]v1.Descriptor, error) {
 	raw, err := readAll(r, err, 0)
 	if err != nil {
 		return nil, named(ref, err)
@@ -133,30 +129,24 @@ func (o *Opener) layout(ctx context.Context, ref, tag string, l interface {
 	if err != nil {
 		return nil, &CorruptError{ref + ": index.json", err}
 	}
-	descs := index.Manifests
-	if tag != "" {
-		descs = slices.DeleteFunc(slices.Clone(descs), func(d v1.Descriptor) bool { return tagOf(d) != tag })
-		if len(descs) == 0 {
-			return nil, fmt.Errorf("%s: no image with tag %s, only %s", ref, tag, tags(index.Manifests))
-		}
-	} else if seen := tags(descs); strings.Contains(seen, ", ") {
-		return nil, fmt.Errorf("%s: several images: %s: say which with oci:PATH:TAG", ref, seen)
-	}
-	return o.choose(ctx, ref, l, descs, 0)
+	return index.Manifests, nil
 }
 
-func tagOf(d v1.Descriptor) string {
-	return d.Annotations["org.opencontainers.image.ref.name"]
-}
-
-func tags(descs []v1.Descriptor) string {
-	var all []string
+// layout opens the image of an OCI layout that is named.
+func (o *Opener) layout(ctx context.Context, in within, b blobs, descs []v1.Descriptor) (*Root, error) {
+	var all []held
 	for _, d := range descs {
-		if t := tagOf(d); t != "" && !slices.Contains(all, t) {
-			all = append(all, t)
-		}
+		all = append(all, heldOf(d))
 	}
-	return cmp.Or(strings.Join(all, ", "), "images without one")
+	picked, err := in.pick(all)
+	if err != nil {
+		return nil, err
+	}
+	var fit []v1.Descriptor
+	for _, i := range picked {
+		fit = append(fit, descs[i])
+	}
+	return o.choose(ctx, in.ref, b, fit, 0)
 }
 
 // readAll reads a manifest or the like, of which size is announced; 0 is nothing.
@@ -223,17 +213,15 @@ func (o *Opener) choose(ctx context.Context, ref string, b blobs, descs []v1.Des
 		}
 	}
 	// One that says what it is for before one that does not, then the newest
-	// variant of the architecture.
+	// variant of the architecture, then the first.
 	slices.SortStableFunc(fit, func(a, b v1.Descriptor) int { return cmp.Compare(variant(b), variant(a)) })
 	switch {
 	case len(fit) == 0 && len(there) == 0:
 		return nil, fmt.Errorf("%s: no images in the index", ref)
 	case len(fit) == 0:
 		return nil, fmt.Errorf("%s: no image for linux/%s, only for %s", ref, o.arch(), strings.Join(there, ", "))
-	case len(fit) > 1 && variant(fit[0]) == variant(fit[1]) && fit[0].Digest != fit[1].Digest:
-		return nil, fmt.Errorf("%s: several images for linux/%s: %s and %s", ref, o.arch(), fit[0].Digest, fit[1].Digest)
 	}
-	d := fit[0]
+	d := fit[0] // the first, as the specification says
 	r, err := b.manifest(ctx, d.Digest)
 	raw, err := checked(r, err, d)
 	if err != nil {
@@ -300,7 +288,7 @@ func (o *Opener) manifest(ctx context.Context, ref string, b blobs, digest v1.Ha
 		if err == nil {
 			defer r.Close()
 			var c image.Content
-			if c, err = o.layer(ctx, r, &l, config.RootFS.DiffIDs[i]); err == nil {
+			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", ref, i+1), r, &l, config.RootFS.DiffIDs[i]); err == nil {
 				return c, nil
 			}
 		}
@@ -380,7 +368,7 @@ const maxRest = 64 << 20
 
 // layer checks one layer, unpacked where it has to be. Docker's archives say
 // nothing of how a layer is packed: desc is nil.
-func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
+func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
 	if f, ok := r.(file); ok {
 		if k, err := sniff(f); err != nil {
 			return nil, err
@@ -407,7 +395,7 @@ func (o *Opener) layer(ctx context.Context, r io.Reader, desc *v1.Descriptor, di
 	packed, plain := sha256.New(), sha256.New()
 	from := &origin{r: io.LimitReader(r, limit)}
 	in := io.TeeReader(from, packed)
-	c, err := o.unpack(ctx, in, layerLike, plain)
+	c, err := o.unpack(ctx, name, in, layerLike, plain)
 	if from.err != nil || ctx.Err() != nil {
 		return nil, err
 	}
@@ -442,88 +430,4 @@ func layerLike(head []byte) error {
 		return nil
 	}
 	return tree.ErrNotTar
-}
-
-// dockerImage is one of manifest.json in what "docker save" writes.
-type dockerImage struct {
-	Config   string
-	RepoTags []string
-	Layers   []string
-}
-
-func isDockerArchive(t *tree.Tree) bool {
-	n := t.Lookup("manifest.json")
-	if n == nil || n.Type() != tree.Regular || n.Size() > maxManifest {
-		return false
-	}
-	images, err := dockerImages(t)
-	return err == nil && len(images) > 0 && images[0].Config != "" && images[0].Layers != nil
-}
-
-func dockerImages(t *tree.Tree) (images []dockerImage, err error) {
-	r, err := openIn(t, "manifest.json")
-	raw, err := readAll(r, err, 0)
-	if err != nil {
-		return nil, err
-	}
-	return images, json.Unmarshal(raw, &images)
-}
-
-func (o *Opener) dockerArchive(ctx context.Context, ref, tag string, t *tree.Tree) (*Root, error) {
-	images, err := dockerImages(t)
-	if err != nil {
-		return nil, named(ref, err)
-	}
-	var all []string
-	for _, im := range images {
-		all = append(all, cmp.Or(strings.Join(im.RepoTags, ", "), im.Config))
-	}
-	if tag != "" {
-		images = slices.DeleteFunc(images, func(im dockerImage) bool {
-			return !slices.ContainsFunc(im.RepoTags, func(t string) bool { return t == tag || strings.HasSuffix(t, ":"+tag) })
-		})
-	}
-	if len(images) != 1 {
-		return nil, fmt.Errorf("%s: not one image, but %d of %s", ref, len(images), strings.Join(all, "; "))
-	}
-	im := images[0]
-	if len(im.Layers) > maxLayers {
-		return nil, tooManyLayers(ref, len(im.Layers))
-	}
-
-	r, err := openIn(t, im.Config)
-	raw, err := readAll(r, err, 0)
-	if err != nil {
-		return nil, blobError(ref, "config", v1.Hash{}, err)
-	}
-	sum := sha256.Sum256(raw)
-	// The config's name is its digest, if it looks like one.
-	name := strings.TrimSuffix(im.Config[strings.LastIndexByte(im.Config, '/')+1:], ".json")
-	if want, err := v1.NewHash("sha256:" + strings.TrimPrefix(name, "sha256:")); err == nil {
-		if err := compare("digest", sum[:], want); err != nil {
-			return nil, blobError(ref, "config", want, err)
-		}
-	}
-	config, err := o.config(ref, raw)
-	if err != nil {
-		return nil, err
-	}
-	if n, d := len(im.Layers), len(config.RootFS.DiffIDs); n != d {
-		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
-	}
-	root, err := o.layers(ctx, ref, len(im.Layers), func(ctx context.Context, i int) (image.Content, error) {
-		diffID := config.RootFS.DiffIDs[i]
-		r, err := openIn(t, im.Layers[i])
-		if err == nil {
-			var c image.Content
-			if c, err = o.layer(ctx, r, nil, diffID); err == nil {
-				return c, nil
-			}
-		}
-		return nil, blobError(ref, fmt.Sprintf("layer %d", i+1), diffID, err)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &Root{Tree: root, Origin: "docker sha256:" + hex.EncodeToString(sum[:])}, nil
 }

@@ -260,8 +260,8 @@ func TestTagIsChosen(t *testing.T) {
 		t.Error(got)
 	}
 	for ref, want := range map[string]string{
-		base:                 base + ": several images: a, b: say which with oci:PATH:TAG",
-		"oci:" + base + ":c": "oci:" + base + ":c: no image with tag c, only a, b",
+		base:                 base + ": several images: say which: oci:" + base + ":a, oci:" + base + ":b",
+		"oci:" + base + ":c": "oci:" + base + ":c: no image with the name c, only oci:" + base + ":a, oci:" + base + ":b",
 	} {
 		if _, err := o.Root(t.Context(), ref); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
@@ -273,7 +273,7 @@ func TestTagIsChosen(t *testing.T) {
 	two, err := name.NewTag("local/x:two")
 	must(t, err)
 	must(t, tarball.MultiWriteToFile(saved, map[name.Tag]v1.Image{one: imageOf(t, "arm64", layerOf(t, "tag=1")), two: imageOf(t, "arm64", layerOf(t, "tag=2"))}))
-	if _, err := o.Root(t.Context(), saved); err == nil || !strings.Contains(err.Error(), "not one image, but 2 of ") {
+	if _, err := o.Root(t.Context(), saved); err == nil || !strings.Contains(err.Error(), ": several images: say which: oci:"+saved+":local/x:one, oci:"+saved+":local/x:two") {
 		t.Error(err)
 	}
 	if r, err := o.Root(t.Context(), "oci:"+saved+":two"); err != nil || contents(t, r.Tree.Lookup("tag").Content) != "2" {

@@ -32,6 +32,7 @@ type Options struct {
 	Arch       string           // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
 	KeepOwners bool             // in folders; otherwise everything belongs to 0:0
 	ModTime    int64            // of folders that an archive lacks
+	Clamp      bool             // times of files after ModTime become ModTime
 	CacheDir   string           // imgtool's directory in the user's cache; "" keeps packages for this Opener alone
 	TempDir    string           // for scratch files; "" is the system's
 	Known      *tree.Known      // of files; may be nil
@@ -130,12 +131,15 @@ func (o *Opener) File(ctx context.Context, ref string) (*File, error) {
 
 // Root opens what a root file system is made from: a folder, a tar, plain or
 // compressed, a squashfs, a container image in an OCI layout or in an archive of
-// one, a "docker save" archive, oci:PATH[:TAG], or docker://HOST/REPOSITORY:TAG
+// one, a "docker save" archive, oci:PATH[:NAME], or docker://HOST/REPOSITORY:TAG
 // in a registry. Files are told apart by what is in them.
 func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	r, err := o.root(ctx, ref)
 	if err != nil {
 		return nil, err
+	}
+	if r.Tree != nil && o.opt.Clamp {
+		r.Tree.Clamp(o.opt.ModTime)
 	}
 	if r.Squashfs != nil {
 		r.Digest = r.Squashfs.SHA256
@@ -143,8 +147,11 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 		return nil, named(ref, err)
 	}
 	if r.Tree != nil && o.opt.Warn != nil {
-		if n, first := r.Tree.LostXattrs(); n > 0 {
-			o.opt.Warn(fmt.Sprintf("%s: extended attributes of %d files are left out, of which access control lists, user., trusted. and security. can be kept: %s", ref, n, first))
+		for _, l := range r.Tree.Losses() {
+			o.opt.Warn(fmt.Sprintf("%s: %s of %d files are left out: the first is %s", ref, l.What, l.N, l.First))
+		}
+		if n := r.Tree.Behind(); n > 0 {
+			o.opt.Warn(fmt.Sprintf("%s: %d bytes after the end of the archive are not read: if that is a second archive, join the two with tar --concatenate", ref, n))
 		}
 	}
 	return r, nil
@@ -157,30 +164,17 @@ func (o *Opener) root(ctx context.Context, ref string) (*Root, error) {
 		}
 	}
 	if rest, ok := strings.CutPrefix(ref, "oci:"); ok {
-		path, tag := o.splitTag(rest)
-		r, err := o.rootPath(ctx, ref, path, tag)
+		r, err := o.rootPath(ctx, o.splitName(ref, rest))
 		if err == nil && r.Origin == "" {
 			return nil, fmt.Errorf("%s: no OCI layout", ref)
 		}
 		return r, err
 	}
-	r, err := o.rootPath(ctx, ref, ref, "")
+	r, err := o.rootPath(ctx, within{ref: ref, path: ref})
 	if errors.Is(err, fs.ErrNotExist) && o.looksRemote(ref) {
 		return o.registry(ctx, ref, ref)
 	}
 	return r, err
-}
-
-// splitTag cuts the tag off PATH:TAG, unless that is all the name of a file.
-func (o *Opener) splitTag(s string) (path, tag string) {
-	i := strings.LastIndexByte(s, ':')
-	if i < 0 || strings.Contains(s[i:], "/") {
-		return s, ""
-	}
-	if _, err := os.Stat(o.path(s)); err == nil {
-		return s, ""
-	}
-	return s[:i], s[i+1:]
 }
 
 // looksRemote is strict, so that a mistyped path is not asked for in a registry:
@@ -244,7 +238,8 @@ func reason(ref string, err error) error {
 	return fmt.Errorf("%s: %w", ref, err)
 }
 
-func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, error) {
+func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
+	ref, path := in.ref, in.path
 	fi, err := o.stat(ref, path)
 	if err != nil {
 		return nil, err
@@ -262,7 +257,13 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	if fi.IsDir() {
 		dir := o.path(path)
 		if isLayout(dir) {
-			return o.layout(ctx, ref, tag, layoutDir{o, dir})
+			l := layoutDir{o, dir}
+			r, err := l.index()
+			descs, err := parseIndex(ref, r, err)
+			if err != nil {
+				return nil, err
+			}
+			return o.layout(ctx, in, l, descs)
 		}
 		t, err := tree.FromDir(dir, o.opt.KeepOwners, o.opt.ModTime, sums.Add)
 		if err != nil {
@@ -280,7 +281,7 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 		return nil, named(ref, err)
 	}
 	if kind == packed {
-		if c, err = o.unpack(ctx, io.NewSectionReader(c, 0, c.Size()), rootLike, nil); err != nil {
+		if c, err = o.unpack(ctx, ref, io.NewSectionReader(c, 0, c.Size()), rootLike, nil); err != nil {
 			return nil, named(ref, err)
 		}
 		if kind, err = sniff(c); err != nil {
@@ -304,11 +305,26 @@ func (o *Opener) rootPath(ctx context.Context, ref, path, tag string) (*Root, er
 	}
 	switch {
 	case isLayoutArchive(t):
-		return o.layout(ctx, ref, tag, layoutTar{t})
+		return o.layoutArchive(ctx, in, t)
 	case isDockerArchive(t):
-		return o.dockerArchive(ctx, ref, tag, t)
+		return o.dockerArchive(ctx, in, t)
 	}
 	return summed(t)
+}
+
+// layoutArchive opens an image of an OCI layout in a tar.
+func (o *Opener) layoutArchive(ctx context.Context, in within, t *tree.Tree) (*Root, error) {
+	l := layoutTar{t}
+	r, err := l.index()
+	descs, err := parseIndex(in.ref, r, err)
+	if err != nil {
+		return nil, err
+	}
+	// An index may be empty where Docker's own list is not.
+	if len(descs) == 0 && isDockerArchive(t) {
+		return o.dockerArchive(ctx, in, t)
+	}
+	return o.layout(ctx, in, l, descs)
 }
 
 func hash(ctx context.Context, c image.Content) (string, error) {

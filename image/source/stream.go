@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"imgtool/image"
@@ -73,16 +74,20 @@ func (s *origin) Read(p []byte) (int, error) {
 
 // unpack decompresses r, or copies it where it is not compressed, into a scratch
 // file; looks may refuse it by its first 512 bytes. What is unpacked goes to also
-// as well. A damaged stream is a *CorruptError.
-func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) error, also io.Writer) (image.Content, error) {
+// as well. A damaged stream is a *CorruptError. What follows the compressed data is an
+// error where tar fails too, else a warning with name.
+func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, looks func([]byte) error, also io.Writer) (image.Content, error) {
 	from := &origin{r: &cancelable{ctx, r}}
 	bad := func(err error) error {
 		var memory *compress.MemoryError
+		var trailing *compress.TrailingError
 		switch {
 		case from.err != nil:
 			return from.err
 		case errors.As(err, &memory):
 			return err
+		case errors.As(err, &trailing):
+			return &CorruptError{"compressed stream", fmt.Errorf("%w: it is whole without them; unpack it with %s -dc, or cut them off", trailing, trailing.Format)}
 		case errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF:
 			err = errors.New("cut short")
 		}
@@ -94,7 +99,15 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 	if from.err != nil {
 		return nil, from.err
 	}
-	out, err := compress.NewReader(in, compress.Detect(head))
+	format := compress.Detect(head)
+	var opt compress.Options
+	if format == compress.Bzip2 && o.opt.Warn != nil {
+		// As tar does, which fails where gzip ignores something.
+		opt.Trailing = func(n int64) {
+			o.opt.Warn(fmt.Sprintf("%s: %d bytes after the end of the bzip2 data are not read, as bzip2 does not read them either", name, n))
+		}
+	}
+	out, err := opt.NewReader(in, format)
 	if err != nil {
 		return nil, bad(err)
 	}
@@ -113,6 +126,9 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 			n += more
 		}
 		if err != nil && err != io.EOF {
+			if from.err == nil {
+				err = followed(r, format, err)
+			}
 			return nil, bad(err)
 		}
 		if f.Size() == 0 {
@@ -130,4 +146,26 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, looks func([]byte) err
 			return io.NewSectionReader(f.File(), 0, f.Size()), nil
 		}
 	}
+}
+
+// followed makes an error of a decompressor one of what follows the compressed data, if
+// they are whole without that and r can be read again.
+func followed(r io.Reader, f compress.Format, err error) error {
+	c, ok := r.(*io.SectionReader)
+	if !ok {
+		return err
+	}
+	end, eerr := compress.End(f, c, 0, c.Size())
+	if eerr != nil || end == c.Size() {
+		return err
+	}
+	whole, eerr := compress.NewReader(io.NewSectionReader(c, 0, end), f)
+	if eerr != nil {
+		return err
+	}
+	defer whole.Close()
+	if _, eerr := io.Copy(io.Discard, whole); eerr != nil {
+		return err
+	}
+	return &compress.TrailingError{Format: f, N: c.Size() - end}
 }

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"imgtool/image"
 )
 
 // FromDir reads a folder. Everything belongs to 0:0 unless owners are kept.
@@ -169,8 +172,12 @@ func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
 	default:
 		return nil, fmt.Errorf("%s: file type %o is not known", host, n.Type())
 	}
-	if n.Xattrs, err = hostXattrs(short, in == nil); err != nil {
+	var lost string
+	if n.Xattrs, lost, err = hostXattrs(short, in == nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", host, err)
+	}
+	if lost != "" {
+		w.t.lose(loss{lostXattrs, lost}, host)
 	}
 	if linked {
 		w.links[id] = n
@@ -347,31 +354,79 @@ func (h *hostSparse) Hole(off int64) int64 {
 	}
 }
 
-func hostXattrs(path string, follow bool) ([]Xattr, error) {
+// Runs is as image.Runs has it, where the file system tells. The file is opened once.
+func (h *hostSparse) Runs() iter.Seq[image.Span] {
+	return func(yield func(image.Span) bool) {
+		all := image.Span{Off: 0, Len: h.size}
+		short, release, err := reach(h.dir.host(h.name))
+		if err != nil {
+			yield(all)
+			return
+		}
+		defer release()
+		fd, err := open(short)
+		if err != nil {
+			yield(all)
+			return
+		}
+		defer unix.Close(fd)
+		for off := int64(0); off < h.size; {
+			from, err := unix.Seek(fd, off, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) {
+				var st unix.Stat_t
+				if err := unix.Fstat(fd, &st); err == nil && st.Size == h.size {
+					return
+				}
+			}
+			if err != nil {
+				from = off
+			}
+			to, err := unix.Seek(fd, from, unix.SEEK_HOLE)
+			if err != nil {
+				to = h.size
+			}
+			from, to = min(from, h.size), min(to, h.size)
+			if from < to && !yield(image.Span{Off: from, Len: to - from}) {
+				return
+			}
+			off = max(to, from)
+			if to <= from && from < h.size { // the file changed: no more is known
+				yield(image.Span{Off: from, Len: h.size - from})
+				return
+			}
+		}
+	}
+}
+
+// hostXattrs are the extended attributes of a file, and the name of one that is left
+// out.
+func hostXattrs(path string, follow bool) (all []Xattr, lost string, err error) {
 	list, get := unix.Llistxattr, unix.Lgetxattr
 	if follow {
 		list, get = unix.Listxattr, unix.Getxattr
 	}
 	names, err := grow(func(buf []byte) (int, error) { return list(path, buf) })
 	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("extended attributes: %w", err)
+		return nil, "", fmt.Errorf("extended attributes: %w", err)
 	}
-	var all []Xattr
 	for name := range strings.SplitSeq(string(names), "\x00") {
 		if !keepXattr(name) {
+			if lost == "" {
+				lost = name
+			}
 			continue
 		}
 		value, err := grow(func(buf []byte) (int, error) { return get(path, name, buf) })
 		if err != nil {
-			return nil, fmt.Errorf("extended attribute %s: %w", name, err)
+			return nil, "", fmt.Errorf("extended attribute %s: %w", name, err)
 		}
 		all = append(all, Xattr{name, string(value)})
 	}
 	slices.SortFunc(all, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return all, checkXattrs(all)
+	return all, lost, checkXattrs(all)
 }
 
 // grow asks for the size first, and again where it grew in between.

@@ -17,12 +17,15 @@ const (
 // tar they stand. A hard link is to what its target is when the link comes, even
 // if this layer takes the target away.
 //
+// The zeros that mark the end of a tar, and those that fill up its last file, may be
+// missing, as they are in layers of some programs.
+//
 // After an error the tree is of no use.
 func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 	var entries []entry
 	hidden := map[string]bool{}  // and all below
 	emptied := map[string]bool{} // what is below
-	err := readTar(layer, size, func(e entry) error {
+	behind, err := readTar(layer, size, true, func(e entry) error {
 		dir, name := parent(e.path), base(e.path)
 		if !strings.HasPrefix(name, whiteout) {
 			entries = append(entries, e)
@@ -46,6 +49,7 @@ func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 	if err != nil {
 		return err
 	}
+	t.behind += behind
 
 	gone := map[string]*Inode{}
 	for p := range hidden {

@@ -295,8 +295,8 @@ func TestAccessControlListsOfTars(t *testing.T) {
 		if d := cmp.Diff(dump(t, want), dump(t, got)); d != "" {
 			t.Errorf("%v: %s", args, d)
 		}
-		if n, first := got.LostXattrs(); n != 0 {
-			t.Errorf("%v: lost %d, %s", args, n, first)
+		if lost := got.Losses(); len(lost) != 0 {
+			t.Errorf("%v: lost %v", args, lost)
 		}
 	}
 	// GNU tar has numbers only of those that the machine has no names for. Without
@@ -307,8 +307,8 @@ func TestAccessControlListsOfTars(t *testing.T) {
 	must(t, err)
 	got, err := fromTar(data)
 	must(t, err)
-	if n, first := got.LostXattrs(); n != 1 || first != "an access control list with names and no numbers of a" {
-		t.Errorf("lost %d, %s", n, first)
+	if lost := got.Losses(); len(lost) != 1 || lost[0] != (tree.Loss{What: "access control lists", N: 1, First: "a (an access control list with names and no numbers)"}) {
+		t.Errorf("lost %v", lost)
 	}
 }
 

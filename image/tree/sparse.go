@@ -1,14 +1,15 @@
 package tree
 
 import (
-	"archive/tar"
 	"bytes"
 	"fmt"
 	"io"
-	"math"
+	"iter"
 	"sort"
 	"strconv"
 	"strings"
+
+	"imgtool/image"
 )
 
 // maxSparse bounds what a header of a few bytes can say that a file is: the largest
@@ -56,6 +57,17 @@ func (s *sparse) Hole(off int64) int64 {
 	return max(0, end-off)
 }
 
+// Runs is as image.Runs has it.
+func (s *sparse) Runs() iter.Seq[image.Span] {
+	return func(yield func(image.Span) bool) {
+		for _, r := range s.runs {
+			if !yield(image.Span{Off: r.at, Len: r.n}) {
+				return
+			}
+		}
+	}
+}
+
 func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("reading at %d: negative offset", off)
@@ -97,61 +109,28 @@ func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
 	return n, short
 }
 
-// isSparse says whether an entry has a map of its data. What is wrong with one,
-// archive/tar has found.
-func isSparse(hdr *tar.Header) bool {
-	return hdr.Typeflag == tar.TypeGNUSparse || sparseVersion(hdr) != ""
-}
-
-// sparseVersion is the version of the map in a PAX header, "" where there is none.
-func sparseVersion(hdr *tar.Header) string {
-	major, minor := hdr.PAXRecords["GNU.sparse.major"], hdr.PAXRecords["GNU.sparse.minor"]
-	switch {
-	case major != "" || minor != "":
-		return major + "." + minor
-	case hdr.PAXRecords["GNU.sparse.map"] != "":
-		return "0.1"
-	}
-	return ""
-}
-
-// readSparse reads the map of a sparse file, whose first header is at start. It
-// returns the file and where in the tar what follows it is.
-func readSparse(in *archive, start int64, hdr *tar.Header) (*sparse, int64, error) {
-	main, at, err := mainHeader(in, start)
-	if err != nil {
-		return nil, 0, err
-	}
-	stored, err := number(main[124:136])
-	if text := hdr.PAXRecords["size"]; text != "" {
-		stored, err = strconv.ParseInt(text, 10, 64)
-	}
-	if err != nil || stored < 0 {
-		return nil, 0, tar.ErrHeader
-	}
-	at += block
-	end := at + padded(stored)
-	s := &sparse{in: in, size: hdr.Size}
+// readSparse reads the map of a sparse file. It returns the file and where in the tar
+// what follows it is.
+func readSparse(in *archive, hdr *header) (*sparse, int64, error) {
+	at, end, stored := hdr.data, hdr.data+padded(hdr.stored), hdr.stored
+	s := &sparse{in: in, size: hdr.size}
 	var left int64 // of what is stored, for data
 	switch {
-	case hdr.Typeflag == tar.TypeGNUSparse:
-		var maps int64
-		if maps, err = s.oldMap(main, at); err != nil {
+	case hdr.kind == tarGNUSparse:
+		maps, err := s.oldMap(hdr.main, at)
+		if err != nil {
 			return nil, 0, err
 		}
 		at, end, left = at+maps, end+maps, stored
-	case sparseVersion(hdr) == "1.0":
+	case hdr.version == "1.0":
 		maps, err := s.mapBefore(at, stored)
 		if err != nil {
 			return nil, 0, err
 		}
 		at, left = at+maps, stored-maps
 	default:
-		fields := strings.Split(hdr.PAXRecords["GNU.sparse.map"], ",")
-		for i := 0; i+1 < len(fields); i += 2 {
-			if err := s.add(fields[i], fields[i+1]); err != nil {
-				return nil, 0, err
-			}
+		if err := s.listedMap(hdr.records); err != nil {
+			return nil, 0, err
 		}
 		left = stored
 	}
@@ -175,11 +154,11 @@ func readSparse(in *archive, start int64, hdr *tar.Header) (*sparse, int64, erro
 func (s *sparse) add(at, n string) error {
 	a, err := strconv.ParseInt(at, 10, 64)
 	if err != nil {
-		return tar.ErrHeader
+		return errHeader
 	}
 	b, err := strconv.ParseInt(n, 10, 64)
 	if err != nil {
-		return tar.ErrHeader
+		return errHeader
 	}
 	return s.run(a, b)
 }
@@ -191,30 +170,37 @@ func (s *sparse) run(at, n int64) error {
 		before = last.at + last.n
 	}
 	if at < before || n < 0 || n > s.size-at {
-		return tar.ErrHeader
+		return errHeader
 	}
 	s.runs = append(s.runs, run{at: at, n: n})
 	return nil
 }
 
-// mainHeader finds the header of an entry behind those that add to it.
-func mainHeader(r io.ReaderAt, at int64) ([]byte, int64, error) {
-	for {
-		b := make([]byte, block)
-		if n, err := r.ReadAt(b, at); n < len(b) {
-			return nil, 0, cut(err)
+// listedMap reads a map in the records of an extended header: places and lengths in
+// turn, and how many pairs there are.
+func (s *sparse) listedMap(records map[string]string) error {
+	text, want := records["GNU.sparse.map"], int64(-1)
+	if n := records["GNU.sparse.numblocks"]; n != "" {
+		var err error
+		if want, err = strconv.ParseInt(n, 10, 64); err != nil {
+			return errHeader
 		}
-		switch b[156] {
-		case tar.TypeXHeader, tar.TypeXGlobalHeader, tar.TypeGNULongName, tar.TypeGNULongLink:
-		default:
-			return b, at, nil
-		}
-		n, err := number(b[124:136])
-		if err != nil || n < 0 || n > math.MaxInt64/2-at {
-			return nil, 0, tar.ErrHeader
-		}
-		at += block + padded(n)
 	}
+	for text != "" {
+		var at, n string
+		var ok bool
+		if at, text, ok = strings.Cut(text, ","); !ok {
+			return errHeader
+		}
+		n, text, _ = strings.Cut(text, ",")
+		if err := s.add(at, n); err != nil {
+			return err
+		}
+	}
+	if want >= 0 && int64(len(s.runs)) != want {
+		return errHeader
+	}
+	return nil
 }
 
 // oldMap reads a map in the way of GNU tar: four runs are in the header, and 21 in
@@ -258,7 +244,7 @@ func (s *sparse) mapBefore(at, stored int64) (int64, error) {
 				return string(l), nil
 			}
 			if length >= stored {
-				return "", tar.ErrHeader
+				return "", errHeader
 			}
 			b := make([]byte, block)
 			if n, err := s.in.ReadAt(b, at+length); n < len(b) {
@@ -273,7 +259,7 @@ func (s *sparse) mapBefore(at, stored int64) (int64, error) {
 	}
 	n, err := strconv.ParseInt(l, 10, 64)
 	if err != nil || n < 0 {
-		return 0, tar.ErrHeader
+		return 0, errHeader
 	}
 	for range n {
 		a, err := line()
@@ -289,31 +275,4 @@ func (s *sparse) mapBefore(at, stored int64) (int64, error) {
 		}
 	}
 	return length, nil
-}
-
-// number reads a field of a header: octal digits, or where the first bit is set
-// the number itself.
-func number(field []byte) (int64, error) {
-	if field[0]&0x80 != 0 {
-		n := int64(field[0] & 0x3f)
-		if field[0]&0x40 != 0 {
-			return 0, tar.ErrHeader // negative
-		}
-		for _, b := range field[1:] {
-			if n > math.MaxInt64>>8 {
-				return 0, tar.ErrHeader
-			}
-			n = n<<8 | int64(b)
-		}
-		return n, nil
-	}
-	digits := strings.Trim(string(field), " \x00")
-	if digits == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseInt(digits, 8, 64)
-	if err != nil {
-		return 0, tar.ErrHeader
-	}
-	return n, nil
 }

@@ -1,16 +1,12 @@
 package tree
 
 import (
-	"archive/tar"
 	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -39,7 +35,7 @@ func (e *CorruptError) Error() string {
 		what += ", at " + e.Path
 	}
 	if e.Err != io.ErrUnexpectedEOF {
-		what += ": " + strings.TrimPrefix(e.Err.Error(), "archive/tar: ")
+		what += ": " + e.Err.Error()
 	}
 	return what
 }
@@ -77,7 +73,7 @@ func IsTar(head []byte) bool {
 // too that a later entry replaces.
 func FromTar(r io.ReaderAt, size int64, modTime int64, seen func(path string, n *Inode)) (*Tree, error) {
 	t := New(modTime)
-	err := readTar(r, size, func(e entry) error {
+	behind, err := readTar(r, size, false, func(e entry) error {
 		path, err := t.resolve(e.path, false)
 		if err != nil {
 			return err
@@ -97,16 +93,15 @@ func FromTar(r io.ReaderAt, size int64, modTime int64, seen func(path string, n 
 	if err != nil {
 		return nil, err
 	}
+	t.behind = behind
 	return t, nil
 }
 
 // place puts an entry at path, which has no links in it. Targets of hard links
 // are looked for in the tree, then in gone.
 func (t *Tree) place(path string, e entry, gone map[string]*Inode) error {
-	if e.lost != "" {
-		if t.lost++; t.lost == 1 {
-			t.lostFirst = fmt.Sprintf("%s of %s", e.lost, e.path)
-		}
+	for _, l := range e.lost {
+		t.lose(l, e.path)
 	}
 	if e.node == nil {
 		target, err := t.resolve(e.link, false)
@@ -136,13 +131,13 @@ type entry struct {
 	path string
 	link string
 	node *Inode
-	lost string // an extended attribute that is left out
+	lost []loss
 }
 
 // faults remembers what a reader said other than that it ended, so that a
 // failing disk is not taken for a damaged tar.
 //
-// Headers are read one by one, and the last byte before each: it reads somewhat more.
+// Headers are read one by one: it reads somewhat more.
 type faults struct {
 	io.ReaderAt
 	err error
@@ -172,114 +167,118 @@ func (f *faults) read(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// readTar calls each with the entries of a tar in their order.
-func readTar(r io.ReaderAt, size int64, each func(entry) error) error {
+// readTar calls each with the entries of a tar in their order. With noEnd, the zeros
+// after the last entry may be missing. behind is how many bytes there are after the
+// end of the archive from the first on that is not zero.
+func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (behind int64, err error) {
 	var head [block]byte
 	n, err := r.ReadAt(head[:min(block, max(0, size))], 0)
 	if err != nil && err != io.EOF {
-		return err
+		return 0, err
 	}
 	if !IsTar(head[:n]) {
-		return ErrNotTar
+		return 0, ErrNotTar
 	}
 
 	in := &faults{ReaderAt: r, buf: make([]byte, 0, 4*block)}
-	at := io.NewSectionReader(in, 0, size)
-	tr := tar.NewReader(at)
+	t := &tarReader{r: in, size: size}
 	whole := &archive{r}
-	var (
-		path string // of the last entry
-		end  int64  // of its data, padding included
-	)
+	path := "" // of the last entry
 	fail := func(off int64, err error) error {
 		if in.err != nil {
 			return in.err
 		}
-		// archive/tar calls many a header invalid that is only not all there.
-		if now, _ := at.Seek(0, io.SeekCurrent); now >= size {
+		if errors.Is(err, io.ErrUnexpectedEOF) || err == errNoEnd {
 			off, err = size, io.ErrUnexpectedEOF
 		}
 		return &CorruptError{off, path, err}
 	}
 	for {
-		hdr, err := tr.Next()
-		if err == io.EOF {
+		start := t.at
+		hdr, err := t.next()
+		if err == io.EOF || err == errNoEnd && noEnd && in.err == nil {
 			break
 		}
 		if err != nil {
-			return fail(end, err)
+			return 0, fail(start, err)
 		}
-		off, _ := at.Seek(0, io.SeekCurrent)
-		if hdr.Typeflag == tar.TypeXGlobalHeader || hdr.Typeflag == 'V' { // a volume's label
-			end = off + padded(hdr.Size)
-			continue
+		if path, err = cleanPath(hdr.name); err != nil {
+			return 0, err
 		}
-		if path, err = cleanPath(hdr.Name); err != nil {
-			return err
+		e := entry{path: path, lost: lostRecords(hdr.records)}
+		for _, key := range t.lost {
+			e.lost = append(e.lost, loss{"values of a global header", key})
 		}
-		e := entry{path: path, lost: lostXattr(hdr.PAXRecords)}
-		if hdr.Typeflag == tar.TypeLink {
-			end = off
-			if e.link, err = cleanPath(hdr.Linkname); err != nil {
-				return fmt.Errorf("%s: hard link: %w", path, err)
+		t.lost = nil
+		if hdr.kind == tarLink {
+			if e.link, err = cleanPath(hdr.link); err != nil {
+				return 0, fmt.Errorf("%s: hard link: %w", path, err)
 			}
 			if err := each(e); err != nil {
-				return err
+				return 0, err
 			}
 			continue
 		}
 		if e.node, err = inode(hdr); err != nil {
 			var bad base64.CorruptInputError
 			if errors.As(err, &bad) {
-				return fail(end, err)
+				return 0, fail(start, err)
 			}
-			return fmt.Errorf("%s: %w", path, err)
+			return 0, fmt.Errorf("%s: %w", path, err)
 		}
-		first := end
-		end = off
+		cutShort := hdr.stored > size-hdr.data
 		switch {
-		case isSparse(hdr):
-			if hdr.Size > maxSparse {
-				return fmt.Errorf("%s: a sparse file of %d bytes is larger than %d", path, hdr.Size, maxSparse)
+		case cutShort && (hdr.isSparse() || e.node.Type() == Regular):
+			return 0, &CorruptError{size, path, io.ErrUnexpectedEOF}
+		case hdr.isSparse():
+			if hdr.size > maxSparse {
+				return 0, fmt.Errorf("%s: a sparse file of %d bytes is larger than %d", path, hdr.size, maxSparse)
 			}
-			content, after, err := readSparse(&archive{in}, first, hdr)
+			content, after, err := readSparse(&archive{in}, hdr)
 			if err != nil {
-				return fail(off, err)
+				return 0, fail(hdr.data, err)
 			}
-			// Where archive/tar goes on is where the data end, filled up.
-			if end = after; end > size {
-				return &CorruptError{size, path, io.ErrUnexpectedEOF}
+			if t.at = after; after-padded(hdr.stored)+hdr.stored > size {
+				return 0, &CorruptError{size, path, io.ErrUnexpectedEOF}
 			}
-			if content.in = whole; hdr.Size > 0 && e.node.Type() == Regular {
+			if content.in = whole; hdr.size > 0 && e.node.Type() == Regular {
 				e.node.Content = content
 			}
-		case e.node.Type() == Regular:
-			if hdr.Size > size-off {
-				return &CorruptError{size, path, io.ErrUnexpectedEOF}
-			}
-			end = off + padded(hdr.Size)
-			if hdr.Size > 0 {
-				// One allocation, as there may be a million.
-				both := &struct {
-					Inode
-					span
-				}{*e.node, span{whole, off, hdr.Size}}
-				e.node = &both.Inode
-				e.node.Content = &both.span
-			}
-		case hdr.Typeflag == 'D':
-			end = off + padded(hdr.Size)
+		case e.node.Type() == Regular && hdr.size > 0:
+			e.node = withSpan(e.node, span{whole, hdr.data, hdr.size})
 		}
 		if err := each(e); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	// archive/tar takes the end of the file for the end of the archive.
-	n, _ = at.ReadAt(head[:], end)
-	if n < block || !isZero(head[:]) {
-		return fail(end, tar.ErrHeader)
+	return dataBehind(r, min(t.at+block, size), size)
+}
+
+// withSpan is a node with content, in one allocation, as there may be a million.
+func withSpan(n *Inode, s span) *Inode {
+	both := &struct {
+		Inode
+		span
+	}{*n, s}
+	both.Inode.Content = &both.span
+	return &both.Inode
+}
+
+// dataBehind is how many bytes there are between at and size from the first on that
+// is not zero.
+func dataBehind(r io.ReaderAt, at, size int64) (int64, error) {
+	buf := make([]byte, 64<<10)
+	for at < size {
+		part := buf[:min(int64(len(buf)), size-at)]
+		if n, err := r.ReadAt(part, at); n < len(part) {
+			return 0, cut(err)
+		}
+		if !isZero(part) {
+			return size - at - int64(len(part)-len(bytes.TrimLeft(part, "\x00"))), nil
+		}
+		at += int64(len(part))
 	}
-	return nil
+	return 0, nil
 }
 
 func padded(n int64) int64 {
@@ -313,165 +312,64 @@ func cleanPath(name string) (string, error) {
 	return path, checkPath(path)
 }
 
-func inode(hdr *tar.Header) (*Inode, error) {
-	n := &Inode{ModTime: hdr.ModTime.Unix()}
-	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+func inode(hdr *header) (*Inode, error) {
+	n := &Inode{ModTime: hdr.mtime}
+	switch hdr.kind {
+	case tarRegular, tarCont, tarGNUSparse:
 		n.Mode = Regular
-		if strings.HasSuffix(hdr.Name, "/") {
+		if strings.HasSuffix(hdr.name, "/") {
 			n.Mode = Dir
 		}
-	case tar.TypeDir, 'D': // D: a folder of GNU tar's incremental archives
+	case tarDir, tarDumpDir:
 		n.Mode = Dir
-	case tar.TypeSymlink:
+	case tarSymlink:
 		n.Mode = Symlink
-		n.Target = strings.Clone(hdr.Linkname)
+		n.Target = strings.Clone(hdr.link)
 		if n.Target == "" || len(n.Target) > 4095 {
 			return nil, fmt.Errorf("a symbolic link to a path of %d bytes", len(n.Target))
 		}
-	case tar.TypeChar:
+	case tarChar:
 		n.Mode = CharDev
-	case tar.TypeBlock:
+	case tarBlock:
 		n.Mode = BlockDev
-	case tar.TypeFifo:
+	case tarFifo:
 		n.Mode = Fifo
-	case 'M':
+	case tarMulti:
 		return nil, errors.New("continued from another volume")
 	default:
-		return nil, fmt.Errorf("entries of type %q are not known", hdr.Typeflag)
+		return nil, fmt.Errorf("entries of type %q are not known", hdr.kind)
 	}
 	if n.Mode == Dir || n.Mode == Regular {
-		if isSparse(hdr) {
-			if v := hdr.PAXRecords["GNU.sparse.major"] + "." + hdr.PAXRecords["GNU.sparse.minor"]; v != "." && v != "0.0" && v != "0.1" && v != "1.0" {
-				return nil, fmt.Errorf("sparse files of version %s are not known", v)
-			}
+		if v := hdr.version; v != "" && v != "0.0" && v != "0.1" && v != "1.0" {
+			return nil, fmt.Errorf("sparse files of version %s are not known", v)
 		}
 	}
 	// Some programs put the file type there as well.
-	n.Mode |= uint32(hdr.Mode & 0o7777)
+	n.Mode |= uint32(hdr.mode & 0o7777)
 	if n.Type() == Symlink {
 		n.Mode = linkMode
 	}
 	for _, id := range []struct {
 		name string
-		from int
+		from int64
 		to   *uint32
-	}{{"user", hdr.Uid, &n.UID}, {"group", hdr.Gid, &n.GID}} {
+	}{{"user", hdr.uid, &n.UID}, {"group", hdr.gid, &n.GID}} {
 		// The largest is the kernel's "no such one".
-		if id.from < 0 || int64(id.from) >= math.MaxUint32 {
+		if id.from < 0 || id.from >= math.MaxUint32 {
 			return nil, fmt.Errorf("%s %d is not in 0 to %d", id.name, id.from, uint32(math.MaxUint32-1))
 		}
 		*id.to = uint32(id.from)
 	}
 	if t := n.Type(); t == CharDev || t == BlockDev {
 		// As many bits as Linux has.
-		if hdr.Devmajor < 0 || hdr.Devmajor >= 1<<12 || hdr.Devminor < 0 || hdr.Devminor >= 1<<20 {
-			return nil, fmt.Errorf("device %d:%d is beyond 4095:1048575", hdr.Devmajor, hdr.Devminor)
+		if hdr.major < 0 || hdr.major >= 1<<12 || hdr.minor < 0 || hdr.minor >= 1<<20 {
+			return nil, fmt.Errorf("device %d:%d is beyond 4095:1048575", hdr.major, hdr.minor)
 		}
-		n.Major, n.Minor = uint32(hdr.Devmajor), uint32(hdr.Devminor)
+		n.Major, n.Minor = uint32(hdr.major), uint32(hdr.minor)
 	}
 	var err error
-	if n.Xattrs, err = tarXattrs(hdr.PAXRecords); err == nil {
+	if n.Xattrs, err = tarXattrs(hdr.records); err == nil {
 		n.Mode = groupBits(n.Mode, n.Xattrs)
 	}
 	return n, err
-}
-
-// GNU tar writes two characters of names so.
-var unescapeXattr = strings.NewReplacer("%3D", "=", "%25", "%")
-
-func tarXattrs(records map[string]string) ([]Xattr, error) {
-	var all []Xattr
-	add := func(name, value string) {
-		if keepXattr(name) && !slices.ContainsFunc(all, func(x Xattr) bool { return x.Name == name }) {
-			all = append(all, Xattr{strings.Clone(name), strings.Clone(value)})
-		}
-	}
-	keys := slices.Sorted(maps.Keys(records))
-	for _, k := range keys {
-		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
-			add(unescapeXattr.Replace(name), records[k])
-		}
-	}
-	// libarchive writes both; this one is the fallback.
-	for _, k := range keys {
-		v := records[k]
-		name, ok := strings.CutPrefix(k, "LIBARCHIVE.xattr.")
-		if !ok {
-			continue
-		}
-		if plain, err := url.PathUnescape(name); err == nil {
-			name = plain
-		}
-		if !keepXattr(name) {
-			continue
-		}
-		value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(v, "="))
-		if err != nil {
-			return nil, fmt.Errorf("extended attribute %s: %w", name, err)
-		}
-		add(name, string(value))
-	}
-	for _, k := range keys {
-		if name, ok := aclRecords[k]; ok {
-			// One that cannot be is lost, and told.
-			if value, err := parseACL(records[k]); err == nil && value != "" {
-				add(name, value)
-			}
-		}
-	}
-	slices.SortFunc(all, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return all, checkXattrs(all)
-}
-
-// lostXattr is the first extended attribute of a tar header that is left out.
-func lostXattr(records map[string]string) string {
-	for _, k := range slices.Sorted(maps.Keys(records)) {
-		if name, ok := aclRecords[k]; ok && records["SCHILY.xattr."+name] == "" {
-			if _, err := parseACL(records[k]); err != nil {
-				return err.Error()
-			}
-			continue
-		}
-		name, ok := strings.CutPrefix(k, "SCHILY.xattr.")
-		if !ok {
-			name, ok = strings.CutPrefix(k, "LIBARCHIVE.xattr.")
-		}
-		if ok && !keepXattr(unescapeXattr.Replace(name)) {
-			return name
-		}
-	}
-	return ""
-}
-
-// Access control lists, as getxattr(2) has them.
-const (
-	ACL        = "system.posix_acl_access"
-	DefaultACL = "system.posix_acl_default"
-)
-
-// keepXattr leaves out what a kernel makes up itself, such as the rest of system.*.
-func keepXattr(name string) bool {
-	if name == ACL || name == DefaultACL {
-		return true
-	}
-	for _, prefix := range []string{"user.", "trusted.", "security."} {
-		if len(name) > len(prefix) && strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// The kernel's limits.
-func checkXattrs(all []Xattr) error {
-	for _, x := range all {
-		switch {
-		case len(x.Name) > 255:
-			return fmt.Errorf("extended attribute %.60s…: a name of %d bytes is longer than 255", x.Name, len(x.Name))
-		case len(x.Value) > 64<<10:
-			return fmt.Errorf("extended attribute %s: a value of %d bytes is longer than %d", x.Name, len(x.Value), 64<<10)
-		}
-	}
-	return nil
 }

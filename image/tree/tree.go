@@ -68,8 +68,8 @@ type Tree struct {
 	len     int
 	modTime int64 // of folders nobody described
 
-	lost      int // paths with extended attributes that were left out
-	lostFirst string
+	losses []Loss
+	behind int64
 }
 
 // folder is a folder and what is in it by name. Most of what is in a tree is no
@@ -164,7 +164,7 @@ func (f *folder) clone() *folder {
 // all below them. A nil drop drops nothing. The two trees share nodes; what is
 // done to the paths of one is not seen in the other.
 func (t *Tree) Without(drop func(path string) bool) *Tree {
-	w := &Tree{root: t.root.clone(), len: t.len, modTime: t.modTime, lost: t.lost, lostFirst: t.lostFirst}
+	w := &Tree{root: t.root.clone(), len: t.len, modTime: t.modTime, losses: t.losses, behind: t.behind}
 	if drop != nil {
 		for p := range t.All() {
 			if p != "" && w.Lookup(p) != nil && drop(p) {
@@ -184,10 +184,6 @@ func (t *Tree) Sub(path string) *Tree {
 	}
 	return &Tree{root: f.clone(), len: f.count(), modTime: t.modTime}
 }
-
-// LostXattrs says how many paths had extended attributes that no file system
-// writer takes, and names one.
-func (t *Tree) LostXattrs() (n int, first string) { return t.lost, t.lostFirst }
 
 // WithoutXattrs is a tree without the extended attributes for which drop says so,
 // how many paths had any, and the first of them.

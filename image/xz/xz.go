@@ -15,18 +15,26 @@ import (
 	"hash/crc32"
 	"hash/crc64"
 	"io"
+	"slices"
 
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// MaxDict is the largest dictionary that a block may ask for: twice what xz -9 uses.
+// MaxDict is a limit for dictionaries that suits most uses: twice what xz -9 uses.
 const MaxDict = 128 << 20
 
-// DictError is a block that asks for a larger dictionary than MaxDict.
-type DictError struct{ Want int64 }
+// DictError is a block that asks for a larger dictionary than the limit.
+type DictError struct{ Want, Max int64 }
 
 func (e *DictError) Error() string {
-	return fmt.Sprintf("unpacking it needs an xz dictionary of %d bytes, more than the limit of %d", e.Want, MaxDict)
+	return fmt.Sprintf("unpacking it needs an xz dictionary of %d bytes, more than the limit of %d", e.Want, e.Max)
+}
+
+// FilterError is a block with a filter that is not known.
+type FilterError struct{ ID uint64 }
+
+func (e *FilterError) Error() string {
+	return fmt.Sprintf("it is packed with the xz filter %#x, which is not supported: unpack it with xz -d", e.ID)
 }
 
 var (
@@ -47,6 +55,8 @@ type Reader struct {
 	off int64 // bytes read from in
 	err error
 
+	maxDict int64
+
 	check  byte // of the stream
 	block  block
 	blocks records // of the stream
@@ -60,6 +70,7 @@ type block struct {
 	begin            int64     // where its data are
 	packed, unpacked int64     // as the header says, or -1
 	n                int64     // unpacked so far
+	filters          []filter  // before LZMA2, in the order of the encoder
 }
 
 // records are the sizes of the blocks of a stream, as a hash: there may be millions.
@@ -79,9 +90,9 @@ func (r *records) add(unpadded, unpacked int64) {
 }
 
 // NewReader unpacks the streams in r, which end where r does. It reads the header of
-// the first one.
-func NewReader(r io.Reader) (*Reader, error) {
-	x := &Reader{in: bufio.NewReaderSize(r, lookahead)}
+// the first one. A block may ask for a dictionary of up to maxDict bytes.
+func NewReader(r io.Reader, maxDict int64) (*Reader, error) {
+	x := &Reader{in: bufio.NewReaderSize(r, lookahead), maxDict: maxDict}
 	if err := x.streamHeader(); err != nil {
 		return nil, whole(err)
 	}
@@ -219,8 +230,8 @@ func (x *Reader) blockHeader(start int64, first byte) error {
 	if err != nil {
 		return err
 	}
-	if dict > MaxDict {
-		return &DictError{dict}
+	if dict > x.maxDict {
+		return &DictError{dict, x.maxDict}
 	}
 	if b.unpacked >= 0 {
 		dict = min(dict, b.unpacked)
@@ -233,6 +244,9 @@ func (x *Reader) blockHeader(start int64, first byte) error {
 		return err
 	}
 	b.data, err = lzma.Reader2Config{DictCap: int(max(dict, lzma.MinDictCap))}.NewReader2(counted{x})
+	for _, f := range slices.Backward(b.filters) {
+		b.data = f.undo(b.data)
+	}
 	x.block = *b
 	return err
 }
@@ -259,20 +273,35 @@ func parseBlock(h []byte) (b *block, dict int64, err error) {
 	if h[1]&0x80 != 0 {
 		b.unpacked = number()
 	}
-	// One filter: LZMA2, with one byte of properties.
-	filter := number()
-	if err != nil {
-		return nil, 0, err
+	for range int(h[1]&3) + 1 {
+		f := filter{id: uint64(number())}
+		size := number()
+		if err != nil || size > int64(len(body)) {
+			return nil, 0, errHeader
+		}
+		f.props, body = body[:size], body[size:]
+		b.filters = append(b.filters, f)
 	}
-	if h[1]&3 != 0 || filter != 0x21 {
-		return nil, 0, fmt.Errorf("xz: the data went through filter %#x, and only LZMA2 (0x21) alone is known", filter)
-	}
-	if len(body) < 2 || body[0] != 1 || len(bytes.TrimRight(body[2:], "\x00")) > 0 {
+	if len(bytes.TrimRight(body, "\x00")) > 0 {
 		return nil, 0, errHeader
 	}
-	if dict, err = lzma.DecodeDictCap(body[1]); err != nil {
+	// The last is LZMA2, with one byte of properties, and the others convert.
+	last := len(b.filters) - 1
+	for i, f := range b.filters {
+		if (f.id == filterLZMA2) != (i == last) || i < last && !f.known() {
+			return nil, 0, &FilterError{f.id}
+		}
+		if i < last && !f.valid() {
+			return nil, 0, errHeader
+		}
+	}
+	if len(b.filters[last].props) != 1 {
 		return nil, 0, errHeader
 	}
+	if dict, err = lzma.DecodeDictCap(b.filters[last].props[0]); err != nil {
+		return nil, 0, errHeader
+	}
+	b.filters = b.filters[:last]
 	return b, dict, nil
 }
 

@@ -26,7 +26,7 @@ func TestAStreamThatIsCutAnywhereIsSeen(t *testing.T) {
 	os.WriteFile(file, data, 0o644)
 	packed := []byte(imagetest.Run(t, "xz", "-0", "-T1", "--block-size=16KiB", "-c", file))
 	for n := range len(packed) + 1 {
-		r, err := xz.NewReader(bytes.NewReader(packed[:n]))
+		r, err := xz.NewReader(bytes.NewReader(packed[:n]), xz.MaxDict)
 		var got []byte
 		if err == nil {
 			got, err = io.ReadAll(r)
@@ -38,7 +38,7 @@ func TestAStreamThatIsCutAnywhereIsSeen(t *testing.T) {
 			t.Errorf("cut to %d of %d bytes goes unseen", n, len(packed))
 		}
 	}
-	twice, err := xz.NewReader(bytes.NewReader(append(append(bytes.Clone(packed), 0, 0, 0, 0), packed...)))
+	twice, err := xz.NewReader(bytes.NewReader(append(append(bytes.Clone(packed), 0, 0, 0, 0), packed...)), xz.MaxDict)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestADictionaryIsBoundedByItsHeaderAndTakesWhatTheDataNeed(t *testing.T) {
 
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		r, err := xz.NewReader(bytes.NewReader(b))
+		r, err := xz.NewReader(bytes.NewReader(b), xz.MaxDict)
 		var got []byte
 		if err == nil {
 			got, err = io.ReadAll(r)
@@ -109,7 +109,7 @@ func TestManySmallBlocksDoNotCostALargeDictionaryEach(t *testing.T) {
 	one := withDict(t, []byte(imagetest.Run(t, "xz", "-0", "-T1", "-c", file)), 30) // 128 MiB
 	many := bytes.Repeat(one, 2000)
 	begin := time.Now()
-	r, err := xz.NewReader(bytes.NewReader(many))
+	r, err := xz.NewReader(bytes.NewReader(many), xz.MaxDict)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestAllChecksAndLevels(t *testing.T) {
 	for _, check := range []string{"none", "crc32", "crc64", "sha256"} {
 		for _, args := range [][]string{{"-0"}, {"-9e"}, {"-T2", "--block-size=64KiB"}, {"--lzma2=dict=4KiB"}} {
 			packed := []byte(imagetest.Run(t, "xz", append(args, "--check="+check, "-c", file)...))
-			r, err := xz.NewReader(iotest.HalfReader(bytes.NewReader(packed)))
+			r, err := xz.NewReader(iotest.HalfReader(bytes.NewReader(packed)), xz.MaxDict)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,7 +145,7 @@ func TestAllChecksAndLevels(t *testing.T) {
 			for at := 0; at < len(packed); at += len(packed)/12 + 1 {
 				b := bytes.Clone(packed)
 				b[at] ^= 0x10
-				r, err := xz.NewReader(bytes.NewReader(b))
+				r, err := xz.NewReader(bytes.NewReader(b), xz.MaxDict)
 				if err == nil {
 					_, err = io.Copy(io.Discard, r)
 				}
@@ -168,7 +168,7 @@ func FuzzReader(f *testing.F) {
 				binary.LittleEndian.PutUint32(b[12+size-4:], crc32.ChecksumIEEE(b[12:12+size-4]))
 			}
 		}
-		r, err := xz.NewReader(bytes.NewReader(b))
+		r, err := xz.NewReader(bytes.NewReader(b), xz.MaxDict)
 		if err != nil {
 			return
 		}

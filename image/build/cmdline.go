@@ -1,0 +1,104 @@
+package build
+
+import (
+	"fmt"
+	"strings"
+)
+
+const cmdlineMark = "@CMDLINE@"
+
+// argsVariable holds kernel arguments that cannot stand in a string of a boot script.
+const argsVariable = "imgtool_args"
+
+// checkCmdline refuses what no boot script can carry.
+func checkCmdline(args string) error {
+	for _, c := range []byte(args) {
+		if c < ' ' || c == 0x7f {
+			return fmt.Errorf("kernel arguments %q: the control character %q ends or changes the line in a boot script", args, c)
+		}
+	}
+	if n := len(args); n > 1500 {
+		return fmt.Errorf("kernel arguments of %d bytes: arm64 kernels take 2048 in all, so at most 1500 can be added", n)
+	}
+	return nil
+}
+
+// putCmdline puts kernel arguments in the place of @CMDLINE@ in a boot script, so that
+// U-Boot's shell sets them as they are.
+//
+// The shell's parser (common/cli_hush.c) takes a string with variables apart twice: a
+// backslash then needs another, and an apostrophe cannot be written at all.
+func putCmdline(script, args string) (string, error) {
+	var out strings.Builder
+	quote := byte(0) // what the line is in at this place
+	for line := range strings.Lines(script) {
+		var made strings.Builder
+		for at := 0; at < len(line); at++ {
+			switch c := line[at]; {
+			case strings.HasPrefix(line[at:], cmdlineMark):
+				text, set, err := quoteArgs(args, quote)
+				if err != nil {
+					return "", err
+				}
+				if set != "" {
+					indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+					out.WriteString(indent + set + "\n")
+				}
+				made.WriteString(text)
+				at += len(cmdlineMark) - 1
+				continue
+			case c == '\\' && quote != '\'' && at+1 < len(line):
+				made.WriteByte(c)
+				at++
+			case c == quote:
+				quote = 0
+			case quote == 0 && (c == '"' || c == '\''):
+				quote = c
+			case quote == 0 && c == '#' && (at == 0 || line[at-1] == ' '):
+				made.WriteString(line[at:]) // a comment
+				at = len(line)
+				continue
+			}
+			made.WriteByte(line[at])
+		}
+		out.WriteString(made.String())
+	}
+	return out.String(), nil
+}
+
+// quoteArgs is how the arguments stand in a script inside of quote (0: in none), and a
+// command that has to come before.
+func quoteArgs(args string, quote byte) (text, set string, err error) {
+	apostrophe := fmt.Errorf("kernel arguments %q: U-Boot's shell cannot carry an apostrophe (') in the board's boot script, where they are in a quoted string; the kernel groups with double quotes (\")", args)
+	switch {
+	case quote == '\'' && strings.Contains(args, "'"):
+		return "", "", apostrophe
+	case quote == '\'':
+		return strings.ReplaceAll(args, `\`, `\\`), "", nil
+	case quote == 0:
+		spaces := strings.Contains(args, "  ") // which would become one
+		return escape(args, func(c byte) bool { return isPlain(c) && !(spaces && c == ' ') }), "", nil
+	case !strings.ContainsAny(args, "\"'$\\`"):
+		return args, "", nil
+	case strings.Contains(args, "'"):
+		return "", "", apostrophe
+	}
+	value := strings.ReplaceAll(args, `\`, `\\`)
+	return "${" + argsVariable + "}", "setenv " + argsVariable + " " + escape(value, func(c byte) bool { return c != ' ' && isPlain(c) }), nil
+}
+
+func isPlain(c byte) bool {
+	return c >= 0x80 || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte(" %+,-./:=@_^", c) >= 0
+}
+
+// escape puts a backslash before all that is not plain.
+func escape(s string, plain func(byte) bool) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if !plain(c) {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}

@@ -1,0 +1,137 @@
+package source
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// within names one image of a layout or archive: PATH, and what follows it in
+// oci:PATH:NAME, oci:PATH:@NUMBER or oci:PATH@DIGEST.
+type within struct {
+	ref, path string
+	name      string // with the @; "" if none is given
+}
+
+// splitName cuts a reference into the path and the name of an image in it. The path is
+// the longest that exists: names have colons and slashes too. If none exists, it ends
+// at the first colon.
+func (o *Opener) splitName(ref, rest string) within {
+	for i := len(rest); i > 0; i = strings.LastIndexAny(rest[:i], ":@") {
+		path := rest[:i]
+		if _, err := os.Stat(o.path(path)); err == nil {
+			return within{ref, path, strings.TrimPrefix(rest[i:], ":")}
+		}
+	}
+	path, name, _ := strings.Cut(rest, ":")
+	return within{ref, path, name}
+}
+
+// held is an image in a layout or archive.
+type held struct {
+	full  []string // its names
+	short string   // a name that others may have too; "" if there is none
+	id    string   // its digest
+}
+
+func heldOf(d v1.Descriptor) held {
+	h := held{id: d.Digest.String()}
+	short, full := d.Annotations["org.opencontainers.image.ref.name"], d.Annotations["io.containerd.image.name"]
+	switch {
+	case full != "":
+		h.full, h.short = []string{full}, short
+	case short != "":
+		h.full = []string{short}
+	}
+	return h
+}
+
+// is says whether the image is named so: exactly, by the same name in another form, or
+// by its tag alone, each of which is looked for only if the one before finds nothing.
+var is = []func(h held, want string) bool{
+	func(h held, want string) bool { return h.id == want || slices.Contains(h.full, want) },
+	func(h held, want string) bool {
+		return h.short == want || slices.ContainsFunc(h.full, func(n string) bool { return normal(n) == normal(want) })
+	},
+	func(h held, want string) bool {
+		return slices.ContainsFunc(h.full, func(n string) bool { return strings.HasSuffix(n, ":"+want) })
+	},
+}
+
+// normal is a name of Docker's with registry and tag.
+func normal(s string) string {
+	ref, err := name.ParseReference(s, name.WeakValidation)
+	if err != nil {
+		return s
+	}
+	return ref.Name()
+}
+
+// pick is which of the images are meant, in their order.
+func (w within) pick(all []held) ([]int, error) {
+	if digits, ok := strings.CutPrefix(w.name, "@"); ok && !strings.Contains(digits, ":") {
+		i, err := strconv.Atoi(digits)
+		if err != nil || i < 0 || i >= len(all) {
+			return nil, fmt.Errorf("%s: no image number %s: the first of %d is @0", w.ref, digits, len(all))
+		}
+		return []int{i}, nil
+	}
+	want := strings.TrimPrefix(w.name, "@")
+	var picked []int
+	for i := range all {
+		if want == "" {
+			picked = append(picked, i)
+		}
+	}
+	exact := false
+	for n := 0; want != "" && n < len(is) && len(picked) == 0; n++ {
+		for i, h := range all {
+			if is[n](h, want) {
+				picked, exact = append(picked, i), n == 0
+			}
+		}
+	}
+	switch {
+	case want != "" && len(picked) == 0:
+		return nil, fmt.Errorf("%s: no image with the name %s, only %s", w.ref, want, w.list(all))
+	case !exact && w.several(all, picked):
+		return nil, fmt.Errorf("%s: several images: say which: %s", w.ref, w.list(all))
+	}
+	return picked, nil
+}
+
+// several says whether what was picked are different images of different names. Those
+// of one name are for different platforms.
+func (w within) several(all []held, picked []int) bool {
+	ids, names := map[string]bool{}, map[string]bool{}
+	for _, i := range picked {
+		ids[all[i].id] = true
+		if len(all[i].full) > 0 {
+			names[all[i].full[0]] = true
+		}
+	}
+	return len(ids) > 1 && len(names) > 1
+}
+
+// list are references that can be given for the images.
+func (w within) list(all []held) string {
+	var refs []string
+	for _, h := range all {
+		ref := "oci:" + w.path + "@" + h.id
+		if len(h.full) > 0 {
+			ref = "oci:" + w.path + ":" + h.full[0]
+		}
+		if !slices.Contains(refs, ref) {
+			refs = append(refs, ref)
+		}
+	}
+	if len(refs) == 0 {
+		return "none at all"
+	}
+	return strings.Join(refs, ", ")
+}
