@@ -125,7 +125,7 @@ func (d *Disk) Check(need Need) error {
 		return d.refuse("there is no medium in it: put one in")
 	case d.ReadOnly:
 		return d.refuse("it is read-only: look for a write-protect switch")
-	case need.SectorSize != 0 && d.SectorSize != need.SectorSize:
+	case need.SectorSize != 0 && d.SectorSize != need.SectorSize && !d.File:
 		return d.refuse("its sectors have %d bytes and the image is made for %d: use a disk with %d-byte sectors",
 			d.SectorSize, need.SectorSize, need.SectorSize)
 	case d.Size < need.Floor && need.Floor >= need.Size:

@@ -203,8 +203,15 @@ func TestATargetIsReadAndWrittenAtAnyMemory(t *testing.T) {
 				t.Errorf("writing over the end: %d, %v", n, err)
 			}
 			if c.name == "disk" {
-				if _, err := target.WriteAt(make([]byte, 100), 512); err == nil {
-					t.Error("a part of a sector was written")
+				if _, err := target.WriteAt(make([]byte, 512), 100); err == nil {
+					t.Error("a write that starts within a sector was made")
+				}
+				// Of the last sector, what is not written stays.
+				for _, n := range []int64{100, 512 + 1, 3*512 + 511} {
+					copy(want[4096:], bytes.Repeat([]byte{byte(n)}, int(n)))
+					if k, err := target.WriteAt(want[4096:4096+n], 4096); err != nil || int64(k) != n {
+						t.Errorf("writing %d bytes: %d, %v", n, k, err)
+					}
 				}
 			}
 			target.Close()

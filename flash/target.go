@@ -92,15 +92,17 @@ func (t *Target) readDirect(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// WriteAt writes whole sectors; a regular file takes anything below its size.
-// Nothing is written beyond the end of the disk: that is ENOSPC.
+// WriteAt writes from the start of a sector on. Of a last sector that is written in part
+// the rest stays as it is on the disk, or becomes zeros if the disk cannot read it. A
+// regular file takes anything below its size. Nothing is written beyond the end of the
+// disk: that is ENOSPC.
 func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > t.disk.Size-off {
 		return 0, syscall.ENOSPC
 	}
 	if off%t.align != 0 || int64(len(p))%t.align != 0 {
 		if t.cached == nil {
-			return 0, fmt.Errorf("%d bytes at %d are no whole sectors of %d bytes", len(p), off, t.align)
+			return t.writePart(p, off)
 		}
 		n, err := t.cached.WriteAt(p, off)
 		return n, bare(err)
@@ -113,6 +115,28 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 		err = t.Sync()
 	}
 	return n, err
+}
+
+// writePart writes whole sectors and a part of one more.
+func (t *Target) writePart(p []byte, off int64) (int, error) {
+	if off%t.align != 0 {
+		return 0, fmt.Errorf("%d bytes at %d do not start with a sector of %d bytes", len(p), off, t.align)
+	}
+	whole := int64(len(p)) / t.align * t.align
+	if whole > 0 {
+		if n, err := t.WriteAt(p[:whole], off); err != nil {
+			return n, err
+		}
+	}
+	last := make([]byte, t.align)
+	if n, err := t.ReadAt(last, off+whole); err != nil {
+		clear(last[n:])
+	}
+	copy(last, p[whole:])
+	if _, err := t.WriteAt(last, off+whole); err != nil {
+		return int(whole), err
+	}
+	return len(p), nil
 }
 
 func (t *Target) writeDirect(p []byte, off int64) (int, error) {

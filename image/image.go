@@ -11,12 +11,13 @@
 //	cmd/imgtool   people: flags, words, progress, exit statuses
 //	  |-> flash            disks of this machine             imports image only
 //	  |-> image/build      where definitions meet bytes
-//	  |     |-> image/{gpt,fat,squashfs,ext4,swap,uboot}   one package per on-disk format
+//	  |     |-> image/{gpt,mbr,fat,squashfs,ext4,swap,uboot}   one package per on-disk format
 //	  |     |-> image/tree     a root file system as a value
 //	  |     |-> image/edit     changes to one as data, on image/{extlinux,fstab}
 //	  |     |-> image/source   where inputs come from
 //	  |     |-> image/seed     the seed configuration of an AtomixOS device
 //	  |     `-> boards -> layouts   what a board holds, where things go
+//	  |-> image/partition  the partition table of an image or disk, on image/{gpt,mbr}
 //	  |-> image/artifact   .img, .img.zst, .img.xz, .img.gz, manifest, bmap
 //	  |-> image/simg       Android sparse images
 //	  |-> image/ordered    the one concurrency shape

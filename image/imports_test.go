@@ -23,6 +23,8 @@ var imports = map[string][]string{
 	"image/swap":      {"image"},
 	"image/simg":      {"image"},
 	"image/gpt":       {"image"},
+	"image/mbr":       {},
+	"image/partition": {"image", "image/gpt", "image/mbr"},
 	"image/fat":       {"image"},
 	"image/uboot":     {},
 	"image/xz":        {},
@@ -52,7 +54,7 @@ var imports = map[string][]string{
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
 	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
-		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm"},
+		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm", "image/partition"},
 }
 
 func TestImportsPointTheWayTheDesignSays(t *testing.T) {

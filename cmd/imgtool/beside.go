@@ -15,6 +15,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
+	"imgtool/image/partition"
 )
 
 // beside is what was found in the directory of an image file, or of the file that a
@@ -139,8 +140,18 @@ func (p *picture) mayBe(path, of string) bool {
 
 // table is the partition table at the start of the image, or nil.
 func (p *picture) table() (*gpt.Table, error) {
+	read := func(r io.ReaderAt) (*gpt.Table, error) {
+		table, err := partition.Read(r, 512)
+		if err != nil {
+			return nil, err
+		}
+		if table.GPT == nil {
+			return nil, partition.ErrNone
+		}
+		return table.GPT, nil
+	}
 	if p.img != nil {
-		return gpt.Read(p.img)
+		return read(p.img)
 	}
 	head := make([]byte, gpt.HeadSize)
 	defer p.restart()
@@ -151,7 +162,7 @@ func (p *picture) table() (*gpt.Table, error) {
 		copy(head, c.Data)
 		break
 	}
-	return gpt.Read(bytes.NewReader(head))
+	return read(bytes.NewReader(head))
 }
 
 // isOf says whether a manifest has the partitions of a table.

@@ -15,6 +15,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/partition"
 	"imgtool/image/seed"
 )
 
@@ -22,7 +23,7 @@ import (
 type bootVolume struct {
 	board *boards.Board
 	part  gpt.Part
-	table *gpt.Table
+	table *partition.Table
 	fat   *fat.FS
 	seed  *fat.File // nil: there is none
 }
@@ -74,7 +75,7 @@ func bootParts(b *boards.Board, slot string) (parts []gpt.Part) {
 // image without a manifest does not say for which board it is: then all boards that
 // would take it must mean the same place.
 func findBootVolume(r io.ReaderAt, m *artifact.Manifest, asked *boards.Board) (*bootVolume, error) {
-	table, err := gpt.Read(r)
+	table, err := partition.Read(r, 0)
 	if err != nil {
 		return nil, fmt.Errorf("its partition table: %w", err)
 	}

@@ -135,7 +135,7 @@ func cutPart(disk, number, to string) error {
 	if err != nil {
 		return err
 	}
-	table, err := gpt.Read(io.NewSectionReader(in, 0, size))
+	table, err := gpt.Read(io.NewSectionReader(in, 0, size), 512)
 	if err != nil {
 		return err
 	}

@@ -253,7 +253,7 @@ func (c *comparison) images() error {
 	whole = differ(whole, "partition table", kinds[a.mbr], kinds[b.mbr])
 	if a.table != nil && b.table != nil {
 		whole = differ(whole, "disk GUID", a.table.GUID, b.table.GUID)
-		whole = differ(whole, "first usable sector", fmt.Sprint(a.table.FirstUsable/512), fmt.Sprint(b.table.FirstUsable/512))
+		whole = differ(whole, "first usable sector", fmt.Sprint(a.table.FirstUsable/a.table.Sector), fmt.Sprint(b.table.FirstUsable/b.table.Sector))
 	}
 	c.changed(difference{Details: whole})
 	if err := c.raw(); err != nil {
@@ -292,7 +292,7 @@ func (c *comparison) raw() error {
 		// The table of an MBR, and all of a GPT.
 		taken = append(taken, image.Span{Off: 446, Len: 66})
 		if l.parts.table != nil {
-			taken = append(taken, image.Span{Off: 446, Len: gpt.HeadSize - 446}, image.Span{Off: l.pic.img.Size()/512*512 - gpt.TailSize, Len: gpt.TailSize})
+			taken = append(append(taken, l.parts.table.Head()...), l.parts.table.Backup())
 		}
 		if m := l.pic.manifest; m != nil {
 			// What goes on in the next piece is not cut there.

@@ -309,7 +309,7 @@ func partOf(t *testing.T, file, name string) gpt.Part {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := gpt.Read(io.NewSectionReader(f, 0, info.Size()))
+	table, err := gpt.Read(io.NewSectionReader(f, 0, info.Size()), 512)
 	if err != nil {
 		t.Fatal(err)
 	}

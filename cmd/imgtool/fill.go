@@ -13,6 +13,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/ext4"
 	"imgtool/image/gpt"
+	"imgtool/image/partition"
 	"imgtool/image/tree"
 )
 
@@ -51,10 +52,14 @@ func (p *picture) compose(size int64, more map[string][]addition) (*picture, err
 	if fill == nil && len(more) == 0 {
 		return p, nil
 	}
-	table, err := gpt.Read(p.img)
+	read, err := partition.Read(p.img, 0)
 	if err != nil {
 		return nil, corrupt("its partition table: %w", err)
 	}
+	if read.GPT == nil {
+		return nil, corrupt("its partition table is an MBR, and its manifest is of an image with a GPT")
+	}
+	table := read.GPT
 	table.Parts = slices.Clone(table.Parts)
 	old := slices.Clone(table.Parts)
 	find := func(part *artifact.Partition) (int, error) {
@@ -227,7 +232,7 @@ func fileOn(disk *flash.Disk, want artifact.Partition, path string) (string, err
 		return "", nil
 	}
 	defer d.Close()
-	table, err := gpt.Read(d)
+	table, err := partition.Read(d, tableSector(disk))
 	if err != nil {
 		return "", nil
 	}

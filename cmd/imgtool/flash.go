@@ -22,8 +22,9 @@ import (
 
 	"imgtool/flash"
 	"imgtool/image"
-	"imgtool/image/gpt"
+	"imgtool/image/partition"
 	"imgtool/image/sanitize"
+	"imgtool/layouts"
 )
 
 type flashOptions struct {
@@ -323,11 +324,13 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	if err := pic.check(ctx, u); err != nil {
 		return err
 	}
+	p.tell(u)
 	if opt.dryRun {
 		if pic.file == nil {
 			if err := p.readThrough(ctx, units, u); err != nil {
 				return err
 			}
+			p.tell(u)
 		}
 		for _, n := range units {
 			u.say("%s would be written to %s", describePicture(p), describeDisk(n.disk))
@@ -367,6 +370,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	if pic.file == nil {
 		pic.sayTrailing(u)
 	}
+	p.tell(u)
 	// Nobody may mount what is about to be ejected: it is let go of after that.
 	var ejected error
 	if eject && units[0].err == nil {
@@ -493,7 +497,7 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 	}
 	var running sync.WaitGroup
 	for i, n := range units {
-		n.job.Body = bodies[i]
+		n.job.Body = p.onto(n.disk.Size, bodies[i])
 		n.receipt.describe(n.disk, p.pic)
 		running.Go(func() {
 			defer leave(i)
@@ -688,8 +692,8 @@ func alike(disk *flash.Disk, p *plan) bool {
 	if n, _ := t.ReadAt(record, recordOff); n == len(record) && p.record != nil && sameBoard(record, p.record) {
 		return true
 	}
-	there, err := gpt.Read(t)
-	if err != nil || p.table == nil || len(there.Parts) < len(p.table.Parts) {
+	there, err := partition.Read(t, tableSector(disk))
+	if err != nil || (there.GPT == nil) != (p.table.GPT == nil) || len(there.Parts) < len(p.table.Parts) {
 		return false
 	}
 	for i, part := range p.table.Parts {
@@ -698,6 +702,15 @@ func alike(disk *flash.Disk, p *plan) bool {
 		}
 	}
 	return true
+}
+
+// tableSector is the size of the sectors that the partition table of a disk counts in,
+// 0 if a regular file may have any.
+func tableSector(disk *flash.Disk) int64 {
+	if disk.File {
+		return 0
+	}
+	return int64(disk.SectorSize)
 }
 
 // findDisk finds the disk a person names.
@@ -798,14 +811,18 @@ func whatIsOn(d *flash.Disk) string {
 	if n, _ := t.ReadAt(first, 0); n < len(first) {
 		return "contents that cannot be read"
 	}
-	if table, err := gpt.Read(t); err == nil && len(table.Parts) > 0 {
+	if table, err := partition.Read(t, tableSector(d)); err == nil && len(table.Parts) > 0 {
 		var parts []string
 		for i, p := range table.Parts {
 			if i == 8 {
 				parts = append(parts, fmt.Sprintf("and %d more", len(table.Parts)-i))
 				break
 			}
-			parts = append(parts, fmt.Sprintf("%s of %s", strconv.Quote(p.Name), human(p.Len)))
+			name := strconv.Quote(p.Name)
+			if p.Name == "" {
+				name = fmt.Sprintf("%d (type %s)", p.Number, layouts.TypeName(p.Type))
+			}
+			parts = append(parts, fmt.Sprintf("%s of %s", name, human(p.Len)))
 		}
 		return "the partitions " + strings.Join(parts, ", ")
 	}

@@ -14,7 +14,6 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
-	"imgtool/image/gpt"
 	rootfs "imgtool/image/report"
 	"imgtool/image/sanitize"
 	"imgtool/image/tree"
@@ -186,7 +185,10 @@ func inspect(pic *picture) (*report, error) {
 		note("partition table at the end", parts.back)
 	}
 	if parts.table != nil {
-		r.Table, r.FirstLBA = parts.table.GUID, parts.table.FirstUsable/512
+		if err := parts.table.Overlap(); err != nil {
+			note("partitions", err)
+		}
+		r.Table, r.FirstLBA = parts.table.GUID, parts.table.FirstUsable/parts.table.Sector
 	}
 	for _, p := range parts.list {
 		part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
@@ -228,10 +230,6 @@ func (r *report) perUnit(name string, t *tree.Tree) {
 		list = append(list, f.String())
 	}
 	r.Checks = append(r.Checks, check{What: name + ": data of one unit", Warning: strings.Join(list, ", ")})
-}
-
-func sameTable(a, b *gpt.Table) bool {
-	return fmt.Sprint(*a) == fmt.Sprint(*b)
 }
 
 // stateOf is the state file of a partition, or nothing.

@@ -27,8 +27,8 @@ import (
 	"imgtool/flash"
 	"imgtool/image/build"
 	"imgtool/image/edit"
-	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
+	"imgtool/image/partition"
 	"imgtool/image/sanitize"
 	"imgtool/image/shconf"
 	"imgtool/image/source"
@@ -545,11 +545,14 @@ func diskGUID(disk *flash.Disk) (string, error) {
 		return "", err
 	}
 	defer d.Close()
-	table, err := gpt.Read(d)
+	table, err := partition.Read(d, tableSector(disk))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", disk.Path, err)
 	}
-	return table.GUID, nil
+	if table.GPT == nil {
+		return "", fmt.Errorf("%s: its partition table is an MBR, which has no GUID", disk.Path)
+	}
+	return table.GPT.GUID, nil
 }
 
 // sameDisks looks whether the media are those that were made.

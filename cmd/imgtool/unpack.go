@@ -13,7 +13,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
-	"imgtool/image/gpt"
+	"imgtool/image/partition"
 )
 
 // seek makes an image that comes from front to back one that can be read anywhere, in a
@@ -176,7 +176,7 @@ func asTheTableSays(chunks chunks, b *compress.Budget) chunks {
 		end := int64(math.MaxInt64)
 		for c, err := range chunks {
 			if err == nil && c.Off == 0 {
-				if size := gpt.DiskSize(bytes.NewReader(c.Data)); size > limit {
+				if size := partition.DiskSize(bytes.NewReader(c.Data)); size > limit {
 					yield(image.Chunk{}, &compress.TooLargeError{Size: size, Max: limit})
 					return
 				} else if size > 0 && b.Max == 0 {

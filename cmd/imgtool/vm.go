@@ -23,6 +23,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
+	"imgtool/image/partition"
 	"imgtool/image/vm"
 	"imgtool/layouts"
 )
@@ -325,6 +326,9 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 // diskSize is how large the disk is to be, in bytes.
 func diskSize(p *plan, wanted string) (int64, error) {
 	need := p.need()
+	if need.SectorSize != 512 {
+		return 0, fmt.Errorf("%s: it is for a disk with sectors of %d bytes, and that of the machine has 512", p.pic.name, need.SectorSize)
+	}
 	least := max(need.Size, need.Floor)
 	if need.Exact != 0 {
 		least = need.Exact
@@ -358,7 +362,7 @@ func parseDiskSize(text string) (size layouts.Bytes, err error) {
 // slotCommand is what U-Boot is told to boot a slot, whose boot partition is found by
 // its name.
 func slotCommand(disk *os.File, slot string) (string, error) {
-	table, err := gpt.Read(disk)
+	table, err := partition.Read(disk, 512)
 	if err != nil {
 		return "", fmt.Errorf("the machine's disk: %w", err)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,7 @@ import (
 	"imgtool/image/ext4"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/partition"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 )
@@ -31,37 +31,33 @@ type partitions struct {
 	front, back error // what is wrong with the two copies of a GPT
 }
 
-// readPartitions reads the GPT at the start of an image, or that at its end where
-// the first is damaged, or an MBR. It fails only where the image cannot be read.
+// readPartitions reads the partition table of an image, or the GPT at its end where the
+// one at its start is damaged. It fails only where the image cannot be read.
 func readPartitions(img *image.Image) (*partitions, error) {
 	p := &partitions{}
-	p.table, p.front = gpt.Read(img)
-	if errors.As(p.front, new(*artifact.CorruptError)) {
+	var table *partition.Table
+	if table, p.front = partition.Read(img, 0); errors.As(p.front, new(*artifact.CorruptError)) {
 		return nil, p.front
 	}
-	if errors.Is(p.front, gpt.ErrNone) {
-		sector := make([]byte, 512)
-		if n, err := img.ReadAt(sector, 0); n == len(sector) && sector[510] == 0x55 && sector[511] == 0xAA {
-			if list, err := mbrParts(sector); err == nil {
-				p.mbr, p.list = true, list
-				return p, nil
-			}
-		} else if err != nil && err != io.EOF {
-			return nil, err
+	if p.front == nil && table.GPT == nil {
+		if p.mbr, p.list = len(table.Parts) > 0, table.Parts; !p.mbr {
+			p.front = errors.New("its partition table has no partitions")
 		}
+		return p, nil
 	}
-	backup, err := gpt.ReadBackup(img, img.Size())
-	if errors.As(err, new(*artifact.CorruptError)) {
-		return nil, err
+	backup, err := partition.ReadBackup(img, img.Size())
+	p.back = err
+	if errors.As(p.back, new(*artifact.CorruptError)) {
+		return nil, p.back
 	}
-	if p.back = err; err == nil && p.table != nil && !sameTable(p.table, backup) {
+	if p.back == nil && p.front == nil && !table.GPT.Same(backup.GPT) {
 		p.back = errors.New("it differs from the one at the start")
 	}
-	if p.table == nil {
-		p.table = backup
+	if table == nil {
+		table = backup
 	}
-	if p.table != nil {
-		p.list = p.table.Parts
+	if table != nil {
+		p.table, p.list = table.GPT, table.Parts
 	}
 	return p, nil
 }
@@ -367,27 +363,4 @@ func unreadable(name string, err error) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return corrupt("%s: %w", name, err)
-}
-
-// mbrParts are the partitions in an old table, those in extended ones left out.
-func mbrParts(sector []byte) (list []gpt.Part, err error) {
-	le := binary.LittleEndian
-	for i := range 4 {
-		e := sector[446+16*i:]
-		first, n := int64(le.Uint32(e[8:])), int64(le.Uint32(e[12:]))
-		if e[4] == 0 || n == 0 {
-			continue
-		}
-		if e[4] == 0xEE {
-			return nil, corrupt("its partition table is damaged, or for disks of other than 512-byte sectors: there is a protective MBR, and no GPT in sector 1")
-		}
-		if first*512 < image.Block {
-			return nil, corrupt("its partition %d starts at sector %d, where the table is: the first that can be is %d", i+1, first, image.Block/512)
-		}
-		list = append(list, gpt.Part{Number: i + 1, Type: fmt.Sprintf("%#02x", e[4]), Off: first * 512, Len: n * 512})
-	}
-	if len(list) == 0 {
-		return nil, corrupt("it is no disk image: its partition table has no partitions")
-	}
-	return list, nil
 }

@@ -4,14 +4,11 @@ package gpt
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
-	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -32,12 +29,21 @@ const (
 	TailSize = HeadSize - sector
 )
 
-// Table is a GPT of 512-byte sectors and 128 entries.
+// Table is a GPT. One that Read returns keeps the header and the entries it was read
+// from, and Fit changes no more of them than it must. Where the fields of the form are
+// zero, it has 128 entries of 128 bytes in sector 2 of 512-byte sectors.
 type Table struct {
 	GUID        string
 	Size        int64 // of the disk, in bytes
 	FirstUsable int64 // in bytes
 	Parts       []Part
+
+	Sector     int64 // size of a logical sector, in bytes
+	Entries    int   // how many there are, used or not
+	EntrySize  int   // in bytes
+	EntriesOff int64 // of the entries behind the header at the start, in bytes
+
+	header, entries []byte // as they were read
 }
 
 // Part is an entry that is in use. Off and Len are in bytes.
@@ -52,6 +58,9 @@ type Part struct {
 // Extents are the two copies of the table: "gpt" at the start of the disk, with
 // the protective MBR, and "gpt-backup" at its end.
 func (t *Table) Extents() ([]image.Extent, error) {
+	if !t.Usual() {
+		return nil, &UnsupportedError{fmt.Sprintf("a partition table of %d entries of %d bytes at byte %d, in sectors of %d bytes, cannot be made anew", t.Entries, t.EntrySize, t.EntriesOff, t.Sector)}
+	}
 	if t.Size%sector != 0 || t.Size < HeadSize+TailSize {
 		return nil, fmt.Errorf("a disk of %d bytes has no room for a partition table, or is no multiple of %d", t.Size, sector)
 	}
@@ -106,17 +115,6 @@ func (e *ends) Read([]byte) (int, error)          { return 0, errors.ErrUnsuppor
 func (e *ends) Stat() (fs.FileInfo, error)        { return nil, errors.ErrUnsupported }
 func (e *ends) Close() error                      { return nil }
 
-// Fit is the same table for a disk of another size. It is an error if the
-// partitions do not fit.
-func (t *Table) Fit(size int64) (*Table, error) {
-	fitted := *t
-	fitted.Size = size / sector * sector
-	if end := t.End(); end > fitted.Size-TailSize {
-		return nil, fmt.Errorf("the partitions end at byte %d and a disk of %d bytes has room up to %d", end, size, max(0, fitted.Size-TailSize))
-	}
-	return &fitted, nil
-}
-
 // Start is where the first partition starts, or 0 if there is none.
 func (t *Table) Start() int64 {
 	start := int64(0)
@@ -130,97 +128,11 @@ func (t *Table) Start() int64 {
 
 // End is where the last partition ends.
 func (t *Table) End() int64 {
-	end := int64(HeadSize)
+	end := int64(0)
 	for _, p := range t.Parts {
 		end = max(end, p.Off+p.Len)
 	}
 	return end
-}
-
-// ErrNone says that a disk starts with no partition table.
-var ErrNone = errors.New("no GPT: the signature in sector 1 is missing")
-
-// Read reads the table at the start of a disk or image, whose own header says
-// how large the disk is. The checksums, and that no partitions overlap, are
-// checked; the copy at the end is not looked at.
-func Read(r io.ReaderAt) (*Table, error) { return read(r, 1) }
-
-// ReadBackup reads the copy at the end of a disk of size bytes.
-func ReadBackup(r io.ReaderAt, size int64) (*Table, error) { return read(r, size/sector-1) }
-
-func read(r io.ReaderAt, lba int64) (*Table, error) {
-	h := make([]byte, sector)
-	if lba < 1 {
-		return nil, errors.New("no GPT: the disk has no room for one")
-	}
-	if n, err := r.ReadAt(h, lba*sector); n < len(h) {
-		if err == io.EOF {
-			return nil, fmt.Errorf("no GPT: it ends before sector %d", lba+1)
-		}
-		return nil, fmt.Errorf("reading sector %d: %w", lba, err)
-	}
-	le := binary.LittleEndian
-	if string(h[:8]) != "EFI PART" {
-		if lba == 1 {
-			return nil, ErrNone
-		}
-		return nil, fmt.Errorf("no GPT: the signature in sector %d is missing", lba)
-	}
-	headerSize := le.Uint32(h[12:])
-	if headerSize < 92 || headerSize > sector {
-		return nil, fmt.Errorf("the header in sector %d is %d bytes long", lba, headerSize)
-	}
-	sum := le.Uint32(h[16:])
-	le.PutUint32(h[16:], 0)
-	if got := crc32.ChecksumIEEE(h[:headerSize]); got != sum {
-		return nil, fmt.Errorf("the CRC of the header in sector %d is %08x, not %08x", lba, got, sum)
-	}
-	if own := le.Uint64(h[24:]); own != uint64(lba) {
-		return nil, fmt.Errorf("the header in sector %d says it is in sector %d", lba, own)
-	}
-	last := max(uint64(lba), le.Uint64(h[32:]))
-	first, end, at := le.Uint64(h[40:]), le.Uint64(h[48:]), le.Uint64(h[72:])
-	if last > 1<<53 || first > last || end > last || at > last {
-		return nil, fmt.Errorf("the header in sector %d places things beyond the end of any disk", lba)
-	}
-	if n, size := le.Uint32(h[80:]), le.Uint32(h[84:]); n != entries || size != entrySize {
-		return nil, fmt.Errorf("a table of %d entries of %d bytes; only %d of %d are known", n, size, entries, entrySize)
-	}
-	// Elsewhere than next to its header the array may make room for a boot loader,
-	// which a table written our way would overwrite.
-	if want := uint64(2); lba == 1 && at != want {
-		return nil, fmt.Errorf("the entries are in sector %d; only %d is known", at, want)
-	}
-	e := make([]byte, entries*entrySize)
-	if n, err := r.ReadAt(e, int64(at)*sector); n < len(e) {
-		return nil, fmt.Errorf("reading the entries in sector %d: %w", at, err)
-	}
-	if got, want := crc32.ChecksumIEEE(e), le.Uint32(h[88:]); got != want {
-		return nil, fmt.Errorf("the CRC of the entries in sector %d is %08x, not %08x", at, got, want)
-	}
-
-	t := &Table{GUID: guid(h[56:72]), Size: int64(last+1) * sector, FirstUsable: int64(first) * sector}
-	for i := range entries {
-		b := e[i*entrySize : (i+1)*entrySize]
-		if bytes.Equal(b[:16], make([]byte, 16)) {
-			continue
-		}
-		from, to := le.Uint64(b[32:]), le.Uint64(b[40:])
-		name := utf16Name(b[56:])
-		if from > to || to > end || from < first {
-			return nil, fmt.Errorf("partition %d (%s) has sectors %d to %d, outside of %d to %d", i+1, name, from, to, first, end)
-		}
-		t.Parts = append(t.Parts, Part{Number: i + 1, Name: name, Type: guid(b[:16]), GUID: guid(b[16:32]),
-			Off: int64(from) * sector, Len: int64(to-from+1) * sector, Attrs: le.Uint64(b[48:])})
-	}
-	byPlace := slices.Clone(t.Parts)
-	slices.SortFunc(byPlace, func(a, b Part) int { return cmp.Compare(a.Off, b.Off) })
-	for i := 1; i < len(byPlace); i++ {
-		if a, b := byPlace[i-1], byPlace[i]; b.Off < a.Off+a.Len {
-			return nil, fmt.Errorf("partitions %d (%s) and %d (%s) overlap", a.Number, a.Name, b.Number, b.Name)
-		}
-	}
-	return t, nil
 }
 
 // guid reads the mixed-endian form GUIDs have on disk.
