@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -197,11 +198,16 @@ func (c *Console) authorize(k *claim) ([]byte, error) {
 		return nil, notFound
 	case k.fault != nil:
 		return nil, k.fault
-	case !c.nonces.spend(k.nonce):
+	}
+	open, signed := c.nonces.spend(k.nonce, func() bool {
+		return config != nil && c.device.Verify(api.Message(k.nonce, k.path, k.sum), k.armour) == nil
+	})
+	switch {
+	case !open:
 		return nil, unauthorized("Invalid or expired nonce")
 	case config == nil:
 		return nil, unauthorized("The device is not provisioned")
-	case c.device.Verify(api.Message(k.nonce, k.path, k.sum), k.armour) != nil:
+	case !signed:
 		return nil, unauthorized("Signature verification failed")
 	}
 	return config, nil
@@ -223,16 +229,18 @@ type nonces struct {
 	now   func() time.Time
 
 	mu    sync.Mutex
-	spent map[[32]byte]int64 // and when they were made
-	order [][32]byte         // of spent, oldest first
+	used  map[[32]byte]int64    // with good signatures, and when they were made
+	spent map[[32]byte]struct{} // with others
+	order [][32]byte            // of spent, oldest first
 }
 
-// maxSpent bounds how many spent nonces are remembered. Only one whose signature
-// was good would do something if it were forgotten, and these are an admin's.
+// maxSpent bounds how many nonces are remembered that came with a bad signature. Such a
+// request fails again if its nonce is forgotten. Those that came with a good one are an
+// admin's, and are remembered until they are too old.
 const maxSpent = 4096
 
 func newNonces(id string, now func() time.Time) *nonces {
-	n := &nonces{start: now(), now: now, spent: map[[32]byte]int64{}}
+	n := &nonces{start: now(), now: now, used: map[[32]byte]int64{}, spent: map[[32]byte]struct{}{}}
 	raw, _ := base64.RawURLEncoding.DecodeString(id)
 	copy(n.id[:], raw)
 	rand.Read(n.key[:])
@@ -273,27 +281,39 @@ func (n *nonces) open(text string) bool {
 	b, _, ok := n.read(text)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	_, spent := n.spent[b]
-	return ok && !spent
+	return ok && n.unknown(b)
 }
 
-// spend says whether a nonce was open; it is no more.
-func (n *nonces) spend(text string) bool {
+// unknown says whether a nonce was not spent. The caller holds n.mu.
+func (n *nonces) unknown(b [32]byte) bool {
+	_, used := n.used[b]
+	_, spent := n.spent[b]
+	return !used && !spent
+}
+
+// spend says whether a nonce was open; it is no more. good says whether what it came
+// with was signed by an admin, and is only asked if it was open.
+func (n *nonces) spend(text string, good func() bool) (open, signed bool) {
 	b, made, ok := n.read(text)
 	if !ok {
-		return false
+		return false, false
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if _, spent := n.spent[b]; spent {
-		return false
+	if !n.unknown(b) {
+		return false, false
 	}
-	oldest := n.age() - int64(api.NonceLife/time.Second)
-	for len(n.order) > 0 && (len(n.order) >= maxSpent || n.spent[n.order[0]] < oldest) {
+	if good() {
+		oldest := n.age() - int64(api.NonceLife/time.Second)
+		maps.DeleteFunc(n.used, func(_ [32]byte, made int64) bool { return made < oldest })
+		n.used[b] = made
+		return true, true
+	}
+	if len(n.order) >= maxSpent {
 		delete(n.spent, n.order[0])
 		n.order = n.order[1:]
 	}
-	n.spent[b] = made
+	n.spent[b] = struct{}{}
 	n.order = append(n.order, b)
-	return true
+	return true, false
 }

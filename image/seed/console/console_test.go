@@ -164,6 +164,17 @@ func TestNoncesAreFewAndForOnce(t *testing.T) {
 	if code := a.export(first); code != http.StatusOK {
 		t.Errorf("after 5000 others: %d", code)
 	}
+	// A used one stays used, whatever is sent after it.
+	used := a.nonce("10.0.0.1")
+	if code := a.export(used); code != http.StatusOK {
+		t.Fatalf("a good one: %d", code)
+	}
+	for range 5000 {
+		a.ask("GET", api.PathExport, "10.0.0.9", "", api.HeaderNonce, a.nonce("10.0.0.9"), api.HeaderSignature, base64.StdEncoding.EncodeToString([]byte("signed: nothing")))
+	}
+	if code := a.export(used); code != http.StatusUnauthorized {
+		t.Errorf("a used one, after 5000 others with bad signatures: %d", code)
+	}
 	// It begins with the device's identifier and is of this service alone.
 	id, _ := base64.RawURLEncoding.DecodeString(consoletest.ID)
 	raw, _ := base64.RawURLEncoding.DecodeString(first)
