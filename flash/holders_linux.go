@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -41,25 +42,47 @@ func (m *machine) openDevices() map[uint64][]process {
 	if !m.here() {
 		return nil
 	}
-	if m.open == nil {
-		m.open = map[uint64][]process{}
-		loops := map[fileID]uint64{} // what is written to its file is written to a loop device
-		for _, n := range m.nodes {
-			if dev, ok := n.devNumber(); ok && n.loop != nil {
-				loops[n.loop.file] = dev
-			}
+	if m.open != nil {
+		return m.open
+	}
+	m.open = m.openNow()
+	if len(m.open) == 0 {
+		return m.open
+	}
+	// Programs such as losetup open a device for a moment, to look at it.
+	time.Sleep(passing)
+	now := m.openNow()
+	for dev := range m.open {
+		m.open[dev] = slices.DeleteFunc(m.open[dev], func(p process) bool { return !slices.Contains(now[dev], p) })
+		if len(m.open[dev]) == 0 {
+			delete(m.open, dev)
 		}
-		eachWriter(func(st *unix.Statx_t, p process) {
-			dev, ok := unix.Mkdev(st.Rdev_major, st.Rdev_minor), true
-			if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-				dev, ok = loops[fileID{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}]
-			}
-			if ok {
-				m.open[dev] = append(m.open[dev], p)
-			}
-		})
 	}
 	return m.open
+}
+
+// passing is how long a program may have a device open without using it.
+const passing = 250 * time.Millisecond
+
+// openNow is openDevices at this moment.
+func (m *machine) openNow() map[uint64][]process {
+	open := map[uint64][]process{}
+	loops := map[fileID]uint64{} // what is written to its file is written to a loop device
+	for _, n := range m.nodes {
+		if dev, ok := n.devNumber(); ok && n.loop != nil {
+			loops[n.loop.file] = dev
+		}
+	}
+	eachWriter(func(st *unix.Statx_t, p process) {
+		dev, ok := unix.Mkdev(st.Rdev_major, st.Rdev_minor), true
+		if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+			dev, ok = loops[fileID{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}]
+		}
+		if ok {
+			open[dev] = append(open[dev], p)
+		}
+	})
+	return open
 }
 
 // here says whether the machine is the one that this program runs on.

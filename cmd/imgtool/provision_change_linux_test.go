@@ -43,7 +43,7 @@ func TestProvisionSetAndUnset(t *testing.T) {
 		{"network.dnsmasq", `domain = "farm"`, "domain = \"farm\"\n", "", "PATCH /api/config/network"},
 		{"network.default_gateway", "", "dns_servers", "default_gateway", "PATCH /api/config/network"},
 		{"containers.container.db", "privileged = false\n[Container]\nImage = 'db'\n", "[containers.container.db.Container]\nImage = \"db\"\n", "", "PUT /api/config/containers/db"},
-		{"containers.container.db", "", "", "db", "DELETE /api/config/containers/db"},
+		{"containers.container.db", "", "", "container.db", "DELETE /api/config/containers/db"},
 		{"containers.network.net", `{"Network": {"Internal": true}}`, "[containers.network.net.Network]\nInternal = true\n", "", "PUT /api/config/container-networks/net"},
 		{"containers.network.net", "", "", "Internal", "DELETE /api/config/container-networks/net"},
 		{"containers.volume.data", "[Volume]\nCopy = true", "[containers.volume.data.Volume]\nCopy = true\n", "", "PUT /api/config/container-volumes/data"},

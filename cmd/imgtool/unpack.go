@@ -199,7 +199,7 @@ func upTo(chunks chunks, disk *flash.Disk) chunks {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {
 			if end := c.Off + int64(len(c.Data)); err == nil && end > disk.Size {
-				c, err = image.Chunk{}, &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("it has %d bytes, and the image at least %d when unpacked", disk.Size, end)}
+				c, err = image.Chunk{}, &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", disk.Size, end)}
 			}
 			if !yield(c, err) || err != nil {
 				return
@@ -253,7 +253,7 @@ func (p *plan) readThrough(ctx context.Context, units []*unit, u *ui) error {
 		}
 		for _, n := range units {
 			if end := c.Off + int64(len(c.Data)); end > n.disk.Size {
-				return &flash.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("it has %d bytes, and the image at least %d", n.disk.Size, end)}
+				return &flash.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d: use a larger disk", n.disk.Size, end)}
 			}
 		}
 		progress.Add(int64(len(c.Data)))
