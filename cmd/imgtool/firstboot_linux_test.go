@@ -110,6 +110,7 @@ func (b *board) url() string { return fmt.Sprintf("http://127.0.0.1:%d", b.port)
 // Of a fresh flash, boot-a's seed is taken; at the second boot it is there; after
 // /data was wiped it is not taken again, but that of a stick is, or none.
 func TestFirstBootAndReprovisioning(t *testing.T) {
+	t.Parallel()
 	b := newBoard(t, true)
 	log := b.boots(provisioned, "")
 	wantLines(t, log, "fresh flash: yes", "/data mounted: f2fs on ", "first-boot: the boot partition has a config.toml (/dev/vda1)", "first-boot: the slot is marked good", "first-boot: provisioned")
@@ -160,6 +161,7 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 
 // A bad seed is passed over, and why is told.
 func TestFirstBootWithABadSeed(t *testing.T) {
+	t.Parallel()
 	b := newBoard(t, false)
 	bad := filepath.Join(b.site.dir, "bad.toml")
 	b.site.write(bad, strings.Replace(readText(t, b.site.seed), "version = 1", "version = 2", 1))
@@ -199,6 +201,7 @@ func TestFirstBootWithABadSeed(t *testing.T) {
 
 // The services of a gateway run, as the configuration says: each is asked over the network.
 func TestServicesOfTheStarter(t *testing.T) {
+	t.Parallel()
 	b := newBoard(t, true)
 	ports := map[string]*uint16{"ssh": new(uint16), "ssh from the WAN": new(uint16), "dns": new(uint16)}
 	for _, port := range ports {
@@ -258,6 +261,7 @@ func TestServicesOfTheStarter(t *testing.T) {
 // A data partition that does not mount is made anew if it is empty; otherwise the device
 // takes no configuration. In neither case does it call itself provisioned.
 func TestADataPartitionThatDoesNotMount(t *testing.T) {
+	t.Parallel()
 	b := newBoard(t, true)
 	b.boots(provisioned, "")
 	const begin, superblocks = 2320 << 20, 8 << 10
@@ -302,6 +306,7 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 // The power is cut at any moment of the first boot, up to three times; after that the
 // device ends provisioned or waiting, and is then provisioned by its owner.
 func TestFirstBootWithPowerCuts(t *testing.T) {
+	t.Parallel()
 	needFirstBoot(t)
 	n := 1
 	if os.Getenv("SOAK") != "" {

@@ -134,6 +134,7 @@ type otherSlot struct{ img, update, disk string }
 // From the first boot of the smallest disk to slot B, with another build that the running
 // system wrote, and back to slot A when slot B fails.
 func TestADeviceFromItsFirstBootToItsOtherSlot(t *testing.T) {
+	t.Parallel()
 	needFirstBoot(t)
 	seed := filepath.Join(t.TempDir(), "config.toml")
 	if err := os.WriteFile(seed, []byte(tinySeed), 0o644); err != nil {
@@ -276,6 +277,7 @@ func bytesAt(t *testing.T, path string, off int64, n int) string {
 // Where U-Boot's own method for RAUC has chosen the only slot, that is all of BOOT_ORDER
 // from then on; and Linux does not look for the tries of the script.
 func TestTheOnlySlotOfABootMethod(t *testing.T) {
+	t.Parallel()
 	needVM(t)
 	img := starter(t, "--build-id", "slots-3")
 	env := filepath.Join(t.TempDir(), "env")
