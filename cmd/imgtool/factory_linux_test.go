@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -284,17 +283,6 @@ func TestAKilledFactoryIsFinishedByTheNext(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(b.dir, "imgtool-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-}
-
-func exitOf(err error) int {
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	}
-	return -1
 }
 
 // partOf is a partition of a disk, by its name.

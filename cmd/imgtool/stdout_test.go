@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
@@ -96,4 +97,16 @@ func TestAReceiptThatCannotBeWrittenIsAnError(t *testing.T) {
 	if info, err := os.Stat("log"); err != nil || info.Mode() != 0o600 {
 		t.Error(info.Mode(), err)
 	}
+}
+
+// exitOf is the exit status of a command.
+func exitOf(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	return -1
 }

@@ -170,7 +170,6 @@ func readJSON(src []byte) (*value, error) {
 		if _, err = d.Token(); err == io.EOF {
 			return v, nil
 		}
-		err = errors.New("something follows it")
 	}
 	// The decoder's own words quote what it read.
 	return nil, fmt.Errorf("the change is not JSON (at byte %d)", d.InputOffset())

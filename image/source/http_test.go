@@ -47,14 +47,14 @@ func faulty(t *testing.T, part string, fault func(w http.ResponseWriter, r *http
 }
 
 // opens opens a reference within ten seconds, and says how long it took.
-func opens(t *testing.T, ref string, opt source.Options) (error, time.Duration) {
+func opens(t *testing.T, ref string, opt source.Options) (took time.Duration, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Second, errors.New("it did not end by itself"))
 	defer cancel()
 	begin := time.Now()
 	opt.TempDir = t.TempDir()
-	_, err := opener(t, opt).Root(ctx, ref)
-	return err, time.Since(begin)
+	_, err = opener(t, opt).Root(ctx, ref)
+	return time.Since(begin), err
 }
 
 // endless sends block again and again, with a pause after each.
@@ -123,7 +123,7 @@ func TestARegistryCannotKeepUsWaiting(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			err, took := opens(t, faulty(t, c.part, c.fault), source.Options{Network: hasty})
+			took, err := opens(t, faulty(t, c.part, c.fault), source.Options{Network: hasty})
 			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "it did not end") {
 				t.Fatalf("%v\nwant ... %s", err, c.want)
 			}
@@ -154,7 +154,7 @@ func TestWhatFailsForAWhileIsAskedForAgain(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			var tries atomic.Int32
-			err, took := opens(t, faulty(t, "/manifests/", func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			took, err := opens(t, faulty(t, "/manifests/", func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				if n := tries.Add(1); n < 3 {
 					fail(w, int(n))
 					return
@@ -195,7 +195,7 @@ func TestADownloadGoesOnWhereItWasCut(t *testing.T) {
 			}
 			w.Write(b)
 		})
-		if err, _ := opens(t, ref, source.Options{Network: hasty}); err != nil || cuts.Load() < 2 {
+		if _, err := opens(t, ref, source.Options{Network: hasty}); err != nil || cuts.Load() < 2 {
 			t.Errorf("ranges %v, %d requests: %v", ranges, cuts.Load(), err)
 		}
 	}
@@ -231,13 +231,13 @@ func TestLimitsOfAnImage(t *testing.T) {
 
 	// What is announced, and what comes.
 	ref := faulty(t, "nothing", nil)
-	if err, _ := opens(t, ref, source.Options{Network: hasty, Unpacked: &unpack.Budget{Max: 10}}); err == nil || !strings.Contains(err.Error(), "--max-unpacked allows 10") {
+	if _, err := opens(t, ref, source.Options{Network: hasty, Unpacked: &unpack.Budget{Max: 10}}); err == nil || !strings.Contains(err.Error(), "--max-unpacked allows 10") {
 		t.Error(err)
 	}
-	if err, _ := opens(t, ref, source.Options{Network: hasty, Unpacked: &unpack.Budget{Max: 1000}}); !errors.As(err, new(*unpack.TooLargeError)) {
+	if _, err := opens(t, ref, source.Options{Network: hasty, Unpacked: &unpack.Budget{Max: 1000}}); !errors.As(err, new(*unpack.TooLargeError)) {
 		t.Error(err)
 	}
-	if err, _ := opens(t, ref, source.Options{Network: hasty, Unpacked: &unpack.Budget{Max: 1 << 20}}); err != nil {
+	if _, err := opens(t, ref, source.Options{Network: hasty, Unpacked: &unpack.Budget{Max: 1 << 20}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -310,7 +310,7 @@ func TestATokenServiceOnLoopback(t *testing.T) {
 			dir := t.TempDir()
 			write(t, dir+"/config.json", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, loginFor, strings.TrimPrefix(basic, "Basic ")))
 			t.Setenv("DOCKER_CONFIG", dir)
-			err, _ = opens(t, "docker://"+host+"/x:1", source.Options{Network: hasty})
+			_, err = opens(t, "docker://"+host+"/x:1", source.Options{Network: hasty})
 			if (err == nil) != tt.ok || err != nil && !errors.Is(err, os.ErrPermission) {
 				t.Error(err)
 			}
@@ -363,7 +363,7 @@ func TestARedirectionGetsNoLogin(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/config.json", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte("user:SECRET"))))
 	t.Setenv("DOCKER_CONFIG", dir)
-	if err, _ := opens(t, "docker://"+host+"/x:1", source.Options{Network: hasty}); err != nil {
+	if _, err := opens(t, "docker://"+host+"/x:1", source.Options{Network: hasty}); err != nil {
 		t.Error(err)
 	}
 	if asked.Load() == 0 {

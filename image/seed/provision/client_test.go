@@ -41,7 +41,7 @@ func TestADeviceCannotKeepUsWaiting(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			err, took := health(t, c.handler)
+			took, err := health(t, c.handler)
 			var gone *provision.GoneError
 			if err == nil || errors.As(err, &gone) != c.gone {
 				t.Error(err)
@@ -53,7 +53,7 @@ func TestADeviceCannotKeepUsWaiting(t *testing.T) {
 	}
 }
 
-func health(t *testing.T, h http.HandlerFunc) (error, time.Duration) {
+func health(t *testing.T, h http.HandlerFunc) (took time.Duration, err error) {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
@@ -67,13 +67,14 @@ func health(t *testing.T, h http.HandlerFunc) (error, time.Duration) {
 	}
 	c.Timeout = time.Second
 	begin := time.Now()
-	return c.Health(t.Context()), time.Since(begin)
+	err = c.Health(t.Context())
+	return time.Since(begin), err
 }
 
 func TestABusyDeviceIsAskedAgain(t *testing.T) {
 	for status, wait := range map[int]string{429: "1", 503: ""} {
 		var n atomic.Int32
-		err, took := health(t, func(w http.ResponseWriter, _ *http.Request) {
+		took, err := health(t, func(w http.ResponseWriter, _ *http.Request) {
 			if n.Add(1) < 3 {
 				w.Header().Set("Retry-After", wait)
 				w.WriteHeader(status)
@@ -86,7 +87,7 @@ func TestABusyDeviceIsAskedAgain(t *testing.T) {
 		}
 	}
 	var n atomic.Int32
-	err, took := health(t, func(w http.ResponseWriter, _ *http.Request) {
+	took, err := health(t, func(w http.ResponseWriter, _ *http.Request) {
 		n.Add(1)
 		w.Header().Set("Retry-After", "86400")
 		w.WriteHeader(429)
