@@ -348,6 +348,7 @@ func TestSticksInTheirOrder(t *testing.T) {
 	b.volume("sdb", "1", "", "aaa", map[string]string{"config.toml": b.seed("partlabel")})
 	b.volume("sdc", "1", "ZZZ", "", map[string]string{"config.toml": b.seed("label")})
 	b.volume("sdd", "1", "EMPTY", "", nil)
+	b.volume("sde", "1", "ZZZZ", "", map[string]string{"config.toml": b.seed("later")})
 	b.start()
 	b.has("label")
 	b.says(`the stick ZZZ has a config.toml`)
