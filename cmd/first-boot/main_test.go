@@ -462,6 +462,7 @@ func TestConsoleAndAgain(t *testing.T) {
 func TestFirstThatFailsIsDiscarded(t *testing.T) {
 	b := newBox(t)
 	b.mkdir("etc/nftables.conf/no")
+	b.write("sbin/mark-good", "#!/bin/sh\n[ \"$1\" = waiting ] || echo good >>"+b.root+"/marks\n")
 	b.start()
 	var back *provision.RolledBackError
 	_, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("first")))
@@ -470,6 +471,9 @@ func TestFirstThatFailsIsDiscarded(t *testing.T) {
 	}
 	if b.read("data/config/config.toml") != "" {
 		t.Error("it is still there")
+	}
+	if b.read("marks") != "" || b.read("data/.completed_first_boot") != "" || strings.Contains(b.said(), "first-boot: provisioned") {
+		t.Errorf("the device counts as provisioned:\n%s", b.said())
 	}
 	if fresh, err := b.client(b.wan).Fresh(t.Context()); !fresh || err != nil {
 		t.Errorf("the device does not wait: %v", err)
