@@ -209,7 +209,7 @@ func TestFilesOfAnOlderVersion(t *testing.T) {
 	}
 	b.start()
 	b.has("first")
-	b.says("written anew below .*/data/config, as they differ from what this version makes of config.toml: activation-policy.json, admin-signers, lan-settings.json, " +
+	b.says("rewritten in .*/data/config, because they differ from what this version makes of config.toml: activation-policy.json, admin-signers, lan-settings.json, " +
 		"quadlet-runtime.json, quadlet/gone.container, ssh-authorized-keys/gone\n")
 	for _, gone := range []string{"quadlet/gone.container", "ssh-authorized-keys/gone"} {
 		if _, err := os.Stat(filepath.Join(b.root, "data/config", gone)); err == nil {

@@ -292,9 +292,9 @@ func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 		switch renewed, err := d.store.renew(config); {
 		case err != nil:
 			// What it is made of is in config.toml.
-			say("the files of the configuration cannot be written anew: %v", err)
+			say("rewriting the files of the configuration: %v", err)
 		case len(renewed) > 0:
-			say("written anew below %s, as they differ from what this version makes of config.toml: %s", d.store.config(), strings.Join(renewed, ", "))
+			say("rewritten in %s, because they differ from what this version makes of config.toml: %s", d.store.config(), strings.Join(renewed, ", "))
 		}
 		err := d.activate(config, report)
 		switch {

@@ -53,7 +53,7 @@ func (s *store) ready() error {
 	if s.device != "" {
 		var disk unix.Stat_t
 		if err := unix.Stat(s.device, &disk); err != nil {
-			return fmt.Errorf("there is no data partition: %s: %w", s.device, err)
+			return fmt.Errorf("the disk has no data partition: %s: %w", s.device, err)
 		}
 		if disk.Rdev != own.Dev {
 			return fmt.Errorf("%s is not the file system of the data partition %s", s.dir, s.device)

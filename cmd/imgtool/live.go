@@ -638,19 +638,19 @@ func readTodo(root *rooted, p string) (*todo, error) {
 	at := root.path(p)
 	text, err := root.readFile(p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &flash.RefusedError{Disk: at, Reason: "it is not there, and the state file says that the media are made: remove the state file to begin anew"}
+		return nil, &flash.RefusedError{Disk: at, Reason: "it is not there, and the state file says that the media are made: remove the state file and start over"}
 	}
 	if err != nil {
 		return nil, err
 	}
 	t := &todo{}
 	if err := json.Unmarshal(text, t); err != nil {
-		return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): remove it and the state file to begin anew", err)}
+		return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): remove it and the state file, and start over", err)}
 	}
 	for _, c := range t.Changes {
 		for _, p := range []string{c.Path, c.Link, c.Backup} {
 			if p != "" && (!fs.ValidPath(p) || p == ".") || c.Path == "" {
-				return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is no path: remove it and the state file to begin anew", p)}
+				return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is not a path: remove it and the state file, and start over", p)}
 			}
 		}
 	}

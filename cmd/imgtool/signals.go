@@ -39,7 +39,7 @@ func (u *ui) heed(out *results, cancel context.CancelFunc) (stop func()) {
 	if len(broken) > 0 {
 		out.broken = func() {
 			if u.writing.Load() == 0 {
-				// The runtime ends the program as others end whose output nobody reads.
+				// The runtime ends the program, as is usual when the reader of its output is gone.
 				signal.Reset(syscall.SIGPIPE)
 				out.to.Write([]byte("\n"))
 			}

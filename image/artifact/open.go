@@ -116,7 +116,7 @@ func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 			}
 			if !bytes.Equal(part, zero[:len(part)]) {
 				i := slices.IndexFunc(part, func(b byte) bool { return b != 0 })
-				return corrupt("byte %d is %#x and lies where the manifest has nothing", at+int64(i), part[i])
+				return corrupt("byte %d is %#x, where the manifest has no content", at+int64(i), part[i])
 			}
 			at += int64(len(part))
 		}

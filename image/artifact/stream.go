@@ -166,7 +166,7 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 			hole := func(to int64) bool {
 				for i, b := range data[at-off : to-off] {
 					if b != 0 {
-						yield(image.Chunk{}, corrupt("byte %d is %#x and lies where the manifest has nothing", at+int64(i), b))
+						yield(image.Chunk{}, corrupt("byte %d is %#x, where the manifest has no content", at+int64(i), b))
 						return false
 					}
 				}

@@ -50,7 +50,7 @@ func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 			continue
 		}
 		if e.Name[0] == '.' {
-			continue // the folder itself or its parent
+			continue // "." or ".."
 		}
 		it := &item{
 			alias:  shortName(e),

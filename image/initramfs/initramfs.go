@@ -44,7 +44,7 @@ func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 		switch format {
 		case compress.None:
 			if !isCpio(head) {
-				return false, fmt.Errorf("at byte %d it has % x, which is no cpio and no known compression", at, head[:min(6, len(head))])
+				return false, fmt.Errorf("at byte %d it has % x, which is neither a cpio archive nor a known compression", at, head[:min(6, len(head))])
 			}
 			found, err = search(in, path, false)
 			at += in.n

@@ -101,7 +101,7 @@ func TestWhatCannotBeReadIsSaid(t *testing.T) {
 	imagetest.Need(t, "cpio")
 	other := archive(t, "bin/busybox")
 	for name, c := range map[string]struct{ data, want string }{
-		"text":             {other + "hello, this is text", "which is no cpio and no known compression"},
+		"text":             {other + "hello, this is text", "which is neither a cpio archive nor a known compression"},
 		"packed text":      {piped(t, "hello, this is text", "gzip", "-c"), "which is no cpio"},
 		"a cut cpio":       {other[:len(other)/2], "cut short"},
 		"a cut gzip":       {piped(t, other, "gzip", "-c")[:100], "cut short"},

@@ -31,7 +31,7 @@ func (a *applying) follow(id string) (*Applied, error) {
 		case a.ctx.Err() != nil:
 			return nil, context.Cause(a.ctx)
 		case err != nil && a.c != a.first:
-			// Nobody, or somebody else who has this address on a LAN of its own.
+			// No device answers, or another one that has this address on its own LAN.
 			a.turn()
 		case errors.As(err, &gone), errors.As(err, &refused) && refused.Status >= 500:
 			if !lost {
