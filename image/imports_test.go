@@ -12,7 +12,7 @@ import (
 // The arrows of the design: what each package may import of ours.
 var imports = map[string][]string{
 	"image":           {"image/parallel"},
-	"image/parallel":   {},
+	"image/parallel":  {},
 	"image/cache":     {},
 	"image/heap":      {},
 	"image/fault":     {},
