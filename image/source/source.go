@@ -22,6 +22,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
@@ -88,6 +89,7 @@ type CorruptError struct {
 
 func (e *CorruptError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *CorruptError) Unwrap() error { return e.Err }
+func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
 // named adds a name to an error, keeping a corrupt source one.
 func named(name string, err error) error {
