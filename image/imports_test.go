@@ -47,7 +47,7 @@ var imports = map[string][]string{
 
 	"image/tree":          {"image"},
 	"image/tree/hostfs":   {"image", "image/tree"},
-	"image/tree/sums":     {"image", "image/tree"},
+	"image/tree/sums":     {"image", "image/parallel", "image/tree"},
 	"image/tree/tarfs":    {"image", "image/tree"},
 	"image/tree/treetest": {"image/tree", "image/tree/sums"},
 

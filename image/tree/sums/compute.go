@@ -115,7 +115,7 @@ func (r *blockRange) hash(buf []byte, block int64, memo *Memo) error {
 	buf = buf[:r.len]
 	if n, err := image.ReadFull(r.node.Content, buf, r.off); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			err = fmt.Errorf("the file ends there, but has a size of %d bytes: %w", r.node.Size(), err)
+			err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", r.node.Size(), err)
 		}
 		return fmt.Errorf("%s: reading at byte %d: %w", r.path, r.off+int64(n), err)
 	}

@@ -146,7 +146,7 @@ func TestShortFileIsNamed(t *testing.T) {
 	tr := tree.New(0)
 	treetest.Must(t, tr.Put("dir/file", regular(short{strings.NewReader(strings.Repeat("x", 5000))})))
 	_, err := sums.Compute(t.Context(), tr, sums.Options{Block: 4096})
-	if err == nil || err.Error() != "dir/file: reading at byte 5000: the file ends there, but has a size of 9000 bytes: unexpected EOF" || !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err == nil || err.Error() != "dir/file: reading at byte 5000: it ends there, but has a size of 9000 bytes: unexpected EOF" || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Error(err)
 	}
 }
