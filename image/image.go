@@ -20,7 +20,7 @@
 //	  |-> image/partition  the partition table of an image or disk, on image/{gpt,mbr}
 //	  |-> image/artifact   .img, .img.zst, .img.xz, .img.gz, manifest, bmap
 //	  |-> image/simg       Android sparse images
-//	  |-> image/ordered    the one concurrency shape
+//	  |-> image/parallel   parallel map, results in input order
 //	  |-> image/xz         reading xz
 //	  `-> image            standard library only
 package image

@@ -12,7 +12,7 @@ import (
 	"runtime"
 	"slices"
 
-	"imgtool/image/ordered"
+	"imgtool/image/parallel"
 )
 
 // Manifest is the shadow of an image in text.
@@ -185,7 +185,7 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Spa
 		p.Add(t.Pieces.Entries[s.piece].Len)
 		return nil
 	}
-	return t, ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
+	return t, parallel.Map(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
 }
 
 // write writes a chunk to w, unless that is nil.

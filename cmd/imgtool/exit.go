@@ -10,6 +10,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
@@ -41,7 +42,7 @@ func exitStatus(err error) int {
 	switch {
 	case is(new(*resultsError)), is(new(*receiptError)) && !errors.Is(err, fs.ErrPermission):
 		return exitWrite
-	case is(new(*usageError)):
+	case fault.Kind(err) == fault.Usage:
 		return exitUsage
 	case is(new(*provision.RolledBackError)):
 		return exitRolledBack
