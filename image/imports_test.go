@@ -42,19 +42,22 @@ var imports = map[string][]string{
 
 	"image/seed/api":                 {},
 	"image/seed/console":             {"image/seed/api"},
-	"image/seed/console/consoletest": {"image/imagetest", "image/seed", "image/seed/api", "image/seed/console"},
-	"image/seed/provision":           {"image/seed", "image/seed/api"},
+	"image/seed/console/consoletest": {"image/imagetest", "image/seed", "image/seed/api", "image/seed/bundle", "image/seed/console"},
+	"image/seed/bundle":              {"image/fault", "image/seed"},
+	"image/seed/provision":           {"image/fault", "image/hostfile", "image/seed", "image/seed/api", "image/seed/seedfile"},
+	"image/seed/seedfile":            {"image/hostfile", "image/seed", "image/seed/bundle"},
+	"image/seed/seedstick":           {"image", "image/fat", "image/gpt", "layouts"},
 
 	"layouts": {},
 	"boards":  {"layouts"},
 	"flash":   {"image"},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/compress", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/initramfs", "image/simg", "image/source",
-		"image/report", "image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot"},
+		"image/report", "image/seed/seedfile", "image/squashfs", "image/swap", "image/tree", "image/uboot"},
 	"image/report":        {"image/tree"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
-	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/bundle", "image/seed/console"},
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/bundle", "image/seed/provision", "image/seed/seedfile", "image/seed/seedstick", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm", "image/partition"},
 }
 

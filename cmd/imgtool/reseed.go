@@ -17,9 +17,9 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/seed/seedfile"
 )
 
 // addBoardFlag adds --board to a command that looks for the seed of an image or a disk.
@@ -36,7 +36,7 @@ func askedBoard(name string) (*boards.Board, error) {
 }
 
 // reseed puts a seed into an image file or onto a disk, or takes it away: nil.
-func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Board, u *ui) error {
+func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &noDiskError{path, err}
@@ -161,7 +161,7 @@ func (e *seedEdit) checkLanded(path string, board *boards.Board, u *ui) error {
 }
 
 // reseedDisk changes the boot partition of a disk that is not in use.
-func reseedDisk(ctx context.Context, path string, want *build.Seed, board *boards.Board, u *ui) error {
+func reseedDisk(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
 	disk, err := findDisk(path)
 	if err != nil {
 		return err
@@ -228,7 +228,7 @@ func writeStep(ctx context.Context, t *flash.Target, patches []image.Extent) err
 }
 
 // withSeed is the image with a seed in it, composed as it is read.
-func (p *picture) withSeed(want *build.Seed, board *boards.Board, u *ui) (*picture, error) {
+func (p *picture) withSeed(want *seedfile.Seed, board *boards.Board, u *ui) (*picture, error) {
 	if p.img == nil {
 		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.name)
 	}

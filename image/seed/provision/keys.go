@@ -1,4 +1,4 @@
-package main
+package provision
 
 import (
 	"context"
@@ -19,60 +19,59 @@ import (
 	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
-	"imgtool/image/seed/provision"
 )
 
-// maxKeys is how many keys a device is tried with, as sshd takes no more.
+// maxKeys is the number of keys that are tried, as many as sshd allows by default.
 const maxKeys = 6
 
-// findKeys finds the key that a person named, or those that are there: of
-// ssh-agent, then of ~/.ssh. Those of admins of the configuration are first.
-func findKeys(ctx context.Context, id string, config *seed.Config, u *ui) ([]*provision.Key, error) {
-	agents, err := agentKeys(u)
-	if id != "" {
-		if err != nil {
-			u.warn(err.Error())
-		}
-		key, err := namedKey(ctx, id, agents, u)
+// Key signs requests.
+type Key struct {
+	Name string // for messages: file or comment, and fingerprint
+	ssh.Signer
+}
+
+// Keyring finds keys to sign with. Its functions must not be nil.
+type Keyring struct {
+	// ID selects a key: a private key file, or a public key file, fingerprint or comment of
+	// a key in ssh-agent. If it is empty, all keys of ssh-agent and of Dir are used.
+	ID     string
+	Socket string // of ssh-agent; empty: no agent
+	Dir    string // with id_ed25519 and others, such as ~/.ssh
+
+	Warn func(message string)
+	// Touch is called before a security key named name signs, which its owner must touch.
+	Touch func(name string)
+	// Passphrase asks for the passphrase of a key file; again is true after a wrong one.
+	Passphrase func(ctx context.Context, file string, again bool) (string, error)
+}
+
+// Find returns the key selected by ID, or up to 6 keys of ssh-agent and Dir. Keys of config's
+// admins are first; config may be nil.
+func (r *Keyring) Find(ctx context.Context, config *seed.Config) ([]*Key, error) {
+	keys, err := r.agentKeys()
+	if err != nil {
+		r.Warn(err.Error())
+	}
+	if r.ID != "" {
+		key, err := r.selected(ctx, r.ID, keys)
 		if err != nil {
 			return nil, err
 		}
-		return []*provision.Key{key}, nil
+		return []*Key{key}, nil
 	}
-	if err != nil {
-		u.warn(err.Error())
-	}
-	keys := agents
-	home, _ := os.UserHomeDir()
 	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
-		path := filepath.Join(home, ".ssh", name)
+		path := filepath.Join(r.Dir, name)
 		pem, err := readKeyFile(path)
 		if err != nil {
 			continue
 		}
-		// Those with a passphrase are asked for only by name.
-		if signer, err := ssh.ParsePrivateKey(pem); err == nil && !hasKey(keys, signer.PublicKey()) {
-			keys = append(keys, newKey(path, signer, u))
+		// Keys with a passphrase are used only if they are selected.
+		if signer, err := ssh.ParsePrivateKey(pem); err == nil && find(keys, signer.PublicKey()) == nil {
+			keys = append(keys, r.newKey(path, signer))
 		}
 	}
 	if config != nil {
-		var admins []string
-		for _, line := range config.Admins() {
-			if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)); err == nil {
-				admins = append(admins, string(key.Marshal()))
-			}
-		}
-		rank := func(k *provision.Key) int {
-			n := 0
-			if !slices.Contains(admins, string(k.PublicKey().Marshal())) {
-				n = 2
-			}
-			if touched(k.PublicKey()) {
-				n++
-			}
-			return n
-		}
-		slices.SortStableFunc(keys, func(a, b *provision.Key) int { return rank(a) - rank(b) })
+		sortByAdmin(keys, config)
 	}
 	if len(keys) > maxKeys {
 		keys = keys[:maxKeys]
@@ -80,10 +79,31 @@ func findKeys(ctx context.Context, id string, config *seed.Config, u *ui) ([]*pr
 	return keys, nil
 }
 
-func hasKey(keys []*provision.Key, public ssh.PublicKey) bool { return keyIn(keys, public) != nil }
+// sortByAdmin sorts keys of admins first, and among equals security keys last, since they
+// must be touched.
+func sortByAdmin(keys []*Key, config *seed.Config) {
+	var admins []string
+	for _, line := range config.Admins() {
+		if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)); err == nil {
+			admins = append(admins, string(key.Marshal()))
+		}
+	}
+	rank := func(k *Key) int {
+		n := 0
+		if !slices.Contains(admins, string(k.PublicKey().Marshal())) {
+			n = 2
+		}
+		if isSecurityKey(k.PublicKey()) {
+			n++
+		}
+		return n
+	}
+	slices.SortStableFunc(keys, func(a, b *Key) int { return rank(a) - rank(b) })
+}
 
-func keyIn(keys []*provision.Key, public ssh.PublicKey) *provision.Key {
-	i := slices.IndexFunc(keys, func(k *provision.Key) bool {
+// find returns the key with a public key, or nil.
+func find(keys []*Key, public ssh.PublicKey) *Key {
+	i := slices.IndexFunc(keys, func(k *Key) bool {
 		return string(k.PublicKey().Marshal()) == string(public.Marshal())
 	})
 	if i < 0 {
@@ -92,37 +112,34 @@ func keyIn(keys []*provision.Key, public ssh.PublicKey) *provision.Key {
 	return keys[i]
 }
 
-// newKey names a key by where it is and its fingerprint.
-func newKey(where string, signer ssh.Signer, u *ui) *provision.Key {
-	key := &provision.Key{Name: fmt.Sprintf("%s (%s)", where, ssh.FingerprintSHA256(signer.PublicKey())), Signer: signer}
-	if touched(signer.PublicKey()) {
-		key.Signer = &touch{signer, key.Name, u}
+func (r *Keyring) newKey(where string, signer ssh.Signer) *Key {
+	key := &Key{Name: fmt.Sprintf("%s (%s)", where, ssh.FingerprintSHA256(signer.PublicKey())), Signer: signer}
+	if isSecurityKey(signer.PublicKey()) {
+		key.Signer = &securityKey{signer, key.Name, r.Touch}
 	}
 	return key
 }
 
-// touched says whether a key signs only when somebody touches it.
-func touched(key ssh.PublicKey) bool { return strings.HasPrefix(key.Type(), "sk-") }
+func isSecurityKey(key ssh.PublicKey) bool { return strings.HasPrefix(key.Type(), "sk-") }
 
-// touch is a security key; it asks to be touched.
-type touch struct {
+// securityKey calls touch before it signs.
+type securityKey struct {
 	ssh.Signer
-	name string
-	u    *ui
+	name  string
+	touch func(name string)
 }
 
-func (t *touch) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
-	t.u.say("touch the security key %s", t.name)
-	return t.Signer.Sign(rand, data)
+func (k *securityKey) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	k.touch(k.name)
+	return k.Signer.Sign(rand, data)
 }
 
-// agentKeys are the keys of ssh-agent that a device could take, none if there is no agent.
-func agentKeys(u *ui) ([]*provision.Key, error) {
-	socket := os.Getenv("SSH_AUTH_SOCK")
-	if socket == "" {
+// agentKeys returns the keys of ssh-agent that have a type the device accepts.
+func (r *Keyring) agentKeys() ([]*Key, error) {
+	if r.Socket == "" {
 		return nil, nil
 	}
-	conn, err := net.Dial("unix", socket)
+	conn, err := net.Dial("unix", r.Socket)
 	if err != nil {
 		return nil, fmt.Errorf("ssh-agent does not answer: %w", err)
 	}
@@ -135,7 +152,7 @@ func agentKeys(u *ui) ([]*provision.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ssh-agent: %w", err)
 	}
-	var keys []*provision.Key
+	var keys []*Key
 	for i, signer := range signers {
 		if !slices.Contains(api.KeyTypes, signer.PublicKey().Type()) {
 			continue
@@ -144,13 +161,13 @@ func agentKeys(u *ui) ([]*provision.Key, error) {
 		if i < len(list) && list[i].Comment != "" {
 			where = list[i].Comment
 		}
-		keys = append(keys, newKey(where, signer, u))
+		keys = append(keys, r.newKey(where, signer))
 	}
 	return keys, nil
 }
 
-// namedKey is the key that a person means: a file, or one of the agent's.
-func namedKey(ctx context.Context, id string, agents []*provision.Key, u *ui) (*provision.Key, error) {
+// selected returns the key with an ID: a file, or a key of the agent.
+func (r *Keyring) selected(ctx context.Context, id string, agents []*Key) (*Key, error) {
 	text, err := readKeyFile(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		for _, key := range agents {
@@ -159,68 +176,65 @@ func namedKey(ctx context.Context, id string, agents []*provision.Key, u *ui) (*
 				return key, nil
 			}
 		}
-		return nil, fmt.Errorf("--key %s: there is no such file, and ssh-agent has no key of that fingerprint or comment", id)
+		return nil, fmt.Errorf("--key %s: there is no such file, and ssh-agent has no key with that fingerprint or comment", id)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if public, _, _, _, err := ssh.ParseAuthorizedKey(text); err == nil {
-		if key := keyIn(agents, public); key != nil {
+		if key := find(agents, public); key != nil {
 			return key, nil
 		}
 		if private := strings.TrimSuffix(id, ".pub"); private != id {
 			if _, err := os.Stat(private); err == nil {
-				return namedKey(ctx, private, agents, u)
+				return r.selected(ctx, private, agents)
 			}
 		}
-		return nil, fmt.Errorf("%s is a public key, and ssh-agent does not have its private one; add it with ssh-add", id)
+		return nil, fmt.Errorf("%s is a public key, and ssh-agent does not have its private key; add it with ssh-add", id)
 	}
 	signer, err := ssh.ParsePrivateKey(text)
 	var missing *ssh.PassphraseMissingError
 	if errors.As(err, &missing) {
 		if missing.PublicKey != nil {
-			if key := keyIn(agents, missing.PublicKey); key != nil {
+			if key := find(agents, missing.PublicKey); key != nil {
 				return key, nil
 			}
 		}
-		signer, err = unlock(ctx, id, text, u)
+		signer, err = r.unlock(ctx, id, text)
 	}
 	if err != nil {
-		// Security keys have their private half elsewhere.
+		// The file of a security key does not contain its private key.
 		if public, e := readKeyFile(id + ".pub"); e == nil && strings.HasPrefix(string(public), "sk-") {
 			if key, _, _, _, e := ssh.ParseAuthorizedKey(public); e == nil {
-				if k := keyIn(agents, key); k != nil {
+				if k := find(agents, key); k != nil {
 					return k, nil
 				}
 			}
-			return nil, fmt.Errorf("%s is of a security key, which works through ssh-agent: ssh-add %s", id, id)
+			return nil, fmt.Errorf("%s is the file of a security key, which works through ssh-agent only: ssh-add %s", id, id)
 		}
-		return nil, fmt.Errorf("%s is no private key that can be used: %w", id, err)
+		return nil, fmt.Errorf("%s is not a usable private key: %w", id, err)
 	}
 	if !slices.Contains(api.KeyTypes, signer.PublicKey().Type()) {
-		return nil, fmt.Errorf("%s is a key of type %s, which the device does not take; it takes ed25519, ecdsa and rsa", id, signer.PublicKey().Type())
+		return nil, fmt.Errorf("%s is a key of type %s, which the device does not accept; it accepts ed25519, ecdsa and rsa", id, signer.PublicKey().Type())
 	}
-	return newKey(id, signer, u), nil
+	return r.newKey(id, signer), nil
 }
 
-// unlock asks for the passphrase of a key.
-func unlock(ctx context.Context, id string, text []byte, u *ui) (ssh.Signer, error) {
-	question := fmt.Sprintf("Passphrase of %s: ", id)
-	for tries := 3; ; tries-- {
-		passphrase, err := u.secret(ctx, question, fmt.Sprintf("%s has a passphrase; add it to ssh-agent with ssh-add", id))
+// unlock decrypts a private key with a passphrase, which it asks for up to three times.
+func (r *Keyring) unlock(ctx context.Context, id string, text []byte) (ssh.Signer, error) {
+	for try := 1; ; try++ {
+		passphrase, err := r.Passphrase(ctx, id, try > 1)
 		if err != nil {
 			return nil, err
 		}
 		signer, err := ssh.ParsePrivateKeyWithPassphrase(text, []byte(passphrase))
-		if !errors.Is(err, x509.IncorrectPasswordError) || tries == 1 {
+		if !errors.Is(err, x509.IncorrectPasswordError) || try == 3 {
 			return signer, err
 		}
-		question = fmt.Sprintf("It is wrong. Passphrase of %s: ", id)
 	}
 }
 
-// readKeyFile reads a key file, which is small.
 func readKeyFile(path string) ([]byte, error) {
-	// A key of the largest kind in use, RSA of 16384 bits, has 13 KiB.
+	// The largest keys in use, RSA with 16,384 bits, have 13 KiB.
 	return hostfile.ReadStream(path, 64<<10)
 }
