@@ -364,15 +364,15 @@ func TestProvisionRefused(t *testing.T) {
 	s.wants(4, "takes another only with the signature of one of its admins", "provision", d.URL(), "--seed", s.seed)
 	s.wants(4, "the device does not take the signature of", "provision", "validate", d.URL(), "--seed", s.seed, "--key", other)
 	s.wants(4, "the device does not take the signature of", "provision", "export", d.URL(), "--key", other)
-	s.wants(4, "there is no key", "provision", "export", d.URL())
-	s.wants(4, "there is no key", "provision", "status", d.URL(), "--seed", s.seed)
+	s.wants(4, "no key was found", "provision", "export", d.URL())
+	s.wants(4, "no key was found", "provision", "status", d.URL(), "--seed", s.seed)
 	s.has(d, "old")
 
 	// Old nonces: once is bad luck.
 	d = s.device(&consoletest.Device{Stale: 1})
 	s.wants(0, "applied", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	d = s.device(&consoletest.Device{Stale: 100})
-	s.wants(4, "was too old when it came back, twice", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.wants(4, "had expired when the signed request arrived, twice", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	s.has(d, "old")
 
 	// What the host does not know of.
@@ -439,7 +439,7 @@ func TestProvisionThatFails(t *testing.T) {
 	s.wants(11, "and the device waits for a configuration again: no network", "provision", d.URL(), "--seed", s.seed)
 	s.has(d, "")
 	d = s.device(&consoletest.Device{Fail: "settle", Error: "no", StuckRollback: true})
-	s.wants(12, "and going back failed too: no", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.wants(12, "and the rollback failed too: no", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 
 	// For machines.
 	d = s.device(&consoletest.Device{Fail: "activate", Error: "no"})
@@ -489,9 +489,9 @@ func TestProvisionWithARestart(t *testing.T) {
 	}{
 		{"again, before it is active", false, "write-users", true, 11, "the job was lost, and the device has the previous configuration", "old"},
 		{"again, when it is active", false, "activate", true, 0, "applied in", "new"},
-		{"first, before it is active", true, "write-users", false, 11, "the job was lost, and the device waits for its first configuration as before", ""},
+		{"first, before it is active", true, "write-users", false, 11, "the job was lost, and the device still waits for its first configuration", ""},
 		{"first, when it is active", true, "activate", true, 0, "applied in", "new"},
-		{"first, when it is active, without a key", true, "activate", false, 12, "the device does not show its configuration: there is no key of an admin", "new"},
+		{"first, when it is active, without a key", true, "activate", false, 12, "the device does not show its configuration: no key of an admin was found", "new"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := restart(&consoletest.Device{}, c.step)
@@ -705,7 +705,7 @@ func TestProvisionFarAway(t *testing.T) {
 	imagetest.Run(t, "ip", "address", "add", far+"/32", "dev", "lo")
 	t.Cleanup(func() { imagetest.Run(t, "ip", "address", "del", far+"/32", "dev", "lo") })
 	d.Move(far + ":0")
-	s.wants(2, "is not a local address, and the configuration may hold secrets; pass --yes", "provision", d.URL(), "--seed", s.seed)
+	s.wants(2, "is not a local address, and the configuration may contain secrets; pass --yes", "provision", d.URL(), "--seed", s.seed)
 	p := newPerson(t)
 	cmd := p.starts("provision", d.URL(), "--seed", s.seed)
 	p.sees("Type yes to go on: ")

@@ -57,7 +57,8 @@ func runProvisionStatus(ctx context.Context, opt provisionOptions, u *ui) error 
 		words = "up, and has the configuration of " + opt.seed.file
 	case want != nil:
 		words = "up, and has another configuration than " + opt.seed.file
-	case c.Device != "":
+	}
+	if want == nil && c.Device != "" {
 		words += " (device " + c.Device + ")"
 	}
 	if u.json {

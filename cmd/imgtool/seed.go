@@ -54,13 +54,20 @@ func (o seedOptions) check() error {
 	return nil
 }
 
+func (o seedOptions) checkFile() error {
+	if o.file == "-" {
+		return fault.New(fault.Usage, "the seed must be a file, not a pipe")
+	}
+	return nil
+}
+
 // read reads a seed for an image or a stick. It does not check it.
 func (o seedOptions) read() (*seedfile.Seed, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if o.file == "-" {
-		return nil, fault.New(fault.Usage, "the seed must be a file, not a pipe")
+	if err := o.checkFile(); err != nil {
+		return nil, err
 	}
 	if o.values != "" {
 		return seedfile.ReadUnit(o.file, o.values, o.unit)

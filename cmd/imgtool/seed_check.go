@@ -53,6 +53,9 @@ func runSeedCheck(opt seedOptions, u *ui) error {
 }
 
 func runSeedCheckUnits(opt seedOptions, u *ui) error {
+	if err := opt.checkFile(); err != nil {
+		return err
+	}
 	all, err := seedfile.CheckUnits(opt.file, opt.values)
 	if err != nil {
 		return err
