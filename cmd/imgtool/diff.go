@@ -18,9 +18,11 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/tree"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -104,20 +106,20 @@ func (d difference) text() string {
 // comparison collects differences.
 type comparison struct {
 	ctx      context.Context
-	a, b     *located
+	a, b     *volume.Location
 	progress image.Progress
 	list     []difference
 }
 
 func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 	c := &comparison{ctx: ctx}
-	placeA, placeB := parsePlace(argA), parsePlace(argB)
+	placeA, placeB := volume.ParsePlace(argA), volume.ParsePlace(argB)
 	if placeA.file == "-" && placeB.file == "-" {
 		return fault.New(fault.Usage, "only one of the two can be standard input")
 	}
 	for _, side := range []struct {
 		place place
-		to    **located
+		to    **volume.Location
 	}{{placeA, &c.a}, {placeB, &c.b}} {
 		l, err := side.place.open(ctx, u)
 		if err != nil {
@@ -157,30 +159,30 @@ func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 }
 
 // isDisk says whether the image is what a device has.
-func (l *located) isDisk() bool {
-	if l.pic.file == nil {
+func (l *volume.Location) isDisk() bool {
+	if l.pic.File == nil {
 		return false
 	}
-	info, err := l.pic.file.Stat()
+	info, err := l.pic.File.Stat()
 	return err == nil && info.Mode()&fs.ModeDevice != 0
 }
 
 // fit makes an image what flash would make it on the disk it is compared with.
 func (c *comparison) fit() error {
-	for _, sides := range [][2]*located{{c.a, c.b}, {c.b, c.a}} {
+	for _, sides := range [][2]*volume.Location{{c.a, c.b}, {c.b, c.a}} {
 		l, disk := sides[0], sides[1]
 		if !disk.isDisk() || l.isDisk() {
 			continue
 		}
-		fitted, err := l.pic.fit(disk.pic.img.Size())
+		fitted, err := compose.Fit(l.Source, disk.Source.Image.Size(), nil)
 		if err != nil {
-			return fmt.Errorf("%s: %w", l.pic.name, err)
+			return fmt.Errorf("%s: %w", l.pic.Name, err)
 		}
 		if l.pic = fitted; fitted.img == nil {
 			continue
 		}
-		if l.parts, err = readPartitions(fitted.img); err != nil {
-			return fmt.Errorf("%s: %w", l.pic.name, err)
+		if l.parts, err = volume.ReadPartitions(fitted.img); err != nil {
+			return fmt.Errorf("%s: %w", l.pic.Name, err)
 		}
 	}
 	return nil
@@ -222,7 +224,7 @@ func (c *comparison) places() error {
 		return c.contents(name, a, b)
 	}
 	var trees [2]*tree.Tree
-	for i, l := range []*located{c.a, c.b} {
+	for i, l := range []*volume.Location{c.a, c.b} {
 		v, err := l.volume()
 		if err != nil {
 			return err
@@ -241,14 +243,14 @@ func (c *comparison) places() error {
 // images compares two images with partitions.
 func (c *comparison) images() error {
 	a, b := c.a.parts, c.b.parts
-	for _, l := range []*located{c.a, c.b} {
+	for _, l := range []*volume.Location{c.a, c.b} {
 		if l.parts.none() {
-			return corrupt("%s: it has no partition table: %w", l.pic.name, l.parts.front)
+			return corrupt("%s: it has no partition table: %w", l.pic.Name, l.parts.front)
 		}
 	}
 	var whole []detail
 	if !c.a.isDisk() && !c.b.isDisk() {
-		whole = differ(whole, "size", fmt.Sprint(c.a.pic.img.Size()), fmt.Sprint(c.b.pic.img.Size()))
+		whole = differ(whole, "size", fmt.Sprint(c.a.pic.Image.Size()), fmt.Sprint(c.b.pic.Image.Size()))
 	}
 	kinds := map[bool]string{false: "GPT", true: "MBR"}
 	whole = differ(whole, "partition table", kinds[a.mbr], kinds[b.mbr])
@@ -265,14 +267,14 @@ func (c *comparison) images() error {
 
 // content is where the two have something to compare.
 func (c *comparison) content() []image.Span {
-	everything := image.Span{Len: min(c.a.pic.img.Size(), c.b.pic.img.Size())}
+	everything := image.Span{Len: min(c.a.pic.Image.Size(), c.b.pic.Image.Size())}
 	var spans []image.Span
-	for _, sides := range [][2]*located{{c.a, c.b}, {c.b, c.a}} {
+	for _, sides := range [][2]*volume.Location{{c.a, c.b}, {c.b, c.a}} {
 		switch l, other := sides[0], sides[1]; {
-		case l.pic.manifest != nil:
-			spans = slices.AppendSeq(spans, l.pic.img.Spans())
+		case l.pic.Manifest != nil:
+			spans = slices.AppendSeq(spans, l.pic.Image.Spans())
 		case l.pic.isPlain() && !l.isDisk():
-			spans = append(spans, dataOf(l.pic.file, l.pic.img.Size())...)
+			spans = append(spans, dataOf(l.pic.File, l.pic.Image.Size())...)
 		case !l.isDisk() || other.isDisk():
 			return []image.Span{everything}
 		}
@@ -286,7 +288,7 @@ func intersect(a, b []image.Span) []image.Span { return image.Subtract(a, image.
 func (c *comparison) raw() error {
 	var taken []image.Span
 	var cuts []int64
-	for _, l := range []*located{c.a, c.b} {
+	for _, l := range []*volume.Location{c.a, c.b} {
 		for _, p := range l.parts.list {
 			taken = append(taken, image.Span{Off: p.Off, Len: p.Len})
 		}
@@ -295,7 +297,7 @@ func (c *comparison) raw() error {
 		if l.parts.table != nil {
 			taken = append(append(taken, l.parts.table.Head()...), l.parts.table.Backup())
 		}
-		if m := l.pic.manifest; m != nil {
+		if m := l.pic.Manifest; m != nil {
 			// What goes on in the next piece is not cut there.
 			var last image.Entry
 			for _, e := range m.Entries {
@@ -316,16 +318,16 @@ func (c *comparison) raw() error {
 				part.Len = min(s.Len, cuts[i]-s.Off)
 			}
 			s = image.Span{Off: s.Off + part.Len, Len: s.Len - part.Len}
-			at, err := c.first([]image.Span{part}, c.a.pic.img, c.b.pic.img)
+			at, err := c.first([]image.Span{part}, c.a.pic.Image, c.b.pic.Image)
 			if err != nil {
 				return err
 			}
 			if at < 0 {
 				continue
 			}
-			name := rawName(c.a.pic.manifest, part.Off)
+			name := rawName(c.a.pic.Manifest, part.Off)
 			if name == "" {
-				name = rawName(c.b.pic.manifest, part.Off)
+				name = rawName(c.b.pic.Manifest, part.Off)
 			}
 			if name == "" {
 				name = fmt.Sprintf("bytes %d to %d", part.Off, part.End())
@@ -367,7 +369,7 @@ func (c *comparison) first(spans []image.Span, a, b image.Content) (int64, error
 				return at, nil
 			}
 			for _, side := range []struct {
-				l    *located
+				l    *volume.Location
 				r    io.ReaderAt
 				into []byte
 			}{{c.a, a, bufA[:n]}, {c.b, b, bufB[:n]}} {
@@ -375,7 +377,7 @@ func (c *comparison) first(spans []image.Span, a, b image.Content) (int64, error
 					if err == nil || err == io.EOF {
 						err = io.ErrUnexpectedEOF
 					}
-					return 0, unreadable(side.l.pic.name, err)
+					return 0, volume.Unreadable(side.l.pic.Name, err)
 				}
 			}
 			if !bytes.Equal(bufA[:n], bufB[:n]) {
@@ -418,7 +420,7 @@ func (c *comparison) partitions() error {
 		k := key(c.a.parts.list, p)
 		q, ok := other[k]
 		if !ok {
-			c.add(difference{Change: "removed", Partition: partName(p), Details: describe(p)})
+			c.add(difference{Change: "removed", Partition: volume.PartName(p), Details: describe(p)})
 			continue
 		}
 		delete(other, k)
@@ -429,7 +431,7 @@ func (c *comparison) partitions() error {
 		d = differ(d, "offset", fmt.Sprint(p.Off), fmt.Sprint(q.Off))
 		d = differ(d, "length", fmt.Sprint(p.Len), fmt.Sprint(q.Len))
 		d = differ(d, "attributes", fmt.Sprintf("%#x", p.Attrs), fmt.Sprintf("%#x", q.Attrs))
-		c.changed(difference{Partition: partName(p), Details: d})
+		c.changed(difference{Partition: volume.PartName(p), Details: d})
 		inA, err := c.a.bytesOf(p)
 		if err != nil {
 			return err
@@ -438,17 +440,17 @@ func (c *comparison) partitions() error {
 		if err != nil {
 			return err
 		}
-		if err := c.contents(partName(p), inA, inB); err != nil {
+		if err := c.contents(volume.PartName(p), inA, inB); err != nil {
 			return err
 		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(other), func(a, b string) int { return cmp.Compare(other[a].Off, other[b].Off) }) {
 		p := other[k]
 		d := describe(p)
-		if m := c.a.pic.manifest; m != nil && slices.ContainsFunc(m.Partitions, func(l artifact.Partition) bool { return l.Late && l.Name == p.Name }) {
+		if m := c.a.pic.Manifest; m != nil && slices.ContainsFunc(m.Partitions, func(l artifact.Partition) bool { return l.Late && l.Name == p.Name }) {
 			d = append(d, detail{What: "made by the device"})
 		}
-		c.add(difference{Change: "added", Partition: partName(p), Details: d})
+		c.add(difference{Change: "added", Partition: volume.PartName(p), Details: d})
 	}
 	return nil
 }
@@ -471,15 +473,15 @@ func (c *comparison) contents(name string, a, b *io.SectionReader) error {
 	}
 	var vols [2]*volume
 	for i, side := range []struct {
-		l *located
+		l *volume.Location
 		r *io.SectionReader
 	}{{c.a, a}, {c.b, b}} {
-		if vols[i], err = openVolume(side.r, side.r.Size()); err != nil {
-			where := side.l.pic.name
+		if vols[i], err = volume.ReadFS(side.r, side.r.Size()); err != nil {
+			where := side.l.pic.Name
 			if name != "" {
 				where += ":" + name
 			}
-			return unreadable(where, err)
+			return volume.Unreadable(where, err)
 		}
 	}
 	before := len(c.list)
@@ -540,7 +542,7 @@ func (c *comparison) trees(name string, a, b *tree.Tree) error {
 			if !l.inside && name != "" {
 				part += ":" + name
 			}
-			return unreadable(part+"/"+read.Path, read.Err)
+			return volume.Unreadable(part+"/"+read.Path, read.Err)
 		}
 		if err != nil {
 			return err

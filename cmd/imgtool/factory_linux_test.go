@@ -18,6 +18,7 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash"
+	"imgtool/image/compose"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
 )
@@ -192,7 +193,7 @@ func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 		}
 		defer pic.Close()
 		more, _ := own.additions(b.board, medium, nil)
-		made, err := pic.compose(pic.manifest.Size, more)
+		made, err := compose.Fit(pic, pic.Manifest.Size, more)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +203,7 @@ func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			was := make([]byte, len(c.Data))
-			pic.img.ReadAt(was, c.Off)
+			pic.Image.ReadAt(was, c.Off)
 			if all++; string(was) != string(c.Data) {
 				differ++
 			}

@@ -18,6 +18,7 @@ import (
 	"imgtool/image/sanitize"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -126,12 +127,12 @@ func (c check) String() string {
 }
 
 func runInspect(ctx context.Context, path string, u *ui) error {
-	pic, err := openPicture(path, u.in)
+	pic, err := volume.Open(path, u.opening())
 	if err != nil {
 		return err
 	}
 	defer func() { pic.Close() }()
-	if err := pic.seek(ctx, u); err != nil {
+	if err := pic.Seek(ctx); err != nil {
 		return err
 	}
 	r, err := inspect(pic)
@@ -159,9 +160,9 @@ func runInspect(ctx context.Context, path string, u *ui) error {
 	return nil
 }
 
-func inspect(pic *picture) (*report, error) {
-	img := pic.img
-	r := &report{Image: pic.name, Format: pic.format.String(), Size: img.Size()}
+func inspect(pic *volume.Source) (*report, error) {
+	img := pic.Image
+	r := &report{Image: pic.Name, Format: pic.Format.String(), Size: img.Size()}
 	note := func(what string, err error) bool {
 		c := check{What: what}
 		if err != nil {
@@ -170,11 +171,11 @@ func inspect(pic *picture) (*report, error) {
 		r.Checks = append(r.Checks, c)
 		return err == nil
 	}
-	if m := pic.manifest; m != nil {
+	if m := pic.Manifest; m != nil {
 		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
 	}
 
-	parts, err := readPartitions(img)
+	parts, err := volume.ReadPartitions(img)
 	if err != nil {
 		return nil, err
 	}
@@ -193,15 +194,15 @@ func inspect(pic *picture) (*report, error) {
 	for _, p := range parts.list {
 		part := partReport{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
 		if p.Off+p.Len > img.Size() {
-			note(partName(p), fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
-		} else if v, err := part.look(img, stateOf(pic.manifest, p.Number), partName(p), note); err != nil {
+			note(volume.PartName(p), fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, img.Size()))
+		} else if v, err := part.look(img, stateOf(pic.Manifest, p.Number), volume.PartName(p), note); err != nil {
 			return nil, err
 		} else if v != nil && v.tree != nil && v.fat == nil {
-			r.perUnit(partName(p), v.tree)
+			r.perUnit(volume.PartName(p), v.tree)
 		}
 		r.Partitions = append(r.Partitions, part)
 	}
-	if m := pic.manifest; m != nil {
+	if m := pic.Manifest; m != nil {
 		for _, p := range m.Partitions {
 			if p.Late {
 				r.Partitions = append(r.Partitions, partReport{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: true})
@@ -247,7 +248,7 @@ func stateOf(m *artifact.Manifest, number int) string {
 // look finds out what is in a partition, and returns it if it can be read. state is a
 // file to show, if there is one.
 func (p *partReport) look(img *image.Image, state, name string, note func(string, error) bool) (*volume, error) {
-	v, err := openVolume(io.NewSectionReader(img, p.Off, p.Len), p.Len)
+	v, err := volume.ReadFS(io.NewSectionReader(img, p.Off, p.Len), p.Len)
 	if errors.As(err, new(*artifact.CorruptError)) || v == nil {
 		return nil, err
 	}

@@ -34,6 +34,7 @@ import (
 	"imgtool/image/shconf"
 	"imgtool/image/source"
 	"imgtool/image/tree"
+	"imgtool/image/volume"
 )
 
 // live is a unit that is provisioned from its own root file system.
@@ -467,7 +468,7 @@ func (l *live) plan(ctx context.Context) error {
 	for _, img := range l.build.Images {
 		i := slices.IndexFunc(l.stages, func(s *station) bool { return s.medium == img.Manifest.Medium })
 		s := l.stages[i]
-		s.pic = &picture{name: "the " + s.medium + " made of " + l.root, img: img.Image, manifest: img.Manifest}
+		s.pic = &volume.Source{name: "the " + s.medium + " made of " + l.root, img: img.Image, manifest: img.Manifest}
 		if err := s.compose(l.board, nil, nil); err != nil {
 			return err
 		}
@@ -532,7 +533,7 @@ func (l *live) media(ctx context.Context, done map[int]bool, whole *unitReceipt)
 }
 
 func (s *station) hasState() bool {
-	for _, part := range s.pic.manifest.Partitions {
+	for _, part := range s.pic.Manifest.Partitions {
 		if part.State != "" {
 			return true
 		}

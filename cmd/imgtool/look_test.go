@@ -16,6 +16,7 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/volume"
 )
 
 // look does with an image in memory all that ls, cat and diff do.
@@ -24,10 +25,10 @@ func look(data []byte) error {
 	if err != nil {
 		return err
 	}
-	pic := &picture{name: "x", img: o.Image, manifest: o.Manifest, format: o.Format, opened: o}
+	pic := &volume.Source{name: "x", img: o.Image, manifest: o.Manifest, format: o.Format, opened: o}
 	u := &ui{stdout: io.Discard, stderr: io.Discard}
 	l := &located{place: place{file: "x"}, pic: pic}
-	if l.parts, err = readPartitions(pic.img); err != nil {
+	if l.parts, err = volume.ReadPartitions(pic.Image); err != nil {
 		return err
 	}
 	if !l.parts.none() {
@@ -40,7 +41,7 @@ func look(data []byte) error {
 		names = []string{""}
 	}
 	for _, p := range l.parts.list {
-		names = append(names, partName(p))
+		names = append(names, volume.PartName(p))
 	}
 	var found error
 	for _, name := range names {

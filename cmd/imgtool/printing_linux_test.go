@@ -189,7 +189,7 @@ func TestNamesInImagesHaveNoEffectOnATerminal(t *testing.T) {
 		{[]string{"ls", "--json", "-R", "--xattrs", x + ":1"}, `\u202e\u2066\u2028\nimgtool: FORGED\rimgtool: FORGED`},
 		{[]string{"ls", x + ":" + hostile}, `no partition`},
 		{[]string{"cat", x + ":1/text"}, `h\x1b]0;T\x07\x1b[2K\x9b1m\u009b1m\u202e\u2066\u2028` + "\n"},
-		{[]string{"cat", x + ":1/binary"}, `is not text, and stdout is a terminal`},
+		{[]string{"cat", x + ":1/binary"}, `is binary, and stdout is a terminal`},
 		{[]string{"cat", x + ":1/link"}, `link: its parent h\x1b]0;T\x07`},
 		{[]string{"diff", x, other}, `q\x1b[2K`},
 		{[]string{"diff", "--json", x, other}, `"partition": "q\u001b[2K"`},

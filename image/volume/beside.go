@@ -1,8 +1,7 @@
-package main
+package volume
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
@@ -19,54 +17,52 @@ import (
 	"imgtool/image/partition"
 )
 
-// beside is what was found in the directory of an image file, or of the file that a
-// symbolic link leads to.
+// beside is what was found in the directory of an image file, or of the target of a
+// symbolic link.
 type beside struct {
-	manifest *artifact.Manifest
-	searched string // the manifest's file, if it has another name than the image
-	unfit    error  // why the manifest cannot be used, which matters if there is none inside
-	several  []string
+	manifest     *artifact.Manifest
+	manifestPath string   // set if the manifest was found by its content and not by its name
+	manifestErr  error    // why the manifest of that name cannot be used
+	ambiguous    []string // different manifests that match
 
-	bmap      *artifact.Bmap
-	bmapPath  string
-	unfitBmap error // why the block map that is there cannot be used
+	bmap     *artifact.Bmap
+	bmapPath string
+	bmapErr  error // why the block map cannot be used
 }
 
-// namesOf is a path and, if it is a symbolic link, that of the file it leads to.
-func namesOf(path string) []string {
-	names := []string{path}
-	if real, err := filepath.EvalSymlinks(path); err == nil && filepath.Clean(real) != filepath.Clean(path) {
-		names = append(names, real)
+// pathsOf returns path and, if it is a symbolic link, its target.
+func pathsOf(path string) []string {
+	paths := []string{path}
+	if target, err := filepath.EvalSymlinks(path); err == nil && filepath.Clean(target) != filepath.Clean(path) {
+		paths = append(paths, target)
 	}
-	return names
+	return paths
 }
 
-// findBeside looks for a manifest and a block map by the name of the image.
+// findBeside looks for a manifest or a block map by the name of the image.
 func findBeside(path string) (b beside) {
-	for _, name := range namesOf(path) {
-		text, err := hostfile.ReadFile(artifact.ManifestPath(name), artifact.MaxManifest)
+	for _, name := range pathsOf(path) {
+		at := artifact.ManifestPath(name)
+		text, err := hostfile.ReadFile(at, artifact.MaxManifest)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err == nil {
 			if b.manifest, err = artifact.ParseManifest(text); err != nil {
-				err = corrupt("%s: %w", artifact.ManifestPath(name), err)
+				err = corrupt("%s: %w", at, err)
 			}
 		}
-		b.unfit = err
-		break
-	}
-	if b.manifest != nil || b.unfit != nil {
+		b.manifestErr = err
 		return b
 	}
-	for _, name := range namesOf(path) {
+	for _, name := range pathsOf(path) {
 		for _, at := range bmapPaths(name) {
 			text, err := hostfile.ReadFile(at, artifact.MaxBmap)
 			if err != nil {
 				continue
 			}
 			if b.bmap, err = artifact.ParseBmap(text); err != nil {
-				b.unfitBmap = corrupt("%s: %w; if it does not belong to the image, move it away", at, err)
+				b.bmapErr = corrupt("%s: %w; if it does not belong to the image, move it away", at, err)
 			}
 			b.bmapPath = at
 			return b
@@ -75,7 +71,7 @@ func findBeside(path string) (b beside) {
 	return b
 }
 
-// bmapPaths are where bmaptool looks for the block map of an image: x.wic.xz.bmap,
+// bmapPaths returns where bmaptool looks for the block map of an image: x.wic.xz.bmap,
 // x.wic.bmap and x.bmap.
 func bmapPaths(path string) (paths []string) {
 	dir, base := filepath.Split(path)
@@ -89,58 +85,57 @@ func bmapPaths(path string) (paths []string) {
 	}
 }
 
-// searchManifest looks for the manifest of an image that was renamed or packed: one that has the GUIDs and places of its partitions.
-func (p *picture) searchManifest(path string) (found bool, err error) {
+// searchManifest looks for the manifest of an image that was renamed or compressed: a
+// manifest with the same disk size and the same partitions.
+func (s *Source) searchManifest() (found bool, err error) {
 	var paths []string
-	for _, name := range namesOf(path) {
+	for _, name := range pathsOf(s.Name) {
 		files, _ := filepath.Glob(artifact.ManifestPath(filepath.Join(filepath.Dir(name), "*")))
 		paths = append(paths, files...)
 	}
 	if len(paths) == 0 {
 		return false, nil
 	}
-	table, err := p.table()
+	table, err := s.readGPT()
 	if err != nil || table == nil {
-		return false, nil // whoever reads the image says what is wrong with it
+		return false, nil // reading the image will report the error
 	}
-	var fits []*artifact.Manifest
+	var matches []*artifact.Manifest
 	var from []string
 	for _, at := range paths {
-		if of := strings.TrimSuffix(at, artifact.ManifestPath("")); !p.mayBe(path, of) {
+		other := strings.TrimSuffix(at, artifact.ManifestPath(""))
+		if !s.mayBe(other) {
 			continue
 		}
-		text, err := hostfile.ReadFile(at, artifact.MaxManifest)
-		if err != nil {
+		m := readManifest(other)
+		if m == nil || !matchesTable(m, table) {
 			continue
 		}
-		m, err := artifact.ParseManifest(text)
-		if err != nil || !isOf(m, table) {
-			continue
-		}
-		if !slices.ContainsFunc(fits, func(o *artifact.Manifest) bool { return slices.Equal(o.Pieces, m.Pieces) }) {
-			fits, from = append(fits, m), append(from, at)
+		if !slices.ContainsFunc(matches, func(o *artifact.Manifest) bool { return slices.Equal(o.Pieces, m.Pieces) }) {
+			matches, from = append(matches, m), append(from, at)
 		}
 	}
-	switch len(fits) {
+	switch len(matches) {
 	case 0:
 		return false, nil
 	case 1:
-		p.beside.manifest, p.beside.searched = fits[0], from[0]
+		s.beside.manifest, s.beside.manifestPath = matches[0], from[0]
 		return true, nil
 	}
-	p.beside.several = from
+	s.beside.ambiguous = from
 	return false, nil
 }
 
-// mayBe says whether an image may be that of another name: it is gone, the same file, or
-// the one that was packed. Another file that is there may have been changed since.
-func (p *picture) mayBe(path, of string) bool {
-	info, err := os.Stat(of)
-	return err != nil || os.SameFile(info, p.source) || strings.HasPrefix(filepath.Base(path), filepath.Base(of)+".")
+// mayBe reports whether the source may have been called other: that file is missing, is
+// the same file, or is the file that was compressed. If other still exists on its own,
+// its manifest need not describe the source.
+func (s *Source) mayBe(other string) bool {
+	info, err := os.Stat(other)
+	return err != nil || os.SameFile(info, s.Info) || strings.HasPrefix(filepath.Base(s.Name), filepath.Base(other)+".")
 }
 
-// table is the partition table at the start of the image, or nil.
-func (p *picture) table() (*gpt.Table, error) {
+// readGPT returns the partition table at the start of the image.
+func (s *Source) readGPT() (*gpt.Table, error) {
 	read := func(r io.ReaderAt) (*gpt.Table, error) {
 		table, err := partition.Read(r, 512)
 		if err != nil {
@@ -151,12 +146,12 @@ func (p *picture) table() (*gpt.Table, error) {
 		}
 		return table.GPT, nil
 	}
-	if p.img != nil {
-		return read(p.img)
+	if s.Image != nil {
+		return read(s.Image)
 	}
 	head := make([]byte, gpt.HeadSize)
-	defer p.restart()
-	for c, err := range p.stream.Chunks() {
+	defer s.Restart()
+	for c, err := range s.stream.Chunks() {
 		if err != nil {
 			return nil, err
 		}
@@ -166,8 +161,8 @@ func (p *picture) table() (*gpt.Table, error) {
 	return read(bytes.NewReader(head))
 }
 
-// isOf says whether a manifest has the partitions of a table.
-func isOf(m *artifact.Manifest, table *gpt.Table) bool {
+// matchesTable reports whether a manifest describes a disk with the partition table.
+func matchesTable(m *artifact.Manifest, table *gpt.Table) bool {
 	some := false
 	for _, part := range m.Partitions {
 		if part.Late {
@@ -183,97 +178,52 @@ func isOf(m *artifact.Manifest, table *gpt.Table) bool {
 	return some && m.Size == table.Size
 }
 
-// useBmap makes the ranges of a block map the content of an image that can be read
-// anywhere.
-func (p *picture) useBmap() error {
-	b := p.beside.bmap
-	if b == nil || p.img == nil {
+// useBmap limits the content of the image to the ranges of the block map.
+func (s *Source) useBmap() error {
+	b := s.beside.bmap
+	if b == nil || s.Image == nil {
 		return nil
 	}
-	if p.img.Size() != b.Size {
-		p.beside.bmap = nil
-		p.beside.unfitBmap = corrupt("the image has %d bytes, and its block map %s says %d; if it does not belong to the image, move it away", p.img.Size(), p.beside.bmapPath, b.Size)
+	if s.Image.Size() != b.Size {
+		s.beside.bmap = nil
+		s.beside.bmapErr = corrupt("the image has %d bytes, and its block map %s says %d; if it does not belong to the image, move it away", s.Image.Size(), s.beside.bmapPath, b.Size)
 		return nil
 	}
-	img, err := b.Image(p.img)
+	img, err := b.Image(s.Image)
 	if err != nil {
 		return err
 	}
-	p.img, p.plain = img, nil
+	s.Image, s.plain = img, nil
 	return nil
 }
 
-// explain adds to an error of an image whose manifest was searched for where that is.
-func (p *picture) explain(err error) error {
-	if p.beside.searched != "" && errors.As(err, new(*artifact.CorruptError)) {
-		return fault.WithHint(err, "by its partition table, %s is its manifest: if the image was changed on purpose, move it to another directory", p.beside.searched)
+// HasBlockMap reports whether a block map limits the content of the source.
+func (s *Source) HasBlockMap() bool { return s.beside.bmap != nil }
+
+// explain adds a hint to an error of an image whose manifest was found by its content.
+func (s *Source) explain(err error) error {
+	if s.beside.manifestPath != "" && errors.As(err, new(*artifact.CorruptError)) {
+		return fault.WithHint(err, "by its partition table, %s is its manifest: if the image was changed on purpose, move it to another directory", s.beside.manifestPath)
 	}
 	return err
 }
 
-// describeBeside says what is known of an image file besides its bytes.
-func (p *picture) describeBeside(u *ui) {
-	switch b := p.beside; {
-	case p.file == nil:
-	case p.manifest != nil && b.searched != "":
-		u.say("%s: its manifest is %s", p.name, b.searched)
-	case p.manifest != nil:
+// ReportBeside reports which files beside the image are used, and which are not.
+func (s *Source) ReportBeside() {
+	r := s.opt.Reporter
+	switch b := s.beside; {
+	case s.File == nil:
+	case s.Manifest != nil && b.manifestPath != "":
+		r.Infof("%s: its manifest is %s", s.Name, b.manifestPath)
+	case s.Manifest != nil:
 	case b.bmap != nil:
-		u.say("%s: its block map %s is used, with %d ranges", p.name, b.bmapPath, len(b.bmap.Ranges))
-	case len(b.several) > 0:
-		u.say("%s: no manifest is used: %s fit its partition table, and differ", p.name, strings.Join(b.several, " and "))
-	case p.format == artifact.Raw:
-		u.say("%s has no manifest (%s): its board, the disk it needs and its checksums are not known", p.name, filepath.Base(artifact.ManifestPath(p.name)))
+		r.Infof("%s: its block map %s is used, with %d ranges", s.Name, b.bmapPath, len(b.bmap.Ranges))
+	case len(b.ambiguous) > 0:
+		r.Infof("%s: no manifest is used: %s match its partition table, and differ", s.Name, strings.Join(b.ambiguous, " and "))
+	case s.Format == artifact.Raw:
+		r.Infof("%s has no manifest (%s): its board, the disk it needs and its checksums are not known", s.Name, filepath.Base(artifact.ManifestPath(s.Name)))
 	}
-	if p.stream != nil && len(p.stream.Others) > 0 {
-		u.say("%s: not used are the other files in it: %s", p.name, strings.Join(p.stream.Others, ", "))
+	if s.stream != nil && len(s.stream.Others) > 0 {
+		r.Infof("%s: not used are the other files in it: %s", s.Name, strings.Join(s.stream.Others, ", "))
 	}
-}
-
-// check reads an image file that can be read anywhere once, and compares it with all that
-// is known of it. An image from a stream was checked when it was unpacked.
-func (p *picture) check(ctx context.Context, u *ui) error {
-	if err := p.beside.unfitBmap; err != nil && p.manifest == nil {
-		return named(p.name, err)
-	}
-	if p.opened == nil {
-		return nil
-	}
-	defer u.endPhase()
-	if b := p.beside.bmap; b != nil && p.manifest == nil {
-		progress := u.phases("checking", b.Size)
-		whole := &cancelable{ctx, b.Reader(io.NewSectionReader(p.opened, 0, b.Size)), progress}
-		if _, err := io.Copy(io.Discard, whole); err != nil {
-			return named(p.name, err)
-		}
-		return nil
-	}
-	n := p.opened.CheckSize()
-	if n == 0 {
-		return nil
-	}
-	var data func(int64) int64
-	if info, err := p.file.Stat(); err == nil && info.Mode().IsRegular() {
-		data = func(off int64) int64 { return nextData(p.file, off, p.size) }
-	}
-	if err := p.opened.Check(ctx, data, u.phases("checking", n)); err != nil {
-		return named(p.name, p.explain(err))
-	}
-	return nil
-}
-
-// cancelable reads until the context ends, and tells of what was read.
-type cancelable struct {
-	ctx context.Context
-	r   io.Reader
-	p   image.Progress
-}
-
-func (c *cancelable) Read(b []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	n, err := c.r.Read(b)
-	c.p.Add(int64(n))
-	return n, err
 }

@@ -1,6 +1,7 @@
-package main
+package volume
 
 import (
+	"errors"
 	"io"
 	"os"
 
@@ -9,12 +10,25 @@ import (
 	"imgtool/image"
 )
 
-// smallHole is up to how large a hole is read like data.
-const smallHole = 1 << 20
+// minHole is the size from which a hole is skipped; smaller ones are read.
+const minHole = 1 << 20
 
-// dataOf is where a regular file of size bytes has something, as far as the file system
-// tells: the rest are holes, which read as zeros.
-func dataOf(f *os.File, size int64) []image.Span {
+// nextData returns the first offset at or after off that is not in a hole. It returns off
+// if the file system does not tell.
+func nextData(f *os.File, off, size int64) int64 {
+	at, err := f.Seek(off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size
+	case err != nil:
+		return off
+	}
+	return at
+}
+
+// dataSpans returns where a regular file of size bytes has no holes, or all of it if the
+// file system does not tell.
+func dataSpans(f *os.File, size int64) []image.Span {
 	everything := []image.Span{{Len: size}}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return everything
@@ -30,7 +44,7 @@ func dataOf(f *os.File, size int64) []image.Span {
 			return everything
 		}
 		to = min(to, size)
-		if n := len(spans); n > 0 && from-spans[n-1].End() < smallHole {
+		if n := len(spans); n > 0 && from-spans[n-1].End() < minHole {
 			spans[n-1].Len = to - spans[n-1].Off
 		} else {
 			spans = append(spans, image.Span{Off: from, Len: to - from})
@@ -40,41 +54,47 @@ func dataOf(f *os.File, size int64) []image.Span {
 	return spans
 }
 
-// isPlain says whether the image is its file, byte for byte.
-func (p *picture) isPlain() bool { return p.img != nil && p.img == p.plain }
-
-// withoutHoles is the image without what is a hole in its file and in the regular files
-// it is to be flashed to: there is nothing to write. It is p itself where that cannot be
-// said.
-func (p *picture) withoutHoles(targets []string) (*picture, error) {
-	if !p.isPlain() || len(targets) == 0 {
-		return p, nil
+// Data returns where a raw image file without a manifest has no holes. ok is false for
+// other sources.
+func (s *Source) Data() (spans []image.Span, ok bool) {
+	if s.Image == nil || s.Image != s.plain {
+		return nil, false
 	}
-	spans := dataOf(p.file, p.img.Size())
+	return dataSpans(s.File, s.Image.Size()), true
+}
+
+// WithoutHoles returns the image without the ranges that are holes both in its file and in
+// the regular files it is written to, as these need no writing. It returns s itself if
+// holes are not known.
+func (s *Source) WithoutHoles(targets []string) (*Source, error) {
+	spans, ok := s.Data()
+	if !ok || len(targets) == 0 {
+		return s, nil
+	}
 	for _, name := range targets {
 		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
-			return p, nil // it is said later what is wrong with it
+			return s, nil // opening it for writing will report the error
 		}
 		info, err := f.Stat()
 		if err == nil && info.Mode().IsRegular() {
-			spans = append(spans, dataOf(f, info.Size())...)
+			spans = append(spans, dataSpans(f, info.Size())...)
 		}
 		f.Close()
 		if err != nil || !info.Mode().IsRegular() {
-			return p, nil
+			return s, nil
 		}
 	}
 	var extents []image.Extent
-	whole := []image.Span{{Len: p.img.Size()}}
-	for _, s := range image.Subtract(whole, image.Subtract(whole, spans)) {
-		extents = append(extents, image.Extent{Name: "image", Off: s.Off, Content: io.NewSectionReader(p.img, s.Off, s.Len)})
+	whole := []image.Span{{Len: s.Image.Size()}}
+	for _, d := range image.Subtract(whole, image.Subtract(whole, spans)) {
+		extents = append(extents, image.Extent{Name: "image", Off: d.Off, Content: io.NewSectionReader(s.Image, d.Off, d.Len)})
 	}
-	img, err := image.New(p.img.Size(), extents...)
+	img, err := image.New(s.Image.Size(), extents...)
 	if err != nil {
 		return nil, err
 	}
-	less := *p
-	less.img = img
+	less := *s
+	less.Image = img
 	return &less, nil
 }

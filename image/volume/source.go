@@ -1,223 +1,214 @@
-package main
+// Package volume opens images wherever they are, and what is in them.
+//
+// A [Source] is an image file of any format, a disk, or standard input. The manifest
+// or block map beside a file is found and used. Formats that can only be read from
+// front to back are unpacked into a scratch file when something needs random access.
+//
+// A [Place] names a partition or file inside an image, as IMAGE:PARTITION/PATH. Opened,
+// it gives the partition's bytes or its [FileSystem]. Nothing is mounted.
+package volume
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/progress"
 )
 
-// picture is an image that was opened, wherever it comes from.
-type picture struct {
-	name     string             // of the file, or "standard input"
-	img      *image.Image       // nil if it comes from front to back only
-	stream   *artifact.Streamed // the other way
-	manifest *artifact.Manifest // nil if it has none
-	format   artifact.Format
-	file     *os.File         // its file, or the scratch file with what was unpacked; nil for standard input
-	source   fs.FileInfo      // of its file, nil for standard input
-	unit     string           // whose it is, if it was made one unit's
-	opened   *artifact.Opened // as it is in the file
-	plain    *image.Image     // img, if that is file byte for byte: holes of the file are its own
-	size     int64            // of the file
-	total    int64            // of a stream that was read through, in bytes, or 0
-	beside   beside
-	board    string // that it is to be for, if it does not say for which it is
+// Options are how sources are opened.
+type Options struct {
+	Stdin    io.Reader         // read for the name "-"
+	Scratch  *compress.Budget  // limits scratch files; nil: the default limit
+	Reporter progress.Reporter // nil: nothing is reported
 }
 
-func (p *picture) Close() {
-	if p.file != nil {
-		p.file.Close()
+// Source is an open image file, disk or stream.
+//
+// Image is nil for a stream, which can be read once from front to back; see [Source.Seek].
+type Source struct {
+	Name     string // of the file, or "standard input"
+	Image    *image.Image
+	Manifest *artifact.Manifest // nil if it has none
+	Format   artifact.Format
+	File     *os.File    // the file, or its unpacked scratch file; nil for standard input and images in memory
+	Info     fs.FileInfo // of the original file; nil for standard input and images in memory
+	Unit     string      // the unit whose per-unit data was added, or ""
+	Total    int64       // length in bytes of a stream that was read through, or 0
+
+	opt    Options
+	stream *artifact.Streamed
+	opened *artifact.Opened // as it is in the file
+	plain  *image.Image     // Image, if that is File byte for byte: holes of the file are its own
+	size   int64            // of the file
+	beside beside
+}
+
+// FromImage returns a source for an image in memory. m may be nil.
+func FromImage(name string, img *image.Image, m *artifact.Manifest) *Source {
+	return &Source{Name: name, Image: img, Manifest: m, opt: Options{Reporter: progress.Discard}}
+}
+
+// Open opens an image file or disk, or standard input as "-". The length, index and
+// manifest are checked, the content is not; see [Source.Check].
+func Open(path string, opt Options) (*Source, error) {
+	if opt.Reporter == nil {
+		opt.Reporter = progress.Discard
 	}
-}
-
-// chunks is the content, each checked against the manifest if there is one.
-func (p *picture) chunks() iter.Seq2[image.Chunk, error] {
-	if p.img != nil {
-		return p.img.Chunks(image.PieceSize)
-	}
-	return p.stream.Chunks()
-}
-
-// openPicture opens an image file, or standard input as "-". Length, index and
-// manifest are checked.
-func openPicture(path string, stdin io.Reader) (*picture, error) {
 	if path == "-" {
-		s, err := artifact.Stream(hostfile.NewReader("standard input", stdin), nil)
+		const name = "standard input"
+		s, err := artifact.Stream(hostfile.NewReader(name, opt.Stdin), nil)
 		if err != nil {
-			return nil, named("standard input", err)
+			return nil, wrap(name, err)
 		}
-		return &picture{name: "standard input", stream: s, manifest: s.Manifest, format: s.Format}, nil
+		return &Source{Name: name, Manifest: s.Manifest, Format: s.Format, opt: opt, stream: s}, nil
 	}
 	f, err := hostfile.OpenDisk(path)
-	if kind, ok := errors.AsType[*hostfile.KindError](err); ok {
-		if kind.Kind == "a pipe" {
-			return nil, fault.WithHint(err, "give an image from a pipe as -")
-		}
-		return nil, err
+	if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a pipe" {
+		return nil, fault.WithHint(err, "give an image from a pipe as -")
 	}
 	if err != nil {
 		return nil, err
 	}
-	p := &picture{name: path, file: f}
-	if err := p.open(path); err != nil {
+	s := &Source{Name: path, File: f, opt: opt}
+	if err := s.open(); err != nil {
 		f.Close()
-		return nil, named(path, err)
+		return nil, s.Wrap(err)
 	}
-	return p, nil
+	return s, nil
 }
 
-func (p *picture) open(path string) (err error) {
-	info, err := p.file.Stat()
+func (s *Source) open() error {
+	info, err := s.File.Stat()
 	if err != nil {
 		return err
 	}
-	p.source, p.size = info, info.Size()
-	if info.Mode()&fs.ModeDevice != 0 {
-		if p.size, err = p.file.Seek(0, io.SeekEnd); err != nil {
+	s.Info, s.size = info, info.Size()
+	if s.IsDisk() {
+		if s.size, err = s.File.Seek(0, io.SeekEnd); err != nil {
 			return err
 		}
 	}
-	p.beside = findBeside(path)
-	if err = p.load(); err != nil {
+	s.beside = findBeside(s.Name)
+	if err := s.load(); err != nil {
 		return err
 	}
-	if p.manifest == nil && p.beside.unfit == nil && info.Mode().IsRegular() {
-		if found, err := p.searchManifest(path); err != nil {
+	if s.Manifest == nil && s.beside.manifestErr == nil && info.Mode().IsRegular() {
+		if found, err := s.searchManifest(); err != nil {
 			return err
 		} else if found {
-			err = p.load()
-			return p.explain(err)
+			return s.explain(s.load())
 		}
 	}
-	if p.manifest == nil && p.beside.unfit != nil {
-		return p.beside.unfit
+	if s.Manifest == nil && s.beside.manifestErr != nil {
+		return s.beside.manifestErr
 	}
-	if p.manifest == nil {
-		return p.useBmap()
+	if s.Manifest == nil {
+		return s.useBmap()
 	}
 	return nil
 }
 
-// contents are the bytes of the file.
-func (p *picture) contents() *io.SectionReader {
-	return io.NewSectionReader(hostfile.NewReaderAt(p.name, p.file), 0, p.size)
+// IsDisk reports whether the image is read directly from a block device.
+func (s *Source) IsDisk() bool {
+	if s.File == nil {
+		return false
+	}
+	info, err := s.File.Stat()
+	return err == nil && info.Mode()&fs.ModeDevice != 0
 }
 
-// load opens what is in the file with the manifest beside it, if there is one.
-func (p *picture) load() error {
-	o, err := artifact.Open(p.contents(), p.beside.manifest)
+// Close closes the file. It does not close standard input.
+func (s *Source) Close() error {
+	if s.File == nil {
+		return nil
+	}
+	return s.File.Close()
+}
+
+// Chunks returns the content, verified against the manifest if there is one. That of
+// a stream can be read once.
+func (s *Source) Chunks() iter.Seq2[image.Chunk, error] {
+	if s.Image != nil {
+		return s.Image.Chunks(image.PieceSize)
+	}
+	return s.stream.Chunks()
+}
+
+// Opened returns the image as it is in its file, or nil for a stream and an image that
+// was unpacked.
+func (s *Source) Opened() *artifact.Opened { return s.opened }
+
+// FillPartition returns the partition that takes the rest of the disk, or nil.
+func (s *Source) FillPartition() *artifact.Partition {
+	if s.Manifest == nil {
+		return nil
+	}
+	for i := range s.Manifest.Partitions {
+		if part := &s.Manifest.Partitions[i]; part.Fill {
+			return part
+		}
+	}
+	return nil
+}
+
+// BuildID returns the build ID in the manifest, or "".
+func (s *Source) BuildID() string {
+	if s.Manifest == nil {
+		return ""
+	}
+	return s.Manifest.BuildID
+}
+
+// contents returns the bytes of the file.
+func (s *Source) contents() *io.SectionReader {
+	return io.NewSectionReader(hostfile.NewReaderAt(s.Name, s.File), 0, s.size)
+}
+
+// load opens the image in the file, with the manifest beside it if there is one.
+func (s *Source) load() error {
+	o, err := artifact.Open(s.contents(), s.beside.manifest)
+	if errors.Is(err, artifact.ErrStream) {
+		return s.Restart()
+	}
+	if err != nil {
+		return err
+	}
+	s.Image, s.Manifest, s.Format, s.opened = o.Image, o.Manifest, o.Format, o
+	if o.Format == artifact.Raw && o.Manifest == nil {
+		s.plain = o.Image
+	}
+	return nil
+}
+
+// Restart begins the stream of a file again.
+func (s *Source) Restart() (err error) {
+	if s.stream, err = artifact.StreamFile(s.contents(), s.beside.manifest, s.beside.bmap); err != nil {
+		return err
+	}
+	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
+	return nil
+}
+
+// Wrap adds the name of the source to an error that does not contain it yet.
+func (s *Source) Wrap(err error) error { return wrap(s.Name, err) }
+
+func wrap(name string, err error) error {
 	if err == nil {
-		p.img, p.manifest, p.format, p.opened = o.Image, o.Manifest, o.Format, o
-		if o.Format == artifact.Raw && o.Manifest == nil {
-			p.plain = o.Image
-		}
 		return nil
 	}
-	if !errors.Is(err, artifact.ErrStream) {
-		return err
+	if e, ok := errors.AsType[*hostfile.ReadError](err); ok {
+		return fault.WithHint(e, "the medium that the image is on cannot be read there: copy the image to another one, or build it again")
 	}
-	return p.restart()
+	return fmt.Errorf("%s: %w", name, err)
 }
 
-// restart begins a stream from a file anew.
-func (p *picture) restart() (err error) {
-	if p.stream, err = artifact.StreamFile(p.contents(), p.beside.manifest, p.beside.bmap); err != nil {
-		return err
-	}
-	p.manifest, p.format = p.stream.Manifest, p.stream.Format
-	return nil
-}
-
-// nextData is where a file of size bytes has something at or after an offset, as
-// far as the file system tells.
-func nextData(f *os.File, off, size int64) int64 {
-	at, err := f.Seek(off, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO):
-		return size
-	case err != nil:
-		return off
-	}
-	return at
-}
-
-// sparse leaves out the zeros at the start of a chunk, all but its last byte.
-func sparse(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] {
-	return func(yield func(image.Chunk, error) bool) {
-		for c, err := range chunks {
-			if err == nil && len(c.Data) > 0 {
-				first := slices.IndexFunc(c.Data, func(b byte) bool { return b != 0 })
-				if first < 0 {
-					first = len(c.Data) - 1
-				}
-				c = image.Chunk{Off: c.Off + int64(first), Data: c.Data[first:]}
-			}
-			if !yield(c, err) {
-				return
-			}
-		}
-	}
-}
-
-// newestImage is the latest image in out/. how is how another is named.
-func newestImage(how string) (string, error) {
-	var newest string
-	var latest fs.FileInfo
-	for _, pattern := range []string{"out/*.img", "out/*.img.zst", "out/*.img.xz", "out/*.img.gz", "out/*.simg"} {
-		files, _ := filepath.Glob(pattern)
-		for _, f := range files {
-			if info, err := os.Stat(f); err == nil && info.Mode().IsRegular() && (latest == nil || info.ModTime().After(latest.ModTime())) {
-				newest, latest = f, info
-			}
-		}
-	}
-	if newest == "" {
-		return "", fault.New(fault.Usage, "there is no image in out/: say which with %s, or build one with imgtool build", how)
-	}
-	return newest, onlyOne(newest, how)
-}
-
-// onlyOne refuses an image that is one of several of its build: which is meant, a
-// disk does not say.
-func onlyOne(path, how string) error {
-	of := func(path string) *artifact.Manifest {
-		b, err := hostfile.ReadFile(artifact.ManifestPath(path), artifact.MaxManifest)
-		if err != nil {
-			return nil
-		}
-		m, err := artifact.ParseManifest(b)
-		if err != nil {
-			return nil
-		}
-		return m
-	}
-	m := of(path)
-	if m == nil {
-		return nil
-	}
-	all := []string{path}
-	files, _ := filepath.Glob(artifact.ManifestPath(filepath.Join(filepath.Dir(path), "*")))
-	for _, f := range files {
-		other := strings.TrimSuffix(f, artifact.ManifestPath(""))
-		if o := of(other); o != nil && o.BuildID == m.BuildID && o.Board == m.Board && o.Medium != m.Medium {
-			all = append(all, other)
-		}
-	}
-	if len(all) == 1 {
-		return nil
-	}
-	slices.Sort(all)
-	return fault.New(fault.Usage, "the newest build in out/ has several images, %s: say which with %s", strings.Join(all, ", "), how)
-}
+func corrupt(format string, args ...any) error { return fault.New(fault.Corrupt, format, args...) }
