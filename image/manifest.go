@@ -320,3 +320,6 @@ func (e *MismatchError) Error() string {
 	}
 	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
 }
+
+// Kind is "mismatch", as in package [imgtool/image/fault].
+func (e *MismatchError) Kind() string { return "mismatch" }
