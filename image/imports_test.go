@@ -35,6 +35,12 @@ var imports = map[string][]string{
 	"image/squashfs":  {"image", "image/tree", "image/parallel"},
 	"image/source":    {"image", "image/cache", "image/compress", "image/hostfile", "image/tree", "image/fault"},
 	"image/artifact":  {"image", "image/hostfile", "image/parallel", "image/simg", "image/compress", "image/fault"},
+	"image/fileinfo":  {"image/tree"},
+	"image/progress":  {"image"},
+	"image/volume":    {"image", "image/artifact", "image/compress", "image/ext4", "image/fat", "image/fault", "image/fileinfo", "image/gpt", "image/hostfile", "image/partition", "image/progress", "image/squashfs", "image/tree"},
+	"image/compose":   {"image", "image/artifact", "image/build", "image/ext4", "image/fault", "image/gpt", "image/partition", "image/tree", "image/volume"},
+	"image/compare":   {"image", "image/artifact", "image/compose", "image/fault", "image/fileinfo", "image/gpt", "image/progress", "image/tree", "image/volume", "layouts"},
+	"image/inspect":   {"boards", "image", "image/artifact", "image/edit", "image/fileinfo", "image/gpt", "image/report", "image/sanitize", "image/uboot", "image/volume", "layouts"},
 	"image/fstab":     {},
 	"image/extlinux":  {},
 	"image/shconf":    {},
@@ -54,7 +60,7 @@ var imports = map[string][]string{
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/imgtool": {"image/compare", "image/compose", "image/fileinfo", "image/inspect", "image/volume", "boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm", "image/partition"},
 }
 

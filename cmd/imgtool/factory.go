@@ -200,7 +200,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	}()
 	stations, err := openStations(ctx, opt, board, names, u)
 	if len(stations) > 0 {
-		whole.BuildID = buildID(stations[0].pic)
+		whole.BuildID = stations[0].pic.BuildID()
 	}
 	defer func() {
 		for _, s := range stations {
@@ -413,7 +413,7 @@ func (s *station) compose(board *boards.Board, own *unitData, flags map[string]b
 	}
 	if own != nil {
 		c := *pic
-		c.unit = own.VSN
+		c.Unit = own.VSN
 		pic = &c
 	}
 	if s.plan, err = newPlan(pic); err != nil {

@@ -21,6 +21,7 @@ import (
 	"imgtool/image/compose"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
+	"imgtool/image/volume"
 )
 
 // bench is the three images of a build and a loop device for each.
@@ -113,7 +114,7 @@ func (b *bench) has(medium, file string) (there mark, is bool) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+	pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -187,7 +188,7 @@ func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, medium := range []string{"sd", "nvme"} {
-		pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+		pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,7 +199,7 @@ func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		var differ, all int64
-		for c, err := range made.img.Chunks(4096) {
+		for c, err := range made.Image.Chunks(4096) {
 			if err != nil {
 				t.Fatal(err)
 			}

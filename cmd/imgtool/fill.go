@@ -7,6 +7,7 @@ import (
 
 	"imgtool/flash"
 	"imgtool/image/artifact"
+	"imgtool/image/edit"
 	"imgtool/image/ext4"
 	"imgtool/image/fault"
 	"imgtool/image/partition"
@@ -82,7 +83,7 @@ func fileOn(disk *flash.Disk, want artifact.Partition, path string) (string, err
 		if err != nil {
 			return "", err
 		}
-		return textIn(t, path), nil
+		return (&volume.FileSystem{Tree: t}).ReadText(path, edit.MaxText), nil
 	}
 	return "", nil
 }

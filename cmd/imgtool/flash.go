@@ -22,6 +22,7 @@ import (
 
 	"imgtool/flash"
 	"imgtool/image"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/partition"
 	"imgtool/image/sanitize"
@@ -250,7 +251,7 @@ func flashPicture(ctx context.Context, names []string, pic *volume.Source, opt f
 		if m := pic.Manifest; m != nil && m.Board != board.Name {
 			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.Name, m.Board, board.Name)}
 		} else if m == nil {
-			if pic.board = board.Name; opt.yes || opt.dryRun {
+			if p.board = board.Name; opt.yes || opt.dryRun {
 				u.warn(fmt.Sprintf("%s: it is not known whether this image is for %s: it has no manifest", pic.Name, board.Name))
 			}
 		}
@@ -299,13 +300,14 @@ func flashPicture(ctx context.Context, names []string, pic *volume.Source, opt f
 		if err != nil {
 			return err
 		}
+		plan.board = p.board
 		p.Close()
 		pic, p = now, plan
 	}
 	if err := checkFill(pic, units, u); err != nil {
 		return err
 	}
-	if fitted, err := pic.fit(units[0].disk.Size); err != nil {
+	if fitted, err := compose.Fit(pic, units[0].disk.Size, nil); err != nil {
 		return fmt.Errorf("%s: %w", pic.Name, err)
 	} else if fitted != pic {
 		p.Close()
@@ -763,19 +765,12 @@ func refuseSame(disk *flash.Disk, pic *volume.Source) error {
 	return nil
 }
 
-func buildID(pic *volume.Source) string {
-	if pic.Manifest == nil {
-		return ""
-	}
-	return pic.Manifest.BuildID
-}
-
 func describePicture(p *plan) string {
 	if m := p.pic.Manifest; m != nil {
 		return fmt.Sprintf("%s (%s build %s, %s)", p.pic.Name, m.Board, m.BuildID, human(p.size))
 	}
-	if p.pic.board != "" {
-		return fmt.Sprintf("%s (%s, and not known to be for %s: it has no manifest)", p.pic.Name, human(p.size), p.pic.board)
+	if p.board != "" {
+		return fmt.Sprintf("%s (%s, and not known to be for %s: it has no manifest)", p.pic.Name, human(p.size), p.board)
 	}
 	return fmt.Sprintf("%s (%s)", p.pic.Name, human(p.size))
 }

@@ -468,7 +468,7 @@ func (l *live) plan(ctx context.Context) error {
 	for _, img := range l.build.Images {
 		i := slices.IndexFunc(l.stages, func(s *station) bool { return s.medium == img.Manifest.Medium })
 		s := l.stages[i]
-		s.pic = &volume.Source{name: "the " + s.medium + " made of " + l.root, img: img.Image, manifest: img.Manifest}
+		s.pic = volume.FromImage("the "+s.medium+" made of "+l.root, img.Image, img.Manifest)
 		if err := s.compose(l.board, nil, nil); err != nil {
 			return err
 		}

@@ -11,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image"
 	"imgtool/image/fileinfo"
+	"imgtool/image/inspect"
 	"imgtool/image/tree"
 	"imgtool/image/volume"
 	"imgtool/layouts"
@@ -138,14 +140,14 @@ func listPartitions(l *volume.Location, u *ui) error {
 		wide = max(wide, len(p.Name))
 	}
 	for _, p := range all {
-		size, holds := human(p.Len), p.Holds
+		size, holds := image.FormatSize(p.Len), p.Holds
 		if p.Late {
 			holds = "made by the device on its first boot"
 		}
 		if p.Len == 0 {
 			size = "the rest"
 		}
-		line := fmt.Sprintf("%3d %-*s %-14s %10s %10s  %s", p.Number, wide, p.Name, p.Type, mebibytes(p.Off), size, holds)
+		line := fmt.Sprintf("%3d %-*s %-14s %10s %10s  %s", p.Number, wide, p.Name, p.Type, inspect.FormatOffset(p.Off), size, holds)
 		if err := u.printf("%s\n", strings.TrimRight(line, " ")); err != nil {
 			return err
 		}

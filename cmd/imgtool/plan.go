@@ -23,6 +23,7 @@ import (
 // the rest is still to come.
 type plan struct {
 	pic   *volume.Source
+	board string // the board the image is for by --board, if it has no manifest
 	table *partition.Table
 	start int64         // where the head ends, at the first partition or before
 	size  int64         // the least the disk must have, in bytes, as far as that is known

@@ -193,7 +193,7 @@ func TestNamesInImagesHaveNoEffectOnATerminal(t *testing.T) {
 		{[]string{"cat", x + ":1/link"}, `link: its parent h\x1b]0;T\x07`},
 		{[]string{"diff", x, other}, `q\x1b[2K`},
 		{[]string{"diff", "--json", x, other}, `"partition": "q\u001b[2K"`},
-		{[]string{"diff", x + ":1", empty}, "nothing known"},
+		{[]string{"diff", x + ":1", empty}, "not known"},
 		{[]string{"flash", "--dry-run", "-i", x, other}, `"p\x1b]0;T\a\u202e\u009b\nimgtool: FORGED"`},
 		{[]string{"flash", "--yes", "-i", other, empty}, `too small`},
 		{[]string{"flash", "--yes", "-i", other, room}, `written`},

@@ -66,7 +66,7 @@ func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Bo
 		return err
 	}
 	defer pic.Close()
-	if pic.opened == nil {
+	if pic.Opened() == nil {
 		return fmt.Errorf("%s: a seed cannot be put into a file that is read from front to back only: give an .img or .img.zst", path)
 	}
 	e, err := prepareSeed(pic.Image, pic.Manifest, want, board, u)
@@ -101,7 +101,7 @@ func (e *seedEdit) save(ctx context.Context, path string, pic *volume.Source) er
 		if fault != nil {
 			return fault
 		}
-		err = artifact.Replace(ctx, path, pic.File, pic.opened, image.Span{Off: e.part.Off, Len: e.part.Len}, content, nil)
+		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), image.Span{Off: e.part.Off, Len: e.part.Len}, content, nil)
 	}
 	if errors.Is(err, artifact.ErrStream) {
 		return fmt.Errorf("%s: a seed can be put into an .img, and an .img.zst that imgtool made", path)
@@ -128,7 +128,7 @@ func named(name string, err error) error {
 
 // seedOf is the seed of an image file or a disk, read anew; nil if there is none.
 func seedOf(path string, board *boards.Board) ([]byte, error) {
-	pic, err := volume.Open(path, u.opening())
+	pic, err := volume.Open(path, volume.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -229,25 +229,25 @@ func writeStep(ctx context.Context, t *flash.Target, patches []image.Extent) err
 }
 
 // withSeed is the image with a seed in it, composed as it is read.
-func (p *volume.Source) withSeed(want *build.Seed, board *boards.Board, u *ui) (*volume.Source, error) {
-	if p.img == nil {
-		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.name)
+func withSeed(p *volume.Source, want *build.Seed, board *boards.Board, u *ui) (*volume.Source, error) {
+	if p.Image == nil {
+		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.Name)
 	}
-	e, err := prepareSeed(p.img, p.manifest, want, board, u)
+	e, err := prepareSeed(p.Image, p.Manifest, want, board, u)
 	if err != nil {
-		return nil, named(p.name, err)
+		return nil, named(p.Name, err)
 	}
 	if e.steps == nil {
 		return p, nil
 	}
 	seeded := *p
-	if seeded.img, err = e.overlay(p.img); err != nil {
+	if seeded.Image, err = e.overlay(p.Image); err != nil {
 		return nil, err
 	}
-	if p.manifest != nil {
-		m := *p.manifest
+	if p.Manifest != nil {
+		m := *p.Manifest
 		m.Entries, m.Pieces = nil, nil
-		seeded.manifest = &m
+		seeded.Manifest = &m
 	}
 	return &seeded, nil
 }
@@ -340,11 +340,11 @@ func seeded(pic *volume.Source, opt seedOptions, board *boards.Board, u *ui) (*v
 	if err != nil {
 		return nil, err
 	}
-	p, err := pic.withSeed(want, board, u)
+	p, err := withSeed(pic, want, board, u)
 	if err != nil {
 		return nil, err
 	}
 	units := *p
-	units.unit = opt.unit
+	units.Unit = opt.unit
 	return &units, nil
 }

@@ -68,7 +68,8 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	pic := &volume.Source{name: "a seed stick with " + opt.seed.file, img: img, unit: opt.seed.unit}
+	pic := volume.FromImage("a seed stick with "+opt.seed.file, img, nil)
+	pic.Unit = opt.seed.unit
 	return flashPicture(ctx, []string{disk}, pic, opt, u)
 }
 

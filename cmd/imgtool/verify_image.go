@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"time"
 
-	"imgtool/image/artifact"
 	"imgtool/image/volume"
 )
 
@@ -36,7 +34,7 @@ func verifyImage(ctx context.Context, file string, u *ui) (err error) {
 		return err
 	}
 	if pic.Image == nil && pic.File != nil {
-		if err := pic.readThrough(ctx, u, func(c chunks) chunks { return c }); err != nil {
+		if err := pic.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
 			return err
 		}
 	}
@@ -56,17 +54,4 @@ func verifyImage(ctx context.Context, file string, u *ui) (err error) {
 	}
 	u.say("%s: its partition table is whole, and %s, in %s", describePicture(p), pic.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil
-}
-
-// checkedWith says what the bytes of an image were compared with.
-func (p *volume.Source) checkedWith() string {
-	switch {
-	case p.manifest != nil:
-		return "it is as its manifest says"
-	case p.beside.bmap != nil:
-		return "it is as its block map says"
-	case p.format != artifact.Raw && p.format != artifact.Sparse:
-		return fmt.Sprintf("its %s data are whole", p.format)
-	}
-	return "there are no checksums to compare its bytes with"
 }

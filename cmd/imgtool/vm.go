@@ -21,6 +21,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
@@ -304,7 +305,7 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 		p.Close()
 		return err
 	}
-	fitted, err := pic.fit(size)
+	fitted, err := compose.Fit(pic, size, nil)
 	if err == nil && fitted != pic {
 		p.Close()
 		p, err = newPlan(fitted)
@@ -379,12 +380,12 @@ func slotCommand(disk *os.File, slot string) (string, error) {
 
 // checkStick refuses what QEMU would show as a stick and is none.
 func checkStick(path string) error {
-	stick, err := volume.Open(path, u.opening())
+	stick, err := volume.Open(path, volume.Options{})
 	if err != nil {
 		return fmt.Errorf("--usb: %w", err)
 	}
 	defer stick.Close()
-	if stick.format != artifact.Raw {
+	if stick.Format != artifact.Raw {
 		return fmt.Errorf("--usb %s: it is packed; a stick is a raw image", path)
 	}
 	return nil

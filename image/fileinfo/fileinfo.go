@@ -121,3 +121,7 @@ func Xattr(x tree.Xattr) string {
 	}
 	return "0x" + hex.EncodeToString([]byte(x.Value))
 }
+
+// FATSerial returns the serial number of a FAT as other tools print it, such as
+// "12AB-34CD".
+func FATSerial(n uint32) string { return fmt.Sprintf("%04X-%04X", n>>16, n&0xffff) }

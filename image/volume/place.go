@@ -11,8 +11,8 @@ import (
 	"imgtool/image"
 	"imgtool/image/fat"
 	"imgtool/image/fault"
-	"imgtool/image/gpt"
 	"imgtool/image/fileinfo"
+	"imgtool/image/gpt"
 	"imgtool/image/tree"
 )
 

@@ -65,6 +65,9 @@ func Open(path string, opt Options) (*Source, error) {
 	}
 	if path == "-" {
 		const name = "standard input"
+		if opt.Stdin == nil {
+			return nil, fault.New(fault.Usage, "standard input cannot be used here: give a file")
+		}
 		s, err := artifact.Stream(hostfile.NewReader(name, opt.Stdin), nil)
 		if err != nil {
 			return nil, wrap(name, err)

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/image/fault"
+	"imgtool/image/inspect"
+	"imgtool/image/volume"
+)
+
+func newInspectCommand(u *ui) *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect FILE|DISK",
+		Short: "Show what is in an image, and check it",
+		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
+script or menu and its file systems, and check the partition tables and boot loaders. The
+exit status is 6 if a check fails. Per-unit data, such as SSH host keys, is a warning and
+not a fault.`,
+		Example: `  imgtool inspect x.img.zst
+  imgtool inspect --json /dev/sdX`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), args[0], u) },
+	}
+}
+
+func runInspect(ctx context.Context, path string, u *ui) error {
+	s, err := volume.Open(path, u.opening())
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.Seek(ctx); err != nil {
+		return err
+	}
+	r, err := inspect.Source(s)
+	if err != nil {
+		return s.Wrap(err)
+	}
+	u.endPhase()
+	if u.json {
+		err = u.print(r)
+	} else {
+		err = u.text(r.Text())
+	}
+	if err != nil {
+		return err
+	}
+	if n := r.Faults(); n > 0 {
+		return fault.New(fault.Corrupt, "%s: %d of %d checks fail", path, n, len(r.Checks))
+	}
+	return nil
+}
