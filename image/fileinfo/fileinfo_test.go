@@ -9,10 +9,10 @@ import (
 
 func TestLong(t *testing.T) {
 	for want, n := range map[string]*tree.Inode{
-		"drwxr-xr-x       0:0           0 1970-01-01 00:00:00 x":              {Mode: tree.Dir | 0o755},
-		"-rwsr-sr-t 1000:1000           0 1970-01-01 00:00:01 x":              {Mode: tree.Regular | 0o7755, UID: 1000, GID: 1000, ModTime: 1},
-		"-rwSr-Sr-T       0:0           0 1970-01-01 00:00:00 x":              {Mode: tree.Regular | 0o7644},
-		"crw-------       0:0       5,300 1970-01-01 00:00:00 x":              {Mode: tree.CharDev | 0o600, Major: 5, Minor: 300},
+		"drwxr-xr-x       0:0           0 1970-01-01 00:00:00 x":            {Mode: tree.Dir | 0o755},
+		"-rwsr-sr-t 1000:1000           0 1970-01-01 00:00:01 x":            {Mode: tree.Regular | 0o7755, UID: 1000, GID: 1000, ModTime: 1},
+		"-rwSr-Sr-T       0:0           0 1970-01-01 00:00:00 x":            {Mode: tree.Regular | 0o7644},
+		"crw-------       0:0       5,300 1970-01-01 00:00:00 x":            {Mode: tree.CharDev | 0o600, Major: 5, Minor: 300},
 		`lrwxrwxrwx       0:0           4 1970-01-01 00:00:00 x -> "a\nb "`: {Mode: tree.Symlink | 0o777, Target: "a\nb "},
 	} {
 		if got := fileinfo.Long("x", n); got != want {
