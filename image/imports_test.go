@@ -34,7 +34,8 @@ var imports = map[string][]string{
 	"image/vm":        {},
 	"image/squashfs":  {"image", "image/tree", "image/parallel"},
 	"image/source":    {"image", "image/cache", "image/compress", "image/hostfile", "image/tree", "image/fault"},
-	"image/artifact":  {"image", "image/hostfile", "image/parallel", "image/simg", "image/compress", "image/fault"},
+	"image/boardinfo": {},
+	"image/artifact":  {"image", "image/boardinfo", "image/hostfile", "image/parallel", "image/simg", "image/compress", "image/fault"},
 	"image/fstab":     {},
 	"image/extlinux":  {},
 	"image/shconf":    {},
@@ -46,7 +47,7 @@ var imports = map[string][]string{
 	"image/seed/provision":           {"image/seed", "image/seed/api", "image/fault"},
 
 	"layouts": {},
-	"boards":  {"layouts"},
+	"boards":  {"layouts", "image/boardinfo"},
 	"flash":   {"image", "image/fault"},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/compress", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/initramfs", "image/simg", "image/source",
 		"image/report", "image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot"},
