@@ -44,16 +44,17 @@ var imports = map[string][]string{
 	"image/seed/console/consoletest": {"image/imagetest", "image/seed", "image/seed/api", "image/seed/console"},
 	"image/seed/provision":           {"image/seed", "image/seed/api"},
 
-	"layouts": {},
-	"boards":  {"layouts"},
-	"flash":   {"image"},
+	"layouts":    {},
+	"boards":     {"layouts"},
+	"flash":      {"image", "flash/disk"},
+	"flash/disk": {},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/compress", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/initramfs", "image/simg", "image/source",
 		"image/report", "image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot"},
 	"image/report":        {"image/tree"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/imgtool": {"boards", "layouts", "flash", "flash/disk", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm", "image/partition"},
 }
 

@@ -1,4 +1,4 @@
-package flash
+package disk
 
 import (
 	"errors"
@@ -7,7 +7,7 @@ import (
 )
 
 // Eject takes a USB disk off the bus, as if it were unplugged: a board that shows
-// its disk then knows that the host is done. root is as for Disks.
+// its disk then knows that the host is done. root is as for List.
 func Eject(root string, d *Disk) error {
 	if d.USB == nil || d.USB.Port == "" {
 		return errors.New("it is not on USB")

@@ -1,4 +1,4 @@
-package flash_test
+package disk_test
 
 import (
 	"errors"
@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 // A made-up machine is a graph of block devices, grown step by step. Whoever
@@ -27,7 +27,7 @@ import (
 // thing is a block device of a made-up machine.
 type thing struct {
 	name  string
-	disk  *disk    // the disk it is or is a partition of
+	disk  *target  // the disk it is or is a partition of
 	below []*thing // what it is made of
 	n     int      // of a partition
 	dev   string
@@ -36,20 +36,20 @@ type thing struct {
 	users, parts []*thing // the same graph upwards, as sysfs shows it
 }
 
-// disk is what may be a target, and what the model knows of it.
-type disk struct {
+// target is what may be a target, and what the model knows of it.
+type target struct {
 	thing
 	at                string // its folder below /sys/devices
 	fixed, removable  bool
 	empty, readOnly   bool
 	id                string // serial or WWN
 	inUse, runsSystem bool
-	twin              *disk // the same bytes by another name
+	twin              *target // the same bytes by another name
 }
 
 type topology struct {
 	*rand.Rand
-	disks   []*disk
+	disks   []*target
 	others  []*thing // assembled devices and partitions of such
 	free    []*thing // nothing is on these yet
 	mounts  []string
@@ -74,8 +74,8 @@ func (t *topology) dev(major int) string {
 func oneOf[T any](t *topology, s ...T) T { return s[t.IntN(len(s))] }
 
 // disksBelow are the disks whose bytes x is made of.
-func disksBelow(x *thing) []*disk {
-	var found []*disk
+func disksBelow(x *thing) []*target {
+	var found []*target
 	if x.disk != nil {
 		found = append(found, x.disk)
 		if x.disk.twin != nil {
@@ -118,7 +118,7 @@ func (t *topology) take(n int) []*thing {
 func (t *topology) addDisk() {
 	n := len(t.disks)
 	letter := string(rune('a' + n))
-	d := &disk{}
+	d := &target{}
 	t.seq++
 	d.files = map[string]string{"queue/logical_block_size": "512", "diskseq": strconv.Itoa(t.seq)}
 	serial := fmt.Sprintf("S%dX%d", n, t.IntN(1000))
@@ -198,7 +198,7 @@ func (t *topology) addDisk() {
 }
 
 // place puts a disk into the machine, with partitions or without.
-func (t *topology) place(d *disk) {
+func (t *topology) place(d *target) {
 	d.disk = d
 	t.disks = append(t.disks, d)
 	switch {
@@ -331,9 +331,9 @@ func (t *topology) pool(things []*thing, imported bool) {
 }
 
 // loopFile attaches a file in the file system mounted at a point.
-func (t *topology) loopFile(at string) *disk {
+func (t *topology) loopFile(at string) *target {
 	t.seq++
-	d := &disk{at: fmt.Sprintf("virtual/block/loop%d", t.seq)}
+	d := &target{at: fmt.Sprintf("virtual/block/loop%d", t.seq)}
 	d.name, d.dev = fmt.Sprintf("loop%d", t.seq), fmt.Sprintf("7:%d", t.seq)
 	d.files = map[string]string{"queue/logical_block_size": "512", "loop/backing_file": strings.ReplaceAll(strings.TrimSuffix(at, "/"), `\040`, " ") + "/some file " + strconv.Itoa(t.seq)}
 	return d
@@ -580,13 +580,13 @@ type count struct{ disks, inUse, accepted, onlyFixed, none atomic.Int64 }
 // check compares what the package says of the machine below root with what the
 // model knows.
 func (t *topology) check(root string, n *count) error {
-	found, err := flash.Disks(root)
+	found, err := disk.List(root)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	byName := map[string]flash.Disk{}
+	byName := map[string]disk.Disk{}
 	for _, d := range found {
 		byName[d.Name] = d
 	}
@@ -600,7 +600,7 @@ func (t *topology) check(root string, n *count) error {
 			continue
 		}
 		if i == looked {
-			if again, err := flash.Find(root, got.Path); err != nil || !cmp.Equal(again, &got, cmpopts.IgnoreUnexported(flash.Disk{})) {
+			if again, err := disk.Find(root, got.Path); err != nil || !cmp.Equal(again, &got, cmpopts.IgnoreUnexported(disk.Disk{})) {
 				wrong("%s: found as %+v, %v", want.name, again, err)
 			}
 		}
@@ -614,11 +614,11 @@ func (t *topology) check(root string, n *count) error {
 			wrong("%s: it may be what this system runs from", want.name)
 		}
 		free := !want.inUse && !want.empty && !want.readOnly
-		plain := got.Check(flash.Need{SectorSize: 512})
-		named := got.Check(flash.Need{SectorSize: 512, Fixed: true, Serial: want.id})
+		plain := got.Check(disk.Need{SectorSize: 512})
+		named := got.Check(disk.Need{SectorSize: 512, Fixed: true, Serial: want.id})
 		if want.inUse {
 			n.inUse.Add(1)
-			if got.Check(flash.Need{}) == nil {
+			if got.Check(disk.Need{}) == nil {
 				wrong("%s: in use and free", want.name)
 			}
 			if len(got.InUse) == 0 {
@@ -637,7 +637,7 @@ func (t *topology) check(root string, n *count) error {
 		case named != nil && free && want.fixed && want.id != "":
 			wrong("%s: refused with --fixed: %v", want.name, named)
 		}
-		if want.fixed && got.Check(flash.Need{SectorSize: 512, Fixed: true, Serial: "other"}) == nil {
+		if want.fixed && got.Check(disk.Need{SectorSize: 512, Fixed: true, Serial: "other"}) == nil {
 			wrong("%s: accepted with the serial of another", want.name)
 		}
 		switch {
@@ -663,7 +663,7 @@ func (t *topology) check(root string, n *count) error {
 	for _, name := range names[:min(2, len(names))] {
 		n.none.Add(1)
 		path := "/dev/" + strings.ReplaceAll(name, "!", "/")
-		if d, err := flash.Find(root, path); d != nil || !errors.As(err, new(*flash.RefusedError)) {
+		if d, err := disk.Find(root, path); d != nil || !errors.As(err, new(*disk.RefusedError)) {
 			wrong("%s: found as %+v, %v", path, d, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package flash
+package disk
 
 import (
 	"errors"
@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Disks are the whole disks of the machine whose files are below root ("/" is
+// List returns the whole disks of the machine whose files are below root ("/" is
 // this one), by name. RAM disks, optical drives, assembled devices and the
 // boot partitions of an eMMC are not among them, nor is what holds no medium
 // and never had one; a reader without a card is.
-func Disks(root string) ([]Disk, error) {
+func List(root string) ([]Disk, error) {
 	m, err := look(root)
 	if err != nil {
 		return nil, err

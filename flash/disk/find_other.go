@@ -1,6 +1,6 @@
 //go:build !linux && !darwin
 
-package flash
+package disk
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 
 var errOther = errors.New("flashing disks is supported on Linux and macOS; a regular file works")
 
-// Disks knows the disks of Linux and macOS only.
-func Disks(root string) ([]Disk, error) { return nil, errOther }
+// List returns the disks of Linux and macOS only.
+func List(root string) ([]Disk, error) { return nil, errOther }
 
 // USBDevices knows the devices of Linux and macOS only.
 func USBDevices(root string) ([]USB, error) { return nil, errOther }

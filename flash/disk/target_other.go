@@ -1,6 +1,6 @@
 //go:build !linux && !darwin
 
-package flash
+package disk
 
 import (
 	"errors"

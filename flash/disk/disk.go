@@ -1,18 +1,16 @@
-// Package flash knows the disks of this machine: which there are, why one must
-// not be written, how to open one so that nobody else has it, and in which
-// order an image goes onto it so that an interrupted flash never looks whole.
-//
-// It knows no board, no format and no partition table: what is written comes
-// in as chunks. It asks nothing and prints nothing.
-package flash
+// Package disk finds the disks of this machine, says why one must not be written,
+// and opens one so that nothing else can use it meanwhile.
+package disk
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 )
@@ -202,11 +200,19 @@ func (e *MovedError) Error() string {
 	return e.File + ": the file was removed, renamed or replaced while it was written: there is no file of that name with what was written: start over"
 }
 
-// ReadError is a disk that could not be read back; Err names the offset.
-type ReadError struct{ Err error }
-
-func (e *ReadError) Error() string { return e.Err.Error() }
-func (e *ReadError) Unwrap() error { return e.Err }
+// Lost is the *GoneError or *MovedError that err is or stands for, or nil.
+func Lost(path string, err error) error {
+	if moved, ok := errors.AsType[*MovedError](err); ok {
+		return moved
+	}
+	if gone, ok := errors.AsType[*GoneError](err); ok {
+		return gone
+	}
+	if errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || errors.Is(err, errNoMedium) || errors.Is(err, fs.ErrNotExist) {
+		return &GoneError{path, err}
+	}
+	return nil
+}
 
 const (
 	mib = 1 << 20

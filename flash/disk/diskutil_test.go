@@ -1,4 +1,4 @@
-package flash_test
+package disk_test
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rogpeppe/go-internal/txtar"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 // recordedMac is a Mac whose programs answer from a file. See testdata/README.md.
@@ -51,16 +51,16 @@ func (r *recordedMac) run(args ...string) ([]byte, error) {
 	return out, nil
 }
 
-func (r *recordedMac) look() (*flash.Mac, error) {
+func (r *recordedMac) look() (*disk.Mac, error) {
 	var mounts [][2]string
 	for line := range strings.Lines(string(r.answers["mounts"])) {
 		from, at, _ := strings.Cut(strings.TrimSpace(line), " on ")
 		mounts = append(mounts, [2]string{from, at})
 	}
-	return flash.LookMac(r.run, mounts)
+	return disk.LookMac(r.run, mounts)
 }
 
-func (r *recordedMac) disks(t *testing.T) map[string]*flash.Disk {
+func (r *recordedMac) disks(t *testing.T) map[string]*disk.Disk {
 	t.Helper()
 	m, err := r.look()
 	if err != nil {
@@ -70,7 +70,7 @@ func (r *recordedMac) disks(t *testing.T) map[string]*flash.Disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disks := map[string]*flash.Disk{}
+	disks := map[string]*disk.Disk{}
 	for _, d := range all {
 		disks[d.Name] = &d
 	}
@@ -135,7 +135,7 @@ func TestMacTellsWhichDisksMayBeWritten(t *testing.T) {
 				var got []string
 				for name, d := range r.disks(t) {
 					says := "ok"
-					if err := d.Check(flash.Need{Size: 1 << 20, SectorSize: d.SectorSize, Fixed: true, Serial: d.Serial}); err != nil {
+					if err := d.Check(disk.Need{Size: 1 << 20, SectorSize: d.SectorSize, Fixed: true, Serial: d.Serial}); err != nil {
 						says = strings.TrimPrefix(err.Error(), d.Path+": ")
 					} else if len(d.Mounted) > 0 {
 						says += ", after unmounting " + strings.Join(d.Mounted, ", ")
@@ -165,16 +165,16 @@ func TestMacKnowsTheSystemByTheKernelsMountsAlone(t *testing.T) {
 }
 
 func TestMacDescribesADisk(t *testing.T) {
-	stick := flash.USB{Port: "20-2", VendorID: "0781", ProductID: "5581", BCD: "0100", Manufacturer: "SanDisk", Product: "Ultra",
+	stick := disk.USB{Port: "20-2", VendorID: "0781", ProductID: "5581", BCD: "0100", Manufacturer: "SanDisk", Product: "Ultra",
 		Serial: "4C530001231117115142", Interface: "08/06/50"}
-	for name, want := range map[string]flash.Disk{
+	for name, want := range map[string]disk.Disk{
 		"disk4": {Size: 30752000000, SectorSize: 512, Model: "Ultra", Vendor: "SanDisk", Rev: "1.00", Serial: stick.Serial, Bus: "usb", USB: &stick,
-			Removable: true, Parts: []flash.Part{{Name: "disk4s1", Off: 20480, Size: 30751958016}}, Mounted: []string{"/Volumes/STICK"}},
+			Removable: true, Parts: []disk.Part{{Name: "disk4s1", Off: 20480, Size: 30751958016}}, Mounted: []string{"/Volumes/STICK"}},
 		"disk5": {Size: 31914983424, SectorSize: 512, Model: "Built In SDXC Reader", Bus: "mmc", Kind: "SD",
-			Removable: true, Parts: []flash.Part{{Name: "disk5s1", Off: 20480, Size: 31910789120}}, Mounted: []string{"/Volumes/NO NAME"}},
+			Removable: true, Parts: []disk.Part{{Name: "disk5s1", Off: 20480, Size: 31910789120}}, Mounted: []string{"/Volumes/NO NAME"}},
 		"disk6":  {Size: 1 << 30, SectorSize: 512, Model: "Disk Image", Bus: "loop", Removable: true},
 		"disk9":  {Size: 2000398934016, SectorSize: 512, Model: "Second SSD", Bus: "nvme", Internal: true},
-		"disk10": {Size: 1000204886016, SectorSize: 512, Model: "Samsung SSD 990 PRO", Bus: "nvme", Removable: true, Parts: []flash.Part{{Name: "disk10s1", Off: 20480, Size: 1000204800000}}},
+		"disk10": {Size: 1000204886016, SectorSize: 512, Model: "Samsung SSD 990 PRO", Bus: "nvme", Removable: true, Parts: []disk.Part{{Name: "disk10s1", Off: 20480, Size: 1000204800000}}},
 	} {
 		want.Path, want.Name = "/dev/"+name, name
 		got := readMac(t, "macbook").disks(t)[name]
@@ -182,7 +182,7 @@ func TestMacDescribesADisk(t *testing.T) {
 			t.Errorf("%s has no number", name)
 		}
 		got.Diskseq = 0
-		if d := cmp.Diff(&want, got, cmpopts.IgnoreUnexported(flash.Disk{})); d != "" {
+		if d := cmp.Diff(&want, got, cmpopts.IgnoreUnexported(disk.Disk{})); d != "" {
 			t.Errorf("%s:\n%s", name, d)
 		}
 	}
@@ -224,7 +224,7 @@ func TestMacFindsADiskByItsName(t *testing.T) {
 		"disk77":  "diskutil knows no such disk",
 	} {
 		_, err := m.Find("/dev/"+name, name)
-		if refused, ok := errors.AsType[*flash.RefusedError](err); !ok || refused.Reason != want {
+		if refused, ok := errors.AsType[*disk.RefusedError](err); !ok || refused.Reason != want {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -242,16 +242,16 @@ func TestMacNoticesAnotherDiskByTheSameName(t *testing.T) {
 	if err := a.SameAs(a); err != nil {
 		t.Error(err)
 	}
-	for what, change := range map[string]func(*flash.Disk){
-		"its twin":         func(d *flash.Disk) { *d = *b },
-		"another size":     func(d *flash.Disk) { d.Size -= 512 },
-		"other sectors":    func(d *flash.Disk) { d.SectorSize = 4096 },
-		"another serial":   func(d *flash.Disk) { d.Serial = "x" },
-		"no number at all": func(d *flash.Disk) { d.Diskseq = 0 },
+	for what, change := range map[string]func(*disk.Disk){
+		"its twin":         func(d *disk.Disk) { *d = *b },
+		"another size":     func(d *disk.Disk) { d.Size -= 512 },
+		"other sectors":    func(d *disk.Disk) { d.SectorSize = 4096 },
+		"another serial":   func(d *disk.Disk) { d.Serial = "x" },
+		"no number at all": func(d *disk.Disk) { d.Diskseq = 0 },
 	} {
 		now := *a
 		change(&now)
-		if _, gone := errors.AsType[*flash.GoneError](a.SameAs(&now)); !gone {
+		if _, gone := errors.AsType[*disk.GoneError](a.SameAs(&now)); !gone {
 			t.Errorf("%s is taken for the same", what)
 		}
 	}
@@ -281,13 +281,13 @@ func TestMacUnmountsADiskAndItsContainers(t *testing.T) {
 	r.fails["diskutil unmountDisk disk5"] = true
 	err = m.Unmount(d)
 	want := "/dev/disk4: its volumes cannot be unmounted (Unmount of disk5 failed: at least one volume could not be unmounted): close what uses them"
-	if _, refused := errors.AsType[*flash.RefusedError](err); !refused || err.Error() != want {
+	if _, refused := errors.AsType[*disk.RefusedError](err); !refused || err.Error() != want {
 		t.Error(err)
 	}
 }
 
 func TestMacFindsABoardInRecoveryMode(t *testing.T) {
-	match := flash.Match{USB: []flash.USBMatch{{VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
+	match := disk.Match{USB: []disk.USBMatch{{VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
 		Manufacturer: "Rockchip", Product: "USB download gadget", Vendor: "Linux", Model: "UMS disk [0-9]+", Rev: "ffff"}}}
 	m, err := readMac(t, "ums").look()
 	if err != nil {
@@ -406,10 +406,10 @@ func FuzzMac(f *testing.F) {
 			return
 		}
 		for _, d := range disks {
-			if d.Name == "disk4" && d.Check(flash.Need{}) == nil {
+			if d.Name == "disk4" && d.Check(disk.Need{}) == nil {
 				t.Errorf("%+v", d)
 			}
 		}
-		flash.Match{USB: []flash.USBMatch{{VendorID: "2207"}}}.Find(disks, m.USBDevices())
+		disk.Match{USB: []disk.USBMatch{{VendorID: "2207"}}}.Find(disks, m.USBDevices())
 	})
 }

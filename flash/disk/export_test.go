@@ -1,4 +1,4 @@
-package flash
+package disk
 
 // Mac is a Mac that was recorded.
 type Mac = mac

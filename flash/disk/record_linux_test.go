@@ -1,6 +1,6 @@
 //go:build record
 
-package flash_test
+package disk_test
 
 import (
 	"flag"

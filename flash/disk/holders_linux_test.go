@@ -1,4 +1,4 @@
-package flash_test
+package disk_test
 
 import (
 	"bufio"
@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/imagetest"
 )
 
@@ -79,8 +79,8 @@ func TestWhatOthersWriteToIsRefused(t *testing.T) {
 				}
 				before := find(t, path)
 				holding(t, held, c.script)
-				for _, d := range []*flash.Disk{before, find(t, path)} {
-					target, err := flash.Open(d)
+				for _, d := range []*disk.Disk{before, find(t, path)} {
+					target, err := disk.Open(d)
 					if err == nil {
 						target.Close()
 					}
@@ -92,7 +92,7 @@ func TestWhatOthersWriteToIsRefused(t *testing.T) {
 					}
 					refused(t, err, c.want)
 				}
-				if err := find(t, path).Check(flash.Need{}); (err == nil) != (c.want == "") {
+				if err := find(t, path).Check(disk.Need{}); (err == nil) != (c.want == "") {
 					t.Errorf("when looked at: %v", err)
 				}
 			})
@@ -113,7 +113,7 @@ func TestAPartThatIsLockedIsRefused(t *testing.T) {
 		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 100, Len: 1}); err != nil {
 			t.Fatal(err)
 		}
-		_, err = flash.Open(found)
+		_, err = disk.Open(found)
 		refused(t, err, "locked a part of it")
 	}
 }
@@ -131,7 +131,7 @@ func TestAFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
 	if at := imagetest.Run(t, "losetup", "--noheadings", "--output", "BACK-FILE", dev); len(at) == 0 {
 		t.Fatal("it is not attached")
 	}
-	refused(t, find(t, file).Check(flash.Need{}), "attached as "+dev)
+	refused(t, find(t, file).Check(disk.Need{}), "attached as "+dev)
 
 	// Under a name that was given to another file since.
 	other := dirty(t, mib)
@@ -143,8 +143,8 @@ func TestAFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
 	if err := os.WriteFile(other, make([]byte, mib), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, find(t, moved).Check(flash.Need{}), "attached as "+loop)
-	if err := find(t, other).Check(flash.Need{}); err != nil {
+	refused(t, find(t, moved).Check(disk.Need{}), "attached as "+loop)
+	if err := find(t, other).Check(disk.Need{}); err != nil {
 		t.Errorf("a file of the name another one had: %v", err)
 	}
 	open(t, find(t, other))
@@ -163,7 +163,7 @@ func TestAFileThatIsAnotherByNowIsRefused(t *testing.T) {
 		if err := swap(file, other); err != nil {
 			t.Fatal(err)
 		}
-		target, err := flash.Open(found)
+		target, err := disk.Open(found)
 		if err == nil {
 			target.Close()
 			t.Errorf("%s: it opens", name)
@@ -189,7 +189,7 @@ func TestAFileThatLosesItsNameIsSaid(t *testing.T) {
 		if err := lose(file); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := errors.AsType[*flash.MovedError](target.Named()); !ok {
+		if _, ok := errors.AsType[*disk.MovedError](target.Named()); !ok {
 			t.Errorf("%s: %v", name, target.Named())
 		}
 	}
@@ -254,24 +254,24 @@ func TestAMountedFileIsRefused(t *testing.T) {
 				unix.Unmount(at, unix.MNT_DETACH)
 			}
 		}()
-		refused(t, find(t, file).Check(flash.Need{}), "mounted at "+at)
-		_, err = flash.Open(before)
+		refused(t, find(t, file).Check(disk.Need{}), "mounted at "+at)
+		_, err = disk.Open(before)
 		refused(t, err, "mounted at "+at)
 		if err := os.Rename(file, file+".moved"); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, find(t, file+".moved").Check(flash.Need{}), "mounted at "+at)
+		refused(t, find(t, file+".moved").Check(disk.Need{}), "mounted at "+at)
 		if err := os.Rename(file+".moved", file); err != nil {
 			t.Fatal(err)
 		}
-		if err := find(t, twin).Check(flash.Need{}); err != nil {
+		if err := find(t, twin).Check(disk.Need{}); err != nil {
 			t.Errorf("another file of the same content: %v", err)
 		}
 		if err := unix.Unmount(at, 0); err != nil {
 			t.Fatal(err)
 		}
 		unmounted = true
-		if err := find(t, file).Check(flash.Need{}); err != nil {
+		if err := find(t, file).Check(disk.Need{}); err != nil {
 			t.Errorf("after it was unmounted: %v", err)
 		}
 	}

@@ -1,4 +1,4 @@
-package flash
+package disk
 
 import (
 	"context"
@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Disks are the whole disks of this Mac, by what diskutil says of them. APFS
+// List returns the whole disks of this Mac, by what diskutil says of them. APFS
 // containers, arrays and optical drives are not among them, attached images
 // are; a reader without a card is no disk at all. root is "/".
-func Disks(root string) ([]Disk, error) {
+func List(root string) ([]Disk, error) {
 	m, err := lookHere()
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package flash
+package disk
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 
 // Eject takes a disk off, with the volumes that macOS has mounted of it since:
 // a board that shows its disk then knows that the host is done. root is as for
-// Disks.
+// List.
 func Eject(root string, d *Disk) error {
 	if d.File {
 		return errors.New("it is a file")

@@ -1,4 +1,4 @@
-package flash_test
+package disk_test
 
 import (
 	"fmt"
@@ -8,17 +8,17 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 var (
-	rock64 = flash.Match{USB: []flash.USBMatch{{
+	rock64 = disk.Match{USB: []disk.USBMatch{{
 		VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
 		Manufacturer: "Rockchip", Product: "USB download gadget",
 		Vendor: "Linux", Model: `UMS disk \d+`, Rev: "ffff",
 		MinSectors: 2385 << 20 / 512,
 	}}}
-	photon = flash.Match{USB: []flash.USBMatch{{
+	photon = disk.Match{USB: []disk.USBMatch{{
 		VendorID: "1d6b", ProductIDs: []string{"0104"}, Interface: "08/06/50",
 		Manufacturer: "NVIDIA", Product: "Linux for Tegra",
 		Vendor: "mmcblk0", Sectors: 30777344,
@@ -29,7 +29,7 @@ func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
 	const nameIt = "another board, or another boot loader: if it is the disk that is meant, name it"
 	for _, c := range []struct {
 		machine string
-		match   flash.Match
+		match   disk.Match
 		hits    []string
 		near    []string
 	}{
@@ -38,7 +38,7 @@ func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
 		{"rock64-ums", photon, nil, []string{
 			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with the USB id of another: " + nameIt,
 		}},
-		{"rock64-ums", flash.Match{}, nil, []string{
+		{"rock64-ums", disk.Match{}, nil, []string{
 			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with the USB id of another: " + nameIt,
 		}},
 		{"rock64-maskrom", rock64, nil, []string{
@@ -67,25 +67,25 @@ func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
 		}},
 		// However wide a definition is, a decoy is no hit, and neither is a disk
 		// that is not on USB or an entry without a vendor.
-		{"jetson", flash.Match{USB: []flash.USBMatch{{VendorID: "0955"}, {Interface: "08"}}}, nil, []string{
+		{"jetson", disk.Match{USB: []disk.USBMatch{{VendorID: "0955"}, {Interface: "08"}}}, nil, []string{
 			"/dev/sda (USB device 0955:7020 at port 1-2): a Jetson that has booted, with a small disk that holds a README: power it off and put it into recovery mode",
 			"USB device 0955:7e19 at port 1-3: a Jetson in forced recovery (APX), which is no disk: boot a flashing initrd over it that shows the disk, such as the initrd-flash of meta-tegra",
 			"USB device 0955:7035 at port 1-4.1: a Jetson in NVIDIA's initrd flash, which works over a network and shows no disk: " +
 				"let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 		}},
-		{"twins", flash.Match{USB: []flash.USBMatch{{VendorID: "0781", ProductIDs: []string{"5567"}}}}, []string{"/dev/sda", "/dev/sdb"}, nil},
-		{"twins", flash.Match{USB: []flash.USBMatch{{VendorID: "0781", Product: "("}}}, nil, []string{
+		{"twins", disk.Match{USB: []disk.USBMatch{{VendorID: "0781", ProductIDs: []string{"5567"}}}}, []string{"/dev/sda", "/dev/sdb"}, nil},
+		{"twins", disk.Match{USB: []disk.USBMatch{{VendorID: "0781", Product: "("}}}, nil, []string{
 			`/dev/sda (USB device 0781:5567 at port 1-1): like the board's disk, but its product is "Cruzer Blade", not "(": ` + nameIt,
 			`/dev/sdb (USB device 0781:5567 at port 1-2): like the board's disk, but its product is "Cruzer Blade", not "(": ` + nameIt,
 		}},
 	} {
 		t.Run(c.machine, func(t *testing.T) {
 			root := machine(t, c.machine)
-			disks, err := flash.Disks(root)
+			disks, err := disk.List(root)
 			if err != nil {
 				t.Fatal(err)
 			}
-			devices, err := flash.USBDevices(root)
+			devices, err := disk.USBDevices(root)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +96,7 @@ func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
 			}
 			for _, s := range near {
 				said = append(said, s.String())
-				if slices.ContainsFunc(hits, func(d flash.Disk) bool { return d.USB.Port == s.USB.Port }) {
+				if slices.ContainsFunc(hits, func(d disk.Disk) bool { return d.USB.Port == s.USB.Port }) {
 					t.Errorf("%v is a hit as well", s)
 				}
 			}
@@ -112,32 +112,32 @@ func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
 
 // Each mark alone keeps a disk from being a hit.
 func TestMatchAsksForEveryMark(t *testing.T) {
-	board := func() flash.Disk {
-		return flash.Disk{
+	board := func() disk.Disk {
+		return disk.Disk{
 			Path: "/dev/sda", Size: 30535680 * 512, SectorSize: 512, Bus: "usb", Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff",
-			USB: &flash.USB{Port: "1-1", VendorID: "2207", ProductID: "320c", Interface: "08/06/50", Manufacturer: "Rockchip", Product: "USB download gadget"},
+			USB: &disk.USB{Port: "1-1", VendorID: "2207", ProductID: "320c", Interface: "08/06/50", Manufacturer: "Rockchip", Product: "USB download gadget"},
 		}
 	}
-	for name, change := range map[string]func(*flash.Disk){
-		"bus":          func(d *flash.Disk) { d.USB = nil },
-		"vendor id":    func(d *flash.Disk) { d.USB.VendorID = "2208" },
-		"product id":   func(d *flash.Disk) { d.USB.ProductID = "320d" },
-		"interface":    func(d *flash.Disk) { d.USB.Interface = "08/06/62" },
-		"manufacturer": func(d *flash.Disk) { d.USB.Manufacturer = "Rockchips" },
-		"product":      func(d *flash.Disk) { d.USB.Product = "A USB download gadget" },
-		"vendor":       func(d *flash.Disk) { d.Vendor = "" },
-		"model":        func(d *flash.Disk) { d.Model = "UMS disk" },
-		"revision":     func(d *flash.Disk) { d.Rev = "fff" },
-		"size":         func(d *flash.Disk) { d.Size = 2385<<20 - 512 },
-		"medium":       func(d *flash.Disk) { d.Size = 0 },
-		"flashpkg":     func(d *flash.Disk) { d.Vendor = "flashpkg" },
+	for name, change := range map[string]func(*disk.Disk){
+		"bus":          func(d *disk.Disk) { d.USB = nil },
+		"vendor id":    func(d *disk.Disk) { d.USB.VendorID = "2208" },
+		"product id":   func(d *disk.Disk) { d.USB.ProductID = "320d" },
+		"interface":    func(d *disk.Disk) { d.USB.Interface = "08/06/62" },
+		"manufacturer": func(d *disk.Disk) { d.USB.Manufacturer = "Rockchips" },
+		"product":      func(d *disk.Disk) { d.USB.Product = "A USB download gadget" },
+		"vendor":       func(d *disk.Disk) { d.Vendor = "" },
+		"model":        func(d *disk.Disk) { d.Model = "UMS disk" },
+		"revision":     func(d *disk.Disk) { d.Rev = "fff" },
+		"size":         func(d *disk.Disk) { d.Size = 2385<<20 - 512 },
+		"medium":       func(d *disk.Disk) { d.Size = 0 },
+		"flashpkg":     func(d *disk.Disk) { d.Vendor = "flashpkg" },
 	} {
 		d := board()
-		if hits, near := rock64.Find([]flash.Disk{d}, nil); len(hits) != 1 || near != nil {
+		if hits, near := rock64.Find([]disk.Disk{d}, nil); len(hits) != 1 || near != nil {
 			t.Fatal(hits, near)
 		}
 		change(&d)
-		if hits, _ := rock64.Find([]flash.Disk{d}, nil); hits != nil {
+		if hits, _ := rock64.Find([]disk.Disk{d}, nil); hits != nil {
 			t.Errorf("another %s: still a hit", name)
 		}
 	}
@@ -146,14 +146,14 @@ func TestMatchAsksForEveryMark(t *testing.T) {
 	exact.Vendor = "mmcblk0"
 	for _, sectors := range []int64{30777343, 30777344, 30777345} {
 		exact.Size = sectors * 512
-		if hits, _ := photon.Find([]flash.Disk{exact}, nil); (len(hits) == 1) != (sectors == 30777344) {
+		if hits, _ := photon.Find([]disk.Disk{exact}, nil); (len(hits) == 1) != (sectors == 30777344) {
 			t.Errorf("%d sectors: %v", sectors, hits)
 		}
 	}
 }
 
 func TestPatternsAreCheckedWhenRead(t *testing.T) {
-	var p flash.Pattern
+	var p disk.Pattern
 	if err := p.UnmarshalText([]byte(`UMS disk \d+`)); err != nil || p != `UMS disk \d+` {
 		t.Error(p, err)
 	}

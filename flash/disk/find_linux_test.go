@@ -1,4 +1,4 @@
-package flash_test
+package disk_test
 
 import (
 	"errors"
@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 var update = flag.Bool("update", false, "write the goldens anew")
@@ -88,7 +88,7 @@ func TestDisksOfRecordedMachines(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".txt")
 		t.Run(name, func(t *testing.T) {
 			root := machine(t, name)
-			disks, err := flash.Disks(root)
+			disks, err := disk.List(root)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,17 +103,17 @@ func TestDisksOfRecordedMachines(t *testing.T) {
 					fmt.Fprintf(&got, "\t%s at %d, %d bytes\n", p.Name, p.Off, p.Size)
 				}
 				verdict := "a target"
-				if err := d.Check(flash.Need{SectorSize: 512}); err != nil {
+				if err := d.Check(disk.Need{SectorSize: 512}); err != nil {
 					verdict = err.Error()
 				}
 				fmt.Fprintf(&got, "\t=> %s\n", verdict)
 			}
-			devices, err := flash.USBDevices(root)
+			devices, err := disk.USBDevices(root)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, u := range devices {
-				if !slices.ContainsFunc(disks, func(d flash.Disk) bool { return d.USB != nil && *d.USB == u }) {
+				if !slices.ContainsFunc(disks, func(d disk.Disk) bool { return d.USB != nil && *d.USB == u }) {
 					fmt.Fprintf(&got, "USB port %s: %s\n", u.Port, usbWords(u))
 				}
 			}
@@ -134,7 +134,7 @@ func TestDisksOfRecordedMachines(t *testing.T) {
 	}
 }
 
-func usbWords(u flash.USB) string {
+func usbWords(u disk.USB) string {
 	return fmt.Sprintf("%s, release %q, manufacturer %q, product %q, serial %q, interface %q, driver %q",
 		u.ID(), u.BCD, u.Manufacturer, u.Product, u.Serial, u.Interface, u.Driver)
 }
@@ -156,51 +156,51 @@ func TestFindRefusesWhatIsNoDisk(t *testing.T) {
 		{"a folder", "laptop", "/dev/disk", "a folder is not a disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := flash.Find(machine(t, c.machine), c.path)
-			refused, ok := errors.AsType[*flash.RefusedError](err)
+			_, err := disk.Find(machine(t, c.machine), c.path)
+			refused, ok := errors.AsType[*disk.RefusedError](err)
 			if !ok || refused.Disk != c.path || !strings.Contains(refused.Reason, c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
 	}
-	if _, err := flash.Find("/", "/dev/null"); !strings.Contains(fmt.Sprint(err), "a character device is not a disk") {
+	if _, err := disk.Find("/", "/dev/null"); !strings.Contains(fmt.Sprint(err), "a character device is not a disk") {
 		t.Error(err)
 	}
-	if _, err := flash.Find("/", t.TempDir()+"/none"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := disk.Find("/", t.TempDir()+"/none"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }
 
 func TestFindFollowsLinks(t *testing.T) {
-	d, err := flash.Find(machine(t, "laptop"), "/dev/disk/by-id/usb-SanDisk_Cruzer_Blade_4C530001-0:0")
+	d, err := disk.Find(machine(t, "laptop"), "/dev/disk/by-id/usb-SanDisk_Cruzer_Blade_4C530001-0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Path != "/dev/sda" || d.Check(flash.Need{}) != nil {
+	if d.Path != "/dev/sda" || d.Check(disk.Need{}) != nil {
 		t.Errorf("%+v", d)
 	}
 }
 
 func TestFindTakesARegularFileForADisk(t *testing.T) {
-	d, err := flash.Find(machine(t, "reader"), "/images/card.img")
+	d, err := disk.Find(machine(t, "reader"), "/images/card.img")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &flash.Disk{Path: "/images/card.img", Name: "card.img", Size: 13, SectorSize: 512, File: true}
-	if diff := cmp.Diff(want, d, cmpopts.IgnoreUnexported(flash.Disk{})); diff != "" {
+	want := &disk.Disk{Path: "/images/card.img", Name: "card.img", Size: 13, SectorSize: 512, File: true}
+	if diff := cmp.Diff(want, d, cmpopts.IgnoreUnexported(disk.Disk{})); diff != "" {
 		t.Error(diff)
 	}
-	d, err = flash.Find(machine(t, "reader"), "/swap file")
+	d, err = disk.Find(machine(t, "reader"), "/swap file")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Check(flash.Need{}); !strings.Contains(fmt.Sprint(err), "the file is swap") {
+	if err := d.Check(disk.Need{}); !strings.Contains(fmt.Sprint(err), "the file is swap") {
 		t.Error(err)
 	}
 }
 
 func TestFixedDisksAreTakenByTheirSerialOnly(t *testing.T) {
-	nvme := flash.Disk{Path: "/dev/nvme0n1", Size: 1 << 30, SectorSize: 512, Bus: "nvme", Serial: "S5XX 1", WWN: "eui.0025385b21404321"}
+	nvme := disk.Disk{Path: "/dev/nvme0n1", Size: 1 << 30, SectorSize: 512, Bus: "nvme", Serial: "S5XX 1", WWN: "eui.0025385b21404321"}
 	noSerial := nvme
 	noSerial.Bus, noSerial.Serial = "scsi", ""
 	nameless := noSerial
@@ -208,31 +208,31 @@ func TestFixedDisksAreTakenByTheirSerialOnly(t *testing.T) {
 	used := nvme
 	used.InUse = []string{"/dev/nvme0n1p1 is swap"}
 	stick := nvme
-	stick.Path, stick.Bus, stick.USB, stick.Serial = "/dev/sda", "usb", &flash.USB{}, "4C53"
-	file := flash.Disk{Path: "card.img", Size: 1 << 30, SectorSize: 512, File: true}
+	stick.Path, stick.Bus, stick.USB, stick.Serial = "/dev/sda", "usb", &disk.USB{}, "4C53"
+	file := disk.Disk{Path: "card.img", Size: 1 << 30, SectorSize: 512, File: true}
 
 	ask := "/dev/nvme0n1: it is a fixed disk (nvme): if it is really meant, pass --fixed --serial \"S5XX 1\""
 	for _, c := range []struct {
 		name string
-		disk flash.Disk
-		need flash.Need
+		disk disk.Disk
+		need disk.Need
 		want string
 	}{
-		{"use alone", nvme, flash.Need{}, "<nil>"},
-		{"an image", nvme, flash.Need{SectorSize: 512}, ask},
-		{"no serial", nvme, flash.Need{Fixed: true}, ask},
-		{"no --fixed", nvme, flash.Need{Serial: "S5XX 1"}, ask},
-		{"both", nvme, flash.Need{Fixed: true, Serial: "S5XX 1"}, "<nil>"},
-		{"the serial of another", nvme, flash.Need{Fixed: true, Serial: "S5XX2"}, `/dev/nvme0n1: its serial number is "S5XX 1", not S5XX2: name the disk that is meant`},
-		{"the WWN of a disk that has a serial", nvme, flash.Need{Fixed: true, Serial: nvme.WWN}, `/dev/nvme0n1: its serial number is "S5XX 1", not eui.0025385b21404321: name the disk that is meant`},
-		{"the WWN of one that has none", noSerial, flash.Need{Fixed: true, Serial: nvme.WWN}, "<nil>"},
-		{"a disk with neither", nameless, flash.Need{Fixed: true, Serial: "1"}, "/dev/nvme0n1: it is a fixed disk (virtio) with neither a serial number nor a WWN: it cannot be told from others"},
-		{"a disk in use", used, flash.Need{Fixed: true, Serial: "S5XX 1"}, "/dev/nvme0n1: /dev/nvme0n1p1 is swap: unmount or release it first"},
-		{"a stick", stick, flash.Need{SectorSize: 512}, "<nil>"},
-		{"the serial of a stick", stick, flash.Need{Serial: "4C53"}, "<nil>"},
-		{"the serial of another stick", stick, flash.Need{Serial: "4C54"}, "/dev/sda: its serial number is 4C53, not 4C54: name the disk that is meant"},
-		{"a file", file, flash.Need{SectorSize: 512}, "<nil>"},
-		{"a serial and a file", file, flash.Need{Serial: "4C54"}, "card.img: it has no serial number, and 4C54 is asked for: name the disk that has it"},
+		{"use alone", nvme, disk.Need{}, "<nil>"},
+		{"an image", nvme, disk.Need{SectorSize: 512}, ask},
+		{"no serial", nvme, disk.Need{Fixed: true}, ask},
+		{"no --fixed", nvme, disk.Need{Serial: "S5XX 1"}, ask},
+		{"both", nvme, disk.Need{Fixed: true, Serial: "S5XX 1"}, "<nil>"},
+		{"the serial of another", nvme, disk.Need{Fixed: true, Serial: "S5XX2"}, `/dev/nvme0n1: its serial number is "S5XX 1", not S5XX2: name the disk that is meant`},
+		{"the WWN of a disk that has a serial", nvme, disk.Need{Fixed: true, Serial: nvme.WWN}, `/dev/nvme0n1: its serial number is "S5XX 1", not eui.0025385b21404321: name the disk that is meant`},
+		{"the WWN of one that has none", noSerial, disk.Need{Fixed: true, Serial: nvme.WWN}, "<nil>"},
+		{"a disk with neither", nameless, disk.Need{Fixed: true, Serial: "1"}, "/dev/nvme0n1: it is a fixed disk (virtio) with neither a serial number nor a WWN: it cannot be told from others"},
+		{"a disk in use", used, disk.Need{Fixed: true, Serial: "S5XX 1"}, "/dev/nvme0n1: /dev/nvme0n1p1 is swap: unmount or release it first"},
+		{"a stick", stick, disk.Need{SectorSize: 512}, "<nil>"},
+		{"the serial of a stick", stick, disk.Need{Serial: "4C53"}, "<nil>"},
+		{"the serial of another stick", stick, disk.Need{Serial: "4C54"}, "/dev/sda: its serial number is 4C53, not 4C54: name the disk that is meant"},
+		{"a file", file, disk.Need{SectorSize: 512}, "<nil>"},
+		{"a serial and a file", file, disk.Need{Serial: "4C54"}, "card.img: it has no serial number, and 4C54 is asked for: name the disk that has it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := fmt.Sprint(c.disk.Check(c.need)); got != c.want {
@@ -243,7 +243,7 @@ func TestFixedDisksAreTakenByTheirSerialOnly(t *testing.T) {
 }
 
 func TestThisSystemIsNoTarget(t *testing.T) {
-	disks, err := flash.Disks("/")
+	disks, err := disk.List("/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,10 +251,10 @@ func TestThisSystemIsNoTarget(t *testing.T) {
 	for _, d := range disks {
 		if d.System {
 			root = d.Path
-			if d.Check(flash.Need{}) == nil {
+			if d.Check(disk.Need{}) == nil {
 				t.Errorf("%s may be written", d.Path)
 			}
-			if _, err := flash.Open(&d); err == nil {
+			if _, err := disk.Open(&d); err == nil {
 				t.Fatalf("%s was opened", d.Path)
 			}
 		}
@@ -265,20 +265,20 @@ func TestThisSystemIsNoTarget(t *testing.T) {
 }
 
 func TestCheckSaysBothNumbersAndWhatToDo(t *testing.T) {
-	disk := flash.Disk{Path: "/dev/sdb", Size: 1 << 30, SectorSize: 512, Bus: "usb"}
-	big := disk
+	small := disk.Disk{Path: "/dev/sdb", Size: 1 << 30, SectorSize: 512, Bus: "usb"}
+	big := small
 	big.SectorSize = 4096
 	for _, c := range []struct {
 		name string
-		disk flash.Disk
-		need flash.Need
+		disk disk.Disk
+		need disk.Need
 		want string
 	}{
-		{"exactly as large as the image", disk, flash.Need{Size: 1 << 30, Floor: 1 << 30, SectorSize: 512}, "<nil>"},
-		{"one byte short", disk, flash.Need{Size: 1<<30 + 1}, "/dev/sdb: 1073741824 bytes is too small: the image needs 1073741825 bytes: use a larger disk"},
-		{"too small for the image", disk, flash.Need{Size: 3 << 30}, "/dev/sdb: 1024 MiB is too small: the image needs 3072 MiB: use a larger disk"},
-		{"too small for the board", disk, flash.Need{Size: 1 << 20, Floor: 2385 << 20, Who: "rock64"}, "/dev/sdb: 1024 MiB is too small: rock64 needs 2385 MiB: use a larger disk"},
-		{"large sectors", big, flash.Need{SectorSize: 512}, "/dev/sdb: its sectors have 4096 bytes and the image is made for 512: use a disk with 512-byte sectors"},
+		{"exactly as large as the image", small, disk.Need{Size: 1 << 30, Floor: 1 << 30, SectorSize: 512}, "<nil>"},
+		{"one byte short", small, disk.Need{Size: 1<<30 + 1}, "/dev/sdb: 1073741824 bytes is too small: the image needs 1073741825 bytes: use a larger disk"},
+		{"too small for the image", small, disk.Need{Size: 3 << 30}, "/dev/sdb: 1024 MiB is too small: the image needs 3072 MiB: use a larger disk"},
+		{"too small for the board", small, disk.Need{Size: 1 << 20, Floor: 2385 << 20, Who: "rock64"}, "/dev/sdb: 1024 MiB is too small: rock64 needs 2385 MiB: use a larger disk"},
+		{"large sectors", big, disk.Need{SectorSize: 512}, "/dev/sdb: its sectors have 4096 bytes and the image is made for 512: use a disk with 512-byte sectors"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := fmt.Sprint(c.disk.Check(c.need)); got != c.want {
