@@ -20,7 +20,7 @@
 //	  |-> image/partition  the partition table of an image or disk, on image/{gpt,mbr}
 //	  |-> image/artifact   .img, .img.zst, .img.xz, .img.gz, manifest, bmap
 //	  |-> image/simg       Android sparse images
-//	  |-> image/ordered    the one concurrency shape
+//	  |-> image/parallel   parallel map, results in input order
 //	  |-> image/xz         reading xz
 //	  `-> image            standard library only
 package image
@@ -28,8 +28,10 @@ package image
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"slices"
 )
@@ -437,6 +439,22 @@ type WriteError struct {
 
 func (e *WriteError) Error() string { return fmt.Sprintf("writing at byte %d: %v", e.Off, e.Err) }
 func (e *WriteError) Unwrap() error { return e.Err }
+
+// Kind is the kind of Err if it has one, else "permission" or "write", as in package
+// [imgtool/image/fault].
+func (e *WriteError) Kind() string {
+	var inner interface {
+		error
+		Kind() string
+	}
+	switch {
+	case errors.As(e.Err, &inner):
+		return inner.Kind()
+	case errors.Is(e.Err, fs.ErrPermission):
+		return "permission"
+	}
+	return "write"
+}
 
 // ahead runs a sequence in a goroutine of its own, one item before its consumer:
 // when one is taken, the one before is not in use any more.

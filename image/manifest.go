@@ -12,7 +12,7 @@ import (
 	"runtime"
 	"slices"
 
-	"imgtool/image/ordered"
+	"imgtool/image/parallel"
 )
 
 // Manifest is the shadow of an image in text.
@@ -185,7 +185,7 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Spa
 		p.Add(t.Pieces.Entries[s.piece].Len)
 		return nil
 	}
-	return t, ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
+	return t, parallel.Map(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
 }
 
 // write writes a chunk to w, unless that is nil.
@@ -320,3 +320,6 @@ func (e *MismatchError) Error() string {
 	}
 	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
 }
+
+// Kind is "mismatch", as in package [imgtool/image/fault].
+func (e *MismatchError) Kind() string { return "mismatch" }

@@ -13,6 +13,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
 	"imgtool/image/partition"
@@ -205,7 +206,7 @@ func (p *picture) useBmap() error {
 // explain adds to an error of an image whose manifest was searched for where that is.
 func (p *picture) explain(err error) error {
 	if p.beside.searched != "" && errors.As(err, new(*artifact.CorruptError)) {
-		return hint(err, "by its partition table, %s is its manifest: if the image was changed on purpose, move it to another directory", p.beside.searched)
+		return fault.WithHint(err, "by its partition table, %s is its manifest: if the image was changed on purpose, move it to another directory", p.beside.searched)
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 )
 
@@ -37,7 +38,7 @@ are for systemd-repart --empty=allow --discard=no: its discard wipes the boot lo
 
 func runRepart(args []string, u *ui) error {
 	if len(args) == 0 {
-		return usagef("say which board: imgtool boards NAME --repart")
+		return fault.New(fault.Usage, "say which board: imgtool boards NAME --repart")
 	}
 	b, err := loadBoard(args[0])
 	if err != nil {

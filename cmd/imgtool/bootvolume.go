@@ -14,6 +14,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/fat"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
 	"imgtool/image/seed"
@@ -101,7 +102,7 @@ func findBootVolume(r io.ReaderAt, m *artifact.Manifest, asked *boards.Board) (*
 	v := found[0]
 	for _, other := range found[1:] {
 		if other.part.Number != v.part.Number || other.board.Seed != v.board.Seed {
-			return nil, usagef("it may be for %s or for %s, which take their seeds in different places or forms: say which with --board", v.board.Name, other.board.Name)
+			return nil, fault.New(fault.Usage, "it may be for %s or for %s, which take their seeds in different places or forms: say which with --board", v.board.Name, other.board.Name)
 		}
 	}
 	return v, v.open(r)
@@ -190,7 +191,7 @@ func (e *seedEdit) edit(put bool) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if err != nil {
-		return hint(unreadable(name, err), "fsck.fat shows what is wrong with %s, and fsck.fat -a repairs it", name)
+		return fault.WithHint(unreadable(name, err), "fsck.fat shows what is wrong with %s, and fsck.fat -a repairs it", name)
 	}
 	if put {
 		when := e.fat.Time

@@ -21,6 +21,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/edit"
+	"imgtool/image/fault"
 	"imgtool/image/heap"
 	"imgtool/image/hostfile"
 	"imgtool/image/source"
@@ -129,7 +130,7 @@ little is compressed anew. The image is the same with it and without.`,
 func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	begin := time.Now()
 	if opt.board == "" {
-		return usagef("say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
+		return fault.New(fault.Usage, "say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
 	}
 	board, err := loadLayout(opt.board, opt.layout)
 	if err != nil {
@@ -137,11 +138,11 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	}
 	if opt.output != "" {
 		if _, err := artifact.FormatOf(opt.output); err != nil {
-			return &usageError{err}
+			return fault.As(fault.Usage, err)
 		}
 	}
 	if opt.jobs < 0 || opt.jobs > maxJobs {
-		return usagef("--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", opt.jobs, maxJobs)
+		return fault.New(fault.Usage, "--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", opt.jobs, maxJobs)
 	}
 	if err := checkOutputs(opt, board); err != nil {
 		return err
@@ -193,7 +194,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 			a, err1 := os.Stat(ref)
 			b, err2 := os.Stat(opt.output)
 			if err1 == nil && err2 == nil && os.SameFile(a, b) {
-				return usagef("%s is an input and would be written over: give another name with -o", opt.output)
+				return fault.New(fault.Usage, "%s is an input and would be written over: give another name with -o", opt.output)
 			}
 		}
 	}
@@ -362,9 +363,9 @@ func loadLayout(name, layout string) (*boards.Board, error) {
 	others := boards.Layouts(name)
 	if !slices.Contains(others, layout) {
 		if len(others) == 0 {
-			return nil, usagef("%s has no other layout", name)
+			return nil, fault.New(fault.Usage, "%s has no other layout", name)
 		}
-		return nil, usagef("%s has no layout %q; it has %s", name, layout, strings.Join(others, ", "))
+		return nil, fault.New(fault.Usage, "%s has no layout %q; it has %s", name, layout, strings.Join(others, ", "))
 	}
 	return boards.Get(name + "." + layout)
 }
@@ -374,7 +375,7 @@ func parsePairs(flag string, list []string) (map[string]string, error) {
 	for _, text := range list {
 		name, value, ok := strings.Cut(text, "=")
 		if !ok || name == "" {
-			return nil, usagef("%s %q: it must be NAME=VALUE", flag, text)
+			return nil, fault.New(fault.Usage, "%s %q: it must be NAME=VALUE", flag, text)
 		}
 		pairs[name] = value
 	}
@@ -390,7 +391,7 @@ func parseSizes(list []string) (map[string]int64, error) {
 	for name, text := range pairs {
 		var size layouts.Bytes
 		if err := size.UnmarshalText([]byte(text)); err != nil || size%512 != 0 || size == 0 {
-			return nil, usagef("--size %s=%s: it must be whole sectors, such as 16000000000 or 31116288s", name, text)
+			return nil, fault.New(fault.Usage, "--size %s=%s: it must be whole sectors, such as 16000000000 or 31116288s", name, text)
 		}
 		sizes[name] = int64(size)
 	}
@@ -406,7 +407,7 @@ func sourceDate() (when int64, clamp bool, err error) {
 	}
 	when, err = strconv.ParseInt(epoch, 10, 64)
 	if err != nil || when < 0 || when > 1<<32-1 {
-		return 0, false, usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
+		return 0, false, fault.New(fault.Usage, "SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
 	}
 	return when, true, nil
 }
@@ -476,7 +477,7 @@ func gatherInputs(opt buildOptions, board *boards.Board) (map[string]string, err
 	for _, in := range opt.inputs {
 		name, ref, ok := strings.Cut(in, "=")
 		if !ok || name == "" || ref == "" {
-			return nil, usagef("--input %s: write it as NAME=REF", in)
+			return nil, fault.New(fault.Usage, "--input %s: write it as NAME=REF", in)
 		}
 		refs[name] = ref
 	}
@@ -509,11 +510,11 @@ func explain(err error, board *boards.Board) error {
 				flags = append(flags, "--input "+name+"=REF")
 			}
 		}
-		return hint(err, "put them into the folder of --inputs under these names, or pass %s; REF may be starter for the board's default source", strings.Join(flags, " "))
+		return fault.WithHint(err, "put them into the folder of --inputs under these names, or pass %s; REF may be starter for the board's default source", strings.Join(flags, " "))
 	}
 	var noApt *source.NoAptError
 	if errors.As(err, &noApt) {
-		return hint(err, "pass the inputs instead: --inputs DIR with %s", strings.Join(board.Inputs(), ", "))
+		return fault.WithHint(err, "pass the inputs instead: --inputs DIR with %s", strings.Join(board.Inputs(), ", "))
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image/cache"
+	"imgtool/image/fault"
 	"imgtool/layouts"
 )
 
@@ -70,7 +71,7 @@ func (o *cacheOptions) open(u *ui) (*cache.Dir, int64, error) {
 	}
 	if o.none {
 		if o.dir != "" || o.key != "" {
-			return nil, 0, usagef("--no-cache excludes --cache-dir and --cache-key")
+			return nil, 0, fault.New(fault.Usage, "--no-cache excludes --cache-dir and --cache-key")
 		}
 		return nil, 0, nil
 	}
@@ -116,7 +117,7 @@ func (o *cacheOptions) secret(dir string) ([]byte, error) {
 		real, err1 := filepath.Abs(real)
 		inside, err2 := filepath.Abs(inside)
 		if rel, err := filepath.Rel(inside, real); errors.Join(err, err1, err2) == nil && filepath.IsLocal(rel) {
-			return nil, usagef("%s is in the cache %s: keep the key elsewhere", o.key, dir)
+			return nil, fault.New(fault.Usage, "%s is in the cache %s: keep the key elsewhere", o.key, dir)
 		}
 	}
 	return key, nil
@@ -137,7 +138,7 @@ func withFix(err error, other string) error {
 	if advice = slices.DeleteFunc(advice, func(s string) bool { return s == "" }); len(advice) == 0 {
 		return err
 	}
-	return hint(err, "%s", strings.Join(advice, "; or "))
+	return fault.WithHint(err, "%s", strings.Join(advice, "; or "))
 }
 
 // settle ends the use of a cache: it must not grow without end, nor is a build
@@ -163,7 +164,7 @@ func settle(c *cache.Dir, size int64, u *ui) {
 func parseCacheSize(what, text string) (int64, error) {
 	var size layouts.Bytes
 	if err := size.UnmarshalText([]byte(text)); err != nil || size < 0 {
-		return 0, usagef("%s %q: it must be a size such as 500MiB or 4GiB", what, text)
+		return 0, fault.New(fault.Usage, "%s %q: it must be a size such as 500MiB or 4GiB", what, text)
 	}
 	return int64(size), nil
 }

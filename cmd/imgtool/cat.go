@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image"
+	"imgtool/image/fault"
 	"imgtool/image/tree"
 )
 
@@ -36,7 +37,7 @@ text is refused. In a file or pipe the data is as it is.
 func runCat(ctx context.Context, arg string, u *ui) error {
 	p := parsePlace(arg)
 	if !p.inside {
-		return usagef("%s: say what is to be printed: IMAGE:PARTITION/PATH", arg)
+		return fault.New(fault.Usage, "%s: say what is to be printed: IMAGE:PARTITION/PATH", arg)
 	}
 	l, err := p.open(ctx, u)
 	if err != nil {
@@ -62,7 +63,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 			return unreadable(l.name(), fmt.Errorf("at byte %d: %w", off+int64(n), err))
 		}
 		if off == 0 && u.toTerminal() && bytes.IndexByte(part, 0) >= 0 {
-			return usagef("%s is not text, and stdout is a terminal: write it to a file or a pipe", arg)
+			return fault.New(fault.Usage, "%s is not text, and stdout is a terminal: write it to a file or a pipe", arg)
 		}
 		if _, err := out.Write(part); err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/tree"
 	"imgtool/layouts"
@@ -112,7 +113,7 @@ func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 	c := &comparison{ctx: ctx}
 	placeA, placeB := parsePlace(argA), parsePlace(argB)
 	if placeA.file == "-" && placeB.file == "-" {
-		return usagef("only one of the two can be standard input")
+		return fault.New(fault.Usage, "only one of the two can be standard input")
 	}
 	for _, side := range []struct {
 		place place
@@ -231,7 +232,7 @@ func (c *comparison) places() error {
 			return fmt.Errorf("%s: %w", l.name(), err)
 		}
 		if trees[i] = v.tree.Sub(at); trees[i] == nil {
-			return usagef("%s is no folder: print files with imgtool cat to compare them", l.name())
+			return fault.New(fault.Usage, "%s is no folder: print files with imgtool cat to compare them", l.name())
 		}
 	}
 	return c.trees("", trees[0], trees[1])

@@ -11,6 +11,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
@@ -42,7 +43,7 @@ func exitStatus(err error) int {
 	switch {
 	case is(new(*resultsError)), is(new(*receiptError)) && !errors.Is(err, fs.ErrPermission):
 		return exitWrite
-	case is(new(*usageError)):
+	case fault.Kind(err) == fault.Usage:
 		return exitUsage
 	case is(new(*provision.RolledBackError)):
 		return exitRolledBack

@@ -20,6 +20,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image/artifact"
+	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 )
 
@@ -87,7 +88,7 @@ that is mounted there for the unit's, and --sd and --nvme name other disks.`,
 				return runLive(cmd.Context(), opt, u)
 			}
 			if opt.conf != "" || opt.root != "" || opt.reboot {
-				return usagef("--conf, --root and --reboot are for --live")
+				return fault.New(fault.Usage, "--conf, --root and --reboot are for --live")
 			}
 			return runFactory(cmd.Context(), opt, u)
 		},
@@ -186,7 +187,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	}
 	begun := false
 	defer func() {
-		if err != nil && !begun && !errors.As(err, new(*usageError)) {
+		if err != nil && !begun && fault.Kind(err) != fault.Usage {
 			for _, name := range names {
 				r := receipt{Disk: *opt.disks[name]}
 				r.fail(ctx, err)
@@ -277,7 +278,7 @@ func nameOf(board *boards.Board, own *unitData) string {
 // needs is there then. missing are those that are left out.
 func factoryNames(opt factoryOptions) (board *boards.Board, names, missing []string, err error) {
 	if opt.board == "" {
-		return nil, nil, nil, usagef("say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
+		return nil, nil, nil, fault.New(fault.Usage, "say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
 	}
 	if board, err = loadBoard(opt.board); err != nil {
 		return nil, nil, nil, err
@@ -285,10 +286,10 @@ func factoryNames(opt factoryOptions) (board *boards.Board, names, missing []str
 	there := board.MediaNames()
 	for _, name := range factoryMedia {
 		if (*opt.disks[name] != "" || *opt.images[name] != "") && !slices.Contains(there, name) {
-			return nil, nil, nil, usagef("%s has no %s; it has %s", board.Name, name, strings.Join(there, ", "))
+			return nil, nil, nil, fault.New(fault.Usage, "%s has no %s; it has %s", board.Name, name, strings.Join(there, ", "))
 		}
 		if *opt.images[name] != "" && *opt.disks[name] == "" {
-			return nil, nil, nil, usagef("--%s-image is given, and no disk for it: pass --%s DISK", name, name)
+			return nil, nil, nil, fault.New(fault.Usage, "--%s-image is given, and no disk for it: pass --%s DISK", name, name)
 		}
 	}
 	slices.Reverse(there)
@@ -301,11 +302,11 @@ func factoryNames(opt factoryOptions) (board *boards.Board, names, missing []str
 		}
 	}
 	if len(names) == 0 {
-		return nil, nil, nil, usagef("say which disks: --%s DISK", strings.Join(board.MediaNames(), " DISK --"))
+		return nil, nil, nil, fault.New(fault.Usage, "say which disks: --%s DISK", strings.Join(board.MediaNames(), " DISK --"))
 	}
 	if opt.image != "" {
 		if _, err := artifact.FormatOf(opt.image); err != nil {
-			return nil, nil, nil, &usageError{fmt.Errorf("--image %w", err)}
+			return nil, nil, nil, fault.New(fault.Usage, "--image %w", err)
 		}
 	}
 	return board, names, missing, nil
@@ -316,13 +317,13 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 	for _, name := range names {
 		file := *opt.images[name]
 		if file == "" && opt.image == "" {
-			return stations, usagef("say which image: --image PREFIX.img for PREFIX-%s.img, or --%s-image FILE", name, name)
+			return stations, fault.New(fault.Usage, "say which image: --image PREFIX.img for PREFIX-%s.img, or --%s-image FILE", name, name)
 		}
 		if file == "" {
 			file = withMedium(opt.image, name)
 		}
 		if file == "-" {
-			return stations, usagef("--%s-image is standard input: give a file, which can be read more than once", name)
+			return stations, fault.New(fault.Usage, "--%s-image is standard input: give a file, which can be read more than once", name)
 		}
 		pic, err := openPicture(file, nil)
 		if err != nil {
@@ -359,7 +360,7 @@ func findStations(opt factoryOptions, stations []*station) error {
 		s.unit = &unit{disk: dev}
 		for _, other := range stations[:i] {
 			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
-				return usagef("--%s %s and --%s %s are one disk", other.medium, other.disk.Path, s.medium, dev.Path)
+				return fault.New(fault.Usage, "--%s %s and --%s %s are one disk", other.medium, other.disk.Path, s.medium, dev.Path)
 			}
 		}
 		for _, other := range stations {
@@ -552,7 +553,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 	}()
 	for _, s := range stations {
 		if s.target, err = disk.Open(s.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-			return hint(err, "writing to a disk takes root's rights: run it with sudo")
+			return fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
 		}
 		if err != nil {
 			return err
@@ -573,7 +574,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		whole.Media = append(whole.Media, mediumReceipt{s.medium, s.files, s.receipt})
 		if s.err != nil {
 			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*disk.MovedError)) {
-				return hint(s.err, "%s; run it again, and what is left is done", s.leaves())
+				return fault.WithHint(s.err, "%s; run it again, and what is left is done", s.leaves())
 			}
 			return s.err
 		}

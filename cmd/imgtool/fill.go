@@ -12,6 +12,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/ext4"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
 	"imgtool/image/tree"
@@ -187,7 +188,7 @@ func checkFill(pic *picture, units []*unit, u *ui) error {
 			u.warn(fmt.Sprintf("%s: %s stays at %s: from a file that can be read anywhere, an .img or .img.zst, it would fill the disk", n.disk.Path, part.Name, human(part.Len)))
 		}
 		if pic.img != nil && n.disk.Size/512 != units[0].disk.Size/512 {
-			return usagef("%s and %s differ in size, and %s fills each: flash disks of one size together", units[0].disk.Path, n.disk.Path, part.Name)
+			return fault.New(fault.Usage, "%s and %s differ in size, and %s fills each: flash disks of one size together", units[0].disk.Path, n.disk.Path, part.Name)
 		}
 	}
 	return nil

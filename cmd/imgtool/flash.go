@@ -23,6 +23,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/fault"
 	"imgtool/image/partition"
 	"imgtool/image/sanitize"
 	"imgtool/layouts"
@@ -48,13 +49,13 @@ type flashOptions struct {
 // check looks at what needs no image and no disk.
 func (opt *flashOptions) check() error {
 	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
-		return usagef("--delta is %q; it must be yes, no or auto", opt.delta)
+		return fault.New(fault.Usage, "--delta is %q; it must be yes, no or auto", opt.delta)
 	}
 	if _, ok := verifyModes[opt.verify]; !ok {
-		return usagef("--verify is %q; it must be full, sampled or none", opt.verify)
+		return fault.New(fault.Usage, "--verify is %q; it must be full, sampled or none", opt.verify)
 	}
 	if opt.timeout < 0 {
-		return usagef("--timeout is %s; it must not be negative", opt.timeout)
+		return fault.New(fault.Usage, "--timeout is %s; it must not be negative", opt.timeout)
 	}
 	if err := checkStall(opt.stall); err != nil {
 		return err
@@ -74,7 +75,7 @@ func addStallFlag(cmd *cobra.Command, stall *time.Duration) {
 
 func checkStall(stall time.Duration) error {
 	if stall <= 0 {
-		return usagef("--stall-timeout is %s; it must be more than nothing", stall)
+		return fault.New(fault.Usage, "--stall-timeout is %s; it must be more than nothing", stall)
 	}
 	return nil
 }
@@ -229,7 +230,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 // flashPicture is the one way to disks.
 func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOptions, u *ui) (err error) {
 	if len(names) > 1 && pic.unit != "" {
-		return usagef("%s is one unit, and there are %d disks: flash one at a time", pic.unit, len(names))
+		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", pic.unit, len(names))
 	}
 	pic, err = pic.withoutHoles(names)
 	if err != nil {
@@ -352,7 +353,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		if n.target, err = disk.Open(n.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-			return hint(err, "writing to a disk takes root's rights: run it with sudo")
+			return fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
 		}
 		if err != nil {
 			return err
@@ -411,11 +412,11 @@ func choose(ctx context.Context, u *ui, need disk.Need, quiet bool) (string, err
 	case len(fit) == 0 && need.Serial != "":
 		return "", &noDiskError{"serial " + need.Serial, fs.ErrNotExist}
 	case len(fit) == 0:
-		return "", usagef("there is no disk to choose, on USB or a card, that is large enough and that nobody uses: imgtool disks says why; name the disk")
+		return "", fault.New(fault.Usage, "there is no disk to choose, on USB or a card, that is large enough and that nobody uses: imgtool disks says why; name the disk")
 	case len(fit) == 1 && need.Serial != "":
 		return fit[0].Path, nil
 	case quiet:
-		return "", usagef("say which disk: nobody is asked with --yes, or with the image on standard input. There is %s", strings.Join(list, "; and "))
+		return "", fault.New(fault.Usage, "say which disk: nobody is asked with --yes, or with the image on standard input. There is %s", strings.Join(list, "; and "))
 	}
 	n, err := u.choose(ctx, "Disks that can be written:", list)
 	if err != nil {
@@ -437,7 +438,7 @@ func findUnits(names []string, pic *picture, need disk.Need) ([]*unit, error) {
 		}
 		for _, other := range units {
 			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
-				return nil, usagef("%s and %s are one disk", other.disk.Path, dev.Path)
+				return nil, fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
 		if err := refuseSame(dev, pic); err != nil {
@@ -459,7 +460,7 @@ func sameFile(a, b string) bool {
 
 func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) error {
 	if piped {
-		return usagef("standard input is the image, so nobody can answer: pass --yes to write without a question")
+		return fault.New(fault.Usage, "standard input is the image, so nobody can answer: pass --yes to write without a question")
 	}
 	var disks []string
 	for _, n := range units {
@@ -642,7 +643,7 @@ func conclude(ctx context.Context, units []*unit, log *receiptLog, u *ui) error 
 		case n.err != nil:
 			err := n.err
 			if n.touched && ctx.Err() == nil && !errors.As(err, new(*disk.MovedError)) {
-				err = hint(err, "%s", n.leaves())
+				err = fault.WithHint(err, "%s", n.leaves())
 			}
 			if failed == nil {
 				failed = err
@@ -718,7 +719,7 @@ func tableSector(dev *disk.Disk) int64 {
 func findDisk(name string) (*disk.Disk, error) {
 	d, err := disk.Find("/", name)
 	if _, there := os.Stat(name); errors.Is(err, fs.ErrNotExist) && there != nil {
-		return nil, hint(&noDiskError{name, err}, "imgtool disks lists the disks there are")
+		return nil, fault.WithHint(&noDiskError{name, err}, "imgtool disks lists the disks there are")
 	}
 	return d, err
 }

@@ -27,6 +27,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image/build"
 	"imgtool/image/edit"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/partition"
 	"imgtool/image/sanitize"
@@ -111,11 +112,11 @@ func (l *live) prepare() (err error) {
 	opt := l.opt
 	switch {
 	case opt.conf == "":
-		return usagef("say what is checked: -c FILE, such as /etc/waggle/factory/factory_provision.conf")
+		return fault.New(fault.Usage, "say what is checked: -c FILE, such as /etc/waggle/factory/factory_provision.conf")
 	case opt.image != "" || opt.unit != "" || slices.ContainsFunc(factoryMedia, func(m string) bool { return *opt.images[m] != "" }):
-		return usagef("with --live the images are made of the root file system, and what is the unit's own is there: leave out --image and --unit")
+		return fault.New(fault.Usage, "with --live the images are made of the root file system, and what is the unit's own is there: leave out --image and --unit")
 	case opt.reboot && opt.root != "":
-		return usagef("--reboot is about this system, and --root about another: leave one of them out")
+		return fault.New(fault.Usage, "--reboot is about this system, and --root about another: leave one of them out")
 	}
 	text, err := hostfile.ReadStream(opt.conf, hostfile.Text)
 	if err != nil {
@@ -129,13 +130,13 @@ func (l *live) prepare() (err error) {
 	}
 	for _, m := range factoryMedia {
 		if *opt.disks[m] != "" && !slices.ContainsFunc(l.board.Live.Media, func(lm boards.LiveMedium) bool { return lm.Name == m }) {
-			return usagef("--%s is given, and with --live %s writes only its %s", m, l.board.Name, strings.Join(l.liveNames(), " and "))
+			return fault.New(fault.Usage, "--%s is given, and with --live %s writes only its %s", m, l.board.Name, strings.Join(l.liveNames(), " and "))
 		}
 	}
 	l.when = time.Now().Unix()
 	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
 		if l.when, err = strconv.ParseInt(epoch, 10, 64); err != nil || l.when < 0 || l.when > 1<<32-1 {
-			return usagef("SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
+			return fault.New(fault.Usage, "SOURCE_DATE_EPOCH is %q; it must be seconds since 1970, up to %d", epoch, int64(1<<32-1))
 		}
 	}
 	info, err := os.Stat(l.root)
@@ -160,7 +161,7 @@ func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error)
 	if name != "" {
 		b, err := loadBoard(name)
 		if err == nil && b.Live.Tree == "" {
-			err = usagef("%s is not provisioned while it runs", b.Name)
+			err = fault.New(fault.Usage, "%s is not provisioned while it runs", b.Name)
 		}
 		return b, err
 	}
@@ -191,7 +192,7 @@ func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error)
 	if len(fit) == 1 {
 		return fit[0], nil
 	}
-	return nil, usagef("the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))
+	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))
 }
 
 func listOf(v shconf.Value) []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
@@ -387,7 +388,7 @@ func (l *live) check(files bool) error {
 		}
 		for _, other := range l.stages {
 			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
-				return usagef("%s and %s are one disk", other.disk.Path, dev.Path)
+				return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
 		// It is built in, and the one that the board has there.

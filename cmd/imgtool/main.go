@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -16,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 	"imgtool/layouts"
 )
@@ -77,7 +77,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	case errors.Is(err, errDiffers):
 		return exitDiffers
 	case !u.started:
-		err = &usageError{err}
+		err = fault.As(fault.Usage, err)
 	}
 	status = exitStatus(err)
 	if ctx.Err() != nil {
@@ -130,28 +130,4 @@ func (s *sizeFlag) Type() string { return "SIZE" }
 
 func (s *sizeFlag) String() string {
 	return strings.ReplaceAll(layouts.Bytes(cmp.Or(int64(*s), compress.DefaultMax)).String(), " ", "")
-}
-
-// usageError is a command line that cannot be.
-type usageError struct{ error }
-
-func (e *usageError) Unwrap() error { return e.error }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
-
-// hinted is an error with what to do about it.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// hint adds to an error what to do about it, after what is said already.
-func hint(err error, format string, args ...any) error {
-	text := fmt.Sprintf(format, args...)
-	if inner, ok := errors.AsType[*hinted](err); ok {
-		text = inner.hint + "; " + text
-	}
-	return &hinted{err, text}
 }

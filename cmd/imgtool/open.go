@@ -14,6 +14,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 )
 
@@ -62,7 +63,7 @@ func openPicture(path string, stdin io.Reader) (*picture, error) {
 	f, err := hostfile.OpenDisk(path)
 	if kind, ok := errors.AsType[*hostfile.KindError](err); ok {
 		if kind.Kind == "a pipe" {
-			return nil, hint(err, "give an image from a pipe as -")
+			return nil, fault.WithHint(err, "give an image from a pipe as -")
 		}
 		return nil, err
 	}
@@ -183,7 +184,7 @@ func newestImage(how string) (string, error) {
 		}
 	}
 	if newest == "" {
-		return "", usagef("there is no image in out/: say which with %s, or build one with imgtool build", how)
+		return "", fault.New(fault.Usage, "there is no image in out/: say which with %s, or build one with imgtool build", how)
 	}
 	return newest, onlyOne(newest, how)
 }
@@ -218,5 +219,5 @@ func onlyOne(path, how string) error {
 		return nil
 	}
 	slices.Sort(all)
-	return usagef("the newest build in out/ has several images, %s: say which with %s", strings.Join(all, ", "), how)
+	return fault.New(fault.Usage, "the newest build in out/ has several images, %s: say which with %s", strings.Join(all, ", "), how)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"imgtool/image"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
@@ -272,7 +273,7 @@ func TestMessagesHaveNoEffectOnATerminal(t *testing.T) {
 	u.start()
 	u.say("%s", hostile)
 	u.warn(hostile)
-	u.fail(hint(fmt.Errorf("%s: %w", hostile, os.ErrNotExist), "%s", hostile), exitUsage)
+	u.fail(fault.WithHint(fmt.Errorf("%s: %w", hostile, os.ErrNotExist), "%s", hostile), exitUsage)
 	u.phases(hostile, 1000)(10)
 	u.endPhase()
 	u.phases(hostile, 0)(10)

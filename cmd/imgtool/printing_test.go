@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"imgtool/image/fault"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -100,7 +101,7 @@ func TestErrorsHaveLines(t *testing.T) {
 		{a, []string{"a\nx"}},
 		{errors.Join(a, b), []string{"a\nx", "b"}},
 		{fmt.Errorf("in\ny: %w", errors.Join(a, b)), []string{"in\ny: a\nx", "b"}},
-		{hint(&usageError{fmt.Errorf("%w", errors.Join(errors.Join(a, b), b))}, "h"), []string{"a\nx", "b", "b"}},
+		{fault.WithHint(fault.As(fault.Usage, errors.Join(errors.Join(a, b), b)), "h"), []string{"a\nx", "b", "b"}},
 		{fmt.Errorf("%w and %w", a, b), []string{"a\nx and b"}},
 		{fmt.Errorf("%w, which is bad", errors.Join(a, b)), []string{"a\nx\nb, which is bad"}},
 	} {

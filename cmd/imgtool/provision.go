@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
@@ -139,7 +140,7 @@ type sending struct {
 
 func (opt *provisionOptions) read(u *ui) (*sending, error) {
 	if !opt.seed.given() {
-		return nil, usagef("say which configuration: --seed config.toml")
+		return nil, fault.New(fault.Usage, "say which configuration: --seed config.toml")
 	}
 	s, err := opt.seed.sending(u)
 	if err != nil {
@@ -204,7 +205,7 @@ func (o seedOptions) sending(u *ui) (*sending, error) {
 func reach(ctx context.Context, address string, opt provisionOptions, secret bool, u *ui) (*provision.Client, error) {
 	at, err := provision.Address(address)
 	if err != nil {
-		return nil, usagef("%v", err)
+		return nil, fault.New(fault.Usage, "%v", err)
 	}
 	c, err := provision.Wait(ctx, at, opt.wait, func(err error) {
 		if opt.wait > 0 {
@@ -214,7 +215,7 @@ func reach(ctx context.Context, address string, opt provisionOptions, secret boo
 	if err != nil {
 		var gone *provision.GoneError
 		if errors.As(err, &gone) && opt.wait == 0 {
-			err = hint(err, "is it on, and on this network? pass --wait 5m if it is still booting")
+			err = fault.WithHint(err, "is it on, and on this network? pass --wait 5m if it is still booting")
 		}
 		return nil, err
 	}
@@ -310,13 +311,13 @@ func provisionHint(err error, address string, opt provisionOptions) error {
 	var unknown *provision.UnknownError
 	switch {
 	case errors.As(err, &refused) && refused.Status == 401 && opt.key == "":
-		return hint(err, "name the key of an admin with --key, or add it to ssh-agent")
+		return fault.WithHint(err, "name the key of an admin with --key, or add it to ssh-agent")
 	case errors.As(err, &busy):
-		return hint(err, "wait for its end with --wait 10m")
+		return fault.WithHint(err, "wait for its end with --wait 10m")
 	case errors.As(err, &unknown) && opt.seed.file == "":
-		return hint(err, "look later: imgtool provision export %s", address)
+		return fault.WithHint(err, "look later: imgtool provision export %s", address)
 	case errors.As(err, &unknown):
-		return hint(err, "look later: imgtool provision status %s --seed %s", address, opt.seed.file)
+		return fault.WithHint(err, "look later: imgtool provision status %s --seed %s", address, opt.seed.file)
 	}
 	return err
 }
@@ -359,7 +360,7 @@ func withKey(ctx context.Context, c *provision.Client, opt provisionOptions, con
 		return err
 	}
 	if len(keys) == 0 {
-		return hint(&provision.RefusedError{Address: c.URL(), Why: "the device wants the signature of one of its admins, and there is no key"}, "name one with --key, or add it to ssh-agent")
+		return fault.WithHint(&provision.RefusedError{Address: c.URL(), Why: "the device wants the signature of one of its admins, and there is no key"}, "name one with --key, or add it to ssh-agent")
 	}
 	for _, key := range keys {
 		var refused *provision.RefusedError

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image/fault"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/provision"
@@ -130,7 +131,7 @@ func changeOf(key string, value []byte) (api.Change, error) {
 		c.Place = c.Place[:1]
 	}
 	if method, _ := c.Request(); method == "" || unnamed {
-		return c, usagef("%q is not a place that can be changed alone; these are users.NAME, network and keys in it, and containers.container.NAME, .network.NAME and .volume.NAME", key)
+		return c, fault.New(fault.Usage, "%q is not a place that can be changed alone; these are users.NAME, network and keys in it, and containers.container.NAME, .network.NAME and .volume.NAME", key)
 	}
 	return c, nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"imgtool/flash"
 	"imgtool/flash/disk"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 )
 
@@ -156,7 +157,7 @@ func (l *receiptLog) add(disk string, receipt any) error {
 // refused leaves a receipt of each disk where nothing was written because one of them is
 // refused, or the image. It returns err, and what is to be said beside it.
 func (l *receiptLog) refused(names []string, pic *picture, err error, ctx context.Context, u *ui) error {
-	if l == nil || errors.As(err, new(*usageError)) {
+	if l == nil || fault.Kind(err) == fault.Usage {
 		return err
 	}
 	refusal, one := errors.AsType[*disk.RefusedError](err)

@@ -8,6 +8,7 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash/disk"
+	"imgtool/image/fault"
 )
 
 // recovery waits for the one disk that a board shows in recovery mode.
@@ -53,7 +54,7 @@ type timeoutError struct{ error }
 // wait returns the disk. What looks alike is told of once.
 func (r *recovery) wait(ctx context.Context, u *ui) (*disk.Disk, error) {
 	if len(r.board.Recovery.USB) == 0 {
-		return nil, usagef("%s has no recovery mode: name the disk", r.board.Name)
+		return nil, fault.New(fault.Usage, "%s has no recovery mode: name the disk", r.board.Name)
 	}
 	for line := range strings.SplitSeq(strings.TrimSpace(r.board.Recovery.Enter), "\n") {
 		u.say("%s", line)
@@ -61,7 +62,7 @@ func (r *recovery) wait(ctx context.Context, u *ui) (*disk.Disk, error) {
 	u.say("waiting for it, up to %s", r.timeout)
 	m := match(r.board, r.medium)
 	if len(m.USB) == 0 {
-		return nil, usagef("the %s of %s does not show up over USB: name the disk", r.medium, r.board.Name)
+		return nil, fault.New(fault.Usage, "the %s of %s does not show up over USB: name the disk", r.medium, r.board.Name)
 	}
 	told := map[string]bool{}
 	first := map[string]time.Time{} // when something that looks alike was seen

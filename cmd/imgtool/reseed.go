@@ -18,6 +18,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/build"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 )
 
@@ -119,7 +120,7 @@ func named(name string, err error) error {
 	}
 	// It names the file, and the byte.
 	if unread, ok := errors.AsType[*hostfile.ReadError](err); ok {
-		return hint(unread, "the medium that the image is on cannot be read there: copy the image to another one, or make it anew")
+		return fault.WithHint(unread, "the medium that the image is on cannot be read there: copy the image to another one, or make it anew")
 	}
 	return fmt.Errorf("%s: %w", name, err)
 }
@@ -183,7 +184,7 @@ func reseedDisk(ctx context.Context, path string, want *build.Seed, board *board
 	}
 	for _, step := range e.steps {
 		if err := writeStep(ctx, t, step); err != nil {
-			return hint(fmt.Errorf("%s: %w", path, err), "%s may be half-written: run it again, or repair it with fsck.fat -a", e.part.Name)
+			return fault.WithHint(fmt.Errorf("%s: %w", path, err), "%s may be half-written: run it again, or repair it with fsck.fat -a", e.part.Name)
 		}
 	}
 	if err := t.Reread(); err != nil {
@@ -229,7 +230,7 @@ func writeStep(ctx context.Context, t *disk.Target, patches []image.Extent) erro
 // withSeed is the image with a seed in it, composed as it is read.
 func (p *picture) withSeed(want *build.Seed, board *boards.Board, u *ui) (*picture, error) {
 	if p.img == nil {
-		return nil, usagef("%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.name)
+		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.name)
 	}
 	e, err := prepareSeed(p.img, p.manifest, want, board, u)
 	if err != nil {

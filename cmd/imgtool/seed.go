@@ -15,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/sanitize"
 	"imgtool/image/seed"
@@ -436,10 +437,10 @@ refused; what macOS leaves in folders is left out. Times come from SOURCE_DATE_E
 
 func runSeedBundle(dir, output string, u *ui) error {
 	if output == "" {
-		return usagef("say what to write: -o config.tar.zst")
+		return fault.New(fault.Usage, "say what to write: -o config.tar.zst")
 	}
 	if !seed.IsBundleName(output) {
-		return usagef("%s: a bundle is called NAME.tar.zst or NAME.tar.gz", output)
+		return fault.New(fault.Usage, "%s: a bundle is called NAME.tar.zst or NAME.tar.gz", output)
 	}
 	if err := hostfile.CheckOutput(output); err != nil {
 		return err

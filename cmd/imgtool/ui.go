@@ -19,6 +19,7 @@ import (
 	"imgtool/flash"
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 )
 
@@ -181,11 +182,7 @@ func (u *ui) warn(message string) {
 }
 
 func (u *ui) fail(err error, status int) {
-	var advice string
-	var h *hinted
-	if errors.As(err, &h) {
-		advice = h.hint
-	}
+	advice := fault.Hint(err)
 	message := err.Error()
 	if u.json {
 		e := map[string]any{"event": "error", "error": message, "status": status}
@@ -284,7 +281,7 @@ func (u *ui) choose(ctx context.Context, title string, list []string) (int, erro
 	}
 	n, err := strconv.Atoi(line)
 	if err != nil || n < 1 || n > len(list) {
-		return 0, usagef("%q is none of 1 to %d", line, len(list))
+		return 0, fault.New(fault.Usage, "%q is none of 1 to %d", line, len(list))
 	}
 	return n - 1, nil
 }
@@ -293,7 +290,7 @@ func (u *ui) choose(ctx context.Context, title string, list []string) (int, erro
 func (u *ui) answer(ctx context.Context, question, without string) (string, error) {
 	f, ok := u.in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return "", usagef("nobody is there to answer: %s", without)
+		return "", fault.New(fault.Usage, "nobody is there to answer: %s", without)
 	}
 	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.in) })
 	return strings.TrimSpace(line), err
@@ -303,7 +300,7 @@ func (u *ui) answer(ctx context.Context, question, without string) (string, erro
 func (u *ui) secret(ctx context.Context, question, without string) (string, error) {
 	f, ok := u.in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return "", usagef("nobody is there to answer: %s", without)
+		return "", fault.New(fault.Usage, "nobody is there to answer: %s", without)
 	}
 	shown, err := term.GetState(int(f.Fd()))
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"imgtool/boards"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/layouts"
 )
@@ -41,7 +42,7 @@ const maxKey = 64 << 10
 // readUnit reads a unit's file and its keys, and refuses what a unit could not use.
 func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 	if len(board.Unit.Files) == 0 {
-		return nil, usagef("%s has nothing of a unit's own: leave out --unit", board.Name)
+		return nil, fault.New(fault.Usage, "%s has nothing of a unit's own: leave out --unit", board.Name)
 	}
 	text, err := hostfile.ReadStream(file, hostfile.Text)
 	if err != nil {

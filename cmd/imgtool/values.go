@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image/build"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 )
@@ -35,11 +36,11 @@ func (o seedOptions) given() bool { return o != seedOptions{} }
 func (o seedOptions) read() (*build.Seed, error) {
 	switch {
 	case o.file == "":
-		return nil, usagef("--values and --unit fill in a template: pass it with --seed")
+		return nil, fault.New(fault.Usage, "--values and --unit fill in a template: pass it with --seed")
 	case o.unit != "" && o.values == "":
-		return nil, usagef("--unit is a row of a table: pass that with --values")
+		return nil, fault.New(fault.Usage, "--unit is a row of a table: pass that with --values")
 	case o.values != "" && o.unit == "":
-		return nil, usagef("say which unit of %s: --unit NAME", o.values)
+		return nil, fault.New(fault.Usage, "say which unit of %s: --unit NAME", o.values)
 	}
 	if o.values == "" {
 		text, err := readSeed(o.file)
@@ -77,7 +78,7 @@ func (o seedOptions) table() ([]byte, *valueTable, error) {
 
 func readSeed(path string) ([]byte, error) {
 	if path == "-" {
-		return nil, usagef("the seed comes from a file, not from a pipe")
+		return nil, fault.New(fault.Usage, "the seed comes from a file, not from a pipe")
 	}
 	f, err := hostfile.Open(path)
 	if err != nil {

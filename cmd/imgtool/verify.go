@@ -11,6 +11,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/fault"
 )
 
 type verifyOptions struct {
@@ -47,7 +48,7 @@ the unit is a row there, and --seed a template.`,
 			}
 			if len(args) == 0 {
 				if opt.seed.given() || opt.seed.unit != "" {
-					return usagef("--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
+					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
 				return verifyImage(cmd.Context(), image, u)
 			}
@@ -147,7 +148,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 	progress := u.phases("comparing", total)
 	if err := flash.Compare(ctx, t, expected, u.patience(dev.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
 		if errors.As(err, new(*image.MismatchError)) && pic.manifest == nil {
-			err = hint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.name)
+			err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.name)
 		}
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
 	"imgtool/image/partition"
@@ -150,15 +151,15 @@ func (opt *vmOptions) check(timed bool, u *ui) (until *regexp.Regexp, err error)
 	in, ok := u.in.(*os.File)
 	switch terminal := ok && term.IsTerminal(int(in.Fd())); {
 	case opt.slot != "" && opt.slot != "a" && opt.slot != "b":
-		return nil, usagef("--slot is %q; it must be a or b", opt.slot)
+		return nil, fault.New(fault.Usage, "--slot is %q; it must be a or b", opt.slot)
 	case !opt.headless && (opt.until != "" || timed):
-		return nil, usagef("--until and --timeout are for --headless")
+		return nil, fault.New(fault.Usage, "--until and --timeout are for --headless")
 	case opt.timeout <= 0:
-		return nil, usagef("--timeout is %s; it must be more than nothing", opt.timeout)
+		return nil, fault.New(fault.Usage, "--timeout is %s; it must be more than nothing", opt.timeout)
 	case !opt.headless && u.json:
-		return nil, usagef("--json is for --headless: the console is the terminal else")
+		return nil, fault.New(fault.Usage, "--json is for --headless: the console is the terminal else")
 	case !opt.headless && !terminal:
-		return nil, usagef("the console needs a terminal: pass --headless to have it on stdout")
+		return nil, fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
 	}
 	if opt.disk != "" {
 		if _, err := parseDiskSize(opt.disk); err != nil {
@@ -177,7 +178,7 @@ func (opt *vmOptions) check(timed bool, u *ui) (until *regexp.Regexp, err error)
 	}
 	if opt.until != "" {
 		if until, err = regexp.Compile(opt.until); err != nil {
-			return nil, usagef("--until: %w", err)
+			return nil, fault.New(fault.Usage, "--until: %w", err)
 		}
 	}
 	return until, nil
@@ -193,11 +194,11 @@ func parseForwards(flag string, list []string) (all []vm.Forward, err error) {
 		from, err1 := strconv.ParseUint(host, 10, 16)
 		to, err2 := strconv.ParseUint(guest, 10, 16)
 		if err1 != nil || err2 != nil || from == 0 || to == 0 {
-			return nil, usagef("%s is %q; it must be a port of 1 to 65535, or two as 8081:8080", flag, text)
+			return nil, fault.New(fault.Usage, "%s is %q; it must be a port of 1 to 65535, or two as 8081:8080", flag, text)
 		}
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", from))
 		if err != nil {
-			return nil, hint(fmt.Errorf("%s: %w", flag, err), "take another port of this computer, such as %s %d:%d", flag, from+1, to)
+			return nil, fault.WithHint(fmt.Errorf("%s: %w", flag, err), "take another port of this computer, such as %s %d:%d", flag, from+1, to)
 		}
 		defer l.Close()
 		all = append(all, vm.Forward{Host: uint16(from), Guest: uint16(to)})
@@ -212,14 +213,14 @@ func (opt *vmOptions) mainDisk(ctx context.Context, args []string, u *ui) (*os.F
 		switch {
 		case err == nil && len(args) > 0:
 			f.Close()
-			return nil, usagef("%s is there already: boot it again without an image, or remove it for a disk made of %s", opt.keep, args[0])
+			return nil, fault.New(fault.Usage, "%s is there already: boot it again without an image, or remove it for a disk made of %s", opt.keep, args[0])
 		case err == nil && opt.disk != "":
 			f.Close()
-			return nil, usagef("%s is there already, and has its size: leave out --disk", opt.keep)
+			return nil, fault.New(fault.Usage, "%s is there already, and has its size: leave out --disk", opt.keep)
 		case err == nil:
 			if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 				f.Close()
-				return nil, usagef("%s is no regular file: a machine's disk is one", opt.keep)
+				return nil, fault.New(fault.Usage, "%s is no regular file: a machine's disk is one", opt.keep)
 			}
 			u.say("disk: %s, as it was left", opt.keep)
 			return f, nil
@@ -345,16 +346,16 @@ func diskSize(p *plan, wanted string) (int64, error) {
 	}
 	switch {
 	case need.Exact != 0 && int64(size) != need.Exact:
-		return 0, usagef("--disk %s: %s is for a disk of exactly %d bytes", wanted, p.pic.name, need.Exact)
+		return 0, fault.New(fault.Usage, "--disk %s: %s is for a disk of exactly %d bytes", wanted, p.pic.name, need.Exact)
 	case int64(size) < least:
-		return 0, usagef("--disk %s has %d bytes, and %s needs a disk of %d", wanted, size, p.pic.name, least)
+		return 0, fault.New(fault.Usage, "--disk %s has %d bytes, and %s needs a disk of %d", wanted, size, p.pic.name, least)
 	}
 	return int64(size), nil
 }
 
 func parseDiskSize(text string) (size layouts.Bytes, err error) {
 	if err := size.UnmarshalText([]byte(text)); err != nil || size <= 0 || size%512 != 0 {
-		return 0, usagef("--disk %q: it must be a size such as 16GiB", text)
+		return 0, fault.New(fault.Usage, "--disk %q: it must be a size such as 16GiB", text)
 	}
 	return size, nil
 }
@@ -368,7 +369,7 @@ func slotCommand(disk *os.File, slot string) (string, error) {
 	}
 	i := slices.IndexFunc(table.Parts, func(p gpt.Part) bool { return p.Name == "boot-"+slot })
 	if i < 0 {
-		return "", hint(fmt.Errorf("there is no slot %s: the disk has no partition boot-%s", slot, slot),
+		return "", fault.WithHint(fmt.Errorf("there is no slot %s: the disk has no partition boot-%s", slot, slot),
 			"build an image with --slots ab, or boot it once with --keep and write the slot there")
 	}
 	n := table.Parts[i].Number

@@ -16,6 +16,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/ext4"
 	"imgtool/image/fat"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
 	"imgtool/image/squashfs"
@@ -306,7 +307,7 @@ func (l *located) section() (*io.SectionReader, error) {
 		for _, p := range l.parts.list {
 			names = append(names, partName(p))
 		}
-		return nil, usagef("%s: say which partition, as in %s:%s; there are %s", l.pic.name, l.pic.name, partName(l.parts.list[0]), strings.Join(names, ", "))
+		return nil, fault.New(fault.Usage, "%s: say which partition, as in %s:%s; there are %s", l.pic.name, l.pic.name, partName(l.parts.list[0]), strings.Join(names, ", "))
 	}
 	p, err := l.parts.find(l.pic.name, l.part)
 	if err != nil {

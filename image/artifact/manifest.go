@@ -10,6 +10,7 @@ import (
 	"regexp"
 
 	"imgtool/image"
+	"imgtool/image/fault"
 )
 
 // Manifest says what an image is: what it was built from, where everything in
@@ -178,6 +179,7 @@ type CorruptError struct{ Err error }
 
 func (e *CorruptError) Error() string { return e.Err.Error() }
 func (e *CorruptError) Unwrap() error { return e.Err }
+func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
 func corrupt(format string, args ...any) error { return &CorruptError{fmt.Errorf(format, args...)} }
 

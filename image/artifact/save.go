@@ -18,7 +18,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/hostfile"
-	"imgtool/image/ordered"
+	"imgtool/image/parallel"
 	"imgtool/image/simg"
 )
 
@@ -304,7 +304,7 @@ func encode(ctx context.Context, d *direct, f Format, img *image.Image, m *Manif
 		}
 		return nil
 	}
-	if err := ordered.Run(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
+	if err := parallel.Map(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take); err != nil {
 		return err
 	}
 	if f != Zstd {

@@ -22,6 +22,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/tree"
 )
@@ -85,6 +86,7 @@ type CorruptError struct {
 
 func (e *CorruptError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *CorruptError) Unwrap() error { return e.Err }
+func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
 // named adds a name to an error, keeping a corrupt source one.
 func named(name string, err error) error {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgtool/image"
-	"imgtool/image/ordered"
+	"imgtool/image/parallel"
 	"imgtool/image/tree"
 )
 
@@ -290,7 +290,7 @@ func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], c
 	}
 
 	var fragments []byte
-	err = ordered.Run(ctx, slots, fill, workers, func(s *slot) error {
+	err = parallel.Map(ctx, slots, fill, workers, func(s *slot) error {
 		switch d := s.file; {
 		case d == nil:
 			fragments = appendTo(fragments, uint64(out.pos), s.word, uint32(0))

@@ -1,0 +1,100 @@
+// Package fault gives errors a kind, from which a program derives its exit
+// status, and a hint about what to do next.
+//
+// An error has a kind if it, or an error it wraps, has a method Kind() string.
+// The outermost kind counts. Packages that must not import this one, such as
+// [imgtool/image], declare the method on their own error types.
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+// Kinds of errors. An error without a kind is one of bad input.
+const (
+	Usage       = "usage"       // invalid command-line usage
+	Input       = "input"       // an input is missing, malformed or does not fit
+	Refused     = "refused"     // a safety check forbids it: a disk in use, a device that refuses
+	Permission  = "permission"  // the user lacks the rights
+	Corrupt     = "corrupt"     // an input is damaged or unreadable
+	Write       = "write"       // writing an output failed
+	Mismatch    = "mismatch"    // what was read back differs from what was written or expected
+	Gone        = "gone"        // a disk or device is missing or stopped answering
+	WrongBoard  = "wrong board" // the disk or device belongs to another board
+	RolledBack  = "rolled back" // a device went back to its former configuration
+	Unknown     = "unknown"     // whether the operation took effect is unknown
+	Interrupted = "interrupted" // the user stopped it
+)
+
+// fault is an error with a kind.
+type fault struct {
+	error
+	kind string
+}
+
+func (e *fault) Unwrap() error { return e.error }
+func (e *fault) Kind() string  { return e.kind }
+
+// New returns an error of a kind. The text is formatted as by [fmt.Errorf].
+func New(kind, format string, args ...any) error {
+	return &fault{fmt.Errorf(format, args...), kind}
+}
+
+// As returns err with a kind, or nil if err is nil.
+func As(kind string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fault{err, kind}
+}
+
+// Kind returns the outermost kind in the chain of err, or "" if it has none.
+func Kind(err error) string {
+	var e interface {
+		error
+		Kind() string
+	}
+	if errors.As(err, &e) {
+		return e.Kind()
+	}
+	return ""
+}
+
+// hinted is an error with a hint.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e *hinted) Unwrap() error { return e.error }
+
+// WithHint adds advice on what to do about err, after the advice it has already.
+func WithHint(err error, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	if before := Hint(err); before != "" {
+		text = before + "; " + text
+	}
+	return &hinted{err, text}
+}
+
+// Hint returns the advice that [WithHint] added to err, or "".
+func Hint(err error) string {
+	if e, ok := errors.AsType[*hinted](err); ok {
+		return e.hint
+	}
+	return ""
+}
+
+// WriteKind is the kind of an error of writing: its own if it has one, else [Permission] or
+// [Write].
+func WriteKind(err error) string {
+	switch kind := Kind(err); {
+	case kind != "":
+		return kind
+	case errors.Is(err, fs.ErrPermission):
+		return Permission
+	}
+	return Write
+}
