@@ -103,6 +103,19 @@ func Runs(c Content) iter.Seq[Span] {
 	}
 }
 
+// ReadFull fills p from offset off of r. If r ends before that, the error is
+// [io.ErrUnexpectedEOF]; err is nil exactly if n is len(p).
+func ReadFull(r io.ReaderAt, p []byte, off int64) (n int, err error) {
+	n, err = r.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return n, nil
+	case err == nil, err == io.EOF:
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
 // Extent is a named Content at a place, in bytes from the start.
 type Extent struct {
 	Name string
@@ -185,12 +198,9 @@ func (m *Image) ReadAt(p []byte, off int64) (int, error) {
 			break
 		}
 		part := p[n:min(int64(len(p)), int64(n)+e.End()-at)]
-		k, err := e.ReadAt(part, at-e.Off)
+		k, err := ReadFull(e, part, at-e.Off)
 		n += k
-		if k < len(part) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if err != nil {
 			return n, fmt.Errorf("reading %s at %d: %w", e.Name, at-e.Off+int64(k), err)
 		}
 	}
