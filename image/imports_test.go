@@ -17,6 +17,7 @@ var imports = map[string][]string{
 	"image/heap":      {},
 	"image/fault":     {},
 	"image/sanitize":  {},
+	"image/statefile": {},
 	"image/hostfile":  {"image/fault"},
 	"image/imagetest": {"image/vm"},
 	"image/tree":      {"image"},
@@ -49,13 +50,13 @@ var imports = map[string][]string{
 	"boards":  {"layouts"},
 	"flash":   {"image", "image/fault"},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/compress", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/initramfs", "image/simg", "image/source",
-		"image/report", "image/seed", "image/squashfs", "image/swap", "image/tree", "image/uboot"},
+		"image/report", "image/seed", "image/squashfs", "image/statefile", "image/swap", "image/tree", "image/uboot"},
 	"image/report":        {"image/tree"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
 	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
-		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm", "image/partition"},
+		"image/source", "image/squashfs", "image/statefile", "image/tree", "image/uboot", "image/vm", "image/partition"},
 }
 
 func TestImportsPointTheWayTheDesignSays(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
+	"imgtool/image/statefile"
 )
 
 type factoryOptions struct {
@@ -423,21 +423,19 @@ func (s *station) compose(board *boards.Board, own *unitData, flags map[string]b
 	return nil
 }
 
-var stateBuild = regexp.MustCompile(`\bbuild ([^\s,]+)`)
-
 // marks reads from a disk what it says of its provisioning.
 func (s *station) marks(board *boards.Board) (m mark) {
 	for _, part := range s.pic.manifest.Partitions {
 		if part.State == "" {
 			continue
 		}
-		text := stateOn(s.disk, part)
-		if all := stepDone.FindAllStringSubmatch(text, -1); len(all) > 0 {
-			last := all[len(all)-1]
-			m.where, m.step, m.done = part.State+" on "+part.Name, last[1]+" of "+last[2], last[1] == last[2]
+		all := statefile.Parse(stateOn(s.disk, part))
+		if n := len(all); n > 0 {
+			last := all[n-1]
+			m.where, m.step, m.done = part.State+" on "+part.Name, fmt.Sprintf("%d of %d", last.Step, last.Steps), last.Final()
 		}
-		if build := stateBuild.FindStringSubmatch(text); build != nil {
-			m.build = build[1]
+		if i := slices.IndexFunc(all, func(e statefile.Entry) bool { return e.Build != "" }); i >= 0 {
+			m.build = all[i].Build
 		}
 	}
 	for _, place := range board.Unit.Places {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 
 	"imgtool/flash"
@@ -15,6 +14,7 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
+	"imgtool/image/statefile"
 	"imgtool/image/tree"
 )
 
@@ -194,8 +194,6 @@ func checkFill(pic *picture, units []*unit, u *ui) error {
 	return nil
 }
 
-var stepDone = regexp.MustCompile(`\((\d+)/(\d+)\)`)
-
 // checkState refuses a disk that says it was provisioned.
 func checkState(disk *flash.Disk, m *artifact.Manifest, u *ui) error {
 	if m == nil {
@@ -205,16 +203,14 @@ func checkState(disk *flash.Disk, m *artifact.Manifest, u *ui) error {
 		if part.State == "" {
 			continue
 		}
-		text := stateOn(disk, part)
-		all := stepDone.FindAllStringSubmatch(text, -1)
-		if len(all) == 0 {
-			continue
+		last, ok := statefile.Last(stateOn(disk, part))
+		switch {
+		case !ok:
+		case last.Final():
+			return &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("%s on %s says that it was provisioned (step %d of %d): pass --reprovision to lose what is on it", part.State, part.Name, last.Step, last.Steps)}
+		default:
+			u.say("%s: %s on %s stops at step %d of %d: it is provisioned anew", disk.Path, part.State, part.Name, last.Step, last.Steps)
 		}
-		last := all[len(all)-1]
-		if last[1] == last[2] {
-			return &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("%s on %s says that it was provisioned (step %s of %s): pass --reprovision to lose what is on it", part.State, part.Name, last[1], last[2])}
-		}
-		u.say("%s: %s on %s stops at step %s of %s: it is provisioned anew", disk.Path, part.State, part.Name, last[1], last[2])
 	}
 	return nil
 }

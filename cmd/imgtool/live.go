@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +32,7 @@ import (
 	"imgtool/image/sanitize"
 	"imgtool/image/shconf"
 	"imgtool/image/source"
+	"imgtool/image/statefile"
 	"imgtool/image/tree"
 )
 
@@ -280,8 +280,6 @@ func (l *live) run(ctx context.Context, whole *unitReceipt) error {
 // path is a path of the unit's root, as this system has it.
 func (l *live) path(p string) string { return filepath.Join(l.root, p) }
 
-var stepLine = regexp.MustCompile(`(?m)^[^(\n]*: \((\d+)/(\d+)\) `)
-
 // steps are those that the state file says were done.
 func (l *live) steps() (map[int]bool, error) {
 	text, err := l.fs.readFile(l.board.State.Paths[0])
@@ -289,10 +287,9 @@ func (l *live) steps() (map[int]bool, error) {
 		return nil, err
 	}
 	done := map[int]bool{}
-	for _, m := range stepLine.FindAllStringSubmatch(string(text), -1) {
-		if m[2] == strconv.Itoa(len(l.board.State.Steps)) {
-			n, _ := strconv.Atoi(m[1])
-			done[n] = true
+	for _, e := range statefile.Parse(string(text)) {
+		if e.Steps == len(l.board.State.Steps) {
+			done[e.Step] = true
 		}
 	}
 	if len(text) > 0 && len(done) == 0 {
@@ -313,8 +310,8 @@ func (l *live) step(n int) error {
 		return err
 	}
 	steps := l.board.State.Steps
-	line := fmt.Sprintf("(%d/%d) %s: board %s, build %s", n, len(steps), steps[n-1], l.board.Name, l.todo.Build)
-	text = append(text, time.Now().UTC().Format("Mon Jan _2 15:04:05 MST 2006")+": "+line+"\n"...)
+	entry := statefile.Entry{Step: n, Steps: len(steps), Name: steps[n-1], Board: l.board.Name, Build: l.todo.Build}
+	text = append(text, entry.Line(time.Now())...)
 	if n == len(steps) {
 		// The first path counts, and comes last.
 		for _, other := range slices.Backward(l.board.State.Paths[1:]) {
@@ -326,7 +323,7 @@ func (l *live) step(n int) error {
 	if err := l.fs.replaceFile(at, text, 0o644); err != nil {
 		return err
 	}
-	l.log("%s", line)
+	l.log("%s", entry)
 	return nil
 }
 
