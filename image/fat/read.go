@@ -436,4 +436,3 @@ func (w *walker) content(it *item) (image.Content, error) {
 	// A section, so that it stays one extent in the image it is put into.
 	return io.NewSectionReader(m, 0, it.size), nil
 }
-
