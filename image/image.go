@@ -103,19 +103,6 @@ func Runs(c Content) iter.Seq[Span] {
 	}
 }
 
-// ReadFull fills p from offset off of r. If r ends before that, the error is
-// [io.ErrUnexpectedEOF]; err is nil exactly if n is len(p).
-func ReadFull(r io.ReaderAt, p []byte, off int64) (n int, err error) {
-	n, err = r.ReadAt(p, off)
-	switch {
-	case n == len(p):
-		return n, nil
-	case err == nil, err == io.EOF:
-		return n, io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
 // Extent is a named Content at a place, in bytes from the start.
 type Extent struct {
 	Name string
