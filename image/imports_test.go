@@ -46,6 +46,7 @@ var imports = map[string][]string{
 	"image/seed/console/consoletest": {"image/imagetest", "image/seed", "image/seed/api", "image/seed/console"},
 	"image/seed/provision":           {"image/seed", "image/seed/api", "image/fault"},
 
+	"docs":    {},
 	"layouts": {},
 	"boards":  {"layouts"},
 	"flash":   {"image", "image/fault"},
