@@ -34,6 +34,7 @@ import (
 	"imgtool/image/source"
 	"imgtool/image/statefile"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
 )
 
 // live is a unit that is provisioned from its own root file system.
@@ -417,7 +418,7 @@ func (l *live) plan(ctx context.Context) error {
 	state := l.board.State.Paths
 	var mu sync.Mutex
 	var changed []string
-	root, err := tree.FromRoot(l.root, l.when, func(p string) bool {
+	root, err := hostfs.ReadLive(l.root, l.when, func(p string) bool {
 		if slices.ContainsFunc(edit.Live, func(pattern string) bool { ok, _ := path.Match(pattern[1:], p); return ok }) {
 			return true
 		}

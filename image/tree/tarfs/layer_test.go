@@ -1,4 +1,4 @@
-package tree_test
+package tarfs_test
 
 import (
 	"archive/tar"
@@ -9,12 +9,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"imgtool/image/tree"
+	"imgtool/image/tree/tarfs"
+	"imgtool/image/tree/treetest"
 )
 
 // paths is a tree in few words, without what made folders are like.
 func paths(t testing.TB, tr *tree.Tree) string {
 	var all []string
-	for line := range strings.Lines(dump(t, tr)) {
+	for line := range strings.Lines(treetest.Dump(t, tr)) {
 		f := strings.SplitN(strings.TrimSpace(line), " ", 5)
 		if f[0] == "/" {
 			continue
@@ -77,8 +79,8 @@ func TestLayersHideLowerLayersOnly(t *testing.T) {
 	} {
 		tr := tree.New(modTime)
 		for _, l := range c.layers {
-			data := pack(t, l...)
-			must(t, tr.Apply(bytes.NewReader(data), int64(len(data))))
+			data := treetest.Tar(t, l...)
+			treetest.Must(t, tarfs.ApplyLayer(tr, bytes.NewReader(data), int64(len(data))))
 		}
 		if d := cmp.Diff(c.want, paths(t, tr)); d != "" {
 			t.Errorf("%s: %s", c.name, d)
@@ -88,22 +90,22 @@ func TestLayersHideLowerLayersOnly(t *testing.T) {
 
 func TestLayersSetWhatTheyDescribe(t *testing.T) {
 	tr := tree.New(modTime)
-	lower := pack(t, dir("./"), dir("d"), file("d/a", ""))
+	lower := treetest.Tar(t, dir("./"), dir("d"), file("d/a", ""))
 	d := dir("d")
 	d.Mode, d.Uid = 0o2700, 7
-	upper := pack(t, dir("/"), d, file("e/b", ""))
-	must(t, tr.Apply(bytes.NewReader(lower), int64(len(lower))))
-	must(t, tr.Apply(bytes.NewReader(upper), int64(len(upper))))
+	upper := treetest.Tar(t, dir("/"), d, file("e/b", ""))
+	treetest.Must(t, tarfs.ApplyLayer(tr, bytes.NewReader(lower), int64(len(lower))))
+	treetest.Must(t, tarfs.ApplyLayer(tr, bytes.NewReader(upper), int64(len(upper))))
 	want := "/ 40755 0:0 @1\nd 42700 7:0 @1\nd/a 100644 0:0 @1 \"\"\ne 40755 0:0 @1700000000\ne/b 100644 0:0 @1 \"\"\n"
-	if d := cmp.Diff(want, dump(t, tr)); d != "" {
+	if d := cmp.Diff(want, treetest.Dump(t, tr)); d != "" {
 		t.Error(d)
 	}
-	bad := pack(t, hardlink("x", "d/nope"))
-	if err := tr.Apply(bytes.NewReader(bad), int64(len(bad))); err == nil || err.Error() != "x: hard link to d/nope, which is not there" {
+	bad := treetest.Tar(t, hardlink("x", "d/nope"))
+	if err := tarfs.ApplyLayer(tr, bytes.NewReader(bad), int64(len(bad))); err == nil || err.Error() != "x: hard link to d/nope, which is not there" {
 		t.Error(err)
 	}
-	bad = pack(t, file("d/a/x", ""))
-	if err := tr.Apply(bytes.NewReader(bad), int64(len(bad))); err == nil || err.Error() != "d/a/x: its parent d/a is not a folder" {
+	bad = treetest.Tar(t, file("d/a/x", ""))
+	if err := tarfs.ApplyLayer(tr, bytes.NewReader(bad), int64(len(bad))); err == nil || err.Error() != "d/a/x: its parent d/a is not a folder" {
 		t.Error(err)
 	}
 }

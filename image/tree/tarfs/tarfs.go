@@ -1,4 +1,4 @@
-package tree
+package tarfs
 
 import (
 	"bytes"
@@ -9,11 +9,14 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"imgtool/image"
+	"imgtool/image/tree"
 )
 
 const (
 	block    = 512
-	linkMode = Symlink | 0o777 // Linux knows no other
+	linkMode = tree.Symlink | 0o777 // Linux knows no other
 )
 
 // ErrNotTar is returned for something that does not begin as a tar does.
@@ -48,7 +51,7 @@ func IsTar(head []byte) bool {
 		return false
 	}
 	head = head[:block]
-	if isZero(head) {
+	if image.IsZero(head) {
 		return true // an empty one
 	}
 	// The sum is over the header with spaces in place of the sum. Some old
@@ -65,27 +68,27 @@ func IsTar(head []byte) bool {
 	return err == nil && (sum == unsigned || sum == signed)
 }
 
-// FromTar reads a tar that is not compressed. Nothing is copied: files are read
+// Read reads a tar that is not compressed. Nothing is copied: files are read
 // from r when they are needed. Folders that the tar has no entry for get modTime.
 //
 // Entries land where extracting them one after the other would put them, so a
 // parent may be a symbolic link. seen, unless it is nil, is told of each file, those
 // too that a later entry replaces.
-func FromTar(r io.ReaderAt, size int64, modTime int64, seen func(path string, n *Inode)) (*Tree, error) {
-	t := New(modTime)
+func Read(r io.ReaderAt, size int64, modTime int64, seen func(path string, n *tree.Inode)) (*tree.Tree, error) {
+	t := tree.New(modTime)
 	behind, err := readTar(r, size, false, func(e entry) error {
-		path, err := t.resolve(e.path, false)
+		path, err := t.Resolve(e.path, false)
 		if err != nil {
 			return err
 		}
 		// tar refuses this too; a lost folder is worse than a refused tar.
-		if _, old := t.find(path); old != nil && (e.node == nil || e.node.Type() != Dir) && len(old.leaves)+len(old.folders) > 0 {
+		if (e.node == nil || e.node.Type() != tree.Dir) && hasEntries(t, path) {
 			return fmt.Errorf("%s: not a folder, but the tar has entries in it already", e.path)
 		}
-		if err := t.place(path, e, nil); err != nil {
+		if err := place(t, path, e, nil); err != nil {
 			return err
 		}
-		if seen != nil && e.node != nil && e.node.Type() == Regular {
+		if seen != nil && e.node != nil && e.node.Type() == tree.Regular {
 			seen(path, e.node)
 		}
 		return nil
@@ -93,18 +96,26 @@ func FromTar(r io.ReaderAt, size int64, modTime int64, seen func(path string, n 
 	if err != nil {
 		return nil, err
 	}
-	t.behind = behind
+	t.AddTrailing(behind)
 	return t, nil
+}
+
+// hasEntries says whether path is a directory that is not empty.
+func hasEntries(t *tree.Tree, path string) bool {
+	for range t.List(path) {
+		return true
+	}
+	return false
 }
 
 // place puts an entry at path, which has no links in it. Targets of hard links
 // are looked for in the tree, then in gone.
-func (t *Tree) place(path string, e entry, gone map[string]*Inode) error {
+func place(t *tree.Tree, path string, e entry, gone map[string]*tree.Inode) error {
 	for _, l := range e.lost {
-		t.lose(l, e.path)
+		t.AddLoss(l.what, e.path, l.detail)
 	}
 	if e.node == nil {
-		target, err := t.resolve(e.link, false)
+		target, err := t.Resolve(e.link, false)
 		if err != nil {
 			return fmt.Errorf("%s: hard link: %w", e.path, err)
 		}
@@ -115,12 +126,12 @@ func (t *Tree) place(path string, e entry, gone map[string]*Inode) error {
 		if n == nil {
 			return fmt.Errorf("%s: hard link to %s, which is not there", e.path, e.link)
 		}
-		if n.Type() == Dir {
+		if n.Type() == tree.Dir {
 			return fmt.Errorf("%s: hard link to %s, which is a folder", e.path, e.link)
 		}
 		e.node = n
 	}
-	if path == "" && e.node.Type() != Dir {
+	if path == "" && e.node.Type() != tree.Dir {
 		return fmt.Errorf("%q: the root of a tree must be a folder", e.path)
 	}
 	return t.Put(path, e.node)
@@ -130,7 +141,7 @@ func (t *Tree) place(path string, e entry, gone map[string]*Inode) error {
 type entry struct {
 	path string
 	link string
-	node *Inode
+	node *tree.Inode
 	lost []loss
 }
 
@@ -228,7 +239,7 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 		}
 		cutShort := hdr.stored > size-hdr.data
 		switch {
-		case cutShort && (hdr.isSparse() || e.node.Type() == Regular):
+		case cutShort && (hdr.isSparse() || e.node.Type() == tree.Regular):
 			return 0, &CorruptError{size, path, io.ErrUnexpectedEOF}
 		case hdr.isSparse():
 			if hdr.size > maxSparse {
@@ -241,10 +252,10 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 			if t.at = after; after-padded(hdr.stored)+hdr.stored > size {
 				return 0, &CorruptError{size, path, io.ErrUnexpectedEOF}
 			}
-			if content.in = whole; hdr.size > 0 && e.node.Type() == Regular {
+			if content.in = whole; hdr.size > 0 && e.node.Type() == tree.Regular {
 				e.node.Content = content
 			}
-		case e.node.Type() == Regular && hdr.size > 0:
+		case e.node.Type() == tree.Regular && hdr.size > 0:
 			e.node = withSpan(e.node, span{whole, hdr.data, hdr.size})
 		}
 		if err := each(e); err != nil {
@@ -255,9 +266,9 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 }
 
 // withSpan is a node with content, in one allocation, as there may be a million.
-func withSpan(n *Inode, s span) *Inode {
+func withSpan(n *tree.Inode, s span) *tree.Inode {
 	both := &struct {
-		Inode
+		tree.Inode
 		span
 	}{*n, s}
 	both.Inode.Content = &both.span
@@ -270,10 +281,10 @@ func dataBehind(r io.ReaderAt, at, size int64) (int64, error) {
 	buf := make([]byte, 64<<10)
 	for at < size {
 		part := buf[:min(int64(len(buf)), size-at)]
-		if n, err := r.ReadAt(part, at); n < len(part) {
-			return 0, cut(err)
+		if _, err := image.ReadFull(r, part, at); err != nil {
+			return 0, err
 		}
-		if !isZero(part) {
+		if !image.IsZero(part) {
 			return size - at - int64(len(part)-len(bytes.TrimLeft(part, "\x00"))), nil
 		}
 		at += int64(len(part))
@@ -286,10 +297,6 @@ func padded(n int64) int64 {
 		return math.MaxInt64 - block
 	}
 	return (n + block - 1) / block * block
-}
-
-func isZero(p []byte) bool {
-	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])
 }
 
 // cleanPath makes a tar's name a tree's path. Names are copied: archive/tar's
@@ -309,44 +316,44 @@ func cleanPath(name string) (string, error) {
 	if len(elems) == 1 {
 		path = strings.Clone(path)
 	}
-	return path, checkPath(path)
+	return path, tree.CheckPath(path)
 }
 
-func inode(hdr *header) (*Inode, error) {
-	n := &Inode{ModTime: hdr.mtime}
+func inode(hdr *header) (*tree.Inode, error) {
+	n := &tree.Inode{ModTime: hdr.mtime}
 	switch hdr.kind {
 	case tarRegular, tarCont, tarGNUSparse:
-		n.Mode = Regular
+		n.Mode = tree.Regular
 		if strings.HasSuffix(hdr.name, "/") {
-			n.Mode = Dir
+			n.Mode = tree.Dir
 		}
 	case tarDir, tarDumpDir:
-		n.Mode = Dir
+		n.Mode = tree.Dir
 	case tarSymlink:
-		n.Mode = Symlink
+		n.Mode = tree.Symlink
 		n.Target = strings.Clone(hdr.link)
 		if n.Target == "" || len(n.Target) > 4095 {
 			return nil, fmt.Errorf("a symbolic link to a path of %d bytes", len(n.Target))
 		}
 	case tarChar:
-		n.Mode = CharDev
+		n.Mode = tree.CharDev
 	case tarBlock:
-		n.Mode = BlockDev
+		n.Mode = tree.BlockDev
 	case tarFifo:
-		n.Mode = Fifo
+		n.Mode = tree.Fifo
 	case tarMulti:
 		return nil, errors.New("continued from another volume")
 	default:
 		return nil, fmt.Errorf("entries of type %q are not known", hdr.kind)
 	}
-	if n.Mode == Dir || n.Mode == Regular {
+	if n.Mode == tree.Dir || n.Mode == tree.Regular {
 		if v := hdr.version; v != "" && v != "0.0" && v != "0.1" && v != "1.0" {
 			return nil, fmt.Errorf("sparse files of version %s are not known", v)
 		}
 	}
 	// Some programs put the file type there as well.
 	n.Mode |= uint32(hdr.mode & 0o7777)
-	if n.Type() == Symlink {
+	if n.Type() == tree.Symlink {
 		n.Mode = linkMode
 	}
 	for _, id := range []struct {
@@ -360,7 +367,7 @@ func inode(hdr *header) (*Inode, error) {
 		}
 		*id.to = uint32(id.from)
 	}
-	if t := n.Type(); t == CharDev || t == BlockDev {
+	if t := n.Type(); t == tree.CharDev || t == tree.BlockDev {
 		// As many bits as Linux has.
 		if hdr.major < 0 || hdr.major >= 1<<12 || hdr.minor < 0 || hdr.minor >= 1<<20 {
 			return nil, fmt.Errorf("device %d:%d is beyond 4095:1048575", hdr.major, hdr.minor)

@@ -1,4 +1,4 @@
-package tree
+package tarfs
 
 import (
 	"encoding/base64"
@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"imgtool/image/tree"
 )
 
 // The label of SELinux: the record that GNU tar and star have for it, and the attribute.
@@ -18,11 +20,11 @@ const (
 // GNU tar writes two characters of names so.
 var unescapeXattr = strings.NewReplacer("%3D", "=", "%25", "%")
 
-func tarXattrs(records map[string]string) ([]Xattr, error) {
-	var all []Xattr
+func tarXattrs(records map[string]string) ([]tree.Xattr, error) {
+	var all []tree.Xattr
 	add := func(name, value string) {
-		if keepXattr(name) && !slices.ContainsFunc(all, func(x Xattr) bool { return x.Name == name }) {
-			all = append(all, Xattr{strings.Clone(name), strings.Clone(value)})
+		if tree.KeepXattr(name) && !slices.ContainsFunc(all, func(x tree.Xattr) bool { return x.Name == name }) {
+			all = append(all, tree.Xattr{Name: strings.Clone(name), Value: strings.Clone(value)})
 		}
 	}
 	keys := slices.Sorted(maps.Keys(records))
@@ -44,7 +46,7 @@ func tarXattrs(records map[string]string) ([]Xattr, error) {
 		if plain, err := url.PathUnescape(name); err == nil {
 			name = plain
 		}
-		if !keepXattr(name) {
+		if !tree.KeepXattr(name) {
 			continue
 		}
 		value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(v, "="))
@@ -61,8 +63,8 @@ func tarXattrs(records map[string]string) ([]Xattr, error) {
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return all, checkXattrs(all)
+	slices.SortFunc(all, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return all, tree.CheckXattrs(all)
 }
 
 // loss is something of an entry that a tree has no place for.
@@ -103,43 +105,9 @@ func lostRecords(records map[string]string) (lost []loss) {
 				}
 			}
 		}
-		if name = unescapeXattr.Replace(name); ok && !keepXattr(name) {
-			lose(lostXattrs, name)
+		if name = unescapeXattr.Replace(name); ok && !tree.KeepXattr(name) {
+			lose(tree.UnsupportedXattrs, name)
 		}
 	}
 	return lost
-}
-
-const lostXattrs = "extended attributes other than user., trusted. and security."
-
-// Access control lists, as getxattr(2) has them.
-const (
-	ACL        = "system.posix_acl_access"
-	DefaultACL = "system.posix_acl_default"
-)
-
-// keepXattr leaves out what a kernel makes up itself, such as the rest of system.*.
-func keepXattr(name string) bool {
-	if name == ACL || name == DefaultACL {
-		return true
-	}
-	for _, prefix := range []string{"user.", "trusted.", "security."} {
-		if len(name) > len(prefix) && strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// The kernel's limits.
-func checkXattrs(all []Xattr) error {
-	for _, x := range all {
-		switch {
-		case len(x.Name) > 255:
-			return fmt.Errorf("extended attribute %.60s…: a name of %d bytes is longer than 255", x.Name, len(x.Name))
-		case len(x.Value) > 64<<10:
-			return fmt.Errorf("extended attribute %s: a value of %d bytes is longer than %d", x.Name, len(x.Value), 64<<10)
-		}
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package tree
+package sums
 
 import (
 	"bytes"
@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// Known remembers the SHA-256 of blocks from one time to the next, by a hash that is
+// Memo remembers the SHA-256 of blocks from one time to the next, by a hash that is
 // twice as fast on processors with AVX2: BLAKE3. Two blocks with one BLAKE3 cannot be
 // made, and there is no secret in it.
-type Known struct {
+type Memo struct {
 	store Store
 	table []byte          // records, in the order of their BLAKE3s
 	used  []atomic.Uint32 // those of this time
@@ -44,13 +44,13 @@ var knownMax = 200_000
 // Counts up when a record becomes another.
 var knownKey = sha256.Sum256([]byte("tree sums 2"))
 
-// OpenKnown is what a store has, or begins anew. Of nil it is nil, which remembers
+// OpenMemo is what a store has, or begins anew. Of nil it is nil, which remembers
 // nothing; so it is where SHA-256 is as fast.
-func OpenKnown(s Store) *Known {
+func OpenMemo(s Store) *Memo {
 	if s == nil || !fasterThanSHA256 {
 		return nil
 	}
-	k := &Known{store: s}
+	k := &Memo{store: s}
 	if data := s.Get(nil, knownKey); len(data)%recordLen == 0 {
 		k.table = data
 		k.used = make([]atomic.Uint32, len(k.table)/recordLen)
@@ -62,7 +62,7 @@ func OpenKnown(s Store) *Known {
 var fasterThanSHA256 = cpu.X86.HasAVX2
 
 // sum is that of a block that is not of zeros.
-func (k *Known) sum(b []byte) blockSum {
+func (k *Memo) sum(b []byte) blockSum {
 	if k == nil || len(b) < knownMin {
 		return blockSum{sha256.Sum256(b), quick(b)}
 	}
@@ -93,11 +93,11 @@ func (k *Known) sum(b []byte) blockSum {
 }
 
 // record is one of the table: a BLAKE3, a SHA-256 and a CRC-32C.
-func (k *Known) record(i int) []byte { return k.table[i*recordLen : (i+1)*recordLen] }
+func (k *Memo) record(i int) []byte { return k.table[i*recordLen : (i+1)*recordLen] }
 
 // Keep has the store keep what is new: with that what it had, or of that only what was
 // used this time if it is too much.
-func (k *Known) Keep() {
+func (k *Memo) Keep() {
 	if k == nil || len(k.fresh) == 0 {
 		return
 	}

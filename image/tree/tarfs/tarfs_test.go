@@ -1,4 +1,4 @@
-package tree_test
+package tarfs_test
 
 import (
 	"archive/tar"
@@ -18,77 +18,61 @@ import (
 
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/tarfs"
+	"imgtool/image/tree/treetest"
 )
 
+const modTime = 1700000000
+
 func fromTar(data []byte) (*tree.Tree, error) {
-	return tree.FromTar(bytes.NewReader(data), int64(len(data)), modTime, nil)
+	return tarfs.Read(bytes.NewReader(data), int64(len(data)), modTime, nil)
 }
 
-func h(typ byte, name string) tar.Header {
-	return tar.Header{Typeflag: typ, Name: name, Mode: 0o644, ModTime: time.Unix(1, 0)}
-}
 func file(name, data string) tar.Header {
-	e := h(tar.TypeReg, name)
+	e := treetest.Header(tar.TypeReg, name)
 	e.Size, e.Uname = int64(len(data)), data // carries the data to pack
 	return e
 }
-func dir(name string) tar.Header { e := h(tar.TypeDir, name); e.Mode = 0o755; return e }
+func dir(name string) tar.Header { e := treetest.Header(tar.TypeDir, name); e.Mode = 0o755; return e }
 func symlink(name, target string) tar.Header {
-	e := h(tar.TypeSymlink, name)
+	e := treetest.Header(tar.TypeSymlink, name)
 	e.Mode, e.Linkname = 0o777, target
 	return e
 }
 func hardlink(name, target string) tar.Header {
-	e := h(tar.TypeLink, name)
+	e := treetest.Header(tar.TypeLink, name)
 	e.Linkname = target
 	return e
-}
-
-// pack writes a tar with Go's writer, for what GNU tar cannot be made to write.
-func pack(t testing.TB, entries ...tar.Header) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, e := range entries {
-		data := ""
-		if e.Typeflag == tar.TypeReg {
-			data, e.Uname = e.Uname, ""
-		}
-		must(t, w.WriteHeader(&e))
-		_, err := w.Write([]byte(data))
-		must(t, err)
-	}
-	must(t, w.Close())
-	return b.Bytes()
 }
 
 // A folder with everything a tar can hold.
 func everything(t testing.TB) string {
 	t.Helper()
 	d := t.TempDir()
-	must(t, os.Chmod(d, 0o751))
-	write(t, d+"/etc/passwd", "root")
-	write(t, d+"/empty", "")
-	write(t, d+"/big", strings.Repeat("0123456789", 5000))
-	write(t, d+"/"+strings.Repeat("long/", 20)+strings.Repeat("n", 90), "long in parts")
-	write(t, d+"/ümläut \n\\ name", "odd")
-	must(t, os.Chmod(d+"/etc/passwd", 0o600))
-	must(t, os.Link(d+"/etc/passwd", d+"/etc/passwd-"))
-	must(t, os.Symlink("../big", d+"/etc/link"))
-	must(t, unix.Mkfifo(d+"/fifo", 0o640))
-	write(t, d+"/bin/su", "su")
-	must(t, unix.Chmod(d+"/bin/su", 0o4755))
-	must(t, os.Mkdir(d+"/tmp", 0))
-	must(t, unix.Chmod(d+"/tmp", 0o1777))
+	treetest.Must(t, os.Chmod(d, 0o751))
+	treetest.WriteFile(t, d+"/etc/passwd", "root")
+	treetest.WriteFile(t, d+"/empty", "")
+	treetest.WriteFile(t, d+"/big", strings.Repeat("0123456789", 5000))
+	treetest.WriteFile(t, d+"/"+strings.Repeat("long/", 20)+strings.Repeat("n", 90), "long in parts")
+	treetest.WriteFile(t, d+"/ümläut \n\\ name", "odd")
+	treetest.Must(t, os.Chmod(d+"/etc/passwd", 0o600))
+	treetest.Must(t, os.Link(d+"/etc/passwd", d+"/etc/passwd-"))
+	treetest.Must(t, os.Symlink("../big", d+"/etc/link"))
+	treetest.Must(t, unix.Mkfifo(d+"/fifo", 0o640))
+	treetest.WriteFile(t, d+"/bin/su", "su")
+	treetest.Must(t, unix.Chmod(d+"/bin/su", 0o4755))
+	treetest.Must(t, os.Mkdir(d+"/tmp", 0))
+	treetest.Must(t, unix.Chmod(d+"/tmp", 0o1777))
 	if os.Geteuid() == 0 {
-		must(t, unix.Mknod(d+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
-		must(t, unix.Mknod(d+"/loop300", unix.S_IFBLK|0o660, int(unix.Mkdev(7, 300))))
-		must(t, os.Lchown(d+"/etc/link", 12, 34))
-		must(t, os.Lchown(d+"/bin", 100000, 5))
+		treetest.Must(t, unix.Mknod(d+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+		treetest.Must(t, unix.Mknod(d+"/loop300", unix.S_IFBLK|0o660, int(unix.Mkdev(7, 300))))
+		treetest.Must(t, os.Lchown(d+"/etc/link", 12, 34))
+		treetest.Must(t, os.Lchown(d+"/bin", 100000, 5))
 	}
 	old := time.Unix(1234567890, 987654321)
-	must(t, os.Chtimes(d+"/etc/passwd", old, old))
-	must(t, os.Chtimes(d+"/tmp", time.Unix(-2, 5e8), time.Unix(-2, 5e8)))
+	treetest.Must(t, os.Chtimes(d+"/etc/passwd", old, old))
+	treetest.Must(t, os.Chtimes(d+"/tmp", time.Unix(-2, 5e8), time.Unix(-2, 5e8)))
 	return d
 }
 
@@ -96,19 +80,19 @@ func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
 	d := everything(t)
 	xattr := unix.Lsetxattr(d+"/etc/passwd", "user.comment", []byte("a=b%3D\x00c"), 0) == nil
 	xattr = xattr && unix.Lsetxattr(d+"/etc/passwd", "user.a=b%c%3D", []byte("1"), 0) == nil
-	must(t, os.Chtimes(d+"/etc/passwd", time.Unix(1234567890, 1), time.Unix(1234567890, 1)))
+	treetest.Must(t, os.Chtimes(d+"/etc/passwd", time.Unix(1234567890, 1), time.Unix(1234567890, 1)))
 	if os.Geteuid() == 0 {
-		must(t, unix.Setxattr(d+"/bin/su", "security.capability", []byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0))
-		must(t, unix.Lsetxattr(d+"/tmp", "trusted.t", nil, 0))
+		treetest.Must(t, unix.Setxattr(d+"/bin/su", "security.capability", []byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0))
+		treetest.Must(t, unix.Lsetxattr(d+"/tmp", "trusted.t", nil, 0))
 	}
 	fromDir := func() *tree.Tree {
-		tr, err := tree.FromDir(d, true, modTime, nil)
-		must(t, err)
+		tr, err := hostfs.Read(d, true, modTime, nil)
+		treetest.Must(t, err)
 		return tr
 	}
 	for _, format := range []string{"pax", "gnu", "ustar", "v7"} {
 		t.Run(format, func(t *testing.T) {
-			want, args := dump(t, fromDir()), []string{"--format=" + format, "-cf", filepath.Join(t.TempDir(), "x.tar"), "-C", d}
+			want, args := treetest.Dump(t, fromDir()), []string{"--format=" + format, "-cf", filepath.Join(t.TempDir(), "x.tar"), "-C", d}
 			if format == "pax" {
 				if !xattr {
 					t.Log("no extended attributes here")
@@ -129,14 +113,14 @@ func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
 			}
 			imagetest.Run(t, "tar", append(args, ".")...)
 			data, err := os.ReadFile(args[2])
-			must(t, err)
+			treetest.Must(t, err)
 			got, err := fromTar(data)
-			must(t, err)
-			if d := cmp.Diff(want, dump(t, got)); d != "" {
+			treetest.Must(t, err)
+			if d := cmp.Diff(want, treetest.Dump(t, got)); d != "" {
 				t.Error(d)
 			}
 			if format == "pax" {
-				if a, b := digest(t, got), digest(t, fromDir()); a != b {
+				if a, b := treetest.Digest(t, got), treetest.Digest(t, fromDir()); a != b {
 					t.Errorf("digest of the tar %s, of the folder %s", a, b)
 				}
 				extracted(t, args[2], got)
@@ -152,9 +136,9 @@ func extracted(t *testing.T, path string, got *tree.Tree) {
 	}
 	x := t.TempDir()
 	imagetest.Run(t, "tar", "-xpf", path, "--xattrs", "--xattrs-include=*", "-C", x)
-	want, err := tree.FromDir(x, true, modTime, nil)
-	must(t, err)
-	if d := cmp.Diff(dump(t, want), dump(t, got)); d != "" {
+	want, err := hostfs.Read(x, true, modTime, nil)
+	treetest.Must(t, err)
+	if d := cmp.Diff(treetest.Dump(t, want), treetest.Dump(t, got)); d != "" {
 		t.Error("GNU tar sees it otherwise:", d)
 	}
 }
@@ -162,35 +146,35 @@ func extracted(t *testing.T, path string, got *tree.Tree) {
 func TestSparseFilesAreExpanded(t *testing.T) {
 	d := t.TempDir()
 	f, err := os.Create(d + "/sparse")
-	must(t, err)
+	treetest.Must(t, err)
 	// More pieces than a header of the old format has room for.
 	for i := range 40 {
 		_, err := f.WriteAt([]byte(fmt.Sprintf("piece %d", i)), int64(i)*20000+7)
-		must(t, err)
+		treetest.Must(t, err)
 	}
-	must(t, f.Truncate(40*20000+999))
+	treetest.Must(t, f.Truncate(40*20000+999))
 	f.Close()
 	hole, err := os.Create(d + "/hole")
-	must(t, err)
-	must(t, hole.Truncate(100000))
+	treetest.Must(t, err)
+	treetest.Must(t, hole.Truncate(100000))
 	hole.Close()
-	write(t, d+"/zz", "after")
-	want, err := tree.FromDir(d, false, modTime, nil)
-	must(t, err)
+	treetest.WriteFile(t, d+"/zz", "after")
+	want, err := hostfs.Read(d, false, modTime, nil)
+	treetest.Must(t, err)
 	for _, format := range [][]string{
 		{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"},
 	} {
 		path := filepath.Join(t.TempDir(), "x.tar")
 		imagetest.Run(t, "tar", append(format, "--sparse", "--owner=0", "--group=0", "-cf", path, "-C", d, ".")...)
 		data, err := os.ReadFile(path)
-		must(t, err)
+		treetest.Must(t, err)
 		if len(data) > 400000 {
 			t.Fatalf("%v: the tar is not sparse", format)
 		}
 		got, err := fromTar(data)
-		must(t, err)
-		if a, b := digest(t, got), digest(t, want); a != b {
-			t.Errorf("%v: %s", format, cmp.Diff(dump(t, want), dump(t, got)))
+		treetest.Must(t, err)
+		if a, b := treetest.Digest(t, got), treetest.Digest(t, want); a != b {
+			t.Errorf("%v: %s", format, cmp.Diff(treetest.Dump(t, want), treetest.Dump(t, got)))
 		}
 		cuts(t, data)
 	}
@@ -211,7 +195,7 @@ func TestTarEntriesLandWhereTarPutsThem(t *testing.T) {
 			"d 40755 0:0 @1\nd/f 100644 0:0 @1 \"1\"\n"},
 		{"a hard link keeps what it linked", []tar.Header{file("a", "1"), hardlink("b", "./a"), file("a", "2"), hardlink("b2", "b"), hardlink("b", "b")},
 			"a 100644 0:0 @1 \"2\"\nb 100644 0:0 @1 \"1\"\nb2 = b\n"},
-		{"hard links to links and devices", []tar.Header{symlink("a", "x"), hardlink("b", "a"), h(tar.TypeFifo, "f"), hardlink("g", "f")},
+		{"hard links to links and devices", []tar.Header{symlink("a", "x"), hardlink("b", "a"), treetest.Header(tar.TypeFifo, "f"), hardlink("g", "f")},
 			"a 120777 0:0 @1 -> x\nb = a\nf 10644 0:0 @1\ng = f\n"},
 		{"a merged usr", []tar.Header{symlink("bin", "usr/bin"), symlink("sbin", "/usr/bin/"), symlink("s", "../sbin"), file("bin/a", "1"), file("sbin/b", "2"), file("s/c", "3"), hardlink("bin/d", "sbin/a")},
 			"bin 120777 0:0 @1 -> usr/bin\ns 120777 0:0 @1 -> ../sbin\nsbin 120777 0:0 @1 -> /usr/bin/\nusr 40755 0:0 @1700000000\nusr/bin 40755 0:0 @1700000000\n" +
@@ -229,12 +213,12 @@ func TestTarEntriesLandWhereTarPutsThem(t *testing.T) {
 			"a 100000 0:0 @-5 \"\"\nb 100000 0:0 @5 \"\"\n"},
 		{"type bits in the mode", []tar.Header{{Typeflag: tar.TypeReg, Name: "a", Mode: 0o106755, ModTime: time.Unix(1, 0)}}, "a 106755 0:0 @1 \"\"\n"},
 	} {
-		tr, err := fromTar(pack(t, c.entries...))
+		tr, err := fromTar(treetest.Tar(t, c.entries...))
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		got := strings.TrimPrefix(dump(t, tr), "/ 40755 0:0 @1700000000\n")
+		got := strings.TrimPrefix(treetest.Dump(t, tr), "/ 40755 0:0 @1700000000\n")
 		if d := cmp.Diff(c.want, got); d != "" {
 			t.Errorf("%s: %s", c.name, d)
 		}
@@ -242,7 +226,7 @@ func TestTarEntriesLandWhereTarPutsThem(t *testing.T) {
 }
 
 func TestTarsThatCannotBe(t *testing.T) {
-	dev := h(tar.TypeChar, "dev")
+	dev := treetest.Header(tar.TypeChar, "dev")
 	dev.Devmajor = 5000
 	uid := file("a", "")
 	uid.Uid, uid.Format = -1, tar.FormatGNU
@@ -273,7 +257,7 @@ func TestTarsThatCannotBe(t *testing.T) {
 		if c.want == `"": the root of a tree must be a folder` && c.entries[0].Typeflag == tar.TypeReg {
 			c.entries[0].Name = "." // with a slash it would be a folder
 		}
-		_, err := fromTar(pack(t, c.entries...))
+		_, err := fromTar(treetest.Tar(t, c.entries...))
 		if err == nil || err.Error() != c.want {
 			t.Errorf("%v\nwant %s", err, c.want)
 		}
@@ -281,16 +265,16 @@ func TestTarsThatCannotBe(t *testing.T) {
 	for name, data := range map[string]string{
 		"nothing": "", "text": strings.Repeat("hello\n", 1000), "short": "x", "zeros, but few": strings.Repeat("\x00", 511), "a squashfs": "hsqs" + strings.Repeat("\x01", 1000),
 	} {
-		if _, err := fromTar([]byte(data)); err != tree.ErrNotTar {
+		if _, err := fromTar([]byte(data)); err != tarfs.ErrNotTar {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if tr, err := fromTar(make([]byte, 10240)); err != nil || tr.Len() != 1 {
 		t.Errorf("an empty tar: %v", err)
 	}
-	data := pack(t, file("a", "1"), file("b", "2"))
+	data := treetest.Tar(t, file("a", "1"), file("b", "2"))
 	data[1024+20] ^= 1
-	var damaged *tree.CorruptError
+	var damaged *tarfs.CorruptError
 	if _, err := fromTar(data); !errors.As(err, &damaged) || err.Error() != "damaged at byte 1024, at a: invalid tar header" {
 		t.Errorf("a damaged header: %v", err)
 	}
@@ -305,7 +289,7 @@ func cuts(t *testing.T, data []byte) {
 	for n := 512; n < end; n += step {
 		for _, at := range []int{n, n + 100} {
 			_, err := fromTar(data[:min(at, end-1)])
-			var damaged *tree.CorruptError
+			var damaged *tarfs.CorruptError
 			if !errors.As(err, &damaged) || !errors.Is(err, io.ErrUnexpectedEOF) || !strings.HasPrefix(err.Error(), "cut short at byte ") {
 				t.Fatalf("cut at %d of %d: %v", at, len(data), err)
 			}
@@ -320,7 +304,7 @@ func TestTarCutShortIsSeen(t *testing.T) {
 	long := file(strings.Repeat("long/", 40)+"x", "data")
 	last := file("last", strings.Repeat("\x00", 3000)) // ends as a tar does
 	last.Format = tar.FormatPAX
-	data := pack(t, dir("d"), file("d/a", strings.Repeat("x", 2000)), long, symlink("l", strings.Repeat("t", 200)), last)
+	data := treetest.Tar(t, dir("d"), file("d/a", strings.Repeat("x", 2000)), long, symlink("l", strings.Repeat("t", 200)), last)
 	// trimming zeros must not eat into the last file
 	data[len(data)-1024-1] = 'x'
 	cuts(t, data)
@@ -348,11 +332,11 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestAFailingDiskIsNoDamagedTar(t *testing.T) {
-	data := pack(t, file("a", "1"), file("b", strings.Repeat("x", 5000)), file("c", ""))
+	data := treetest.Tar(t, file("a", "1"), file("b", strings.Repeat("x", 5000)), file("c", ""))
 	bad := errors.New("input/output error")
 	for at := int64(0); at < int64(len(data)); at += 512 {
-		_, err := tree.FromTar(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0, nil)
-		var damaged *tree.CorruptError
+		_, err := tarfs.Read(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0, nil)
+		var damaged *tarfs.CorruptError
 		// What is in files is not read.
 		if errors.As(err, &damaged) || err != nil && !errors.Is(err, bad) || err == nil && at < int64(len(data))-1024 && at > 7000 {
 			t.Errorf("at %d: %v", at, err)
@@ -379,13 +363,13 @@ func summed(data []byte) []byte {
 }
 
 func FuzzFromTar(f *testing.F) {
-	*tree.MaxSparse = 1 << 16
-	f.Add(pack(f, dir("d"), file("d/a", "x"), hardlink("b", "d/a"), symlink("l", "d"), file("l/c", "y")))
-	f.Add(pack(f, h(tar.TypeChar, "n"), h(tar.TypeFifo, "f"), tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("n", 120), Format: tar.FormatGNU},
+	*tarfs.MaxSparse = 1 << 16
+	f.Add(treetest.Tar(f, dir("d"), file("d/a", "x"), hardlink("b", "d/a"), symlink("l", "d"), file("l/c", "y")))
+	f.Add(treetest.Tar(f, treetest.Header(tar.TypeChar, "n"), treetest.Header(tar.TypeFifo, "f"), tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("n", 120), Format: tar.FormatGNU},
 		tar.Header{Typeflag: tar.TypeReg, Name: "p", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}))
 	d := f.TempDir()
 	s, err := os.Create(d + "/s")
-	must(f, err)
+	treetest.Must(f, err)
 	s.WriteAt([]byte("x"), 40000)
 	s.Close()
 	for _, format := range [][]string{{"--format=gnu"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"}} {
@@ -411,9 +395,9 @@ func FuzzFromTar(f *testing.F) {
 				t.Fatalf("%q opens", path)
 			}
 		}
-		digest(t, tr)
+		treetest.Digest(t, tr)
 		// Whatever was taken can be laid over itself.
-		if err := tr.Apply(bytes.NewReader(data), int64(len(data))); err != nil && !strings.Contains(err.Error(), "hard link") && !strings.Contains(err.Error(), "not a folder") && !strings.Contains(err.Error(), "symbolic links") {
+		if err := tarfs.ApplyLayer(tr, bytes.NewReader(data), int64(len(data))); err != nil && !strings.Contains(err.Error(), "hard link") && !strings.Contains(err.Error(), "not a folder") && !strings.Contains(err.Error(), "symbolic links") {
 			t.Fatal(err)
 		}
 	})

@@ -1,4 +1,4 @@
-package tree_test
+package sums_test
 
 import (
 	"archive/tar"
@@ -16,6 +16,9 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
+	"imgtool/image/tree/tarfs"
+	"imgtool/image/tree/treetest"
 )
 
 // patchy has data in some of its blocks; of holes it may know.
@@ -63,20 +66,20 @@ func TestSumsAreThoseOfTheBlocks(t *testing.T) {
 		for _, workers := range []int{1, 3} {
 			tr := tree.New(0)
 			for i, data := range files {
-				must(t, tr.Put(string(rune('a'+i)), regular(&patchy{data: data, holes: holes})))
+				treetest.Must(t, tr.Put(string(rune('a'+i)), regular(&patchy{data: data, holes: holes})))
 			}
 			told := int64(0)
-			sums, err := tr.Sum(t.Context(), block, workers, nil, func(n int64) { told += n })
-			must(t, err)
+			all, err := sums.Compute(t.Context(), tr, sums.Options{Block: block, Workers: workers, Progress: func(n int64) { told += n }})
+			treetest.Must(t, err)
 			want := int64(0)
 			for i, data := range files {
 				want += int64(len(data))
-				f := sums.Of(tr.Lookup(string(rune('a' + i))))
+				f := all.Of(tr.Lookup(string(rune('a' + i))))
 				for at := 0; at < len(data); at += block {
 					b := data[at:min(at+block, len(data))]
 					zero := len(bytes.Trim(b, "\x00")) == 0
 					sum, isZero := f.Block(int64(at / block))
-					if zero != isZero || !zero && sum != tree.Sum(sha256.Sum256(b)) {
+					if zero != isZero || !zero && sum != sums.Sum(sha256.Sum256(b)) {
 						t.Fatalf("file %d, block %d, holes %v: %x %v", i, at/block, holes, sum, isZero)
 					}
 					other := bytes.Clone(b)
@@ -89,7 +92,7 @@ func TestSumsAreThoseOfTheBlocks(t *testing.T) {
 			if told != want {
 				t.Errorf("told of %d bytes, not %d", told, want)
 			}
-			digests[digest(t, tr)] = true
+			digests[treetest.Digest(t, tr)] = true
 		}
 	}
 	if len(digests) != 1 {
@@ -108,10 +111,10 @@ func (*nothing) ReadAt([]byte, int64) (int, error) {
 
 func TestAHoleCostsNothing(t *testing.T) {
 	tr := tree.New(0)
-	must(t, tr.Put("hole", regular(&nothing{})))
-	sums, err := tr.Sum(t.Context(), 4096, 0, nil, nil)
-	must(t, err)
-	if _, zero := sums.Of(tr.Lookup("hole")).Block(3 << 30); !zero {
+	treetest.Must(t, tr.Put("hole", regular(&nothing{})))
+	all, err := sums.Compute(t.Context(), tr, sums.Options{Block: 4096})
+	treetest.Must(t, err)
+	if _, zero := all.Of(tr.Lookup("hole")).Block(3 << 30); !zero {
 		t.Error("no zeros there")
 	}
 }
@@ -120,14 +123,14 @@ func TestAHoleCostsNothing(t *testing.T) {
 func TestSumsServeOtherTrees(t *testing.T) {
 	a, b := &patchy{data: []byte(strings.Repeat("a", 10_000))}, &patchy{data: []byte(strings.Repeat("b", 10_000))}
 	tr := tree.New(0)
-	must(t, tr.Put("a", regular(a)))
-	known, err := tr.Sum(t.Context(), 4096, 0, nil, nil)
-	must(t, err)
+	treetest.Must(t, tr.Put("a", regular(a)))
+	known, err := sums.Compute(t.Context(), tr, sums.Options{Block: 4096})
+	treetest.Must(t, err)
 	other := tr.Without(nil)
-	must(t, other.Put("dir/a", tr.Lookup("a")))
-	must(t, other.Put("b", regular(b)))
-	both, err := other.Sum(t.Context(), 4096, 0, known, nil)
-	must(t, err)
+	treetest.Must(t, other.Put("dir/a", tr.Lookup("a")))
+	treetest.Must(t, other.Put("b", regular(b)))
+	both, err := sums.Compute(t.Context(), other, sums.Options{Block: 4096, Known: known})
+	treetest.Must(t, err)
 	if a.read.Load() != 10_000 || b.read.Load() != 10_000 {
 		t.Errorf("%d and %d bytes were read", a.read.Load(), b.read.Load())
 	}
@@ -135,7 +138,7 @@ func TestSumsServeOtherTrees(t *testing.T) {
 		t.Error("they are not there")
 	}
 	// Blocks of another size are others.
-	if _, err := other.Sum(t.Context(), 8192, 0, known, nil); err != nil || a.read.Load() != 20_000 {
+	if _, err := sums.Compute(t.Context(), other, sums.Options{Block: 8192, Known: known}); err != nil || a.read.Load() != 20_000 {
 		t.Errorf("%v, %d bytes were read", err, a.read.Load())
 	}
 }
@@ -146,8 +149,8 @@ func (short) Size() int64 { return 9000 }
 
 func TestAFileThatEndsEarlyIsNamed(t *testing.T) {
 	tr := tree.New(0)
-	must(t, tr.Put("dir/file", regular(short{strings.NewReader(strings.Repeat("x", 5000))})))
-	_, err := tr.Sum(t.Context(), 4096, 0, nil, nil)
+	treetest.Must(t, tr.Put("dir/file", regular(short{strings.NewReader(strings.Repeat("x", 5000))})))
+	_, err := sums.Compute(t.Context(), tr, sums.Options{Block: 4096})
 	if err == nil || err.Error() != "dir/file: reading at byte 5000: it ends there, but has a size of 9000 bytes: unexpected EOF" || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Error(err)
 	}
@@ -190,15 +193,15 @@ func TestSmallFilesOfATarAreReadTogether(t *testing.T) {
 					data[i] = byte(rng.Uint32())
 				}
 				contents = append(contents, data)
-				must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(i), Mode: 0o644, Size: int64(len(data))}))
+				treetest.Must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(i), Mode: 0o644, Size: int64(len(data))}))
 				_, err := w.Write(data)
-				must(t, err)
+				treetest.Must(t, err)
 			}
-			must(t, w.Close())
+			treetest.Must(t, w.Close())
 			d := &disk{Reader: bytes.NewReader(b.Bytes()), bad: math.MaxInt64}
 			disks = append(disks, d)
-			from, err := tree.FromTar(d, int64(b.Len()), 0, nil)
-			must(t, err)
+			from, err := tarfs.Read(d, int64(b.Len()), 0, nil)
+			treetest.Must(t, err)
 			for i := range files {
 				nodes = append(nodes, from.Lookup(fmt.Sprint(i)))
 			}
@@ -216,16 +219,16 @@ func TestSmallFilesOfATarAreReadTogether(t *testing.T) {
 		}
 		all, small := tree.New(0), tree.New(0)
 		for i, at := range order {
-			must(t, all.Put(fmt.Sprintf("%04d", i), nodes[at]))
+			treetest.Must(t, all.Put(fmt.Sprintf("%04d", i), nodes[at]))
 			if nodes[at].Size() <= block {
-				must(t, small.Put(fmt.Sprintf("%04d", i), nodes[at]))
+				treetest.Must(t, small.Put(fmt.Sprintf("%04d", i), nodes[at]))
 			}
 		}
-		sums, err := all.Sum(t.Context(), block, 1+round%2, nil, nil)
-		must(t, err)
+		got, err := sums.Compute(t.Context(), all, sums.Options{Block: block, Workers: 1 + round%2})
+		treetest.Must(t, err)
 		for at, data := range contents {
 			for i := 0; i < len(data); i += block {
-				if sum, _ := sums.Of(nodes[at]).Block(int64(i / block)); sum != tree.Sum(sha256.Sum256(data[i:min(i+block, len(data))])) {
+				if sum, _ := got.Of(nodes[at]).Block(int64(i / block)); sum != sums.Sum(sha256.Sum256(data[i:min(i+block, len(data))])) {
 					t.Fatalf("round %d: block %d of file %d has the hash of something else", round, i/block, at)
 				}
 			}
@@ -237,7 +240,7 @@ func TestSmallFilesOfATarAreReadTogether(t *testing.T) {
 			t.Errorf("of a tar of %d bytes, %d were read", d.Size(), d.read.Load())
 		}
 		disks[1].bad = disks[1].Size() / 2
-		_, err = small.Sum(t.Context(), block, 1, nil, nil)
+		_, err = sums.Compute(t.Context(), small, sums.Options{Block: block, Workers: 1})
 		if err == nil || !strings.HasSuffix(err.Error(), ": reading at byte 0: the disk is old") {
 			t.Fatal(err)
 		}

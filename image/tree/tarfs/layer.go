@@ -1,8 +1,11 @@
-package tree
+package tarfs
 
 import (
 	"io"
+	"path"
 	"strings"
+
+	"imgtool/image/tree"
 )
 
 const (
@@ -11,7 +14,7 @@ const (
 	reserved = ".wh..wh." // names that old Docker storage kept for itself
 )
 
-// Apply lays a layer of a container image over the tree: an uncompressed tar in
+// ApplyLayer lays a layer of a container image over the tree: an uncompressed tar in
 // which an entry .wh.NAME takes away NAME, and .wh..wh..opq all that lower
 // layers have in its folder. Both are about lower layers only, wherever in the
 // tar they stand. A hard link is to what its target is when the link comes, even
@@ -21,12 +24,12 @@ const (
 // missing, as they are in layers of some programs.
 //
 // After an error the tree is of no use.
-func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
+func ApplyLayer(t *tree.Tree, layer io.ReaderAt, size int64) error {
 	var entries []entry
 	hidden := map[string]bool{}  // and all below
 	emptied := map[string]bool{} // what is below
 	behind, err := readTar(layer, size, true, func(e entry) error {
-		dir, name := parent(e.path), base(e.path)
+		dir, name := tree.Parent(e.path), path.Base(e.path)
 		if !strings.HasPrefix(name, whiteout) {
 			entries = append(entries, e)
 			return nil
@@ -35,37 +38,37 @@ func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 			return nil
 		}
 		// What leads nowhere in the lower layers hides nothing.
-		dir, err := t.resolve(dir, true)
+		dir, err := t.Resolve(dir, true)
 		if err != nil {
 			return nil
 		}
 		if name == opaque {
 			emptied[dir] = true
 		} else if name = name[len(whiteout):]; name != "" {
-			hidden[join(dir, name)] = true
+			hidden[path.Join(dir, name)] = true
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	t.behind += behind
+	t.AddTrailing(behind)
 
-	gone := map[string]*Inode{}
+	gone := map[string]*tree.Inode{}
 	for p := range hidden {
-		t.takeAway(p, gone)
+		takeAway(t, p, gone)
 	}
 	for dir := range emptied {
 		for name := range t.List(dir) {
-			t.takeAway(join(dir, name), gone)
+			takeAway(t, path.Join(dir, name), gone)
 		}
 	}
 	for _, e := range entries {
-		path, err := t.resolve(e.path, false)
+		path, err := t.Resolve(e.path, false)
 		if err != nil {
 			return err
 		}
-		if err := t.place(path, e, gone); err != nil {
+		if err := place(t, path, e, gone); err != nil {
 			return err
 		}
 	}
@@ -73,17 +76,14 @@ func (t *Tree) Apply(layer io.ReaderAt, size int64) error {
 }
 
 // takeAway removes path and all below it, and remembers in gone what there was.
-func (t *Tree) takeAway(path string, gone map[string]*Inode) {
-	n, f := t.find(path)
+func takeAway(t *tree.Tree, path string, gone map[string]*tree.Inode) {
+	n := t.Lookup(path)
 	if n == nil || path == "" {
 		return
 	}
 	gone[path] = n
-	if f != nil {
-		f.all(path+"/", func(p string, n *Inode) bool {
-			gone[p] = n
-			return true
-		})
+	for p, n := range t.Below(path) {
+		gone[p] = n
 	}
 	t.Remove(path)
 }

@@ -1,4 +1,4 @@
-package tree_test
+package hostfs_test
 
 import (
 	"errors"
@@ -13,38 +13,42 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/image/imagetest"
-	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/sums"
+	"imgtool/image/tree/treetest"
 )
+
+const modTime = 1700000000
 
 func TestFolderIsReadAsItIs(t *testing.T) {
 	d := t.TempDir()
 	stamp := func(names ...string) {
 		for _, n := range names {
 			ts := unix.Timespec{Sec: 100, Nsec: 999999999}
-			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, d+"/"+n, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+			treetest.Must(t, unix.UtimesNanoAt(unix.AT_FDCWD, d+"/"+n, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
 		}
 	}
-	write(t, d+"/f", "data")
-	write(t, d+"/d/e", "")
-	must(t, os.Link(d+"/f", d+"/d/f"))
-	must(t, os.Symlink("nowhere", d+"/l"))
-	must(t, os.Link(d+"/l", d+"/l2"))
-	must(t, unix.Mkfifo(d+"/p", 0o600))
+	treetest.WriteFile(t, d+"/f", "data")
+	treetest.WriteFile(t, d+"/d/e", "")
+	treetest.Must(t, os.Link(d+"/f", d+"/d/f"))
+	treetest.Must(t, os.Symlink("nowhere", d+"/l"))
+	treetest.Must(t, os.Link(d+"/l", d+"/l2"))
+	treetest.Must(t, unix.Mkfifo(d+"/p", 0o600))
 	s, err := net.Listen("unix", d+"/s")
-	must(t, err)
+	treetest.Must(t, err)
 	defer s.Close()
-	must(t, os.Chmod(d+"/s", 0o700))
-	must(t, unix.Chmod(d+"/f", 0o6711))
-	must(t, os.Chmod(d, 0o700))
+	treetest.Must(t, os.Chmod(d+"/s", 0o700))
+	treetest.Must(t, unix.Chmod(d+"/f", 0o6711))
+	treetest.Must(t, os.Chmod(d, 0o700))
 	stamp("f", "d/e", "d", "l", "p", "s", "")
 	want := "/ 40700 0:0 @100\nd 40755 0:0 @100\nd/e 100644 0:0 @100 \"\"\nd/f 106711 0:0 @100 \"data\"\nf = d/f\n" +
 		"l 120777 0:0 @100 -> nowhere\nl2 = l\np 10600 0:0 @100\ns 140700 0:0 @100\n"
 	link := t.TempDir() + "/link"
-	must(t, os.Symlink(d, link))
+	treetest.Must(t, os.Symlink(d, link))
 	for _, name := range []string{d, link} {
-		tr, err := tree.FromDir(name, false, modTime, nil)
-		must(t, err)
-		if d := cmp.Diff(want, dump(t, tr)); d != "" {
+		tr, err := hostfs.Read(name, false, modTime, nil)
+		treetest.Must(t, err)
+		if d := cmp.Diff(want, treetest.Dump(t, tr)); d != "" {
 			t.Error(d)
 		}
 	}
@@ -53,16 +57,16 @@ func TestFolderIsReadAsItIs(t *testing.T) {
 func TestFolderOwnersAndDevices(t *testing.T) {
 	imagetest.NeedRoot(t)
 	d := t.TempDir()
-	must(t, unix.Mknod(d+"/b", unix.S_IFBLK|0o660, int(unix.Mkdev(259, 70000))))
-	must(t, os.Chmod(d+"/b", 0o660))
-	must(t, os.Chown(d+"/b", 1, 4000000000))
-	must(t, unix.Lsetxattr(d+"/b", "trusted.x", []byte("v"), 0))
-	must(t, unix.Lsetxattr(d+"/b", "security.y", []byte("\x00w"), 0))
-	must(t, os.Chtimes(d+"/b", time.Unix(1, 0), time.Unix(1, 0)))
+	treetest.Must(t, unix.Mknod(d+"/b", unix.S_IFBLK|0o660, int(unix.Mkdev(259, 70000))))
+	treetest.Must(t, os.Chmod(d+"/b", 0o660))
+	treetest.Must(t, os.Chown(d+"/b", 1, 4000000000))
+	treetest.Must(t, unix.Lsetxattr(d+"/b", "trusted.x", []byte("v"), 0))
+	treetest.Must(t, unix.Lsetxattr(d+"/b", "security.y", []byte("\x00w"), 0))
+	treetest.Must(t, os.Chtimes(d+"/b", time.Unix(1, 0), time.Unix(1, 0)))
 	for keep, want := range map[bool]string{true: "1:4000000000", false: "0:0"} {
-		tr, err := tree.FromDir(d, keep, modTime, nil)
-		must(t, err)
-		_, got, _ := strings.Cut(dump(t, tr), "\n")
+		tr, err := hostfs.Read(d, keep, modTime, nil)
+		treetest.Must(t, err)
+		_, got, _ := strings.Cut(treetest.Dump(t, tr), "\n")
 		if d := cmp.Diff("b 60660 "+want+" @1 259,70000 security.y=\"\\x00w\" trusted.x=\"v\"\n", got); d != "" {
 			t.Error(d)
 		}
@@ -82,13 +86,13 @@ func TestFileChangedInUseIsSeen(t *testing.T) {
 	} {
 		path := d + "/file"
 		os.RemoveAll(path)
-		write(t, path, strings.Repeat("x", 4000))
-		must(t, os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)))
-		tr, err := tree.FromDir(d, false, modTime, nil)
-		must(t, err)
-		digest(t, tr)
-		must(t, change(path))
-		_, _, err = tr.Digest(t.Context(), nil, nil, nil)
+		treetest.WriteFile(t, path, strings.Repeat("x", 4000))
+		treetest.Must(t, os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)))
+		tr, err := hostfs.Read(d, false, modTime, nil)
+		treetest.Must(t, err)
+		treetest.Digest(t, tr)
+		treetest.Must(t, change(path))
+		_, _, err = sums.Digest(t.Context(), tr, sums.Options{})
 		if err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -101,20 +105,20 @@ func TestFileChangedInUseIsSeen(t *testing.T) {
 func TestFolderHoldsNoDescriptors(t *testing.T) {
 	d := t.TempDir()
 	for _, n := range strings.Fields("a b c d e f") {
-		write(t, d+"/"+n, n)
+		treetest.WriteFile(t, d+"/"+n, n)
 	}
 	open := func() int { e, _ := os.ReadDir("/dev/fd"); return len(e) }
 	before := open()
-	tr, err := tree.FromDir(d, false, modTime, nil)
-	must(t, err)
-	digest(t, tr)
+	tr, err := hostfs.Read(d, false, modTime, nil)
+	treetest.Must(t, err)
+	treetest.Digest(t, tr)
 	if n := open(); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)
 	}
-	if _, err := tree.FromDir(d+"/a", false, modTime, nil); err == nil || !strings.Contains(err.Error(), "not a folder") {
+	if _, err := hostfs.Read(d+"/a", false, modTime, nil); err == nil || !strings.Contains(err.Error(), "not a folder") {
 		t.Error(err)
 	}
-	if _, err := tree.FromDir(d+"/nope", false, modTime, nil); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := hostfs.Read(d+"/nope", false, modTime, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

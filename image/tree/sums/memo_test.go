@@ -1,4 +1,4 @@
-package tree_test
+package sums_test
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
+	"imgtool/image/tree/treetest"
 )
 
 // store has one value, as Known needs no more.
@@ -23,7 +25,7 @@ func (s *store) Put(_ [32]byte, data []byte) { s.data, s.puts = bytes.Clone(data
 // records is how many there are, all different and in order.
 func (s *store) records(t *testing.T) int {
 	t.Helper()
-	all := slices.Collect(slices.Chunk(s.data, tree.RecordLen))
+	all := slices.Collect(slices.Chunk(s.data, sums.RecordLen))
 	for i := range all[:len(all)-1] {
 		if bytes.Compare(all[i], all[i+1]) >= 0 {
 			t.Fatalf("record %d of %d is not before the next", i, len(all))
@@ -38,22 +40,22 @@ func filesOf(t *testing.T, n, changed int) (tr *tree.Tree, blocks int) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	tr = tree.New(0)
 	for i := range n {
-		b := make([]byte, rng.IntN(5*tree.SumBlock)+1)
+		b := make([]byte, rng.IntN(5*sums.BlockSize)+1)
 		for j := range b {
 			b[j] = byte(rng.Uint32())
 		}
 		if i%3 == 0 {
-			clear(b[:min(len(b)-1, tree.SumBlock)])
+			clear(b[:min(len(b)-1, sums.BlockSize)])
 		}
 		if i >= changed {
 			b[len(b)-1] ^= 1
 		}
-		for part := b; len(part) > 0; part = part[min(len(part), tree.SumBlock):] {
-			if part := part[:min(len(part), tree.SumBlock)]; len(part) >= tree.KnownMin && len(bytes.Trim(part, "\x00")) > 0 {
+		for part := b; len(part) > 0; part = part[min(len(part), sums.BlockSize):] {
+			if part := part[:min(len(part), sums.BlockSize)]; len(part) >= sums.MemoMin && len(bytes.Trim(part, "\x00")) > 0 {
 				blocks++
 			}
 		}
-		must(t, tr.Put(fmt.Sprintf("f%03d", i), &tree.Inode{Mode: tree.Regular | 0o644, Content: bytes.NewReader(b)}))
+		treetest.Must(t, tr.Put(fmt.Sprintf("f%03d", i), &tree.Inode{Mode: tree.Regular | 0o644, Content: bytes.NewReader(b)}))
 	}
 	return tr, blocks
 }
@@ -63,16 +65,16 @@ func TestKnownBlocksAreNotHashed(t *testing.T) {
 	s := &store{}
 	digest := func(tr *tree.Tree) string {
 		t.Helper()
-		k := tree.OpenKnown(s)
-		got, _, err := tr.Digest(t.Context(), nil, k, nil)
-		must(t, err)
+		k := sums.OpenMemo(s)
+		got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: k})
+		treetest.Must(t, err)
 		k.Keep()
 		return got
 	}
 	plain := func(tr *tree.Tree) string {
 		t.Helper()
-		got, _, err := tr.Digest(t.Context(), nil, nil, nil)
-		must(t, err)
+		got, _, err := sums.Digest(t.Context(), tr, sums.Options{})
+		treetest.Must(t, err)
 		return got
 	}
 	const files = 40
@@ -94,30 +96,30 @@ func TestKnownBlocksAreNotHashed(t *testing.T) {
 		t.Errorf("after a change of 3 blocks of %d there are %d records", blocks, s.records(t))
 	}
 	// Equal blocks are one.
-	more, equal := changed, bytes.Repeat([]byte{7}, 3*tree.SumBlock)
-	must(t, more.Put("equal", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(equal)}))
+	more, equal := changed, bytes.Repeat([]byte{7}, 3*sums.BlockSize)
+	treetest.Must(t, more.Put("equal", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(equal)}))
 	if digest(more); s.records(t) != blocks+4 {
 		t.Errorf("3 equal blocks more make %d records of %d", s.records(t), blocks+3)
 	}
 	// It is what is remembered that is taken.
 	wrong := &store{data: bytes.Clone(s.data)}
 	for i := range s.records(t) {
-		wrong.data[i*tree.RecordLen+32] ^= 1
+		wrong.data[i*sums.RecordLen+32] ^= 1
 	}
-	if got, _, err := tr.Digest(t.Context(), nil, tree.OpenKnown(wrong), nil); err != nil || got == want {
+	if got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: sums.OpenMemo(wrong)}); err != nil || got == want {
 		t.Errorf("%s %v of records that are wrong", got, err)
 	}
 	// Those of other blocks are not.
 	for i := range s.records(t) {
-		wrong.data[i*tree.RecordLen+31] ^= 1
+		wrong.data[i*sums.RecordLen+31] ^= 1
 	}
-	if got, _, err := tr.Digest(t.Context(), nil, tree.OpenKnown(wrong), nil); err != nil || got != want {
+	if got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: sums.OpenMemo(wrong)}); err != nil || got != want {
 		t.Errorf("%s %v of records of other blocks", got, err)
 	}
 	// What makes no sense is nothing.
 	for _, cut := range []int{0, 1, 67, len(s.data) - 1} {
 		cut := &store{data: s.data[:cut]}
-		if got, _, err := tr.Digest(t.Context(), nil, tree.OpenKnown(cut), nil); err != nil || got != want {
+		if got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: sums.OpenMemo(cut)}); err != nil || got != want {
 			t.Errorf("%s %v of %d bytes", got, err, len(cut.data))
 		}
 	}
@@ -125,19 +127,19 @@ func TestKnownBlocksAreNotHashed(t *testing.T) {
 
 // What is remembered does not grow without end: what was not used is forgotten.
 func TestOnlySoMuchIsRemembered(t *testing.T) {
-	defer func(n int) { *tree.KnownMax = n }(*tree.KnownMax)
+	defer func(n int) { *sums.MemoMax = n }(*sums.MemoMax)
 	first, blocks := filesOf(t, 30, 30)
-	*tree.KnownMax = blocks + blocks/5
+	*sums.MemoMax = blocks + blocks/5
 	s := &store{}
 	remembers := func(tr *tree.Tree) bool {
 		t.Helper()
 		puts := s.puts
-		k := tree.OpenKnown(s)
-		_, _, err := tr.Digest(t.Context(), nil, k, nil)
-		must(t, err)
+		k := sums.OpenMemo(s)
+		_, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: k})
+		treetest.Must(t, err)
 		k.Keep()
-		if s.records(t) > *tree.KnownMax {
-			t.Fatalf("%d records, not %d", s.records(t), *tree.KnownMax)
+		if s.records(t) > *sums.MemoMax {
+			t.Fatalf("%d records, not %d", s.records(t), *sums.MemoMax)
 		}
 		return s.puts == puts
 	}
@@ -155,7 +157,7 @@ func TestOnlySoMuchIsRemembered(t *testing.T) {
 					b[j] ^= x
 				}
 			}
-			must(t, tr.Put(path, &tree.Inode{Mode: n.Mode, Content: bytes.NewReader(b)}))
+			treetest.Must(t, tr.Put(path, &tree.Inode{Mode: n.Mode, Content: bytes.NewReader(b)}))
 		}
 		return tr
 	}
@@ -167,12 +169,12 @@ func TestOnlySoMuchIsRemembered(t *testing.T) {
 		t.Error("what was used of what it had is not remembered")
 	}
 	// What was used, and what is new, are too much together.
-	*tree.KnownMax = blocks * 3 / 4
+	*sums.MemoMax = blocks * 3 / 4
 	s.data = nil
 	remembers(first)
 	remembers(half)
 	// Of more than there is room for, some is.
-	*tree.KnownMax, s.data = 10, nil
+	*sums.MemoMax, s.data = 10, nil
 	remembers(first)
 	remembers(second)
 }

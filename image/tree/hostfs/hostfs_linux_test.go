@@ -1,4 +1,4 @@
-package tree_test
+package hostfs_test
 
 import (
 	"errors"
@@ -13,34 +13,35 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/treetest"
 )
 
 func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 	d := t.TempDir()
-	must(t, os.Chmod(d, 0o755))
-	write(t, d+"/etc/shadow", "x")
-	must(t, os.Chmod(d+"/etc/shadow", 0))
+	treetest.Must(t, os.Chmod(d, 0o755))
+	treetest.WriteFile(t, d+"/etc/shadow", "x")
+	treetest.Must(t, os.Chmod(d+"/etc/shadow", 0))
 	if os.Geteuid() == 0 {
-		must(t, os.Chmod(d+"/..", 0o755))
+		treetest.Must(t, os.Chmod(d+"/..", 0o755))
 		// One thread of ours is somebody else when it comes to files.
 		runtime.LockOSThread()
-		must(t, unix.Setfsuid(65534))
+		treetest.Must(t, unix.Setfsuid(65534))
 		defer func() { unix.Setfsuid(0); runtime.UnlockOSThread() }()
 	}
-	_, err := tree.FromDir(d, false, modTime, nil)
+	_, err := hostfs.Read(d, false, modTime, nil)
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "etc/shadow") {
 		t.Error(err)
 	}
 	if os.Geteuid() == 0 {
 		unix.Setfsuid(0)
 	}
-	must(t, os.Chmod(d+"/etc/shadow", 0o600))
-	must(t, os.Chmod(d+"/etc", 0o300))
+	treetest.Must(t, os.Chmod(d+"/etc/shadow", 0o600))
+	treetest.Must(t, os.Chmod(d+"/etc", 0o300))
 	if os.Geteuid() == 0 {
 		unix.Setfsuid(65534)
 	}
-	_, err = tree.FromDir(d, false, modTime, nil)
+	_, err = hostfs.Read(d, false, modTime, nil)
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), d+"/etc") {
 		t.Error(err)
 	}
@@ -72,7 +73,7 @@ func TestARootInUseIsRead(t *testing.T) {
 		put("mnt/x", "elsewhere")
 	}
 	var changed []string
-	all, err := tree.FromRoot(dir, 0, func(p string) bool { return strings.HasPrefix(p, "proc/") }, func(p string) { changed = append(changed, p) })
+	all, err := hostfs.ReadLive(dir, 0, func(p string) bool { return strings.HasPrefix(p, "proc/") }, func(p string) { changed = append(changed, p) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package tree
+package sums
 
 import (
 	"context"
@@ -6,21 +6,21 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 
-	"imgtool/image"
+	"imgtool/image/tree"
 )
 
-// Digest is a SHA-256 of all that is in the tree, in hexadecimal: paths,
-// metadata, which paths are one file, and what is in them. It does not depend on
-// where the tree came from. It comes with the sums of SumBlock that it is made of, as
-// far as they are not known; what blocks remembers is not hashed for it. Progress is
-// told of the bytes read from files.
-func (t *Tree) Digest(ctx context.Context, known *Sums, blocks *Known, p image.Progress) (string, *Sums, error) {
-	sums, err := NewSummer(ctx, SumBlock, 0, known, blocks, p).all(t)
+// Digest is a SHA-256 of all that is in t, in hexadecimal: paths, metadata, which
+// paths are one file, and what is in them. It does not depend on where the tree came
+// from. It comes with the checksums that it is made of, whose blocks have BlockSize
+// bytes: opt.Block is not used.
+func Digest(ctx context.Context, t *tree.Tree, opt Options) (string, *Checksums, error) {
+	opt.Block = BlockSize
+	sums, err := Compute(ctx, t, opt)
 	if err != nil {
 		return "", nil, err
 	}
 	all := sha256.New()
-	first := map[*Inode]string{} // path of each node
+	first := map[*tree.Inode]string{} // path of each node
 	var rec []byte
 	str := func(s string) {
 		rec = binary.AppendUvarint(rec, uint64(len(s)))
@@ -30,7 +30,7 @@ func (t *Tree) Digest(ctx context.Context, known *Sums, blocks *Known, p image.P
 	for path, n := range t.All() {
 		str(path)
 		// What is one file with an earlier path has nothing else to say.
-		if n.Type() != Dir {
+		if n.Type() != tree.Dir {
 			if same, ok := first[n]; ok {
 				rec = append(rec, 'l')
 				str(same)
@@ -62,7 +62,7 @@ func (t *Tree) Digest(ctx context.Context, known *Sums, blocks *Known, p image.P
 
 // append adds what a file holds to a record: where it has zeros, and the hashes of
 // the rest. A hole and zeros that are written out are the same.
-func (f *FileSums) append(rec []byte) []byte {
+func (f *File) append(rec []byte) []byte {
 	var runs []zeroRun
 	if f.zeros != nil {
 		runs = f.zeros.runs

@@ -1,4 +1,4 @@
-package tree
+package tarfs
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"imgtool/image"
 )
 
 const (
@@ -149,11 +151,11 @@ func (t *tarReader) headerBlock() ([]byte, error) {
 	switch {
 	case n < block && err != nil && err != io.EOF:
 		return nil, err
-	case n < block && isZero(b[:n]):
+	case n < block && image.IsZero(b[:n]):
 		return nil, errNoEnd
 	case n < block:
 		return nil, io.ErrUnexpectedEOF
-	case isZero(b):
+	case image.IsZero(b):
 		return nil, io.EOF
 	case !IsTar(b):
 		return nil, errHeader
@@ -176,8 +178,8 @@ func (t *tarReader) meta(at, size int64, kind byte) ([]byte, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	b := make([]byte, size)
-	if n, err := t.r.ReadAt(b, at); n < len(b) {
-		return nil, cut(err)
+	if _, err := image.ReadFull(t.r, b, at); err != nil {
+		return nil, err
 	}
 	return b, nil
 }

@@ -1,8 +1,9 @@
-package tree
+package hostfs
 
 import (
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -11,13 +12,13 @@ import (
 // maxPath is what the kernel takes as one path, with some room.
 const maxPath = 4000
 
-// reach is a path that the kernel takes in the place of one that may be too long for
+// openLongPath is a path that the kernel takes in the place of one that may be too long for
 // it, until it is released.
-func reach(path string) (short string, release func(), err error) {
+func openLongPath(path string) (short string, release func(), err error) {
 	if len(path) <= maxPath {
 		return path, func() {}, nil
 	}
-	at, dir := unix.AT_FDCWD, parent(path)
+	at, dir := unix.AT_FDCWD, filepath.Dir(path)
 	for dir != "" {
 		part := dir
 		if len(dir) > maxPath {
@@ -32,5 +33,5 @@ func reach(path string) (short string, release func(), err error) {
 		}
 		at, dir = next, strings.TrimPrefix(dir[len(part):], "/")
 	}
-	return fmt.Sprintf("/proc/self/fd/%d/%s", at, base(path)), func() { unix.Close(at) }, nil
+	return fmt.Sprintf("/proc/self/fd/%d/%s", at, filepath.Base(path)), func() { unix.Close(at) }, nil
 }

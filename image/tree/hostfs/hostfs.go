@@ -1,6 +1,6 @@
 //go:build unix
 
-package tree
+package hostfs
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,33 +17,34 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/image"
+	"imgtool/image/tree"
 )
 
-// FromDir reads a folder. Everything belongs to 0:0 unless owners are kept.
+// Read reads a folder. Everything belongs to 0:0 unless owners are kept.
 // Files are opened when their content is needed, and only for as long as that
 // takes; one that is no longer what it was is an error then. One that cannot be
 // opened is an error now. seen, unless it is nil, is told of each file.
-func FromDir(dir string, keepOwners bool, modTime int64, seen func(path string, n *Inode)) (*Tree, error) {
-	return fromDir(&walk{keepOwners: keepOwners, t: New(modTime), links: map[device]*Inode{}, seen: seen}, dir)
+func Read(dir string, keepOwners bool, modTime int64, seen func(path string, n *tree.Inode)) (*tree.Tree, error) {
+	return read(&walk{keepOwners: keepOwners, t: tree.New(modTime), links: map[device]*tree.Inode{}, seen: seen}, dir)
 }
 
-// FromRoot reads the root file system of a system that runs, with its owners and
+// ReadLive reads the root file system of a system that runs, with its owners and
 // without what drop says yes to, and all below it. Folders that another file system
 // is mounted on are empty, and are as that one has them.
 //
 // Somebody writes to some of its files all the time. One that changed reads as it is
 // by then, cut or filled up with zeros to the size it had, and changed is told.
-func FromRoot(dir string, modTime int64, drop func(path string) bool, changed func(path string)) (*Tree, error) {
-	w := &walk{keepOwners: true, t: New(modTime), links: map[device]*Inode{}, drop: drop, changed: changed}
+func ReadLive(dir string, modTime int64, drop func(path string) bool, changed func(path string)) (*tree.Tree, error) {
+	w := &walk{keepOwners: true, t: tree.New(modTime), links: map[device]*tree.Inode{}, drop: drop, changed: changed}
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	w.only = new(uint64(st.Dev))
-	return fromDir(w, dir)
+	return read(w, dir)
 }
 
-func fromDir(w *walk, dir string) (*Tree, error) {
+func read(w *walk, dir string) (*tree.Tree, error) {
 	// The folder itself may be reached by a link.
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
@@ -53,8 +55,10 @@ func fromDir(w *walk, dir string) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.t.root.node = n
-	if err := w.list(w.t.root, "", &hostFolder{name: dir, changed: w.changed}, dir); err != nil {
+	if err := w.t.Put("", n); err != nil {
+		return nil, err
+	}
+	if err := w.list("", &hostFolder{name: dir, changed: w.changed}, dir); err != nil {
 		return nil, err
 	}
 	return w.t, nil
@@ -62,20 +66,20 @@ func fromDir(w *walk, dir string) (*Tree, error) {
 
 type walk struct {
 	keepOwners bool
-	t          *Tree
-	links      map[device]*Inode
+	t          *tree.Tree
+	links      map[device]*tree.Inode
 
 	drop    func(path string) bool // nil: nothing
 	changed func(path string)      // nil: what changed is an error
 	only    *uint64                // the file system to stay on; nil: all
-	seen    func(path string, n *Inode)
+	seen    func(path string, n *tree.Inode)
 }
 
 type device struct{ dev, ino uint64 }
 
-// list reads what is in a folder of the host into f, which is at path in the tree.
-func (w *walk) list(f *folder, path string, in *hostFolder, host string) error {
-	short, release, err := reach(host)
+// list reads what is in a folder of the host, which is at dir in the tree.
+func (w *walk) list(dir string, in *hostFolder, host string) error {
+	short, release, err := openLongPath(host)
 	if err != nil {
 		return err
 	}
@@ -88,26 +92,29 @@ func (w *walk) list(f *folder, path string, in *hostFolder, host string) error {
 	}
 	entries, err := os.ReadDir(short)
 	if err != nil {
-		return named(host, err)
+		return unwrapPathError(host, err)
 	}
 	for _, e := range entries {
 		name := e.Name()
-		p, at := join(path, name), filepath.Join(host, name)
+		p, at := path.Join(dir, name), filepath.Join(host, name)
 		if w.drop != nil && w.drop(p) {
 			continue
 		}
-		if err := checkPath(p); err != nil {
+		if err := tree.CheckPath(p); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
 		n, err := w.inode(in, name, at)
 		if err != nil {
 			return err
 		}
-		if w.seen != nil && n.Type() == Regular {
+		if w.seen != nil && n.Type() == tree.Regular {
 			w.seen(p, n)
 		}
-		if sub := w.t.set(f, name, n); sub != nil {
-			if err := w.list(sub, p, &hostFolder{up: in, name: name, changed: w.changed}, at); err != nil {
+		if err := w.t.Put(p, n); err != nil {
+			return err
+		}
+		if n.Type() == tree.Dir {
+			if err := w.list(p, &hostFolder{up: in, name: name, changed: w.changed}, at); err != nil {
 				return err
 			}
 		}
@@ -116,8 +123,8 @@ func (w *walk) list(f *folder, path string, in *hostFolder, host string) error {
 }
 
 // inode reads what has a name in a folder of the host; the root is in none.
-func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
-	short, release, err := reach(host)
+func (w *walk) inode(in *hostFolder, name, host string) (*tree.Inode, error) {
+	short, release, err := openLongPath(host)
 	if err != nil {
 		return nil, err
 	}
@@ -131,36 +138,36 @@ func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
 		return nil, &fs.PathError{Op: "lstat", Path: host, Err: err}
 	}
 	id := device{uint64(st.Dev), uint64(st.Ino)}
-	linked := uint32(st.Mode)&TypeMask != Dir && uint64(st.Nlink) > 1
+	linked := uint32(st.Mode)&tree.TypeMask != tree.Dir && uint64(st.Nlink) > 1
 	if linked {
 		if n := w.links[id]; n != nil {
 			return n, nil
 		}
 	}
 	mtime, _ := st.Mtim.Unix()
-	n := &Inode{Mode: uint32(st.Mode), ModTime: mtime}
+	n := &tree.Inode{Mode: uint32(st.Mode), ModTime: mtime}
 	if w.keepOwners {
 		n.UID, n.GID = st.Uid, st.Gid
 	}
 	switch n.Type() {
-	case Dir, Fifo, Socket:
-	case BlockDev, CharDev:
+	case tree.Dir, tree.Fifo, tree.Socket:
+	case tree.BlockDev, tree.CharDev:
 		n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
-	case Symlink:
-		n.Mode = linkMode
+	case tree.Symlink:
+		n.Mode = tree.Symlink | 0o777 // Linux has no other mode for links
 		if n.Target, err = os.Readlink(short); err != nil {
-			return nil, named(host, err)
+			return nil, unwrapPathError(host, err)
 		}
-	case Regular:
+	case tree.Regular:
 		fd, err := open(short)
 		if err != nil {
-			return nil, named(host, err)
+			return nil, unwrapPathError(host, err)
 		}
 		unix.Close(fd)
 		if st.Size > 0 {
 			// One allocation, as there may be a million.
 			both := &struct {
-				Inode
+				tree.Inode
 				hostFile
 			}{*n, hostFile{in, name, st.Size, st.Mtim.Nano()}}
 			n = &both.Inode
@@ -177,7 +184,7 @@ func (w *walk) inode(in *hostFolder, name, host string) (*Inode, error) {
 		return nil, fmt.Errorf("%s: %w", host, err)
 	}
 	if lost != "" {
-		w.t.lose(loss{lostXattrs, lost}, host)
+		w.t.AddLoss(tree.UnsupportedXattrs, host, lost)
 	}
 	if linked {
 		w.links[id] = n
@@ -226,8 +233,8 @@ func pread(fd int, p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// named is an error of the host about path, by whatever name that was reached.
-func named(path string, err error) error {
+// unwrapPathError is an error of the host about path, by whatever name that was reached.
+func unwrapPathError(path string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return &fs.PathError{Op: pe.Op, Path: path, Err: pe.Err}
@@ -293,14 +300,14 @@ var errChanged = errors.New("changed while it was in use")
 
 func (h *hostFile) read(p []byte, off int64) (int, error) {
 	path := h.dir.host(h.name)
-	short, release, err := reach(path)
+	short, release, err := openLongPath(path)
 	if err != nil {
 		return 0, err
 	}
 	defer release()
 	fd, err := open(short)
 	if err != nil {
-		return 0, named(path, err)
+		return 0, unwrapPathError(path, err)
 	}
 	defer unix.Close(fd)
 	// After the read, so that what was read is what is answered for.
@@ -315,7 +322,7 @@ func (h *hostFile) read(p []byte, off int64) (int, error) {
 		return 0, &fs.PathError{Op: "stat", Path: path, Err: serr}
 	case st.Size != h.size:
 		return n, fmt.Errorf("%s: %w: %d bytes, then %d", path, errChanged, h.size, st.Size)
-	case uint32(st.Mode)&TypeMask != Regular || st.Mtim.Nano() != h.mtime:
+	case uint32(st.Mode)&tree.TypeMask != tree.Regular || st.Mtim.Nano() != h.mtime:
 		return n, fmt.Errorf("%s: %w", path, errChanged)
 	}
 	if err == io.EOF && off+int64(n) < h.size {
@@ -329,7 +336,7 @@ type hostSparse struct{ *hostFile }
 
 // Hole is as image.Sparse has it, where the file system tells.
 func (h *hostSparse) Hole(off int64) int64 {
-	short, release, err := reach(h.dir.host(h.name))
+	short, release, err := openLongPath(h.dir.host(h.name))
 	if err != nil {
 		return 0
 	}
@@ -358,7 +365,7 @@ func (h *hostSparse) Hole(off int64) int64 {
 func (h *hostSparse) Runs() iter.Seq[image.Span] {
 	return func(yield func(image.Span) bool) {
 		all := image.Span{Off: 0, Len: h.size}
-		short, release, err := reach(h.dir.host(h.name))
+		short, release, err := openLongPath(h.dir.host(h.name))
 		if err != nil {
 			yield(all)
 			return
@@ -400,7 +407,7 @@ func (h *hostSparse) Runs() iter.Seq[image.Span] {
 
 // hostXattrs are the extended attributes of a file, and the name of one that is left
 // out.
-func hostXattrs(path string, follow bool) (all []Xattr, lost string, err error) {
+func hostXattrs(path string, follow bool) (all []tree.Xattr, lost string, err error) {
 	list, get := unix.Llistxattr, unix.Lgetxattr
 	if follow {
 		list, get = unix.Listxattr, unix.Getxattr
@@ -413,7 +420,7 @@ func hostXattrs(path string, follow bool) (all []Xattr, lost string, err error) 
 		return nil, "", fmt.Errorf("extended attributes: %w", err)
 	}
 	for name := range strings.SplitSeq(string(names), "\x00") {
-		if !keepXattr(name) {
+		if !tree.KeepXattr(name) {
 			if lost == "" {
 				lost = name
 			}
@@ -423,10 +430,10 @@ func hostXattrs(path string, follow bool) (all []Xattr, lost string, err error) 
 		if err != nil {
 			return nil, "", fmt.Errorf("extended attribute %s: %w", name, err)
 		}
-		all = append(all, Xattr{name, string(value)})
+		all = append(all, tree.Xattr{Name: name, Value: string(value)})
 	}
-	slices.SortFunc(all, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return all, lost, checkXattrs(all)
+	slices.SortFunc(all, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return all, lost, tree.CheckXattrs(all)
 }
 
 // grow asks for the size first, and again where it grew in between.

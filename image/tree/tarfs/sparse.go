@@ -1,4 +1,4 @@
-package tree
+package tarfs
 
 import (
 	"bytes"
@@ -26,6 +26,9 @@ type span struct {
 }
 
 func (s *span) Size() int64 { return s.size }
+
+// Section is where the file is in the tar.
+func (s *span) Section() (archive io.ReaderAt, off int64) { return s.in, s.off }
 
 func (s *span) ReadAt(p []byte, off int64) (int, error) {
 	return io.NewSectionReader(s.in, s.off, s.size).ReadAt(p, off)
@@ -224,8 +227,8 @@ func (s *sparse) oldMap(main []byte, at int64) (int64, error) {
 		if !more {
 			return length, nil
 		}
-		if n, err := s.in.ReadAt(b, at+length); n < len(b) {
-			return 0, cut(err)
+		if _, err := image.ReadFull(s.in, b, at+length); err != nil {
+			return 0, err
 		}
 		runs, more = b[:504], b[504] != 0
 	}
@@ -247,8 +250,8 @@ func (s *sparse) mapBefore(at, stored int64) (int64, error) {
 				return "", errHeader
 			}
 			b := make([]byte, block)
-			if n, err := s.in.ReadAt(b, at+length); n < len(b) {
-				return "", cut(err)
+			if _, err := image.ReadFull(s.in, b, at+length); err != nil {
+				return "", err
 			}
 			rest, length = append(rest, b...), length+block
 		}

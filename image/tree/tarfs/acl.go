@@ -1,4 +1,4 @@
-package tree
+package tarfs
 
 import (
 	"cmp"
@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"imgtool/image/tree"
 )
 
 // The access control lists that tars have as text, and what they are as extended
 // attributes.
-var aclRecords = map[string]string{"SCHILY.acl.access": ACL, "SCHILY.acl.default": DefaultACL}
+var aclRecords = map[string]string{"SCHILY.acl.access": tree.ACL, "SCHILY.acl.default": tree.DefaultACL}
 
 // Tags of an entry, as linux/posix_acl.h has them. The lower ones name nobody, or
 // somebody with aclNamed.
@@ -76,9 +78,9 @@ func parseACL(text string) (string, error) {
 
 // groupBits are the permissions that a file with a list shows as its group's: those
 // of the mask.
-func groupBits(mode uint32, all []Xattr) uint32 {
+func groupBits(mode uint32, all []tree.Xattr) uint32 {
 	for _, x := range all {
-		if x.Name != ACL {
+		if x.Name != tree.ACL {
 			continue
 		}
 		v := []byte(x.Value)

@@ -1,4 +1,4 @@
-package tree
+package sums
 
 import (
 	"cmp"
@@ -16,18 +16,19 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgtool/image"
+	"imgtool/image/tree"
 )
 
-// SumBlock is how many bytes of a file each of its sums is over, where nothing
+// BlockSize is how many bytes of a file each of its sums is over, where nothing
 // else is asked for.
-const SumBlock = 128 << 10
+const BlockSize = 128 << 10
 
 // Sum is the SHA-256 of a block.
 type Sum [sha256.Size]byte
 
-// FileSums are the hashes of the blocks of one file, the last of which may be
+// File are the hashes of the blocks of one file, the last of which may be
 // short. Blocks of zeros have none: a hole as large as a disk takes no memory.
-type FileSums struct {
+type File struct {
 	sums  []blockSum
 	zeros *zeros // nil for most
 }
@@ -46,7 +47,7 @@ type blockSum struct {
 type zeroRun struct{ first, n, before int64 }
 
 // Block is the hash of block i, or the zero Sum if there is nothing but zeros in it.
-func (f *FileSums) Block(i int64) (sum Sum, zero bool) {
+func (f *File) Block(i int64) (sum Sum, zero bool) {
 	if i, zero = f.at(i); zero {
 		return Sum{}, true
 	}
@@ -54,7 +55,7 @@ func (f *FileSums) Block(i int64) (sum Sum, zero bool) {
 }
 
 // ZeroRun is how many blocks from i on have nothing but zeros.
-func (f *FileSums) ZeroRun(i int64) int64 {
+func (f *File) ZeroRun(i int64) int64 {
 	if f.zeros == nil {
 		return 0
 	}
@@ -72,7 +73,7 @@ func (f *FileSums) ZeroRun(i int64) int64 {
 }
 
 // Blocks is how many blocks are not of zeros; nil has none.
-func (f *FileSums) Blocks() int64 {
+func (f *File) Blocks() int64 {
 	if f == nil {
 		return 0
 	}
@@ -81,10 +82,10 @@ func (f *FileSums) Blocks() int64 {
 
 // Same says whether b is what block i was, quickly: it is for files that change
 // by chance while they are read, not by malice.
-func (f *FileSums) Same(i int64, b []byte) bool {
+func (f *File) Same(i int64, b []byte) bool {
 	i, zero := f.at(i)
 	if zero {
-		return isZero(b)
+		return image.IsZero(b)
 	}
 	return f.sums[i].quick == quick(b)
 }
@@ -94,7 +95,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func quick(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
 // at is where what is known of block i is, if it is not of zeros.
-func (f *FileSums) at(i int64) (at int64, zero bool) {
+func (f *File) at(i int64) (at int64, zero bool) {
 	if f.zeros == nil {
 		return i, false
 	}
@@ -114,14 +115,14 @@ func (f *FileSums) at(i int64) (at int64, zero bool) {
 
 // Sums are the hashes of all files of a tree, made while each is read once. They
 // serve every tree that has the same nodes.
-type Sums struct {
+type Checksums struct {
 	block int64
-	of    map[*Inode]*FileSums
-	known *Sums // what was known before; may be nil
+	of    map[*tree.Inode]*File
+	known *Checksums // what was known before; may be nil
 }
 
 // Of is what is known of a file, or nil.
-func (s *Sums) Of(n *Inode) *FileSums {
+func (s *Checksums) Of(n *tree.Inode) *File {
 	if s == nil {
 		return nil
 	}
@@ -131,11 +132,11 @@ func (s *Sums) Of(n *Inode) *FileSums {
 	return s.known.Of(n)
 }
 
-// stretch is blocks of one file, which are hashed together, or a hole in it.
-type stretch struct {
+// blockRange is blocks of one file, which are hashed together, or a hole in it.
+type blockRange struct {
 	path   string
-	node   *Inode
-	to     *FileSums
+	node   *tree.Inode
+	to     *File
 	first  int64 // block
 	blocks int64
 	hole   int64 // its bytes; 0 is none
@@ -143,50 +144,60 @@ type stretch struct {
 
 const (
 	// A large file is for all workers.
-	stretchLen = 4
-	// So many stretches are at work at once: what is known of them takes memory.
-	stretches = 4096
+	rangeBlocks = 4
+	// So many batch are at work at once: what is known of them takes memory.
+	batch = 4096
 	// What lies between two small files of a tar, such as a header, is read with them.
 	between = 4 << 10
 )
 
-// Sum hashes every block bytes of the files of t, by several workers; 0 workers
-// is GOMAXPROCS. What known has is not read again. Progress is told of the bytes
-// of the files that it has not, by one goroutine at a time.
-func (t *Tree) Sum(ctx context.Context, block int64, workers int, known *Sums, p image.Progress) (*Sums, error) {
-	return NewSummer(ctx, block, workers, known, nil, p).all(t)
+// Options are how files are hashed. The zero value is usable.
+type Options struct {
+	Block    int64          // bytes of a block; 0 is BlockSize
+	Workers  int            // 0 is GOMAXPROCS
+	Known    *Checksums     // files that are not read again, if their blocks are of the same size; may be nil
+	Memo     *Memo          // blocks that are not hashed again; may be nil
+	Progress image.Progress // counts bytes of files that Known does not have; called by one goroutine at a time
 }
 
-// Summer is Sum for files one by one, which are hashed while the next are looked for.
-type Summer struct {
-	sums  *Sums
-	p     image.Progress
-	made  []FileSums
-	work  []stretch
-	spare []stretch
-	todo  chan []stretch
+// Compute hashes every block of the files of t.
+func Compute(ctx context.Context, t *tree.Tree, opt Options) (*Checksums, error) {
+	h := NewHasher(ctx, opt)
+	defer h.Stop()
+	for path, n := range t.All() {
+		h.Add(path, n)
+	}
+	return h.Sums()
+}
+
+// Hasher hashes files that are added one by one, while the caller looks for more.
+type Hasher struct {
+	sums  *Checksums
+	made  []File
+	work  []blockRange
+	spare []blockRange
+	todo  chan []blockRange
 	g     errgroup.Group
 	stop  context.CancelFunc
 }
 
-// NewSummer begins one. It is to be stopped. What blocks remembers is not hashed, but
-// read; it may be nil.
-func NewSummer(ctx context.Context, block int64, workers int, known *Sums, blocks *Known, p image.Progress) *Summer {
-	if workers == 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
+// NewHasher begins one. The caller must call Stop.
+func NewHasher(ctx context.Context, opt Options) *Hasher {
+	block := cmp.Or(opt.Block, BlockSize)
+	workers := cmp.Or(opt.Workers, runtime.GOMAXPROCS(0))
+	known := opt.Known
 	if known != nil && known.block != block {
 		known = nil
 	}
 	ctx, stop := context.WithCancel(ctx)
-	todo := make(chan []stretch)
-	s := &Summer{sums: &Sums{block, map[*Inode]*FileSums{}, known}, p: p, todo: todo, stop: stop}
+	todo := make(chan []blockRange)
+	s := &Hasher{sums: &Checksums{block, map[*tree.Inode]*File{}, known}, todo: todo, stop: stop}
 	s.g.Go(func() error {
 		bufs := make([][]byte, workers)
 		var err error
 		for work := range todo {
 			if err == nil {
-				err = hash(ctx, work, block, bufs, blocks, p)
+				err = hash(ctx, work, block, bufs, opt.Memo, opt.Progress)
 			}
 		}
 		return err
@@ -195,42 +206,33 @@ func NewSummer(ctx context.Context, block int64, workers int, known *Sums, block
 }
 
 // Add has a file hashed, unless it is known. What n reads from must stay.
-func (s *Summer) Add(path string, n *Inode) {
+func (s *Hasher) Add(path string, n *tree.Inode) {
 	if n.Size() <= 0 || s.sums.Of(n) != nil {
 		return
 	}
 	// Many together take less memory than each by itself.
 	if len(s.made) == cap(s.made) {
-		s.made = make([]FileSums, 0, 256)
+		s.made = make([]File, 0, 256)
 	}
-	s.made = append(s.made, FileSums{})
+	s.made = append(s.made, File{})
 	f := &s.made[len(s.made)-1]
 	s.sums.of[n] = f
-	for w := range stretchesOf(n, s.sums.block) {
+	for w := range rangesOf(n, s.sums.block) {
 		w.path, w.node, w.to = path, n, f
-		if s.work = append(s.work, w); len(s.work) == stretches {
+		if s.work = append(s.work, w); len(s.work) == batch {
 			s.hand()
 		}
 	}
 }
 
-// all are the sums of a tree.
-func (s *Summer) all(t *Tree) (*Sums, error) {
-	defer s.Stop()
-	for path, n := range t.All() {
-		s.Add(path, n)
-	}
-	return s.Sums()
-}
-
 // hand hands over what there is to do, once what was handed over before is done.
-func (s *Summer) hand() {
+func (s *Hasher) hand() {
 	s.todo <- s.work
 	s.work, s.spare = s.spare[:0], s.work
 }
 
 // Sums are those of all that was added.
-func (s *Summer) Sums() (*Sums, error) {
+func (s *Hasher) Sums() (*Checksums, error) {
 	s.hand()
 	close(s.todo)
 	s.todo = nil
@@ -244,7 +246,7 @@ func (s *Summer) Sums() (*Sums, error) {
 }
 
 // Stop gives up what was not asked for with Sums.
-func (s *Summer) Stop() {
+func (s *Hasher) Stop() {
 	s.stop()
 	if s.todo != nil {
 		close(s.todo)
@@ -253,9 +255,9 @@ func (s *Summer) Stop() {
 	}
 }
 
-// stretchesOf are those of a file, without its path.
-func stretchesOf(n *Inode, block int64) iter.Seq[stretch] {
-	return func(yield func(stretch) bool) {
+// rangesOf are those of a file, without its path.
+func rangesOf(n *tree.Inode, block int64) iter.Seq[blockRange] {
+	return func(yield func(blockRange) bool) {
 		c := n.Content
 		for off := int64(0); off < c.Size(); {
 			hole := image.Hole(c, off)
@@ -263,17 +265,17 @@ func stretchesOf(n *Inode, block int64) iter.Seq[stretch] {
 				hole -= hole % block
 			}
 			if hole > 0 {
-				if !yield(stretch{first: off / block, blocks: (hole + block - 1) / block, hole: hole}) {
+				if !yield(blockRange{first: off / block, blocks: (hole + block - 1) / block, hole: hole}) {
 					return
 				}
 				off += hole
 				continue
 			}
 			blocks := int64(1)
-			for blocks < stretchLen && off+blocks*block < c.Size() && image.Hole(c, off+blocks*block) < block {
+			for blocks < rangeBlocks && off+blocks*block < c.Size() && image.Hole(c, off+blocks*block) < block {
 				blocks++
 			}
-			if !yield(stretch{first: off / block, blocks: blocks}) {
+			if !yield(blockRange{first: off / block, blocks: blocks}) {
 				return
 			}
 			off = min(off+blocks*block, c.Size())
@@ -281,9 +283,9 @@ func stretchesOf(n *Inode, block int64) iter.Seq[stretch] {
 	}
 }
 
-// hash hashes stretches, by a worker for each buffer, and adds what it finds to their
+// hash hashes batch, by a worker for each buffer, and adds what it finds to their
 // files.
-func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, blocks *Known, p image.Progress) error {
+func hash(ctx context.Context, work []blockRange, block int64, bufs [][]byte, blocks *Memo, p image.Progress) error {
 	total := int64(0)
 	for _, w := range work {
 		if w.hole == 0 {
@@ -310,7 +312,7 @@ func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, block
 	for worker := range min(len(bufs), len(runs)) {
 		g.Go(func() error {
 			if bufs[worker] == nil {
-				bufs[worker] = make([]byte, stretchLen*block)
+				bufs[worker] = make([]byte, rangeBlocks*block)
 			}
 			buf := bufs[worker]
 			for {
@@ -343,16 +345,16 @@ func hash(ctx context.Context, work []stretch, block int64, bufs [][]byte, block
 	return nil
 }
 
-// together cuts an order of stretches into runs of those that lie near one another in a
+// together cuts an order of batch into runs of those that lie near one another in a
 // tar: to read a small file by itself takes longer than to hash it.
-func together(work []stretch, order []int, block int64) (runs [][]int) {
-	var in *archive
+func together(work []blockRange, order []int, block int64) (runs [][]int) {
+	var in io.ReaderAt
 	var begin, end int64 // of the last run
 	n := 0
 	for i, at := range order {
 		a, off := work[at].place(block)
 		size := work[at].size(block)
-		if a == nil || a != in || off < end || off-end > between || off+size-begin > stretchLen*block {
+		if a == nil || a != in || off < end || off-end > between || off+size-begin > rangeBlocks*block {
 			runs = append(runs, nil)
 			in, begin, n = a, off, 0
 		}
@@ -362,20 +364,26 @@ func together(work []stretch, order []int, block int64) (runs [][]int) {
 	return runs
 }
 
-// place is where a stretch is in a tar, if it lies in one as it is.
-func (w *stretch) place(block int64) (in *archive, off int64) {
-	if s, ok := w.node.Content.(*span); ok {
-		return s.in, s.off + w.first*block
+// place is where a blockRange is in a tar, if it lies in one as it is.
+func (w *blockRange) place(block int64) (in io.ReaderAt, off int64) {
+	if s, ok := w.node.Content.(section); ok {
+		in, off = s.Section()
+		return in, off + w.first*block
 	}
 	return nil, 0
 }
 
-func (w *stretch) size(block int64) int64 {
+// section is a content that is a run of bytes of an archive. Archives are comparable.
+type section interface {
+	Section() (archive io.ReaderAt, off int64)
+}
+
+func (w *blockRange) size(block int64) int64 {
 	return min(w.blocks*block, w.node.Size()-w.first*block)
 }
 
-// hashRun hashes stretches that are read together.
-func hashRun(ctx context.Context, work []stretch, run []int, buf []byte, block int64, blocks *Known, sums [][]blockSum) (n int64, err error) {
+// hashRun hashes batch that are read together.
+func hashRun(ctx context.Context, work []blockRange, run []int, buf []byte, block int64, blocks *Memo, sums [][]blockSum) (n int64, err error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
@@ -405,8 +413,8 @@ func hashRun(ctx context.Context, work []stretch, run []int, buf []byte, block i
 	return n, nil
 }
 
-// read reads a stretch at once: a file of a folder is opened for each read.
-func (w *stretch) read(buf []byte, block int64) ([]byte, error) {
+// read reads a blockRange at once: a file of a folder is opened for each read.
+func (w *blockRange) read(buf []byte, block int64) ([]byte, error) {
 	off := w.first * block
 	b := buf[:w.size(block)]
 	if k, err := w.node.Content.ReadAt(b, off); k < len(b) {
@@ -419,25 +427,25 @@ func (w *stretch) read(buf []byte, block int64) ([]byte, error) {
 }
 
 // sumBlocks hashes each block of b that is not of zeros.
-func sumBlocks(b []byte, block int64, blocks *Known, sums []blockSum) {
+func sumBlocks(b []byte, block int64, blocks *Memo, sums []blockSum) {
 	for i := range sums {
 		part := b[int64(i)*block : min(int64(i+1)*block, int64(len(b)))]
-		if !isZero(part) {
+		if !image.IsZero(part) {
 			sums[i] = blocks.sum(part)
 		}
 	}
 }
 
 // hole says that n blocks are zeros. Holes come in any order.
-func (f *FileSums) hole(first, n int64) {
+func (f *File) hole(first, n int64) {
 	if f.zeros == nil {
 		f.zeros = &zeros{}
 	}
 	f.zeros.runs = append(f.zeros.runs, zeroRun{first: first, n: n})
 }
 
-// add takes what was found out, stretch after stretch in the order of the file.
-func (f *FileSums) add(first int64, sums []blockSum) {
+// add takes what was found out, blockRange after blockRange in the order of the file.
+func (f *File) add(first int64, sums []blockSum) {
 	if f.sums == nil && !slices.ContainsFunc(sums, func(s blockSum) bool { return s.sum == Sum{} }) {
 		f.sums = sums
 		return
@@ -452,7 +460,7 @@ func (f *FileSums) add(first int64, sums []blockSum) {
 }
 
 // seal puts the runs of zeros in order, once all are known.
-func (f *FileSums) seal() {
+func (f *File) seal() {
 	if f.zeros == nil || f.zeros.sealed {
 		return
 	}
