@@ -45,6 +45,7 @@ var imports = map[string][]string{
 	"image/seed/console/consoletest": {"image/imagetest", "image/seed", "image/seed/api", "image/seed/console"},
 	"image/seed/provision":           {"image/seed", "image/seed/api", "image/fault"},
 
+	"docs":                {},
 	"image/tree":          {"image"},
 	"image/tree/hostfs":   {"image", "image/tree"},
 	"image/tree/sums":     {"image", "image/tree"},
