@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image"
 	"imgtool/image/fault"
 	"imgtool/image/volume"
 )
@@ -53,10 +53,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 			return context.Cause(ctx)
 		}
 		part := buf[:min(int64(len(buf)), c.Size()-off)]
-		if n, err := c.ReadAt(part, off); n < len(part) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if n, err := image.ReadFull(c, part, off); err != nil {
 			return volume.Unreadable(l.Name(), fmt.Errorf("at byte %d: %w", off+int64(n), err))
 		}
 		if off == 0 && u.toTerminal() && bytes.IndexByte(part, 0) >= 0 {

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
@@ -144,8 +145,8 @@ func (p *plan) bodySize() (n int64) {
 }
 
 // need is what the image asks of a disk.
-func (p *plan) need() flash.Need {
-	n := flash.Need{Size: p.size, SectorSize: 512}
+func (p *plan) need() disk.Need {
+	n := disk.Need{Size: p.size, SectorSize: 512}
 	if p.table != nil {
 		n.SectorSize = int(p.table.Sector)
 	}
@@ -335,7 +336,7 @@ func joined(all ...iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] 
 
 // seekFor is seek for an image file that goes to disks, of which disk is the smallest. If
 // the scratch file cannot be had, the image is read through, and stays a stream.
-func seekFor(ctx context.Context, p *volume.Source, disk *flash.Disk, u *ui) error {
+func seekFor(ctx context.Context, p *volume.Source, dev *disk.Disk, u *ui) error {
 	if err := p.Check(ctx); err != nil {
 		return err
 	}
@@ -346,7 +347,7 @@ func seekFor(ctx context.Context, p *volume.Source, disk *flash.Disk, u *ui) err
 		if p.FillPartition() != nil { // it is made to fit
 			return c
 		}
-		return upTo(c, disk)
+		return upTo(c, dev)
 	}
 	err := p.Unpack(ctx, fits)
 	var room *compress.ScratchError
@@ -360,11 +361,11 @@ func seekFor(ctx context.Context, p *volume.Source, disk *flash.Disk, u *ui) err
 }
 
 // upTo ends in an error where an image has more bytes than a disk.
-func upTo(chunks volume.Chunks, disk *flash.Disk) volume.Chunks {
+func upTo(chunks volume.Chunks, dev *disk.Disk) volume.Chunks {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {
-			if end := c.Off + int64(len(c.Data)); err == nil && end > disk.Size {
-				c, err = image.Chunk{}, &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", disk.Size, end)}
+			if end := c.Off + int64(len(c.Data)); err == nil && end > dev.Size {
+				c, err = image.Chunk{}, &disk.RefusedError{Disk: dev.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", dev.Size, end)}
 			}
 			if !yield(c, err) || err != nil {
 				return
@@ -375,7 +376,7 @@ func upTo(chunks volume.Chunks, disk *flash.Disk) volume.Chunks {
 
 // unpacked is an image file that comes from front to back as one that was checked and can
 // be read anywhere, if there is room for that, and its plan.
-func unpacked(ctx context.Context, pic *volume.Source, units []*unit, need flash.Need, u *ui) (*volume.Source, *plan, error) {
+func unpacked(ctx context.Context, pic *volume.Source, units []*unit, need disk.Need, u *ui) (*volume.Source, *plan, error) {
 	var names []string
 	smallest := units[0].disk
 	for _, n := range units {
@@ -418,7 +419,7 @@ func (p *plan) readThrough(ctx context.Context, units []*unit, u *ui) error {
 		}
 		for _, n := range units {
 			if end := c.Off + int64(len(c.Data)); end > n.disk.Size {
-				return &flash.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d: use a larger disk", n.disk.Size, end)}
+				return &disk.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d: use a larger disk", n.disk.Size, end)}
 			}
 		}
 		progress.Add(int64(len(c.Data)))

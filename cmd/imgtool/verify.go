@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
@@ -104,7 +105,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 			return err
 		}
 	}
-	disk, err := findDisk(target)
+	dev, err := findDisk(target)
 	if err != nil {
 		return err
 	}
@@ -120,10 +121,10 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 			return err
 		}
 	}
-	if pic, err = pic.WithoutHoles([]string{disk.Path}); err != nil {
+	if pic, err = pic.WithoutHoles([]string{dev.Path}); err != nil {
 		return err
 	}
-	fitted, err := compose.Fit(pic, disk.Size, more)
+	fitted, err := compose.Fit(pic, dev.Size, more)
 	if err != nil {
 		return fmt.Errorf("%s: %w", pic.Name, err)
 	}
@@ -132,11 +133,11 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 		return err
 	}
 	defer p.Close()
-	expected, err := p.expected(disk.Size)
+	expected, err := p.expected(dev.Size)
 	if err != nil {
-		return &image.MismatchError{Name: "size", Len: disk.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", disk.Size, err)}
+		return &image.MismatchError{Name: "size", Len: dev.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", dev.Size, err)}
 	}
-	t, err := flash.OpenRead(disk)
+	t, err := disk.OpenRead(dev)
 	if err != nil {
 		return err
 	}
@@ -147,7 +148,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 		total += p.start
 	}
 	progress := u.phases("comparing", total)
-	if err := flash.Compare(ctx, t, expected, u.patience(disk.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
+	if err := flash.Compare(ctx, t, expected, u.patience(dev.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
 		if errors.As(err, new(*image.MismatchError)) && pic.Manifest == nil {
 			err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.Name)
 		}
@@ -157,9 +158,9 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 	took := time.Since(begin)
 	if u.json {
 		u.endPhase()
-		return u.print(map[string]any{"disk": disk.Path, "image": pic.Name, "build_id": pic.BuildID(), "verified": n, "seconds": took.Seconds()})
+		return u.print(map[string]any{"disk": dev.Path, "image": pic.Name, "build_id": pic.BuildID(), "verified": n, "seconds": took.Seconds()})
 	}
-	u.say("%s: %s are as in %s, in %s", disk.Path, human(n), pic.Name, took.Round(100*time.Millisecond))
+	u.say("%s: %s are as in %s, in %s", dev.Path, human(n), pic.Name, took.Round(100*time.Millisecond))
 	return nil
 }
 
