@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image/seed/seedstick"
+	"imgtool/image/volume"
 )
 
 func newSeedStickCommand(u *ui) *cobra.Command {
@@ -59,6 +60,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	pic := &picture{name: "a seed stick with " + opt.seed.file, img: img, unit: opt.seed.unit}
+	pic := volume.FromImage("a seed stick with "+opt.seed.file, img, nil)
+	pic.Unit = opt.seed.unit
 	return flashPicture(ctx, []string{disk}, pic, opt, u)
 }

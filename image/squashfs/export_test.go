@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 )
 
 // Plain has f write lz4 images that are not compressed, so that tests can change
@@ -37,11 +38,11 @@ func Twice(ctx context.Context, t *tree.Tree, block int64) (like, paths, taken f
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	sums, err := t.Sum(ctx, hashed(block), 1, nil, nil)
+	known, err := sums.Compute(ctx, t, sums.Options{Block: hashed(block), Workers: 1})
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	p.cut(sums, block)
+	p.cut(known, block)
 	s, err := p.sketch(ctx, Options{Workers: 1, BlockSize: int(block)})
 	if err != nil {
 		return 0, 0, 0, err
