@@ -1,4 +1,4 @@
-package build
+package starter
 
 import (
 	"embed"
@@ -7,15 +7,14 @@ import (
 	"imgtool/image"
 )
 
-// firstBootFolder has the program first-boot of cmd/first-boot for arm64, if make
-// put it there.
+// firstBootDir has the program first-boot of cmd/first-boot for arm64, if make built it.
 //
-//go:embed starter/first-boot
-var firstBootFolder embed.FS
+//go:embed first-boot
+var firstBootDir embed.FS
 
-// firstBoot is that program, or nil.
+// firstBoot returns that program, or nil.
 func firstBoot() image.Content {
-	text, err := firstBootFolder.ReadFile("starter/first-boot/first-boot")
+	text, err := firstBootDir.ReadFile("first-boot/first-boot")
 	if err != nil {
 		return nil
 	}

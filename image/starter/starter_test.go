@@ -1,10 +1,13 @@
-package build_test
+package starter_test
 
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"io"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,20 +16,44 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"imgtool/boards"
-	"imgtool/image/build"
+	"imgtool/image/imagetest"
+	"imgtool/image/source"
+	"imgtool/image/starter"
 )
 
-// Every program finds its loader and its libraries, and the same packages give the same
-// bytes.
-func TestTheInitrdOfTheStarterIsWhole(t *testing.T) {
+// when is the time of all files, 2026-01-01 UTC.
+const when = 1767225600
+
+// newSystem returns the starter system of a Rock64. The test is skipped without apt.
+func newSystem(t *testing.T) *starter.System {
+	t.Helper()
+	b, err := boards.Get("rock64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := source.NewOpener(source.Options{Arch: "arm64", ModTime: when, CacheDir: filepath.Join(cache, "imgtool")})
+	t.Cleanup(func() { o.Close() })
+	s := starter.New(starter.Options{Board: b, Time: when, Packages: o.Packages})
+	if _, err := o.Packages(t.Context(), b.Starter.Busybox); errors.As(err, new(*source.NoAptError)) {
+		imagetest.Skip(t, "%v", err)
+	}
+	return s
+}
+
+// In the initrd each program has its loader and its libraries, and the same packages give
+// the same bytes.
+func TestInitrd(t *testing.T) {
 	var twice [2][]byte
 	for i := range twice {
-		r, err := buildBoard(t, "rock64", "", nil)
+		f, err := newSystem(t).File(t.Context(), "starter:initrd")
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := find(t, r.Images[0].Image, "boot-a/initrd")
-		if twice[i], err = io.ReadAll(io.NewSectionReader(e, 0, e.Size())); err != nil {
+		if twice[i], err = io.ReadAll(io.NewSectionReader(f, 0, f.Size())); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -89,11 +116,21 @@ func TestTheInitrdOfTheStarterIsWhole(t *testing.T) {
 	}
 }
 
-func TestAProgramThatNoPackageHasIsSaid(t *testing.T) {
-	_, err := buildBoard(t, "rock64", "", func(o *build.Options) {
-		o.Board.Starter.Programs = []boards.Program{{Package: "dosfstools|f2fs-tools", Path: "usr/sbin/mkfs.none", In: "rootfs"}}
-	})
-	if err == nil || !strings.HasPrefix(err.Error(), "rootfs: there is no /usr/sbin/mkfs.none in dosfstools ") || !strings.Contains(err.Error(), " or f2fs-tools ") {
+func TestMissingProgram(t *testing.T) {
+	s := newSystem(t)
+	s.Board.Starter.Programs = []boards.Program{{Package: "dosfstools|f2fs-tools", Path: "usr/sbin/mkfs.none", In: "rootfs"}}
+	_, err := s.Root(t.Context(), "starter:rootfs")
+	if err == nil || !strings.HasPrefix(err.Error(), "no /usr/sbin/mkfs.none in dosfstools ") || !strings.Contains(err.Error(), " or f2fs-tools ") {
 		t.Error(err)
+	}
+}
+
+func TestUnknownReferences(t *testing.T) {
+	s := starter.New(starter.Options{})
+	if _, err := s.Root(t.Context(), "starter:initrd"); err == nil {
+		t.Error("starter:initrd was opened as a root file system")
+	}
+	if _, err := s.File(t.Context(), "starter:rootfs"); err == nil {
+		t.Error("starter:rootfs was opened as a file")
 	}
 }
