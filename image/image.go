@@ -185,12 +185,9 @@ func (m *Image) ReadAt(p []byte, off int64) (int, error) {
 			break
 		}
 		part := p[n:min(int64(len(p)), int64(n)+e.End()-at)]
-		k, err := e.ReadAt(part, at-e.Off)
+		k, err := ReadFull(e, part, at-e.Off)
 		n += k
-		if k < len(part) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if err != nil {
 			return n, fmt.Errorf("reading %s at %d: %w", e.Name, at-e.Off+int64(k), err)
 		}
 	}
