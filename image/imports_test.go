@@ -13,7 +13,7 @@ import (
 var imports = map[string][]string{
 	"image":           {"image/parallel"},
 	"image/parallel":  {},
-	"image/cache":     {},
+	"image/cache":     {"image/fault"},
 	"image/heap":      {},
 	"image/fault":     {},
 	"image/sanitize":  {},
@@ -61,11 +61,11 @@ var imports = map[string][]string{
 	"image/tree/treetest": {"image/tree", "image/tree/sums"},
 
 	"layouts":    {},
-	"boards":     {"layouts", "image/boardinfo"},
+	"boards":     {"layouts", "image/boardinfo", "image/fault", "image/hostfile"},
 	"flash":      {"image", "image/fault", "flash/disk"},
 	"flash/disk": {"image/fault"},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/compress", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/initramfs", "image/simg", "image/source",
-		"image/report", "image/seed", "image/squashfs", "image/statefile", "image/swap", "image/tree", "image/uboot", "image/tree/sums", "image/starter"},
+		"image/report", "image/seed", "image/squashfs", "image/statefile", "image/swap", "image/tree", "image/uboot", "image/tree/sums", "image/starter", "image/cache", "image/fault", "image/heap", "image/hostfile", "image/progress", "image/shconf"},
 	"image/report":        {"image/tree"},
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},

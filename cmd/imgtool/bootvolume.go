@@ -197,7 +197,7 @@ func (e *seedEdit) edit(put bool) error {
 	if put {
 		when := e.fat.Time
 		if when == 0 { // it has no label
-			if when, _, err = sourceDate(); err != nil {
+			if when, _, err = build.SourceDate(); err != nil {
 				return err
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/sanitize"
@@ -445,7 +446,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err := hostfile.CheckOutput(output); err != nil {
 		return err
 	}
-	when, _, err := sourceDate()
+	when, _, err := build.SourceDate()
 	if err != nil {
 		return err
 	}

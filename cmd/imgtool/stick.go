@@ -60,7 +60,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	when, _, err := sourceDate()
+	when, _, err := build.SourceDate()
 	if err != nil {
 		return err
 	}
