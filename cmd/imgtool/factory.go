@@ -539,7 +539,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 	var disks []string
 	for _, s := range stations {
 		s.job.Verify, s.receipt.Verify = flash.Full, "full"
-		s.job.Patience = u.patience(s.disk.Path, stall)
+		s.job.Timeout = u.patience(s.disk.Path, stall)
 		s.job.Watch = new(flash.Watch)
 		s.job.Delta = alike(s.disk, s.plan)
 		disks = append(disks, s.disk.Path)

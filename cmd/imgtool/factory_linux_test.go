@@ -139,7 +139,7 @@ func (b *bench) has(medium, file string) (there mark, is bool) {
 		b.t.Fatal(err)
 	}
 	defer d.Close()
-	return s.marks(b.board), flash.Compare(b.t.Context(), d, expected, flash.Patience{}, nil) == nil
+	return s.marks(b.board), flash.Compare(b.t.Context(), d, expected, flash.Timeout{}, nil) == nil
 }
 
 // The kernel mounts what was written, and sees the files of the unit.

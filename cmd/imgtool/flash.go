@@ -84,8 +84,8 @@ func checkStall(stall time.Duration) error {
 }
 
 // patience is how long a disk is waited for, and says when it is slow.
-func (u *ui) patience(disk string, stall time.Duration) flash.Patience {
-	return flash.Patience{Stall: stall, Slow: func(waited time.Duration, ended bool) {
+func (u *ui) patience(disk string, stall time.Duration) flash.Timeout {
+	return flash.Timeout{Stall: stall, Slow: func(waited time.Duration, ended bool) {
 		if ended {
 			u.note("%s: it answers again, after %s", disk, waited.Round(100*time.Millisecond))
 			return
@@ -160,7 +160,7 @@ type unit struct {
 // leaves says what is on the disk after a failure.
 func (n *unit) leaves() string { return leftWords(n.disk.Path, n.receipt.Left) }
 
-func leftWords(disk string, left flash.Left) string {
+func leftWords(disk string, left flash.State) string {
 	switch left {
 	case flash.Unchanged:
 		return disk + " is unchanged"
@@ -196,7 +196,7 @@ type receipt struct {
 	Status   int     `json:"status"` // exit status
 	Error    string  `json:"error,omitempty"`
 
-	Left flash.Left `json:"disk_state,omitempty"` // after an error: what was read back from the disk
+	Left flash.State `json:"disk_state,omitempty"` // after an error: what was read back from the disk
 }
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
@@ -350,7 +350,7 @@ func flashPicture(ctx context.Context, names []string, pic *volume.Source, opt f
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verifyModes[opt.verify], opt.verify
-		n.job.Patience = u.patience(n.disk.Path, opt.stall)
+		n.job.Timeout = u.patience(n.disk.Path, opt.stall)
 		n.job.Watch = new(flash.Watch)
 		n.job.Zeros = pic.Manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
@@ -560,7 +560,7 @@ func (r *receipt) fail(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		r.Status = exitInterrupted
 	}
-	r.Left, _ = flash.LeftBy(err)
+	r.Left, _ = flash.StateAfter(err)
 }
 
 // release lets go of a disk, which may be gone.

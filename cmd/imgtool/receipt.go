@@ -192,7 +192,7 @@ func (l *receiptLog) abandon(units []*unit, u *ui) {
 			continue
 		}
 		r := n.receipt
-		r.Time, r.Left = time.Now().UTC().Format(time.RFC3339), n.job.Watch.Left()
+		r.Time, r.Left = time.Now().UTC().Format(time.RFC3339), n.job.Watch.State()
 		r.Status, r.Error = exitInterrupted, "interrupted"
 		u.leftOn(n.disk.Path, r.Left)
 		words = append(words, leftWords(n.disk.Path, r.Left))

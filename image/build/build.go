@@ -12,6 +12,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
 	"imgtool/image/starter"
@@ -43,7 +44,7 @@ type Options struct {
 	BlockSize   int
 	BuildID     string                   // "" is derived from the inputs
 	Cmdline     string                   // added to the kernel's arguments
-	Seed        *Seed                    // nil is none
+	Seed        *seedfile.Seed           // nil is none
 	Time        int64                    // seconds since 1970
 	Clamp       bool                     // times of files after Time become Time
 	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors

@@ -62,7 +62,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 		memo = sums.OpenMemo(blocks)
 	}
 	settle := sync.OnceFunc(func() {
-		memo.Keep()
+		memo.Save()
 		blocks.Settle(warn)
 	})
 	defer settle()
@@ -71,7 +71,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 		packages = "" // packages are fetched each time
 	}
 	j.Opener = source.NewOpener(source.Options{Arch: j.Board.Arch, KeepOwners: j.keepOwners, ModTime: j.Time, Clamp: j.Clamp,
-		CacheDir: packages, TempDir: j.TempDir, Known: memo, Unpacked: scratch, Warn: warn})
+		CacheDir: packages, TempDir: j.TempDir, Memo: memo, Unpacked: scratch, Warn: warn})
 	defer j.Opener.Close()
 	if len(j.Inputs) == 0 && len(j.Board.Inputs()) > 0 {
 		r.Infof("no inputs given: building a small starter system from Debian's packages")

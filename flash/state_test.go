@@ -14,14 +14,14 @@ import (
 	"imgtool/image"
 )
 
-// What is said of a disk after a failure is what is on it.
-func TestWhatIsLeftOnADiskIsReadBack(t *testing.T) {
+// The reported state is the content of the disk.
+func TestFailedErrorState(t *testing.T) {
 	const size = 128 * mib
 	lost := func(_ int, b []byte, _ int64) (int, error) { return len(b), nil }
 	for _, c := range []struct {
 		name  string
 		fault func(f *fake, cancel func())
-		want  flash.Left
+		want  flash.State
 		is    func(error) bool
 		text  string
 	}{
@@ -68,7 +68,7 @@ func TestWhatIsLeftOnADiskIsReadBack(t *testing.T) {
 				return nil
 			}
 		}, flash.Unknown, is[*image.WriteError], ""},
-		{"a write that may still land", func(f *fake, _ func()) {
+		{"a write in flight", func(f *fake, _ func()) {
 			f.write = func(_ int, _ []byte, off int64) (int, error) {
 				if off >= headSize && off < size-mib {
 					<-f.hang
@@ -100,7 +100,7 @@ func TestWhatIsLeftOnADiskIsReadBack(t *testing.T) {
 			defer cancel()
 			c.fault(f, cancel)
 			_, err := flash.Run(ctx, f, p.job, nil)
-			left, ok := flash.LeftBy(err)
+			left, ok := flash.StateAfter(err)
 			if !ok || left != c.want || !c.is(err) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("%q after %v", left, err)
 			}
@@ -116,7 +116,7 @@ func TestWhatIsLeftOnADiskIsReadBack(t *testing.T) {
 	}
 }
 
-// drop makes of "so many bytes are written" that they are lost.
+// drop wraps a fault so that bytes it reports as written are lost.
 func drop(f *fake, write func(int, []byte, int64) (int, error)) func(int, []byte, int64) (int, error) {
 	return func(op int, b []byte, off int64) (int, error) {
 		n, err := write(op, b, off)
@@ -129,22 +129,22 @@ func drop(f *fake, write func(int, []byte, int64) (int, error)) func(int, []byte
 	}
 }
 
-// A disk with less room than it says has what it had before, and one that returns other
-// data is named so.
-func TestAFakeDiskIsLeftAsItWas(t *testing.T) {
+// After a failed probe the disk has its old content, and a disk that returns other data is
+// reported as such.
+func TestProbeRestoresContent(t *testing.T) {
 	const says, real = 256 * mib, 64 * mib
 	for _, c := range []struct {
 		name string
 		at   func(off int64) int64
 		text string
 	}{
-		{"wraps around", func(off int64) int64 { return off % real }, "the disk wraps around at 67108864 bytes of the 268435456 it says"},
+		{"wraps around", func(off int64) int64 { return off % real }, "the disk wraps around at 67108864 bytes and reports 268435456"},
 		{"drops", func(off int64) int64 {
 			if off >= real {
 				return -1
 			}
 			return off
-		}, "is lost, and what is written at byte 0 is kept"},
+		}, "is lost, and data written at byte 0 is kept"},
 	} {
 		d := &mapped{wrapped(says, real), c.at}
 		for i := range d.data {
@@ -152,7 +152,7 @@ func TestAFakeDiskIsLeftAsItWas(t *testing.T) {
 		}
 		before := bytes.Clone(d.data)
 		_, err := flash.Run(t.Context(), d, flash.Job{Size: says, Record: []byte("r"), RecordOff: 32 * kib}, nil)
-		left, _ := flash.LeftBy(err)
+		left, _ := flash.StateAfter(err)
 		if !is[*flash.FakeError](err) || !strings.Contains(err.Error(), c.text) || left != flash.Unchanged {
 			t.Errorf("%s: %q after %v", c.name, left, err)
 		}
@@ -173,13 +173,12 @@ func TestAFakeDiskIsLeftAsItWas(t *testing.T) {
 	}
 }
 
-// A disk that is slow is waited for, and that is said; one that goes away meanwhile is not
-// waited for any longer.
-func TestASlowDiskIsWaitedFor(t *testing.T) {
+// A slow disk is waited for and reported; one that is unplugged meanwhile is not waited for.
+func TestTimeoutSlow(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	f := newFake(fakeSize)
 	var said []bool
-	p.job.Patience = flash.Patience{Stall: 2 * time.Second, Slow: func(waited time.Duration, ended bool) {
+	p.job.Timeout = flash.Timeout{Stall: 2 * time.Second, Slow: func(waited time.Duration, ended bool) {
 		if waited <= 0 || waited > 2*time.Second {
 			t.Errorf("after %s", waited)
 		}

@@ -12,12 +12,12 @@ import (
 	"imgtool/image"
 )
 
-// again makes a job's body one that can be read again.
+// again lets the job read its body again.
 func (p *payload) again() {
 	p.job.Again = func(s image.Span) ([]byte, error) { return bytes.Clone(p.want[s.Off:s.End()]), nil }
 }
 
-func TestAWrongPlaceIsWrittenAgain(t *testing.T) {
+func TestRunRepairsLostWrites(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	p.again()
 	mid := int64(headSize + 192*kib)
@@ -50,7 +50,7 @@ func TestAWrongPlaceIsWrittenAgain(t *testing.T) {
 	}
 }
 
-func TestAPlaceReadWrongOnceIsSaid(t *testing.T) {
+func TestRunReportsPlacesReadWrongOnce(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	mid := int64(headSize + 192*kib)
 	f := newFake(fakeSize)
@@ -68,8 +68,8 @@ func TestAPlaceReadWrongOnceIsSaid(t *testing.T) {
 	}
 }
 
-// A second flash writes the difference and what was wiped, and the disk is whole.
-func TestDeltaWritesWhatDiffers(t *testing.T) {
+// A second run writes the wiped places and the differences, and the disk is complete.
+func TestDeltaWritesDifferences(t *testing.T) {
 	p := newPayload(4*mib, 512*kib)
 	f := newFake(4 * mib)
 	first, err := flash.Run(t.Context(), f, p.job, nil)
@@ -95,7 +95,7 @@ func TestDeltaWritesWhatDiffers(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range p.want {
-			// What the job leaves alone keeps what was there.
+			// Places that are not in the job keep their content.
 			if f.data[i] != p.want[i] && f.data[i] != before[i] {
 				t.Fatalf("seed %d: byte %d is neither old nor new", seed, i)
 			}
@@ -115,20 +115,20 @@ func TestDeltaWritesWhatDiffers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The head and the wipes are written twice over, the body not at all.
+	// The head and the wipes are written twice, the body not at all.
 	if res.Skipped < p.job.BodySize || res.Written > 3*headSize {
 		t.Errorf("with nothing to do: %d written, %d skipped of %d", res.Written, res.Skipped, p.job.BodySize)
 	}
 }
 
-// wrapped is a disk that says it has more than it has.
+// wrapped returns a disk that reports size bytes and wraps around at real.
 func wrapped(size, real int64) *fake {
 	f := newFake(size)
 	f.data = f.data[:real]
 	return f
 }
 
-func TestADiskOfLessThanItSaysIsFoundAtOnce(t *testing.T) {
+func TestRunDetectsFakeCapacity(t *testing.T) {
 	const says = 256 * mib
 	for _, c := range []struct {
 		name  string
@@ -136,10 +136,10 @@ func TestADiskOfLessThanItSaysIsFoundAtOnce(t *testing.T) {
 		store func(real int64, off int64) int64 // where a write goes, -1: nowhere
 		found bool
 	}{
-		{"a good one", says, func(_, off int64) int64 { return off }, false},
-		{"one that wraps at 32 MiB", 32 * mib, func(real, off int64) int64 { return off % real }, true},
-		{"one that wraps at 96 MiB", 96 * mib, func(real, off int64) int64 { return off % real }, true},
-		{"one that drops", 64 * mib, func(real, off int64) int64 {
+		{"a good disk", says, func(_, off int64) int64 { return off }, false},
+		{"wraps at 32 MiB", 32 * mib, func(real, off int64) int64 { return off % real }, true},
+		{"wraps at 96 MiB", 96 * mib, func(real, off int64) int64 { return off % real }, true},
+		{"drops writes beyond 64 MiB", 64 * mib, func(real, off int64) int64 {
 			if off >= real {
 				return -1
 			}
@@ -168,7 +168,7 @@ func TestADiskOfLessThanItSaysIsFoundAtOnce(t *testing.T) {
 	}
 }
 
-// mapped puts every block elsewhere.
+// mapped is a disk that stores blocks at other offsets.
 type mapped struct {
 	*fake
 	at func(off int64) int64
@@ -197,7 +197,7 @@ func (m *mapped) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-func TestADiskThatHangsIsGivenUp(t *testing.T) {
+func TestRunReportsStalledDisk(t *testing.T) {
 	for _, what := range []string{"write", "read", "flush"} {
 		p := newPayload(fakeSize, 128*kib)
 		p.job.Stall = 50 * time.Millisecond
@@ -225,8 +225,8 @@ func TestADiskThatHangsIsGivenUp(t *testing.T) {
 	}
 }
 
-// What is wiped and stays zeros is written once.
-func TestTheGapIsWrittenOnce(t *testing.T) {
+// Zeros of the head that were wiped are not written again.
+func TestWipedZerosAreWrittenOnce(t *testing.T) {
 	const gap = 8 * mib
 	head := make([]byte, gap)
 	copy(head, "table")
