@@ -14,7 +14,6 @@ var imports = map[string][]string{
 	"image":           {"image/parallel"},
 	"image/parallel":  {},
 	"image/cache":     {},
-	"image/heap":      {},
 	"image/fault":     {},
 	"image/sanitize":  {},
 	"image/hostfile":  {},
@@ -54,7 +53,7 @@ var imports = map[string][]string{
 	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
 	"image/edit/edittest": {"image/tree"},
 	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/console"},
-	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
+	"cmd/imgtool": {"boards", "layouts", "flash", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/api", "image/seed/provision", "image/shconf",
 		"image/source", "image/squashfs", "image/tree", "image/uboot", "image/vm", "image/partition"},
 }
 

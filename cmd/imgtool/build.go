@@ -22,7 +22,6 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/fault"
-	"imgtool/image/heap"
 	"imgtool/image/hostfile"
 	"imgtool/image/source"
 	"imgtool/image/tree"
@@ -204,7 +203,6 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		}
 	}
 	o.Jobs = opt.jobs
-	heap.UseHugePages()
 	kept, keep, err := opt.cache.open(u)
 	if err != nil {
 		return err
