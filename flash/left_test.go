@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 )
 
@@ -208,7 +209,7 @@ func TestASlowDiskIsWaitedFor(t *testing.T) {
 	p.job.Stall = 8 * time.Second
 	begin := time.Now()
 	_, err := flash.Run(t.Context(), f, p.job, nil)
-	if took := time.Since(begin); !is[*flash.GoneError](err) || took > 6*time.Second {
+	if took := time.Since(begin); !is[*disk.GoneError](err) || took > 6*time.Second {
 		t.Errorf("after %s: %v", took, err)
 	}
 }

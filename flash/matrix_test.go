@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 )
 
@@ -159,7 +160,7 @@ var faults = []fault{
 			}
 			return through, nil
 		}
-	}, true, is[*flash.GoneError]},
+	}, true, is[*disk.GoneError]},
 	{hangs, func(f *fake, at int64, _ *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
 			if around(b, off, at) {

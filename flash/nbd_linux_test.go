@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -248,22 +247,4 @@ func TestNobodyMountsADiskThatIsWritten(t *testing.T) {
 		t.Errorf("%d tries prove nothing", tries)
 	}
 	t.Logf("%d tries", tries)
-}
-
-// The name of a disk goes to the next one as soon as the one is gone, of the same
-// make and size; what was looked at is not what is opened.
-func TestADiskThatTakesANameIsAnother(t *testing.T) {
-	one, other := dirty(t, loopSize), dirty(t, loopSize)
-	dev := imagetest.Loop(t, one)
-	found := find(t, dev)
-	imagetest.Run(t, "losetup", "--detach", dev)
-	imagetest.Run(t, "losetup", dev, other)
-	if info := imagetest.Run(t, "losetup", "--noheadings", "--output", "BACK-FILE", dev); !strings.Contains(info, other) {
-		t.Fatalf("%s has %s", dev, info)
-	}
-	target, err := flash.Open(found)
-	refused(t, err, "not the disk that was found")
-	if err == nil {
-		target.Close()
-	}
 }

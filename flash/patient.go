@@ -3,13 +3,12 @@ package flash
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"imgtool/flash/disk"
 )
 
 // DefaultStall is how long a disk may take over one read, write or flush. It is longer
@@ -115,7 +114,7 @@ func (d patient) do(f func() (int, error)) (int, error) {
 			}
 		case err := <-alive:
 			looks = false
-			if lost := lostBy(d.Path(), err); lost != nil {
+			if lost := disk.Lost(d.Path(), err); lost != nil {
 				return 0, lost
 			}
 		case <-late.C:
@@ -136,23 +135,4 @@ func (d patient) ReadAt(p []byte, off int64) (int, error) {
 func (d patient) Sync() error {
 	_, err := d.do(func() (int, error) { return 0, d.Device.Sync() })
 	return err
-}
-
-// lostBy is the error of a disk that went away, or nil. err is what Alive returned.
-func lostBy(disk string, err error) error {
-	if moved, ok := errors.AsType[*MovedError](err); ok {
-		return moved
-	}
-	if gone, ok := errors.AsType[*GoneError](err); ok {
-		return gone
-	}
-	if isGone(err) {
-		return &GoneError{disk, err}
-	}
-	return nil
-}
-
-// isGone says whether an error means that there is no such device any more.
-func isGone(err error) bool {
-	return errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || errors.Is(err, errNoMedium) || errors.Is(err, fs.ErrNotExist)
 }

@@ -1,3 +1,8 @@
+// Package flash writes an image to a disk so that an interrupted flash never looks
+// complete, and reads it back.
+//
+// It knows no board, no format and no partition table: what is written comes
+// in as chunks. It asks nothing and prints nothing.
 package flash
 
 import (
@@ -15,10 +20,17 @@ import (
 	"sync"
 	"time"
 
+	"imgtool/flash/disk"
 	"imgtool/image"
 )
 
-// Device is what Run writes: a *Target.
+// ReadError is a disk that could not be read back; Err names the offset.
+type ReadError struct{ Err error }
+
+func (e *ReadError) Error() string { return e.Err.Error() }
+func (e *ReadError) Unwrap() error { return e.Err }
+
+// Device is what Run writes: a *disk.Target.
 type Device interface {
 	io.ReaderAt
 	io.WriterAt
@@ -128,7 +140,7 @@ const guard = image.Block
 // again, up to three times.
 //
 // Errors are *image.WriteError, *image.MismatchError, *ReadError, *FakeError,
-// *NoWritesError, *StallError, *GoneError and *MovedError, errors of Body and Head as
+// *NoWritesError, *StallError, *disk.GoneError and *disk.MovedError, errors of Body and Head as
 // they are, and the cause of ctx, each in a *FailedError. A write or a flush that
 // fails is not tried again.
 func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result, error) {
@@ -640,18 +652,18 @@ func (r *run) read(ctx context.Context, err error) error {
 // broken looks whether there is still a disk to speak of: one that was pulled
 // fails with ENOSPC as well.
 func (r *run) broken(err error) error {
-	if gone, ok := errors.AsType[*GoneError](err); ok {
+	if gone, ok := errors.AsType[*disk.GoneError](err); ok {
 		return gone
 	}
 	if stalled, ok := errors.AsType[*StallError](err); ok {
 		return stalled
 	}
-	lost := lostBy(r.dev.Path(), r.dev.Alive())
-	if moved, ok := lost.(*MovedError); ok {
+	lost := disk.Lost(r.dev.Path(), r.dev.Alive())
+	if moved, ok := lost.(*disk.MovedError); ok {
 		return moved
 	}
-	if isGone(err) || lost != nil {
-		return &GoneError{r.dev.Path(), err}
+	if lost != nil || disk.Lost(r.dev.Path(), err) != nil {
+		return &disk.GoneError{Disk: r.dev.Path(), Err: err}
 	}
 	return fmt.Errorf("%s: %w", r.dev.Path(), err)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 )
 
@@ -157,7 +158,7 @@ func (f *fake) Sync() error {
 
 func (f *fake) Alive() error {
 	if f.gone {
-		return &flash.GoneError{Disk: f.Path(), Err: errors.New("its size is 0")}
+		return &disk.GoneError{Disk: f.Path(), Err: errors.New("its size is 0")}
 	}
 	return nil
 }
@@ -366,7 +367,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 				return through, nil
 			}
 		}, func(err error) bool {
-			_, ok := errors.AsType[*flash.GoneError](err)
+			_, ok := errors.AsType[*disk.GoneError](err)
 			return ok
 		}, "/dev/fake: the disk is gone"},
 		{"a disk that is no more when it is read", func(f *fake, j *flash.Job) {
@@ -377,7 +378,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 				return nil
 			}
 		}, func(err error) bool {
-			_, ok := errors.AsType[*flash.GoneError](err)
+			_, ok := errors.AsType[*disk.GoneError](err)
 			return ok
 		}, "the disk is gone"},
 		{"a broken source", func(f *fake, j *flash.Job) {

@@ -28,8 +28,10 @@ package image
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"slices"
 )
@@ -183,12 +185,9 @@ func (m *Image) ReadAt(p []byte, off int64) (int, error) {
 			break
 		}
 		part := p[n:min(int64(len(p)), int64(n)+e.End()-at)]
-		k, err := e.ReadAt(part, at-e.Off)
+		k, err := ReadFull(e, part, at-e.Off)
 		n += k
-		if k < len(part) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if err != nil {
 			return n, fmt.Errorf("reading %s at %d: %w", e.Name, at-e.Off+int64(k), err)
 		}
 	}
@@ -437,6 +436,22 @@ type WriteError struct {
 
 func (e *WriteError) Error() string { return fmt.Sprintf("writing at byte %d: %v", e.Off, e.Err) }
 func (e *WriteError) Unwrap() error { return e.Err }
+
+// Kind is the kind of Err if it has one, else "permission" or "write", as in package
+// [imgtool/image/fault].
+func (e *WriteError) Kind() string {
+	var inner interface {
+		error
+		Kind() string
+	}
+	switch {
+	case errors.As(e.Err, &inner):
+		return inner.Kind()
+	case errors.Is(e.Err, fs.ErrPermission):
+		return "permission"
+	}
+	return "write"
+}
 
 // ahead runs a sequence in a goroutine of its own, one item before its consumer:
 // when one is taken, the one before is not in use any more.

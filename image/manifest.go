@@ -203,13 +203,6 @@ func (c Chunk) write(w io.WriterAt) error {
 	return nil
 }
 
-func unexpected(err error) error {
-	if err == nil || err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // Verify reads every entry of m from r, one piece ahead of hashing it, and
 // compares its hash. The first that differs is a *MismatchError of the whole
 // entry.
@@ -248,8 +241,8 @@ func read(r io.ReaderAt, m *Manifest) iter.Seq2[part, error] {
 		for i, e := range m.Entries {
 			for at := int64(0); ; {
 				data := buf[:min(int64(len(buf)), e.Len-at)]
-				if n, err := r.ReadAt(data, e.Off+at); n < len(data) {
-					yield(part{}, fmt.Errorf("reading back at byte %d: %w", e.Off+at+int64(n), unexpected(err)))
+				if n, err := ReadFull(r, data, e.Off+at); err != nil {
+					yield(part{}, fmt.Errorf("reading back at byte %d: %w", e.Off+at+int64(n), err))
 					return
 				}
 				at += int64(len(data))
@@ -274,8 +267,8 @@ func Compare(ctx context.Context, r io.ReaderAt, chunks iter.Seq2[Chunk, error],
 		}
 		for len(c.Data) > 0 {
 			got := buf[:min(len(buf), len(c.Data))]
-			if n, err := r.ReadAt(got, c.Off); n < len(got) {
-				return fmt.Errorf("reading back at byte %d: %w", c.Off+int64(n), unexpected(err))
+			if n, err := ReadFull(r, got, c.Off); err != nil {
+				return fmt.Errorf("reading back at byte %d: %w", c.Off+int64(n), err)
 			}
 			want := c.Data[:len(got)]
 			if !bytes.Equal(want, got) {
@@ -320,3 +313,6 @@ func (e *MismatchError) Error() string {
 	}
 	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
 }
+
+// Kind is "mismatch", as in package [imgtool/image/fault].
+func (e *MismatchError) Kind() string { return "mismatch" }

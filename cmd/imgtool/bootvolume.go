@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"imgtool/boards"
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/build"
@@ -170,7 +170,7 @@ func prepareSeed(r io.ReaderAt, m *artifact.Manifest, want *build.Seed, asked *b
 			return nil, &badSeedError{err}
 		}
 		if b := v.slotB(); b != "" {
-			return nil, &flash.RefusedError{Disk: "the seed", Reason: fmt.Sprintf("the device would ignore it: it takes a seed only on the first boot after a flash, and knows that boot by there being no %s", b)}
+			return nil, &disk.RefusedError{Disk: "the seed", Reason: fmt.Sprintf("the device would ignore it: it takes a seed only on the first boot after a flash, and knows that boot by there being no %s", b)}
 		}
 	}
 	old, err := v.text()

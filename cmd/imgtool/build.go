@@ -24,7 +24,7 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/source"
-	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 	"imgtool/layouts"
 )
 
@@ -207,10 +207,10 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	var known *tree.Known
+	var known *sums.Memo
 	if kept != nil {
 		o.Cache = kept
-		known = tree.OpenKnown(kept)
+		known = sums.OpenMemo(kept)
 	}
 	settled := sync.OnceFunc(func() {
 		known.Keep()

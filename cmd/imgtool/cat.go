@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -56,10 +55,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 			return context.Cause(ctx)
 		}
 		part := buf[:min(int64(len(buf)), c.Size()-off)]
-		if n, err := c.ReadAt(part, off); n < len(part) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if n, err := image.ReadFull(c, part, off); err != nil {
 			return unreadable(l.name(), fmt.Errorf("at byte %d: %w", off+int64(n), err))
 		}
 		if off == 0 && u.toTerminal() && bytes.IndexByte(part, 0) >= 0 {

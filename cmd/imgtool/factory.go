@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -18,9 +17,11 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
+	"imgtool/image/statefile"
 )
 
 type factoryOptions struct {
@@ -293,8 +294,8 @@ func factoryNames(opt factoryOptions) (board *boards.Board, names, missing []str
 	}
 	slices.Reverse(there)
 	for _, name := range there {
-		switch disk := opt.disks[name]; {
-		case disk != nil && *disk != "":
+		switch dev := opt.disks[name]; {
+		case dev != nil && *dev != "":
 			names = append(names, name)
 		default:
 			missing = append(missing, name)
@@ -352,35 +353,35 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 // of the others.
 func findStations(opt factoryOptions, stations []*station) error {
 	for i, s := range stations {
-		disk, err := findDisk(*opt.disks[s.medium])
+		dev, err := findDisk(*opt.disks[s.medium])
 		if err != nil {
 			return err
 		}
-		s.unit = &unit{disk: disk}
+		s.unit = &unit{disk: dev}
 		for _, other := range stations[:i] {
-			if other.disk.Name == disk.Name && other.disk.File == disk.File && (!disk.File || sameFile(other.disk.Path, disk.Path)) {
-				return fault.New(fault.Usage, "--%s %s and --%s %s are one disk", other.medium, other.disk.Path, s.medium, disk.Path)
+			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+				return fault.New(fault.Usage, "--%s %s and --%s %s are one disk", other.medium, other.disk.Path, s.medium, dev.Path)
 			}
 		}
 		for _, other := range stations {
-			if err := refuseSame(disk, other.pic); err != nil {
+			if err := refuseSame(dev, other.pic); err != nil {
 				return err
 			}
 		}
-		if is := kindOfDisk(disk); is != "" && is != s.medium {
-			return &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("its bus says it is an %s, and it is given as --%s: swap the disks", is, s.medium)}
+		if is := kindOfDisk(dev); is != "" && is != s.medium {
+			return &disk.RefusedError{Disk: dev.Path, Reason: fmt.Sprintf("its bus says it is an %s, and it is given as --%s: swap the disks", is, s.medium)}
 		}
 		p := &plan{pic: s.pic, size: s.pic.manifest.Size}
 		need := p.need()
-		if disk.Fixed() && opt.fixed {
+		if dev.Fixed() && opt.fixed {
 			need.Fixed = true
 			for _, serial := range opt.serials {
-				if serial == disk.Serial || disk.Serial == "" && serial == disk.WWN {
+				if serial == dev.Serial || dev.Serial == "" && serial == dev.WWN {
 					need.Serial = serial
 				}
 			}
 		}
-		if err := disk.Check(need); err != nil {
+		if err := dev.Check(need); err != nil {
 			return err
 		}
 	}
@@ -389,7 +390,7 @@ func findStations(opt factoryOptions, stations []*station) error {
 
 // kindOfDisk is which medium a disk can only be, where it hangs on a bus of its own
 // and not on an adapter.
-func kindOfDisk(d *flash.Disk) string {
+func kindOfDisk(d *disk.Disk) string {
 	switch {
 	case d.Bus == "nvme":
 		return "nvme"
@@ -423,21 +424,19 @@ func (s *station) compose(board *boards.Board, own *unitData, flags map[string]b
 	return nil
 }
 
-var stateBuild = regexp.MustCompile(`\bbuild ([^\s,]+)`)
-
 // marks reads from a disk what it says of its provisioning.
 func (s *station) marks(board *boards.Board) (m mark) {
 	for _, part := range s.pic.manifest.Partitions {
 		if part.State == "" {
 			continue
 		}
-		text := stateOn(s.disk, part)
-		if all := stepDone.FindAllStringSubmatch(text, -1); len(all) > 0 {
-			last := all[len(all)-1]
-			m.where, m.step, m.done = part.State+" on "+part.Name, last[1]+" of "+last[2], last[1] == last[2]
+		all := statefile.Parse(stateOn(s.disk, part))
+		if n := len(all); n > 0 {
+			last := all[n-1]
+			m.where, m.step, m.done = part.State+" on "+part.Name, fmt.Sprintf("%d of %d", last.Step, last.Steps), last.Final()
 		}
-		if build := stateBuild.FindStringSubmatch(text); build != nil {
-			m.build = build[1]
+		if i := slices.IndexFunc(all, func(e statefile.Entry) bool { return e.Build != "" }); i >= 0 {
+			m.build = all[i].Build
 		}
 	}
 	for _, place := range board.Unit.Places {
@@ -452,7 +451,7 @@ func (s *station) marks(board *boards.Board) (m mark) {
 			if into == nil || !slices.Contains(place.Files, f.Name) {
 				continue
 			}
-			at := path.Join("/", place.Folder, f.Path)
+			at := path.Join("/", place.Directory, f.Path)
 			text, err := fileOn(s.disk, part, at)
 			*into = strings.TrimSpace(text)
 			switch {
@@ -501,9 +500,9 @@ func checkMarks(stations []*station, own *unitData, again bool, u *ui) error {
 			u.say("%s: lost is what is on it: %s", s.disk.Path, m.what())
 		case again:
 		case m.err != nil:
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("what is on it cannot be read (%v): it was in use somewhere; pass --reprovision to lose it", m.err)}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("what is on it cannot be read (%v): it was in use somewhere; pass --reprovision to lose it", m.err)}
 		case m.done && !(same && left):
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: m.what() + ": pass --reprovision to lose what is on it"}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: m.what() + ": pass --reprovision to lose what is on it"}
 		case m.done:
 			u.say("%s: %s: it is compared, and what differs is written", s.disk.Path, m.what())
 		}
@@ -526,7 +525,7 @@ func confirmFactory(ctx context.Context, stations []*station, own *unitData, u *
 	}
 	ok, err := u.ask(ctx, fmt.Sprintf("Write, %s,\n%s.\nEverything there will be lost.", sanitize.Line(who), strings.Join(lines, "\nand ")))
 	if err == nil && !ok {
-		err = &flash.RefusedError{Disk: stations[0].disk.Path, Reason: "not written: the answer was not yes"}
+		err = &disk.RefusedError{Disk: stations[0].disk.Path, Reason: "not written: the answer was not yes"}
 	}
 	return err
 }
@@ -551,7 +550,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		}
 	}()
 	for _, s := range stations {
-		if s.target, err = flash.Open(s.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		if s.target, err = disk.Open(s.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 			return fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
 		}
 		if err != nil {
@@ -572,7 +571,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		s.target = nil
 		whole.Media = append(whole.Media, mediumReceipt{s.medium, s.files, s.receipt})
 		if s.err != nil {
-			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*flash.MovedError)) {
+			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*disk.MovedError)) {
 				return fault.WithHint(s.err, "%s; run it again, and what is left is done", s.leaves())
 			}
 			return s.err

@@ -18,6 +18,7 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
 )
@@ -117,21 +118,21 @@ func (b *bench) has(medium, file string) (there mark, is bool) {
 		b.t.Fatal(err)
 	}
 	defer pic.Close()
-	disk, err := findDisk(b.disks[medium])
+	dev, err := findDisk(b.disks[medium])
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	imagetest.Run(b.t, "blockdev", "--flushbufs", b.disks[medium])
-	s := &station{medium: medium, pic: pic, unit: &unit{disk: disk}}
+	s := &station{medium: medium, pic: pic, unit: &unit{disk: dev}}
 	if err := s.compose(b.board, own, nil); err != nil {
 		b.t.Fatal(err)
 	}
 	defer s.plan.Close()
-	expected, err := s.plan.expected(disk.Size)
+	expected, err := s.plan.expected(dev.Size)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	d, err := flash.OpenRead(disk)
+	d, err := disk.OpenRead(dev)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/build"
@@ -15,6 +14,7 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
+	"imgtool/image/statefile"
 	"imgtool/image/tree"
 )
 
@@ -194,10 +194,8 @@ func checkFill(pic *picture, units []*unit, u *ui) error {
 	return nil
 }
 
-var stepDone = regexp.MustCompile(`\((\d+)/(\d+)\)`)
-
 // checkState refuses a disk that says it was provisioned.
-func checkState(disk *flash.Disk, m *artifact.Manifest, u *ui) error {
+func checkState(dev *disk.Disk, m *artifact.Manifest, u *ui) error {
 	if m == nil {
 		return nil
 	}
@@ -205,35 +203,33 @@ func checkState(disk *flash.Disk, m *artifact.Manifest, u *ui) error {
 		if part.State == "" {
 			continue
 		}
-		text := stateOn(disk, part)
-		all := stepDone.FindAllStringSubmatch(text, -1)
-		if len(all) == 0 {
-			continue
+		last, ok := statefile.Last(stateOn(dev, part))
+		switch {
+		case !ok:
+		case last.Final():
+			return &disk.RefusedError{Disk: dev.Path, Reason: fmt.Sprintf("%s on %s says that it was provisioned (step %d of %d): pass --reprovision to lose what is on it", part.State, part.Name, last.Step, last.Steps)}
+		default:
+			u.say("%s: %s on %s stops at step %d of %d: it is provisioned anew", dev.Path, part.State, part.Name, last.Step, last.Steps)
 		}
-		last := all[len(all)-1]
-		if last[1] == last[2] {
-			return &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("%s on %s says that it was provisioned (step %s of %s): pass --reprovision to lose what is on it", part.State, part.Name, last[1], last[2])}
-		}
-		u.say("%s: %s on %s stops at step %s of %s: it is provisioned anew", disk.Path, part.State, part.Name, last[1], last[2])
 	}
 	return nil
 }
 
 // stateOn is the text of a state file on a disk, or nothing.
-func stateOn(disk *flash.Disk, want artifact.Partition) string {
-	text, _ := fileOn(disk, want, want.State)
+func stateOn(dev *disk.Disk, want artifact.Partition) string {
+	text, _ := fileOn(dev, want, want.State)
 	return text
 }
 
 // fileOn is the text of a file on a disk, or nothing. The error is a file system in
 // the partition that cannot be read.
-func fileOn(disk *flash.Disk, want artifact.Partition, path string) (string, error) {
-	d, err := flash.OpenRead(disk)
+func fileOn(dev *disk.Disk, want artifact.Partition, path string) (string, error) {
+	d, err := disk.OpenRead(dev)
 	if err != nil {
 		return "", nil
 	}
 	defer d.Close()
-	table, err := partition.Read(d, tableSector(disk))
+	table, err := partition.Read(d, tableSector(dev))
 	if err != nil {
 		return "", nil
 	}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/fault"
 	"imgtool/image/partition"
@@ -144,9 +145,9 @@ not go to sleep.`,
 
 // unit is one disk on its way to being flashed.
 type unit struct {
-	disk    *flash.Disk
+	disk    *disk.Disk
 	job     flash.Job
-	target  *flash.Target
+	target  *disk.Target
 	touched bool // something was written
 	ended   atomic.Bool
 	receipt receipt
@@ -258,12 +259,12 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 			if pic.manifest != nil {
 				medium = pic.manifest.Medium
 			}
-			disk, err := newRecovery(board, medium, opt.serial, opt.port, opt.timeout).wait(ctx, u)
+			dev, err := newRecovery(board, medium, opt.serial, opt.port, opt.timeout).wait(ctx, u)
 			if err != nil {
 				return err
 			}
-			u.say("found %s", describeDisk(disk))
-			names, eject = []string{disk.Path}, true
+			u.say("found %s", describeDisk(dev))
+			names, eject = []string{dev.Path}, true
 		}
 	}
 	need := p.need()
@@ -351,7 +352,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {
-		if n.target, err = flash.Open(n.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		if n.target, err = disk.Open(n.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 			return fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
 		}
 		if err != nil {
@@ -375,7 +376,7 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	// Nobody may mount what is about to be ejected: it is let go of after that.
 	var ejected error
 	if eject && units[0].err == nil {
-		ejected = flash.Eject("/", units[0].disk)
+		ejected = disk.Eject("/", units[0].disk)
 	}
 	for _, n := range units {
 		n.release(u, eject && ejected == nil)
@@ -393,12 +394,12 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 
 // choose asks which of the disks on USB and the cards is meant. With a serial
 // there is nothing to ask.
-func choose(ctx context.Context, u *ui, need flash.Need, quiet bool) (string, error) {
-	disks, err := flash.Disks("/")
+func choose(ctx context.Context, u *ui, need disk.Need, quiet bool) (string, error) {
+	disks, err := disk.List("/")
 	if err != nil {
 		return "", err
 	}
-	var fit []flash.Disk
+	var fit []disk.Disk
 	var list []string
 	for _, d := range disks {
 		if d.Bus == "loop" || d.Bus == "nbd" || d.Check(need) != nil {
@@ -428,25 +429,25 @@ func choose(ctx context.Context, u *ui, need flash.Need, quiet bool) (string, er
 type wrongBoardError struct{ error }
 
 // findUnits finds the disks and looks whether each may be written.
-func findUnits(names []string, pic *picture, need flash.Need) ([]*unit, error) {
+func findUnits(names []string, pic *picture, need disk.Need) ([]*unit, error) {
 	var units []*unit
 	for _, name := range names {
-		disk, err := findDisk(name)
+		dev, err := findDisk(name)
 		if err != nil {
 			return nil, err
 		}
 		for _, other := range units {
-			if other.disk.Name == disk.Name && other.disk.File == disk.File && (!disk.File || sameFile(other.disk.Path, disk.Path)) {
-				return nil, fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, disk.Path)
+			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+				return nil, fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
-		if err := refuseSame(disk, pic); err != nil {
+		if err := refuseSame(dev, pic); err != nil {
 			return nil, err
 		}
-		if err := disk.Check(need); err != nil {
+		if err := dev.Check(need); err != nil {
 			return nil, err
 		}
-		units = append(units, &unit{disk: disk})
+		units = append(units, &unit{disk: dev})
 	}
 	return units, nil
 }
@@ -471,7 +472,7 @@ func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) err
 	}
 	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", sanitize.Line(what), strings.Join(disks, "\nand ")))
 	if err == nil && !ok {
-		err = &flash.RefusedError{Disk: units[0].disk.Path, Reason: "not written: the answer was not yes"}
+		err = &disk.RefusedError{Disk: units[0].disk.Path, Reason: "not written: the answer was not yes"}
 	}
 	return err
 }
@@ -541,7 +542,7 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
 // describe fills in what is known of a disk and an image.
-func (r *receipt) describe(d *flash.Disk, pic *picture) {
+func (r *receipt) describe(d *disk.Disk, pic *picture) {
 	r.Disk, r.Model, r.Serial, r.Size = d.Path, d.Model, d.Serial, d.Size
 	r.Image, r.Unit, r.Time = pic.name, pic.unit, time.Now().UTC().Format(time.RFC3339)
 	if m := pic.manifest; m != nil {
@@ -641,7 +642,7 @@ func conclude(ctx context.Context, units []*unit, log *receiptLog, u *ui) error 
 		switch {
 		case n.err != nil:
 			err := n.err
-			if n.touched && ctx.Err() == nil && !errors.As(err, new(*flash.MovedError)) {
+			if n.touched && ctx.Err() == nil && !errors.As(err, new(*disk.MovedError)) {
 				err = fault.WithHint(err, "%s", n.leaves())
 			}
 			if failed == nil {
@@ -683,8 +684,8 @@ func (r receipt) summary() string {
 
 // alike says whether a disk carries, or was about to carry, an image of the same
 // board: then most of it may be there already.
-func alike(disk *flash.Disk, p *plan) bool {
-	t, err := flash.OpenRead(disk)
+func alike(dev *disk.Disk, p *plan) bool {
+	t, err := disk.OpenRead(dev)
 	if err != nil {
 		return false
 	}
@@ -693,7 +694,7 @@ func alike(disk *flash.Disk, p *plan) bool {
 	if n, _ := t.ReadAt(record, recordOff); n == len(record) && p.record != nil && sameBoard(record, p.record) {
 		return true
 	}
-	there, err := partition.Read(t, tableSector(disk))
+	there, err := partition.Read(t, tableSector(dev))
 	if err != nil || (there.GPT == nil) != (p.table.GPT == nil) || len(there.Parts) < len(p.table.Parts) {
 		return false
 	}
@@ -707,16 +708,16 @@ func alike(disk *flash.Disk, p *plan) bool {
 
 // tableSector is the size of the sectors that the partition table of a disk counts in,
 // 0 if a regular file may have any.
-func tableSector(disk *flash.Disk) int64 {
-	if disk.File {
+func tableSector(dev *disk.Disk) int64 {
+	if dev.File {
 		return 0
 	}
-	return int64(disk.SectorSize)
+	return int64(dev.SectorSize)
 }
 
 // findDisk finds the disk a person names.
-func findDisk(name string) (*flash.Disk, error) {
-	d, err := flash.Find("/", name)
+func findDisk(name string) (*disk.Disk, error) {
+	d, err := disk.Find("/", name)
 	if _, there := os.Stat(name); errors.Is(err, fs.ErrNotExist) && there != nil {
 		return nil, fault.WithHint(&noDiskError{name, err}, "imgtool disks lists the disks there are")
 	}
@@ -733,29 +734,29 @@ func (e *noDiskError) Error() string { return e.name + ": there is no such disk 
 func (e *noDiskError) Unwrap() error { return e.err }
 
 // refuseSame refuses to write an image over itself, under whatever name.
-func refuseSame(disk *flash.Disk, pic *picture) error {
+func refuseSame(dev *disk.Disk, pic *picture) error {
 	a := pic.source
 	if a == nil {
 		return nil
 	}
-	itself := &flash.RefusedError{Disk: disk.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
-	if b, err := os.Stat(disk.Path); err == nil && os.SameFile(a, b) {
+	itself := &disk.RefusedError{Disk: dev.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
+	if b, err := os.Stat(dev.Path); err == nil && os.SameFile(a, b) {
 		return itself
 	}
 	// The image may be the file behind a loop device,
-	if made, known := disk.MadeOf(a); known {
+	if made, known := dev.MadeOf(a); known {
 		if made {
 			return itself
 		}
-	} else if backing, err := os.ReadFile("/sys/block/" + disk.Name + "/loop/backing_file"); err == nil && !disk.File {
+	} else if backing, err := os.ReadFile("/sys/block/" + dev.Name + "/loop/backing_file"); err == nil && !dev.File {
 		if b, err := os.Stat(strings.TrimSpace(string(backing))); err == nil && os.SameFile(a, b) {
 			return itself
 		}
 	}
 	// or the disk itself, or one of its partitions.
-	if dev, ok := a.Sys().(*syscall.Stat_t); ok && a.Mode()&fs.ModeDevice != 0 {
-		at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(dev.Rdev)), unix.Minor(uint64(dev.Rdev))))
-		if err == nil && (filepath.Base(at) == disk.Name || filepath.Base(filepath.Dir(at)) == disk.Name) {
+	if st, ok := a.Sys().(*syscall.Stat_t); ok && a.Mode()&fs.ModeDevice != 0 {
+		at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
+		if err == nil && (filepath.Base(at) == dev.Name || filepath.Base(filepath.Dir(at)) == dev.Name) {
 			return itself
 		}
 	}
@@ -780,7 +781,7 @@ func describePicture(p *plan) string {
 }
 
 // describeDisk says in a line what a disk is, and what is on it.
-func describeDisk(d *flash.Disk) string {
+func describeDisk(d *disk.Disk) string {
 	about := []string{human(d.Size)}
 	if name := strings.TrimSpace(d.Vendor + " " + d.Model); name != "" {
 		about = append(about, name)
@@ -802,8 +803,8 @@ func describeDisk(d *flash.Disk) string {
 
 // whatIsOn says what partitions are on a disk, by its own word: the kernel may
 // not have looked.
-func whatIsOn(d *flash.Disk) string {
-	t, err := flash.OpenRead(d)
+func whatIsOn(d *disk.Disk) string {
+	t, err := disk.OpenRead(d)
 	if err != nil {
 		return "contents that cannot be read"
 	}

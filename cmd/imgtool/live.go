@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +23,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"imgtool/boards"
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/fault"
@@ -33,7 +32,9 @@ import (
 	"imgtool/image/sanitize"
 	"imgtool/image/shconf"
 	"imgtool/image/source"
+	"imgtool/image/statefile"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
 )
 
 // live is a unit that is provisioned from its own root file system.
@@ -210,7 +211,7 @@ func (l *live) run(ctx context.Context, whole *unitReceipt) error {
 		if !l.opt.dryRun {
 			l.fs.remove(state + todoSuffix)
 		}
-		return &flash.RefusedError{Disk: at, Reason: "the unit is provisioned: remove this file if you know that it is not"}
+		return &disk.RefusedError{Disk: at, Reason: "the unit is provisioned: remove this file if you know that it is not"}
 	}
 	ready := !slices.ContainsFunc(l.board.Live.Media, func(m boards.LiveMedium) bool { return !done[m.Step] })
 	var found *todo
@@ -280,8 +281,6 @@ func (l *live) run(ctx context.Context, whole *unitReceipt) error {
 // path is a path of the unit's root, as this system has it.
 func (l *live) path(p string) string { return filepath.Join(l.root, p) }
 
-var stepLine = regexp.MustCompile(`(?m)^[^(\n]*: \((\d+)/(\d+)\) `)
-
 // steps are those that the state file says were done.
 func (l *live) steps() (map[int]bool, error) {
 	text, err := l.fs.readFile(l.board.State.Paths[0])
@@ -289,14 +288,13 @@ func (l *live) steps() (map[int]bool, error) {
 		return nil, err
 	}
 	done := map[int]bool{}
-	for _, m := range stepLine.FindAllStringSubmatch(string(text), -1) {
-		if m[2] == strconv.Itoa(len(l.board.State.Steps)) {
-			n, _ := strconv.Atoi(m[1])
-			done[n] = true
+	for _, e := range statefile.Parse(string(text)) {
+		if e.Steps == len(l.board.State.Steps) {
+			done[e.Step] = true
 		}
 	}
 	if len(text) > 0 && len(done) == 0 {
-		return nil, &flash.RefusedError{Disk: l.path(l.board.State.Paths[0]), Reason: "it is no state file that is known: remove it if the unit is not provisioned"}
+		return nil, &disk.RefusedError{Disk: l.path(l.board.State.Paths[0]), Reason: "it is no state file that is known: remove it if the unit is not provisioned"}
 	}
 	return done, nil
 }
@@ -313,8 +311,8 @@ func (l *live) step(n int) error {
 		return err
 	}
 	steps := l.board.State.Steps
-	line := fmt.Sprintf("(%d/%d) %s: board %s, build %s", n, len(steps), steps[n-1], l.board.Name, l.todo.Build)
-	text = append(text, time.Now().UTC().Format("Mon Jan _2 15:04:05 MST 2006")+": "+line+"\n"...)
+	entry := statefile.Entry{Step: n, Steps: len(steps), Name: steps[n-1], Board: l.board.Name, Build: l.todo.Build}
+	text = append(text, entry.Line(time.Now())...)
 	if n == len(steps) {
 		// The first path counts, and comes last.
 		for _, other := range slices.Backward(l.board.State.Paths[1:]) {
@@ -326,7 +324,7 @@ func (l *live) step(n int) error {
 	if err := l.fs.replaceFile(at, text, 0o644); err != nil {
 		return err
 	}
-	l.log("%s", line)
+	l.log("%s", entry)
 	return nil
 }
 
@@ -382,27 +380,27 @@ func (l *live) check(files bool) error {
 		if given := l.opt.disks[name]; given != nil && *given != "" {
 			at = *given
 		}
-		disk, err := findDisk(at)
+		dev, err := findDisk(at)
 		if err != nil {
 			return err
 		}
 		for _, other := range l.stages {
-			if other.disk.Name == disk.Name && other.disk.File == disk.File && (!disk.File || sameFile(other.disk.Path, disk.Path)) {
-				return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, disk.Path)
+			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+				return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
 		// It is built in, and the one that the board has there.
-		need := flash.Need{Floor: int64(m.Placing.MinDisk), Who: l.board.Name, SectorSize: 512}
-		if disk.Fixed() {
-			need.Fixed, need.Serial = true, disk.Serial
-			if disk.Serial == "" {
-				need.Serial = disk.WWN
+		need := disk.Need{Floor: int64(m.Placing.MinDisk), Who: l.board.Name, SectorSize: 512}
+		if dev.Fixed() {
+			need.Fixed, need.Serial = true, dev.Serial
+			if dev.Serial == "" {
+				need.Serial = dev.WWN
 			}
 		}
-		if err := disk.Check(need); err != nil {
+		if err := dev.Check(need); err != nil {
 			return err
 		}
-		l.stages = append(l.stages, &station{medium: name, unit: &unit{disk: disk}})
+		l.stages = append(l.stages, &station{medium: name, unit: &unit{disk: dev}})
 	}
 	// What makes the unit itself is in its root.
 	for _, f := range l.board.Unit.Files {
@@ -420,7 +418,7 @@ func (l *live) plan(ctx context.Context) error {
 	state := l.board.State.Paths
 	var mu sync.Mutex
 	var changed []string
-	root, err := tree.FromRoot(l.root, l.when, func(p string) bool {
+	root, err := hostfs.ReadLive(l.root, l.when, func(p string) bool {
 		if slices.ContainsFunc(edit.Live, func(pattern string) bool { ok, _ := path.Match(pattern[1:], p); return ok }) {
 			return true
 		}
@@ -476,7 +474,7 @@ func (l *live) plan(ctx context.Context) error {
 		l.todo.Build = img.Manifest.BuildID
 		switch other := m.id != "" && m.id != l.own.NodeID || m.vsn != "" && m.vsn != l.own.VSN; {
 		case other && !l.opt.again:
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("%s, and is another unit's: pass --reprovision to lose what is on it", m.what())}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("%s, and is another unit's: pass --reprovision to lose what is on it", m.what())}
 		case m.done:
 			l.log("%s: lost is what is on it: %s", s.disk.Path, m.what())
 		}
@@ -540,18 +538,18 @@ func (s *station) hasState() bool {
 	return false
 }
 
-func diskGUID(disk *flash.Disk) (string, error) {
-	d, err := flash.OpenRead(disk)
+func diskGUID(dev *disk.Disk) (string, error) {
+	d, err := disk.OpenRead(dev)
 	if err != nil {
 		return "", err
 	}
 	defer d.Close()
-	table, err := partition.Read(d, tableSector(disk))
+	table, err := partition.Read(d, tableSector(dev))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", disk.Path, err)
+		return "", fmt.Errorf("%s: %w", dev.Path, err)
 	}
 	if table.GPT == nil {
-		return "", fmt.Errorf("%s: its partition table is an MBR, which has no GUID", disk.Path)
+		return "", fmt.Errorf("%s: its partition table is an MBR, which has no GUID", dev.Path)
 	}
 	return table.GPT.GUID, nil
 }
@@ -560,7 +558,7 @@ func diskGUID(disk *flash.Disk) (string, error) {
 func (l *live) sameDisks() error {
 	for _, s := range l.stages {
 		if guid, err := diskGUID(s.disk); err != nil || guid != l.todo.Disks[s.medium] {
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("it is not the %s that was made of this root, parts of which are nowhere else: put that one back", s.medium)}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("it is not the %s that was made of this root, parts of which are nowhere else: put that one back", s.medium)}
 		}
 	}
 	return nil
@@ -589,7 +587,7 @@ func (l *live) free() error {
 		at := filepath.Join(root, c.Path)
 		for _, m := range mounts {
 			if m.Mountpoint == at || strings.HasPrefix(m.Mountpoint, at+"/") {
-				return &flash.RefusedError{Disk: at, Reason: m.Mountpoint + " is mounted, and is to be moved or replaced: unmount it first"}
+				return &disk.RefusedError{Disk: at, Reason: m.Mountpoint + " is mounted, and is to be moved or replaced: unmount it first"}
 			}
 		}
 	}
@@ -639,19 +637,19 @@ func readTodo(root *rooted, p string) (*todo, error) {
 	at := root.path(p)
 	text, err := root.readFile(p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &flash.RefusedError{Disk: at, Reason: "it is not there, and the state file says that the media are made: remove the state file and start over"}
+		return nil, &disk.RefusedError{Disk: at, Reason: "it is not there, and the state file says that the media are made: remove the state file and start over"}
 	}
 	if err != nil {
 		return nil, err
 	}
 	t := &todo{}
 	if err := json.Unmarshal(text, t); err != nil {
-		return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): remove it and the state file, and start over", err)}
+		return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): remove it and the state file, and start over", err)}
 	}
 	for _, c := range t.Changes {
 		for _, p := range []string{c.Path, c.Link, c.Backup} {
 			if p != "" && (!fs.ValidPath(p) || p == ".") || c.Path == "" {
-				return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is not a path: remove it and the state file, and start over", p)}
+				return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is not a path: remove it and the state file, and start over", p)}
 			}
 		}
 	}
@@ -665,7 +663,7 @@ func confirmLive(ctx context.Context, l *live) error {
 	}
 	ok, err := l.u.ask(ctx, fmt.Sprintf("Write %s,\nand lock %s down.\nEverything on the disks will be lost.", strings.Join(lines, "\nand "), sanitize.Line(l.root)))
 	if err == nil && !ok {
-		err = &flash.RefusedError{Disk: l.root, Reason: "not provisioned: the answer was not yes"}
+		err = &disk.RefusedError{Disk: l.root, Reason: "not provisioned: the answer was not yes"}
 	}
 	return err
 }

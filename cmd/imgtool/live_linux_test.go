@@ -23,6 +23,7 @@ import (
 	"imgtool/image/ext4"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
 )
 
 // What upstream's factory_provision.conf sets.
@@ -59,7 +60,7 @@ func words(t *tree.Tree, not ...string) string {
 
 func dirTree(t *testing.T, dir string) *tree.Tree {
 	t.Helper()
-	all, err := tree.FromDir(dir, true, 0, nil)
+	all, err := hostfs.Read(dir, true, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +258,7 @@ func TestChangesCanBeMadeAgain(t *testing.T) {
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root")
 	plantLive(t, root)
-	from, err := tree.FromRoot(root, 0, nil, nil)
+	from, err := hostfs.ReadLive(root, 0, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

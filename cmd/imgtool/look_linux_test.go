@@ -16,6 +16,7 @@ import (
 
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
 )
 
 // What ls says of a file system is what lstat says of the kernel's mount, and what
@@ -51,7 +52,7 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 			dev, mounted := imagetest.Loop(t, image), t.TempDir()
 			imagetest.Run(t, "mount", "-o", "ro", dev, mounted)
 			t.Cleanup(func() { exec.Command("umount", mounted).Run() })
-			real, err := tree.FromDir(mounted, true, 0, nil)
+			real, err := hostfs.Read(mounted, true, 0, nil)
 			noError(t, err)
 			want, got := map[string]string{}, map[string]string{}
 			for path, n := range real.All() {

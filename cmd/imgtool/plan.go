@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/partition"
@@ -139,8 +140,8 @@ func (p *plan) bodySize() (n int64) {
 }
 
 // need is what the image asks of a disk.
-func (p *plan) need() flash.Need {
-	n := flash.Need{Size: p.size, SectorSize: 512}
+func (p *plan) need() disk.Need {
+	n := disk.Need{Size: p.size, SectorSize: 512}
 	if p.table != nil {
 		n.SectorSize = int(p.table.Sector)
 	}

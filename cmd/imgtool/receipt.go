@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 )
@@ -159,16 +160,16 @@ func (l *receiptLog) refused(names []string, pic *picture, err error, ctx contex
 	if l == nil || fault.Kind(err) == fault.Usage {
 		return err
 	}
-	refusal, one := errors.AsType[*flash.RefusedError](err)
+	refusal, one := errors.AsType[*disk.RefusedError](err)
 	for _, name := range names {
-		disk, findErr := flash.Find("/", name)
+		dev, findErr := disk.Find("/", name)
 		if findErr != nil {
-			disk = &flash.Disk{Path: name}
+			dev = &disk.Disk{Path: name}
 		}
 		var r receipt
-		r.describe(disk, pic)
+		r.describe(dev, pic)
 		r.fail(ctx, err)
-		if one && refusal.Disk != disk.Path {
+		if one && refusal.Disk != dev.Path {
 			r.Error = "nothing is written, because another disk is refused: " + r.Error
 		}
 		r.Left = flash.Unchanged

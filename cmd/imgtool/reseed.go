@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/build"
@@ -51,9 +51,9 @@ func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Bo
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return err
 	}
-	if disk, err := findDisk(path); err != nil {
+	if dev, err := findDisk(path); err != nil {
 		return err
-	} else if err := disk.Check(flash.Need{}); err != nil {
+	} else if err := dev.Check(disk.Need{}); err != nil {
 		return err
 	}
 	// The changed image takes its place.
@@ -162,14 +162,14 @@ func (e *seedEdit) checkLanded(path string, board *boards.Board, u *ui) error {
 
 // reseedDisk changes the boot partition of a disk that is not in use.
 func reseedDisk(ctx context.Context, path string, want *build.Seed, board *boards.Board, u *ui) error {
-	disk, err := findDisk(path)
+	dev, err := findDisk(path)
 	if err != nil {
 		return err
 	}
-	if err := disk.Check(flash.Need{SectorSize: 512}); err != nil {
+	if err := dev.Check(disk.Need{SectorSize: 512}); err != nil {
 		return err
 	}
-	t, err := flash.Open(disk)
+	t, err := disk.Open(dev)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func reseedDisk(ctx context.Context, path string, want *build.Seed, board *board
 }
 
 // writeStep writes patches to a disk, in whole blocks, flushes, and reads them back.
-func writeStep(ctx context.Context, t *flash.Target, patches []image.Extent) error {
+func writeStep(ctx context.Context, t *disk.Target, patches []image.Extent) error {
 	m, err := image.New(t.Size(), patches...)
 	if err != nil {
 		return err

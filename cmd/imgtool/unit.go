@@ -75,7 +75,7 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 		if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
 			return nil, fault("wan0-mac is %q; it must be the address of one card, such as 48:b0:2d:01:23:45", doc.MAC)
 		}
-		if want := board.Unit.MACPrefix; !strings.HasPrefix(mac.String(), want) {
+		if want := macPrefix(board); !strings.HasPrefix(mac.String(), want) {
 			u.warn(fmt.Sprintf("%s: wan0-mac is %s, and the wan0 of %s starts with %s", file, mac, board.Name, want))
 		}
 		d.NodeID = "0000" + strings.ToUpper(hex.EncodeToString(mac))
@@ -120,6 +120,16 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 		}
 	}
 	return d, nil
+}
+
+// macPrefix is what the addresses of a board's network interfaces begin with.
+func macPrefix(board *boards.Board) string {
+	for _, v := range board.Unit.Variables {
+		if v.MAC != nil {
+			return v.MAC.Prefix
+		}
+	}
+	return ""
 }
 
 // readUnitKey reads a key and looks whether it is one of its kind. Its errors say
@@ -208,7 +218,7 @@ func (d *unitData) additions(board *boards.Board, medium string, flags map[strin
 		}
 		for _, name := range place.Files {
 			if a, ok := d.files[name]; ok {
-				a.path = path.Join("/", place.Folder, a.path)
+				a.path = path.Join("/", place.Directory, a.path)
 				more[part] = append(more[part], a)
 				names = append(names, name)
 			}

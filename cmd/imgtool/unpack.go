@@ -9,7 +9,7 @@ import (
 	"iter"
 	"math"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
@@ -41,7 +41,7 @@ type chunks = iter.Seq2[image.Chunk, error]
 
 // seekFor is seek for an image file that goes to disks, of which disk is the smallest. If
 // the scratch file cannot be had, the image is read through, and stays a stream.
-func (p *picture) seekFor(ctx context.Context, disk *flash.Disk, u *ui) error {
+func (p *picture) seekFor(ctx context.Context, dev *disk.Disk, u *ui) error {
 	if err := p.check(ctx, u); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (p *picture) seekFor(ctx context.Context, disk *flash.Disk, u *ui) error {
 		if p.filling() != nil { // it is made to fit
 			return c
 		}
-		return upTo(c, disk)
+		return upTo(c, dev)
 	}
 	err := p.unpackWith(ctx, u, fits)
 	var room *compress.ScratchError
@@ -195,11 +195,11 @@ func asTheTableSays(chunks chunks, b *compress.Budget) chunks {
 }
 
 // upTo ends in an error where an image has more bytes than a disk.
-func upTo(chunks chunks, disk *flash.Disk) chunks {
+func upTo(chunks chunks, dev *disk.Disk) chunks {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {
-			if end := c.Off + int64(len(c.Data)); err == nil && end > disk.Size {
-				c, err = image.Chunk{}, &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", disk.Size, end)}
+			if end := c.Off + int64(len(c.Data)); err == nil && end > dev.Size {
+				c, err = image.Chunk{}, &disk.RefusedError{Disk: dev.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", dev.Size, end)}
 			}
 			if !yield(c, err) || err != nil {
 				return
@@ -210,7 +210,7 @@ func upTo(chunks chunks, disk *flash.Disk) chunks {
 
 // unpacked is an image file that comes from front to back as one that was checked and can
 // be read anywhere, if there is room for that, and its plan.
-func unpacked(ctx context.Context, pic *picture, units []*unit, need flash.Need, u *ui) (*picture, *plan, error) {
+func unpacked(ctx context.Context, pic *picture, units []*unit, need disk.Need, u *ui) (*picture, *plan, error) {
 	var names []string
 	smallest := units[0].disk
 	for _, n := range units {
@@ -253,7 +253,7 @@ func (p *plan) readThrough(ctx context.Context, units []*unit, u *ui) error {
 		}
 		for _, n := range units {
 			if end := c.Off + int64(len(c.Data)); end > n.disk.Size {
-				return &flash.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d: use a larger disk", n.disk.Size, end)}
+				return &disk.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d: use a larger disk", n.disk.Size, end)}
 			}
 		}
 		progress.Add(int64(len(c.Data)))

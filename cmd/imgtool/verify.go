@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/fault"
 )
@@ -102,7 +103,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 			return err
 		}
 	}
-	disk, err := findDisk(target)
+	dev, err := findDisk(target)
 	if err != nil {
 		return err
 	}
@@ -118,10 +119,10 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 			return err
 		}
 	}
-	if pic, err = pic.withoutHoles([]string{disk.Path}); err != nil {
+	if pic, err = pic.withoutHoles([]string{dev.Path}); err != nil {
 		return err
 	}
-	fitted, err := pic.compose(disk.Size, more)
+	fitted, err := pic.compose(dev.Size, more)
 	if err != nil {
 		return fmt.Errorf("%s: %w", pic.name, err)
 	}
@@ -130,11 +131,11 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 		return err
 	}
 	defer p.Close()
-	expected, err := p.expected(disk.Size)
+	expected, err := p.expected(dev.Size)
 	if err != nil {
-		return &image.MismatchError{Name: "size", Len: disk.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", disk.Size, err)}
+		return &image.MismatchError{Name: "size", Len: dev.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", dev.Size, err)}
 	}
-	t, err := flash.OpenRead(disk)
+	t, err := disk.OpenRead(dev)
 	if err != nil {
 		return err
 	}
@@ -145,7 +146,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 		total += p.start
 	}
 	progress := u.phases("comparing", total)
-	if err := flash.Compare(ctx, t, expected, u.patience(disk.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
+	if err := flash.Compare(ctx, t, expected, u.patience(dev.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
 		if errors.As(err, new(*image.MismatchError)) && pic.manifest == nil {
 			err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.name)
 		}
@@ -155,9 +156,9 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 	took := time.Since(begin)
 	if u.json {
 		u.endPhase()
-		return u.print(map[string]any{"disk": disk.Path, "image": pic.name, "build_id": buildID(pic), "verified": n, "seconds": took.Seconds()})
+		return u.print(map[string]any{"disk": dev.Path, "image": pic.name, "build_id": buildID(pic), "verified": n, "seconds": took.Seconds()})
 	}
-	u.say("%s: %s are as in %s, in %s", disk.Path, human(n), pic.name, took.Round(100*time.Millisecond))
+	u.say("%s: %s are as in %s, in %s", dev.Path, human(n), pic.name, took.Round(100*time.Millisecond))
 	return nil
 }
 

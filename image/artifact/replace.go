@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/image"
+	"imgtool/image/fault"
 )
 
 // Replace saves an image that was opened from f under its own name, with other
@@ -103,6 +104,8 @@ type ReplacedError struct{ Path string }
 func (e *ReplacedError) Error() string {
 	return e.Path + ": another file has taken its name since it was opened: start over"
 }
+
+func (e *ReplacedError) Kind() string { return fault.Refused }
 
 func stillThere(path string, f *os.File) error {
 	was, err := f.Stat()

@@ -14,6 +14,7 @@ import (
 	"imgtool/boards"
 	"imgtool/image/source"
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 )
 
 var (
@@ -82,8 +83,8 @@ func (b *builder) openStarterPhoton(ctx context.Context) (*source.Root, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	digest, sums, err := p.tree.Digest(ctx, nil, nil, nil)
-	return &source.Root{Tree: p.tree, Digest: digest, Sums: sums,
+	digest, known, err := sums.Digest(ctx, p.tree, sums.Options{})
+	return &source.Root{Tree: p.tree, Digest: digest, Sums: known,
 		Origin: fmt.Sprintf("%s %s, %s %s", busybox.Name, busybox.Version, kernel.Name, kernel.Version)}, err
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"imgtool/boards"
 	"imgtool/image/source"
+	"imgtool/image/tree/sums"
 )
 
 var (
@@ -78,8 +79,8 @@ func (b *builder) openStarterRoot(ctx context.Context) (*source.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	digest, sums, err := p.tree.Digest(ctx, nil, nil, nil)
-	return &source.Root{Tree: p.tree, Digest: digest, Sums: sums, Origin: origin(append([]*source.Package{busybox}, more...))}, err
+	digest, known, err := sums.Digest(ctx, p.tree, sums.Options{})
+	return &source.Root{Tree: p.tree, Digest: digest, Sums: known, Origin: origin(append([]*source.Package{busybox}, more...))}, err
 }
 
 // origin names packages with their versions.

@@ -19,6 +19,7 @@ import (
 	"imgtool/image/extlinux"
 	"imgtool/image/fstab"
 	"imgtool/image/initramfs"
+	"imgtool/image/statefile"
 	"imgtool/image/tree"
 	"imgtool/layouts"
 )
@@ -162,13 +163,14 @@ func partitionDevice(disk string, number int) string {
 	return fmt.Sprint(disk, number)
 }
 
-// state is the text that says what was done, and when: the build's time.
+// state is the state file of a provisioned root file system: all steps, done at the build's
+// time.
 func (b *builder) state() string {
 	var text strings.Builder
-	// As date(1) prints it without a format, which is what upstream's script has.
-	when := time.Unix(b.Time, 0).UTC().Format("Mon Jan _2 15:04:05 MST 2006")
-	for i, step := range b.Board.State.Steps {
-		fmt.Fprintf(&text, "%s: (%d/%d) %s: board %s, build %s, profile %s\n", when, i+1, len(b.Board.State.Steps), step, b.Board.Name, b.buildID, b.Profile)
+	steps := b.Board.State.Steps
+	for i, name := range steps {
+		e := statefile.Entry{Step: i + 1, Steps: len(steps), Name: name, Board: b.Board.Name, Build: b.buildID, Profile: b.Profile}
+		text.WriteString(e.Line(time.Unix(b.Time, 0)))
 	}
 	return text.String()
 }

@@ -3,6 +3,7 @@ package compress
 import (
 	"cmp"
 	"fmt"
+	"imgtool/image/fault"
 	"io"
 	"os"
 	"sync/atomic"
@@ -59,6 +60,8 @@ func (e *ScratchError) Error() string {
 }
 
 func (e *ScratchError) Unwrap() error { return e.Err }
+
+func (e *ScratchError) Kind() string { return fault.WriteKind(e.Err) }
 
 // Scratch is a file without a name: it is gone when it is closed or the program ends.
 // What is written to it counts for a Budget, up to the last byte: holes count too.

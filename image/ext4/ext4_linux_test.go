@@ -23,6 +23,7 @@ import (
 	"imgtool/image/ext4"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
 )
 
 func soak() bool { return os.Getenv("SOAK") == "1" }
@@ -939,7 +940,7 @@ func BenchmarkNew(b *testing.B) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	tr, err := tree.FromDir(stage(b, common(b, 20_000)), true, 0, nil)
+	tr, err := hostfs.Read(stage(b, common(b, 20_000)), true, 0, nil)
 	must(b, err)
 	for b.Loop() {
 		os.Remove(write(b, build(b, tr, sized(4*gib))))

@@ -125,10 +125,7 @@ func (s *padded) ReadAt(p []byte, off int64) (int, error) {
 	}
 	data := p[:min(int64(len(p)), max(0, s.c.Size()-s.off-off))]
 	if len(data) > 0 {
-		if n, err := s.c.ReadAt(data, s.off+off); n < len(data) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if n, err := image.ReadFull(s.c, data, s.off+off); err != nil {
 			return n, err
 		}
 	}

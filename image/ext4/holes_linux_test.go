@@ -15,6 +15,8 @@ import (
 	"imgtool/image/ext4"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/tarfs"
 )
 
 // sparseFile makes a file of size bytes that has data at the given places only.
@@ -77,7 +79,7 @@ func TestHolesTakeNoRoom(t *testing.T) {
 
 	trees := map[string]*tree.Tree{}
 	var err error
-	trees["directory"], err = tree.FromDir(dir, false, modTime, nil)
+	trees["directory"], err = hostfs.Read(dir, false, modTime, nil)
 	must(t, err)
 	for _, format := range []string{"--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"} {
 		path := filepath.Join(t.TempDir(), "x.tar")
@@ -91,7 +93,7 @@ func TestHolesTakeNoRoom(t *testing.T) {
 		defer f.Close()
 		fi, err := f.Stat()
 		must(t, err)
-		trees[format], err = tree.FromTar(f, fi.Size(), modTime, nil)
+		trees[format], err = tarfs.Read(f, fi.Size(), modTime, nil)
 		must(t, err)
 	}
 	for name, tr := range trees {

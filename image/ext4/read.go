@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 
+	"imgtool/image"
 	"imgtool/image/tree"
 )
 
@@ -161,10 +162,7 @@ func (s *scan) options() (*Options, error) {
 }
 
 func readFull(r io.ReaderAt, p []byte, off int64) error {
-	if n, err := r.ReadAt(p, off); n < len(p) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := image.ReadFull(r, p, off); err != nil {
 		return fmt.Errorf("reading at byte %d: %w", off, err)
 	}
 	return nil

@@ -81,11 +81,11 @@ func (e *Editor) checkTables() error {
 	a, b := make([]byte, 1<<16), make([]byte, 1<<16)
 	for at := int64(0); at < length; at += int64(len(a)) {
 		a = a[:min(int64(len(a)), length-at)]
-		if err := readFull(e.r, a, e.tableOff+at); err != nil {
+		if _, err := image.ReadFull(e.r, a, e.tableOff+at); err != nil {
 			return fmt.Errorf("reading the table: %w", err)
 		}
 		for i := int64(1); i < e.tables; i++ {
-			if err := readFull(e.r, b[:len(a)], e.tableOff+i*e.tableLen+at); err != nil {
+			if _, err := image.ReadFull(e.r, b[:len(a)], e.tableOff+i*e.tableLen+at); err != nil {
 				return fmt.Errorf("reading copy %d of the table: %w", i+1, err)
 			}
 			if n := differ(a, b); n >= 0 {
@@ -210,7 +210,7 @@ func (e *Editor) changedTables() ([]image.Extent, error) {
 		n := off / e.sector
 		if sectors[n] == nil {
 			b := make([]byte, e.sector)
-			if err := readFull(e.r, b, e.tableOff+n*e.sector); err != nil {
+			if _, err := image.ReadFull(e.r, b, e.tableOff+n*e.sector); err != nil {
 				return nil, fmt.Errorf("reading the table: %w", err)
 			}
 			sectors[n] = b
@@ -248,7 +248,7 @@ func (e *Editor) changedInfo() ([]image.Extent, error) {
 		return nil, nil
 	}
 	info, copied := make([]byte, sector), make([]byte, sector)
-	if err := readFull(e.r, info, e.info); err != nil {
+	if _, err := image.ReadFull(e.r, info, e.info); err != nil {
 		return nil, fmt.Errorf("reading the count of free clusters: %w", err)
 	}
 	if string(info[:4]) != "RRaA" || string(info[484:488]) != "rrAa" || string(info[508:]) != "\x00\x00\x55\xaa" {
@@ -266,7 +266,7 @@ func (e *Editor) changedInfo() ([]image.Extent, error) {
 	counts := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(e.free)), hint)
 	extents := []image.Extent{{Name: "free clusters", Off: e.info + 488, Content: bytes.NewReader(counts)}}
 	if e.copied != 0 {
-		if err := readFull(e.r, copied, e.copied); err != nil {
+		if _, err := image.ReadFull(e.r, copied, e.copied); err != nil {
 			return nil, fmt.Errorf("reading the copy of the count of free clusters: %w", err)
 		}
 		if bytes.Equal(info, copied) {

@@ -73,11 +73,11 @@ func (w *walker) load(in *item, path string, parent *directory) (*directory, err
 	var err error
 	if in == nil && w.rootLen > 0 {
 		d.raw = make([]byte, w.rootLen)
-		err = readFull(w.r, d.raw, w.rootOff)
+		_, err = image.ReadFull(w.r, d.raw, w.rootOff)
 	} else if d.clusters, err = w.chain(first, most); err == nil {
 		d.raw = make([]byte, int64(len(d.clusters))*w.cluster)
 		for i, c := range d.clusters {
-			if err = readFull(w.r, d.raw[int64(i)*w.cluster:][:w.cluster], w.clusterOff(c)); err != nil {
+			if _, err = image.ReadFull(w.r, d.raw[int64(i)*w.cluster:][:w.cluster], w.clusterOff(c)); err != nil {
 				break
 			}
 		}

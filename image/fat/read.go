@@ -48,7 +48,7 @@ type FS struct {
 // an error; damage elsewhere is found by who comes across it.
 func Open(r io.ReaderAt) (*FS, error) {
 	first := make([]byte, sector)
-	if err := readFull(r, first, 0); err != nil {
+	if _, err := image.ReadFull(r, first, 0); err != nil {
 		return nil, fmt.Errorf("reading the boot sector: %w", err)
 	}
 	if !bytes.HasSuffix(first, []byte("\x55\xaa")) {
@@ -323,7 +323,7 @@ func (w *walker) value(n uint32) (uint32, error) {
 	}
 	if off < w.at || off+length > w.at+int64(len(w.window)) {
 		p := make([]byte, min(4096, w.tableLen-off))
-		if err := readFull(w.r, p, w.tableOff+off); err != nil {
+		if _, err := image.ReadFull(w.r, p, w.tableOff+off); err != nil {
 			return 0, fmt.Errorf("reading the table: %w", err)
 		}
 		w.window, w.at = p, off
@@ -365,7 +365,7 @@ func (w *walker) folder(in *item) ([]*item, string, error) {
 	p := &parser{}
 	if in == nil && w.rootLen > 0 {
 		buf := make([]byte, w.rootLen)
-		if err := readFull(w.r, buf, w.rootOff); err != nil {
+		if _, err := image.ReadFull(w.r, buf, w.rootOff); err != nil {
 			return nil, "", err
 		}
 		_, err := p.parse(buf, w.Kind)
@@ -384,7 +384,7 @@ func (w *walker) folder(in *item) ([]*item, string, error) {
 		if read += w.cluster; read > max(maxSlots*entrySize, w.cluster) {
 			return nil, "", fmt.Errorf("it has more than %d entries", maxSlots)
 		}
-		if err := readFull(w.r, buf, w.clusterOff(n)); err != nil {
+		if _, err := image.ReadFull(w.r, buf, w.clusterOff(n)); err != nil {
 			return nil, "", err
 		}
 		end, err := p.parse(buf, w.Kind)
@@ -435,16 +435,4 @@ func (w *walker) content(it *item) (image.Content, error) {
 	}
 	// A section, so that it stays one extent in the image it is put into.
 	return io.NewSectionReader(m, 0, it.size), nil
-}
-
-// readFull reads all of p.
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -9,6 +9,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 // Kinds of errors. An error without a kind is one of bad input.
@@ -84,4 +85,16 @@ func Hint(err error) string {
 		return e.hint
 	}
 	return ""
+}
+
+// WriteKind is the kind of an error of writing: its own if it has one, else [Permission] or
+// [Write].
+func WriteKind(err error) string {
+	switch kind := Kind(err); {
+	case kind != "":
+		return kind
+	case errors.Is(err, fs.ErrPermission):
+		return Permission
+	}
+	return Write
 }

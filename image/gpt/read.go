@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"io"
 	"slices"
+
+	"imgtool/image"
 )
 
 // ErrNone says that a sector has no GPT header.
@@ -40,7 +42,7 @@ func read(r io.ReaderAt, sector, lba int64) (*Table, error) {
 		return nil, fmt.Errorf("%w: the disk has no room for one", ErrNone)
 	}
 	h := make([]byte, sector)
-	if err := readFull(r, h, lba*sector); err == io.ErrUnexpectedEOF {
+	if _, err := image.ReadFull(r, h, lba*sector); err == io.ErrUnexpectedEOF {
 		return nil, fmt.Errorf("%w: it ends before the end of sector %d", ErrNone, lba)
 	} else if err != nil {
 		return nil, fmt.Errorf("reading sector %d: %w", lba, err)
@@ -59,7 +61,7 @@ func read(r io.ReaderAt, sector, lba int64) (*Table, error) {
 	last := max(uint64(lba), le.Uint64(h[32:]))
 	t.Size = int64(last+1) * sector
 	t.entries = make([]byte, t.Entries*t.EntrySize)
-	if err := readFull(r, t.entries, t.EntriesOff); err != nil {
+	if _, err := image.ReadFull(r, t.entries, t.EntriesOff); err != nil {
 		return nil, fmt.Errorf("reading the %d entries at byte %d: %w", t.Entries, t.EntriesOff, err)
 	}
 	if got, want := crc32.ChecksumIEEE(t.entries), le.Uint32(h[88:]); got != want {
@@ -116,18 +118,6 @@ func headerSum(h []byte) uint32 {
 	b := slices.Clone(h[:binary.LittleEndian.Uint32(h[12:])])
 	clear(b[16:20])
 	return crc32.ChecksumIEEE(b)
-}
-
-// readFull reads all of b; where there is less, the error is io.ErrUnexpectedEOF.
-func readFull(r io.ReaderAt, b []byte, off int64) error {
-	n, err := r.ReadAt(b, off)
-	if n == len(b) {
-		return nil
-	}
-	if err == io.EOF || err == nil {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // Usual says that a table has the form of those that Extents makes.

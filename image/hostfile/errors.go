@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+	"imgtool/image/fault"
 )
 
 // ReadError is a file that was opened and cannot be read at a place, as from a medium
@@ -23,6 +24,7 @@ func (e *ReadError) Error() string {
 	return fmt.Sprintf("%s: reading at byte %d: %v", e.Path, e.Off, e.Err)
 }
 func (e *ReadError) Unwrap() error { return e.Err }
+func (e *ReadError) Kind() string  { return fault.Corrupt }
 
 // NewReaderAt reads from r, which is the file at a path. Errors but io.EOF are
 // *ReadErrors.
@@ -74,6 +76,7 @@ func (e *OutputError) Error() string {
 	return fmt.Sprintf("%s: the directory %s cannot be written: %v", e.Path, e.Dir, e.Err)
 }
 func (e *OutputError) Unwrap() error { return e.Err }
+func (e *OutputError) Kind() string  { return fault.WriteKind(e.Err) }
 
 // CheckOutput says why no regular file can be made at a path, or take the place of the
 // one that is there: its directory is missing, is none or cannot be written (an

@@ -16,12 +16,12 @@ import (
 
 	"imgtool/image/imagetest"
 	"imgtool/image/report"
-	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
 )
 
 func words(t *testing.T, dir string, own ...string) (lines []string) {
 	t.Helper()
-	root, err := tree.FromDir(dir, true, 0, nil)
+	root, err := hostfs.Read(dir, true, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"imgtool/image/fault"
 )
 
 // The device's limits.
@@ -58,6 +59,7 @@ type CorruptError struct{ Err error }
 
 func (e *CorruptError) Error() string { return "the archive is corrupt: " + e.Err.Error() }
 func (e *CorruptError) Unwrap() error { return e.Err }
+func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
 // Bundle is what a bundle, or a plain document, has in it.
 type Bundle struct {

@@ -169,10 +169,7 @@ func decode(r io.ReaderAt, at int64, v any) error {
 }
 
 func readFull(r io.ReaderAt, p []byte, off int64) error {
-	if n, err := r.ReadAt(p, off); n < len(p) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := image.ReadFull(r, p, off); err != nil {
 		return fmt.Errorf("reading the sparse image at %d: %w", off, err)
 	}
 	return nil

@@ -27,6 +27,7 @@ import (
 	"imgtool/image/cache"
 	"imgtool/image/compress"
 	"imgtool/image/tree"
+	"imgtool/image/tree/tarfs"
 )
 
 // Package is a Debian package: what it would put into a root file system.
@@ -647,7 +648,7 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 		} else if c, err = a.o.unpack(ctx, filepath.Base(f.Name()), io.NewSectionReader(c, 0, c.Size()), layerLike, nil); err != nil {
 			return nil, err
 		}
-		return tree.FromTar(c, c.Size(), a.o.opt.ModTime, nil)
+		return tarfs.Read(c, c.Size(), a.o.opt.ModTime, nil)
 	}
 }
 
@@ -666,7 +667,7 @@ func (a *apt) fsysTar(ctx context.Context, dpkg string, deb *os.File) (image.Con
 	}
 	c, err := a.o.unpack(ctx, filepath.Base(deb.Name()), out, layerLike, nil)
 	out.Close()
-	if werr := cmd.Wait(); werr != nil && (err == nil || errors.Is(err, tree.ErrNotTar)) && ctx.Err() == nil {
+	if werr := cmd.Wait(); werr != nil && (err == nil || errors.Is(err, tarfs.ErrNotTar)) && ctx.Err() == nil {
 		err = fmt.Errorf("dpkg-deb: %s", cmp.Or(complaint(errs.String()), werr.Error()))
 	}
 	return c, err

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"imgtool/image/fault"
 )
 
 // Network says how long a registry may take. Zero fields are the defaults.
@@ -57,6 +58,7 @@ type GoneError struct {
 
 func (e *GoneError) Error() string { return e.Host + " does not answer: " + e.Err.Error() }
 func (e *GoneError) Unwrap() error { return e.Err }
+func (e *GoneError) Kind() string  { return fault.Gone }
 
 // DeniedError is a request that needs a login, or another one.
 type DeniedError struct {

@@ -16,6 +16,8 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/source"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/tarfs"
 )
 
 // randomLayers are layers that take back much of what was before: files become
@@ -38,7 +40,7 @@ func randomLayers(t testing.TB, seed uint64) (layers [][]string) {
 		must(t, err)
 		data, err := io.ReadAll(r)
 		must(t, err)
-		return tr.Apply(strings.NewReader(string(data)), int64(len(data)))
+		return tarfs.ApplyLayer(tr, strings.NewReader(string(data)), int64(len(data)))
 	}
 	for range 2 + rng.IntN(4) {
 		var lines, gone, made []string
@@ -122,7 +124,7 @@ func TestRandomLayersAreWhatUmociUnpacks(t *testing.T) {
 		bundle := t.TempDir() + "/bundle"
 		t.Logf("seed %d: %q", seed, lines)
 		imagetest.Run(t, "umoci", "unpack", "--image", d+":x", bundle)
-		want, err := tree.FromDir(bundle+"/rootfs", true, 0, nil)
+		want, err := hostfs.Read(bundle+"/rootfs", true, 0, nil)
 		must(t, err)
 		got, err := opener(t, source.Options{}).Root(t.Context(), d)
 		must(t, err)

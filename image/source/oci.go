@@ -25,6 +25,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/hostfile"
 	"imgtool/image/tree"
+	"imgtool/image/tree/tarfs"
 )
 
 // maxManifest is the largest index, manifest or config that is read. Registries
@@ -355,7 +356,7 @@ func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx co
 		if c.Size() == 0 {
 			continue
 		}
-		if err := t.Apply(c, c.Size()); err != nil {
+		if err := tarfs.ApplyLayer(t, c, c.Size()); err != nil {
 			return nil, named(fmt.Sprintf("%s: layer %d", ref, i+1), err)
 		}
 	}
@@ -429,5 +430,5 @@ func layerLike(head []byte) error {
 	if len(head) == 0 || kindOf(head) == tarball {
 		return nil
 	}
-	return tree.ErrNotTar
+	return tarfs.ErrNotTar
 }

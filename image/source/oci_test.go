@@ -33,7 +33,7 @@ import (
 
 	"imgtool/image/imagetest"
 	"imgtool/image/source"
-	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
 )
 
 // layerOf makes a layer of lines: PATH/, PATH=DATA, PATH->TARGET, PATH==TARGET.
@@ -178,7 +178,7 @@ func TestLayersAreWhatUmociUnpacks(t *testing.T) {
 	d := layoutOf(t, img, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "x"}))
 	bundle := t.TempDir() + "/bundle"
 	imagetest.Run(t, "umoci", "unpack", "--image", d+":x", bundle)
-	want, err := tree.FromDir(bundle+"/rootfs", true, 0, nil)
+	want, err := hostfs.Read(bundle+"/rootfs", true, 0, nil)
 	must(t, err)
 	o := opener(t, source.Options{})
 	got, err := o.Root(t.Context(), d)

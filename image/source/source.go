@@ -22,8 +22,12 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/sums"
+	"imgtool/image/tree/tarfs"
 )
 
 // Options say how references are read.
@@ -35,7 +39,7 @@ type Options struct {
 	Clamp      bool             // times of files after ModTime become ModTime
 	CacheDir   string           // imgtool's directory in the user's cache; "" keeps packages for this Opener alone
 	TempDir    string           // for scratch files; "" is the system's
-	Known      *tree.Known      // of files; may be nil
+	Known      *sums.Memo       // of files; may be nil
 	Unpacked   *compress.Budget // for scratch files; may be nil
 	Network    Network          // how long a registry may take
 	Warn       func(string)     // told of what is odd and taken all the same; may be nil
@@ -85,11 +89,12 @@ type CorruptError struct {
 
 func (e *CorruptError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *CorruptError) Unwrap() error { return e.Err }
+func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
 // named adds a name to an error, keeping a corrupt source one.
 func named(name string, err error) error {
 	var done *CorruptError
-	var damaged *tree.CorruptError
+	var damaged *tarfs.CorruptError
 	if !errors.As(err, &done) && errors.As(err, &damaged) {
 		return &CorruptError{name, err}
 	}
@@ -107,9 +112,9 @@ type File struct {
 type Root struct {
 	Tree     *tree.Tree
 	Squashfs *File
-	Digest   string     // of the tree or the squashfs, in hexadecimal
-	Sums     *tree.Sums // of the tree's files, which the digest is made of
-	Origin   string     // such as "oci sha256:…" with the manifest's digest; "" for a path
+	Digest   string          // of the tree or the squashfs, in hexadecimal
+	Sums     *sums.Checksums // of the tree's files, which the digest is made of
+	Origin   string          // such as "oci sha256:…" with the manifest's digest; "" for a path
 }
 
 // File opens PATH or deb:PACKAGE/PATH.
@@ -143,14 +148,14 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	}
 	if r.Squashfs != nil {
 		r.Digest = r.Squashfs.SHA256
-	} else if r.Digest, r.Sums, err = r.Tree.Digest(ctx, r.Sums, o.opt.Known, nil); err != nil {
+	} else if r.Digest, r.Sums, err = sums.Digest(ctx, r.Tree, sums.Options{Known: r.Sums, Memo: o.opt.Known}); err != nil {
 		return nil, named(ref, err)
 	}
 	if r.Tree != nil && o.opt.Warn != nil {
 		for _, l := range r.Tree.Losses() {
 			o.opt.Warn(fmt.Sprintf("%s: %s of %d files are left out: the first is %s", ref, l.What, l.N, l.First))
 		}
-		if n := r.Tree.Behind(); n > 0 {
+		if n := r.Tree.Trailing(); n > 0 {
 			o.opt.Warn(fmt.Sprintf("%s: %d bytes after the end of the archive are not read: if that is a second archive, join the two with tar --concatenate", ref, n))
 		}
 	}
@@ -245,11 +250,11 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 		return nil, err
 	}
 	// Files are hashed while the next are looked for.
-	sums := tree.NewSummer(ctx, tree.SumBlock, 0, nil, o.opt.Known, nil)
-	defer sums.Stop()
+	hasher := sums.NewHasher(ctx, sums.Options{Memo: o.opt.Known})
+	defer hasher.Stop()
 	summed := func(t *tree.Tree) (r *Root, err error) {
 		r = &Root{Tree: t}
-		if r.Sums, err = sums.Sums(); err != nil {
+		if r.Sums, err = hasher.Sums(); err != nil {
 			return nil, named(ref, err)
 		}
 		return r, nil
@@ -265,7 +270,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 			}
 			return o.layout(ctx, in, l, descs)
 		}
-		t, err := tree.FromDir(dir, o.opt.KeepOwners, o.opt.ModTime, sums.Add)
+		t, err := hostfs.Read(dir, o.opt.KeepOwners, o.opt.ModTime, hasher.Add)
 		if err != nil {
 			return nil, err
 		}
@@ -299,7 +304,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	default:
 		return nil, fmt.Errorf("%s: not a folder, tar, squashfs or container image", ref)
 	}
-	t, err := tree.FromTar(c, c.Size(), o.opt.ModTime, sums.Add)
+	t, err := tarfs.Read(c, c.Size(), o.opt.ModTime, hasher.Add)
 	if err != nil {
 		return nil, named(ref, err)
 	}

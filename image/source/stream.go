@@ -9,7 +9,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/compress"
-	"imgtool/image/tree"
+	"imgtool/image/tree/tarfs"
 )
 
 type kind int
@@ -28,7 +28,7 @@ func kindOf(head []byte) kind {
 		return squash
 	case compress.Detect(head) != compress.None:
 		return packed
-	case tree.IsTar(head):
+	case tarfs.IsTar(head):
 		return tarball
 	}
 	return unknown

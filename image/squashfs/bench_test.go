@@ -7,6 +7,9 @@ import (
 
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/sums"
+	"imgtool/image/tree/tarfs"
 )
 
 // BenchmarkWrite writes the tar or folder that BENCH_ROOTFS names to BENCH_OUT,
@@ -21,7 +24,7 @@ func BenchmarkWrite(b *testing.B) {
 		opt.BlockSize = 128 << 10
 	}
 	for b.Loop() {
-		s := tree.NewSummer(b.Context(), tree.SumBlock, 0, nil, nil, nil)
+		s := sums.NewHasher(b.Context(), sums.Options{})
 		tr, done, err := openTree(from, s)
 		if err != nil {
 			b.Fatal(err)
@@ -46,7 +49,7 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-func openTree(path string, s *tree.Summer) (*tree.Tree, func() error, error) {
+func openTree(path string, s *sums.Hasher) (*tree.Tree, func() error, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -56,9 +59,9 @@ func openTree(path string, s *tree.Summer) (*tree.Tree, func() error, error) {
 		return nil, nil, err
 	}
 	if info.IsDir() {
-		t, err := tree.FromDir(path, true, 0, s.Add)
+		t, err := hostfs.Read(path, true, 0, s.Add)
 		return t, f.Close, err
 	}
-	t, err := tree.FromTar(f, info.Size(), 0, s.Add)
+	t, err := tarfs.Read(f, info.Size(), 0, s.Add)
 	return t, f.Close, err
 }

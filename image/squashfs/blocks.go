@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 )
 
 // end is the last bytes of a file, or all of them, that share a fragment block
@@ -55,16 +55,16 @@ func ownEnd(end, size int64) bool { return end > size/8*5 }
 
 // hashed is how many bytes of a file each of its sums is over: all of them that
 // are in one block of size bytes make the key of that.
-func hashed(size int64) int64 { return min(tree.SumBlock, size) }
+func hashed(size int64) int64 { return min(sums.BlockSize, size) }
 
 // cut takes files apart into blocks and ends of no more than size bytes.
-func (p *plan) cut(sums *tree.Sums, size int64) {
+func (p *plan) cut(checksums *sums.Checksums, size int64) {
 	p.ends = make([]end, 0, len(p.files))
 	// By the beginning of its hash: there may be very many.
 	known := map[uint64]int32{}
 	for _, n := range p.files {
 		d := n.data
-		d.sums = sums.Of(n.Inode)
+		d.sums = checksums.Of(n.Inode)
 		d.blocks = d.size / size
 		left := d.size % size
 		if left == 0 {
@@ -123,16 +123,16 @@ const runPlaces = 8
 // them, or some of those.
 func (p *plan) share(size int64) {
 	p.like = map[*data]place{}
-	places := map[tree.Sum][]place{}
+	places := map[sums.Sum][]place{}
 	for _, n := range p.files {
 		d := n.data
 		// Holes take no room, so it is the first of the others that is looked for.
-		first, sum := int64(0), tree.Sum{}
+		first, sum := int64(0), sums.Sum{}
 		for ; first < d.blocks; first++ {
 			if first += d.zeroBlocks(first, size); first == d.blocks {
 				break
 			}
-			if sum = sumOf(n.piece(first, size), size); sum != (tree.Sum{}) {
+			if sum = sumOf(n.piece(first, size), size); sum != (sums.Sum{}) {
 				break
 			}
 		}
@@ -155,7 +155,7 @@ func (p *plan) share(size int64) {
 				break
 			}
 			sum := sumOf(n.piece(i, size), size)
-			if list := places[sum]; sum != (tree.Sum{}) && len(list) < runPlaces {
+			if list := places[sum]; sum != (sums.Sum{}) && len(list) < runPlaces {
 				places[sum] = append(list, place{d, i})
 			}
 		}
@@ -202,7 +202,7 @@ func (d *data) blockLen(i, size int64) int64 { return min(size, d.size-i*size) }
 
 // sumOf is the hash of a piece by those of what is in it, and zero if that is
 // zeros.
-func sumOf(p piece, size int64) tree.Sum {
+func sumOf(p piece, size int64) sums.Sum {
 	block := hashed(size)
 	first := p.off / block
 	n := (int64(p.len) + block - 1) / block
@@ -218,9 +218,9 @@ func sumOf(p piece, size int64) tree.Sum {
 		h.Write(sum[:])
 	}
 	if all {
-		return tree.Sum{}
+		return sums.Sum{}
 	}
-	return tree.Sum(h.Sum(nil))
+	return sums.Sum(h.Sum(nil))
 }
 
 // fragments puts the ends, in an order in which like is near like, into blocks of

@@ -13,6 +13,7 @@ import (
 
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 )
 
 // kept is a cache, which counts.
@@ -229,14 +230,14 @@ func TestAFileThatChangesMeanwhileIsNoBlock(t *testing.T) {
 // Sums that are known are not made again, whatever they were made for.
 func TestKnownSumsMakeNoDifference(t *testing.T) {
 	tr := randomTree(t, 21, 300<<10)
-	sums, err := tr.Sum(t.Context(), tree.SumBlock, 0, nil, nil)
+	known, err := sums.Compute(t.Context(), tr, sums.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, block := range []int{16 << 10, 128 << 10, 1 << 20} {
 		opt := squashfs.Options{Compression: "zstd:1", BlockSize: block}
 		plain := bytesOf(t, tr, opt)
-		opt.Sums = sums
+		opt.Sums = known
 		if !bytes.Equal(plain, bytesOf(t, tr, opt)) {
 			t.Errorf("%d: other bytes", block)
 		}

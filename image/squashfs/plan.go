@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 )
 
 // plan is all that is known of a file system before a byte of it is written.
@@ -62,9 +63,9 @@ type child struct {
 // data is where a regular file's bytes are.
 type data struct {
 	size   int64
-	sums   *tree.FileSums // of what hashed gives, block by block
-	blocks int64          // of its own: the full ones, and an end that is in no fragment
-	end    int32          // number of its end in a fragment, or -1
+	sums   *sums.File // of what hashed gives, block by block
+	blocks int64      // of its own: the full ones, and an end that is in no fragment
+	end    int32      // number of its end in a fragment, or -1
 
 	start int64    // of its blocks on disk
 	words []uint32 // a block's bytes on disk, with blockRaw; 0 is a hole

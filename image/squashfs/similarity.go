@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 )
 
 // Ends are compared by sketches: of the hashes of all runs of some 32 bytes in the
@@ -174,7 +174,7 @@ func (e *end) begin(buf []byte, size int64) ([]byte, error) {
 // sketches. The number in it counts up when sketch makes others than it did.
 func (p *plan) sketchKey(group []int32, each int, size int64) [sha256.Size]byte {
 	type summed struct {
-		sum tree.Sum
+		sum sums.Sum
 		end int32
 	}
 	order := make([]summed, len(group))

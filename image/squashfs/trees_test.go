@@ -14,6 +14,8 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
+	"imgtool/image/tree/tarfs"
 )
 
 // Whatever tree a seed gives, reader, kernel, unsquashfs and sqfs2tar see it all:
@@ -53,7 +55,7 @@ func sqfs2tar(t testing.TB, tr *tree.Tree, opt squashfs.Options) {
 	tr = tr.Without(func(p string) bool { return tr.Lookup(p).Type() == tree.Socket })
 	path, _ := write(t, tr, opt)
 	data := []byte(imagetest.Run(t, "sqfs2tar", path))
-	got, err := tree.FromTar(bytes.NewReader(data), int64(len(data)), 0, nil)
+	got, err := tarfs.Read(bytes.NewReader(data), int64(len(data)), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,18 +91,18 @@ func TestARealRootFileSystem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := tree.FromTar(f, info.Size(), 1_700_000_000, nil)
+	tr, err := tarfs.Read(f, info.Size(), 1_700_000_000, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tr, _, _ = tr.WithoutXattrs(func(name string) bool { return strings.HasPrefix(name, "system.") })
-	want, _, err := tr.Digest(t.Context(), nil, nil, nil)
+	want, _, err := sums.Digest(t.Context(), tr, sums.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	path, _ := write(t, tr, squashfs.Options{Compression: "zstd:1"})
 	back := read(t, path)
-	if got, _, err := back.Digest(context.Background(), nil, nil, nil); err != nil || got != want {
+	if got, _, err := sums.Digest(context.Background(), back, sums.Options{}); err != nil || got != want {
 		t.Errorf("the digest of what comes back is %s, %v, not %s", got, err, want)
 	}
 	for c, err := range tree.Diff(t.Context(), tr, back, nil) {
@@ -147,7 +149,7 @@ func sqfs2tarDigest(t testing.TB, tr *tree.Tree, path string) {
 	}
 	defer f.Close()
 	size, _ := f.Seek(0, io.SeekEnd)
-	got, err := tree.FromTar(f, size, 0, nil)
+	got, err := tarfs.Read(f, size, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

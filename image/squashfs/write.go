@@ -17,6 +17,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/parallel"
 	"imgtool/image/tree"
+	"imgtool/image/tree/sums"
 )
 
 // Options are how a file system is written. The zero value is zstd at its
@@ -28,8 +29,8 @@ type Options struct {
 	Max         int64  // bytes it may have; 0 is no limit
 	Workers     int    // 0 is GOMAXPROCS; the result is the same for any number
 
-	Sums  *tree.Sums // of the tree's files, as far as they are known
-	Cache Cache      // of compressed blocks; nil is none
+	Sums  *sums.Checksums // of the tree's files, as far as they are known
+	Cache Cache           // of compressed blocks; nil is none
 }
 
 // Cache keeps compressed blocks from one time to the next. Its methods are called
@@ -96,15 +97,15 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	if err != nil {
 		return 0, err
 	}
-	sums, err := t.Sum(ctx, hashed(int64(opt.BlockSize)), opt.Workers, opt.Sums, nil)
+	known, err := sums.Compute(ctx, t, sums.Options{Block: hashed(int64(opt.BlockSize)), Workers: opt.Workers, Known: opt.Sums})
 	if err != nil {
 		return 0, err
 	}
-	plan.cut(sums, int64(opt.BlockSize))
+	plan.cut(known, int64(opt.BlockSize))
 	if err := plan.tooManyBlocks(opt.BlockSize); err != nil {
 		return 0, err
 	}
-	sums, opt.Sums = nil, nil
+	known, opt.Sums = nil, nil
 
 	// (1) Superblock: last, when all of it is known.
 	super := superblock{
@@ -350,7 +351,7 @@ func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
 	var rec []byte
 	for _, p := range s.pieces {
 		sum := sumOf(p, int64(size))
-		zero = zero && sum == tree.Sum{}
+		zero = zero && sum == sums.Sum{}
 		rec = append(binary.LittleEndian.AppendUint32(rec[:0], uint32(p.len)), sum[:]...)
 		h.Write(rec)
 		s.len += p.len

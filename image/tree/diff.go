@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"iter"
 	"slices"
 
@@ -166,11 +165,11 @@ func (c *comparison) data(ctx context.Context, d *Change) (int64, error) {
 			continue
 		}
 		a, b := c.a[:min(piece, size-off)], c.b[:min(piece, size-off)]
-		if n, err := d.A.Content.ReadAt(a, off); n < len(a) {
-			return 0, &ReadError{d.Path, false, cut(err)}
+		if _, err := image.ReadFull(d.A.Content, a, off); err != nil {
+			return 0, &ReadError{d.Path, false, err}
 		}
-		if n, err := d.B.Content.ReadAt(b, off); n < len(b) {
-			return 0, &ReadError{d.Path, true, cut(err)}
+		if _, err := image.ReadFull(d.B.Content, b, off); err != nil {
+			return 0, &ReadError{d.Path, true, err}
 		}
 		if !bytes.Equal(a, b) {
 			i := 0
@@ -186,12 +185,4 @@ func (c *comparison) data(ctx context.Context, d *Change) (int64, error) {
 		return size, nil
 	}
 	return -1, nil
-}
-
-// cut is an error of a read that was short.
-func cut(err error) error {
-	if err == nil || err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

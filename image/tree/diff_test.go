@@ -11,6 +11,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/tree"
+	"imgtool/image/tree/treetest"
 )
 
 // words is what a diff says, a line for each path.
@@ -18,7 +19,7 @@ func words(t testing.TB, a, b *tree.Tree) string {
 	t.Helper()
 	var all []string
 	for c, err := range tree.Diff(t.Context(), a, b, nil) {
-		must(t, err)
+		treetest.Must(t, err)
 		line := c.Path
 		switch {
 		case c.A == nil:
@@ -53,9 +54,9 @@ func TestDiffFindsEveryAspect(t *testing.T) {
 			"dev":   {Mode: tree.CharDev | 0o600, Major: 5, Minor: 1},
 			"x":     {Mode: tree.Fifo | 0o600, Xattrs: []tree.Xattr{{Name: "user.a", Value: "1"}}},
 		} {
-			must(t, tr.Put(path, n))
+			treetest.Must(t, tr.Put(path, n))
 		}
-		must(t, tr.Put("d/same", tr.Lookup("a")))
+		treetest.Must(t, tr.Put("d/same", tr.Lookup("a")))
 		return tr
 	}
 	if got := words(t, base(), base()); got != "" {
@@ -65,7 +66,7 @@ func TestDiffFindsEveryAspect(t *testing.T) {
 		return func(tr *tree.Tree) {
 			n := *tr.Lookup(path)
 			change(&n)
-			must(t, tr.Put(path, &n))
+			treetest.Must(t, tr.Put(path, &n))
 		}
 	}
 	for want, change := range map[string]func(*tree.Tree){
@@ -84,16 +85,16 @@ func TestDiffFindsEveryAspect(t *testing.T) {
 		`d/same links "a" "d/same"`: with("d/same", func(n *tree.Inode) {}),
 		"a data at 0\nd/same data links at 0 \"a\" \"d/same\"": func(tr *tree.Tree) {
 			for _, p := range []string{"a", "d/same"} {
-				must(t, tr.Put(p, &tree.Inode{Mode: tree.Regular | 0o644, Content: strings.NewReader("more")}))
+				treetest.Must(t, tr.Put(p, &tree.Inode{Mode: tree.Regular | 0o644, Content: strings.NewReader("more")}))
 			}
 		},
 		"d/e removed\nd/e/f removed": func(tr *tree.Tree) { tr.Remove("d/e") },
 		"a! added\na!/x added\nz added": func(tr *tree.Tree) {
-			must(t, tr.Put("a!", dirNode()))
-			must(t, tr.Put("a!/x", dirNode()))
-			must(t, tr.Put("z", dirNode()))
+			treetest.Must(t, tr.Put("a!", dirNode()))
+			treetest.Must(t, tr.Put("a!/x", dirNode()))
+			treetest.Must(t, tr.Put("z", dirNode()))
 		},
-		"d type\nd/e removed\nd/e/f removed\nd/l removed\nd/same removed": func(tr *tree.Tree) { must(t, tr.Put("d", &tree.Inode{Mode: tree.Fifo})) },
+		"d type\nd/e removed\nd/e/f removed\nd/l removed\nd/same removed": func(tr *tree.Tree) { treetest.Must(t, tr.Put("d", &tree.Inode{Mode: tree.Fifo})) },
 	} {
 		b := base()
 		change(b)
@@ -105,8 +106,8 @@ func TestDiffFindsEveryAspect(t *testing.T) {
 	one, other := base(), base()
 	n := *other.Lookup("a")
 	n.Content = strings.NewReader("Text")
-	must(t, other.Put("a", &n))
-	must(t, other.Put("d/same", &n))
+	treetest.Must(t, other.Put("a", &n))
+	treetest.Must(t, other.Put("d/same", &n))
 	if got := words(t, one, other); got != "a data at 0" {
 		t.Error(got)
 	}
@@ -117,9 +118,9 @@ func dirNode() *tree.Inode { return &tree.Inode{Mode: tree.Dir | 0o755, ModTime:
 func TestDiffSaysWhichFileCannotBeRead(t *testing.T) {
 	bad := errors.New("bad sector")
 	good := tree.New(0)
-	must(t, good.Put("d/f", &tree.Inode{Mode: tree.Regular, Content: strings.NewReader("xxxx")}))
+	treetest.Must(t, good.Put("d/f", &tree.Inode{Mode: tree.Regular, Content: strings.NewReader("xxxx")}))
 	broken := tree.New(0)
-	must(t, broken.Put("d/f", &tree.Inode{Mode: tree.Regular, Content: brokenFile{4, bad}}))
+	treetest.Must(t, broken.Put("d/f", &tree.Inode{Mode: tree.Regular, Content: brokenFile{4, bad}}))
 	for _, inB := range []bool{false, true} {
 		a, b := broken, good
 		if inB {
@@ -156,29 +157,29 @@ func (u unread) ReadAt(p []byte, off int64) (int, error) {
 func TestHolesAreNotRead(t *testing.T) {
 	sparse := func() *tree.Tree {
 		tr := tree.New(0)
-		must(t, tr.Put("f", &tree.Inode{Mode: tree.Regular, Content: unread{image.Zeros(100 << 30)}}))
+		treetest.Must(t, tr.Put("f", &tree.Inode{Mode: tree.Regular, Content: unread{image.Zeros(100 << 30)}}))
 		return tr
 	}
 	if got := words(t, sparse(), sparse()); got != "" {
 		t.Error(got)
 	}
-	digest(t, sparse())
+	treetest.Digest(t, sparse())
 	// It is the same file whether its zeros are known or found.
 	filled := tree.New(0)
 	content := append(bytes.Repeat([]byte{1}, 1<<20), make([]byte, 3<<20+5)...)
-	must(t, filled.Put("f", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(content)}))
+	treetest.Must(t, filled.Put("f", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(content)}))
 	m, err := image.New(int64(len(content)), image.Extent{Content: bytes.NewReader(content[:1<<20])})
-	must(t, err)
+	treetest.Must(t, err)
 	known := tree.New(0)
-	must(t, known.Put("f", &tree.Inode{Mode: tree.Regular, Content: knowing{m}}))
-	if a, b := digest(t, filled), digest(t, known); a != b {
+	treetest.Must(t, known.Put("f", &tree.Inode{Mode: tree.Regular, Content: knowing{m}}))
+	if a, b := treetest.Digest(t, filled), treetest.Digest(t, known); a != b {
 		t.Errorf("%s with holes, %s with zeros", b, a)
 	}
 	other := bytes.Clone(content)
 	other[2<<20] = 1
 	changed := tree.New(0)
-	must(t, changed.Put("f", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(other)}))
-	if digest(t, changed) == digest(t, known) {
+	treetest.Must(t, changed.Put("f", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(other)}))
+	if treetest.Digest(t, changed) == treetest.Digest(t, known) {
 		t.Error("a byte in what was zeros makes no difference")
 	}
 }

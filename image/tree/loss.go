@@ -11,22 +11,25 @@ type Loss struct {
 // Losses are what is left out of the tree, by kind and in the order it was found.
 func (t *Tree) Losses() []Loss { return t.losses }
 
-// Behind is how many bytes follow the end of the archives that the tree was read
-// from, from the first on that is not zero. They are not read.
-func (t *Tree) Behind() int64 { return t.behind }
+// AddTrailing counts n bytes for [Tree.Trailing].
+func (t *Tree) AddTrailing(n int64) { t.trailing += n }
 
-func (t *Tree) lose(l loss, path string) {
+// Trailing is how many bytes follow the end of the archives that the tree was read
+// from, from the first on that is not zero. They are not read.
+func (t *Tree) Trailing() int64 { return t.trailing }
+
+// AddLoss counts a path that lost something of a kind; detail says what it was, or is "".
+func (t *Tree) AddLoss(what, path, detail string) {
 	for i := range t.losses {
-		if t.losses[i].What == l.what {
+		if t.losses[i].What == what {
 			t.losses[i].N++
 			return
 		}
 	}
-	first := path
-	if l.detail != "" {
-		first += " (" + l.detail + ")"
+	if detail != "" {
+		path += " (" + detail + ")"
 	}
-	t.losses = append(t.losses, Loss{l.what, 1, first})
+	t.losses = append(t.losses, Loss{what, 1, path})
 }
 
 // Clamp makes times after limit that time, and says whether there were any. It changes

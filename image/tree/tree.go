@@ -8,7 +8,6 @@ package tree
 
 import (
 	"fmt"
-	"io/fs"
 	"iter"
 	"maps"
 	"slices"
@@ -43,13 +42,6 @@ type Inode struct {
 	Content image.Content // of a regular file; nil is empty
 }
 
-// Xattr is an extended attribute with its full name, such as
-// "security.capability".
-type Xattr struct {
-	Name  string
-	Value string
-}
-
 // Type is the file type part of the mode.
 func (n *Inode) Type() uint32 { return n.Mode & TypeMask }
 
@@ -68,8 +60,8 @@ type Tree struct {
 	len     int
 	modTime int64 // of folders nobody described
 
-	losses []Loss
-	behind int64
+	losses   []Loss
+	trailing int64
 }
 
 // folder is a folder and what is in it by name. Most of what is in a tree is no
@@ -164,7 +156,7 @@ func (f *folder) clone() *folder {
 // all below them. A nil drop drops nothing. The two trees share nodes; what is
 // done to the paths of one is not seen in the other.
 func (t *Tree) Without(drop func(path string) bool) *Tree {
-	w := &Tree{root: t.root.clone(), len: t.len, modTime: t.modTime, losses: t.losses, behind: t.behind}
+	w := &Tree{root: t.root.clone(), len: t.len, modTime: t.modTime, losses: t.losses, trailing: t.trailing}
 	if drop != nil {
 		for p := range t.All() {
 			if p != "" && w.Lookup(p) != nil && drop(p) {
@@ -183,38 +175,6 @@ func (t *Tree) Sub(path string) *Tree {
 		return nil
 	}
 	return &Tree{root: f.clone(), len: f.count(), modTime: t.modTime}
-}
-
-// WithoutXattrs is a tree without the extended attributes for which drop says so,
-// how many paths had any, and the first of them.
-func (t *Tree) WithoutXattrs(drop func(name string) bool) (left *Tree, n int, first string) {
-	left = t
-	changed := map[*Inode]*Inode{}
-	for path, old := range t.All() {
-		if !slices.ContainsFunc(old.Xattrs, func(x Xattr) bool { return drop(x.Name) }) {
-			continue
-		}
-		if n++; n == 1 {
-			left, first = t.Without(nil), path
-		}
-		if changed[old] == nil {
-			made := *old
-			made.Xattrs = slices.DeleteFunc(slices.Clone(old.Xattrs), func(x Xattr) bool { return drop(x.Name) })
-			changed[old] = &made
-		}
-		left.replace(path, changed[old])
-	}
-	return left, n, first
-}
-
-// replace puts n in the place of what is at path, which is of the same type.
-func (t *Tree) replace(path string, n *Inode) {
-	if _, f := t.find(path); f != nil {
-		f.node = n
-		return
-	}
-	_, up := t.find(parent(path))
-	up.leaves[strings.Clone(base(path))] = n
 }
 
 // Len is the number of paths, the root included.
@@ -266,6 +226,16 @@ func (f *folder) all(prefix string, yield func(string, *Inode) bool) bool {
 	return true
 }
 
+// Below gives every path below the directory at path, in the order of All, and nothing
+// if there is no directory.
+func (t *Tree) Below(path string) iter.Seq2[string, *Inode] {
+	return func(yield func(string, *Inode) bool) {
+		if _, f := t.find(path); f != nil {
+			f.all(strings.TrimPrefix(path+"/", "/"), yield)
+		}
+	}
+}
+
 // List gives what is in the folder at path, by name and in byte order of the
 // names, and nothing if there is no folder.
 func (t *Tree) List(path string) iter.Seq2[string, *Inode] {
@@ -288,105 +258,11 @@ func (t *Tree) List(path string) iter.Seq2[string, *Inode] {
 	}
 }
 
-// Open returns what is at path, following symbolic links as a process would
-// whose root folder this tree is. Where something is missing, the error says
-// what, and wraps fs.ErrNotExist.
-func (t *Tree) Open(path string) (*Inode, error) {
-	real, err := t.resolve(path, true)
-	if err != nil {
-		return nil, err
-	}
-	if n := t.Lookup(real); n != nil {
-		return n, nil
-	}
-	missing := real
-	for up := parent(real); t.Lookup(up) == nil; up = parent(up) {
-		missing = up
-	}
-	if strings.Trim(path, "/") == missing {
-		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
-	}
-	return nil, fmt.Errorf("%s: %s: %w", path, missing, fs.ErrNotExist)
-}
-
-// Resolve is where path leads: without symbolic links on the way to its last
-// element, and with last without one there either. It follows them as Open does;
-// what is not in the tree need not be there. An error is a loop, or a parent that
-// is no folder.
-func (t *Tree) Resolve(path string, last bool) (string, error) {
-	clean := strings.Trim(path, "/")
-	switch clean[strings.LastIndexByte(clean, '/')+1:] {
-	case "", ".", "..":
-		last = true
-	}
-	if !last {
-		// As resolve does, but for paths with a slash before them.
-		if up := t.Lookup(parent(clean)); up != nil && up.Type() == Dir {
-			return clean, nil
-		}
-	}
-	return t.resolve(path, last)
-}
-
-// resolve returns the path without symbolic links on the way to its last
-// element, and with last without one there either. What is not in the tree has
-// no links. It fails where a link or parent is no folder.
-func (t *Tree) resolve(path string, last bool) (string, error) {
-	if up := t.Lookup(parent(path)); !last && up != nil && up.Type() == Dir {
-		return path, nil
-	}
-	at, rest, links := "", path, 0
-	for rest != "" {
-		var name string
-		name, rest, _ = strings.Cut(rest, "/")
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			at = parent(at)
-			continue
-		}
-		next := join(at, name)
-		end := strings.Trim(rest, "/") == ""
-		n := t.Lookup(next)
-		switch {
-		case end && !last || n == nil || n.Type() == Dir:
-			at = next
-		case n.Type() == Symlink:
-			if links++; links > 40 {
-				return "", fmt.Errorf("%s: more than 40 symbolic links on the way", path)
-			}
-			if strings.HasPrefix(n.Target, "/") {
-				at = ""
-			}
-			rest = n.Target + "/" + rest
-		case !end:
-			return "", fmt.Errorf("%s: its parent %s is not a folder", path, next)
-		default:
-			at = next
-		}
-	}
-	return at, nil
-}
-
-func parent(path string) string {
-	return path[:max(0, strings.LastIndexByte(path, '/'))]
-}
-
-func join(dir, name string) string {
-	if dir == "" {
-		return name
-	}
-	return dir + "/" + name
-}
-
-func base(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
-
 // Put sets what is at path. Missing parents are made 0755, owner 0:0, with the
 // tree's time. What was at path is replaced; a folder replaced by something else
 // loses what was in it, a folder replaced by a folder keeps it.
 func (t *Tree) Put(path string, n *Inode) error {
-	if err := checkPath(path); err != nil {
+	if err := CheckPath(path); err != nil {
 		return err
 	}
 	if path == "" {
@@ -407,7 +283,7 @@ func (t *Tree) Put(path string, n *Inode) error {
 
 // makeParents returns the folder that path is in.
 func (t *Tree) makeParents(path string) (*folder, error) {
-	up := parent(path)
+	up := Parent(path)
 	n, f := t.find(up)
 	switch {
 	case n == nil:
@@ -428,7 +304,7 @@ func (t *Tree) Remove(path string) {
 	if n == nil || path == "" {
 		return
 	}
-	_, up := t.find(parent(path))
+	_, up := t.find(Parent(path))
 	if f != nil {
 		t.len -= f.count()
 		delete(up.folders, base(path))
@@ -436,24 +312,4 @@ func (t *Tree) Remove(path string) {
 		t.len--
 		delete(up.leaves, base(path))
 	}
-}
-
-func checkPath(path string) error {
-	if path == "" {
-		return nil
-	}
-	if len(path) > 4096 {
-		return fmt.Errorf("%.60s…: a path of %d bytes is longer than 4096", path, len(path))
-	}
-	for e := range strings.SplitSeq(path, "/") {
-		switch {
-		case e == "" || e == "." || e == "..":
-			return fmt.Errorf("%q is not a clean path", path)
-		case len(e) > 255:
-			return fmt.Errorf("%.60s…: a name of %d bytes is longer than 255", e, len(e))
-		case strings.IndexByte(e, 0) >= 0:
-			return fmt.Errorf("%q has a zero byte", path)
-		}
-	}
-	return nil
 }

@@ -2,90 +2,17 @@ package tree_test
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"imgtool/image/tree"
+	"imgtool/image/tree/treetest"
 )
 
 const modTime = 1700000000
-
-// dump is a tree in words: one line for each path.
-func dump(t testing.TB, tr *tree.Tree) string {
-	t.Helper()
-	var b strings.Builder
-	first := map[*tree.Inode]string{}
-	for path, n := range tr.All() {
-		if path == "" {
-			path = "/"
-		}
-		if same, ok := first[n]; ok {
-			fmt.Fprintf(&b, "%s = %s\n", path, same)
-			continue
-		}
-		first[n] = path
-		fmt.Fprintf(&b, "%s %o %d:%d @%d", path, n.Mode, n.UID, n.GID, n.ModTime)
-		switch n.Type() {
-		case tree.Symlink:
-			fmt.Fprintf(&b, " -> %s", n.Target)
-		case tree.CharDev, tree.BlockDev:
-			fmt.Fprintf(&b, " %d,%d", n.Major, n.Minor)
-		case tree.Regular:
-			if data := contents(t, n); len(data) > 60 {
-				fmt.Fprintf(&b, " %d bytes", len(data))
-			} else {
-				fmt.Fprintf(&b, " %q", data)
-			}
-		}
-		for _, x := range n.Xattrs {
-			fmt.Fprintf(&b, " %s=%q", x.Name, x.Value)
-		}
-		b.WriteByte('\n')
-	}
-	return b.String()
-}
-
-func contents(t testing.TB, n *tree.Inode) string {
-	t.Helper()
-	if n.Content == nil {
-		return ""
-	}
-	data, err := io.ReadAll(io.NewSectionReader(n.Content, 0, n.Size()))
-	if err != nil || int64(len(data)) != n.Size() {
-		t.Fatalf("%d of %d bytes: %v", len(data), n.Size(), err)
-	}
-	return string(data)
-}
-
-func digest(t testing.TB, tr *tree.Tree) string {
-	t.Helper()
-	sum, _, err := tr.Digest(t.Context(), nil, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sum
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// write makes a file with all folders above it.
-func write(t testing.TB, path, data string) {
-	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	must(t, os.WriteFile(path, []byte(data), 0o644))
-}
 
 func TestOpenFollowsLinksInsideTheTree(t *testing.T) {
 	tr := tree.New(modTime)
@@ -100,7 +27,7 @@ func TestOpenFollowsLinksInsideTheTree(t *testing.T) {
 		"boot/gone":      link("../lib/modules/6.1"),
 		"loop":           link("loop"),
 	} {
-		must(t, tr.Put(path, n))
+		treetest.Must(t, tr.Put(path, n))
 	}
 	for _, path := range []string{"usr/lib/kernel", "/usr/lib/kernel", "lib/kernel", "boot/vmlinuz", "boot/up", "boot/slash/kernel", "boot/../lib/kernel"} {
 		if n, err := tr.Open(path); err != nil || n != file {
@@ -129,9 +56,9 @@ func TestOpenFollowsLinksInsideTheTree(t *testing.T) {
 
 func TestResolveEndsWhereALinkLeads(t *testing.T) {
 	tr := tree.New(modTime)
-	must(t, tr.Put("usr/lib/kernel", &tree.Inode{Mode: tree.Regular | 0o644}))
-	must(t, tr.Put("lib", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "usr/lib"}))
-	must(t, tr.Put("vmlinuz", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "/lib/kernel"}))
+	treetest.Must(t, tr.Put("usr/lib/kernel", &tree.Inode{Mode: tree.Regular | 0o644}))
+	treetest.Must(t, tr.Put("lib", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "usr/lib"}))
+	treetest.Must(t, tr.Put("vmlinuz", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "/lib/kernel"}))
 	for _, c := range []struct {
 		path string
 		last bool
@@ -155,19 +82,19 @@ func TestWithoutIsAnotherTreeOfTheSameNodes(t *testing.T) {
 	tr := tree.New(modTime)
 	f := &tree.Inode{Mode: tree.Regular | 0o644}
 	for _, p := range []string{"a/b/c", "a/b-d", "e"} {
-		must(t, tr.Put(p, f))
+		treetest.Must(t, tr.Put(p, f))
 	}
-	before := digest(t, tr)
-	if got := digest(t, tr.Without(nil)); got != before {
+	before := treetest.Digest(t, tr)
+	if got := treetest.Digest(t, tr.Without(nil)); got != before {
 		t.Error("a tree without nothing is another")
 	}
 	less := tr.Without(func(p string) bool { return p == "a/b" || p == "" })
 	want := "/ 40755 0:0 @1700000000\na 40755 0:0 @1700000000\na/b-d 100644 0:0 @0 \"\"\ne = a/b-d\n"
-	if d := cmp.Diff(want, dump(t, less)); d != "" {
+	if d := cmp.Diff(want, treetest.Dump(t, less)); d != "" {
 		t.Error(d)
 	}
 	less.Remove("a")
-	if digest(t, tr) != before {
+	if treetest.Digest(t, tr) != before {
 		t.Error("the first tree was changed")
 	}
 }
@@ -175,17 +102,17 @@ func TestWithoutIsAnotherTreeOfTheSameNodes(t *testing.T) {
 func TestPutMakesParentsAndReplaces(t *testing.T) {
 	tr := tree.New(modTime)
 	file := &tree.Inode{Mode: tree.Regular | 0o600, ModTime: 5}
-	must(t, tr.Put("", &tree.Inode{Mode: tree.Dir | 0o700, ModTime: 1}))
-	must(t, tr.Put("a/b/c", file))
-	must(t, tr.Put("a/bc", file))
-	must(t, tr.Put("a", &tree.Inode{Mode: tree.Dir | 0o711, ModTime: 2}))
+	treetest.Must(t, tr.Put("", &tree.Inode{Mode: tree.Dir | 0o700, ModTime: 1}))
+	treetest.Must(t, tr.Put("a/b/c", file))
+	treetest.Must(t, tr.Put("a/bc", file))
+	treetest.Must(t, tr.Put("a", &tree.Inode{Mode: tree.Dir | 0o711, ModTime: 2}))
 	want := "/ 40700 0:0 @1\na 40711 0:0 @2\na/b 40755 0:0 @1700000000\na/b/c 100600 0:0 @5 \"\"\na/bc = a/b/c\n"
-	if d := cmp.Diff(want, dump(t, tr)); d != "" {
+	if d := cmp.Diff(want, treetest.Dump(t, tr)); d != "" {
 		t.Error(d)
 	}
-	must(t, tr.Put("a/b", file))
+	treetest.Must(t, tr.Put("a/b", file))
 	if tr.Lookup("a/b/c") != nil || tr.Lookup("a/bc") == nil {
-		t.Error("a folder that became a file:", dump(t, tr))
+		t.Error("a folder that became a file:", treetest.Dump(t, tr))
 	}
 	for _, path := range []string{"a/b/c", "/x", "x/", "x//y", "./x", "x/..", "x\x00", strings.Repeat("n", 256), strings.Repeat("n/", 2048) + "n"} {
 		if err := tr.Put(path, file); err == nil {
@@ -194,7 +121,7 @@ func TestPutMakesParentsAndReplaces(t *testing.T) {
 	}
 	tr.Remove("a")
 	if tr.Len() != 1 {
-		t.Error("left:", dump(t, tr))
+		t.Error("left:", treetest.Dump(t, tr))
 	}
 }
 
@@ -202,10 +129,10 @@ func TestDigestIsOfEverything(t *testing.T) {
 	base := func() *tree.Tree {
 		tr := tree.New(modTime)
 		f := &tree.Inode{Mode: tree.Regular | 0o644, ModTime: 1, Content: strings.NewReader("data")}
-		must(t, tr.Put("d/a", f))
-		must(t, tr.Put("d/b", f))
-		must(t, tr.Put("l", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "d"}))
-		must(t, tr.Put("n", &tree.Inode{Mode: tree.CharDev | 0o600, Major: 1, Minor: 3}))
+		treetest.Must(t, tr.Put("d/a", f))
+		treetest.Must(t, tr.Put("d/b", f))
+		treetest.Must(t, tr.Put("l", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "d"}))
+		treetest.Must(t, tr.Put("n", &tree.Inode{Mode: tree.CharDev | 0o600, Major: 1, Minor: 3}))
 		return tr
 	}
 	file := func() *tree.Inode {
@@ -240,13 +167,13 @@ func TestDigestIsOfEverything(t *testing.T) {
 	} {
 		tr := base()
 		edit(tr)
-		sum := digest(t, tr)
+		sum := treetest.Digest(t, tr)
 		if other, ok := seen[sum]; ok {
 			t.Errorf("%s and %s have one digest", name, other)
 		}
 		seen[sum] = name
 	}
-	if seen[digest(t, base())] != "nothing" {
+	if seen[treetest.Digest(t, base())] != "nothing" {
 		t.Error("the digest of the same tree differs")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"imgtool/image/fault"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 )
@@ -20,16 +21,19 @@ import (
 type RolledBackError struct{ Address, Why string }
 
 func (e *RolledBackError) Error() string { return e.Address + ": " + e.Why }
+func (e *RolledBackError) Kind() string  { return fault.RolledBack }
 
 // UnknownError is a configuration that may be there or not.
 type UnknownError struct{ Address, Why string }
 
 func (e *UnknownError) Error() string { return e.Address + ": " + e.Why }
+func (e *UnknownError) Kind() string  { return fault.Unknown }
 
 // BusyError is a device with another job.
 type BusyError struct{ Address, Why string }
 
 func (e *BusyError) Error() string { return e.Address + ": the device is busy: " + e.Why }
+func (e *BusyError) Kind() string  { return fault.Refused }
 
 // Request is a configuration for a device.
 type Request struct {

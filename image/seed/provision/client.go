@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"imgtool/image/fault"
 	"imgtool/image/seed/api"
 )
 
@@ -51,6 +52,7 @@ type GoneError struct {
 
 func (e *GoneError) Error() string { return e.Address + " does not answer: " + plainly(e.Err) }
 func (e *GoneError) Unwrap() error { return e.Err }
+func (e *GoneError) Kind() string  { return fault.Gone }
 
 // plainly says why a connection failed, without the request: paths of jobs are
 // secret.
@@ -82,6 +84,8 @@ func (e *OtherError) Error() string {
 	return e.Address + " is not the provisioning service of an AtomixOS device: " + e.Said
 }
 
+func (e *OtherError) Kind() string { return fault.WrongBoard }
+
 // DeviceError is a device that is not the one it should be.
 type DeviceError struct{ Address, Has, Wants string }
 
@@ -92,6 +96,8 @@ func (e *DeviceError) Error() string {
 	return fmt.Sprintf("%s is the device %s; it must be %s", e.Address, e.Has, e.Wants)
 }
 
+func (e *DeviceError) Kind() string { return fault.WrongBoard }
+
 // RefusedError is a request that the device does not follow; it is as before.
 type RefusedError struct {
 	Address string
@@ -100,6 +106,7 @@ type RefusedError struct {
 }
 
 func (e *RefusedError) Error() string { return e.Address + ": " + e.Why }
+func (e *RefusedError) Kind() string  { return fault.Refused }
 
 // unsigned is true of a refusal for want of a good signature.
 func unsigned(err error) bool {

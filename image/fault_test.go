@@ -1,0 +1,33 @@
+package image_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"testing"
+
+	"imgtool/image"
+	"imgtool/image/fault"
+)
+
+// Package image depends on the standard library only and so repeats the kinds.
+func TestKindsAreThoseOfFault(t *testing.T) {
+	gone := fault.New(fault.Gone, "sda is gone")
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&image.MismatchError{}, fault.Mismatch},
+		{&image.WriteError{Err: errors.New("it failed")}, fault.Write},
+		{&image.WriteError{Err: &fs.PathError{Op: "write", Err: fs.ErrPermission}}, fault.Permission},
+		{&image.WriteError{Err: fmt.Errorf("writing: %w", gone)}, fault.Gone},
+	} {
+		if got := fault.Kind(c.err); got != c.want {
+			t.Errorf("Kind(%v) = %q, want %q", c.err, got, c.want)
+		}
+		// Other packages derive the kind of a failed write from its cause.
+		if w, ok := c.err.(*image.WriteError); ok && fault.WriteKind(w.Err) != c.want {
+			t.Errorf("WriteKind(%v) = %q, want %q", w.Err, fault.WriteKind(w.Err), c.want)
+		}
+	}
+}

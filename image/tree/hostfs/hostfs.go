@@ -1,0 +1,455 @@
+//go:build unix
+
+package hostfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"imgtool/image"
+	"imgtool/image/tree"
+)
+
+// Read reads a folder. Everything belongs to 0:0 unless owners are kept.
+// Files are opened when their content is needed, and only for as long as that
+// takes; one that is no longer what it was is an error then. One that cannot be
+// opened is an error now. seen, unless it is nil, is told of each file.
+func Read(dir string, keepOwners bool, modTime int64, seen func(path string, n *tree.Inode)) (*tree.Tree, error) {
+	return read(&walk{keepOwners: keepOwners, t: tree.New(modTime), links: map[device]*tree.Inode{}, seen: seen}, dir)
+}
+
+// ReadLive reads the root file system of a system that runs, with its owners and
+// without what drop says yes to, and all below it. Folders that another file system
+// is mounted on are empty, and are as that one has them.
+//
+// Somebody writes to some of its files all the time. One that changed reads as it is
+// by then, cut or filled up with zeros to the size it had, and changed is told.
+func ReadLive(dir string, modTime int64, drop func(path string) bool, changed func(path string)) (*tree.Tree, error) {
+	w := &walk{keepOwners: true, t: tree.New(modTime), links: map[device]*tree.Inode{}, drop: drop, changed: changed}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	w.only = new(uint64(st.Dev))
+	return read(w, dir)
+}
+
+func read(w *walk, dir string) (*tree.Tree, error) {
+	// The folder itself may be reached by a link.
+	if fi, err := os.Stat(dir); err != nil {
+		return nil, err
+	} else if !fi.IsDir() {
+		return nil, fmt.Errorf("%s: not a folder", dir)
+	}
+	n, err := w.inode(nil, dir, dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.t.Put("", n); err != nil {
+		return nil, err
+	}
+	if err := w.list("", &hostFolder{name: dir, changed: w.changed}, dir); err != nil {
+		return nil, err
+	}
+	return w.t, nil
+}
+
+type walk struct {
+	keepOwners bool
+	t          *tree.Tree
+	links      map[device]*tree.Inode
+
+	drop    func(path string) bool // nil: nothing
+	changed func(path string)      // nil: what changed is an error
+	only    *uint64                // the file system to stay on; nil: all
+	seen    func(path string, n *tree.Inode)
+}
+
+type device struct{ dev, ino uint64 }
+
+// list reads what is in a folder of the host, which is at dir in the tree.
+func (w *walk) list(dir string, in *hostFolder, host string) error {
+	short, release, err := openLongPath(host)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if w.only != nil {
+		var st unix.Stat_t
+		if err := unix.Stat(short, &st); err != nil || uint64(st.Dev) != *w.only {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(short)
+	if err != nil {
+		return unwrapPathError(host, err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		p, at := path.Join(dir, name), filepath.Join(host, name)
+		if w.drop != nil && w.drop(p) {
+			continue
+		}
+		if err := tree.CheckPath(p); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+		n, err := w.inode(in, name, at)
+		if err != nil {
+			return err
+		}
+		if w.seen != nil && n.Type() == tree.Regular {
+			w.seen(p, n)
+		}
+		if err := w.t.Put(p, n); err != nil {
+			return err
+		}
+		if n.Type() == tree.Dir {
+			if err := w.list(p, &hostFolder{up: in, name: name, changed: w.changed}, at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// inode reads what has a name in a folder of the host; the root is in none.
+func (w *walk) inode(in *hostFolder, name, host string) (*tree.Inode, error) {
+	short, release, err := openLongPath(host)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	var st unix.Stat_t
+	stat := unix.Lstat
+	if in == nil {
+		stat = unix.Stat
+	}
+	if err := stat(short, &st); err != nil {
+		return nil, &fs.PathError{Op: "lstat", Path: host, Err: err}
+	}
+	id := device{uint64(st.Dev), uint64(st.Ino)}
+	linked := uint32(st.Mode)&tree.TypeMask != tree.Dir && uint64(st.Nlink) > 1
+	if linked {
+		if n := w.links[id]; n != nil {
+			return n, nil
+		}
+	}
+	mtime, _ := st.Mtim.Unix()
+	n := &tree.Inode{Mode: uint32(st.Mode), ModTime: mtime}
+	if w.keepOwners {
+		n.UID, n.GID = st.Uid, st.Gid
+	}
+	switch n.Type() {
+	case tree.Dir, tree.Fifo, tree.Socket:
+	case tree.BlockDev, tree.CharDev:
+		n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
+	case tree.Symlink:
+		n.Mode = tree.Symlink | 0o777 // Linux has no other mode for links
+		if n.Target, err = os.Readlink(short); err != nil {
+			return nil, unwrapPathError(host, err)
+		}
+	case tree.Regular:
+		fd, err := open(short)
+		if err != nil {
+			return nil, unwrapPathError(host, err)
+		}
+		unix.Close(fd)
+		if st.Size > 0 {
+			// One allocation, as there may be a million.
+			both := &struct {
+				tree.Inode
+				hostFile
+			}{*n, hostFile{in, name, st.Size, st.Mtim.Nano()}}
+			n = &both.Inode
+			n.Content = &both.hostFile
+			if st.Blocks*512 < st.Size {
+				n.Content = &hostSparse{&both.hostFile}
+			}
+		}
+	default:
+		return nil, fmt.Errorf("%s: file type %o is not known", host, n.Type())
+	}
+	var lost string
+	if n.Xattrs, lost, err = hostXattrs(short, in == nil); err != nil {
+		return nil, fmt.Errorf("%s: %w", host, err)
+	}
+	if lost != "" {
+		w.t.AddLoss(tree.UnsupportedXattrs, host, lost)
+	}
+	if linked {
+		w.links[id] = n
+	}
+	return n, nil
+}
+
+// open does not wait for what a fifo put in a file's place would wait for. It is the
+// system's call alone: os has more to do, and there may be a million files.
+func open(path string) (fd int, err error) {
+	err = again(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+// again calls what a signal may end before it has begun.
+func again(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// pread reads all of p, or up to the end.
+func pread(fd int, p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		k := 0
+		err := again(func() (err error) {
+			k, err = unix.Pread(fd, p[n:], off+int64(n))
+			return err
+		})
+		if err != nil {
+			return n, err
+		}
+		if k <= 0 {
+			return n, io.EOF
+		}
+		n += k
+	}
+	return n, nil
+}
+
+// unwrapPathError is an error of the host about path, by whatever name that was reached.
+func unwrapPathError(path string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return &fs.PathError{Op: pe.Op, Path: path, Err: pe.Err}
+	}
+	return err
+}
+
+// hostFolder is a folder of the host. Files know theirs, which takes less memory
+// than to know their paths.
+type hostFolder struct {
+	up      *hostFolder // nil: name is the path of all that is read
+	name    string
+	changed func(path string) // nil: what changed is an error
+}
+
+// at is the path in the tree of what has a name in the folder.
+func (d *hostFolder) at(name string) string {
+	for ; d.up != nil; d = d.up {
+		name = d.name + "/" + name
+	}
+	return name
+}
+
+// host is the path on the host of what has a name in the folder.
+func (d *hostFolder) host(name string) string {
+	for ; d != nil; d = d.up {
+		name = filepath.Join(d.name, name)
+	}
+	return name
+}
+
+// hostFile is a file as it was when the folder was read.
+type hostFile struct {
+	dir   *hostFolder
+	name  string
+	size  int64
+	mtime int64 // in nanoseconds
+}
+
+func (h *hostFile) Size() int64 { return h.size }
+
+func (h *hostFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := h.read(p, off)
+	switch {
+	case err == nil || err == io.EOF:
+		return n, err
+	case h.dir.changed == nil || !errors.Is(err, errChanged) && !errors.Is(err, fs.ErrNotExist):
+		return 0, err
+	}
+	h.dir.changed(h.dir.at(h.name))
+	if off >= h.size {
+		return 0, io.EOF
+	}
+	whole := p[:min(int64(len(p)), h.size-off)]
+	clear(whole[min(n, len(whole)):])
+	if len(whole) < len(p) {
+		return len(whole), io.EOF
+	}
+	return len(whole), nil
+}
+
+var errChanged = errors.New("changed while it was in use")
+
+func (h *hostFile) read(p []byte, off int64) (int, error) {
+	path := h.dir.host(h.name)
+	short, release, err := openLongPath(path)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	fd, err := open(short)
+	if err != nil {
+		return 0, unwrapPathError(path, err)
+	}
+	defer unix.Close(fd)
+	// After the read, so that what was read is what is answered for.
+	n, err := pread(fd, p, off)
+	if err != nil && err != io.EOF {
+		err = &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	serr := again(func() error { return unix.Fstat(fd, &st) })
+	switch {
+	case serr != nil:
+		return 0, &fs.PathError{Op: "stat", Path: path, Err: serr}
+	case st.Size != h.size:
+		return n, fmt.Errorf("%s: %w: %d bytes, then %d", path, errChanged, h.size, st.Size)
+	case uint32(st.Mode)&tree.TypeMask != tree.Regular || st.Mtim.Nano() != h.mtime:
+		return n, fmt.Errorf("%s: %w", path, errChanged)
+	}
+	if err == io.EOF && off+int64(n) < h.size {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// hostSparse is a file that takes less room than it has bytes.
+type hostSparse struct{ *hostFile }
+
+// Hole is as image.Sparse has it, where the file system tells.
+func (h *hostSparse) Hole(off int64) int64 {
+	short, release, err := openLongPath(h.dir.host(h.name))
+	if err != nil {
+		return 0
+	}
+	defer release()
+	fd, err := open(short)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	switch at, err := unix.Seek(fd, off, unix.SEEK_DATA); {
+	case errors.Is(err, unix.ENXIO):
+		// What is not there any more is not zeros either.
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Size != h.size {
+			return 0
+		}
+		return max(0, h.size-off)
+	case err != nil:
+		return 0
+	default:
+		return max(0, min(at, h.size)-off)
+	}
+}
+
+// Runs is as image.Runs has it, where the file system tells. The file is opened once.
+func (h *hostSparse) Runs() iter.Seq[image.Span] {
+	return func(yield func(image.Span) bool) {
+		all := image.Span{Off: 0, Len: h.size}
+		short, release, err := openLongPath(h.dir.host(h.name))
+		if err != nil {
+			yield(all)
+			return
+		}
+		defer release()
+		fd, err := open(short)
+		if err != nil {
+			yield(all)
+			return
+		}
+		defer unix.Close(fd)
+		for off := int64(0); off < h.size; {
+			from, err := unix.Seek(fd, off, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) {
+				var st unix.Stat_t
+				if err := unix.Fstat(fd, &st); err == nil && st.Size == h.size {
+					return
+				}
+			}
+			if err != nil {
+				from = off
+			}
+			to, err := unix.Seek(fd, from, unix.SEEK_HOLE)
+			if err != nil {
+				to = h.size
+			}
+			from, to = min(from, h.size), min(to, h.size)
+			if from < to && !yield(image.Span{Off: from, Len: to - from}) {
+				return
+			}
+			off = max(to, from)
+			if to <= from && from < h.size { // the file changed: no more is known
+				yield(image.Span{Off: from, Len: h.size - from})
+				return
+			}
+		}
+	}
+}
+
+// hostXattrs are the extended attributes of a file, and the name of one that is left
+// out.
+func hostXattrs(path string, follow bool) (all []tree.Xattr, lost string, err error) {
+	list, get := unix.Llistxattr, unix.Lgetxattr
+	if follow {
+		list, get = unix.Listxattr, unix.Getxattr
+	}
+	names, err := grow(func(buf []byte) (int, error) { return list(path, buf) })
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("extended attributes: %w", err)
+	}
+	for name := range strings.SplitSeq(string(names), "\x00") {
+		if !tree.KeepXattr(name) {
+			if lost == "" {
+				lost = name
+			}
+			continue
+		}
+		value, err := grow(func(buf []byte) (int, error) { return get(path, name, buf) })
+		if err != nil {
+			return nil, "", fmt.Errorf("extended attribute %s: %w", name, err)
+		}
+		all = append(all, tree.Xattr{Name: name, Value: string(value)})
+	}
+	slices.SortFunc(all, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return all, lost, tree.CheckXattrs(all)
+}
+
+// grow asks for the size first, and again where it grew in between.
+func grow(ask func(buf []byte) (int, error)) ([]byte, error) {
+	for {
+		n, err := ask(nil)
+		if n <= 0 || err != nil {
+			return nil, err
+		}
+		buf := make([]byte, n)
+		n, err = ask(buf)
+		if err == nil {
+			return buf[:n], nil
+		}
+		if err != unix.ERANGE {
+			return nil, err
+		}
+	}
+}
