@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 func newDisksCommand(u *ui) *cobra.Command {
@@ -19,7 +19,7 @@ func newDisksCommand(u *ui) *cobra.Command {
 }
 
 func runDisks(u *ui) error {
-	disks, err := flash.Disks("/")
+	disks, err := disk.List("/")
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func runDisks(u *ui) error {
 	rows := []row{}
 	for _, d := range disks {
 		r := row{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Kind, d.Removable, true, ""}
-		if err := d.Check(flash.Need{SectorSize: 512}); err != nil {
+		if err := d.Check(disk.Need{SectorSize: 512}); err != nil {
 			r.Target, r.Reason = false, strings.TrimPrefix(err.Error(), d.Path+": ")
 		}
 		rows = append(rows, r)

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
@@ -48,13 +49,13 @@ func exitStatus(err error) int {
 		return exitRolledBack
 	case is(new(*provision.UnknownError)):
 		return exitUnknown
-	case is(new(*flash.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)), is(new(*artifact.ReplacedError)):
+	case is(new(*disk.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)), is(new(*artifact.ReplacedError)):
 		return exitRefused
 	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*flash.NoWritesError)), is(new(*otherConfigError)):
 		return exitMismatch
 	case is(new(*wrongBoardError)), is(new(*provision.OtherError)), is(new(*provision.DeviceError)):
 		return exitWrongBoard
-	case is(new(*flash.GoneError)), is(new(*flash.StallError)), is(new(*flash.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)), is(new(*source.GoneError)):
+	case is(new(*disk.GoneError)), is(new(*flash.StallError)), is(new(*disk.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)), is(new(*source.GoneError)):
 		return exitGone
 	case is(new(*artifact.CorruptError)), is(new(*hostfile.ReadError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
 		return exitCorrupt

@@ -17,10 +17,13 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/artifact"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 	"imgtool/image/statefile"
+	"imgtool/image/volume"
 )
 
 type factoryOptions struct {
@@ -119,8 +122,8 @@ that is mounted there for the unit's, and --sd and --nvme name other disks.`,
 // station is a medium on its way to being flashed.
 type station struct {
 	medium string
-	pic    *picture // as it was opened
-	plan   *plan    // with what is the unit's own, fitted to the disk
+	pic    *volume.Source // as it was opened
+	plan   *plan          // with what is the unit's own, fitted to the disk
 	*unit
 	files []string // what is the unit's own, by name
 	there mark
@@ -198,7 +201,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	}()
 	stations, err := openStations(ctx, opt, board, names, u)
 	if len(stations) > 0 {
-		whole.BuildID = buildID(stations[0].pic)
+		whole.BuildID = stations[0].pic.BuildID()
 	}
 	defer func() {
 		for _, s := range stations {
@@ -217,7 +220,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	flags := map[string]bool{"keep-registration-keys": opt.keepKeys}
 	for _, s := range stations {
 		if err := s.compose(board, own, flags); err != nil {
-			return fmt.Errorf("%s: %w", s.pic.name, err)
+			return fmt.Errorf("%s: %w", s.pic.Name, err)
 		}
 		s.there = s.marks(board)
 	}
@@ -231,7 +234,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 		u.warn("no --unit is given: the unit is as all others of its build, and has no serial number")
 	}
 	for _, s := range stations {
-		if err := s.pic.check(ctx, u); err != nil {
+		if err := s.pic.Check(ctx); err != nil {
 			return err
 		}
 	}
@@ -293,8 +296,8 @@ func factoryNames(opt factoryOptions) (board *boards.Board, names, missing []str
 	}
 	slices.Reverse(there)
 	for _, name := range there {
-		switch disk := opt.disks[name]; {
-		case disk != nil && *disk != "":
+		switch dev := opt.disks[name]; {
+		case dev != nil && *dev != "":
 			names = append(names, name)
 		default:
 			missing = append(missing, name)
@@ -324,12 +327,12 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 		if file == "-" {
 			return stations, fault.New(fault.Usage, "--%s-image is standard input: give a file, which can be read more than once", name)
 		}
-		pic, err := openPicture(file, nil)
+		pic, err := volume.Open(file, u.opening())
 		if err != nil {
 			return stations, err
 		}
 		stations = append(stations, &station{medium: name, pic: pic})
-		m := pic.manifest
+		m := pic.Manifest
 		switch {
 		case m == nil:
 			return stations, fmt.Errorf("%s: it has no manifest, so nobody knows what it is for: put %s beside it, or give an .img.zst", file, filepath.Base(artifact.ManifestPath(file)))
@@ -338,10 +341,10 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 		case m.Medium != name:
 			return stations, fmt.Errorf("%s is the image of the %s, and one of the %s is wanted", file, m.Medium, name)
 		}
-		if first := stations[0].pic; m.BuildID != buildID(first) {
-			return stations, fmt.Errorf("%s is of build %s, and %s of build %s: give images of one build", first.name, buildID(first), file, m.BuildID)
+		if first := stations[0].pic; m.BuildID != first.BuildID() {
+			return stations, fmt.Errorf("%s is of build %s, and %s of build %s: give images of one build", first.Name, first.BuildID(), file, m.BuildID)
 		}
-		if err := pic.seek(ctx, u); err != nil {
+		if err := pic.Seek(ctx); err != nil {
 			return stations, err
 		}
 	}
@@ -352,35 +355,35 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 // of the others.
 func findStations(opt factoryOptions, stations []*station) error {
 	for i, s := range stations {
-		disk, err := findDisk(*opt.disks[s.medium])
+		dev, err := findDisk(*opt.disks[s.medium])
 		if err != nil {
 			return err
 		}
-		s.unit = &unit{disk: disk}
+		s.unit = &unit{disk: dev}
 		for _, other := range stations[:i] {
-			if other.disk.Name == disk.Name && other.disk.File == disk.File && (!disk.File || sameFile(other.disk.Path, disk.Path)) {
-				return fault.New(fault.Usage, "--%s %s and --%s %s are one disk", other.medium, other.disk.Path, s.medium, disk.Path)
+			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+				return fault.New(fault.Usage, "--%s %s and --%s %s are one disk", other.medium, other.disk.Path, s.medium, dev.Path)
 			}
 		}
 		for _, other := range stations {
-			if err := refuseSame(disk, other.pic); err != nil {
+			if err := refuseSame(dev, other.pic); err != nil {
 				return err
 			}
 		}
-		if is := kindOfDisk(disk); is != "" && is != s.medium {
-			return &flash.RefusedError{Disk: disk.Path, Reason: fmt.Sprintf("its bus says it is an %s, and it is given as --%s: swap the disks", is, s.medium)}
+		if is := kindOfDisk(dev); is != "" && is != s.medium {
+			return &disk.RefusedError{Disk: dev.Path, Reason: fmt.Sprintf("its bus says it is an %s, and it is given as --%s: swap the disks", is, s.medium)}
 		}
-		p := &plan{pic: s.pic, size: s.pic.manifest.Size}
+		p := &plan{pic: s.pic, size: s.pic.Manifest.Size}
 		need := p.need()
-		if disk.Fixed() && opt.fixed {
+		if dev.Fixed() && opt.fixed {
 			need.Fixed = true
 			for _, serial := range opt.serials {
-				if serial == disk.Serial || disk.Serial == "" && serial == disk.WWN {
+				if serial == dev.Serial || dev.Serial == "" && serial == dev.WWN {
 					need.Serial = serial
 				}
 			}
 		}
-		if err := disk.Check(need); err != nil {
+		if err := dev.Check(need); err != nil {
 			return err
 		}
 	}
@@ -389,7 +392,7 @@ func findStations(opt factoryOptions, stations []*station) error {
 
 // kindOfDisk is which medium a disk can only be, where it hangs on a bus of its own
 // and not on an adapter.
-func kindOfDisk(d *flash.Disk) string {
+func kindOfDisk(d *disk.Disk) string {
 	switch {
 	case d.Bus == "nvme":
 		return "nvme"
@@ -405,13 +408,13 @@ func kindOfDisk(d *flash.Disk) string {
 func (s *station) compose(board *boards.Board, own *unitData, flags map[string]bool) error {
 	more, files := own.additions(board, s.medium, flags)
 	s.files = files
-	pic, err := s.pic.compose(s.disk.Size, more)
+	pic, err := compose.Fit(s.pic, s.disk.Size, more)
 	if err != nil {
 		return err
 	}
 	if own != nil {
 		c := *pic
-		c.unit = own.VSN
+		c.Unit = own.VSN
 		pic = &c
 	}
 	if s.plan, err = newPlan(pic); err != nil {
@@ -425,7 +428,7 @@ func (s *station) compose(board *boards.Board, own *unitData, flags map[string]b
 
 // marks reads from a disk what it says of its provisioning.
 func (s *station) marks(board *boards.Board) (m mark) {
-	for _, part := range s.pic.manifest.Partitions {
+	for _, part := range s.pic.Manifest.Partitions {
 		if part.State == "" {
 			continue
 		}
@@ -440,17 +443,17 @@ func (s *station) marks(board *boards.Board) (m mark) {
 	}
 	for _, place := range board.Unit.Places {
 		of, name, _ := strings.Cut(place.Partition, "/")
-		i := slices.IndexFunc(s.pic.manifest.Partitions, func(p artifact.Partition) bool { return p.Name == name })
+		i := slices.IndexFunc(s.pic.Manifest.Partitions, func(p artifact.Partition) bool { return p.Name == name })
 		if of != s.medium || i < 0 {
 			continue
 		}
-		part := s.pic.manifest.Partitions[i]
+		part := s.pic.Manifest.Partitions[i]
 		for _, f := range board.Unit.Files {
 			into := map[string]*string{"@VSN@": &m.vsn, "@NODE_ID@": &m.id}[strings.TrimSpace(f.Text)]
 			if into == nil || !slices.Contains(place.Files, f.Name) {
 				continue
 			}
-			at := path.Join("/", place.Folder, f.Path)
+			at := path.Join("/", place.Directory, f.Path)
 			text, err := fileOn(s.disk, part, at)
 			*into = strings.TrimSpace(text)
 			switch {
@@ -491,7 +494,7 @@ func checkMarks(stations []*station, own *unitData, again bool, u *ui) error {
 	left := false // something after this one is not done
 	for _, s := range slices.Backward(stations) {
 		m := s.there
-		same := (m.build == "" || m.build == buildID(s.pic)) && (!s.isUnits() || m.vsn == vsn && m.id == id)
+		same := (m.build == "" || m.build == s.pic.BuildID()) && (!s.isUnits() || m.vsn == vsn && m.id == id)
 		switch {
 		case again && m.err != nil:
 			u.say("%s: lost is what is on it and cannot be read (%v)", s.disk.Path, m.err)
@@ -499,9 +502,9 @@ func checkMarks(stations []*station, own *unitData, again bool, u *ui) error {
 			u.say("%s: lost is what is on it: %s", s.disk.Path, m.what())
 		case again:
 		case m.err != nil:
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("what is on it cannot be read (%v): it was in use somewhere; pass --reprovision to lose it", m.err)}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("what is on it cannot be read (%v): it was in use somewhere; pass --reprovision to lose it", m.err)}
 		case m.done && !(same && left):
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: m.what() + ": pass --reprovision to lose what is on it"}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: m.what() + ": pass --reprovision to lose what is on it"}
 		case m.done:
 			u.say("%s: %s: it is compared, and what differs is written", s.disk.Path, m.what())
 		}
@@ -524,7 +527,7 @@ func confirmFactory(ctx context.Context, stations []*station, own *unitData, u *
 	}
 	ok, err := u.ask(ctx, fmt.Sprintf("Write, %s,\n%s.\nEverything there will be lost.", sanitize.Line(who), strings.Join(lines, "\nand ")))
 	if err == nil && !ok {
-		err = &flash.RefusedError{Disk: stations[0].disk.Path, Reason: "not written: the answer was not yes"}
+		err = &disk.RefusedError{Disk: stations[0].disk.Path, Reason: "not written: the answer was not yes"}
 	}
 	return err
 }
@@ -536,7 +539,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 	var disks []string
 	for _, s := range stations {
 		s.job.Verify, s.receipt.Verify = flash.Full, "full"
-		s.job.Patience = u.patience(s.disk.Path, stall)
+		s.job.Timeout = u.patience(s.disk.Path, stall)
 		s.job.Watch = new(flash.Watch)
 		s.job.Delta = alike(s.disk, s.plan)
 		disks = append(disks, s.disk.Path)
@@ -549,7 +552,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		}
 	}()
 	for _, s := range stations {
-		if s.target, err = flash.Open(s.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		if s.target, err = disk.Open(s.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 			return fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
 		}
 		if err != nil {
@@ -570,7 +573,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 		s.target = nil
 		whole.Media = append(whole.Media, mediumReceipt{s.medium, s.files, s.receipt})
 		if s.err != nil {
-			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*flash.MovedError)) {
+			if s.touched && ctx.Err() == nil && !errors.As(s.err, new(*disk.MovedError)) {
 				return fault.WithHint(s.err, "%s; run it again, and what is left is done", s.leaves())
 			}
 			return s.err

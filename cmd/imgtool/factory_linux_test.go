@@ -18,8 +18,11 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash"
+	"imgtool/flash/disk"
+	"imgtool/image/compose"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
+	"imgtool/image/volume"
 )
 
 // bench is the three images of a build and a loop device for each.
@@ -112,31 +115,31 @@ func (b *bench) has(medium, file string) (there mark, is bool) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+	pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer pic.Close()
-	disk, err := findDisk(b.disks[medium])
+	dev, err := findDisk(b.disks[medium])
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	imagetest.Run(b.t, "blockdev", "--flushbufs", b.disks[medium])
-	s := &station{medium: medium, pic: pic, unit: &unit{disk: disk}}
+	s := &station{medium: medium, pic: pic, unit: &unit{disk: dev}}
 	if err := s.compose(b.board, own, nil); err != nil {
 		b.t.Fatal(err)
 	}
 	defer s.plan.Close()
-	expected, err := s.plan.expected(disk.Size)
+	expected, err := s.plan.expected(dev.Size)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	d, err := flash.OpenRead(disk)
+	d, err := disk.OpenRead(dev)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer d.Close()
-	return s.marks(b.board), flash.Compare(b.t.Context(), d, expected, flash.Patience{}, nil) == nil
+	return s.marks(b.board), flash.Compare(b.t.Context(), d, expected, flash.Timeout{}, nil) == nil
 }
 
 // The kernel mounts what was written, and sees the files of the unit.
@@ -186,23 +189,23 @@ func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, medium := range []string{"sd", "nvme"} {
-		pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+		pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer pic.Close()
 		more, _ := own.additions(b.board, medium, nil)
-		made, err := pic.compose(pic.manifest.Size, more)
+		made, err := compose.Fit(pic, pic.Manifest.Size, more)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var differ, all int64
-		for c, err := range made.img.Chunks(4096) {
+		for c, err := range made.Image.Chunks(4096) {
 			if err != nil {
 				t.Fatal(err)
 			}
 			was := make([]byte, len(c.Data))
-			pic.img.ReadAt(was, c.Off)
+			pic.Image.ReadAt(was, c.Off)
 			if all++; string(was) != string(c.Data) {
 				differ++
 			}

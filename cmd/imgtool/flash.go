@@ -21,10 +21,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/partition"
 	"imgtool/image/sanitize"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -80,8 +83,8 @@ func checkStall(stall time.Duration) error {
 }
 
 // patience is how long a disk is waited for, and says when it is slow.
-func (u *ui) patience(disk string, stall time.Duration) flash.Patience {
-	return flash.Patience{Stall: stall, Slow: func(waited time.Duration, ended bool) {
+func (u *ui) patience(disk string, stall time.Duration) flash.Timeout {
+	return flash.Timeout{Stall: stall, Slow: func(waited time.Duration, ended bool) {
 		if ended {
 			u.note("%s: it answers again, after %s", disk, waited.Round(100*time.Millisecond))
 			return
@@ -144,9 +147,9 @@ not go to sleep.`,
 
 // unit is one disk on its way to being flashed.
 type unit struct {
-	disk    *flash.Disk
+	disk    *disk.Disk
 	job     flash.Job
-	target  *flash.Target
+	target  *disk.Target
 	touched bool // something was written
 	ended   atomic.Bool
 	receipt receipt
@@ -156,7 +159,7 @@ type unit struct {
 // leaves says what is on the disk after a failure.
 func (n *unit) leaves() string { return leftWords(n.disk.Path, n.receipt.Left) }
 
-func leftWords(disk string, left flash.Left) string {
+func leftWords(disk string, left flash.State) string {
 	switch left {
 	case flash.Unchanged:
 		return disk + " is unchanged"
@@ -192,7 +195,7 @@ type receipt struct {
 	Status   int     `json:"status"` // exit status
 	Error    string  `json:"error,omitempty"`
 
-	Left flash.Left `json:"disk_state,omitempty"` // after an error: what was read back from the disk
+	Left flash.State `json:"disk_state,omitempty"` // after an error: what was read back from the disk
 }
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
@@ -200,19 +203,19 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		return err
 	}
 	if opt.image == "" {
-		if opt.image, err = newestImage("--image FILE"); err != nil {
+		if opt.image, err = volume.Newest("--image FILE"); err != nil {
 			return err
 		}
 		u.say("image: %s, the newest in out/", opt.image)
 	}
-	pic, err := openPicture(opt.image, u.in)
+	pic, err := volume.Open(opt.image, u.opening())
 	if err != nil {
 		return err
 	}
 	defer pic.Close()
-	pic.describeBeside(u)
+	pic.ReportBeside()
 	if opt.seed.given() {
-		if err := pic.seekFile(ctx, u); err != nil {
+		if err := pic.SeekFile(ctx); err != nil {
 			return err
 		}
 		board, err := askedBoard(opt.board)
@@ -227,11 +230,11 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 }
 
 // flashPicture is the one way to disks.
-func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOptions, u *ui) (err error) {
-	if len(names) > 1 && pic.unit != "" {
-		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", pic.unit, len(names))
+func flashPicture(ctx context.Context, names []string, pic *volume.Source, opt flashOptions, u *ui) (err error) {
+	if len(names) > 1 && pic.Unit != "" {
+		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", pic.Unit, len(names))
 	}
-	pic, err = pic.withoutHoles(names)
+	pic, err = pic.WithoutHoles(names)
 	if err != nil {
 		return err
 	}
@@ -246,24 +249,24 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		if err != nil {
 			return err
 		}
-		if m := pic.manifest; m != nil && m.Board != board.Name {
-			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+		if m := pic.Manifest; m != nil && m.Board != board.Name {
+			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.Name, m.Board, board.Name)}
 		} else if m == nil {
-			if pic.board = board.Name; opt.yes || opt.dryRun {
-				u.warn(fmt.Sprintf("%s: it is not known whether this image is for %s: it has no manifest", pic.name, board.Name))
+			if p.board = board.Name; opt.yes || opt.dryRun {
+				u.warn(fmt.Sprintf("%s: it is not known whether this image is for %s: it has no manifest", pic.Name, board.Name))
 			}
 		}
 		if len(names) == 0 {
 			medium := ""
-			if pic.manifest != nil {
-				medium = pic.manifest.Medium
+			if pic.Manifest != nil {
+				medium = pic.Manifest.Medium
 			}
-			disk, err := newRecovery(board, medium, opt.serial, opt.port, opt.timeout).wait(ctx, u)
+			dev, err := newRecovery(board, medium, opt.serial, opt.port, opt.timeout).wait(ctx, u)
 			if err != nil {
 				return err
 			}
-			u.say("found %s", describeDisk(disk))
-			names, eject = []string{disk.Path}, true
+			u.say("found %s", describeDisk(dev))
+			names, eject = []string{dev.Path}, true
 		}
 	}
 	need := p.need()
@@ -287,25 +290,26 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		}
 	}()
 	if !opt.again {
-		log.warnOfTwins(pic.unit, "", u)
+		log.warnOfTwins(pic.Unit, "", u)
 	}
 	units, err := findUnits(names, pic, need)
 	if err != nil {
 		return err
 	}
-	if pic.file != nil && pic.img == nil {
+	if pic.File != nil && pic.Image == nil {
 		now, plan, err := unpacked(ctx, pic, units, need, u)
 		if err != nil {
 			return err
 		}
+		plan.board = p.board
 		p.Close()
 		pic, p = now, plan
 	}
 	if err := checkFill(pic, units, u); err != nil {
 		return err
 	}
-	if fitted, err := pic.fit(units[0].disk.Size); err != nil {
-		return fmt.Errorf("%s: %w", pic.name, err)
+	if fitted, err := compose.Fit(pic, units[0].disk.Size, nil); err != nil {
+		return fmt.Errorf("%s: %w", pic.Name, err)
 	} else if fitted != pic {
 		p.Close()
 		if p, err = newPlan(fitted); err != nil {
@@ -314,20 +318,20 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		if n.job, err = p.job(n.disk.Size); err != nil {
-			return fmt.Errorf("%s: %w", pic.name, corrupt("it cannot be put on %s: %w", n.disk.Path, err))
+			return fmt.Errorf("%s: %w", pic.Name, corrupt("it cannot be put on %s: %w", n.disk.Path, err))
 		}
 		if !opt.again {
-			if err := checkState(n.disk, pic.manifest, u); err != nil {
+			if err := checkState(n.disk, pic.Manifest, u); err != nil {
 				return err
 			}
 		}
 	}
-	if err := pic.check(ctx, u); err != nil {
+	if err := pic.Check(ctx); err != nil {
 		return err
 	}
 	p.tell(u)
 	if opt.dryRun {
-		if pic.file == nil {
+		if pic.File == nil {
 			if err := p.readThrough(ctx, units, u); err != nil {
 				return err
 			}
@@ -345,13 +349,13 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verifyModes[opt.verify], opt.verify
-		n.job.Patience = u.patience(n.disk.Path, opt.stall)
+		n.job.Timeout = u.patience(n.disk.Path, opt.stall)
 		n.job.Watch = new(flash.Watch)
-		n.job.Zeros = pic.manifest == nil && opt.delta != "no"
+		n.job.Zeros = pic.Manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {
-		if n.target, err = flash.Open(n.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		if n.target, err = disk.Open(n.disk); errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 			return fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
 		}
 		if err != nil {
@@ -368,14 +372,14 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	defer u.writeDisks()()
 	u.beforeEnd(func() { log.abandon(units, u) })
 	flashAll(ctx, units, p, u)
-	if pic.file == nil {
-		pic.sayTrailing(u)
+	if pic.File == nil {
+		pic.ReportTrailing()
 	}
 	p.tell(u)
 	// Nobody may mount what is about to be ejected: it is let go of after that.
 	var ejected error
 	if eject && units[0].err == nil {
-		ejected = flash.Eject("/", units[0].disk)
+		ejected = disk.Eject("/", units[0].disk)
 	}
 	for _, n := range units {
 		n.release(u, eject && ejected == nil)
@@ -393,12 +397,12 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 
 // choose asks which of the disks on USB and the cards is meant. With a serial
 // there is nothing to ask.
-func choose(ctx context.Context, u *ui, need flash.Need, quiet bool) (string, error) {
-	disks, err := flash.Disks("/")
+func choose(ctx context.Context, u *ui, need disk.Need, quiet bool) (string, error) {
+	disks, err := disk.List("/")
 	if err != nil {
 		return "", err
 	}
-	var fit []flash.Disk
+	var fit []disk.Disk
 	var list []string
 	for _, d := range disks {
 		if d.Bus == "loop" || d.Bus == "nbd" || d.Check(need) != nil {
@@ -428,25 +432,25 @@ func choose(ctx context.Context, u *ui, need flash.Need, quiet bool) (string, er
 type wrongBoardError struct{ error }
 
 // findUnits finds the disks and looks whether each may be written.
-func findUnits(names []string, pic *picture, need flash.Need) ([]*unit, error) {
+func findUnits(names []string, pic *volume.Source, need disk.Need) ([]*unit, error) {
 	var units []*unit
 	for _, name := range names {
-		disk, err := findDisk(name)
+		dev, err := findDisk(name)
 		if err != nil {
 			return nil, err
 		}
 		for _, other := range units {
-			if other.disk.Name == disk.Name && other.disk.File == disk.File && (!disk.File || sameFile(other.disk.Path, disk.Path)) {
-				return nil, fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, disk.Path)
+			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+				return nil, fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
-		if err := refuseSame(disk, pic); err != nil {
+		if err := refuseSame(dev, pic); err != nil {
 			return nil, err
 		}
-		if err := disk.Check(need); err != nil {
+		if err := dev.Check(need); err != nil {
 			return nil, err
 		}
-		units = append(units, &unit{disk: disk})
+		units = append(units, &unit{disk: dev})
 	}
 	return units, nil
 }
@@ -466,12 +470,12 @@ func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) err
 		disks = append(disks, sanitize.Line(describeDisk(n.disk)))
 	}
 	what := describePicture(p)
-	if p.pic.unit != "" {
-		what += " for unit " + p.pic.unit
+	if p.pic.Unit != "" {
+		what += " for unit " + p.pic.Unit
 	}
 	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", sanitize.Line(what), strings.Join(disks, "\nand ")))
 	if err == nil && !ok {
-		err = &flash.RefusedError{Disk: units[0].disk.Path, Reason: "not written: the answer was not yes"}
+		err = &disk.RefusedError{Disk: units[0].disk.Path, Reason: "not written: the answer was not yes"}
 	}
 	return err
 }
@@ -541,10 +545,10 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
 // describe fills in what is known of a disk and an image.
-func (r *receipt) describe(d *flash.Disk, pic *picture) {
+func (r *receipt) describe(d *disk.Disk, pic *volume.Source) {
 	r.Disk, r.Model, r.Serial, r.Size = d.Path, d.Model, d.Serial, d.Size
-	r.Image, r.Unit, r.Time = pic.name, pic.unit, time.Now().UTC().Format(time.RFC3339)
-	if m := pic.manifest; m != nil {
+	r.Image, r.Unit, r.Time = pic.Name, pic.Unit, time.Now().UTC().Format(time.RFC3339)
+	if m := pic.Manifest; m != nil {
 		r.Board, r.BuildID = m.Board, m.BuildID
 	}
 }
@@ -555,7 +559,7 @@ func (r *receipt) fail(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		r.Status = exitInterrupted
 	}
-	r.Left, _ = flash.LeftBy(err)
+	r.Left, _ = flash.StateAfter(err)
 }
 
 // release lets go of a disk, which may be gone.
@@ -641,7 +645,7 @@ func conclude(ctx context.Context, units []*unit, log *receiptLog, u *ui) error 
 		switch {
 		case n.err != nil:
 			err := n.err
-			if n.touched && ctx.Err() == nil && !errors.As(err, new(*flash.MovedError)) {
+			if n.touched && ctx.Err() == nil && !errors.As(err, new(*disk.MovedError)) {
 				err = fault.WithHint(err, "%s", n.leaves())
 			}
 			if failed == nil {
@@ -683,8 +687,8 @@ func (r receipt) summary() string {
 
 // alike says whether a disk carries, or was about to carry, an image of the same
 // board: then most of it may be there already.
-func alike(disk *flash.Disk, p *plan) bool {
-	t, err := flash.OpenRead(disk)
+func alike(dev *disk.Disk, p *plan) bool {
+	t, err := disk.OpenRead(dev)
 	if err != nil {
 		return false
 	}
@@ -693,7 +697,7 @@ func alike(disk *flash.Disk, p *plan) bool {
 	if n, _ := t.ReadAt(record, recordOff); n == len(record) && p.record != nil && sameBoard(record, p.record) {
 		return true
 	}
-	there, err := partition.Read(t, tableSector(disk))
+	there, err := partition.Read(t, tableSector(dev))
 	if err != nil || (there.GPT == nil) != (p.table.GPT == nil) || len(there.Parts) < len(p.table.Parts) {
 		return false
 	}
@@ -707,16 +711,16 @@ func alike(disk *flash.Disk, p *plan) bool {
 
 // tableSector is the size of the sectors that the partition table of a disk counts in,
 // 0 if a regular file may have any.
-func tableSector(disk *flash.Disk) int64 {
-	if disk.File {
+func tableSector(dev *disk.Disk) int64 {
+	if dev.File {
 		return 0
 	}
-	return int64(disk.SectorSize)
+	return int64(dev.SectorSize)
 }
 
 // findDisk finds the disk a person names.
-func findDisk(name string) (*flash.Disk, error) {
-	d, err := flash.Find("/", name)
+func findDisk(name string) (*disk.Disk, error) {
+	d, err := disk.Find("/", name)
 	if _, there := os.Stat(name); errors.Is(err, fs.ErrNotExist) && there != nil {
 		return nil, fault.WithHint(&noDiskError{name, err}, "imgtool disks lists the disks there are")
 	}
@@ -733,54 +737,47 @@ func (e *noDiskError) Error() string { return e.name + ": there is no such disk 
 func (e *noDiskError) Unwrap() error { return e.err }
 
 // refuseSame refuses to write an image over itself, under whatever name.
-func refuseSame(disk *flash.Disk, pic *picture) error {
-	a := pic.source
+func refuseSame(dev *disk.Disk, pic *volume.Source) error {
+	a := pic.Info
 	if a == nil {
 		return nil
 	}
-	itself := &flash.RefusedError{Disk: disk.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
-	if b, err := os.Stat(disk.Path); err == nil && os.SameFile(a, b) {
+	itself := &disk.RefusedError{Disk: dev.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
+	if b, err := os.Stat(dev.Path); err == nil && os.SameFile(a, b) {
 		return itself
 	}
 	// The image may be the file behind a loop device,
-	if made, known := disk.MadeOf(a); known {
+	if made, known := dev.MadeOf(a); known {
 		if made {
 			return itself
 		}
-	} else if backing, err := os.ReadFile("/sys/block/" + disk.Name + "/loop/backing_file"); err == nil && !disk.File {
+	} else if backing, err := os.ReadFile("/sys/block/" + dev.Name + "/loop/backing_file"); err == nil && !dev.File {
 		if b, err := os.Stat(strings.TrimSpace(string(backing))); err == nil && os.SameFile(a, b) {
 			return itself
 		}
 	}
 	// or the disk itself, or one of its partitions.
-	if dev, ok := a.Sys().(*syscall.Stat_t); ok && a.Mode()&fs.ModeDevice != 0 {
-		at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(dev.Rdev)), unix.Minor(uint64(dev.Rdev))))
-		if err == nil && (filepath.Base(at) == disk.Name || filepath.Base(filepath.Dir(at)) == disk.Name) {
+	if st, ok := a.Sys().(*syscall.Stat_t); ok && a.Mode()&fs.ModeDevice != 0 {
+		at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
+		if err == nil && (filepath.Base(at) == dev.Name || filepath.Base(filepath.Dir(at)) == dev.Name) {
 			return itself
 		}
 	}
 	return nil
 }
 
-func buildID(pic *picture) string {
-	if pic.manifest == nil {
-		return ""
-	}
-	return pic.manifest.BuildID
-}
-
 func describePicture(p *plan) string {
-	if m := p.pic.manifest; m != nil {
-		return fmt.Sprintf("%s (%s build %s, %s)", p.pic.name, m.Board, m.BuildID, human(p.size))
+	if m := p.pic.Manifest; m != nil {
+		return fmt.Sprintf("%s (%s build %s, %s)", p.pic.Name, m.Board, m.BuildID, human(p.size))
 	}
-	if p.pic.board != "" {
-		return fmt.Sprintf("%s (%s, and not known to be for %s: it has no manifest)", p.pic.name, human(p.size), p.pic.board)
+	if p.board != "" {
+		return fmt.Sprintf("%s (%s, and not known to be for %s: it has no manifest)", p.pic.Name, human(p.size), p.board)
 	}
-	return fmt.Sprintf("%s (%s)", p.pic.name, human(p.size))
+	return fmt.Sprintf("%s (%s)", p.pic.Name, human(p.size))
 }
 
 // describeDisk says in a line what a disk is, and what is on it.
-func describeDisk(d *flash.Disk) string {
+func describeDisk(d *disk.Disk) string {
 	about := []string{human(d.Size)}
 	if name := strings.TrimSpace(d.Vendor + " " + d.Model); name != "" {
 		about = append(about, name)
@@ -802,8 +799,8 @@ func describeDisk(d *flash.Disk) string {
 
 // whatIsOn says what partitions are on a disk, by its own word: the kernel may
 // not have looked.
-func whatIsOn(d *flash.Disk) string {
-	t, err := flash.OpenRead(d)
+func whatIsOn(d *disk.Disk) string {
+	t, err := disk.OpenRead(d)
 	if err != nil {
 		return "contents that cannot be read"
 	}

@@ -23,7 +23,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"imgtool/boards"
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/fault"
@@ -35,6 +35,7 @@ import (
 	"imgtool/image/statefile"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
+	"imgtool/image/volume"
 )
 
 // live is a unit that is provisioned from its own root file system.
@@ -211,7 +212,7 @@ func (l *live) run(ctx context.Context, whole *unitReceipt) error {
 		if !l.opt.dryRun {
 			l.fs.remove(state + todoSuffix)
 		}
-		return &flash.RefusedError{Disk: at, Reason: "the unit is provisioned: remove this file if you know that it is not"}
+		return &disk.RefusedError{Disk: at, Reason: "the unit is provisioned: remove this file if you know that it is not"}
 	}
 	ready := !slices.ContainsFunc(l.board.Live.Media, func(m boards.LiveMedium) bool { return !done[m.Step] })
 	var found *todo
@@ -294,7 +295,7 @@ func (l *live) steps() (map[int]bool, error) {
 		}
 	}
 	if len(text) > 0 && len(done) == 0 {
-		return nil, &flash.RefusedError{Disk: l.path(l.board.State.Paths[0]), Reason: "it is no state file that is known: remove it if the unit is not provisioned"}
+		return nil, &disk.RefusedError{Disk: l.path(l.board.State.Paths[0]), Reason: "it is no state file that is known: remove it if the unit is not provisioned"}
 	}
 	return done, nil
 }
@@ -380,27 +381,27 @@ func (l *live) check(files bool) error {
 		if given := l.opt.disks[name]; given != nil && *given != "" {
 			at = *given
 		}
-		disk, err := findDisk(at)
+		dev, err := findDisk(at)
 		if err != nil {
 			return err
 		}
 		for _, other := range l.stages {
-			if other.disk.Name == disk.Name && other.disk.File == disk.File && (!disk.File || sameFile(other.disk.Path, disk.Path)) {
-				return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, disk.Path)
+			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+				return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
 		// It is built in, and the one that the board has there.
-		need := flash.Need{Floor: int64(m.Placing.MinDisk), Who: l.board.Name, SectorSize: 512}
-		if disk.Fixed() {
-			need.Fixed, need.Serial = true, disk.Serial
-			if disk.Serial == "" {
-				need.Serial = disk.WWN
+		need := disk.Need{Floor: int64(m.Placing.MinDisk), Who: l.board.Name, SectorSize: 512}
+		if dev.Fixed() {
+			need.Fixed, need.Serial = true, dev.Serial
+			if dev.Serial == "" {
+				need.Serial = dev.WWN
 			}
 		}
-		if err := disk.Check(need); err != nil {
+		if err := dev.Check(need); err != nil {
 			return err
 		}
-		l.stages = append(l.stages, &station{medium: name, unit: &unit{disk: disk}})
+		l.stages = append(l.stages, &station{medium: name, unit: &unit{disk: dev}})
 	}
 	// What makes the unit itself is in its root.
 	for _, f := range l.board.Unit.Files {
@@ -465,7 +466,7 @@ func (l *live) plan(ctx context.Context) error {
 	for _, img := range l.build.Images {
 		i := slices.IndexFunc(l.stages, func(s *station) bool { return s.medium == img.Manifest.Medium })
 		s := l.stages[i]
-		s.pic = &picture{name: "the " + s.medium + " made of " + l.root, img: img.Image, manifest: img.Manifest}
+		s.pic = volume.FromImage("the "+s.medium+" made of "+l.root, img.Image, img.Manifest)
 		if err := s.compose(l.board, nil, nil); err != nil {
 			return err
 		}
@@ -474,7 +475,7 @@ func (l *live) plan(ctx context.Context) error {
 		l.todo.Build = img.Manifest.BuildID
 		switch other := m.id != "" && m.id != l.own.NodeID || m.vsn != "" && m.vsn != l.own.VSN; {
 		case other && !l.opt.again:
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("%s, and is another unit's: pass --reprovision to lose what is on it", m.what())}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("%s, and is another unit's: pass --reprovision to lose what is on it", m.what())}
 		case m.done:
 			l.log("%s: lost is what is on it: %s", s.disk.Path, m.what())
 		}
@@ -530,7 +531,7 @@ func (l *live) media(ctx context.Context, done map[int]bool, whole *unitReceipt)
 }
 
 func (s *station) hasState() bool {
-	for _, part := range s.pic.manifest.Partitions {
+	for _, part := range s.pic.Manifest.Partitions {
 		if part.State != "" {
 			return true
 		}
@@ -538,18 +539,18 @@ func (s *station) hasState() bool {
 	return false
 }
 
-func diskGUID(disk *flash.Disk) (string, error) {
-	d, err := flash.OpenRead(disk)
+func diskGUID(dev *disk.Disk) (string, error) {
+	d, err := disk.OpenRead(dev)
 	if err != nil {
 		return "", err
 	}
 	defer d.Close()
-	table, err := partition.Read(d, tableSector(disk))
+	table, err := partition.Read(d, tableSector(dev))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", disk.Path, err)
+		return "", fmt.Errorf("%s: %w", dev.Path, err)
 	}
 	if table.GPT == nil {
-		return "", fmt.Errorf("%s: its partition table is an MBR, which has no GUID", disk.Path)
+		return "", fmt.Errorf("%s: its partition table is an MBR, which has no GUID", dev.Path)
 	}
 	return table.GPT.GUID, nil
 }
@@ -558,7 +559,7 @@ func diskGUID(disk *flash.Disk) (string, error) {
 func (l *live) sameDisks() error {
 	for _, s := range l.stages {
 		if guid, err := diskGUID(s.disk); err != nil || guid != l.todo.Disks[s.medium] {
-			return &flash.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("it is not the %s that was made of this root, parts of which are nowhere else: put that one back", s.medium)}
+			return &disk.RefusedError{Disk: s.disk.Path, Reason: fmt.Sprintf("it is not the %s that was made of this root, parts of which are nowhere else: put that one back", s.medium)}
 		}
 	}
 	return nil
@@ -587,7 +588,7 @@ func (l *live) free() error {
 		at := filepath.Join(root, c.Path)
 		for _, m := range mounts {
 			if m.Mountpoint == at || strings.HasPrefix(m.Mountpoint, at+"/") {
-				return &flash.RefusedError{Disk: at, Reason: m.Mountpoint + " is mounted, and is to be moved or replaced: unmount it first"}
+				return &disk.RefusedError{Disk: at, Reason: m.Mountpoint + " is mounted, and is to be moved or replaced: unmount it first"}
 			}
 		}
 	}
@@ -637,19 +638,19 @@ func readTodo(root *rooted, p string) (*todo, error) {
 	at := root.path(p)
 	text, err := root.readFile(p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &flash.RefusedError{Disk: at, Reason: "it is not there, and the state file says that the media are made: remove the state file and start over"}
+		return nil, &disk.RefusedError{Disk: at, Reason: "it is not there, and the state file says that the media are made: remove the state file and start over"}
 	}
 	if err != nil {
 		return nil, err
 	}
 	t := &todo{}
 	if err := json.Unmarshal(text, t); err != nil {
-		return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): remove it and the state file, and start over", err)}
+		return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): remove it and the state file, and start over", err)}
 	}
 	for _, c := range t.Changes {
 		for _, p := range []string{c.Path, c.Link, c.Backup} {
 			if p != "" && (!fs.ValidPath(p) || p == ".") || c.Path == "" {
-				return nil, &flash.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is not a path: remove it and the state file, and start over", p)}
+				return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is not a path: remove it and the state file, and start over", p)}
 			}
 		}
 	}
@@ -663,7 +664,7 @@ func confirmLive(ctx context.Context, l *live) error {
 	}
 	ok, err := l.u.ask(ctx, fmt.Sprintf("Write %s,\nand lock %s down.\nEverything on the disks will be lost.", strings.Join(lines, "\nand "), sanitize.Line(l.root)))
 	if err == nil && !ok {
-		err = &flash.RefusedError{Disk: l.root, Reason: "not provisioned: the answer was not yes"}
+		err = &disk.RefusedError{Disk: l.root, Reason: "not provisioned: the answer was not yes"}
 	}
 	return err
 }

@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 // overlaid refuses a root whose changes would go to another layer.
@@ -15,7 +15,7 @@ func overlaid(root string) error {
 		return fmt.Errorf("%s: %w", root, err)
 	}
 	if uint32(st.Type) == unix.OVERLAYFS_SUPER_MAGIC && root == "/" {
-		return &flash.RefusedError{Disk: root, Reason: "it is an overlay, and what is changed there would not be in the root file system: mount that read-write and name it with --root"}
+		return &disk.RefusedError{Disk: root, Reason: "it is an overlay, and what is changed there would not be in the root file system: mount that read-write and name it with --root"}
 	}
 	return nil
 }

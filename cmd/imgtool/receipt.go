@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/volume"
 )
 
 // receiptError is a receipt that could not be written.
@@ -155,20 +157,20 @@ func (l *receiptLog) add(disk string, receipt any) error {
 
 // refused leaves a receipt of each disk where nothing was written because one of them is
 // refused, or the image. It returns err, and what is to be said beside it.
-func (l *receiptLog) refused(names []string, pic *picture, err error, ctx context.Context, u *ui) error {
+func (l *receiptLog) refused(names []string, pic *volume.Source, err error, ctx context.Context, u *ui) error {
 	if l == nil || fault.Kind(err) == fault.Usage {
 		return err
 	}
-	refusal, one := errors.AsType[*flash.RefusedError](err)
+	refusal, one := errors.AsType[*disk.RefusedError](err)
 	for _, name := range names {
-		disk, findErr := flash.Find("/", name)
+		dev, findErr := disk.Find("/", name)
 		if findErr != nil {
-			disk = &flash.Disk{Path: name}
+			dev = &disk.Disk{Path: name}
 		}
 		var r receipt
-		r.describe(disk, pic)
+		r.describe(dev, pic)
 		r.fail(ctx, err)
-		if one && refusal.Disk != disk.Path {
+		if one && refusal.Disk != dev.Path {
 			r.Error = "nothing is written, because another disk is refused: " + r.Error
 		}
 		r.Left = flash.Unchanged
@@ -190,7 +192,7 @@ func (l *receiptLog) abandon(units []*unit, u *ui) {
 			continue
 		}
 		r := n.receipt
-		r.Time, r.Left = time.Now().UTC().Format(time.RFC3339), n.job.Watch.Left()
+		r.Time, r.Left = time.Now().UTC().Format(time.RFC3339), n.job.Watch.State()
 		r.Status, r.Error = exitInterrupted, "interrupted"
 		u.leftOn(n.disk.Path, r.Left)
 		words = append(words, leftWords(n.disk.Path, r.Left))

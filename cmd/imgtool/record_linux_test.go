@@ -13,17 +13,17 @@ import (
 )
 
 // TestRecordQEMU records a machine of QEMU with a virtio disk, a USB stick, an SD
-// card, an NVMe disk and a disk on SATA, as ../../flash/testdata/machines/qemu.txt.
+// card, an NVMe disk and a disk on SATA, as ../../flash/disk/testdata/machines/qemu.txt.
 func TestRecordQEMU(t *testing.T) {
 	dir := t.TempDir()
 	vm := newMachine(t, dir, "testdata/gadget/record.sh", "virtio_pci", "virtio_blk", "xhci_pci", "usb_storage", "sd_mod", "nvme", "sdhci_pci", "mmc_block", "ahci", "crc32c_generic", "ext4")
-	program := filepath.Join(dir, "flash.test")
-	build := exec.Command(imagetest.Need(t, "go"), "test", "-tags", "record", "-c", "-o", program, "imgtool/flash")
+	program := filepath.Join(dir, "disk.test")
+	build := exec.Command(imagetest.Need(t, "go"), "test", "-tags", "record", "-c", "-o", program, "imgtool/flash/disk")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	vm.put("bin/flash.test", 0o755, readFile(t, program))
+	vm.put("bin/disk.test", 0o755, readFile(t, program))
 	var args []string
 	drive := func(id string, size int64, device string) {
 		file := sparseFile(t, filepath.Join(dir, id), size)
@@ -42,7 +42,7 @@ func TestRecordQEMU(t *testing.T) {
 	if !ok || !end {
 		t.Fatal(log)
 	}
-	if err := os.WriteFile("../../flash/testdata/machines/qemu.txt", []byte(text), 0o644); err != nil {
+	if err := os.WriteFile("../../flash/disk/testdata/machines/qemu.txt", []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

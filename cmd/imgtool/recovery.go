@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"imgtool/boards"
-	"imgtool/flash"
+	"imgtool/flash/disk"
 	"imgtool/image/fault"
 )
 
@@ -18,32 +18,32 @@ type recovery struct {
 	serial  string // of the board wanted, "" for any
 	port    string // USB port of the board wanted, "" for any
 	timeout time.Duration
-	look    func() ([]flash.Disk, []flash.USB, error)
+	look    func() ([]disk.Disk, []disk.USB, error)
 	settle  time.Duration // how long a lone disk must stay the only one
 }
 
 func newRecovery(board *boards.Board, medium, serial, port string, timeout time.Duration) *recovery {
 	return &recovery{board: board, medium: medium, serial: serial, port: port, timeout: timeout, settle: time.Second,
-		look: func() ([]flash.Disk, []flash.USB, error) {
-			disks, err := flash.Disks("/")
+		look: func() ([]disk.Disk, []disk.USB, error) {
+			disks, err := disk.List("/")
 			if err != nil {
 				return nil, nil, err
 			}
-			devices, err := flash.USBDevices("/")
+			devices, err := disk.USBDevices("/")
 			return disks, devices, err
 		}}
 }
 
 // match is what the board's definition says of its disk, or of one of several.
-func match(b *boards.Board, medium string) flash.Match {
-	var m flash.Match
+func match(b *boards.Board, medium string) disk.Match {
+	var m disk.Match
 	for _, u := range b.Recovery.USB {
 		if u.Medium != "" && medium != "" && u.Medium != medium {
 			continue
 		}
-		m.USB = append(m.USB, flash.USBMatch{VendorID: u.VendorID, ProductIDs: u.ProductIDs, Interface: u.Interface,
-			Manufacturer: flash.Pattern(u.Manufacturer), Product: flash.Pattern(u.Product),
-			Vendor: flash.Pattern(u.Vendor), Model: flash.Pattern(u.Model), Rev: flash.Pattern(u.Rev), Sectors: u.Sectors})
+		m.USB = append(m.USB, disk.USBMatch{VendorID: u.VendorID, ProductIDs: u.ProductIDs, Interface: u.Interface,
+			Manufacturer: disk.Pattern(u.Manufacturer), Product: disk.Pattern(u.Product),
+			Vendor: disk.Pattern(u.Vendor), Model: disk.Pattern(u.Model), Rev: disk.Pattern(u.Rev), Sectors: u.Sectors})
 	}
 	return m
 }
@@ -52,7 +52,7 @@ func match(b *boards.Board, medium string) flash.Match {
 type timeoutError struct{ error }
 
 // wait returns the disk. What looks alike is told of once.
-func (r *recovery) wait(ctx context.Context, u *ui) (*flash.Disk, error) {
+func (r *recovery) wait(ctx context.Context, u *ui) (*disk.Disk, error) {
 	if len(r.board.Recovery.USB) == 0 {
 		return nil, fault.New(fault.Usage, "%s has no recovery mode: name the disk", r.board.Name)
 	}
@@ -86,7 +86,7 @@ func (r *recovery) wait(ctx context.Context, u *ui) (*flash.Disk, error) {
 				u.say("%s", text)
 			}
 		}
-		var wanted []flash.Disk
+		var wanted []disk.Disk
 		for _, d := range hits {
 			if (r.serial == "" || d.USB.Serial == r.serial) && (r.port == "" || d.USB.Port == r.port) {
 				wanted = append(wanted, d)
@@ -101,7 +101,7 @@ func (r *recovery) wait(ctx context.Context, u *ui) (*flash.Disk, error) {
 			for _, d := range wanted {
 				list = append(list, fmt.Sprintf("%s (serial %s, port %s)", d.Path, orNone(d.USB.Serial), d.USB.Port))
 			}
-			return nil, &flash.RefusedError{Disk: r.board.Name, Reason: fmt.Sprintf("there are %d in recovery mode: %s; say which with --serial or --port", len(wanted), strings.Join(list, ", "))}
+			return nil, &disk.RefusedError{Disk: r.board.Name, Reason: fmt.Sprintf("there are %d in recovery mode: %s; say which with --serial or --port", len(wanted), strings.Join(list, ", "))}
 		case len(wanted) == 0:
 			alone = ""
 		case wanted[0].Path != alone:

@@ -9,18 +9,18 @@ import (
 	"time"
 
 	"imgtool/boards"
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 // ums is a Rock64's eMMC as U-Boot shows it.
-func ums(path, serial, port string) flash.Disk {
-	return flash.Disk{Path: path, Name: strings.TrimPrefix(path, "/dev/"), Size: 15 << 30, SectorSize: 512, Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff", Removable: true, Bus: "usb",
-		USB: &flash.USB{VendorID: "2207", ProductID: "320c", Manufacturer: "Rockchip", Product: "USB download gadget", Serial: serial, Port: port, Interface: "08/06/50"}}
+func ums(path, serial, port string) disk.Disk {
+	return disk.Disk{Path: path, Name: strings.TrimPrefix(path, "/dev/"), Size: 15 << 30, SectorSize: 512, Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff", Removable: true, Bus: "usb",
+		USB: &disk.USB{VendorID: "2207", ProductID: "320c", Manufacturer: "Rockchip", Product: "USB download gadget", Serial: serial, Port: port, Interface: "08/06/50"}}
 }
 
-func stick(path string) flash.Disk {
-	return flash.Disk{Path: path, Size: 16 << 30, SectorSize: 512, Vendor: "SanDisk", Model: "Ultra", Rev: "1.00", Removable: true, Bus: "usb",
-		USB: &flash.USB{VendorID: "0781", ProductID: "5581", Manufacturer: "SanDisk", Product: "Ultra", Serial: "77", Port: "1-9", Interface: "08/06/50"}}
+func stick(path string) disk.Disk {
+	return disk.Disk{Path: path, Size: 16 << 30, SectorSize: 512, Vendor: "SanDisk", Model: "Ultra", Rev: "1.00", Removable: true, Bus: "usb",
+		USB: &disk.USB{VendorID: "0781", ProductID: "5581", Manufacturer: "SanDisk", Product: "Ultra", Serial: "77", Port: "1-9", Interface: "08/06/50"}}
 }
 
 func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
@@ -28,37 +28,37 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	maskrom := flash.USB{VendorID: "2207", ProductID: "320c", Port: "1-2", Interface: "ff/06/05"}
+	maskrom := disk.USB{VendorID: "2207", ProductID: "320c", Port: "1-2", Interface: "ff/06/05"}
 	for _, c := range []struct {
 		name         string
 		serial, port string
-		disks        func(n int) ([]flash.Disk, []flash.USB) // at the nth look
-		want         string                                  // path, or part of the error
+		disks        func(n int) ([]disk.Disk, []disk.USB) // at the nth look
+		want         string                                // path, or part of the error
 		said         string
 	}{
-		{"it is there at once", "", "", func(int) ([]flash.Disk, []flash.USB) {
-			return []flash.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
+		{"it is there at once", "", "", func(int) ([]disk.Disk, []disk.USB) {
+			return []disk.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
 		}, "/dev/sdb", "hold the reset button"},
-		{"it comes later, after the boot ROM", "", "", func(n int) ([]flash.Disk, []flash.USB) {
+		{"it comes later, after the boot ROM", "", "", func(n int) ([]disk.Disk, []disk.USB) {
 			if n < 6 {
-				return []flash.Disk{stick("/dev/sda")}, []flash.USB{maskrom}
+				return []disk.Disk{stick("/dev/sda")}, []disk.USB{maskrom}
 			}
-			return []flash.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
+			return []disk.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
 		}, "/dev/sdb", "port 1-2"},
-		{"another name each time until it stays", "", "", func(n int) ([]flash.Disk, []flash.USB) {
-			return []flash.Disk{ums([]string{"/dev/sdb", "/dev/sdc", "/dev/sdd"}[min(n, 2)], "a1", "1-2")}, nil
+		{"another name each time until it stays", "", "", func(n int) ([]disk.Disk, []disk.USB) {
+			return []disk.Disk{ums([]string{"/dev/sdb", "/dev/sdc", "/dev/sdd"}[min(n, 2)], "a1", "1-2")}, nil
 		}, "/dev/sdd", ""},
-		{"two of them", "", "", func(n int) ([]flash.Disk, []flash.USB) {
-			return []flash.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "", "1-3")}, nil
+		{"two of them", "", "", func(n int) ([]disk.Disk, []disk.USB) {
+			return []disk.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "", "1-3")}, nil
 		}, "there are 2 in recovery mode: /dev/sdb (serial a1, port 1-2), /dev/sdc (serial none, port 1-3); say which with --serial or --port", ""},
-		{"two of them, one by serial", "a1", "", func(n int) ([]flash.Disk, []flash.USB) {
-			return []flash.Disk{ums("/dev/sdb", "b2", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
+		{"two of them, one by serial", "a1", "", func(n int) ([]disk.Disk, []disk.USB) {
+			return []disk.Disk{ums("/dev/sdb", "b2", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
 		}, "/dev/sdc", "/dev/sdb (serial b2, port 1-2) is a rock64, and not the one asked for"},
-		{"two of them, one by port", "", "1-2", func(n int) ([]flash.Disk, []flash.USB) {
-			return []flash.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
+		{"two of them, one by port", "", "1-2", func(n int) ([]disk.Disk, []disk.USB) {
+			return []disk.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
 		}, "/dev/sdb", ""},
-		{"none", "", "", func(n int) ([]flash.Disk, []flash.USB) {
-			return []flash.Disk{stick("/dev/sda")}, nil
+		{"none", "", "", func(n int) ([]disk.Disk, []disk.USB) {
+			return []disk.Disk{stick("/dev/sda")}, nil
 		}, "no rock64 in recovery mode showed up in", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 			r := newRecovery(board, "", c.serial, c.port, 400*time.Millisecond)
 			r.settle = 20 * time.Millisecond
 			n := -1
-			r.look = func() ([]flash.Disk, []flash.USB, error) {
+			r.look = func() ([]disk.Disk, []disk.USB, error) {
 				n++
 				disks, devices := c.disks(n)
 				return disks, devices, nil
@@ -83,7 +83,7 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 			if !strings.Contains(words.String(), c.said) {
 				t.Errorf("it said %q", words.String())
 			}
-			var refused *flash.RefusedError
+			var refused *disk.RefusedError
 			if strings.HasPrefix(c.want, "there are") && !errors.As(err, &refused) || strings.HasPrefix(c.want, "no ") && exitStatus(err) != exitGone {
 				t.Errorf("%T", err)
 			}
@@ -92,9 +92,9 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 }
 
 // jetson is a disk of a module that runs a flashing initrd.
-func jetson(path, vendor string, size int64) flash.Disk {
-	return flash.Disk{Path: path, Size: size, SectorSize: 512, Vendor: vendor, Model: "9f1c2e3d", Removable: true, Bus: "usb",
-		USB: &flash.USB{VendorID: "1d6b", ProductID: "0104", BCD: "0001", Manufacturer: "NVIDIA", Product: "Linux for Tegra", Serial: "9f1c2e3d", Port: "2-1", Interface: "08/06/50"}}
+func jetson(path, vendor string, size int64) disk.Disk {
+	return disk.Disk{Path: path, Size: size, SectorSize: 512, Vendor: vendor, Model: "9f1c2e3d", Removable: true, Bus: "usb",
+		USB: &disk.USB{VendorID: "1d6b", ProductID: "0104", BCD: "0001", Manufacturer: "NVIDIA", Product: "Linux for Tegra", Serial: "9f1c2e3d", Port: "2-1", Interface: "08/06/50"}}
 }
 
 // The image says which of the board's disks is wanted.
@@ -106,7 +106,7 @@ func TestTheDiskOfTheImageIsTaken(t *testing.T) {
 	emmc, nvme := jetson("/dev/sda", "mmcblk0", 15758000128), jetson("/dev/sda", "nvme0n1", 512110190592)
 	for _, c := range []struct {
 		medium string
-		disk   flash.Disk
+		disk   disk.Disk
 		want   string
 		said   string
 	}{
@@ -121,7 +121,7 @@ func TestTheDiskOfTheImageIsTaken(t *testing.T) {
 		var words bytes.Buffer
 		r := newRecovery(board, c.medium, "", "", 200*time.Millisecond)
 		r.settle = 20 * time.Millisecond
-		r.look = func() ([]flash.Disk, []flash.USB, error) { return []flash.Disk{c.disk}, nil, nil }
+		r.look = func() ([]disk.Disk, []disk.USB, error) { return []disk.Disk{c.disk}, nil, nil }
 		d, err := r.wait(t.Context(), &ui{stderr: &words})
 		if strings.HasPrefix(c.want, "/dev/") && (err != nil || d.Path != c.want) || !strings.HasPrefix(c.want, "/dev/") && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s on %s: %v, %v", c.medium, c.disk.Vendor, d, err)
@@ -135,41 +135,41 @@ func TestTheDiskOfTheImageIsTaken(t *testing.T) {
 // Each thing that a built-in definition asks of a disk keeps one out that differs in it
 // alone.
 func TestADiskThatDiffersInOneThingIsNotTheBoards(t *testing.T) {
-	changes := map[string]func(*flash.Disk){
-		"vendor-id":    func(d *flash.Disk) { d.USB.VendorID = "1f3a" },
-		"product-id":   func(d *flash.Disk) { d.USB.ProductID = "1010" },
-		"interface":    func(d *flash.Disk) { d.USB.Interface = "ff/42/03" },
-		"manufacturer": func(d *flash.Disk) { d.USB.Manufacturer = "Allwinner" },
-		"product":      func(d *flash.Disk) { d.USB.Product = "Mass Storage" },
-		"vendor":       func(d *flash.Disk) { d.Vendor = "Generic" },
-		"model":        func(d *flash.Disk) { d.Model = "Ultra" },
-		"rev":          func(d *flash.Disk) { d.Rev = "1.00" },
-		"sectors":      func(d *flash.Disk) { d.Size += 512 },
+	changes := map[string]func(*disk.Disk){
+		"vendor-id":    func(d *disk.Disk) { d.USB.VendorID = "1f3a" },
+		"product-id":   func(d *disk.Disk) { d.USB.ProductID = "1010" },
+		"interface":    func(d *disk.Disk) { d.USB.Interface = "ff/42/03" },
+		"manufacturer": func(d *disk.Disk) { d.USB.Manufacturer = "Allwinner" },
+		"product":      func(d *disk.Disk) { d.USB.Product = "Mass Storage" },
+		"vendor":       func(d *disk.Disk) { d.Vendor = "Generic" },
+		"model":        func(d *disk.Disk) { d.Model = "Ultra" },
+		"rev":          func(d *disk.Disk) { d.Rev = "1.00" },
+		"sectors":      func(d *disk.Disk) { d.Size += 512 },
 	}
 	const jetsons = "vendor-id product-id interface manufacturer product vendor"
 	for _, c := range []struct {
 		board, medium string
-		disk          func() flash.Disk
+		disk          func() disk.Disk
 		asked         string // all else may differ
 	}{
-		{"rock64", "emmc", func() flash.Disk { return ums("/dev/sdb", "a1", "1-2") }, "vendor-id product-id interface manufacturer product vendor model rev"},
-		{"photon-nx", "emmc", func() flash.Disk { return jetson("/dev/sdb", "mmcblk0", 15758000128) }, jetsons + " sectors"},
-		{"photon-nx", "nvme", func() flash.Disk { return jetson("/dev/sdb", "nvme0n1", 512110190592) }, jetsons},
-		{"photon-nx-agent", "emmc", func() flash.Disk { return jetson("/dev/sdb", "mmcblk0", 15758000128) }, jetsons + " sectors"},
-		{"photon-nx-agent", "nvme", func() flash.Disk { return jetson("/dev/sdb", "nvme0n1", 512110190592) }, jetsons},
+		{"rock64", "emmc", func() disk.Disk { return ums("/dev/sdb", "a1", "1-2") }, "vendor-id product-id interface manufacturer product vendor model rev"},
+		{"photon-nx", "emmc", func() disk.Disk { return jetson("/dev/sdb", "mmcblk0", 15758000128) }, jetsons + " sectors"},
+		{"photon-nx", "nvme", func() disk.Disk { return jetson("/dev/sdb", "nvme0n1", 512110190592) }, jetsons},
+		{"photon-nx-agent", "emmc", func() disk.Disk { return jetson("/dev/sdb", "mmcblk0", 15758000128) }, jetsons + " sectors"},
+		{"photon-nx-agent", "nvme", func() disk.Disk { return jetson("/dev/sdb", "nvme0n1", 512110190592) }, jetsons},
 	} {
 		board, err := boards.Get(c.board)
 		if err != nil {
 			t.Fatal(err)
 		}
 		m := match(board, c.medium)
-		if hits, _ := m.Find([]flash.Disk{c.disk()}, nil); len(hits) != 1 {
+		if hits, _ := m.Find([]disk.Disk{c.disk()}, nil); len(hits) != 1 {
 			t.Errorf("%s: the %s is not found", c.board, c.medium)
 		}
 		for name, change := range changes {
 			d := c.disk()
 			change(&d)
-			hits, _ := m.Find([]flash.Disk{d}, nil)
+			hits, _ := m.Find([]disk.Disk{d}, nil)
 			if asked := slices.Contains(strings.Fields(c.asked), name); asked == (len(hits) > 0) {
 				t.Errorf("%s: a disk with another %s is taken for the %s: %v", c.board, name, c.medium, len(hits) > 0)
 			}

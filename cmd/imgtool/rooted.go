@@ -12,7 +12,7 @@ import (
 	"strings"
 	"syscall"
 
-	"imgtool/flash"
+	"imgtool/flash/disk"
 )
 
 // rooted is the root directory of a system that may not be the one that runs. Nothing outside
@@ -147,7 +147,7 @@ func (r *rooted) straight(p string) error {
 	dir := path.Dir(p)
 	at, err := r.resolve(dir)
 	if err == nil && at != dir {
-		err = &flash.RefusedError{Disk: r.path(p), Reason: fmt.Sprintf("/%s leads to /%s by a symbolic link, and was a directory: nothing is changed through links", dir, at)}
+		err = &disk.RefusedError{Disk: r.path(p), Reason: fmt.Sprintf("/%s leads to /%s by a symbolic link, and was a directory: nothing is changed through links", dir, at)}
 	}
 	return err
 }

@@ -32,6 +32,7 @@ import (
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
+	"imgtool/image/starter"
 	"imgtool/image/swap"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
@@ -60,15 +61,15 @@ type Options struct {
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
-	BuildID     string                   // "" is derived from the inputs
-	Cmdline     string                   // added to the kernel's arguments
-	Seed        *Seed                    // nil is none
-	Time        int64                    // seconds since 1970
-	Clamp       bool                     // times of files after Time become Time
-	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
-	Cache       squashfs.Cache           // of compressed blocks; nil is none
-	TempDir     string                   // for scratch files, which have no name
-	Output      Output                 // nil is none
+	BuildID     string         // "" is derived from the inputs
+	Cmdline     string         // added to the kernel's arguments
+	Seed        *Seed          // nil is none
+	Time        int64          // seconds since 1970
+	Clamp       bool           // times of files after Time become Time
+	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
+	Cache       squashfs.Cache // of compressed blocks; nil is none
+	TempDir     string         // for scratch files, which have no name
+	Output      Output         // nil is none
 	Opener      *source.Opener
 	Warn        func(string)
 	Phases      image.Phases
@@ -121,13 +122,11 @@ func (e *MissingInputsError) Error() string {
 	return fmt.Sprintf("%s needs the inputs %s, and they are not there", e.Board, list)
 }
 
-const starterScheme = "starter:"
-
 // builder is the state of one Build, in the order it comes about.
 type builder struct {
 	Options
-	disks    []*disk
-	packages packages
+	disks   []*disk
+	starter *starter.System
 
 	root   *source.Root
 	trees  map[string]*tree.Tree
@@ -157,7 +156,7 @@ type disk struct {
 // for is found before the squashfs is made, as far as can be.
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{}, parts: map[string]image.Content{},
-		packages: packages{open: opt.Opener.Packages, loaded: map[string]*source.Package{}}}
+		starter: starter.New(starter.Options{Board: opt.Board, Vars: opt.Vars, Time: opt.Time, Packages: opt.Opener.Packages})}
 	if b.Slots == "" {
 		b.Slots = "a"
 	}
@@ -241,15 +240,15 @@ func (b *builder) check() (err error) {
 		}
 	}
 	inputs := b.Board.Inputs()
-	starter := len(b.Inputs) == 0
-	if starter {
+	none := len(b.Inputs) == 0
+	if none {
 		b.Inputs = map[string]string{}
 	}
 	var missing []string
 	for _, name := range inputs {
 		_, optional := b.Board.IsOptional(name)
 		switch {
-		case starter && (!optional || b.Board.Starter.Inputs[name] != ""):
+		case none && (!optional || b.Board.Starter.Inputs[name] != ""):
 			b.Inputs[name] = "starter"
 		case b.Inputs[name] == "" && !optional:
 			missing = append(missing, name)
@@ -319,10 +318,8 @@ func (b *builder) open(ctx context.Context) (err error) {
 		case b.Root != nil:
 			c := *b.Root
 			b.root = &c
-		case ref == starterScheme+"rootfs":
-			b.root, err = b.openStarterRoot(ctx)
-		case ref == starterScheme+"photon":
-			b.root, err = b.openStarterPhoton(ctx)
+		case strings.HasPrefix(ref, starter.Scheme):
+			b.root, err = b.starter.Root(ctx, ref)
 		default:
 			b.root, err = b.Opener.Root(ctx, ref)
 		}
@@ -340,7 +337,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
 		}
 		// What runs is one unit, and no starter has any of it.
-		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starterScheme) {
+		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starter.Scheme) {
 			err = b.warnPerUnit()
 		}
 		if err != nil {
@@ -398,7 +395,7 @@ func (b *builder) openAhead(ctx context.Context) (end func()) {
 	b.ahead = map[string]func() (*source.File, error){}
 	var opening sync.WaitGroup
 	for name, ref := range b.Inputs {
-		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starterScheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
+		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starter.Scheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
 			continue
 		}
 		open := sync.OnceValues(func() (*source.File, error) { return b.Opener.File(ctx, ref) })
@@ -415,11 +412,8 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	if open := b.ahead[ref]; open != nil {
 		return open()
 	}
-	if ref == starterScheme+"initrd" {
-		return b.openStarterInitrd(ctx)
-	}
-	if ref == starterScheme+"dtb" {
-		return fileOf(bytes.NewReader(deviceTree(photonStarter)), "made for QEMU, and describes no board")
+	if strings.HasPrefix(ref, starter.Scheme) {
+		return b.starter.File(ctx, ref)
 	}
 	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
 		t := (*tree.Tree)(nil)
@@ -442,7 +436,7 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 		if n.Type() != tree.Regular || n.Content == nil {
 			return nil, fmt.Errorf("%s is no file with anything in it", ref)
 		}
-		return fileOf(n.Content, "")
+		return source.NewFile(n.Content, "")
 	}
 	return b.Opener.File(ctx, ref)
 }
@@ -504,22 +498,14 @@ func unsparse(c image.Content) (image.Content, error) {
 	return simg.Zeroed(m)
 }
 
-func fileOf(c image.Content, origin string) (*source.File, error) {
-	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(c, 0, c.Size())); err != nil {
-		return nil, err
-	}
-	return &source.File{Content: c, SHA256: hex.EncodeToString(h.Sum(nil)), Origin: origin}, nil
-}
-
 // identify derives the build id, and what all identifiers come from, from
 // everything that makes a difference but the seed.
 func (b *builder) identify(ctx context.Context) error {
 	h := sha256.New()
 	// All media count, so that those built apart are of one build.
-	fmt.Fprintf(h, "imgtool 1\nboard %x\n", sha256.Sum256(b.Board.Source))
+	fmt.Fprintf(h, "imgtool 1\nboard %s\n", layouts.Digest(b.Board.Source))
 	for _, m := range b.Board.Media {
-		fmt.Fprintf(h, "layout %x\n", sha256.Sum256(m.PlacingSource))
+		fmt.Fprintf(h, "layout %s\n", layouts.Digest(m.PlacingSource))
 		if size := b.Sizes[m.Name]; size != 0 {
 			fmt.Fprintf(h, "size %s %d\n", m.Name, size)
 		}
@@ -532,7 +518,7 @@ func (b *builder) identify(ctx context.Context) error {
 	}
 	for _, t := range b.Board.Trees {
 		for _, s := range t.Steps {
-			fmt.Fprintf(h, "edits %x\n", sha256.Sum256(s.Text))
+			fmt.Fprintf(h, "edits %s\n", layouts.Digest(s.Text))
 		}
 	}
 	if len(b.Board.Trees) > 0 {
@@ -559,13 +545,10 @@ func (b *builder) identify(ctx context.Context) error {
 	if b.buildID = b.BuildID; b.buildID == "" {
 		b.buildID = hex.EncodeToString(b.digest[:8])
 	}
-	switch b.Inputs["rootfs"] {
-	case starterScheme + "rootfs":
-		return stamp(b.root.Tree, "imgtool starter", b.buildID, b.Time)
-	case starterScheme + "photon":
-		return stamp(b.root.Tree, photonStarter, b.buildID, b.Time)
+	if b.root == nil {
+		return nil
 	}
-	return nil
+	return b.starter.Stamp(b.Inputs["rootfs"], b.root.Tree, b.buildID)
 }
 
 // derived is a hash of what went in and a name.
@@ -752,7 +735,7 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 // in its own way.
 func (b *builder) slotSelect() string {
 	by := b.Board.Script.SlotSelect
-	if b.Inputs["rootfs"] == starterScheme+"rootfs" {
+	if b.Inputs["rootfs"] == starter.Scheme+"rootfs" {
 		by = cmp.Or(b.Board.Starter.SlotSelect, by)
 	}
 	return cmp.Or(by, boards.SlotSelects[0])
@@ -852,7 +835,7 @@ func scratch(dir string) (*os.File, error) {
 
 func (b *builder) manifest(d *disk) *artifact.Manifest {
 	m := &artifact.Manifest{Board: b.Board.Name, Medium: d.Name, BuildID: b.buildID, Time: b.Time, Floor: d.placed.Floor,
-		Cmdline: b.Cmdline, Inputs: b.inputs}
+		Cmdline: b.Cmdline, Info: b.Board.Info(d.Name), Inputs: b.inputs}
 	if l := d.Placing; l.Disk != 0 && l.Disk == l.MinDisk {
 		m.Disk = d.placed.Size
 	}
@@ -860,7 +843,7 @@ func (b *builder) manifest(d *disk) *artifact.Manifest {
 		m.Codec = b.codec
 	}
 	for _, p := range d.placed.Parts {
-		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late}
+		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late, Slot: p.Slot, Boot: p.Content == "boot"}
 		if p.Late {
 			part.Format = p.Format
 		} else {

@@ -18,7 +18,7 @@ done
 mount -t ext4 /dev/vda /mnt
 mkswap /dev/nvme0n1 >/dev/null
 swapon /dev/nvme0n1
-/bin/flash.test -test.run TestRecord -record /tmp/machine >/dev/null
+/bin/disk.test -test.run TestRecord -record /tmp/machine >/dev/null
 echo "machine begins"
 cat /tmp/machine
 echo "machine ends"

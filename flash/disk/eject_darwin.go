@@ -1,0 +1,20 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Eject takes a disk off, with the volumes that macOS has mounted of it since:
+// a board that shows its disk then knows that the host is done. root is as for
+// List.
+func Eject(root string, d *Disk) error {
+	if d.File {
+		return errors.New("it is a file")
+	}
+	if out, err := runHere("diskutil", "eject", d.Name); err != nil {
+		return fmt.Errorf("diskutil eject %s: %w %s", d.Name, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,347 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// List returns the whole disks of the machine whose files are below root ("/" is
+// this one), by name. RAM disks, optical drives, assembled devices and the
+// boot partitions of an eMMC are not among them, nor is what holds no medium
+// and never had one; a reader without a card is.
+func List(root string) ([]Disk, error) {
+	m, err := look(root)
+	if err != nil {
+		return nil, err
+	}
+	var disks []Disk
+	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
+		n := m.nodes[name]
+		if n.disk != name || m.notDisk(n) != "" {
+			continue
+		}
+		if d := m.describe(n); d.Size > 0 || d.Removable {
+			disks = append(disks, *d)
+		}
+	}
+	return disks, nil
+}
+
+// Find returns the disk at path, which may be a symbolic link or a regular
+// file. What can never be a disk is a *RefusedError.
+func Find(root, path string) (*Disk, error) {
+	at, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	at, err = filepath.EvalSymlinks(filepath.Join(root, at))
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(at)
+	if err != nil {
+		return nil, err
+	}
+	refuse := func(format string, args ...any) (*Disk, error) {
+		return nil, &RefusedError{path, fmt.Sprintf(format, args...)}
+	}
+	device := info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
+	// A recorded machine has no device nodes, but files of their names.
+	recorded := filepath.Clean(root) != "/" && strings.HasPrefix(at, filepath.Join(root, "dev")+"/")
+	switch {
+	case info.IsDir():
+		return refuse("a folder is not a disk: name a disk such as /dev/sdb, or a regular file")
+	case info.Mode()&fs.ModeCharDevice != 0:
+		return refuse("a character device is not a disk: name a disk such as /dev/sdb, or a regular file")
+	case !device && !info.Mode().IsRegular():
+		return refuse("neither a disk nor a regular file")
+	}
+
+	m, err := look(root)
+	// What uses a regular file can be found out without sysfs.
+	if errors.Is(err, errNoSysfs) && (device || recorded) || err != nil && !errors.Is(err, errNoSysfs) {
+		if errors.Is(err, errNoSysfs) || errors.Is(err, errNoProc) {
+			return refuse("%v: what uses it cannot be found out", err)
+		}
+		return nil, err
+	}
+	if !device && !recorded {
+		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
+		d.InUse, err = m.fileUsers(at, info)
+		return d, err
+	}
+	n := m.nodes[strings.ReplaceAll(strings.TrimPrefix(at, filepath.Join(root, "dev")+"/"), "/", "!")]
+	if device {
+		dev := uint64(info.Sys().(*syscall.Stat_t).Rdev)
+		n = m.byDev[fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))]
+	}
+	if n == nil {
+		return refuse("the kernel knows no such disk")
+	}
+	disk := m.nodes[n.disk]
+	if why := m.notDisk(disk); why != "" {
+		return refuse("%s", why)
+	}
+	if n != disk {
+		return refuse("a partition of %s: name the whole disk", disk.path())
+	}
+	return m.describe(n), nil
+}
+
+// machine is the block devices of a machine and who uses them.
+type machine struct {
+	root   string
+	nodes  map[string]*node     // by the kernel's name, such as sda1
+	byDev  map[string]*node     // by major:minor
+	mounts []*mount             // in the order they were made
+	swaps  []string             // swap files
+	open   map[uint64][]process // see openDevices
+
+	// rootless: what carries / is not known, so any used disk may be it.
+	rootless bool
+}
+
+// node is one block device: a disk, a partition or something assembled.
+type node struct {
+	name, disk string // of a whole disk both are the same
+	dir        string // its folder in sysfs
+	slaves     []string
+	holders    []string
+	loops      []string // loop devices of files on it
+	mounts     []string
+	layers     []string // where an overlay of folders on it is the system's
+	swapFiles  []string
+	groups     []string // mounted file systems of several disks it is part of
+	swap       bool
+	loop       *loopBacking // of a loop device that could be asked
+}
+
+func (n *node) path() string { return "/dev/" + strings.ReplaceAll(n.name, "!", "/") }
+
+func look(root string) (*machine, error) {
+	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[string]*node{}}
+	names, err := readDir(filepath.Join(root, "sys/block"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && m.here():
+		// The loop devices are found by their names.
+		m.findLoops()
+		if err := m.findUsers(); err != nil {
+			return nil, err
+		}
+		return m, errNoSysfs
+	case err != nil:
+		return nil, err
+	}
+	for _, name := range names {
+		dir, err := filepath.EvalSymlinks(filepath.Join(root, "sys/block", name))
+		if err != nil {
+			continue // unplugged just now
+		}
+		m.add(name, name, dir)
+		inside, err := readDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, part := range inside {
+			if sub := filepath.Join(dir, part); exists(filepath.Join(sub, "partition")) {
+				m.add(part, name, sub)
+			}
+		}
+	}
+	m.findLoops()
+	return m, m.findUsers()
+}
+
+var (
+	errNoSysfs = errors.New("/sys is not mounted")
+	errNoProc  = errors.New("/proc is not mounted")
+)
+
+func (m *machine) add(name, disk, dir string) {
+	n := &node{name: name, disk: disk, dir: dir}
+	n.slaves, _ = readDir(filepath.Join(dir, "slaves"))
+	n.holders, _ = readDir(filepath.Join(dir, "holders"))
+	m.nodes[name] = n
+	m.byDev[n.text("dev")] = n
+}
+
+var (
+	hardware = regexp.MustCompile(`^(mmcblk\d+)(boot\d+|rpmb|gp\d+)$`)
+	noDisk   = map[string]string{
+		"ram":      "memory is not a disk",
+		"zram":     "compressed memory is not a disk",
+		"sr":       "an optical drive is not a disk to write an image to",
+		"fd":       "a floppy drive is not a disk to write an image to",
+		"mtdblock": "raw flash is not a disk: it needs its own tools",
+		"dm-":      "a mapped device is not a whole disk",
+		"md":       "an array is not a whole disk",
+		"bcache":   "a cached device is not a whole disk",
+	}
+)
+
+// notDisk says why n, a whole block device, can never be a disk.
+func (m *machine) notDisk(n *node) string {
+	if h := hardware.FindStringSubmatch(n.name); h != nil {
+		return fmt.Sprintf("a boot or protected part of an eMMC, where its firmware looks: the disk is /dev/%s", h[1])
+	}
+	for prefix, why := range noDisk {
+		rest, ok := strings.CutPrefix(n.name, prefix)
+		if ok && strings.Trim(rest, "_d0123456789") == "" {
+			return why
+		}
+	}
+	switch {
+	case len(n.slaves) > 0:
+		return "a device assembled from " + strings.Join(n.slaves, ", ") + " is not a whole disk"
+	case n.text("hidden") == "1":
+		return "one path to a disk that has several: name the disk"
+	case strings.HasPrefix(n.name, "loop") && n.backing() == "":
+		return "a loop device without a file"
+	case strings.HasPrefix(n.name, "loop") && m.backed(n) != nil:
+		return "a loop device of " + m.backed(n).path() + ": name that disk"
+	}
+	return ""
+}
+
+func (m *machine) describe(n *node) *Disk {
+	d := &Disk{
+		Path:       n.path(),
+		Name:       n.name,
+		Size:       n.number("size") * 512, // whatever the sectors are
+		SectorSize: int(n.number("queue/logical_block_size")),
+		Model:      n.first("device/model", "device/name", "loop/backing_file"),
+		Vendor:     n.text("device/vendor"),
+		Rev:        n.text("device/rev"),
+		Serial:     n.first("device/serial", "serial"),
+		WWN:        n.wwn(),
+		Removable:  n.number("removable") == 1,
+		ReadOnly:   n.number("ro") == 1,
+		Diskseq:    uint64(n.number("diskseq")),
+	}
+	if n.loop != nil {
+		d.foundFile = n.loop.file
+	}
+	if d.Serial == "" {
+		d.Serial = n.page80()
+	}
+	d.USB = m.usb(n)
+	d.Bus = m.bus(n)
+	switch d.Bus {
+	case "usb":
+		// What a cheap bridge says of the disk behind it is often the same for all.
+		if d.USB != nil && d.USB.Serial != "" {
+			d.Serial = d.USB.Serial
+		}
+	case "mmc":
+		d.Kind = n.text("device/type")
+	case "virtio", "nvme":
+		d.Vendor = "" // a PCI number
+	}
+	var users []*node
+	for _, p := range m.parts(n) {
+		d.Parts = append(d.Parts, Part{p.name, p.number("start") * 512, p.number("size") * 512})
+		users = append(users, p)
+	}
+	sortParts(d.Parts)
+	slices.SortFunc(users, func(a, b *node) int { return int(a.number("start") - b.number("start")) })
+	m.allUsers(append([]*node{n}, users...), d)
+	return d
+}
+
+func (m *machine) bus(n *node) string {
+	switch {
+	case strings.HasPrefix(n.name, "loop"):
+		return "loop"
+	case strings.HasPrefix(n.name, "nbd"):
+		return "nbd"
+	case strings.HasPrefix(n.name, "nvme"):
+		return "nvme"
+	case strings.HasPrefix(n.name, "mmcblk"):
+		return "mmc"
+	}
+	for _, bus := range []string{"usb", "virtio", "ata"} {
+		for _, folder := range strings.Split(n.dir, "/") {
+			if rest, ok := strings.CutPrefix(folder, bus); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
+				return bus
+			}
+		}
+	}
+	if exists(filepath.Join(n.dir, "device/vendor")) {
+		return "scsi"
+	}
+	return ""
+}
+
+// wwn is the name of the disk that is the same through every path to it.
+func (n *node) wwn() string {
+	id := n.first("device/wwid", "wwid")
+	for _, kind := range []string{"naa.", "eui.", "uuid."} {
+		if strings.HasPrefix(id, kind) {
+			return id
+		}
+	}
+	return "" // made up of vendor, model and serial
+}
+
+// page80 is the serial number of a SCSI or SATA disk: page 0x80 of its vital
+// product data, four bytes of header with the length in the last two.
+func (n *node) page80() string {
+	b, err := os.ReadFile(filepath.Join(n.dir, "device/vpd_pg80"))
+	if err != nil || len(b) < 4 || b[1] != 0x80 {
+		return ""
+	}
+	return strings.Trim(string(b[4:min(len(b), 4+int(b[2])<<8+int(b[3]))]), " \x00")
+}
+
+func (n *node) backing() string {
+	return strings.TrimSuffix(n.text("loop/backing_file"), " (deleted)")
+}
+
+func (n *node) text(attr string) string { return text(filepath.Join(n.dir, attr)) }
+
+func (n *node) first(attrs ...string) string {
+	for _, a := range attrs {
+		if s := n.text(a); s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+func (n *node) number(attr string) int64 {
+	v, _ := strconv.ParseInt(n.text(attr), 10, 64)
+	return v
+}
+
+func text(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "" // most disks have few of the attributes
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func readDir(path string) ([]string, error) {
+	entries, err := os.ReadDir(path)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}

@@ -1,0 +1,29 @@
+//go:build !linux && !darwin
+
+package disk
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+var errOther = errors.New("flashing disks is supported on Linux and macOS; a regular file works")
+
+// List returns the disks of Linux and macOS only.
+func List(root string) ([]Disk, error) { return nil, errOther }
+
+// USBDevices knows the devices of Linux and macOS only.
+func USBDevices(root string) ([]USB, error) { return nil, errOther }
+
+// Find returns a regular file as a disk.
+func Find(root, path string) (*Disk, error) {
+	info, err := os.Stat(filepath.Join(root, path))
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &RefusedError{path, errOther.Error()}
+	}
+	return &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}, nil
+}

@@ -1,0 +1,51 @@
+//go:build !linux && !darwin
+
+package disk
+
+import (
+	"errors"
+	"os"
+)
+
+// Open opens a regular file for writing.
+func Open(d *Disk) (*Target, error) {
+	if err := d.Check(Need{}); err != nil {
+		return nil, err
+	}
+	return openFile(d, os.O_RDWR)
+}
+
+// OpenRead opens a regular file for reading.
+func OpenRead(d *Disk) (*Target, error) { return openFile(d, os.O_RDONLY) }
+
+func openFile(d *Disk, flags int) (*Target, error) {
+	if !d.File {
+		return nil, &RefusedError{d.Path, errOther.Error()}
+	}
+	f, err := os.OpenFile(d.Path, flags, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = d.sameFile(info)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Target{disk: *d, f: f, cached: f, opened: info, align: 1}, nil
+}
+
+// Alive is nil as long as the file has its name.
+func (t *Target) Alive() error { return t.Named() }
+
+// Reread does nothing: a file has no partitions.
+func (t *Target) Reread() error { return nil }
+
+func (t *Target) flush() error { return t.f.Sync() }
+
+// errNoMedium is no error of regular files.
+var errNoMedium = errors.New("no medium")
+
+func forget(*os.File) {}

@@ -1,0 +1,91 @@
+package disk
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+)
+
+// USBDevices are the interfaces of the USB devices of the machine whose files
+// are below root, in the order of their ports. A device that is not configured
+// is one USB without an interface. A machine without USB has none.
+func USBDevices(root string) ([]USB, error) {
+	bus := filepath.Join(root, "sys/bus/usb/devices")
+	names, err := readDir(bus)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []USB
+	for _, name := range names {
+		if strings.Contains(name, ":") {
+			continue // an interface: it is in the folder of its device as well
+		}
+		dir, err := filepath.EvalSymlinks(filepath.Join(bus, name))
+		if err != nil {
+			continue // unplugged just now
+		}
+		inside, err := readDir(dir)
+		if err != nil {
+			continue
+		}
+		device := usbDevice(dir)
+		n := len(all)
+		for _, sub := range inside {
+			if face := filepath.Join(dir, sub); exists(filepath.Join(face, "bInterfaceClass")) {
+				all = append(all, device.with(face))
+			}
+		}
+		if len(all) == n {
+			all = append(all, device)
+		}
+	}
+	return all, nil
+}
+
+// usb is the USB interface n hangs on, or nil.
+func (m *machine) usb(n *node) *USB {
+	face := ""
+	for dir := n.dir; len(dir) > len(m.root) && filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
+		if face == "" && exists(filepath.Join(dir, "bInterfaceClass")) {
+			face = dir
+		}
+		if exists(filepath.Join(dir, "idVendor")) {
+			u := usbDevice(dir)
+			if face != "" {
+				u = u.with(face)
+			}
+			return &u
+		}
+	}
+	return nil
+}
+
+func usbDevice(dir string) USB {
+	attr := func(name string) string { return text(filepath.Join(dir, name)) }
+	return USB{
+		Port:         filepath.Base(dir),
+		VendorID:     strings.ToLower(attr("idVendor")),
+		ProductID:    strings.ToLower(attr("idProduct")),
+		BCD:          attr("bcdDevice"),
+		Manufacturer: attr("manufacturer"),
+		Product:      attr("product"),
+		Serial:       attr("serial"),
+	}
+}
+
+// with is u seen through the interface in dir.
+func (u USB) with(dir string) USB {
+	var class []string
+	for _, name := range []string{"bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol"} {
+		class = append(class, text(filepath.Join(dir, name)))
+	}
+	u.Interface = strings.ToLower(strings.Join(class, "/"))
+	if driver, err := filepath.EvalSymlinks(filepath.Join(dir, "driver")); err == nil {
+		u.Driver = filepath.Base(driver)
+	}
+	return u
+}
