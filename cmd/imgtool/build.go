@@ -209,13 +209,13 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	var known *sums.Memo
+	var memo *sums.Memo
 	if kept != nil {
 		o.Cache = kept
-		known = sums.OpenMemo(kept)
+		memo = sums.OpenMemo(kept)
 	}
 	settled := sync.OnceFunc(func() {
-		known.Keep()
+		memo.Save()
 		settle(kept, keep, u)
 	})
 	defer settled()
@@ -224,7 +224,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		packages = "" // packages are fetched again each time
 	}
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when, Clamp: clamp,
-		CacheDir: packages, TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
+		CacheDir: packages, TempDir: o.TempDir, Memo: memo, Unpacked: &u.unpacked, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 && len(board.Inputs()) > 0 {

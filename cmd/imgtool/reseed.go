@@ -17,9 +17,9 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/volume"
 )
 
@@ -37,7 +37,7 @@ func askedBoard(name string) (*boards.Board, error) {
 }
 
 // reseed puts a seed into an image file or onto a disk, or takes it away: nil.
-func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Board, u *ui) error {
+func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &noDiskError{path, err}
@@ -162,7 +162,7 @@ func (e *seedEdit) checkLanded(path string, board *boards.Board, u *ui) error {
 }
 
 // reseedDisk changes the boot partition of a disk that is not in use.
-func reseedDisk(ctx context.Context, path string, want *build.Seed, board *boards.Board, u *ui) error {
+func reseedDisk(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
 	dev, err := findDisk(path)
 	if err != nil {
 		return err
@@ -229,7 +229,7 @@ func writeStep(ctx context.Context, t *disk.Target, patches []image.Extent) erro
 }
 
 // withSeed is the image with a seed in it, composed as it is read.
-func withSeed(p *volume.Source, want *build.Seed, board *boards.Board, u *ui) (*volume.Source, error) {
+func withSeed(p *volume.Source, want *seedfile.Seed, board *boards.Board, u *ui) (*volume.Source, error) {
 	if p.Image == nil {
 		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.Name)
 	}

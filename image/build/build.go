@@ -29,6 +29,7 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
@@ -63,7 +64,7 @@ type Options struct {
 	BlockSize   int
 	BuildID     string         // "" is derived from the inputs
 	Cmdline     string         // added to the kernel's arguments
-	Seed        *Seed          // nil is none
+	Seed        *seedfile.Seed // nil is none
 	Time        int64          // seconds since 1970
 	Clamp       bool           // times of files after Time become Time
 	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
