@@ -13,8 +13,6 @@ import (
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
-	"imgtool/image/seed"
-	"imgtool/image/seed/provision"
 	"imgtool/image/source"
 )
 
@@ -37,27 +35,30 @@ const (
 	exitInterrupted = 130
 )
 
+// kindStatus maps the kinds of errors to exit statuses.
+var kindStatus = map[string]int{
+	fault.Usage: exitUsage, fault.Input: exitInput, fault.Refused: exitRefused, fault.Permission: exitPermission,
+	fault.Corrupt: exitCorrupt, fault.Write: exitWrite, fault.Mismatch: exitMismatch, fault.Gone: exitGone,
+	fault.WrongBoard: exitWrongBoard, fault.RolledBack: exitRolledBack, fault.Unknown: exitUnknown, fault.Interrupted: exitInterrupted,
+}
+
 // exitStatus is the status of an error, by the kind of error: the types in its chain.
 func exitStatus(err error) int {
 	is := func(target any) bool { return errors.As(err, target) }
 	switch {
 	case is(new(*resultsError)), is(new(*receiptError)) && !errors.Is(err, fs.ErrPermission):
 		return exitWrite
-	case fault.Kind(err) == fault.Usage:
-		return exitUsage
-	case is(new(*provision.RolledBackError)):
-		return exitRolledBack
-	case is(new(*provision.UnknownError)):
-		return exitUnknown
-	case is(new(*disk.RefusedError)), is(new(*provision.RefusedError)), is(new(*provision.BusyError)), is(new(*artifact.ReplacedError)):
+	case kindStatus[fault.Kind(err)] != 0:
+		return kindStatus[fault.Kind(err)]
+	case is(new(*disk.RefusedError)), is(new(*artifact.ReplacedError)):
 		return exitRefused
-	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*flash.NoWritesError)), is(new(*otherConfigError)):
+	case is(new(*image.MismatchError)), is(new(*flash.ReadError)), is(new(*flash.FakeError)), is(new(*flash.NoWritesError)):
 		return exitMismatch
-	case is(new(*wrongBoardError)), is(new(*provision.OtherError)), is(new(*provision.DeviceError)):
+	case is(new(*wrongBoardError)):
 		return exitWrongBoard
-	case is(new(*disk.GoneError)), is(new(*flash.StallError)), is(new(*disk.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*provision.GoneError)), is(new(*source.GoneError)):
+	case is(new(*disk.GoneError)), is(new(*flash.StallError)), is(new(*disk.MovedError)), is(new(*noDiskError)), is(new(*timeoutError)), is(new(*source.GoneError)):
 		return exitGone
-	case is(new(*artifact.CorruptError)), is(new(*hostfile.ReadError)), is(new(*source.CorruptError)), is(new(*seed.CorruptError)):
+	case is(new(*artifact.CorruptError)), is(new(*hostfile.ReadError)), is(new(*source.CorruptError)):
 		return exitCorrupt
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EPERM):
 		return exitPermission

@@ -19,9 +19,11 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image/artifact"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 	"imgtool/image/statefile"
+	"imgtool/image/volume"
 )
 
 type factoryOptions struct {
@@ -120,8 +122,8 @@ that is mounted there for the unit's, and --sd and --nvme name other disks.`,
 // station is a medium on its way to being flashed.
 type station struct {
 	medium string
-	pic    *picture // as it was opened
-	plan   *plan    // with what is the unit's own, fitted to the disk
+	pic    *volume.Source // as it was opened
+	plan   *plan          // with what is the unit's own, fitted to the disk
 	*unit
 	files []string // what is the unit's own, by name
 	there mark
@@ -199,7 +201,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	}()
 	stations, err := openStations(ctx, opt, board, names, u)
 	if len(stations) > 0 {
-		whole.BuildID = buildID(stations[0].pic)
+		whole.BuildID = stations[0].pic.BuildID()
 	}
 	defer func() {
 		for _, s := range stations {
@@ -218,7 +220,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 	flags := map[string]bool{"keep-registration-keys": opt.keepKeys}
 	for _, s := range stations {
 		if err := s.compose(board, own, flags); err != nil {
-			return fmt.Errorf("%s: %w", s.pic.name, err)
+			return fmt.Errorf("%s: %w", s.pic.Name, err)
 		}
 		s.there = s.marks(board)
 	}
@@ -232,7 +234,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) (err error) {
 		u.warn("no --unit is given: the unit is as all others of its build, and has no serial number")
 	}
 	for _, s := range stations {
-		if err := s.pic.check(ctx, u); err != nil {
+		if err := s.pic.Check(ctx); err != nil {
 			return err
 		}
 	}
@@ -325,12 +327,12 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 		if file == "-" {
 			return stations, fault.New(fault.Usage, "--%s-image is standard input: give a file, which can be read more than once", name)
 		}
-		pic, err := openPicture(file, nil)
+		pic, err := volume.Open(file, u.opening())
 		if err != nil {
 			return stations, err
 		}
 		stations = append(stations, &station{medium: name, pic: pic})
-		m := pic.manifest
+		m := pic.Manifest
 		switch {
 		case m == nil:
 			return stations, fmt.Errorf("%s: it has no manifest, so nobody knows what it is for: put %s beside it, or give an .img.zst", file, filepath.Base(artifact.ManifestPath(file)))
@@ -339,10 +341,10 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 		case m.Medium != name:
 			return stations, fmt.Errorf("%s is the image of the %s, and one of the %s is wanted", file, m.Medium, name)
 		}
-		if first := stations[0].pic; m.BuildID != buildID(first) {
-			return stations, fmt.Errorf("%s is of build %s, and %s of build %s: give images of one build", first.name, buildID(first), file, m.BuildID)
+		if first := stations[0].pic; m.BuildID != first.BuildID() {
+			return stations, fmt.Errorf("%s is of build %s, and %s of build %s: give images of one build", first.Name, first.BuildID(), file, m.BuildID)
 		}
-		if err := pic.seek(ctx, u); err != nil {
+		if err := pic.Seek(ctx); err != nil {
 			return stations, err
 		}
 	}
@@ -371,7 +373,7 @@ func findStations(opt factoryOptions, stations []*station) error {
 		if is := kindOfDisk(dev); is != "" && is != s.medium {
 			return &disk.RefusedError{Disk: dev.Path, Reason: fmt.Sprintf("its bus says it is an %s, and it is given as --%s: swap the disks", is, s.medium)}
 		}
-		p := &plan{pic: s.pic, size: s.pic.manifest.Size}
+		p := &plan{pic: s.pic, size: s.pic.Manifest.Size}
 		need := p.need()
 		if dev.Fixed() && opt.fixed {
 			need.Fixed = true
@@ -406,13 +408,13 @@ func kindOfDisk(d *disk.Disk) string {
 func (s *station) compose(board *boards.Board, own *unitData, flags map[string]bool) error {
 	more, files := own.additions(board, s.medium, flags)
 	s.files = files
-	pic, err := s.pic.compose(s.disk.Size, more)
+	pic, err := compose.Fit(s.pic, s.disk.Size, more)
 	if err != nil {
 		return err
 	}
 	if own != nil {
 		c := *pic
-		c.unit = own.VSN
+		c.Unit = own.VSN
 		pic = &c
 	}
 	if s.plan, err = newPlan(pic); err != nil {
@@ -426,7 +428,7 @@ func (s *station) compose(board *boards.Board, own *unitData, flags map[string]b
 
 // marks reads from a disk what it says of its provisioning.
 func (s *station) marks(board *boards.Board) (m mark) {
-	for _, part := range s.pic.manifest.Partitions {
+	for _, part := range s.pic.Manifest.Partitions {
 		if part.State == "" {
 			continue
 		}
@@ -441,11 +443,11 @@ func (s *station) marks(board *boards.Board) (m mark) {
 	}
 	for _, place := range board.Unit.Places {
 		of, name, _ := strings.Cut(place.Partition, "/")
-		i := slices.IndexFunc(s.pic.manifest.Partitions, func(p artifact.Partition) bool { return p.Name == name })
+		i := slices.IndexFunc(s.pic.Manifest.Partitions, func(p artifact.Partition) bool { return p.Name == name })
 		if of != s.medium || i < 0 {
 			continue
 		}
-		part := s.pic.manifest.Partitions[i]
+		part := s.pic.Manifest.Partitions[i]
 		for _, f := range board.Unit.Files {
 			into := map[string]*string{"@VSN@": &m.vsn, "@NODE_ID@": &m.id}[strings.TrimSpace(f.Text)]
 			if into == nil || !slices.Contains(place.Files, f.Name) {
@@ -492,7 +494,7 @@ func checkMarks(stations []*station, own *unitData, again bool, u *ui) error {
 	left := false // something after this one is not done
 	for _, s := range slices.Backward(stations) {
 		m := s.there
-		same := (m.build == "" || m.build == buildID(s.pic)) && (!s.isUnits() || m.vsn == vsn && m.id == id)
+		same := (m.build == "" || m.build == s.pic.BuildID()) && (!s.isUnits() || m.vsn == vsn && m.id == id)
 		switch {
 		case again && m.err != nil:
 			u.say("%s: lost is what is on it and cannot be read (%v)", s.disk.Path, m.err)
@@ -537,7 +539,7 @@ func writeStations(ctx context.Context, stations []*station, whole *unitReceipt,
 	var disks []string
 	for _, s := range stations {
 		s.job.Verify, s.receipt.Verify = flash.Full, "full"
-		s.job.Patience = u.patience(s.disk.Path, stall)
+		s.job.Timeout = u.patience(s.disk.Path, stall)
 		s.job.Watch = new(flash.Watch)
 		s.job.Delta = alike(s.disk, s.plan)
 		disks = append(disks, s.disk.Path)

@@ -23,9 +23,11 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/partition"
 	"imgtool/image/sanitize"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -81,8 +83,8 @@ func checkStall(stall time.Duration) error {
 }
 
 // patience is how long a disk is waited for, and says when it is slow.
-func (u *ui) patience(disk string, stall time.Duration) flash.Patience {
-	return flash.Patience{Stall: stall, Slow: func(waited time.Duration, ended bool) {
+func (u *ui) patience(disk string, stall time.Duration) flash.Timeout {
+	return flash.Timeout{Stall: stall, Slow: func(waited time.Duration, ended bool) {
 		if ended {
 			u.note("%s: it answers again, after %s", disk, waited.Round(100*time.Millisecond))
 			return
@@ -157,7 +159,7 @@ type unit struct {
 // leaves says what is on the disk after a failure.
 func (n *unit) leaves() string { return leftWords(n.disk.Path, n.receipt.Left) }
 
-func leftWords(disk string, left flash.Left) string {
+func leftWords(disk string, left flash.State) string {
 	switch left {
 	case flash.Unchanged:
 		return disk + " is unchanged"
@@ -193,7 +195,7 @@ type receipt struct {
 	Status   int     `json:"status"` // exit status
 	Error    string  `json:"error,omitempty"`
 
-	Left flash.Left `json:"disk_state,omitempty"` // after an error: what was read back from the disk
+	Left flash.State `json:"disk_state,omitempty"` // after an error: what was read back from the disk
 }
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err error) {
@@ -201,19 +203,19 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 		return err
 	}
 	if opt.image == "" {
-		if opt.image, err = newestImage("--image FILE"); err != nil {
+		if opt.image, err = volume.Newest("--image FILE"); err != nil {
 			return err
 		}
 		u.say("image: %s, the newest in out/", opt.image)
 	}
-	pic, err := openPicture(opt.image, u.in)
+	pic, err := volume.Open(opt.image, u.opening())
 	if err != nil {
 		return err
 	}
 	defer pic.Close()
-	pic.describeBeside(u)
+	pic.ReportBeside()
 	if opt.seed.given() {
-		if err := pic.seekFile(ctx, u); err != nil {
+		if err := pic.SeekFile(ctx); err != nil {
 			return err
 		}
 		board, err := askedBoard(opt.board)
@@ -228,11 +230,11 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) (err
 }
 
 // flashPicture is the one way to disks.
-func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOptions, u *ui) (err error) {
-	if len(names) > 1 && pic.unit != "" {
-		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", pic.unit, len(names))
+func flashPicture(ctx context.Context, names []string, pic *volume.Source, opt flashOptions, u *ui) (err error) {
+	if len(names) > 1 && pic.Unit != "" {
+		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", pic.Unit, len(names))
 	}
-	pic, err = pic.withoutHoles(names)
+	pic, err = pic.WithoutHoles(names)
 	if err != nil {
 		return err
 	}
@@ -247,17 +249,17 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		if err != nil {
 			return err
 		}
-		if m := pic.manifest; m != nil && m.Board != board.Name {
-			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+		if m := pic.Manifest; m != nil && m.Board != board.Name {
+			return &wrongBoardError{fmt.Errorf("%s is an image for %s, and the board is %s", pic.Name, m.Board, board.Name)}
 		} else if m == nil {
-			if pic.board = board.Name; opt.yes || opt.dryRun {
-				u.warn(fmt.Sprintf("%s: it is not known whether this image is for %s: it has no manifest", pic.name, board.Name))
+			if p.board = board.Name; opt.yes || opt.dryRun {
+				u.warn(fmt.Sprintf("%s: it is not known whether this image is for %s: it has no manifest", pic.Name, board.Name))
 			}
 		}
 		if len(names) == 0 {
 			medium := ""
-			if pic.manifest != nil {
-				medium = pic.manifest.Medium
+			if pic.Manifest != nil {
+				medium = pic.Manifest.Medium
 			}
 			dev, err := newRecovery(board, medium, opt.serial, opt.port, opt.timeout).wait(ctx, u)
 			if err != nil {
@@ -288,25 +290,26 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 		}
 	}()
 	if !opt.again {
-		log.warnOfTwins(pic.unit, "", u)
+		log.warnOfTwins(pic.Unit, "", u)
 	}
 	units, err := findUnits(names, pic, need)
 	if err != nil {
 		return err
 	}
-	if pic.file != nil && pic.img == nil {
+	if pic.File != nil && pic.Image == nil {
 		now, plan, err := unpacked(ctx, pic, units, need, u)
 		if err != nil {
 			return err
 		}
+		plan.board = p.board
 		p.Close()
 		pic, p = now, plan
 	}
 	if err := checkFill(pic, units, u); err != nil {
 		return err
 	}
-	if fitted, err := pic.fit(units[0].disk.Size); err != nil {
-		return fmt.Errorf("%s: %w", pic.name, err)
+	if fitted, err := compose.Fit(pic, units[0].disk.Size, nil); err != nil {
+		return fmt.Errorf("%s: %w", pic.Name, err)
 	} else if fitted != pic {
 		p.Close()
 		if p, err = newPlan(fitted); err != nil {
@@ -315,20 +318,20 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		if n.job, err = p.job(n.disk.Size); err != nil {
-			return fmt.Errorf("%s: %w", pic.name, corrupt("it cannot be put on %s: %w", n.disk.Path, err))
+			return fmt.Errorf("%s: %w", pic.Name, corrupt("it cannot be put on %s: %w", n.disk.Path, err))
 		}
 		if !opt.again {
-			if err := checkState(n.disk, pic.manifest, u); err != nil {
+			if err := checkState(n.disk, pic.Manifest, u); err != nil {
 				return err
 			}
 		}
 	}
-	if err := pic.check(ctx, u); err != nil {
+	if err := pic.Check(ctx); err != nil {
 		return err
 	}
 	p.tell(u)
 	if opt.dryRun {
-		if pic.file == nil {
+		if pic.File == nil {
 			if err := p.readThrough(ctx, units, u); err != nil {
 				return err
 			}
@@ -346,9 +349,9 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	}
 	for _, n := range units {
 		n.job.Verify, n.receipt.Verify = verifyModes[opt.verify], opt.verify
-		n.job.Patience = u.patience(n.disk.Path, opt.stall)
+		n.job.Timeout = u.patience(n.disk.Path, opt.stall)
 		n.job.Watch = new(flash.Watch)
-		n.job.Zeros = pic.manifest == nil && opt.delta != "no"
+		n.job.Zeros = pic.Manifest == nil && opt.delta != "no"
 		n.job.Delta = opt.delta == "yes" || opt.delta == "auto" && alike(n.disk, p)
 	}
 	for _, n := range units {
@@ -369,8 +372,8 @@ func flashPicture(ctx context.Context, names []string, pic *picture, opt flashOp
 	defer u.writeDisks()()
 	u.beforeEnd(func() { log.abandon(units, u) })
 	flashAll(ctx, units, p, u)
-	if pic.file == nil {
-		pic.sayTrailing(u)
+	if pic.File == nil {
+		pic.ReportTrailing()
 	}
 	p.tell(u)
 	// Nobody may mount what is about to be ejected: it is let go of after that.
@@ -429,7 +432,7 @@ func choose(ctx context.Context, u *ui, need disk.Need, quiet bool) (string, err
 type wrongBoardError struct{ error }
 
 // findUnits finds the disks and looks whether each may be written.
-func findUnits(names []string, pic *picture, need disk.Need) ([]*unit, error) {
+func findUnits(names []string, pic *volume.Source, need disk.Need) ([]*unit, error) {
 	var units []*unit
 	for _, name := range names {
 		dev, err := findDisk(name)
@@ -467,8 +470,8 @@ func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) err
 		disks = append(disks, sanitize.Line(describeDisk(n.disk)))
 	}
 	what := describePicture(p)
-	if p.pic.unit != "" {
-		what += " for unit " + p.pic.unit
+	if p.pic.Unit != "" {
+		what += " for unit " + p.pic.Unit
 	}
 	ok, err := u.ask(ctx, fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", sanitize.Line(what), strings.Join(disks, "\nand ")))
 	if err == nil && !ok {
@@ -542,10 +545,10 @@ func flashAll(ctx context.Context, units []*unit, p *plan, u *ui) {
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
 // describe fills in what is known of a disk and an image.
-func (r *receipt) describe(d *disk.Disk, pic *picture) {
+func (r *receipt) describe(d *disk.Disk, pic *volume.Source) {
 	r.Disk, r.Model, r.Serial, r.Size = d.Path, d.Model, d.Serial, d.Size
-	r.Image, r.Unit, r.Time = pic.name, pic.unit, time.Now().UTC().Format(time.RFC3339)
-	if m := pic.manifest; m != nil {
+	r.Image, r.Unit, r.Time = pic.Name, pic.Unit, time.Now().UTC().Format(time.RFC3339)
+	if m := pic.Manifest; m != nil {
 		r.Board, r.BuildID = m.Board, m.BuildID
 	}
 }
@@ -556,7 +559,7 @@ func (r *receipt) fail(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		r.Status = exitInterrupted
 	}
-	r.Left, _ = flash.LeftBy(err)
+	r.Left, _ = flash.StateAfter(err)
 }
 
 // release lets go of a disk, which may be gone.
@@ -734,8 +737,8 @@ func (e *noDiskError) Error() string { return e.name + ": there is no such disk 
 func (e *noDiskError) Unwrap() error { return e.err }
 
 // refuseSame refuses to write an image over itself, under whatever name.
-func refuseSame(dev *disk.Disk, pic *picture) error {
-	a := pic.source
+func refuseSame(dev *disk.Disk, pic *volume.Source) error {
+	a := pic.Info
 	if a == nil {
 		return nil
 	}
@@ -763,21 +766,14 @@ func refuseSame(dev *disk.Disk, pic *picture) error {
 	return nil
 }
 
-func buildID(pic *picture) string {
-	if pic.manifest == nil {
-		return ""
-	}
-	return pic.manifest.BuildID
-}
-
 func describePicture(p *plan) string {
-	if m := p.pic.manifest; m != nil {
-		return fmt.Sprintf("%s (%s build %s, %s)", p.pic.name, m.Board, m.BuildID, human(p.size))
+	if m := p.pic.Manifest; m != nil {
+		return fmt.Sprintf("%s (%s build %s, %s)", p.pic.Name, m.Board, m.BuildID, human(p.size))
 	}
-	if p.pic.board != "" {
-		return fmt.Sprintf("%s (%s, and not known to be for %s: it has no manifest)", p.pic.name, human(p.size), p.pic.board)
+	if p.board != "" {
+		return fmt.Sprintf("%s (%s, and not known to be for %s: it has no manifest)", p.pic.Name, human(p.size), p.board)
 	}
-	return fmt.Sprintf("%s (%s)", p.pic.name, human(p.size))
+	return fmt.Sprintf("%s (%s)", p.pic.Name, human(p.size))
 }
 
 // describeDisk says in a line what a disk is, and what is on it.

@@ -35,6 +35,7 @@ import (
 	"imgtool/image/statefile"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
+	"imgtool/image/volume"
 )
 
 // live is a unit that is provisioned from its own root file system.
@@ -465,7 +466,7 @@ func (l *live) plan(ctx context.Context) error {
 	for _, img := range l.build.Images {
 		i := slices.IndexFunc(l.stages, func(s *station) bool { return s.medium == img.Manifest.Medium })
 		s := l.stages[i]
-		s.pic = &picture{name: "the " + s.medium + " made of " + l.root, img: img.Image, manifest: img.Manifest}
+		s.pic = volume.FromImage("the "+s.medium+" made of "+l.root, img.Image, img.Manifest)
 		if err := s.compose(l.board, nil, nil); err != nil {
 			return err
 		}
@@ -530,7 +531,7 @@ func (l *live) media(ctx context.Context, done map[int]bool, whole *unitReceipt)
 }
 
 func (s *station) hasState() bool {
-	for _, part := range s.pic.manifest.Partitions {
+	for _, part := range s.pic.Manifest.Partitions {
 		if part.State != "" {
 			return true
 		}

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -13,13 +15,16 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compress"
 	"imgtool/image/partition"
+	"imgtool/image/volume"
 )
 
 // plan is an image on its way to a disk: its head is in memory, its table is known, and
 // the rest is still to come.
 type plan struct {
-	pic   *picture
+	pic   *volume.Source
+	board string // the board the image is for by --board, if it has no manifest
 	table *partition.Table
 	start int64         // where the head ends, at the first partition or before
 	size  int64         // the least the disk must have, in bytes, as far as that is known
@@ -48,12 +53,12 @@ func corrupt(format string, args ...any) error {
 }
 
 // newPlan reads an image up to its first partition.
-func newPlan(pic *picture) (*plan, error) {
+func newPlan(pic *volume.Source) (*plan, error) {
 	p := &plan{pic: pic}
-	p.next, p.Close = iter.Pull2(pic.chunks())
+	p.next, p.Close = iter.Pull2(pic.Chunks())
 	if err := p.read(); err != nil {
 		p.Close()
-		return nil, named(pic.name, err)
+		return nil, pic.Wrap(err)
 	}
 	return p, nil
 }
@@ -61,27 +66,27 @@ func newPlan(pic *picture) (*plan, error) {
 func (p *plan) read() error {
 	begin := &beginning{next: p.next}
 	var r io.ReaderAt = begin
-	if p.pic.img != nil {
-		r = p.pic.img
+	if p.pic.Image != nil {
+		r = p.pic.Image
 	}
 	head := make([]byte, 64<<10)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && err != io.EOF {
 		return cmp.Or(begin.fault, err)
 	}
-	if err := artifact.Foreign(p.pic.format, head[:n]); err != nil {
+	if err := artifact.Foreign(p.pic.Format, head[:n]); err != nil {
 		return err
 	}
 	if err := p.readTable(r); err != nil {
 		return cmp.Or(begin.fault, err)
 	}
-	if m := p.pic.manifest; m != nil {
+	if m := p.pic.Manifest; m != nil {
 		p.size, p.end = m.Size, m.Size
 		if p.table.GPT != nil && p.table.GPT.Size != m.Size {
 			return corrupt("its partition table is for a disk of %d bytes, its manifest says %d", p.table.GPT.Size, m.Size)
 		}
-		if p.pic.img != nil && p.pic.img.Size() < m.Size {
-			return corrupt("it is cut short: %d bytes of the %d its manifest says", p.pic.img.Size(), m.Size)
+		if p.pic.Image != nil && p.pic.Image.Size() < m.Size {
+			return corrupt("it is cut short: %d bytes of the %d its manifest says", p.pic.Image.Size(), m.Size)
 		}
 	} else if err := p.measure(); err != nil {
 		return err
@@ -122,19 +127,19 @@ func (p *plan) bodySize() (n int64) {
 		n += max(0, off+size-max(off, p.start))
 	}
 	switch {
-	case p.pic.img != nil:
-		for s := range p.pic.img.Spans() {
+	case p.pic.Image != nil:
+		for s := range p.pic.Image.Spans() {
 			count(s.Off, s.Len)
 		}
-		for _, s := range p.missing(p.pic.img.Size()) {
+		for _, s := range p.missing(p.pic.Image.Size()) {
 			count(s.Off, s.Len)
 		}
-	case p.pic.manifest != nil:
-		for _, e := range p.pic.manifest.Pieces {
+	case p.pic.Manifest != nil:
+		for _, e := range p.pic.Manifest.Pieces {
 			count(e.Off, e.Len)
 		}
-	case p.pic.total > 0:
-		count(0, p.pic.total)
+	case p.pic.Total > 0:
+		count(0, p.pic.Total)
 	}
 	return n
 }
@@ -145,10 +150,10 @@ func (p *plan) need() disk.Need {
 	if p.table != nil {
 		n.SectorSize = int(p.table.Sector)
 	}
-	if p.pic.filling() != nil && p.pic.img != nil {
+	if p.pic.FillPartition() != nil && p.pic.Image != nil {
 		n.Size = 0 // it is made to fit
 	}
-	if m := p.pic.manifest; m != nil {
+	if m := p.pic.Manifest; m != nil {
 		n.Floor, n.Who, n.Exact = m.Floor, m.Board, m.Disk
 	}
 	return n
@@ -193,7 +198,7 @@ func (p *plan) job(size int64) (flash.Job, error) {
 	j := flash.Job{Body: p.onto(size, p.body()), BodySize: p.bodySize()}
 	j.Wipe = p.wipes(size)
 	j.Size = size
-	if img := p.pic.img; img != nil {
+	if img := p.pic.Image; img != nil {
 		j.Again = func(s image.Span) ([]byte, error) {
 			b := make([]byte, s.Len)
 			// Zeros are written behind the end of an image that its table says is longer.
@@ -203,8 +208,8 @@ func (p *plan) job(size int64) (flash.Job, error) {
 			return b, nil
 		}
 	}
-	p.record = &record{Size: p.size, Unit: p.pic.unit}
-	if m := p.pic.manifest; m != nil {
+	p.record = &record{Size: p.size, Unit: p.pic.Unit}
+	if m := p.pic.Manifest; m != nil {
 		p.record.Board, p.record.BuildID = m.Board, m.BuildID
 	}
 	if p.start >= recordOff+image.Block {
@@ -244,7 +249,7 @@ func (p *plan) wipes(size int64) []image.Span {
 	for _, part := range p.table.Parts {
 		add(part.Off, part.Len)
 	}
-	if m := p.pic.manifest; m != nil {
+	if m := p.pic.Manifest; m != nil {
 		for _, part := range m.Partitions {
 			if part.Late {
 				add(part.Off, part.Len)
@@ -271,15 +276,15 @@ func (p *plan) content() []image.Span {
 		}
 	}
 	switch {
-	case p.pic.img != nil:
-		for s := range p.pic.img.Spans() {
+	case p.pic.Image != nil:
+		for s := range p.pic.Image.Spans() {
 			keep(s.Off, s.Len)
 		}
-		for _, s := range p.missing(p.pic.img.Size()) {
+		for _, s := range p.missing(p.pic.Image.Size()) {
 			keep(s.Off, s.Len)
 		}
-	case p.pic.manifest != nil:
-		for _, e := range p.pic.manifest.Pieces {
+	case p.pic.Manifest != nil:
+		for _, e := range p.pic.Manifest.Pieces {
 			keep(e.Off, e.Len)
 		}
 	}
@@ -308,7 +313,7 @@ func (p *plan) expected(size int64) (iter.Seq2[image.Chunk, error], error) {
 		}
 		chunks(append(before, after...))(yield)
 	}
-	if p.pic.img == nil {
+	if p.pic.Image == nil {
 		// The ends depend on what the image has behind its last partition.
 		return joined(p.onto(size, p.body()), ends), nil
 	}
@@ -327,4 +332,98 @@ func joined(all ...iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk, error] 
 			}
 		}
 	}
+}
+
+// seekFor is seek for an image file that goes to disks, of which disk is the smallest. If
+// the scratch file cannot be had, the image is read through, and stays a stream.
+func seekFor(ctx context.Context, p *volume.Source, dev *disk.Disk, u *ui) error {
+	if err := p.Check(ctx); err != nil {
+		return err
+	}
+	if err := p.Restart(); err != nil {
+		return p.Wrap(err)
+	}
+	fits := func(c volume.Chunks) volume.Chunks {
+		if p.FillPartition() != nil { // it is made to fit
+			return c
+		}
+		return upTo(c, dev)
+	}
+	err := p.Unpack(ctx, fits)
+	var room *compress.ScratchError
+	var large *compress.TooLargeError
+	if !errors.As(err, &room) && !(errors.As(err, &large) && u.unpacked.Max == 0) {
+		return err
+	}
+	u.endPhase()
+	u.warn(fmt.Sprintf("%s is read twice, once to check it and once to write it, without a scratch file: %v", p.Name, err))
+	return p.ReadThrough(ctx, fits)
+}
+
+// upTo ends in an error where an image has more bytes than a disk.
+func upTo(chunks volume.Chunks, dev *disk.Disk) volume.Chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if end := c.Off + int64(len(c.Data)); err == nil && end > dev.Size {
+				c, err = image.Chunk{}, &disk.RefusedError{Disk: dev.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", dev.Size, end)}
+			}
+			if !yield(c, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// unpacked is an image file that comes from front to back as one that was checked and can
+// be read anywhere, if there is room for that, and its plan.
+func unpacked(ctx context.Context, pic *volume.Source, units []*unit, need disk.Need, u *ui) (*volume.Source, *plan, error) {
+	var names []string
+	smallest := units[0].disk
+	for _, n := range units {
+		if names = append(names, n.disk.Path); n.disk.Size < smallest.Size {
+			smallest = n.disk
+		}
+	}
+	if err := seekFor(ctx, pic, smallest, u); err != nil {
+		return nil, nil, err
+	}
+	pic, err := pic.WithoutHoles(names)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := newPlan(pic)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range units {
+		now := p.need()
+		now.Fixed, now.Serial = need.Fixed, need.Serial
+		if err := n.disk.Check(now); err != nil {
+			p.Close()
+			return nil, nil, err
+		}
+	}
+	return pic, p, nil
+}
+
+// readThrough reads the rest of an image from a pipe for its errors.
+func (p *plan) readThrough(ctx context.Context, units []*unit, u *ui) error {
+	progress := u.phases("checking", p.bodySize())
+	defer u.endPhase()
+	for c, err := range p.body() {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		for _, n := range units {
+			if end := c.Off + int64(len(c.Data)); end > n.disk.Size {
+				return &disk.RefusedError{Disk: n.disk.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d: use a larger disk", n.disk.Size, end)}
+			}
+		}
+		progress.Add(int64(len(c.Data)))
+	}
+	p.pic.ReportTrailing()
+	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/volume"
 )
 
 // receiptError is a receipt that could not be written.
@@ -156,7 +157,7 @@ func (l *receiptLog) add(disk string, receipt any) error {
 
 // refused leaves a receipt of each disk where nothing was written because one of them is
 // refused, or the image. It returns err, and what is to be said beside it.
-func (l *receiptLog) refused(names []string, pic *picture, err error, ctx context.Context, u *ui) error {
+func (l *receiptLog) refused(names []string, pic *volume.Source, err error, ctx context.Context, u *ui) error {
 	if l == nil || fault.Kind(err) == fault.Usage {
 		return err
 	}
@@ -191,7 +192,7 @@ func (l *receiptLog) abandon(units []*unit, u *ui) {
 			continue
 		}
 		r := n.receipt
-		r.Time, r.Left = time.Now().UTC().Format(time.RFC3339), n.job.Watch.Left()
+		r.Time, r.Left = time.Now().UTC().Format(time.RFC3339), n.job.Watch.State()
 		r.Status, r.Error = exitInterrupted, "interrupted"
 		u.leftOn(n.disk.Path, r.Left)
 		words = append(words, leftWords(n.disk.Path, r.Left))

@@ -14,6 +14,7 @@ import (
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
 	"imgtool/image/partition"
+	"imgtool/image/volume"
 )
 
 // beginning reads at any offset near the start of what comes from front to back. What
@@ -76,7 +77,7 @@ func (p *plan) readTable(r io.ReaderAt) (err error) {
 	for _, s := range p.table.Spans() {
 		for _, part := range p.table.Parts {
 			if part.Off < s.End() && s.Off < part.Off+part.Len {
-				return corrupt("its partition %s, bytes %d to %d, overlaps the partition table, bytes %d to %d", partName(part), part.Off, part.Off+part.Len, s.Off, s.End())
+				return corrupt("its partition %s, bytes %d to %d, overlaps the partition table, bytes %d to %d", volume.PartName(part), part.Off, part.Off+part.Len, s.Off, s.End())
 			}
 		}
 	}
@@ -85,7 +86,7 @@ func (p *plan) readTable(r io.ReaderAt) (err error) {
 
 // measure finds out how large the disk must be for an image without a manifest.
 func (p *plan) measure() error {
-	if img := p.pic.img; img != nil {
+	if img := p.pic.Image; img != nil {
 		if g := p.movable(); g != nil && img.Size() > g.Size {
 			end, err := lastData(img, g.Size, image.Span{})
 			if err != nil {
@@ -96,12 +97,12 @@ func (p *plan) measure() error {
 		p.ended(img.Size())
 		return nil
 	}
-	if total := p.pic.total; total > 0 {
+	if total := p.pic.Total; total > 0 {
 		p.ended(total)
 		return nil
 	}
 	p.size = p.table.End()
-	if g := p.movable(); g != nil && p.pic.file == nil {
+	if g := p.movable(); g != nil && p.pic.File == nil {
 		p.size = g.Size // what comes through the pipe is not known
 	} else if g != nil {
 		p.size = g.End() + g.TailLen()
@@ -132,7 +133,7 @@ func lastData(img *image.Image, from int64, but image.Span) (int64, error) {
 // ended notes that the image ends at a byte, and what is unusual about that.
 func (p *plan) ended(end int64) {
 	p.end = end
-	if p.pic.manifest != nil {
+	if p.pic.Manifest != nil {
 		return
 	}
 	g := p.movable()
@@ -146,7 +147,7 @@ func (p *plan) ended(end int64) {
 		var parts []string
 		for _, part := range p.table.Parts {
 			if part.Off+part.Len > end {
-				parts = append(parts, partName(part))
+				parts = append(parts, volume.PartName(part))
 			}
 		}
 		p.note(fmt.Sprintf("the image ends at byte %d, and its partition table has partitions up to byte %d (%s): the rest of them is written as zeros",
@@ -187,13 +188,13 @@ func (p *plan) tell(u *ui) {
 	p.noting.Lock()
 	defer p.noting.Unlock()
 	for ; p.told < len(p.notes); p.told++ {
-		u.warn(p.pic.name + ": " + p.notes[p.told])
+		u.warn(p.pic.Name + ": " + p.notes[p.told])
 	}
 }
 
 // missing is what the partitions have behind the end of an image without a manifest.
 func (p *plan) missing(end int64) []image.Span {
-	if p.pic.manifest != nil {
+	if p.pic.Manifest != nil {
 		return nil
 	}
 	var spans []image.Span
@@ -219,7 +220,7 @@ func (p *plan) rest(yield func(image.Chunk, error) bool) {
 	for {
 		c, err, ok := p.next()
 		if err != nil {
-			yield(image.Chunk{}, named(p.pic.name, err))
+			yield(image.Chunk{}, p.pic.Wrap(err))
 			return
 		}
 		if !ok || !yield(c, nil) {
@@ -246,8 +247,8 @@ func (p *plan) whole(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[image.Chunk
 			}
 			end = c.Off + int64(len(c.Data))
 		}
-		if p.pic.img != nil {
-			end = p.pic.img.Size()
+		if p.pic.Image != nil {
+			end = p.pic.Image.Size()
 		}
 		missing := p.missing(end)
 		if len(missing) > 0 && missing[0].Off == held.Off+int64(len(held.Data)) {
@@ -322,7 +323,7 @@ func (p *plan) withoutBackup(chunks iter.Seq2[image.Chunk, error]) iter.Seq2[ima
 // fits is an error if the partitions of the image do not fit on a disk of size bytes.
 // Of an image that can be read anywhere it finds out what is at its end.
 func (p *plan) fits(size int64) error {
-	g, img := p.movable(), p.pic.img
+	g, img := p.movable(), p.pic.Image
 	if g == nil {
 		return nil
 	}
@@ -394,7 +395,7 @@ func (p *plan) ends(size int64) (before, after []image.Chunk, err error) {
 		return before, []image.Chunk{{Off: old.Off, Data: there}}, nil
 	}
 	// The old backup is content like all else, unless a manifest says what content is.
-	if c, _ := cut(image.Chunk{Off: old.Off, Data: there}, at); p.pic.manifest == nil && len(c.Data) > 0 {
+	if c, _ := cut(image.Chunk{Off: old.Off, Data: there}, at); p.pic.Manifest == nil && len(c.Data) > 0 {
 		after = append(after, c)
 	}
 	patch(before, 0, g.FitMBR(p.headBytes(0, 512), fitted))

@@ -43,9 +43,9 @@ type ui struct {
 
 	mu    sync.Mutex
 	phase *phase
-	ahead []ahead               // the phases of a work of several, in order
-	state string                // what an interrupt leaves behind
-	left  map[string]flash.Left // what is on disks that were not written to the end
+	ahead []ahead                // the phases of a work of several, in order
+	state string                 // what an interrupt leaves behind
+	left  map[string]flash.State // what is on disks that were not written to the end
 
 	writing atomic.Int32 // disks are being written: a closed terminal does not interrupt
 	last    func()       // what lastWords does, or nil
@@ -137,11 +137,11 @@ func (u *ui) leaves(state string) {
 }
 
 // leftOn keeps what is on a disk that was not written to the end, for --json.
-func (u *ui) leftOn(disk string, left flash.Left) {
+func (u *ui) leftOn(disk string, left flash.State) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.left == nil {
-		u.left = map[string]flash.Left{}
+		u.left = map[string]flash.State{}
 	}
 	u.left[disk] = left
 }
@@ -354,13 +354,5 @@ func readLine(r io.Reader) (string, error) {
 }
 
 func human(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	case n >= 1<<10:
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	}
-	return fmt.Sprintf("%d bytes", n)
+	return image.FormatSize(n)
 }

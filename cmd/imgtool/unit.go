@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"imgtool/boards"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/layouts"
@@ -28,7 +29,7 @@ import (
 type unitData struct {
 	VSN    string
 	NodeID string // 16 upper-case hexadecimal digits, or nothing: the unit finds it out
-	files  map[string]addition
+	files  map[string]compose.File
 }
 
 var (
@@ -60,7 +61,7 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 	fault := func(format string, args ...any) error {
 		return fmt.Errorf("%s: %w", file, fmt.Errorf(format, args...))
 	}
-	d := &unitData{VSN: doc.VSN, NodeID: doc.NodeID, files: map[string]addition{}}
+	d := &unitData{VSN: doc.VSN, NodeID: doc.NodeID, files: map[string]compose.File{}}
 	switch {
 	case doc.VSN == "":
 		return nil, fault("vsn is missing: write it as vsn = \"W123\"")
@@ -92,11 +93,11 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 			if err != nil {
 				return nil, fault("%s: %w", f.Name, err)
 			}
-			d.files[f.Name] = addition{f.Path, 0o600, data}
+			d.files[f.Name] = compose.File{Path: f.Path, Mode: 0o600, Data: data}
 		case strings.Contains(f.Text, "@NODE_ID@") && d.NodeID == "":
 		default:
 			text := strings.NewReplacer("@VSN@", d.VSN, "@NODE_ID@", d.NodeID).Replace(f.Text)
-			d.files[f.Name] = addition{f.Path, 0o644, []byte(text)}
+			d.files[f.Name] = compose.File{Path: f.Path, Mode: 0o644, Data: []byte(text)}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(doc.Keys)) {
@@ -109,12 +110,12 @@ func readUnit(file string, board *boards.Board, u *ui) (*unitData, error) {
 	}
 	for _, f := range board.Unit.Files {
 		for _, need := range f.Needs {
-			if _, ok := d.files[f.Name]; ok && d.files[need].data == nil {
+			if _, ok := d.files[f.Name]; ok && d.files[need].Data == nil {
 				return nil, fault("there is %s without %s, and one is of no use without the other", f.Name, need)
 			}
 		}
 		for _, other := range f.NotWith {
-			if d.files[f.Name].data != nil && d.files[other].data != nil {
+			if d.files[f.Name].Data != nil && d.files[other].Data != nil {
 				u.warn(fmt.Sprintf("%s: a unit that has %s does not use %s, and never deletes it: leave it out", file, other, f.Name))
 			}
 		}
@@ -206,8 +207,8 @@ func kindOfKey(data []byte) string {
 }
 
 // additions are the files that go to a medium, by partition, and their names.
-func (d *unitData) additions(board *boards.Board, medium string, flags map[string]bool) (more map[string][]addition, names []string) {
-	more = map[string][]addition{}
+func (d *unitData) additions(board *boards.Board, medium string, flags map[string]bool) (more map[string][]compose.File, names []string) {
+	more = map[string][]compose.File{}
 	if d == nil {
 		return more, nil
 	}
@@ -218,7 +219,7 @@ func (d *unitData) additions(board *boards.Board, medium string, flags map[strin
 		}
 		for _, name := range place.Files {
 			if a, ok := d.files[name]; ok {
-				a.path = path.Join("/", place.Directory, a.path)
+				a.Path = path.Join("/", place.Directory, a.Path)
 				more[part] = append(more[part], a)
 				names = append(names, name)
 			}

@@ -11,7 +11,9 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
+	"imgtool/image/volume"
 )
 
 type verifyOptions struct {
@@ -77,26 +79,26 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 		opt.seed.unit = ""
 	}
 	if file == "" {
-		if file, err = newestImage("--image FILE"); err != nil {
+		if file, err = volume.Newest("--image FILE"); err != nil {
 			return err
 		}
 		u.say("image: %s, the newest in out/", file)
 	}
-	pic, err := openPicture(file, u.in)
+	pic, err := volume.Open(file, u.opening())
 	if err != nil {
 		return err
 	}
 	defer pic.Close()
-	pic.describeBeside(u)
+	pic.ReportBeside()
 	board, err := askedBoard(opt.board)
 	if err != nil {
 		return err
 	}
-	if m := pic.manifest; board != nil && m != nil && m.Board != board.Name {
-		return &wrongBoardError{fmt.Errorf("%s: it is an image for %s, and the board is %s", pic.name, m.Board, board.Name)}
+	if m := pic.Manifest; board != nil && m != nil && m.Board != board.Name {
+		return &wrongBoardError{fmt.Errorf("%s: it is an image for %s, and the board is %s", pic.Name, m.Board, board.Name)}
 	}
 	if opt.seed.given() {
-		if err := pic.seekFile(ctx, u); err != nil {
+		if err := pic.SeekFile(ctx); err != nil {
 			return err
 		}
 		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
@@ -107,24 +109,24 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 	if err != nil {
 		return err
 	}
-	var more map[string][]addition
+	var more map[string][]compose.File
 	if unit != "" {
 		if more, err = unitFiles(ctx, pic, unit, opt.keepKeys, u); err != nil {
 			return err
 		}
 	}
 	// What flash does with these takes an image that can be read anywhere.
-	if pic.file != nil && (pic.filling() != nil || pic.beside.bmap != nil) {
-		if err := pic.seek(ctx, u); err != nil {
+	if pic.File != nil && (pic.FillPartition() != nil || pic.HasBlockMap()) {
+		if err := pic.Seek(ctx); err != nil {
 			return err
 		}
 	}
-	if pic, err = pic.withoutHoles([]string{dev.Path}); err != nil {
+	if pic, err = pic.WithoutHoles([]string{dev.Path}); err != nil {
 		return err
 	}
-	fitted, err := pic.compose(dev.Size, more)
+	fitted, err := compose.Fit(pic, dev.Size, more)
 	if err != nil {
-		return fmt.Errorf("%s: %w", pic.name, err)
+		return fmt.Errorf("%s: %w", pic.Name, err)
 	}
 	p, err := newPlan(fitted)
 	if err != nil {
@@ -147,27 +149,27 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (er
 	}
 	progress := u.phases("comparing", total)
 	if err := flash.Compare(ctx, t, expected, u.patience(dev.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
-		if errors.As(err, new(*image.MismatchError)) && pic.manifest == nil {
-			err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.name)
+		if errors.As(err, new(*image.MismatchError)) && pic.Manifest == nil {
+			err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.Name)
 		}
 		return err
 	}
-	pic.sayTrailing(u)
+	pic.ReportTrailing()
 	took := time.Since(begin)
 	if u.json {
 		u.endPhase()
-		return u.print(map[string]any{"disk": dev.Path, "image": pic.name, "build_id": buildID(pic), "verified": n, "seconds": took.Seconds()})
+		return u.print(map[string]any{"disk": dev.Path, "image": pic.Name, "build_id": pic.BuildID(), "verified": n, "seconds": took.Seconds()})
 	}
-	u.say("%s: %s are as in %s, in %s", dev.Path, human(n), pic.name, took.Round(100*time.Millisecond))
+	u.say("%s: %s are as in %s, in %s", dev.Path, human(n), pic.Name, took.Round(100*time.Millisecond))
 	return nil
 }
 
 // unitFiles are what a unit has in an image beside what all have.
-func unitFiles(ctx context.Context, pic *picture, file string, keepKeys bool, u *ui) (map[string][]addition, error) {
-	if pic.manifest == nil {
-		return nil, fmt.Errorf("%s: it has no manifest, so nobody knows where what is the unit's own goes", pic.name)
+func unitFiles(ctx context.Context, pic *volume.Source, file string, keepKeys bool, u *ui) (map[string][]compose.File, error) {
+	if pic.Manifest == nil {
+		return nil, fmt.Errorf("%s: it has no manifest, so nobody knows where what is the unit's own goes", pic.Name)
 	}
-	board, err := loadBoard(pic.manifest.Board)
+	board, err := loadBoard(pic.Manifest.Board)
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +177,6 @@ func unitFiles(ctx context.Context, pic *picture, file string, keepKeys bool, u 
 	if err != nil {
 		return nil, err
 	}
-	more, _ := own.additions(board, pic.manifest.Medium, map[string]bool{"keep-registration-keys": keepKeys})
-	return more, pic.seek(ctx, u)
+	more, _ := own.additions(board, pic.Manifest.Medium, map[string]bool{"keep-registration-keys": keepKeys})
+	return more, pic.Seek(ctx)
 }

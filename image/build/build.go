@@ -29,9 +29,11 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
+	"imgtool/image/starter"
 	"imgtool/image/swap"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
@@ -60,22 +62,27 @@ type Options struct {
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
-	BuildID     string                   // "" is derived from the inputs
-	Cmdline     string                   // added to the kernel's arguments
-	Seed        *Seed                    // nil is none
-	Time        int64                    // seconds since 1970
-	Clamp       bool                     // times of files after Time become Time
-	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
-	Cache       squashfs.Cache           // of compressed blocks; nil is none
-	TempDir     string                   // for scratch files, which have no name
-	Room        func(medium string) Room // what its image is written to, where a squashfs can be made in its place; may be nil
+	BuildID     string         // "" is derived from the inputs
+	Cmdline     string         // added to the kernel's arguments
+	Seed        *seedfile.Seed // nil is none
+	Time        int64          // seconds since 1970
+	Clamp       bool           // times of files after Time become Time
+	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
+	Cache       squashfs.Cache // of compressed blocks; nil is none
+	TempDir     string         // for scratch files, which have no name
+	Output      Output         // nil is none
 	Opener      *source.Opener
 	Warn        func(string)
 	Phases      image.Phases
 }
 
-// Room is an image file that has begun.
-type Room interface {
+// Output returns the file that the image of a medium will be saved to, so that
+// the squashfs is written there at its offset instead of to a scratch file, or
+// nil. See [Image.Written].
+type Output func(medium string) ReaderWriterAt
+
+// ReaderWriterAt is an image file that is being written.
+type ReaderWriterAt interface {
 	io.ReaderAt
 	io.WriterAt
 }
@@ -92,6 +99,7 @@ type Result struct {
 type Image struct {
 	*image.Image
 	Manifest *artifact.Manifest
+	Written  []image.Span // ranges that the file of Options.Output holds already
 }
 
 // Close releases the scratch files.
@@ -115,13 +123,11 @@ func (e *MissingInputsError) Error() string {
 	return fmt.Sprintf("%s needs the inputs %s, and they are not there", e.Board, list)
 }
 
-const starterScheme = "starter:"
-
 // builder is the state of one Build, in the order it comes about.
 type builder struct {
 	Options
-	disks    []*disk
-	packages packages
+	disks   []*disk
+	starter *starter.System
 
 	root   *source.Root
 	trees  map[string]*tree.Tree
@@ -143,13 +149,15 @@ type disk struct {
 	*boards.Medium
 	placed *layouts.Placed
 	prefix string // of what is derived for it: nothing where the board has one medium
+
+	written []image.Span // as in Image
 }
 
 // Build checks everything, then makes the images. What the inputs can be blamed
 // for is found before the squashfs is made, as far as can be.
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{}, parts: map[string]image.Content{},
-		packages: packages{open: opt.Opener.Packages, loaded: map[string]*source.Package{}}}
+		starter: starter.New(starter.Options{Board: opt.Board, Vars: opt.Vars, Time: opt.Time, Packages: opt.Opener.Packages})}
 	if b.Slots == "" {
 		b.Slots = "a"
 	}
@@ -179,7 +187,7 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 		if err == nil {
 			var img *image.Image
 			if img, err = image.New(d.placed.Size, extents...); err == nil {
-				b.result.Images = append(b.result.Images, Image{img, b.manifest(d)})
+				b.result.Images = append(b.result.Images, Image{img, b.manifest(d), d.written})
 			}
 		}
 		if err != nil && d.prefix != "" {
@@ -233,15 +241,15 @@ func (b *builder) check() (err error) {
 		}
 	}
 	inputs := b.Board.Inputs()
-	starter := len(b.Inputs) == 0
-	if starter {
+	none := len(b.Inputs) == 0
+	if none {
 		b.Inputs = map[string]string{}
 	}
 	var missing []string
 	for _, name := range inputs {
 		_, optional := b.Board.IsOptional(name)
 		switch {
-		case starter && (!optional || b.Board.Starter.Inputs[name] != ""):
+		case none && (!optional || b.Board.Starter.Inputs[name] != ""):
 			b.Inputs[name] = "starter"
 		case b.Inputs[name] == "" && !optional:
 			missing = append(missing, name)
@@ -311,10 +319,8 @@ func (b *builder) open(ctx context.Context) (err error) {
 		case b.Root != nil:
 			c := *b.Root
 			b.root = &c
-		case ref == starterScheme+"rootfs":
-			b.root, err = b.openStarterRoot(ctx)
-		case ref == starterScheme+"photon":
-			b.root, err = b.openStarterPhoton(ctx)
+		case strings.HasPrefix(ref, starter.Scheme):
+			b.root, err = b.starter.Root(ctx, ref)
 		default:
 			b.root, err = b.Opener.Root(ctx, ref)
 		}
@@ -332,7 +338,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
 		}
 		// What runs is one unit, and no starter has any of it.
-		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starterScheme) {
+		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starter.Scheme) {
 			err = b.warnPerUnit()
 		}
 		if err != nil {
@@ -390,7 +396,7 @@ func (b *builder) openAhead(ctx context.Context) (end func()) {
 	b.ahead = map[string]func() (*source.File, error){}
 	var opening sync.WaitGroup
 	for name, ref := range b.Inputs {
-		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starterScheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
+		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starter.Scheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
 			continue
 		}
 		open := sync.OnceValues(func() (*source.File, error) { return b.Opener.File(ctx, ref) })
@@ -407,11 +413,8 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	if open := b.ahead[ref]; open != nil {
 		return open()
 	}
-	if ref == starterScheme+"initrd" {
-		return b.openStarterInitrd(ctx)
-	}
-	if ref == starterScheme+"dtb" {
-		return fileOf(bytes.NewReader(deviceTree(photonStarter)), "made for QEMU, and describes no board")
+	if strings.HasPrefix(ref, starter.Scheme) {
+		return b.starter.File(ctx, ref)
 	}
 	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
 		t := (*tree.Tree)(nil)
@@ -434,7 +437,7 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 		if n.Type() != tree.Regular || n.Content == nil {
 			return nil, fmt.Errorf("%s is no file with anything in it", ref)
 		}
-		return fileOf(n.Content, "")
+		return source.NewFile(n.Content, "")
 	}
 	return b.Opener.File(ctx, ref)
 }
@@ -496,14 +499,6 @@ func unsparse(c image.Content) (image.Content, error) {
 	return simg.Zeroed(m)
 }
 
-func fileOf(c image.Content, origin string) (*source.File, error) {
-	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(c, 0, c.Size())); err != nil {
-		return nil, err
-	}
-	return &source.File{Content: c, SHA256: hex.EncodeToString(h.Sum(nil)), Origin: origin}, nil
-}
-
 // identify derives the build id, and what all identifiers come from, from
 // everything that makes a difference but the seed.
 func (b *builder) identify(ctx context.Context) error {
@@ -551,13 +546,10 @@ func (b *builder) identify(ctx context.Context) error {
 	if b.buildID = b.BuildID; b.buildID == "" {
 		b.buildID = hex.EncodeToString(b.digest[:8])
 	}
-	switch b.Inputs["rootfs"] {
-	case starterScheme + "rootfs":
-		return stamp(b.root.Tree, "imgtool starter", b.buildID, b.Time)
-	case starterScheme + "photon":
-		return stamp(b.root.Tree, photonStarter, b.buildID, b.Time)
+	if b.root == nil {
+		return nil
 	}
-	return nil
+	return b.starter.Stamp(b.Inputs["rootfs"], b.root.Tree, b.buildID)
 }
 
 // derived is a hash of what went in and a name.
@@ -744,7 +736,7 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 // in its own way.
 func (b *builder) slotSelect() string {
 	by := b.Board.Script.SlotSelect
-	if b.Inputs["rootfs"] == starterScheme+"rootfs" {
+	if b.Inputs["rootfs"] == starter.Scheme+"rootfs" {
 		by = cmp.Or(b.Board.Starter.SlotSelect, by)
 	}
 	return cmp.Or(by, boards.SlotSelects[0])
@@ -765,8 +757,8 @@ func human(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// rootfs is the squashfs: the one given, or the tree as one, made in its place in the
-// image, or in a scratch file.
+// rootfs is the squashfs: the one given, or the tree as one, written to the output
+// file at its offset in the image, or to a scratch file.
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
 		r, err := squashfs.Open(given, given.Size())
@@ -787,19 +779,19 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, for which squashfs has no place: the first is that of %s", n, first))
 	}
 	b.warnTimes("rootfs", "squashfs", root, squashfsFirst, squashfsLast)
-	var room Room
+	var out ReaderWriterAt
 	at := p.Off
-	if b.Room != nil {
-		room = b.Room(d.Name)
+	if b.Output != nil {
+		out = b.Output(d.Name)
 	}
-	inPlace := room != nil
+	inPlace := out != nil
 	if !inPlace {
 		f, err := scratch(b.TempDir)
 		if err != nil {
 			return nil, err
 		}
 		b.result.scratch = append(b.result.scratch, f)
-		room, at = f, 0
+		out, at = f, 0
 	}
 	var total int64
 	seen := map[*tree.Inode]bool{}
@@ -812,7 +804,7 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	opt := b.squashfs()
 	// They are not held on to here: once it is written, nobody needs them.
 	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
-	size, err := squashfs.Write(ctx, io.NewOffsetWriter(room, at), root, opt, b.Phases.Start("squashfs", total))
+	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", total))
 	if errors.Is(err, syscall.ENOSPC) && !inPlace {
 		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)
 	}
@@ -823,7 +815,10 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	if err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
-	return io.NewSectionReader(room, at, size), nil
+	if inPlace {
+		d.written = append(d.written, image.Span{Off: at, Len: size})
+	}
+	return io.NewSectionReader(out, at, size), nil
 }
 
 // scratch is a file that is gone when it is closed, or the program ends.
