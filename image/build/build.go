@@ -42,22 +42,27 @@ type Options struct {
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
-	BuildID     string                   // "" is derived from the inputs
-	Cmdline     string                   // added to the kernel's arguments
-	Seed        *seedfile.Seed           // nil is none
-	Time        int64                    // seconds since 1970
-	Clamp       bool                     // times of files after Time become Time
-	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
-	Cache       squashfs.Cache           // of compressed blocks; nil is none
-	TempDir     string                   // for scratch files, which have no name
-	Room        func(medium string) Room // what its image is written to, where a squashfs can be made in its place; may be nil
+	BuildID     string         // "" is derived from the inputs
+	Cmdline     string         // added to the kernel's arguments
+	Seed        *seedfile.Seed // nil is none
+	Time        int64          // seconds since 1970
+	Clamp       bool           // times of files after Time become Time
+	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
+	Cache       squashfs.Cache // of compressed blocks; nil is none
+	TempDir     string         // for scratch files, which have no name
+	Output      Output         // nil is none
 	Opener      *source.Opener
 	Warn        func(string)
 	Phases      image.Phases
 }
 
-// Room is an image file that has begun.
-type Room interface {
+// Output returns the file that the image of a medium will be saved to, so that
+// the squashfs is written there at its offset instead of to a scratch file, or
+// nil. See [Image.Written].
+type Output func(medium string) ReaderWriterAt
+
+// ReaderWriterAt is an image file that is being written.
+type ReaderWriterAt interface {
 	io.ReaderAt
 	io.WriterAt
 }
@@ -74,6 +79,7 @@ type Result struct {
 type Image struct {
 	*image.Image
 	Manifest *artifact.Manifest
+	Written  []image.Span // ranges that the file of Options.Output holds already
 }
 
 // Close releases the scratch files.
@@ -108,7 +114,9 @@ type builder struct {
 type disk struct {
 	*boards.Medium
 	placed *layouts.Placed
-	prefix string // of what is derived for it: nothing where the board has one medium
+	prefix string // of names that identifiers are derived from; empty if the board has one medium
+
+	written []image.Span // as in Image
 }
 
 // Build checks everything, then makes the images. What the inputs can be blamed
@@ -145,7 +153,7 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 		if err == nil {
 			var img *image.Image
 			if img, err = image.New(d.placed.Size, extents...); err == nil {
-				b.result.Images = append(b.result.Images, Image{img, b.manifest(d)})
+				b.result.Images = append(b.result.Images, Image{img, b.manifest(d), d.written})
 			}
 		}
 		if err != nil && d.prefix != "" {

@@ -19,15 +19,12 @@ import (
 	"imgtool/layouts"
 )
 
-// rootfs is the squashfs: the one given, or the tree as one, made in its place in the
-// image, or in a scratch file.
+// rootfs returns the squashfs of a partition. A given squashfs is used as it is. Otherwise
+// the tree is written as one, to the output file at its offset in the image or to a scratch
+// file.
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
-		r, err := squashfs.Open(given, given.Size())
-		var t *tree.Tree
-		if err == nil {
-			t, err = r.Tree()
-		}
+		t, err := treeOf(given)
 		if err != nil {
 			return nil, &source.CorruptError{Name: "rootfs", Err: err}
 		}
@@ -38,46 +35,52 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	}
 	root, n, first := b.root.Tree.WithoutXattrs(func(name string) bool { return name == tree.ACL || name == tree.DefaultACL })
 	if n > 0 {
-		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, for which squashfs has no place: the first is that of %s", n, first))
+		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, because squashfs cannot store them: the first is that of %s", n, first))
 	}
 	b.warnTimes("rootfs", "squashfs", root, squashfsFirst, squashfsLast)
-	var room Room
+	var out ReaderWriterAt
 	at := p.Off
-	if b.Room != nil {
-		room = b.Room(d.Name)
+	if b.Output != nil {
+		out = b.Output(d.Name)
 	}
-	inPlace := room != nil
+	inPlace := out != nil
 	if !inPlace {
 		f, err := scratch(b.TempDir)
 		if err != nil {
 			return nil, err
 		}
 		b.result.scratch = append(b.result.scratch, f)
-		room, at = f, 0
-	}
-	var total int64
-	seen := map[*tree.Inode]bool{}
-	for _, n := range root.All() {
-		if !seen[n] {
-			seen[n] = true
-			total += n.Size()
-		}
+		out, at = f, 0
 	}
 	opt := b.squashfs()
-	// They are not held on to here: once it is written, nobody needs them.
+	// The checksums of files are not needed after the squashfs is written.
 	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
-	size, err := squashfs.Write(ctx, io.NewOffsetWriter(room, at), root, opt, b.Phases.Start("squashfs", total))
+	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
 	if errors.Is(err, syscall.ENOSPC) && !inPlace {
-		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)
+		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another directory): %w", cmp.Or(b.TempDir, os.TempDir()), err)
 	}
-	var large *squashfs.TooLargeError
-	if errors.As(err, &large) {
+	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
 		return nil, tooLarge(p.Name, large.Size, large.Max)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
-	return io.NewSectionReader(room, at, size), nil
+	if inPlace {
+		d.written = append(d.written, image.Span{Off: at, Len: size})
+	}
+	return io.NewSectionReader(out, at, size), nil
+}
+
+// contentSize returns the size of all files of a tree. Hard links count once.
+func contentSize(t *tree.Tree) (size int64) {
+	seen := map[*tree.Inode]bool{}
+	for _, n := range t.All() {
+		if !seen[n] {
+			seen[n] = true
+			size += n.Size()
+		}
+	}
+	return size
 }
 
 func (b *builder) squashfs() squashfs.Options {
@@ -89,35 +92,25 @@ func (b *builder) squashfs() squashfs.Options {
 }
 
 func tooLarge(part string, size, max int64) error {
-	return fmt.Errorf("%s: %s of squashfs do not fit in %s (%d bytes in %d): take something out of the root file system or compress it harder, as with --compression zstd:19",
-		part, human(size), human(max), size, max)
+	return fmt.Errorf("%s: %s of squashfs do not fit in %s (%d bytes in %d): remove files from the root file system, or compress more, as with --compression zstd:19",
+		part, image.FormatSize(size), image.FormatSize(max), size, max)
 }
 
-func human(n int64) string {
-	switch {
-	case n >= layouts.GiB:
-		return fmt.Sprintf("%.2f GiB", float64(n)/layouts.GiB)
-	case n >= layouts.MiB:
-		return fmt.Sprintf("%.1f MiB", float64(n)/layouts.MiB)
-	}
-	return fmt.Sprintf("%d bytes", n)
-}
-
-// scratch is a file that is gone when it is closed, or the program ends.
+// scratch returns a temporary file that has no name.
 func scratch(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, "imgtool-*")
 	if err != nil {
-		return nil, fmt.Errorf("scratch file (TMPDIR names the folder): %w", err)
+		return nil, fmt.Errorf("scratch file (TMPDIR names the directory): %w", err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("scratch file (TMPDIR names the folder): %w", err)
+		return nil, fmt.Errorf("scratch file (TMPDIR names the directory): %w", err)
 	}
 	return f, nil
 }
 
-// warnNoInit warns of a root file system that has nothing for the kernel to start: most
-// likely it is none.
+// warnNoInit warns of a root file system without the program that the kernel starts. It is
+// probably not a root file system.
 func (b *builder) warnNoInit(root *tree.Tree) {
 	path := "/sbin/init"
 	for arg := range strings.FieldsSeq(b.Cmdline) {
@@ -139,10 +132,10 @@ func (b *builder) warnNoInit(root *tree.Tree) {
 	if len(names) > 0 {
 		has = "it has " + strings.Join(names, ", ")
 	}
-	b.Warn(fmt.Sprintf("rootfs: %s may be no root file system: there is no %s in it; %s", b.Inputs["rootfs"], path, has))
+	b.Warn(fmt.Sprintf("rootfs: %s may not be a root file system: it has no %s; %s", b.Inputs["rootfs"], path, has))
 }
 
-// warnTimes warns of times that a file system cannot hold.
+// warnTimes warns of times outside of the range of a file system.
 func (b *builder) warnTimes(where, kind string, t *tree.Tree, first, last int64) {
 	n, example := 0, ""
 	for path, node := range t.All() {
@@ -154,12 +147,12 @@ func (b *builder) warnTimes(where, kind string, t *tree.Tree, first, last int64)
 		}
 	}
 	if n > 0 {
-		b.Warn(fmt.Sprintf("%s: the times of %d files are outside of %d to %d, the years that %s can hold, and become the nearest one: the first is that of %s", where, n,
+		b.Warn(fmt.Sprintf("%s: the times of %d files are outside of the years %d to %d of %s, and are set to the nearest year: the first is that of %s", where, n,
 			time.Unix(first, 0).UTC().Year(), time.Unix(last, 0).UTC().Year(), kind, example))
 	}
 }
 
-// The times that the file systems hold, in seconds since 1970.
+// The ranges of times of the file systems, in seconds since 1970.
 const (
 	squashfsFirst, squashfsLast = 0, math.MaxUint32
 	ext4First, ext4Last         = math.MinInt32, math.MaxInt32 + 3<<32

@@ -18,7 +18,6 @@ import (
 	"imgtool/image/cache"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
-	"imgtool/image/heap"
 	"imgtool/image/hostfile"
 	"imgtool/image/progress"
 	"imgtool/image/source"
@@ -55,7 +54,6 @@ type Partition struct {
 func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budget, r progress.Reporter, saved func(File) error) error {
 	warn := func(text string) { r.Warnf("%s", text) }
 	j.Warn, j.Phases = warn, r.Phase
-	heap.UseHugePages()
 	var memo *sums.Memo
 	if blocks != nil {
 		j.Cache = blocks
@@ -76,20 +74,24 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 	if len(j.Inputs) == 0 && len(j.Board.Inputs()) > 0 {
 		r.Infof("no inputs given: building a small starter system from Debian's packages")
 	}
-	rooms := map[string]*artifact.Room{}
-	j.Room = func(medium string) Room {
-		room := artifact.NewRoom(j.path(medium))
-		if room == nil {
-			return nil
-		}
-		rooms[medium] = room
-		return room
-	}
+	files := map[string]*artifact.RawFile{} // by medium
 	defer func() {
-		for _, room := range rooms {
-			room.Close()
+		for _, f := range files {
+			f.Close()
 		}
 	}()
+	j.Output = func(medium string) ReaderWriterAt {
+		path := j.path(medium)
+		if format, err := artifact.FormatOf(path); err != nil || format != artifact.Raw {
+			return nil
+		}
+		f, err := artifact.CreateRaw(path)
+		if err != nil {
+			return nil // save reports it
+		}
+		files[medium] = f
+		return f
+	}
 	result, err := Build(ctx, j.Options)
 	if err != nil {
 		return withHint(err, j.Board)
@@ -98,7 +100,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 	// Everything is compressed: update the cache while the images are written.
 	go settle()
 	for _, img := range result.Images {
-		file, err := j.save(ctx, img, rooms[img.Manifest.Medium])
+		file, err := j.save(ctx, img, files[img.Manifest.Medium])
 		if err == nil {
 			err = saved(file)
 		}
@@ -109,8 +111,8 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 	return nil
 }
 
-// save writes one image.
-func (j *Job) save(ctx context.Context, img Image, room *artifact.Room) (File, error) {
+// save writes one image, to raw if it is not nil.
+func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File, error) {
 	m := img.Manifest
 	if j.output == "" {
 		j.output = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", j.Board.Name, m.BuildID))
@@ -120,7 +122,13 @@ func (j *Job) save(ctx context.Context, img Image, room *artifact.Room) (File, e
 	}
 	path := j.path(m.Medium)
 	m.Private = j.Seed != nil
-	if err := artifact.Save(ctx, path, room, img.Image, m, j.Phases); err != nil {
+	var err error
+	if raw != nil {
+		err = raw.Save(ctx, img.Image, img.Written, m, j.Phases)
+	} else {
+		err = artifact.Save(ctx, path, img.Image, m, j.Phases)
+	}
+	if err != nil {
 		return File{}, err
 	}
 	info, err := os.Stat(path)
