@@ -12,7 +12,7 @@ type Change struct {
 	Size  int64            // of the disk, in bytes
 	Steps [][]image.Extent // in the order in which they are written
 
-	Patience
+	Timeout
 }
 
 // Edit changes parts of a disk, such as a file on a partition. Each step is
@@ -24,17 +24,17 @@ type Change struct {
 // for which it would have to overwrite the backup partition table. Errors are as from
 // Run.
 func Edit(ctx context.Context, dev Device, c Change, phases image.Phases) (*Result, error) {
-	job := &Job{Patience: c.Patience}
-	r := &run{dev: newPatient(ctx, dev, c.Patience), job: job, phases: phases, res: &Result{}, before: map[int64][]byte{}}
-	r.noteGuard()
+	job := &Job{Timeout: c.Timeout}
+	r := &run{dev: newTimeoutDevice(ctx, dev, c.Timeout), job: job, phases: phases, res: &Result{}, before: map[int64][]byte{}}
+	r.saveGuard()
 	for _, step := range c.Steps {
 		chunks, err := r.patched(c.Size, step)
 		if err == nil {
-			total := length(spans(chunks))
+			total := totalLen(spansOf(chunks))
 			_, err = r.settle(ctx, each(chunks), phases.Start(Writing, total), phases.Start(Reading, total))
 		}
 		if err != nil {
-			return nil, &FailedError{err, r.left(ctx.Err() != nil)}
+			return nil, &FailedError{err, r.state(ctx.Err() != nil)}
 		}
 	}
 	return r.res, nil
@@ -50,9 +50,9 @@ func (r *run) patched(size int64, patches []image.Extent) (chunks []image.Chunk,
 	for s := range m.Spans() {
 		before := make([]byte, s.Len)
 		if _, err := image.ReadFull(r.dev, before, s.Off); err != nil {
-			return nil, r.read(r.dev.ctx, err)
+			return nil, r.readError(r.dev.ctx, err)
 		}
-		r.note(s.Off, before)
+		r.save(s.Off, before)
 		blocks = append(blocks, image.Extent{Name: "disk", Off: s.Off, Content: bytes.NewReader(before)})
 	}
 	there, err := image.New(size, blocks...)

@@ -71,7 +71,7 @@ func TestEditFailures(t *testing.T) {
 		name string
 		fail func(f *fake)
 		is   func(error) bool
-		left flash.Left
+		left flash.State
 	}{
 		{"lost write", func(f *fake) {
 			f.write = func(_ int, p []byte, _ int64) (int, error) {
@@ -105,11 +105,11 @@ func TestEditFailures(t *testing.T) {
 			f.hang = make(chan struct{})
 			defer close(f.hang)
 			c.fail(f)
-			_, err := flash.Edit(t.Context(), f, flash.Change{Size: fakeSize, Steps: steps, Patience: flash.Patience{Stall: 100 * time.Millisecond}}, nil)
+			_, err := flash.Edit(t.Context(), f, flash.Change{Size: fakeSize, Steps: steps, Timeout: flash.Timeout{Stall: 100 * time.Millisecond}}, nil)
 			if !c.is(err) {
 				t.Errorf("got the error %v", err)
 			}
-			if left, ok := flash.LeftBy(err); !ok || left != c.left {
+			if left, ok := flash.StateAfter(err); !ok || left != c.left {
 				t.Errorf("the disk is left %q, want %q", left, c.left)
 			}
 		})

@@ -11,7 +11,6 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/boardinfo"
-	"imgtool/image/build"
 	"imgtool/image/compose"
 	"imgtool/image/ext4"
 	"imgtool/image/fat"
@@ -19,6 +18,7 @@ import (
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
 	"imgtool/image/progress"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/tree"
 	"imgtool/image/volume"
 )
@@ -105,7 +105,7 @@ func file(t *testing.T, s *volume.Source) string {
 func options(text string) compose.SeedOptions {
 	opt := compose.SeedOptions{Reporter: progress.Discard, Time: func() (int64, error) { return 1_700_000_000, nil }}
 	if text != "" {
-		opt.Seed = &build.Seed{Name: "seed.toml", Text: []byte(text)}
+		opt.Seed = &seedfile.Seed{Name: "seed.toml", Text: []byte(text)}
 	}
 	return opt
 }
@@ -270,7 +270,7 @@ func TestSaveSeed(t *testing.T) {
 	for _, name := range []string{"x.img", "x.img.zst"} {
 		path := filepath.Join(t.TempDir(), name)
 		m := *s.Manifest
-		if err := artifact.Save(t.Context(), path, nil, s.Image, &m, nil); err != nil {
+		if err := artifact.Save(t.Context(), path, s.Image, &m, nil); err != nil {
 			t.Fatal(err)
 		}
 		before, err := os.ReadFile(path)

@@ -96,7 +96,7 @@ func (e *SeedEdit) save(ctx context.Context) error {
 		if fault != nil {
 			return s.Wrap(fault)
 		}
-		err = artifact.Replace(ctx, s.Name, s.File, s.Opened(), region, content, nil)
+		err = artifact.Replace(ctx, s.Name, s.File, s.Opened(), artifact.Replacement{Region: region, Content: content})
 	}
 	if errors.Is(err, artifact.ErrStream) {
 		return fmt.Errorf("%s: a seed can be put into an .img, and into an .img.zst that imgtool made", s.Name)

@@ -10,19 +10,19 @@ import (
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
 	"imgtool/image/progress"
 	"imgtool/image/seed"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/volume"
 )
 
 // SeedOptions are how a seed is put into an image.
 type SeedOptions struct {
-	Seed     *build.Seed           // nil: the seed is removed
+	Seed     *seedfile.Seed        // nil: the seed is removed
 	Board    *boards.Board         // nil: the board in the manifest, or a built-in board
 	Time     func() (int64, error) // date of the file if its file system has no label with one
 	Reporter progress.Reporter

@@ -52,7 +52,7 @@ func saveImage(t *testing.T, dir, name string, content byte) string {
 	m := &artifact.Manifest{Board: "test", BuildID: "0123", Floor: 8 * mib, Inputs: []artifact.Input{},
 		Partitions: []artifact.Partition{{Number: 1, Name: "root", Type: "linux", GUID: table.Parts[0].GUID, Off: mib, Len: 2 * mib}}}
 	path := filepath.Join(dir, name)
-	if err := artifact.Save(t.Context(), path, nil, img, m, nil); err != nil {
+	if err := artifact.Save(t.Context(), path, img, m, nil); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -1,4 +1,4 @@
-package main
+package boottest
 
 import (
 	"fmt"
@@ -14,35 +14,10 @@ import (
 	"imgtool/image/vm"
 )
 
-// needFirstBoot skips a test where make has not put first-boot into imgtool.
-func needFirstBoot(t *testing.T) {
-	t.Helper()
-	needVM(t)
-	if _, err := os.Stat("../../image/starter/first-boot/first-boot"); err != nil {
-		imagetest.Skip(t, "first-boot is not a part of this imgtool: run make first-boot")
-	}
-}
-
 const (
 	provisioned = `^first-boot: provisioned`
 	waiting     = `^first-boot: no seed was found; waiting`
 )
-
-// vmUntil runs imgtool vm until a line is seen, and returns the console's text.
-func vmUntil(t *testing.T, line string, args ...string) string {
-	t.Helper()
-	return imgtool(t, append([]string{"vm", "--headless", "--timeout", "3m", "--until", line}, args...)...)
-}
-
-func wantLines(t *testing.T, log string, lines ...string) {
-	t.Helper()
-	all := "\n" + strings.ReplaceAll(log, "\r", "")
-	for _, line := range lines {
-		if !strings.Contains(all, "\n"+line) {
-			t.Errorf("no line starts with %q:\n%s", line, log)
-		}
-	}
-}
 
 // tries are what boot.scr counts, by Debian's own tool; nothing if nothing was written yet.
 func tries(t *testing.T, disk string) string {
@@ -115,8 +90,8 @@ func madeParts(t *testing.T, disk string, size int64) {
 	if out := imagetest.Run(t, "sgdisk", "-v", disk); !strings.Contains(out, "No problems found") {
 		t.Errorf("sgdisk -v: %s", out)
 	}
-	bootB := sparseFile(t, filepath.Join(t.TempDir(), "boot-b"), 128<<20)
-	copySparse(t, bootB, 0, disk, 1168<<20, 128<<20)
+	bootB := filepath.Join(t.TempDir(), "boot-b")
+	imagetest.Run(t, "dd", "if="+disk, "of="+bootB, "bs=1M", "skip=1168", "count=128", "conv=sparse", "status=none")
 	imagetest.Run(t, "fsck.fat", "-n", bootB)
 	for at, want := range map[int64][]string{1168 << 20: {`LABEL="BOOT-B"`, `TYPE="vfat"`}, 2320 << 20: {`LABEL="data"`, `TYPE="f2fs"`}} {
 		out := imagetest.Run(t, "blkid", "-p", "-O", fmt.Sprint(at), disk)
@@ -135,12 +110,9 @@ type otherSlot struct{ img, update, disk string }
 // system wrote, and back to slot A when slot B fails.
 func TestADeviceFromItsFirstBootToItsOtherSlot(t *testing.T) {
 	t.Parallel()
-	needFirstBoot(t)
-	seed := filepath.Join(t.TempDir(), "config.toml")
-	if err := os.WriteFile(seed, []byte(tinySeed), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	d := &otherSlot{starter(t, "--build-id", "slots-1", "--seed", seed), starter(t, "--build-id", "slots-2"), filepath.Join(t.TempDir(), "disk")}
+	needVM(t)
+	d := &otherSlot{starter(t, "boot-1"), starter(t, "boot-2"), filepath.Join(t.TempDir(), "disk")}
+	imgtool(t, "seed", "put", d.img, newSite(t).seed)
 	for _, step := range []struct {
 		name string
 		do   func(t *testing.T)
@@ -157,7 +129,7 @@ func TestADeviceFromItsFirstBootToItsOtherSlot(t *testing.T) {
 	}
 	t.Run("a disk of 64 GB", func(t *testing.T) {
 		disk := filepath.Join(t.TempDir(), "disk")
-		log := vmUntil(t, readyLine("a", "slots-1"), "--keep", disk, "--disk", "64000000000", d.img)
+		log := vmUntil(t, readyLine("a", "boot-1"), "--keep", disk, "--disk", "64000000000", d.img)
 		wantLines(t, log, "fresh flash: yes", "/data mounted: f2fs on ")
 		madeParts(t, disk, 64e9)
 	})
@@ -186,7 +158,7 @@ func (d *otherSlot) firstBoot(t *testing.T) {
 	if hashFile(t, d.img) != before {
 		t.Error("the image was changed")
 	}
-	wantLines(t, log, "Build ID: slots-1", "Slot A is the only one: its boots are not counted",
+	wantLines(t, log, "Build ID: boot-1", "Slot A is the only one: its boots are not counted",
 		"Recovery by the button is not possible: this U-Boot has no gpio command", "fresh flash: yes", "/data mounted: f2fs on ")
 	madeParts(t, d.disk, 2385<<20)
 	// The boot loaders are where they were: nothing was discarded.
@@ -219,7 +191,7 @@ func (d *otherSlot) writesSlotB(t *testing.T) {
 // Slot A is good: its boots are not counted.
 func (d *otherSlot) goodSlot(t *testing.T) {
 	before := gap(t, d.disk)
-	d.boots(t, "BOOT_A_LEFT=good, BOOT_ORDER=A B, ", "Slot A is good: its boots are not counted", "imgtool starter ready: slot a, build slots-1,")
+	d.boots(t, "BOOT_A_LEFT=good, BOOT_ORDER=A B, ", "Slot A is good: its boots are not counted", "imgtool starter ready: slot a, build boot-1,")
 	if gap(t, d.disk) != before {
 		t.Error("a boot of a good slot wrote before the first partition")
 	}
@@ -231,12 +203,12 @@ func (d *otherSlot) trialOfB(t *testing.T) {
 	imagetest.Boot(t, m, `reboot: Power down`,
 		vm.Reply{Seen: "first-boot: provisioned", Type: "\nfw_setenv BOOT_B_LEFT 3 && fw_setenv BOOT_ORDER 'B A' && poweroff\n"})
 	const good = "BOOT_A_LEFT=good, BOOT_B_LEFT=good, BOOT_ORDER=B A, "
-	log := d.boots(t, good, "Slot B is on trial; tries left after this one: 2", "Build ID: slots-2", "Booting boot.1 from virtio 0:3", "fresh flash: no")
-	if !regexp.MustCompile(`(?m)` + readyLine("b", "slots-2")).MatchString(strings.ReplaceAll(log, "\r", "")) {
+	log := d.boots(t, good, "Slot B is on trial; tries left after this one: 2", "Build ID: boot-2", "Booting boot.1 from virtio 0:3", "fresh flash: no")
+	if !regexp.MustCompile(`(?m)` + readyLine("b", "boot-2")).MatchString(strings.ReplaceAll(log, "\r", "")) {
 		t.Errorf("slot B does not have its own root:\n%s", log)
 	}
 	before := gap(t, d.disk)
-	d.boots(t, good, "Slot B is good: its boots are not counted", "imgtool starter ready: slot b, build slots-2,")
+	d.boots(t, good, "Slot B is good: its boots are not counted", "imgtool starter ready: slot b, build boot-2,")
 	if gap(t, d.disk) != before {
 		t.Error("a boot of a good slot wrote before the first partition")
 	}
@@ -254,24 +226,10 @@ func (d *otherSlot) failureOfB(t *testing.T) {
 	}
 	setTries(t, d.disk, "BOOT_B_LEFT", "3")
 	log := d.boots(t, "BOOT_A_LEFT=good, BOOT_B_LEFT=0, BOOT_ORDER=B A, ", "Slot B is on trial; tries left after this one: 2", "Slot B is on trial; tries left after this one: 1",
-		"Slot B is on trial; tries left after this one: 0", "Slot A is good: its boots are not counted", "imgtool starter ready: slot a, build slots-1,")
+		"Slot B is on trial; tries left after this one: 0", "Slot A is good: its boots are not counted", "imgtool starter ready: slot a, build boot-1,")
 	if n := strings.Count(log, "Booting boot.1 from virtio 0:3"); n != 3 {
 		t.Errorf("slot B was booted %d times, not 3", n)
 	}
-}
-
-func bytesAt(t *testing.T, path string, off int64, n int) string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b := make([]byte, n)
-	if _, err := f.ReadAt(b, off); err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }
 
 // Where U-Boot's own method for RAUC has chosen the only slot, that is all of BOOT_ORDER
@@ -279,15 +237,13 @@ func bytesAt(t *testing.T, path string, off int64, n int) string {
 func TestTheOnlySlotOfABootMethod(t *testing.T) {
 	t.Parallel()
 	needVM(t)
-	img := starter(t, "--build-id", "slots-3")
+	img := starter(t, "boot-1")
 	env := filepath.Join(t.TempDir(), "env")
-	if err := makeEnv(env); err != nil {
-		t.Fatal(err)
-	}
+	sparseFile(t, env, vm.EnvSize)
 	const script = "virtio scan; setenv devtype virtio; setenv devnum 0; setenv distro_bootpart 1; setenv raucargs rauc.slot=A; " +
 		"setenv BOOT_ORDER 'A B'; load virtio 0:1 ${scriptaddr} boot.scr; source ${scriptaddr}\n"
 	m := vm.Machine{Disks: []vm.Disk{{Path: img, Bus: "virtio"}}, Env: env}
-	log := imagetest.Boot(t, m, `^imgtool starter ready: slot a, build slots-3,`, vm.Reply{Seen: "Hit any key", Type: "\n"}, vm.Reply{Seen: "=> ", Type: script})
+	log := imagetest.Boot(t, m, `^imgtool starter ready: slot a, build boot-1,`, vm.Reply{Seen: "Hit any key", Type: "\n"}, vm.Reply{Seen: "=> ", Type: script})
 	for _, text := range []string{"imgtool.tries=", "panic=", "Slot A is"} {
 		if strings.Contains(log, text) {
 			t.Errorf("the script has chosen, too: %q is said:\n%s", text, log)

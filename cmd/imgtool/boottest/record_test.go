@@ -1,6 +1,6 @@
 //go:build record
 
-package main
+package boottest
 
 import (
 	"os"

@@ -1,4 +1,4 @@
-package main
+package boottest
 
 import (
 	"bytes"
@@ -36,16 +36,13 @@ type board struct {
 // newBoard has a starter with the seed of a site on boot-a, or with none. The disk is
 // the size of a small eMMC, as flash writes it.
 func newBoard(t *testing.T, seeded bool) *board {
-	needFirstBoot(t)
+	t.Helper()
+	needVM(t)
 	b := &board{t: t, site: newSite(t)}
-	// An address of the device's LAN, on which nothing of the machine is.
-	text := strings.ReplaceAll(readText(t, b.site.seed), strings.TrimSuffix(b.site.gateway, "1"), "172.20.30.")
-	b.site.write(b.site.seed, text)
-	args := []string{}
+	img := starter(t, "boot-1")
 	if seeded {
-		args = []string{"--seed", b.site.seed}
+		imgtool(t, "seed", "put", img, b.site.seed)
 	}
-	img := starter(t, args...)
 	b.disk = sparseFile(t, filepath.Join(t.TempDir(), "disk"), 4<<30)
 	imgtool(t, "flash", "--yes", "--verify", "none", "-i", img, b.disk)
 	for _, port := range []*uint16{&b.port, &b.lan} {
@@ -57,15 +54,6 @@ func newBoard(t *testing.T, seeded bool) *board {
 		defer l.Close()
 	}
 	return b
-}
-
-func readText(t *testing.T, file string) string {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }
 
 func (b *board) machine(stick string) vm.Machine {
@@ -135,7 +123,7 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 	b.boots(`^wiped`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\nrm -rf /data/* /data/.c*; sync; echo wi''ped\n"})
 	stick := sparseFile(t, filepath.Join(t.TempDir(), "stick"), 80<<20)
 	onStick := filepath.Join(b.site.dir, "stick.toml")
-	b.site.write(onStick, strings.Replace(readText(t, b.site.seed), "/new:1", "/stick:1", 1))
+	b.site.write(onStick, strings.Replace(string(readFile(t, b.site.seed)), "/new:1", "/stick:1", 1))
 	imgtool(t, "seed", "stick", "--yes", stick, onStick)
 	log = b.boots(provisioned, stick)
 	wantLines(t, log, "fresh flash: no", "first-boot: the stick SEED seed has a config.toml (/dev/sda1)", "first-boot: provisioned")
@@ -147,14 +135,14 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 	wantLines(t, log, "first-boot: the configuration of /data is taken")
 	b.runs(waiting, "", func() {
 		b.site.wants(0, "applied in", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
-		b.site.wants(0, "takes the signature of", "provision", b.url(), "--seed", onStick, "--key", b.site.path("admin"))
-		b.site.wants(0, "up, and has the configuration of", "provision", "status", b.url(), "--seed", onStick, "--key", b.site.path("admin"))
+		b.site.wants(0, "takes the signature of", "provision", b.url(), "--seed", onStick, "--key", b.site.key())
+		b.site.wants(0, "up, and has the configuration of", "provision", "status", b.url(), "--seed", onStick, "--key", b.site.key())
 	})
 
 	// From now on it is on the LAN alone.
 	log = b.runs(provisioned, "", func() {
 		b.site.wants(9, "does not answer", "provision", "status", b.url())
-		b.site.wants(0, "applied in", "provision", fmt.Sprintf("http://127.0.0.1:%d", b.lan), "--seed", b.site.seed, "--key", b.site.path("admin"))
+		b.site.wants(0, "applied in", "provision", fmt.Sprintf("http://127.0.0.1:%d", b.lan), "--seed", b.site.seed, "--key", b.site.key())
 	})
 	wantLines(t, log, "fresh flash: no", "first-boot: the configuration of /data is taken", "first-boot: the console is at http://172.20.30.1:8080")
 }
@@ -164,7 +152,7 @@ func TestFirstBootWithABadSeed(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t, false)
 	bad := filepath.Join(b.site.dir, "bad.toml")
-	b.site.write(bad, strings.Replace(readText(t, b.site.seed), "version = 1", "version = 2", 1))
+	b.site.write(bad, strings.Replace(string(readFile(t, b.site.seed)), "version = 1", "version = 2", 1))
 	imagetest.Run(t, "mcopy", "-i", b.disk+"@@16M", bad, "::config.toml")
 	const why = "the seed of the boot partition is not taken: config.toml:1: version: is (not shown); it must be 1"
 	log := b.runs(waiting, "", func() {
@@ -217,7 +205,7 @@ func TestServicesOfTheStarter(t *testing.T) {
 		m.Forward = append(m.Forward, vm.Forward{Host: *ports["ssh from the WAN"], Guest: 22})
 	}
 	login := func(port uint16, command string) (string, error) {
-		out, err := exec.Command("ssh", "-p", fmt.Sprint(port), "-i", b.site.path("admin"), "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile="+filepath.Join(b.site.dir, "known"),
+		out, err := exec.Command("ssh", "-p", fmt.Sprint(port), "-i", b.site.key(), "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile="+filepath.Join(b.site.dir, "known"),
 			"-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=20", "-F", "none", "ops0@127.0.0.1", command).CombinedOutput()
 		return string(out), err
 	}
@@ -227,7 +215,7 @@ func TestServicesOfTheStarter(t *testing.T) {
 			if out, err := login(*ports["ssh"], "id"); err != nil || !strings.Contains(out, "uid=1000(ops0)") {
 				t.Errorf("ssh from the LAN: %v: %s", err, out)
 			}
-			known := readText(t, filepath.Join(b.site.dir, "known"))
+			known := string(readFile(t, filepath.Join(b.site.dir, "known")))
 			if boot > 0 && known != host {
 				t.Errorf("the device has another SSH key after a boot: %s, %s", host, known)
 			}
@@ -307,7 +295,6 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 // device ends provisioned or waiting, and is then provisioned by its owner.
 func TestFirstBootWithPowerCuts(t *testing.T) {
 	t.Parallel()
-	needFirstBoot(t)
 	n := 1
 	if os.Getenv("SOAK") != "" {
 		n = 30
