@@ -15,13 +15,13 @@ import (
 	"imgtool/image/parallel"
 )
 
-// Manifest is the shadow of an image in text.
+// Manifest lists the content of an image with hashes.
 type Manifest struct {
 	Size    int64   `json:"size"`    // of the image, in bytes
 	Entries []Entry `json:"extents"` // in order
 }
 
-// Entry is one extent, or one chunk, of an image.
+// Entry describes an extent or a chunk of an image.
 type Entry struct {
 	Name   string `json:"name,omitempty"`
 	Off    int64  `json:"offset"`
@@ -142,13 +142,13 @@ func Sum(ctx context.Context, m *Image, p Progress) (*Tally, error) {
 // once, in any order. Pieces that w has already, and whose hash is known, are not read;
 // known may be nil.
 func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Span) (sum [sha256.Size]byte, ok bool), p Progress) (*Tally, error) {
-	// In steps that a processor's cache holds.
+	// Steps fit into the cache of a processor.
 	const step = 256 << 10
 	type slot struct {
 		piece int
 		buf   []byte
 	}
-	// A disk is no faster for more.
+	// More workers do not make a disk faster.
 	workers := min(runtime.GOMAXPROCS(0), 4)
 	slots := make([]slot, workers+2)
 	t := NewTally(m)
@@ -188,7 +188,7 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Spa
 	return t, parallel.Map(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
 }
 
-// write writes a chunk to w, unless that is nil.
+// write writes a chunk to w, unless w is nil.
 func (c Chunk) write(w io.WriterAt) error {
 	if w == nil {
 		return nil
@@ -203,8 +203,8 @@ func (c Chunk) write(w io.WriterAt) error {
 	return nil
 }
 
-// Verify reads every entry of m from r, one piece ahead of hashing it, and
-// compares its hash. The first that differs is a *MismatchError of the whole
+// Verify reads every entry of m from r, one piece ahead of hashing, and
+// compares its hash. The first entry that differs gives a [MismatchError] of the whole
 // entry.
 func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
 	h := sha256.New()
@@ -226,15 +226,14 @@ func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
 	return nil
 }
 
-// part is a piece of an entry as it was read.
+// part is a piece of an entry with its data.
 type part struct {
 	entry int
 	data  []byte
 	last  bool // of the entry
 }
 
-// read reads the entries piece by piece, each into the memory of the one before
-// the last.
+// read reads the entries piece by piece, into two buffers in turn.
 func read(r io.ReaderAt, m *Manifest) iter.Seq2[part, error] {
 	buf, next := make([]byte, PieceSize), make([]byte, PieceSize)
 	return func(yield func(part, error) bool) {
@@ -257,8 +256,8 @@ func read(r io.ReaderAt, m *Manifest) iter.Seq2[part, error] {
 	}
 }
 
-// Compare reads from r what the chunks hold. The first run of bytes that
-// differs is a *MismatchError that names exactly these.
+// Compare compares the data of r with the chunks. The first run of bytes that
+// differs gives a [MismatchError] with its exact range.
 func Compare(ctx context.Context, r io.ReaderAt, chunks iter.Seq2[Chunk, error], p Progress) error {
 	buf := make([]byte, PieceSize)
 	for c, err := range ahead(ctx, chunks) {
@@ -294,8 +293,8 @@ func mismatch(off int64, want, got []byte) *MismatchError {
 	return &MismatchError{Off: off + int64(i), Len: int64(j - i), Want: show(want), Got: show(got)}
 }
 
-// MismatchError is the first place where what was read is not what was written.
-// Want and Got are the first differing bytes in hex, or the hashes of the whole.
+// MismatchError describes the first range that was not read back as it was written.
+// Want and Got are the first differing bytes in hex, or the hashes of an entry.
 type MismatchError struct {
 	Name      string
 	Off, Len  int64
@@ -314,5 +313,5 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
 }
 
-// Kind is "mismatch", as in package [imgtool/image/fault].
+// Kind returns "mismatch", see package [imgtool/image/fault].
 func (e *MismatchError) Kind() string { return "mismatch" }
