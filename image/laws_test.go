@@ -215,7 +215,7 @@ func TestFlippedBitIsFoundAtItsOffset(t *testing.T) {
 		for e := range m.Extents() {
 			inLeaf = inLeaf || e.Off <= at && at < e.End()
 		}
-		if err := image.Verify(t.Context(), d, sums.Leaves, nil); (err != nil) != inLeaf {
+		if err := image.Verify(t.Context(), d, sums.Extents, nil); (err != nil) != inLeaf {
 			t.Errorf("a flipped bit at %d by leaves: %v", at, err)
 		}
 	})
@@ -229,14 +229,14 @@ func TestSumHashesExtentsAndPieces(t *testing.T) {
 		m, painted := randomImage(r, 1+r.IntN(8*image.PieceSize), 2)
 		d := make(disk, len(painted))
 		done := int64(0)
-		sums, err := image.WriteSum(t.Context(), d, m, nil, func(n int64) { done += n })
+		sums, err := image.WriteSum(t.Context(), d, m, func(n int64) { done += n })
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(d, painted) || done != m.ContentSize() {
 			t.Errorf("seed %d: what is written is not the image, or %d bytes of %d", seed, done, m.ContentSize())
 		}
-		for _, list := range []*image.Manifest{sums.Leaves, sums.Pieces} {
+		for _, list := range []*image.Manifest{sums.Extents, sums.Pieces} {
 			for _, e := range list.Entries {
 				if want := fmt.Sprintf("%x", sha256.Sum256(painted[e.Off:e.Off+e.Len])); e.SHA256 != want {
 					t.Errorf("seed %d: %s at %d, %d bytes: %s, not %s", seed, e.Name, e.Off, e.Len, e.SHA256, want)
@@ -246,14 +246,7 @@ func TestSumHashesExtentsAndPieces(t *testing.T) {
 				}
 			}
 		}
-		// Whether the hash of a piece is known makes no difference.
-		again, err := image.WriteSum(t.Context(), nil, m, func(s image.Span) ([sha256.Size]byte, bool) {
-			return sha256.Sum256(painted[s.Off:s.End()]), s.Off/image.PieceSize%3 != 0
-		}, nil)
-		if err != nil || !reflect.DeepEqual(again, sums) {
-			t.Errorf("seed %d: with hashes that are known it is another: %v", seed, err)
-		}
-		left := sums.Leaves.Entries
+		left := sums.Extents.Entries
 		for e := range m.Extents() {
 			for off := e.Off; off < e.End(); left = left[1:] {
 				if len(left) == 0 || left[0].Off != off || left[0].Name != e.Name {

@@ -101,7 +101,7 @@ func (e *seedEdit) save(ctx context.Context, path string, pic *volume.Source) er
 		if fault != nil {
 			return fault
 		}
-		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), image.Span{Off: e.part.Off, Len: e.part.Len}, content, nil)
+		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), artifact.Replacement{Region: image.Span{Off: e.part.Off, Len: e.part.Len}, Content: content})
 	}
 	if errors.Is(err, artifact.ErrStream) {
 		return fmt.Errorf("%s: a seed can be put into an .img, and an .img.zst that imgtool made", path)

@@ -88,26 +88,6 @@ type sketches struct {
 // of are the hashes of an end.
 func (s *sketches) of(i int) []uint32 { return s.all[i*s.each : i*s.each+int(s.lens[i])] }
 
-// twice is how many bytes are in some block of ends before, in the same one, as far as
-// their sketches tell.
-func (s *sketches) twice(p *plan, blocks [][]int32) (n float64) {
-	seen := map[uint32]bool{}
-	for _, ends := range blocks {
-		clear(seen)
-		for _, i := range ends {
-			of, known := s.of(int(i)), 0
-			for _, h := range of {
-				if seen[h] {
-					known++
-				}
-				seen[h] = true
-			}
-			n += float64(p.ends[i].len) * float64(known) / float64(max(len(of), 1))
-		}
-	}
-	return n
-}
-
 // sketch makes those of all ends.
 func (p *plan) sketch(ctx context.Context, opt Options) (*sketches, error) {
 	size := int64(opt.BlockSize)
@@ -229,19 +209,16 @@ func takeSketches(data []byte, group []int32, each int, all []uint32, lens []uin
 
 // before is for each hash in all where it was last before, in another end, or -1.
 func (s *sketches) before() []int32 {
-	// By hash, where it was last, plus one: at the first free place from where it belongs.
-	width := min(bits.Len(uint(len(s.all)+len(s.all)/4)), 31)
-	last, mask := make([]int32, 1<<width), 1<<width-1
+	last := make(map[uint32]int32, len(s.all))
 	before := make([]int32, len(s.all))
 	for i := range s.lens {
 		for k, h := range s.of(i) {
-			// The smallest hashes are all alike in their first bits.
-			at := int(h * 0x9e3779b1 >> (32 - width))
-			for last[at] != 0 && s.all[last[at]-1] != h {
-				at = (at + 1) & mask
+			at := i*s.each + k
+			before[at] = -1
+			if was, ok := last[h]; ok {
+				before[at] = was
 			}
-			before[i*s.each+k] = last[at] - 1
-			last[at] = int32(i*s.each+k) + 1
+			last[h] = int32(at)
 		}
 	}
 	return before
