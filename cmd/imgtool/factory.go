@@ -282,7 +282,7 @@ func factoryNames(opt factoryOptions) (board *boards.Board, names, missing []str
 	if opt.board == "" {
 		return nil, nil, nil, fault.New(fault.Usage, "say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
 	}
-	if board, err = loadBoard(opt.board); err != nil {
+	if board, err = boards.Load(opt.board); err != nil {
 		return nil, nil, nil, err
 	}
 	there := board.MediaNames()
@@ -322,7 +322,7 @@ func openStations(ctx context.Context, opt factoryOptions, board *boards.Board, 
 			return stations, fault.New(fault.Usage, "say which image: --image PREFIX.img for PREFIX-%s.img, or --%s-image FILE", name, name)
 		}
 		if file == "" {
-			file = withMedium(opt.image, name)
+			file = artifact.MediumPath(opt.image, name)
 		}
 		if file == "-" {
 			return stations, fault.New(fault.Usage, "--%s-image is standard input: give a file, which can be read more than once", name)

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"imgtool/boards"
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
@@ -245,7 +246,7 @@ func flashPicture(ctx context.Context, names []string, pic *volume.Source, opt f
 	defer func() { p.Close() }()
 	eject := false
 	if opt.board != "" {
-		board, err := loadBoard(opt.board)
+		board, err := boards.Load(opt.board)
 		if err != nil {
 			return err
 		}

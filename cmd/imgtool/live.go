@@ -161,7 +161,7 @@ func (l *live) liveNames() (names []string) {
 // liveBoard is the board that is named, or the one that the configuration is for.
 func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error) {
 	if name != "" {
-		b, err := loadBoard(name)
+		b, err := boards.Load(name)
 		if err == nil && b.Live.Tree == "" {
 			err = fault.New(fault.Usage, "%s is not provisioned while it runs", b.Name)
 		}
@@ -179,7 +179,7 @@ func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error)
 		}
 		wrong := 0
 		for _, f := range b.Conf.Fixed {
-			if v, ok := conf[f.Key]; ok && !slices.Equal(listOf(v), f.Is) {
+			if v, ok := conf[f.Key]; ok && !slices.Equal(v.Items(), f.Is) {
 				wrong++
 			}
 		}
@@ -196,8 +196,6 @@ func liveBoard(name string, conf map[string]shconf.Value) (*boards.Board, error)
 	}
 	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))
 }
-
-func listOf(v shconf.Value) []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
 
 func (l *live) run(ctx context.Context, whole *unitReceipt) error {
 	state := l.board.State.Paths[0]
@@ -348,7 +346,7 @@ func (l *live) check(files bool) error {
 	c := l.board.Conf
 	each := func(keys []string, do func(key, value string)) {
 		for _, key := range keys {
-			for _, value := range listOf(l.conf[key]) {
+			for _, value := range l.conf[key].Items() {
 				do(key, value)
 			}
 		}
@@ -450,12 +448,12 @@ func (l *live) plan(ctx context.Context) error {
 		if slices.Contains(used, key) {
 			continue
 		}
-		if err := applyValue(&o, key, l.conf[key], l.u); err != nil {
+		if err := o.ApplySetting(key, l.conf[key]); err != nil {
 			return fmt.Errorf("%s: %s: %w", l.opt.conf, key, err)
 		}
 	}
 	for _, key := range l.board.Conf.Require {
-		o.Allow = append(o.Allow, listOf(l.conf[key])...)
+		o.Allow = append(o.Allow, l.conf[key].Items()...)
 	}
 	for _, s := range l.stages {
 		o.Sizes[s.medium] = s.disk.Size / 512 * 512

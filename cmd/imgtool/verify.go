@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/boards"
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
@@ -169,7 +170,7 @@ func unitFiles(ctx context.Context, pic *volume.Source, file string, keepKeys bo
 	if pic.Manifest == nil {
 		return nil, fmt.Errorf("%s: it has no manifest, so nobody knows where what is the unit's own goes", pic.Name)
 	}
-	board, err := loadBoard(pic.Manifest.Board)
+	board, err := boards.Load(pic.Manifest.Board)
 	if err != nil {
 		return nil, err
 	}
