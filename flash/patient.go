@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imgtool/flash/disk"
+	"imgtool/image/fault"
 )
 
 // DefaultStall is how long a disk may take over one read, write or flush. It is longer
@@ -39,6 +40,8 @@ type StallError struct {
 func (e *StallError) Error() string {
 	return fmt.Sprintf("%s: the disk has not answered for %s, and is still there: wait longer with --stall-timeout, or plug it in again and start over", e.Disk, e.Waited)
 }
+
+func (e *StallError) Kind() string { return fault.Gone }
 
 // patient is a device that is waited for as long as Patience says, and until the context
 // ends. An operation that is not waited for any more may still take effect later.

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"imgtool/image"
+	"imgtool/image/fault"
 )
 
 // FakeError is a disk that has less room than it says.
@@ -30,6 +31,8 @@ func (e *FakeError) Error() string {
 		e.Disk, e.Written, e.Found, e.Real, e.Size)
 }
 
+func (e *FakeError) Kind() string { return fault.Mismatch }
+
 // NoWritesError is a disk that reports success for writes and keeps its old content.
 type NoWritesError struct {
 	Disk string
@@ -43,6 +46,8 @@ func (e *NoWritesError) Error() string {
 	}
 	return fmt.Sprintf("%s: the disk takes no writes: it reports success, and what was at %s before is still there: it is worn out or write-protected; use another", e.Disk, at)
 }
+
+func (e *NoWritesError) Kind() string { return fault.Mismatch }
 
 // probe writes a block at the end of the disk, which is wiped anyway, and looks whether
 // it is there, and whether it turns up where a smaller disk would have it. If not, what

@@ -22,6 +22,7 @@ import (
 
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/fault"
 )
 
 // ReadError is a disk that could not be read back; Err names the offset.
@@ -29,6 +30,7 @@ type ReadError struct{ Err error }
 
 func (e *ReadError) Error() string { return e.Err.Error() }
 func (e *ReadError) Unwrap() error { return e.Err }
+func (e *ReadError) Kind() string  { return fault.Mismatch }
 
 // Device is what Run writes: a *disk.Target.
 type Device interface {
