@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"imgtool/image/boardinfo"
 	"imgtool/layouts"
 )
 
@@ -29,7 +30,7 @@ type Board struct {
 	Trees       []Tree            `toml:"tree"`
 	Vars        map[string]string `toml:"vars"` // for edits, beside those of the builder
 	State       State             `toml:"state"`
-	Unit        Unit              `toml:"unit"`
+	Unit        boardinfo.Unit    `toml:"unit"`
 	Live        Live              `toml:"live"`
 	Conf        Conf              `toml:"conf"`
 	Boot        []File            `toml:"boot"`
@@ -44,6 +45,7 @@ type Board struct {
 // Medium is a disk of the board.
 type Medium struct {
 	Name   string `toml:"name"`
+	Kind   string `toml:"kind"`   // one of boardinfo.Kinds; empty: the name, if it is one
 	Layout string `toml:"layout"` // a built-in one, or a file beside the board's
 	Device string `toml:"device"` // what the board's Linux calls it, such as /dev/mmcblk0
 	Blobs  []Blob `toml:"blob"`
@@ -97,34 +99,6 @@ type State struct {
 	Steps []string `toml:"steps"` // what was done, in order
 }
 
-// Unit is what makes one unit differ from the others of its build. It is put in
-// when they are flashed.
-type Unit struct {
-	MACPrefix string      `toml:"mac-prefix"` // of its wan0, such as 48:b0:2d; empty: any
-	Files     []UnitFile  `toml:"file"`
-	Places    []UnitPlace `toml:"place"`
-}
-
-// UnitFile is one file of a unit: a text, or one of its keys.
-type UnitFile struct {
-	Name  string   `toml:"name"`
-	Path  string   `toml:"path"`  // in the root file system
-	Text  string   `toml:"text"`  // with @VSN@ or @NODE_ID@; empty: a key, of this name in [keys]
-	Kind  string   `toml:"kind"`  // of a key, see KeyKinds
-	Needs []string `toml:"needs"` // files without which it is of no use
-
-	// Files with which it is of no use, and is never taken away.
-	NotWith []string `toml:"not-with"`
-}
-
-// UnitPlace is a partition that gets files of a unit.
-type UnitPlace struct {
-	Partition string   `toml:"partition"` // medium/partition
-	Folder    string   `toml:"folder"`    // where the root file system is there; empty: the partition is it
-	Files     []string `toml:"files"`
-	Only      string   `toml:"only"` // if this is asked for, see Options
-}
-
 // Live is how a unit that runs is provisioned from its own root file system. The
 // first and the last of State.Steps are for the check and the end, those of no medium
 // for what is changed in the root.
@@ -141,9 +115,6 @@ type LiveMedium struct {
 	Name string `toml:"name"`
 	Step int    `toml:"step"` // of State.Steps, from 1 on
 }
-
-// KeyKinds are what a key can be.
-var KeyKinds = []string{"private-key", "public-key", "certificate"}
 
 // Profiles are for what an image is: production is the default.
 var Profiles = []string{"production", "development"}
@@ -284,6 +255,9 @@ func Parse(file string, text []byte, beside fs.FS) (*Board, error) {
 	if err := layouts.Decode(file, text, b); err != nil {
 		return nil, err
 	}
+	if err := b.normalizeUnit(); err != nil {
+		return nil, err
+	}
 	for i := range b.Media {
 		if err := b.Media[i].load(beside); err != nil {
 			return nil, fmt.Errorf("%s: medium %q: %w", file, b.Media[i].Name, err)
@@ -357,8 +331,8 @@ func (b *Board) check() error {
 	}
 	media, late := map[string]bool{}, ""
 	for _, m := range b.Media {
-		if !goodName.MatchString(m.Name) {
-			return fmt.Errorf("a medium's name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _", m.Name)
+		if err := (boardinfo.Medium{Name: m.Name, Kind: m.Kind}).Check(); err != nil {
+			return err
 		}
 		if media[m.Name] {
 			return fmt.Errorf("there are two media %s", m.Name)
@@ -408,8 +382,8 @@ func (b *Board) check() error {
 	if b.Seed.Path != "" && b.Seed.Without != "" {
 		return errors.New("[seed] has a path, and says why there is none")
 	}
-	if b.Seed.Format != "" && b.Seed.Format != "atomixos" {
-		return fmt.Errorf("[seed] has the format %q; there is atomixos, and any TOML without one", b.Seed.Format)
+	if err := boardinfo.CheckSeedFormat(b.Seed.Format); err != nil {
+		return err
 	}
 	for _, path := range []string{b.Script.Path, b.Seed.Path} {
 		if path != "" {
@@ -524,30 +498,8 @@ func (b *Board) checkLive() error {
 }
 
 func (b *Board) checkUnit() error {
-	files := map[string]bool{}
-	for _, f := range b.Unit.Files {
-		switch {
-		case !goodName.MatchString(f.Name) || files[f.Name]:
-			return fmt.Errorf("[[unit.file]]: the name is %q; it must be 1 to 64 lower-case letters, digits and any of - . _, and be there once", f.Name)
-		case !strings.HasPrefix(f.Path, "/") || !fs.ValidPath(f.Path[1:]):
-			return fmt.Errorf("[[unit.file]] %s: %q is no path in a root file system", f.Name, f.Path)
-		case (f.Text == "") != slices.Contains(KeyKinds, f.Kind):
-			return fmt.Errorf("[[unit.file]] %s needs a text, or for a key a kind; there are %s", f.Name, strings.Join(KeyKinds, ", "))
-		}
-		files[f.Name] = true
-	}
-	known := func(of string, names []string) error {
-		for _, name := range names {
-			if !files[name] {
-				return fmt.Errorf("%s has %q, which no [[unit.file]] is", of, name)
-			}
-		}
-		return nil
-	}
-	for _, f := range b.Unit.Files {
-		if err := known("[[unit.file]] "+f.Name, slices.Concat(f.Needs, f.NotWith)); err != nil {
-			return err
-		}
+	if err := b.Unit.Check(); err != nil {
+		return err
 	}
 	for _, place := range b.Unit.Places {
 		p, err := b.Partition(place.Partition)
@@ -555,14 +507,9 @@ func (b *Board) checkUnit() error {
 		case err != nil:
 			return fmt.Errorf("[[unit.place]]: %w", err)
 		case p.Content != "ext4":
-			return fmt.Errorf("[[unit.place]]: %s holds no ext4", place.Partition)
-		case place.Folder != "" && (!strings.HasPrefix(place.Folder, "/") || !fs.ValidPath(place.Folder[1:])):
-			return fmt.Errorf("[[unit.place]] %s: %q is no folder", place.Partition, place.Folder)
+			return fmt.Errorf("[[unit.place]]: the content of %s is %q; it must be ext4", place.Partition, p.Content)
 		case place.Only != "" && !slices.Contains(b.Options(), place.Only):
-			return fmt.Errorf("[[unit.place]] %s: only %q cannot be asked for", place.Partition, place.Only)
-		}
-		if err := known("[[unit.place]] "+place.Partition, place.Files); err != nil {
-			return err
+			return fmt.Errorf("[[unit.place]] %s: unknown option %q", place.Partition, place.Only)
 		}
 	}
 	return nil

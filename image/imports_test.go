@@ -34,7 +34,8 @@ var imports = map[string][]string{
 	"image/vm":        {},
 	"image/squashfs":  {"image", "image/tree", "image/parallel", "image/tree/sums"},
 	"image/source":    {"image", "image/cache", "image/compress", "image/hostfile", "image/tree", "image/fault", "image/tree/hostfs", "image/tree/sums", "image/tree/tarfs"},
-	"image/artifact":  {"image", "image/hostfile", "image/parallel", "image/simg", "image/compress", "image/fault"},
+	"image/artifact":  {"image", "image/hostfile", "image/parallel", "image/simg", "image/compress", "image/fault", "image/boardinfo"},
+	"image/boardinfo": {},
 	"image/fstab":     {},
 	"image/extlinux":  {},
 	"image/shconf":    {},
@@ -53,7 +54,7 @@ var imports = map[string][]string{
 	"image/tree/treetest": {"image/tree", "image/tree/sums"},
 
 	"layouts":    {},
-	"boards":     {"layouts"},
+	"boards":     {"layouts", "image/boardinfo"},
 	"flash":      {"image", "image/fault", "flash/disk"},
 	"flash/disk": {"image/fault"},
 	"image/build": {"boards", "layouts", "image", "image/artifact", "image/compress", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/initramfs", "image/simg", "image/source",

@@ -41,7 +41,7 @@ func Decode(file string, text []byte, v any) error {
 	return nil
 }
 
-// keysAt are the keys of the table at path in a struct type.
+// keysAt are the keys of the table at path in a struct type, without former names.
 func keysAt(t reflect.Type, path []string) []string {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
@@ -52,7 +52,7 @@ func keysAt(t reflect.Type, path []string) []string {
 	var keys []string
 	for f := range t.Fields() {
 		key, _, _ := strings.Cut(f.Tag.Get("toml"), ",")
-		if key == "" || key == "-" {
+		if key == "" || key == "-" || f.Tag.Get("former") != "" {
 			continue
 		}
 		if len(path) > 0 && key == path[0] {

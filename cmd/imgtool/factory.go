@@ -451,7 +451,7 @@ func (s *station) marks(board *boards.Board) (m mark) {
 			if into == nil || !slices.Contains(place.Files, f.Name) {
 				continue
 			}
-			at := path.Join("/", place.Folder, f.Path)
+			at := path.Join("/", place.Directory, f.Path)
 			text, err := fileOn(s.disk, part, at)
 			*into = strings.TrimSpace(text)
 			switch {

@@ -8,8 +8,10 @@ import (
 	"encoding/xml"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"imgtool/image"
+	"imgtool/image/boardinfo"
 	"imgtool/image/fault"
 )
 
@@ -17,15 +19,18 @@ import (
 // it lies, and the hash of every byte that is written. It names inputs by role
 // and hash, never by path.
 type Manifest struct {
-	Version    int         `json:"imgtool"` // of this form: 1
-	Board      string      `json:"board"`
-	Medium     string      `json:"medium"`
-	BuildID    string      `json:"build_id"`
-	Time       int64       `json:"time"`           // seconds since 1970, of everything made
-	Floor      int64       `json:"floor"`          // the smallest disk the board can use, in bytes
-	Disk       int64       `json:"disk,omitempty"` // the one size the disk has, in bytes; 0: any from floor on
-	Codec      string      `json:"codec,omitempty"`
-	Cmdline    string      `json:"cmdline,omitempty"`
+	Version int    `json:"imgtool"` // of this form: 1
+	Board   string `json:"board"`
+	Medium  string `json:"medium"`
+	BuildID string `json:"build_id"`
+	Time    int64  `json:"time"`           // seconds since 1970, of everything made
+	Floor   int64  `json:"floor"`          // the smallest disk the board can use, in bytes
+	Disk    int64  `json:"disk,omitempty"` // the one size the disk has, in bytes; 0: any from floor on
+	Codec   string `json:"codec,omitempty"`
+	Cmdline string `json:"cmdline,omitempty"`
+
+	Info *boardinfo.Info `json:"board_info,omitempty"` // nil in manifests of older versions
+
 	Inputs     []Input     `json:"inputs"`
 	Partitions []Partition `json:"partitions"`
 	image.Manifest
@@ -51,6 +56,8 @@ type Partition struct {
 	Off    int64  `json:"offset"`
 	Len    int64  `json:"length"`
 	Late   bool   `json:"late,omitempty"` // made by the device on its first boot
+	Slot   string `json:"slot,omitempty"` // a or b; empty: shared
+	Boot   bool   `json:"boot,omitempty"` // the boot partition of its slot
 	Format string `json:"format,omitempty"`
 	Fill   bool   `json:"fill,omitempty"`  // takes what is left of the disk, whatever its size
 	State  string `json:"state,omitempty"` // of a file system: the file that says it was provisioned
@@ -132,7 +139,22 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		}
 		end = p.Off + max(p.Len, 512)
 	}
+	if err := m.checkInfo(); err != nil {
+		return nil, fmt.Errorf("manifest: board_info: %w", err)
+	}
 	return m, nil
+}
+
+// checkInfo checks what is recorded of the board.
+func (m *Manifest) checkInfo() error {
+	if m.Info == nil {
+		return nil
+	}
+	s := m.Info.Seed
+	if s != nil && !slices.ContainsFunc(m.Partitions, func(p Partition) bool { return p.Number == s.Number && p.Name == s.Partition }) {
+		return fmt.Errorf("seed: the image has no partition %d with the name %.80q", s.Number, s.Partition)
+	}
+	return m.Info.Check()
 }
 
 // Bmap is the block map of the image in bmaptool's form, version 2.0.

@@ -509,9 +509,9 @@ func fileOf(c image.Content, origin string) (*source.File, error) {
 func (b *builder) identify(ctx context.Context) error {
 	h := sha256.New()
 	// All media count, so that those built apart are of one build.
-	fmt.Fprintf(h, "imgtool 1\nboard %x\n", sha256.Sum256(b.Board.Source))
+	fmt.Fprintf(h, "imgtool 1\nboard %s\n", layouts.Digest(b.Board.Source))
 	for _, m := range b.Board.Media {
-		fmt.Fprintf(h, "layout %x\n", sha256.Sum256(m.PlacingSource))
+		fmt.Fprintf(h, "layout %s\n", layouts.Digest(m.PlacingSource))
 		if size := b.Sizes[m.Name]; size != 0 {
 			fmt.Fprintf(h, "size %s %d\n", m.Name, size)
 		}
@@ -524,7 +524,7 @@ func (b *builder) identify(ctx context.Context) error {
 	}
 	for _, t := range b.Board.Trees {
 		for _, s := range t.Steps {
-			fmt.Fprintf(h, "edits %x\n", sha256.Sum256(s.Text))
+			fmt.Fprintf(h, "edits %s\n", layouts.Digest(s.Text))
 		}
 	}
 	if len(b.Board.Trees) > 0 {
@@ -841,7 +841,7 @@ func scratch(dir string) (*os.File, error) {
 
 func (b *builder) manifest(d *disk) *artifact.Manifest {
 	m := &artifact.Manifest{Board: b.Board.Name, Medium: d.Name, BuildID: b.buildID, Time: b.Time, Floor: d.placed.Floor,
-		Cmdline: b.Cmdline, Inputs: b.inputs}
+		Cmdline: b.Cmdline, Info: b.Board.Info(d.Name), Inputs: b.inputs}
 	if l := d.Placing; l.Disk != 0 && l.Disk == l.MinDisk {
 		m.Disk = d.placed.Size
 	}
@@ -849,7 +849,7 @@ func (b *builder) manifest(d *disk) *artifact.Manifest {
 		m.Codec = b.codec
 	}
 	for _, p := range d.placed.Parts {
-		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late}
+		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late, Slot: p.Slot, Boot: p.Content == "boot"}
 		if p.Late {
 			part.Format = p.Format
 		} else {
