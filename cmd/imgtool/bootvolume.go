@@ -18,6 +18,7 @@ import (
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
 	"imgtool/image/seed"
+	"imgtool/image/volume"
 )
 
 // bootVolume is the boot partition that takes a seed, of an image or a disk.
@@ -110,13 +111,13 @@ func findBootVolume(r io.ReaderAt, m *artifact.Manifest, asked *boards.Board) (*
 
 func (v *bootVolume) open(r io.ReaderAt) (err error) {
 	if v.fat, err = fat.Open(io.NewSectionReader(r, v.part.Off, v.part.Len)); err != nil {
-		return unreadable(v.part.Name, err)
+		return volume.Unreadable(v.part.Name, err)
 	}
 	f, err := v.fat.Open(v.board.Seed.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return unreadable(v.part.Name, err)
+		return volume.Unreadable(v.part.Name, err)
 	default:
 		v.seed = &f
 	}
@@ -191,7 +192,7 @@ func (e *seedEdit) edit(put bool) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if err != nil {
-		return fault.WithHint(unreadable(name, err), "fsck.fat shows what is wrong with %s, and fsck.fat -a repairs it", name)
+		return fault.WithHint(volume.Unreadable(name, err), "fsck.fat shows what is wrong with %s, and fsck.fat -a repairs it", name)
 	}
 	if put {
 		when := e.fat.Time
@@ -212,7 +213,7 @@ func (e *seedEdit) edit(put bool) error {
 	}
 	change, err := editor.Change()
 	if err != nil {
-		return unreadable(name, err)
+		return volume.Unreadable(name, err)
 	}
 	for _, step := range change.Steps {
 		var placed []image.Extent
@@ -239,7 +240,7 @@ func (e *seedEdit) overlay(img *image.Image) (*image.Image, error) {
 func (e *seedEdit) volume(img *image.Image, m *artifact.Manifest) (*image.Image, error) {
 	before, err := e.fat.Image(e.part.Len)
 	if err != nil {
-		return nil, unreadable(e.part.Name, err)
+		return nil, volume.Unreadable(e.part.Name, err)
 	}
 	var content, known []image.Span
 	for _, x := range m.Entries {

@@ -19,8 +19,10 @@ import (
 	"imgtool/boards"
 	"imgtool/flash"
 	"imgtool/flash/disk"
+	"imgtool/image/compose"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
+	"imgtool/image/volume"
 )
 
 // bench is the three images of a build and a loop device for each.
@@ -113,7 +115,7 @@ func (b *bench) has(medium, file string) (there mark, is bool) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+	pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -187,23 +189,23 @@ func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, medium := range []string{"sd", "nvme"} {
-		pic, err := openPicture(filepath.Join(b.dir, "p-"+medium+".img"), nil)
+		pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer pic.Close()
 		more, _ := own.additions(b.board, medium, nil)
-		made, err := pic.compose(pic.manifest.Size, more)
+		made, err := compose.Fit(pic, pic.Manifest.Size, more)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var differ, all int64
-		for c, err := range made.img.Chunks(4096) {
+		for c, err := range made.Image.Chunks(4096) {
 			if err != nil {
 				t.Fatal(err)
 			}
 			was := make([]byte, len(c.Data))
-			pic.img.ReadAt(was, c.Off)
+			pic.Image.ReadAt(was, c.Off)
 			if all++; string(was) != string(c.Data) {
 				differ++
 			}

@@ -7,13 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"imgtool/image/fileinfo"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
@@ -59,7 +59,7 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 				if path == "" {
 					continue
 				}
-				want["/"+path] = fmt.Sprint(typeNames[n.Type()].name, octal(n.Mode), n.UID, n.GID, n.Size(), n.ModTime, n.Target, n.Major, n.Minor, n.Xattrs)
+				want["/"+path] = fmt.Sprint(fileinfo.Type(n), fileinfo.Octal(n.Mode), n.UID, n.GID, n.Size(), n.ModTime, n.Target, n.Major, n.Minor, n.Xattrs)
 			}
 			for _, f := range list {
 				if f.Raw != nil {
@@ -83,56 +83,6 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestCapabilitiesAreWhatGetcapSays(t *testing.T) {
-	imagetest.NeedRoot(t)
-	file := filepath.Join(t.TempDir(), "f")
-	noError(t, os.WriteFile(file, nil, 0o755))
-	for _, caps := range []string{"cap_net_raw=ep", "cap_net_raw,cap_chown=p", "cap_sys_admin,cap_checkpoint_restore,cap_kill=eip", "cap_setuid=i", "cap_setuid=i cap_chown=p", "cap_setuid=eip cap_chown=ep", "cap_setuid,cap_bpf=i cap_chown=ip", "="} {
-		imagetest.Run(t, "setcap", caps, file)
-		_, want, _ := strings.Cut(strings.TrimSpace(imagetest.Run(t, "getcap", file)), " ")
-		value := make([]byte, 100)
-		n, err := unix.Lgetxattr(file, "security.capability", value)
-		noError(t, err)
-		got, ok := capabilities(tree.Xattr{Name: "security.capability", Value: string(value[:n])})
-		// libcap may write what is not effective another way.
-		if !ok || normal(got) != normal(want) {
-			t.Errorf("%s: %q, getcap says %q", caps, got, want)
-		}
-	}
-	// What is none is shown as it is.
-	for _, value := range []string{"", "xxxxxxxxxxxxxxxxxxxx", "\x01\x00\x00\x02", strings.Repeat("\x02", 24)} {
-		if text := xattrText(tree.Xattr{Name: "security.capability", Value: value}); strings.Contains(text, "cap_") {
-			t.Errorf("%q is %s", value, text)
-		}
-	}
-}
-
-// normal has each capability with its flags in order.
-func normal(text string) string {
-	flags := map[string]string{}
-	for _, set := range strings.Fields(text) {
-		i := strings.IndexAny(set, "=+-")
-		if i < 0 {
-			return text
-		}
-		for _, name := range strings.Split(set[:i], ",") {
-			for _, f := range set[i+1:] {
-				if set[i] == '-' {
-					flags[name] = strings.ReplaceAll(flags[name], string(f), "")
-				} else if !strings.ContainsRune(flags[name], f) {
-					flags[name] += string(f)
-				}
-			}
-		}
-	}
-	for name, set := range flags {
-		b := []byte(set)
-		slices.Sort(b)
-		flags[name] = string(b)
-	}
-	return fmt.Sprint(flags)
 }
 
 // An image is given to ls by pieces: of the files on it nothing is read.

@@ -6,12 +6,13 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"imgtool/image/fault"
 	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"imgtool/image/fault"
 )
 
 // printers are the functions that may write to stdout and stderr, or hand them to

@@ -20,6 +20,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/volume"
 )
 
 // addBoardFlag adds --board to a command that looks for the seed of an image or a disk.
@@ -60,15 +61,15 @@ func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Bo
 	if err := hostfile.CheckOutput(path); err != nil {
 		return err
 	}
-	pic, err := openPicture(path, nil)
+	pic, err := volume.Open(path, u.opening())
 	if err != nil {
 		return err
 	}
 	defer pic.Close()
-	if pic.opened == nil {
+	if pic.Opened() == nil {
 		return fmt.Errorf("%s: a seed cannot be put into a file that is read from front to back only: give an .img or .img.zst", path)
 	}
-	e, err := prepareSeed(pic.img, pic.manifest, want, board, u)
+	e, err := prepareSeed(pic.Image, pic.Manifest, want, board, u)
 	if err != nil {
 		return named(path, err)
 	}
@@ -79,28 +80,28 @@ func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Bo
 	if err := e.save(ctx, path, pic); err != nil {
 		return err
 	}
-	if _, err := os.Stat(artifact.BmapPath(path)); err == nil && pic.manifest == nil {
+	if _, err := os.Stat(artifact.BmapPath(path)); err == nil && pic.Manifest == nil {
 		u.warn(fmt.Sprintf("%s is of the image before: bmaptool would refuse what changed", artifact.BmapPath(path)))
 	}
 	return e.checkLanded(path, board, u)
 }
 
 // save replaces an image file by one with the change.
-func (e *seedEdit) save(ctx context.Context, path string, pic *picture) error {
-	if pic.manifest == nil && pic.format == artifact.Raw {
-		return artifact.Patch(ctx, path, pic.file, slices.Concat(e.steps...))
+func (e *seedEdit) save(ctx context.Context, path string, pic *volume.Source) error {
+	if pic.Manifest == nil && pic.Format == artifact.Raw {
+		return artifact.Patch(ctx, path, pic.File, slices.Concat(e.steps...))
 	}
 	err := artifact.ErrStream
-	if pic.manifest != nil {
-		volume, fault := e.volume(pic.img, pic.manifest)
+	if pic.Manifest != nil {
+		volume, fault := e.volume(pic.Image, pic.Manifest)
 		if fault != nil {
 			return fmt.Errorf("%s: %w", path, fault)
 		}
-		content, fault := image.New(pic.img.Size(), image.Extent{Name: e.part.Name, Off: e.part.Off, Content: volume})
+		content, fault := image.New(pic.Image.Size(), image.Extent{Name: e.part.Name, Off: e.part.Off, Content: volume})
 		if fault != nil {
 			return fault
 		}
-		err = artifact.Replace(ctx, path, pic.file, pic.opened, image.Span{Off: e.part.Off, Len: e.part.Len}, content, nil)
+		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), image.Span{Off: e.part.Off, Len: e.part.Len}, content, nil)
 	}
 	if errors.Is(err, artifact.ErrStream) {
 		return fmt.Errorf("%s: a seed can be put into an .img, and an .img.zst that imgtool made", path)
@@ -127,15 +128,15 @@ func named(name string, err error) error {
 
 // seedOf is the seed of an image file or a disk, read anew; nil if there is none.
 func seedOf(path string, board *boards.Board) ([]byte, error) {
-	pic, err := openPicture(path, nil)
+	pic, err := volume.Open(path, volume.Options{})
 	if err != nil {
 		return nil, err
 	}
 	defer pic.Close()
-	if pic.img == nil {
+	if pic.Image == nil {
 		return nil, fmt.Errorf("%s: a seed cannot be read from a file that is read from front to back only: give an .img, .img.zst or a disk", path)
 	}
-	v, err := findBootVolume(pic.img, pic.manifest, board)
+	v, err := findBootVolume(pic.Image, pic.Manifest, board)
 	if err == nil {
 		var text []byte
 		if text, err = v.text(); err == nil {
@@ -228,25 +229,25 @@ func writeStep(ctx context.Context, t *disk.Target, patches []image.Extent) erro
 }
 
 // withSeed is the image with a seed in it, composed as it is read.
-func (p *picture) withSeed(want *build.Seed, board *boards.Board, u *ui) (*picture, error) {
-	if p.img == nil {
-		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.name)
+func withSeed(p *volume.Source, want *build.Seed, board *boards.Board, u *ui) (*volume.Source, error) {
+	if p.Image == nil {
+		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.Name)
 	}
-	e, err := prepareSeed(p.img, p.manifest, want, board, u)
+	e, err := prepareSeed(p.Image, p.Manifest, want, board, u)
 	if err != nil {
-		return nil, named(p.name, err)
+		return nil, named(p.Name, err)
 	}
 	if e.steps == nil {
 		return p, nil
 	}
 	seeded := *p
-	if seeded.img, err = e.overlay(p.img); err != nil {
+	if seeded.Image, err = e.overlay(p.Image); err != nil {
 		return nil, err
 	}
-	if p.manifest != nil {
-		m := *p.manifest
+	if p.Manifest != nil {
+		m := *p.Manifest
 		m.Entries, m.Pieces = nil, nil
-		seeded.manifest = &m
+		seeded.Manifest = &m
 	}
 	return &seeded, nil
 }
@@ -334,16 +335,16 @@ func newSeedRmCommand(u *ui) *cobra.Command {
 
 // seeded reads a seed and puts it into an image. board is the one that was given, or
 // nil.
-func seeded(pic *picture, opt seedOptions, board *boards.Board, u *ui) (*picture, error) {
+func seeded(pic *volume.Source, opt seedOptions, board *boards.Board, u *ui) (*volume.Source, error) {
 	want, err := opt.read()
 	if err != nil {
 		return nil, err
 	}
-	p, err := pic.withSeed(want, board, u)
+	p, err := withSeed(pic, want, board, u)
 	if err != nil {
 		return nil, err
 	}
 	units := *p
-	units.unit = opt.unit
+	units.Unit = opt.unit
 	return &units, nil
 }

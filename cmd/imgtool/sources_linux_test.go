@@ -108,7 +108,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 			if twice := strings.Contains(said, "read twice"); twice == scratch {
 				t.Errorf("%s, scratch file %v: %s", name, scratch, said)
 			}
-			if told := strings.Contains(said, "bytes behind the end of the gzip data are ignored"); told != (name == "more.img.gz") {
+			if told := strings.Contains(said, "bytes after the end of the gzip data are ignored"); told != (name == "more.img.gz") {
 				t.Errorf("%s: it is told %v that bytes are ignored", name, told)
 			}
 			for line := range strings.Lines(said) {

@@ -13,6 +13,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -67,7 +68,8 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	pic := &picture{name: "a seed stick with " + opt.seed.file, img: img, unit: opt.seed.unit}
+	pic := volume.FromImage("a seed stick with "+opt.seed.file, img, nil)
+	pic.Unit = opt.seed.unit
 	return flashPicture(ctx, []string{disk}, pic, opt, u)
 }
 

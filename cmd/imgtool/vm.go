@@ -21,11 +21,13 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
 	"imgtool/image/partition"
 	"imgtool/image/vm"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -233,7 +235,7 @@ func (opt *vmOptions) mainDisk(ctx context.Context, args []string, u *ui) (*os.F
 	if len(args) > 0 {
 		path = args[0]
 	} else {
-		if path, err = newestImage("imgtool vm FILE"); err != nil {
+		if path, err = volume.Newest("imgtool vm FILE"); err != nil {
 			return nil, err
 		}
 		u.say("image: %s, the newest in out/", path)
@@ -276,21 +278,21 @@ func scratchDisk(ctx context.Context, path, size string, u *ui) (*os.File, error
 
 // writeDisk makes a file the disk that an image would be flashed to.
 func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) error {
-	pic, err := openPicture(path, u.in)
+	pic, err := volume.Open(path, u.opening())
 	if err != nil {
 		return err
 	}
 	defer pic.Close()
-	if m := pic.manifest; m != nil {
+	if m := pic.Manifest; m != nil {
 		if board, err := loadBoard(m.Board); err == nil && board.Arch != "arm64" {
-			return fmt.Errorf("%s is for the board %s with %s processors; the machine has arm64 ones", pic.name, board.Name, board.Arch)
+			return fmt.Errorf("%s is for the board %s with %s processors; the machine has arm64 ones", pic.Name, board.Name, board.Arch)
 		}
 	}
-	if err := pic.check(ctx, u); err != nil {
+	if err := pic.Check(ctx); err != nil {
 		return err
 	}
-	if pic.filling() != nil && pic.file != nil {
-		if err := pic.seek(ctx, u); err != nil {
+	if pic.FillPartition() != nil && pic.File != nil {
+		if err := pic.Seek(ctx); err != nil {
 			return err
 		}
 	}
@@ -303,20 +305,20 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 		p.Close()
 		return err
 	}
-	fitted, err := pic.fit(size)
+	fitted, err := compose.Fit(pic, size, nil)
 	if err == nil && fitted != pic {
 		p.Close()
 		p, err = newPlan(fitted)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", pic.name, err)
+		return fmt.Errorf("%s: %w", pic.Name, err)
 	}
 	defer p.Close()
 	all, err := p.expected(size)
 	if err != nil {
-		return fmt.Errorf("%s: %w", pic.name, err)
+		return fmt.Errorf("%s: %w", pic.Name, err)
 	}
-	_, err = image.Write(ctx, f, sparse(all), u.phases("making the disk", p.start+p.bodySize()))
+	_, err = image.Write(ctx, f, volume.SkipZeros(all), u.phases("making the disk", p.start+p.bodySize()))
 	u.endPhase()
 	if err != nil {
 		return fmt.Errorf("the machine's disk: %w", err)
@@ -328,14 +330,14 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 func diskSize(p *plan, wanted string) (int64, error) {
 	need := p.need()
 	if need.SectorSize != 512 {
-		return 0, fmt.Errorf("%s: it is for a disk with sectors of %d bytes, and that of the machine has 512", p.pic.name, need.SectorSize)
+		return 0, fmt.Errorf("%s: it is for a disk with sectors of %d bytes, and that of the machine has 512", p.pic.Name, need.SectorSize)
 	}
 	least := max(need.Size, need.Floor)
 	if need.Exact != 0 {
 		least = need.Exact
 	}
 	if wanted == "" {
-		if need.Exact != 0 || p.pic.filling() != nil {
+		if need.Exact != 0 || p.pic.FillPartition() != nil {
 			return p.size, nil
 		}
 		return max(least, 4*layouts.GiB), nil
@@ -346,9 +348,9 @@ func diskSize(p *plan, wanted string) (int64, error) {
 	}
 	switch {
 	case need.Exact != 0 && int64(size) != need.Exact:
-		return 0, fault.New(fault.Usage, "--disk %s: %s is for a disk of exactly %d bytes", wanted, p.pic.name, need.Exact)
+		return 0, fault.New(fault.Usage, "--disk %s: %s is for a disk of exactly %d bytes", wanted, p.pic.Name, need.Exact)
 	case int64(size) < least:
-		return 0, fault.New(fault.Usage, "--disk %s has %d bytes, and %s needs a disk of %d", wanted, size, p.pic.name, least)
+		return 0, fault.New(fault.Usage, "--disk %s has %d bytes, and %s needs a disk of %d", wanted, size, p.pic.Name, least)
 	}
 	return int64(size), nil
 }
@@ -378,12 +380,12 @@ func slotCommand(disk *os.File, slot string) (string, error) {
 
 // checkStick refuses what QEMU would show as a stick and is none.
 func checkStick(path string) error {
-	stick, err := openPicture(path, nil)
+	stick, err := volume.Open(path, volume.Options{})
 	if err != nil {
 		return fmt.Errorf("--usb: %w", err)
 	}
 	defer stick.Close()
-	if stick.format != artifact.Raw {
+	if stick.Format != artifact.Raw {
 		return fmt.Errorf("--usb %s: it is packed; a stick is a raw image", path)
 	}
 	return nil

@@ -1,4 +1,4 @@
-package main
+package compare_test
 
 import (
 	"bytes"
@@ -12,10 +12,14 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compare"
+	"imgtool/image/fileinfo"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
+	"imgtool/image/progress"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/volume"
 )
 
 // look does with an image in memory all that ls, cat and diff do.
@@ -24,62 +28,66 @@ func look(data []byte) error {
 	if err != nil {
 		return err
 	}
-	pic := &picture{name: "x", img: o.Image, manifest: o.Manifest, format: o.Format, opened: o}
-	u := &ui{stdout: io.Discard, stderr: io.Discard}
-	l := &located{place: place{file: "x"}, pic: pic}
-	if l.parts, err = readPartitions(pic.img); err != nil {
+	s := volume.FromImage("x", o.Image, o.Manifest)
+	l, err := s.Locate(volume.Place{File: "x"})
+	if err != nil {
 		return err
 	}
-	if !l.parts.none() {
-		if err := listPartitions(l, u); err != nil {
-			return err
+	names := []string{""}
+	if !l.Partitions.None() {
+		names = nil
+		for _, p := range l.Partitions.List {
+			names = append(names, volume.PartName(p))
+			if _, err := volume.Detect(io.NewSectionReader(s.Image, p.Off, p.Len)); err != nil {
+				return err
+			}
 		}
-	}
-	var names []string
-	if l.parts.none() {
-		names = []string{""}
-	}
-	for _, p := range l.parts.list {
-		names = append(names, partName(p))
 	}
 	var found error
 	for _, name := range names {
-		l.place = place{file: "x", inside: true, part: name, deep: true}
-		v, err := l.volume()
+		l.Place = volume.Place{File: "x", Inside: true, Part: name, Deep: true}
+		v, err := l.FileSystem()
 		if err != nil {
 			found = err
 			continue
 		}
-		left := int64(1 << 18)
-		for p, n := range v.tree.All() {
-			longLine(p, n)
-			for _, x := range n.Xattrs {
-				xattrText(x)
-			}
-			if _, err := v.find(p, false); err != nil {
-				return errors.Join(errors.New("a path that is listed is not found"), err)
-			}
-			v.find(p, true)
-			if n.Content != nil && left > 0 {
-				k, err := io.Copy(io.Discard, io.LimitReader(io.NewSectionReader(n.Content, 0, n.Size()), left))
-				left -= k + 1
-				found = errors.Join(found, err)
-			}
+		if err := readAll(v); err != nil {
+			found = errors.Join(found, err)
 		}
-		if err := printFiles(v.tree.List(""), "", true, lsOptions{xattrs: true}, u); err != nil {
-			return err
-		}
-		if s, err := l.section(); err == nil {
-			c := &comparison{ctx: context.Background(), a: l, b: l}
-			if err := c.contents(name, s, s); err != nil || len(c.list) > 0 {
-				return errors.New("it is not the same as itself")
-			}
+		if list, err := compare.Locations(context.Background(), l, l, progress.Discard); err != nil || len(list) > 0 {
+			return errNotSame
 		}
 	}
 	return found
 }
 
-// smallDisk is a disk of a few sectors with a file system on it.
+var (
+	errNotFound = errors.New("a path that is listed is not found")
+	errNotSame  = errors.New("it is not the same as itself")
+)
+
+// readAll formats and finds every file, and reads the first of their bytes.
+func readAll(v *volume.FileSystem) (found error) {
+	left := int64(1 << 18)
+	for p, n := range v.Tree.All() {
+		fileinfo.Long(p, n)
+		for _, x := range n.Xattrs {
+			fileinfo.Xattr(x)
+		}
+		if _, err := v.Find(p, false); err != nil {
+			return errors.Join(errNotFound, err)
+		}
+		v.Find(p, true)
+		if n.Content != nil && left > 0 {
+			k, err := io.Copy(io.Discard, io.LimitReader(io.NewSectionReader(n.Content, 0, n.Size()), left))
+			left -= k + 1
+			found = errors.Join(found, err)
+		}
+	}
+	return found
+}
+
+// smallDisk returns a disk of a few sectors with a file system on it.
 func smallDisk(t testing.TB, inside []byte) []byte {
 	t.Helper()
 	const start = 20480
@@ -101,7 +109,7 @@ func smallDisk(t testing.TB, inside []byte) []byte {
 	return data
 }
 
-// smallTree has one of everything.
+// smallTree returns a tree with an inode of every type.
 func smallTree(t testing.TB) *tree.Tree {
 	t.Helper()
 	tr := tree.New(1)
@@ -135,7 +143,7 @@ func smallSquashfs(t testing.TB, codec string) []byte {
 	return data
 }
 
-// others are file systems as other people's programs make them.
+// others returns file systems made by other programs.
 func others(t testing.TB) [][]byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -170,14 +178,14 @@ func FuzzLook(f *testing.F) {
 		f.Add(smallDisk(f, data))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := look(data); err != nil && (strings.Contains(err.Error(), "listed is not found") || strings.Contains(err.Error(), "same as itself")) {
+		if err := look(data); errors.Is(err, errNotFound) || errors.Is(err, errNotSame) {
 			t.Fatal(err)
 		}
 	})
 }
 
-// Every single wrong byte gives an error or a list, and whatever is cut off too.
-func TestLookSurvivesDamage(t *testing.T) {
+// An image with a wrong byte, or cut short, gives an error or a list.
+func TestDamagedImages(t *testing.T) {
 	for i, good := range append(others(t), smallSquashfs(t, "gzip"), smallDisk(t, smallSquashfs(t, "zstd:1"))) {
 		if err := look(good); err != nil {
 			t.Fatalf("%d: %v", i, err)
@@ -192,7 +200,7 @@ func TestLookSurvivesDamage(t *testing.T) {
 			look(good[:at])
 		}
 		if refused == 0 {
-			t.Errorf("%d: nothing was refused", i)
+			t.Errorf("image %d: no damage was found", i)
 		}
 	}
 }

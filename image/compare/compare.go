@@ -1,0 +1,171 @@
+// Package compare finds the differences between two images, disks, partitions or
+// directories: partition tables, data outside of partitions such as boot loaders, and
+// files with their metadata.
+//
+// Outside of file systems only the content that a manifest lists is compared: the content
+// of both manifests if there are two. Without a manifest all bytes count, but of a disk
+// only those that the image has. Unknown file systems are compared byte by byte.
+package compare
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+
+	"imgtool/image"
+	"imgtool/image/compose"
+	"imgtool/image/fault"
+	"imgtool/image/fileinfo"
+	"imgtool/image/progress"
+	"imgtool/image/tree"
+	"imgtool/image/volume"
+)
+
+// Difference is a partition, file or range that differs.
+type Difference struct {
+	Change    string   `json:"change"`              // added, removed or changed
+	Partition string   `json:"partition,omitempty"` // "" for the whole image
+	Raw       string   `json:"raw,omitempty"`       // a range outside of partitions
+	Path      string   `json:"path,omitempty"`      // from the root of the file system
+	PathRaw   []byte   `json:"path_raw,omitempty"`  // if the path is not UTF-8
+	Details   []Detail `json:"details,omitempty"`
+}
+
+// Detail is a property that differs, and its values.
+type Detail struct {
+	What string `json:"what"`
+	A    string `json:"a,omitempty"`
+	B    string `json:"b,omitempty"`
+	At   *int64 `json:"at,omitempty"` // first byte that differs, in the file, partition or image
+}
+
+// String returns the difference in one line.
+func (d Difference) String() string {
+	where := cmp.Or(d.Raw, d.Partition)
+	if d.Path != "" {
+		where = fileinfo.Quote(strings.TrimPrefix(where+d.Path, "/"))
+		if d.Path == "/" {
+			where = d.Partition + "/"
+		}
+	}
+	var parts []string
+	for _, x := range d.Details {
+		text := x.What
+		switch {
+		case x.A != "" && x.B != "":
+			text += " " + x.A + ", then " + x.B
+		case x.A != "" || x.B != "":
+			text += " " + x.A + x.B
+		}
+		if x.At != nil {
+			text += fmt.Sprintf(" from byte %d", *x.At)
+			if d.Raw != "" {
+				text += " of the image"
+			}
+		}
+		parts = append(parts, strings.TrimSpace(text))
+	}
+	line := fmt.Sprintf("%-8s %s", d.Change, cmp.Or(where, "image"))
+	if len(parts) > 0 {
+		line += ": " + strings.Join(parts, "; ")
+	}
+	return line
+}
+
+// Locations returns the differences between two places. If one of them is a disk, the
+// other is fitted to it first, as flashing it would.
+func Locations(ctx context.Context, a, b *volume.Location, r progress.Reporter) ([]Difference, error) {
+	c := &comparison{ctx: ctx, a: a, b: b}
+	if err := c.fit(); err != nil {
+		return nil, err
+	}
+	c.progress = r.Phase("comparing", 0)
+	defer r.EndPhase()
+	compare := c.images
+	if a.Inside || b.Inside || a.Partitions.None() && b.Partitions.None() {
+		compare = c.places
+	}
+	if err := compare(); err != nil {
+		return nil, err
+	}
+	return c.list, nil
+}
+
+// comparison collects differences.
+type comparison struct {
+	ctx      context.Context
+	a, b     *volume.Location
+	progress image.Progress
+	list     []Difference
+}
+
+// fit fits an image to the disk it is compared with.
+func (c *comparison) fit() error {
+	for _, pair := range [][2]**volume.Location{{&c.a, &c.b}, {&c.b, &c.a}} {
+		l, disk := *pair[0], *pair[1]
+		if !disk.Source.IsDisk() || l.Source.IsDisk() {
+			continue
+		}
+		fitted, err := compose.Fit(l.Source, disk.Source.Image.Size(), nil)
+		if err == nil && fitted != l.Source {
+			*pair[0], err = fitted.Locate(l.Place)
+		}
+		if err != nil {
+			return l.Source.Wrap(err)
+		}
+	}
+	return nil
+}
+
+func (c *comparison) add(d Difference) { c.list = append(c.list, d) }
+
+// changed adds a difference if it has details.
+func (c *comparison) changed(d Difference) {
+	if len(d.Details) > 0 {
+		d.Change = "changed"
+		c.add(d)
+	}
+}
+
+// differ appends a detail if two values differ.
+func differ(list []Detail, what, a, b string) []Detail {
+	if a == b {
+		return list
+	}
+	return append(list, Detail{What: what, A: cmp.Or(a, "none"), B: cmp.Or(b, "none")})
+}
+
+// places compares a partition or directory of each.
+func (c *comparison) places() error {
+	a, err := c.a.Section()
+	if err != nil {
+		return err
+	}
+	b, err := c.b.Section()
+	if err != nil {
+		return err
+	}
+	name := c.a.Part
+	if c.b.Part != name {
+		name = ""
+	}
+	if !c.a.Deep && !c.b.Deep || c.a.Path == "" && c.b.Path == "" {
+		return c.contents(name, a, b)
+	}
+	var trees [2]*tree.Tree
+	for i, l := range []*volume.Location{c.a, c.b} {
+		v, err := l.FileSystem()
+		if err != nil {
+			return err
+		}
+		at, err := v.Find(l.Path, true)
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.Name(), err)
+		}
+		if trees[i] = v.Tree.Sub(at); trees[i] == nil {
+			return fault.New(fault.Usage, "%s is not a directory: print files with imgtool cat to compare them", l.Name())
+		}
+	}
+	return c.trees("", trees[0], trees[1])
+}

@@ -1,0 +1,207 @@
+// Package inspect reports what is in an image, and checks it: the partition tables, file
+// systems, boot scripts and the blobs that the board boots from.
+package inspect
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"imgtool/boards"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/edit"
+	"imgtool/image/fileinfo"
+	"imgtool/image/gpt"
+	"imgtool/image/report"
+	"imgtool/image/uboot"
+	"imgtool/image/volume"
+	"imgtool/layouts"
+)
+
+// Source inspects an image with random access. Damage is reported as failed checks; the
+// error is about reading the image.
+func Source(s *volume.Source) (*Report, error) {
+	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size()}
+	if m := s.Manifest; m != nil {
+		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
+	}
+	parts, err := volume.ReadPartitions(s.Image)
+	if err != nil {
+		return nil, err
+	}
+	if parts.MBR {
+		r.check("partition table (MBR)", nil)
+	} else {
+		r.check("partition table at the start", parts.Primary)
+		r.check("partition table at the end", parts.Backup)
+	}
+	if parts.GPT != nil {
+		if err := parts.GPT.Overlap(); err != nil {
+			r.check("partitions", err)
+		}
+		r.Table, r.FirstLBA = parts.GPT.GUID, parts.GPT.FirstUsable/parts.GPT.Sector
+	}
+	for _, p := range parts.List {
+		part, err := r.partition(s, p)
+		if err != nil {
+			return nil, err
+		}
+		r.Partitions = append(r.Partitions, *part)
+	}
+	if m := s.Manifest; m != nil {
+		for _, p := range m.Partitions {
+			if p.Late {
+				r.Partitions = append(r.Partitions, Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: true})
+			}
+		}
+	}
+	r.blobs(s.Image)
+	return r, nil
+}
+
+// check adds a check, which fails if err is not nil.
+func (r *Report) check(what string, err error) {
+	c := Check{What: what}
+	if err != nil {
+		c.Fault = err.Error()
+	}
+	r.Checks = append(r.Checks, c)
+}
+
+// partition inspects one partition.
+func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
+	name := volume.PartName(p)
+	part := &Partition{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
+	if p.Off+p.Len > s.Image.Size() {
+		r.check(name, fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, s.Image.Size()))
+		return part, nil
+	}
+	v, err := volume.ReadFS(io.NewSectionReader(s.Image, p.Off, p.Len), p.Len)
+	switch {
+	case errors.As(err, new(*artifact.CorruptError)):
+		return nil, err
+	case v == nil:
+		return part, err
+	case v.Kind == "swap":
+		part.Swap = &v.Swap
+		return part, nil
+	}
+	r.check(name+": "+strings.TrimRight(v.Kind, "0123456789"), err)
+	switch {
+	case err != nil:
+	case v.FAT != nil:
+		part.FAT = r.fat(name, v)
+	case v.Ext4 != nil:
+		part.Ext4 = &Ext4{Label: v.Ext4.Label, UUID: uuid.UUID(v.Ext4.UUID).String(), Files: v.Tree.Len(),
+			Extlinux: v.ReadText(edit.ExtlinuxConf, edit.MaxText), State: v.ReadText(stateFile(s.Manifest, p.Number), edit.MaxText)}
+		for _, n := range v.Tree.All() {
+			part.Ext4.Content += n.Size()
+		}
+		r.perUnit(name, v)
+	default:
+		q := v.Squashfs
+		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, q.ModTime}
+		r.perUnit(name, v)
+	}
+	return part, nil
+}
+
+// stateFile returns the path of the file with the provisioning state of a partition, or "".
+func stateFile(m *artifact.Manifest, number int) string {
+	if m != nil {
+		for _, p := range m.Partitions {
+			if p.Number == number {
+				return p.State
+			}
+		}
+	}
+	return ""
+}
+
+// fat inspects a FAT and its boot script.
+func (r *Report) fat(name string, v *volume.FileSystem) *FAT {
+	f := &FAT{Kind: v.FAT.Kind, Label: v.FAT.Label, Serial: fileinfo.FATSerial(v.FAT.Serial)}
+	for _, file := range v.Entries {
+		if file.Folder {
+			continue
+		}
+		f.Files = append(f.Files, File{file.Path, file.Size()})
+		if !strings.EqualFold(file.Path, "boot.scr") || file.Size() > uboot.MaxScript {
+			continue
+		}
+		b := make([]byte, file.Size())
+		_, err := io.ReadFull(io.NewSectionReader(file, 0, file.Size()), b)
+		if err == nil {
+			f.Script, err = uboot.ParseScript(b)
+		}
+		r.check(name+": boot.scr", err)
+	}
+	return f
+}
+
+// perUnit warns of files that belong to one unit, and would be the same in all units that
+// get the image.
+func (r *Report) perUnit(name string, v *volume.FileSystem) {
+	var own []string
+	if b, err := boards.Get(r.Board); err == nil {
+		for _, f := range b.Unit.Files {
+			own = append(own, f.Path)
+		}
+	}
+	findings, err := report.PerUnit(v.Tree, own)
+	if err != nil || len(findings) == 0 {
+		return // an unreadable file system fails its own check
+	}
+	var list []string
+	for _, f := range findings {
+		list = append(list, f.String())
+	}
+	r.Checks = append(r.Checks, Check{What: name + ": data of one unit", Warning: strings.Join(list, ", ")})
+}
+
+// blobs looks for the blobs of the image's board or, if that is not known, of all boards
+// that come with the program.
+func (r *Report) blobs(img *image.Image) {
+	for _, name := range boards.Names() {
+		b, err := boards.Get(name)
+		if err != nil || r.Board != "" && r.Board != name || len(b.Media[0].Blobs) == 0 {
+			continue
+		}
+		var found []Blob
+		var missing []string
+		for _, blob := range b.Media[0].Blobs {
+			off := blob.Sector * 512
+			content := io.NewSectionReader(img, off, max(0, img.Size()-off))
+			if boards.LooksLike(blob.Kind, content) {
+				found = append(found, Blob{blob.Input, off, blob.Kind, lacked(b, blob.Input, content)})
+			} else {
+				missing = append(missing, fmt.Sprintf("%s is not at sector %d", blob.Input, blob.Sector))
+			}
+		}
+		if len(found) == 0 && r.Board == "" {
+			continue
+		}
+		r.Blobs = append(r.Blobs, found...)
+		var fault error
+		if len(missing) > 0 {
+			fault = errors.New(strings.Join(missing, ", "))
+		}
+		r.check("boot loaders of "+name, fault)
+	}
+}
+
+// lacked returns the recovery functions that a board's U-Boot lacks, each as a sentence.
+func lacked(b *boards.Board, input string, blob io.Reader) []string {
+	if b.Recovery.UBoot != input {
+		return nil
+	}
+	all, err := boards.LackedByUBoot(blob, b.Recovery.Commands)
+	if err != nil {
+		return []string{fmt.Sprintf("it cannot be read: %v", err)}
+	}
+	return all
+}

@@ -1,0 +1,68 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"imgtool/image"
+	"imgtool/image/artifact"
+)
+
+// Check reads an image file once and compares it with its manifest, its block map or the
+// checksums of its compression. A stream is checked when it is unpacked or read instead.
+func (s *Source) Check(ctx context.Context) error {
+	if err := s.beside.bmapErr; err != nil && s.Manifest == nil {
+		return s.Wrap(err)
+	}
+	if s.opened == nil {
+		return nil
+	}
+	defer s.opt.Reporter.EndPhase()
+	if b := s.beside.bmap; b != nil && s.Manifest == nil {
+		p := s.opt.Reporter.Phase("checking", b.Size)
+		r := &cancelReader{ctx, b.Reader(io.NewSectionReader(s.opened, 0, b.Size)), p}
+		_, err := io.Copy(io.Discard, r)
+		return s.Wrap(err)
+	}
+	n := s.opened.CheckSize()
+	if n == 0 {
+		return nil
+	}
+	var data func(int64) int64
+	if info, err := s.File.Stat(); err == nil && info.Mode().IsRegular() {
+		data = func(off int64) int64 { return nextData(s.File, off, s.size) }
+	}
+	err := s.opened.Check(ctx, data, s.opt.Reporter.Phase("checking", n))
+	return s.Wrap(s.explain(err))
+}
+
+// CheckedWith returns a clause that says what the bytes of a checked image were compared
+// with.
+func (s *Source) CheckedWith() string {
+	switch {
+	case s.Manifest != nil:
+		return "it is as its manifest says"
+	case s.beside.bmap != nil:
+		return "it is as its block map says"
+	case s.Format != artifact.Raw && s.Format != artifact.Sparse:
+		return fmt.Sprintf("its %s data are whole", s.Format)
+	}
+	return "there are no checksums to compare its bytes with"
+}
+
+// cancelReader reads until the context ends, and counts what was read.
+type cancelReader struct {
+	ctx context.Context
+	r   io.Reader
+	p   image.Progress
+}
+
+func (c *cancelReader) Read(b []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	n, err := c.r.Read(b)
+	c.p.Add(int64(n))
+	return n, err
+}

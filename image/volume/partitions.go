@@ -1,0 +1,97 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/gpt"
+	"imgtool/image/partition"
+)
+
+// Partitions is the partition table of an image.
+type Partitions struct {
+	GPT  *gpt.Table // nil for an MBR, and if there is no table
+	MBR  bool
+	List []gpt.Part
+
+	Primary, Backup error // what is wrong with the two copies of a GPT
+}
+
+// ReadPartitions reads the partition table of an image. If the GPT at the start is
+// damaged, the backup at the end is used. It fails only if the image cannot be read.
+func ReadPartitions(img *image.Image) (*Partitions, error) {
+	p := &Partitions{}
+	var table *partition.Table
+	if table, p.Primary = partition.Read(img, 0); errors.As(p.Primary, new(*artifact.CorruptError)) {
+		return nil, p.Primary
+	}
+	if p.Primary == nil && table.GPT == nil {
+		if p.MBR, p.List = len(table.Parts) > 0, table.Parts; !p.MBR {
+			p.Primary = errors.New("its partition table has no partitions")
+		}
+		return p, nil
+	}
+	backup, err := partition.ReadBackup(img, img.Size())
+	if p.Backup = err; errors.As(err, new(*artifact.CorruptError)) {
+		return nil, err
+	}
+	if p.Backup == nil && p.Primary == nil && !table.GPT.Same(backup.GPT) {
+		p.Backup = errors.New("it differs from the one at the start")
+	}
+	if table == nil {
+		table = backup
+	}
+	if table != nil {
+		p.GPT, p.List = table.GPT, table.Parts
+	}
+	return p, nil
+}
+
+// None reports whether there is no partition table.
+func (p *Partitions) None() bool { return p.GPT == nil && !p.MBR }
+
+// PartName returns the name of a partition, or its number if it has no name.
+func PartName(p gpt.Part) string {
+	if p.Name == "" {
+		return strconv.Itoa(p.Number)
+	}
+	return p.Name
+}
+
+// names returns the names of all partitions, separated by commas.
+func (p *Partitions) names() string {
+	var names []string
+	for _, part := range p.List {
+		names = append(names, PartName(part))
+	}
+	return strings.Join(names, ", ")
+}
+
+// find returns the partition with a name or, if none has that name, with that number.
+// image is for errors.
+func (p *Partitions) find(image, name string) (gpt.Part, error) {
+	var found []gpt.Part
+	for _, part := range p.List {
+		if part.Name == name {
+			found = append(found, part)
+		}
+	}
+	if len(found) == 0 {
+		for _, part := range p.List {
+			if strconv.Itoa(part.Number) == name {
+				found = append(found, part)
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return gpt.Part{}, fmt.Errorf("%s has no partition %q; it has %s", image, name, p.names())
+	case 1:
+		return found[0], nil
+	}
+	return gpt.Part{}, fmt.Errorf("%s has %d partitions named %q: give the number of one", image, len(found), name)
+}

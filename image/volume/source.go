@@ -1,0 +1,217 @@
+// Package volume opens images wherever they are, and what is in them.
+//
+// A [Source] is an image file of any format, a disk, or standard input. The manifest
+// or block map beside a file is found and used. Formats that can only be read from
+// front to back are unpacked into a scratch file when something needs random access.
+//
+// A [Place] names a partition or file inside an image, as IMAGE:PARTITION/PATH. Opened,
+// it gives the partition's bytes or its [FileSystem]. Nothing is mounted.
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/compress"
+	"imgtool/image/fault"
+	"imgtool/image/hostfile"
+	"imgtool/image/progress"
+)
+
+// Options are how sources are opened.
+type Options struct {
+	Stdin    io.Reader         // read for the name "-"
+	Scratch  *compress.Budget  // limits scratch files; nil: the default limit
+	Reporter progress.Reporter // nil: nothing is reported
+}
+
+// Source is an open image file, disk or stream.
+//
+// Image is nil for a stream, which can be read once from front to back; see [Source.Seek].
+type Source struct {
+	Name     string // of the file, or "standard input"
+	Image    *image.Image
+	Manifest *artifact.Manifest // nil if it has none
+	Format   artifact.Format
+	File     *os.File    // the file, or its unpacked scratch file; nil for standard input and images in memory
+	Info     fs.FileInfo // of the original file; nil for standard input and images in memory
+	Unit     string      // the unit whose per-unit data was added, or ""
+	Total    int64       // length in bytes of a stream that was read through, or 0
+
+	opt    Options
+	stream *artifact.Streamed
+	opened *artifact.Opened // as it is in the file
+	plain  *image.Image     // Image, if that is File byte for byte: holes of the file are its own
+	size   int64            // of the file
+	beside beside
+}
+
+// FromImage returns a source for an image in memory. m may be nil.
+func FromImage(name string, img *image.Image, m *artifact.Manifest) *Source {
+	return &Source{Name: name, Image: img, Manifest: m, opt: Options{Reporter: progress.Discard}}
+}
+
+// Open opens an image file or disk, or standard input as "-". The length, index and
+// manifest are checked, the content is not; see [Source.Check].
+func Open(path string, opt Options) (*Source, error) {
+	if opt.Reporter == nil {
+		opt.Reporter = progress.Discard
+	}
+	if path == "-" {
+		const name = "standard input"
+		if opt.Stdin == nil {
+			return nil, fault.New(fault.Usage, "standard input cannot be used here: give a file")
+		}
+		s, err := artifact.Stream(hostfile.NewReader(name, opt.Stdin), nil)
+		if err != nil {
+			return nil, wrap(name, err)
+		}
+		return &Source{Name: name, Manifest: s.Manifest, Format: s.Format, opt: opt, stream: s}, nil
+	}
+	f, err := hostfile.OpenDisk(path)
+	if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a pipe" {
+		return nil, fault.WithHint(err, "give an image from a pipe as -")
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{Name: path, File: f, opt: opt}
+	if err := s.open(); err != nil {
+		f.Close()
+		return nil, s.Wrap(err)
+	}
+	return s, nil
+}
+
+func (s *Source) open() error {
+	info, err := s.File.Stat()
+	if err != nil {
+		return err
+	}
+	s.Info, s.size = info, info.Size()
+	if s.IsDisk() {
+		if s.size, err = s.File.Seek(0, io.SeekEnd); err != nil {
+			return err
+		}
+	}
+	s.beside = findBeside(s.Name)
+	if err := s.load(); err != nil {
+		return err
+	}
+	if s.Manifest == nil && s.beside.manifestErr == nil && info.Mode().IsRegular() {
+		if found, err := s.searchManifest(); err != nil {
+			return err
+		} else if found {
+			return s.explain(s.load())
+		}
+	}
+	if s.Manifest == nil && s.beside.manifestErr != nil {
+		return s.beside.manifestErr
+	}
+	if s.Manifest == nil {
+		return s.useBmap()
+	}
+	return nil
+}
+
+// IsDisk reports whether the image is read directly from a block device.
+func (s *Source) IsDisk() bool {
+	if s.File == nil {
+		return false
+	}
+	info, err := s.File.Stat()
+	return err == nil && info.Mode()&fs.ModeDevice != 0
+}
+
+// Close closes the file. It does not close standard input.
+func (s *Source) Close() error {
+	if s.File == nil {
+		return nil
+	}
+	return s.File.Close()
+}
+
+// Chunks returns the content, verified against the manifest if there is one. That of
+// a stream can be read once.
+func (s *Source) Chunks() iter.Seq2[image.Chunk, error] {
+	if s.Image != nil {
+		return s.Image.Chunks(image.PieceSize)
+	}
+	return s.stream.Chunks()
+}
+
+// Opened returns the image as it is in its file, or nil for a stream and an image that
+// was unpacked.
+func (s *Source) Opened() *artifact.Opened { return s.opened }
+
+// FillPartition returns the partition that takes the rest of the disk, or nil.
+func (s *Source) FillPartition() *artifact.Partition {
+	if s.Manifest == nil {
+		return nil
+	}
+	for i := range s.Manifest.Partitions {
+		if part := &s.Manifest.Partitions[i]; part.Fill {
+			return part
+		}
+	}
+	return nil
+}
+
+// BuildID returns the build ID in the manifest, or "".
+func (s *Source) BuildID() string {
+	if s.Manifest == nil {
+		return ""
+	}
+	return s.Manifest.BuildID
+}
+
+// contents returns the bytes of the file.
+func (s *Source) contents() *io.SectionReader {
+	return io.NewSectionReader(hostfile.NewReaderAt(s.Name, s.File), 0, s.size)
+}
+
+// load opens the image in the file, with the manifest beside it if there is one.
+func (s *Source) load() error {
+	o, err := artifact.Open(s.contents(), s.beside.manifest)
+	if errors.Is(err, artifact.ErrStream) {
+		return s.Restart()
+	}
+	if err != nil {
+		return err
+	}
+	s.Image, s.Manifest, s.Format, s.opened = o.Image, o.Manifest, o.Format, o
+	if o.Format == artifact.Raw && o.Manifest == nil {
+		s.plain = o.Image
+	}
+	return nil
+}
+
+// Restart begins the stream of a file again.
+func (s *Source) Restart() (err error) {
+	if s.stream, err = artifact.StreamFile(s.contents(), s.beside.manifest, s.beside.bmap); err != nil {
+		return err
+	}
+	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
+	return nil
+}
+
+// Wrap adds the name of the source to an error that does not contain it yet.
+func (s *Source) Wrap(err error) error { return wrap(s.Name, err) }
+
+func wrap(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*hostfile.ReadError](err); ok {
+		return fault.WithHint(e, "the medium that the image is on cannot be read there: copy the image to another one, or build it again")
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+func corrupt(format string, args ...any) error { return fault.New(fault.Corrupt, format, args...) }

@@ -1,0 +1,184 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+	"slices"
+
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/compress"
+	"imgtool/image/partition"
+)
+
+// Chunks are parts of an image from front to back.
+type Chunks = iter.Seq2[image.Chunk, error]
+
+// Seek gives a stream random access by unpacking it into a scratch file. An image that
+// has no manifest and more data than its partition table covers is an error.
+func (s *Source) Seek(ctx context.Context) error {
+	if s.Image != nil {
+		return nil
+	}
+	through := func(c Chunks) Chunks { return c }
+	if s.Manifest == nil {
+		through = func(c Chunks) Chunks { return limitByTable(c, s.opt.Scratch) }
+	}
+	return s.Unpack(ctx, through)
+}
+
+// SeekFile is [Source.Seek] for a stream from a file; standard input stays a stream.
+func (s *Source) SeekFile(ctx context.Context) error {
+	if s.File == nil {
+		return nil
+	}
+	return s.Seek(ctx)
+}
+
+// ReadThrough reads the stream of a file to its end for its errors and its length, and
+// begins it again. The chunks pass through a filter.
+func (s *Source) ReadThrough(ctx context.Context, through func(Chunks) Chunks) error {
+	if err := s.Restart(); err != nil {
+		return s.Wrap(err)
+	}
+	end := int64(0)
+	progress := s.opt.Reporter.Phase("checking", s.length())
+	for c, err := range through(s.stream.Chunks()) {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return s.Wrap(err)
+		}
+		end = c.Off + int64(len(c.Data))
+		progress.Add(int64(len(c.Data)))
+	}
+	s.opt.Reporter.EndPhase()
+	s.ReportTrailing()
+	if s.Total = end; s.Manifest != nil {
+		s.Total = s.Manifest.Size
+	}
+	return s.Wrap(s.Restart())
+}
+
+// length returns how many bytes a stream has, 0 if that is not known.
+func (s *Source) length() int64 {
+	switch {
+	case s.Manifest != nil:
+		return s.Manifest.Size
+	case s.beside.bmap != nil:
+		return s.beside.bmap.Size
+	}
+	return s.Total
+}
+
+// ReportTrailing warns of bytes after the end of a stream that was read.
+func (s *Source) ReportTrailing() {
+	if s.stream != nil && s.stream.Trailing > 0 {
+		s.opt.Reporter.Warnf("%s: %d bytes after the end of the %s data are ignored", s.Name, s.stream.Trailing, s.stream.Format)
+	}
+}
+
+// Unpack unpacks a stream into a scratch file. The chunks pass through a filter.
+func (s *Source) Unpack(ctx context.Context, through func(Chunks) Chunks) error {
+	f, err := compress.NewScratch("", s.opt.Scratch)
+	if err != nil {
+		return fmt.Errorf("%s: unpacking it: %w", s.Name, err)
+	}
+	if err = s.unpack(ctx, f, through); err != nil {
+		f.Close()
+	}
+	return s.Wrap(err)
+}
+
+func (s *Source) unpack(ctx context.Context, f *compress.Scratch, through func(Chunks) Chunks) error {
+	total := s.length()
+	if limit := s.opt.Scratch.Limit(); total > limit {
+		return &compress.TooLargeError{Size: total, Max: limit}
+	}
+	m, err := image.Write(ctx, f, SkipZeros(through(s.stream.Chunks())), s.opt.Reporter.Phase("unpacking", total))
+	if err != nil {
+		if large, ok := errors.AsType[*compress.TooLargeError](err); ok {
+			return large
+		}
+		if errors.As(err, new(*image.WriteError)) {
+			return fmt.Errorf("unpacking it: %w", err)
+		}
+		return s.explain(err)
+	}
+	s.opt.Reporter.EndPhase()
+	s.ReportTrailing()
+	size := m.Size
+	if s.Manifest != nil {
+		size = s.Manifest.Size
+	}
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	o, err := artifact.Open(io.NewSectionReader(f.File(), 0, size), s.Manifest)
+	if err != nil {
+		return err
+	}
+	s.Close()
+	s.Image, s.File = o.Image, f.File()
+	if s.Manifest == nil {
+		s.plain = o.Image
+		return s.useBmap()
+	}
+	return nil
+}
+
+// SkipZeros cuts the zeros off the start of each chunk, all but the last byte, so that a
+// file that is written has holes there.
+func SkipZeros(chunks Chunks) Chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if err == nil && len(c.Data) > 0 {
+				first := slices.IndexFunc(c.Data, func(b byte) bool { return b != 0 })
+				if first < 0 {
+					first = len(c.Data) - 1
+				}
+				c = image.Chunk{Off: c.Off + int64(first), Data: c.Data[first:]}
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// slack is how much data may follow the end of the disk that a partition table is for:
+// some builders round sizes up.
+const slack = 64 << 20
+
+// limitByTable ends in an error if the partition table of an image is for a disk larger
+// than the budget, or if non-zero data follow the end of that disk by more than slack. If
+// the user set a budget, the budget alone counts.
+func limitByTable(chunks Chunks, b *compress.Budget) Chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		limit := b.Limit()
+		end := int64(math.MaxInt64)
+		for c, err := range chunks {
+			if err == nil && c.Off == 0 {
+				if size := partition.DiskSize(bytes.NewReader(c.Data)); size > limit {
+					yield(image.Chunk{}, &compress.TooLargeError{Size: size, Max: limit})
+					return
+				} else if size > 0 && (b == nil || b.Max == 0) {
+					end = size + slack
+				}
+			}
+			if err == nil && c.Off >= end && len(bytes.TrimLeft(c.Data, "\x00")) > 0 {
+				yield(image.Chunk{}, fmt.Errorf("its partition table is for a disk of %d bytes, but more data follow at byte %d; unpack all the same with --max-unpacked", end-slack, c.Off))
+				return
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
