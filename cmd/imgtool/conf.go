@@ -50,10 +50,10 @@ func applyValue(o *build.Options, key string, v shconf.Value, u *ui) error {
 			o.Vars[c.Vars[key]] = v.Text
 		}
 	case slices.ContainsFunc(c.Lists, func(l boards.List) bool { return l.Key == key }):
-		return o.Board.SetList(key, listOf(v))
+		return o.Board.SetList(key, v.Fields())
 	case slices.ContainsFunc(c.Fixed, func(f boards.Fixed) bool { return f.Key == key }):
 		for _, f := range c.Fixed {
-			if got := listOf(v); f.Key == key && !slices.Equal(got, f.Is) {
+			if got := v.Fields(); f.Key == key && !slices.Equal(got, f.Is) {
 				return fmt.Errorf("it is %s, and only %s is known here", quoted(got), quoted(f.Is))
 			}
 		}

@@ -478,12 +478,7 @@ func runProvisionStatus(ctx context.Context, address string, opt provisionOption
 		err = u.printf("%s: %s\n", c.URL(), words)
 	}
 	if err == nil && !same {
-		err = &otherConfigError{c.URL() + ": " + words}
+		err = fault.New(fault.Mismatch, "%s: %s", c.URL(), words)
 	}
 	return err
 }
-
-// otherConfigError is a device with another configuration than asked for.
-type otherConfigError struct{ what string }
-
-func (e *otherConfigError) Error() string { return e.what }

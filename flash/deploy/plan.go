@@ -176,6 +176,15 @@ func (p *Plan) BodySize() (n int64) {
 	return n
 }
 
+// ExpectedSize returns the number of bytes of [Plan.Expected], 0 if it is not known.
+func (p *Plan) ExpectedSize() int64 {
+	n := p.BodySize()
+	if n > 0 {
+		n += p.start
+	}
+	return n
+}
+
 // Need returns what the image requires of a disk.
 func (p *Plan) Need() disk.Need {
 	n := Need(p.src)

@@ -49,11 +49,7 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 		return 0, err
 	}
 	defer t.Close()
-	total := p.BodySize()
-	if total > 0 {
-		total += p.start
-	}
-	compared := opt.Monitor.Phase("comparing", total)
+	compared := opt.Monitor.Phase("comparing", p.ExpectedSize())
 	err = flash.Compare(ctx, t, expected, opt.patience(d.Path), func(k int64) { n += k; compared.Add(k) })
 	if errors.As(err, new(*image.MismatchError)) && src.Manifest == nil {
 		err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", src.Name)

@@ -115,7 +115,7 @@ func LiveBoard(conf map[string]shconf.Value) (*boards.Board, error) {
 		}
 		wrong := 0
 		for _, f := range b.Conf.Fixed {
-			if v, ok := conf[f.Key]; ok && !slices.Equal(fields(v), f.Is) {
+			if v, ok := conf[f.Key]; ok && !slices.Equal(v.Fields(), f.Is) {
 				wrong++
 			}
 		}
@@ -132,9 +132,6 @@ func LiveBoard(conf map[string]shconf.Value) (*boards.Board, error) {
 	}
 	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))
 }
-
-// fields returns the words of a setting.
-func fields(v shconf.Value) []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
 
 // LiveMedia returns the names of the media that a board makes from its root.
 func LiveMedia(b *boards.Board) (names []string) {

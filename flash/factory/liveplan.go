@@ -54,7 +54,7 @@ func (l *live) checkConf(files bool) error {
 	var errs []error
 	each := func(keys []string, check func(key, value string) error) {
 		for _, key := range keys {
-			for _, value := range fields(l.opt.Conf[key]) {
+			for _, value := range l.opt.Conf[key].Fields() {
 				errs = append(errs, check(key, value))
 			}
 		}
@@ -184,7 +184,7 @@ func (l *live) buildOptions(root *tree.Tree) (build.Options, error) {
 		}
 	}
 	for _, key := range l.board.Conf.Require {
-		o.Allow = append(o.Allow, fields(l.opt.Conf[key])...)
+		o.Allow = append(o.Allow, l.opt.Conf[key].Fields()...)
 	}
 	for _, m := range l.media {
 		o.Sizes[m.name] = m.disk.Size / 512 * 512
