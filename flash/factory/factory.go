@@ -56,7 +56,7 @@ type medium struct {
 	*deploy.Target
 	plan   *deploy.Plan // of the image with per-unit data, fitted to the disk
 	files  []string     // names of the per-unit files
-	status status       // of the disk before it is written
+	status Status       // of the disk before it is written
 }
 
 // New returns the factory of a unit.
@@ -137,7 +137,7 @@ func (f *Factory) prepare(ctx context.Context) error {
 		if err := m.compose(files, f.opt.Unit.Name()); err != nil {
 			return fmt.Errorf("%s: %w", m.src.Name, err)
 		}
-		m.status = readStatus(m.disk, m.src.Manifest, &f.opt.Board.Unit)
+		m.status = ReadStatus(m.disk, m.src.Manifest, &f.opt.Board.Unit)
 	}
 	if err := f.checkStatus(); err != nil {
 		return err
@@ -262,17 +262,17 @@ func (f *Factory) checkStatus() error {
 		switch {
 		case f.opt.Reprovision && s.err != nil:
 			f.opt.Monitor.Infof("%s: its content cannot be read and will be lost (%v)", path, s.err)
-		case f.opt.Reprovision && s.done:
+		case f.opt.Reprovision && s.Done:
 			f.opt.Monitor.Infof("%s: its content will be lost: %s", path, s)
 		case f.opt.Reprovision:
 		case s.err != nil:
 			return &disk.RefusedError{Disk: path, Reason: fmt.Sprintf("its content cannot be read (%v), so it may be in use by a unit; pass --reprovision to lose it", s.err)}
-		case s.done && !(same && unfinished):
+		case s.Done && !(same && unfinished):
 			return &disk.RefusedError{Disk: path, Reason: s.String() + ": pass --reprovision to lose what is on it"}
-		case s.done:
+		case s.Done:
 			f.opt.Monitor.Infof("%s: %s: it is compared, and what differs is written", path, s)
 		}
-		unfinished = unfinished || !s.done
+		unfinished = unfinished || !s.Done
 	}
 	return nil
 }

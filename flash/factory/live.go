@@ -327,7 +327,7 @@ func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
 	for i, m := range l.media {
 		step := l.board.Live.Media[i].Step
 		// A disk that can say that it is done must say so.
-		if !done[step] || !m.status.done && m.hasState() {
+		if !done[step] || !m.status.Done && m.hasState() {
 			if err := l.write(ctx, []*medium{m}); err != nil {
 				return err
 			}

@@ -128,12 +128,12 @@ func (l *live) plan(ctx context.Context) error {
 		if err := m.compose(nil, ""); err != nil {
 			return err
 		}
-		m.status = readStatus(m.disk, img.Manifest, &l.board.Unit)
+		m.status = ReadStatus(m.disk, img.Manifest, &l.board.Unit)
 		l.journal.Build = img.Manifest.BuildID
 		switch s := m.status; {
 		case s.isForAnother(l.receipt.Values) && !l.opt.Reprovision:
 			return &disk.RefusedError{Disk: m.disk.Path, Reason: s.String() + ", and belongs to another unit: pass --reprovision to lose what is on it"}
-		case s.done:
+		case s.Done:
 			l.log("%s: its content will be lost: %s", m.disk.Path, s)
 		}
 	}

@@ -13,27 +13,27 @@ import (
 	"imgtool/image/statefile"
 )
 
-// status is what a disk says about its provisioning.
-type status struct {
+// Status is what a disk says about its provisioning.
+type Status struct {
 	where  string // a file and its partition
 	step   string // "6 of 6", if there is a state file
-	done   bool
+	Done   bool   // it was provisioned completely
 	build  string
-	unit   string            // name of the unit
+	Unit   string            // name of the unit
 	values map[string]string // of the unit's variables that a file on the disk is for; "" if it is missing
 	err    error             // why it cannot be read
 }
 
-// readStatus reads the status of a disk from the places of a manifest.
-func readStatus(d *disk.Disk, m *artifact.Manifest, def *boardinfo.Unit) status {
-	s := status{values: map[string]string{}}
+// ReadStatus reads the status of a disk from the places of a manifest.
+func ReadStatus(d *disk.Disk, m *artifact.Manifest, def *boardinfo.Unit) Status {
+	s := Status{values: map[string]string{}}
 	for _, part := range m.Partitions {
 		if part.State == "" {
 			continue
 		}
 		text, _ := deploy.ReadFile(d, part, part.State)
 		if last, ok := statefile.Last(text); ok {
-			s.where, s.step, s.done = part.State+" on "+part.Name, fmt.Sprintf("%d of %d", last.Step, last.Steps), last.Final()
+			s.where, s.step, s.Done = part.State+" on "+part.Name, fmt.Sprintf("%d of %d", last.Step, last.Steps), last.Final()
 			s.build = cmp.Or(last.Build, s.build)
 		}
 	}
@@ -46,12 +46,12 @@ func readStatus(d *disk.Disk, m *artifact.Manifest, def *boardinfo.Unit) status 
 		}
 		s.readUnit(d, m.Partitions[i], place, def)
 	}
-	s.unit = nameIn(def, s.values)
+	s.Unit = nameIn(def, s.values)
 	return s
 }
 
 // readUnit reads the unit's variables from a place on a disk.
-func (s *status) readUnit(d *disk.Disk, part artifact.Partition, place boardinfo.Place, def *boardinfo.Unit) {
+func (s *Status) readUnit(d *disk.Disk, part artifact.Partition, place boardinfo.Place, def *boardinfo.Unit) {
 	for _, name := range place.Files {
 		f, _ := def.File(name)
 		v, ok := def.Holds(f)
@@ -67,13 +67,13 @@ func (s *status) readUnit(d *disk.Disk, part artifact.Partition, place boardinfo
 		case err != nil:
 			s.err = fmt.Errorf("%s: %w", part.Name, err)
 		case text != "":
-			s.where, s.done = cmp.Or(s.where, path+" on "+part.Name), true
+			s.where, s.Done = cmp.Or(s.where, path+" on "+part.Name), true
 		}
 	}
 }
 
 // String returns the status as a clause.
-func (s status) String() string {
+func (s Status) String() string {
 	var about []string
 	if s.step != "" {
 		about = append(about, "step "+s.step)
@@ -81,14 +81,14 @@ func (s status) String() string {
 	if s.build != "" {
 		about = append(about, "build "+s.build)
 	}
-	if s.unit != "" {
-		about = append(about, "unit "+s.unit)
+	if s.Unit != "" {
+		about = append(about, "unit "+s.Unit)
 	}
 	return fmt.Sprintf("%s says that it was provisioned (%s)", s.where, strings.Join(about, ", "))
 }
 
 // isFor reports whether the disk has the values of a unit.
-func (s status) isFor(values map[string]string) bool {
+func (s Status) isFor(values map[string]string) bool {
 	for name, v := range s.values {
 		if values[name] != v {
 			return false
@@ -98,7 +98,7 @@ func (s status) isFor(values map[string]string) bool {
 }
 
 // isForAnother reports whether the disk has a value of another unit.
-func (s status) isForAnother(values map[string]string) bool {
+func (s Status) isForAnother(values map[string]string) bool {
 	for name, v := range s.values {
 		if v != "" && values[name] != v {
 			return true
@@ -108,4 +108,4 @@ func (s status) isForAnother(values map[string]string) bool {
 }
 
 // hasUnit reports whether the disk has a value of any unit.
-func (s status) hasUnit() bool { return s.isForAnother(nil) }
+func (s Status) hasUnit() bool { return s.isForAnother(nil) }
