@@ -8,7 +8,7 @@ ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 GOTESTSUM = gotest.tools/gotestsum@v1.13.0
 
-FIRST_BOOT = image/build/starter/first-boot/first-boot
+FIRST_BOOT = image/starter/first-boot/first-boot
 
 .PHONY: help build release first-boot image test short race soak lint bench fuzz clean
 

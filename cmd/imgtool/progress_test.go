@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"imgtool/flash/deploy"
 )
 
 // A rate is shown when it means something, and the time that is left is that of all phases.
@@ -12,7 +14,7 @@ func TestRatesAndTimesAreThoseOfAllPhases(t *testing.T) {
 	var log bytes.Buffer
 	u := &ui{stderr: &log, stdout: &log}
 	const mib = 1 << 20
-	u.Expect(deploy.Phase{"writing", 300 * mib}, deploy.Phase{"reading back", 300 * mib}, deploy.Phase{"after", 100 * mib})
+	u.Expect(deploy.Phase{Name: "writing", Total: 300 * mib}, deploy.Phase{Name: "reading back", Total: 300 * mib}, deploy.Phase{Name: "after", Total: 100 * mib})
 	u.phases("writing", 300*mib)(100 * mib)
 	p := u.phase
 	if p.later != 400*mib {

@@ -18,7 +18,7 @@ import (
 func needFirstBoot(t *testing.T) {
 	t.Helper()
 	needVM(t)
-	if _, err := os.Stat("../../image/build/starter/first-boot/first-boot"); err != nil {
+	if _, err := os.Stat("../../image/starter/first-boot/first-boot"); err != nil {
 		imagetest.Skip(t, "first-boot is not a part of this imgtool: run make first-boot")
 	}
 }

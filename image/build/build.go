@@ -32,6 +32,7 @@ import (
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
+	"imgtool/image/starter"
 	"imgtool/image/swap"
 	"imgtool/image/tree"
 	"imgtool/image/uboot"
@@ -115,13 +116,11 @@ func (e *MissingInputsError) Error() string {
 	return fmt.Sprintf("%s needs the inputs %s, and they are not there", e.Board, list)
 }
 
-const starterScheme = "starter:"
-
 // builder is the state of one Build, in the order it comes about.
 type builder struct {
 	Options
-	disks    []*disk
-	packages packages
+	disks   []*disk
+	starter *starter.System
 
 	root   *source.Root
 	trees  map[string]*tree.Tree
@@ -149,7 +148,7 @@ type disk struct {
 // for is found before the squashfs is made, as far as can be.
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{}, parts: map[string]image.Content{},
-		packages: packages{open: opt.Opener.Packages, loaded: map[string]*source.Package{}}}
+		starter: starter.New(starter.Options{Board: opt.Board, Vars: opt.Vars, Time: opt.Time, Packages: opt.Opener.Packages})}
 	if b.Slots == "" {
 		b.Slots = "a"
 	}
@@ -233,15 +232,15 @@ func (b *builder) check() (err error) {
 		}
 	}
 	inputs := b.Board.Inputs()
-	starter := len(b.Inputs) == 0
-	if starter {
+	none := len(b.Inputs) == 0
+	if none {
 		b.Inputs = map[string]string{}
 	}
 	var missing []string
 	for _, name := range inputs {
 		_, optional := b.Board.IsOptional(name)
 		switch {
-		case starter && (!optional || b.Board.Starter.Inputs[name] != ""):
+		case none && (!optional || b.Board.Starter.Inputs[name] != ""):
 			b.Inputs[name] = "starter"
 		case b.Inputs[name] == "" && !optional:
 			missing = append(missing, name)
@@ -311,10 +310,8 @@ func (b *builder) open(ctx context.Context) (err error) {
 		case b.Root != nil:
 			c := *b.Root
 			b.root = &c
-		case ref == starterScheme+"rootfs":
-			b.root, err = b.openStarterRoot(ctx)
-		case ref == starterScheme+"photon":
-			b.root, err = b.openStarterPhoton(ctx)
+		case strings.HasPrefix(ref, starter.Scheme):
+			b.root, err = b.starter.Root(ctx, ref)
 		default:
 			b.root, err = b.Opener.Root(ctx, ref)
 		}
@@ -332,7 +329,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
 		}
 		// What runs is one unit, and no starter has any of it.
-		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starterScheme) {
+		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starter.Scheme) {
 			err = b.warnPerUnit()
 		}
 		if err != nil {
@@ -390,7 +387,7 @@ func (b *builder) openAhead(ctx context.Context) (end func()) {
 	b.ahead = map[string]func() (*source.File, error){}
 	var opening sync.WaitGroup
 	for name, ref := range b.Inputs {
-		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starterScheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
+		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starter.Scheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
 			continue
 		}
 		open := sync.OnceValues(func() (*source.File, error) { return b.Opener.File(ctx, ref) })
@@ -407,11 +404,8 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	if open := b.ahead[ref]; open != nil {
 		return open()
 	}
-	if ref == starterScheme+"initrd" {
-		return b.openStarterInitrd(ctx)
-	}
-	if ref == starterScheme+"dtb" {
-		return fileOf(bytes.NewReader(deviceTree(photonStarter)), "made for QEMU, and describes no board")
+	if strings.HasPrefix(ref, starter.Scheme) {
+		return b.starter.File(ctx, ref)
 	}
 	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
 		t := (*tree.Tree)(nil)
@@ -434,7 +428,7 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 		if n.Type() != tree.Regular || n.Content == nil {
 			return nil, fmt.Errorf("%s is no file with anything in it", ref)
 		}
-		return fileOf(n.Content, "")
+		return source.NewFile(n.Content, "")
 	}
 	return b.Opener.File(ctx, ref)
 }
@@ -496,14 +490,6 @@ func unsparse(c image.Content) (image.Content, error) {
 	return simg.Zeroed(m)
 }
 
-func fileOf(c image.Content, origin string) (*source.File, error) {
-	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(c, 0, c.Size())); err != nil {
-		return nil, err
-	}
-	return &source.File{Content: c, SHA256: hex.EncodeToString(h.Sum(nil)), Origin: origin}, nil
-}
-
 // identify derives the build id, and what all identifiers come from, from
 // everything that makes a difference but the seed.
 func (b *builder) identify(ctx context.Context) error {
@@ -551,13 +537,10 @@ func (b *builder) identify(ctx context.Context) error {
 	if b.buildID = b.BuildID; b.buildID == "" {
 		b.buildID = hex.EncodeToString(b.digest[:8])
 	}
-	switch b.Inputs["rootfs"] {
-	case starterScheme + "rootfs":
-		return stamp(b.root.Tree, "imgtool starter", b.buildID, b.Time)
-	case starterScheme + "photon":
-		return stamp(b.root.Tree, photonStarter, b.buildID, b.Time)
+	if b.root == nil {
+		return nil
 	}
-	return nil
+	return b.starter.Stamp(b.Inputs["rootfs"], b.root.Tree, b.buildID)
 }
 
 // derived is a hash of what went in and a name.
@@ -744,7 +727,7 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 // in its own way.
 func (b *builder) slotSelect() string {
 	by := b.Board.Script.SlotSelect
-	if b.Inputs["rootfs"] == starterScheme+"rootfs" {
+	if b.Inputs["rootfs"] == starter.Scheme+"rootfs" {
 		by = cmp.Or(b.Board.Starter.SlotSelect, by)
 	}
 	return cmp.Or(by, boards.SlotSelects[0])

@@ -146,7 +146,7 @@ func (u *unit) powerOn() (slot, log string) {
 // linux is the first boot's partitions, and mark-good of the starter.
 func (u *unit) linux(args ...string) {
 	u.t.Helper()
-	script, err := os.ReadFile("starter/mark-good.sh")
+	script, err := os.ReadFile("../starter/scripts/mark-good.sh")
 	if err != nil {
 		u.t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package build
+package starter
 
 import (
 	"cmp"
@@ -17,19 +17,19 @@ import (
 	"imgtool/image/tree"
 )
 
-// library is a shared library, or a program, on its way into a tree.
+// library is a shared library or a program whose dependencies are to be added.
 type library struct {
 	image.Content
 	name string // of the file
 }
 
-// programs puts programs of Debian packages into a folder of the tree, and the shared
-// libraries they need into lib, where their loader looks last. The libraries are looked
-// for in the packages that those of the programs depend on. from are the packages that
-// something was taken of.
-func (p *planter) programs(ctx context.Context, packages *packages, folder string, list []boards.Program) (from []*source.Package, err error) {
-	if len(list) == 0 || p.err != nil {
-		return nil, p.err
+// programs adds programs of Debian packages to a directory, and the shared libraries they
+// need to lib, the last directory in which the loader looks. It finds the libraries in the
+// packages that those of the programs depend on, and returns the packages it took a file
+// from.
+func (b *treeBuilder) programs(ctx context.Context, packages *packages, dir string, list []boards.Program) (from []*source.Package, err error) {
+	if len(list) == 0 || b.err != nil {
+		return nil, b.err
 	}
 	take := func(pkg *source.Package) {
 		if !slices.Contains(from, pkg) {
@@ -44,7 +44,7 @@ func (p *planter) programs(ctx context.Context, packages *packages, folder strin
 	if _, err := packages.gather(ctx, names); err != nil {
 		return nil, err
 	}
-	var pool []*source.Package // all that is looked through, in order
+	var pool []*source.Package // packages to search, in order
 	var todo []library
 	for _, prog := range list {
 		pkg, c, err := packages.file(ctx, prog)
@@ -59,9 +59,9 @@ func (p *planter) programs(ctx context.Context, packages *packages, folder strin
 		}
 		take(pkg)
 		name := path.Base(prog.Path)
-		dir := cmp.Or(prog.Dir, folder)
-		p.parents(dir)
-		p.file(dir+"/"+name, 0o755, c)
+		into := cmp.Or(prog.Dir, dir)
+		b.parents(into)
+		b.file(into+"/"+name, 0o755, c)
 		todo = append(todo, library{c, name})
 	}
 	placed := map[string]bool{}
@@ -82,22 +82,21 @@ func (p *planter) programs(ctx context.Context, packages *packages, folder strin
 					return nil, err
 				}
 				if len(pool) == n {
-					return nil, fmt.Errorf("%s needs %s, which no package it depends on has", todo[0].name, name)
+					return nil, fmt.Errorf("%s needs %s, which is not in the packages it depends on", todo[0].name, name)
 				}
 				pkg, c = libraryIn(pool[n:], name)
 			}
 			placed[file] = true
 			take(pkg)
-			p.file(file, 0o755, c)
+			b.file(file, 0o755, c)
 			todo = append(todo, library{c, name})
 		}
 		todo = todo[1:]
 	}
-	return from, p.err
+	return from, b.err
 }
 
-// needs are the paths that a program needs something at: its loader, and shared
-// libraries in lib.
+// needs returns the paths of the loader and of the shared libraries that an ELF file needs.
 func (l library) needs() (paths []string, err error) {
 	f, err := elf.NewFile(l)
 	if err != nil {
@@ -122,7 +121,7 @@ func (l library) needs() (paths []string, err error) {
 	return paths, nil
 }
 
-// libraryIn is the first file of a name that a library could have.
+// libraryIn returns the first file of a name in a directory lib, or nil.
 func libraryIn(pool []*source.Package, name string) (*source.Package, image.Content) {
 	for _, pkg := range pool {
 		for file, n := range pkg.Tree.All() {
@@ -137,7 +136,7 @@ func libraryIn(pool []*source.Package, name string) (*source.Package, image.Cont
 	return nil, nil
 }
 
-// file is a program in the first of its packages that has it.
+// file returns a program from the first of its packages that has it.
 func (p *packages) file(ctx context.Context, prog boards.Program) (*source.Package, image.Content, error) {
 	var tried []string
 	for name := range strings.SplitSeq(prog.Package, "|") {
@@ -157,16 +156,16 @@ func (p *packages) file(ctx context.Context, prog boards.Program) (*source.Packa
 		}
 		tried = append(tried, pkg.Name+" "+pkg.Version)
 	}
-	return nil, nil, &noProgramError{fmt.Sprintf("there is no /%s in %s", prog.Path, strings.Join(tried, " or "))}
+	return nil, nil, &noProgramError{fmt.Sprintf("no /%s in %s", prog.Path, strings.Join(tried, " or "))}
 }
 
-// noProgramError is a program that no package has. It is fs.ErrNotExist.
+// noProgramError means that no package has a program. It is fs.ErrNotExist.
 type noProgramError struct{ text string }
 
 func (e *noProgramError) Error() string        { return e.text }
 func (e *noProgramError) Is(target error) bool { return target == fs.ErrNotExist }
 
-// deeper are packages, and those with libraries that they depend on.
+// deeper returns packages and the packages with libraries that they depend on.
 func (p *packages) deeper(ctx context.Context, pool []*source.Package) ([]*source.Package, error) {
 	var names []string
 	for _, pkg := range pool {
@@ -178,4 +177,35 @@ func (p *packages) deeper(ctx context.Context, pool []*source.Package) ([]*sourc
 	}
 	more, err := p.gather(ctx, names)
 	return append(pool, more...), err
+}
+
+// packages are Debian packages, each opened once.
+type packages struct {
+	open   func(ctx context.Context, names ...string) ([]*source.Package, error)
+	loaded map[string]*source.Package
+}
+
+// get returns one package.
+func (p *packages) get(ctx context.Context, name string) (*source.Package, error) {
+	all, err := p.gather(ctx, []string{name})
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// gather returns packages, and opens at once those that were not opened before.
+func (p *packages) gather(ctx context.Context, names []string) (all []*source.Package, err error) {
+	lacking := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return p.loaded[name] != nil })
+	opened, err := p.open(ctx, lacking...)
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range lacking {
+		p.loaded[name] = opened[i]
+	}
+	for _, name := range names {
+		all = append(all, p.loaded[name])
+	}
+	return all, nil
 }

@@ -1,0 +1,104 @@
+package starter
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"slices"
+	"strings"
+
+	"imgtool/boards"
+	"imgtool/image/source"
+	"imgtool/image/tree/sums"
+)
+
+var (
+	//go:embed scripts/functions.sh
+	initrdFunctions string
+	//go:embed scripts/initrd-init.sh
+	initrdInit string
+	//go:embed scripts/rcS.sh
+	rcS string
+	//go:embed scripts/disk.sh
+	initrdDisk string
+	//go:embed scripts/mark-good.sh
+	markGood string
+	//go:embed scripts/udhcpc.sh
+	udhcpc string
+	//go:embed scripts/boot-to-ums.sh
+	bootToUMS string
+)
+
+// slotInitrd returns an initrd that makes the deferred partitions, mounts the slot's root
+// file system and the data partition, and starts init.
+func (s *System) slotInitrd(ctx context.Context) (*source.File, error) {
+	opt := s.Board.Starter
+	from, err := s.packages.gather(ctx, []string{opt.Busybox, opt.Kernel})
+	if err != nil {
+		return nil, err
+	}
+	modules, err := modulesWithDependencies(from[1], opt.Modules)
+	if err != nil {
+		return nil, err
+	}
+	b := newInitrd(from[0], modules, map[string]string{"init": initrdInit}, s.Time)
+	b.text("disk", initrdDisk)
+	b.dirs(0o755, "etc etc/repart.d")
+	for _, d := range s.Board.Repart() {
+		b.text("etc/repart.d/"+d.Name, d.Text)
+	}
+	more, err := b.programs(ctx, &s.packages, "bin", programsIn(opt, "initrd"))
+	if err != nil {
+		return nil, err
+	}
+	data, err := b.initrd()
+	if err != nil {
+		return nil, err
+	}
+	return source.NewFile(bytes.NewReader(data), origin(append(from, more...)))
+}
+
+// slotRoot returns a root file system of busybox. Its init runs rcS, which prints the slot
+// and the build, and gives a console.
+func (s *System) slotRoot(ctx context.Context) (*source.Root, error) {
+	busybox, err := s.packages.get(ctx, s.Board.Starter.Busybox)
+	if err != nil {
+		return nil, err
+	}
+	var services []string
+	provisioning := firstBoot()
+	if provisioning != nil {
+		services = []string{"/sbin/first-boot"}
+	}
+	b := newRoot(busybox, s.Board.Name, rcS, s.Time, services...)
+	b.dirs(0o755, "data lib etc/ssh")
+	b.script("etc/udhcpc.sh", udhcpc)
+	// The services that first-boot runs drop their privileges to these.
+	b.text("etc/passwd", "root::0:0:root:/root:/bin/sh\nsshd:x:74:74::/run/sshd:/bin/false\ndnsmasq:x:75:75::/var:/bin/false\n_chrony:x:76:76::/var:/bin/false\n")
+	b.text("etc/group", "root:x:0:\nsshd:x:74:\ndnsmasq:x:75:\n_chrony:x:76:\n")
+	b.script("sbin/boot_to_ums", bootToUMS)
+	if provisioning != nil {
+		b.file("sbin/first-boot", 0o755, provisioning)
+	}
+	b.script("sbin/mark-good", markGood)
+	more, err := b.programs(ctx, &s.packages, "usr/bin", programsIn(s.Board.Starter, "rootfs"))
+	if err != nil {
+		return nil, err
+	}
+	digest, known, err := sums.Digest(ctx, b.tree, sums.Options{})
+	return &source.Root{Tree: b.tree, Digest: digest, Sums: known, Origin: origin(append([]*source.Package{busybox}, more...))}, err
+}
+
+// origin returns the names and versions of packages.
+func origin(packages []*source.Package) string {
+	var all []string
+	for _, p := range packages {
+		all = append(all, p.Name+" "+p.Version)
+	}
+	return strings.Join(all, ", ")
+}
+
+// programsIn returns the programs for the initrd or the rootfs.
+func programsIn(s boards.Starter, in string) []boards.Program {
+	return slices.DeleteFunc(slices.Clone(s.Programs), func(p boards.Program) bool { return p.In != in })
+}
