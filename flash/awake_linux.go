@@ -8,12 +8,12 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Awake keeps this machine from going to sleep until release is called. Where
-// nothing puts machines to sleep, on a server or in a container, the error is
-// errors.ErrUnsupported.
+// Awake keeps the computer from going to sleep until release is called. why is shown by
+// systemd-inhibit --list. Without a login manager, as on a server or in a container, the
+// error is [errors.ErrUnsupported].
 //
-// systemd.io/INHIBITOR_LOCKS: the lock is held as long as a descriptor is open,
-// so it ends with the program, however that ends.
+// systemd holds the lock while a descriptor of it is open, so it ends with this program:
+// https://systemd.io/INHIBITOR_LOCKS
 func Awake(why string) (release func(), err error) {
 	bus, err := dbus.ConnectSystemBus()
 	if err != nil {
@@ -24,7 +24,7 @@ func Awake(why string) (release func(), err error) {
 	var lock dbus.UnixFD
 	err = bus.Object(login, "/org/freedesktop/login1").Call(login+".Manager.Inhibit", 0, "sleep:idle", "imgtool", why, "block").Store(&lock)
 	if e, ok := errors.AsType[dbus.Error](err); ok && (e.Name == "org.freedesktop.DBus.Error.ServiceUnknown" || e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner") {
-		return nil, fmt.Errorf("%w: nothing puts this machine to sleep: %v", errors.ErrUnsupported, err)
+		return nil, fmt.Errorf("%w: no login manager: %v", errors.ErrUnsupported, err)
 	}
 	if err != nil {
 		return nil, err

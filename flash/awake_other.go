@@ -4,5 +4,5 @@ package flash
 
 import "errors"
 
-// Awake knows no way here.
+// Awake is not supported on this system.
 func Awake(why string) (release func(), err error) { return nil, errors.ErrUnsupported }

@@ -19,7 +19,7 @@ import (
 
 const loopSize = 24 * mib
 
-// dirty makes a file of size bytes of 0xAA.
+// dirty creates a file of size bytes of 0xAA.
 func dirty(t *testing.T, size int64) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "disk")
@@ -57,7 +57,7 @@ func contents(t *testing.T, file string) []byte {
 	return b
 }
 
-func TestFlashALoopDevice(t *testing.T) {
+func TestRunLoopDevice(t *testing.T) {
 	file := dirty(t, loopSize)
 	d := find(t, imagetest.Loop(t, file))
 	if err := d.Check(disk.Need{Size: loopSize, SectorSize: 512}); err != nil {
@@ -95,8 +95,8 @@ func TestFlashALoopDevice(t *testing.T) {
 	}
 }
 
-func TestFlashARegularFile(t *testing.T) {
-	// No multiple of anything O_DIRECT likes.
+func TestRunRegularFile(t *testing.T) {
+	// Not a multiple of the alignment of O_DIRECT.
 	const size = 3*mib + 7*sector
 	file := dirty(t, size)
 	d := find(t, file)
@@ -125,7 +125,7 @@ func TestFlashARegularFile(t *testing.T) {
 	}
 }
 
-// hooked is a target that something happens to.
+// hooked is a target that calls hooks before writes and after flushes.
 type hooked struct {
 	*disk.Target
 	writes, syncs int
@@ -150,8 +150,8 @@ func (h *hooked) Sync() error {
 	return err
 }
 
-// A cache that still holds the good bytes must not hide that the disk does not.
-func TestReadingBackReadsTheDisk(t *testing.T) {
+// A page cache with the correct content must not hide wrong content on the disk.
+func TestReadBackBypassesCache(t *testing.T) {
 	file := dirty(t, loopSize)
 	dev := imagetest.Loop(t, file)
 	d := find(t, dev)
@@ -188,8 +188,8 @@ func TestReadingBackReadsTheDisk(t *testing.T) {
 		}
 	}
 
-	// The fourth flush follows the body: those of the first block, the wipes and the record
-	// come before.
+	// The fourth flush follows the body, after those of the first block, the wipes and the
+	// record.
 	target := &hooked{Target: open(t, d), afterSync: func(n int) {
 		if n == 4 {
 			spoil()
@@ -219,7 +219,7 @@ func TestReadingBackReadsTheDisk(t *testing.T) {
 	}
 }
 
-func TestADiskThatLosesItsMediumIsGone(t *testing.T) {
+func TestRunReportsRemovedMedium(t *testing.T) {
 	file := dirty(t, loopSize)
 	dev := imagetest.Loop(t, file)
 	target := &hooked{Target: open(t, find(t, dev)), afterSync: func(n int) {
@@ -236,7 +236,7 @@ func TestADiskThatLosesItsMediumIsGone(t *testing.T) {
 	}
 }
 
-func TestADiskBreaksInTheMiddle(t *testing.T) {
+func TestRunReportsDiskFailure(t *testing.T) {
 	p := newPayload(loopSize, 2*mib)
 	write := func(err error) bool {
 		e, ok := errors.AsType[*image.WriteError](err)
@@ -248,12 +248,12 @@ func TestADiskBreaksInTheMiddle(t *testing.T) {
 		then func(dir string, nbdkit *exec.Cmd) // in the midst of the writes
 		want func(error) bool
 	}{
-		{"it breaks", func(file, dir string) []string {
+		{"write errors", func(file, dir string) []string {
 			return []string{"--filter=error", "file", file, "error-pwrite=EIO", "error-pwrite-rate=100%", "error-pwrite-file=" + dir + "/inject"}
 		}, func(dir string, _ *exec.Cmd) { os.WriteFile(dir+"/inject", nil, 0o644) }, write},
-		{"its cable is cut", func(file, _ string) []string { return []string{"file", file} },
+		{"disconnected", func(file, _ string) []string { return []string{"file", file} },
 			func(_ string, nbdkit *exec.Cmd) { nbdkit.Process.Kill(); nbdkit.Wait() }, write},
-		{"it is well", func(file, _ string) []string { return []string{"file", file} }, nil,
+		{"no fault", func(file, _ string) []string { return []string{"file", file} }, nil,
 			func(err error) bool { return err == nil }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -276,7 +276,7 @@ func TestADiskBreaksInTheMiddle(t *testing.T) {
 	}
 }
 
-func TestAnInterruptedFlashOfADiskCanBeDoneAgain(t *testing.T) {
+func TestRunAfterInterruption(t *testing.T) {
 	file := dirty(t, loopSize)
 	dev := imagetest.Loop(t, file)
 	p := newPayload(loopSize, 2*mib)

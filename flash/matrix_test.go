@@ -12,12 +12,11 @@ import (
 	"imgtool/image"
 )
 
-// A fault breaks a disk around a byte of the body, for good or once.
+// fault breaks a disk around a byte of the body, permanently or once.
 type fault struct {
 	name   string
 	breaks func(f *fake, at int64, r *rand.Rand)
-	// loud says that an error must come of it; else it may be repaired, and then
-	// that is said.
+	// loud faults must cause an error; others may be repaired, which must be reported.
 	loud bool
 	is   func(error) bool
 }
@@ -31,7 +30,7 @@ func around(b []byte, off, at int64) bool { return off <= at && at < off+int64(l
 
 const hangs = "a disk that hangs"
 
-// faults are what disks and cables do.
+// faults are faults of disks and cables.
 var faults = []fault{
 	{"a bad sector", func(f *fake, at int64, _ *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
@@ -41,7 +40,7 @@ var faults = []fault{
 			return through, nil
 		}
 	}, true, is[*image.WriteError]},
-	{"a disk that is full too soon", func(f *fake, at int64, _ *rand.Rand) {
+	{"ENOSPC within the disk", func(f *fake, at int64, _ *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
 			if off+int64(len(b)) > at && off >= headSize && off < fakeSize-64*kib {
 				return int(max(0, at-off)) / sector * sector, syscall.ENOSPC
@@ -49,7 +48,7 @@ var faults = []fault{
 			return through, nil
 		}
 	}, true, is[*image.WriteError]},
-	{"a short write without a word", func(f *fake, at int64, _ *rand.Rand) {
+	{"a short write without an error", func(f *fake, at int64, _ *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
 			if around(b, off, at) {
 				return int(at-off) / sector * sector, nil
@@ -57,7 +56,7 @@ var faults = []fault{
 			return through, nil
 		}
 	}, true, is[*image.WriteError]},
-	{"a torn write that says it was whole", func(f *fake, at int64, r *rand.Rand) {
+	{"a torn write without an error", func(f *fake, at int64, r *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
 			if around(b, off, at) {
 				copy(b[at-off:], f.data[at:])
@@ -76,7 +75,7 @@ var faults = []fault{
 			return through, nil
 		}
 	}, true, is[*image.MismatchError]},
-	{"a flipped bit on its way to the disk", func(f *fake, at int64, r *rand.Rand) {
+	{"a flipped bit while writing", func(f *fake, at int64, r *rand.Rand) {
 		f.write = once(at, func(b []byte, off int64) { b[at-off] ^= 1 << r.IntN(8) })
 	}, false, is[*image.MismatchError]},
 	{"a stuck bit", func(f *fake, at int64, r *rand.Rand) {
@@ -88,7 +87,7 @@ var faults = []fault{
 			return through, nil
 		}
 	}, true, is[*image.MismatchError]},
-	{"a flipped bit on its way back", func(f *fake, at int64, r *rand.Rand) {
+	{"a flipped bit while reading", func(f *fake, at int64, r *rand.Rand) {
 		done := false
 		f.read = func(_ int, b []byte, off int64) error {
 			if around(b, off, at) && !done {
@@ -98,7 +97,7 @@ var faults = []fault{
 			return nil
 		}
 	}, false, is[*image.MismatchError]},
-	{"other bytes at every reading", func(f *fake, at int64, r *rand.Rand) {
+	{"different data at every read", func(f *fake, at int64, r *rand.Rand) {
 		f.read = func(op int, b []byte, off int64) error {
 			if around(b, off, at) {
 				b[at-off] ^= byte(1 + op%255)
@@ -114,7 +113,7 @@ var faults = []fault{
 			return nil
 		}
 	}, true, is[*flash.ReadError]},
-	{"a write that lands elsewhere", func(f *fake, at int64, r *rand.Rand) {
+	{"a write to another place", func(f *fake, at int64, r *rand.Rand) {
 		to := headSize + r.Int64N((fakeSize-headSize-512*kib)/image.Block)*image.Block
 		f.write = func(_ int, b []byte, off int64) (int, error) {
 			if around(b, off, at) && off != to {
@@ -124,8 +123,8 @@ var faults = []fault{
 			return through, nil
 		}
 	}, true, is[*image.MismatchError]},
-	{"two places that are one", func(f *fake, at int64, _ *rand.Rand) {
-		// Mending the one breaks the other. Pieces lie 192 KiB apart.
+	{"two places that share storage", func(f *fake, at int64, _ *rand.Rand) {
+		// Repairing one breaks the other. Pieces are 192 KiB apart.
 		one := at / image.Block * image.Block
 		other := one + 384*kib
 		if other >= fakeSize-256*kib {
@@ -153,7 +152,7 @@ var faults = []fault{
 			return nil
 		}
 	}, true, is[*image.WriteError]},
-	{"a pulled cable", func(f *fake, at int64, _ *rand.Rand) {
+	{"an unplugged disk", func(f *fake, at int64, _ *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
 			if f.gone = f.gone || around(b, off, at); f.gone {
 				return 0, syscall.ENOSPC
@@ -183,8 +182,8 @@ func once(at int64, change func(b []byte, off int64)) func(int, []byte, int64) (
 	}
 }
 
-// Every fault is found, with its place, or repaired and said; none is silent, and
-// none leaves a disk that boots.
+// Every fault is found, with its offset, or repaired and reported, and none leaves a bootable
+// disk.
 func TestFaultMatrix(t *testing.T) {
 	const seeds = 50
 	for _, c := range faults {
@@ -196,7 +195,7 @@ func TestFaultMatrix(t *testing.T) {
 			if c.name == hangs {
 				p.job.Stall = 100 * time.Millisecond
 			}
-			// A byte of a piece of the body, not one of a hole, nor at a sector's start.
+			// A byte of a piece of the body, not in a hole and not at the start of a sector.
 			var pieces []image.Chunk
 			for chunk := range p.job.Body {
 				pieces = append(pieces, chunk)
@@ -209,7 +208,7 @@ func TestFaultMatrix(t *testing.T) {
 			res, err := flash.Run(t.Context(), f, p.job, nil)
 			switch {
 			case err == nil && (c.loud || len(res.Repaired) == 0 || differ(p.want, f.data) >= 0):
-				t.Errorf("%s, seed %d, byte %d: nothing is said: repaired %+v", c.name, seed, at, res.Repaired)
+				t.Errorf("%s, seed %d, byte %d: no error, and repaired %+v", c.name, seed, at, res.Repaired)
 			case err == nil:
 				if s := res.Repaired[0].Span; at < s.Off || at >= s.End() {
 					t.Errorf("%s, seed %d: byte %d is repaired at %+v", c.name, seed, at, s)
@@ -222,8 +221,8 @@ func TestFaultMatrix(t *testing.T) {
 			default:
 				var wrong *image.MismatchError
 				var werr *image.WriteError
-				if errors.As(err, &wrong) && (at < wrong.Off-128*kib || at > wrong.Off+wrong.Len+128*kib) && c.name != "a write that lands elsewhere" && c.name != "two places that are one" ||
-					errors.As(err, &werr) && c.name != "a flush that fails" && (werr.Off > at || werr.Off < at-128*kib) && c.name != "a disk that is full too soon" {
+				if errors.As(err, &wrong) && (at < wrong.Off-128*kib || at > wrong.Off+wrong.Len+128*kib) && c.name != "a write to another place" && c.name != "two places that share storage" ||
+					errors.As(err, &werr) && c.name != "a flush that fails" && (werr.Off > at || werr.Off < at-128*kib) && c.name != "ENOSPC within the disk" {
 					t.Errorf("%s, seed %d: byte %d is found at %v", c.name, seed, at, err)
 				}
 				found++

@@ -18,7 +18,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// badDisk is a real block device that is bad in one way.
+// badDisk returns a block device with a fault; see testdata/bad.py for the modes.
 func badDisk(t *testing.T, file, mode string, at int64) (dev string, nbdkit *exec.Cmd) {
 	t.Helper()
 	if err := exec.Command(imagetest.Need(t, "nbdkit"), "python", "--version").Run(); err != nil {
@@ -28,7 +28,7 @@ func badDisk(t *testing.T, file, mode string, at int64) (dev string, nbdkit *exe
 		fmt.Sprint("real=", loopSize/4), "every=20")
 }
 
-// soak is the many of a large matrix, or the few of it that the usual run takes.
+// soak returns many if SOAK is set, else few.
 func soak(few, many int) int {
 	if os.Getenv("SOAK") != "" {
 		return many
@@ -36,7 +36,7 @@ func soak(few, many int) int {
 	return few
 }
 
-// seed is a seed for one run, which the log names; SEED sets it.
+// seed returns a random seed, which it logs, or the value of SEED.
 func seed(t *testing.T) uint64 {
 	t.Helper()
 	n := rand.Uint64()
@@ -50,19 +50,19 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
-// The faults of a real block device, through the kernel: each is found and named,
-// or repaired and said, and only a disk that is right boots.
-func TestFaultsOfARealBlockDevice(t *testing.T) {
+// Faults of a block device, through the kernel: each is found, or repaired and reported, and
+// only a disk with the right content is bootable.
+func TestBlockDeviceFaults(t *testing.T) {
 	number := seed(t)
 	broken := func(errno syscall.Errno) func(error) bool {
 		return func(err error) bool { return is[*image.WriteError](err) && errors.Is(err, errno) }
 	}
 	repaired := func(err error) bool { return err == nil }
-	// A loop device has no ENOSPC of its own; a write that fails is EIO to it.
+	// A loop device turns any failed write into EIO.
 	for _, c := range []struct {
 		mode string
 		want func(error) bool
-		said bool // it is well at the end, and a repair is told of
+		said bool // the disk is correct at the end, and a repair is reported
 	}{
 		{"wrap", is[*image.MismatchError], false}, // it is too small for the probe
 		{"drop", nil, true},
@@ -96,7 +96,7 @@ func TestFaultsOfARealBlockDevice(t *testing.T) {
 				for chunk := range p.job.Body {
 					pieces = append(pieces, chunk)
 				}
-				// Within a piece, and not where the next block begins.
+				// Within a piece, and not at the start of a block.
 				piece := pieces[r.IntN(len(pieces))]
 				at := piece.Off + r.Int64N(int64(len(piece.Data))/image.Block)*image.Block + 1 + r.Int64N(image.Block-2)
 				if c.mode == "nospace" {
@@ -113,9 +113,9 @@ func TestFaultsOfARealBlockDevice(t *testing.T) {
 					t.Logf("byte %d: %v", at, err)
 					switch {
 					case c.want == nil:
-						// Some of these strike what can be written again, some what cannot.
+						// Some of these strike content that can be written again, some content that cannot.
 						if err == nil && len(res.Repaired) == 0 {
-							t.Error("nothing is said")
+							t.Error("no error and no repair")
 						}
 					case !c.want(err):
 						t.Errorf("byte %d: %v", at, err)
@@ -126,7 +126,7 @@ func TestFaultsOfARealBlockDevice(t *testing.T) {
 					if c.want != nil && errors.As(err, &wrong) && c.mode != "elsewhere" && c.mode != "wrap" && (at < wrong.Off || at >= wrong.Off+wrong.Len) && c.mode != "torn" && c.mode != "lost" {
 						t.Errorf("byte %d is found at %d, %d bytes", at, wrong.Off, wrong.Len)
 					}
-					// A write is up to two pieces long, and fails somewhere in it.
+					// A write has up to two pieces, and fails somewhere in it.
 					if werr, ok := errors.AsType[*image.WriteError](err); ok && c.mode != "badflush" && (werr.Off < at-mib || werr.Off > at && c.mode == "eio") {
 						t.Errorf("byte %d fails at %d", at, werr.Off)
 					}
@@ -138,7 +138,7 @@ func TestFaultsOfARealBlockDevice(t *testing.T) {
 						t.Errorf("it boots after %v", err)
 					}
 					if c.mode == "hang" {
-						// Nothing that waits for the disk must keep the test waiting.
+						// End operations in flight, so that the test can end.
 						exec.Command("pkill", "-KILL", "-f", "file="+file).Run()
 					}
 				})
@@ -147,16 +147,16 @@ func TestFaultsOfARealBlockDevice(t *testing.T) {
 	}
 }
 
-// The power goes in the middle of it, with all the disk had not put away yet:
-// what comes back either has no table, or is right to the last byte.
-func TestPowerLossWithAVolatileCache(t *testing.T) {
+// The power fails during a run, and the disk loses what it had not stored yet. Afterwards
+// the disk has no table, or the right content to the last byte.
+func TestPowerLoss(t *testing.T) {
 	number := seed(t)
 	whole := 0
 	for i := range uint64(soak(6, 50)) {
 		r := rand.New(rand.NewPCG(number, i))
 		p := newPayload(loopSize, 512*kib)
 		file := dirty(t, loopSize)
-		// The disk boots something older.
+		// The disk has an older bootable image.
 		copyInto(t, file, p.want[:image.Block], 0)
 		cut := r.IntN(60)
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -196,9 +196,8 @@ func copyInto(t *testing.T, file string, b []byte, off int64) {
 	}
 }
 
-// A desktop that mounts whatever it sees does not get at a disk while it is
-// written, neither at its old partitions nor at its new ones.
-func TestNobodyMountsADiskThatIsWritten(t *testing.T) {
+// While a disk is written, a desktop can mount neither its old partitions nor its new ones.
+func TestDiskCannotBeMountedDuringRun(t *testing.T) {
 	file := dirty(t, loopSize)
 	dev := imagetest.Loop(t, file)
 	imagetest.Run(t, "mkfs.ext4", "-q", "-F", dev)

@@ -5,10 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"iter"
-	"math/rand/v2"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -19,153 +16,7 @@ import (
 	"imgtool/image"
 )
 
-const (
-	kib = 1 << 10
-	mib = 1 << 20
-
-	sector    = 512
-	recordOff = 32 * kib
-	headSize  = 256 * kib // what lies before the first partition
-	backup    = 33 * sector
-)
-
-// payload is a job and what the disk shall look like after it.
-type payload struct {
-	job  flash.Job
-	want []byte // 0xAA where nothing is written
-}
-
-// newPayload makes a job for a disk of size bytes: body in pieces with holes, a
-// head with a table, a backup table in the last sectors.
-func newPayload(size int64, piece int) payload {
-	rng := rand.NewChaCha8([32]byte{1})
-	want := bytes.Repeat([]byte{0xaa}, int(size))
-	rng.Read(want[:headSize])
-	rng.Read(want[size-backup:])
-	var body []image.Chunk
-	for off := int64(headSize); off+int64(piece) <= size-64*kib; off += int64(piece) * 3 / 2 / image.Block * image.Block {
-		rng.Read(want[off : off+int64(piece)])
-		body = append(body, image.Chunk{Off: off, Data: bytes.Clone(want[off : off+int64(piece)])})
-	}
-	at := func(off, n int64) image.Chunk { return image.Chunk{Off: off, Data: bytes.Clone(want[off : off+n])} }
-	return payload{
-		want: want,
-		job: flash.Job{
-			Wipe:      []image.Span{{Off: 0, Len: 64 * kib}, {Off: size - backup, Len: backup}},
-			Record:    []byte("in progress: 0123456789"),
-			RecordOff: recordOff,
-			Body:      chunks(body),
-			BodySize:  int64(len(body) * piece),
-			Head: func() ([]image.Chunk, error) {
-				return []image.Chunk{at(0, 128*kib), at(128*kib, headSize-128*kib), at(size-backup, backup)}, nil
-			},
-		},
-	}
-}
-
-func chunks(list []image.Chunk) iter.Seq2[image.Chunk, error] {
-	return func(yield func(image.Chunk, error) bool) {
-		for _, c := range list {
-			if !yield(c, nil) {
-				return
-			}
-		}
-	}
-}
-
-// bootable is whether a firmware would find the new table.
-func (p payload) bootable(disk []byte) bool {
-	return bytes.Equal(disk[:image.Block], p.want[:image.Block])
-}
-
-// fake is a disk in memory that holds 0xAA and breaks as it is told.
-type fake struct {
-	mu   sync.Mutex // of data and ops: a delta reads while it writes
-	data []byte
-	ops  int // writes, reads and flushes so far
-
-	write func(op int, p []byte, off int64) (int, error) // before writing; it may change p, or say how many bytes get there
-	read  func(op int, p []byte, off int64) error        // after reading
-	sync  func(op int) error
-	gone  bool
-	hang  chan struct{} // closed when the test is over
-	stuck bool          // a fault has begun
-}
-
-// through says that a write goes through.
-const through = -1
-
-func newFake(size int64) *fake { return &fake{data: bytes.Repeat([]byte{0xaa}, int(size))} }
-
-func (f *fake) next() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.ops++
-	return f.ops - 1
-}
-
-func (f *fake) Path() string { return "/dev/fake" }
-
-func (f *fake) WriteAt(p []byte, off int64) (int, error) {
-	if off%sector != 0 || len(p)%sector != 0 {
-		return 0, syscall.EINVAL
-	}
-	op := f.next()
-	if f.write != nil {
-		p = bytes.Clone(p)
-		if n, err := f.write(op, p, off); n != through || err != nil {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			copy(f.data[off:], p[:max(0, n)])
-			return max(0, n), err
-		}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if off+int64(len(p)) > int64(len(f.data)) {
-		return 0, syscall.ENOSPC
-	}
-	return copy(f.data[off:], p), nil
-}
-
-func (f *fake) ReadAt(p []byte, off int64) (int, error) {
-	op := f.next()
-	f.mu.Lock()
-	if off > int64(len(f.data)) {
-		f.mu.Unlock()
-		return 0, io.EOF
-	}
-	n := copy(p, f.data[off:])
-	f.mu.Unlock()
-	if f.read != nil {
-		if err := f.read(op, p, off); err != nil {
-			return 0, err
-		}
-	}
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (f *fake) Sync() error {
-	op := f.next()
-	if f.sync != nil {
-		return f.sync(op)
-	}
-	return nil
-}
-
-func (f *fake) Alive() error {
-	if f.gone {
-		return &disk.GoneError{Disk: f.Path(), Err: errors.New("its size is 0")}
-	}
-	return nil
-}
-
-const fakeSize = 2 * mib
-
-func TestRunWritesTheWholeJob(t *testing.T) {
+func TestRun(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	f := newFake(fakeSize)
 	var phases []string
@@ -197,17 +48,8 @@ func TestRunWritesTheWholeJob(t *testing.T) {
 	}
 }
 
-func differ(a, b []byte) int {
-	for i := range a {
-		if a[i] != b[i] {
-			return i
-		}
-	}
-	return -1
-}
-
-// The record is on the disk as long as the flash goes on, and no old table is.
-func TestRunKeepsOrder(t *testing.T) {
+// During a run the disk has the record and no old table.
+func TestRunOrder(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	f := newFake(fakeSize)
 	var at []int64
@@ -241,7 +83,7 @@ func TestRunKeepsOrder(t *testing.T) {
 	}
 }
 
-func TestRunTakesTheRecordAwayWhereTheHeadLeavesIt(t *testing.T) {
+func TestRunRemovesRecord(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	p.job.Head = func() ([]image.Chunk, error) {
 		return []image.Chunk{{Off: 0, Data: p.want[:16*kib]}}, nil
@@ -255,7 +97,7 @@ func TestRunTakesTheRecordAwayWhereTheHeadLeavesIt(t *testing.T) {
 	}
 }
 
-func TestRunSaysWhatIsWrong(t *testing.T) {
+func TestRunErrors(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	mid := int64(headSize + 192*kib) // in the second piece
 	inside := func(b []byte, off int64) bool { return off <= mid && mid < off+int64(len(b)) }
@@ -281,7 +123,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 		want  func(error) bool
 		text  string
 	}{
-		{"a disk that is smaller than it says", func(f *fake, j *flash.Job) {
+		{"a disk that is smaller than it reports", func(f *fake, j *flash.Job) {
 			f.write = func(_ int, b []byte, off int64) (int, error) {
 				if off+int64(len(b)) > mid && off >= headSize && off < fakeSize-backup {
 					return int(mid - off), syscall.ENOSPC
@@ -297,7 +139,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 				return through, nil
 			}
 		}, writeAt(mid, syscall.EIO), "input/output error"},
-		{"a write that is short and says nothing", func(f *fake, j *flash.Job) {
+		{"a short write without an error", func(f *fake, j *flash.Job) {
 			f.write = func(_ int, b []byte, off int64) (int, error) {
 				if off == mid {
 					return sector, nil
@@ -315,8 +157,8 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 		}, func(err error) bool {
 			_, ok := errors.AsType[*image.WriteError](err)
 			return ok && errors.Is(err, syscall.EIO)
-		}, "flushing what came before: input/output error"},
-		{"one bit that rots", func(f *fake, j *flash.Job) {
+		}, "flushing earlier writes: input/output error"},
+		{"a wrong bit in the body", func(f *fake, j *flash.Job) {
 			f.read = func(_ int, b []byte, off int64) error {
 				if inside(b, off) {
 					b[mid-off] ^= 1
@@ -324,7 +166,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 				return nil
 			}
 		}, mismatch(mid, mid+128*kib), "expected SHA-256 "},
-		{"one bit of the head that rots", func(f *fake, j *flash.Job) {
+		{"a wrong bit in the head", func(f *fake, j *flash.Job) {
 			f.read = func(op int, b []byte, off int64) error {
 				if off <= 100*kib && 100*kib < off+int64(len(b)) {
 					b[100*kib-off] ^= 1
@@ -340,7 +182,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 				return through, nil
 			}
 		}, mismatch(mid, mid+128*kib), ""},
-		{"wipes that are lost", func(f *fake, j *flash.Job) {
+		{"lost wipes", func(f *fake, j *flash.Job) {
 			f.read = func(_ int, b []byte, off int64) error {
 				if off == 0 {
 					b[510], b[511] = 0x55, 0xaa
@@ -359,7 +201,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 			_, ok := errors.AsType[*flash.ReadError](err)
 			return ok && errors.Is(err, syscall.EIO)
 		}, "/dev/fake: reading back at byte 458752: input/output error"},
-		{"a pulled cable that says the disk is full", func(f *fake, j *flash.Job) {
+		{"ENOSPC after the disk is unplugged", func(f *fake, j *flash.Job) {
 			f.write = func(_ int, b []byte, off int64) (int, error) {
 				if f.gone = off == mid; f.gone {
 					return 0, syscall.ENOSPC
@@ -370,7 +212,7 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 			_, ok := errors.AsType[*disk.GoneError](err)
 			return ok
 		}, "/dev/fake: the disk is gone"},
-		{"a disk that is no more when it is read", func(f *fake, j *flash.Job) {
+		{"a disk that is gone when it is read", func(f *fake, j *flash.Job) {
 			f.read = func(_ int, b []byte, off int64) error {
 				if off == mid {
 					return syscall.ENODEV
@@ -396,16 +238,16 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 				}
 			}
 		}, is(broken), "the stream is broken"},
-		{"a head that cannot be made", func(f *fake, j *flash.Job) {
+		{"an error of Head", func(f *fake, j *flash.Job) {
 			j.Head = func() ([]image.Chunk, error) { return nil, broken }
 		}, is(broken), ""},
-		{"a body that stands on the table", func(f *fake, j *flash.Job) {
+		{"a body that overlaps the table", func(f *fake, j *flash.Job) {
 			j.Body = chunks([]image.Chunk{{Off: 0, Data: make([]byte, image.Block)}})
-		}, func(err error) bool { return err != nil }, "content at byte 0 lies where"},
+		}, func(err error) bool { return err != nil }, "the first 36864 bytes of the disk are reserved"},
 		{"a head that overlaps the body", func(f *fake, j *flash.Job) {
 			j.Head = func() ([]image.Chunk, error) { return []image.Chunk{{Off: mid, Data: make([]byte, sector)}}, nil }
-		}, func(err error) bool { return err != nil }, "overlap the content"},
-		{"pieces that are no sectors", func(f *fake, j *flash.Job) {
+		}, func(err error) bool { return err != nil }, "of content at byte"},
+		{"a wipe that is not whole sectors", func(f *fake, j *flash.Job) {
 			j.Wipe = append(j.Wipe, image.Span{Off: 96*kib + 700, Len: 10})
 		}, writeAt(96*kib+700, syscall.EINVAL), ""},
 	} {
@@ -423,8 +265,8 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// opsOf is how many writes, reads and flushes the job takes on a good disk, and
-// which of them is the write of the tables.
+// opsOf returns how many writes, reads and flushes the job takes on a good disk, and which
+// of them writes the tables.
 func opsOf(t *testing.T, p payload) (ops, last int) {
 	f := newFake(fakeSize)
 	f.write = func(op int, _ []byte, _ int64) (int, error) {
@@ -437,7 +279,7 @@ func opsOf(t *testing.T, p payload) (ops, last int) {
 	return f.ops, last
 }
 
-func TestNoFaultLeavesABootableDisk(t *testing.T) {
+func TestFaultsLeaveNoBootableDisk(t *testing.T) {
 	p := newPayload(fakeSize, 96*kib)
 	ops, last := opsOf(t, p)
 	for _, kind := range []string{"once", "torn", "for good", "rot"} {
@@ -473,13 +315,13 @@ func TestNoFaultLeavesABootableDisk(t *testing.T) {
 				return nil
 			}
 			_, err := flash.Run(t.Context(), f, p.job, nil)
-			// A flush that rots is none.
-			// The first read only looks what is there before.
+			// A flush cannot corrupt data.
+			// The first read is of the old content.
 			if err == nil && k > 0 && (kind != "rot" || differ(p.want, f.data) >= 0) {
 				t.Fatalf("%s at %d of %d: no error", kind, k, ops)
 			}
-			// A disk that takes the last write and then nothing more is whole
-			// but for the certainty.
+			// A disk that fails after the last write has the right content,
+			// which was not read back.
 			if err != nil && p.bootable(f.data) && !(kind == "for good" && k > last) {
 				t.Fatalf("%s at %d of %d: the disk boots after %v", kind, k, ops, err)
 			}
@@ -487,7 +329,7 @@ func TestNoFaultLeavesABootableDisk(t *testing.T) {
 	}
 }
 
-func TestNoInterruptionLeavesABootableDisk(t *testing.T) {
+func TestInterruptionsLeaveNoBootableDisk(t *testing.T) {
 	p := newPayload(fakeSize, 96*kib)
 	ops, last := opsOf(t, p)
 	why := errors.New("interrupted")
@@ -517,7 +359,7 @@ func TestNoInterruptionLeavesABootableDisk(t *testing.T) {
 	}
 }
 
-func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
+func TestInterruptionDoesNotWaitForFlush(t *testing.T) {
 	p := newPayload(fakeSize, 96*kib)
 	ctx, cancel := context.WithCancel(t.Context())
 	f := newFake(fakeSize)
@@ -525,7 +367,7 @@ func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
 	defer close(hang)
 	var syncs atomic.Int32
 	f.sync = func(int) error {
-		if syncs.Add(1) == 4 { // that of the body
+		if syncs.Add(1) == 4 { // of the body
 			cancel()
 			<-hang
 		}
@@ -546,9 +388,8 @@ func TestAnInterruptionDoesNotWaitForTheFlush(t *testing.T) {
 	}
 }
 
-// Less than all is read back only if that is asked for, and then it is said; the
-// tables are always.
-func TestWhatIsNotReadBackIsSaid(t *testing.T) {
+// Run reads the tables back at every level, and reports what it did not read.
+func TestVerifyLevels(t *testing.T) {
 	for _, c := range []struct {
 		verify flash.Verify
 		least  int64 // of the body that is read
@@ -582,8 +423,8 @@ func TestWhatIsNotReadBackIsSaid(t *testing.T) {
 	}
 }
 
-// A sample finds what is wrong in it.
-func TestASampleThatIsWrongIsFound(t *testing.T) {
+// Sampled finds a mismatch in the sample.
+func TestSampleFindsMismatch(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	p.job.Verify = flash.Sampled
 	f := newFake(fakeSize)

@@ -7,14 +7,14 @@ import (
 	"imgtool/image"
 )
 
-// withoutZeros gives the chunks without the long runs of zeros that are on the disk
-// already, and notes where these are: an image without a manifest is mostly that, and
-// reading a disk is faster than writing it. What cannot be read is written.
+// withoutZeros returns the chunks without the long runs of zeros that the disk already
+// has, and appends their spans to found: an image without a manifest is mostly zeros, and
+// reading a disk is faster than writing it. Zeros that cannot be read are written.
 func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.Span, p image.Progress) iter.Seq2[image.Chunk, error] {
 	zero, buf := make([]byte, image.PieceSize), make([]byte, image.PieceSize)
 	blank := func(off, n int64) bool {
 		for at := int64(0); at < n; {
-			// Of a disk that is not blank, the first block is enough to see it.
+			// On a disk that is not blank, the first block usually differs.
 			part := buf[:min(n-at, int64(len(buf)))]
 			if at == 0 {
 				part = part[:min(n, image.Block)]
@@ -53,7 +53,7 @@ func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.
 	}
 }
 
-// zeroRuns are the runs of whole blocks that are zeros.
+// zeroRuns returns the starts and ends of runs of whole blocks of zeros.
 func zeroRuns(b []byte) iter.Seq2[int, int] {
 	zero := make([]byte, image.Block)
 	return func(yield func(int, int) bool) {

@@ -12,8 +12,8 @@ import (
 	"imgtool/image"
 )
 
-// newZeros is a job for a disk of 16 MiB as an image without a manifest gives it: all
-// that is free in it is zeros. zeros are where.
+// newZeros returns a job for a disk of 16 MiB as for an image without a manifest, which has
+// zeros as content, and the spans of these zeros.
 func newZeros() (p payload, zeros []image.Span) {
 	const size = 16 * mib
 	p = newPayload(size, 128*kib)
@@ -35,14 +35,13 @@ func newZeros() (p payload, zeros []image.Span) {
 	return p, []image.Span{{Off: headSize + 300*kib, Len: 4*mib - 12*kib - headSize - 300*kib}, {Off: 4*mib - 4*kib, Len: 5*mib + 4*kib}, {Off: 9*mib + 4*kib, Len: end - 3*mib - 9*mib - 4*kib}, {Off: end - 700*kib, Len: 700 * kib}}
 }
 
-// Zeros that are on the disk are not written, and are read back with all else; others
-// are written.
-func TestZerosThatAreThereAreNotWritten(t *testing.T) {
+// Zeros that are on the disk are not written, and are read back; others are written.
+func TestZerosAreSkipped(t *testing.T) {
 	p, zeros := newZeros()
 	p.again()
 	skipped := int64(0)
 	for _, s := range zeros {
-		// What is left of a piece and shorter is written.
+		// The rest of a piece is written if it is short.
 		for at := s.Off; at < s.End(); {
 			n := min(s.End(), (at/image.PieceSize+1)*image.PieceSize) - at
 			if n >= 256*kib {
@@ -58,8 +57,8 @@ func TestZerosThatAreThereAreNotWritten(t *testing.T) {
 		want   int64 // not written
 	}{
 		{"a blank disk", nil, flash.Full, skipped},
-		{"a blank disk, and nothing is read back", nil, flash.None, skipped},
-		{"a blank disk, and some is read back", nil, flash.Sampled, skipped},
+		{"a blank disk, without verification", nil, flash.None, skipped},
+		{"a blank disk, with a sample verified", nil, flash.Sampled, skipped},
 		{"a dirty disk", func(disk []byte) { copy(disk, bytes.Repeat([]byte{0xaa}, len(disk)-64*kib)) }, flash.Full, 0},
 		{"a byte in the middle", func(disk []byte) { disk[6*mib+777] = 1 }, flash.Full, skipped - 4*mib},
 		{"a byte at the end of a run", func(disk []byte) { disk[8*mib-1] = 1 }, flash.Full, skipped - 4*mib},
@@ -86,7 +85,7 @@ func TestZerosThatAreThereAreNotWritten(t *testing.T) {
 				t.Errorf("the disk differs at byte %d", i)
 			}
 			if total = job.BodySize; res.Skipped != c.want || told != total {
-				t.Errorf("%d bytes were not written, want %d; of %d bytes %d are told", res.Skipped, c.want, total, told)
+				t.Errorf("%d bytes were not written, want %d; of %d bytes %d are reported", res.Skipped, c.want, total, told)
 			}
 			if all := res.Written + res.Skipped; c.verify == flash.Full && res.Verified < job.BodySize {
 				t.Errorf("%d bytes written or found, %d verified", all, res.Verified)
@@ -95,8 +94,8 @@ func TestZerosThatAreThereAreNotWritten(t *testing.T) {
 	}
 }
 
-// A disk with less room than it says puts what comes later where zeros were found.
-func TestZerosThatWereThereAreReadBack(t *testing.T) {
+// A disk that wraps around overwrites zeros that were found.
+func TestSkippedZerosAreReadBack(t *testing.T) {
 	p, zeros := newZeros()
 	last := zeros[len(zeros)-1]
 	for _, again := range []bool{true, false} {
@@ -124,8 +123,8 @@ func TestZerosThatWereThereAreReadBack(t *testing.T) {
 	}
 }
 
-// Where the disk cannot be read, zeros are written as all else.
-func TestZerosThatCannotBeReadAreWritten(t *testing.T) {
+// Zeros are written where the disk cannot be read.
+func TestUnreadableZerosAreWritten(t *testing.T) {
 	p, _ := newZeros()
 	f := &fake{data: make([]byte, len(p.want))}
 	var read, written []image.Span

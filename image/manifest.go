@@ -86,18 +86,6 @@ func (t *Tally) Piece(i int) io.Writer {
 	return &pieceHash{piece: &t.Pieces.Entries[i], leaves: t.Leaves.Entries[t.first[i]:], at: t.Pieces.Entries[i].Off, whole: sha256.New(), part: sha256.New()}
 }
 
-// known takes the hash of piece i instead of its bytes, unless there are others to be made
-// of these.
-func (t *Tally) known(i int, sum [sha256.Size]byte) bool {
-	piece, leaf := &t.Pieces.Entries[i], &t.Leaves.Entries[t.first[i]]
-	if leaf.Off != piece.Off || leaf.Len != piece.Len {
-		return false
-	}
-	piece.SHA256 = hex.EncodeToString(sum[:])
-	leaf.SHA256 = piece.SHA256
-	return true
-}
-
 // pieceHash hashes a piece, and each leaf in it.
 type pieceHash struct {
 	piece       *Entry
@@ -135,13 +123,12 @@ func (h *pieceHash) Write(b []byte) (int, error) {
 // Sum reads the image once and hashes its leaves and the pieces of PieceSize it is
 // written in.
 func Sum(ctx context.Context, m *Image, p Progress) (*Tally, error) {
-	return WriteSum(ctx, nil, m, nil, p)
+	return WriteSum(ctx, nil, m, p)
 }
 
 // WriteSum is Sum that writes what it reads to w, unless w is nil: several pieces at
-// once, in any order. Pieces that w has already, and whose hash is known, are not read;
-// known may be nil.
-func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Span) (sum [sha256.Size]byte, ok bool), p Progress) (*Tally, error) {
+// once, in any order.
+func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (*Tally, error) {
 	// In steps that a processor's cache holds.
 	const step = 256 << 10
 	type slot struct {
@@ -160,11 +147,6 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Spa
 	}
 	work := func(s *slot) error {
 		e := t.Pieces.Entries[s.piece]
-		if known != nil {
-			if sum, ok := known(Span{e.Off, e.Len}); ok && t.known(s.piece, sum) {
-				return nil
-			}
-		}
 		if s.buf == nil {
 			s.buf = make([]byte, step)
 		}

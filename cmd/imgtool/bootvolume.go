@@ -12,12 +12,12 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
 	"imgtool/image/seed"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/volume"
 )
 
@@ -160,7 +160,7 @@ type seedEdit struct {
 
 // prepareSeed looks whether a seed can be put into an image or a disk, or with nil taken
 // out of it.
-func prepareSeed(r io.ReaderAt, m *artifact.Manifest, want *build.Seed, asked *boards.Board, u *ui) (*seedEdit, error) {
+func prepareSeed(r io.ReaderAt, m *artifact.Manifest, want *seedfile.Seed, asked *boards.Board, u *ui) (*seedEdit, error) {
 	v, err := findBootVolume(r, m, asked)
 	if err != nil {
 		return nil, err

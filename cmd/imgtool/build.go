@@ -22,7 +22,6 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/fault"
-	"imgtool/image/heap"
 	"imgtool/image/hostfile"
 	"imgtool/image/source"
 	"imgtool/image/tree/sums"
@@ -204,18 +203,17 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		}
 	}
 	o.Jobs = opt.jobs
-	heap.UseHugePages()
 	kept, keep, err := opt.cache.open(u)
 	if err != nil {
 		return err
 	}
-	var known *sums.Memo
+	var memo *sums.Memo
 	if kept != nil {
 		o.Cache = kept
-		known = sums.OpenMemo(kept)
+		memo = sums.OpenMemo(kept)
 	}
 	settled := sync.OnceFunc(func() {
-		known.Keep()
+		memo.Save()
 		settle(kept, keep, u)
 	})
 	defer settled()
@@ -224,7 +222,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		packages = "" // packages are fetched again each time
 	}
 	o.Opener = source.NewOpener(source.Options{Arch: board.Arch, KeepOwners: opt.keepOwners, ModTime: when, Clamp: clamp,
-		CacheDir: packages, TempDir: o.TempDir, Known: known, Unpacked: &u.unpacked, Warn: u.warn})
+		CacheDir: packages, TempDir: o.TempDir, Memo: memo, Unpacked: &u.unpacked, Warn: u.warn})
 	defer o.Opener.Close()
 
 	if len(o.Inputs) == 0 && len(board.Inputs()) > 0 {
@@ -236,18 +234,22 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		}
 		return opt.output
 	}
-	rooms := map[string]*artifact.Room{}
-	o.Room = func(medium string) build.Room {
-		r := artifact.NewRoom(imagePath(medium))
-		if r == nil {
+	files := map[string]*artifact.RawFile{} // by medium
+	o.Output = func(medium string) build.ReaderWriterAt {
+		path := imagePath(medium)
+		if format, err := artifact.FormatOf(path); err != nil || format != artifact.Raw {
 			return nil
 		}
-		rooms[medium] = r
-		return r
+		f, err := artifact.CreateRaw(path)
+		if err != nil {
+			return nil // Save reports it
+		}
+		files[medium] = f
+		return f
 	}
 	defer func() {
-		for _, r := range rooms {
-			r.Close()
+		for _, f := range files {
+			f.Close()
 		}
 	}()
 	r, err := build.Build(ctx, o)
@@ -279,7 +281,12 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 		}
 		path := imagePath(img.Manifest.Medium)
 		img.Manifest.Private = o.Seed != nil
-		if err := artifact.Save(ctx, path, rooms[img.Manifest.Medium], img.Image, img.Manifest, u.phases); err != nil {
+		if f := files[img.Manifest.Medium]; f != nil {
+			err = f.Save(ctx, img.Image, img.Written, img.Manifest, u.phases)
+		} else {
+			err = artifact.Save(ctx, path, img.Image, img.Manifest, u.phases)
+		}
+		if err != nil {
 			return err
 		}
 		info, err := os.Stat(path)

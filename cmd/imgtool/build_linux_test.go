@@ -162,3 +162,8 @@ func TestAFullCacheIsNoFault(t *testing.T) {
 		t.Error("they differ")
 	}
 }
+
+func readText(t *testing.T, file string) string {
+	t.Helper()
+	return string(readFile(t, file))
+}

@@ -59,7 +59,7 @@ func words(t *tree.Tree, not ...string) string {
 
 func dirTree(t *testing.T, dir string) *tree.Tree {
 	t.Helper()
-	all, err := hostfs.Read(dir, true, 0, nil)
+	all, err := hostfs.Read(dir, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

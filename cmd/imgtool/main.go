@@ -7,8 +7,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -21,15 +19,6 @@ import (
 )
 
 func main() {
-	// What there is much of, the nodes of a tree, stays to the end: memory for as many
-	// again buys little.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25)
-	}
-	// Room that is never touched takes no memory, and counts for the collector: with
-	// little in use it need not look for garbage all the time.
-	ballast := make([]byte, 32<<20)
-	defer runtime.KeepAlive(ballast)
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -436,3 +436,12 @@ func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 		}
 	}
 }
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

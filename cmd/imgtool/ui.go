@@ -47,9 +47,9 @@ type ui struct {
 
 	mu    sync.Mutex
 	phase *phase
-	ahead []deploy.Phase        // expected phases, in order
-	state string                // what an interrupt leaves behind, apart from disks
-	left  map[string]flash.Left // what disks contain that are not written completely
+	ahead []deploy.Phase         // expected phases, in order
+	state string                 // what an interrupt leaves behind, apart from disks
+	left  map[string]flash.State // what disks contain that are not written completely
 
 	writing atomic.Int32 // disks are being written: a closed terminal does not interrupt
 	last    func()       // called before an interrupted program ends, or nil
@@ -147,11 +147,11 @@ func (u *ui) leaves(state string) {
 }
 
 // SetLeft sets what a disk contains if the program ends now; empty: what it should.
-func (u *ui) SetLeft(disk string, left flash.Left) {
+func (u *ui) SetLeft(disk string, left flash.State) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.left == nil {
-		u.left = map[string]flash.Left{}
+		u.left = map[string]flash.State{}
 	}
 	if u.left[disk] = left; left == "" {
 		delete(u.left, disk)

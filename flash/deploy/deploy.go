@@ -41,7 +41,7 @@ type Monitor interface {
 
 	// SetLeft is called with what a disk would contain if the program ended now. Left is
 	// empty if that is what the user wants.
-	SetLeft(disk string, left flash.Left)
+	SetLeft(disk string, left flash.State)
 }
 
 // Phase is a phase of writing and the number of bytes it processes.
@@ -83,8 +83,8 @@ func (opt *Options) status(ctx context.Context, err error) int {
 }
 
 // patience returns how long a disk is waited for, and reports when it is slow.
-func (opt *Options) patience(path string) flash.Patience {
-	return flash.Patience{Stall: opt.Stall, Slow: func(waited time.Duration, ended bool) {
+func (opt *Options) patience(path string) flash.Timeout {
+	return flash.Timeout{Stall: opt.Stall, Slow: func(waited time.Duration, ended bool) {
 		waited = waited.Round(100 * time.Millisecond)
 		if ended {
 			opt.Monitor.Notef("%s: it answers again, after %s", path, waited)
@@ -450,7 +450,7 @@ func (d *Deployment) Abandon() {
 	for _, t := range d.targets {
 		r := t.Receipt
 		if !t.ended.Load() {
-			r.Time, r.Left = Now(), t.job.Watch.Left()
+			r.Time, r.Left = Now(), t.job.Watch.State()
 			err := fault.New(fault.Interrupted, "interrupted")
 			r.Status, r.Error = d.opt.Status(err), err.Error()
 			d.opt.Monitor.SetLeft(r.Disk, r.Left)

@@ -35,7 +35,7 @@ type Receipt struct {
 	Status   int     `json:"status"` // exit status
 	Error    string  `json:"error,omitempty"`
 
-	Left flash.Left `json:"disk_state,omitempty"` // after an error: what is on the disk
+	Left flash.State `json:"disk_state,omitempty"` // after an error: what is on the disk
 }
 
 // Now returns the time as receipts have it.
@@ -53,7 +53,7 @@ func (r *Receipt) describe(d *disk.Disk, src *volume.Source) {
 // fail fills in an error.
 func (r *Receipt) fail(ctx context.Context, err error, opt *Options) {
 	r.Status, r.Error = opt.status(ctx, err), err.Error()
-	r.Left, _ = flash.LeftBy(err)
+	r.Left, _ = flash.StateAfter(err)
 }
 
 // Unwritten returns the receipt of a disk that was not written because of an error.

@@ -127,7 +127,7 @@ func CheckBoard(src *volume.Source, board string) error {
 }
 
 // LeftText returns a clause that says what is on a disk after a failure.
-func LeftText(path string, left flash.Left) string {
+func LeftText(path string, left flash.State) string {
 	switch left {
 	case flash.Unchanged:
 		return path + " is unchanged"

@@ -22,7 +22,7 @@ import (
 // Configure sets how the target is written.
 func (t *Target) Configure(p *Plan, opt *Options) {
 	t.job.Verify, t.Receipt.Verify = VerifyModes[opt.Verify], opt.Verify
-	t.job.Patience = opt.patience(t.Disk.Path)
+	t.job.Timeout = opt.patience(t.Disk.Path)
 	t.job.Watch = new(flash.Watch)
 	t.job.Delta = opt.Delta == "yes" || opt.Delta == "auto" && p.similar(t.Disk)
 }

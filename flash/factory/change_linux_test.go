@@ -124,7 +124,7 @@ func TestChangesCanBeMadeAgain(t *testing.T) {
 				treetest.Must(t, c.make(r))
 			}
 			r.Close()
-			got, err := hostfs.Read(root, true, 0, nil)
+			got, err := hostfs.Read(root, true, 0)
 			treetest.Must(t, err)
 			if d := cmp.Diff(want, withoutTimes(t, got)); d != "" {
 				t.Fatalf("%s, %s: %s", c.Path, how, d)

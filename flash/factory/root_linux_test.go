@@ -152,7 +152,7 @@ func TestRootDirFollowsLinksAsChroot(t *testing.T) {
 // dump returns a directory as text.
 func dump(t *testing.T, dir string) string {
 	t.Helper()
-	all, err := hostfs.Read(dir, true, 0, nil)
+	all, err := hostfs.Read(dir, true, 0)
 	treetest.Must(t, err)
 	return treetest.Dump(t, all)
 }

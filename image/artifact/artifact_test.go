@@ -55,7 +55,7 @@ func save(t testing.TB, name string) (path string, m *artifact.Manifest) {
 	img, _ := sample(t)
 	path = filepath.Join(t.TempDir(), name)
 	m = &artifact.Manifest{Board: "test", BuildID: "0123", Floor: 40 * mib, Inputs: []artifact.Input{}, Partitions: []artifact.Partition{}}
-	if err := artifact.Save(t.Context(), path, nil, img, m, nil); err != nil {
+	if err := artifact.Save(t.Context(), path, img, m, nil); err != nil {
 		t.Fatal(err)
 	}
 	return path, m
@@ -346,7 +346,7 @@ func TestNothingIsLeftBehindByAFailure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := artifact.Save(t.Context(), filepath.Join(dir, name), nil, bad, &artifact.Manifest{}, nil); !errors.Is(err, errFailing) {
+		if err := artifact.Save(t.Context(), filepath.Join(dir, name), bad, &artifact.Manifest{}, nil); !errors.Is(err, errFailing) {
 			t.Errorf("%s: %v", name, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -358,7 +358,7 @@ func TestNothingIsLeftBehindByAFailure(t *testing.T) {
 				}
 			}
 		}
-		if err := artifact.Save(ctx, filepath.Join(dir, name), nil, img, &artifact.Manifest{}, phases); !errors.Is(err, context.Canceled) {
+		if err := artifact.Save(ctx, filepath.Join(dir, name), img, &artifact.Manifest{}, phases); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if left, _ := os.ReadDir(dir); len(left) != 0 {
@@ -395,7 +395,7 @@ func TestAnInputThatChangesMeanwhileIsWhatTheManifestSays(t *testing.T) {
 		}
 		path := filepath.Join(t.TempDir(), name)
 		var m artifact.Manifest
-		if err := artifact.Save(t.Context(), path, nil, img, &m, nil); err != nil {
+		if err := artifact.Save(t.Context(), path, img, &m, nil); err != nil {
 			t.Fatal(err)
 		}
 		data := imagetest.Run(t, unpack[0], append(unpack[1:], path)...)
@@ -555,52 +555,80 @@ func is[E error](err error) bool {
 	return ok
 }
 
-// What was written where the image has it is in the image, there and elsewhere; the
-// file and its manifest are those of an image that was made apart.
-func TestWhatIsInItsPlaceIsSavedAsIt(t *testing.T) {
+// A range that was written to the file before is not written again, and the image and
+// its sidecars are the same as those that are saved at once.
+func TestRawFileSaveKeepsWrittenRanges(t *testing.T) {
 	dir := t.TempDir()
 	data := make([]byte, 9*mib+5000)
 	for i := range data {
 		data[i] = byte(i*i>>7) | 1
 	}
-	at, again := int64(4*mib+512*3), int64(16*mib)
-	extents := func(c image.Content) []image.Extent {
-		return []image.Extent{{Name: "before", Off: 4096, Content: bytes.NewReader(data[:100_000])}, {Name: "there", Off: at, Content: c}, {Name: "again", Off: again, Content: c}}
-	}
-	save := func(path string, room *artifact.Room, c image.Content) {
-		img, err := image.New(40*mib, extents(c)...)
+	at := int64(4*mib + 512*3)
+	build := func(c image.Content) *image.Image {
+		img, err := image.New(40*mib, image.Extent{Name: "before", Off: 4096, Content: bytes.NewReader(data[:100_000])},
+			image.Extent{Name: "written", Off: at, Content: c}, image.Extent{Name: "copy", Off: 16 * mib, Content: c})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := artifact.Save(t.Context(), path, room, img, &artifact.Manifest{}, nil); err != nil {
-			t.Fatal(err)
-		}
+		return img
 	}
-	apart, placed := filepath.Join(dir, "apart.img"), filepath.Join(dir, "placed.img")
-	save(apart, nil, bytes.NewReader(data))
-	room := artifact.NewRoom(placed)
-	if room == nil {
-		imagetest.Skip(t, "the file system has no files without a name")
-	}
-	if _, err := room.WriteAt(data, at); err != nil {
+	whole, parts := filepath.Join(dir, "whole.img"), filepath.Join(dir, "parts.img")
+	if err := artifact.Save(t.Context(), whole, build(bytes.NewReader(data)), &artifact.Manifest{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if all, _ := os.ReadDir(dir); len(all) != 3 {
-		t.Errorf("it is seen before it is whole: %v", all)
+	f, err := artifact.CreateRaw(parts)
+	if err != nil {
+		t.Fatal(err)
 	}
-	save(placed, room, io.NewSectionReader(room, at, int64(len(data))))
-	room.Close()
+	defer f.Close()
+	if _, err := f.WriteAt(data, at); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(parts); err == nil {
+		t.Error("the file has its name before it is complete")
+	}
+	written := []image.Span{{Off: at, Len: int64(len(data))}}
+	if err := f.Save(t.Context(), build(io.NewSectionReader(f, at, int64(len(data)))), written, &artifact.Manifest{}, nil); err != nil {
+		t.Fatal(err)
+	}
 	for _, of := range []func(string) string{func(p string) string { return p }, artifact.ManifestPath, artifact.BmapPath} {
-		if !bytes.Equal(read(t, of(apart)), read(t, of(placed))) {
-			t.Errorf("%s is another", of("placed.img"))
+		if !bytes.Equal(read(t, of(whole)), read(t, of(parts))) {
+			t.Errorf("%s differs from %s", of("parts.img"), of("whole.img"))
 		}
 	}
-	if artifact.NewRoom(filepath.Join(dir, "x.img.zst")) != nil {
-		t.Error("there is room in what is packed")
+}
+
+// A write to a range that is declared as written would change it.
+func TestRawFileSaveDoesNotWriteTwice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.img")
+	f, err := artifact.CreateRaw(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	given := filepath.Join(dir, "given-up.img")
-	artifact.NewRoom(given).Close()
-	if _, err := os.Stat(given); err == nil {
-		t.Error("what was given up is there")
+	defer f.Close()
+	img, err := image.New(2*mib, image.Extent{Name: "x", Content: bytes.NewReader(bytes.Repeat([]byte{1}, mib))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Save(t.Context(), img, []image.Span{{Len: mib}}, &artifact.Manifest{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if b := read(t, path); b[0] != 0 {
+		t.Error("a range that the file had already was written")
+	}
+}
+
+func TestRawFileCloseLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	f, err := artifact.CreateRaw(filepath.Join(dir, "x.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("%v is left", left)
 	}
 }

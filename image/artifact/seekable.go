@@ -109,9 +109,6 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 	return s, m, err
 }
 
-// sumsSize is the length of the frame with the sums.
-const sumsSize = 8 + 2*sha256.Size
-
 // readSums reads the frame before the table if it has the sums. skipped are the frames
 // without data. ours has a manifest, and no others than these two; images that were made
 // before there were sums have only the manifest.

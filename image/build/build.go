@@ -29,6 +29,7 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
@@ -61,22 +62,27 @@ type Options struct {
 	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
-	BuildID     string                   // "" is derived from the inputs
-	Cmdline     string                   // added to the kernel's arguments
-	Seed        *Seed                    // nil is none
-	Time        int64                    // seconds since 1970
-	Clamp       bool                     // times of files after Time become Time
-	Jobs        int                      // blocks that are compressed at once; 0 is as many as there are processors
-	Cache       squashfs.Cache           // of compressed blocks; nil is none
-	TempDir     string                   // for scratch files, which have no name
-	Room        func(medium string) Room // what its image is written to, where a squashfs can be made in its place; may be nil
+	BuildID     string         // "" is derived from the inputs
+	Cmdline     string         // added to the kernel's arguments
+	Seed        *seedfile.Seed // nil is none
+	Time        int64          // seconds since 1970
+	Clamp       bool           // times of files after Time become Time
+	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
+	Cache       squashfs.Cache // of compressed blocks; nil is none
+	TempDir     string         // for scratch files, which have no name
+	Output      Output         // nil is none
 	Opener      *source.Opener
 	Warn        func(string)
 	Phases      image.Phases
 }
 
-// Room is an image file that has begun.
-type Room interface {
+// Output returns the file that the image of a medium will be saved to, so that
+// the squashfs is written there at its offset instead of to a scratch file, or
+// nil. See [Image.Written].
+type Output func(medium string) ReaderWriterAt
+
+// ReaderWriterAt is an image file that is being written.
+type ReaderWriterAt interface {
 	io.ReaderAt
 	io.WriterAt
 }
@@ -93,6 +99,7 @@ type Result struct {
 type Image struct {
 	*image.Image
 	Manifest *artifact.Manifest
+	Written  []image.Span // ranges that the file of Options.Output holds already
 }
 
 // Close releases the scratch files.
@@ -142,6 +149,8 @@ type disk struct {
 	*boards.Medium
 	placed *layouts.Placed
 	prefix string // of what is derived for it: nothing where the board has one medium
+
+	written []image.Span // as in Image
 }
 
 // Build checks everything, then makes the images. What the inputs can be blamed
@@ -178,7 +187,7 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 		if err == nil {
 			var img *image.Image
 			if img, err = image.New(d.placed.Size, extents...); err == nil {
-				b.result.Images = append(b.result.Images, Image{img, b.manifest(d)})
+				b.result.Images = append(b.result.Images, Image{img, b.manifest(d), d.written})
 			}
 		}
 		if err != nil && d.prefix != "" {
@@ -748,8 +757,8 @@ func human(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// rootfs is the squashfs: the one given, or the tree as one, made in its place in the
-// image, or in a scratch file.
+// rootfs is the squashfs: the one given, or the tree as one, written to the output
+// file at its offset in the image, or to a scratch file.
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
 		r, err := squashfs.Open(given, given.Size())
@@ -770,19 +779,19 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, for which squashfs has no place: the first is that of %s", n, first))
 	}
 	b.warnTimes("rootfs", "squashfs", root, squashfsFirst, squashfsLast)
-	var room Room
+	var out ReaderWriterAt
 	at := p.Off
-	if b.Room != nil {
-		room = b.Room(d.Name)
+	if b.Output != nil {
+		out = b.Output(d.Name)
 	}
-	inPlace := room != nil
+	inPlace := out != nil
 	if !inPlace {
 		f, err := scratch(b.TempDir)
 		if err != nil {
 			return nil, err
 		}
 		b.result.scratch = append(b.result.scratch, f)
-		room, at = f, 0
+		out, at = f, 0
 	}
 	var total int64
 	seen := map[*tree.Inode]bool{}
@@ -795,7 +804,7 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	opt := b.squashfs()
 	// They are not held on to here: once it is written, nobody needs them.
 	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
-	size, err := squashfs.Write(ctx, io.NewOffsetWriter(room, at), root, opt, b.Phases.Start("squashfs", total))
+	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", total))
 	if errors.Is(err, syscall.ENOSPC) && !inPlace {
 		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)
 	}
@@ -806,7 +815,10 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	if err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
-	return io.NewSectionReader(room, at, size), nil
+	if inPlace {
+		d.written = append(d.written, image.Span{Off: at, Len: size})
+	}
+	return io.NewSectionReader(out, at, size), nil
 }
 
 // scratch is a file that is gone when it is closed, or the program ends.

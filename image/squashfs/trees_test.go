@@ -55,7 +55,7 @@ func sqfs2tar(t testing.TB, tr *tree.Tree, opt squashfs.Options) {
 	tr = tr.Without(func(p string) bool { return tr.Lookup(p).Type() == tree.Socket })
 	path, _ := write(t, tr, opt)
 	data := []byte(imagetest.Run(t, "sqfs2tar", path))
-	got, err := tarfs.Read(bytes.NewReader(data), int64(len(data)), 0, nil)
+	got, err := tarfs.Read(bytes.NewReader(data), int64(len(data)), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestARealRootFileSystem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := tarfs.Read(f, info.Size(), 1_700_000_000, nil)
+	tr, err := tarfs.Read(f, info.Size(), 1_700_000_000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func sqfs2tarDigest(t testing.TB, tr *tree.Tree, path string) {
 	}
 	defer f.Close()
 	size, _ := f.Seek(0, io.SeekEnd)
-	got, err := tarfs.Read(f, size, 0, nil)
+	got, err := tarfs.Read(f, size, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

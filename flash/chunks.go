@@ -1,0 +1,223 @@
+package flash
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	"imgtool/image"
+)
+
+// near is the distance below which two places are written as one, in bytes: small
+// scattered writes are slower than some more bytes.
+const near = 256 << 10
+
+// differences returns the starts and ends of the ranges of blocks in which old differs
+// from data. Ranges with less than near bytes between them are joined.
+func differences(data, old []byte) iter.Seq2[int, int] {
+	return func(yield func(int, int) bool) {
+		start, end := -1, 0
+		for at := 0; at < len(data); at += image.Block {
+			to := min(at+image.Block, len(data))
+			if bytes.Equal(data[at:to], old[at:to]) {
+				continue
+			}
+			if start >= 0 && at-end >= near {
+				if !yield(start, end) {
+					return
+				}
+				start = -1
+			}
+			if start < 0 {
+				start = at
+			}
+			end = to
+		}
+		if start >= 0 {
+			yield(start, end)
+		}
+	}
+}
+
+// splitHead returns the parts of the chunks that are in the guard, and the rest, both from
+// the end of the disk to its start.
+func splitHead(head []image.Chunk) (tables, rest []image.Chunk) {
+	for _, c := range head {
+		n := max(0, min(int64(len(c.Data)), guard-c.Off))
+		if n > 0 {
+			tables = append(tables, image.Chunk{Off: c.Off, Data: c.Data[:n]})
+		}
+		if n < int64(len(c.Data)) {
+			rest = append(rest, image.Chunk{Off: c.Off + n, Data: c.Data[n:]})
+		}
+	}
+	descending := func(a, b image.Chunk) int { return cmp.Compare(b.Off, a.Off) }
+	slices.SortFunc(tables, descending)
+	slices.SortFunc(rest, descending)
+	return tables, rest
+}
+
+// notBefore fails at a chunk that starts before byte off.
+func notBefore(chunks iter.Seq2[image.Chunk, error], off int64) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		if chunks == nil {
+			return
+		}
+		for c, err := range chunks {
+			if err == nil && c.Off < off {
+				c, err = image.Chunk{}, fmt.Errorf("the image has content at byte %d, and the first %d bytes of the disk are reserved for partition tables and the in-progress record", c.Off, off)
+			}
+			if !yield(c, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// recorded appends the spans of the chunks to seen.
+func recorded(chunks iter.Seq2[image.Chunk, error], seen *[]image.Span) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			if err == nil {
+				*seen = append(*seen, image.Span{Off: c.Off, Len: int64(len(c.Data))})
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// withoutWiped removes zeros in wiped spans from the chunks: these are on the disk and
+// were read back.
+func withoutWiped(chunks []image.Chunk, wipes []image.Span) []image.Chunk {
+	var left []image.Chunk
+	for _, c := range chunks {
+		old := make([]byte, len(c.Data))
+		for _, s := range image.Subtract(spansOf([]image.Chunk{c}), wipes) {
+			for i := s.Off - c.Off; i < s.End()-c.Off; i++ {
+				old[i] = ^c.Data[i] // unknown, so it counts as different
+			}
+		}
+		at := len(left)
+		for start, end := range differences(c.Data, old) {
+			left = slices.Insert(left, at, image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]})
+		}
+	}
+	return left
+}
+
+// checkOverlap returns an error if the head overlaps the body, which was already read back.
+func checkOverlap(head []image.Chunk, body []image.Span) error {
+	for _, c := range head {
+		for _, s := range body {
+			if c.Off < s.End() && s.Off < c.Off+int64(len(c.Data)) {
+				return fmt.Errorf("the %d bytes of the boot area at byte %d overlap the %d bytes of content at byte %d", len(c.Data), c.Off, s.Len, s.Off)
+			}
+		}
+	}
+	return nil
+}
+
+// zeros returns chunks of zeros that cover the spans.
+func zeros(spans []image.Span) iter.Seq2[image.Chunk, error] {
+	zero := make([]byte, 1<<20)
+	return func(yield func(image.Chunk, error) bool) {
+		for _, s := range spans {
+			for s.Len > 0 {
+				n := min(s.Len, int64(len(zero)))
+				if !yield(image.Chunk{Off: s.Off, Data: zero[:n]}, nil) {
+					return
+				}
+				s = image.Span{Off: s.Off + n, Len: s.Len - n}
+			}
+		}
+	}
+}
+
+func each(chunks []image.Chunk) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		for _, c := range chunks {
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
+func one(c image.Chunk) iter.Seq2[image.Chunk, error] { return each([]image.Chunk{c}) }
+
+func spansOf(chunks []image.Chunk) (spans []image.Span) {
+	for _, c := range chunks {
+		spans = append(spans, image.Span{Off: c.Off, Len: int64(len(c.Data))})
+	}
+	return spans
+}
+
+func totalLen(spans []image.Span) (n int64) {
+	for _, s := range spans {
+		n += s.Len
+	}
+	return n
+}
+
+// padded returns b with zeros up to a multiple of the block size.
+func padded(b []byte) []byte {
+	return append(slices.Clone(b), make([]byte, -len(b)&(image.Block-1))...)
+}
+
+func size(m *image.Manifest) int64 { return totalLen(spansIn(m)) }
+
+func spansIn(m *image.Manifest) (spans []image.Span) {
+	for _, e := range m.Entries {
+		spans = append(spans, image.Span{Off: e.Off, Len: e.Len})
+	}
+	return spans
+}
+
+// zeroEntries returns entries for spans filled with zeros.
+func zeroEntries(spans []image.Span) *image.Manifest {
+	m := &image.Manifest{}
+	for c := range zeros(spans) {
+		sum := sha256.Sum256(c.Data)
+		m.Entries = append(m.Entries, image.Entry{Off: c.Off, Len: int64(len(c.Data)), SHA256: hex.EncodeToString(sum[:])})
+	}
+	return m
+}
+
+// merge returns the entries of both manifests, in order.
+func merge(a, b *image.Manifest) *image.Manifest {
+	entries := slices.Concat(a.Entries, b.Entries)
+	slices.SortFunc(entries, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	return &image.Manifest{Entries: entries}
+}
+
+// sample returns the entries to read back.
+func sample(m *image.Manifest, v Verify) *image.Manifest {
+	if v == Full {
+		return m
+	}
+	s := &image.Manifest{Size: m.Size}
+	for i, e := range m.Entries {
+		if v == Sampled && (i == 0 || i == len(m.Entries)-1 || rand.N(sampleOf) == 0) {
+			s.Entries = append(s.Entries, e)
+		}
+	}
+	return s
+}
+
+// locked returns a progress that several goroutines may use.
+func locked(p image.Progress) image.Progress {
+	var mu sync.Mutex
+	return func(n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		p.Add(n)
+	}
+}
