@@ -12,6 +12,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
@@ -197,7 +198,7 @@ func (e *seedEdit) edit(put bool) error {
 	if put {
 		when := e.fat.Time
 		if when == 0 { // it has no label
-			if when, _, err = sourceDate(); err != nil {
+			if when, _, err = build.SourceDate(); err != nil {
 				return err
 			}
 		}

@@ -228,7 +228,7 @@ func (opt *factoryOptions) checkMedia() (*boards.Board, error) {
 	if opt.board == "" {
 		return nil, fault.New(fault.Usage, "say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(boards.Names(), ", "))
 	}
-	board, err := loadBoard(opt.board)
+	board, err := boards.Load(opt.board)
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +268,7 @@ func (opt *factoryOptions) findImages() error {
 		case opt.image == "":
 			return fault.New(fault.Usage, "say which image: --image PREFIX.img for PREFIX-%s.img, or %s", name, imageFlag(name))
 		default:
-			opt.images[name] = withMedium(opt.image, name)
+			opt.images[name] = artifact.MediumPath(opt.image, name)
 		}
 	}
 	return nil
@@ -292,7 +292,7 @@ func (opt *factoryOptions) liveBoard(conf map[string]shconf.Value) (*boards.Boar
 	if opt.board == "" {
 		return factory.LiveBoard(conf)
 	}
-	board, err := loadBoard(opt.board)
+	board, err := boards.Load(opt.board)
 	if err == nil && board.Live.Tree == "" {
 		err = fault.New(fault.Usage, "%s cannot be provisioned while it runs", board.Name)
 	}
@@ -321,12 +321,11 @@ func runLive(ctx context.Context, opt factoryOptions, u *ui) error {
 			return fault.New(fault.Usage, "%s is given, and with --live %s writes only its %s", diskFlag(name, opt.disks[name]), board.Name, strings.Join(media, " and "))
 		}
 	}
-	o := factory.LiveOptions{Options: opt.options(board, u), Root: "/", ConfName: opt.conf, Conf: conf, TempDir: os.Getenv("TMPDIR"), Reboot: opt.reboot,
-		Apply: func(b *build.Options, key string, v shconf.Value) error { return applyValue(b, key, v, u) }}
+	o := factory.LiveOptions{Options: opt.options(board, u), Root: "/", ConfName: opt.conf, Conf: conf, TempDir: os.Getenv("TMPDIR"), Reboot: opt.reboot}
 	if opt.root != "" {
 		o.Root = opt.root
 	}
-	if when, given, err := sourceDate(); err != nil {
+	if when, given, err := build.SourceDate(); err != nil {
 		return err
 	} else if o.Time = when; !given {
 		o.Time = time.Now().Unix()

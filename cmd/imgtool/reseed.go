@@ -34,7 +34,7 @@ func askedBoard(name string) (*boards.Board, error) {
 	if name == "" {
 		return nil, nil
 	}
-	return loadBoard(name)
+	return boards.Load(name)
 }
 
 // reseed puts a seed into an image file or onto a disk, or takes it away: nil.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image/build"
 	"imgtool/image/seed/seedstick"
 	"imgtool/image/volume"
 )
@@ -52,7 +53,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	when, _, err := sourceDate()
+	when, _, err := build.SourceDate()
 	if err != nil {
 		return err
 	}

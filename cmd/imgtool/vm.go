@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"imgtool/boards"
 	"imgtool/flash/deploy"
 	"imgtool/image"
 	"imgtool/image/artifact"
@@ -285,7 +286,7 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 	}
 	defer pic.Close()
 	if m := pic.Manifest; m != nil {
-		if board, err := loadBoard(m.Board); err == nil && board.Arch != "arm64" {
+		if board, err := boards.Load(m.Board); err == nil && board.Arch != "arm64" {
 			return fmt.Errorf("%s is for the board %s with %s processors; the machine has arm64 ones", pic.Name, board.Name, board.Arch)
 		}
 	}

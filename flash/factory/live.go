@@ -36,9 +36,6 @@ type LiveOptions struct {
 	Time     int64 // of everything made, seconds since 1970
 	TempDir  string
 	Reboot   bool // reboot when it is complete
-
-	// Apply sets the build options that a setting of the configuration stands for.
-	Apply func(o *build.Options, key string, v shconf.Value) error
 }
 
 // live is a system that is provisioned from its own root file system.
@@ -115,7 +112,7 @@ func LiveBoard(conf map[string]shconf.Value) (*boards.Board, error) {
 		}
 		wrong := 0
 		for _, f := range b.Conf.Fixed {
-			if v, ok := conf[f.Key]; ok && !slices.Equal(v.Fields(), f.Is) {
+			if v, ok := conf[f.Key]; ok && !slices.Equal(v.Items(), f.Is) {
 				wrong++
 			}
 		}

@@ -54,7 +54,7 @@ func (l *live) checkConf(files bool) error {
 	var errs []error
 	each := func(keys []string, check func(key, value string) error) {
 		for _, key := range keys {
-			for _, value := range l.opt.Conf[key].Fields() {
+			for _, value := range l.opt.Conf[key].Items() {
 				errs = append(errs, check(key, value))
 			}
 		}
@@ -179,12 +179,12 @@ func (l *live) buildOptions(root *tree.Tree) (build.Options, error) {
 		if slices.Contains(used, key) {
 			continue
 		}
-		if err := l.opt.Apply(&o, key, l.opt.Conf[key]); err != nil {
+		if err := o.ApplySetting(key, l.opt.Conf[key]); err != nil {
 			return o, fmt.Errorf("%s: %s: %w", l.opt.ConfName, key, err)
 		}
 	}
 	for _, key := range l.board.Conf.Require {
-		o.Allow = append(o.Allow, l.opt.Conf[key].Fields()...)
+		o.Allow = append(o.Allow, l.opt.Conf[key].Items()...)
 	}
 	for _, m := range l.media {
 		o.Sizes[m.name] = m.disk.Size / 512 * 512

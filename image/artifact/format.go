@@ -54,6 +54,13 @@ func Split(name string) (base, suffix string, err error) {
 	return "", "", fmt.Errorf("%s: the name must end in .img, .img.zst, .img.xz, .img.gz or .simg", name)
 }
 
+// MediumPath returns the path of a medium's image, where the images of all media have one
+// name: a.img.zst is a-emmc.img.zst.
+func MediumPath(path, medium string) string {
+	base, suffix, _ := Split(path)
+	return base + "-" + medium + suffix
+}
+
 // formats are those of compressed images.
 var formats = map[compress.Format]Format{compress.Zstd: Zstd, compress.XZ: XZ, compress.Gzip: Gzip, compress.Bzip2: Bzip2, compress.LZ4: LZ4}
 

@@ -19,8 +19,8 @@ type Value struct {
 	List []string // of NAME=(…); nil for any other, not nil for an empty list
 }
 
-// Fields returns the words of the value.
-func (v Value) Fields() []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
+// Items returns the values of a list, or the words of a text.
+func (v Value) Items() []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
 
 // maxSrc and maxText bound what doubling a variable line by line can become.
 const (

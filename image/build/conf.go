@@ -1,4 +1,4 @@
-package main
+package build
 
 import (
 	"fmt"
@@ -7,15 +7,13 @@ import (
 	"strings"
 
 	"imgtool/boards"
-	"imgtool/image/build"
 	"imgtool/image/hostfile"
 	"imgtool/image/shconf"
 	"imgtool/layouts"
 )
 
-// applyConf takes over what the file a factory provisions with says of sizes,
-// labels, devices and lists. What is said there and not used is told.
-func applyConf(o *build.Options, path string, u *ui) error {
+// applyConf applies the settings of a factory_provision.conf.
+func (o *Options) applyConf(path string) error {
 	text, err := hostfile.ReadStream(path, hostfile.Text)
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)
@@ -25,14 +23,18 @@ func applyConf(o *build.Options, path string, u *ui) error {
 		return fmt.Errorf("provisioning: %w", err)
 	}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
-		if err := applyValue(o, key, values[key], u); err != nil {
+		if err := o.ApplySetting(key, values[key]); err != nil {
 			return fmt.Errorf("%s: %s: %w", path, key, err)
 		}
 	}
 	return nil
 }
 
-func applyValue(o *build.Options, key string, v shconf.Value, u *ui) error {
+// ApplySetting applies a setting of a factory_provision.conf: the size or label of a
+// partition, a variable, or a list. It changes the board, and warns of settings that the
+// board does not use. A setting with another value than the definition is made for is an
+// error.
+func (o *Options) ApplySetting(key string, v shconf.Value) error {
 	c := o.Board.Conf
 	switch {
 	case v.List == nil && c.Sizes[key] != "":
@@ -40,44 +42,47 @@ func applyValue(o *build.Options, key string, v shconf.Value, u *ui) error {
 		if err != nil {
 			return nil // left out before
 		}
-		return applySize(o, key, p, v.Text)
+		return o.applySize(key, p, v.Text)
 	case v.List == nil && c.Labels[key] != "":
 		if p, err := o.Board.Partition(c.Labels[key]); err == nil { // not left out
 			p.Label = v.Text
 		}
 	case v.List == nil && c.Vars[key] != "":
-		if _, ok := o.Vars[c.Vars[key]]; !ok {
-			o.Vars[c.Vars[key]] = v.Text
-		}
+		o.setVar(c.Vars[key], v.Text)
 	case slices.ContainsFunc(c.Lists, func(l boards.List) bool { return l.Key == key }):
-		return o.Board.SetList(key, v.Fields())
+		return o.Board.SetList(key, v.Items())
 	case slices.ContainsFunc(c.Fixed, func(f boards.Fixed) bool { return f.Key == key }):
 		for _, f := range c.Fixed {
-			if got := v.Fields(); f.Key == key && !slices.Equal(got, f.Is) {
-				return fmt.Errorf("it is %s, and only %s is known here", quoted(got), quoted(f.Is))
+			if got := v.Items(); f.Key == key && !slices.Equal(got, f.Is) {
+				return fmt.Errorf("the value is (%s); only (%s) is supported", strings.Join(got, " "), strings.Join(f.Is, " "))
 			}
 		}
 	default:
-		u.warn(fmt.Sprintf("%s of the provisioning is not used", key))
+		o.Warn(fmt.Sprintf("%s of the provisioning is not used", key))
 	}
 	return nil
 }
 
-// applySize gives a partition the size that a setting has for it.
-func applySize(o *build.Options, key string, p *layouts.Partition, text string) error {
+// setVar sets a variable that the command line does not set.
+func (o *Options) setVar(name, value string) {
+	if _, ok := o.Vars[name]; !ok {
+		o.Vars[name] = value
+	}
+}
+
+// applySize sets the size of a partition, or leaves the partition out if the size is empty.
+func (o *Options) applySize(key string, p *layouts.Partition, text string) error {
 	vars, optional := o.Board.Conf.Empty[key]
 	switch {
 	case text == "" && !optional:
-		return fmt.Errorf("it is empty, and %s cannot be left out: give it a size, as 16G or ALL", p.Name)
+		return fmt.Errorf("it is empty, and %s cannot be left out: give it a size such as 16G or ALL", p.Name)
 	case text == "":
 		for name, value := range vars {
-			if _, ok := o.Vars[name]; !ok {
-				o.Vars[name] = value
-			}
+			o.setVar(name, value)
 		}
 		return o.Board.LeaveOut(o.Board.Conf.Sizes[key])
 	case text == "ALL" && p.Size != 0:
-		return fmt.Errorf("%s has a size of its own in the board's layout, and cannot take what is left", p.Name)
+		return fmt.Errorf("%s has a size in the board's layout, and cannot take the rest of the disk", p.Name)
 	case text == "ALL":
 		return nil
 	}
@@ -86,15 +91,13 @@ func applySize(o *build.Options, key string, p *layouts.Partition, text string) 
 		return err
 	}
 	if p.Size == 0 {
-		return fmt.Errorf("%s takes what is left of the disk: only ALL can be said", p.Name)
+		return fmt.Errorf("%s takes the rest of the disk: only ALL is possible", p.Name)
 	}
 	p.Size = size
 	return nil
 }
 
-func quoted(list []string) string { return "(" + strings.Join(list, " ") + ")" }
-
-// confSize reads a size as fdisk takes it: 16G is 16 GiB.
+// confSize parses a size as fdisk takes it: 16G is 16 GiB.
 func confSize(text string) (layouts.Bytes, error) {
 	var size layouts.Bytes
 	for short, long := range map[string]string{"K": "KiB", "M": "MiB", "G": "GiB"} {
@@ -102,5 +105,5 @@ func confSize(text string) (layouts.Bytes, error) {
 			return size, size.UnmarshalText([]byte(n + long))
 		}
 	}
-	return 0, fmt.Errorf("%q is no size: write it as 16G, 512M or ALL", text)
+	return 0, fmt.Errorf("invalid size %q: write it as 16G, 512M or ALL", text)
 }
