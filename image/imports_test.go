@@ -29,7 +29,7 @@ var layers = []struct {
 	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
 		"image/report", "image/edit", "image/edit/edittest", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
 		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/build", "image/volume",
-		"image/compose", "image/compare", "image/inspect"}},
+		"image/compose", "image/compare", "image/inspect", "flash/deploy", "flash/factory"}},
 	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool", "cmd/imgtool/boottest", "docs"}},
 }
 
