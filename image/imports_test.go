@@ -19,10 +19,10 @@ var layers = []struct {
 		[]string{"image/parallel", "image"}},
 	{"mechanisms", "each does one thing that has nothing to do with images or boards", []string{
 		"image/fault", "image/sanitize", "image/cache", "image/hostfile", "image/progress", "image/xz",
-		"image/compress", "image/initramfs", "image/vm", "image/imagetest"}},
+		"image/compress", "image/initramfs"}},
 	{"formats", "they know one format each, and neither boards nor users", []string{
 		"image/statefile", "image/boardinfo", "image/fstab", "image/extlinux", "image/shconf", "image/uboot", "image/mbr", "image/gpt",
-		"image/partition", "image/swap", "image/simg", "image/fat", "image/tree", "image/tree/sums", "image/tree/hostfs",
+		"image/partition", "image/vm", "image/imagetest", "image/swap", "image/simg", "image/fat", "image/tree", "image/tree/sums", "image/tree/hostfs",
 		"image/tree/tarfs", "image/tree/treetest", "image/ext4", "image/squashfs", "image/artifact", "image/fileinfo"}},
 	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk", "flash"}},
 	{"definitions", "data that users write, so it must not depend on how it is used", []string{"layouts", "boards"}},
