@@ -50,7 +50,7 @@ func TestForeignImagesThatAreRefused(t *testing.T) {
 		"the last partition cut, packed":    {func(f *foreign) { f.length = 25000449 }, true, 64 * mebi, deliver{packed: true}, 0, "is written as zeros"},
 		"the last partition cut, piped":     {func(f *foreign) { f.length = 25000449 }, true, 64 * mebi, deliver{piped: true}, 0, "is written as zeros"},
 		"the last partition cut, too small": {func(f *foreign) { f.length = 25000448 }, true, 39 * mebi, deliver{}, 4, "too small"},
-		"no backup":                         {func(f *foreign) { f.length -= 33 * 512 }, false, 64 * mebi, deliver{}, 0, "it has no backup partition table, which is made anew"},
+		"no backup":                         {func(f *foreign) { f.length -= 33 * 512 }, false, 64 * mebi, deliver{}, 0, "it has no backup partition table, so one is made"},
 		"for a larger disk":                 {func(f *foreign) { f.size, f.length = 100*mebi, 38*mebi }, false, 64 * mebi, deliver{}, 0, "its partition table is for a disk of 104857600 bytes"},
 		"for a larger disk, packed":         {func(f *foreign) { f.size, f.length = 100*mebi, 38*mebi }, false, 64 * mebi, deliver{packed: true}, 0, "its partition table is for a disk of 104857600 bytes"},
 		"data behind the backup":            {func(f *foreign) { f.length += 5*mebi + 7; f.trailing = true }, false, 64 * mebi, deliver{loop: 512}, 0, "they are written as well"},

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"imgtool/flash/deploy"
 )
 
 // A rate is shown after a second, and the remaining time covers all phases.
@@ -12,7 +14,7 @@ func TestRemainingTimeCoversAllPhases(t *testing.T) {
 	var log bytes.Buffer
 	u := &ui{stderr: &log, stdout: &log}
 	const mib = 1 << 20
-	u.expect(ahead{"writing", 300 * mib}, ahead{"reading back", 300 * mib}, ahead{"after", 100 * mib})
+	u.Expect(deploy.Phase{Name: "writing", Total: 300 * mib}, deploy.Phase{Name: "reading back", Total: 300 * mib}, deploy.Phase{Name: "after", Total: 100 * mib})
 	u.phases("writing", 300*mib)(100 * mib)
 	p := u.phase
 	if p.later != 400*mib {
@@ -35,7 +37,7 @@ func TestRemainingTimeCoversAllPhases(t *testing.T) {
 	if got := u.phase.text(); !strings.HasSuffix(got, ", 50.0 MiB/s, 10s left") {
 		t.Errorf("%q", got)
 	}
-	u.expect()
+	u.Expect()
 	u.phases("writing", 300)
 	if u.phase.later != 0 {
 		t.Errorf("%d bytes are to come", u.phase.later)
@@ -73,7 +75,7 @@ func TestBarIsRemoved(t *testing.T) {
 	if got := screen.String(); !strings.Contains(got, "500 bytes of 1000 bytes") || !strings.Contains(got, "50% [====>.....]") || strings.ContainsRune(got, '█') {
 		t.Errorf("%q", got)
 	}
-	u.note("a message")
+	u.Notef("a message")
 	u.phase.last = time.Time{}
 	more(100)
 	u.say("the end")

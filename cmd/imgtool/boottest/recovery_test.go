@@ -49,7 +49,7 @@ func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 		`(?m)^table before: there$`,
 		`(?m)^found /dev/sdb \(2\.44 GiB, Linux UMS disk 0, serial rock64-0001, usb\)`,
 		`(?m)^imgtool: /dev/sdb: the disk is gone`,
-		`(?m)^imgtool: what is on /dev/sdb now is not known, because it could not be read back; flash it again$`,
+		`(?m)^imgtool: the content of /dev/sdb is not known, because it could not be read back; flash it again$`,
 		fmt.Sprintf(`(?m)^status pulled %d `, 9),
 		`(?m)^table pulled: none$`,
 		fmt.Sprintf(`(?m)^status ejected %d `, 9),
