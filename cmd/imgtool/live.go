@@ -389,7 +389,7 @@ func (l *live) check(files bool) error {
 			}
 		}
 		// It is built in, and the one that the board has there.
-		need := disk.Need{Floor: int64(m.Placing.MinDisk), Who: l.board.Name, SectorSize: 512}
+		need := disk.Need{Floor: int64(m.Layout.MinDisk), Who: l.board.Name, SectorSize: 512}
 		if dev.Fixed() {
 			need.Fixed, need.Serial = true, dev.Serial
 			if dev.Serial == "" {
