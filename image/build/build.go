@@ -13,19 +13,18 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/google/uuid"
 
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/compress"
 	"imgtool/image/edit"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
@@ -92,7 +91,7 @@ type ReaderWriterAt interface {
 type Result struct {
 	Images  []Image
 	Trees   map[string]*tree.Tree // of the board, by name
-	scratch []*os.File
+	scratch []io.Closer
 }
 
 // Image is that of one medium.
@@ -786,9 +785,9 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	}
 	inPlace := out != nil
 	if !inPlace {
-		f, err := scratch(b.TempDir)
+		f, err := compress.NewScratch(b.TempDir, nil)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("rootfs: %w", err)
 		}
 		b.result.scratch = append(b.result.scratch, f)
 		out, at = f, 0
@@ -805,9 +804,6 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	// They are not held on to here: once it is written, nobody needs them.
 	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", total))
-	if errors.Is(err, syscall.ENOSPC) && !inPlace {
-		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another folder): %w", cmp.Or(b.TempDir, os.TempDir()), err)
-	}
 	var large *squashfs.TooLargeError
 	if errors.As(err, &large) {
 		return nil, tooLarge(p.Name, large.Size, large.Max)
@@ -819,19 +815,6 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 		d.written = append(d.written, image.Span{Off: at, Len: size})
 	}
 	return io.NewSectionReader(out, at, size), nil
-}
-
-// scratch is a file that is gone when it is closed, or the program ends.
-func scratch(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "imgtool-*")
-	if err != nil {
-		return nil, fmt.Errorf("scratch file (TMPDIR names the folder): %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("scratch file (TMPDIR names the folder): %w", err)
-	}
-	return f, nil
 }
 
 func (b *builder) manifest(d *disk) *artifact.Manifest {
