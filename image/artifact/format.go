@@ -59,6 +59,13 @@ func Split(name string) (base, suffix string, err error) {
 	return "", "", fmt.Errorf("%s: the name must end in .img, .img.zst, .img.xz, .img.gz or .simg", name)
 }
 
+// MediumPath returns the path of the image of a medium of a board with several media:
+// a.img.zst becomes a-emmc.img.zst.
+func MediumPath(path, medium string) string {
+	base, suffix, _ := Split(path)
+	return base + "-" + medium + suffix
+}
+
 // compressed has the formats of compressed raw images.
 var compressed = map[compress.Format]Format{compress.Zstd: Zstd, compress.XZ: XZ, compress.Gzip: Gzip, compress.Bzip2: Bzip2, compress.LZ4: LZ4}
 

@@ -140,6 +140,6 @@ func (s *saver) sparse(ctx context.Context, f *os.File) error {
 }
 
 // fill sets the hashes of the manifest.
-func (m *Manifest) fill(sums *image.Tally) {
-	m.Version, m.Manifest, m.Pieces = 1, *sums.Leaves, sums.Pieces.Entries
+func (m *Manifest) fill(sums *image.Checksums) {
+	m.Version, m.Manifest, m.Pieces = 1, *sums.Extents, sums.Pieces.Entries
 }

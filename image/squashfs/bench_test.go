@@ -5,7 +5,6 @@ import (
 	"os"
 	"testing"
 
-	"imgtool/image/heap"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
@@ -20,8 +19,6 @@ func BenchmarkWrite(b *testing.B) {
 	if from == "" || to == "" {
 		b.Skip("BENCH_ROOTFS and BENCH_OUT name what to read and to write")
 	}
-	// As the program has it.
-	heap.UseHugePages()
 	opt := squashfs.Options{Compression: os.Getenv("BENCH_COMPRESSION"), BlockSize: 1 << 20}
 	if os.Getenv("BENCH_BLOCK") == "128K" {
 		opt.BlockSize = 128 << 10

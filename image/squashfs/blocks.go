@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"slices"
 
 	"imgtool/image/tree/sums"
 )
@@ -45,7 +44,6 @@ func (p piece) read(b []byte, size int64) error {
 type block struct {
 	file   *data // nil for a fragment block
 	pieces []piece
-	effort effort
 	zeros  int64 // so many blocks of nothing but zeros, which have no pieces
 	bytes  int64 // of those
 }
@@ -261,90 +259,9 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 	return blocks
 }
 
-// fewEnds is up to how many it is looked whether their own order is the better one: with
-// more it is not, and looking takes time.
-const fewEnds = 4096
-
-// together puts the ends into blocks: those that are alike near one another, unless more
-// is in a block twice where they are in the order of their paths.
-func (p *plan) together(s *sketches, size int64) [][]int32 {
-	order := s.byLikeness()
-	if len(order) <= fewEnds {
-		paths := slices.Sorted(slices.Values(order))
-		if s.twice(p, p.fragments(paths, size)) > s.twice(p, p.fragments(order, size)) {
-			order = paths
-		}
-	}
-	return p.fragments(order, size)
-}
-
-// pathOrder are the ends as mksquashfs puts them into fragments: those of files of no
-// more than a block in the order of their paths, others alone.
-func (p *plan) pathOrder(size int64) (blocks [][]int32) {
-	var small []int32
-	used := int64(0)
-	for i := range p.ends {
-		e := &p.ends[i]
-		if e.node.data.size > size {
-			continue
-		}
-		if used+int64(e.len) > size {
-			blocks = append(blocks, small)
-			small, used = nil, 0
-		}
-		small = append(small, int32(i))
-		used += int64(e.len)
-	}
-	return append(blocks, small)
-}
-
-// stored is how many bytes there are to compress.
-func (p *plan) stored(size int64) (n int64) {
-	for _, f := range p.files {
-		if p.like[f.data].d == nil {
-			n += min(f.data.blocks*size, f.data.size, f.data.sums.Blocks()*hashed(size))
-		}
-	}
-	for i := range p.ends {
-		n += int64(p.ends[i].len)
-	}
-	return n
-}
-
-// littleToGain says whether the order of ends can make up for nothing, and tuning is not
-// worth it: all is so little that the time makes no difference, or less than a sixteenth is
-// in ends. In large blocks what is tuned is mostly smaller.
-func (p *plan) littleToGain(size int64) bool {
-	inEnds := int64(0)
-	for i := range p.ends {
-		inEnds += int64(p.ends[i].len)
-	}
-	all := p.stored(size)
-	return all < 8<<20 || size <= smallBlock && inEnds < all/16
-}
-
-// pays says whether tuning, which makes 10,000 bytes larger by so many, costs less
-// than is saved by ends being together with those that are like them. That is guessed
-// from what is in a fragment twice, more than with mksquashfs: on twenty trees, about half
-// of it was saved in blocks of 128 KiB, and a fourth in those of 1 MiB, but for the first
-// 1.45 % of the ends.
-func (p *plan) pays(costs int, like [][]int32, s *sketches, size int64) bool {
-	inEnds := 0.0
-	for i := range p.ends {
-		inEnds += float64(p.ends[i].len)
-	}
-	// The conversion keeps it from being rounded otherwise on other processors.
-	saved := s.twice(p, like) - s.twice(p, p.pathOrder(size)) - float64(inEnds*0.0145)
-	share := 0.5
-	if size > smallBlock {
-		share = 0.25
-	}
-	return saved*share > float64(p.stored(size))*float64(costs)/10000
-}
-
 // blocks are those of the files in the order they are written, before the fragments.
 // It says whether yield took all of them.
-func (p *plan) blocks(size int64, e effort, yield func(block) bool) bool {
+func (p *plan) blocks(size int64, yield func(block) bool) bool {
 	for _, n := range p.files {
 		if p.like[n.data].d != nil {
 			continue
@@ -353,13 +270,13 @@ func (p *plan) blocks(size int64, e effort, yield func(block) bool) bool {
 			// A hole of a few bytes in a tar may be as large as any disk.
 			if k := n.data.zeroBlocks(i, size); k > 0 {
 				bytes := min((i+k)*size, n.data.size) - i*size
-				if !yield(block{file: n.data, effort: e, zeros: k, bytes: bytes}) {
+				if !yield(block{file: n.data, zeros: k, bytes: bytes}) {
 					return false
 				}
 				i += k - 1
 				continue
 			}
-			if !yield(block{file: n.data, pieces: []piece{n.piece(i, size)}, effort: e}) {
+			if !yield(block{file: n.data, pieces: []piece{n.piece(i, size)}}) {
 				return false
 			}
 		}
@@ -368,9 +285,9 @@ func (p *plan) blocks(size int64, e effort, yield func(block) bool) bool {
 }
 
 // fragmentBlocks are those of the ends that are put together.
-func (p *plan) fragmentBlocks(fragments [][]int32, e effort, yield func(block) bool) {
+func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
 	for _, ends := range fragments {
-		b := block{pieces: make([]piece, 0, len(ends)), effort: e}
+		b := block{pieces: make([]piece, 0, len(ends))}
 		for _, i := range ends {
 			b.pieces = append(b.pieces, p.ends[i].piece())
 		}

@@ -38,21 +38,8 @@ type codec struct {
 	min, max, level int
 	options         func(level int) []byte // of the superblock; nil where these are the format's defaults
 	encoder         func(level, blockSize int) (encoder, error)
-	with            func(level int, e effort) (encoder, error) // of a tuned level; nil where there is none
 	decoder         func(blockSize int) (decoder, error)
 }
-
-// effort is how matches are looked for.
-type effort int
-
-const (
-	usual   effort = iota // as is best for a level where the order of ends saves something
-	untuned               // as the library does at that level
-	deep                  // as it does at the next
-)
-
-// efforts in the keys of the cache.
-var efforts = [...]string{usual: "", untuned: " plain", deep: " deep"}
 
 var codecs = []codec{
 	{
@@ -97,86 +84,8 @@ var codecs = []codec{
 			return appendTo(nil, uint32(level))
 		},
 		encoder: zstdEncoder,
-		with:    zstdWith,
 		decoder: zstdDecoder,
 	},
-}
-
-// smallBlock is the largest block that libzstd has other levels for than for all others.
-const smallBlock = 128 << 10
-
-// slow says whether it takes long over bytes that cannot be compressed.
-func (c *codec) slow(level int) bool {
-	return c.name == "xz" || c.name == "zstd" && zstdMax > 4 && level > 9
-}
-
-// tuned says whether blocks may be compressed in another way than with the library's level
-// of that number.
-func (c *codec) tuned(level int) bool { return c.with != nil && tuned(level) }
-
-// encoders are those for blocks, by effort; a level that is not tuned has the usual one only.
-func (c *codec) encoders(level, blockSize int) (all [len(efforts)]encoder, err error) {
-	if all[usual], err = c.encoder(level, blockSize); err != nil {
-		return all, err
-	}
-	if c.tuned(level) {
-		for _, e := range []effort{untuned, deep} {
-			if all[e], err = c.with(level, e); err != nil {
-				return all, err
-			}
-		}
-	}
-	if c.slow(level) {
-		fast, err := zstdEncoder(1, blockSize)
-		if err != nil {
-			return all, err
-		}
-		for e, encode := range all {
-			all[e] = sparingly(encode, fast)
-		}
-	}
-	return all, nil
-}
-
-// metaLevel is the level for metadata, of which each block is to be compressed before the
-// next can be made: at 8 KiB, more than 15 buys nothing.
-func (c *codec) metaLevel(level int) int {
-	if level > 15 && c.tuned(level) {
-		return 15
-	}
-	return level
-}
-
-// sparingly compresses nothing that looks like noise and does not yield to zstd at its
-// fastest.
-func sparingly(encode, fast encoder) encoder {
-	return func(dst, src []byte) ([]byte, error) {
-		if noise(src) {
-			if b, err := fast(dst, src); err == nil && len(b) >= len(src) {
-				return src, nil
-			}
-		}
-		return encode(dst, src)
-	}
-}
-
-// noise says whether the bytes of b are about equally frequent: but for what chance does to
-// so few, there is less than 0.002 bits to gain by their frequencies for each of 8.
-func noise(b []byte) bool {
-	n := int64(len(b))
-	if n < 4096 {
-		return false
-	}
-	var count [256]int64
-	for _, c := range b {
-		count[c]++
-	}
-	squares := int64(0)
-	for _, k := range count {
-		squares += k * k
-	}
-	// Chi-squared is about 255 by chance, and 2 ln 2 for each bit.
-	return 256*squares-n*n < n*(255+n/361)
 }
 
 // parseCodec takes apart "zstd:9".
@@ -215,8 +124,6 @@ func Codec(compression string) (string, error) {
 		return "", err
 	case level == 0:
 		return fmt.Sprintf("%s (%s)", c.name, c.library), nil
-	case c.tuned(level):
-		return fmt.Sprintf("%s:%d (%s, tuned)", c.name, level, c.library), nil
 	}
 	return fmt.Sprintf("%s:%d (%s)", c.name, level, c.library), nil
 }

@@ -89,7 +89,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	if opt.Max > 0 {
 		out.max = opt.Max
 	}
-	encode, err := codec.encoder(codec.metaLevel(level), opt.BlockSize)
+	encode, err := codec.encoder(level, opt.BlockSize)
 	if err != nil {
 		return 0, err
 	}
@@ -221,17 +221,8 @@ type slot struct {
 // writeBlocks writes all data, reading and compressing several blocks at once,
 // and returns the entries of the fragment table.
 func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level int, opt Options, progress image.Progress) ([]byte, error) {
-	// Which ends go together is found out while the files' own blocks are written, but
-	// for a codec where it makes a difference to those.
+	// Which ends go together is found out while the files' own blocks are written.
 	size := int64(opt.BlockSize)
-	effort, costs := usual, 0
-	if codec.tuned(level) {
-		if p.littleToGain(size) {
-			effort = most(level)
-		} else {
-			costs = tuningCosts(level, opt.BlockSize)
-		}
-	}
 	var ends [][]int32
 	g, run := errgroup.WithContext(ctx)
 	found := make(chan struct{})
@@ -241,21 +232,15 @@ func (p *plan) writeBlocks(ctx context.Context, out *output, codec *codec, level
 		if err != nil {
 			return err
 		}
-		ends = p.together(sketches, size)
-		if costs > 0 && !p.pays(costs, ends, sketches, size) {
-			effort = untuned
-		}
+		ends = p.fragments(sketches.byLikeness(), size)
 		return nil
 	})
 	var fragments []byte
 	g.Go(func() (err error) {
 		all := func(yield func(block) bool) {
-			if costs > 0 {
+			if p.blocks(size, yield) {
 				<-found
-			}
-			if p.blocks(size, effort, yield) {
-				<-found
-				p.fragmentBlocks(ends, effort, yield)
+				p.fragmentBlocks(ends, yield)
 			}
 		}
 		fragments, err = p.write(run, out, all, codec, level, opt, progress)
@@ -281,12 +266,12 @@ func (p *plan) write(ctx context.Context, out *output, blocks iter.Seq[block], c
 	}
 	var workers []func(*slot) error
 	for range opt.Workers {
-		encode, err := codec.encoders(level, opt.BlockSize)
+		encode, err := codec.encoder(level, opt.BlockSize)
 		if err != nil {
 			return nil, err
 		}
 		workers = append(workers, func(s *slot) error {
-			return s.pack(encode[s.effort], words+efforts[s.effort], opt)
+			return s.pack(encode, words, opt)
 		})
 	}
 
@@ -361,7 +346,7 @@ func (s *slot) pack(encode encoder, words string, opt Options) error {
 // counts up when an encoder makes something else of a block than it did.
 func (s *slot) key(words string, size int) (key [sha256.Size]byte, zero bool) {
 	h := sha256.New()
-	fmt.Fprintf(h, "squashfs block 4\n%s %d\n", words, size)
+	fmt.Fprintf(h, "squashfs block 5\n%s %d\n", words, size)
 	s.len, zero = 0, true
 	var rec []byte
 	for _, p := range s.pieces {
