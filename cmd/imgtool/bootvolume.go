@@ -37,7 +37,7 @@ func seedBoards(m *artifact.Manifest, asked *boards.Board) ([]*boards.Board, err
 	if asked != nil {
 		switch {
 		case m != nil && m.Board != asked.Name:
-			return nil, &wrongBoardError{fmt.Errorf("it is an image for %s, and the board is %s", m.Board, asked.Name)}
+			return nil, fault.New(fault.WrongBoard, "it is an image for %s, and the board is %s", m.Board, asked.Name)
 		case asked.Seed.Path == "":
 			return nil, asked.NoSeed()
 		}
@@ -143,7 +143,7 @@ func (v *bootVolume) text() ([]byte, error) {
 		return nil, nil
 	}
 	if v.seed.Size() > seed.MaxUpload {
-		return nil, corrupt("%s: the seed has %d bytes; the device takes up to %d", v.part.Name, v.seed.Size(), int64(seed.MaxUpload))
+		return nil, fault.New(fault.Corrupt, "%s: the seed has %d bytes; the device takes up to %d", v.part.Name, v.seed.Size(), int64(seed.MaxUpload))
 	}
 	b := make([]byte, v.seed.Size())
 	if _, err := v.seed.ReadAt(b, 0); err != nil && err != io.EOF {
@@ -253,7 +253,7 @@ func (e *seedEdit) volume(img *image.Image, m *artifact.Manifest) (*image.Image,
 		known = append(known, image.Span{Off: e.part.Off + x.Off, Len: x.Size()})
 	}
 	if lost := image.Subtract(content, known); len(lost) > 0 {
-		return nil, corrupt("%s: its manifest has %d bytes at %d, where %s has no file", e.part.Name, lost[0].Len, lost[0].Off, e.part.Name)
+		return nil, fault.New(fault.Corrupt, "%s: its manifest has %d bytes at %d, where %s has no file", e.part.Name, lost[0].Len, lost[0].Off, e.part.Name)
 	}
 	over, err := e.overlay(img)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
@@ -40,7 +41,7 @@ func askedBoard(name string) (*boards.Board, error) {
 func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &noDiskError{path, err}
+		return deploy.NoDisk(path)
 	}
 	if err != nil {
 		return err
@@ -52,7 +53,7 @@ func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return err
 	}
-	if dev, err := findDisk(path); err != nil {
+	if dev, err := deploy.Find(path); err != nil {
 		return err
 	} else if err := dev.Check(disk.Need{}); err != nil {
 		return err
@@ -163,7 +164,7 @@ func (e *seedEdit) checkLanded(path string, board *boards.Board, u *ui) error {
 
 // reseedDisk changes the boot partition of a disk that is not in use.
 func reseedDisk(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
-	dev, err := findDisk(path)
+	dev, err := deploy.Find(path)
 	if err != nil {
 		return err
 	}

@@ -63,5 +63,5 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	}
 	pic := volume.FromImage("a seed stick with "+opt.seed.file, img, nil)
 	pic.Unit = opt.seed.unit
-	return flashPicture(ctx, []string{disk}, pic, opt, u)
+	return flashSource(ctx, []string{disk}, pic, opt, u)
 }

@@ -20,8 +20,8 @@ import (
 	"imgtool/image/parallel"
 )
 
-// compressor compresses one piece as a frame, stream or member of its own, so that the
-// results can be concatenated. It uses dst if that is large enough.
+// compressor compresses a piece as a complete frame, stream or member, so that the results
+// can be concatenated. It uses dst if that is large enough.
 type compressor func(dst, data []byte) ([]byte, error)
 
 func newCompressor(f Format) (compressor, error) {
@@ -62,7 +62,7 @@ func writerCompressor(newWriter func(io.Writer) (io.WriteCloser, error)) compres
 // compressed writes the image piece by piece. An .img.zst begins with the manifest; it
 // is written last, over a placeholder of the same length, because it has the hashes.
 func (s *saver) compressed(ctx context.Context, file *os.File) error {
-	sums := image.NewTally(s.img)
+	sums := image.NewChecksums(s.img)
 	s.m.fill(sums)
 	out := bufio.NewWriterSize(file, image.PieceSize)
 	if s.format != Zstd {
@@ -108,7 +108,7 @@ func (s *saver) compressed(ctx context.Context, file *os.File) error {
 
 // pieces compresses the image in windows of PieceSize, several at once, and hashes its
 // pieces. emit receives the compressed windows in order, with their sizes in the image.
-func (s *saver) pieces(ctx context.Context, sums *image.Tally, emit func(packed []byte, n int64) error) error {
+func (s *saver) pieces(ctx context.Context, sums *image.Checksums, emit func(packed []byte, n int64) error) error {
 	compress, err := newCompressor(s.format)
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacem
 			return err
 		}
 		changed := *m
-		changed.Entries = r.entries(m.Entries, sums.Leaves.Entries)
+		changed.Entries = r.entries(m.Entries, sums.Extents.Entries)
 		changed.Pieces = r.entries(m.Pieces, sums.Pieces.Entries)
 		m = &changed
 	}

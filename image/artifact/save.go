@@ -72,7 +72,7 @@ func save(ctx context.Context, out *pending, s *saver) error {
 }
 
 // commit writes the manifest and block map of an image, unless m is nil, and gives all
-// files their names. accessFor returns the access that one of the two gets, or nil for
+// files their names. accessFor returns the access of the manifest or block map, or nil for
 // the default.
 func commit(out *pending, m *Manifest, accessFor func(path string) (*access, error)) error {
 	// The image is last: when it is visible, so are the files that belong to it.
@@ -140,6 +140,6 @@ func (s *saver) sparse(ctx context.Context, f *os.File) error {
 }
 
 // fill sets the hashes of the manifest.
-func (m *Manifest) fill(sums *image.Tally) {
-	m.Version, m.Manifest, m.Pieces = 1, *sums.Leaves, sums.Pieces.Entries
+func (m *Manifest) fill(sums *image.Checksums) {
+	m.Version, m.Manifest, m.Pieces = 1, *sums.Extents, sums.Pieces.Entries
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 
 	"imgtool/boards"
 	"imgtool/image"
@@ -74,7 +73,7 @@ type ReaderWriterAt interface {
 type Result struct {
 	Images  []Image
 	Trees   map[string]*tree.Tree // the board's, by name
-	scratch []*os.File
+	scratch []io.Closer
 }
 
 // Image is the image of a medium.

@@ -1,4 +1,4 @@
-package main
+package factory
 
 import (
 	"errors"
@@ -15,28 +15,28 @@ import (
 	"imgtool/flash/disk"
 )
 
-// rooted is the root directory of a system that may not be the one that runs. Nothing outside
-// of it is read or written, whatever symbolic links there are: links are followed as that
-// system follows them, absolute ones from its own root.
-type rooted struct{ *os.Root }
+// rootDir is the root directory of a system that may not be the running one. Symbolic links
+// are followed as that system follows them, absolute ones from its own root. Nothing outside
+// of the directory is read or written, whatever links there are.
+type rootDir struct{ *os.Root }
 
-func openRooted(dir string) (*rooted, error) {
+func openRootDir(dir string) (*rootDir, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &rooted{root}, nil
+	return &rootDir{root}, nil
 }
 
-// path is a path of the system as this one has it, for messages.
-func (r *rooted) path(p string) string { return filepath.Join(r.Name(), p) }
+// path returns a path of the system as a path of this one, for messages.
+func (r *rootDir) path(p string) string { return filepath.Join(r.Name(), p) }
 
 // maxLinks is how many symbolic links Linux follows.
 const maxLinks = 40
 
-// resolve is where a path of the system leads to, relative to the root and without a symbolic
-// link in it. What does not exist is taken for a name.
-func (r *rooted) resolve(p string) (string, error) {
+// resolve returns where a path of the system leads, relative to the root and without symbolic
+// links. Components that do not exist stay as they are.
+func (r *rootDir) resolve(p string) (string, error) {
 	parts := func(p string) []string { return strings.Split(p, "/") }
 	at, todo := ".", parts(path.Clean("/"+p))
 	for links := 0; len(todo) > 0; {
@@ -46,7 +46,7 @@ func (r *rooted) resolve(p string) (string, error) {
 		case "", ".":
 			continue
 		case "..":
-			at = path.Dir(at) // of the root, the root
+			at = path.Dir(at) // the parent of the root is the root
 			continue
 		}
 		to := path.Join(at, next)
@@ -55,7 +55,7 @@ func (r *rooted) resolve(p string) (string, error) {
 			return path.Join(append([]string{"/", to}, todo...)...)[1:], nil
 		}
 		if err != nil {
-			return "", r.named(p, err)
+			return "", r.wrap(p, err)
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
 			at = to
@@ -66,7 +66,7 @@ func (r *rooted) resolve(p string) (string, error) {
 		}
 		target, err := r.Readlink(to)
 		if err != nil {
-			return "", r.named(p, err)
+			return "", r.wrap(p, err)
 		}
 		if path.IsAbs(target) {
 			at = "."
@@ -76,16 +76,16 @@ func (r *rooted) resolve(p string) (string, error) {
 	return at, nil
 }
 
-// named is an error with the path as this system has it.
-func (r *rooted) named(p string, err error) error {
+// wrap returns an error with the path as a path of this system.
+func (r *rootDir) wrap(p string, err error) error {
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathErr.Err
 	}
 	return fmt.Errorf("%s: %w", r.path(p), err)
 }
 
-// stat says what a path of the system leads to.
-func (r *rooted) stat(p string) (fs.FileInfo, error) {
+// stat returns the information of the file that a path of the system leads to.
+func (r *rootDir) stat(p string) (fs.FileInfo, error) {
 	at, err := r.resolve(p)
 	if err != nil {
 		return nil, err
@@ -93,8 +93,8 @@ func (r *rooted) stat(p string) (fs.FileInfo, error) {
 	return r.Lstat(at)
 }
 
-// has says whether the system has something at a path, be it a link that leads nowhere.
-func (r *rooted) has(p string) bool {
+// exists reports whether the system has something at a path, which may be a broken link.
+func (r *rootDir) exists(p string) bool {
 	dir, err := r.resolve(path.Dir(path.Clean("/" + p)))
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
@@ -103,27 +103,27 @@ func (r *rooted) has(p string) bool {
 	return err == nil
 }
 
-// readFile is what is in a file of the system.
-func (r *rooted) readFile(p string) ([]byte, error) {
+// readFile returns the content of a file of the system.
+func (r *rootDir) readFile(p string) ([]byte, error) {
 	at, err := r.resolve(p)
 	if err != nil {
 		return nil, err
 	}
 	f, err := r.openFile(at)
 	if err != nil {
-		return nil, r.named(p, err)
+		return nil, r.wrap(p, err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return nil, r.named(p, err)
+		return nil, r.wrap(p, err)
 	}
 	return b, nil
 }
 
-// openFile opens a regular file by a path without links, and nothing else: to open a pipe may
-// wait for ever.
-func (r *rooted) openFile(at string) (*os.File, error) {
+// openFile opens a regular file by a path without links. It refuses everything else, as
+// opening a pipe may block.
+func (r *rootDir) openFile(at string) (*os.File, error) {
 	info, err := r.Lstat(at)
 	if err != nil {
 		return nil, err
@@ -142,8 +142,8 @@ func (r *rooted) openFile(at string) (*os.File, error) {
 	return f, nil
 }
 
-// straight refuses a path that has a symbolic link in place of a directory by now.
-func (r *rooted) straight(p string) error {
+// checkParent refuses a path whose parent has become a symbolic link.
+func (r *rootDir) checkParent(p string) error {
 	dir := path.Dir(p)
 	at, err := r.resolve(dir)
 	if err == nil && at != dir {
@@ -152,8 +152,8 @@ func (r *rooted) straight(p string) error {
 	return err
 }
 
-// replaceFile puts a text in the place of a file of the system at once, and on the disk.
-func (r *rooted) replaceFile(p string, text []byte, mode uint32) error {
+// replaceFile atomically replaces a file of the system, and syncs it.
+func (r *rootDir) replaceFile(p string, text []byte, mode uint32) error {
 	at, err := r.resolve(p)
 	if err != nil {
 		return err
@@ -161,14 +161,22 @@ func (r *rooted) replaceFile(p string, text []byte, mode uint32) error {
 	return newFile(at, text, mode).make(r)
 }
 
-// remove removes a file of the system, if it is there.
-func (r *rooted) remove(p string) error {
+// removeFile removes a file of the system if it exists.
+func (r *rootDir) removeFile(p string) error {
 	at, err := r.resolve(p)
 	if err != nil {
 		return err
 	}
 	if err := r.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return r.named(p, err)
+		return r.wrap(p, err)
 	}
 	return nil
+}
+
+func (r *rootDir) syncDir(dir string) error {
+	d, err := r.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -24,7 +24,7 @@ func TestReadFull(t *testing.T) {
 		{r, 4, 4, io.ErrUnexpectedEOF},
 		{r, 8, 0, io.ErrUnexpectedEOF},
 		{readerAt{iotest.ErrReader(errDisk)}, 0, 0, errDisk},
-		{readerAt{iotest.HalfReader(r)}, 0, 4, io.ErrUnexpectedEOF},
+		{readerAt{iotest.HalfReader(r)}, 0, 1, io.ErrUnexpectedEOF},
 	} {
 		size := c.n
 		if c.want != nil {

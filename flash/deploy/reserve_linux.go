@@ -1,4 +1,4 @@
-package main
+package deploy
 
 import (
 	"errors"
@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve sees to it that there is room for n bytes behind the end of a file, where the
-// file system can do that.
+// reserve allocates n bytes after the end of a file. It does nothing if the file system does
+// not support that.
 func reserve(f *os.File, end, n int64) error {
 	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, end, n)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
@@ -17,7 +17,7 @@ func reserve(f *os.File, end, n int64) error {
 	return err
 }
 
-// release gives back what was reserved and not used.
+// release frees what was reserved and not used.
 func release(f *os.File) {
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		f.Truncate(info.Size())

@@ -1,8 +1,7 @@
-package main
+package deploy
 
 import (
-	"bytes"
-	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,9 +9,22 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash/disk"
+	"imgtool/image"
+	"imgtool/image/fault"
 )
 
-// ums is a Rock64's eMMC as U-Boot shows it.
+// recorder is a reporter that keeps messages and warnings.
+type recorder struct{ text strings.Builder }
+
+func (r *recorder) Infof(format string, args ...any) { fmt.Fprintf(&r.text, format+"\n", args...) }
+func (r *recorder) Warnf(format string, args ...any) {
+	fmt.Fprintf(&r.text, "warning: "+format+"\n", args...)
+}
+func (r *recorder) Phase(string, int64) image.Progress { return nil }
+func (r *recorder) EndPhase()                          {}
+func (r *recorder) String() string                     { return r.text.String() }
+
+// ums returns the eMMC of a Rock64 as U-Boot shows it.
 func ums(path, serial, port string) disk.Disk {
 	return disk.Disk{Path: path, Name: strings.TrimPrefix(path, "/dev/"), Size: 15 << 30, SectorSize: 512, Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff", Removable: true, Bus: "usb",
 		USB: &disk.USB{VendorID: "2207", ProductID: "320c", Manufacturer: "Rockchip", Product: "USB download gadget", Serial: serial, Port: port, Interface: "08/06/50"}}
@@ -23,7 +35,7 @@ func stick(path string) disk.Disk {
 		USB: &disk.USB{VendorID: "0781", ProductID: "5581", Manufacturer: "SanDisk", Product: "Ultra", Serial: "77", Port: "1-9", Interface: "08/06/50"}}
 }
 
-func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
+func TestRecoveryWaitsForTheOnlyDisk(t *testing.T) {
 	board, err := boards.Get("rock64")
 	if err != nil {
 		t.Fatal(err)
@@ -62,16 +74,15 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 		}, "no rock64 in recovery mode showed up in", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var words bytes.Buffer
-			r := newRecovery(board, "", c.serial, c.port, 400*time.Millisecond)
-			r.settle = 20 * time.Millisecond
+			var rep recorder
+			r := Recovery{Board: board, Serial: c.serial, Port: c.port, Timeout: 400 * time.Millisecond, settle: 20 * time.Millisecond}
 			n := -1
 			r.look = func() ([]disk.Disk, []disk.USB, error) {
 				n++
 				disks, devices := c.disks(n)
 				return disks, devices, nil
 			}
-			d, err := r.wait(t.Context(), &ui{stderr: &words})
+			d, err := r.Wait(t.Context(), &rep)
 			switch {
 			case strings.HasPrefix(c.want, "/dev/"):
 				if err != nil || d.Path != c.want {
@@ -80,25 +91,25 @@ func TestTheBoardIsWaitedForAndTakenIfItIsTheOnlyOne(t *testing.T) {
 			case err == nil || !strings.Contains(err.Error(), c.want):
 				t.Errorf("%v, %v", d, err)
 			}
-			if !strings.Contains(words.String(), c.said) {
-				t.Errorf("it said %q", words.String())
+			if !strings.Contains(rep.String(), c.said) {
+				t.Errorf("it reported %q", rep.String())
 			}
-			var refused *disk.RefusedError
-			if strings.HasPrefix(c.want, "there are") && !errors.As(err, &refused) || strings.HasPrefix(c.want, "no ") && exitStatus(err) != exitGone {
-				t.Errorf("%T", err)
+			kind := map[bool]string{strings.HasPrefix(c.want, "there are"): fault.Refused, strings.HasPrefix(c.want, "no "): fault.Gone}[true]
+			if fault.Kind(err) != kind {
+				t.Errorf("the error is of kind %q, want %q", fault.Kind(err), kind)
 			}
 		})
 	}
 }
 
-// jetson is a disk of a module that runs a flashing initrd.
+// jetson returns a disk of a module that runs a flashing initrd.
 func jetson(path, vendor string, size int64) disk.Disk {
 	return disk.Disk{Path: path, Size: size, SectorSize: 512, Vendor: vendor, Model: "9f1c2e3d", Removable: true, Bus: "usb",
 		USB: &disk.USB{VendorID: "1d6b", ProductID: "0104", BCD: "0001", Manufacturer: "NVIDIA", Product: "Linux for Tegra", Serial: "9f1c2e3d", Port: "2-1", Interface: "08/06/50"}}
 }
 
-// The image says which of the board's disks is wanted.
-func TestTheDiskOfTheImageIsTaken(t *testing.T) {
+// The medium of the image selects one of the board's disks.
+func TestRecoveryTakesTheDiskOfTheMedium(t *testing.T) {
 	board, err := boards.Get("photon-nx")
 	if err != nil {
 		t.Fatal(err)
@@ -118,23 +129,21 @@ func TestTheDiskOfTheImageIsTaken(t *testing.T) {
 		{"emmc", jetson("/dev/sda", "flashpkg", 128<<20), "no photon-nx in recovery mode", "the flash failed on the board"},
 		{"sd", emmc, "the sd of photon-nx does not show up over USB: name the disk", ""},
 	} {
-		var words bytes.Buffer
-		r := newRecovery(board, c.medium, "", "", 200*time.Millisecond)
-		r.settle = 20 * time.Millisecond
+		var rep recorder
+		r := Recovery{Board: board, Medium: c.medium, Timeout: 200 * time.Millisecond, settle: 20 * time.Millisecond}
 		r.look = func() ([]disk.Disk, []disk.USB, error) { return []disk.Disk{c.disk}, nil, nil }
-		d, err := r.wait(t.Context(), &ui{stderr: &words})
+		d, err := r.Wait(t.Context(), &rep)
 		if strings.HasPrefix(c.want, "/dev/") && (err != nil || d.Path != c.want) || !strings.HasPrefix(c.want, "/dev/") && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s on %s: %v, %v", c.medium, c.disk.Vendor, d, err)
 		}
-		if !strings.Contains(words.String(), c.said) {
-			t.Errorf("%s on %s: it said %q, want %q", c.medium, c.disk.Vendor, words.String(), c.said)
+		if !strings.Contains(rep.String(), c.said) {
+			t.Errorf("%s on %s: it reported %q, want %q", c.medium, c.disk.Vendor, rep.String(), c.said)
 		}
 	}
 }
 
-// Each thing that a built-in definition asks of a disk keeps one out that differs in it
-// alone.
-func TestADiskThatDiffersInOneThingIsNotTheBoards(t *testing.T) {
+// A disk that differs in one property that the board's definition has is not the board's.
+func TestMatchRequiresEachProperty(t *testing.T) {
 	changes := map[string]func(*disk.Disk){
 		"vendor-id":    func(d *disk.Disk) { d.USB.VendorID = "1f3a" },
 		"product-id":   func(d *disk.Disk) { d.USB.ProductID = "1010" },
@@ -150,7 +159,7 @@ func TestADiskThatDiffersInOneThingIsNotTheBoards(t *testing.T) {
 	for _, c := range []struct {
 		board, medium string
 		disk          func() disk.Disk
-		asked         string // all else may differ
+		required      string // all other properties may differ
 	}{
 		{"rock64", "emmc", func() disk.Disk { return ums("/dev/sdb", "a1", "1-2") }, "vendor-id product-id interface manufacturer product vendor model rev"},
 		{"photon-nx", "emmc", func() disk.Disk { return jetson("/dev/sdb", "mmcblk0", 15758000128) }, jetsons + " sectors"},
@@ -170,8 +179,8 @@ func TestADiskThatDiffersInOneThingIsNotTheBoards(t *testing.T) {
 			d := c.disk()
 			change(&d)
 			hits, _ := m.Find([]disk.Disk{d}, nil)
-			if asked := slices.Contains(strings.Fields(c.asked), name); asked == (len(hits) > 0) {
-				t.Errorf("%s: a disk with another %s is taken for the %s: %v", c.board, name, c.medium, len(hits) > 0)
+			if required := slices.Contains(strings.Fields(c.required), name); required == (len(hits) > 0) {
+				t.Errorf("%s: with another %s a disk matches the %s: %v", c.board, name, c.medium, len(hits) > 0)
 			}
 		}
 	}
