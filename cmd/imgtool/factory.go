@@ -361,7 +361,7 @@ func findStations(opt factoryOptions, stations []*station) error {
 		}
 		s.unit = &unit{disk: dev}
 		for _, other := range stations[:i] {
-			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+			if other.disk.Same(dev) {
 				return fault.New(fault.Usage, "--%s %s and --%s %s are one disk", other.medium, other.disk.Path, s.medium, dev.Path)
 			}
 		}

@@ -9,16 +9,13 @@ import (
 	"iter"
 	"math"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"imgtool/flash"
 	"imgtool/flash/disk"
@@ -440,7 +437,7 @@ func findUnits(names []string, pic *volume.Source, need disk.Need) ([]*unit, err
 			return nil, err
 		}
 		for _, other := range units {
-			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+			if other.disk.Same(dev) {
 				return nil, fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
@@ -453,12 +450,6 @@ func findUnits(names []string, pic *volume.Source, need disk.Need) ([]*unit, err
 		units = append(units, &unit{disk: dev})
 	}
 	return units, nil
-}
-
-func sameFile(a, b string) bool {
-	x, err1 := os.Stat(a)
-	y, err2 := os.Stat(b)
-	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 func confirm(ctx context.Context, u *ui, units []*unit, p *plan, piped bool) error {
@@ -736,32 +727,10 @@ type noDiskError struct {
 func (e *noDiskError) Error() string { return e.name + ": there is no such disk or file" }
 func (e *noDiskError) Unwrap() error { return e.err }
 
-// refuseSame refuses to write an image over itself, under whatever name.
+// refuseSame refuses to write an image over itself.
 func refuseSame(dev *disk.Disk, pic *volume.Source) error {
-	a := pic.Info
-	if a == nil {
-		return nil
-	}
-	itself := &disk.RefusedError{Disk: dev.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
-	if b, err := os.Stat(dev.Path); err == nil && os.SameFile(a, b) {
-		return itself
-	}
-	// The image may be the file behind a loop device,
-	if made, known := dev.MadeOf(a); known {
-		if made {
-			return itself
-		}
-	} else if backing, err := os.ReadFile("/sys/block/" + dev.Name + "/loop/backing_file"); err == nil && !dev.File {
-		if b, err := os.Stat(strings.TrimSpace(string(backing))); err == nil && os.SameFile(a, b) {
-			return itself
-		}
-	}
-	// or the disk itself, or one of its partitions.
-	if st, ok := a.Sys().(*syscall.Stat_t); ok && a.Mode()&fs.ModeDevice != 0 {
-		at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
-		if err == nil && (filepath.Base(at) == dev.Name || filepath.Base(filepath.Dir(at)) == dev.Name) {
-			return itself
-		}
+	if pic.Info != nil && dev.Contains(pic.Info) {
+		return &disk.RefusedError{Disk: dev.Path, Reason: "the image lies on it: give another disk, or a copy of the image elsewhere"}
 	}
 	return nil
 }

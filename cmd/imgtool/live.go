@@ -386,7 +386,7 @@ func (l *live) check(files bool) error {
 			return err
 		}
 		for _, other := range l.stages {
-			if other.disk.Name == dev.Name && other.disk.File == dev.File && (!dev.File || sameFile(other.disk.Path, dev.Path)) {
+			if other.disk.Same(dev) {
 				return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, dev.Path)
 			}
 		}
