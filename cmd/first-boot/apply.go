@@ -18,6 +18,7 @@ import (
 
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
+	"imgtool/image/seed/bundle"
 )
 
 // serviceID is the user and group of containers without privileges, appsvc.
@@ -25,7 +26,7 @@ const serviceID = 990
 
 // limits are what the service takes, which must do with little memory. AtomixOS takes
 // documents of 32 MiB and windows of 128 MiB.
-var limits = seed.Limits{Document: 128 << 10, Window: 8 << 20, Depth: 16}
+var limits = bundle.Limits{Document: 128 << 10, Window: 8 << 20, Depth: 16}
 
 // maxFaults is how many faults of a document are listed.
 const maxFaults = 20
@@ -46,7 +47,7 @@ func (d *device) judge(body io.ReadSeeker) (warnings []string, err error) {
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	_, faults, err := limits.CheckBundle("", body)
+	_, faults, err := limits.Check("", body)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
+	"imgtool/image/seed/bundle"
 	"imgtool/image/seed/provision"
 )
 
@@ -32,7 +33,7 @@ func (b *box) change(c *provision.Client, place, value string) (warnings []strin
 		b.t.Fatal(err)
 	}
 	config, _ := seed.Check([]byte(b.seed("first")))
-	_, err = c.Apply(b.t.Context(), provision.Request{Name: "config.toml", Body: text, Config: config, Change: &change, Timeout: 20 * time.Second,
+	_, err = c.Apply(b.t.Context(), provision.Request{Payload: &provision.Payload{Name: "config.toml", Body: text, Config: config}, Change: &change, Timeout: 20 * time.Second,
 		Keys: func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
 		Report: func(e provision.Event) {
 			if e.Warning != "" {
@@ -51,11 +52,11 @@ func TestChangesOfSinglePlaces(t *testing.T) {
 	os.WriteFile(filepath.Join(dir, "config.toml"), []byte("# a comment\n"+b.seed("first")), 0o644)
 	os.MkdirAll(filepath.Join(dir, "files/site/deep"), 0o755)
 	os.WriteFile(filepath.Join(dir, "files/site/deep/index.html"), []byte("hello"), 0o755)
-	var bundle bytes.Buffer
-	if _, err := seed.WriteBundle(&bundle, "config.tar.gz", os.DirFS(dir), time.Unix(0, 0)); err != nil {
+	var archive bytes.Buffer
+	if _, err := bundle.Write(&archive, "config.tar.gz", os.DirFS(dir), time.Unix(0, 0)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.apply(b.client(b.wan), "config.tar.gz", bundle.Bytes()); err != nil {
+	if _, err := b.apply(b.client(b.wan), "config.tar.gz", archive.Bytes()); err != nil {
 		t.Fatal(err)
 	}
 	b.has("first")
@@ -172,7 +173,7 @@ func TestMemoryOfChangesStaysSmall(t *testing.T) {
 		"keys":    `{"privileged": true, "Container": {"Image": "x", ` + repeat(`"a#":1,`) + `}}`,
 		"lists":   `{"privileged": true, "Container": {"Image": "x", "A": [` + repeat("[],") + `]}}`,
 	} {
-		_, err := c.Apply(t.Context(), provision.Request{Name: "config.toml", Body: valid, Config: config, Timeout: time.Minute,
+		_, err := c.Apply(t.Context(), provision.Request{Payload: &provision.Payload{Name: "config.toml", Body: valid, Config: config}, Timeout: time.Minute,
 			Change: &api.Change{Place: []string{"containers", "container", "more"}, Value: []byte(value)},
 			Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
 			Report: func(provision.Event) {}})

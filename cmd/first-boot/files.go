@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"imgtool/image/seed"
+	"imgtool/image/seed/bundle"
 )
 
 // carry copies the files of the bundle of the configuration to the candidate. They belong
@@ -48,7 +48,7 @@ func (s *store) carry(candidate *os.Root) (skipped []string, err error) {
 		return nil, err
 	}
 	defer to.Close()
-	c := &copying{from: from, to: to, owner: s.service, left: seed.MaxTar}
+	c := &copying{from: from, to: to, owner: s.service, left: bundle.MaxTar}
 	err = c.dir(".")
 	return c.skipped, err
 }
@@ -67,15 +67,15 @@ func (c *copying) dir(dir string) error {
 	if err != nil {
 		return err
 	}
-	names, err := f.Readdirnames(seed.MaxMembers + 1)
+	names, err := f.Readdirnames(bundle.MaxMembers + 1)
 	f.Close()
 	if err != nil && err != io.EOF {
 		return err
 	}
 	for _, name := range names {
 		name = path.Join(dir, name)
-		if c.members++; c.members > seed.MaxMembers {
-			return fmt.Errorf("there are more than %d of them, which is all a bundle has", seed.MaxMembers)
+		if c.members++; c.members > bundle.MaxMembers {
+			return fmt.Errorf("there are more than %d of them, which is all a bundle has", bundle.MaxMembers)
 		}
 		info, err := c.from.Lstat(name)
 		switch {
@@ -115,7 +115,7 @@ func (c *copying) file(name string) error {
 		return err
 	}
 	if c.left = r.N - 1; c.left < 0 {
-		return fmt.Errorf("there are more than %d MiB of them, which is all a bundle has", seed.MaxTar>>20)
+		return fmt.Errorf("there are more than %d MiB of them, which is all a bundle has", bundle.MaxTar>>20)
 	}
 	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"mime/multipart"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +31,7 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
+	"imgtool/image/seed/bundle"
 	"imgtool/image/seed/provision"
 )
 
@@ -266,7 +266,7 @@ func (b *box) madeOf(text string) {
 
 func (b *box) client(address string) *provision.Client {
 	b.t.Helper()
-	c, err := provision.Wait(b.t.Context(), &url.URL{Scheme: "http", Host: address + ":8080"}, 10*time.Second, func(error) {})
+	c, err := provision.Connect(b.t.Context(), provision.Target{Address: address, Wait: 10 * time.Second})
 	if err != nil {
 		b.t.Fatalf("%v\n%s", err, b.said())
 	}
@@ -275,11 +275,11 @@ func (b *box) client(address string) *provision.Client {
 
 func (b *box) apply(c *provision.Client, name string, body []byte) (*provision.Applied, error) {
 	b.t.Helper()
-	bundle, faults, err := seed.CheckBundle(name, bytes.NewReader(body))
-	if err != nil || bundle.Config == nil {
+	sent, faults, err := bundle.Check(name, bytes.NewReader(body))
+	if err != nil || sent.Config == nil {
 		b.t.Fatal(err, faults)
 	}
-	return c.Apply(b.t.Context(), provision.Request{Name: name, Body: body, Config: bundle.Config, Timeout: 20 * time.Second,
+	return c.Apply(b.t.Context(), provision.Request{Payload: &provision.Payload{Name: name, Body: body, Config: sent.Config}, Timeout: 20 * time.Second,
 		Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
 		Report: func(provision.Event) {}})
 }
@@ -395,11 +395,11 @@ func TestConsoleAndAgain(t *testing.T) {
 	os.WriteFile(filepath.Join(dir, "config.toml"), []byte(b.seed("second")), 0o644)
 	os.MkdirAll(filepath.Join(dir, "files/site/deep"), 0o755)
 	os.WriteFile(filepath.Join(dir, "files/site/deep/index.html"), []byte("hello"), 0o755)
-	var bundle bytes.Buffer
-	if _, err := seed.WriteBundle(&bundle, "config.tar.zst", os.DirFS(dir), time.Unix(0, 0)); err != nil {
+	var archive bytes.Buffer
+	if _, err := bundle.Write(&archive, "config.tar.zst", os.DirFS(dir), time.Unix(0, 0)); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := b.apply(c, "config.tar.zst", bundle.Bytes()); err != nil || !done.Reapply {
+	if done, err := b.apply(c, "config.tar.zst", archive.Bytes()); err != nil || !done.Reapply {
 		t.Fatalf("%+v %v\n%s", done, err, b.said())
 	}
 	b.has("second")
@@ -562,8 +562,8 @@ func TestKilledAnywhere(t *testing.T) {
 			b.start()
 			c := b.client(b.gateway)
 			go func() {
-				bundle, _, _ := seed.CheckBundle("", strings.NewReader(b.seed("new")))
-				c.Apply(context.Background(), provision.Request{Name: "config.toml", Body: []byte(b.seed("new")), Config: bundle.Config, Timeout: time.Second,
+				sent, _, _ := bundle.Check("", strings.NewReader(b.seed("new")))
+				c.Apply(context.Background(), provision.Request{Payload: &provision.Payload{Name: "config.toml", Body: []byte(b.seed("new")), Config: sent.Config}, Timeout: time.Second,
 					Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
 					Report: func(provision.Event) {}})
 			}()

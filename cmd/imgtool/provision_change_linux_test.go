@@ -73,7 +73,7 @@ func TestProvisionSetAndUnset(t *testing.T) {
 	// The same once more is not sent.
 	before := len(d.Requests())
 	s.write(file, `{"Volume": {"Copy": true}}`)
-	s.wants(0, "the device has it so already; nothing was sent", append([]string{"provision", "set", d.URL(), "containers.volume.data", file}, key...)...)
+	s.wants(0, "the device has this value already; nothing was sent", append([]string{"provision", "set", d.URL(), "containers.volume.data", file}, key...)...)
 	for _, request := range d.Requests()[before:] {
 		if !strings.HasPrefix(request, "GET ") {
 			t.Errorf("it sends %s", request)
@@ -142,7 +142,7 @@ func TestProvisionSetThatCannotBe(t *testing.T) {
 	}})
 	s.wants(4, "the device cannot change users.more alone", append([]string{"provision", "set", old.URL(), "users.more", file}, key...)...)
 	failing := s.device(&consoletest.Device{Fail: "health-check", Error: "web does not run"})
-	s.wants(11, "went back to the configuration before: web does not run", append([]string{"provision", "set", failing.URL(), "users.more", file}, key...)...)
+	s.wants(11, "went back to the previous configuration: web does not run", append([]string{"provision", "set", failing.URL(), "users.more", file}, key...)...)
 }
 
 // Comments are lost, which is said, and once.

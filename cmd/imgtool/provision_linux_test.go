@@ -202,9 +202,9 @@ func TestProvisionWithABundle(t *testing.T) {
 		s.has(d, "new")
 
 		// Its files would be lost.
-		s.wants(0, "files of a bundle; they go", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+		s.wants(0, "files of a bundle; the device deletes them", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 		s.wants(0, "applied in", "provision", d.URL(), "--seed", bundle, "--key", s.path("admin"))
-		s.wants(0, "its units use files of a bundle, and it is none", "provision", d.URL(), "--seed", filepath.Join(folder, "config.toml"), "--key", s.path("admin"))
+		s.wants(0, "is not a bundle, but its containers use files of a bundle", "provision", d.URL(), "--seed", filepath.Join(folder, "config.toml"), "--key", s.path("admin"))
 	}
 }
 
@@ -310,7 +310,7 @@ func TestProvisionAgainThroughTheAgent(t *testing.T) {
 		s.wants(0, "takes the signature of "+kind+"@desk", "provision", d.URL(), "--seed", s.seed)
 	}
 	d := s.device(&consoletest.Device{})
-	s.wants(3, "there is no such file, and ssh-agent has no key of that fingerprint or comment", "provision", d.URL(), "--seed", s.seed, "--key", "nobody@desk")
+	s.wants(3, "there is no such file, and ssh-agent has no key with that fingerprint or comment", "provision", d.URL(), "--seed", s.seed, "--key", "nobody@desk")
 }
 
 // keyring is an agent with a security key. OpenSSH's wants hardware for that.
@@ -364,15 +364,15 @@ func TestProvisionRefused(t *testing.T) {
 	s.wants(4, "takes another only with the signature of one of its admins", "provision", d.URL(), "--seed", s.seed)
 	s.wants(4, "the device does not take the signature of", "provision", "validate", d.URL(), "--seed", s.seed, "--key", other)
 	s.wants(4, "the device does not take the signature of", "provision", "export", d.URL(), "--key", other)
-	s.wants(4, "there is no key", "provision", "export", d.URL())
-	s.wants(4, "there is no key", "provision", "status", d.URL(), "--seed", s.seed)
+	s.wants(4, "no key was found", "provision", "export", d.URL())
+	s.wants(4, "no key was found", "provision", "status", d.URL(), "--seed", s.seed)
 	s.has(d, "old")
 
 	// Old nonces: once is bad luck.
 	d = s.device(&consoletest.Device{Stale: 1})
 	s.wants(0, "applied", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	d = s.device(&consoletest.Device{Stale: 100})
-	s.wants(4, "was too old when it came back, twice", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.wants(4, "had expired when the signed request arrived, twice", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	s.has(d, "old")
 
 	// What the host does not know of.
@@ -388,17 +388,17 @@ func TestProvisionRefused(t *testing.T) {
 	s.wants(4, "the configuration is not valid: no", "provision", "validate", d.URL(), "--seed", s.seed, "--key", admin)
 	s.has(d, "old")
 	f := s.fresh(&consoletest.Device{Fail: "validate", Error: "bad TOKEN=" + secretToken})
-	s.wants(4, "the device refused it at the step validate and is as before: bad TOKEN=***", "provision", f.URL(), "--seed", s.seed)
+	s.wants(4, "the device refused it at the step validate and kept its configuration: bad TOKEN=***", "provision", f.URL(), "--seed", s.seed)
 	s.has(f, "")
 	f = s.fresh(&consoletest.Device{})
-	s.wants(4, "has no admin yet", "provision", "export", f.URL(), "--key", admin)
+	s.wants(4, "has no admin who could do this", "provision", "export", f.URL(), "--key", admin)
 
 	// A bad seed is not sent.
 	bad := filepath.Join(s.dir, "bad.toml")
 	s.write(bad, strings.Replace(s.config("new"), "version = 1", "version = 2", 1))
 	s.wants(3, "bad.toml:1: version: is 2; it must be 1", "provision", f.URL(), "--seed", bad)
 	s.wants(3, "users: is missing", "provision", "validate", f.URL(), "--seed", bad)
-	s.wants(2, "say which configuration: --seed config.toml", "provision", f.URL())
+	s.wants(2, "name the configuration: --seed config.toml", "provision", f.URL())
 	if n := len(f.Requests()); n != 2 {
 		t.Errorf("the device was asked %d times, not for its health and page alone", n)
 	}
@@ -424,7 +424,7 @@ func TestProvisionABusyDevice(t *testing.T) {
 		}
 	}()
 	// It ends with a configuration of its own, so this one needs a signature.
-	s.wants(0, "is busy with another job; waiting for its end", "provision", d.URL(), "--seed", s.seed, "--wait", "1m", "--key", s.path("key"))
+	s.wants(0, "is busy with another job; waiting until it ends", "provision", d.URL(), "--seed", s.seed, "--wait", "1m", "--key", s.path("key"))
 	s.has(d, "new")
 }
 
@@ -433,13 +433,13 @@ func TestProvisionThatFails(t *testing.T) {
 	s := newSite(t)
 	admin := s.path("admin")
 	d := s.device(&consoletest.Device{Fail: "health-check", Error: "web.service: exit 1, TOKEN=" + secretToken})
-	s.wants(11, "it failed at the step rollback and the device went back to the configuration before: web.service: exit 1, TOKEN=***", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.wants(11, "it failed at the step rollback and the device went back to the previous configuration: web.service: exit 1, TOKEN=***", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	s.has(d, "old")
 	d = s.fresh(&consoletest.Device{Fail: "activate", Error: "no network"})
 	s.wants(11, "and the device waits for a configuration again: no network", "provision", d.URL(), "--seed", s.seed)
 	s.has(d, "")
 	d = s.device(&consoletest.Device{Fail: "settle", Error: "no", StuckRollback: true})
-	s.wants(12, "and going back failed too: no", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.wants(12, "and the rollback failed too: no", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 
 	// For machines.
 	d = s.device(&consoletest.Device{Fail: "activate", Error: "no"})
@@ -487,11 +487,11 @@ func TestProvisionWithARestart(t *testing.T) {
 		words  string
 		image  string
 	}{
-		{"again, before it is active", false, "write-users", true, 11, "the job was lost, and the device has the configuration of before", "old"},
+		{"again, before it is active", false, "write-users", true, 11, "the job was lost, and the device has the previous configuration", "old"},
 		{"again, when it is active", false, "activate", true, 0, "applied in", "new"},
-		{"first, before it is active", true, "write-users", false, 11, "the job was lost, and the device waits for its first configuration as before", ""},
+		{"first, before it is active", true, "write-users", false, 11, "the job was lost, and the device still waits for its first configuration", ""},
 		{"first, when it is active", true, "activate", true, 0, "applied in", "new"},
-		{"first, when it is active, without a key", true, "activate", false, 12, "the device does not show its configuration: there is no key of an admin", "new"},
+		{"first, when it is active, without a key", true, "activate", false, 12, "the device does not show its configuration: no key of an admin was found", "new"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := restart(&consoletest.Device{}, c.step)
@@ -504,7 +504,7 @@ func TestProvisionWithARestart(t *testing.T) {
 			if c.key {
 				args = append(args, "--key", admin)
 			}
-			if said := s.wants(c.status, c.words, args...); !strings.Contains(said, "does not answer; it may restart or move") {
+			if said := s.wants(c.status, c.words, args...); !strings.Contains(said, "does not answer; it may be restarting or have a new address") {
 				t.Errorf("it saw no restart:\n%s", said)
 			}
 			s.has(d, c.image)
@@ -525,7 +525,7 @@ func TestProvisionThatMovesTheLAN(t *testing.T) {
 		}
 	}
 	s.device(d)
-	s.wants(0, "the device is at "+moved+" from now on", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+	s.wants(0, "the new address of the device is "+moved, "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 	s.has(d, "new")
 }
 
@@ -545,7 +545,7 @@ func TestProvisionBesideAnother(t *testing.T) {
 	other.Start(t, text)
 	other.Move(s.gateway + ":8080")
 	d := s.device(restart(&consoletest.Device{}, "write-users"))
-	s.wants(11, "the device has the configuration of before", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+	s.wants(11, "the device has the previous configuration", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 	if n := len(other.Requests()); n == 0 {
 		t.Error("the other was not asked, and nothing is shown by this")
 	}
@@ -587,7 +587,7 @@ func TestProvisionWithoutAnAnswer(t *testing.T) {
 		return r.URL.Path == api.PathConfig
 	}}
 	s.device(d)
-	s.wants(12, "the answer was lost, and within 3s there was no other", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"), "--timeout", "3s")
+	s.wants(12, "the answer of the device was lost, and it gave no other within 3s", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"), "--timeout", "3s")
 	s.wants(8, "has another configuration than", "provision", "status", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 }
 
@@ -603,7 +603,7 @@ func TestProvisionNobody(t *testing.T) {
 	s.wants(9, nobody+" does not answer: connection refused", "provision", nobody, "--seed", s.seed)
 	s.wants(9, "does not answer: ", "provision", "status", "nobody.invalid")
 	for _, address := range []string{"ftp://1.2.3.4", "http://", "http://me:pw@1.2.3.4", "http://1.2.3.4/api", "1.2.3.4:0", "1.2.3.4:99999", "1.2.3.4:", "a b"} {
-		s.wants(2, "is no address of a device", "provision", "status", address)
+		s.wants(2, "is not the address of a device", "provision", "status", address)
 	}
 
 	// One that is still booting.
@@ -690,7 +690,7 @@ func TestProvisionInterrupted(t *testing.T) {
 		}
 		cmd.Process.Signal(os.Interrupt)
 	}()
-	if status, _, stderr := s.runs(cmd); status != exitInterrupted || !strings.Contains(stderr, "interrupted: the device has the configuration and goes on with it") {
+	if status, _, stderr := s.runs(cmd); status != exitInterrupted || !strings.Contains(stderr, "interrupted: the device has the configuration and continues with it") {
 		t.Errorf("ends with %d:\n%s", status, stderr)
 	}
 }
@@ -705,7 +705,7 @@ func TestProvisionFarAway(t *testing.T) {
 	imagetest.Run(t, "ip", "address", "add", far+"/32", "dev", "lo")
 	t.Cleanup(func() { imagetest.Run(t, "ip", "address", "del", far+"/32", "dev", "lo") })
 	d.Move(far + ":0")
-	s.wants(2, "is not a local address, and the configuration may hold secrets; pass --yes", "provision", d.URL(), "--seed", s.seed)
+	s.wants(2, "is not a local address, and the configuration may contain secrets; pass --yes", "provision", d.URL(), "--seed", s.seed)
 	p := newPerson(t)
 	cmd := p.starts("provision", d.URL(), "--seed", s.seed)
 	p.sees("Type yes to go on: ")

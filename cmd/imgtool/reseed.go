@@ -14,12 +14,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/volume"
 )
 
@@ -33,14 +34,14 @@ func askedBoard(name string) (*boards.Board, error) {
 	if name == "" {
 		return nil, nil
 	}
-	return loadBoard(name)
+	return boards.Load(name)
 }
 
 // reseed puts a seed into an image file or onto a disk, or takes it away: nil.
-func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Board, u *ui) error {
+func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &noDiskError{path, err}
+		return deploy.NoDisk(path)
 	}
 	if err != nil {
 		return err
@@ -52,7 +53,7 @@ func reseed(ctx context.Context, path string, want *build.Seed, board *boards.Bo
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return err
 	}
-	if dev, err := findDisk(path); err != nil {
+	if dev, err := deploy.Find(path); err != nil {
 		return err
 	} else if err := dev.Check(disk.Need{}); err != nil {
 		return err
@@ -101,7 +102,7 @@ func (e *seedEdit) save(ctx context.Context, path string, pic *volume.Source) er
 		if fault != nil {
 			return fault
 		}
-		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), image.Span{Off: e.part.Off, Len: e.part.Len}, content, nil)
+		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), artifact.Replacement{Region: image.Span{Off: e.part.Off, Len: e.part.Len}, Content: content})
 	}
 	if errors.Is(err, artifact.ErrStream) {
 		return fmt.Errorf("%s: a seed can be put into an .img, and an .img.zst that imgtool made", path)
@@ -162,8 +163,8 @@ func (e *seedEdit) checkLanded(path string, board *boards.Board, u *ui) error {
 }
 
 // reseedDisk changes the boot partition of a disk that is not in use.
-func reseedDisk(ctx context.Context, path string, want *build.Seed, board *boards.Board, u *ui) error {
-	dev, err := findDisk(path)
+func reseedDisk(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
+	dev, err := deploy.Find(path)
 	if err != nil {
 		return err
 	}
@@ -229,7 +230,7 @@ func writeStep(ctx context.Context, t *disk.Target, patches []image.Extent) erro
 }
 
 // withSeed is the image with a seed in it, composed as it is read.
-func withSeed(p *volume.Source, want *build.Seed, board *boards.Board, u *ui) (*volume.Source, error) {
+func withSeed(p *volume.Source, want *seedfile.Seed, board *boards.Board, u *ui) (*volume.Source, error) {
 	if p.Image == nil {
 		return nil, fault.New(fault.Usage, "%s is a pipe, and cannot be seeded while it is written: give a file, or build with --seed", p.Name)
 	}

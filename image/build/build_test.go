@@ -13,6 +13,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/build"
 	"imgtool/image/fat"
+	"imgtool/image/seed/seedfile"
 	"imgtool/image/source"
 	"imgtool/image/uboot"
 )
@@ -197,7 +198,7 @@ func TestIdentifiersAreDerivedFromTheInputs(t *testing.T) {
 	if again := id(func(*build.Options) {}); again != base {
 		t.Errorf("%s, and then %s", base, again)
 	}
-	if seeded := id(func(o *build.Options) { o.Seed = &build.Seed{Name: "config.toml", Text: []byte(seed)} }); seeded != base {
+	if seeded := id(func(o *build.Options) { o.Seed = &seedfile.Seed{Name: "config.toml", Text: []byte(seed)} }); seeded != base {
 		t.Errorf("a seed makes %s of %s", seeded, base)
 	}
 	for name, change := range map[string]func(*build.Options){

@@ -2,6 +2,8 @@ package seed
 
 import (
 	"net/netip"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -84,4 +86,46 @@ func (c *Config) Same(other *Config) bool {
 		return slices.DeleteFunc(c.Render(), func(f File) bool { return f.Path == "config.toml" })
 	}
 	return slices.Equal(made(c), made(other))
+}
+
+var fileToken = regexp.MustCompile(`\$\{FILES_DIR\}/([^\s:,;"']+)`)
+
+// MissingFiles returns a warning for each use of a file below ${FILES_DIR} for which exists,
+// which gets paths such as files/site.conf, returns false.
+func (c *Config) MissingFiles(exists func(path string) bool) []Fault {
+	var faults []Fault
+	for _, container := range c.root.at("containers", "container").entries() {
+		for _, v := range container.strings() {
+			for _, use := range fileToken.FindAllStringSubmatch(v.text, -1) {
+				if !exists(path.Clean("files/" + use[1])) {
+					faults = append(faults, newFault(v.line, "", true, "files/%s is used here, but is not in the bundle", shown(use[1])))
+				}
+			}
+		}
+	}
+	return faults
+}
+
+// entries returns the values of a table.
+func (v *value) entries() []*value {
+	if v == nil || v.kind != table {
+		return nil
+	}
+	var all []*value
+	for _, key := range v.keys {
+		all = append(all, v.table[key])
+	}
+	return all
+}
+
+// strings returns the strings in a value and in all values below it.
+func (v *value) strings() []*value {
+	if v.kind == text {
+		return []*value{v}
+	}
+	var all []*value
+	for _, w := range slices.Concat(v.items, v.entries()) {
+		all = append(all, w.strings()...)
+	}
+	return all
 }

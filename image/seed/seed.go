@@ -13,6 +13,9 @@ import (
 	"slices"
 )
 
+// MaxUpload is the largest document or bundle that the device takes, in bytes.
+const MaxUpload = 32 << 20
+
 // Fault is something wrong in a document, or with Warning something the device
 // takes but does not do as written.
 type Fault struct {

@@ -12,92 +12,70 @@ import (
 	"strings"
 	"time"
 
-	"imgtool/image/fault"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 )
 
-// RolledBackError is a configuration that was tried and is not there any more.
-type RolledBackError struct{ Address, Why string }
-
-func (e *RolledBackError) Error() string { return e.Address + ": " + e.Why }
-func (e *RolledBackError) Kind() string  { return fault.RolledBack }
-
-// UnknownError is a configuration that may be there or not.
-type UnknownError struct{ Address, Why string }
-
-func (e *UnknownError) Error() string { return e.Address + ": " + e.Why }
-func (e *UnknownError) Kind() string  { return fault.Unknown }
-
-// BusyError is a device with another job.
-type BusyError struct{ Address, Why string }
-
-func (e *BusyError) Error() string { return e.Address + ": the device is busy: " + e.Why }
-func (e *BusyError) Kind() string  { return fault.Refused }
-
 // Request is a configuration for a device.
 type Request struct {
-	Name   string // that the device tells bundles by
-	Body   []byte
-	Config *seed.Config // of the body
-	// Change, if not nil, is sent in place of Body, which is then what the device is to
-	// make of it: a plain document.
+	*Payload
+	// Change, if not nil, is sent instead of Body. Body is then the document that the device
+	// makes of it.
 	Change *api.Change
 
-	// Keys returns those to sign with, most likely first. It is called once, and
-	// only when a signature is needed.
-	Keys func() ([]*Key, error)
-	// Patience is how long the device may be busy with another job.
-	Patience time.Duration
-	// Timeout is how long the job may take; 0 derives it from the configuration.
+	// Keys is called once, and only if a signature is needed.
+	Keys KeyFunc
+	// Wait is how long to wait while the device runs another job.
+	Wait time.Duration
+	// Timeout is the time limit of the job; 0 derives it from the configuration.
 	Timeout time.Duration
-	// Report is told of all that happens.
+	// Report is called with each event.
 	Report func(Event)
 }
 
-// Event is something that happens. Of its fields one is set.
+// Event is a step of Apply. One of its fields is set.
 type Event struct {
-	Sent    bool       // from now on the device has what it needs
-	Step    *api.Event // of the job
-	Warning string     // of the device
+	Sent    bool       // the device has received the configuration and applies it
+	Step    *api.Event // a step of the job
+	Warning string     // a warning of the device
 	Note    string
 }
 
-// Applied is a configuration that the device has.
+// Applied describes a configuration that was applied.
 type Applied struct {
-	Reapply    bool
-	Forwarding string        // where the device is from now on, if that is another address
-	Duration   time.Duration // of the job, 0 if that is not known
-	Key        *Key          // nil if none was needed
+	Reapply    bool          // it replaced another configuration
+	Forwarding string        // the new address of the device, if it changed
+	Duration   time.Duration // of the job; 0 if unknown
+	Key        *Key          // that signed it; nil if none was needed
 }
 
-// applying is a request under way.
-type applying struct {
+// applier is the state of Apply.
+type applier struct {
 	Request
-	ctx      context.Context
-	first    *Client
-	c        *Client
-	at       []*Client // where the device may be, c first
-	fresh    bool      // it has no configuration
-	keys     []*Key
-	asked    bool  // for keys
-	key      *Key  // that the device takes
-	why      error // it took none
-	old      []byte
-	deadline time.Time
+	ctx       context.Context
+	first     *Client
+	c         *Client
+	addresses []*Client // where the device may be, c first
+	fresh     bool      // the device has no configuration
+	keys      []*Key
+	asked     bool  // Keys was called
+	key       *Key  // accepted by the device
+	keyErr    error // why the device accepted no key
+	old       []byte
+	deadline  time.Time
 }
 
-// every is how often a job is asked for.
-const every = 500 * time.Millisecond
+// pollInterval is the time between two requests for the state of a job.
+const pollInterval = 500 * time.Millisecond
 
-// Apply gives the device a configuration and waits until it is applied. Its errors
-// are a *GoneError or *OtherError before anything was sent; *RefusedError,
-// *BusyError and *RolledBackError, after which the device is as before; and
+// Apply sends the device a configuration and waits until it is applied. The error is a
+// *GoneError or *OtherError if nothing was sent; a *RefusedError, *BusyError or
+// *RolledBackError if the device has the configuration that it had before; or an
 // *UnknownError.
 func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
-	a := &applying{Request: r, ctx: ctx, first: c, c: c, at: []*Client{c}}
+	a := &applier{Request: r, ctx: ctx, first: c, c: c, addresses: []*Client{c}}
 	if a.Timeout == 0 {
-		// A rollback runs the sequence again; images are pulled before.
+		// A rollback activates containers a second time; pulling images is not limited.
 		timeout, settle := r.Config.Activation()
 		a.Timeout = 2*(timeout+settle) + 5*time.Minute
 	}
@@ -108,7 +86,7 @@ func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 		moved := newClient(&url.URL{Scheme: "http", Host: netip.AddrPortFrom(gateway, api.Port).String()})
 		moved.Secrets, moved.Device, moved.Timeout = c.Secrets, c.Device, c.Timeout
 		if moved.base.Host != c.base.Host {
-			a.at = append(a.at, moved)
+			a.addresses = append(a.addresses, moved)
 		}
 	}
 	var err error
@@ -118,24 +96,27 @@ func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 	if a.fresh {
 		a.note("%s waits for its first configuration", c.URL())
 	}
-	id, err := a.send(a.Patience)
+	id, err := a.send(a.Wait)
 	a.deadline = time.Now().Add(a.Timeout)
 	if err == nil {
 		a.Report(Event{Sent: true})
 	}
-	// An answer that was lost is asked for by sending it again: while the first job
-	// runs the device is busy, and another one does the same once more.
-	for told := false; err == nil && id == ""; told = true {
-		if !told {
+	// If the answer was lost, the request is sent again: the device is busy while the first
+	// job runs, and applying the same configuration twice changes nothing.
+	for first := true; err == nil && id == ""; first = false {
+		if first {
 			a.note("the answer was lost; sending it again")
 		}
-		if err := sleep(a.ctx, 2*every); err != nil {
+		if err := sleep(a.ctx, 2*pollInterval); err != nil {
 			return nil, err
 		}
 		left := time.Until(a.deadline)
-		var again error
-		if id, again = a.send(left); again != nil || left <= 0 {
-			return nil, &UnknownError{c.URL(), fmt.Sprintf("the answer was lost, and within %s there was no other: %v", a.Timeout.Round(time.Second), again)}
+		again := error(errLost)
+		if id, err = a.send(left); err != nil {
+			again = err
+		}
+		if id == "" && (err != nil || left <= 0) {
+			return nil, &UnknownError{c.URL(), fmt.Sprintf("the answer of the device was lost, and it gave no other within %s: %v", a.Timeout.Round(time.Second), again)}
 		}
 	}
 	if err != nil {
@@ -144,37 +125,39 @@ func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 	return a.follow(id)
 }
 
-// send submits the job, signed if the device wants that.
-func (a *applying) send(patience time.Duration) (id string, err error) {
+var errLost = errors.New("its answers were lost, too")
+
+// send submits the job, signed if the device requires it.
+func (a *applier) send(wait time.Duration) (id string, err error) {
 	if a.fresh {
-		id, err = a.submit(patience)
-		if !unsigned(err) {
+		id, err = a.submit(wait)
+		if !isUnauthorized(err) {
 			return id, err
 		}
-		// Somebody was faster, or an answer was lost.
+		// The device got a configuration in the meantime, or an answer was lost.
 	}
 	if a.key == nil {
-		if err := a.judge(); err != nil {
+		if err := a.validate(); err != nil {
 			return "", err
 		}
 	}
-	return a.submit(patience)
+	return a.submit(wait)
 }
 
-func (a *applying) note(format string, args ...any) {
+func (a *applier) note(format string, args ...any) {
 	a.Report(Event{Note: fmt.Sprintf(format, args...)})
 }
 
-// judge finds the key that the device takes, and lets it judge the configuration.
-// If it takes none, the configuration is for the device to refuse.
-func (a *applying) judge() error {
+// validate finds a key that the device accepts, and makes it check the configuration. If it
+// accepts no key, the request is sent without a signature, so that the device refuses it.
+func (a *applier) validate() error {
 	if err := a.findKeys(); err != nil {
 		return err
 	}
 	for _, key := range a.keys {
 		warnings, err := a.c.Validate(a.ctx, a.Name, a.Body, key)
-		if unsigned(err) {
-			a.why = err
+		if isUnauthorized(err) {
+			a.keyErr = err
 			continue
 		}
 		if err != nil {
@@ -185,10 +168,10 @@ func (a *applying) judge() error {
 			a.Report(Event{Warning: w})
 		}
 		a.note("%s takes the signature of %s, and the configuration is valid", a.c.URL(), key.Name)
-		// The configuration of before is good to know, and no more.
+		// The previous configuration is only used for messages, so errors are ignored.
 		if a.old, err = a.c.Export(a.ctx, key); err == nil {
-			if had, _ := seed.Check(a.old); had != nil && had.UsesFiles() && a.Name == "config.toml" && a.Change == nil {
-				a.Report(Event{Warning: "the configuration of before has files of a bundle; they go, since this one is no bundle"})
+			if old, _ := seed.Check(a.old); old != nil && old.UsesFiles() && a.Name == "config.toml" && a.Change == nil {
+				a.Report(Event{Warning: "the previous configuration has files of a bundle; the device deletes them, since this one is not a bundle"})
 			}
 		}
 		return a.ctx.Err()
@@ -196,7 +179,7 @@ func (a *applying) judge() error {
 	return nil
 }
 
-func (a *applying) findKeys() (err error) {
+func (a *applier) findKeys() (err error) {
 	if !a.asked {
 		a.asked = true
 		a.keys, err = a.Keys()
@@ -204,16 +187,16 @@ func (a *applying) findKeys() (err error) {
 	return err
 }
 
-// submit begins the job. The id is empty if the device may have got the
-// configuration, but its answer did not come.
-func (a *applying) submit(patience time.Duration) (id string, err error) {
-	r := request{method: http.MethodPost, path: api.PathConfig, body: a.Body, header: map[string]string{api.HeaderFilename: a.Name}, timeout: judging * cmp.Or(a.c.Timeout, answering)}
+// submit starts the job and returns its id. The id is empty if the device may have received
+// the configuration, but its answer was lost.
+func (a *applier) submit(wait time.Duration) (id string, err error) {
+	r := request{method: http.MethodPost, path: api.PathConfig, body: a.Body, header: map[string]string{api.HeaderFilename: a.Name}, timeout: uploadFactor * cmp.Or(a.c.Timeout, answerTimeout)}
 	if a.Change != nil {
 		r.body, r.header = a.Change.Value, nil
 		r.method, r.path = a.Change.Request()
 	}
-	until := time.Now().Add(patience)
-	for told := false; ; told = true {
+	deadline := time.Now().Add(wait)
+	for first := true; ; first = false {
 		var status int
 		var header http.Header
 		var body []byte
@@ -240,13 +223,13 @@ func (a *applying) submit(patience time.Duration) (id string, err error) {
 			}
 			return s.JobID, nil
 		case http.StatusConflict:
-			if time.Now().After(until) {
-				return "", &BusyError{a.c.URL(), a.c.said(status, body)}
+			if time.Now().After(deadline) {
+				return "", &BusyError{a.c.URL(), a.c.errorText(status, body)}
 			}
-			if !told {
-				a.note("%s is busy with another job; waiting for its end", a.c.URL())
+			if first {
+				a.note("%s is busy with another job; waiting until it ends", a.c.URL())
 			}
-			if err := sleep(a.ctx, 4*every); err != nil {
+			if err := sleep(a.ctx, 4*pollInterval); err != nil {
 				return "", err
 			}
 			continue
@@ -254,55 +237,24 @@ func (a *applying) submit(patience time.Duration) (id string, err error) {
 			return "", a.unauthorized(status, body)
 		case http.StatusNotFound, http.StatusMethodNotAllowed:
 			if a.Change != nil {
-				return "", &RefusedError{a.c.URL(), status, fmt.Sprintf("the device cannot change %s alone; give it a whole configuration", strings.Join(a.Change.Place, "."))}
+				return "", &RefusedError{a.c.URL(), status, fmt.Sprintf("the device cannot change %s alone; send a whole configuration", strings.Join(a.Change.Place, "."))}
 			}
 		}
 		return "", a.c.refused(status, body)
 	}
 }
 
-// unauthorized says why a configuration without signature was not taken.
-func (a *applying) unauthorized(status int, body []byte) error {
+// unauthorized returns the error of a configuration without a signature that was refused.
+func (a *applier) unauthorized(status int, body []byte) error {
 	switch {
-	case len(a.keys) == 1 && a.why != nil:
-		return a.why
-	case a.why != nil:
+	case len(a.keys) == 1 && a.keyErr != nil:
+		return a.keyErr
+	case a.keyErr != nil:
 		var names []string
 		for _, key := range a.keys {
 			names = append(names, key.Name)
 		}
-		return &RefusedError{a.c.URL(), status, "the device takes the signature of none of " + strings.Join(names, ", ")}
+		return &RefusedError{a.c.URL(), status, "the device does not take the signature of any of these keys: " + strings.Join(names, ", ")}
 	}
-	return &RefusedError{a.c.URL(), status, fmt.Sprintf("the device has a configuration already, and takes another only with the signature of one of its admins (%q)", a.c.said(status, body))}
-}
-
-// sleep is an error if the context ends first.
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
-}
-
-// Wait waits until a device answers at the address.
-func Wait(ctx context.Context, address *url.URL, patience time.Duration, waiting func(error)) (*Client, error) {
-	until := time.Now().Add(patience)
-	for told := false; ; told = true {
-		c, err := Dial(ctx, address)
-		if err == nil {
-			err = c.Health(ctx)
-		}
-		var other *OtherError
-		if err == nil || ctx.Err() != nil || errors.As(err, &other) || time.Now().After(until) {
-			return c, err
-		}
-		if !told {
-			waiting(err)
-		}
-		if err := sleep(ctx, 2*every); err != nil {
-			return nil, err
-		}
-	}
+	return &RefusedError{a.c.URL(), status, fmt.Sprintf("the device already has a configuration, and takes another only with the signature of one of its admins (%q)", a.c.errorText(status, body))}
 }

@@ -13,8 +13,8 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// follow watches the job until its end.
-func (a *applying) follow(id string) (*Applied, error) {
+// follow polls the job until it ends.
+func (a *applier) follow(id string) (*Applied, error) {
 	seen := 0
 	step := ""
 	promoted := false
@@ -31,17 +31,17 @@ func (a *applying) follow(id string) (*Applied, error) {
 		case a.ctx.Err() != nil:
 			return nil, context.Cause(a.ctx)
 		case err != nil && a.c != a.first:
-			// No device answers, or another one that has this address on its own LAN.
-			a.turn()
+			// No device answers at this address, or another device that has it on its own LAN.
+			a.nextAddress()
 		case errors.As(err, &gone), errors.As(err, &refused) && refused.Status >= 500:
 			if !lost {
-				a.note("%s does not answer; it may restart or move", a.c.URL())
+				a.note("%s does not answer; it may be restarting or have a new address", a.c.URL())
 			}
 			lost = true
-			a.turn()
+			a.nextAddress()
 		case errors.Is(err, errNoJob):
-			a.note("the service of the device has restarted and forgot the job; looking which configuration it has")
-			return a.lookUp()
+			a.note("the device has restarted and lost the job; reading the configuration that it has now")
+			return a.compareActive()
 		case err != nil:
 			return nil, &UnknownError{a.c.URL(), "the job cannot be followed: " + err.Error()}
 		default:
@@ -66,7 +66,7 @@ func (a *applying) follow(id string) (*Applied, error) {
 			promoted = promoted || api.Promoted(job.Step)
 			switch job.State {
 			case api.Succeeded:
-				// The state turns a moment before the result is there.
+				// The result can follow the state some time later.
 				if ended++; job.Result != nil || ended > 6 {
 					return a.succeeded(job), nil
 				}
@@ -76,22 +76,22 @@ func (a *applying) follow(id string) (*Applied, error) {
 				}
 			}
 		}
-		if err := sleep(a.ctx, every); err != nil {
+		if err := sleep(a.ctx, pollInterval); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// turn asks at the next address where the device may be.
-func (a *applying) turn() {
-	a.at = append(a.at[1:], a.at[0])
-	a.c = a.at[0]
+// nextAddress makes the next address the current one.
+func (a *applier) nextAddress() {
+	a.addresses = append(a.addresses[1:], a.addresses[0])
+	a.c = a.addresses[0]
 }
 
 var errNoJob = errors.New("no such job")
 
-func (a *applying) job(id string) (*api.Job, error) {
-	status, _, body, err := a.c.do(a.ctx, request{method: http.MethodGet, path: api.PathJobs + url.PathEscape(id), timeout: connecting})
+func (a *applier) job(id string) (*api.Job, error) {
+	status, _, body, err := a.c.do(a.ctx, request{method: http.MethodGet, path: api.PathJobs + url.PathEscape(id), timeout: connectTimeout})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (a *applying) job(id string) (*api.Job, error) {
 	return nil, a.c.refused(status, body)
 }
 
-func (a *applying) succeeded(job *api.Job) *Applied {
+func (a *applier) succeeded(job *api.Job) *Applied {
 	done := &Applied{Reapply: !a.fresh, Key: a.key}
 	if job.Duration != nil {
 		done.Duration = time.Duration(*job.Duration * float64(time.Second))
@@ -123,7 +123,7 @@ func (a *applying) succeeded(job *api.Job) *Applied {
 	return done
 }
 
-func (a *applying) failed(job *api.Job, step string, promoted bool) error {
+func (a *applier) failed(job *api.Job, step string, promoted bool) error {
 	why := a.c.clean(job.Error)
 	if why == "" {
 		why = "the job failed"
@@ -138,36 +138,36 @@ func (a *applying) failed(job *api.Job, step string, promoted bool) error {
 	}
 	switch {
 	case rolled == api.RollbackCompleted:
-		return &RolledBackError{a.c.URL(), fmt.Sprintf("it failed%s and the device went back to the configuration before: %s", at, why)}
+		return &RolledBackError{a.c.URL(), fmt.Sprintf("it failed%s and the device went back to the previous configuration: %s", at, why)}
 	case rolled == api.RollbackDiscarded:
 		return &RolledBackError{a.c.URL(), fmt.Sprintf("it failed%s and the device waits for a configuration again: %s", at, why)}
 	case rolled == api.RollbackFailed:
-		return &UnknownError{a.c.URL(), fmt.Sprintf("it failed%s, and going back failed too: %s", at, why)}
+		return &UnknownError{a.c.URL(), fmt.Sprintf("it failed%s, and the rollback failed too: %s", at, why)}
 	case !promoted:
-		return &RefusedError{a.c.URL(), 0, fmt.Sprintf("the device refused it%s and is as before: %s", at, why)}
+		return &RefusedError{a.c.URL(), 0, fmt.Sprintf("the device refused it%s and kept its configuration: %s", at, why)}
 	}
-	return &UnknownError{a.c.URL(), fmt.Sprintf("it failed%s, and the device does not say that it went back: %s", at, why)}
+	return &UnknownError{a.c.URL(), fmt.Sprintf("it failed%s, and the device did not report a rollback: %s", at, why)}
 }
 
-// lookUp finds out which configuration the device has, when it forgot the job: then
-// none is running.
-func (a *applying) lookUp() (*Applied, error) {
+// compareActive finds out which configuration a device has that has lost the job, which then
+// does not run any more.
+func (a *applier) compareActive() (*Applied, error) {
 	for {
-		done, err := a.look()
+		done, err := a.compareOnce()
 		if done != nil || err != nil {
 			return done, err
 		}
 		if time.Now().After(a.deadline) {
-			return nil, &UnknownError{a.c.URL(), fmt.Sprintf("the job was lost, and the device does not answer any more, for %s now", a.Timeout.Round(time.Second))}
+			return nil, &UnknownError{a.c.URL(), fmt.Sprintf("the job was lost, and the device has not answered for %s", a.Timeout.Round(time.Second))}
 		}
-		if err := sleep(a.ctx, 2*every); err != nil {
+		if err := sleep(a.ctx, 2*pollInterval); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// look is one look: nil and nil if it must be done again.
-func (a *applying) look() (*Applied, error) {
+// compareOnce returns nil and nil if the device does not answer.
+func (a *applier) compareOnce() (*Applied, error) {
 	unknown := func(why string) (*Applied, error) {
 		return nil, &UnknownError{a.c.URL(), "the job was lost, and " + why}
 	}
@@ -176,7 +176,7 @@ func (a *applying) look() (*Applied, error) {
 	case err != nil:
 		return nil, nil
 	case fresh && a.fresh:
-		return nil, &RolledBackError{a.c.URL(), "the job was lost, and the device waits for its first configuration as before"}
+		return nil, &RolledBackError{a.c.URL(), "the job was lost, and the device still waits for its first configuration"}
 	case fresh:
 		return unknown("the device has no configuration any more")
 	}
@@ -187,7 +187,7 @@ func (a *applying) look() (*Applied, error) {
 	if a.key != nil {
 		keys = []*Key{a.key}
 	}
-	last := errors.New("there is no key of an admin")
+	last := errors.New("no key of an admin was found")
 	for _, key := range keys {
 		var now []byte
 		now, last = a.c.Export(a.ctx, key)
@@ -204,9 +204,9 @@ func (a *applying) look() (*Applied, error) {
 		case has != nil && has.Same(a.Config):
 			return &Applied{Reapply: !a.fresh, Key: key}, nil
 		case has != nil && had != nil && has.Same(had):
-			return nil, &RolledBackError{a.c.URL(), "the job was lost, and the device has the configuration of before"}
+			return nil, &RolledBackError{a.c.URL(), "the job was lost, and the device has the previous configuration"}
 		}
-		return unknown("the device has yet another configuration")
+		return unknown("the device has a third configuration")
 	}
 	return unknown("the device does not show its configuration: " + last.Error())
 }

@@ -149,7 +149,7 @@ func play(t *testing.T, replies map[string][]reply, change *api.Change) (*player
 		t.Fatal(faults)
 	}
 	var events []provision.Event
-	done, err := c.Apply(t.Context(), provision.Request{Name: "config.toml", Body: text, Config: config, Change: change, Timeout: 30 * time.Second, Patience: 10 * time.Second,
+	done, err := c.Apply(t.Context(), provision.Request{Payload: &provision.Payload{Name: "config.toml", Body: text, Config: config}, Change: change, Timeout: 30 * time.Second, Wait: 10 * time.Second,
 		Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: signer}}, nil },
 		Report: func(e provision.Event) { events = append(events, e) }})
 	return p, done, events, err
@@ -202,14 +202,14 @@ func TestAgainstRecordedAnswers(t *testing.T) {
 			"submitted running " + steps + " cleanup completed", true},
 		"another one's key":      {map[string][]reply{"POST " + api.PathValidate: {badKey}, "POST " + api.PathConfig: {onlySigned}}, "*provision.RefusedError does not take the signature of key", false},
 		"not valid":              {map[string][]reply{"POST " + api.PathValidate: {invalid}}, "*provision.RefusedError is not valid: the reason", false},
-		"a first one, not valid": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*provision.RefusedError refused it at the step validate and is as before: the reason", false},
-		"taken back":             {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*provision.RolledBackError went back to the configuration before: the reason", false},
+		"a first one, not valid": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*provision.RefusedError refused it at the step validate and kept its configuration: the reason", false},
+		"taken back":             {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*provision.RolledBackError went back to the previous configuration: the reason", false},
 		"thrown away":            {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*provision.RolledBackError waits for a configuration again: the reason", false},
-		"not taken back":         {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*provision.UnknownError does not say that it went back: the reason", false},
+		"not taken back":         {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*provision.UnknownError did not report a rollback: the reason", false},
 		"a restart that forgets the job": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob),
 			"GET " + api.PathExport: {{200, fmt.Sprintf(document, "old"), ""}, {200, fmt.Sprintf(document, "new"), ""}}}, "submitted running", true},
 		"a restart, and the old one": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob)},
-			"*provision.RolledBackError has the configuration of before", false},
+			"*provision.RolledBackError has the previous configuration", false},
 		"a body that is too large": {map[string][]reply{"POST " + api.PathConfig: {{413, `{"status_code":413,"detail":"Request Entity Too Large"}`, ""}}},
 			"*provision.RefusedError larger than the 32 MiB", false},
 		"an export that fails": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["again"]),
@@ -272,7 +272,7 @@ func TestChangesAgainstRecordedAnswers(t *testing.T) {
 		change := &api.Change{Place: []string{"users", "ops"}, Value: []byte("{}")}
 		_, _, _, err := play(t, map[string][]reply{"PUT /api/config/users/ops": {{status, body, ""}}}, change)
 		var refused *provision.RefusedError
-		if !errors.As(err, &refused) || !strings.HasSuffix(err.Error(), "the device cannot change users.ops alone; give it a whole configuration") {
+		if !errors.As(err, &refused) || !strings.HasSuffix(err.Error(), "the device cannot change users.ops alone; send a whole configuration") {
 			t.Errorf("%d: %v", status, err)
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
+	"imgtool/image/seed/bundle"
 	"imgtool/image/seed/console"
 )
 
@@ -238,7 +239,7 @@ func (d *Device) Validate(name string, body io.ReadSeeker) ([]string, error) {
 }
 
 func judge(name string, body io.ReadSeeker) ([]string, error) {
-	_, faults, err := seed.CheckBundle(name, body)
+	_, faults, err := bundle.Check(name, body)
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +301,7 @@ func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, rep
 			result.Warnings, err = judge(name, body)
 		case api.Promote:
 			body.Seek(0, io.SeekStart)
-			err = seed.Unpack(name, body, func(path string, r io.Reader) error {
+			err = bundle.Unpack(name, body, func(path string, r io.Reader) error {
 				text, err := io.ReadAll(r)
 				if path == "config.toml" {
 					d.SetConfig(text)

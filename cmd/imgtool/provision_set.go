@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/image/seed/provision"
+)
+
+// places lists the parts of a configuration that can be changed alone.
+const places = `KEY is a place in config.toml:
+
+  users.NAME
+  network, or a key in it, such as network.dnsmasq.domain
+  containers.container.NAME
+  containers.network.NAME
+  containers.volume.NAME`
+
+type provisionSetOptions struct {
+	provisionOptions
+	place string // a place in config.toml
+	file  string // with the value; empty: the place is deleted
+}
+
+func newProvisionSetCommand(u *ui) *cobra.Command {
+	var opt provisionSetOptions
+	cmd := &cobra.Command{
+		Use:   "set ADDRESS KEY FILE",
+		Short: "Change one part of the configuration of a device",
+		Long: `Change one part of the configuration of a device. Everything else stays, including the files
+of a bundle. ` + places + `
+
+FILE contains the new value, as JSON, or as TOML without the header of the table; - is standard
+input. It replaces the old value, except for the network, where it is merged: tables key by key,
+and in JSON null deletes a key.
+
+The device's configuration is read first, which requires an admin's key, and the change is
+checked: a change that seed check would refuse is not sent. The device rewrites its config.toml,
+so comments and the layout are lost. Exit statuses are those of imgtool provision.`,
+		Example: `  imgtool provision set 172.20.30.1 users.ops ops.json
+  imgtool provision set 172.20.30.1 containers.container.web web.toml --key ~/.ssh/id_ed25519
+  echo '{"dns_servers": ["9.9.9.9"], "default_gateway": null}' | imgtool provision set 172.20.30.1 network -
+  echo '[22, 443]' | imgtool provision set 172.20.30.1 network.firewall.inbound.wan.tcp -`,
+		Args: cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.address, opt.place, opt.file = args[0], args[1], args[2]
+			return runProvisionSet(cmd.Context(), opt, u)
+		},
+	}
+	opt.addFlags(cmd, "")
+	opt.addTimeoutFlag(cmd)
+	return cmd
+}
+
+func newProvisionUnsetCommand(u *ui) *cobra.Command {
+	var opt provisionSetOptions
+	cmd := &cobra.Command{
+		Use:   "unset ADDRESS KEY",
+		Short: "Delete one part of the configuration of a device",
+		Long: `Delete one part of the configuration of a device. Everything else stays, including the files
+of a bundle. ` + places + `
+
+The network as a whole cannot be deleted. As with imgtool provision set, a change that seed check
+would refuse is not sent, and comments are lost.`,
+		Example: `  imgtool provision unset 172.20.30.1 users.ops
+  imgtool provision unset 172.20.30.1 network.default_gateway
+  imgtool provision unset 172.20.30.1 containers.volume.data --key ~/.ssh/id_ed25519`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.address, opt.place = args[0], args[1]
+			return runProvisionSet(cmd.Context(), opt, u)
+		},
+	}
+	opt.addFlags(cmd, "")
+	opt.addTimeoutFlag(cmd)
+	return cmd
+}
+
+func runProvisionSet(ctx context.Context, opt provisionSetOptions, u *ui) error {
+	var value []byte
+	if opt.file != "" {
+		var err error
+		if value, err = provision.ReadValue(opt.file, u.in); err != nil {
+			return err
+		}
+	}
+	change, err := provision.ParseChange(opt.place, value)
+	if err != nil {
+		return err
+	}
+	c, err := opt.connectConfidential(ctx, nil, u)
+	if err != nil {
+		return err
+	}
+	e, err := c.Edit(ctx, change, opt.keys(ctx, nil, u))
+	if err != nil {
+		return opt.hint(err)
+	}
+	if e.Unchanged {
+		u.say("the device has this value already; nothing was sent")
+		if u.json {
+			return u.print(map[string]any{"state": "same", "address": c.URL()})
+		}
+		return nil
+	}
+	if e.LosesLayout {
+		u.warn("the device rewrites its config.toml: comments and the layout are lost")
+	}
+	return opt.apply(ctx, c, e.Request, u)
+}

@@ -1,0 +1,106 @@
+package deploy
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"sync/atomic"
+
+	"imgtool/flash"
+	"imgtool/flash/disk"
+	"imgtool/image/fault"
+	"imgtool/image/volume"
+)
+
+// Target is a disk that an image is written to.
+type Target struct {
+	Disk    *disk.Disk
+	Receipt Receipt
+	Err     error // why it was not written
+	Touched bool  // something was written to it
+
+	job   flash.Job
+	dev   *disk.Target // nil: not open
+	ended atomic.Bool
+}
+
+// NewTarget returns the target that a plan is written to.
+func NewTarget(d *disk.Disk, p *Plan) (*Target, error) {
+	t := &Target{Disk: d}
+	return t, t.setPlan(p)
+}
+
+func (t *Target) setPlan(p *Plan) (err error) {
+	if t.job, err = p.Job(t.Disk.Size); err != nil {
+		return corrupt("it cannot be put on %s: %w", t.Disk.Path, err)
+	}
+	return nil
+}
+
+// Find returns the disk with a name.
+func Find(name string) (*disk.Disk, error) {
+	d, err := disk.Find("/", name)
+	if _, statErr := os.Stat(name); errors.Is(err, fs.ErrNotExist) && statErr != nil {
+		return nil, NoDisk(name)
+	}
+	return d, err
+}
+
+// NoDisk is the error of a disk that does not exist.
+func NoDisk(name string) error {
+	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file", name), "imgtool disks lists the disks there are")
+}
+
+// Candidates returns the removable disks that satisfy a need. Loop devices are left out.
+func Candidates(need disk.Need) ([]disk.Disk, error) {
+	disks, err := disk.List("/")
+	if err != nil {
+		return nil, err
+	}
+	var fit []disk.Disk
+	for _, d := range disks {
+		if d.Bus != "loop" && d.Bus != "nbd" && d.Check(need) == nil {
+			fit = append(fit, d)
+		}
+	}
+	if len(fit) == 0 && need.Serial != "" {
+		return nil, NoDisk("serial " + need.Serial)
+	}
+	return fit, nil
+}
+
+// CheckSource refuses a disk that an image is read from, under whatever name.
+func CheckSource(d *disk.Disk, src *volume.Source) error {
+	if src.Info != nil && d.Contains(src.Info) {
+		return &disk.RefusedError{Disk: d.Path, Reason: "the image is on it: give another disk, or a copy of the image elsewhere"}
+	}
+	return nil
+}
+
+// CheckBoard refuses an image for another board. It accepts images without a manifest.
+func CheckBoard(src *volume.Source, board string) error {
+	if m := src.Manifest; m != nil && m.Board != board {
+		return fault.New(fault.WrongBoard, "%s is an image for %s, and the board is %s", src.Name, m.Board, board)
+	}
+	return nil
+}
+
+// LeftText returns a clause that says what is on a disk after a failure.
+func LeftText(path string, left flash.State) string {
+	switch left {
+	case flash.Unchanged:
+		return path + " is unchanged"
+	case flash.NoTable:
+		return path + " is not bootable and has no partition table now; flash it again"
+	case flash.PartWritten:
+		return path + " is partly written, and its start is not as the image has it; flash it again"
+	}
+	return "the content of " + path + " is not known, because it could not be read back; flash it again"
+}
+
+func paths(targets []*Target) (paths []string) {
+	for _, t := range targets {
+		paths = append(paths, t.Disk.Path)
+	}
+	return paths
+}
