@@ -96,7 +96,7 @@ func TestProvisionSetThatCannotBe(t *testing.T) {
 		{3, "users.ops0", "", "users: is empty; it must have at least 1 entry"},
 		{3, "containers.container.web", "", "containers.container: is empty; it must have at least 1 entry"},
 		{3, "users.ops0", `{"isAdmin": false}`, "users: has no admin who could log in"},
-		{3, "users.root", `{"isAdmin": true}`, `"root" is an account of the system`},
+		{3, "users.root", `{"isAdmin": true}`, `"root" is a system account`},
 		{3, "users.more", `{"ssh_key": ""}`, "users.more.isAdmin is missing"},
 		{3, "users.more", `{"isAdmin": true, "password": "x"}`, "users.more.password is unknown"},
 		{3, "network", `{"dns_servers": ["nine"]}`, `network.dns_servers[0]: "nine" is no address`},

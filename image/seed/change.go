@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -29,7 +31,7 @@ import (
 func Change(document []byte, place []string, change []byte) ([]byte, error) {
 	r := newReader(document, nil)
 	if len(r.faults) > 0 {
-		return nil, errors.New("the configuration that is there cannot be read")
+		return nil, errors.New("the existing configuration cannot be read")
 	}
 	var given *value
 	if change != nil {
@@ -49,7 +51,7 @@ func Change(document []byte, place []string, change []byte) ([]byte, error) {
 		}
 		r.root.tableAt("network").merge(given)
 	case len(place) == 2 && place[0] == "users":
-		if what := checkUser(place[1]); what != "" {
+		if what := check.User(place[1]); what != "" {
 			return nil, fmt.Errorf("%q %s", clip(place[1]), what)
 		}
 		if given != nil {
@@ -59,7 +61,7 @@ func Change(document []byte, place []string, change []byte) ([]byte, error) {
 		}
 		r.root.tableAt("users").set(place[1], given)
 	case len(place) == 3 && place[0] == "containers" && slices.Contains([]string{"container", "network", "volume"}, place[1]):
-		if what := checkResource(place[2]); what != "" {
+		if what := check.Resource(place[2]); what != "" {
 			return nil, fmt.Errorf("%q %s", clip(place[2]), what)
 		}
 		if given != nil {
@@ -181,7 +183,7 @@ var (
 	halfPair  = regexp.MustCompile(`(?i)\\ud[89a-f][0-9a-f]{2}`)
 )
 
-var errSurrogate = errors.New("the change has half of a surrogate pair in it, which is no character")
+var errSurrogate = errors.New("the change contains half of a surrogate pair, which is not a character")
 
 func nextJSON(d *json.Decoder, depth int) (*value, error) {
 	if depth > maxNesting {
@@ -337,5 +339,5 @@ func (v *value) json() (any, error) {
 	case text, boolean, integer:
 		return plain(v), nil
 	}
-	return nil, fmt.Errorf("is %v, which no place of a configuration takes", v.kind)
+	return nil, fmt.Errorf("is %v, which a configuration cannot contain", v.kind)
 }

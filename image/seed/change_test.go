@@ -86,7 +86,7 @@ func TestChangeSaysWhatIsWrong(t *testing.T) {
 		`"` + secret + `"`:               "the change must be a JSON object",
 		`{"privileged": ` + secret + `}`: "the change is not JSON (at byte 15)",
 		`{"privileged": true} ` + secret: "the change is not JSON (at byte 21)",
-		`{"privileged": true, "Container": {"Image": "` + secret + `\ud83d\\ude00"}}`: "the change has half of a surrogate pair in it, which is no character",
+		`{"privileged": true, "Container": {"Image": "` + secret + `\ud83d\\ude00"}}`: "the change contains half of a surrogate pair, which is not a character",
 		`{"a": "` + secret + "\xff" + `"}`:                                            "the change is not UTF-8",
 		strings.Repeat(`{"a":`, 200) + `"` + secret + `"` + strings.Repeat("}", 200):  "the change is not JSON (at byte 324)",
 	} {

@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,7 +34,7 @@ func (c *checker) users() {
 			return
 		}
 	}
-	c.fault(users.line, "users", "has no admin who could log in; one at least must have isAdmin = true and an ssh_key")
+	c.fault(users.line, "users", "has no admin who can log in; at least one user must have isAdmin = true and an ssh_key")
 }
 
 // lan is what is served on eth1.
@@ -92,13 +94,13 @@ func (c *checker) checkLAN() (l lan) {
 	if !good {
 		return l
 	}
-	l.gateway, _ = parseCIDR(cidr)
+	l.gateway, _ = check.ParseCIDR(cidr)
 	eth1 := c.root.at("network", "interfaces", "eth1")
 	if address := eth1.at("address"); eth1.textAt("mode") == "static" && address != nil {
 		if address.kind != text {
 			return l
 		}
-		own, _ := parseCIDR(address.text)
+		own, _ := check.ParseCIDR(address.text)
 		if where != nil && own != l.gateway {
 			c.fault(where.line, key, "is %s, but the address of eth1 in line %d is %s; both must be the same, or one left out", where.or(l.gateway), address.line, address.or(own))
 			return l
@@ -114,8 +116,8 @@ func (c *checker) checkLAN() (l lan) {
 	if !good1 || !good2 {
 		return l
 	}
-	l.start, _ = parseIPv4(start)
-	l.end, _ = parseIPv4(end)
+	l.start, _ = check.ParseIPv4(start)
+	l.end, _ = check.ParseIPv4(end)
 	network := l.gateway.Masked()
 	if network.Contains(l.start) && network.Contains(l.end) {
 		line := 1
@@ -127,12 +129,12 @@ func (c *checker) checkLAN() (l lan) {
 		if l.end.Less(l.start) {
 			c.fault(line, at+"dhcp_start", "is %s, after dhcp_end, which is %s; the first address must not be after the last", startAt.or(l.start), endAt.or(l.end))
 		} else if a := l.gateway.Addr(); !a.Less(l.start) && !l.end.Less(a) {
-			c.fault(line, at+"dhcp_start", "to dhcp_end is %s to %s, which has the device's own address %s in it", startAt.or(l.start), endAt.or(l.end), where.or(a))
+			c.fault(line, at+"dhcp_start", "to dhcp_end is %s to %s, which contains the device's own address %s", startAt.or(l.start), endAt.or(l.end), where.or(a))
 		}
 		return l
 	}
 	if startAt == nil && endAt == nil {
-		c.fault(where.line, key, "is in %s, but clients get %s to %s if nothing is said; give dhcp_start and dhcp_end in [network.dnsmasq]", where.or(network), l.start, l.end)
+		c.fault(where.line, key, "is in %s, but the default addresses for clients are %s to %s; set dhcp_start and dhcp_end in [network.dnsmasq]", where.or(network), l.start, l.end)
 		return l
 	}
 	for _, e := range []struct {
@@ -144,7 +146,7 @@ func (c *checker) checkLAN() (l lan) {
 			continue
 		}
 		if e.v == nil {
-			c.fault(served.line, at+e.key, "is missing, and %s, which stands for it, is not in the LAN %s", e.addr, where.or(network))
+			c.fault(served.line, at+e.key, "is missing, and its default %s is not in the LAN %s", e.addr, where.or(network))
 		} else {
 			c.fault(e.v.line, at+e.key, "is %s, which is not in the LAN %s", e.v.or(e.addr), where.or(network))
 		}
@@ -173,7 +175,7 @@ func (c *checker) activation() {
 				if c.lost || all == nil || all.kind != table {
 					continue
 				}
-				c.fault(name.line, at, "is %s, which is no container; %s", name.quoted(name.text), choice(name.text, all))
+				c.fault(name.line, at, "is %s, which is not a container; %s", name.quoted(name.text), choice(name.text, all))
 				continue
 			}
 			if key == "required" {
@@ -193,7 +195,7 @@ func (c *checker) activation() {
 			most = timeout.integer.Int64()
 		}
 		if n := settle.integer.Int64(); n > most {
-			c.warn(settle.line, "activation.settle_seconds", "is %s, more than the %s of timeout_seconds: activation would always fail", settle.or(n), timeout.or(most))
+			c.warn(settle.line, "activation.settle_seconds", "is %s, more than the %s of timeout_seconds, so activation would always fail", settle.or(n), timeout.or(most))
 		}
 	}
 }
@@ -217,9 +219,9 @@ func (c *checker) upgrade() {
 		return
 	}
 	if !strings.HasPrefix(url.text, "https://") {
-		c.warn(url.line, "os_upgrade.server_url", "is %s: the device looks for updates only if https is in small letters", url.quoted(url.text))
+		c.warn(url.line, "os_upgrade.server_url", "is %s: the device looks for updates only if https is in lower case", url.quoted(url.text))
 	}
 	if strings.ContainsAny(url.text, "?#") {
-		c.warn(url.line, "os_upgrade.server_url", "has an empty query or fragment: the path that the device adds is not asked for")
+		c.warn(url.line, "os_upgrade.server_url", "has an empty query or fragment: the server does not get the path that the device adds")
 	}
 }

@@ -79,7 +79,7 @@ func (r *reader) atColumn() bool {
 		return true
 	}
 	if name := column.FindString(r.src[r.pos:]); name != "" && len(r.notes) < maxErrors {
-		r.notes = append(r.notes, newFault(r.lineAt(r.pos), "", true, "%s stays as it is: no values were given", shown(name)))
+		r.notes = append(r.notes, newFault(r.lineAt(r.pos), "", true, "%s is kept as it is: no values were given", shown(name)))
 	}
 	return false
 }
@@ -96,7 +96,7 @@ func (r *reader) noColumn(where string) {
 	if name == "" {
 		name = "@{"
 	}
-	r.fault(r.lineAt(r.pos), nil, "%s stands %s", name, where)
+	r.fault(r.lineAt(r.pos), nil, "%s %s", name, where)
 	r.unfilled = true
 	r.pos++
 }
@@ -114,9 +114,9 @@ func (r *reader) column() (name, value string, ok bool) {
 	value, ok = r.columns[name[2:len(name)-1]]
 	switch {
 	case !ok:
-		r.fault(line, nil, "%s is no column; there are %s", name, strings.Join(slices.Sorted(maps.Keys(r.columns)), ", "))
+		r.fault(line, nil, "%s is not a column; the columns are %s", name, strings.Join(slices.Sorted(maps.Keys(r.columns)), ", "))
 	case value == "":
-		r.fault(line, nil, "%s is empty; each unit must have a value there", name)
+		r.fault(line, nil, "%s is empty; each unit must have a value", name)
 		ok = false
 	}
 	return name, value, ok
@@ -167,7 +167,7 @@ func (r *reader) bare(v *value) {
 		return
 	}
 	if !bareValue.MatchString(value) {
-		r.fault(r.lineAt(from), nil, "%s is neither an integer nor true or false; text stands in quotes, as in \"%s\"", name, name)
+		r.fault(r.lineAt(from), nil, "%s is neither an integer nor true or false; a string must be in quotes, as in \"%s\"", name, name)
 		return
 	}
 	r.edits = append(r.edits, edit{from, r.pos, value})

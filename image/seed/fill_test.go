@@ -106,21 +106,21 @@ func TestFill(t *testing.T) {
 		"an escape":                {`a = "\u0040{serial}"`, `a = "\u0040{serial}"`},
 		"only an @":                {`a = "ops@bench @ {serial}"`, `a = "ops@bench @ {serial}"`},
 		"lines of Windows":         {"a = \"@{n}\"\r\nb = 1\r\n", "a = \"42\"\nb = 1\n"},
-		"a bare text":              {"\na = @{serial}", `!2: @{serial} is neither an integer nor true or false; text stands in quotes, as in "@{serial}"`},
-		"an unknown column":        {"\n\na = \"x\n\"\nb = \"@{lan}\"", "!3: the string that begins with \" has no end in its line\n5: @{lan} is no column; there are IP address, n, nasty, none, serial, sp, yes"},
-		"an empty one":             {`a = "@{none}"`, "!1: @{none} is empty; each unit must have a value there"},
-		"an empty bare one":        {`a = @{none}`, "!1: @{none} is empty; each unit must have a value there"},
-		"single quotes":            {`a = '@{serial}'`, "!1: @{serial} stands in single quotes, where nothing can be escaped: use double quotes"},
-		"three single quotes":      {"a = '''\n\n@{serial}'''", "!3: @{serial} stands in single quotes, where nothing can be escaped: use double quotes"},
-		"a key":                    {`"@{serial}" = 1`, "!1: @{serial} stands in a key: only a value can be a unit's own"},
-		"a header":                 {`[users."@{serial}"]`, "!1: @{serial} stands in a key: only a value can be a unit's own"},
-		"a bare key":               {`@{serial} = 1`, "!1: '@' is not expected here; a key is letters, digits, _ and -, or in quotes"},
-		"an inline key":            {`a = {"@{n}" = 1}`, "!1: @{n} stands in a key: only a value can be a unit's own"},
+		"a bare text":              {"\na = @{serial}", `!2: @{serial} is neither an integer nor true or false; a string must be in quotes, as in "@{serial}"`},
+		"an unknown column":        {"\n\na = \"x\n\"\nb = \"@{lan}\"", "!3: the string that begins with \" does not end in its line\n5: @{lan} is not a column; the columns are IP address, n, nasty, none, serial, sp, yes"},
+		"an empty one":             {`a = "@{none}"`, "!1: @{none} is empty; each unit must have a value"},
+		"an empty bare one":        {`a = @{none}`, "!1: @{none} is empty; each unit must have a value"},
+		"single quotes":            {`a = '@{serial}'`, "!1: @{serial} is in single quotes, where characters cannot be escaped: use double quotes"},
+		"three single quotes":      {"a = '''\n\n@{serial}'''", "!3: @{serial} is in single quotes, where characters cannot be escaped: use double quotes"},
+		"a key":                    {`"@{serial}" = 1`, "!1: @{serial} is in a key: only a value can differ between units"},
+		"a header":                 {`[users."@{serial}"]`, "!1: @{serial} is in a key: only a value can differ between units"},
+		"a bare key":               {`@{serial} = 1`, "!1: '@' is unexpected; a key is letters, digits, _ and -, or in quotes"},
+		"an inline key":            {`a = {"@{n}" = 1}`, "!1: @{n} is in a key: only a value can differ between units"},
 		"no name":                  {`a = "@{}"`, `!1: @{ is not followed by the name of a column and a }; for the text itself write \u0040{`},
 		"no end":                   {`a = "@{serial"`, `!1: @{ is not followed by the name of a column and a }; for the text itself write \u0040{`},
-		"a number that is made":    {`a = 1@{n}`, "!1: '@' is not expected here; a line ends after its value"},
-		"a number that goes on":    {`a = @{n}_000`, "!1: '_' is not expected here; a line ends after its value"},
-		"a value in the next line": {"a = \"\"\"\n\n@{lan}\"\"\"", "!3: @{lan} is no column; there are IP address, n, nasty, none, serial, sp, yes"},
+		"a number that is made":    {`a = 1@{n}`, "!1: '@' is unexpected; a line ends after its value"},
+		"a number that goes on":    {`a = @{n}_000`, "!1: '_' is unexpected; a line ends after its value"},
+		"a value in the next line": {"a = \"\"\"\n\n@{lan}\"\"\"", "!3: @{lan} is not a column; the columns are IP address, n, nasty, none, serial, sp, yes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, faults := seed.Fill([]byte(row.template), columns)
@@ -141,7 +141,7 @@ func TestFill(t *testing.T) {
 // Without values a column is text like any other, and that is said.
 func TestATemplateIsTakenAsItIs(t *testing.T) {
 	c, faults := seed.Check([]byte(minimal + "Exec = \"@{serial} @{ @{}\"\nUser = '@'\n"))
-	if c == nil || len(faults) != 1 || faults[0].String() != "11: @{serial} stays as it is: no values were given" || !faults[0].Warning {
+	if c == nil || len(faults) != 1 || faults[0].String() != "11: @{serial} is kept as it is: no values were given" || !faults[0].Warning {
 		t.Error(faults)
 	}
 }

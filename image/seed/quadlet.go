@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"bytes"
 	"fmt"
 	"slices"
@@ -129,7 +131,7 @@ func (c *checker) containers() []unit {
 			}
 		}
 		if image := v.at("Container", "Image").values(); len(image) > 0 {
-			name := strip(image[0].text)
+			name := check.Strip(image[0].text)
 			images[name] = append(images[name], u.modes[0])
 		}
 		units = append(units, *u)
@@ -161,7 +163,7 @@ func (c *checker) containers() []unit {
 	plain("volume", "Volume", func(name string, v *value) []mode { return volumes[name] })
 	plain("build", "Build", func(name string, v *value) []mode {
 		if tags := v.at("ImageTag").values(); len(tags) > 0 && tags[0].kind == text {
-			return images[strip(tags[0].text)]
+			return images[check.Strip(tags[0].text)]
 		}
 		return nil
 	})
@@ -176,7 +178,7 @@ func (c *checker) containers() []unit {
 				first[id] = u
 				continue
 			}
-			c.fault(all.at(u.kind, u.name).line, "containers."+u.kind+"."+dotted(u.name), "makes the %s %s, as does the %s %s; rename one of them",
+			c.fault(all.at(u.kind, u.name).line, "containers."+u.kind+"."+dotted(u.name), "creates the %s %s, as does the %s %s; rename one of them",
 				by, u.service(), other.kind, other.name)
 		}
 	}
@@ -194,7 +196,7 @@ func (c *checker) container(at, name string, v *value) *unit {
 		if image.kind == list && len(image.items) == 1 {
 			good = image.items[0]
 		}
-		if good.kind != broken && (good.kind != text || strip(good.text) == "") {
+		if good.kind != broken && (good.kind != text || check.Strip(good.text) == "") {
 			c.fault(image.line, at+".Container.Image", "must be one string that is not blank, such as registry.example/web:1")
 		}
 	}
@@ -244,7 +246,7 @@ func (c *checker) container(at, name string, v *value) *unit {
 // ended is a unit without the white space at its end, which the last value may have,
 // and with a final newline.
 func ended(b *bytes.Buffer) []byte {
-	return append(bytes.TrimRightFunc(b.Bytes(), isSpace), '\n')
+	return append(bytes.TrimRightFunc(b.Bytes(), check.IsSpace), '\n')
 }
 
 // publish renders the ports of a rootless container: all of them on 127.0.0.1.
@@ -262,7 +264,7 @@ func (c *checker) publish(at string, v *value) []pair {
 			c.fault(item.line, key, "is %v; it must be a string, such as \"8080:80\"", item.kind)
 			continue
 		}
-		s, foreign, ok := loopback(strip(item.text))
+		s, foreign, ok := loopback(check.Strip(item.text))
 		switch {
 		case !ok:
 			c.fault(item.line, key, "is %s; a rootless container publishes HOSTPORT:PORT, or 127.0.0.1:HOSTPORT:PORT for a range", item.quoted(item.text))
@@ -290,7 +292,7 @@ func loopback(s string) (bound string, foreign, ok bool) {
 		}
 		host, rest = host+"]", rest[1:]
 	} else if !strings.Contains(rest, ":") {
-		return "127.0.0.1:" + s, false, found && allDigits(host)
+		return "127.0.0.1:" + s, false, found && check.AllDigits(host)
 	}
 	switch host {
 	case "127.0.0.1", "127.0.1.1":

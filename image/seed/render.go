@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"fmt"
 	"net"
 	"slices"
@@ -102,7 +104,7 @@ func (c *Config) lanSettings() object {
 		{"netmask", net.IP(net.CIDRMask(gateway.Bits(), 32)).String()},
 		{"dhcp_start", c.lan.start.String()},
 		{"dhcp_end", c.lan.end.String()},
-		{"domain", dnsName(served.orFallback(rules.at("dnsmasq"), "domain").(string))},
+		{"domain", check.DNSName(served.orFallback(rules.at("dnsmasq"), "domain").(string))},
 		{"hostname_pattern", served.orFallback(rules.at("dnsmasq"), "hostname_pattern")},
 		{"gateway_aliases", names},
 		{"ntp_servers", c.root.at("network", "ntp").orFallback(rules.at("ntp"), "servers")},
@@ -132,7 +134,7 @@ func (c *Config) hostNetwork() object {
 func interfaceSettings(eth *value) object {
 	settings := object{{"mode", eth.textAt("mode")}}
 	if v := eth.at("address"); v != nil {
-		address, _ := parseCIDR(v.text)
+		address, _ := check.ParseCIDR(v.text)
 		settings = append(settings, entry{"address", address.String()})
 	}
 	if v := eth.at("gateway"); v != nil {
@@ -189,12 +191,12 @@ func anyList(list []string) []any {
 }
 
 // dnsNameOf is a DNS name as the device keeps it.
-func dnsNameOf(v *value) any { return dnsName(v.text) }
+func dnsNameOf(v *value) any { return check.DNSName(v.text) }
 
 // addressOf is an address as the device keeps it. Python writes one of IPv4 that is
 // mapped into IPv6 in hexadecimal digits.
 func addressOf(v *value) any {
-	a, _ := parseIP(v.text)
+	a, _ := check.ParseIP(v.text)
 	if a.Is4In6() {
 		b := a.As16()
 		return fmt.Sprintf("::ffff:%x:%x", uint16(b[12])<<8|uint16(b[13]), uint16(b[14])<<8|uint16(b[15]))

@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"math/big"
 	"slices"
 	"strconv"
@@ -94,15 +96,15 @@ const (
 )
 
 func section(about string) *rule {
-	return entries(about, 0, checkDirective, directivePattern, &rule{scalar: true})
+	return entries(about, 0, check.Directive, check.DirectivePattern, &rule{scalar: true})
 }
 
 func dns(about string) *rule {
-	return listOf(about, 1, &rule{kind: text, check: checkIP})
+	return listOf(about, 1, &rule{kind: text, check: check.IP})
 }
 
 func search(about string) *rule {
-	return listOf(about, 1, textOf("", checkDNS).like(dnsPattern))
+	return listOf(about, 1, textOf("", check.DNS).like(check.DNSPattern))
 }
 
 func ports(about string) *rule { return listOf(about, 0, number("", 1, 65535)) }
@@ -113,26 +115,26 @@ func scope(about string) *rule {
 	return tableOf(about, may("tcp", ports("TCP ports that are open.")), may("udp", ports("UDP ports that are open.")))
 }
 
-func ipv4(about string) *rule { return textOf(about, checkIPv4).like(`^\s*[0-9]+(\.[0-9]+){3}\s*$`) }
+func ipv4(about string) *rule { return textOf(about, check.IPv4).like(`^\s*[0-9]+(\.[0-9]+){3}\s*$`) }
 
 func cidr(about string) *rule {
-	return textOf(about, checkCIDR).like(`^\s*[0-9]+(\.[0-9]+){3}(/[0-9.]+)?\s*$`)
+	return textOf(about, check.CIDR).like(`^\s*[0-9]+(\.[0-9]+){3}(/[0-9.]+)?\s*$`)
 }
 
 // document is config.toml of version 1.
 var document = tableOf("config.toml of an AtomixOS device.",
 	must("version", number("Of this format.", 1, 1)),
-	must("users", entries("Who may log in, by SSH key only. One at least is an admin with a key.", 1, checkUser, userPattern,
+	must("users", entries("Who may log in, by SSH key only. One at least is an admin with a key.", 1, check.User, check.UserPattern,
 		tableOf("",
 			may("isAdmin", &rule{kind: boolean, about: "Whether the user administers the device.", fallback: false}),
-			may("ssh_key", &rule{kind: text, about: "Public key as a line: KIND BASE64 [COMMENT].", check: checkKey, blank: true}),
+			may("ssh_key", &rule{kind: text, about: "Public key as a line: KIND BASE64 [COMMENT].", check: check.Key, blank: true}),
 			may("shell", oneOf("Login shell; without it zsh for admins and bash for others.", "bash", "sh", "zsh")),
-		)).without(reserved)),
+		)).without(check.Reserved)),
 	may("network", tableOf("Addresses, names, time and firewall.",
 		may("dns_servers", dns("Addresses of name servers.")),
 		may("dns_search_domains", search("Domains to search for names without dots.")),
 		may("default_gateway", ipv4("Gateway of eth0.")),
-		may("interfaces", entries("By name. eth0 is the WAN, eth1 the LAN.", 0, checkInterface, interfacePattern,
+		may("interfaces", entries("By name. eth0 is the WAN, eth1 the LAN.", 0, check.Interface, check.InterfacePattern,
 			tableOf("",
 				must("mode", oneOf("eth1 must be static.", "dhcp", "static")),
 				may("address", cidr("IPv4 address with prefix; for static only.")),
@@ -146,13 +148,13 @@ var document = tableOf("config.toml of an AtomixOS device.",
 			may("gateway_cidr", cidr("The device's address on the LAN, with a prefix of /16 to /30.").or(defaultLAN)),
 			may("dhcp_start", ipv4("First address given to clients.").or(defaultStart)),
 			may("dhcp_end", ipv4("Last address given to clients.").or(defaultEnd)),
-			may("domain", textOf("Domain of the LAN.", checkDNS).like(dnsPattern).or("local")),
-			may("hostname_pattern", &rule{kind: text, about: "Host name of the device, such as node-{mac}; empty is none.", check: checkPattern, none: true,
+			may("domain", textOf("Domain of the LAN.", check.DNS).like(check.DNSPattern).or("local")),
+			may("hostname_pattern", &rule{kind: text, about: "Host name of the device, such as node-{mac}; empty is none.", check: check.HostPattern, none: true,
 				pattern: `^$|\{mac\}`, fallback: ""}),
-			may("gateway_aliases", listOf("Names of the device on the LAN.", 0, textOf("", checkDNS).like(dnsPattern)).or([]string{"atomixos"})),
+			may("gateway_aliases", listOf("Names of the device on the LAN.", 0, textOf("", check.DNS).like(check.DNSPattern)).or([]string{"atomixos"})),
 		)),
 		may("ntp", tableOf("Time.",
-			may("servers", listOf("Names or addresses of time servers.", 1, textOf("", checkServer).like(`^\s*\S+\s*$`)).or([]string{"time.cloudflare.com"})),
+			may("servers", listOf("Names or addresses of time servers.", 1, textOf("", check.Server).like(`^\s*\S+\s*$`)).or([]string{"time.cloudflare.com"})),
 		)),
 		may("firewall", tableOf("What is let in.",
 			may("inbound", tableOf("What is let in.",
@@ -170,19 +172,19 @@ var document = tableOf("config.toml of an AtomixOS device.",
 		may("strategy", oneOf("What is done else.", "rollback").or("rollback")),
 	)),
 	may("os_upgrade", tableOf("Updates of the system.",
-		must("server_url", textOf("https://HOST[:PORT][/PATH] of the server.", checkURL).like(`^\s*[Hh][Tt][Tt][Pp][Ss]://[^\s]+\s*$`)),
+		must("server_url", textOf("https://HOST[:PORT][/PATH] of the server.", check.URL).like(`^\s*[Hh][Tt][Tt][Pp][Ss]://[^\s]+\s*$`)),
 	)),
 	must("containers", tableOf("Podman Quadlet units.",
-		must("container", entries("Containers, by name.", 1, checkResource, resourcePattern,
+		must("container", entries("Containers, by name.", 1, check.Resource, check.ResourcePattern,
 			tableOf("",
 				must("privileged", &rule{kind: boolean, about: "true: run by root on the host's network; false: run by the user appsvc behind pasta."}),
 				must("Container", tableOrEntries("The [Container] section.", must("Image", &rule{scalar: true, about: "Reference of the image; exactly one."}))),
 				may("Unit", section("The [Unit] section.")),
 				may("Install", section("The [Install] section.")),
 			))),
-		may("network", entries("Networks, by name.", 0, checkResource, resourcePattern, tableOf("", must("Network", section("The [Network] section."))))),
-		may("volume", entries("Volumes, by name.", 0, checkResource, resourcePattern, tableOf("", must("Volume", section("The [Volume] section."))))),
-		may("build", entries("Image builds, by name.", 0, checkResource, resourcePattern, tableOf("", must("Build", section("The [Build] section."))))),
+		may("network", entries("Networks, by name.", 0, check.Resource, check.ResourcePattern, tableOf("", must("Network", section("The [Network] section."))))),
+		may("volume", entries("Volumes, by name.", 0, check.Resource, check.ResourcePattern, tableOf("", must("Volume", section("The [Volume] section."))))),
+		may("build", entries("Image builds, by name.", 0, check.Resource, check.ResourcePattern, tableOf("", must("Build", section("The [Build] section."))))),
 	)),
 )
 
@@ -269,11 +271,11 @@ func (c *checker) walk(at string, v *value, r *rule) {
 		}
 	case boolean:
 		if r.on && !v.boolean {
-			bad("is false; it can only be true")
+			bad("is false; it must be true")
 		}
 	case text:
 		if r.stripped {
-			v.text = strip(v.text)
+			v.text = check.Strip(v.text)
 		}
 		if r.only != nil {
 			if !slices.Contains(r.only, v.text) {
@@ -282,7 +284,7 @@ func (c *checker) walk(at string, v *value, r *rule) {
 			break
 		}
 		given := v.text
-		v.text = strip(v.text)
+		v.text = check.Strip(v.text)
 		switch {
 		case v.text == "" && !r.blank && (given != "" || !r.none):
 			bad("is blank; it must not be")
@@ -352,7 +354,7 @@ func (c *checker) scalar(at string, v *value, mayList bool) {
 	case broken, integer, boolean:
 	case text:
 		if i := strings.IndexAny(v.text, "\x00\r\n"); i >= 0 {
-			c.fault(v.line, at, "has the character %q in it; a value is one line", v.text[i])
+			c.fault(v.line, at, "contains the character %q; a value must be one line", v.text[i])
 			v.kind = broken
 		}
 	case list:

@@ -1,0 +1,110 @@
+package seed
+
+import (
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+)
+
+// kind is what a value is.
+type kind int
+
+const (
+	broken kind = iota // not readable, and said so already
+	text
+	integer
+	boolean
+	float
+	date
+	list
+	table
+	null // of JSON alone
+)
+
+func (k kind) String() string {
+	return [...]string{"broken", "a string", "an integer", "a boolean", "a float", "a date or time", "a list", "a table", "null"}[k]
+}
+
+// value is a value with the line where it stands.
+type value struct {
+	kind    kind
+	line    int
+	text    string
+	integer *big.Int
+	boolean bool
+	shown   string // what messages have instead, if a unit's values are in it: the template's words
+	items   []*value
+	keys    []string // of a table, in their order
+	table   map[string]*value
+
+	declared  bool // by a [header] of its own
+	sectionOf int  // the section whose dotted keys made it
+	inline    bool // nothing can be added
+}
+
+func newTable(line int) *value { return &value{kind: table, line: line, table: map[string]*value{}} }
+
+func (v *value) put(key string, w *value) {
+	v.keys = append(v.keys, key)
+	v.table[key] = w
+}
+
+// at is the value at a path of tables, or nil.
+func (v *value) at(path ...string) *value {
+	for _, key := range path {
+		if v == nil || v.kind != table {
+			return nil
+		}
+		v = v.table[key]
+	}
+	return v
+}
+
+// show quotes a part of a string for messages.
+func (v *value) show(part string) string {
+	if v.shown != "" {
+		part = v.shown
+	}
+	return strconv.Quote(clip(part))
+}
+
+// quoted is show for the arguments of messages.
+func (v *value) quoted(part string) shown { return shown(v.show(part)) }
+
+// or is what messages have for what comes of a value; nil is none.
+func (v *value) or(what any) shown {
+	if v != nil && v.shown != "" {
+		return shown(v.shown)
+	}
+	return shown(fmt.Sprint(what))
+}
+
+// clip shortens a text for a message.
+func clip(s string) string {
+	const most = 60
+	if len(s) <= most {
+		return s
+	}
+	for i := range s {
+		if i > most {
+			return s[:i] + "…"
+		}
+	}
+	return s
+}
+
+// dotted writes the parts of a key with dots, quoting those that need it.
+func dotted(key ...string) string {
+	var b strings.Builder
+	for i, k := range key {
+		if i > 0 {
+			b.WriteByte('.')
+		}
+		if k == "" || strings.Trim(k, bareKey) != "" {
+			k = strconv.Quote(k)
+		}
+		b.WriteString(k)
+	}
+	return b.String()
+}
