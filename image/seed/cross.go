@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// What holds between places of the document. A place that has a fault already is
-// left alone, as is what depends on it.
+// Rules between values of the document. Values with a fault are skipped, as are rules that
+// depend on them.
 
-// textAt is a good string, or "".
+// textAt returns a valid string, or "".
 func (v *value) textAt(path ...string) string {
 	if w := v.at(path...); w != nil && w.kind == text {
 		return w.text
@@ -28,7 +28,7 @@ func (c *checker) users() {
 	for _, name := range users.keys {
 		u := users.table[name]
 		admin, key := u.at("isAdmin"), u.at("ssh_key")
-		// One that is meant to be such an admin has its own fault.
+		// A user with a fault in these keys may be meant as the admin.
 		maybe := u.kind == broken || admin != nil && (admin.kind == broken || admin.boolean)
 		if maybe && (u.kind == broken || key != nil && (key.kind == broken || key.text != "")) {
 			return
@@ -37,7 +37,7 @@ func (c *checker) users() {
 	c.fault(users.line, "users", "has no admin who can log in; at least one user must have isAdmin = true and an ssh_key")
 }
 
-// lan is what is served on eth1.
+// lan is the network on eth1.
 type lan struct {
 	gateway    netip.Prefix
 	start, end netip.Addr
@@ -74,7 +74,7 @@ func (c *checker) firewall() {
 	}
 	for i, port := range tcp.items {
 		if port.kind == integer && port.integer.Int64() == managePort {
-			c.fault(port.line, index("network.firewall.inbound.wan.tcp", i), "is %s, the device's own interface; it cannot be opened to the WAN", port.or(managePort))
+			c.fault(port.line, index("network.firewall.inbound.wan.tcp", i), "is %s, the port of the device's own interface, which cannot be opened to the WAN", port.or(managePort))
 		}
 	}
 }
@@ -82,7 +82,7 @@ func (c *checker) firewall() {
 func (c *checker) checkLAN() (l lan) {
 	const at = "network.dnsmasq."
 	served := c.root.at("network", "dnsmasq")
-	// given is a key of dnsmasq or what stands for it; good is false if it has a fault.
+	// given returns a key of dnsmasq or its default; good is false if the key has a fault.
 	given := func(key, fallback string) (s string, v *value, good bool) {
 		if v = served.at(key); v == nil {
 			return fallback, nil, true
@@ -200,7 +200,7 @@ func (c *checker) activation() {
 	}
 }
 
-// choice says which containers there are, or that a name has an ending too much.
+// choice lists the containers, or suggests the name without .service.
 func choice(name string, all *value) string {
 	if plain, ok := strings.CutSuffix(name, ".service"); ok && all.at(plain) != nil {
 		return fmt.Sprintf("write %q, the container's name without .service", plain)

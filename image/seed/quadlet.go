@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// mode is who runs a unit: root, or the user appsvc.
+// mode is the user of a unit: root, or the user appsvc.
 type mode string
 
 const (
@@ -32,10 +32,10 @@ func (u *unit) service() string {
 	return u.name + "-" + u.kind + ".service"
 }
 
-// tokens are filled in in any string of any unit.
+// tokens are replaced in all strings of units.
 var tokens = strings.NewReplacer("${CONFIG_DIR}", "/data/config", "${FILES_DIR}", "/data/config/files")
 
-// directive are the values of one, as texts.
+// directive returns the values of a directive as texts.
 func directive(v *value) []string {
 	switch {
 	case v == nil:
@@ -54,7 +54,7 @@ func directive(v *value) []string {
 	return all
 }
 
-// values are the items of a list, or a value that is none; of nil there are none.
+// values returns the items of a list, or another value alone. v may be nil.
 func (v *value) values() []*value {
 	switch {
 	case v == nil:
@@ -65,7 +65,7 @@ func (v *value) values() []*value {
 	return []*value{v}
 }
 
-// eachShown is directive as messages have it.
+// eachShown is directive for messages.
 func (v *value) eachShown() []string {
 	var all []string
 	for _, item := range v.values() {
@@ -76,10 +76,10 @@ func (v *value) eachShown() []string {
 	return all
 }
 
-// pair is a line of a unit.
+// pair is a line of a unit file.
 type pair struct{ key, value string }
 
-// lines are the lines of a section.
+// lines returns the lines of a section.
 func lines(section *value) []pair {
 	var all []pair
 	if section == nil {
@@ -103,7 +103,7 @@ func writeSection(b *bytes.Buffer, name string, all []pair) {
 	}
 }
 
-// containers renders the units, and says what cannot be.
+// containers renders the units and reports faults in them.
 func (c *checker) containers() []unit {
 	all := c.root.at("containers")
 	if all == nil || all.kind != table {
@@ -136,8 +136,8 @@ func (c *checker) containers() []unit {
 		}
 		units = append(units, *u)
 	})
-	// plain renders a unit of one section, which is run by the modes of the containers
-	// that use it, and by root if none does.
+	// plain renders a unit of one section. It has the modes of the containers that use it, or
+	// rootful if no container does.
 	plain := func(kind, section string, users func(name string, v *value) []mode) {
 		each(kind, func(at, name string, v *value) {
 			if v.kind != table || v.at(section) == nil || v.at(section).kind != table {
@@ -168,7 +168,7 @@ func (c *checker) containers() []unit {
 		return nil
 	})
 
-	// Two units of one service in the same mode cannot be.
+	// Two units of the same mode must not have the same service.
 	first := map[string]unit{}
 	for _, u := range units {
 		for _, by := range u.modes {
@@ -185,7 +185,7 @@ func (c *checker) containers() []unit {
 	return units
 }
 
-// container renders a container, or returns nil if it is not good enough.
+// container renders a container. It returns nil if required values have faults.
 func (c *checker) container(at, name string, v *value) *unit {
 	section, privileged := v.at("Container"), v.at("privileged")
 	if section == nil || section.kind != table {
@@ -243,8 +243,7 @@ func (c *checker) container(at, name string, v *value) *unit {
 	return u
 }
 
-// ended is a unit without the white space at its end, which the last value may have,
-// and with a final newline.
+// ended returns a unit with one newline at its end. The last value can end with white space.
 func ended(b *bytes.Buffer) []byte {
 	return append(bytes.TrimRightFunc(b.Bytes(), check.IsSpace), '\n')
 }
@@ -272,7 +271,7 @@ func (c *checker) publish(at string, v *value) []pair {
 		case foreign:
 			bound := strconv.Quote(tokens.Replace(s))
 			if item.shown != "" {
-				bound = "one of 127.0.0.1"
+				bound = "an address on 127.0.0.1"
 			}
 			c.warn(item.line, key, "is %s; the device makes it %s, as a rootless container is reached from the device alone", item.quoted(item.text), shown(bound))
 		}
@@ -281,9 +280,9 @@ func (c *checker) publish(at string, v *value) []pair {
 	return all
 }
 
-// loopback binds a published port to loopback. Foreign is whether it named another
-// host, which ends at its bracket or else at the first colon. The device leaves what
-// begins with a bracket and cannot be taken apart as it is.
+// loopback binds a published port to 127.0.0.1. foreign reports whether it named another host,
+// which ends at its bracket or else at the first colon. The device does not change a text that
+// begins with a bracket and has no host.
 func loopback(s string) (bound string, foreign, ok bool) {
 	host, rest, found := strings.Cut(s, ":")
 	if strings.HasPrefix(s, "[") {

@@ -6,15 +6,16 @@ import (
 	"unicode/utf8"
 )
 
-// The device reads TOML 1.0 with integers of any size, and takes a lone CR for a
-// line end. The module's TOML library reads 1.1 and 64 bits, and stops at the
-// first fault; so this is a reader of its own.
+// The device reads TOML 1.0 with integers of any size, and accepts a lone CR as a line end.
+// go-toml's parser accepts TOML 1.1 (line ends and final commas in inline tables, the escapes
+// \x and \e), stops at the first error, and does not tell escaped from literal @{, so the
+// package has its own reader.
 
 const (
 	maxNesting = 64   // no list or inline table of a valid document is nested deeper than 5
-	maxDigits  = 4300 // of an integer: the device's parser takes no more
+	maxDigits  = 4300 // of an integer; the limit of the device's parser
 	maxErrors  = 50
-	maxValues  = 1 << 20 // ours, so that a large document takes little memory
+	maxValues  = 1 << 20 // bounds memory; the device has no such limit
 )
 
 // reader reads a document.
@@ -22,23 +23,23 @@ type reader struct {
 	src     string
 	pos     int
 	line    int
-	counted int // line is that of this offset
-	section int // counts headers
+	counted int // offset whose line is line
+	section int // number of headers so far
 	nesting int
-	values  int // and parts of keys
+	values  int // number of values and parts of keys
 	root    *value
 	faults  []Fault
-	lost    bool // keys or tables could not be read, so missing ones say nothing
+	lost    bool // keys or tables could not be read, so missing keys are not faults
 
 	// Of a template; see fill.go.
-	columns  map[string]string // nil: the document stands as it is
+	columns  map[string]string // values by column; nil: not a template
 	edits    []edit
-	holes    []hole // in the string that is read
-	unfilled bool   // one of them has no value
+	holes    []hole // in the current string
+	unfilled bool   // a column in the current string has no value
 	notes    []Fault
 }
 
-// syntaxError is a place that cannot be read.
+// syntaxError is the panic value of a syntax error.
 type syntaxError struct {
 	pos    int
 	format string
@@ -49,7 +50,7 @@ func (r *reader) fail(format string, args ...any) {
 	panic(syntaxError{r.pos, format, args})
 }
 
-// failFrom gives up what runs to the end of the file from a place on.
+// failFrom reports an error at an earlier position, such as where a list without an end begins.
 func (r *reader) failFrom(begin int, format string, args ...any) {
 	panic(syntaxError{begin, format, args})
 }
@@ -58,7 +59,7 @@ func (r *reader) fault(line int, key []string, format string, args ...any) {
 	r.faults = append(r.faults, newFault(line, dotted(key...), false, format, args...))
 }
 
-// lineAt is the line of an offset.
+// lineAt returns the line of an offset.
 func (r *reader) lineAt(pos int) int {
 	if pos < r.counted {
 		return 1 + strings.Count(r.src[:pos], "\n")
@@ -70,8 +71,8 @@ func (r *reader) lineAt(pos int) int {
 
 var newlines = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
-// newReader reads a document; what it cannot read is a fault, and is left out. With
-// columns it is a template.
+// newReader reads a document, or with columns a template. Parts with syntax errors are faults
+// and are left out.
 func newReader(src []byte, columns map[string]string) *reader {
 	if !utf8.Valid(src) {
 		good := 0
@@ -97,8 +98,9 @@ func newReader(src []byte, columns map[string]string) *reader {
 	return r
 }
 
-// statement reads a line, or more if its value has more, and returns the table
-// that the next belongs to. After an error it goes on where one seems to begin.
+// statement reads a key with its value, a header or an empty line, and returns the table that
+// the next key belongs to. After an error it continues at the next line that looks like a
+// statement.
 func (r *reader) statement(here *value) (next *value) {
 	next = here
 	header := false
@@ -111,7 +113,7 @@ func (r *reader) statement(here *value) (next *value) {
 			r.nesting = 0
 			r.fault(r.lineAt(err.pos), nil, err.format, err.args...)
 			if header {
-				// What follows belongs to a table of unknown name.
+				// The next keys belong to a table of unknown name.
 				next = newTable(0)
 				r.lost = true
 			}
@@ -136,7 +138,7 @@ func (r *reader) statement(here *value) (next *value) {
 	return next
 }
 
-// resume goes to the next line that looks like a statement.
+// resume skips to the next line that looks like a statement.
 func (r *reader) resume(pos int) {
 	r.pos = pos
 	for {
@@ -174,7 +176,7 @@ func (r *reader) take(prefix string) bool {
 	return true
 }
 
-// what names what stands here.
+// what describes the next character for messages.
 func (r *reader) what() any {
 	if r.pos >= len(r.src) {
 		return "the end of the file"
@@ -218,7 +220,7 @@ func (r *reader) blank() {
 
 func control(c byte) bool { return c < ' ' && c != '\t' || c == 0x7f }
 
-// header reads [a.b] or [[a.b]] and returns that table.
+// header reads [a.b] or [[a.b]] and returns the table.
 func (r *reader) header() *value {
 	line := r.lineAt(r.pos)
 	closing := "]"
@@ -285,7 +287,7 @@ func (r *reader) keyValue(here *value) {
 	known := false
 	var key []string
 	defer func() {
-		// A key without a value is not a missing one.
+		// A key with a syntax error in its value is not missing.
 		if e := recover(); e != nil {
 			if known {
 				if at := r.nest(here, key, line, nil); at != nil && at.table[key[len(key)-1]] == nil {
@@ -316,7 +318,7 @@ func (r *reader) keyValue(here *value) {
 	}
 }
 
-// nest is the table that holds the last part of a dotted key, or nil.
+// nest returns the table that contains the last part of a dotted key, or nil.
 func (r *reader) nest(v *value, key []string, line int, refuse func(*value)) *value {
 	for _, k := range key[:len(key)-1] {
 		w := v.table[k]
@@ -324,7 +326,7 @@ func (r *reader) nest(v *value, key []string, line int, refuse func(*value)) *va
 			w = newTable(line)
 			v.put(k, w)
 		}
-		// Dotted keys add to what dotted keys of the same section made.
+		// Dotted keys can extend only tables that dotted keys of the same section created.
 		if w.kind != table || w.inline || w.declared || w.sectionOf != 0 && w.sectionOf != r.section+1 {
 			if refuse != nil {
 				refuse(w)
@@ -337,7 +339,7 @@ func (r *reader) nest(v *value, key []string, line int, refuse func(*value)) *va
 	return v
 }
 
-// key reads a key with its dots, and the space after it.
+// key reads a dotted key and the space after it.
 func (r *reader) key() []string {
 	var key []string
 	for {
@@ -363,4 +365,3 @@ func (r *reader) key() []string {
 		r.space()
 	}
 }
-

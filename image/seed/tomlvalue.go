@@ -44,7 +44,7 @@ func (r *reader) value() *value {
 	return v
 }
 
-// count gives up a document of too many values.
+// count fails if the document has too many values.
 func (r *reader) count() {
 	if r.values++; r.values > maxValues {
 		r.pos = len(r.src)
@@ -146,7 +146,7 @@ func (r *reader) literal() string {
 	}
 }
 
-// basic reads a string, which may be a value or not.
+// basic reads a string in double quotes: a value, or a part of a key.
 func (r *reader) basic(isValue bool) string {
 	r.holes, r.unfilled = nil, false
 	var b []byte
@@ -194,7 +194,7 @@ func (r *reader) long(quote string) string {
 				n++
 			}
 			if n >= 3 {
-				// Up to two quotes before the end belong to the string.
+				// Up to two quotes before the closing quotes belong to the string.
 				return string(append(b, strings.Repeat(quote, n-3)...))
 			}
 			b = append(b, strings.Repeat(quote, n)...)
@@ -220,7 +220,7 @@ func (r *reader) long(quote string) string {
 	}
 }
 
-// escape reads what begins with a backslash.
+// escape reads an escape sequence.
 func (r *reader) escape(b []byte) []byte {
 	at := r.pos
 	r.pos++
@@ -248,8 +248,8 @@ func (r *reader) escape(b []byte) []byte {
 	return nil
 }
 
-// number reads an integer, a float, a date or a time. The document takes none of
-// the last three anywhere, so they are not read further than to name them.
+// number reads an integer, a float, a date or a time. A document contains none of the last
+// three, so that only their type is determined.
 func (r *reader) number(v *value) {
 	start := r.pos
 	end := start
@@ -304,7 +304,7 @@ func (r *reader) number(v *value) {
 		}
 	case isDate(word):
 		v.kind = date
-		// A space may part a date from its time.
+		// A space can separate a date from its time.
 		if len(word) == 10 && end+2 < len(r.src) && r.src[end] == ' ' && r.src[end+1] >= '0' && r.src[end+1] <= '9' {
 			for end++; end < len(r.src) && strings.IndexByte(bareKey+"+.:", r.src[end]) >= 0; end++ {
 			}
@@ -333,4 +333,3 @@ func isDate(s string) bool {
 	}
 	return shape("0000-00-00") || shape("00:00:00")
 }
-

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// kind is what a value is.
+// kind is the type of a value.
 type kind int
 
 const (
-	broken kind = iota // not readable, and said so already
+	broken kind = iota // invalid, and reported already
 	text
 	integer
 	boolean
@@ -19,28 +19,28 @@ const (
 	date
 	list
 	table
-	null // of JSON alone
+	null // in JSON only
 )
 
 func (k kind) String() string {
 	return [...]string{"broken", "a string", "an integer", "a boolean", "a float", "a date or time", "a list", "a table", "null"}[k]
 }
 
-// value is a value with the line where it stands.
+// value is a value of a document.
 type value struct {
 	kind    kind
 	line    int
 	text    string
 	integer *big.Int
 	boolean bool
-	shown   string // what messages have instead, if a unit's values are in it: the template's words
+	shown   string // text of the template, which messages quote instead if it contains per-unit values
 	items   []*value
 	keys    []string // of a table, in their order
 	table   map[string]*value
 
-	declared  bool // by a [header] of its own
-	sectionOf int  // the section whose dotted keys made it
-	inline    bool // nothing can be added
+	declared  bool // by a [header]
+	sectionOf int  // section whose dotted keys created it
+	inline    bool // cannot be extended
 }
 
 func newTable(line int) *value { return &value{kind: table, line: line, table: map[string]*value{}} }
@@ -50,7 +50,7 @@ func (v *value) put(key string, w *value) {
 	v.table[key] = w
 }
 
-// at is the value at a path of tables, or nil.
+// at returns the value at a path of keys, or nil.
 func (v *value) at(path ...string) *value {
 	for _, key := range path {
 		if v == nil || v.kind != table {
@@ -69,10 +69,11 @@ func (v *value) show(part string) string {
 	return strconv.Quote(clip(part))
 }
 
-// quoted is show for the arguments of messages.
+// quoted is show for arguments of messages.
 func (v *value) quoted(part string) shown { return shown(v.show(part)) }
 
-// or is what messages have for what comes of a value; nil is none.
+// or returns what as an argument of a message, or the template's text if it was derived from a
+// value with per-unit values. v may be nil.
 func (v *value) or(what any) shown {
 	if v != nil && v.shown != "" {
 		return shown(v.shown)
@@ -94,7 +95,7 @@ func clip(s string) string {
 	return s
 }
 
-// dotted writes the parts of a key with dots, quoting those that need it.
+// dotted joins the parts of a key with dots, and quotes parts where necessary.
 func dotted(key ...string) string {
 	var b strings.Builder
 	for i, k := range key {

@@ -12,7 +12,7 @@ import (
 	"imgtool/image/seed/provision"
 )
 
-func TestADeviceCannotKeepUsWaiting(t *testing.T) {
+func TestClientTimeouts(t *testing.T) {
 	silent := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	half := func(w http.ResponseWriter, r *http.Request) {
 		w.Write([]byte(`{"status":`))
@@ -47,7 +47,7 @@ func TestADeviceCannotKeepUsWaiting(t *testing.T) {
 				t.Error(err)
 			}
 			if took > 10*time.Second {
-				t.Errorf("it took %v", took)
+				t.Errorf("took %v", took)
 			}
 		})
 	}
@@ -71,7 +71,7 @@ func health(t *testing.T, h http.HandlerFunc) (took time.Duration, err error) {
 	return time.Since(begin), err
 }
 
-func TestABusyDeviceIsAskedAgain(t *testing.T) {
+func TestClientRetriesGET(t *testing.T) {
 	for status, wait := range map[int]string{429: "1", 503: ""} {
 		var n atomic.Int32
 		took, err := health(t, func(w http.ResponseWriter, _ *http.Request) {
