@@ -95,11 +95,11 @@ func TestProvisionSetThatCannotBe(t *testing.T) {
 	}{
 		{3, "users.ops0", "", "users: is empty; it must have at least 1 entry"},
 		{3, "containers.container.web", "", "containers.container: is empty; it must have at least 1 entry"},
-		{3, "users.ops0", `{"isAdmin": false}`, "users: has no admin who could log in"},
+		{3, "users.ops0", `{"isAdmin": false}`, "users: has no admin who can log in"},
 		{3, "users.root", `{"isAdmin": true}`, `"root" is a system account`},
 		{3, "users.more", `{"ssh_key": ""}`, "users.more.isAdmin is missing"},
 		{3, "users.more", `{"isAdmin": true, "password": "x"}`, "users.more.password is unknown"},
-		{3, "network", `{"dns_servers": ["nine"]}`, `network.dns_servers[0]: "nine" is no address`},
+		{3, "network", `{"dns_servers": ["nine"]}`, `network.dns_servers[0]: "nine" is not an IP address`},
 		{3, "network.dnsmasq.domain", `{"x": null}`, "network.dnsmasq.domain"},
 		{3, "containers.volume.data", `[1, 2]`, "the change must be a JSON object"},
 		{3, "containers.volume.data", "[Volume", "is neither JSON nor TOML: 1: "},
