@@ -9,118 +9,98 @@ import (
 	"testing"
 )
 
-// The arrows of the design: what each package may import of ours.
-var imports = map[string][]string{
-	"image":            {"image/parallel"},
-	"image/parallel":   {},
-	"image/cache":      {},
-	"image/heap":       {},
-	"image/fault":      {},
-	"image/sanitize":   {},
-	"image/statefile":  {},
-	"image/hostfile":   {"image/fault"},
-	"image/imagetest":  {"image/vm"},
-	"image/ext4":       {"image", "image/tree"},
-	"image/swap":       {"image"},
-	"image/simg":       {"image"},
-	"image/gpt":        {"image"},
-	"image/mbr":        {},
-	"image/partition":  {"image", "image/gpt", "image/mbr"},
-	"image/fat":        {"image"},
-	"image/uboot":      {},
-	"image/xz":         {},
-	"image/compress":   {"image/xz", "image/fault"},
-	"image/initramfs":  {"image/compress"},
-	"image/vm":         {},
-	"image/squashfs":   {"image", "image/tree", "image/parallel", "image/tree/sums"},
-	"image/source":     {"image", "image/cache", "image/compress", "image/hostfile", "image/tree", "image/fault", "image/tree/hostfs", "image/tree/sums", "image/tree/tarfs"},
-	"image/artifact":   {"image", "image/hostfile", "image/parallel", "image/simg", "image/compress", "image/fault", "image/boardinfo"},
-	"image/boardinfo":  {},
-	"image/fileinfo":   {"image/tree"},
-	"image/progress":   {"image"},
-	"image/volume":     {"image", "image/artifact", "image/compress", "image/ext4", "image/fat", "image/fault", "image/fileinfo", "image/gpt", "image/hostfile", "image/partition", "image/progress", "image/squashfs", "image/tree"},
-	"image/compose":    {"image", "image/artifact", "image/build", "image/ext4", "image/fault", "image/gpt", "image/partition", "image/tree", "image/volume"},
-	"image/compare":    {"image", "image/artifact", "image/compose", "image/fault", "image/fileinfo", "image/gpt", "image/progress", "image/tree", "image/volume", "layouts"},
-	"image/inspect":    {"boards", "image", "image/artifact", "image/edit", "image/fileinfo", "image/gpt", "image/report", "image/sanitize", "image/uboot", "image/volume", "layouts"},
-	"image/starter":    {"boards", "image", "image/compress", "image/source", "image/tree", "image/tree/sums"},
-	"image/fstab":      {},
-	"image/extlinux":   {},
-	"image/shconf":     {},
-	"image/seed":       {"image/seed/check"},
-	"image/seed/check": {},
-
-	"image/seed/api":                 {"image/seed/check"},
-	"image/seed/console":             {"image/seed/api"},
-	"image/seed/console/consoletest": {"image/imagetest", "image/seed", "image/seed/api", "image/seed/bundle", "image/seed/console"},
-	"image/seed/bundle":              {"image/fault", "image/seed"},
-	"image/seed/provision":           {"image/fault", "image/hostfile", "image/seed", "image/seed/api", "image/seed/check", "image/seed/seedfile"},
-	"image/seed/seedfile":            {"image/hostfile", "image/seed", "image/seed/bundle"},
-	"image/seed/seedstick":           {"image", "image/fat", "image/gpt", "layouts"},
-
-	"docs":                {},
-	"image/tree":          {"image"},
-	"image/tree/hostfs":   {"image", "image/tree"},
-	"image/tree/sums":     {"image", "image/tree"},
-	"image/tree/tarfs":    {"image", "image/tree"},
-	"image/tree/treetest": {"image/tree", "image/tree/sums"},
-
-	"layouts":    {},
-	"boards":     {"layouts", "image/boardinfo"},
-	"flash":      {"image", "image/fault", "flash/disk"},
-	"flash/disk": {"image/fault"},
-	"image/build": {"boards", "layouts", "image", "image/artifact", "image/compress", "image/edit", "image/ext4", "image/extlinux", "image/fat", "image/fstab", "image/gpt", "image/initramfs", "image/simg", "image/source",
-		"image/report", "image/seed/seedfile", "image/squashfs", "image/statefile", "image/swap", "image/tree", "image/uboot", "image/tree/sums", "image/starter"},
-	"image/report":        {"image/tree"},
-	"image/edit":          {"layouts", "image/tree", "image/fstab", "image/extlinux"},
-	"image/edit/edittest": {"image/tree"},
-	"cmd/first-boot":      {"image", "image/fat", "image/sanitize", "image/seed", "image/seed/api", "image/seed/bundle", "image/seed/console"},
-	"cmd/imgtool": {"image/compare", "image/compose", "image/fileinfo", "image/inspect", "image/volume", "boards", "layouts", "flash", "flash/disk", "image", "image/artifact", "image/build", "image/cache", "image/compress", "image/edit", "image/ext4", "image/fat", "image/fault", "image/gpt", "image/heap", "image/hostfile", "image/report", "image/sanitize", "image/seed", "image/seed/bundle", "image/seed/provision", "image/seed/seedfile", "image/seed/seedstick", "image/shconf",
-		"image/source", "image/squashfs", "image/statefile", "image/tree", "image/uboot", "image/vm", "image/partition", "image/tree/hostfs", "image/tree/sums"},
+// layers are the packages from the lowest to the highest. A package imports only packages
+// that are listed before it, so that no change spreads downwards and nothing forms a circle.
+var layers = []struct {
+	name, why string
+	packages  []string
+}{
+	{"value", "everything is a function of an image, so it depends on nothing but the standard library",
+		[]string{"image/parallel", "image"}},
+	{"mechanisms", "each does one thing that has nothing to do with images or boards", []string{
+		"image/fault", "image/sanitize", "image/cache", "image/hostfile", "image/progress", "image/xz",
+		"image/compress", "image/initramfs"}},
+	{"formats", "they know one format each, and neither boards nor users", []string{
+		"image/statefile", "image/boardinfo", "image/fstab", "image/extlinux", "image/shconf", "image/uboot", "image/mbr", "image/gpt",
+		"image/partition", "image/vm", "image/imagetest", "image/swap", "image/simg", "image/fat", "image/tree", "image/tree/sums", "image/tree/hostfs",
+		"image/tree/tarfs", "image/tree/treetest", "image/ext4", "image/squashfs", "image/artifact", "image/fileinfo"}},
+	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk", "flash"}},
+	{"definitions", "data that users write, so it must not depend on how it is used", []string{"layouts", "boards"}},
+	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
+		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
+		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/build", "image/volume",
+		"image/compose", "image/compare", "image/inspect", "flash/deploy", "flash/factory"}},
+	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool", "cmd/imgtool/boottest", "docs"}},
 }
 
-func TestImportsPointTheWayTheDesignSays(t *testing.T) {
-	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "imgtool/...").Output()
+// only lists packages that may import no others of ours than these.
+var only = map[string]struct {
+	why      string
+	packages []string
+}{
+	"flash":      {"what is written comes in as chunks of an image", []string{"image", "image/fault", "flash/disk"}},
+	"flash/disk": {"it knows the machine, not what is written", []string{"image/fault"}},
+}
+
+// Each package imports only packages below it.
+func TestImports(t *testing.T) {
+	level := map[string]int{}
+	name := map[string]string{}
+	for _, l := range layers {
+		for _, p := range l.packages {
+			level[p], name[p] = len(level), l.name
+		}
+	}
+	for p, imports := range list(t, "-json=ImportPath,Imports", "imgtool/...") {
+		if name[p] == "" {
+			t.Errorf("%s is in no layer: add it to this test", p)
+		}
+		for _, i := range imports {
+			own, ours := strings.CutPrefix(i, "imgtool/")
+			if !ours {
+				continue
+			}
+			if level[own] >= level[p] {
+				t.Errorf("%s (%s) imports %s (%s), which is above it", p, name[p], own, name[own])
+			}
+			if o, ok := only[p]; ok && !slices.Contains(o.packages, own) {
+				t.Errorf("%s imports %s: %s", p, own, o.why)
+			}
+		}
+		delete(level, p)
+	}
+	for p := range level {
+		t.Errorf("there is no package %s", p)
+	}
+}
+
+// The image depends on the standard library only, in all that it is built from.
+func TestImportsOfImage(t *testing.T) {
+	for p := range list(t, "-deps", "-json=ImportPath,Imports", "imgtool/image") {
+		if first, _, _ := strings.Cut(p, "/"); strings.Contains(first, ".") {
+			t.Errorf("image depends on %s", p)
+		}
+	}
+}
+
+// list returns the imports of packages, as go list prints them.
+func list(t *testing.T, args ...string) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := 0
+	imports := map[string][]string{}
 	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
 		var p struct {
 			ImportPath string
 			Imports    []string
 		}
 		if err := d.Decode(&p); err == io.EOF {
-			break
+			return imports
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		name := strings.TrimPrefix(p.ImportPath, "imgtool/")
-		may, ok := imports[name]
-		if !ok {
-			t.Errorf("%s has no place in the design", name)
-		}
-		seen++
-		for _, i := range p.Imports {
-			own, ours := strings.CutPrefix(i, "imgtool/")
-			if ours && !slices.Contains(may, own) {
-				t.Errorf("%s imports %s", name, own)
-			}
-		}
-	}
-	if seen != len(imports) {
-		t.Errorf("%d packages, %d in the design", seen, len(imports))
-	}
-}
-
-// Package image depends on the standard library only, so that every program that
-// uses an image as a value can import it without taking in formats and codecs.
-func TestImportsOfImageAreStandardLibrary(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "imgtool/image").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := strings.Fields(string(out))
-	if want := []string{"imgtool/image/parallel", "imgtool/image"}; !slices.Equal(got, want) {
-		t.Errorf("package image and its dependencies outside the standard library are %v, want %v", got, want)
+		imports[strings.TrimPrefix(p.ImportPath, "imgtool/")] = p.Imports
 	}
 }

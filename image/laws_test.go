@@ -15,8 +15,8 @@ import (
 	"imgtool/image"
 )
 
-// randomImage is an image of random extents, some of them images, and the same
-// thing painted by hand.
+// randomImage returns an image of random extents, some of them images, and the bytes it
+// should read as.
 func randomImage(r *rand.Rand, size, depth int) (*image.Image, []byte) {
 	painted := make([]byte, size)
 	var extents []image.Extent
@@ -53,7 +53,7 @@ func randomImage(r *rand.Rand, size, depth int) (*image.Image, []byte) {
 	return m, painted
 }
 
-// each runs f on 300 random images.
+// each calls f with 300 random images.
 func each(t *testing.T, f func(t *testing.T, r *rand.Rand, m *image.Image, painted []byte)) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -78,7 +78,7 @@ func (d disk) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func TestReadAtIsPaintingLeavesOnZeros(t *testing.T) {
+func TestReadAtReadsExtentsAndZeros(t *testing.T) {
 	each(t, func(t *testing.T, r *rand.Rand, m *image.Image, painted []byte) {
 		all := make([]byte, len(painted))
 		if n, err := m.ReadAt(all, 0); n != len(all) || err != nil {
@@ -177,7 +177,7 @@ func TestChunksAreAlignedAndInOrder(t *testing.T) {
 	})
 }
 
-func TestOneFlippedBitIsFoundAtItsOffset(t *testing.T) {
+func TestFlippedBitIsFoundAtItsOffset(t *testing.T) {
 	each(t, func(t *testing.T, r *rand.Rand, m *image.Image, painted []byte) {
 		var spans []image.Span
 		for s := range m.Spans() {
@@ -215,28 +215,28 @@ func TestOneFlippedBitIsFoundAtItsOffset(t *testing.T) {
 		for e := range m.Extents() {
 			inLeaf = inLeaf || e.Off <= at && at < e.End()
 		}
-		if err := image.Verify(t.Context(), d, sums.Leaves, nil); (err != nil) != inLeaf {
+		if err := image.Verify(t.Context(), d, sums.Extents, nil); (err != nil) != inLeaf {
 			t.Errorf("a flipped bit at %d by leaves: %v", at, err)
 		}
 	})
 }
 
-// The leaves are cut where the pieces are, and every hash is that of the bytes it is of.
-func TestATallyIsOfTheBytes(t *testing.T) {
+// Extents are split at piece boundaries, and every hash is correct.
+func TestSumHashesExtentsAndPieces(t *testing.T) {
 	cut := 0
 	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		m, painted := randomImage(r, 1+r.IntN(8*image.PieceSize), 2)
 		d := make(disk, len(painted))
 		done := int64(0)
-		sums, err := image.WriteSum(t.Context(), d, m, nil, func(n int64) { done += n })
+		sums, err := image.WriteSum(t.Context(), d, m, func(n int64) { done += n })
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(d, painted) || done != m.ContentSize() {
 			t.Errorf("seed %d: what is written is not the image, or %d bytes of %d", seed, done, m.ContentSize())
 		}
-		for _, list := range []*image.Manifest{sums.Leaves, sums.Pieces} {
+		for _, list := range []*image.Manifest{sums.Extents, sums.Pieces} {
 			for _, e := range list.Entries {
 				if want := fmt.Sprintf("%x", sha256.Sum256(painted[e.Off:e.Off+e.Len])); e.SHA256 != want {
 					t.Errorf("seed %d: %s at %d, %d bytes: %s, not %s", seed, e.Name, e.Off, e.Len, e.SHA256, want)
@@ -246,14 +246,7 @@ func TestATallyIsOfTheBytes(t *testing.T) {
 				}
 			}
 		}
-		// Whether the hash of a piece is known makes no difference.
-		again, err := image.WriteSum(t.Context(), nil, m, func(s image.Span) ([sha256.Size]byte, bool) {
-			return sha256.Sum256(painted[s.Off:s.End()]), s.Off/image.PieceSize%3 != 0
-		}, nil)
-		if err != nil || !reflect.DeepEqual(again, sums) {
-			t.Errorf("seed %d: with hashes that are known it is another: %v", seed, err)
-		}
-		left := sums.Leaves.Entries
+		left := sums.Extents.Entries
 		for e := range m.Extents() {
 			for off := e.Off; off < e.End(); left = left[1:] {
 				if len(left) == 0 || left[0].Off != off || left[0].Name != e.Name {
@@ -273,7 +266,7 @@ func TestATallyIsOfTheBytes(t *testing.T) {
 	}
 }
 
-// broken fails from a byte on.
+// broken fails to write from an offset on.
 type broken struct {
 	disk
 	from  int64
@@ -293,7 +286,7 @@ func (b broken) WriteAt(p []byte, off int64) (int, error) {
 	return b.disk.WriteAt(p, off)
 }
 
-func TestAFailingDisksErrorComesOut(t *testing.T) {
+func TestWriteReportsErrorsOfTheDisk(t *testing.T) {
 	data := bytes.Repeat([]byte("data"), 10*image.Block)
 	m, err := image.New(int64(len(data)), image.Extent{Name: "e", Content: bytes.NewReader(data)})
 	if err != nil {
@@ -314,7 +307,7 @@ func TestAFailingDisksErrorComesOut(t *testing.T) {
 	}
 }
 
-// rotten cannot be read from a byte on.
+// rotten fails to read from an offset on.
 type rotten struct {
 	*bytes.Reader
 	from int64
@@ -329,7 +322,7 @@ func (r rotten) ReadAt(p []byte, off int64) (int, error) {
 	return r.Reader.ReadAt(p, off)
 }
 
-func TestASourceThatEndsEarlyIsAnErrorThatNamesIt(t *testing.T) {
+func TestContentThatEndsEarlyIsAnError(t *testing.T) {
 	data := make([]byte, 10*image.Block)
 	for _, cause := range []error{errBroken, io.EOF, nil} {
 		m, err := image.New(1<<20, image.Extent{Name: "outer", Off: 4096, Content: must(image.New(1<<19,
@@ -360,7 +353,7 @@ func TestWriteStopsWhenCancelled(t *testing.T) {
 	}
 }
 
-func TestNewRefusesOverlapAndOverrun(t *testing.T) {
+func TestNewRefusesOverlapsAndOverruns(t *testing.T) {
 	z := image.Zeros
 	for _, c := range []struct {
 		name    string
@@ -384,7 +377,7 @@ func TestNewRefusesOverlapAndOverrun(t *testing.T) {
 	}
 }
 
-func TestOverlayIsPaintingPatches(t *testing.T) {
+func TestOverlayReplacesRanges(t *testing.T) {
 	each(t, func(t *testing.T, r *rand.Rand, m *image.Image, painted []byte) {
 		patches, over := randomImage(r, len(painted), 1)
 		var extents []image.Extent
@@ -422,7 +415,7 @@ func TestOverlayIsPaintingPatches(t *testing.T) {
 	}
 }
 
-func TestSubtractIsBytesOfOneAndNotTheOther(t *testing.T) {
+func TestSubtract(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 9))
 		random := func() (spans []image.Span, in [100]bool) {

@@ -15,13 +15,13 @@ import (
 	"imgtool/image/parallel"
 )
 
-// Manifest is the shadow of an image in text.
+// Manifest lists the content of an image with hashes.
 type Manifest struct {
 	Size    int64   `json:"size"`    // of the image, in bytes
 	Entries []Entry `json:"extents"` // in order
 }
 
-// Entry is one extent, or one chunk, of an image.
+// Entry describes an extent or a chunk of an image.
 type Entry struct {
 	Name   string `json:"name,omitempty"`
 	Off    int64  `json:"offset"`
@@ -50,58 +50,46 @@ func (m *Manifest) add(s sum) {
 	m.Size = max(m.Size, s.Off+int64(len(s.Data)))
 }
 
-// Tally is an image's leaves, cut where its pieces of PieceSize are, and these pieces,
-// with their hashes as far as they are known: that of one that is not is zeros.
-type Tally struct {
-	Leaves, Pieces *Manifest
+// Checksums has the hashes of the extents of an image, split at piece boundaries, and of
+// its pieces of PieceSize bytes. A hash that was not computed yet is zeros.
+type Checksums struct {
+	Extents, Pieces *Manifest
 
-	first []int // of each piece: the first leaf that is in it, or after it
+	first []int // for each piece, the index of the first extent in or after it
 }
 
-// NewTally knows no hash.
-func NewTally(m *Image) *Tally {
-	t := &Tally{Leaves: &Manifest{Size: m.size}, Pieces: &Manifest{Size: m.size}}
+// NewChecksums returns the checksums of m with no hash computed.
+func NewChecksums(m *Image) *Checksums {
+	t := &Checksums{Extents: &Manifest{Size: m.size}, Pieces: &Manifest{Size: m.size}}
 	none := hex.EncodeToString(make([]byte, sha256.Size))
 	for e := range m.Extents() {
 		for off := e.Off; off < e.End(); {
 			n := min(e.End()-off, PieceSize-off%PieceSize)
-			t.Leaves.Entries = append(t.Leaves.Entries, Entry{e.Name, off, n, none})
+			t.Extents.Entries = append(t.Extents.Entries, Entry{e.Name, off, n, none})
 			off += n
 		}
 	}
-	leaf := 0
+	extent := 0
 	for s := range m.Pieces(PieceSize) {
 		t.Pieces.Entries = append(t.Pieces.Entries, Entry{"", s.Off, s.Len, none})
-		t.first = append(t.first, leaf)
-		for leaf < len(t.Leaves.Entries) && t.Leaves.Entries[leaf].Off < s.End() {
-			leaf++
+		t.first = append(t.first, extent)
+		for extent < len(t.Extents.Entries) && t.Extents.Entries[extent].Off < s.End() {
+			extent++
 		}
 	}
 	return t
 }
 
-// Piece takes piece i from its first byte to its last. Several pieces may be taken at
-// once.
-func (t *Tally) Piece(i int) io.Writer {
-	return &pieceHash{piece: &t.Pieces.Entries[i], leaves: t.Leaves.Entries[t.first[i]:], at: t.Pieces.Entries[i].Off, whole: sha256.New(), part: sha256.New()}
+// Piece returns a writer that hashes piece i. It must be given all bytes of the piece in
+// order. Several pieces may be written at once.
+func (t *Checksums) Piece(i int) io.Writer {
+	return &pieceHash{piece: &t.Pieces.Entries[i], extents: t.Extents.Entries[t.first[i]:], at: t.Pieces.Entries[i].Off, whole: sha256.New(), part: sha256.New()}
 }
 
-// known takes the hash of piece i instead of its bytes, unless there are others to be made
-// of these.
-func (t *Tally) known(i int, sum [sha256.Size]byte) bool {
-	piece, leaf := &t.Pieces.Entries[i], &t.Leaves.Entries[t.first[i]]
-	if leaf.Off != piece.Off || leaf.Len != piece.Len {
-		return false
-	}
-	piece.SHA256 = hex.EncodeToString(sum[:])
-	leaf.SHA256 = piece.SHA256
-	return true
-}
-
-// pieceHash hashes a piece, and each leaf in it.
+// pieceHash hashes a piece and each extent in it.
 type pieceHash struct {
 	piece       *Entry
-	leaves      []Entry // those that are not done, and others
+	extents     []Entry // from the first that is not done
 	at          int64
 	whole, part hash.Hash
 }
@@ -113,10 +101,10 @@ func (h *pieceHash) Write(b []byte) (int, error) {
 	if to == h.piece.Off+h.piece.Len {
 		h.piece.SHA256 = hex.EncodeToString(h.whole.Sum(nil))
 	}
-	for len(h.leaves) > 0 && h.leaves[0].Off < to {
-		e := &h.leaves[0]
+	for len(h.extents) > 0 && h.extents[0].Off < to {
+		e := &h.extents[0]
 		end := e.Off + e.Len
-		// Most are all of a piece, and hashed by now.
+		// An extent of a whole piece has the hash of the piece.
 		if e.Len < h.piece.Len {
 			h.part.Write(b[max(e.Off-from, 0):min(end-from, int64(len(b)))])
 		}
@@ -127,31 +115,29 @@ func (h *pieceHash) Write(b []byte) (int, error) {
 			e.SHA256 = hex.EncodeToString(h.part.Sum(nil))
 			h.part.Reset()
 		}
-		h.leaves = h.leaves[1:]
+		h.extents = h.extents[1:]
 	}
 	return len(b), nil
 }
 
-// Sum reads the image once and hashes its leaves and the pieces of PieceSize it is
-// written in.
-func Sum(ctx context.Context, m *Image, p Progress) (*Tally, error) {
-	return WriteSum(ctx, nil, m, nil, p)
+// Sum reads the image once and returns the checksums of its extents and pieces.
+func Sum(ctx context.Context, m *Image, p Progress) (*Checksums, error) {
+	return WriteSum(ctx, nil, m, p)
 }
 
-// WriteSum is Sum that writes what it reads to w, unless w is nil: several pieces at
-// once, in any order. Pieces that w has already, and whose hash is known, are not read;
-// known may be nil.
-func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Span) (sum [sha256.Size]byte, ok bool), p Progress) (*Tally, error) {
-	// In steps that a processor's cache holds.
+// WriteSum is like [Sum], and writes what it reads to w unless w is nil: several pieces
+// at once, in any order.
+func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (*Checksums, error) {
+	// Steps fit into the cache of a processor.
 	const step = 256 << 10
 	type slot struct {
 		piece int
 		buf   []byte
 	}
-	// A disk is no faster for more.
+	// More workers do not make a disk faster.
 	workers := min(runtime.GOMAXPROCS(0), 4)
 	slots := make([]slot, workers+2)
-	t := NewTally(m)
+	t := NewChecksums(m)
 	next := 0
 	fill := func(s *slot) bool {
 		s.piece = next
@@ -160,11 +146,6 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Spa
 	}
 	work := func(s *slot) error {
 		e := t.Pieces.Entries[s.piece]
-		if known != nil {
-			if sum, ok := known(Span{e.Off, e.Len}); ok && t.known(s.piece, sum) {
-				return nil
-			}
-		}
 		if s.buf == nil {
 			s.buf = make([]byte, step)
 		}
@@ -188,7 +169,7 @@ func WriteSum(ctx context.Context, w io.WriterAt, m *Image, known func(piece Spa
 	return t, parallel.Map(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
 }
 
-// write writes a chunk to w, unless that is nil.
+// write writes a chunk to w, unless w is nil.
 func (c Chunk) write(w io.WriterAt) error {
 	if w == nil {
 		return nil
@@ -203,8 +184,8 @@ func (c Chunk) write(w io.WriterAt) error {
 	return nil
 }
 
-// Verify reads every entry of m from r, one piece ahead of hashing it, and
-// compares its hash. The first that differs is a *MismatchError of the whole
+// Verify reads every entry of m from r, one piece ahead of hashing, and
+// compares its hash. The first entry that differs gives a [MismatchError] of the whole
 // entry.
 func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
 	h := sha256.New()
@@ -226,15 +207,14 @@ func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
 	return nil
 }
 
-// part is a piece of an entry as it was read.
+// part is a piece of an entry with its data.
 type part struct {
 	entry int
 	data  []byte
 	last  bool // of the entry
 }
 
-// read reads the entries piece by piece, each into the memory of the one before
-// the last.
+// read reads the entries piece by piece, into two buffers in turn.
 func read(r io.ReaderAt, m *Manifest) iter.Seq2[part, error] {
 	buf, next := make([]byte, PieceSize), make([]byte, PieceSize)
 	return func(yield func(part, error) bool) {
@@ -257,8 +237,8 @@ func read(r io.ReaderAt, m *Manifest) iter.Seq2[part, error] {
 	}
 }
 
-// Compare reads from r what the chunks hold. The first run of bytes that
-// differs is a *MismatchError that names exactly these.
+// Compare compares the data of r with the chunks. The first run of bytes that
+// differs gives a [MismatchError] with its exact range.
 func Compare(ctx context.Context, r io.ReaderAt, chunks iter.Seq2[Chunk, error], p Progress) error {
 	buf := make([]byte, PieceSize)
 	for c, err := range ahead(ctx, chunks) {
@@ -294,8 +274,8 @@ func mismatch(off int64, want, got []byte) *MismatchError {
 	return &MismatchError{Off: off + int64(i), Len: int64(j - i), Want: show(want), Got: show(got)}
 }
 
-// MismatchError is the first place where what was read is not what was written.
-// Want and Got are the first differing bytes in hex, or the hashes of the whole.
+// MismatchError describes the first range that was not read back as it was written.
+// Want and Got are the first differing bytes in hex, or the hashes of an entry.
 type MismatchError struct {
 	Name      string
 	Off, Len  int64
@@ -314,5 +294,5 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
 }
 
-// Kind is "mismatch", as in package [imgtool/image/fault].
+// Kind returns "mismatch", see package [imgtool/image/fault].
 func (e *MismatchError) Kind() string { return "mismatch" }

@@ -103,7 +103,7 @@ func TestWhatIsOneAgents(t *testing.T) {
 				t.Errorf("%s of %s is %q", path, c.part, text)
 			}
 		}
-		if there, is := b.has(c.medium, unit); !is || !there.done || there.vsn != "A1" {
+		if there, is := b.has(c.medium, unit); !is || !there.Done || there.Unit != "A1" {
 			t.Errorf("%s is %+v, and is %v as it should be", c.medium, there, is)
 		}
 		part := partOf(t, b.files[c.medium], c.part)

@@ -40,7 +40,7 @@ func runRepart(args []string, u *ui) error {
 	if len(args) == 0 {
 		return fault.New(fault.Usage, "say which board: imgtool boards NAME --repart")
 	}
-	b, err := loadBoard(args[0])
+	b, err := boards.Load(args[0])
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func runRepart(args []string, u *ui) error {
 
 func runBoards(args []string, u *ui) error {
 	if len(args) == 1 {
-		b, err := loadBoard(args[0])
+		b, err := boards.Load(args[0])
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
@@ -36,7 +37,7 @@ func seedBoards(m *artifact.Manifest, asked *boards.Board) ([]*boards.Board, err
 	if asked != nil {
 		switch {
 		case m != nil && m.Board != asked.Name:
-			return nil, &wrongBoardError{fmt.Errorf("it is an image for %s, and the board is %s", m.Board, asked.Name)}
+			return nil, fault.New(fault.WrongBoard, "it is an image for %s, and the board is %s", m.Board, asked.Name)
 		case asked.Seed.Path == "":
 			return nil, asked.NoSeed()
 		}
@@ -142,7 +143,7 @@ func (v *bootVolume) text() ([]byte, error) {
 		return nil, nil
 	}
 	if v.seed.Size() > seed.MaxUpload {
-		return nil, corrupt("%s: the seed has %d bytes; the device takes up to %d", v.part.Name, v.seed.Size(), int64(seed.MaxUpload))
+		return nil, fault.New(fault.Corrupt, "%s: the seed has %d bytes; the device takes up to %d", v.part.Name, v.seed.Size(), int64(seed.MaxUpload))
 	}
 	b := make([]byte, v.seed.Size())
 	if _, err := v.seed.ReadAt(b, 0); err != nil && err != io.EOF {
@@ -197,7 +198,7 @@ func (e *seedEdit) edit(put bool) error {
 	if put {
 		when := e.fat.Time
 		if when == 0 { // it has no label
-			if when, _, err = sourceDate(); err != nil {
+			if when, _, err = build.SourceDate(); err != nil {
 				return err
 			}
 		}
@@ -252,7 +253,7 @@ func (e *seedEdit) volume(img *image.Image, m *artifact.Manifest) (*image.Image,
 		known = append(known, image.Span{Off: e.part.Off + x.Off, Len: x.Size()})
 	}
 	if lost := image.Subtract(content, known); len(lost) > 0 {
-		return nil, corrupt("%s: its manifest has %d bytes at %d, where %s has no file", e.part.Name, lost[0].Len, lost[0].Off, e.part.Name)
+		return nil, fault.New(fault.Corrupt, "%s: its manifest has %d bytes at %d, where %s has no file", e.part.Name, lost[0].Len, lost[0].Off, e.part.Name)
 	}
 	over, err := e.overlay(img)
 	if err != nil {

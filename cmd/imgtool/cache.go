@@ -1,14 +1,7 @@
 package main
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,147 +11,32 @@ import (
 	"imgtool/layouts"
 )
 
-// cacheSize is how large the cache of blocks may be where nobody says: some ten
-// root file systems.
+// cacheSize is the default size of the cache, which holds about ten root file systems.
 const cacheSize = "4GiB"
 
-// userCache is imgtool's directory in the user's cache. Without one there is none: what
-// others put into a directory that all can write to, such as /tmp, would be built.
-func userCache() (string, error) {
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "imgtool"), nil
-}
-
-// cacheOptions are where compressed blocks are kept.
+// cacheOptions are the flags that say which cache to use.
 type cacheOptions struct {
-	dir  string
-	key  string
+	cache.Options
 	size string
-	none bool
 }
 
 func (o *cacheOptions) addDir(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.dir, "cache-dir", "", "directory of the cache (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache); it must be yours and writable by nobody else")
+	cmd.Flags().StringVar(&o.Dir, "cache-dir", "", "directory of the cache (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache); it must belong to you and be writable by no other user")
 }
 
 func (o *cacheOptions) addFlags(cmd *cobra.Command) {
 	o.addDir(cmd)
-	cmd.Flags().StringVar(&o.key, "cache-key", "", "file of 32 bytes or more that authenticates the cache's entries, for a cache that is stored or shared elsewhere")
-	cmd.Flags().StringVar(&o.size, "cache-size", cacheSize, "what the cache may take: what was not used for the longest goes first")
-	cmd.Flags().BoolVar(&o.none, "no-cache", false, "compress everything anew, and keep nothing")
+	cmd.Flags().StringVar(&o.Key, "cache-key", "", "file of 32 bytes or more that authenticates the cache's entries, for a cache that is stored or shared elsewhere")
+	cmd.Flags().StringVar(&o.size, "cache-size", cacheSize, "size of the cache: entries that were not used for the longest time are removed first")
+	cmd.Flags().BoolVar(&o.None, "no-cache", false, "compress everything, and store nothing")
 }
 
-// path is the directory.
-func (o *cacheOptions) path() (dir string, err error) {
-	if dir = cmp.Or(o.dir, os.Getenv("IMGTOOL_CACHE_DIR")); dir != "" {
-		return dir, nil
-	}
-	if dir, err = userCache(); err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "blocks"), nil
-}
-
-// open is the cache, or nil for none. It is an error if others can write to it, or if
-// it was named and cannot be used.
-func (o *cacheOptions) open(u *ui) (*cache.Dir, int64, error) {
-	size, err := parseCacheSize("--cache-size", o.size)
-	if err != nil {
-		return nil, 0, err
-	}
-	if o.none {
-		if o.dir != "" || o.key != "" {
-			return nil, 0, fault.New(fault.Usage, "--no-cache excludes --cache-dir and --cache-key")
-		}
-		return nil, 0, nil
-	}
-	dir, err := o.path()
-	if err != nil {
-		if o.key != "" {
-			return nil, 0, fmt.Errorf("--cache-key: there is no cache: %w", err)
-		}
-		u.warn(fmt.Sprintf("no cache: %v", err))
-		return nil, 0, nil
-	}
-	secret, err := o.secret(dir)
-	if err != nil {
-		return nil, 0, fmt.Errorf("--cache-key: %w", err)
-	}
-	c, err := cache.Open(dir, secret)
-	var access *cache.AccessError
-	if named := o.dir != "" || os.Getenv("IMGTOOL_CACHE_DIR") != ""; err != nil && !named && !errors.As(err, &access) {
-		u.warn(fmt.Sprintf("no cache: %v", err))
-		return nil, 0, nil
-	}
-	if err != nil {
-		return nil, 0, cacheError(err)
-	}
-	return c, size, nil
-}
-
-// secret is what the key file has, or nil without one. It must be outside the cache in
-// dir, as who stores that sees all of it.
-func (o *cacheOptions) secret(dir string) ([]byte, error) {
-	if o.key == "" {
-		return nil, nil
-	}
-	key, err := cache.ReadKey(o.key)
-	if err != nil {
-		return nil, withFix(err, "")
-	}
-	real, err := filepath.EvalSymlinks(o.key)
-	if err != nil {
+// open opens the cache, or returns nil for none.
+func (o *cacheOptions) open(u *ui) (_ *cache.Dir, err error) {
+	if o.Max, err = parseCacheSize("--cache-size", o.size); err != nil {
 		return nil, err
 	}
-	if inside, err := filepath.EvalSymlinks(dir); err == nil {
-		real, err1 := filepath.Abs(real)
-		inside, err2 := filepath.Abs(inside)
-		if rel, err := filepath.Rel(inside, real); errors.Join(err, err1, err2) == nil && filepath.IsLocal(rel) {
-			return nil, fault.New(fault.Usage, "%s is in the cache %s: keep the key elsewhere", o.key, dir)
-		}
-	}
-	return key, nil
-}
-
-// cacheError says what to do about a cache that cannot be used.
-func cacheError(err error) error {
-	return fmt.Errorf("cache: %w", withFix(err, "name another directory with --cache-dir, or pass --no-cache"))
-}
-
-// withFix adds what makes a file or directory private, or what else helps.
-func withFix(err error, other string) error {
-	var access *cache.AccessError
-	if !errors.As(err, &access) {
-		return err
-	}
-	advice := []string{access.Fix, other}
-	if advice = slices.DeleteFunc(advice, func(s string) bool { return s == "" }); len(advice) == 0 {
-		return err
-	}
-	return fault.WithHint(err, "%s", strings.Join(advice, "; or "))
-}
-
-// settle ends the use of a cache: it must not grow without end, nor is a build
-// worse for what cannot be kept.
-func settle(c *cache.Dir, size int64, u *ui) {
-	if c == nil {
-		return
-	}
-	if _, _, damaged := c.Stats(); damaged > 0 && c.Authenticated() {
-		u.warn(fmt.Sprintf("%s: %d entries were not made with this --cache-key, or are damaged: they were made anew", c.Path(), damaged))
-	} else if damaged > 0 {
-		u.warn(fmt.Sprintf("%s: %d damaged entries were made anew", c.Path(), damaged))
-	}
-	err := c.Err()
-	if err == nil && c.Changed() {
-		_, err = c.Trim(size)
-	}
-	if err != nil {
-		u.warn(fmt.Sprintf("the cache is not what it could be: %v", err))
-	}
+	return o.Options.Open(u.warn)
 }
 
 func parseCacheSize(what, text string) (int64, error) {
@@ -174,19 +52,19 @@ func newCacheCommand(u *ui) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "Show or empty the cache of compressed blocks",
-		Long: `Show the cache of compressed blocks: its directory, how many there are and what they
-take, and when the oldest was used.
+		Long: `Show the cache of compressed blocks: its directory, the number of blocks, their size
+and when the oldest was used.
 
-A build keeps the blocks of the root file system that it compressed, and takes those
-that it finds. Whoever can write to the cache decides what is built with it: its
-directory, and those above it, must belong to you or root and be writable by no other
-user (exit status 5). Several builds of a user may use one at once, and it may be
-deleted.
+A build stores the blocks of the root file system that it compressed, and uses those
+that are stored already. Whoever can write to the cache decides what is built with it:
+its directory, and those above it, must belong to you or root and be writable by no
+other user (exit status 5). Several builds of a user may use a cache at the same time,
+and it may be deleted.
 
-Where CI stores the cache between builds, or several machines share it, whoever can
-write to that store decides too, unless the builds have a --cache-key: a file of 32
-random bytes or more, readable by you alone and kept outside the cache. Entries that
-were not made with it are made anew.`,
+If CI stores the cache between builds, or several machines share it, whoever can write
+to that store decides too, unless the builds have a --cache-key: a file of 32 random
+bytes or more, readable only by you and kept outside the cache. Entries that were made
+without it are not used.`,
 		Example: `  imgtool cache
   imgtool cache trim 1GiB
   imgtool cache clear
@@ -197,7 +75,7 @@ were not made with it are made anew.`,
 	opt.addDir(cmd)
 	trim := &cobra.Command{
 		Use:     "trim SIZE",
-		Short:   "Take entries out until they take no more than SIZE, those first that were not used for the longest",
+		Short:   "Remove entries until they take no more than SIZE, the least recently used first",
 		Example: "  imgtool cache trim 1GiB",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -211,7 +89,7 @@ were not made with it are made anew.`,
 	opt.addDir(trim)
 	empty := &cobra.Command{
 		Use:     "clear",
-		Short:   "Take all entries out",
+		Short:   "Remove all entries",
 		Example: "  imgtool cache clear",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, args []string) error { return runTrim(opt, 0, u) },
@@ -221,31 +99,8 @@ were not made with it are made anew.`,
 	return cmd
 }
 
-// openThere is the cache if there is one; nothing is made.
-func (o *cacheOptions) openThere() (*cache.Dir, string, error) {
-	dir, err := o.path()
-	if err != nil {
-		return nil, "", fmt.Errorf("there is no cache: %w", err)
-	}
-	info, err := os.Stat(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && o.dir == "" && os.Getenv("IMGTOOL_CACHE_DIR") == "":
-		return nil, dir, nil
-	case err == nil && !info.IsDir():
-		err = fmt.Errorf("%s is not a directory", dir)
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("cache: %w", err)
-	}
-	c, err := cache.Open(dir, nil)
-	if err != nil {
-		err = fmt.Errorf("cache: %w", withFix(err, ""))
-	}
-	return c, dir, err
-}
-
 func runCache(opt cacheOptions, u *ui) error {
-	c, path, err := opt.openThere()
+	c, path, err := opt.Existing()
 	if err != nil {
 		return err
 	}
@@ -274,7 +129,7 @@ func runCache(opt cacheOptions, u *ui) error {
 }
 
 func runTrim(opt cacheOptions, size int64, u *ui) error {
-	c, path, err := opt.openThere()
+	c, path, err := opt.Existing()
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,8 @@ changed, and whether in content, mode, owner, time, target, device numbers, exte
 attributes or hard links. Each difference is a line with the value in A and then in B.
 The exit status is 0 if nothing differs, 1 if something does.
 
-Outside of file systems only the content that a manifest lists is compared: that of both
-manifests if there are two. Without a manifest all bytes count, but of a disk only those
-that the image has. File systems are compared by their files; unknown ones byte by byte.
+Outside of file systems only the content that either manifest lists is compared. Without a manifest all bytes count, but of a disk only the bytes that the
+image has. File systems are compared by their files; unknown ones byte by byte.
 
 ` + volume.PlaceHelp,
 		Example: `  imgtool diff old.img.zst new.img.zst

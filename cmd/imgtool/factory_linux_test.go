@@ -18,10 +18,12 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash"
-	"imgtool/flash/disk"
+	"imgtool/flash/deploy"
+	"imgtool/flash/factory"
 	"imgtool/image/compose"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
+	"imgtool/image/progress"
 	"imgtool/image/volume"
 )
 
@@ -107,39 +109,27 @@ func (b *bench) factory(unit string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// has says what a disk claims to be, and whether it is what the unit gets there, to
-// the byte.
-func (b *bench) has(medium, file string) (there mark, is bool) {
+// unit reads a unit's file.
+func (b *bench) unit(file string) *factory.Unit {
 	b.t.Helper()
-	own, err := readUnit(file, b.board, &ui{stderr: io.Discard})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer pic.Close()
-	dev, err := findDisk(b.disks[medium])
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	own, err := factory.ReadUnit(file, &b.board.Unit, b.board.Name, progress.Discard)
+	must(err)
+	return own
+}
+
+// has returns the status of a disk, and whether its content is that of the unit, to the byte.
+func (b *bench) has(medium, file string) (status factory.Status, is bool) {
+	b.t.Helper()
+	files, _ := b.unit(file).Files(medium, nil)
+	src, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
+	must(err)
+	defer src.Close()
+	d, err := deploy.Find(b.disks[medium])
+	must(err)
 	imagetest.Run(b.t, "blockdev", "--flushbufs", b.disks[medium])
-	s := &station{medium: medium, pic: pic, unit: &unit{disk: dev}}
-	if err := s.compose(b.board, own, nil); err != nil {
-		b.t.Fatal(err)
-	}
-	defer s.plan.Close()
-	expected, err := s.plan.expected(dev.Size)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	d, err := disk.OpenRead(dev)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer d.Close()
-	return s.marks(b.board), flash.Compare(b.t.Context(), d, expected, flash.Timeout{}, nil) == nil
+	o := (&ui{stderr: io.Discard}).deploying(true, flash.DefaultStall)
+	_, err = deploy.Verify(b.t.Context(), d, src, files, &o)
+	return factory.ReadStatus(d, src.Manifest, &b.board.Unit), err == nil
 }
 
 // The kernel mounts what was written, and sees the files of the unit.
@@ -184,17 +174,14 @@ func TestTheKernelSeesWhatIsTheUnits(t *testing.T) {
 func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 	b := newBench(t)
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
-	own, err := readUnit(b.unitFile("W1"), b.board, &ui{stderr: io.Discard})
-	if err != nil {
-		t.Fatal(err)
-	}
+	own := b.unit(b.unitFile("W1"))
 	for _, medium := range []string{"sd", "nvme"} {
 		pic, err := volume.Open(filepath.Join(b.dir, "p-"+medium+".img"), volume.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer pic.Close()
-		more, _ := own.additions(b.board, medium, nil)
+		more, _ := own.Files(medium, nil)
 		made, err := compose.Fit(pic, pic.Manifest.Size, more)
 		if err != nil {
 			t.Fatal(err)
@@ -252,13 +239,13 @@ func TestAKilledFactoryIsFinishedByTheNext(t *testing.T) {
 		n, claims := 0, 0
 		for medium := range b.disks {
 			there, is := b.has(medium, units[next])
-			if is && there.done {
+			if is && there.Done {
 				n++
 			}
-			if there.done {
+			if there.Done {
 				claims++
 			}
-			if there.done && !is {
+			if there.Done && !is {
 				if _, old := b.has(medium, units[1-next]); fresh || !old {
 					t.Errorf("killed after %s: the %s says %+v, and is not", after, medium, there)
 				}
@@ -277,7 +264,7 @@ func TestAKilledFactoryIsFinishedByTheNext(t *testing.T) {
 			t.Fatalf("killed after %s with %d media done: the next ended with %d: %s", after, n, status, out)
 		}
 		for medium := range b.disks {
-			if there, is := b.has(medium, units[next]); !is || !there.done {
+			if there, is := b.has(medium, units[next]); !is || !there.Done {
 				t.Errorf("killed after %s: the next left %s as %+v", after, medium, there)
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -60,7 +59,7 @@ func words(t *tree.Tree, not ...string) string {
 
 func dirTree(t *testing.T, dir string) *tree.Tree {
 	t.Helper()
-	all, err := hostfs.Read(dir, true, 0, nil)
+	all, err := hostfs.Read(dir, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,94 +250,6 @@ func killed(t *testing.T, cmd *exec.Cmd, from string, after time.Duration) {
 	cmd.Wait()
 }
 
-// However far each change came before it ended, making all of them again ends the
-// same.
-func TestChangesCanBeMadeAgain(t *testing.T) {
-	imagetest.NeedRoot(t)
-	dir := t.TempDir()
-	root := filepath.Join(dir, "root")
-	plantLive(t, root)
-	from, err := hostfs.ReadLive(root, 0, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	to := from.Without(func(p string) bool { return p == "etc/hostname" || p == "home/waggle" || p == "var/log/journal" })
-	news := map[string]*tree.Inode{
-		"etc/fstab":      {Mode: tree.Regular | 0o640, GID: 42, ModTime: 5, Content: strings.NewReader("none\n")},
-		"etc/machine-id": {Mode: tree.Regular | 0o444, ModTime: 5},
-		"var/lib/docker": {Mode: tree.Symlink | 0o777, ModTime: 5, Target: "/media/plugin-data/docker"},
-		"boot/initrd":    {Mode: tree.Symlink | 0o777, ModTime: 5, Target: "initrd.img"},
-		"lib":            {Mode: tree.Dir | 0o700, ModTime: 5},
-		"lib/new/file":   {Mode: tree.Regular | 0o4755, UID: 7, GID: 8, ModTime: 5, Content: strings.NewReader("x"), Xattrs: []tree.Xattr{{Name: "user.a", Value: "\x00\xff"}}},
-		"etc/waggle/vsn": {Mode: tree.Dir | 0o755, ModTime: 5},
-		"root/.ssh":      {Mode: tree.Dir | 0o711, ModTime: 5},
-	}
-	for _, path := range slices.Sorted(maps.Keys(news)) {
-		if err := to.Put(path, news[path]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ping := *to.Lookup("bin/ping")
-	ping.Mode = tree.Regular | 0o700
-	for _, path := range []string{"bin/ping", "bin/ping4", "bin/ping6"} {
-		to.Put(path, &ping)
-	}
-	all, err := changes(from, to, []string{"/etc/fstab"}, ".1.bck")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if all[len(all)-1].Path != "etc/fstab" {
-		t.Errorf("the last is %s", all[len(all)-1].Path)
-	}
-	want := words(to)
-	for i := range all {
-		for how, partly := range map[string]func(at string){
-			"before it": func(string) {},
-			"new one made": func(at string) {
-				os.MkdirAll(filepath.Dir(at), 0o755)
-				os.WriteFile(at+newSuffix, []byte("half"), 0o600)
-			},
-			"old one aside":  func(at string) { os.Link(at, at+".1.bck"); os.Rename(at, at+oldSuffix) },
-			"kept beside":    func(at string) { os.Link(at, at+".1.bck") },
-			"half taken off": func(at string) { os.Rename(at, at+oldSuffix); os.RemoveAll(filepath.Join(at+oldSuffix, "engine-id")) },
-		} {
-			old := from.Lookup(all[i].Path)
-			if how == "old one aside" && !all[i].Remove && (old == nil || (old.Type() == tree.Dir) == (all[i].Mode&tree.TypeMask == tree.Dir)) {
-				continue // it goes when the new one comes
-			}
-			if how == "half taken off" && all[i].Path != "var/lib/docker" {
-				continue
-			}
-			plantLive(t, root)
-			fsys, err := openRooted(root)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer fsys.Close()
-			for _, c := range all[:i] {
-				if err := c.make(fsys); err != nil {
-					t.Fatalf("%s: %v", c.Path, err)
-				}
-			}
-			partly(filepath.Join(root, all[i].Path))
-			for _, c := range all {
-				if err := c.make(fsys); err != nil {
-					t.Fatalf("%s, %s: %s: %v", all[i].Path, how, c.Path, err)
-				}
-			}
-			got := dirTree(t, root)
-			if d := cmp.Diff(want, words(got)); d != "" {
-				t.Fatalf("%s, %s: %s", all[i].Path, how, d)
-			}
-			for _, of := range []string{"/etc/fstab", "/boot/initrd", "/etc/waggle/vsn"} {
-				if old, is := edittest.Text(liveTree(), of), edittest.Text(got, of+".1.bck"); old != is {
-					t.Fatalf("%s, %s: kept of %s is %q, want %q", all[i].Path, how, of, is, old)
-				}
-			}
-		}
-	}
-}
-
 // Every step is in the journal, under the name that the guide looks for.
 func TestALiveUnitTellsTheJournal(t *testing.T) {
 	b, root, conf := newLive(t)
@@ -385,6 +296,28 @@ func TestALiveUnitTellsTheJournal(t *testing.T) {
 		"MESSAGE=changed /etc/fstab\n", "the unit is provisioned: remove this file"} {
 		if !slices.ContainsFunc(all, func(text string) bool { return strings.Contains(text, want) }) {
 			t.Errorf("%q is not in the journal:\n%q", want, all)
+		}
+	}
+}
+
+// The program itself, with a root whose directories lead to those of another one.
+func TestALiveUnitStaysInItsRoot(t *testing.T) {
+	b, root, conf := newLive(t)
+	other := filepath.Join(b.dir, "other")
+	plantLive(t, other)
+	before := words(dirTree(t, other))
+	for _, dir := range []string{"etc", "etc/waggle", "etc/ssh", "var/lib", "boot"} {
+		os.RemoveAll(root)
+		plantLive(t, root)
+		must(os.RemoveAll(filepath.Join(root, dir)))
+		must(os.Symlink(filepath.Join(other, dir), filepath.Join(root, dir)))
+		b.blank()
+		status, out := b.live(root, conf)
+		if d := cmp.Diff(before, words(dirTree(t, other))); d != "" {
+			t.Fatalf("%s: exit status %d: %s\n%s", dir, status, out, d)
+		}
+		if status == 0 && strings.HasPrefix(dir, "etc") {
+			t.Errorf("%s: it is provisioned without its own files", dir)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 			dev, mounted := imagetest.Loop(t, image), t.TempDir()
 			imagetest.Run(t, "mount", "-o", "ro", dev, mounted)
 			t.Cleanup(func() { exec.Command("umount", mounted).Run() })
-			real, err := hostfs.Read(mounted, true, 0, nil)
+			real, err := hostfs.Read(mounted, true, 0)
 			noError(t, err)
 			want, got := map[string]string{}, map[string]string{}
 			for path, n := range real.All() {

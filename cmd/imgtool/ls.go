@@ -26,7 +26,7 @@ func newLsCommand(u *ui) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls IMAGE[:PARTITION[/PATH]]",
 		Short: "List partitions, directories and files in an image",
-		Long: `List the partitions of an image, or a directory or file on one of them: type and mode,
+		Long: `List the partitions of an image, or a directory or file on a partition: type and mode,
 owner, size (or device numbers), time in UTC, and the targets of symbolic links. Nothing
 is mounted, and of an .img.zst only the parts that are needed are unpacked.
 

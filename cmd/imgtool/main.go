@@ -7,8 +7,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -21,19 +19,10 @@ import (
 )
 
 func main() {
-	// What there is much of, the nodes of a tree, stays to the end: memory for as many
-	// again buys little.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25)
-	}
-	// Room that is never touched takes no memory, and counts for the collector: with
-	// little in use it need not look for garbage all the time.
-	ballast := make([]byte, 32<<20)
-	defer runtime.KeepAlive(ballast)
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// grace is how long an interrupted work has to put things in order.
+// grace is how long an interrupted command has to clean up.
 const grace = 2 * time.Second
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
@@ -41,10 +30,10 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	defer cancel()
 	out := &results{to: stdout}
 	u := &ui{in: stdin, stdout: out, stderr: stderr}
-	stop := u.heed(out, cancel)
+	stop := u.handleSignals(out, cancel)
 	defer stop()
-	// A second signal ends it at once; so does a while without an end, as when a
-	// pipe that is read from brings nothing.
+	// A second signal ends the program at once, and so does the end of the grace period: the
+	// command may wait for a pipe that nothing is written to.
 	defer context.AfterFunc(ctx, func() {
 		stop()
 		time.Sleep(grace)
@@ -95,7 +84,7 @@ func newCommand(u *ui) *cobra.Command {
 		Long: `imgtool builds a disk image from a board's definition and flashes it, checked
 byte by byte. Building needs no root.
 
-Data goes to stdout, words and progress to stderr.`,
+Data go to stdout, messages and progress to stderr.`,
 		Example: `  imgtool build --board rock64
   imgtool flash /dev/sdX`,
 		SilenceUsage:  true,
@@ -106,7 +95,7 @@ Data goes to stdout, words and progress to stderr.`,
 			u.start()
 		},
 	}
-	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "results and progress for machines")
+	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "print results, messages and progress as JSON")
 	cmd.PersistentFlags().Var((*sizeFlag)(&u.unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB")
 	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
 		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),

@@ -10,46 +10,41 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"imgtool/flash/deploy"
 	"imgtool/image"
 	"imgtool/image/sanitize"
 )
 
-// phase is what is going on.
+// phase is the current part of a command's work.
 type phase struct {
 	name        string
 	done, total int64
 	later       int64 // bytes of the phases that come after it
 	begin, last time.Time
-	bar         *progressbar.ProgressBar // that is on the terminal, or nil
+	bar         *progressbar.ProgressBar // on the terminal, or nil
 }
 
-// ahead is a phase that is to come, and how many bytes it does.
-type ahead struct {
-	name  string
-	total int64
-}
-
-// rateAfter is how long a phase takes before its rate means anything: what a cache takes,
-// or what need not be done, is done at once.
+// rateAfter is how long a phase must have run before its rate is shown: at first, bytes that a
+// cache takes or that are skipped make it too high.
 const rateAfter = time.Second
 
-// expect says which phases a work has, so that the time that is left is that of all.
-func (u *ui) expect(phases ...ahead) {
+// Expect announces phases, so that the time that is left is that of all of them.
+func (u *ui) Expect(phases ...deploy.Phase) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.ahead = phases
 }
 
-// phases shows the phases of a long work.
-func (u *ui) phases(name string, total int64) image.Progress {
-	u.endPhase()
+// Phase shows a new phase.
+func (u *ui) Phase(name string, total int64) image.Progress {
+	u.EndPhase()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	p := &phase{name: name, total: total, begin: time.Now(), last: time.Now()}
 	for i, a := range u.ahead {
-		if a.name == name {
+		if a.Name == name {
 			for _, after := range u.ahead[i+1:] {
-				p.later += after.total
+				p.later += after.Total
 			}
 		}
 	}
@@ -60,7 +55,7 @@ func (u *ui) phases(name string, total int64) image.Progress {
 	case u.json:
 		u.progress(p)
 	case total > 0:
-		u.line("%s: %s", name, human(total))
+		u.line("%s: %s", name, image.FormatSize(total))
 	default:
 		u.line("%s", name)
 	}
@@ -81,7 +76,7 @@ func (u *ui) phases(name string, total int64) image.Progress {
 		}
 		p.last = now
 		if u.phase == nil {
-			u.phase = p // a message came in between
+			u.phase = p // a message ended it
 		}
 		switch {
 		case u.terminal && u.phase != p:
@@ -95,8 +90,8 @@ func (u *ui) phases(name string, total int64) image.Progress {
 	}
 }
 
-// note says something while a phase goes on.
-func (u *ui) note(format string, args ...any) {
+// Notef shows a message and does not end the phase.
+func (u *ui) Notef(format string, args ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.clear()
@@ -107,7 +102,7 @@ func (u *ui) note(format string, args ...any) {
 	u.line(format, args...)
 }
 
-// rate is how many bytes a second are done, or 0 if that is not known yet.
+// rate returns the bytes per second, or 0 if they are not known yet.
 func (p *phase) rate() float64 {
 	took := time.Since(p.begin)
 	if took < rateAfter || p.done == 0 {
@@ -116,7 +111,7 @@ func (p *phase) rate() float64 {
 	return float64(p.done) / took.Seconds()
 }
 
-// left is how long this phase and those after it will take, if that is known.
+// left returns how long this phase and those after it will take, if that is known.
 func (p *phase) left() (time.Duration, bool) {
 	rate := p.rate()
 	if rate == 0 || p.total < p.done || p.total == 0 {
@@ -125,7 +120,7 @@ func (p *phase) left() (time.Duration, bool) {
 	return time.Duration(float64(p.total-p.done+p.later) / rate * float64(time.Second)), true
 }
 
-// text is how far a phase is, in a log.
+// text returns the progress of the phase for a log.
 func (p *phase) text() string {
 	percent := ""
 	if p.total > 0 {
@@ -136,15 +131,15 @@ func (p *phase) text() string {
 
 func (p *phase) amount() string {
 	if p.total > 0 {
-		return human(p.done) + " of " + human(p.total)
+		return image.FormatSize(p.done) + " of " + image.FormatSize(p.total)
 	}
-	return human(p.done)
+	return image.FormatSize(p.done)
 }
 
-// pace is the rate of a phase and the time that is left, if they are known.
+// pace returns the rate and the time that is left, as far as they are known.
 func (p *phase) pace() (s string) {
 	if rate := p.rate(); rate > 0 {
-		s += fmt.Sprintf(", %s/s", human(int64(rate)))
+		s += fmt.Sprintf(", %s/s", image.FormatSize(int64(rate)))
 	}
 	if left, ok := p.left(); ok {
 		s += fmt.Sprintf(", %s left", left.Round(time.Second))
@@ -152,7 +147,7 @@ func (p *phase) pace() (s string) {
 	return s
 }
 
-// draw draws the bar of a phase over the one before.
+// draw draws the bar of a phase over the last one.
 func (u *ui) draw(p *phase) {
 	width := 80
 	if f, ok := u.stderr.(*os.File); ok {
@@ -173,18 +168,18 @@ func (u *ui) draw(p *phase) {
 	if room := max(0, width-barWidth(width)-barRest); len(text) > room {
 		text = text[:room]
 	}
-	// The bar ends, and writes a last line, where it is full.
+	// A full bar would end itself and write a last line.
 	p.bar.Set64(min(p.done, max(p.total-1, 0)))
 	p.bar.Describe(string(text))
 }
 
-// barRest is what the bar writes beside its blocks and its description.
+// barRest is the width of a bar without its blocks and its description.
 const barRest = len(" 100% ||   ")
 
-// barWidth is how many characters of a terminal's width are the blocks of a bar.
+// barWidth returns how many blocks a bar has on a terminal of a width.
 func barWidth(width int) int { return max(5, min(width-70, 40)) }
 
-// asciiTerminal says whether the terminal or the locale has ASCII alone.
+// asciiTerminal reports whether the terminal or the locale has ASCII only.
 func asciiTerminal(env func(string) string) bool {
 	name := env("TERM")
 	if name == "" || strings.HasPrefix(name, "vt") || name == "ansi" {
@@ -194,7 +189,7 @@ func asciiTerminal(env func(string) string) bool {
 	return !strings.Contains(locale, "utf-8") && !strings.Contains(locale, "utf8")
 }
 
-// clear takes the bar off the terminal.
+// clear removes the bar from the terminal.
 func (u *ui) clear() {
 	if p := u.phase; p != nil && p.bar != nil {
 		p.bar.Clear()
@@ -202,8 +197,7 @@ func (u *ui) clear() {
 	}
 }
 
-// progress is an event of how far a phase is. Rate and time left are there as soon as
-// they are known.
+// progress writes the progress of a phase as JSON.
 func (u *ui) progress(p *phase) {
 	e := map[string]any{"event": "progress", "phase": p.name, "bytes": p.done}
 	if p.total > 0 {
@@ -218,7 +212,8 @@ func (u *ui) progress(p *phase) {
 	u.event(e)
 }
 
-func (u *ui) endPhase() {
+// EndPhase ends the phase, if there is one.
+func (u *ui) EndPhase() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.phase == nil {

@@ -1,20 +1,11 @@
 package main
 
-import (
-	"fmt"
+import "imgtool/image"
 
-	"imgtool/image"
-	"imgtool/image/volume"
-)
+// Short names of the reporter's methods.
 
-// The ui is the [progress.Reporter] of the packages that do the work.
-
-func (u *ui) Infof(format string, args ...any)              { u.say(format, args...) }
-func (u *ui) Warnf(format string, args ...any)              { u.warn(fmt.Sprintf(format, args...)) }
-func (u *ui) Phase(name string, total int64) image.Progress { return u.phases(name, total) }
-func (u *ui) EndPhase()                                     { u.endPhase() }
-
-// opening is how commands open images.
-func (u *ui) opening() volume.Options {
-	return volume.Options{Stdin: u.in, Scratch: &u.unpacked, Reporter: u}
-}
+func (u *ui) say(format string, args ...any)                 { u.Infof(format, args...) }
+func (u *ui) warn(message string)                            { u.Warnf("%s", message) }
+func (u *ui) phases(name string, total int64) image.Progress { return u.Phase(name, total) }
+func (u *ui) endPhase()                                      { u.EndPhase() }
+func human(n int64) string                                   { return image.FormatSize(n) }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
@@ -33,14 +34,14 @@ func askedBoard(name string) (*boards.Board, error) {
 	if name == "" {
 		return nil, nil
 	}
-	return loadBoard(name)
+	return boards.Load(name)
 }
 
 // reseed puts a seed into an image file or onto a disk, or takes it away: nil.
 func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &noDiskError{path, err}
+		return deploy.NoDisk(path)
 	}
 	if err != nil {
 		return err
@@ -52,7 +53,7 @@ func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return err
 	}
-	if dev, err := findDisk(path); err != nil {
+	if dev, err := deploy.Find(path); err != nil {
 		return err
 	} else if err := dev.Check(disk.Need{}); err != nil {
 		return err
@@ -101,7 +102,7 @@ func (e *seedEdit) save(ctx context.Context, path string, pic *volume.Source) er
 		if fault != nil {
 			return fault
 		}
-		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), image.Span{Off: e.part.Off, Len: e.part.Len}, content, nil)
+		err = artifact.Replace(ctx, path, pic.File, pic.Opened(), artifact.Replacement{Region: image.Span{Off: e.part.Off, Len: e.part.Len}, Content: content})
 	}
 	if errors.Is(err, artifact.ErrStream) {
 		return fmt.Errorf("%s: a seed can be put into an .img, and an .img.zst that imgtool made", path)
@@ -163,7 +164,7 @@ func (e *seedEdit) checkLanded(path string, board *boards.Board, u *ui) error {
 
 // reseedDisk changes the boot partition of a disk that is not in use.
 func reseedDisk(ctx context.Context, path string, want *seedfile.Seed, board *boards.Board, u *ui) error {
-	dev, err := findDisk(path)
+	dev, err := deploy.Find(path)
 	if err != nil {
 		return err
 	}

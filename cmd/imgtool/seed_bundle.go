@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/seed/bundle"
@@ -41,7 +42,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err := hostfile.CheckOutput(output); err != nil {
 		return err
 	}
-	when, _, err := sourceDate()
+	when, _, err := build.SourceDate()
 	if err != nil {
 		return err
 	}

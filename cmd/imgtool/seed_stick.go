@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image/build"
 	"imgtool/image/seed/seedstick"
 	"imgtool/image/volume"
 )
@@ -52,7 +53,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	when, _, err := sourceDate()
+	when, _, err := build.SourceDate()
 	if err != nil {
 		return err
 	}
@@ -62,5 +63,5 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	}
 	pic := volume.FromImage("a seed stick with "+opt.seed.file, img, nil)
 	pic.Unit = opt.seed.unit
-	return flashPicture(ctx, []string{disk}, pic, opt, u)
+	return flashSource(ctx, []string{disk}, pic, opt, u)
 }

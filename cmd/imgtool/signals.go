@@ -8,38 +8,34 @@ import (
 	"syscall"
 )
 
-// heeded are the signals of a list that were not ignored when the program began, as
-// nohup does with SIGHUP, and shells do with SIGINT for programs in the background.
-func heeded(signals ...os.Signal) (left []os.Signal) {
+// notify is [signal.Notify], except that it leaves out signals that were ignored when the
+// program began: nohup ignores SIGHUP, and shells SIGINT for programs in the background. It
+// returns whether any are left.
+func notify(to chan<- os.Signal, signals ...os.Signal) bool {
+	var heeded []os.Signal
 	for _, s := range signals {
 		if !signal.Ignored(s) {
-			left = append(left, s)
+			heeded = append(heeded, s)
 		}
 	}
-	return left
-}
-
-// notify is signal.Notify, which takes no signals at all for every signal.
-func notify(to chan<- os.Signal, signals []os.Signal) {
-	if len(signals) > 0 {
-		signal.Notify(to, signals...)
+	if len(heeded) > 0 { // none would mean all
+		signal.Notify(to, heeded...)
 	}
+	return len(heeded) > 0
 }
 
-// heed calls cancel when a signal asks the program to end. While disks are written, a
-// terminal that is closed does not, and neither does a pipe whose reader is gone: the disk
+// handleSignals calls cancel when a signal asks the program to end. While disks are written, a
+// closed terminal does not do that, and neither does a pipe whose reader is gone: the disk
 // would be left without a partition table. After stop, signals end the program at once.
-func (u *ui) heed(out *results, cancel context.CancelFunc) (stop func()) {
+func (u *ui) handleSignals(out *results, cancel context.CancelFunc) (stop func()) {
 	ends, hangups, pipes := make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan os.Signal, 1)
-	notify(ends, heeded(os.Interrupt, syscall.SIGTERM))
-	notify(hangups, heeded(syscall.SIGHUP))
-	// Writes to a broken pipe are an error from here on.
-	broken := heeded(syscall.SIGPIPE)
-	notify(pipes, broken)
-	if len(broken) > 0 {
+	notify(ends, os.Interrupt, syscall.SIGTERM)
+	notify(hangups, syscall.SIGHUP)
+	// With a handler, writing to a broken pipe is an error.
+	if notify(pipes, syscall.SIGPIPE) {
 		out.broken = func() {
 			if u.writing.Load() == 0 {
-				// The runtime ends the program, as is usual when the reader of its output is gone.
+				// End as programs usually do when the reader of their output is gone.
 				signal.Reset(syscall.SIGPIPE)
 				out.to.Write([]byte("\n"))
 			}
@@ -67,8 +63,7 @@ func (u *ui) heed(out *results, cancel context.CancelFunc) (stop func()) {
 	})
 }
 
-// writeDisks says that disks are being written, until the function that it returns is
-// called.
+// writeDisks marks the time from now until done as one in which disks are written.
 func (u *ui) writeDisks() (done func()) {
 	u.writing.Add(1)
 	return func() { u.writing.Add(-1) }

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,38 +19,40 @@ import (
 	"golang.org/x/term"
 
 	"imgtool/flash"
+	"imgtool/flash/deploy"
 	"imgtool/image"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
+	"imgtool/image/volume"
 )
 
-// ui is the one place that talks to people. Data goes to stdout, all else to stderr:
-// no capitals and no full stop, except in whole paragraphs. On a terminal a
-// phase is a bar that goes away when it is done; in a log it is a line when it
-// begins and one every ten seconds; with --json it is an object a line.
+// ui writes everything that users see. Data go to stdout, messages to stderr: without
+// capitals and full stops, except in whole paragraphs. On a terminal a phase is a bar that
+// disappears when it is done; in a log it is a line when it begins and one every ten seconds;
+// with --json it is an object a line. It is the reporter of the packages that do the work.
 //
-// Text from outside is sanitized here, in each argument of printf, say and warn, each
-// line of an error and of a question, and each string of JSON, so that no name or message
-// has an effect on a terminal. Only write, data and machineConsole give bytes as they are. Nothing
-// else in the program writes to stdout or stderr, which a test holds.
+// Text from outside is sanitized here: in each argument of printf, Infof and Warnf, each line
+// of an error and of a question, and each string of JSON, so that no name or message can
+// control a terminal. Only write, data and machineConsole pass bytes on unchanged. A test checks that
+// nothing else in the program writes to stdout or stderr.
 type ui struct {
 	in             io.Reader
 	stdout, stderr io.Writer
 	json           bool
 	unpacked       compress.Budget // for scratch files
 
-	started  bool // the command line was understood
+	started  bool // the command line is valid
 	terminal bool
 
 	mu    sync.Mutex
 	phase *phase
-	ahead []ahead                // the phases of a work of several, in order
-	state string                 // what an interrupt leaves behind
-	left  map[string]flash.State // what is on disks that were not written to the end
+	ahead []deploy.Phase         // expected phases, in order
+	state string                 // what an interrupt leaves behind, apart from disks
+	left  map[string]flash.State // what disks contain that are not written completely
 
 	writing atomic.Int32 // disks are being written: a closed terminal does not interrupt
-	last    func()       // what lastWords does, or nil
+	last    func()       // called before an interrupted program ends, or nil
 }
 
 func (u *ui) start() {
@@ -57,8 +61,14 @@ func (u *ui) start() {
 	u.terminal = ok && !u.json && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
-func (u *ui) say(format string, args ...any) {
-	u.endPhase()
+// opening returns how commands open images.
+func (u *ui) opening() volume.Options {
+	return volume.Options{Stdin: u.in, Scratch: &u.unpacked, Reporter: u}
+}
+
+// Infof shows a message.
+func (u *ui) Infof(format string, args ...any) {
+	u.EndPhase()
 	if u.json {
 		u.event(map[string]any{"event": "message", "message": fmt.Sprintf(format, args...)})
 		return
@@ -71,13 +81,13 @@ func (u *ui) line(format string, args ...any) {
 	io.WriteString(u.stderr, sanitize.Sprintf(format+"\n", args...))
 }
 
-// printf writes text to stdout. Its arguments are in one line each.
+// printf writes text to stdout. Line ends in arguments are escaped.
 func (u *ui) printf(format string, args ...any) error {
 	_, err := io.WriteString(u.stdout, sanitize.Sprintf(format, args...))
 	return err
 }
 
-// listing is printf for many lines, with room for some before they are written.
+// listing returns a buffered printf for many lines. It must be flushed.
 func (u *ui) listing() *listing { return &listing{bufio.NewWriter(u.stdout)} }
 
 type listing struct{ w *bufio.Writer }
@@ -86,16 +96,16 @@ func (l *listing) printf(format string, args ...any) {
 	l.w.WriteString(sanitize.Sprintf(format, args...))
 }
 
-// Flush writes the rest. Its error is the first there was.
+// Flush writes the rest. It returns the first error of writing.
 func (l *listing) Flush() error { return l.w.Flush() }
 
-// text writes text of many lines to stdout.
+// text writes text of several lines to stdout.
 func (u *ui) text(s string) error {
 	_, err := io.WriteString(u.stdout, sanitize.Text(s))
 	return err
 }
 
-// write writes data to stdout, as it is; on a terminal it is text.
+// write writes data to stdout: unchanged, or sanitized if it is a terminal.
 func (u *ui) write(data []byte) error {
 	if u.toTerminal() {
 		return u.text(string(data))
@@ -104,8 +114,7 @@ func (u *ui) write(data []byte) error {
 	return err
 }
 
-// data is stdout for data that comes in pieces; on a terminal it is text. It is to be
-// closed.
+// data returns a writer that does the same for data in pieces. It must be closed.
 func (u *ui) data() io.WriteCloser {
 	if u.toTerminal() {
 		return sanitize.NewWriter(u.stdout)
@@ -116,7 +125,7 @@ func (u *ui) data() io.WriteCloser {
 	}{u.stdout, io.NopCloser(nil)}
 }
 
-// toTerminal says whether stdout is a terminal.
+// toTerminal reports whether stdout is a terminal.
 func (u *ui) toTerminal() bool {
 	out := u.stdout
 	if r, ok := out.(*results); ok {
@@ -126,28 +135,30 @@ func (u *ui) toTerminal() bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// machineConsole is the terminal as a machine's console, which may do with it what it likes.
+// machineConsole returns the terminal as the console of an emulated machine, which may send
+// any control characters.
 func (u *ui) machineConsole() io.Writer { return u.stdout }
 
-// leaves says what an interrupt leaves behind from now on.
+// leaves sets what an interrupt leaves behind from now on.
 func (u *ui) leaves(state string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.state = state
 }
 
-// leftOn keeps what is on a disk that was not written to the end, for --json.
-func (u *ui) leftOn(disk string, left flash.State) {
+// SetLeft sets what a disk contains if the program ends now; empty: what it should.
+func (u *ui) SetLeft(disk string, left flash.State) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.left == nil {
 		u.left = map[string]flash.State{}
 	}
-	u.left[disk] = left
+	if u.left[disk] = left; left == "" {
+		delete(u.left, disk)
+	}
 }
 
-// beforeEnd says what is to be done before the program ends itself because something does
-// not end after an interrupt.
+// beforeEnd sets a function that is called if the command does not end after an interrupt.
 func (u *ui) beforeEnd(do func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -166,14 +177,23 @@ func (u *ui) lastWords() {
 func (u *ui) interrupted() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state == "" {
+	var left []string
+	for _, disk := range slices.Sorted(maps.Keys(u.left)) {
+		left = append(left, deploy.LeftText(disk, u.left[disk]))
+	}
+	if u.state != "" {
+		left = append(left, u.state)
+	}
+	if len(left) == 0 {
 		return errors.New("interrupted")
 	}
-	return errors.New("interrupted: " + u.state)
+	return errors.New("interrupted: " + strings.Join(left, "; "))
 }
 
-func (u *ui) warn(message string) {
-	u.endPhase()
+// Warnf shows a warning.
+func (u *ui) Warnf(format string, args ...any) {
+	u.EndPhase()
+	message := fmt.Sprintf(format, args...)
 	if u.json {
 		u.event(map[string]any{"event": "warning", "message": message})
 		return
@@ -212,7 +232,7 @@ func (u *ui) fail(err error, status int) {
 	}
 }
 
-// errorLines is the text of an error, each of several joined ones in a line. Other
+// errorLines returns the text of an error, a line for each of several joined errors. Other
 // line ends in it come from names and messages.
 func errorLines(err error) []string {
 	text := err.Error()
@@ -251,7 +271,7 @@ func (u *ui) print(v any) error {
 	return err
 }
 
-// encodeLine is v as JSON in one line, for lists that are printed as they come.
+// encodeLine returns v as JSON in one line, for lists that are printed one by one.
 func encodeLine(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -260,53 +280,57 @@ func encodeLine(v any) ([]byte, error) {
 	return sanitize.JSON(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), err
 }
 
-// ask asks a person a question that only "yes" answers well. Names in it must be in one
-// line each.
-func (u *ui) ask(ctx context.Context, question string) (bool, error) {
+// confirm asks a question, and returns an error unless the answer is "yes". Names in the
+// question must be sanitized.
+func (u *ui) confirm(ctx context.Context, question string) error {
 	line, err := u.answer(ctx, question+"\nType yes to go on: ", "pass --yes to write without a question")
-	return line == "yes", err
+	if err == nil && line != "yes" {
+		err = fault.New(fault.Refused, "nothing is written: the answer was not yes")
+	}
+	return err
 }
 
-// choose lets a person choose one of a list, and returns which.
+// choose lets the user choose from a list, and returns the index.
 func (u *ui) choose(ctx context.Context, title string, list []string) (int, error) {
 	var b strings.Builder
 	fmt.Fprintln(&b, title)
 	for i, s := range list {
 		b.WriteString(sanitize.Sprintf("%3d  %s\n", i+1, s))
 	}
-	fmt.Fprint(&b, "Type the number of one: ")
+	fmt.Fprint(&b, "Type a number: ")
 	line, err := u.answer(ctx, b.String(), "name the disk; there is "+strings.Join(list, "; and "))
 	if err != nil {
 		return 0, err
 	}
 	n, err := strconv.Atoi(line)
 	if err != nil || n < 1 || n > len(list) {
-		return 0, fault.New(fault.Usage, "%q is none of 1 to %d", line, len(list))
+		return 0, fault.New(fault.Usage, "%q is not a number from 1 to %d", line, len(list))
 	}
 	return n - 1, nil
 }
 
-// answer is the line a person types; without says what to do if there is nobody.
+// answer returns the line that the user types. without says what to do if standard input is
+// not a terminal.
 func (u *ui) answer(ctx context.Context, question, without string) (string, error) {
 	f, ok := u.in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return "", fault.New(fault.Usage, "nobody is there to answer: %s", without)
+		return "", fault.New(fault.Usage, "standard input is not a terminal: %s", without)
 	}
 	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.in) })
 	return strings.TrimSpace(line), err
 }
 
-// secret is an answer that is not shown.
+// secret returns an answer that is not shown.
 func (u *ui) secret(ctx context.Context, question, without string) (string, error) {
 	f, ok := u.in.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return "", fault.New(fault.Usage, "nobody is there to answer: %s", without)
+		return "", fault.New(fault.Usage, "standard input is not a terminal: %s", without)
 	}
 	shown, err := term.GetState(int(f.Fd()))
 	if err != nil {
 		return "", err
 	}
-	// Interrupted, the terminal must show again what is typed.
+	// After an interrupt too, the terminal must show what is typed.
 	defer func() {
 		term.Restore(int(f.Fd()), shown)
 		u.line("")
@@ -318,7 +342,7 @@ func (u *ui) secret(ctx context.Context, question, without string) (string, erro
 }
 
 func (u *ui) await(ctx context.Context, question string, read func() (string, error)) (string, error) {
-	u.endPhase()
+	u.EndPhase()
 	io.WriteString(u.stderr, sanitize.Text(question))
 	type answer struct {
 		line string
@@ -338,7 +362,7 @@ func (u *ui) await(ctx context.Context, question string, read func() (string, er
 	}
 }
 
-// readLine reads no further than the end of the line.
+// readLine reads a line, and nothing after it.
 func readLine(r io.Reader) (string, error) {
 	var line []byte
 	for b := make([]byte, 1); ; {
@@ -351,8 +375,4 @@ func readLine(r io.Reader) (string, error) {
 		}
 		line = append(line, b[:n]...)
 	}
-}
-
-func human(n int64) string {
-	return image.FormatSize(n)
 }

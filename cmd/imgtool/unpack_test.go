@@ -127,7 +127,7 @@ func TestHolesOfFilesCostNothing(t *testing.T) {
 	if got := read(6<<40, 5); got != "\x00\x00\x00\x00\x00" {
 		t.Errorf("the image has zeros at 6 TiB, the disk %q", got)
 	}
-	// What is in a hole of the image is seen.
+	// Data of the disk in a hole of the image is detected.
 	put(disk, 7<<40, "x")
 	if status, said := ended(t, tool(t, "verify", "--image", img, disk)); status != 8 || !strings.Contains(said, fmt.Sprintf("at byte %d 1 byte differs", int64(7<<40))) {
 		t.Errorf("verify: status %d: %s", status, said)

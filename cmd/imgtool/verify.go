@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"imgtool/flash"
-	"imgtool/flash/disk"
+	"imgtool/boards"
+	"imgtool/flash/deploy"
+	"imgtool/flash/factory"
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
@@ -29,16 +30,16 @@ func newVerifyCommand(u *ui) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify [DISK|IMAGE]",
 		Short: "Compare a disk with an image, byte by byte, or check an image alone",
-		Long: `Read from a disk, past the cache, everything an image holds and compare it. The
+		Long: `Read all that an image contains from a disk, past the cache, and compare it. The
 partition table is expected as flash writes it: with its backup at the end of the
-disk. What the image leaves alone is not looked at. Nothing is written.
+disk. Ranges without content in the image are not compared. Nothing is written.
 
 With a file and no --image, or --image and no disk, the image is checked alone, as flash
 does it before it writes: it is read once, and compared with its manifest or block map
 and with the checksums of its compression.
 
-With --unit what imgtool factory puts in for the unit is expected as well. With --values
-the unit is a row there, and --seed a template.`,
+With --unit, the per-unit data that imgtool factory writes is expected as well. With
+--values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
   imgtool verify x.img.zst`,
@@ -52,7 +53,7 @@ the unit is a row there, and --seed a template.`,
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return verifyImage(cmd.Context(), image, u)
+				return runVerifyImage(cmd.Context(), image, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
@@ -63,120 +64,121 @@ the unit is a row there, and --seed a template.`,
 	opt.seed.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
-	cmd.Flags().Lookup("unit").Usage = "file with what is the unit's own, as for imgtool factory; with --values its row there"
+	cmd.Flags().Lookup("unit").Usage = "file with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
 
-func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) (err error) {
+// isImage reports whether an argument can only be an image: a regular file, or standard input.
+func isImage(path string) bool {
+	info, err := os.Stat(path)
+	return path == "-" || err == nil && info.Mode().IsRegular()
+}
+
+func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
 	begin := time.Now()
 	if err := checkStall(opt.stall); err != nil {
 		return err
 	}
-	file, unit := opt.image, opt.seed.unit
+	unit := opt.seed.unit
 	if opt.seed.values != "" {
 		unit = ""
 	} else {
 		opt.seed.unit = ""
 	}
-	if file == "" {
-		if file, err = volume.Newest("--image FILE"); err != nil {
-			return err
-		}
-		u.say("image: %s, the newest in out/", file)
-	}
-	pic, err := volume.Open(file, u.opening())
+	src, err := u.openImage(&opt.image, "--image FILE")
 	if err != nil {
 		return err
 	}
-	defer pic.Close()
-	pic.ReportBeside()
+	defer src.Close()
 	board, err := askedBoard(opt.board)
 	if err != nil {
 		return err
 	}
-	if m := pic.Manifest; board != nil && m != nil && m.Board != board.Name {
-		return &wrongBoardError{fmt.Errorf("%s: it is an image for %s, and the board is %s", pic.Name, m.Board, board.Name)}
+	if board != nil {
+		if err := deploy.CheckBoard(src, board.Name); err != nil {
+			return err
+		}
 	}
 	if opt.seed.given() {
-		if err := pic.SeekFile(ctx); err != nil {
+		if err := src.SeekFile(ctx); err != nil {
 			return err
 		}
-		if pic, err = seeded(pic, opt.seed, board, u); err != nil {
+		if src, err = seeded(src, opt.seed, board, u); err != nil {
 			return err
 		}
 	}
-	dev, err := findDisk(target)
+	disk, err := deploy.Find(target)
 	if err != nil {
 		return err
 	}
-	var more map[string][]compose.File
+	var files map[string][]compose.File
 	if unit != "" {
-		if more, err = unitFiles(ctx, pic, unit, opt.keepKeys, u); err != nil {
+		if files, err = unitFiles(src, unit, opt.keepKeys, u); err != nil {
 			return err
 		}
 	}
-	// What flash does with these takes an image that can be read anywhere.
-	if pic.File != nil && (pic.FillPartition() != nil || pic.HasBlockMap()) {
-		if err := pic.Seek(ctx); err != nil {
-			return err
-		}
-	}
-	if pic, err = pic.WithoutHoles([]string{dev.Path}); err != nil {
+	o := u.deploying(true, opt.stall)
+	n, err := deploy.Verify(ctx, disk, src, files, &o)
+	if err != nil {
 		return err
 	}
-	fitted, err := compose.Fit(pic, dev.Size, more)
-	if err != nil {
-		return fmt.Errorf("%s: %w", pic.Name, err)
+	took := time.Since(begin)
+	if u.json {
+		u.endPhase()
+		return u.print(map[string]any{"disk": disk.Path, "image": src.Name, "build_id": src.BuildID(), "verified": n, "seconds": took.Seconds()})
 	}
-	p, err := newPlan(fitted)
+	u.say("%s: %s are as in %s, in %s", disk.Path, image.FormatSize(n), src.Name, took.Round(100*time.Millisecond))
+	return nil
+}
+
+// unitFiles returns the files that a unit has in an image in addition, by partition.
+func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[string][]compose.File, error) {
+	m := src.Manifest
+	if m == nil {
+		return nil, fmt.Errorf("%s: it has no manifest, so the places of per-unit data are not known", src.Name)
+	}
+	info, err := boards.InfoOf(m.Board, m.Medium, m.Info)
+	if err != nil {
+		return nil, err
+	}
+	unit, err := factory.ReadUnit(file, info.Unit, m.Board, u)
+	if err != nil {
+		return nil, err
+	}
+	files, _ := unit.Files(m.Medium, enabled(keepKeys))
+	return files, nil
+}
+
+// runVerifyImage checks an image without a disk.
+func runVerifyImage(ctx context.Context, file string, u *ui) error {
+	begin := time.Now()
+	src, err := u.openImage(&file, "imgtool verify FILE")
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := src.Check(ctx); err != nil {
+		return err
+	}
+	if src.Image == nil && src.File != nil {
+		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
+			return err
+		}
+	}
+	p, err := deploy.NewPlan(src)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	expected, err := p.expected(dev.Size)
-	if err != nil {
-		return &image.MismatchError{Name: "size", Len: dev.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", dev.Size, err)}
-	}
-	t, err := disk.OpenRead(dev)
-	if err != nil {
-		return err
-	}
-	defer t.Close()
-	var n int64
-	total := p.bodySize()
-	if total > 0 {
-		total += p.start
-	}
-	progress := u.phases("comparing", total)
-	if err := flash.Compare(ctx, t, expected, u.patience(dev.Path, opt.stall), func(k int64) { n += k; progress.Add(k) }); err != nil {
-		if errors.As(err, new(*image.MismatchError)) && pic.Manifest == nil {
-			err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", pic.Name)
+	if src.File == nil {
+		if err := p.ReadThrough(ctx, nil, u); err != nil {
+			return err
 		}
-		return err
 	}
-	pic.ReportTrailing()
 	took := time.Since(begin)
 	if u.json {
-		u.endPhase()
-		return u.print(map[string]any{"disk": dev.Path, "image": pic.Name, "build_id": pic.BuildID(), "verified": n, "seconds": took.Seconds()})
+		return u.print(map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()})
 	}
-	u.say("%s: %s are as in %s, in %s", dev.Path, human(n), pic.Name, took.Round(100*time.Millisecond))
+	u.say("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil
-}
-
-// unitFiles are what a unit has in an image beside what all have.
-func unitFiles(ctx context.Context, pic *volume.Source, file string, keepKeys bool, u *ui) (map[string][]compose.File, error) {
-	if pic.Manifest == nil {
-		return nil, fmt.Errorf("%s: it has no manifest, so nobody knows where what is the unit's own goes", pic.Name)
-	}
-	board, err := loadBoard(pic.Manifest.Board)
-	if err != nil {
-		return nil, err
-	}
-	own, err := readUnit(file, board, u)
-	if err != nil {
-		return nil, err
-	}
-	more, _ := own.additions(board, pic.Manifest.Medium, map[string]bool{"keep-registration-keys": keepKeys})
-	return more, pic.Seek(ctx)
 }

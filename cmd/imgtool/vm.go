@@ -19,6 +19,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"imgtool/boards"
+	"imgtool/flash/deploy"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compose"
@@ -284,7 +286,7 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 	}
 	defer pic.Close()
 	if m := pic.Manifest; m != nil {
-		if board, err := loadBoard(m.Board); err == nil && board.Arch != "arm64" {
+		if board, err := boards.Load(m.Board); err == nil && board.Arch != "arm64" {
 			return fmt.Errorf("%s is for the board %s with %s processors; the machine has arm64 ones", pic.Name, board.Name, board.Arch)
 		}
 	}
@@ -296,7 +298,7 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 			return err
 		}
 	}
-	p, err := newPlan(pic)
+	p, err := deploy.NewPlan(pic)
 	if err != nil {
 		return err
 	}
@@ -308,17 +310,17 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 	fitted, err := compose.Fit(pic, size, nil)
 	if err == nil && fitted != pic {
 		p.Close()
-		p, err = newPlan(fitted)
+		p, err = deploy.NewPlan(fitted)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", pic.Name, err)
 	}
 	defer p.Close()
-	all, err := p.expected(size)
+	all, err := p.Expected(size)
 	if err != nil {
 		return fmt.Errorf("%s: %w", pic.Name, err)
 	}
-	_, err = image.Write(ctx, f, volume.SkipZeros(all), u.phases("making the disk", p.start+p.bodySize()))
+	_, err = image.Write(ctx, f, volume.SkipZeros(all), u.phases("making the disk", p.ExpectedSize()))
 	u.endPhase()
 	if err != nil {
 		return fmt.Errorf("the machine's disk: %w", err)
@@ -327,18 +329,18 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 }
 
 // diskSize is how large the disk is to be, in bytes.
-func diskSize(p *plan, wanted string) (int64, error) {
-	need := p.need()
+func diskSize(p *deploy.Plan, wanted string) (int64, error) {
+	need := p.Need()
 	if need.SectorSize != 512 {
-		return 0, fmt.Errorf("%s: it is for a disk with sectors of %d bytes, and that of the machine has 512", p.pic.Name, need.SectorSize)
+		return 0, fmt.Errorf("%s: it is for a disk with sectors of %d bytes, and that of the machine has 512", p.Source().Name, need.SectorSize)
 	}
 	least := max(need.Size, need.Floor)
 	if need.Exact != 0 {
 		least = need.Exact
 	}
 	if wanted == "" {
-		if need.Exact != 0 || p.pic.FillPartition() != nil {
-			return p.size, nil
+		if need.Exact != 0 || p.Source().FillPartition() != nil {
+			return p.Size(), nil
 		}
 		return max(least, 4*layouts.GiB), nil
 	}
@@ -348,9 +350,9 @@ func diskSize(p *plan, wanted string) (int64, error) {
 	}
 	switch {
 	case need.Exact != 0 && int64(size) != need.Exact:
-		return 0, fault.New(fault.Usage, "--disk %s: %s is for a disk of exactly %d bytes", wanted, p.pic.Name, need.Exact)
+		return 0, fault.New(fault.Usage, "--disk %s: %s is for a disk of exactly %d bytes", wanted, p.Source().Name, need.Exact)
 	case int64(size) < least:
-		return 0, fault.New(fault.Usage, "--disk %s has %d bytes, and %s needs a disk of %d", wanted, size, p.pic.Name, least)
+		return 0, fault.New(fault.Usage, "--disk %s has %d bytes, and %s needs a disk of %d", wanted, size, p.Source().Name, least)
 	}
 	return int64(size), nil
 }
@@ -436,9 +438,9 @@ func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeou
 	begin := time.Now()
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	late := &timeoutError{fmt.Errorf("the machine did not power off in %s", timeout)}
+	late := fault.New(fault.Gone, "the machine did not power off in %s", timeout)
 	if until != nil {
-		late = &timeoutError{fmt.Errorf("no line matched %q in %s", until, timeout)}
+		late = fault.New(fault.Gone, "no line matched %q in %s", until, timeout)
 	}
 	r, err := m.Start(limited)
 	switch {
@@ -466,7 +468,7 @@ func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeou
 	case limited.Err() != nil:
 		return late
 	case err == io.EOF && until != nil:
-		return &timeoutError{fmt.Errorf("the machine ended, and no line matched %q", until)}
+		return fault.New(fault.Gone, "the machine ended, and no line matched %q", until)
 	case err != io.EOF:
 		return err
 	}

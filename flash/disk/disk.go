@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"imgtool/image/fault"
 	"io/fs"
 	"slices"
 	"strconv"
@@ -180,6 +181,7 @@ func (d *Disk) refuse(format string, args ...any) error {
 type RefusedError struct{ Disk, Reason string }
 
 func (e *RefusedError) Error() string { return e.Disk + ": " + e.Reason }
+func (e *RefusedError) Kind() string  { return fault.Refused }
 
 // GoneError is a disk that went away, or turned into another one.
 type GoneError struct {
@@ -191,6 +193,7 @@ func (e *GoneError) Error() string {
 	return fmt.Sprintf("%s: the disk is gone: plug it in and start over (%v)", e.Disk, e.Err)
 }
 func (e *GoneError) Unwrap() error { return e.Err }
+func (e *GoneError) Kind() string  { return fault.Gone }
 
 // MovedError is a regular file that lost its name while it was written: what was
 // written is not where it was asked for.
@@ -199,6 +202,8 @@ type MovedError struct{ File string }
 func (e *MovedError) Error() string {
 	return e.File + ": the file was removed, renamed or replaced while it was written: there is no file of that name with what was written: start over"
 }
+
+func (e *MovedError) Kind() string { return fault.Gone }
 
 // Lost is the *GoneError or *MovedError that err is or stands for, or nil.
 func Lost(path string, err error) error {

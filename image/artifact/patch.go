@@ -9,15 +9,15 @@ import (
 	"imgtool/image"
 )
 
-// Patch saves a raw image without a manifest, which was opened from f, under its own name
-// with other bytes at the places of the patches. Holes of the file stay holes, and the file
-// keeps its mode and owner. If path is a symbolic link, it stays one.
+// Patch saves a raw image without a manifest, which was opened from f, under its own
+// name, with the patches written over it. Holes of the file stay holes; its permissions
+// and owner are kept. If path is a symbolic link, its target is replaced.
 func Patch(ctx context.Context, path string, f *os.File, patches []image.Extent) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	path, _, out, err := replacing(path)
+	out, _, err := newReplacement(path)
 	if err != nil {
 		return err
 	}
@@ -32,10 +32,10 @@ func Patch(ctx context.Context, path string, f *os.File, patches []image.Extent)
 		_, err = io.Copy(io.NewOffsetWriter(out.File, e.Off), io.NewSectionReader(e.Content, 0, e.Size()))
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", out.path, err)
 	}
-	if err := stillThere(path, f); err != nil {
+	if err := checkSameFile(out.path, f); err != nil {
 		return err
 	}
-	return commit(path, out, nil, nil)
+	return commit(out, nil, nil)
 }

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -20,52 +18,56 @@ import (
 	"imgtool/image/fault"
 )
 
-// Replace saves an image that was opened from f under its own name, with other
-// content in a region whose ends are multiples of image.PieceSize, or the end of
-// the image. Everything else is taken over as it lies in the file, packed or not.
-// content is of the size of the image, and has nothing outside of the region. The
-// manifest, if there is one, is the old one with what has changed.
+// Replacement is new content for a region of an image. The ends of the region are
+// multiples of image.PieceSize, or the end of the image. Content is of the size of the
+// image and has no extents outside of the region.
+type Replacement struct {
+	Region  image.Span
+	Content *image.Image
+}
+
+// Replace saves an image that was opened from f under its own name, with a region
+// replaced. The rest of the file is copied as it is, without decompressing it, and the
+// manifest is updated. The image must be raw or an .img.zst with a manifest; for others
+// Replace returns [ErrStream].
 //
-// A raw image or one of our own .img.zst can be changed so; else the error is
-// ErrStream.
-//
-// The files keep their modes and owners; a manifest or block map that was not there gets
-// those of the image. If path is a symbolic link, it stays one.
-func Replace(ctx context.Context, path string, f *os.File, o *Opened, region image.Span, content *image.Image, p image.Progress) error {
-	if region.Off%image.PieceSize != 0 || region.End()%image.PieceSize != 0 && region.End() != o.Size() || content.Size() != o.Size() {
-		return fmt.Errorf("the %d bytes at %d of an image of %d are no whole pieces of %d", region.Len, region.Off, o.Size(), int64(image.PieceSize))
+// The files keep their permissions and owners; a manifest or block map that did not
+// exist gets those of the image. If path is a symbolic link, its target is replaced.
+func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacement) error {
+	if r.Region.Off%image.PieceSize != 0 || r.Region.End()%image.PieceSize != 0 && r.Region.End() != o.Size() || r.Content.Size() != o.Size() {
+		return fmt.Errorf("the %d bytes at byte %d of an image of %d are not whole pieces of %d", r.Region.Len, r.Region.Off, o.Size(), int64(image.PieceSize))
 	}
 	if o.Format != Raw && (o.Format != Zstd || o.Manifest == nil) {
 		return ErrStream
 	}
 	m := o.Manifest
 	if m != nil {
-		t, err := image.Sum(ctx, content, nil)
+		sums, err := image.Sum(ctx, r.Content, nil)
 		if err != nil {
 			return err
 		}
 		changed := *m
-		changed.Entries = swap(m.Entries, t.Leaves.Entries, region)
-		changed.Pieces = swap(m.Pieces, t.Pieces.Entries, region)
+		changed.Entries = r.entries(m.Entries, sums.Extents.Entries)
+		changed.Pieces = r.entries(m.Pieces, sums.Pieces.Entries)
 		m = &changed
 	}
-	path, old, out, err := replacing(path)
+	out, old, err := newReplacement(path)
 	if err != nil {
 		return err
 	}
 	defer out.Cleanup()
 	if o.Format == Raw {
-		err = replaceRaw(ctx, out.File, f, o.Size(), region, content, p)
+		err = r.writeRaw(ctx, out.File, f)
 	} else {
-		err = replaceFrames(ctx, out.File, f, o, region, content, m, p)
+		err = r.writeFrames(ctx, out.File, frameSource{f, o}, m)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", out.path, err)
 	}
-	if err := stillThere(path, f); err != nil {
+	if err := checkSameFile(out.path, f); err != nil {
 		return err
 	}
-	return commit(path, out, m, func(path string) (*access, error) {
+	return commit(out, m, func(path string) (*access, error) {
 		a, err := accessOf(path)
 		if a == nil && err == nil {
 			a = old
@@ -74,40 +76,43 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, region ima
 	})
 }
 
-// replacing is a file that will take the place of another, with its access, and the path
-// of that without symbolic links. Cleanup is to be called.
-func replacing(name string) (path string, old *access, out *pending, err error) {
-	if path, err = filepath.EvalSymlinks(name); err != nil {
-		return "", nil, nil, err
+// newReplacement creates a file that will replace the one at path, with the same access,
+// which it returns too. The caller must call Cleanup.
+func newReplacement(path string) (out *pending, old *access, err error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, nil, err
 	}
-	old, err = accessOf(path)
+	old, err = accessOf(target)
 	if err == nil && old == nil {
 		err = fs.ErrNotExist
 	}
 	if err == nil {
-		out, err = newPending(path)
+		out, err = newPending(target)
 	}
 	if err == nil {
-		if err = out.give(old); err != nil {
+		if err = out.setAccess(old); err != nil {
 			out.Cleanup()
 		}
 	}
 	if err != nil {
-		return "", nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return path, old, out, nil
+	return out, old, nil
 }
 
-// ReplacedError is a file that is another one than when it was opened.
+// ReplacedError says that another file has the name of an image since it was opened.
 type ReplacedError struct{ Path string }
 
 func (e *ReplacedError) Error() string {
-	return e.Path + ": another file has taken its name since it was opened: start over"
+	return e.Path + " was replaced by another file while it was in use: try again"
 }
 
+// Kind returns [fault.Refused].
 func (e *ReplacedError) Kind() string { return fault.Refused }
 
-func stillThere(path string, f *os.File) error {
+// checkSameFile returns a *[ReplacedError] if path is another file than f.
+func checkSameFile(path string, f *os.File) error {
 	was, err := f.Stat()
 	if err != nil {
 		return err
@@ -118,45 +123,47 @@ func stillThere(path string, f *os.File) error {
 	return nil
 }
 
-// swap puts other entries in the place of those in a region.
-func swap(entries, others []image.Entry, region image.Span) []image.Entry {
-	kept := slices.DeleteFunc(slices.Clone(entries), func(e image.Entry) bool { return region.Off <= e.Off && e.Off < region.End() })
-	kept = append(kept, others...)
+// entries replaces the entries in the region.
+func (r *Replacement) entries(all, inRegion []image.Entry) []image.Entry {
+	kept := slices.DeleteFunc(slices.Clone(all), func(e image.Entry) bool { return r.Region.Off <= e.Off && e.Off < r.Region.End() })
+	kept = append(kept, inRegion...)
 	slices.SortFunc(kept, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
 	return kept
 }
 
-// replaceRaw copies a sparse file around a region, and writes that.
-func replaceRaw(ctx context.Context, out, in *os.File, size int64, region image.Span, content *image.Image, p image.Progress) error {
+// writeRaw copies a raw image around the region and writes the region.
+func (r *Replacement) writeRaw(ctx context.Context, out, in *os.File) error {
+	size := r.Content.Size()
 	if err := out.Truncate(size); err != nil {
 		return err
 	}
-	for _, s := range []image.Span{{Len: region.Off}, {Off: region.End(), Len: size - region.End()}} {
+	for _, s := range []image.Span{{Len: r.Region.Off}, {Off: r.Region.End(), Len: size - r.Region.End()}} {
 		if err := copyData(ctx, out, in, s); err != nil {
 			return err
 		}
 	}
-	_, err := image.Write(ctx, out, content.Chunks(image.PieceSize), p)
+	_, err := image.Write(ctx, out, r.Content.Chunks(image.PieceSize), nil)
 	return err
 }
 
-// copyData copies what a file has in a span, and no holes: the kernel does it.
+// copyData copies the data of a file in a span; holes stay holes. The kernel copies
+// (copy_file_range), if the file system supports that without moving the data.
 func copyData(ctx context.Context, out, in *os.File, s image.Span) error {
 	for at := s.Off; at < s.End(); {
-		if err := ctx.Err(); err != nil {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		start, err := in.Seek(at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
-			return nil
+			return nil // only a hole is left
 		}
 		var end int64
 		if err != nil {
-			start, end = at, s.End() // a file system without holes
+			start, end = at, s.End() // the file system does not support holes
 		} else if end, err = in.Seek(start, unix.SEEK_HOLE); err != nil {
 			return err
 		}
-		// Not too much at once, so that who is told to stop stops.
+		// Small enough to react to the end of ctx.
 		if end = min(end, s.End(), start+64<<20); start >= end {
 			return nil
 		}
@@ -174,10 +181,16 @@ func copyData(ctx context.Context, out, in *os.File, s image.Span) error {
 	return nil
 }
 
-// replaceFrames copies the frames of a seekable zstd around a region, and packs
-// that anew.
-func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region image.Span, content *image.Image, m *Manifest, p image.Progress) error {
-	s, ok := o.raw.(*seekable)
+// frameSource is an .img.zst and its file.
+type frameSource struct {
+	*os.File
+	*Opened
+}
+
+// writeFrames copies the frames of an .img.zst around the region and compresses the
+// region.
+func (r *Replacement) writeFrames(ctx context.Context, out *os.File, in frameSource, m *Manifest) error {
+	s, ok := in.raw.(*seekable)
 	if !ok {
 		return ErrStream
 	}
@@ -190,31 +203,18 @@ func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region imag
 	if err := t.add(manifest, 0); err != nil {
 		return err
 	}
-	for i := 0; i < len(s.frames); i++ {
-		if err := ctx.Err(); err != nil {
+	outside := func(f frame) bool { return f.off >= r.Region.End() || f.off+f.len <= r.Region.Off }
+	for todo := s.frames; len(todo) > 0; {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		f := s.frames[i]
-		switch {
-		case f.off >= region.End() || f.off+f.len <= region.Off:
-			// A run of them at once: the kernel copies it.
-			end := f.packed
-			for ; i < len(s.frames) && end == s.frames[i].packed && (s.frames[i].off >= region.End() || s.frames[i].off+s.frames[i].len <= region.Off); i++ {
-				end += s.frames[i].packedLen
-				t.note(s.frames[i].packedLen, s.frames[i].len)
+		f := todo[0]
+		if !outside(f) {
+			if f.off < r.Region.Off || f.off+f.len > r.Region.End() {
+				return ErrStream // its frames are not pieces
 			}
-			i--
-			if _, err := in.Seek(f.packed, io.SeekStart); err != nil {
-				return err
-			}
-			if _, err := io.CopyN(out, in, end-f.packed); err != nil {
-				return err
-			}
-		case f.off < region.Off || f.off+f.len > region.End():
-			return ErrStream // frames of another size than ours
-		default:
 			data := make([]byte, f.len)
-			if _, err := content.ReadAt(data, f.off); err != nil && err != io.EOF {
+			if _, err := r.Content.ReadAt(data, f.off); err != nil && err != io.EOF {
 				return err
 			}
 			packed, err := compress(nil, data)
@@ -224,51 +224,33 @@ func replaceFrames(ctx context.Context, out, in *os.File, o *Opened, region imag
 			if err != nil {
 				return err
 			}
-			p.Add(f.len)
+			todo = todo[1:]
+			continue
+		}
+		// Copy adjacent frames at once.
+		end := f.packed
+		for len(todo) > 0 && todo[0].packed == end && outside(todo[0]) {
+			end += todo[0].packedLen
+			t.note(todo[0].packedLen, todo[0].len)
+			todo = todo[1:]
+		}
+		if _, err := in.Seek(f.packed, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(out, in.File, end-f.packed); err != nil {
+			return err
 		}
 	}
 	size, err := out.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return err
 	}
-	data := sha256.New()
-	if _, err := io.Copy(data, io.NewSectionReader(out, int64(len(manifest)), size-int64(len(manifest)))); err != nil {
+	content := sha256.New()
+	if _, err := io.Copy(content, io.NewSectionReader(out, int64(len(manifest)), size-int64(len(manifest)))); err != nil {
 		return err
 	}
-	if err := t.sums(manifest, data); err != nil {
+	if err := t.sums(manifest, content); err != nil {
 		return err
 	}
 	return t.finish()
-}
-
-// frames writes frames, and then the table of them.
-type frames struct {
-	w     io.Writer
-	table []byte
-}
-
-// sums writes the frame with the SHA-256 of the first frame, the manifest's, and of all
-// between it and this one.
-func (t *frames) sums(manifest []byte, data hash.Hash) error {
-	first := sha256.Sum256(manifest)
-	return t.add(skippable(skippableSums, data.Sum(first[:])), 0)
-}
-
-func (t *frames) add(packed []byte, unpacked int64) error {
-	t.note(int64(len(packed)), unpacked)
-	_, err := t.w.Write(packed)
-	return err
-}
-
-func (t *frames) note(packed, unpacked int64) {
-	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(packed))
-	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(unpacked))
-}
-
-func (t *frames) finish() error {
-	table := binary.LittleEndian.AppendUint32(t.table, uint32(len(t.table)/8))
-	table = append(table, 0) // no checksums in the table: the frames have their own
-	table = binary.LittleEndian.AppendUint32(table, seekableMagic)
-	_, err := t.w.Write(skippable(skippableTable, table))
-	return err
 }

@@ -356,7 +356,7 @@ func TestThePhotonStarter(t *testing.T) {
 		begin := time.Now()
 		name := m.Manifest.Medium
 		files[name] = filepath.Join(dir, name+".img")
-		if err := artifact.Save(t.Context(), files[name], nil, m.Image, m.Manifest, nil); err != nil {
+		if err := artifact.Save(t.Context(), files[name], m.Image, m.Manifest, nil); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("%s: %d bytes in %d, written in %s", name, m.Image.ContentSize(), m.Image.Size(), time.Since(begin).Round(time.Millisecond))
@@ -474,7 +474,7 @@ func TestTheStarterOfAPhotonWithSlots(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "slots.img")
-	if err := artifact.Save(t.Context(), file, nil, r.Images[0].Image, r.Images[0].Manifest, nil); err != nil {
+	if err := artifact.Save(t.Context(), file, r.Images[0].Image, r.Images[0].Manifest, nil); err != nil {
 		t.Fatal(err)
 	}
 	log := imagetest.Boot(t, vm.Machine{Disks: []vm.Disk{{Path: file, Bus: "virtio"}}}, `starter ready: slot a, build boot-test-4`)

@@ -76,7 +76,8 @@ type Dir struct {
 	path   string
 	root   *os.Root // no link in the directory leads out of it
 	mac    *blake3.Hasher
-	header int // bytes
+	header int   // bytes
+	max    int64 // bytes that Settle leaves
 
 	hits, misses, damaged atomic.Int64
 	written               atomic.Int64

@@ -2,9 +2,9 @@
 // directories: partition tables, data outside of partitions such as boot loaders, and
 // files with their metadata.
 //
-// Outside of file systems only the content that a manifest lists is compared: the content
-// of both manifests if there are two. Without a manifest all bytes count, but of a disk
-// only those that the image has. Unknown file systems are compared byte by byte.
+// Outside of file systems only the content that either manifest lists is compared. Without
+// a manifest all bytes count, but of a disk only the bytes that the image has. Unknown file
+// systems are compared byte by byte.
 package compare
 
 import (
@@ -73,7 +73,7 @@ func (d Difference) String() string {
 	return line
 }
 
-// Locations returns the differences between two places. If one of them is a disk, the
+// Locations returns the differences between two places. If either is a disk, the
 // other is fitted to it first, as flashing it would.
 func Locations(ctx context.Context, a, b *volume.Location, r progress.Reporter) ([]Difference, error) {
 	c := &comparison{ctx: ctx, a: a, b: b}

@@ -116,7 +116,7 @@ func (c *comparison) rawRange(s image.Span) error {
 		return err
 	}
 	name := cmp.Or(extentName(c.a.Source.Manifest, s.Off), extentName(c.b.Source.Manifest, s.Off), fmt.Sprintf("bytes %d to %d", s.Off, s.End()))
-	// If an extent has another length in the other image, its rest is a range of its own.
+	// If an extent has another length in the other image, its rest is a separate range.
 	if n := len(c.list); n > 0 && c.list[n-1].Raw == name {
 		return nil
 	}
@@ -138,7 +138,7 @@ func extentName(m *artifact.Manifest, off int64) string {
 }
 
 // firstDifference returns the offset of the first byte in spans at which a and b differ,
-// or -1. If one of them ends within spans, they differ there.
+// or -1. The end of a or b within spans is a difference.
 func (c *comparison) firstDifference(spans []image.Span, a, b image.Content) (int64, error) {
 	bufA, bufB := make([]byte, 1<<20), make([]byte, 1<<20)
 	for _, s := range spans {

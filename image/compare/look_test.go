@@ -155,7 +155,7 @@ func others(t testing.TB) [][]byte {
 		t.Fatal(err)
 	}
 	imagetest.Run(t, "mkfs.vfat", "-C", fats, "64")
-	imagetest.Run(t, "mcopy", "-s", "-i", fats, filepath.Join(root, "d"), "::Folder")
+	imagetest.Run(t, "mcopy", "-s", "-i", fats, filepath.Join(root, "d"), "::Directory")
 	imagetest.Run(t, "mkfs.ext4", "-q", "-b", "1024", "-N", "16", "-O", "^has_journal,^resize_inode", "-d", root, ext, "96k")
 	var all [][]byte
 	for _, path := range []string{fats, ext} {

@@ -940,7 +940,7 @@ func BenchmarkNew(b *testing.B) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	tr, err := hostfs.Read(stage(b, common(b, 20_000)), true, 0, nil)
+	tr, err := hostfs.Read(stage(b, common(b, 20_000)), true, 0)
 	must(b, err)
 	for b.Loop() {
 		os.Remove(write(b, build(b, tr, sized(4*gib))))

@@ -79,7 +79,7 @@ func TestHolesTakeNoRoom(t *testing.T) {
 
 	trees := map[string]*tree.Tree{}
 	var err error
-	trees["directory"], err = hostfs.Read(dir, false, modTime, nil)
+	trees["directory"], err = hostfs.Read(dir, false, modTime)
 	must(t, err)
 	for _, format := range []string{"--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"} {
 		path := filepath.Join(t.TempDir(), "x.tar")
@@ -93,7 +93,7 @@ func TestHolesTakeNoRoom(t *testing.T) {
 		defer f.Close()
 		fi, err := f.Stat()
 		must(t, err)
-		trees[format], err = tarfs.Read(f, fi.Size(), modTime, nil)
+		trees[format], err = tarfs.Read(f, fi.Size(), modTime)
 		must(t, err)
 	}
 	for name, tr := range trees {

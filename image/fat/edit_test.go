@@ -66,7 +66,7 @@ func leaves(t testing.TB, m *image.Image) []string {
 		t.Fatal(err)
 	}
 	var list []string
-	for _, e := range sums.Leaves.Entries {
+	for _, e := range sums.Extents.Entries {
 		list = append(list, fmt.Sprintf("%s %d+%d %s", e.Name, e.Off, e.Len, e.SHA256))
 	}
 	return list

@@ -535,7 +535,7 @@ func TestSameBytesTwice(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				all[i] = sums.Leaves.Entries
+				all[i] = sums.Extents.Entries
 			}
 			if diff := cmp.Diff(all[0], all[1]); diff != "" {
 				t.Errorf("%s: %s", set.name, diff)

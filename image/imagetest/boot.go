@@ -10,10 +10,11 @@ import (
 	"imgtool/image/vm"
 )
 
-// Boot runs a machine until ready is seen on its console, after all replies were
-// typed, and returns the console's text.
+// Boot runs a machine until, after all replies were typed, a line of its console matches
+// ready. It returns the console's text. With -short the test is skipped.
 func Boot(t testing.TB, m vm.Machine, ready string, replies ...vm.Reply) string {
 	t.Helper()
+	Long(t)
 	if err := vm.Check(); err != nil {
 		Skip(t, "%v", err)
 	}

@@ -1,5 +1,5 @@
-// Package imagetest is what the tests of several packages share: other
-// people's tools, loop devices, and disks that are dirty or broken.
+// Package imagetest helps the tests of several packages to use other programs, loop
+// devices, network block devices and emulated machines.
 package imagetest
 
 import (
@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// Need returns the path of a program that judges our output. Where it is
-// missing the test is skipped, and fails where CI=true.
+// Need returns the path of a program. If it is missing, the test is skipped, or fails
+// if CI=true.
 func Need(t testing.TB, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
-		// Debian keeps some of them where only root looks.
+		// These directories are not in the PATH of users.
 		for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
 			if _, err := os.Stat(dir + program); err == nil {
 				return dir + program
@@ -27,8 +27,8 @@ func Need(t testing.TB, program string) string {
 	return path
 }
 
-// NeedRoot skips a test that mounts or makes loop devices, or fails it where
-// CI=true.
+// NeedRoot skips a test that mounts file systems or uses loop devices if the user is not
+// root, or fails it if CI=true.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -36,7 +36,7 @@ func NeedRoot(t testing.TB) {
 	}
 }
 
-// Skip skips a test for want of something, or fails it where CI=true.
+// Skip skips a test because something is missing, or fails it if CI=true.
 func Skip(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -45,7 +45,16 @@ func Skip(t testing.TB, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// Run runs a program that must succeed and returns its standard output.
+// Long skips a test that boots a machine or takes more than some seconds if -short is
+// set.
+func Long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped with -short")
+	}
+}
+
+// Run runs a program, which must succeed, and returns its standard output.
 func Run(t testing.TB, program string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(Need(t, program), args...)
@@ -57,8 +66,8 @@ func Run(t testing.TB, program string, args ...string) string {
 	return out.String()
 }
 
-// Loop makes a loop device of a file, with direct I/O, and takes it away when
-// the test ends.
+// Loop attaches a file as a loop device with direct I/O, and detaches it when the test
+// ends.
 func Loop(t testing.TB, file string) string {
 	t.Helper()
 	NeedRoot(t)

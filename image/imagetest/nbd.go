@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// NBD makes a real block device of what nbdkit serves.
+// NBD runs nbdkit with the given arguments and returns a block device of what it serves.
 func NBD(t testing.TB, args ...string) (dev string, nbdkit *exec.Cmd) {
 	t.Helper()
 	file, nbdkit := NBDFile(t, args...)
 	return Loop(t, file), nbdkit
 }
 
-// NBDFile makes a file of what nbdkit serves.
+// NBDFile is like NBD, but returns a file.
 func NBDFile(t testing.TB, args ...string) (file string, nbdkit *exec.Cmd) {
 	t.Helper()
 	NeedRoot(t)
@@ -47,10 +47,10 @@ func NBDFile(t testing.TB, args ...string) (file string, nbdkit *exec.Cmd) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		t.Fatalf("%s does not come up", what)
+		t.Fatalf("%s does not start", what)
 	}
 	nbdkit = start("nbdkit", append([]string{"--foreground", "--unix", socket}, args...)...)
-	// The socket is there before it is listened to.
+	// The socket exists before nbdkit listens on it.
 	until("nbdkit", func() bool {
 		c, err := net.Dial("unix", socket)
 		if err == nil {

@@ -13,6 +13,7 @@ import (
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/boardinfo"
 	"imgtool/image/edit"
 	"imgtool/image/fileinfo"
 	"imgtool/image/gpt"
@@ -28,6 +29,9 @@ func Source(s *volume.Source) (*Report, error) {
 	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size()}
 	if m := s.Manifest; m != nil {
 		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
+		if info, err := boards.InfoOf(m.Board, m.Medium, m.Info); err == nil {
+			r.info = info
+		}
 	}
 	parts, err := volume.ReadPartitions(s.Image)
 	if err != nil {
@@ -90,7 +94,11 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 		part.Swap = &v.Swap
 		return part, nil
 	}
-	r.check(name+": "+strings.TrimRight(v.Kind, "0123456789"), err)
+	kind := v.Kind
+	if strings.HasPrefix(kind, "FAT") {
+		kind = "FAT"
+	}
+	r.check(name+": "+kind, err)
 	switch {
 	case err != nil:
 	case v.FAT != nil:
@@ -147,8 +155,8 @@ func (r *Report) fat(name string, v *volume.FileSystem) *FAT {
 // get the image.
 func (r *Report) perUnit(name string, v *volume.FileSystem) {
 	var own []string
-	if b, err := boards.Get(r.Board); err == nil {
-		for _, f := range b.Unit.Files {
+	if r.info != nil && r.info.Unit != nil {
+		for _, f := range r.info.Unit.Files {
 			own = append(own, f.Path)
 		}
 	}
@@ -163,43 +171,54 @@ func (r *Report) perUnit(name string, v *volume.FileSystem) {
 	r.Checks = append(r.Checks, Check{What: name + ": data of one unit", Warning: strings.Join(list, ", ")})
 }
 
-// blobs looks for the blobs of the image's board or, if that is not known, of all boards
-// that come with the program.
+// blobs looks for the boot loaders of the image's board or, if that is not known, of the
+// built-in boards whose boot loaders are in the image.
 func (r *Report) blobs(img *image.Image) {
+	if r.info != nil {
+		r.blobsOf(r.Board, r.info, img)
+	}
+	if r.Board != "" {
+		return
+	}
 	for _, name := range boards.Names() {
-		b, err := boards.Get(name)
-		if err != nil || r.Board != "" && r.Board != name || len(b.Media[0].Blobs) == 0 {
-			continue
+		if b, err := boards.Get(name); err == nil {
+			r.blobsOf(name, b.Info(b.Media[0].Name), img)
 		}
-		var found []Blob
-		var missing []string
-		for _, blob := range b.Media[0].Blobs {
-			off := blob.Sector * 512
-			content := io.NewSectionReader(img, off, max(0, img.Size()-off))
-			if boards.LooksLike(blob.Kind, content) {
-				found = append(found, Blob{blob.Input, off, blob.Kind, lacked(b, blob.Input, content)})
-			} else {
-				missing = append(missing, fmt.Sprintf("%s is not at sector %d", blob.Input, blob.Sector))
-			}
-		}
-		if len(found) == 0 && r.Board == "" {
-			continue
-		}
-		r.Blobs = append(r.Blobs, found...)
-		var fault error
-		if len(missing) > 0 {
-			fault = errors.New(strings.Join(missing, ", "))
-		}
-		r.check("boot loaders of "+name, fault)
 	}
 }
 
-// lacked returns the recovery functions that a board's U-Boot lacks, each as a sentence.
-func lacked(b *boards.Board, input string, blob io.Reader) []string {
-	if b.Recovery.UBoot != input {
+func (r *Report) blobsOf(board string, info *boardinfo.Info, img *image.Image) {
+	if len(info.Blobs) == 0 {
+		return
+	}
+	var found []Blob
+	var missing []string
+	for _, b := range info.Blobs {
+		off := b.Sector * 512
+		content := io.NewSectionReader(img, off, max(0, img.Size()-off))
+		if boards.LooksLike(b.Kind, content) {
+			found = append(found, Blob{b.Input, off, b.Kind, lacked(b, content)})
+		} else {
+			missing = append(missing, fmt.Sprintf("%s is not at sector %d", b.Input, b.Sector))
+		}
+	}
+	if len(found) == 0 && r.Board == "" {
+		return
+	}
+	r.Blobs = append(r.Blobs, found...)
+	var err error
+	if len(missing) > 0 {
+		err = errors.New(strings.Join(missing, ", "))
+	}
+	r.check("boot loaders of "+board, err)
+}
+
+// lacked returns what U-Boot lacks for recovery, each as a sentence.
+func lacked(b boardinfo.Blob, content io.Reader) []string {
+	if len(b.Commands) == 0 {
 		return nil
 	}
-	all, err := boards.LackedByUBoot(blob, b.Recovery.Commands)
+	all, err := boards.LackedByUBoot(content, b.Commands)
 	if err != nil {
 		return []string{fmt.Sprintf("it cannot be read: %v", err)}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/boardinfo"
 	"imgtool/image/edit"
 	"imgtool/image/sanitize"
 	"imgtool/image/volume"
@@ -26,6 +27,8 @@ type Report struct {
 	Blobs      []Blob           `json:"blobs,omitempty"`
 	Inputs     []artifact.Input `json:"inputs,omitempty"`
 	Checks     []Check          `json:"checks"`
+
+	info *boardinfo.Info // nil if the board is not known
 }
 
 // Partition is a partition, and its file system if it has one.

@@ -21,7 +21,7 @@ import (
 
 func words(t *testing.T, dir string, own ...string) (lines []string) {
 	t.Helper()
-	root, err := hostfs.Read(dir, true, 0, nil)
+	root, err := hostfs.Read(dir, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,12 @@
-// Package sanitize makes text from outside fit for a terminal: names in images and
-// archives, labels, models of disks, messages of registries, file names. Such text
-// could have escape sequences that move the cursor, and so hide or forge a line, or
-// characters that change the order of what is shown.
+// Package sanitize makes text from other sources safe to print on a terminal: names in
+// images and archives, labels, disk models, messages of registries, file names. Such text
+// may contain escape sequences that move the cursor and so hide or forge a line, or
+// characters that change the order of the displayed text.
 //
-// Control characters, bytes that are not UTF-8, format characters (which have no shape
-// of their own, such as those that change the direction of writing) and all spaces but
-// the usual one are shown as escapes of Go: \x1b, \n, \u202e. All else stays. A
-// backslash stays, too, so that what is sanitized twice is as after once; what must not
-// be mistaken is quoted by whoever prints it.
+// Control characters, invalid UTF-8, invisible format characters (for example those that
+// change the direction of text) and all spaces except U+0020 are replaced by Go escapes:
+// \x1b, \n, \u202e. Other characters are unchanged. Backslashes are not escaped, so that
+// sanitizing twice has no further effect; callers quote text that must not be ambiguous.
 package sanitize
 
 import (
@@ -18,10 +17,10 @@ import (
 	"unicode/utf8"
 )
 
-// Line is s in one line.
+// Line returns s sanitized, on one line.
 func Line(s string) string { return escape(s, "") }
 
-// Text is s with its lines and tabs.
+// Text returns s sanitized, but with its newlines and tabs.
 func Text(s string) string { return escape(s, "\n\t") }
 
 func escape(s, keep string) string {
@@ -63,8 +62,8 @@ func writeEscape(b *strings.Builder, s string, r rune) {
 	}
 }
 
-// Sprintf is fmt.Sprintf with each argument in one line. The format is the program's
-// own and stays as it is.
+// Sprintf is like [fmt.Sprintf], with each argument sanitized as by [Line]. The format is
+// not changed.
 func Sprintf(format string, args ...any) string {
 	for i, a := range args {
 		switch a.(type) {
@@ -76,7 +75,7 @@ func Sprintf(format string, args ...any) string {
 	return fmt.Sprintf(format, args...)
 }
 
-// line formats a value as it would be, in one line.
+// line formats its value sanitized, on one line.
 type line struct{ value any }
 
 func (l line) Format(f fmt.State, verb rune) {
@@ -91,8 +90,8 @@ func (l line) Format(f fmt.State, verb rune) {
 	io.WriteString(f, Line(fmt.Sprintf(format, l.value)))
 }
 
-// JSON is JSON of the same value in which what Line would escape is escaped as JSON
-// does. It may be part of a document, but not end within a character.
+// JSON returns JSON of the same value with the characters that [Line] would replace in
+// JSON's escapes. The argument may be part of a document, but must end at a character.
 func JSON(b []byte) []byte {
 	s := string(b)
 	odd := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
@@ -114,13 +113,13 @@ func JSON(b []byte) []byte {
 	return []byte(out.String())
 }
 
-// Writer writes text that it makes fit for a terminal, with its lines and tabs.
+// Writer writes text sanitized as by [Text].
 type Writer struct {
 	w    io.Writer
-	rest []byte // of a character that is not there whole, or a carriage return
+	rest []byte // an incomplete character, or a carriage return
 }
 
-// NewWriter writes to w. Its Close does not close w.
+// NewWriter returns a Writer that writes to w. Its Close does not close w.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
 func (w *Writer) Write(p []byte) (int, error) {
@@ -132,7 +131,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		}
 	}
 	w.rest = append([]byte(nil), b[end:]...)
-	// Lines of consoles and other systems end with both.
+	// Consoles and other systems end lines with \r\n.
 	text := strings.ReplaceAll(string(b[:end]), "\r\n", "\n")
 	if _, err := io.WriteString(w.w, Text(text)); err != nil {
 		return 0, err
@@ -140,7 +139,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close writes what is left.
+// Close writes the rest.
 func (w *Writer) Close() error {
 	_, err := io.WriteString(w.w, Text(string(w.rest)))
 	w.rest = nil

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -17,6 +18,9 @@ type Value struct {
 	Text string
 	List []string // of NAME=(…); nil for any other, not nil for an empty list
 }
+
+// Items returns the values of a list, or the words of a text.
+func (v Value) Items() []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
 
 // maxSrc and maxText bound what doubling a variable line by line can become.
 const (

@@ -648,7 +648,7 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 		} else if c, err = a.o.unpack(ctx, filepath.Base(f.Name()), io.NewSectionReader(c, 0, c.Size()), layerLike, nil); err != nil {
 			return nil, err
 		}
-		return tarfs.Read(c, c.Size(), a.o.opt.ModTime, nil)
+		return tarfs.Read(c, c.Size(), a.o.opt.ModTime)
 	}
 }
 

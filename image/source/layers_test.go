@@ -124,7 +124,7 @@ func TestRandomLayersAreWhatUmociUnpacks(t *testing.T) {
 		bundle := t.TempDir() + "/bundle"
 		t.Logf("seed %d: %q", seed, lines)
 		imagetest.Run(t, "umoci", "unpack", "--image", d+":x", bundle)
-		want, err := hostfs.Read(bundle+"/rootfs", true, 0, nil)
+		want, err := hostfs.Read(bundle+"/rootfs", true, 0)
 		must(t, err)
 		got, err := opener(t, source.Options{}).Root(t.Context(), d)
 		must(t, err)

@@ -178,7 +178,7 @@ func TestLayersAreWhatUmociUnpacks(t *testing.T) {
 	d := layoutOf(t, img, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "x"}))
 	bundle := t.TempDir() + "/bundle"
 	imagetest.Run(t, "umoci", "unpack", "--image", d+":x", bundle)
-	want, err := hostfs.Read(bundle+"/rootfs", true, 0, nil)
+	want, err := hostfs.Read(bundle+"/rootfs", true, 0)
 	must(t, err)
 	o := opener(t, source.Options{})
 	got, err := o.Root(t.Context(), d)

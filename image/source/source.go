@@ -37,9 +37,9 @@ type Options struct {
 	KeepOwners bool             // in folders; otherwise everything belongs to 0:0
 	ModTime    int64            // of folders that an archive lacks
 	Clamp      bool             // times of files after ModTime become ModTime
+	Memo       *sums.Memo       // of blocks of files; may be nil
 	CacheDir   string           // imgtool's directory in the user's cache; "" keeps packages for this Opener alone
 	TempDir    string           // for scratch files; "" is the system's
-	Known      *sums.Memo       // of files; may be nil
 	Unpacked   *compress.Budget // for scratch files; may be nil
 	Network    Network          // how long a registry may take
 	Warn       func(string)     // told of what is odd and taken all the same; may be nil
@@ -148,7 +148,7 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	}
 	if r.Squashfs != nil {
 		r.Digest = r.Squashfs.SHA256
-	} else if r.Digest, r.Sums, err = sums.Digest(ctx, r.Tree, sums.Options{Known: r.Sums, Memo: o.opt.Known}); err != nil {
+	} else if r.Digest, r.Sums, err = sums.Digest(ctx, r.Tree, sums.Options{Memo: o.opt.Memo}); err != nil {
 		return nil, named(ref, err)
 	}
 	if r.Tree != nil && o.opt.Warn != nil {
@@ -249,16 +249,6 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Files are hashed while the next are looked for.
-	hasher := sums.NewHasher(ctx, sums.Options{Memo: o.opt.Known})
-	defer hasher.Stop()
-	summed := func(t *tree.Tree) (r *Root, err error) {
-		r = &Root{Tree: t}
-		if r.Sums, err = hasher.Sums(); err != nil {
-			return nil, named(ref, err)
-		}
-		return r, nil
-	}
 	if fi.IsDir() {
 		dir := o.path(path)
 		if isLayout(dir) {
@@ -270,11 +260,11 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 			}
 			return o.layout(ctx, in, l, descs)
 		}
-		t, err := hostfs.Read(dir, o.opt.KeepOwners, o.opt.ModTime, hasher.Add)
+		t, err := hostfs.Read(dir, o.opt.KeepOwners, o.opt.ModTime)
 		if err != nil {
 			return nil, err
 		}
-		return summed(t)
+		return &Root{Tree: t}, nil
 	}
 	f, fi, err := o.openPath(ref, path)
 	if err != nil {
@@ -304,7 +294,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	default:
 		return nil, fmt.Errorf("%s: not a folder, tar, squashfs or container image", ref)
 	}
-	t, err := tarfs.Read(c, c.Size(), o.opt.ModTime, hasher.Add)
+	t, err := tarfs.Read(c, c.Size(), o.opt.ModTime)
 	if err != nil {
 		return nil, named(ref, err)
 	}
@@ -314,7 +304,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	case isDockerArchive(t):
 		return o.dockerArchive(ctx, in, t)
 	}
-	return summed(t)
+	return &Root{Tree: t}, nil
 }
 
 // layoutArchive opens an image of an OCI layout in a tar.

@@ -5,7 +5,6 @@ import (
 	"os"
 	"testing"
 
-	"imgtool/image/heap"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
@@ -13,26 +12,23 @@ import (
 	"imgtool/image/tree/tarfs"
 )
 
-// BenchmarkWrite writes the tar or folder that BENCH_ROOTFS names to BENCH_OUT,
+// BenchmarkWrite writes the tar or directory that BENCH_ROOTFS names to BENCH_OUT,
 // from opening it to the last byte.
 func BenchmarkWrite(b *testing.B) {
 	from, to := os.Getenv("BENCH_ROOTFS"), os.Getenv("BENCH_OUT")
 	if from == "" || to == "" {
 		b.Skip("BENCH_ROOTFS and BENCH_OUT name what to read and to write")
 	}
-	// As the program has it.
-	heap.UseHugePages()
 	opt := squashfs.Options{Compression: os.Getenv("BENCH_COMPRESSION"), BlockSize: 1 << 20}
 	if os.Getenv("BENCH_BLOCK") == "128K" {
 		opt.BlockSize = 128 << 10
 	}
 	for b.Loop() {
-		s := sums.NewHasher(b.Context(), sums.Options{})
-		tr, done, err := openTree(from, s)
+		tr, done, err := openTree(from)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if opt.Sums, err = s.Sums(); err != nil {
+		if opt.Sums, err = sums.Compute(b.Context(), tr, sums.Options{}); err != nil {
 			b.Fatal(err)
 		}
 		tr, _, _ = tr.WithoutXattrs(func(name string) bool { return name == tree.ACL || name == tree.DefaultACL })
@@ -52,7 +48,7 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-func openTree(path string, s *sums.Hasher) (*tree.Tree, func() error, error) {
+func openTree(path string) (*tree.Tree, func() error, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -62,9 +58,9 @@ func openTree(path string, s *sums.Hasher) (*tree.Tree, func() error, error) {
 		return nil, nil, err
 	}
 	if info.IsDir() {
-		t, err := hostfs.Read(path, true, 0, s.Add)
+		t, err := hostfs.Read(path, true, 0)
 		return t, f.Close, err
 	}
-	t, err := tarfs.Read(f, info.Size(), 0, s.Add)
+	t, err := tarfs.Read(f, info.Size(), 0)
 	return t, f.Close, err
 }

@@ -20,39 +20,26 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// encoder compresses src into what dst has room for, or into new bytes: what it
-// returned stays as it is when it is called again. That may be longer than src,
-// and is src itself where that is better. It is used by one goroutine.
+// encoder compresses src. It returns dst resliced, if that has the capacity, or a
+// new slice, or src if that cannot be compressed. The result may be longer than src.
+// It is used by one goroutine.
 type encoder func(dst, src []byte) ([]byte, error)
 
-// decoder decompresses src into dst and returns how many bytes that were. More
-// than dst takes is an error. It is used by one goroutine at a time.
+// decoder decompresses src into dst and returns the number of bytes. It is an error
+// if they do not fit in dst. It is used by one goroutine at a time.
 type decoder func(dst, src []byte) (int, error)
 
 type codec struct {
 	name    string
 	id      uint16
-	library string // what compresses, in words
-	// Levels are min to max; max 0 is a codec without. level is the default; 0
-	// is a default that no level gives.
+	library string // name and version
+	// The levels are min to max; max is 0 for a codec without levels. level is the
+	// default; 0 is a default that has no number.
 	min, max, level int
-	options         func(level int) []byte // of the superblock; nil where these are the format's defaults
+	options         func(level int) []byte // compressor options, nil for the defaults of the format
 	encoder         func(level, blockSize int) (encoder, error)
-	with            func(level int, e effort) (encoder, error) // of a tuned level; nil where there is none
 	decoder         func(blockSize int) (decoder, error)
 }
-
-// effort is how matches are looked for.
-type effort int
-
-const (
-	usual   effort = iota // as is best for a level where the order of ends saves something
-	untuned               // as the library does at that level
-	deep                  // as it does at the next
-)
-
-// efforts in the keys of the cache.
-var efforts = [...]string{usual: "", untuned: " plain", deep: " deep"}
 
 var codecs = []codec{
 	{
@@ -62,7 +49,7 @@ var codecs = []codec{
 			if level == 9 {
 				return nil
 			}
-			// level, window bits, strategies
+			// Compression level, window bits, strategies.
 			return appendTo(nil, uint32(level), uint16(15), uint16(0))
 		},
 		encoder: gzipEncoder,
@@ -70,7 +57,7 @@ var codecs = []codec{
 	},
 	{
 		name: "xz", id: 4, library: module("ulikunitz", "github.com/ulikunitz/xz"),
-		options: func(int) []byte { return nil }, // its dictionary is the block size
+		options: func(int) []byte { return nil }, // the default dictionary is the block size
 		encoder: xzEncoder,
 		decoder: xzDecoder,
 	},
@@ -97,89 +84,11 @@ var codecs = []codec{
 			return appendTo(nil, uint32(level))
 		},
 		encoder: zstdEncoder,
-		with:    zstdWith,
 		decoder: zstdDecoder,
 	},
 }
 
-// smallBlock is the largest block that libzstd has other levels for than for all others.
-const smallBlock = 128 << 10
-
-// slow says whether it takes long over bytes that cannot be compressed.
-func (c *codec) slow(level int) bool {
-	return c.name == "xz" || c.name == "zstd" && zstdMax > 4 && level > 9
-}
-
-// tuned says whether blocks may be compressed in another way than with the library's level
-// of that number.
-func (c *codec) tuned(level int) bool { return c.with != nil && tuned(level) }
-
-// encoders are those for blocks, by effort; a level that is not tuned has the usual one only.
-func (c *codec) encoders(level, blockSize int) (all [len(efforts)]encoder, err error) {
-	if all[usual], err = c.encoder(level, blockSize); err != nil {
-		return all, err
-	}
-	if c.tuned(level) {
-		for _, e := range []effort{untuned, deep} {
-			if all[e], err = c.with(level, e); err != nil {
-				return all, err
-			}
-		}
-	}
-	if c.slow(level) {
-		fast, err := zstdEncoder(1, blockSize)
-		if err != nil {
-			return all, err
-		}
-		for e, encode := range all {
-			all[e] = sparingly(encode, fast)
-		}
-	}
-	return all, nil
-}
-
-// metaLevel is the level for metadata, of which each block is to be compressed before the
-// next can be made: at 8 KiB, more than 15 buys nothing.
-func (c *codec) metaLevel(level int) int {
-	if level > 15 && c.tuned(level) {
-		return 15
-	}
-	return level
-}
-
-// sparingly compresses nothing that looks like noise and does not yield to zstd at its
-// fastest.
-func sparingly(encode, fast encoder) encoder {
-	return func(dst, src []byte) ([]byte, error) {
-		if noise(src) {
-			if b, err := fast(dst, src); err == nil && len(b) >= len(src) {
-				return src, nil
-			}
-		}
-		return encode(dst, src)
-	}
-}
-
-// noise says whether the bytes of b are about equally frequent: but for what chance does to
-// so few, there is less than 0.002 bits to gain by their frequencies for each of 8.
-func noise(b []byte) bool {
-	n := int64(len(b))
-	if n < 4096 {
-		return false
-	}
-	var count [256]int64
-	for _, c := range b {
-		count[c]++
-	}
-	squares := int64(0)
-	for _, k := range count {
-		squares += k * k
-	}
-	// Chi-squared is about 255 by chance, and 2 ln 2 for each bit.
-	return 256*squares-n*n < n*(255+n/361)
-}
-
-// parseCodec takes apart "zstd:9".
+// parseCodec parses a compression such as "zstd:9".
 func parseCodec(compression string) (*codec, int, error) {
 	if compression == "" {
 		compression = "zstd"
@@ -205,24 +114,21 @@ func parseCodec(compression string) (*codec, int, error) {
 	return nil, 0, fmt.Errorf("compression %q is not one of zstd, gzip, xz and lz4", compression)
 }
 
-// Codec is a compression with its level and what does it, in words:
-// "zstd:9 (libzstd 1.5.7)". The same words and the same tree make the same
-// bytes.
+// Codec returns the name of a compression with its level and library, such as
+// "zstd:9 (libzstd 1.5.7)". The same name and the same tree give the same bytes.
 func Codec(compression string) (string, error) {
 	c, level, err := parseCodec(compression)
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", err
-	case level == 0:
+	}
+	if level == 0 {
 		return fmt.Sprintf("%s (%s)", c.name, c.library), nil
-	case c.tuned(level):
-		return fmt.Sprintf("%s:%d (%s, tuned)", c.name, level, c.library), nil
 	}
 	return fmt.Sprintf("%s:%d (%s)", c.name, level, c.library), nil
 }
 
-// module is name with the version of the Go module that was built in, where the
-// program knows it.
+// module returns name with the version of the Go module at path that is built into
+// the program, if known.
 func module(name, path string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
@@ -271,12 +177,12 @@ func gzipDecoder(int) (decoder, error) {
 	}, nil
 }
 
-// xzDictionary is what the kernel sets aside for a stream whose image says
-// nothing else; it refuses a stream that wants more.
+// xzDictionary is the dictionary size that the kernel allocates without compressor
+// options. It refuses streams that need more.
 func xzDictionary(blockSize int) int { return max(blockSize, metaSize) }
 
 func xzEncoder(_, blockSize int) (encoder, error) {
-	// CRC-32 is the only check the kernel knows.
+	// CRC-32 is the only check that the kernel supports.
 	config := xz.WriterConfig{DictCap: xzDictionary(blockSize), CheckSum: xz.CRC32}
 	return func(dst, src []byte) ([]byte, error) {
 		out := bytes.NewBuffer(dst[:0])
@@ -294,12 +200,12 @@ func xzEncoder(_, blockSize int) (encoder, error) {
 	}, nil
 }
 
-// xzDecoder reads the first block of a stream, which is all that squashfs has.
-// It looks at the headers itself, since a dictionary is as large as a header
-// says, up to 4 GiB.
+// xzDecoder decodes the first block of a stream; squashfs has no more. It parses the
+// headers itself to limit the dictionary, which could have up to 4 GiB. (The .xz
+// File Format 1.0.4, sections 2.1.1 and 3.1)
 func xzDecoder(blockSize int) (decoder, error) {
 	const streamHeader = 12
-	errHeader := errors.New("xz: a header that squashfs does not have")
+	errHeader := errors.New("xz: invalid or unsupported header")
 	return func(dst, src []byte) (int, error) {
 		// 1. Stream header: magic, flags, CRC-32 of the flags.
 		if len(src) < streamHeader+2 || string(src[:6]) != "\xfd7zXZ\x00" || src[6] != 0 || src[7] > 1 {
@@ -343,7 +249,7 @@ func xzDecoder(blockSize int) (decoder, error) {
 		}
 		end := (len(src) - rest.Len() + 3) / 4 * 4
 		if end+check > len(src) || binary.LittleEndian.Uint32(src[end:]) != crc32.ChecksumIEEE(dst[:n]) {
-			return 0, errors.New("xz: the check does not match")
+			return 0, errors.New("xz: checksum mismatch")
 		}
 		return n, nil
 	}, nil
@@ -363,7 +269,7 @@ func lz4Encoder(level, _ int) (encoder, error) {
 		}
 		n, err := compress(src, dst[:cap(dst)])
 		if err == nil && n == 0 {
-			return src, nil // cannot be compressed
+			return src, nil // incompressible
 		}
 		return dst[:n], err
 	}, nil
@@ -373,10 +279,10 @@ func lz4Decoder(int) (decoder, error) {
 	return func(dst, src []byte) (int, error) { return lz4.UncompressBlock(src, dst) }, nil
 }
 
-// kernelWindow is the largest zstd window the kernel sets memory aside for.
+// kernelWindow is the largest zstd window that the kernel allocates memory for.
 func kernelWindow(blockSize int) int { return max(blockSize, metaSize) }
 
-// klauspostZstd compresses with the Go library's four levels.
+// klauspostZstd returns an encoder that uses the Go library, which has four levels.
 func klauspostZstd(level, blockSize int) (encoder, error) {
 	enc, err := kzstd.NewWriter(nil,
 		kzstd.WithEncoderLevel(kzstd.EncoderLevel(level)),
@@ -390,7 +296,8 @@ func klauspostZstd(level, blockSize int) (encoder, error) {
 	return func(dst, src []byte) ([]byte, error) { return enc.EncodeAll(src, dst[:0]), nil }, nil
 }
 
-// All decoders of a block size share one library value, which is made for that.
+// zstdDecoders has the *kzstd.Decoder for each block size, which all readers share:
+// one takes long to make.
 var zstdDecoders sync.Map
 
 func zstdDecoder(blockSize int) (decoder, error) {
@@ -413,7 +320,7 @@ func zstdDecoder(blockSize int) (decoder, error) {
 	}, nil
 }
 
-// fill reads r to its end into dst.
+// fill reads r to its end into dst and returns the number of bytes.
 func fill(dst []byte, r io.Reader) (int, error) {
 	var more [1]byte
 	for n := 0; ; {

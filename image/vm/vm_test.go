@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -99,41 +98,6 @@ func TestPathsReachQEMU(t *testing.T) {
 			t.Errorf("%s is missing in\n%s", want, log.String())
 		}
 	}
-}
-
-// A machine that asks a service of this computer's loopback for a file gets no answer,
-// unless it has the whole network.
-func TestAMachineDoesNotReachThisComputer(t *testing.T) {
-	for _, network := range []bool{false, true} {
-		t.Run(fmt.Sprintf("network %v", network), func(t *testing.T) {
-			service, err := net.ListenPacket("udp4", "127.0.0.1:69") // for U-Boot to ask by TFTP
-			if err != nil {
-				imagetest.Skip(t, "%v", err)
-			}
-			defer service.Close()
-			m := vm.Machine{Network: network, Forward: []vm.Forward{{Host: freePort(t), Guest: 80}}}
-			log := imagetest.Boot(t, m, "the end of it",
-				vm.Reply{Seen: "Hit any key", Type: "\n"}, vm.Reply{Seen: "=> ", Type: "setenv autoload no; dhcp\n"},
-				vm.Reply{Seen: "DHCP client bound", Type: "\n\nsetenv netretry no; setenv tftptimeout 1000; setenv tftptimeoutcountmax 2; tftpboot 0x40200000 127.0.0.1:secret; echo the end of it\n"},
-				vm.Reply{Seen: "secret; echo", Type: ""}, vm.Reply{Seen: "\n", Type: ""})
-			service.SetReadDeadline(time.Now().Add(time.Second))
-			b := make([]byte, 512)
-			n, _, err := service.ReadFrom(b)
-			if asked := bytes.Contains(b[:n], []byte("secret")); asked != network {
-				t.Errorf("the service of this computer was asked: %v (%q, %v)\n%s", asked, b[:n], err, log)
-			}
-		})
-	}
-}
-
-// freePort is a port of 127.0.0.1 that is free now.
-func freePort(t *testing.T) uint16 {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
 }
 
 // The sandbox is asked for where QEMU has it, and a machine starts where it does not.

@@ -14,7 +14,7 @@ import (
 
 // Partitions is the partition table of an image.
 type Partitions struct {
-	GPT  *gpt.Table // nil for an MBR, and if there is no table
+	GPT  *gpt.Table // nil for an MBR, and without a table
 	MBR  bool
 	List []gpt.Part
 
@@ -51,7 +51,7 @@ func ReadPartitions(img *image.Image) (*Partitions, error) {
 	return p, nil
 }
 
-// None reports whether there is no partition table.
+// None reports whether the image lacks a partition table.
 func (p *Partitions) None() bool { return p.GPT == nil && !p.MBR }
 
 // PartName returns the name of a partition, or its number if it has no name.

@@ -81,7 +81,7 @@ func (s *Source) Locate(p Place) (*Location, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
-	// The first sector of a FAT ends as that of an MBR does.
+	// The first sector of a FAT has the signature of an MBR.
 	if parts.MBR {
 		if _, err := fat.Open(s.Image); err == nil {
 			parts = &Partitions{}

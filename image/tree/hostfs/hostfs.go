@@ -23,9 +23,9 @@ import (
 // Read reads a folder. Everything belongs to 0:0 unless owners are kept.
 // Files are opened when their content is needed, and only for as long as that
 // takes; one that is no longer what it was is an error then. One that cannot be
-// opened is an error now. seen, unless it is nil, is told of each file.
-func Read(dir string, keepOwners bool, modTime int64, seen func(path string, n *tree.Inode)) (*tree.Tree, error) {
-	return read(&walk{keepOwners: keepOwners, t: tree.New(modTime), links: map[device]*tree.Inode{}, seen: seen}, dir)
+// opened is an error now.
+func Read(dir string, keepOwners bool, modTime int64) (*tree.Tree, error) {
+	return read(&walk{keepOwners: keepOwners, t: tree.New(modTime), links: map[device]*tree.Inode{}}, dir)
 }
 
 // ReadLive reads the root file system of a system that runs, with its owners and
@@ -72,7 +72,6 @@ type walk struct {
 	drop    func(path string) bool // nil: nothing
 	changed func(path string)      // nil: what changed is an error
 	only    *uint64                // the file system to stay on; nil: all
-	seen    func(path string, n *tree.Inode)
 }
 
 type device struct{ dev, ino uint64 }
@@ -106,9 +105,6 @@ func (w *walk) list(dir string, in *hostFolder, host string) error {
 		n, err := w.inode(in, name, at)
 		if err != nil {
 			return err
-		}
-		if w.seen != nil && n.Type() == tree.Regular {
-			w.seen(p, n)
 		}
 		if err := w.t.Put(p, n); err != nil {
 			return err

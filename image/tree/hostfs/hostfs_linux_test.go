@@ -29,7 +29,7 @@ func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 		treetest.Must(t, unix.Setfsuid(65534))
 		defer func() { unix.Setfsuid(0); runtime.UnlockOSThread() }()
 	}
-	_, err := hostfs.Read(d, false, modTime, nil)
+	_, err := hostfs.Read(d, false, modTime)
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "etc/shadow") {
 		t.Error(err)
 	}
@@ -41,7 +41,7 @@ func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 	if os.Geteuid() == 0 {
 		unix.Setfsuid(65534)
 	}
-	_, err = hostfs.Read(d, false, modTime, nil)
+	_, err = hostfs.Read(d, false, modTime)
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), d+"/etc") {
 		t.Error(err)
 	}

@@ -46,7 +46,7 @@ func TestFolderIsReadAsItIs(t *testing.T) {
 	link := t.TempDir() + "/link"
 	treetest.Must(t, os.Symlink(d, link))
 	for _, name := range []string{d, link} {
-		tr, err := hostfs.Read(name, false, modTime, nil)
+		tr, err := hostfs.Read(name, false, modTime)
 		treetest.Must(t, err)
 		if d := cmp.Diff(want, treetest.Dump(t, tr)); d != "" {
 			t.Error(d)
@@ -64,7 +64,7 @@ func TestFolderOwnersAndDevices(t *testing.T) {
 	treetest.Must(t, unix.Lsetxattr(d+"/b", "security.y", []byte("\x00w"), 0))
 	treetest.Must(t, os.Chtimes(d+"/b", time.Unix(1, 0), time.Unix(1, 0)))
 	for keep, want := range map[bool]string{true: "1:4000000000", false: "0:0"} {
-		tr, err := hostfs.Read(d, keep, modTime, nil)
+		tr, err := hostfs.Read(d, keep, modTime)
 		treetest.Must(t, err)
 		_, got, _ := strings.Cut(treetest.Dump(t, tr), "\n")
 		if d := cmp.Diff("b 60660 "+want+" @1 259,70000 security.y=\"\\x00w\" trusted.x=\"v\"\n", got); d != "" {
@@ -88,7 +88,7 @@ func TestFileChangedInUseIsSeen(t *testing.T) {
 		os.RemoveAll(path)
 		treetest.WriteFile(t, path, strings.Repeat("x", 4000))
 		treetest.Must(t, os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)))
-		tr, err := hostfs.Read(d, false, modTime, nil)
+		tr, err := hostfs.Read(d, false, modTime)
 		treetest.Must(t, err)
 		treetest.Digest(t, tr)
 		treetest.Must(t, change(path))
@@ -109,16 +109,16 @@ func TestFolderHoldsNoDescriptors(t *testing.T) {
 	}
 	open := func() int { e, _ := os.ReadDir("/dev/fd"); return len(e) }
 	before := open()
-	tr, err := hostfs.Read(d, false, modTime, nil)
+	tr, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	treetest.Digest(t, tr)
 	if n := open(); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)
 	}
-	if _, err := hostfs.Read(d+"/a", false, modTime, nil); err == nil || !strings.Contains(err.Error(), "not a folder") {
+	if _, err := hostfs.Read(d+"/a", false, modTime); err == nil || !strings.Contains(err.Error(), "not a folder") {
 		t.Error(err)
 	}
-	if _, err := hostfs.Read(d+"/nope", false, modTime, nil); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := hostfs.Read(d+"/nope", false, modTime); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

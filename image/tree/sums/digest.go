@@ -9,10 +9,10 @@ import (
 	"imgtool/image/tree"
 )
 
-// Digest is a SHA-256 of all that is in t, in hexadecimal: paths, metadata, which
-// paths are one file, and what is in them. It does not depend on where the tree came
-// from. It comes with the checksums that it is made of, whose blocks have BlockSize
-// bytes: opt.Block is not used.
+// Digest returns the SHA-256, in hexadecimal, of everything in t: paths, metadata,
+// contents, and which paths are hard links of one file. It does not depend on where the
+// tree came from. It also returns the checksums that it was computed from; their blocks
+// have BlockSize bytes, and opt.Block is ignored.
 func Digest(ctx context.Context, t *tree.Tree, opt Options) (string, *Checksums, error) {
 	opt.Block = BlockSize
 	sums, err := Compute(ctx, t, opt)
@@ -20,7 +20,7 @@ func Digest(ctx context.Context, t *tree.Tree, opt Options) (string, *Checksums,
 		return "", nil, err
 	}
 	all := sha256.New()
-	first := map[*tree.Inode]string{} // path of each node
+	first := map[*tree.Inode]string{} // the first path of each inode
 	var rec []byte
 	str := func(s string) {
 		rec = binary.AppendUvarint(rec, uint64(len(s)))
@@ -29,7 +29,6 @@ func Digest(ctx context.Context, t *tree.Tree, opt Options) (string, *Checksums,
 	str("imgtool tree 2")
 	for path, n := range t.All() {
 		str(path)
-		// What is one file with an earlier path has nothing else to say.
 		if n.Type() != tree.Dir {
 			if same, ok := first[n]; ok {
 				rec = append(rec, 'l')
@@ -60,15 +59,11 @@ func Digest(ctx context.Context, t *tree.Tree, opt Options) (string, *Checksums,
 	return hex.EncodeToString(all.Sum(nil)), sums, nil
 }
 
-// append adds what a file holds to a record: where it has zeros, and the hashes of
-// the rest. A hole and zeros that are written out are the same.
+// append encodes f: its runs of zeros, and the checksums of the other blocks. Holes and
+// written zeros are encoded alike.
 func (f *File) append(rec []byte) []byte {
-	var runs []zeroRun
-	if f.zeros != nil {
-		runs = f.zeros.runs
-	}
-	rec = binary.AppendUvarint(rec, uint64(len(runs)))
-	for _, r := range runs {
+	rec = binary.AppendUvarint(rec, uint64(len(f.zeros)))
+	for _, r := range f.zeros {
 		rec = binary.AppendVarint(binary.AppendVarint(rec, r.first), r.n)
 	}
 	for i := range f.sums {

@@ -2,9 +2,10 @@ package sums_test
 
 import (
 	"bytes"
-	"fmt"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash/crc32"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"imgtool/image/tree"
@@ -12,7 +13,7 @@ import (
 	"imgtool/image/tree/treetest"
 )
 
-// store has one value, as Known needs no more.
+// store holds one value, as a Memo needs no more.
 type store struct {
 	data []byte
 	puts int
@@ -22,159 +23,90 @@ func (s *store) Get([]byte, [32]byte) []byte { return bytes.Clone(s.data) }
 
 func (s *store) Put(_ [32]byte, data []byte) { s.data, s.puts = bytes.Clone(data), s.puts+1 }
 
-// records is how many there are, all different and in order.
-func (s *store) records(t *testing.T) int {
+func (s *store) records() int { return len(s.data) / sums.MemoRecord }
+
+// digestWith returns the digest of a tree with the memo of s, and saves the memo.
+func digestWith(t *testing.T, tr *tree.Tree, s *store) string {
 	t.Helper()
-	all := slices.Collect(slices.Chunk(s.data, sums.RecordLen))
-	for i := range all[:len(all)-1] {
-		if bytes.Compare(all[i], all[i+1]) >= 0 {
-			t.Fatalf("record %d of %d is not before the next", i, len(all))
-		}
-	}
-	return len(all)
+	m := sums.LoadMemo(s)
+	got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: m})
+	treetest.Must(t, err)
+	m.Save()
+	return got
 }
 
-// filesOf is a tree of files with 1 to 5 blocks, some of zeros; those from changed on have
-// other bytes in their last block.
-func filesOf(t *testing.T, n, changed int) (tr *tree.Tree, blocks int) {
-	rng := rand.New(rand.NewPCG(7, 7))
-	tr = tree.New(0)
-	for i := range n {
-		b := make([]byte, rng.IntN(5*sums.BlockSize)+1)
-		for j := range b {
-			b[j] = byte(rng.Uint32())
-		}
-		if i%3 == 0 {
-			clear(b[:min(len(b)-1, sums.BlockSize)])
-		}
-		if i >= changed {
-			b[len(b)-1] ^= 1
-		}
-		for part := b; len(part) > 0; part = part[min(len(part), sums.BlockSize):] {
-			if part := part[:min(len(part), sums.BlockSize)]; len(part) >= sums.MemoMin && len(bytes.Trim(part, "\x00")) > 0 {
-				blocks++
-			}
-		}
-		treetest.Must(t, tr.Put(fmt.Sprintf("f%03d", i), &tree.Inode{Mode: tree.Regular | 0o644, Content: bytes.NewReader(b)}))
-	}
-	return tr, blocks
-}
+func TestMemoReplacesHashing(t *testing.T) {
+	rng := rand.NewChaCha8([32]byte{7})
+	data := make([]byte, 10*sums.BlockSize+sums.MemoMin-1) // the last block is too small to be remembered
+	rng.Read(data)
+	clear(data[sums.BlockSize:][:sums.BlockSize])
+	tr := tree.New(0)
+	treetest.Must(t, tr.Put("f", regular(bytes.NewReader(data))))
+	want := treetest.Digest(t, tr)
 
-// What is remembered is what would be found out, and only what is new is hashed.
-func TestKnownBlocksAreNotHashed(t *testing.T) {
 	s := &store{}
-	digest := func(tr *tree.Tree) string {
-		t.Helper()
-		k := sums.OpenMemo(s)
-		got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: k})
-		treetest.Must(t, err)
-		k.Keep()
-		return got
-	}
-	plain := func(tr *tree.Tree) string {
-		t.Helper()
-		got, _, err := sums.Digest(t.Context(), tr, sums.Options{})
-		treetest.Must(t, err)
-		return got
-	}
-	const files = 40
-	tr, blocks := filesOf(t, files, files)
-	want := plain(tr)
 	for i := range 3 {
-		if got := digest(tr); got != want {
-			t.Fatalf("time %d: %s, and without %s", i, got, want)
-		}
-		if s.puts != 1 || s.records(t) != blocks {
-			t.Fatalf("time %d: %d puts, %d records of %d blocks", i, s.puts, s.records(t), blocks)
+		if got := digestWith(t, tr, s); got != want || s.puts != 1 || s.records() != 9 {
+			t.Fatalf("run %d: digest %s, want %s; %d puts of %d records", i, got, want, s.puts, s.records())
 		}
 	}
-	changed, _ := filesOf(t, files, files-3)
-	if got := digest(changed); got != plain(changed) || got == want {
-		t.Errorf("changed: %s, and without %s", got, plain(changed))
-	}
-	if s.puts != 2 || s.records(t) != blocks+3 {
-		t.Errorf("after a change of 3 blocks of %d there are %d records", blocks, s.records(t))
-	}
-	// Equal blocks are one.
-	more, equal := changed, bytes.Repeat([]byte{7}, 3*sums.BlockSize)
-	treetest.Must(t, more.Put("equal", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(equal)}))
-	if digest(more); s.records(t) != blocks+4 {
-		t.Errorf("3 equal blocks more make %d records of %d", s.records(t), blocks+3)
-	}
-	// It is what is remembered that is taken.
+	// The memo is used: wrong records give another digest.
 	wrong := &store{data: bytes.Clone(s.data)}
-	for i := range s.records(t) {
-		wrong.data[i*sums.RecordLen+32] ^= 1
+	for i := range s.records() {
+		wrong.data[i*sums.MemoRecord+32] ^= 1
 	}
-	if got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: sums.OpenMemo(wrong)}); err != nil || got == want {
-		t.Errorf("%s %v of records that are wrong", got, err)
+	if digestWith(t, tr, wrong) == want {
+		t.Error("the memo is not used")
 	}
-	// Those of other blocks are not.
-	for i := range s.records(t) {
-		wrong.data[i*sums.RecordLen+31] ^= 1
+	// Records of other blocks are not.
+	for i := range s.records() {
+		wrong.data[i*sums.MemoRecord] ^= 1
 	}
-	if got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: sums.OpenMemo(wrong)}); err != nil || got != want {
-		t.Errorf("%s %v of records of other blocks", got, err)
+	if got := digestWith(t, tr, wrong); got != want {
+		t.Errorf("%s with records of other blocks, want %s", got, want)
 	}
-	// What makes no sense is nothing.
-	for _, cut := range []int{0, 1, 67, len(s.data) - 1} {
-		cut := &store{data: s.data[:cut]}
-		if got, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: sums.OpenMemo(cut)}); err != nil || got != want {
-			t.Errorf("%s %v of %d bytes", got, err, len(cut.data))
+	// Nor is a value of another length.
+	for _, n := range []int{0, 1, sums.MemoRecord - 1, len(s.data) - 1} {
+		if got := digestWith(t, tr, &store{data: s.data[:n]}); got != want {
+			t.Errorf("%s with a value of %d bytes, want %s", got, n, want)
 		}
 	}
+	// A changed block is hashed and remembered.
+	data[0] ^= 1
+	want = treetest.Digest(t, tr)
+	if got := digestWith(t, tr, s); got != want || s.puts != 2 || s.records() != 10 {
+		t.Errorf("after a change: %s, want %s; %d puts, %d records", got, want, s.puts, s.records())
+	}
+	var none *sums.Memo
+	none.Save()
 }
 
-// What is remembered does not grow without end: what was not used is forgotten.
-func TestOnlySoMuchIsRemembered(t *testing.T) {
-	defer func(n int) { *sums.MemoMax = n }(*sums.MemoMax)
-	first, blocks := filesOf(t, 30, 30)
-	*sums.MemoMax = blocks + blocks/5
+// The memo keeps the blocks in use and drops others rather than grow beyond its limit.
+func TestMemoIsBounded(t *testing.T) {
+	block := func(i uint32) []byte {
+		b := make([]byte, sums.MemoMin)
+		binary.LittleEndian.PutUint32(b, i+1)
+		return b
+	}
 	s := &store{}
-	remembers := func(tr *tree.Tree) bool {
-		t.Helper()
-		puts := s.puts
-		k := sums.OpenMemo(s)
-		_, _, err := sums.Digest(t.Context(), tr, sums.Options{Memo: k})
-		treetest.Must(t, err)
-		k.Keep()
-		if s.records(t) > *sums.MemoMax {
-			t.Fatalf("%d records, not %d", s.records(t), *sums.MemoMax)
+	for i := range uint32(sums.MemoMax) {
+		var r [sums.MemoRecord]byte
+		binary.BigEndian.PutUint32(r[:], i)
+		s.data = append(s.data, r[:]...)
+	}
+	m := sums.LoadMemo(s)
+	for i := range uint32(100) {
+		b := block(i)
+		if sum, crc := m.Sum(b); sum != sha256.Sum256(b) || crc != crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) {
+			t.Fatalf("block %d: %x %x", i, sum, crc)
 		}
-		return s.puts == puts
 	}
-	// Those whose number is odd, or all, have other bytes.
-	other := func(all bool, x byte) *tree.Tree {
-		tr, i := tree.New(0), 0
-		for path, n := range first.All() {
-			if path == "" {
-				continue
-			}
-			b := make([]byte, n.Size())
-			n.Content.ReadAt(b, 0)
-			if i++; all || i%2 == 1 {
-				for j := range b {
-					b[j] ^= x
-				}
-			}
-			treetest.Must(t, tr.Put(path, &tree.Inode{Mode: n.Mode, Content: bytes.NewReader(b)}))
-		}
-		return tr
+	if m.Save(); s.records() != 100 {
+		t.Errorf("%d records, want the 100 that were used", s.records())
 	}
-	second, half := other(true, 0x55), other(false, 0xaa)
-	if remembers(first) || !remembers(first) || remembers(second) || !remembers(second) || remembers(first) {
-		t.Error("it remembers what it cannot, or not what it can")
+	m = sums.LoadMemo(s)
+	m.Sum(block(100))
+	if m.Save(); s.records() != 101 {
+		t.Errorf("%d records, want 101: there is room for all", s.records())
 	}
-	if remembers(half) || !remembers(half) {
-		t.Error("what was used of what it had is not remembered")
-	}
-	// What was used, and what is new, are too much together.
-	*sums.MemoMax = blocks * 3 / 4
-	s.data = nil
-	remembers(first)
-	remembers(half)
-	// Of more than there is room for, some is.
-	*sums.MemoMax, s.data = 10, nil
-	remembers(first)
-	remembers(second)
 }

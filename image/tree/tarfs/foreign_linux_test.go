@@ -40,7 +40,7 @@ func TestGlobalHeadersAreUsedAsByGNUTar(t *testing.T) {
 	}
 	x := t.TempDir()
 	imagetest.Run(t, "tar", "-xpf", path, "-C", x)
-	want, err := hostfs.Read(x, true, modTime, nil)
+	want, err := hostfs.Read(x, true, modTime)
 	treetest.Must(t, err)
 	for _, name := range []string{"a", "d", "d/b"} {
 		if got.Lookup(name).ModTime != want.Lookup(name).ModTime {
@@ -126,7 +126,7 @@ func TestVeryFragmentedFilesAreRead(t *testing.T) {
 	}
 	treetest.Must(t, os.WriteFile(d+"/f", data, 0o644))
 	treetest.Must(t, os.Truncate(d+"/f", int64(len(data))+1<<20)) // or GNU tar looks for no holes
-	want, err := hostfs.Read(d, false, modTime, nil)
+	want, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	path := filepath.Join(t.TempDir(), "x.tar")
 	for _, format := range [][]string{{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"}} {

@@ -27,9 +27,6 @@ type span struct {
 
 func (s *span) Size() int64 { return s.size }
 
-// Section is where the file is in the tar.
-func (s *span) Section() (archive io.ReaderAt, off int64) { return s.in, s.off }
-
 func (s *span) ReadAt(p []byte, off int64) (int, error) {
 	return io.NewSectionReader(s.in, s.off, s.size).ReadAt(p, off)
 }

@@ -72,9 +72,8 @@ func IsTar(head []byte) bool {
 // from r when they are needed. Folders that the tar has no entry for get modTime.
 //
 // Entries land where extracting them one after the other would put them, so a
-// parent may be a symbolic link. seen, unless it is nil, is told of each file, those
-// too that a later entry replaces.
-func Read(r io.ReaderAt, size int64, modTime int64, seen func(path string, n *tree.Inode)) (*tree.Tree, error) {
+// parent may be a symbolic link.
+func Read(r io.ReaderAt, size, modTime int64) (*tree.Tree, error) {
 	t := tree.New(modTime)
 	behind, err := readTar(r, size, false, func(e entry) error {
 		path, err := t.Resolve(e.path, false)
@@ -85,13 +84,7 @@ func Read(r io.ReaderAt, size int64, modTime int64, seen func(path string, n *tr
 		if (e.node == nil || e.node.Type() != tree.Dir) && hasEntries(t, path) {
 			return fmt.Errorf("%s: not a folder, but the tar has entries in it already", e.path)
 		}
-		if err := place(t, path, e, nil); err != nil {
-			return err
-		}
-		if seen != nil && e.node != nil && e.node.Type() == tree.Regular {
-			seen(path, e.node)
-		}
-		return nil
+		return place(t, path, e, nil)
 	})
 	if err != nil {
 		return nil, err

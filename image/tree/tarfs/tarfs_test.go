@@ -26,7 +26,7 @@ import (
 const modTime = 1700000000
 
 func fromTar(data []byte) (*tree.Tree, error) {
-	return tarfs.Read(bytes.NewReader(data), int64(len(data)), modTime, nil)
+	return tarfs.Read(bytes.NewReader(data), int64(len(data)), modTime)
 }
 
 func file(name, data string) tar.Header {
@@ -86,7 +86,7 @@ func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
 		treetest.Must(t, unix.Lsetxattr(d+"/tmp", "trusted.t", nil, 0))
 	}
 	fromDir := func() *tree.Tree {
-		tr, err := hostfs.Read(d, true, modTime, nil)
+		tr, err := hostfs.Read(d, true, modTime)
 		treetest.Must(t, err)
 		return tr
 	}
@@ -136,7 +136,7 @@ func extracted(t *testing.T, path string, got *tree.Tree) {
 	}
 	x := t.TempDir()
 	imagetest.Run(t, "tar", "-xpf", path, "--xattrs", "--xattrs-include=*", "-C", x)
-	want, err := hostfs.Read(x, true, modTime, nil)
+	want, err := hostfs.Read(x, true, modTime)
 	treetest.Must(t, err)
 	if d := cmp.Diff(treetest.Dump(t, want), treetest.Dump(t, got)); d != "" {
 		t.Error("GNU tar sees it otherwise:", d)
@@ -159,7 +159,7 @@ func TestSparseFilesAreExpanded(t *testing.T) {
 	treetest.Must(t, hole.Truncate(100000))
 	hole.Close()
 	treetest.WriteFile(t, d+"/zz", "after")
-	want, err := hostfs.Read(d, false, modTime, nil)
+	want, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	for _, format := range [][]string{
 		{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"},
@@ -335,7 +335,7 @@ func TestAFailingDiskIsNoDamagedTar(t *testing.T) {
 	data := treetest.Tar(t, file("a", "1"), file("b", strings.Repeat("x", 5000)), file("c", ""))
 	bad := errors.New("input/output error")
 	for at := int64(0); at < int64(len(data)); at += 512 {
-		_, err := tarfs.Read(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0, nil)
+		_, err := tarfs.Read(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0)
 		var damaged *tarfs.CorruptError
 		// What is in files is not read.
 		if errors.As(err, &damaged) || err != nil && !errors.Is(err, bad) || err == nil && at < int64(len(data))-1024 && at > 7000 {

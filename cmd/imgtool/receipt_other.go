@@ -1,9 +1,0 @@
-//go:build !linux
-
-package main
-
-import "os"
-
-func reserve(*os.File, int64, int64) error { return nil }
-
-func release(*os.File) {}

@@ -1,0 +1,199 @@
+package deploy
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"sync"
+	"syscall"
+
+	"imgtool/image/fault"
+	"imgtool/image/hostfile"
+	"imgtool/image/progress"
+)
+
+// Log is a file that receipts are appended to, a JSON object a line. A nil Log takes no
+// receipts.
+type Log struct {
+	f *os.File
+
+	mu    sync.Mutex
+	added map[string]bool // by disk
+}
+
+// receiptRoom is reserved for receipts; it is more than one takes.
+const receiptRoom = 64 << 10
+
+// OpenLog opens or creates the file at a path and reserves room in it, so that receipts can
+// be written later. Without a path it returns nil. Receipts have per-unit data, so a file that
+// is created is readable by its owner only.
+func OpenLog(path string) (*Log, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_RDWR|syscall.O_NONBLOCK, 0o600)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENXIO) {
+		f, err = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o600)
+	}
+	if err == nil {
+		if err = prepareLog(f, path); err != nil {
+			f.Close()
+		}
+	}
+	if err != nil {
+		return nil, logError(path, err)
+	}
+	return &Log{f: f, added: map[string]bool{}}, nil
+}
+
+// prepareLog checks that receipts can be written to an open file, and reserves room.
+func prepareLog(f *os.File, path string) error {
+	info, err := f.Stat()
+	if err == nil {
+		err = checkLogKind(path, info)
+	}
+	if err == nil {
+		_, err = f.Write(nil)
+	}
+	if err == nil && info.Mode().IsRegular() {
+		err = reserve(f, info.Size(), receiptRoom)
+	}
+	return err
+}
+
+// CheckLog returns the error that [OpenLog] would return, and creates no file.
+func CheckLog(path string) error {
+	if path == "" {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return logError(path, hostfile.CheckOutput(path))
+	}
+	if err == nil {
+		err = checkLogKind(path, info)
+	}
+	if err == nil {
+		var f *os.File
+		if f, err = os.OpenFile(path, os.O_APPEND|os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			// On a full device even an empty write fails.
+			_, err = f.Write(nil)
+			f.Close()
+		}
+	}
+	return logError(path, err)
+}
+
+// checkLogKind refuses what does not keep receipts. A file that the program was started with,
+// such as /dev/stdout, may be of any kind.
+func checkLogKind(path string, info fs.FileInfo) error {
+	if info.Mode().IsRegular() || hostfile.Inherited(path) {
+		return nil
+	}
+	return errors.New("it is not a regular file")
+}
+
+func logError(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pathErr.Err
+	}
+	kind := fault.Write
+	if errors.Is(err, fs.ErrPermission) {
+		kind = fault.Permission
+	}
+	return fault.New(kind, "%s: writing the receipt: %w", path, err)
+}
+
+// Close gives back the room that was not used and closes the file.
+func (l *Log) Close() error {
+	if l == nil {
+		return nil
+	}
+	release(l.f)
+	return l.f.Close()
+}
+
+// Add appends the receipt of a disk as a line, once.
+func (l *Log) Add(disk string, receipt any) error {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.added[disk] {
+		return nil
+	}
+	l.added[disk] = true
+	line, err := json.Marshal(receipt)
+	if err == nil {
+		_, err = l.f.Write(append(line, '\n'))
+	}
+	if info, statErr := l.f.Stat(); err == nil && statErr == nil && info.Mode().IsRegular() {
+		err = l.f.Sync()
+	}
+	return logError(l.f.Name(), err)
+}
+
+// oldReceipt is the part of a receipt that identifies a unit: a receipt of a disk, or one of
+// a unit with several media.
+type oldReceipt struct {
+	Unit   string       `json:"unit"`
+	VSN    string       `json:"vsn"`
+	Time   string       `json:"time"`
+	Disk   string       `json:"disk"`
+	Serial string       `json:"serial"`
+	Medium string       `json:"medium"`
+	Status int          `json:"status"`
+	Media  []oldReceipt `json:"media"`
+}
+
+// WarnReused warns if the log has a receipt of a unit already. medium is one of several media
+// of the unit, or empty. It may be the same disk again, which cannot be told: card readers
+// have a serial number, cards do not.
+func (l *Log) WarnReused(unit, medium string, r progress.Reporter) {
+	if l == nil || unit == "" {
+		return
+	}
+	if info, err := l.f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return
+	}
+	found := oldReceipt{}
+	lines := bufio.NewScanner(io.NewSectionReader(l.f, 0, math.MaxInt64))
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var old oldReceipt
+		if json.Unmarshal(lines.Bytes(), &old) != nil {
+			continue // an interrupted write, or another program's line
+		}
+		if old.Unit == unit && old.Status == 0 {
+			found = old
+		}
+		for _, m := range old.Media {
+			if old.VSN == unit && m.Medium == medium && m.Status == 0 {
+				found = m
+			}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		r.Warnf("%s: whether unit %s was written before is not known: %v", l.f.Name(), unit, err)
+	}
+	if found.Disk == "" {
+		return
+	}
+	about := ""
+	if found.Serial != "" {
+		about = " (serial " + found.Serial + ")"
+	}
+	if medium != "" {
+		medium = " as its " + medium
+	}
+	r.Warnf("%s says that unit %s was written to %s%s%s at %s: two devices must not have one identity; pass --reprovision if it is the same disk, or that one is out of use",
+		l.f.Name(), unit, found.Disk, about, medium, found.Time)
+}

@@ -1,0 +1,81 @@
+package deploy
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"imgtool/flash/disk"
+	"imgtool/image"
+	"imgtool/image/partition"
+)
+
+// record is on a disk while an image is written to it.
+type record struct {
+	Board   string `json:"board,omitempty"`
+	BuildID string `json:"build_id,omitempty"`
+	Unit    string `json:"unit,omitempty"`
+	Size    int64  `json:"size"` // of the image, in bytes
+}
+
+const recordMagic = "imgtool: flash in progress\n"
+
+// recordOff is the offset of the record: after the first block, which holds the header of
+// the partition table, and before any partition.
+const recordOff = image.Block
+
+func (p *Plan) record() *record {
+	r := &record{Size: p.size, Unit: p.src.Unit}
+	if m := p.src.Manifest; m != nil {
+		r.Board, r.BuildID = m.Board, m.BuildID
+	}
+	return r
+}
+
+func (r *record) encode() []byte {
+	text, err := json.Marshal(r)
+	if err != nil {
+		panic("deploy: internal error: " + err.Error())
+	}
+	return append(append([]byte(recordMagic), text...), '\n')
+}
+
+// isFor reports whether a block of a disk is a record for the same board and size of image.
+func (r *record) isFor(block []byte) bool {
+	text, ok := bytes.CutPrefix(block, []byte(recordMagic))
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	var other record
+	return ok && json.Unmarshal(line, &other) == nil && other.Board == r.Board && other.Size == r.Size
+}
+
+// similar reports whether a disk has the partitions of the image, or was about to get them:
+// then most of the content may be there already.
+func (p *Plan) similar(d *disk.Disk) bool {
+	t, err := disk.OpenRead(d)
+	if err != nil {
+		return false
+	}
+	defer t.Close()
+	block := make([]byte, image.Block)
+	if n, _ := t.ReadAt(block, recordOff); n == len(block) && p.record().isFor(block) {
+		return true
+	}
+	table, err := partition.Read(t, sectorSize(d))
+	if err != nil || (table.GPT == nil) != (p.table.GPT == nil) || len(table.Parts) < len(p.table.Parts) {
+		return false
+	}
+	for i, part := range p.table.Parts {
+		if other := table.Parts[i]; other.Name != part.Name || other.Off != part.Off || other.Len != part.Len || other.Type != part.Type {
+			return false
+		}
+	}
+	return true
+}
+
+// sectorSize returns the sector size that the partition table of a disk is in, 0 for a
+// regular file, which may have any.
+func sectorSize(d *disk.Disk) int64 {
+	if d.File {
+		return 0
+	}
+	return int64(d.SectorSize)
+}

@@ -1,0 +1,103 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"imgtool/flash"
+	"imgtool/flash/disk"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/compose"
+	"imgtool/image/edit"
+	"imgtool/image/ext4"
+	"imgtool/image/fault"
+	"imgtool/image/partition"
+	"imgtool/image/volume"
+)
+
+// Verify compares a disk with an image that was written to it, with files added by name of
+// the partition, and returns how many bytes it compared. A difference is an
+// [*image.MismatchError].
+func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[string][]compose.File, opt *Options) (n int64, err error) {
+	// These are written from an image with random access.
+	if len(files) > 0 || src.File != nil && (src.FillPartition() != nil || src.HasBlockMap()) {
+		if err := src.Seek(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if src, err = src.WithoutHoles([]string{d.Path}); err != nil {
+		return 0, err
+	}
+	fitted, err := compose.Fit(src, d.Size, files)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", src.Name, err)
+	}
+	p, err := NewPlan(fitted)
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	expected, err := p.Expected(d.Size)
+	if err != nil {
+		return 0, &image.MismatchError{Name: "size", Len: d.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", d.Size, err)}
+	}
+	t, err := disk.OpenRead(d)
+	if err != nil {
+		return 0, err
+	}
+	defer t.Close()
+	compared := opt.Monitor.Phase("comparing", p.ExpectedSize())
+	err = flash.Compare(ctx, t, expected, opt.patience(d.Path), func(k int64) { n += k; compared.Add(k) })
+	if errors.As(err, new(*image.MismatchError)) && src.Manifest == nil {
+		err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", src.Name)
+	}
+	if err == nil {
+		src.ReportTrailing()
+	}
+	return n, err
+}
+
+// ReadFile returns the content of a text file in a partition of a disk, or "" if the disk has
+// no such partition or file. The error is that of a file system that cannot be read.
+func ReadFile(d *disk.Disk, part artifact.Partition, path string) (string, error) {
+	t, err := disk.OpenRead(d)
+	if err != nil {
+		return "", nil
+	}
+	defer t.Close()
+	table, err := partition.Read(t, sectorSize(d))
+	if err != nil {
+		return "", nil
+	}
+	for _, p := range table.Parts {
+		if p.Number != part.Number || p.Name != part.Name {
+			continue
+		}
+		files, _, err := ext4.Read(io.NewSectionReader(t, p.Off, p.Len), p.Len)
+		if err != nil {
+			return "", err
+		}
+		return (&volume.FileSystem{Tree: files}).ReadText(path, edit.MaxText), nil
+	}
+	return "", nil
+}
+
+// GUID returns the GUID in the partition table of a disk.
+func GUID(d *disk.Disk) (string, error) {
+	t, err := disk.OpenRead(d)
+	if err != nil {
+		return "", err
+	}
+	defer t.Close()
+	table, err := partition.Read(t, sectorSize(d))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", d.Path, err)
+	}
+	if table.GPT == nil {
+		return "", fmt.Errorf("%s: its partition table is an MBR, which has no GUID", d.Path)
+	}
+	return table.GPT.GUID, nil
+}

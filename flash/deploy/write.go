@@ -1,0 +1,197 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"imgtool/flash"
+	"imgtool/flash/disk"
+	"imgtool/image"
+	"imgtool/image/fault"
+	"imgtool/image/progress"
+	"imgtool/image/volume"
+)
+
+// Configure sets how the target is written.
+func (t *Target) Configure(p *Plan, opt *Options) {
+	t.job.Verify, t.Receipt.Verify = VerifyModes[opt.Verify], opt.Verify
+	t.job.Timeout = opt.patience(t.Disk.Path)
+	t.job.Watch = new(flash.Watch)
+	t.job.Delta = opt.Delta == "yes" || opt.Delta == "auto" && p.similar(t.Disk)
+}
+
+// Open opens the disks, and keeps the computer from going to sleep until they are closed.
+func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
+	closeAll = func() {
+		for _, t := range targets {
+			if t.dev != nil {
+				t.dev.Close()
+				t.dev = nil
+			}
+		}
+	}
+	for _, t := range targets {
+		if t.dev, err = disk.Open(t.Disk); err == nil {
+			continue
+		}
+		t.dev = nil
+		closeAll()
+		if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+			err = fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
+		}
+		return nil, err
+	}
+	awake, err := flash.Awake("writing " + strings.Join(paths(targets), ", "))
+	switch {
+	case err == nil:
+		disks := closeAll
+		closeAll = func() { disks(); awake() }
+	case !errors.Is(err, errors.ErrUnsupported):
+		r.Warnf("keep this computer from going to sleep: %v", err)
+	}
+	return closeAll, nil
+}
+
+// Write writes open disks at the same time from one reading of the image, and sets the
+// receipt and the error of each target.
+func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
+	bodies, leave := share(p.body(), len(targets))
+	phases := phasesOf(p, targets, opt.Monitor)
+	defer opt.Monitor.Expect()
+	var running sync.WaitGroup
+	for i, t := range targets {
+		t.job.Body = p.onto(t.Disk.Size, bodies[i])
+		t.Receipt.describe(t.Disk, p.src)
+		running.Go(func() {
+			defer leave(i)
+			defer t.ended.Store(true)
+			t.write(ctx, p, phases, opt)
+		})
+	}
+	running.Wait()
+}
+
+// write writes a disk, and sets its receipt and error.
+func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *Options) {
+	begin := time.Now()
+	res, err := flash.Run(ctx, t.dev, t.job, func(phase string, total int64) image.Progress {
+		if phase == flash.Probing || phase == flash.Wiping {
+			t.Touched = true
+			opt.Monitor.SetLeft(t.Disk.Path, flash.Unknown)
+		}
+		return phases(phase, total)
+	})
+	t.Receipt.describe(t.Disk, p.src)
+	t.Receipt.Seconds = time.Since(begin).Seconds()
+	if t.Err = err; err != nil {
+		t.Receipt.fail(ctx, err, opt)
+		opt.Monitor.SetLeft(t.Disk.Path, t.Receipt.Left)
+		return
+	}
+	r := &t.Receipt
+	r.Unread, r.Writing, r.Reading = res.Unread, res.Writing.Seconds(), res.Reading.Seconds()
+	r.Written, r.Skipped, r.Verified, r.Repaired = res.Written, res.Skipped, res.Verified, len(res.Repaired)
+	r.Rate = int64(float64(res.Written+res.Skipped) / r.Seconds)
+	opt.Monitor.SetLeft(t.Disk.Path, "")
+	for _, r := range res.Repaired {
+		opt.Monitor.Warnf("%s: at byte %d, %d bytes: %s; this disk or its cable is unreliable", t.Disk.Path, r.Off, r.Len, r.How)
+	}
+}
+
+// Release closes a disk that was written. It checks that it still has its name, unless the
+// disk was ejected.
+func (t *Target) Release(opt *Options, ejected bool) {
+	dev := t.dev
+	t.dev = nil
+	if t.Err != nil || ejected {
+		dev.Close()
+		return
+	}
+	if err := dev.Reread(); err != nil {
+		opt.Monitor.Warnf("the image is written, but %v", err)
+	}
+	t.Err = dev.Named()
+	if err := dev.Close(); err != nil {
+		t.Err = &image.WriteError{Err: fmt.Errorf("closing %s: %w", t.Disk.Path, err)}
+	}
+	if t.Err != nil {
+		t.Receipt.Status, t.Receipt.Error, t.Receipt.Left = opt.Status(t.Err), t.Err.Error(), flash.Unknown
+		opt.Monitor.SetLeft(t.Disk.Path, flash.Unknown)
+	}
+}
+
+// readShare is the divisor of how much of the partitions is read back.
+var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
+
+// phasesOf announces the phases and returns how each is shown: those of one disk by
+// themselves, those of several disks as a sum.
+func phasesOf(p *Plan, targets []*Target, m Monitor) image.Phases {
+	size, verify := p.BodySize(), targets[0].job.Verify
+	m.Expect(Phase{flash.Wiping, 0}, Phase{flash.Writing, size}, Phase{flash.Reading, size / readShare[verify]})
+	if len(targets) == 1 {
+		return m.Phase
+	}
+	passes := int64(1)
+	if verify == flash.Full {
+		passes = 2
+	}
+	all := m.Phase(fmt.Sprintf("flashing %d disks", len(targets)), passes*size*int64(len(targets)))
+	return func(phase string, _ int64) image.Progress {
+		if phase == flash.Writing || phase == flash.Reading && passes == 2 {
+			return all
+		}
+		return nil
+	}
+}
+
+// share returns n sequences of the same chunks, which are consumed at the same time; the
+// slowest consumer sets the pace. A consumer that ends early, or never begins, must call
+// leave with its index.
+func share(chunks volume.Chunks, n int) (shared []volume.Chunks, leave func(int)) {
+	if n == 1 {
+		return []volume.Chunks{chunks}, func(int) {}
+	}
+	type item struct {
+		c   image.Chunk
+		err error
+	}
+	pipes, gone := make([]chan item, n), make([]chan struct{}, n)
+	left := make([]sync.Once, n)
+	for i := range n {
+		pipes[i], gone[i] = make(chan item, 1), make(chan struct{})
+	}
+	leave = func(i int) { left[i].Do(func() { close(gone[i]) }) }
+	var begin sync.Once
+	pump := func() {
+		for c, err := range chunks {
+			for i := range n {
+				select {
+				case pipes[i] <- item{c, err}:
+				case <-gone[i]:
+				}
+			}
+		}
+		for i := range n {
+			close(pipes[i])
+		}
+	}
+	for i := range n {
+		shared = append(shared, func(yield func(image.Chunk, error) bool) {
+			defer leave(i)
+			begin.Do(func() { go pump() })
+			for it := range pipes[i] {
+				if !yield(it.c, it.err) || it.err != nil {
+					return
+				}
+			}
+		})
+	}
+	return shared, leave
+}

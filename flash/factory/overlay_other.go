@@ -1,0 +1,5 @@
+//go:build !linux
+
+package factory
+
+func checkOverlay(root string) error { return nil }

@@ -1,0 +1,59 @@
+package artifact
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"imgtool/image"
+)
+
+// RawFile is a raw image file that is being written and does not have its name yet.
+// Parts of the image can be written at their offsets before the image is complete;
+// [RawFile.Save] adds the others.
+//
+// A build writes the squashfs there instead of to a scratch file that is copied into
+// the image. With a Debian root file system of 1 GB (squashfs of 280 MB) that saves 13 %
+// of the CPU time and 25 % of the wall time of a build whose blocks are all cached, and 7
+// and 14 % of one without a cache (medians of 13 and 3 paired runs on two busy cores).
+type RawFile struct{ out *pending }
+
+// CreateRaw creates the file for a raw image at path, without the name. The caller must
+// call Close.
+func CreateRaw(path string) (*RawFile, error) {
+	out, err := newPending(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &RawFile{out}, nil
+}
+
+// ReadAt reads what was written.
+func (f *RawFile) ReadAt(b []byte, off int64) (int, error) { return f.out.ReadAt(b, off) }
+
+// WriteAt writes at an offset in the image.
+func (f *RawFile) WriteAt(b []byte, off int64) (int, error) { return f.out.WriteAt(b, off) }
+
+// Save is like [Save] for the path that was given to CreateRaw, but does not write the
+// ranges in written, where the file has the content of the image already.
+func (f *RawFile) Save(ctx context.Context, img *image.Image, written []image.Span, m *Manifest, phases image.Phases) error {
+	return save(ctx, f.out, &saver{format: Raw, img: img, m: m, phases: phases, written: written})
+}
+
+// Close discards the file unless it was saved.
+func (f *RawFile) Close() { f.out.Cleanup() }
+
+// skipWriter is an [io.WriterAt] that does not write ranges which have been written.
+type skipWriter struct {
+	io.WriterAt
+	written []image.Span
+}
+
+func (w *skipWriter) WriteAt(b []byte, off int64) (int, error) {
+	end := off + int64(len(b))
+	if slices.ContainsFunc(w.written, func(s image.Span) bool { return s.Off <= off && end <= s.End() }) {
+		return len(b), nil
+	}
+	return w.WriterAt.WriteAt(b, off)
+}

@@ -1,0 +1,137 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"imgtool/boards"
+	"imgtool/image/squashfs"
+)
+
+// MissingInputsError says which inputs were not given.
+type MissingInputsError struct {
+	Board string
+	Names []string
+}
+
+func (e *MissingInputsError) Error() string {
+	list := strings.Join(e.Names, ", ")
+	if len(e.Names) == 1 {
+		return fmt.Sprintf("%s needs the input %s, and it is not there", e.Board, list)
+	}
+	return fmt.Sprintf("%s needs the inputs %s, and they are not there", e.Board, list)
+}
+
+var goodID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
+
+// check looks at what needs no input to be opened.
+func (b *builder) check() (err error) {
+	if err := b.checkMedia(); err != nil {
+		return err
+	}
+	if b.Profile == "" {
+		b.Profile = boards.Profiles[0]
+	}
+	if !slices.Contains(boards.Profiles, b.Profile) {
+		return fmt.Errorf("profile %q is not known; there are %s", b.Profile, strings.Join(boards.Profiles, ", "))
+	}
+	for flag := range b.Flags {
+		if !slices.Contains(b.Board.Options(), flag) {
+			return fmt.Errorf("%s knows no %s", b.Board.Name, flag)
+		}
+	}
+	if err := b.squashfs().Check(); err != nil {
+		return err
+	}
+	if b.codec, err = squashfs.Codec(b.Compression); err != nil {
+		return err
+	}
+	if b.BuildID != "" && !goodID.MatchString(b.BuildID) {
+		return fmt.Errorf("build id %q: it must be 1 to 64 letters, digits and . _ + -, starting with a letter or digit", b.BuildID)
+	}
+	if err := checkCmdline(b.Cmdline); err != nil {
+		return err
+	}
+	if script := b.Board.Script.Text; b.Cmdline != "" && !strings.Contains(script, cmdlineMark) {
+		b.Warn(fmt.Sprintf("the kernel arguments %q are not used: %s has no boot script that takes them; change its boot configuration with --edits", b.Cmdline, b.Board.Name))
+	} else if _, err := putCmdline(script, b.Cmdline); err != nil {
+		return err
+	}
+	if b.Seed != nil {
+		if err := b.checkSeed(); err != nil {
+			return err
+		}
+	}
+	inputs := b.Board.Inputs()
+	none := len(b.Inputs) == 0
+	if none {
+		b.Inputs = map[string]string{}
+	}
+	var missing []string
+	for _, name := range inputs {
+		_, optional := b.Board.IsOptional(name)
+		switch {
+		case none && (!optional || b.Board.Starter.Inputs[name] != ""):
+			b.Inputs[name] = "starter"
+		case b.Inputs[name] == "" && !optional:
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return &MissingInputsError{b.Board.Name, missing}
+	}
+	for name, ref := range b.Inputs {
+		if !slices.Contains(inputs, name) {
+			return fmt.Errorf("%s has no input %q; it has %s", b.Board.Name, name, strings.Join(inputs, ", "))
+		}
+		if ref == "starter" {
+			if b.Inputs[name] = b.Board.Starter.Inputs[name]; b.Inputs[name] == "" {
+				return fmt.Errorf("%s has no default source for %s: pass --input %s=FILE", b.Board.Name, name, name)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *builder) checkMedia() error {
+	for _, name := range b.Media {
+		if !slices.Contains(b.Board.MediaNames(), name) {
+			return fmt.Errorf("%s has no medium %q; it has %s", b.Board.Name, name, strings.Join(b.Board.MediaNames(), ", "))
+		}
+	}
+	for name := range b.Sizes {
+		if !slices.Contains(b.Board.MediaNames(), name) {
+			return fmt.Errorf("%s has no medium %q to choose the size of; it has %s", b.Board.Name, name, strings.Join(b.Board.MediaNames(), ", "))
+		}
+	}
+	for i := range b.Board.Media {
+		d := &disk{Medium: &b.Board.Media[i]}
+		if len(b.Media) > 0 && !slices.Contains(b.Media, d.Name) {
+			continue
+		}
+		if len(b.Board.Media) > 1 {
+			d.prefix = d.Name + "/"
+		}
+		var err error
+		if d.placed, err = d.Placing.Place(b.Slots, b.Sizes[d.Name]); err != nil {
+			return fmt.Errorf("%s: %w", d.Name, err)
+		}
+		b.disks = append(b.disks, d)
+	}
+	return nil
+}
+
+func (b *builder) checkSeed() error {
+	if b.Board.Seed.Path == "" {
+		return b.Board.NoSeed()
+	}
+	if strings.Contains(b.Slots, "b") {
+		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
+	}
+	text, err := b.Seed.Check(b.Board.Seed.Format, b.Warn)
+	b.seed = text
+	return err
+}

@@ -1,0 +1,119 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+
+	"imgtool/boards"
+	"imgtool/image/edit"
+	"imgtool/image/fstab"
+	"imgtool/image/initramfs"
+	"imgtool/image/tree"
+	"imgtool/layouts"
+)
+
+// checkTree looks for what would not boot, or should not be there.
+func (b *builder) checkTree(t boards.Tree, vars map[string]string) error {
+	made := b.trees[t.Name]
+	for _, path := range t.Forbid {
+		if made.Lookup(strings.Trim(path, "/")) != nil && !slices.Contains(b.Allow, path) {
+			return fmt.Errorf("%s is in it: a key that is in an image is in all units; take it out of the root file system", path)
+		}
+	}
+	if !t.Boots {
+		return nil
+	}
+	problems, err := edit.LintExtlinux(made)
+	if err != nil {
+		return err
+	}
+	var fatal []error
+	for _, p := range problems {
+		if p.Fatal {
+			fatal = append(fatal, fmt.Errorf("%s: %s", edit.ExtlinuxConf, p))
+		} else {
+			b.Warn(fmt.Sprintf("%s of %s: %s", edit.ExtlinuxConf, t.Name, p))
+		}
+	}
+	if err := errors.Join(fatal...); err != nil {
+		return err
+	}
+	if err := b.checkKernel(made, vars["KERNEL"]); err != nil {
+		return err
+	}
+	return b.checkFstab(made)
+}
+
+// checkKernel looks whether kernel, modules and initrd are of one version, and
+// whether the initrd can make the overlay.
+func (b *builder) checkKernel(made *tree.Tree, version string) error {
+	if _, err := made.Open("/lib/modules/" + version); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the kernel is %s and there is no /lib/modules/%s: kernel and modules must be of one version", version, version)
+	}
+	path, err := made.Resolve("/boot/initrd", true)
+	if err != nil {
+		return err
+	}
+	if want := "boot/initrd.img-" + version; strings.Trim(path, "/") != want {
+		return fmt.Errorf("/boot/initrd is /%s, and the kernel wants /%s", strings.Trim(path, "/"), want)
+	}
+	n, err := made.Open("/boot/initrd")
+	if err != nil {
+		return fmt.Errorf("the initrd: %w: give one with --input initrd=FILE", err)
+	}
+	switch has, err := initramfs.Has(n.Content, n.Size(), "scripts/init-bottom/overlayroot"); {
+	case err != nil:
+		b.Warn(fmt.Sprintf("the initrd cannot be looked into (%v): whether it has overlayroot is not known", err))
+	case !has:
+		return fmt.Errorf("/%s has no overlayroot: the root would stay without its overlay; make it with update-initramfs where the package overlayroot is installed, and give it with --input initrd=FILE", strings.Trim(path, "/"))
+	}
+	return nil
+}
+
+var partitionName = regexp.MustCompile(`^(.*?)p?([0-9]+)$`)
+
+// checkFstab looks whether what is mounted is there.
+func (b *builder) checkFstab(made *tree.Tree) error {
+	n, err := made.Open("/etc/fstab")
+	if err != nil {
+		return err
+	}
+	if n.Size() > edit.MaxText || n.Content == nil {
+		return fmt.Errorf("/etc/fstab has %d bytes", n.Size())
+	}
+	text := make([]byte, n.Size())
+	if _, err := n.Content.ReadAt(text, 0); err != nil && err != io.EOF {
+		return err
+	}
+	for _, e := range fstab.Parse(string(text)).Entries() {
+		if !strings.HasPrefix(e.Spec, "/dev/") {
+			continue
+		}
+		if !b.hasPartition(e.Spec) {
+			return fmt.Errorf("/etc/fstab mounts %s at %s, which no medium of %s has", e.Spec, e.Where, b.Board.Name)
+		}
+	}
+	return nil
+}
+
+// hasPartition says whether a name of the board's Linux is a partition of ours.
+func (b *builder) hasPartition(dev string) bool {
+	m := partitionName.FindStringSubmatch(dev)
+	if m == nil {
+		return false
+	}
+	for _, medium := range b.Board.Media {
+		if medium.Device != m[1] {
+			continue
+		}
+		if slices.ContainsFunc(medium.Placing.Partitions, func(p layouts.Partition) bool { return fmt.Sprint(p.Number) == m[2] }) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,210 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"imgtool/boards"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/edit"
+	"imgtool/image/simg"
+	"imgtool/image/source"
+	"imgtool/image/squashfs"
+	"imgtool/image/starter"
+	"imgtool/image/tree"
+	"imgtool/layouts"
+)
+
+// open opens all inputs, the root file system first: others may be files in it.
+func (b *builder) open(ctx context.Context) (err error) {
+	defer b.openAhead(ctx)()
+	if ref, ok := b.Inputs["rootfs"]; ok {
+		switch {
+		case b.Root != nil:
+			c := *b.Root
+			b.root = &c
+		case strings.HasPrefix(ref, starter.Scheme):
+			b.root, err = b.starter.Root(ctx, ref)
+		default:
+			b.root, err = b.Opener.Root(ctx, ref)
+		}
+		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize) && b.root.Tree == nil {
+			b.root.Tree, err = treeOf(b.root.Squashfs)
+		}
+		if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
+			b.clamped = b.root.Tree.Clamp(b.Time)
+		}
+		if err == nil && b.Generalize {
+			err = b.generalize()
+		}
+		if err == nil && len(b.Edits) > 0 {
+			b.root.Squashfs = nil
+			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
+		}
+		// What runs is one unit, and no starter has any of it.
+		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starter.Scheme) {
+			err = b.warnPerUnit()
+		}
+		if err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+		if b.root.Tree != nil && b.Root == nil {
+			b.warnNoInit(b.root.Tree)
+		}
+	}
+	for _, name := range b.Board.Inputs() {
+		if name == "rootfs" {
+			b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: b.root.Digest, Origin: b.root.Origin})
+			continue
+		}
+		if without, ok := b.Board.IsOptional(name); ok && b.Inputs[name] == "" {
+			if without != "" && b.used(func(p layouts.Part) bool { return p.Input == name && b.Parts[p.Name] == "" }) {
+				b.Warn(fmt.Sprintf("no %s: %s", name, without))
+			}
+			continue
+		}
+		f, err := b.openFile(ctx, b.Inputs[name])
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if f.Size() == 0 {
+			return fmt.Errorf("%s: the file is empty", name)
+		}
+		b.files[name] = f
+		b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: f.SHA256, Origin: f.Origin})
+		if kind := b.Board.KindOf(name); !boards.LooksLike(kind, f) {
+			b.Warn(fmt.Sprintf("%s is not recognised as %s: it is taken as it is", name, kind))
+		}
+		if r := b.Board.Recovery; r.UBoot == name {
+			lacked, err := boards.LackedByUBoot(io.NewSectionReader(f, 0, f.Size()), r.Commands)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			for _, text := range lacked {
+				b.Warn(name + ": " + text)
+			}
+		}
+	}
+	return b.openParts(ctx)
+}
+
+// used says whether a partition of what is built is such.
+func (b *builder) used(such func(layouts.Part) bool) bool {
+	return slices.ContainsFunc(b.disks, func(d *disk) bool { return slices.ContainsFunc(d.placed.Parts, such) })
+}
+
+// openAhead opens the inputs that are files of their own beside the root file system,
+// until what it returns is called.
+func (b *builder) openAhead(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	b.ahead = map[string]func() (*source.File, error){}
+	var opening sync.WaitGroup
+	for name, ref := range b.Inputs {
+		if name == "rootfs" || ref == "" || strings.HasPrefix(ref, starter.Scheme) || strings.HasPrefix(ref, "rootfs:") || strings.HasPrefix(ref, "deb:") {
+			continue
+		}
+		open := sync.OnceValues(func() (*source.File, error) { return b.Opener.File(ctx, ref) })
+		b.ahead[ref] = open
+		opening.Go(func() { open() })
+	}
+	return func() {
+		cancel()
+		opening.Wait()
+	}
+}
+
+func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error) {
+	if open := b.ahead[ref]; open != nil {
+		return open()
+	}
+	if strings.HasPrefix(ref, starter.Scheme) {
+		return b.starter.File(ctx, ref)
+	}
+	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
+		t := (*tree.Tree)(nil)
+		if b.root != nil {
+			t = b.root.Tree
+		}
+		if b.root != nil && t == nil {
+			var err error
+			if t, err = treeOf(b.root.Squashfs); err != nil {
+				return nil, err
+			}
+		}
+		if t == nil {
+			return nil, fmt.Errorf("%s: there is no root file system", ref)
+		}
+		n, err := t.Open(inside)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", ref, err)
+		}
+		if n.Type() != tree.Regular || n.Content == nil {
+			return nil, fmt.Errorf("%s is no file with anything in it", ref)
+		}
+		return source.NewFile(n.Content, "")
+	}
+	return b.Opener.File(ctx, ref)
+}
+
+// treeOf is what is in a squashfs.
+func treeOf(c image.Content) (*tree.Tree, error) {
+	r, err := squashfs.Open(c, c.Size())
+	if err != nil {
+		return nil, err
+	}
+	return r.Tree()
+}
+
+// openParts opens what partitions hold by a person's word.
+func (b *builder) openParts(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
+		full := name
+		if !strings.Contains(name, "/") {
+			var found []string
+			for _, m := range b.Board.Media {
+				if _, err := b.Board.Partition(m.Name + "/" + name); err == nil {
+					found = append(found, m.Name+"/"+name)
+				}
+			}
+			if len(found) != 1 {
+				return fmt.Errorf("%s has %d partitions %s (%s): say which as MEDIUM/NAME", b.Board.Name, len(found), name, strings.Join(found, ", "))
+			}
+			full = found[0]
+		}
+		p, err := b.Board.Partition(full)
+		if err != nil {
+			return err
+		}
+		f, err := b.openFile(ctx, b.Parts[name])
+		if err != nil {
+			return fmt.Errorf("partition %s: %w", name, err)
+		}
+		b.inputs = append(b.inputs, artifact.Input{Name: "partition " + full, SHA256: f.SHA256, Origin: f.Origin})
+		if b.parts[full], err = unsparse(f); err != nil {
+			return &source.CorruptError{Name: b.Parts[name], Err: err}
+		}
+		if size := b.parts[full].Size(); p.Size != 0 && size > int64(p.Size) {
+			return fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", b.Parts[name], size, full, int64(p.Size))
+		}
+	}
+	return nil
+}
+
+// unsparse is what a file stands for, which may be an Android sparse image.
+func unsparse(c image.Content) (image.Content, error) {
+	head := make([]byte, 4)
+	if n, _ := c.ReadAt(head, 0); n < len(head) || !simg.IsSparse(head) {
+		return c, nil
+	}
+	m, err := simg.Open(c, c.Size())
+	if err != nil {
+		return nil, err
+	}
+	return simg.Zeroed(m)
+}

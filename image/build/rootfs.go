@@ -1,0 +1,141 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+
+	"imgtool/image"
+	"imgtool/image/compress"
+	"imgtool/image/source"
+	"imgtool/image/squashfs"
+	"imgtool/image/tree"
+	"imgtool/layouts"
+)
+
+// rootfs returns the squashfs of a partition. A given squashfs is used as it is. Otherwise
+// the tree is written as one, to the output file at its offset in the image or to a scratch
+// file.
+func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
+	if given := b.root.Squashfs; given != nil {
+		t, err := treeOf(given)
+		if err != nil {
+			return nil, &source.CorruptError{Name: "rootfs", Err: err}
+		}
+		if b.root.Tree == nil && b.Root == nil {
+			b.warnNoInit(t)
+		}
+		return given, nil
+	}
+	root, n, first := b.root.Tree.WithoutXattrs(func(name string) bool { return name == tree.ACL || name == tree.DefaultACL })
+	if n > 0 {
+		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, because squashfs cannot store them: the first is that of %s", n, first))
+	}
+	b.warnTimes("rootfs", "squashfs", root, squashfsFirst, squashfsLast)
+	var out ReaderWriterAt
+	at := p.Off
+	if b.Output != nil {
+		out = b.Output(d.Name)
+	}
+	inPlace := out != nil
+	if !inPlace {
+		f, err := compress.NewScratch(b.TempDir, nil)
+		if err != nil {
+			return nil, fmt.Errorf("rootfs: %w", err)
+		}
+		b.result.scratch = append(b.result.scratch, f)
+		out, at = f, 0
+	}
+	opt := b.squashfs()
+	// The checksums of files are not needed after the squashfs is written.
+	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
+	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
+	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
+		return nil, tooLarge(p.Name, large.Size, large.Max)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rootfs: %w", err)
+	}
+	if inPlace {
+		d.written = append(d.written, image.Span{Off: at, Len: size})
+	}
+	return io.NewSectionReader(out, at, size), nil
+}
+
+// contentSize returns the size of all files of a tree. Hard links count once.
+func contentSize(t *tree.Tree) (size int64) {
+	seen := map[*tree.Inode]bool{}
+	for _, n := range t.All() {
+		if !seen[n] {
+			seen[n] = true
+			size += n.Size()
+		}
+	}
+	return size
+}
+
+func (b *builder) squashfs() squashfs.Options {
+	size := b.BlockSize
+	if size == 0 {
+		size = 1 << 20
+	}
+	return squashfs.Options{Compression: b.Compression, BlockSize: size, ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
+}
+
+func tooLarge(part string, size, max int64) error {
+	return fmt.Errorf("%s: %s of squashfs do not fit in %s (%d bytes in %d): remove files from the root file system, or compress more, as with --compression zstd:19",
+		part, image.FormatSize(size), image.FormatSize(max), size, max)
+}
+
+// warnNoInit warns of a root file system without the program that the kernel starts. It is
+// probably not a root file system.
+func (b *builder) warnNoInit(root *tree.Tree) {
+	path := "/sbin/init"
+	for arg := range strings.FieldsSeq(b.Cmdline) {
+		if given, ok := strings.CutPrefix(arg, "init="); ok {
+			path = given
+		}
+	}
+	if _, err := root.Open(path); err == nil {
+		return
+	}
+	var names []string
+	for name := range root.List("") {
+		if names = append(names, name); len(names) == 8 {
+			names[7] = "and more"
+			break
+		}
+	}
+	has := "it is empty"
+	if len(names) > 0 {
+		has = "it has " + strings.Join(names, ", ")
+	}
+	b.Warn(fmt.Sprintf("rootfs: %s may not be a root file system: it has no %s; %s", b.Inputs["rootfs"], path, has))
+}
+
+// warnTimes warns of times outside of the range of a file system.
+func (b *builder) warnTimes(where, kind string, t *tree.Tree, first, last int64) {
+	n, example := 0, ""
+	for path, node := range t.All() {
+		if node.ModTime >= first && node.ModTime <= last {
+			continue
+		}
+		if n++; n == 1 {
+			example = fmt.Sprintf("/%s (%s)", path, time.Unix(node.ModTime, 0).UTC().Format("2006-01-02"))
+		}
+	}
+	if n > 0 {
+		b.Warn(fmt.Sprintf("%s: the times of %d files are outside of the years %d to %d of %s, and are set to the nearest year: the first is that of %s", where, n,
+			time.Unix(first, 0).UTC().Year(), time.Unix(last, 0).UTC().Year(), kind, example))
+	}
+}
+
+// The ranges of times of the file systems, in seconds since 1970.
+const (
+	squashfsFirst, squashfsLast = 0, math.MaxUint32
+	ext4First, ext4Last         = math.MinInt32, math.MaxInt32 + 3<<32
+)

@@ -1,0 +1,209 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"imgtool/boards"
+	"imgtool/image"
+	"imgtool/image/artifact"
+	"imgtool/image/cache"
+	"imgtool/image/compress"
+	"imgtool/image/fault"
+	"imgtool/image/hostfile"
+	"imgtool/image/progress"
+	"imgtool/image/source"
+	"imgtool/image/tree/sums"
+)
+
+// File is an image that was built and saved.
+type File struct {
+	Path     string `json:"path"`
+	Manifest string `json:"manifest"` // its path
+	Bmap     string `json:"bmap"`     // its path
+	Board    string `json:"board"`
+	Medium   string `json:"medium"`
+	BuildID  string `json:"build_id"`
+	Size     int64  `json:"size"`      // of the image, in bytes
+	Content  int64  `json:"content"`   // of it, what is written
+	FileSize int64  `json:"file_size"` // of the file
+
+	Allocated  int64       `json:"-"` // of the file, on its disk
+	Partitions []Partition `json:"-"`
+}
+
+// Partition says how full a partition is.
+type Partition struct {
+	Number   int
+	Name     string
+	Len      int64
+	Used     int64
+	Deferred bool // made by the device on its first boot
+}
+
+// Run builds the images and saves each, with its manifest and block map. It calls saved
+// after each. blocks is the cache of compressed blocks, or nil; Run settles it.
+func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budget, r progress.Reporter, saved func(File) error) error {
+	warn := func(text string) { r.Warnf("%s", text) }
+	j.Warn, j.Phases = warn, r.Phase
+	var memo *sums.Memo
+	if blocks != nil {
+		j.Cache = blocks
+		memo = sums.OpenMemo(blocks)
+	}
+	settle := sync.OnceFunc(func() {
+		memo.Save()
+		blocks.Settle(warn)
+	})
+	defer settle()
+	packages, err := cache.UserDir()
+	if err != nil {
+		packages = "" // packages are fetched each time
+	}
+	j.Opener = source.NewOpener(source.Options{Arch: j.Board.Arch, KeepOwners: j.keepOwners, ModTime: j.Time, Clamp: j.Clamp,
+		CacheDir: packages, TempDir: j.TempDir, Memo: memo, Unpacked: scratch, Warn: warn})
+	defer j.Opener.Close()
+	if len(j.Inputs) == 0 && len(j.Board.Inputs()) > 0 {
+		r.Infof("no inputs given: building a small starter system from Debian's packages")
+	}
+	files := map[string]*artifact.RawFile{} // by medium
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	j.Output = func(medium string) ReaderWriterAt {
+		path := j.path(medium)
+		if format, err := artifact.FormatOf(path); err != nil || format != artifact.Raw {
+			return nil
+		}
+		f, err := artifact.CreateRaw(path)
+		if err != nil {
+			return nil // save reports it
+		}
+		files[medium] = f
+		return f
+	}
+	result, err := Build(ctx, j.Options)
+	if err != nil {
+		return withHint(err, j.Board)
+	}
+	defer result.Close()
+	// Everything is compressed: update the cache while the images are written.
+	go settle()
+	for _, img := range result.Images {
+		file, err := j.save(ctx, img, files[img.Manifest.Medium])
+		if err == nil {
+			err = saved(file)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// save writes one image, to raw if it is not nil.
+func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File, error) {
+	m := img.Manifest
+	if j.output == "" {
+		j.output = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", j.Board.Name, m.BuildID))
+		if err := os.MkdirAll("out", 0o777); err != nil {
+			return File{}, err
+		}
+	}
+	path := j.path(m.Medium)
+	m.Private = j.Seed != nil
+	var err error
+	if raw != nil {
+		err = raw.Save(ctx, img.Image, img.Written, m, j.Phases)
+	} else {
+		err = artifact.Save(ctx, path, img.Image, m, j.Phases)
+	}
+	if err != nil {
+		return File{}, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return File{}, err
+	}
+	file := File{Path: path, Manifest: artifact.ManifestPath(path), Bmap: artifact.BmapPath(path), Board: m.Board, Medium: m.Medium, BuildID: m.BuildID,
+		Size: img.Size(), Content: img.ContentSize(), FileSize: info.Size(), Allocated: info.Size(), Partitions: partitions(img.Image, m)}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		file.Allocated = st.Blocks * 512
+	}
+	return file, nil
+}
+
+// partitions returns how full each partition is.
+func partitions(img *image.Image, m *artifact.Manifest) (all []Partition) {
+	for _, p := range m.Partitions {
+		part := Partition{Number: p.Number, Name: p.Name, Len: p.Len, Deferred: p.Late}
+		for s := range img.Spans() {
+			part.Used += max(0, min(s.End(), p.Off+p.Len)-max(s.Off, p.Off))
+		}
+		all = append(all, part)
+	}
+	return all
+}
+
+// path returns the path of a medium's image.
+func (j *Job) path(medium string) string {
+	if j.output != "" && len(j.Board.Media) > 1 {
+		return artifact.MediumPath(j.output, medium)
+	}
+	return j.output
+}
+
+// checkOutputs checks, without making a file, that images and scratch files can be written.
+func (j *Job) checkOutputs() error {
+	if err := hostfile.CheckOutput(filepath.Join(os.TempDir(), "imgtool-scratch")); err != nil {
+		return fmt.Errorf("scratch files go to TMPDIR: %w", err)
+	}
+	if j.output == "" {
+		if _, err := os.Stat("out"); errors.Is(err, fs.ErrNotExist) {
+			return hostfile.CheckOutput("out")
+		}
+		return hostfile.CheckOutput(filepath.Join("out", j.Board.Name+".img.zst"))
+	}
+	for _, medium := range j.Board.MediaNames() {
+		if len(j.Media) > 0 && !slices.Contains(j.Media, medium) {
+			continue
+		}
+		path := j.path(medium)
+		for _, file := range []string{path, artifact.ManifestPath(path), artifact.BmapPath(path)} {
+			if err := hostfile.CheckOutput(file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// withHint adds to the error of a build what to do about it.
+func withHint(err error, board *boards.Board) error {
+	var missing *MissingInputsError
+	if errors.As(err, &missing) {
+		var flags []string
+		for _, name := range missing.Names {
+			if name == "rootfs" {
+				flags = append(flags, "--rootfs REF")
+			} else {
+				flags = append(flags, "--input "+name+"=REF")
+			}
+		}
+		return fault.WithHint(err, "put them into the directory of --inputs under these names, or pass %s; REF may be starter for the board's default source", strings.Join(flags, " "))
+	}
+	if errors.As(err, new(*source.NoAptError)) {
+		return fault.WithHint(err, "pass the inputs instead: --inputs DIR with %s", strings.Join(board.Inputs(), ", "))
+	}
+	return err
+}

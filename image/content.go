@@ -1,0 +1,105 @@
+package image
+
+import (
+	"bytes"
+	"io"
+	"iter"
+)
+
+// Content is data of a known size in bytes that can be read at any offset, repeatedly
+// and by several goroutines at once. [bytes.Reader], [strings.Reader],
+// [io.SectionReader] and [Image] implement it.
+type Content interface {
+	io.ReaderAt
+	Size() int64
+}
+
+// Sparse is a Content that knows its holes, which read as zeros.
+type Sparse interface {
+	Content
+	// Hole returns the number of bytes from off that are known to be zeros without
+	// reading them.
+	Hole(off int64) int64
+}
+
+// Hole returns the number of bytes of c from off that are known to be zeros without
+// reading them, or 0.
+func Hole(c Content, off int64) int64 {
+	if s, ok := c.(Sparse); ok {
+		return s.Hole(off)
+	}
+	return 0
+}
+
+// Runs returns the runs of c outside its known holes, in order. If c has a method Runs
+// it is used; otherwise only holes that begin at a multiple of Block are found.
+func Runs(c Content) iter.Seq[Span] {
+	if l, ok := c.(interface{ Runs() iter.Seq[Span] }); ok {
+		return l.Runs()
+	}
+	return func(yield func(Span) bool) {
+		_, sparse := c.(Sparse)
+		run := Span{}
+		for off := int64(0); off < c.Size(); {
+			n := c.Size() - off
+			if sparse {
+				n = min(n, Block)
+				if hole := Hole(c, off); hole > 0 {
+					if run.Len > 0 && !yield(run) {
+						return
+					}
+					// The rest of a block after the end of a hole is data.
+					off += hole
+					run = Span{off, 0}
+					continue
+				}
+				n = min(n, Block-off%Block)
+			}
+			run.Len += n
+			off += n
+		}
+		if run.Len > 0 {
+			yield(run)
+		}
+	}
+}
+
+// Zeros returns a Content of n zero bytes, which are written and verified.
+func Zeros(n int64) Content { return zeros(n) }
+
+type zeros int64
+
+func (z zeros) Size() int64 { return int64(z) }
+
+func (z zeros) Hole(off int64) int64 { return max(0, int64(z)-off) }
+
+func (z zeros) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off >= int64(z) {
+		return 0, io.EOF
+	}
+	n := min(int64(len(p)), int64(z)-off)
+	clear(p[:n])
+	if n < int64(len(p)) {
+		return int(n), io.EOF
+	}
+	return int(n), nil
+}
+
+// ReadFull reads len(p) bytes of r at off and returns the number of bytes read. The
+// error is nil if and only if all were read; at the end of r it is
+// [io.ErrUnexpectedEOF].
+func ReadFull(r io.ReaderAt, p []byte, off int64) (int, error) {
+	n, err := r.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return n, nil
+	case err == nil || err == io.EOF:
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// IsZero reports whether all bytes of p are zero.
+func IsZero(p []byte) bool {
+	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])
+}

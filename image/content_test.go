@@ -1,0 +1,58 @@
+package image_test
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"imgtool/image"
+)
+
+func TestReadFull(t *testing.T) {
+	errDisk := errors.New("bad sector")
+	r := strings.NewReader("01234567")
+	for _, c := range []struct {
+		r    io.ReaderAt
+		off  int64
+		n    int
+		want error
+	}{
+		{r, 0, 8, nil},
+		{r, 4, 4, nil},
+		{r, 4, 4, io.ErrUnexpectedEOF},
+		{r, 8, 0, io.ErrUnexpectedEOF},
+		{readerAt{iotest.ErrReader(errDisk)}, 0, 0, errDisk},
+		{readerAt{iotest.HalfReader(r)}, 0, 1, io.ErrUnexpectedEOF},
+	} {
+		size := c.n
+		if c.want != nil {
+			size++
+		}
+		if n, err := image.ReadFull(c.r, make([]byte, size), c.off); n != c.n || err != c.want {
+			t.Errorf("%d bytes at %d: %d, %v; want %d, %v", size, c.off, n, err, c.n, c.want)
+		}
+	}
+}
+
+// readerAt reads from r at every offset.
+type readerAt struct{ r io.Reader }
+
+func (r readerAt) ReadAt(p []byte, _ int64) (int, error) { return r.r.Read(p[:min(len(p), 8)]) }
+
+func TestIsZero(t *testing.T) {
+	for n := range 5 {
+		p := make([]byte, n)
+		if !image.IsZero(p) {
+			t.Errorf("%d zeros are not zero", n)
+		}
+		for i := range p {
+			p[i] = 1
+			if image.IsZero(p) {
+				t.Errorf("%v is zero", p)
+			}
+			p[i] = 0
+		}
+	}
+}
