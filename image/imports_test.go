@@ -27,7 +27,7 @@ var layers = []struct {
 	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk", "flash"}},
 	{"definitions", "data that users write, so it must not depend on how it is used", []string{"layouts", "boards"}},
 	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
-		"image/report", "image/edit", "image/edit/edittest", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
+		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
 		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/build", "image/volume",
 		"image/compose", "image/compare", "image/inspect", "flash/deploy", "flash/factory"}},
 	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool", "cmd/imgtool/boottest", "docs"}},
