@@ -91,7 +91,7 @@ func (l *live) findDisk(m boards.Medium) error {
 		return err
 	}
 	for _, other := range l.media {
-		if deploy.Same(other.disk, d) {
+		if d.Same(other.disk) {
 			return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, d.Path)
 		}
 	}
