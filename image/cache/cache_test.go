@@ -37,7 +37,7 @@ func files(t *testing.T, path string) []string {
 	return all
 }
 
-func TestWhatWasPutIsThere(t *testing.T) {
+func TestPutAndGet(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b")
 	d := open(t, path)
 	for i := range 50 {
@@ -67,7 +67,7 @@ func TestWhatWasPutIsThere(t *testing.T) {
 }
 
 // However an entry is damaged, it is as good as none, and can be put again.
-func TestDamagedEntriesAreNone(t *testing.T) {
+func TestDamagedEntriesAreRemoved(t *testing.T) {
 	for name, damage := range map[string]func(path string, b []byte) error{
 		"a bit":       func(path string, b []byte) error { b[len(b)/2] ^= 4; return os.WriteFile(path, b, 0o644) },
 		"its length":  func(path string, b []byte) error { return os.WriteFile(path, append(b, 0), 0o644) },
@@ -107,7 +107,7 @@ func TestDamagedEntriesAreNone(t *testing.T) {
 }
 
 // An entry under the name of another is none of it.
-func TestAnEntryKnowsItsKey(t *testing.T) {
+func TestEntryUnderAnotherKeyIsDamaged(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	d.Put(key(1), data(1))
@@ -176,7 +176,7 @@ func TestTrim(t *testing.T) {
 }
 
 // Many programs put, get and trim at once; what one gets is what was put.
-func TestSeveralAtOnce(t *testing.T) {
+func TestConcurrentUse(t *testing.T) {
 	path := t.TempDir()
 	var g sync.WaitGroup
 	for range 8 {
@@ -204,7 +204,7 @@ func TestSeveralAtOnce(t *testing.T) {
 }
 
 // A folder that takes nothing is told of once, and no harm.
-func TestAFolderThatTakesNothing(t *testing.T) {
+func TestUnwritableDirectory(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	name := fmt.Sprintf("%x", key(1))

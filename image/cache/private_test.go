@@ -31,7 +31,7 @@ func mkdir(t *testing.T, path string, mode fs.FileMode) {
 }
 
 // Whoever can write to the directory, or to one above it, decides what is built.
-func TestADirectoryOthersCanChangeIsRefused(t *testing.T) {
+func TestDirectoryWritableByOthersIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		imagetest.Skip(t, "only root can make directories of other users")
 	}
@@ -109,7 +109,7 @@ func TestADirectoryOthersCanChangeIsRefused(t *testing.T) {
 
 // For a user who is not root, root's directories may be above, but not in a directory
 // that all can write to, nor be the cache.
-func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
+func TestParentDirectoriesMayBelongToRoot(t *testing.T) {
 	if path := os.Getenv("OPEN_CACHE"); path != "" {
 		if _, err := cache.Open(path, nil); err != nil {
 			fmt.Println("refused:", err)
@@ -140,9 +140,9 @@ func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
 		"/root/mine":        "",
 		"/root/mine/new":    "",
 		"/sticky/new":       "",
-		"/root":             "/root belongs to user 0, not to user 65534",
+		"/root":             "/root belongs to user 0, not to the current user 65534",
 		"/sticky/root/mine": "",
-		"/sticky/1/mine":    "/sticky/1 belongs to user 1, not to user 65534",
+		"/sticky/1/mine":    "/sticky/1 belongs to user 1, not to the current user 65534",
 	} {
 		cmd := exec.Command(program, "-test.run", t.Name())
 		cmd.Dir = "/"
@@ -157,7 +157,7 @@ func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
 }
 
 // A directory that is made is for its user alone.
-func TestANewDirectoryIsPrivate(t *testing.T) {
+func TestNewDirectoryIsPrivate(t *testing.T) {
 	path := t.TempDir() + "/a/b"
 	open(t, path)
 	for _, dir := range []string{path, filepath.Dir(path)} {
@@ -176,7 +176,7 @@ func plant(t *testing.T, path string, i int, put func(at string) error) {
 }
 
 // A directory that others could write to once may still have what they put there.
-func TestEntriesOfOthersAreNone(t *testing.T) {
+func TestEntriesOfOtherUsersAreIgnored(t *testing.T) {
 	if os.Geteuid() != 0 {
 		imagetest.Skip(t, "only root can make files of other users")
 	}
@@ -278,7 +278,7 @@ func TestEntriesAreAuthenticated(t *testing.T) {
 	}
 }
 
-func TestKeysArePrivateAndLong(t *testing.T) {
+func TestReadKeyChecksOwnerModeAndSize(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string, size int, mode fs.FileMode) string {
 		path := filepath.Join(dir, name)

@@ -115,7 +115,7 @@ func TestDiffFindsEveryAspect(t *testing.T) {
 
 func dirNode() *tree.Inode { return &tree.Inode{Mode: tree.Dir | 0o755, ModTime: 1} }
 
-func TestDiffSaysWhichFileCannotBeRead(t *testing.T) {
+func TestDiffNamesUnreadableFile(t *testing.T) {
 	bad := errors.New("bad sector")
 	good := tree.New(0)
 	treetest.Must(t, good.Put("d/f", &tree.Inode{Mode: tree.Regular, Content: strings.NewReader("xxxx")}))
@@ -154,7 +154,7 @@ func (u unread) ReadAt(p []byte, off int64) (int, error) {
 	panic("a hole was read")
 }
 
-func TestHolesAreNotRead(t *testing.T) {
+func TestDiffDoesNotReadHoles(t *testing.T) {
 	sparse := func() *tree.Tree {
 		tr := tree.New(0)
 		treetest.Must(t, tr.Put("f", &tree.Inode{Mode: tree.Regular, Content: unread{image.Zeros(100 << 30)}}))

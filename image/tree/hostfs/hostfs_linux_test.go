@@ -17,7 +17,7 @@ import (
 	"imgtool/image/tree/treetest"
 )
 
-func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
+func TestReadRefusesUnreadableFiles(t *testing.T) {
 	d := t.TempDir()
 	treetest.Must(t, os.Chmod(d, 0o755))
 	treetest.WriteFile(t, d+"/etc/shadow", "x")
@@ -50,7 +50,7 @@ func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 
 // A system runs on what is read: other file systems are left out, and files that
 // change keep their size.
-func TestARootInUseIsRead(t *testing.T) {
+func TestReadLive(t *testing.T) {
 	dir := t.TempDir()
 	for _, p := range []string{"proc", "var/log", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(dir, p), 0o755); err != nil {

@@ -38,9 +38,9 @@ func (c *counting) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// A disk of 100 GiB with little on it costs what is on it, from a folder and from
+// A disk of 100 GiB with little on it costs what is on it, from a directory and from
 // every form of tar.
-func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
+func TestHolesOfLargeFilesAreNotRead(t *testing.T) {
 	const size = 100 << 30
 	d := t.TempDir()
 	f, err := os.Create(d + "/disk")
@@ -88,9 +88,9 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 		}
 		return treetest.Digest(t, tr)
 	}
-	folder, err := hostfs.Read(d, false, modTime)
+	directory, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
-	want := check("folder", folder)
+	want := check("directory", directory)
 	for _, format := range [][]string{
 		{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"},
 	} {
@@ -105,7 +105,7 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 		tr, err := tarfs.Read(r, info.Size(), modTime)
 		treetest.Must(t, err)
 		if got := check(fmt.Sprint(format), tr); got != want {
-			t.Errorf("%v: another digest than the folder's", format)
+			t.Errorf("%v: another digest than the directory's", format)
 		}
 		if n := r.n.Load(); n > 100<<20 {
 			t.Errorf("%v: %d bytes were read", format, n)
@@ -113,7 +113,7 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 	}
 }
 
-// deep makes folders in one another until what is in the last has a path of length
+// deep makes directories in one another until what is in the last has a path of length
 // bytes, and in each a file.
 func deep(t testing.TB, dir string, length int) {
 	t.Helper()
@@ -139,15 +139,15 @@ func deep(t testing.TB, dir string, length int) {
 	unix.Close(fd)
 }
 
-// Paths are as long as Linux has them, also below a folder whose own path makes them
+// Paths are as long as Linux has them, also below a directory whose own path makes them
 // longer than a call takes.
-func TestLongPathsAreRead(t *testing.T) {
+func TestLongPaths(t *testing.T) {
 	d := t.TempDir()
 	deep(t, d, 4096)
-	folder, err := hostfs.Read(d, false, modTime)
+	directory, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	longest := 0
-	for p := range folder.All() {
+	for p := range directory.All() {
 		longest = max(longest, len(p))
 	}
 	if longest != 4096 {
@@ -160,12 +160,12 @@ func TestLongPathsAreRead(t *testing.T) {
 		treetest.Must(t, err)
 		tr, err := fromTar(data)
 		treetest.Must(t, err)
-		if a, b := treetest.Digest(t, tr), treetest.Digest(t, folder); a != b {
-			t.Errorf("%s: %.3000s", format, cmp.Diff(treetest.Dump(t, folder), treetest.Dump(t, tr)))
+		if a, b := treetest.Digest(t, tr), treetest.Digest(t, directory); a != b {
+			t.Errorf("%s: %.3000s", format, cmp.Diff(treetest.Dump(t, directory), treetest.Dump(t, tr)))
 		}
 	}
 	read := 0
-	for p, n := range folder.All() {
+	for p, n := range directory.All() {
 		if strings.HasSuffix(p, "/f") && len(p) > 4000 {
 			read++
 			if got := treetest.Contents(t, n); got == "" {
@@ -184,7 +184,7 @@ func TestLongPathsAreRead(t *testing.T) {
 }
 
 // All bytes but two can be in a name, and a name can have 255.
-func TestNamesOfAllBytes(t *testing.T) {
+func TestNamesWithAllBytes(t *testing.T) {
 	d := t.TempDir()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for b := 1; b < 256; b++ {
@@ -209,7 +209,7 @@ func TestNamesOfAllBytes(t *testing.T) {
 		treetest.Must(t, os.Link(d+"/"+string(name)+"/"+string(name), d+"/"+string(name)+"/hard"))
 		treetest.Must(t, os.Symlink(string(name), d+"/"+string(name)+"/soft"))
 	}
-	folder, err := hostfs.Read(d, false, modTime)
+	directory, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	for _, args := range [][]string{
 		{"tar", "--format=gnu"}, {"tar", "--format=pax"}, {"bsdtar", "--format=pax"}, {"bsdtar", "--format=gnutar"},
@@ -226,14 +226,14 @@ func TestNamesOfAllBytes(t *testing.T) {
 		treetest.Must(t, err)
 		tr, err := fromTar(data)
 		treetest.Must(t, err)
-		if a, b := treetest.Digest(t, tr), treetest.Digest(t, folder); a != b {
-			t.Errorf("%v: %.3000s", args, cmp.Diff(treetest.Dump(t, folder), treetest.Dump(t, tr)))
+		if a, b := treetest.Digest(t, tr), treetest.Digest(t, directory); a != b {
+			t.Errorf("%v: %.3000s", args, cmp.Diff(treetest.Dump(t, directory), treetest.Dump(t, tr)))
 		}
 	}
 }
 
-// Tars of bsdtar are the folder, and what it extracts from GNU tar's is what we read.
-func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
+// Tars of bsdtar are the directory, and what it extracts from GNU tar's is what we read.
+func TestBsdtar(t *testing.T) {
 	imagetest.NeedRoot(t)
 	d := everything(t)
 	treetest.Must(t, unix.Lsetxattr(d+"/etc/passwd", "user.a=b%c", []byte("a=b\x00c"), 0))
@@ -278,7 +278,7 @@ func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
 }
 
 // Access control lists that tars have as text are what the kernel has.
-func TestAccessControlListsOfTars(t *testing.T) {
+func TestAccessControlLists(t *testing.T) {
 	imagetest.NeedRoot(t)
 	d := t.TempDir()
 	treetest.WriteFile(t, d+"/plain", "")
@@ -319,7 +319,7 @@ func TestAccessControlListsOfTars(t *testing.T) {
 }
 
 // A tree of many small files takes memory by files, and little for each.
-func TestMemoryOfATree(t *testing.T) {
+func TestMemoryPerFile(t *testing.T) {
 	const files = 100_000
 	path := filepath.Join(t.TempDir(), "x.tar")
 	f, err := os.Create(path)
