@@ -24,17 +24,17 @@ func TestReadMke2fs(t *testing.T) {
 	names(t, tr, "indexed/%d", 2000)
 	dir := stage(t, tr)
 	for name, args := range map[string][]string{
-		"as it is":            nil,
-		"blocks of 1 KiB":     {"-b", "1024"},
-		"blocks of 2 KiB":     {"-b", "2048"},
-		"no checksums":        {"-O", "^metadata_csum"},
-		"old checksums":       {"-O", "^metadata_csum,uninit_bg"},
-		"descriptors of 32":   {"-O", "^64bit"},
-		"descriptors of 32 2": {"-O", "^64bit,^metadata_csum,^flex_bg,^resize_inode"},
-		"inodes of 128":       {"-I", "128"},
-		"inodes of 512":       {"-I", "512"},
-		"a separate checksum seed":   {"-O", "metadata_csum_seed"},
-		"no types":            {"-O", "^filetype"},
+		"as it is":                 nil,
+		"blocks of 1 KiB":          {"-b", "1024"},
+		"blocks of 2 KiB":          {"-b", "2048"},
+		"no checksums":             {"-O", "^metadata_csum"},
+		"old checksums":            {"-O", "^metadata_csum,uninit_bg"},
+		"descriptors of 32":        {"-O", "^64bit"},
+		"descriptors of 32 2":      {"-O", "^64bit,^metadata_csum,^flex_bg,^resize_inode"},
+		"inodes of 128":            {"-I", "128"},
+		"inodes of 512":            {"-I", "512"},
+		"a separate checksum seed": {"-O", "metadata_csum_seed"},
+		"no types":                 {"-O", "^filetype"},
 	} {
 		path := filepath.Join(t.TempDir(), "image")
 		imagetest.Run(t, "mke2fs", append(append([]string{"-q", "-F", "-t", "ext4", "-L", "theirs", "-U", "01234567-89ab-4def-8123-456789abcdef",
