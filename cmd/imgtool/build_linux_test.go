@@ -13,8 +13,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// Ended anywhere, by a signal that can be heard or not, a build leaves the image that was
-// there or the new one, whole, and nothing else; what it leaves in the cache is good.
+// A build that is ended at any moment, also by SIGKILL, leaves the old image or the complete
+// new one and no other file, and a valid cache.
 func TestAnEndedBuildLeavesNothing(t *testing.T) {
 	r := random(t)
 	dir := t.TempDir()
@@ -107,13 +107,13 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 					}
 				}
 			} else {
-				// A build with a cache, or at a quieter time, takes less than the first did.
+				// A build with a cache, or on an idle machine, takes less time than the first.
 				whole = min(whole, after) * 4 / 5
 				if readText(t, filepath.Join(out, name)) != want || len(entries()) != 3 {
 					t.Errorf("%s: %s after %s leaves another image, or others than %v", name, signal, after, entries())
 				}
 			}
-			// Half of the time with what is in the cache by now.
+			// Half of the builds use the cache.
 			if r.IntN(2) == 0 {
 				os.RemoveAll(blocks)
 			}
@@ -133,8 +133,8 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 	}
 }
 
-// A cache on a full disk makes no image worse.
-func TestAFullCacheIsNoFault(t *testing.T) {
+// A cache on a full disk does not affect the image.
+func TestFullCacheIsNotAnError(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := t.TempDir()
 	in := filepath.Join(dir, "in")

@@ -39,8 +39,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// cached has all programs under test keep their blocks in a folder of this run, so
-// that what an earlier version made of one is not taken for what this one makes.
+// cached gives the programs under test a cache of this run, so that they never use blocks
+// compressed by an earlier version.
 type cached struct{ *testing.M }
 
 func (c cached) Run() int {
@@ -58,7 +58,7 @@ func must(err error) {
 	}
 }
 
-// tool is the program under test, as other people run it.
+// tool returns a command that runs the program under test.
 func tool(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := exec.LookPath("imgtool")
@@ -124,7 +124,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// cutPart copies a partition of a disk into a file, holes as holes.
+// cutPart copies a partition of a disk into a file and keeps its holes.
 func cutPart(disk, number, to string) error {
 	in, err := os.Open(disk)
 	if err != nil {
@@ -159,7 +159,7 @@ func cutPart(disk, number, to string) error {
 	})
 }
 
-// eachRun reads what a file holds between two places, and skips its holes.
+// eachRun calls f for each run of data of a file between two offsets.
 func eachRun(file string, at, end int64, do func(at int64, r io.Reader) error) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -204,7 +204,7 @@ func poke(file, offset string) error {
 	return err
 }
 
-// makeInputs makes a folder with small inputs for a Rock64, the same each time.
+// makeInputs makes a directory with small inputs for a Rock64, always the same.
 func makeInputs(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -241,7 +241,7 @@ func makeInputs(dir string) error {
 	return nil
 }
 
-// The smallest document that AtomixOS takes.
+// tinySeed is the smallest configuration that AtomixOS accepts.
 const tinySeed = `version = 1
 [users.ops]
 isAdmin = true
@@ -254,7 +254,7 @@ privileged = false
 Image = "registry.example/web:1"
 `
 
-// A board whose images are small, for tests that write many of them.
+// tinyBoard is a board with small images, for tests that write many of them.
 const tinyBoard = `name = "tiny"
 arch = "arm64"
 [[medium]]
@@ -299,7 +299,7 @@ min-size = "16MiB"
 late = true
 `
 
-// writeRootfs writes a tar with one of everything.
+// writeRootfs writes a tar with a file of each type.
 func writeRootfs(b *bytes.Buffer) error {
 	w := tar.NewWriter(b)
 	when := time.Unix(1_700_000_000, 0)

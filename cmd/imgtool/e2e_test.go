@@ -21,7 +21,7 @@ import (
 	"imgtool/image/vm"
 )
 
-// built is a folder with inputs and an image x.img.zst made of them.
+// built returns a directory with inputs and an image x.img.zst made from them.
 func built(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -32,7 +32,7 @@ func built(t *testing.T) string {
 	return dir
 }
 
-// sparseFile is a file of size bytes that holds nothing.
+// sparseFile makes a file of zeros, of size bytes.
 func sparseFile(t *testing.T, path string, size int64) string {
 	t.Helper()
 	f, err := os.Create(path)
@@ -57,7 +57,7 @@ func TestALoopDeviceIsFlashedAndVerified(t *testing.T) {
 	}
 	imgtool(t, "verify", "--image", x, dev)
 
-	// The backup table is the very end of the disk.
+	// The backup table is at the end of the disk.
 	b := make([]byte, 512)
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)
 	if err != nil {
@@ -68,7 +68,7 @@ func TestALoopDeviceIsFlashedAndVerified(t *testing.T) {
 		t.Errorf("the last sector starts with %q", b[:8])
 	}
 
-	// Behind the loop device's back, a byte changes.
+	// Change a byte of the file below the loop device.
 	const at = 150994944 + 777
 	if _, err := f.ReadAt(b[:1], at); err != nil {
 		t.Fatal(err)
@@ -82,8 +82,8 @@ func TestALoopDeviceIsFlashedAndVerified(t *testing.T) {
 	}
 }
 
-// refused runs a flash that must end with exit status 4 and leave the file behind
-// the disk as it is.
+// refused runs a flash that must end with exit status 4 and leave the file below
+// the disk unchanged.
 func refused(t *testing.T, image, dev, behind, want string) {
 	t.Helper()
 	before := hashFile(t, behind)
@@ -97,7 +97,7 @@ func refused(t *testing.T, image, dev, behind, want string) {
 	}
 }
 
-// hashFile hashes what a file holds, and where; holes cost nothing.
+// hashFile hashes the data of a file with its offsets, without reading holes.
 func hashFile(t *testing.T, path string) string {
 	t.Helper()
 	h := sha256.New()
@@ -109,7 +109,7 @@ func hashFile(t *testing.T, path string) string {
 	return string(h.Sum(nil))
 }
 
-// copySparse copies what one file holds in a range into another.
+// copySparse copies the data of a range of a file to another file.
 func copySparse(t *testing.T, to string, toOff int64, from string, fromOff, size int64) {
 	t.Helper()
 	out, err := os.OpenFile(to, os.O_RDWR, 0)
@@ -127,7 +127,7 @@ func copySparse(t *testing.T, to string, toOff int64, from string, fromOff, size
 	})
 }
 
-// eachData calls do for each run of a file that is no hole.
+// eachData calls do for each run of data of a file.
 func eachData(t *testing.T, path string, do func(f *os.File, start, end int64) error) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -172,7 +172,7 @@ func TestADiskThatIsInUseIsRefused(t *testing.T) {
 	imagetest.Run(t, "mkswap", "-q", swap)
 	swapdev := imagetest.Loop(t, swap)
 	imagetest.Run(t, "swapon", swapdev)
-	// The kernel itself may write to its swap, but not to the header.
+	// The kernel may write to the swap, but not to its header.
 	header := func() string { return imagetest.Run(t, "sha256sum", "--", swapHeader(t, swap)) }
 	before := header()
 	if status, out := ended(t, tool(t, "flash", "--yes", "--image", x, swapdev)); status != exitRefused || !strings.Contains(out, "swap") {
@@ -205,9 +205,8 @@ func swapHeader(t *testing.T, file string) string {
 	return out
 }
 
-// An interrupt at any moment leaves a disk without a table, or none touched, or
-// a whole one; never a half.
-func TestAnInterruptedFlashLooksLikeOne(t *testing.T) {
+// An interrupt at any moment leaves the disk unchanged, without a table, or complete.
+func TestInterruptedFlashIsNotBootable(t *testing.T) {
 	dir := built(t)
 	x := filepath.Join(dir, "x.img.zst")
 	disk := sparseFile(t, filepath.Join(dir, "disk"), 2500<<20)
@@ -249,15 +248,15 @@ func TestAnInterruptedFlashLooksLikeOne(t *testing.T) {
 	imgtool(t, "verify", "--image", x, disk)
 }
 
-// A user without any rights builds the same bytes.
-func TestNobodyBuildsTheSameBytes(t *testing.T) {
+// A user without privileges builds the same bytes.
+func TestUnprivilegedBuildGivesTheSameBytes(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := built(t)
 	program, err := exec.LookPath("imgtool")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// nobody must reach the program and a folder of its own.
+	// The user "nobody" must be able to reach the program and a directory.
 	open, err := os.MkdirTemp("", "nobody-*")
 	if err != nil {
 		t.Fatal(err)
@@ -278,8 +277,8 @@ func TestNobodyBuildsTheSameBytes(t *testing.T) {
 	}
 }
 
-// The kernel mounts the slot and sees what went into the tar.
-func TestTheKernelSeesTheTarInTheSlot(t *testing.T) {
+// The kernel mounts the slot and finds the contents of the tar.
+func TestKernelMountsTheSlot(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := built(t)
 	imgtool(t, "build", "--board", "rock64", "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "x.img"))
@@ -294,7 +293,7 @@ func TestTheKernelSeesTheTarInTheSlot(t *testing.T) {
 	list := func(root string) string {
 		all := imagetest.Run(t, "sh", "-c", "cd "+root+" && find . -printf '%P %M %U:%G %s %T@ %l %n\\n' | sort && getfattr -Rdhm- . 2>&1 | sort && find . -type f -exec sha256sum {} + | sort")
 		all += imagetest.Run(t, "sh", "-c", "cd "+root+" && stat -c '%n %t %T' dev/console run/fifo")
-		// Folders have their own ideas of size, and parents a tar lacks of time.
+		// Sizes of directories, and times of directories that the tar lacks, differ.
 		all = regexp.MustCompile(`(?m)^(\S*) (d\S+ \S+) \d+ `).ReplaceAllString(all, "$1 $2 ")
 		return regexp.MustCompile(`(?m)^(etc|usr|dev|home|run) (d\S+ \S+) \S+`).ReplaceAllString(all, "$1 $2")
 	}
@@ -303,7 +302,7 @@ func TestTheKernelSeesTheTarInTheSlot(t *testing.T) {
 	}
 }
 
-// needVM skips a test that boots, where QEMU is missing.
+// needVM skips a test if QEMU is missing.
 func needVM(t *testing.T) {
 	t.Helper()
 	if err := vm.Check(); err != nil {

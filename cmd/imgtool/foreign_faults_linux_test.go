@@ -28,7 +28,7 @@ func mbr40() *foreign {
 	return f
 }
 
-func TestWhatForeignImagesNeed(t *testing.T) {
+func TestForeignImagesThatAreRefused(t *testing.T) {
 	imagetest.NeedRoot(t)
 	for name, c := range map[string]struct {
 		change func(f *foreign)
@@ -102,8 +102,8 @@ func TestWhatForeignImagesNeed(t *testing.T) {
 	}
 }
 
-// What is on a disk, and which partitions an image has, is read as the kernel does.
-func TestAllCommandsReadOneTable(t *testing.T) {
+// The partitions of a disk and of an image are those that the kernel finds.
+func TestAllCommandsReadTheSameTable(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, f *foreign) string {
 		file := filepath.Join(dir, name)
@@ -139,7 +139,7 @@ func TestAllCommandsReadOneTable(t *testing.T) {
 	}
 }
 
-// The second time, an image with an MBR is found on the disk.
+// An image with an MBR that is flashed again is found on the disk.
 func TestAnMBRImageIsFoundOnADisk(t *testing.T) {
 	dir := t.TempDir()
 	file, disk := filepath.Join(dir, "x.img"), filepath.Join(dir, "disk")
@@ -161,8 +161,8 @@ func TestAnMBRImageIsFoundOnADisk(t *testing.T) {
 	}
 }
 
-// Images of optical discs may have a checksum of all bytes: they stay as they are.
-func TestDiscImagesStayAsTheyAre(t *testing.T) {
+// Images of optical discs are not changed, because they may have a checksum of all bytes.
+func TestDiscImagesAreNotChanged(t *testing.T) {
 	xorriso := imagetest.Need(t, "xorriso")
 	dir := t.TempDir()
 	tree, esp := filepath.Join(dir, "tree"), filepath.Join(dir, "esp")

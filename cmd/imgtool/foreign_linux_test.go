@@ -19,8 +19,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// foreign is an image that other programs could have made: what its partition table
-// says, and how much of it there is.
+// foreign is an image that other programs could have made: its partition table and its
+// length.
 type foreign struct {
 	kind      string // gpt, hybrid, mbr, logical, or stale: an MBR with the GPT of before
 	sector    int64  // in bytes
@@ -49,7 +49,7 @@ func (f *foreign) end() (end int64) {
 	return end
 }
 
-// image is the bytes of the image.
+// image returns the bytes of the image.
 func (f *foreign) image(r *rand.Rand) []byte {
 	b := make([]byte, max(f.size, f.length))
 	fill(r, b[:f.end()])
@@ -90,7 +90,7 @@ func (f *foreign) image(r *rand.Rand) []byte {
 	return b[:f.length]
 }
 
-// fill makes some runs random and leaves others zero.
+// fill writes random bytes to some runs and leaves others zero.
 func fill(r *rand.Rand, b []byte) {
 	random := rand.NewChaCha8([32]byte{byte(r.Uint32()), byte(r.Uint32()), byte(r.Uint32())})
 	for len(b) > 0 {
@@ -109,8 +109,8 @@ func mbrEntry(sector []byte, i int, kind byte, first, count int64) {
 	binary.LittleEndian.PutUint32(e[12:], uint32(count))
 }
 
-// putLogical has the first partition primary and the others logical, each behind its
-// own table, which is in the sector before it.
+// putLogical writes an MBR with the first partition primary and the others logical, each
+// with its table in the sector before it.
 func (f *foreign) putLogical(b []byte) {
 	mbrEntry(b, 0, 0x0C, f.parts[0][0]/512, f.parts[0][1]/512)
 	first := f.parts[1][0] - 512
@@ -164,7 +164,7 @@ func (f *foreign) putGPT(b []byte) {
 	put(1, last, f.array)
 }
 
-// drawForeign draws an image and the size of a disk for it.
+// drawForeign returns a random image and the size of a disk for it.
 func drawForeign(r *rand.Rand) (f *foreign, disk int64) {
 	f = &foreign{kind: pick(r, "gpt", "gpt", "gpt", "hybrid", "mbr", "logical", "stale"), sector: 512, entries: 128, entrySize: 128, array: 2}
 	if f.gpt() {
@@ -225,14 +225,14 @@ func drawForeign(r *rand.Rand) (f *foreign, disk int64) {
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
-// deliver is how an image gets to the program.
+// deliver is a way to pass an image to the program.
 type deliver struct {
 	packed, piped bool
 	loop          int64 // size of the sectors of a loop device, 0: a regular file
 }
 
-// flashed writes an image to a disk that is full of random bytes, and returns what was
-// there before, what is there now, and what the program said.
+// flashed writes an image to a disk of random bytes, and returns the contents of the disk
+// before and after, and the output of the program.
 func (d deliver) flashed(t *testing.T, data []byte, size int64, extra ...string) (before, after []byte, status int, said string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -271,7 +271,7 @@ func (d deliver) flashed(t *testing.T, data []byte, size int64, extra ...string)
 		}
 		out, _ = cmd.CombinedOutput()
 		status = cmd.ProcessState.ExitCode()
-		// A losetup elsewhere that looks for a free device opens ours for a moment.
+		// Another losetup that searches for a free device opens this one for a moment.
 		if try == 5 || !strings.Contains(string(out), "losetup (process") {
 			break
 		}
@@ -288,7 +288,7 @@ func (d deliver) flashed(t *testing.T, data []byte, size int64, extra ...string)
 	return before, after, status, string(out)
 }
 
-// loopOf makes a loop device with sectors of a size, and takes it away with the test.
+// loopOf attaches a loop device with the given sector size for the duration of the test.
 func loopOf(t testing.TB, file string, sector int64) string {
 	t.Helper()
 	imagetest.NeedRoot(t)
@@ -297,7 +297,7 @@ func loopOf(t testing.TB, file string, sector int64) string {
 	return dev
 }
 
-// clean says which of sfdisk and sgdisk find no fault in the table of a disk.
+// clean returns which of sfdisk and sgdisk find no fault in the table of a disk.
 func clean(t testing.TB, disk []byte, sector int64) (found []string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "judged")
@@ -314,7 +314,7 @@ func clean(t testing.TB, disk []byte, sector int64) (found []string) {
 	return found
 }
 
-// judge compares what a disk has with what dd would have written.
+// judge compares the contents of a disk with what dd would have written.
 func (f *foreign) judge(t *testing.T, data, after []byte) {
 	t.Helper()
 	want := slices.Clone(after)
@@ -353,7 +353,6 @@ func (f *foreign) judge(t *testing.T, data, after []byte) {
 	same(f.sector+92, newTail)
 }
 
-// What other programs' images have in common with ours is not much.
 func TestForeignImagesAreWrittenAsByDD(t *testing.T) {
 	imagetest.NeedRoot(t)
 	count, seed := 24, uint64(20)
@@ -408,8 +407,8 @@ func TestForeignImagesAreWrittenAsByDD(t *testing.T) {
 	}
 }
 
-// judgeTable has sfdisk and sgdisk look at the table on a disk of another size: who
-// finds no fault in the table on a disk of its own size must find none there.
+// judgeTable checks the table on a disk of another size with sfdisk and sgdisk: a program
+// that finds no fault in the table on a disk of the original size must find none there.
 func (f *foreign) judgeTable(t *testing.T, r *rand.Rand, size int64, after []byte) {
 	t.Helper()
 	own := *f

@@ -11,7 +11,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// soak is the many of a large matrix, or the few of it that the usual run takes.
+// soak returns the size of a large matrix with SOAK=1, else of its sample.
 func soak(few, many int) int {
 	if os.Getenv("SOAK") != "" {
 		return many
@@ -19,7 +19,7 @@ func soak(few, many int) int {
 	return few
 }
 
-// random is for one run; the log names its seed, and SEED sets it.
+// random returns a random generator; its seed is logged, and can be set with SEED.
 func random(t *testing.T) *rand.Rand {
 	t.Helper()
 	n := rand.Uint64()
@@ -33,8 +33,8 @@ func random(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(n, 0))
 }
 
-// Killed anywhere, a flash leaves what was there, or no table, or all of what was
-// to be there; and the next one finishes it.
+// A flash that is killed at any moment leaves the disk unchanged, without a table, or
+// complete, and the next one completes it.
 func TestAKilledFlashIsFinishedByTheNext(t *testing.T) {
 	imagetest.NeedRoot(t)
 	r := random(t)

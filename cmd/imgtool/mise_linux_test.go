@@ -11,8 +11,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// The tasks for mise work without a network where Go and its modules are present, and
-// build the program only when something changed.
+// The mise tasks need no network if Go and the modules are present, and build the program
+// only if its sources changed.
 func TestMiseTasks(t *testing.T) {
 	mise := imagetest.Need(t, "mise")
 	imagetest.NeedRoot(t) // for a network namespace
@@ -75,7 +75,7 @@ func TestMiseTasks(t *testing.T) {
 	}
 }
 
-// copyTree copies the files of a checkout that git knows or would add.
+// copyTree copies the files of a checkout that are not ignored by git.
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
 	list := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard")

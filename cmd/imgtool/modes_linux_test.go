@@ -22,8 +22,8 @@ func accessOf(t *testing.T, file string) string {
 	return fmt.Sprintf("%v %d:%d", info.Mode(), st.Uid, st.Gid)
 }
 
-// What has a seed in it is for its owner alone, whatever the umask allows; other files are
-// as the umask has them.
+// Only the owner can read files with a seed, regardless of the umask; other files follow the
+// umask.
 func TestFilesWithSecretsAreForTheirOwner(t *testing.T) {
 	t.Chdir(t.TempDir())
 	must(makeInputs("in"))
@@ -53,7 +53,7 @@ func TestFilesWithSecretsAreForTheirOwner(t *testing.T) {
 	}
 }
 
-// An image that is changed keeps its mode, owner and group, and a link to it stays one.
+// A changed image keeps its mode, owner and group, and a symbolic link to it is kept.
 func TestAChangedImageKeepsItsOwner(t *testing.T) {
 	imagetest.NeedRoot(t)
 	t.Chdir(t.TempDir())
@@ -82,7 +82,7 @@ func TestAChangedImageKeepsItsOwner(t *testing.T) {
 	}
 }
 
-// An image file that something uses as a disk is not replaced behind its back.
+// An image file that is in use as a disk is not replaced.
 func TestAnImageInUseGetsNoSeed(t *testing.T) {
 	imagetest.NeedRoot(t)
 	t.Chdir(t.TempDir())

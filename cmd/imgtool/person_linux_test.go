@@ -19,7 +19,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// person is somebody at a terminal.
+// person simulates a user at a terminal.
 type person struct {
 	t      *testing.T
 	hands  *os.File // the other end of the terminal
@@ -105,7 +105,7 @@ func (p *person) ends(cmd *exec.Cmd) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// tiny is an image of some MiB.
+// tiny builds an image of a few MiB.
 func tiny(t *testing.T, id string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -117,7 +117,7 @@ func tiny(t *testing.T, id string) string {
 	return x
 }
 
-func TestAPersonIsAskedBeforeADiskIsWritten(t *testing.T) {
+func TestQuestionBeforeWriting(t *testing.T) {
 	x := tiny(t, "ask")
 	disk := sparseFile(t, filepath.Join(t.TempDir(), "disk"), 64<<20)
 	before := hashFile(t, disk)
@@ -143,8 +143,8 @@ func TestAPersonIsAskedBeforeADiskIsWritten(t *testing.T) {
 	imgtool(t, "verify", "--image", x, disk)
 }
 
-// While a person thinks, the disk is pulled and another takes its name.
-func TestADiskSwappedBehindTheQuestionIsNotWritten(t *testing.T) {
+// While the question waits for an answer, the disk is replaced by another of the same name.
+func TestDiskReplacedDuringTheQuestionIsNotWritten(t *testing.T) {
 	imagetest.NeedRoot(t)
 	x := tiny(t, "swap")
 	dir := t.TempDir()
@@ -167,7 +167,7 @@ func TestADiskSwappedBehindTheQuestionIsNotWritten(t *testing.T) {
 	}
 }
 
-func TestAPersonChooses(t *testing.T) {
+func TestChoosingADisk(t *testing.T) {
 	for line, want := range map[string]int{"1\n": 0, " 3 \n": 2, "0\n": -1, "4\n": -1, "\n": -1, "one\n": -1} {
 		p := newPerson(t)
 		u := &ui{in: p.screen, stdout: p.screen, stderr: p.screen}
@@ -184,7 +184,7 @@ func TestAPersonChooses(t *testing.T) {
 	}
 }
 
-// login is the part of systemd's logind that keeps computers awake.
+// login simulates the part of systemd's logind that inhibits sleep.
 type login struct {
 	mu    sync.Mutex
 	locks []string
@@ -199,7 +199,7 @@ func (l *login) Inhibit(what, who, why, mode string) (dbus.UnixFD, *dbus.Error) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.locks, l.ends = append(l.locks, strings.Join([]string{what, who, why, mode}, "|")), append(l.ends, r)
-	// The message takes its own.
+	// The message takes a duplicate of the descriptor.
 	fd, err := syscall.Dup(int(w.Fd()))
 	w.Close()
 	if err != nil {
@@ -209,8 +209,8 @@ func (l *login) Inhibit(what, who, why, mode string) (dbus.UnixFD, *dbus.Error) 
 	return dbus.UnixFD(fd), nil
 }
 
-// A real bus, and on it what logind answers: the lock is there as long as a disk
-// is written, and no longer.
+// On a real bus with a simulated logind, the inhibitor lock is held exactly while a disk
+// is written.
 func TestTheComputerIsKeptAwakeWhileADiskIsWritten(t *testing.T) {
 	dir := t.TempDir()
 	config, socket := filepath.Join(dir, "bus.conf"), filepath.Join(dir, "bus")
@@ -248,7 +248,7 @@ func TestTheComputerIsKeptAwakeWhileADiskIsWritten(t *testing.T) {
 		}
 		return string(out)
 	}
-	// A bus without logind is no fault.
+	// A bus without logind is not an error.
 	if out := flash(); strings.Contains(out, "warning") {
 		t.Error(out)
 	}
@@ -267,7 +267,7 @@ func TestTheComputerIsKeptAwakeWhileADiskIsWritten(t *testing.T) {
 	if want := "sleep:idle|imgtool|writing " + disk + "|block"; len(l.locks) != 1 || l.locks[0] != want {
 		t.Fatalf("held were %q, want %q", l.locks, want)
 	}
-	// Its end of the pipe is closed, for all others are.
+	// All descriptors of the pipe are closed.
 	l.ends[0].SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := l.ends[0].Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 		t.Errorf("the lock is still held: %v", err)

@@ -23,15 +23,15 @@ import (
 	"imgtool/image/tree"
 )
 
-// hostile is a name that would set the window's title, delete a line, turn text around
-// and forge a line of its own.
+// hostile is a name that would set the window's title, delete a line, reverse the direction
+// of text and forge a line.
 const hostile = "h\x1b]0;T\x07\x1b[2K\x9b1m\u009b1m\u202e\u2066\u2028\nimgtool: FORGED\rimgtool: FORGED"
 
-// hostileText is what is in a file, which may have lines.
+// hostileText is the text of a file, which may have several lines.
 var hostileText = strings.ReplaceAll(hostile, "imgtool: FORGED", "more") + "\ttab\n"
 
-// onTerminal runs imgtool with a terminal as stdout and stderr, and checks each byte that
-// reaches it.
+// onTerminal runs imgtool with a terminal as stdout and stderr, and checks every byte that
+// it prints.
 func onTerminal(t *testing.T, args ...string) string {
 	t.Helper()
 	p := newPerson(t)
@@ -47,13 +47,13 @@ func onTerminal(t *testing.T, args ...string) string {
 	return checkTerminal(t, p, args...)
 }
 
-// checkTerminal checks what a terminal got, and returns it.
+// checkTerminal checks the bytes sent to a terminal, and returns them.
 func checkTerminal(t *testing.T, p *person, args ...string) string {
 	t.Helper()
 	p.mu.Lock()
 	got := p.seen.String()
 	p.mu.Unlock()
-	// Ends of lines are the terminal's, and a carriage return begins a bar again.
+	// The terminal adds carriage returns to newlines, and the progress bar uses them.
 	text := strings.ReplaceAll(got, "\r\n", "\n")
 	for i, r := range text {
 		if r == utf8.RuneError && text[i] != "\ufffd"[0] || !unicode.IsPrint(r) && r != '\n' && r != '\t' && r != '\r' {
@@ -69,7 +69,7 @@ func checkTerminal(t *testing.T, p *person, args ...string) string {
 	return text
 }
 
-// Every command is run with such names as arguments and as the value of each flag.
+// Every command is run with hostile arguments and a hostile value of each flag.
 func TestArgumentsHaveNoEffectOnATerminal(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("TERM", "xterm")
@@ -88,7 +88,7 @@ func TestArgumentsHaveNoEffectOnATerminal(t *testing.T) {
 			onTerminal(t, args...)
 			onTerminal(t, append(args, "--json")...)
 		}
-		// Without control characters of ASCII, Go would put it into backquotes.
+		// Go quotes text without ASCII control characters with backquotes.
 		onTerminal(t, append(path[:len(path):len(path)], "\u009b1m\u202e")...)
 		onTerminal(t, append(path[:len(path):len(path)], "--"+hostile)...)
 		onTerminal(t, append(path[:len(path):len(path)], "-"+hostile)...)
@@ -109,8 +109,8 @@ func TestArgumentsHaveNoEffectOnATerminal(t *testing.T) {
 	}
 }
 
-// hostileImage is a disk with partitions of such names, with a root file system of such
-// names. Partitions have no room for all of one.
+// hostileImage returns a disk with hostile names of partitions and files. Names of
+// partitions are cut to their maximum length.
 func hostileImage(t *testing.T) string {
 	t.Helper()
 	tr := tree.New(1)
@@ -163,7 +163,7 @@ func hostileImage(t *testing.T) string {
 	return path
 }
 
-// What is in images reaches a terminal as escapes.
+// Names from images are escaped on a terminal.
 func TestNamesInImagesHaveNoEffectOnATerminal(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("TERM", "xterm")
@@ -205,7 +205,7 @@ func TestNamesInImagesHaveNoEffectOnATerminal(t *testing.T) {
 			t.Errorf("%q has no %q:\n%s", test.args, test.want, got)
 		}
 	}
-	// In a pipe, data is as it is.
+	// In a pipe, data is not changed.
 	var out, errs bytes.Buffer
 	if run([]string{"cat", x + ":1/text"}, nil, &out, &errs); out.String() != hostileText {
 		t.Errorf("%q %s", out.String(), errs.String())
@@ -228,8 +228,8 @@ func TestNamesInImagesHaveNoEffectOnATerminal(t *testing.T) {
 	}
 }
 
-// A question is asked with the names that are on the disk, which is a loop device where
-// root can make one: its file's name is shown as a USB disk's model is.
+// A question shows names from the disk, here a loop device if the user is root: the name
+// of its file is shown like the model of a USB disk.
 func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 	x := hostileImage(t)
 	disk := filepath.Join(t.TempDir(), "d\x1b]0;T\x07\u202e\nimgtool: FORGED.img")
@@ -266,7 +266,7 @@ func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 	}
 }
 
-// Names of a manifest beside an image, and what a registry or program says.
+// Names in a manifest beside an image, and messages of a registry or program, are escaped.
 func TestMessagesHaveNoEffectOnATerminal(t *testing.T) {
 	p := newPerson(t)
 	u := &ui{in: p.screen, stdout: p.screen, stderr: p.screen}

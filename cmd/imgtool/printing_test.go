@@ -15,8 +15,8 @@ import (
 	"imgtool/image/fault"
 )
 
-// printers are the functions that may write to stdout and stderr, or hand them to
-// others. In ui.go they sanitize what they write, or say that they do not.
+// printers are the functions that may write to stdout and stderr, or pass them to
+// others. Those in ui.go sanitize their output unless documented otherwise.
 var printers = map[string][]string{
 	"cmd/imgtool/main.go":     {"main", "run"},
 	"cmd/imgtool/ui.go":       {"line", "printf", "listing", "text", "write", "data", "toTerminal", "machineConsole", "event", "print", "start", "await"},
@@ -24,7 +24,7 @@ var printers = map[string][]string{
 	"cmd/first-boot/main.go":  {"main", "say"},
 }
 
-// Nothing is printed past the ui, which sanitizes it, nor past first-boot's log.
+// All output goes through the ui, which sanitizes it, or through the log of first-boot.
 func TestThereIsOneWayToPrint(t *testing.T) {
 	seen := map[string]bool{}
 	root := filepath.Join("..", "..")
@@ -71,7 +71,7 @@ func TestThereIsOneWayToPrint(t *testing.T) {
 	}
 }
 
-// prints is what of a node writes to stdout or stderr, or leads to them.
+// prints returns the expression in a node that writes to stdout or stderr, or refers to them.
 func prints(n ast.Node) string {
 	switch n := n.(type) {
 	case *ast.SelectorExpr:
@@ -92,7 +92,7 @@ func prints(n ast.Node) string {
 	return ""
 }
 
-// Each of several errors has a line, whatever is around them; names have none.
+// Each of several joined errors is printed on its own line, also when wrapped; newlines in names are escaped.
 func TestErrorsHaveLines(t *testing.T) {
 	a, b := errors.New("a\nx"), errors.New("b")
 	for _, test := range []struct {

@@ -9,8 +9,8 @@ import (
 	"imgtool/flash/deploy"
 )
 
-// A rate is shown when it means something, and the time that is left is that of all phases.
-func TestRatesAndTimesAreThoseOfAllPhases(t *testing.T) {
+// A rate is shown after a second, and the remaining time covers all phases.
+func TestRemainingTimeCoversAllPhases(t *testing.T) {
 	var log bytes.Buffer
 	u := &ui{stderr: &log, stdout: &log}
 	const mib = 1 << 20
@@ -31,7 +31,7 @@ func TestRatesAndTimesAreThoseOfAllPhases(t *testing.T) {
 	if u.phase.later != 100*mib {
 		t.Errorf("%d bytes are to come", u.phase.later)
 	}
-	// What is none of them has a time of its own.
+	// Other phases have their own remaining time.
 	u.phases("checking", 1000*mib)(500 * mib)
 	u.phase.begin = time.Now().Add(-10 * time.Second)
 	if got := u.phase.text(); !strings.HasSuffix(got, ", 50.0 MiB/s, 10s left") {
@@ -44,8 +44,8 @@ func TestRatesAndTimesAreThoseOfAllPhases(t *testing.T) {
 	}
 }
 
-// A bar has ASCII alone where the locale or the terminal has no more.
-func TestABarIsOfTheTerminalsCharacters(t *testing.T) {
+// The bar is ASCII if the locale or the terminal does not support more.
+func TestBarUsesCharactersOfTheTerminal(t *testing.T) {
 	for _, c := range []struct {
 		env   map[string]string
 		ascii bool
@@ -64,8 +64,8 @@ func TestABarIsOfTheTerminalsCharacters(t *testing.T) {
 	}
 }
 
-// A message takes the bar away, and nothing of it is left at the end.
-func TestABarIsTakenAway(t *testing.T) {
+// The bar is removed before a message and at the end.
+func TestBarIsRemoved(t *testing.T) {
 	var screen bytes.Buffer
 	u := &ui{stderr: &screen, stdout: &screen, terminal: true}
 	t.Setenv("LC_ALL", "C")
@@ -81,7 +81,7 @@ func TestABarIsTakenAway(t *testing.T) {
 	u.say("the end")
 	got := ""
 	for line := range strings.SplitSeq(screen.String(), "\n") {
-		// What a terminal shows of a line: the last that was written at each place.
+		// A terminal shows the last character written to each column.
 		shown := []rune(strings.Repeat(" ", 200))
 		for part := range strings.SplitSeq(line, "\r") {
 			copy(shown, []rune(part))

@@ -10,8 +10,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// formats are what may have been on a disk before. Each writes its signatures
-// into a file that is then laid over the disk and where each partition will be.
+// formats are the formats of a previous use of a disk. Each writes its signatures
+// to a file that is then copied to the disk and to the place of each partition.
 var formats = map[string]func(t *testing.T, file string){
 	"ext4":  func(t *testing.T, f string) { imagetest.Run(t, "mkfs.ext4", "-q", "-F", f) },
 	"btrfs": func(t *testing.T, f string) { imagetest.Run(t, "mkfs.btrfs", "-q", "-f", f) },
@@ -20,8 +20,8 @@ var formats = map[string]func(t *testing.T, file string){
 	"luks2": func(t *testing.T, f string) {
 		imagetest.Run(t, "sh", "-c", "echo secret | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 "+f)
 	},
-	// LVM and md want device nodes and drivers that are not everywhere; these are
-	// their labels as blkid looks for them.
+	// LVM and md need device nodes and drivers that may be missing; these are
+	// the labels that blkid detects.
 	"lvm": func(t *testing.T, f string) {
 		b := make([]byte, 512)
 		copy(b, "LABELONE")
@@ -62,8 +62,8 @@ var formats = map[string]func(t *testing.T, file string){
 	},
 }
 
-// lvmChecksum is LVM's own CRC-32: without the final complement, and with
-// another start.
+// lvmChecksum is the CRC-32 of LVM: without the final complement, and with
+// another initial value.
 func lvmChecksum(b []byte) uint32 {
 	crc := uint32(0xf597a6cf)
 	for _, c := range b {
@@ -87,8 +87,8 @@ func overwrite(t *testing.T, path string, off int64, b []byte) {
 	}
 }
 
-// Whatever was on a disk before, afterwards there is the image and nothing else:
-// on the disk, and where the device will make its partitions.
+// After a flash, only signatures of the image are on the disk, also in the places of
+// deferred partitions.
 func TestOnlyTheImagesSignaturesRemain(t *testing.T) {
 	const mib = 1 << 20
 	dir := built(t)
@@ -103,7 +103,7 @@ func TestOnlyTheImagesSignaturesRemain(t *testing.T) {
 	for name, format := range formats {
 		t.Run(name, func(t *testing.T) {
 			disk := sparseFile(t, filepath.Join(dir, "disk"), 3000*mib)
-			// signatures lists what others see in a part of the disk.
+			// signatures lists the signatures that blkid and wipefs find in a part of the disk.
 			signatures := func(part string) string {
 				alone := filepath.Join(dir, "alone")
 				os.Remove(alone)

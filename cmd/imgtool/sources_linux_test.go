@@ -15,8 +15,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// othersImage is a disk image with an MBR that imgtool has not made, of size bytes, of
-// which the first noise bytes of its partition are noise.
+// othersImage makes a disk image with an MBR without imgtool, of size bytes. The first noise
+// bytes of its partition are random.
 func othersImage(t *testing.T, path string, size, noise int64) []byte {
 	t.Helper()
 	sparseFile(t, path, size)
@@ -55,7 +55,7 @@ func sh(t *testing.T, dir, command string) {
 	}
 }
 
-// stale is a disk of size bytes that is full of something else.
+// stale makes a disk of size bytes with other data.
 func stale(t *testing.T, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk")
@@ -65,7 +65,7 @@ func stale(t *testing.T, size int64) string {
 	return path
 }
 
-// packings are images of others and how their makers pack them.
+// packings are the ways in which other projects compress images.
 var packings = map[string]string{
 	"x.img.xz":      "xz -0 -c x.img > x.img.xz",
 	"padded.img.xz": "(xz -0 -c x.img; head -c 8192 /dev/zero) > padded.img.xz",
@@ -109,7 +109,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 				t.Errorf("%s, scratch file %v: %s", name, scratch, said)
 			}
 			if told := strings.Contains(said, "bytes after the end of the gzip data are ignored"); told != (name == "more.img.gz") {
-				t.Errorf("%s: it is told %v that bytes are ignored", name, told)
+				t.Errorf("%s: the warning about ignored bytes was %v", name, told)
 			}
 			for line := range strings.Lines(said) {
 				var e struct {
@@ -120,7 +120,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 					t.Errorf("%s, scratch file %v: no total: %s", name, scratch, line)
 				}
 			}
-			// What does not fit is refused before anything is written.
+			// An image that does not fit is refused before anything is written.
 			small := stale(t, 16<<20)
 			before := hashFile(t, small)
 			for _, args := range [][]string{{"flash", "--dry-run", "-i", path, small}, {"flash", "--yes", "-i", path, small}} {
@@ -128,7 +128,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 					t.Errorf("%s onto a smaller disk: status %d: %s", name, status, said)
 				}
 			}
-			// So is what is damaged, wherever that is.
+			// So is an image that is damaged, at any offset.
 			b, _ := os.ReadFile(path)
 			at := len(b) * 2 / 3
 			if name == "legacy.lz4" {
@@ -152,7 +152,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 		if status, said := ended(t, tool(t, "verify", path)); status != 0 {
 			t.Errorf("verify %s: status %d: %s", name, status, said)
 		}
-		// From a pipe it stays a stream.
+		// An image from a pipe is read as a stream.
 		disk := stale(t, 32<<20)
 		cmd := tool(t, "flash", "--yes", "-i", "-", disk)
 		cmd.Stdin, _ = os.Open(path)
@@ -244,9 +244,9 @@ func TestABlockMapBesideIsUsed(t *testing.T) {
 	}
 }
 
-// The rest of a flash that was killed is written by the next one, of an image of others
-// too.
-func TestAKilledFlashOfOthersGoesOn(t *testing.T) {
+// The next flash of the same image completes one that was killed, also for images from
+// other builders.
+func TestKilledFlashOfAForeignImageIsCompleted(t *testing.T) {
 	needAll(t, "sfdisk", "lz4")
 	dir := t.TempDir()
 	want := othersImage(t, filepath.Join(dir, "x.img"), 200<<20, 190<<20)
@@ -272,7 +272,7 @@ func TestAKilledFlashOfOthersGoesOn(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 		got, _ := os.ReadFile(disk)
-		// Noise of the image is there, and no table.
+		// Random data of the image is on the disk, but no table.
 		if some := bytes.Equal(got[2<<20:3<<20], want[2<<20:3<<20]); got[510] == 0x55 || !some {
 			continue
 		}
@@ -291,7 +291,7 @@ func TestAKilledFlashOfOthersGoesOn(t *testing.T) {
 	t.Error("none was killed in the middle: that proves nothing")
 }
 
-func TestLinksStayLinks(t *testing.T) {
+func TestOutputsThroughSymbolicLinks(t *testing.T) {
 	dir := built(t)
 	os.Mkdir(filepath.Join(dir, "there"), 0o755)
 	sh(t, dir, "ln -s there/r.img out.img; ln -s there/k.toml seed.toml")

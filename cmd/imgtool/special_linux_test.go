@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// special are things that have the name of a file and are none.
+// special makes special files: pipes, sockets, devices and directories.
 var special = map[string]func(path string) error{
 	"fifo":      func(path string) error { return unix.Mkfifo(path, 0o666) },
 	"directory": func(path string) error { return os.Mkdir(path, 0o777) },
 	"socket": func(path string) error {
-		// Its path may be too long for an address.
+		// The path may be too long for a socket address.
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -38,8 +38,8 @@ var special = map[string]func(path string) error{
 	"endless link": func(path string) error { return os.Symlink(filepath.Base(path), path) },
 }
 
-// Wherever a file is named or looked for, anything else ends the program at once with one
-// sentence that names it.
+// A special file in the place of any input or output is an error, reported at once with
+// its name.
 func TestSpecialFilesAreRefusedAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)

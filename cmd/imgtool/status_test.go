@@ -14,7 +14,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// ended is how a program ended: its exit status and its words.
+// ended runs a program and returns its exit status and output.
 func ended(t *testing.T, cmd *exec.Cmd) (int, string) {
 	t.Helper()
 	out, err := cmd.CombinedOutput()
@@ -25,8 +25,8 @@ func ended(t *testing.T, cmd *exec.Cmd) (int, string) {
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
-// A full disk, and one that may not be written, are said as such, and no half of
-// an image is left.
+// A full disk and a disk that is not writable are reported, and no incomplete image is
+// left.
 func TestOutputThatCannotBeWritten(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := t.TempDir()
@@ -46,7 +46,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 			t.Errorf("%s: %v is left", name, left)
 		}
 	}
-	// Scratch files count as well.
+	// The same holds for scratch files.
 	cmd := tool(t, "build", "--board", filepath.Join(dir, "in", "tiny.toml"), "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "x.img.zst"))
 	os.WriteFile(filepath.Join(full, "ballast"), make([]byte, 2<<20), 0o644)
 	cmd.Env = append(os.Environ(), "TMPDIR="+full)
@@ -82,7 +82,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// However an image is reached from the disk, it is not written over itself.
+// An image is never written to the disk that stores it, however it is reached from there.
 func TestAnImageIsNotWrittenOverItself(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := t.TempDir()
@@ -112,8 +112,7 @@ func TestAnImageIsNotWrittenOverItself(t *testing.T) {
 	}
 }
 
-// An interrupt ends a flash that waits for a pipe, and says what became of the
-// disk.
+// An interrupt ends a flash that waits for a pipe, and the state of the disk is reported.
 func TestAnInterruptDoesNotWaitForAPipe(t *testing.T) {
 	dir := t.TempDir()
 	in, img := filepath.Join(dir, "in"), filepath.Join(dir, "t.img.zst")
@@ -176,7 +175,7 @@ func overwriteAll(t *testing.T, path string) {
 	overwrite(t, path, 0, bytes.Repeat([]byte{0xAA}, int(info.Size())))
 }
 
-// Ctrl-C in a build leaves nothing.
+// An interrupted build leaves no files.
 func TestAnInterruptedBuildLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	in := filepath.Join(dir, "in")

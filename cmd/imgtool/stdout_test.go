@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Whatever a command writes to standard output, it fails if that cannot take it.
+// Every command fails if it cannot write to standard output.
 func TestAFullStandardOutputIsAnError(t *testing.T) {
 	t.Chdir(t.TempDir())
 	must(makeInputs("in"))
@@ -53,7 +53,7 @@ func TestAFullStandardOutputIsAnError(t *testing.T) {
 		if status != exitWrite || strings.Count(stderr.String(), "writing to standard output: no space left on device") != 1 {
 			t.Errorf("%v: exit status %d: %s", args, status, stderr.String())
 		}
-		// It is not the command that is wrong.
+		// The error is not one of usage.
 		cmd = tool(t, args...)
 		cmd.Stdout = &stdout
 		if cmd.Run(); stdout.Len() == 0 {
@@ -62,8 +62,7 @@ func TestAFullStandardOutputIsAnError(t *testing.T) {
 	}
 }
 
-// A receipt that cannot be written is found out before the disk is touched where that can
-// be, and is an error in any case.
+// A receipt that cannot be written is an error, if possible before the disk is touched.
 func TestAReceiptThatCannotBeWrittenIsAnError(t *testing.T) {
 	t.Chdir(t.TempDir())
 	must(makeInputs("in"))
@@ -86,7 +85,7 @@ func TestAReceiptThatCannotBeWrittenIsAnError(t *testing.T) {
 			t.Errorf("%s: the disk was written: %s blocks, %v", receipt, out, err)
 		}
 	}
-	// Receipts are added to what is there, and made for their owner alone.
+	// Receipts are appended, and only their owner can read a new file.
 	for range 2 {
 		imgtool(t, "flash", "-y", "-i", "x.img.zst", "--receipt", "log", "disk")
 	}
@@ -99,7 +98,7 @@ func TestAReceiptThatCannotBeWrittenIsAnError(t *testing.T) {
 	}
 }
 
-// exitOf is the exit status of a command.
+// exitOf returns the exit status of a command.
 func exitOf(err error) int {
 	var exit *exec.ExitError
 	switch {

@@ -20,7 +20,7 @@ import (
 
 const badSize = 128 << 20
 
-// bad is a real block device of a file that is bad in one way; see testdata of package flash.
+// bad makes a block device of a file with one kind of fault; see testdata of package flash.
 func bad(t *testing.T, file string, args ...string) string {
 	t.Helper()
 	if err := exec.Command(imagetest.Need(t, "nbdkit"), "python", "--version").Run(); err != nil {
@@ -32,7 +32,7 @@ func bad(t *testing.T, file string, args ...string) string {
 	return dev
 }
 
-// gptDisk is a file with a partition table and something in its partition.
+// gptDisk makes a file with a partition table and data in its partition.
 func gptDisk(t *testing.T) string {
 	t.Helper()
 	file := sparseFile(t, filepath.Join(t.TempDir(), "disk"), badSize)
@@ -41,7 +41,7 @@ func gptDisk(t *testing.T) string {
 	return file
 }
 
-// bodyOf is a place in the last partition of an image that has content.
+// bodyOf returns the offset of content in the last partition of an image.
 func bodyOf(t *testing.T, image string) int64 {
 	t.Helper()
 	var m struct {
@@ -64,9 +64,9 @@ func jsonLines(t *testing.T, text string) (lines []map[string]any) {
 	return lines
 }
 
-// What a failed flash says of the disk is what sgdisk and cmp find on it, in words, in the
-// receipt and for machines.
-func TestAFailedFlashSaysWhatIsOnTheDisk(t *testing.T) {
+// The messages, receipt and JSON of a failed flash describe the disk as sgdisk and cmp find
+// it.
+func TestFailedFlashReportsTheStateOfTheDisk(t *testing.T) {
 	x := tiny(t, "left")
 	for _, c := range []struct {
 		name, delta string
@@ -111,8 +111,8 @@ func TestAFailedFlashSaysWhatIsOnTheDisk(t *testing.T) {
 	}
 }
 
-// A disk that takes long over one write is waited for as long as the user says, and is not
-// said to be gone.
+// imgtool waits for a slow write as long as --stall-timeout says, and does not report the
+// disk as gone.
 func TestASlowDiskIsWaitedForAndNamed(t *testing.T) {
 	x := tiny(t, "slow")
 	dev := bad(t, gptDisk(t), "mode=stall", "every=12", "seconds=2.5")
@@ -131,7 +131,7 @@ func TestASlowDiskIsWaitedForAndNamed(t *testing.T) {
 	time.Sleep(4 * time.Second) // for the write that is under way
 }
 
-// A bad sector below an image is not the fault of the disk that is written.
+// A bad sector below an image is not reported as a fault of the target disk.
 func TestAnImageThatCannotBeReadIsNamed(t *testing.T) {
 	x := tiny(t, "unread")
 	raw := filepath.Join(t.TempDir(), "raw")
@@ -163,7 +163,7 @@ func TestAnImageThatCannotBeReadIsNamed(t *testing.T) {
 	}
 }
 
-// slowDisk takes some seconds to flash.
+// slowDisk makes a disk that takes some seconds to flash.
 func slowDisk(t *testing.T) string {
 	t.Helper()
 	dev, _ := imagetest.NBD(t, "--filter=delay", "memory", fmt.Sprint(badSize), "wdelay=100ms")
@@ -187,8 +187,8 @@ func begun(t *testing.T, dev string) {
 	t.Fatal("it does not begin")
 }
 
-// A terminal that is closed, nohup, and readers that are gone leave a disk that is written
-// and a receipt.
+// A flash completes and writes its receipt when its terminal is closed, under nohup, and
+// when the readers of its output exit.
 func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 	x := tiny(t, "outlive")
 	path, err := exec.LookPath("imgtool")
@@ -237,8 +237,8 @@ func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 			}
 		})
 	}
-	// Before a disk is written, a closed terminal ends it; and nobody reads an error about a
-	// pipe that nobody reads.
+	// Before writing begins, a closed terminal ends the program, and a closed pipe is not
+	// reported to itself.
 	cmd := tool(t, "flash", "--yes", "--image", "-", filepath.Dir(x))
 	in, err := cmd.StdinPipe()
 	must(err)
@@ -261,7 +261,7 @@ func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 	}
 }
 
-// A dead disk and an interrupt leave a receipt too.
+// A disk that hangs and an interrupt leave a receipt too.
 func TestAnInterruptedFlashOfAHangingDiskHasAReceipt(t *testing.T) {
 	x := tiny(t, "hang")
 	dev := bad(t, gptDisk(t), "mode=stall", "every=12", "seconds=6")
@@ -273,7 +273,7 @@ func TestAnInterruptedFlashOfAHangingDiskHasAReceipt(t *testing.T) {
 	time.Sleep(1500 * time.Millisecond)
 	must(cmd.Process.Signal(os.Interrupt))
 	begin := time.Now()
-	// The kernel lets the program end when the disk has answered.
+	// The kernel delays the end of the program until the disk has answered.
 	for time.Since(begin) < 3*time.Second && len(readFile(t, log)) == 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -285,7 +285,7 @@ func TestAnInterruptedFlashOfAHangingDiskHasAReceipt(t *testing.T) {
 	}
 }
 
-// Where one of several disks is refused, each has a receipt, and none is written.
+// If one of several disks is refused, none is written and each has a receipt.
 func TestRefusedDisksHaveReceipts(t *testing.T) {
 	x := tiny(t, "refused")
 	t.Chdir(t.TempDir())
@@ -302,15 +302,15 @@ func TestRefusedDisksHaveReceipts(t *testing.T) {
 			t.Errorf("%v", got[i])
 		}
 	}
-	// Nothing is left by what only looks.
+	// Commands that only read leave no receipts.
 	ended(t, tool(t, "flash", "--yes", "--dry-run", "--receipt", "new", "-i", x, "good", "small"))
 	if _, err := os.Stat("new"); err == nil {
 		t.Error("a dry run makes a file")
 	}
 }
 
-// A unit that has a receipt is not written to another disk without a warning.
-func TestAnIdentityIsNotWrittenTwiceInSilence(t *testing.T) {
+// A warning follows if a unit that has a receipt is written to another disk.
+func TestUnitWithAReceiptGivesAWarning(t *testing.T) {
 	t.Chdir(t.TempDir())
 	must(makeInputs("in"))
 	text := strings.ReplaceAll(string(readFile(t, "in/config.toml")), "web:1", "web:@{TAG}")
@@ -343,8 +343,7 @@ func TestAnIdentityIsNotWrittenTwiceInSilence(t *testing.T) {
 	}
 }
 
-// A loop device that is mounted where this process does not see it is in use, for all that
-// look at it.
+// A loop device that is mounted in another mount namespace is in use for all commands.
 func TestAMountInAnotherNamespaceIsInUse(t *testing.T) {
 	imagetest.NeedRoot(t)
 	x := tiny(t, "elsewhere")
@@ -374,7 +373,7 @@ func TestAMountInAnotherNamespaceIsInUse(t *testing.T) {
 	}
 }
 
-// Where nothing can be written is found before any work, and named.
+// Outputs that cannot be written are reported before any work.
 func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 	imagetest.NeedRoot(t)
 	t.Chdir(t.TempDir())
@@ -391,12 +390,12 @@ func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 		status int
 		say    string
 	}{
-		{"ro", exitWrite, "the directory ro cannot be written: read-only file system"},
+		{"ro", exitWrite, "the directory ro is not writable: read-only file system"},
 		{"none", exitInput, "there is no directory none"},
 		{"file", exitInput, "not a directory"},
 	} {
 		for _, args := range [][]string{
-			// What these read is not there: it is not looked at.
+			// The inputs of these do not exist, but are not opened.
 			{"build", "--board", "rock64", "--rootfs", "docker://127.0.0.1:1/x:1", "-o", c.dir + "/x.img"},
 			{"seed", "bundle", "in", "-o", c.dir + "/x.tar.zst"},
 			{"seed", "new", "-o", c.dir + "/x.toml"},

@@ -11,8 +11,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// Without /sys a file can be flashed; a disk cannot, and neither can without /proc: what
-// uses it is not known.
+// Without /sys a file can be flashed, but not a disk; without /proc neither can, because
+// other users cannot be detected.
 func TestWithoutSysOrProc(t *testing.T) {
 	imagetest.NeedRoot(t)
 	t.Chdir(t.TempDir())
@@ -40,8 +40,8 @@ func TestWithoutSysOrProc(t *testing.T) {
 	}
 }
 
-// A file that is taken away while it is written is said: nothing is left of what was asked for.
-func TestATargetThatIsRemovedIsSaid(t *testing.T) {
+// A file that is removed while it is written is an error.
+func TestRemovedTargetIsAnError(t *testing.T) {
 	t.Chdir(t.TempDir())
 	must(makeInputs("in"))
 	imgtool(t, "build", "--board", "in/tiny.toml", "--inputs", "in", "-o", "x.img.zst")

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Every key reaches the machine but Ctrl-A x, and the terminal is as before.
-func TestTheTerminalIsTheConsoleOfAMachine(t *testing.T) {
+// Every key but Ctrl-A x reaches the machine, and the terminal settings are restored.
+func TestTerminalIsTheConsoleOfAMachine(t *testing.T) {
 	needVM(t)
 	p := newPerson(t)
 	before, err := unix.IoctlGetTermios(int(p.screen.Fd()), unix.TCGETS)

@@ -224,7 +224,7 @@ func (d *Deployment) find(names []string) error {
 			return err
 		}
 		for _, other := range d.targets {
-			if Same(other.Disk, found) {
+			if found.Same(other.Disk) {
 				return fault.New(fault.Usage, "%s and %s are one disk", other.Disk.Path, found.Path)
 			}
 		}

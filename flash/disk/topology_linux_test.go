@@ -670,9 +670,9 @@ func (t *topology) check(root string, n *count) error {
 	return errors.Join(errs...)
 }
 
-// TestNoDiskInUseIsEverATarget is repeated with SEED=number, which is that of
+// TestRandomMachines is repeated with SEED=number, which is that of
 // the first machine; the next one has the next.
-func TestNoDiskInUseIsEverATarget(t *testing.T) {
+func TestRandomMachines(t *testing.T) {
 	seed, many := rand.Uint64()>>16, 500
 	if os.Getenv("SOAK") != "" {
 		many = 10000

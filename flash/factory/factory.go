@@ -186,7 +186,7 @@ func (f *Factory) find(m *medium) (err error) {
 		return err
 	}
 	for _, other := range f.media {
-		if other != m && other.disk != nil && deploy.Same(other.disk, m.disk) {
+		if other != m && other.disk != nil && m.disk.Same(other.disk) {
 			return fault.New(fault.Usage, "the %s %s and the %s %s are one disk", other.name, other.disk.Path, m.name, m.disk.Path)
 		}
 	}

@@ -77,7 +77,7 @@ var unpackers = map[string][]string{
 	"x.img.gz":  {"gzip", "-dc"},
 }
 
-func TestOthersUnpackWhatWeSave(t *testing.T) {
+func TestToolsDecompressSavedImages(t *testing.T) {
 	_, want := sample(t)
 	for name, unpack := range unpackers {
 		path, _ := save(t, name)
@@ -94,13 +94,13 @@ func TestOthersUnpackWhatWeSave(t *testing.T) {
 	}
 }
 
-func TestSameBytesTwice(t *testing.T) {
+func TestSaveIsReproducible(t *testing.T) {
 	for name := range unpackers {
 		a, _ := save(t, name)
 		b, _ := save(t, name)
 		for _, of := range []func(string) string{func(p string) string { return p }, artifact.ManifestPath, artifact.BmapPath} {
 			if !bytes.Equal(read(t, of(a)), read(t, of(b))) {
-				t.Errorf("%s differs from itself", of(name))
+				t.Errorf("%s differs between two builds", of(name))
 			}
 		}
 	}
@@ -115,7 +115,7 @@ func read(t testing.TB, path string) []byte {
 	return b
 }
 
-func TestBmaptoolCopiesByOurMap(t *testing.T) {
+func TestBmaptoolAcceptsBmap(t *testing.T) {
 	_, want := sample(t)
 	path, _ := save(t, "x.img")
 	out := filepath.Join(t.TempDir(), "out.img")
@@ -127,11 +127,11 @@ func TestBmaptoolCopiesByOurMap(t *testing.T) {
 	b[8*mib] ^= 1
 	os.WriteFile(path, b, 0o644)
 	if out, err := exec.Command(imagetest.Need(t, "bmaptool"), "copy", "--bmap", artifact.BmapPath(path), path, out).CombinedOutput(); err == nil {
-		t.Errorf("a flipped bit passes: %s", out)
+		t.Errorf("bmaptool accepted a flipped bit: %s", out)
 	}
 }
 
-// paint reads all chunks onto a disk of 0xAA and says what they covered.
+// paint writes all chunks to a disk of 0xAA.
 func paint(size int64, chunks iter.Seq2[image.Chunk, error]) (disk []byte, err error) {
 	disk = bytes.Repeat([]byte{0xAA}, int(size))
 	for c, err := range chunks {
@@ -143,7 +143,7 @@ func paint(size int64, chunks iter.Seq2[image.Chunk, error]) (disk []byte, err e
 	return disk, nil
 }
 
-func TestWhatIsOpenedIsWhatWasSaved(t *testing.T) {
+func TestOpenReadsSavedImages(t *testing.T) {
 	img, want := sample(t)
 	written, err := paint(img.Size(), img.Chunks(image.PieceSize))
 	if err != nil {
@@ -156,7 +156,7 @@ func TestWhatIsOpenedIsWhatWasSaved(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(sidecar.Encode(), m.Encode()) {
-			t.Errorf("%s: the manifest beside it is not its own", name)
+			t.Errorf("%s: the manifest beside it differs from the manifest of the image", name)
 		}
 
 		s, err := artifact.Stream(content(t, path), sidecar)
@@ -195,8 +195,8 @@ func TestWhatIsOpenedIsWhatWasSaved(t *testing.T) {
 	}
 }
 
-// A zstd image carries its manifest and needs none beside it.
-func TestAZstdImageProvesItself(t *testing.T) {
+// A zstd image contains its manifest.
+func TestZstdContainsManifest(t *testing.T) {
 	path, m := save(t, "x.img.zst")
 	o, err := artifact.Open(content(t, path), nil)
 	if err != nil {
@@ -225,7 +225,7 @@ func (r *tracked) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-func TestAByteIsReadWithoutUnpackingTheRest(t *testing.T) {
+func TestOpenReadsOnlyNeededFrames(t *testing.T) {
 	path, _ := save(t, "x.img.zst")
 	r := &tracked{Reader: content(t, path)}
 	o, err := artifact.Open(r, nil)
@@ -241,8 +241,7 @@ func TestAByteIsReadWithoutUnpackingTheRest(t *testing.T) {
 	}
 }
 
-// drain reads an image in every way there is and returns the first error of
-// each.
+// drain reads an image with Open and with Stream and returns the first error of each.
 func drain(t testing.TB, b []byte, sidecar *artifact.Manifest) (opened, streamed error) {
 	t.Helper()
 	o, err := artifact.Open(bytes.NewReader(b), sidecar)
@@ -259,7 +258,7 @@ func drain(t testing.TB, b []byte, sidecar *artifact.Manifest) (opened, streamed
 	return opened, err
 }
 
-func TestDamageIsFoundBeforeItIsWritten(t *testing.T) {
+func TestDamageIsFound(t *testing.T) {
 	for name := range unpackers {
 		path, m := save(t, name)
 		whole := read(t, path)
@@ -298,7 +297,7 @@ func TestDamageIsFoundBeforeItIsWritten(t *testing.T) {
 	}
 }
 
-func TestManifestsOfOthersAreRefused(t *testing.T) {
+func TestOpenRefusesManifestOfOtherImage(t *testing.T) {
 	path, m := save(t, "x.img")
 	other := *m
 	other.Size += 512
@@ -312,7 +311,7 @@ func TestManifestsOfOthersAreRefused(t *testing.T) {
 func first(a, _ error) error  { return a }
 func second(_, b error) error { return b }
 
-func TestForeignArchivesAreStreams(t *testing.T) {
+func TestStreamReadsFilesOfOtherTools(t *testing.T) {
 	_, want := sample(t)
 	raw := filepath.Join(t.TempDir(), "x.img")
 	os.WriteFile(raw, want, 0o644)
@@ -339,7 +338,7 @@ func TestForeignArchivesAreStreams(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftBehindByAFailure(t *testing.T) {
+func TestSaveLeavesNothingAfterErrors(t *testing.T) {
 	for name := range unpackers {
 		dir := t.TempDir()
 		bad, err := image.New(10*mib, image.Extent{Name: "bad", Content: failing{}})
@@ -374,11 +373,11 @@ type failing struct{}
 func (failing) Size() int64                       { return 9 * mib }
 func (failing) ReadAt([]byte, int64) (int, error) { return 0, errFailing }
 
-// fickle is another each time it is read.
-type fickle struct{ n *byte }
+// changing has other content each time it is read.
+type changing struct{ n *byte }
 
-func (fickle) Size() int64 { return 4096 }
-func (f fickle) ReadAt(p []byte, off int64) (int, error) {
+func (changing) Size() int64 { return 4096 }
+func (f changing) ReadAt(p []byte, off int64) (int, error) {
 	*f.n++
 	for i := range p {
 		p[i] = *f.n
@@ -386,10 +385,10 @@ func (f fickle) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// An input is read once, and the manifest says what was read.
-func TestAnInputThatChangesMeanwhileIsWhatTheManifestSays(t *testing.T) {
+// Save reads an input once, so the hashes in the manifest are of what was written.
+func TestSaveReadsInputsOnce(t *testing.T) {
 	for name, unpack := range unpackers {
-		img, err := image.New(9*mib, image.Extent{Name: "fickle", Content: fickle{new(byte)}})
+		img, err := image.New(9*mib, image.Extent{Name: "changing", Content: changing{new(byte)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -404,7 +403,7 @@ func TestAnInputThatChangesMeanwhileIsWhatTheManifestSays(t *testing.T) {
 			t.Errorf("%s: the manifest has %s and %s of %s", name, m.Pieces[0].SHA256, m.Entries[0].SHA256, sum)
 		}
 		if name == "x.img.zst" && !strings.Contains(string(read(t, path)), sum) {
-			t.Errorf("%s: the manifest in it is another", name)
+			t.Errorf("%s: the manifest in it has other hashes", name)
 		}
 	}
 }
@@ -441,12 +440,12 @@ func FuzzParseManifest(f *testing.F) {
 			return
 		}
 		if _, err := artifact.ParseManifest(m.Encode()); err != nil {
-			t.Errorf("what is read is not what is written: %v", err)
+			t.Errorf("an encoded manifest cannot be parsed: %v", err)
 		}
 	})
 }
 
-func TestTheSeekTableIsAsItsSpecificationHasIt(t *testing.T) {
+func TestSeekTableFollowsSpecification(t *testing.T) {
 	path, _ := save(t, "x.img.zst")
 	b := read(t, path)
 	le := binary.LittleEndian
@@ -469,9 +468,9 @@ func TestTheSeekTableIsAsItsSpecificationHasIt(t *testing.T) {
 	}
 }
 
-// Archives in several pieces are one image, and however one is cut, that is
-// noticed; but for a cut between two pieces, which leaves a whole archive of less.
-func TestArchivesInPiecesAndCutAnywhere(t *testing.T) {
+// Concatenated archives are one image. A cut at any offset is found, except between two
+// archives, where a valid shorter file is left.
+func TestStreamConcatenatedArchives(t *testing.T) {
 	want := make([]byte, 700_000)
 	rand.NewChaCha8([32]byte{3}).Read(want[:400_000])
 	dir := t.TempDir()
@@ -486,7 +485,7 @@ func TestArchivesInPiecesAndCutAnywhere(t *testing.T) {
 	skippable := []byte{0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'}
 	for _, c := range []struct {
 		pack    []string
-		between []byte // what may lie between two pieces
+		between []byte // allowed between two pieces
 	}{
 		{[]string{"gzip", "-c"}, nil},
 		{[]string{"bzip2", "-c"}, nil},
@@ -498,7 +497,7 @@ func TestArchivesInPiecesAndCutAnywhere(t *testing.T) {
 		{[]string{"lz4", "-q", "-c"}, nil},
 	} {
 		var packed []byte
-		whole := map[int]int{} // where a piece ends, and what came before
+		whole := map[int]int{} // offsets of the ends of pieces, with the decompressed size up to there
 		unpacked := 0
 		for i, p := range parts {
 			b := []byte(imagetest.Run(t, c.pack[0], append(c.pack[1:], p)...))
@@ -538,14 +537,14 @@ func TestArchivesInPiecesAndCutAnywhere(t *testing.T) {
 				t.Errorf("%v cut at %d of %d: %v", c.pack, at, len(packed), err)
 			}
 		}
-		// gzip and bzip2 themselves ignore it, with a message.
+		// gzip and bzip2 ignore trailing data with a message.
 		s, err := artifact.Stream(bytes.NewReader(append(bytes.Clone(packed), "rubbish"...)), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got, err := paint(int64(len(want)), s.Chunks())
 		if ignored := c.pack[0] == "gzip" || c.pack[0] == "bzip2"; ignored && (err != nil || !bytes.Equal(got, want) || s.Trailing != 7) || !ignored && !is[*artifact.CorruptError](err) {
-			t.Errorf("%v with rubbish behind it: %d bytes are ignored, %v", c.pack, s.Trailing, err)
+			t.Errorf("%v with trailing data: %d bytes are ignored, %v", c.pack, s.Trailing, err)
 		}
 	}
 }
@@ -556,7 +555,7 @@ func is[E error](err error) bool {
 }
 
 // A range that was written to the file before is not written again, and the image and
-// its sidecars are the same as those that are saved at once.
+// its sidecars equal those of an image that is saved at once.
 func TestRawFileSaveKeepsWrittenRanges(t *testing.T) {
 	dir := t.TempDir()
 	data := make([]byte, 9*mib+5000)

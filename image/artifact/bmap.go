@@ -7,6 +7,7 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -18,30 +19,32 @@ import (
 	"imgtool/image"
 )
 
-// Bmap is a block map of bmaptool: where an image has something, with checksums.
+// Bmap is a block map of bmaptool: the ranges of an image that have content, with their
+// checksums.
 type Bmap struct {
 	Version string
 	Size    int64 // of the image, in bytes
 	Ranges  []BmapRange
 
-	hash string // of the ranges
+	hash string // type of the checksums, a key of bmapHashes
 }
 
-// BmapRange is a run of bytes with its checksum in lower hex, or "".
+// BmapRange is a range of bytes with its checksum in lower-case hexadecimal, or "".
 type BmapRange struct {
 	image.Span
 	Sum string
 }
 
-// bmapHashes are the values of ChecksumType that are known.
+// bmapHashes has the supported values of ChecksumType.
 var bmapHashes = map[string]func() hash.Hash{"sha1": sha1.New, "sha224": sha256.New224, "sha256": sha256.New, "sha384": sha512.New384, "sha512": sha512.New}
 
-// MaxBmap bounds what is read as a block map.
+// MaxBmap is the largest block map that is read, in bytes.
 const MaxBmap = 64 << 20
 
 var fileSum = regexp.MustCompile(`<(?:BmapFileChecksum|BmapFileSHA1)>\s*([0-9a-fA-F]+)\s*</`)
 
-// ParseBmap reads a block map of the versions 1.0 to 2.0, and checks its own checksum.
+// ParseBmap parses a block map of version 1.0 to 2.0 and verifies the checksum of the map
+// itself.
 func ParseBmap(text []byte) (*Bmap, error) {
 	var doc struct {
 		Version  string `xml:"version,attr"`
@@ -65,26 +68,26 @@ func ParseBmap(text []byte) (*Bmap, error) {
 	case major == "1", major == "2":
 		b.hash = strings.TrimSpace(doc.Checksum)
 	default:
-		return nil, fmt.Errorf("the block map is of version %q; 1.0 to 2.0 are known", doc.Version)
+		return nil, fmt.Errorf("the block map has version %q; 1.0 to 2.0 are supported", doc.Version)
 	}
 	newHash := bmapHashes[b.hash]
 	if newHash == nil {
-		return nil, fmt.Errorf("the block map has checksums of the type %q; sha1, sha224, sha256, sha384 and sha512 are known", b.hash)
+		return nil, fmt.Errorf("the block map has checksums of type %q; sha1, sha224, sha256, sha384 and sha512 are supported", b.hash)
 	}
-	// It is taken with zeros in its place.
+	// The checksum is computed with zeros in its own place.
 	if at := fileSum.FindSubmatchIndex(text); at != nil {
 		blank := slices.Concat(text[:at[2]], bytes.Repeat([]byte{'0'}, at[3]-at[2]), text[at[3]:])
 		h := newHash()
 		h.Write(blank)
 		if got, want := hex.EncodeToString(h.Sum(nil)), string(text[at[2]:at[3]]); !strings.EqualFold(got, want) {
-			return nil, fmt.Errorf("the block map is damaged: its %s is %s, and it says %s", b.hash, got, want)
+			return nil, fmt.Errorf("the block map is damaged: its %s is %s, it should be %s", b.hash, got, want)
 		}
 	} else if major == "2" || minor == "3" || minor == "4" {
-		return nil, fmt.Errorf("the block map is damaged: it has no checksum of itself")
+		return nil, errors.New("the block map is damaged: its own checksum is missing")
 	}
-	number := func(what, text string) (n int64, err error) {
+	number := func(field, text string) (n int64, err error) {
 		if n, err = strconv.ParseInt(strings.TrimSpace(text), 10, 64); err != nil || n < 0 {
-			err = fmt.Errorf("the block map: %s is %.40q, and must be a number", what, text)
+			err = fmt.Errorf("the block map: %s is %.40q, not a number", field, text)
 		}
 		return n, err
 	}
@@ -97,7 +100,7 @@ func ParseBmap(text []byte) (*Bmap, error) {
 		return nil, err
 	}
 	if block < 512 || block > 1<<30 || size > 1<<60 {
-		return nil, fmt.Errorf("the block map: %d bytes in blocks of %d", size, block)
+		return nil, fmt.Errorf("the block map: an image of %d bytes in blocks of %d is not supported", size, block)
 	}
 	b.Size = size
 	end := int64(0)
@@ -112,7 +115,7 @@ func ParseBmap(text []byte) (*Bmap, error) {
 			return nil, err
 		}
 		if last < first || last > size/block || first*block < end || first*block >= size {
-			return nil, fmt.Errorf("the block map: the range %.40q is out of place in an image of %d bytes", r.Blocks, size)
+			return nil, fmt.Errorf("the block map: the range %.40q overlaps the one before it or is outside of the image of %d bytes", r.Blocks, size)
 		}
 		span := image.Span{Off: first * block, Len: min((last+1)*block, size) - first*block}
 		b.Ranges = append(b.Ranges, BmapRange{span, strings.ToLower(r.Sum + r.SHA1)})
@@ -121,7 +124,7 @@ func ParseBmap(text []byte) (*Bmap, error) {
 	return b, nil
 }
 
-// Image is what the ranges have of an image.
+// Image returns the ranges of the image r.
 func (b *Bmap) Image(r image.Content) (*image.Image, error) {
 	var extents []image.Extent
 	for _, s := range b.Ranges {
@@ -130,9 +133,9 @@ func (b *Bmap) Image(r image.Content) (*image.Image, error) {
 	return image.New(b.Size, extents...)
 }
 
-// Reader reads an image from r and compares it with the block map on the way. What
-// differs, has another size, or is something else than zeros where the map has nothing
-// ends it with a *CorruptError.
+// Reader returns a reader of the image r that compares it with the block map. Read returns
+// a *[CorruptError] if a range has another checksum, the image has another size, or there
+// are bytes other than zeros outside of the ranges.
 func (b *Bmap) Reader(r io.Reader) io.Reader {
 	return &bmapReader{b: b, r: r, left: b.Ranges, hash: bmapHashes[b.hash]()}
 }
@@ -141,8 +144,8 @@ type bmapReader struct {
 	b    *Bmap
 	r    io.Reader
 	at   int64
-	left []BmapRange // that do not end before at
-	hash hash.Hash   // of the first of them
+	left []BmapRange // end after at
+	hash hash.Hash   // of left[0] up to at
 	err  error
 }
 
@@ -151,7 +154,7 @@ func (b *bmapReader) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	n, err := b.r.Read(p)
-	if b.err = b.see(p[:n]); b.err != nil {
+	if b.err = b.check(p[:n]); b.err != nil {
 		return 0, b.err
 	}
 	if b.err = err; err == io.EOF && b.at != b.b.Size {
@@ -161,11 +164,11 @@ func (b *bmapReader) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// see looks at the next bytes.
-func (b *bmapReader) see(p []byte) error {
+// check compares the next bytes of the image.
+func (b *bmapReader) check(p []byte) error {
 	for len(p) > 0 {
 		if b.at >= b.b.Size {
-			return corrupt("the image has more than the %d bytes that its block map says", b.b.Size)
+			return corrupt("the image has more than %d bytes, the size in its block map", b.b.Size)
 		}
 		end := b.b.Size
 		inside := len(b.left) > 0 && b.left[0].Off <= b.at
@@ -177,7 +180,7 @@ func (b *bmapReader) see(p []byte) error {
 		part := p[:min(int64(len(p)), end-b.at)]
 		if !inside {
 			if i := len(part) - len(bytes.TrimLeft(part, "\x00")); i < len(part) {
-				return corrupt("byte %d is %#x, and its block map has nothing there", b.at+int64(i), part[i])
+				return corrupt("byte %d is %#x, outside of the ranges of the block map", b.at+int64(i), part[i])
 			}
 		} else if b.left[0].Sum != "" {
 			b.hash.Write(part)
@@ -186,7 +189,7 @@ func (b *bmapReader) see(p []byte) error {
 		if b.at += int64(len(part)); inside && b.at == end {
 			r := b.left[0]
 			if got := hex.EncodeToString(b.hash.Sum(nil)); r.Sum != "" && got != r.Sum {
-				return corrupt("the %d bytes at byte %d are not what its block map says: their %s is %s, and not %s", r.Len, r.Off, b.b.hash, got, r.Sum)
+				return corrupt("the %d bytes at byte %d do not match the block map: their %s is %s, it should be %s", r.Len, r.Off, b.b.hash, got, r.Sum)
 			}
 			b.hash.Reset()
 			b.left = b.left[1:]

@@ -10,7 +10,7 @@ import (
 	"imgtool/image"
 )
 
-// CheckSize is how many bytes Check reads, or 0 if there is nothing to check.
+// CheckSize returns how many bytes [Opened.Check] reads, or 0 if there is nothing to check.
 func (o *Opened) CheckSize() int64 {
 	if s, ok := o.raw.(*seekable); ok {
 		if s.sums != nil {
@@ -29,9 +29,9 @@ func (o *Opened) CheckSize() int64 {
 	return n
 }
 
-// Check reads the image once from front to back and compares it with everything that is
-// known of it: the sums in an .img.zst, else the SHA-256 of its pieces in the manifest,
-// else the checksums of zstd. What differs is a *CorruptError. data is as for Holes.
+// Check reads the image once and compares it with the best checksums there are: the sums in
+// an .img.zst, else the SHA-256 of the pieces in the manifest, else the checksums of zstd. It
+// returns a *[CorruptError] if they differ. data is as for [Opened.Holes].
 func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.Progress) error {
 	s, packed := o.raw.(*seekable)
 	switch {
@@ -53,7 +53,7 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 	}
 	err := image.Verify(ctx, o.raw, &image.Manifest{Entries: o.Manifest.Pieces}, p)
 	if wrong, ok := errors.AsType[*image.MismatchError](err); ok {
-		return corrupt("the piece at byte %d, %d bytes long, is corrupt: its manifest says %s, and it has %s", wrong.Off, wrong.Len, wrong.Want, wrong.Got)
+		return corrupt("the piece at byte %d, %d bytes long, is corrupt: it has %[4]s, its manifest says %[3]s", wrong.Off, wrong.Len, wrong.Want, wrong.Got)
 	}
 	if err != nil {
 		return err
@@ -61,31 +61,31 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 	return o.Holes(ctx, data)
 }
 
-// check compares the file with its sums.
+// check compares the file with the sums in it.
 func (s *seekable) check(ctx context.Context, p image.Progress) error {
 	for i, part := range []image.Span{{Len: s.first}, {Off: s.first, Len: s.packed - sumsSize - s.first}} {
 		h := sha256.New()
-		r := &told{ctx, io.NewSectionReader(s.r, part.Off, part.Len), p}
+		r := &progressReader{ctx, io.NewSectionReader(s.r, part.Off, part.Len), p}
 		if n, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
 			return err
 		} else if n < part.Len {
 			return corrupt("the image is cut short at byte %d of the file", part.Off+n)
 		}
 		if sum := h.Sum(nil); !bytes.Equal(sum, s.sums[i]) {
-			return corrupt("the %s, %d bytes at byte %d of the file, is corrupt: its SHA-256 is %x, and was %x when the image was made", [...]string{"manifest", "content"}[i], part.Len, part.Off, sum, s.sums[i])
+			return corrupt("the %s, %d bytes at byte %d of the file, is corrupt: its SHA-256 is %x, it should be %x", [...]string{"manifest", "content"}[i], part.Len, part.Off, sum, s.sums[i])
 		}
 	}
 	return nil
 }
 
-// told reads until the context ends, and tells of what was read.
-type told struct {
+// progressReader reports progress, and fails when its context ends.
+type progressReader struct {
 	ctx context.Context
 	r   io.Reader
 	p   image.Progress
 }
 
-func (t *told) Read(b []byte) (int, error) {
+func (t *progressReader) Read(b []byte) (int, error) {
 	if t.ctx.Err() != nil {
 		return 0, context.Cause(t.ctx)
 	}

@@ -29,7 +29,7 @@ func checked(t testing.TB, b []byte, sidecar *artifact.Manifest) error {
 	return err
 }
 
-func TestAFlippedBitAnywhereIsFound(t *testing.T) {
+func TestCheckFindsFlippedBits(t *testing.T) {
 	path, m := save(t, "x.img.zst")
 	b := read(t, path)
 	if err := checked(t, b, nil); err != nil {
@@ -52,8 +52,8 @@ func TestAFlippedBitAnywhereIsFound(t *testing.T) {
 	for _, at := range places {
 		damaged := bytes.Clone(b)
 		damaged[at] ^= 1 << rng.IntN(8)
-		// Without the manifest frame it may be taken for the image of somebody else, which
-		// says nothing about its bytes, or for no image.
+		// With a damaged manifest frame the file may be taken for one of another program,
+		// which has no sums.
 		err := checked(t, damaged, m)
 		if corrupt := new(artifact.CorruptError); !errors.As(err, &corrupt) {
 			t.Errorf("byte %d of %d is %#x and was %#x: %v", at, len(b), damaged[at], b[at], err)
@@ -66,7 +66,7 @@ func TestAFlippedBitAnywhereIsFound(t *testing.T) {
 	}
 }
 
-func TestRawImagesAreComparedWithTheirManifest(t *testing.T) {
+func TestCheckComparesRawImageWithManifest(t *testing.T) {
 	path, m := save(t, "x.img")
 	b := read(t, path)
 	if err := checked(t, b, m); err != nil {
@@ -274,7 +274,7 @@ func TestZipArchives(t *testing.T) {
 	}
 }
 
-func TestOtherFilesAreNamed(t *testing.T) {
+func TestForeignNamesOtherFiles(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "x")
 	data := make([]byte, 8<<20)
@@ -299,11 +299,11 @@ func TestOtherFilesAreNamed(t *testing.T) {
 	for name, want := range map[string]string{"tar": "a tar archive", "lzma": "an .lzma file", "zip.zip": "a zip archive", "squashfs": "a squashfs file system"} {
 		b := read(t, filepath.Join(dir, name))
 		foreign := new(artifact.ForeignError)
-		if err := artifact.Foreign(artifact.Gzip, b[:min(len(b), image.PieceSize)]); !errors.As(err, &foreign) || foreign.What != want || !strings.Contains(err.Error(), "packed with gzip") {
+		if err := artifact.Foreign(artifact.Gzip, b[:min(len(b), image.PieceSize)]); !errors.As(err, &foreign) || foreign.What != want || !strings.Contains(err.Error(), "compressed with gzip") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for text, want := range map[string]string{"<!DOCTYPE html><html>404": "a web page", "\n <HTML><head>": "a web page", "version https://git-lfs.github.com/spec/v1\n": "a pointer of Git LFS", "QFI\xfb\x00\x00\x00\x03": "a QCOW2 image", "not found\n": "a text that begins with \"not found\""} {
+	for text, want := range map[string]string{"<!DOCTYPE html><html>404": "a web page", "\n <HTML><head>": "a web page", "version https://git-lfs.github.com/spec/v1\n": "a pointer of Git LFS", "QFI\xfb\x00\x00\x00\x03": "a QCOW2 image", "not found\n": "text that begins with \"not found\""} {
 		foreign := new(artifact.ForeignError)
 		if err := artifact.Foreign(artifact.Raw, []byte(text)); !errors.As(err, &foreign) || foreign.What != want {
 			t.Errorf("%q: %v", text, err)

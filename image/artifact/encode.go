@@ -20,8 +20,8 @@ import (
 	"imgtool/image/parallel"
 )
 
-// compressor compresses one piece as a frame, stream or member of its own, so that the
-// results can be concatenated. It uses dst if that is large enough.
+// compressor compresses a piece as a complete frame, stream or member, so that the results
+// can be concatenated. It uses dst if that is large enough.
 type compressor func(dst, data []byte) ([]byte, error)
 
 func newCompressor(f Format) (compressor, error) {

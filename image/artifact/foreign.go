@@ -6,22 +6,28 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"imgtool/image/compress"
+	"imgtool/image/fault"
 )
 
-// ForeignError is a file that is something else than a disk image.
+// ForeignError says that a file is not a disk image.
 type ForeignError struct {
-	Format Format // how it was packed
-	What   string // such as "a tar archive"
-	Advice string
+	Format Format // compression of the file
+	What   string // its content, such as "a tar archive"
+	Advice string // what to do
 }
 
 func (e *ForeignError) Error() string {
 	packed := ""
 	if e.Format != Raw {
-		packed = fmt.Sprintf(", packed with %s,", e.Format)
+		packed = fmt.Sprintf(", compressed with %s", e.Format)
 	}
-	return fmt.Sprintf("it is %s%s and no disk image: %s", e.What, packed, e.Advice)
+	return fmt.Sprintf("it is %s%s, not a disk image: %s", e.What, packed, e.Advice)
 }
+
+// Kind returns [fault.Input].
+func (e *ForeignError) Kind() string { return fault.Input }
 
 const (
 	convert  = "convert it with qemu-img convert -O raw"
@@ -29,7 +35,7 @@ const (
 	whole    = "give the image of the whole disk"
 )
 
-// foreign are the files that are known by their bytes at an offset.
+// foreign has the magic numbers of other files.
 var foreign = []struct {
 	off          int
 	magic        string
@@ -43,11 +49,6 @@ var foreign = []struct {
 	{0, "LZIP\x01", "an lzip file", "unpack it with lzip -d"},
 	{0, "\x89LZO\x00", "an lzop file", "unpack it with lzop -d"},
 	{0, "\x1f\x9d", "a file of compress (.Z)", "unpack it with gzip -d"},
-	{0, "\x1f\x8b", "a gzip file", "unpack it with gzip -d"},
-	{0, "\xfd7zXZ\x00", "an xz file", "unpack it with xz -d"},
-	{0, "BZh", "a bzip2 file", "unpack it with bzip2 -d"},
-	{0, zstdMagic, "a zstd file", "unpack it with zstd -d"},
-	{0, "\x04\x22\x4d\x18", "an lz4 file", "unpack it with lz4 -d"},
 	{0, "\x3a\xff\x26\xed", "an Android sparse image", "unpack it, so that the sparse image can be read from a file"},
 	{0, "QFI\xfb", "a QCOW2 image", convert},
 	{0, "KDMV", "a VMDK image", convert},
@@ -73,11 +74,9 @@ var foreign = []struct {
 	{4086, "SWAPSPACE2", "a swap partition", partOnly},
 }
 
-const zstdMagic = "\x28\xb5\x2f\xfd"
-
-// Foreign is a *ForeignError if the first bytes of a file, as unpacked from a format, are
-// known to be something else than a disk image, and nil if not. One with an MBR may be
-// anything else besides.
+// Foreign returns a *[ForeignError] if head, the first bytes of a file after decompression
+// from the format f, begins a known kind of file that is not a disk image. A file with an MBR
+// is always taken for a disk image.
 func Foreign(f Format, head []byte) error {
 	if len(head) >= 512 && head[510] == 0x55 && head[511] == 0xAA {
 		return nil
@@ -88,22 +87,29 @@ func Foreign(f Format, head []byte) error {
 			return name(k.what, k.advice)
 		}
 	}
+	if packed := compress.Detect(head); packed != compress.None {
+		article := "a"
+		if packed == compress.XZ || packed == compress.LZ4 {
+			article = "an"
+		}
+		return name(fmt.Sprintf("%s %s file", article, packed), fmt.Sprintf("unpack it with %s -d", packed))
+	}
 	start := strings.ToLower(string(bytes.TrimLeft(bytes.TrimPrefix(head[:min(len(head), 1024)], []byte("\xef\xbb\xbf")), " \t\r\n")))
 	switch {
 	case isLZMA(head):
-		return name("an .lzma file", "it has no checksum; unpack it with xz -d")
+		return name("an .lzma file", "the format has no checksum; unpack it with xz -d")
 	case strings.HasPrefix(start, "<!doctype html"), strings.HasPrefix(start, "<html"), strings.HasPrefix(start, "<?xml") && strings.Contains(start, "<html"):
-		return name("a web page", "its download did not give the image; download it again")
+		return name("a web page", "the server did not send the image; download it again")
 	case strings.HasPrefix(start, "<") && strings.Contains(start, "<bmap"):
-		return name("a block map (.bmap)", "give the image that it is for")
+		return name("a block map (.bmap)", "give the image that it belongs to")
 	case isText(head):
-		return name(fmt.Sprintf("a text that begins with %.40q", strings.TrimSpace(string(head[:min(len(head), 40)]))), "give an image")
+		return name(fmt.Sprintf("text that begins with %.40q", strings.TrimSpace(string(head[:min(len(head), 40)]))), "give an image")
 	}
 	return nil
 }
 
-// isLZMA looks at the header of .lzma: properties, a dictionary of 2^n or 2^n+2^(n-1)
-// bytes, and a size that is not known or sensible.
+// isLZMA reports whether b begins with an .lzma header: properties, a dictionary of 2^n or
+// 2^n+2^(n-1) bytes, and a size that is unknown (-1) or below 2^40.
 func isLZMA(b []byte) bool {
 	if len(b) < 14 || b[0] >= 9*5*5 || b[13] != 0 {
 		return false
@@ -121,14 +127,14 @@ func isLZMA(b []byte) bool {
 	return good && (unknown || b[10] == 0 && b[11] == 0 && b[12] == 0)
 }
 
-// isText says whether all is printed characters.
+// isText reports whether b begins with printable UTF-8.
 func isText(b []byte) bool {
 	b = b[:min(len(b), 512)]
 	if len(b) > 500 {
-		b = b[:len(b)-utf8.UTFMax] // the last may be cut
+		b = b[:len(b)-utf8.UTFMax] // the last character may be cut
 	}
-	printed := func(r rune) bool {
+	printable := func(r rune) bool {
 		return r != utf8.RuneError && (r >= ' ' && r != 0x7f || r == '\n' || r == '\r' || r == '\t')
 	}
-	return len(b) > 0 && strings.IndexFunc(string(b), func(r rune) bool { return !printed(r) }) < 0
+	return len(b) > 0 && strings.IndexFunc(string(b), func(r rune) bool { return !printable(r) }) < 0
 }

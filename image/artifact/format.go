@@ -1,10 +1,15 @@
-// Package artifact is an image as a file: raw and sparse (.img), as seekable
-// zstd (.img.zst), as xz or gzip, with its manifest and block map.
+// Package artifact reads and writes images as files, with their manifests and block maps.
 //
-// An .img.zst is a skippable frame that holds the manifest, a frame for every
-// piece of image.PieceSize, and the table of the zstd seekable format; holes are
-// frames of a few hundred bytes. So one file proves itself, through a pipe too,
-// any byte can be read without unpacking the rest, and any zstd unpacks it.
+// [Save] writes raw images with holes (.img), Android sparse images (.simg), and images
+// compressed with zstd, xz or gzip. [Open] opens the files that can be read at any offset,
+// [StreamFile] and [Stream] the others, from front to back. [Replace] and [Patch]
+// change a part of a file.
+//
+// An .img.zst is in the zstd seekable format: a skippable frame with the manifest, a frame
+// for each range of [image.PieceSize], a skippable frame with two checksums of the file, and
+// the table of frames. So the file needs no manifest beside it, is verified through a pipe
+// too, can be read at any offset without decompressing the rest, and any zstd decompresses
+// it. Holes are frames of a few hundred bytes.
 package artifact
 
 import (
@@ -17,7 +22,7 @@ import (
 	"imgtool/image/simg"
 )
 
-// Format is how an image is packed.
+// Format is the file format of an image.
 type Format int
 
 const (
@@ -35,16 +40,16 @@ func (f Format) String() string {
 	return [...]string{"raw", "zstd", "xz", "gzip", "bzip2", "lz4", "Android sparse", "zip"}[f]
 }
 
-// Suffixes of the files Save writes.
+// suffixes has the suffixes of the files that Save writes.
 var suffixes = map[string]Format{".img": Raw, ".img.zst": Zstd, ".img.xz": XZ, ".img.gz": Gzip, ".simg": Sparse}
 
-// FormatOf is the format that a file's name asks for.
+// FormatOf returns the format for the suffix of a file name.
 func FormatOf(name string) (Format, error) {
 	_, suffix, err := Split(name)
 	return suffixes[suffix], err
 }
 
-// Split parts a file's name from the ending that says the format.
+// Split splits a file name before the suffix that gives the format.
 func Split(name string) (base, suffix string, err error) {
 	for suffix := range suffixes {
 		if base, ok := strings.CutSuffix(name, suffix); ok {
@@ -54,20 +59,20 @@ func Split(name string) (base, suffix string, err error) {
 	return "", "", fmt.Errorf("%s: the name must end in .img, .img.zst, .img.xz, .img.gz or .simg", name)
 }
 
-// MediumPath returns the path of a medium's image, where the images of all media have one
-// name: a.img.zst is a-emmc.img.zst.
+// MediumPath returns the path of the image of a medium of a board with several media:
+// a.img.zst becomes a-emmc.img.zst.
 func MediumPath(path, medium string) string {
 	base, suffix, _ := Split(path)
 	return base + "-" + medium + suffix
 }
 
-// formats are those of compressed images.
-var formats = map[compress.Format]Format{compress.Zstd: Zstd, compress.XZ: XZ, compress.Gzip: Gzip, compress.Bzip2: Bzip2, compress.LZ4: LZ4}
+// compressed has the formats of compressed raw images.
+var compressed = map[compress.Format]Format{compress.Zstd: Zstd, compress.XZ: XZ, compress.Gzip: Gzip, compress.Bzip2: Bzip2, compress.LZ4: LZ4}
 
-// headSize is how many bytes detect looks at.
+// headSize is the number of bytes that detect needs.
 const headSize = compress.HeadSize
 
-// detect tells the format by the first headSize bytes.
+// detect returns the format of a file by its first headSize bytes.
 func detect(head []byte) Format {
 	if simg.IsSparse(head) {
 		return Sparse
@@ -75,13 +80,12 @@ func detect(head []byte) Format {
 	if bytes.HasPrefix(head, []byte(zipMagic)) {
 		return Zip
 	}
-	return formats[compress.Detect(head)] // the zero Format is Raw
+	return compressed[compress.Detect(head)] // the zero Format is Raw
 }
 
-// unpack reads a stream of a format. trailing hears of bytes behind its end that are
-// ignored.
+// unpack returns a reader that decompresses r. trailing is as in [compress.Options].
 func unpack(f Format, r io.Reader, trailing func(int64)) (io.Reader, error) {
-	for packed, format := range formats {
+	for packed, format := range compressed {
 		if format == f {
 			return compress.Options{MaxMemory: compress.LargeMemory(), Trailing: trailing}.NewReader(r, packed)
 		}

@@ -15,17 +15,16 @@ import (
 	"imgtool/image/fault"
 )
 
-// Manifest says what an image is: what it was built from, where everything in
-// it lies, and the hash of every byte that is written. It names inputs by role
-// and hash, never by path.
+// Manifest describes an image: its inputs, its partitions, the offsets of its content, and
+// the hashes of all bytes that are written. Inputs are named by role and hash, never by path.
 type Manifest struct {
-	Version int    `json:"imgtool"` // of this form: 1
+	Version int    `json:"imgtool"` // of the manifest: 1
 	Board   string `json:"board"`
 	Medium  string `json:"medium"`
 	BuildID string `json:"build_id"`
-	Time    int64  `json:"time"`           // seconds since 1970, of everything made
-	Floor   int64  `json:"floor"`          // the smallest disk the board can use, in bytes
-	Disk    int64  `json:"disk,omitempty"` // the one size the disk has, in bytes; 0: any from floor on
+	Time    int64  `json:"time"`           // seconds since 1970, of all files that the build made
+	Floor   int64  `json:"floor"`          // size of the smallest disk for the board, in bytes
+	Disk    int64  `json:"disk,omitempty"` // the only disk size for the board, in bytes; 0 is any from Floor on
 	Codec   string `json:"codec,omitempty"`
 	Cmdline string `json:"cmdline,omitempty"`
 
@@ -34,20 +33,20 @@ type Manifest struct {
 	Inputs     []Input     `json:"inputs"`
 	Partitions []Partition `json:"partitions"`
 	image.Manifest
-	Pieces []image.Entry `json:"pieces"` // what is written, in aligned runs of at most image.PieceSize
+	Pieces []image.Entry `json:"pieces"` // the ranges that are written, aligned, at most image.PieceSize long
 
-	// Private says that the image has secrets in it: its files are for their owner alone.
+	// Private says that the image contains secrets: only the owner can read its files.
 	Private bool `json:"-"`
 }
 
-// Input is what an image was built from.
+// Input is a file or tree that an image was built from.
 type Input struct {
 	Name   string `json:"name"` // its role, such as "u-boot.itb"
 	SHA256 string `json:"sha256"`
-	Origin string `json:"origin,omitempty"` // such as a package and its version
+	Origin string `json:"origin,omitempty"` // such as "deb u-boot-rockchip 2023.01"
 }
 
-// Partition is a place on the disk. Length is 0 for one that takes what is left.
+// Partition is a partition of the disk. Len is 0 if it takes the rest of the disk.
 type Partition struct {
 	Number int    `json:"number"`
 	Name   string `json:"name"`
@@ -55,21 +54,22 @@ type Partition struct {
 	GUID   string `json:"guid,omitempty"`
 	Off    int64  `json:"offset"`
 	Len    int64  `json:"length"`
-	Late   bool   `json:"late,omitempty"` // made by the device on its first boot
+	Late   bool   `json:"late,omitempty"` // the device creates it on its first boot
 	Slot   string `json:"slot,omitempty"` // a or b; empty: shared
 	Boot   bool   `json:"boot,omitempty"` // the boot partition of its slot
 	Format string `json:"format,omitempty"`
-	Fill   bool   `json:"fill,omitempty"`  // takes what is left of the disk, whatever its size
-	State  string `json:"state,omitempty"` // of a file system: the file that says it was provisioned
+	Fill   bool   `json:"fill,omitempty"`  // takes the rest of the disk
+	State  string `json:"state,omitempty"` // path of the provisioning state file in its file system
 }
 
-// plain is what goes into questions and onto disks as it is.
-var plain = regexp.MustCompile(`^[A-Za-z0-9._+-]{0,64}$`)
+// safeName matches names that are shown and written to disks without quoting.
+var safeName = regexp.MustCompile(`^[A-Za-z0-9._+-]{0,64}$`)
 
-// MaxManifest bounds what is read as a manifest: enough for 1 TiB of content.
+// MaxManifest is the size of the largest manifest that is read, in bytes: enough for 1 TiB
+// of content.
 const MaxManifest = 128 << 20
 
-// Encode is the manifest as JSON.
+// Encode returns the manifest as JSON.
 func (m *Manifest) Encode() []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -81,36 +81,36 @@ func (m *Manifest) Encode() []byte {
 	return b.Bytes()
 }
 
-// ParseManifest reads and checks a manifest.
+// ParseManifest parses and checks a manifest.
 func ParseManifest(b []byte) (*Manifest, error) {
 	m := &Manifest{}
 	if err := json.Unmarshal(b, m); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	if m.Version != 1 {
-		return nil, fmt.Errorf("manifest: version %d; only 1 is known", m.Version)
+		return nil, fmt.Errorf("manifest: version %d is not supported, only 1", m.Version)
 	}
 	if m.Size <= 0 || m.Floor < 0 {
-		return nil, fmt.Errorf("manifest: an image of %d bytes for a disk of %d", m.Size, m.Floor)
+		return nil, fmt.Errorf("manifest: an image of %d bytes for disks of %d bytes", m.Size, m.Floor)
 	}
 	for _, text := range []string{m.Board, m.Medium, m.BuildID} {
-		if !plain.MatchString(text) {
-			return nil, fmt.Errorf("manifest: %.80q is no name: it must be at most 64 letters, digits and . _ + -", text)
+		if !safeName.MatchString(text) {
+			return nil, fmt.Errorf("manifest: invalid name %.80q: it must be at most 64 letters, digits and . _ + -", text)
 		}
 	}
 	for _, list := range [][]image.Entry{m.Entries, m.Pieces} {
 		at := int64(0)
 		for _, e := range list {
 			if e.Off < at || e.Len <= 0 || e.Len > m.Size-e.Off {
-				return nil, fmt.Errorf("manifest: %q at %d, %d bytes long, is out of place in an image of %d bytes", e.Name, e.Off, e.Len, m.Size)
+				return nil, fmt.Errorf("manifest: %q, %d bytes at byte %d, is out of order or outside of the image of %d bytes", e.Name, e.Len, e.Off, m.Size)
 			}
 			if b, err := hex.DecodeString(e.SHA256); err != nil || len(b) != sha256.Size {
-				return nil, fmt.Errorf("manifest: %q is no SHA-256", e.SHA256)
+				return nil, fmt.Errorf("manifest: %q is not a SHA-256", e.SHA256)
 			}
 			at = e.Off + e.Len
 		}
 	}
-	// What is written is what the extents are, rounded out: no less, no more.
+	// The pieces are the extents rounded out to blocks.
 	var extents []image.Extent
 	for _, e := range m.Entries {
 		extents = append(extents, image.Extent{Off: e.Off, Content: image.Zeros(e.Len)})
@@ -122,20 +122,20 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	i := 0
 	for s := range whole.Pieces(image.PieceSize) {
 		if i == len(m.Pieces) || m.Pieces[i].Off != s.Off || m.Pieces[i].Len != s.Len {
-			return nil, fmt.Errorf("manifest: the extents have content at byte %d, %d bytes long, the pieces have not", s.Off, s.Len)
+			return nil, fmt.Errorf("manifest: the extents have %d bytes of content at byte %d, the pieces do not", s.Len, s.Off)
 		}
 		i++
 	}
 	if i < len(m.Pieces) {
-		return nil, fmt.Errorf("manifest: the piece at byte %d has no extent", m.Pieces[i].Off)
+		return nil, fmt.Errorf("manifest: the piece at byte %d is outside of all extents", m.Pieces[i].Off)
 	}
 	if len(m.Partitions) > 128 {
-		return nil, fmt.Errorf("manifest: %d partitions; a table has 128", len(m.Partitions))
+		return nil, fmt.Errorf("manifest: %d partitions, the limit is 128", len(m.Partitions))
 	}
 	end := int64(0)
 	for _, p := range m.Partitions {
 		if p.Off < end || p.Len < 0 || p.Off+p.Len < 0 || p.Off%512 != 0 || p.Len%512 != 0 || !p.Late && p.Off+p.Len > m.Size {
-			return nil, fmt.Errorf("manifest: partition %.80q at %d, %d bytes long, is out of place", p.Name, p.Off, p.Len)
+			return nil, fmt.Errorf("manifest: partition %.80q, %d bytes at byte %d, is misaligned, overlaps another or is outside of the image", p.Name, p.Len, p.Off)
 		}
 		end = p.Off + max(p.Len, 512)
 	}
@@ -157,7 +157,7 @@ func (m *Manifest) checkInfo() error {
 	return m.Info.Check()
 }
 
-// Bmap is the block map of the image in bmaptool's form, version 2.0.
+// Bmap returns the block map of the image for bmaptool, version 2.0 of the format.
 func (m *Manifest) Bmap() []byte {
 	type sizedRange struct {
 		Sum    string `xml:"chksum,attr"`
@@ -191,12 +191,12 @@ func (m *Manifest) Bmap() []byte {
 		panic("artifact: internal error: " + err.Error())
 	}
 	b = append([]byte(xml.Header), append(b, '\n')...)
-	// The file's own checksum is taken with zeros in its place.
+	// The checksum of the file is computed with zeros in its own place.
 	sum := sha256.Sum256(b)
 	return bytes.Replace(b, []byte(blank), []byte(hex.EncodeToString(sum[:])), 1)
 }
 
-// CorruptError says that an image is not what it was when it was made.
+// CorruptError says that an image is damaged: it does not match its checksums or its format.
 type CorruptError struct{ Err error }
 
 func (e *CorruptError) Error() string { return e.Err.Error() }

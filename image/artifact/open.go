@@ -14,8 +14,8 @@ import (
 	"imgtool/image/simg"
 )
 
-// Opened is an image that can be read anywhere. What its manifest covers is
-// checked whenever it is read, and an error of that is a *CorruptError.
+// Opened is an image that can be read at any offset. If it has a manifest, all content is
+// verified when it is read; a difference is a *[CorruptError].
 type Opened struct {
 	*image.Image
 	Format   Format
@@ -24,13 +24,15 @@ type Opened struct {
 	raw io.ReaderAt
 }
 
-// ErrStream says that a file can be read from front to back only: see Stream.
+// ErrStream says that a file can only be read from front to back: see [Stream].
 var ErrStream = errors.New("can only be read from front to back")
 
-// Open opens a raw image, a seekable zstd or an Android sparse image. What such one
-// does not care about is zeros that matter, unless a manifest knows better: its
-// tools erase a disk first. sidecar is the manifest that lies
-// beside it, or nil; one inside comes first. Others are ErrStream.
+// Open opens a raw image, a seekable zstd or an Android sparse image; for others it returns
+// [ErrStream]. sidecar is the manifest beside the file, or nil; a manifest in the file has
+// precedence.
+//
+// Without a manifest, DONT_CARE chunks of an Android sparse image count as content of
+// zeros, because its tools erase the disk before they write it.
 func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 	head := make([]byte, headSize)
 	n, err := r.ReadAt(head, 0)
@@ -75,7 +77,7 @@ func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 		return o, err
 	}
 	if raw.Size() != o.Manifest.Size {
-		return nil, corrupt("the image is %d bytes, its manifest says %d: it was cut short, or the manifest is another's", raw.Size(), o.Manifest.Size)
+		return nil, corrupt("the image has %d bytes, its manifest says %d: the image was cut short, or the manifest belongs to another image", raw.Size(), o.Manifest.Size)
 	}
 	c := &checked{raw: raw, pieces: o.Manifest.Pieces}
 	var extents []image.Extent
@@ -86,11 +88,12 @@ func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 	return o, err
 }
 
-// Holes looks whether a raw image is zeros where its manifest has nothing. What
-// is there would not be written, and not be missed by a verification.
+// Holes checks that a raw image is zero outside of the pieces in its manifest: other bytes
+// there would neither be written to a disk nor be missed by verification. They are a
+// *[CorruptError].
 //
-// data, which may be nil, says where there is something at or after an offset, so
-// that holes of the file itself need no reading.
+// data returns the offset of the next data in the file at or after an offset, so that holes
+// of the file are not read; it may be nil.
 func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 	if o.Manifest == nil || o.Format != Raw {
 		return nil
@@ -124,14 +127,13 @@ func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 	return nil
 }
 
-// checked reads pieces whole and compares them with the manifest before it gives
-// out any of their bytes.
+// checked verifies a piece with the manifest before it returns any of its bytes.
 type checked struct {
 	raw    io.ReaderAt
 	pieces []image.Entry
 
 	mu   sync.Mutex
-	last [2]struct { // the latest first
+	last [2]struct { // pieces read, the latest first
 		off  int64
 		data []byte
 	}
@@ -149,7 +151,7 @@ func (c *checked) piece(p image.Entry) ([]byte, error) {
 	data := make([]byte, p.Len)
 	if n, err := c.raw.ReadAt(data, p.Off); n < len(data) {
 		if err == nil || err == io.EOF {
-			return nil, corrupt("the image ends at byte %d, in the middle of a piece", p.Off+int64(n))
+			return nil, corrupt("the image is cut short at byte %d", p.Off+int64(n))
 		}
 		return nil, err
 	}

@@ -83,7 +83,7 @@ type access struct {
 	uid, gid int
 }
 
-// accessOf returns the access of the file at path, or nil if there is none.
+// accessOf returns the access of the file at path, or nil if path does not exist.
 func accessOf(path string) (*access, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -72,7 +72,7 @@ func save(ctx context.Context, out *pending, s *saver) error {
 }
 
 // commit writes the manifest and block map of an image, unless m is nil, and gives all
-// files their names. accessFor returns the access that one of the two gets, or nil for
+// files their names. accessFor returns the access of the manifest or block map, or nil for
 // the default.
 func commit(out *pending, m *Manifest, accessFor func(path string) (*access, error)) error {
 	// The image is last: when it is visible, so are the files that belong to it.

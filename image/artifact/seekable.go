@@ -13,15 +13,15 @@ import (
 	"imgtool/image"
 )
 
-// seekable reads a zstd file by its table of frames.
+// seekable reads a file in the zstd seekable format at any offset.
 type seekable struct {
 	r      io.ReaderAt
 	dec    *zstd.Decoder
 	frames []frame
 	size   int64
-	packed int64    // bytes of the file before the table of frames
-	first  int64    // of them: the manifest's frame
-	sums   [][]byte // SHA-256 of the first frame and of those between it and the sums; nil if unknown
+	packed int64    // size of the file before the table of frames
+	first  int64    // size of the frame with the manifest
+	sums   [][]byte // SHA-256 of the first frame, and of the frames between it and the sums; nil if unknown
 
 	mu   sync.Mutex
 	last struct {
@@ -31,19 +31,21 @@ type seekable struct {
 }
 
 type frame struct {
-	packed, off int64 // where it lies in the file, and what it is in the image
-	packedLen   int64
-	len         int64
+	packed, off int64 // offsets in the file and in the image
+	packedLen   int64 // in the file
+	len         int64 // in the image
 }
 
-// maxFrames bounds a table: enough for 4 TiB in pieces of ours.
+// maxFrames is the largest number of frames in a table: enough for 4 TiB in pieces of
+// image.PieceSize.
 const maxFrames = 1 << 20
 
-// maxFrame bounds a frame that is unpacked whole; larger ones are read as a
-// stream.
+// maxFrame is the size of the largest frame that is decompressed at once. A file with larger
+// frames is read as a stream.
 const maxFrame = 64 << 20
 
-// openSeekable reads the table at the end and the manifest at the start.
+// openSeekable reads the manifest at the start, if there is one, and the table at the end.
+// Without a table, the error is [ErrStream].
 func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 	m, err := manifestFrame(io.NewSectionReader(r, 0, r.Size()))
 	if err != nil {
@@ -51,7 +53,6 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 	}
 	missing := ErrStream
 	if m != nil {
-		// Ours have one.
 		missing = corrupt("the image is cut short: the table of frames at its end is missing")
 	}
 	le := binary.LittleEndian
@@ -91,7 +92,7 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 		}
 		if f.len > maxFrame || f.packedLen > 2*maxFrame {
 			if m != nil {
-				return nil, nil, corrupt("the table of frames has a frame of %d bytes", f.len)
+				return nil, nil, corrupt("the table has a frame of %d bytes, the limit is %d", max(f.len, f.packedLen), maxFrame)
 			}
 			return nil, nil, ErrStream
 		}
@@ -99,7 +100,7 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 		s.frames = append(s.frames, f)
 	}
 	if want := r.Size() - int64(len(table)); packed != want {
-		return nil, nil, corrupt("the table of frames speaks of %d bytes, the file has %d before it", packed, want)
+		return nil, nil, corrupt("the table has %d bytes of frames, the file has %d before the table", packed, want)
 	}
 	s.packed = packed
 	if err := s.readSums(skipped, m != nil); err != nil {
@@ -109,13 +110,13 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 	return s, m, err
 }
 
-// readSums reads the frame before the table if it has the sums. skipped are the frames
-// without data. ours has a manifest, and no others than these two; images that were made
-// before there were sums have only the manifest.
+// readSums reads the frame with the sums, if it is the last one before the table. skipped
+// are the frames without data. ours says that the file has a manifest: then the only such
+// frames are the manifest and the sums, which files of earlier versions do not have.
 func (s *seekable) readSums(skipped []frame, ours bool) error {
 	n := len(skipped)
 	if ours && (n < 1 || n > 2 || skipped[0].packed != 0) {
-		return corrupt("the table of frames has %d frames without data, and an image has a manifest and sums", n)
+		return corrupt("the table has %d frames without data, an image has one or two: its manifest and sums", n)
 	}
 	if n == 0 {
 		return nil
@@ -123,7 +124,7 @@ func (s *seekable) readSums(skipped []frame, ours bool) error {
 	last := skipped[n-1]
 	if last.packed+last.packedLen != s.packed || last.packed == 0 {
 		if n > 1 && ours {
-			return corrupt("the table of frames has a frame without data in its middle")
+			return corrupt("the table has a frame without data between others")
 		}
 		return nil
 	}
@@ -140,7 +141,7 @@ func (s *seekable) readSums(skipped []frame, ours bool) error {
 		return nil
 	}
 	if !ours {
-		return corrupt("its manifest is damaged")
+		return corrupt("the manifest in it is damaged")
 	}
 	s.first = skipped[0].packedLen
 	s.sums = [][]byte{b[8:][:sha256.Size], b[8+sha256.Size:]}
@@ -157,7 +158,7 @@ func (s *seekable) frame(i int) ([]byte, error) {
 	}
 	f := s.frames[i]
 	packed := make([]byte, f.packedLen)
-	if n, err := s.r.ReadAt(packed, f.packed); n < len(packed) {
+	if _, err := image.ReadFull(s.r, packed, f.packed); err != nil {
 		return nil, err
 	}
 	data, err := s.dec.DecodeAll(packed, make([]byte, 0, f.len))
@@ -188,8 +189,8 @@ func (s *seekable) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// manifestFrame reads the manifest if r starts with one, and else nothing is
-// said of how far it read.
+// manifestFrame returns the manifest if r starts with one, and nil if not. It reads an
+// unspecified number of bytes then.
 func manifestFrame(r io.Reader) (*Manifest, error) {
 	h := make([]byte, 8)
 	if _, err := io.ReadFull(r, h); err != nil || binary.LittleEndian.Uint32(h) != skippableManifest {
@@ -199,16 +200,16 @@ func manifestFrame(r io.Reader) (*Manifest, error) {
 	if size > MaxManifest {
 		return nil, nil
 	}
-	// Read as it comes: the size alone must not cost memory.
+	// ReadAll allocates for the bytes there are, not for the size in the header.
 	b, err := io.ReadAll(io.LimitReader(r, int64(size)))
 	if err != nil {
 		return nil, err
 	}
 	if !bytes.HasPrefix(bytes.TrimLeft(b, " \n\t"), []byte("{")) {
-		return nil, nil // somebody else's frame
+		return nil, nil // a skippable frame of another program
 	}
 	if int64(len(b)) < int64(size) {
-		return nil, corrupt("the image is cut short in its manifest: %d bytes of %d", len(b), size)
+		return nil, corrupt("the image is cut short: it has %d of the %d bytes of its manifest", len(b), size)
 	}
 	m, err := ParseManifest(b)
 	if err != nil {

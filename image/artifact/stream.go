@@ -13,24 +13,24 @@ import (
 	"imgtool/image/compress"
 )
 
-// Streamed is an image that comes from front to back.
+// Streamed is an image that is read from front to back.
 type Streamed struct {
 	Format   Format
 	Manifest *Manifest // nil if it has none
 	Others   []string  // the names of other files in a zip archive
-	Trailing int64     // bytes behind the end of the compressed data, once all was read
+	Trailing int64     // bytes after the end of the compressed data, after all was read
 
 	raw io.Reader
-	in  *noted
+	in  *errorReader
 }
 
-// noted keeps the first error of a reader, which unpackers may wrap or replace.
-type noted struct {
+// errorReader keeps the first error of a reader, because decompressors may replace it.
+type errorReader struct {
 	r   io.Reader
 	err error
 }
 
-func (n *noted) Read(p []byte) (int, error) {
+func (n *errorReader) Read(p []byte) (int, error) {
 	k, err := n.r.Read(p)
 	if err != nil && err != io.EOF && n.err == nil {
 		n.err = err
@@ -38,8 +38,8 @@ func (n *noted) Read(p []byte) (int, error) {
 	return k, err
 }
 
-// StreamFile is Stream for a file, which may be a zip archive as well. A block map, if it
-// is not nil, is compared with the image as it is read.
+// StreamFile is like [Stream] for a file, which may be a zip archive too. If b is not nil and
+// there is no manifest, the image is compared with b when it is read.
 func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) {
 	var in io.Reader = io.NewSectionReader(r, 0, r.Size())
 	head := make([]byte, headSize)
@@ -67,10 +67,10 @@ func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) 
 	return s, nil
 }
 
-// Stream opens whatever r brings, by its first bytes. sidecar is the manifest
-// that lies beside it, or nil; one inside comes first.
+// Stream opens a raw or compressed image; its first bytes give the format. sidecar is the
+// manifest beside it, or nil; a manifest in the image has precedence.
 func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
-	from := &noted{r: r}
+	from := &errorReader{r: r}
 	in := bufio.NewReaderSize(from, 1<<20)
 	head, err := in.Peek(headSize)
 	if len(head) == 0 {
@@ -97,10 +97,10 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 		}
 	}
 	if s.Format == Sparse {
-		return nil, errors.New("an Android sparse image is read from a file, not from a pipe or an archive")
+		return nil, errors.New("an Android sparse image cannot be read from a pipe or an archive: unpack it to a file")
 	}
 	if s.Format == Zip {
-		return nil, errors.New("a zip archive is read from a file, not from a pipe or another archive: unzip -p gives what is in it")
+		return nil, errors.New("a zip archive cannot be read from a pipe or another archive: use the output of unzip -p")
 	}
 	s.raw, err = unpack(s.Format, in, s.trailing)
 	return s, s.wrap(err, 0)
@@ -108,7 +108,8 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 
 func (s *Streamed) trailing(n int64) { s.Trailing = n }
 
-// wrap says where an image is corrupt. One that cannot be read need not be.
+// wrap makes an error of a decompressor a *[CorruptError] with the offset in the image,
+// unless reading its input failed.
 func (s *Streamed) wrap(err error, at int64) error {
 	if err != nil && s.in.err != nil {
 		return s.in.err
@@ -124,7 +125,7 @@ func wrapCorrupt(err error, at int64) error {
 		return corrupt("the image is cut short at byte %d", at)
 	}
 	if memory := new(*compress.MemoryError); errors.As(err, memory) {
-		return fmt.Errorf("%w; unpack it with %s -d%s, and give what comes of it", err, (*memory).Format, map[compress.Format]string{compress.Zstd: " --long=31"}[(*memory).Format]) // it may well be good
+		return fmt.Errorf("%w; unpack it with %s -d%s", err, (*memory).Format, map[compress.Format]string{compress.Zstd: " --long=31"}[(*memory).Format]) // not corrupt
 	}
 	if filter := new(*compress.FilterError); errors.As(err, filter) {
 		return err
@@ -135,9 +136,9 @@ func wrapCorrupt(err error, at int64) error {
 	return corrupt("the image is corrupt at byte %d: %w", at, err)
 }
 
-// Chunks gives the content, each chunk checked if there is a manifest; without
-// one everything is content. An image that is shorter or longer than its
-// manifest says ends in a *CorruptError. It can be called once.
+// Chunks returns the content of the image. If there is a manifest, chunks are its pieces, and
+// verified; bytes that are not as the manifest says, or another size, are a *[CorruptError].
+// Without a manifest all bytes are content. Chunks can be called once.
 func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 	return func(yield func(image.Chunk, error) bool) {
 		var pieces []image.Entry
@@ -146,7 +147,7 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 		}
 		for off := int64(0); ; {
 			data := make([]byte, image.PieceSize)
-			n, err := fill(s.raw, data)
+			n, err := compress.ReadFull(s.raw, data)
 			if err != nil && err != io.EOF {
 				yield(image.Chunk{}, s.wrap(err, off+int64(n)))
 				return
@@ -154,7 +155,7 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 			data = data[:n]
 			end := off + int64(n)
 			if m := s.Manifest; m != nil && (end > m.Size || err != nil && end < m.Size) {
-				yield(image.Chunk{}, corrupt("the image has %s bytes, its manifest says %d: it was cut short, or the manifest is another's", ended(end, err), m.Size))
+				yield(image.Chunk{}, corrupt("the image has %s bytes, its manifest says %d: the image was cut short, or the manifest belongs to another image", atLeast(end, err), m.Size))
 				return
 			}
 			if s.Manifest == nil {
@@ -196,20 +197,10 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 	}
 }
 
-// fill reads until p is full. Unlike io.ReadFull it keeps apart a stream that
-// ends, io.EOF, and one that is cut, io.ErrUnexpectedEOF.
-func fill(r io.Reader, p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var k int
-		k, err = r.Read(p[n:])
-		n += k
-	}
-	return n, err
-}
-
-func ended(n int64, err error) string {
+// atLeast formats a size, of which only a lower bound is known if the end was not reached.
+func atLeast(n int64, err error) string {
 	if err == nil {
-		return fmt.Sprintf("more than %d", n-1)
+		return fmt.Sprintf("at least %d", n)
 	}
 	return fmt.Sprint(n)
 }

@@ -14,8 +14,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// What cannot be read is not corrupt, whichever unpacker is in between.
-func TestAReadErrorIsNoCorruption(t *testing.T) {
+// A read error is returned as it is through all decompressors.
+func TestReadErrorIsNotCorruption(t *testing.T) {
 	data := make([]byte, 3<<20)
 	rand.NewChaCha8([32]byte{}).Read(data)
 	for _, packer := range [][]string{{"cat"}, {"xz", "-c0"}, {"gzip", "-c1"}, {"bzip2", "-c"}, {"lz4", "-c"}, {"zstd", "-qc"}} {

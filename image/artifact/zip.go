@@ -14,10 +14,10 @@ import (
 
 const zipMagic = "PK\x03\x04"
 
-// imageNames are what names of images end in, in lower case.
+// imageNames has the suffixes of image files, in lower case.
 var imageNames = []string{".img", ".raw", ".wic", ".iso", ".bin", ".simg", ".sdcard", ".hddimg", ".dd", ".zst", ".xz", ".gz", ".bz2", ".lz4"}
 
-// openZip opens the one image in a zip archive. others are the names of the other files.
+// openZip opens the only image in a zip archive. others has the names of the other files.
 func openZip(r image.Content) (in io.Reader, others []string, err error) {
 	z, err := zip.NewReader(r, r.Size())
 	if err != nil {
@@ -42,12 +42,12 @@ func openZip(r image.Content) (in io.Reader, others []string, err error) {
 		}
 		return names
 	}
-	const unpack = "unpack it with unzip, and give the image"
+	const unpack = "unpack it with unzip"
 	switch {
 	case len(files) == 0:
-		return nil, nil, fmt.Errorf("the zip archive holds no file")
+		return nil, nil, errors.New("the zip archive is empty")
 	case len(images) != 1:
-		return nil, nil, fmt.Errorf("the zip archive holds %d files, and %d of them may be the image: %.400s: %s", len(files), len(images), strings.Join(names(files), ", "), unpack)
+		return nil, nil, fmt.Errorf("the zip archive has %d files, and %d of them may be images: %.400s: %s", len(files), len(images), strings.Join(names(files), ", "), unpack)
 	}
 	f := images[0]
 	if f.Flags&1 != 0 {
@@ -55,7 +55,7 @@ func openZip(r image.Content) (in io.Reader, others []string, err error) {
 	}
 	rc, err := f.Open()
 	if errors.Is(err, zip.ErrAlgorithm) {
-		return nil, nil, fmt.Errorf("%s in the zip archive is packed with method %d; 0 (stored) and 8 (deflate) are known: %s", f.Name, f.Method, unpack)
+		return nil, nil, fmt.Errorf("%s in the zip archive is compressed with method %d; 0 (stored) and 8 (deflate) are supported: %s", f.Name, f.Method, unpack)
 	}
 	if err != nil {
 		return nil, nil, corrupt("%s in the zip archive: %w", f.Name, err)
@@ -63,7 +63,7 @@ func openZip(r image.Content) (in io.Reader, others []string, err error) {
 	return &zipReader{rc, f.Name}, slices.DeleteFunc(names(files), func(name string) bool { return name == f.Name }), nil
 }
 
-// zipReader makes errors of the archive those of the image.
+// zipReader makes errors of the archive a *[CorruptError].
 type zipReader struct {
 	r    io.Reader
 	name string

@@ -1,18 +1,16 @@
 package build
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
@@ -45,9 +43,9 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	}
 	inPlace := out != nil
 	if !inPlace {
-		f, err := scratch(b.TempDir)
+		f, err := compress.NewScratch(b.TempDir, nil)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("rootfs: %w", err)
 		}
 		b.result.scratch = append(b.result.scratch, f)
 		out, at = f, 0
@@ -56,9 +54,6 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	// The checksums of files are not needed after the squashfs is written.
 	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
-	if errors.Is(err, syscall.ENOSPC) && !inPlace {
-		return nil, fmt.Errorf("rootfs: scratch file in %s (TMPDIR names another directory): %w", cmp.Or(b.TempDir, os.TempDir()), err)
-	}
 	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
 		return nil, tooLarge(p.Name, large.Size, large.Max)
 	}
@@ -94,19 +89,6 @@ func (b *builder) squashfs() squashfs.Options {
 func tooLarge(part string, size, max int64) error {
 	return fmt.Errorf("%s: %s of squashfs do not fit in %s (%d bytes in %d): remove files from the root file system, or compress more, as with --compression zstd:19",
 		part, image.FormatSize(size), image.FormatSize(max), size, max)
-}
-
-// scratch returns a temporary file that has no name.
-func scratch(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "imgtool-*")
-	if err != nil {
-		return nil, fmt.Errorf("scratch file (TMPDIR names the directory): %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("scratch file (TMPDIR names the directory): %w", err)
-	}
-	return f, nil
 }
 
 // warnNoInit warns of a root file system without the program that the kernel starts. It is

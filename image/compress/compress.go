@@ -1,9 +1,10 @@
-// Package compress tells by its first bytes how a stream is compressed, unpacks it in
-// bounded memory, and keeps what was unpacked in scratch files whose size is bounded.
+// Package compress detects how a stream is compressed ([Detect]), decompresses it in bounded
+// memory ([NewReader], [Options]), and stores the result in scratch files of bounded size
+// ([Scratch], [Budget]).
 //
-// The memory for history, which a few bytes of a header ask for, is at most
-// Options.MaxMemory for zstd and xz; gzip, bzip2 and lz4 need less than 10 MiB by their
-// formats.
+// The size of the window is chosen by the header of a stream. It is at most
+// Options.MaxMemory for zstd and xz; the formats gzip, bzip2 and lz4 limit it to less than
+// 10 MiB.
 package compress
 
 import (
@@ -18,7 +19,7 @@ import (
 	"imgtool/image/xz"
 )
 
-// Format is how a stream is compressed.
+// Format is a compression format.
 type Format int
 
 const (
@@ -34,20 +35,21 @@ func (f Format) String() string {
 	return [...]string{"none", "gzip", "xz", "zstd", "bzip2", "lz4"}[f]
 }
 
-// HeadSize is how many bytes Detect looks at.
+// HeadSize is the number of bytes that [Detect] needs.
 const HeadSize = 10
 
-// Detect tells the format by the first HeadSize bytes, or fewer where there are no more.
+// Detect returns the format of a stream by its first [HeadSize] bytes, or all of a shorter
+// stream.
 func Detect(head []byte) Format {
 	starts := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
 	switch {
-	case starts("\x1f\x8b\x08"):
+	case starts(gzipMagic + "\x08"):
 		return Gzip
 	case starts("\xfd7zXZ\x00"):
 		return XZ
-	case starts(zstdMagic), isSkippable(head): // NewReader looks what follows a skippable frame
+	case starts(zstdMagic), isSkippable(head): // or lz4: NewReader looks at the next frame
 		return Zstd
-	case starts("BZh") && len(head) > 3 && (follows(head[4:], "1AY&SY") || follows(head[4:], "\x17\x72\x45\x38\x50\x90")): // a block, or the end
+	case starts("BZh") && len(head) > 3 && (agrees(head[4:], "1AY&SY") || agrees(head[4:], "\x17\x72\x45\x38\x50\x90")): // magic of a block, or of the end of the stream
 		return Bzip2
 	case starts(lz4Magic), starts(lz4Legacy):
 		return LZ4
@@ -55,59 +57,61 @@ func Detect(head []byte) Format {
 	return None
 }
 
-// follows says whether head begins with magic, as far as it goes.
-func follows(head []byte, magic string) bool {
+// agrees reports whether head and magic are equal up to the end of the shorter one.
+func agrees(head []byte, magic string) bool {
 	n := min(len(head), len(magic))
 	return string(head[:n]) == magic[:n]
 }
 
-// MaxMemory bounds a zstd window and an xz dictionary where no other limit is given: what
-// zstd accepts without --long, and twice what xz -9 uses.
+// MaxMemory is the default limit of a zstd window and an xz dictionary, in bytes: the limit
+// of zstd without --long, and twice the dictionary of xz -9.
 const MaxMemory = xz.MaxDict
 
-// MemoryError is a stream that needs more memory than the limit.
+// MemoryError says that decompressing a stream needs more memory than the limit.
 type MemoryError struct {
 	Format Format
-	Want   int64 // 0 if not known
-	Max    int64
+	Want   int64 // bytes; 0 if not known
+	Max    int64 // bytes
 }
 
 func (e *MemoryError) Error() string {
 	what := map[Format]string{XZ: "dictionary", Zstd: "window"}[e.Format]
 	if e.Want == 0 {
-		return fmt.Sprintf("unpacking it takes more than %d MiB of memory: its %s %s is larger than that", e.Max>>20, e.Format, what)
+		return fmt.Sprintf("unpacking it takes more than %d MiB of memory: its %s %s is larger", e.Max>>20, e.Format, what)
 	}
 	return fmt.Sprintf("unpacking it takes more than %d MiB of memory: its %s %s has %d bytes, the limit is %d", e.Max>>20, e.Format, what, e.Want, e.Max)
 }
 
-// FilterError is an xz stream with a filter that is not known.
+// FilterError says that an xz stream has an unsupported filter.
 type FilterError = xz.FilterError
 
-// Options are how a stream is unpacked. The zero value is for streams from anybody.
+// Options are the options of a decompressor. The zero value is for untrusted streams.
 type Options struct {
-	// MaxMemory bounds a zstd window and an xz dictionary; 0 is the constant MaxMemory.
+	// MaxMemory is the limit of a zstd window and an xz dictionary in bytes; 0 is the
+	// constant [MaxMemory].
 	MaxMemory int64
 
-	// Trailing is called when the stream has ended, with the number of bytes behind the
-	// end of the compressed data that gzip or bzip2 would ignore as well. nil makes such
-	// bytes a *TrailingError. Zeros behind gzip or bzip2 are always ignored.
+	// Trailing is called at the end of the stream with the number of bytes after the
+	// compressed data, if gzip or bzip2 ignore them too. If it is nil, such bytes are a
+	// *[TrailingError]. Zeros after gzip or bzip2 data are always ignored.
 	Trailing func(n int64)
 }
 
-// TrailingError is data behind the end of the compressed data.
+// TrailingError says that other data follow the compressed data.
 type TrailingError struct {
 	Format Format
 	N      int64 // bytes
 }
 
 func (e *TrailingError) Error() string {
-	return fmt.Sprintf("%d bytes that are not %s data follow the end of the %s data", e.N, e.Format, e.Format)
+	return fmt.Sprintf("%d bytes of other data follow the end of the %s data", e.N, e.Format)
 }
 
-// NewReader unpacks r, which is in the format, with the zero Options.
+// NewReader returns a reader that decompresses r, which has format f, with the zero [Options].
 func NewReader(r io.Reader, f Format) (io.ReadCloser, error) { return Options{}.NewReader(r, f) }
 
-// NewReader unpacks r, which is in the format.
+// NewReader returns a reader that decompresses r, which has format f. The reader must be
+// closed. A window that is too large is a *[MemoryError].
 func (o Options) NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
 	o.MaxMemory = cmp.Or(o.MaxMemory, MaxMemory)
 	var out io.Reader
@@ -153,7 +157,7 @@ func (r *reader) Close() error {
 	return nil
 }
 
-// explain makes the refusals of the libraries one kind of error.
+// explain turns the errors of the libraries for large windows into a *[MemoryError].
 func (o Options) explain(f Format, err error) error {
 	var dict *xz.DictError
 	var memory *MemoryError
@@ -168,22 +172,34 @@ func (o Options) explain(f Format, err error) error {
 	return err
 }
 
-// Limit reads r, which ends in an error if it has more than most bytes.
-func Limit(r io.Reader, most int64) io.Reader { return &limited{r, most, most} }
+// ReadFull reads until p is full. Unlike [io.ReadFull] it returns the error of r as it is, so
+// that a stream that ends, [io.EOF], differs from a stream that is cut short,
+// [io.ErrUnexpectedEOF].
+func ReadFull(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var k int
+		k, err = r.Read(p[n:])
+		n += k
+	}
+	return n, err
+}
+
+// Limit returns a reader of r that fails if r has more than max bytes.
+func Limit(r io.Reader, max int64) io.Reader { return &limited{r, max, max} }
 
 type limited struct {
-	r          io.Reader
-	left, most int64
+	r         io.Reader
+	left, max int64
 }
 
 func (l *limited) Read(p []byte) (int, error) {
-	// One byte more tells what is too long from what is not.
+	// Read one byte more than is left, to find out whether there is one.
 	if int64(len(p)) > l.left+1 {
 		p = p[:l.left+1]
 	}
 	n, err := l.r.Read(p)
 	if l.left -= int64(n); l.left < 0 {
-		return 0, fmt.Errorf("it has more than the limit of %d bytes", l.most)
+		return 0, fmt.Errorf("it has more than the limit of %d bytes", l.max)
 	}
 	return n, err
 }

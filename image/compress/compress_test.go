@@ -13,7 +13,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-func TestFormatsAreToldApartAndUnpacked(t *testing.T) {
+func TestDetectAndNewReader(t *testing.T) {
 	data := bytes.Repeat([]byte("imgtool "), 100_000)
 	file := filepath.Join(t.TempDir(), "x")
 	os.WriteFile(file, data, 0o644)
@@ -24,7 +24,7 @@ func TestFormatsAreToldApartAndUnpacked(t *testing.T) {
 		}
 		packed := []byte(imagetest.Run(t, command, args...))
 		if got := compress.Detect(packed[:compress.HeadSize]); got != format {
-			t.Errorf("%s: told to be %v", command, got)
+			t.Errorf("%s: detected as %v", command, got)
 		}
 		r, err := compress.NewReader(bytes.NewReader(packed), format)
 		if err != nil {
@@ -37,12 +37,12 @@ func TestFormatsAreToldApartAndUnpacked(t *testing.T) {
 	}
 	for _, head := range []string{"", "B", "BZh9abcdefgh", "\x1f\x8b\x09", "PK\x03\x04abcdef"} {
 		if got := compress.Detect([]byte(head)); got != compress.None {
-			t.Errorf("%q is told to be %v", head, got)
+			t.Errorf("%q is detected as %v", head, got)
 		}
 	}
 }
 
-func TestMemoryIsBounded(t *testing.T) {
+func TestNewReaderBoundsMemory(t *testing.T) {
 	for _, c := range []struct {
 		format  compress.Format
 		command string
@@ -67,7 +67,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
-func TestScratchFilesShareABudget(t *testing.T) {
+func TestScratchFilesShareBudget(t *testing.T) {
 	dir := t.TempDir()
 	b := &compress.Budget{Max: 1000}
 	one, err := compress.NewScratch(dir, b)
@@ -88,7 +88,7 @@ func TestScratchFilesShareABudget(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := one.WriteAt(make([]byte, 600), 0); err != nil {
-		t.Errorf("what is written again counts again: %v", err)
+		t.Errorf("a range that is written twice counts twice: %v", err)
 	}
 	if _, err := two.WriteAt(make([]byte, 1), 399); err != nil {
 		t.Error(err)

@@ -6,11 +6,11 @@ import (
 	"io"
 )
 
-var errFormat = errors.New("a damaged header")
+var errFormat = errors.New("damaged header")
 
-// End is where the streams, frames or members end that begin at at and follow one
-// another. It is found by their structure, without unpacking them, and only for XZ, Zstd
-// and LZ4; for others it is size.
+// End returns the offset of the end of the consecutive streams or frames that begin at
+// offset at of r, which has size bytes. It follows the structure of XZ, Zstd and LZ4 without
+// decompressing; for other formats it returns size.
 func End(f Format, r io.ReaderAt, at, size int64) (int64, error) {
 	member := map[Format]func(*walker) error{XZ: xzStream, Zstd: zstdFrame, LZ4: lz4Frame}[f]
 	if member == nil {
@@ -34,7 +34,7 @@ func End(f Format, r io.ReaderAt, at, size int64) (int64, error) {
 	return at, nil
 }
 
-// walker steps through a file.
+// walker reads a file forwards.
 type walker struct {
 	r        io.ReaderAt
 	at, size int64
@@ -61,7 +61,7 @@ func (w *walker) skip(n int64) error {
 	return nil
 }
 
-// zstdFrame is one of RFC 8878, sections 3.1.1 and 3.1.2.
+// zstdFrame skips a frame (RFC 8878, sections 3.1.1 and 3.1.2).
 func zstdFrame(w *walker) error {
 	magic, err := w.take(4)
 	if err != nil {
@@ -90,7 +90,7 @@ func zstdFrame(w *walker) error {
 		}
 		n := int64(b >> 3)
 		if b>>1&3 == 1 {
-			n = 1 // one byte that is repeated
+			n = 1 // RLE block
 		}
 		if err := w.skip(n); err != nil {
 			return err
@@ -101,8 +101,8 @@ func zstdFrame(w *walker) error {
 	}
 }
 
-// lz4Frame is one of the LZ4 frame format, or of the legacy one, which lz4 -l and the
-// kernel's build write.
+// lz4Frame skips a frame of the LZ4 frame format, or of the legacy format, which lz4 -l and
+// the build of Linux write.
 func lz4Frame(w *walker) error {
 	const maxBlock = 8<<20 + 8<<20/255 + 16
 	magic, err := w.take(4)
@@ -116,7 +116,7 @@ func lz4Frame(w *walker) error {
 			if err != nil {
 				return err
 			}
-			if n == 0 || n > maxBlock { // what follows is something else
+			if n == 0 || n > maxBlock { // not a block
 				w.at -= 4
 				return nil
 			}
@@ -153,7 +153,7 @@ func lz4Frame(w *walker) error {
 	}
 }
 
-// xzStream is one of the .xz format, sections 2 to 4, with blocks of LZMA2.
+// xzStream skips a stream of the .xz format (sections 2 to 4) with blocks of LZMA2.
 func xzStream(w *walker) error {
 	if _, err := w.take(7); err != nil {
 		return err
@@ -190,7 +190,7 @@ func xzStream(w *walker) error {
 	}
 }
 
-// lzma2 goes over the chunks of a block.
+// lzma2 skips the chunks of a block.
 func lzma2(w *walker) error {
 	for {
 		control, err := w.take(1)
@@ -200,7 +200,7 @@ func lzma2(w *walker) error {
 		case control == 0:
 			return nil
 		case control >= 0x80:
-			if _, err := w.take(2); err != nil { // its size unpacked
+			if _, err := w.take(2); err != nil { // uncompressed size
 				return err
 			}
 			n, err := bigEndian16(w)
@@ -232,7 +232,7 @@ func bigEndian16(w *walker) (int64, error) {
 	return int64(n&0xff)<<8 | int64(n>>8), err
 }
 
-// xzIndex goes over the index, whose first byte was read, and the footer.
+// xzIndex skips the index, whose first byte has been read, and the footer.
 func xzIndex(w *walker) error {
 	start := w.at - 1
 	number := func() (n uint64, err error) {

@@ -13,16 +13,16 @@ import (
 const (
 	zstdMagic = "\x28\xb5\x2f\xfd"
 	lz4Magic  = "\x04\x22\x4d\x18"
-	lz4Legacy = "\x02\x21\x4c\x18" // of lz4 -l, which Linux kernels are packed with
+	lz4Legacy = "\x02\x21\x4c\x18" // written by lz4 -l and the build of Linux
 )
 
-// isSkippable says whether head begins with a skippable frame, which zstd and lz4 have
-// in common.
+// isSkippable reports whether head begins a skippable frame, which zstd and lz4 have in
+// common.
 func isSkippable(head []byte) bool {
 	return len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18"
 }
 
-// newFrames unpacks zstd, or lz4 where skippable frames lead to that.
+// newFrames decompresses zstd, or lz4 if that follows skippable frames.
 func newFrames(r io.Reader, maxWindow int64) (io.Reader, func(), error) {
 	in := bufio.NewReader(r)
 	for {
@@ -52,7 +52,7 @@ func newFrames(r io.Reader, maxWindow int64) (io.Reader, func(), error) {
 	return z, z.d.Close, nil
 }
 
-// zstdReader says how large a window is that is too large.
+// zstdReader adds the size of the window to errors.
 type zstdReader struct {
 	d   *zstd.Decoder
 	in  *recent
@@ -67,8 +67,8 @@ func (z *zstdReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// recent remembers the last bytes that were read. The decoder reads no further than the
-// header of a frame before it looks at the size of the window.
+// recent keeps the last bytes that were read. The decoder checks the size of the window
+// right after it has read the header of a frame.
 type recent struct {
 	r    io.Reader
 	last []byte
@@ -81,10 +81,10 @@ func (r *recent) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// maxHeader is how long the header of a zstd frame can be.
+// maxHeader is the size of the largest header of a zstd frame (RFC 8878, section 3.1.1.1).
 const maxHeader = 18
 
-// window is the size of the window in the last header, or 0.
+// window returns the size of the window in the last header, or 0.
 func (r *recent) window() int64 {
 	var h zstd.Header
 	at := bytes.LastIndex(r.last, []byte(zstdMagic))

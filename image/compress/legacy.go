@@ -9,22 +9,22 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// legacy unpacks the legacy format of lz4: after the magic number, blocks of up to
-// legacyBlock bytes, each behind its packed size. It has no checksums and no end. A size
-// that no block has is the magic number of another frame.
+// legacy decompresses the legacy format of lz4: a magic number, then blocks of up to
+// legacyBlock bytes, each after its compressed size. It has no checksums and no end mark. A
+// size above the maximum is the magic number of another frame.
 type legacy struct {
 	in    *bufio.Reader
-	block []byte // unpacked
-	left  []byte // of it
-	next  io.Reader
+	block []byte    // decompressed
+	left  []byte    // rest of block
+	next  io.Reader // of the next frame
 }
 
 const (
 	legacyBlock = 8 << 20
-	legacyMax   = legacyBlock + legacyBlock/255 + 16 // packed
+	legacyMax   = legacyBlock + legacyBlock/255 + 16 // compressed
 )
 
-// newLZ4 unpacks lz4 in both formats.
+// newLZ4 decompresses both formats of lz4.
 func newLZ4(r io.Reader) io.Reader {
 	in := bufio.NewReader(r)
 	if head, _ := in.Peek(4); string(head) == lz4Legacy {
@@ -48,7 +48,7 @@ func (l *legacy) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// unpack unpacks the next block, or begins the next frame.
+// unpack decompresses the next block, or begins the next frame.
 func (l *legacy) unpack() error {
 	var head [4]byte
 	if _, err := io.ReadFull(l.in, head[:]); err != nil {
@@ -59,7 +59,7 @@ func (l *legacy) unpack() error {
 		l.next = newLZ4(io.MultiReader(bytes.NewReader(head[:]), l.in))
 		return nil
 	}
-	// Read as it comes: the size alone must not cost memory.
+	// ReadAll allocates for the bytes there are, not for the size in the header.
 	packed, err := io.ReadAll(io.LimitReader(l.in, int64(size)))
 	if err == nil && len(packed) < int(size) {
 		err = io.ErrUnexpectedEOF

@@ -11,12 +11,12 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// members unpacks the members of a gzip file as gzip 1.12 does: zeros behind the last one
-// are ignored, and other data are told to trailing.
+// members decompresses the members of a gzip file as gzip 1.12 does: zeros after the last
+// member are ignored, and other data are reported to trailing.
 type members struct {
 	in       *bufio.Reader
 	z        *gzip.Reader
-	head     []byte // of the last member
+	head     []byte // first bytes of the last member
 	trailing func(int64)
 	err      error
 }
@@ -28,7 +28,7 @@ func newGzip(r io.Reader, trailing func(int64)) (*members, error) {
 	return m, m.begin()
 }
 
-// begin reads the header of a member.
+// begin reads the header of the next member.
 func (m *members) begin() error {
 	head, _ := m.in.Peek(10)
 	m.head = bytes.Clone(head)
@@ -53,7 +53,7 @@ func (m *members) Read(p []byte) (int, error) {
 	return 0, m.err
 }
 
-// next begins the next member, or ends in an error, io.EOF if nothing is lost.
+// next begins the next member, or returns how the data end: [io.EOF] if nothing is lost.
 func (m *members) next() error {
 	head, err := m.in.Peek(2)
 	switch {
@@ -61,14 +61,14 @@ func (m *members) next() error {
 		return m.begin()
 	case len(head) == 0:
 		return err
-	case len(head) == 1 && head[0] != 0 && err == io.EOF: // as gzip has it
+	case len(head) == 1 && head[0] != 0 && err == io.EOF: // as in gzip
 		return io.ErrUnexpectedEOF
 	}
 	return ignore(m.in, Gzip, m.head, m.trailing)
 }
 
-// streams unpacks the streams of a bzip2 file as bzip2 1.0.8 does: data that do not begin
-// as a stream are ignored behind the first one.
+// streams decompresses the streams of a bzip2 file as bzip2 1.0.8 does: data after a stream
+// that do not begin another one are ignored.
 type streams struct {
 	in       *lastBytes
 	z        io.Reader
@@ -95,11 +95,11 @@ func (s *streams) read(p []byte) (int, error) {
 	if err == nil || err == io.EOF {
 		return n, err
 	}
-	over := s.in.behindEnd()
+	over := s.in.afterEnd()
 	if over == nil || len(over) == 4 && isBzip2(over) {
 		return n, err
 	}
-	// The decoder looked at up to four bytes to see that they begin no stream.
+	// The decoder has read up to four bytes to see whether they begin another stream.
 	rest := io.MultiReader(bytes.NewReader(over), s.in.in)
 	in := bufio.NewReader(rest)
 	if head, _ := in.Peek(4); len(head) < 4 && bytes.HasPrefix([]byte("BZh"), head) {
@@ -110,11 +110,11 @@ func (s *streams) read(p []byte) (int, error) {
 
 func isBzip2(b []byte) bool { return string(b[:3]) == "BZh" && b[3] >= '1' && b[3] <= '9' }
 
-// lastBytes remembers the first and the last bytes that were read.
+// lastBytes keeps the first and the last bytes that were read.
 type lastBytes struct {
 	in   *bufio.Reader
 	head []byte
-	last [16]byte // as a ring
+	last [16]byte // ring buffer
 	n    int      // bytes read
 }
 
@@ -142,10 +142,10 @@ func (l *lastBytes) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-// behindEnd is what was read after the end of a stream, one to four bytes, or nil if the
-// last bytes are something else. A stream ends with 48 bits that are always the same, 32
-// of checksum, and up to 7 to the end of a byte.
-func (l *lastBytes) behindEnd() []byte {
+// afterEnd returns the one to four bytes that were read after the end of a stream, or nil if
+// none ends there. A stream ends with a magic number of 48 bits, a checksum of 32, and up to
+// 7 bits of padding.
+func (l *lastBytes) afterEnd() []byte {
 	if l.n < len(l.last) {
 		return nil
 	}
@@ -167,11 +167,11 @@ func (l *lastBytes) behindEnd() []byte {
 	return nil
 }
 
-// ignore reads what follows the end of the compressed data. Zeros need no word. What may
-// be more compressed data that was damaged is an error. first is how the data before
-// began.
+// ignore reads the data after the end of the compressed data. Zeros are ignored without a
+// message. Data that look like damaged compressed data are an error. first has the first
+// bytes of the last member or stream.
 func ignore(r *bufio.Reader, f Format, first []byte, trailing func(int64)) error {
-	damaged := fmt.Errorf("its %s data end, and other %s data follow in the file: it is damaged, or joined of several", f, f)
+	damaged := fmt.Errorf("more %s data follow the end of the %s data: the file is damaged, or several files were joined", f, f)
 	if head, _ := r.Peek(len(first)); len(head) == len(first) && distance(head, first) == 1 {
 		return damaged
 	}
@@ -201,7 +201,7 @@ func ignore(r *bufio.Reader, f Format, first []byte, trailing func(int64)) error
 	}
 }
 
-// distance is in how many bytes a and b differ.
+// distance returns in how many bytes a and b differ.
 func distance(a, b []byte) (n int) {
 	for i := range a {
 		if a[i] != b[i] {
@@ -211,7 +211,7 @@ func distance(a, b []byte) (n int) {
 	return n
 }
 
-// begins says whether compressed data begin anywhere in b.
+// begins reports whether compressed data begin anywhere in b.
 func begins(f Format, b []byte) bool {
 	magic := map[Format]string{Gzip: gzipMagic + "\x08", Bzip2: "BZh"}[f]
 	for {

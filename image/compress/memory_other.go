@@ -2,5 +2,5 @@
 
 package compress
 
-// machineMemory is not known.
+// machineMemory returns 0: unknown.
 func machineMemory() int64 { return 0 }

@@ -9,17 +9,17 @@ import (
 	"sync/atomic"
 )
 
-// DefaultMax is how much a command unpacks where nothing else is asked for.
+// DefaultMax is the default of Budget.Max, in bytes.
 const DefaultMax = 64 << 30
 
-// Budget bounds what is unpacked into scratch files: all of those of a command
-// together. The zero value and nil allow DefaultMax.
+// Budget limits the total size of the scratch files that share it. The zero value and nil
+// allow [DefaultMax].
 type Budget struct {
 	Max  int64
 	used atomic.Int64
 }
 
-// Limit is how many bytes may be unpacked in all.
+// Limit returns the total number of bytes that are allowed.
 func (b *Budget) Limit() int64 {
 	if b == nil {
 		return DefaultMax
@@ -35,37 +35,37 @@ func (b *Budget) take(n int64) error {
 	return nil
 }
 
-// TooLargeError is something that unpacks to more than is allowed.
+// TooLargeError says that a stream decompresses to more bytes than the [Budget] allows.
 type TooLargeError struct {
-	Size int64 // what it says of itself; 0 if not known
+	Size int64 // as announced; 0 if not known
 	Max  int64
 }
 
 func (e *TooLargeError) Error() string {
-	const what = "--max-unpacked allows %d; give a larger one to unpack it all the same"
+	const what = "--max-unpacked allows %d: give a larger limit"
 	if e.Size == 0 {
 		return fmt.Sprintf("it unpacks to more bytes than "+what, e.Max)
 	}
 	return fmt.Sprintf("it unpacks to %d bytes, and "+what, e.Size, e.Max)
 }
 
-// ScratchError is a scratch file that cannot be made or written.
+// ScratchError says that a scratch file cannot be created or written.
 type ScratchError struct {
 	Dir string
 	Err error
 }
 
 func (e *ScratchError) Error() string {
-	return fmt.Sprintf("scratch file in %s (TMPDIR names another folder): %v", e.Dir, e.Err)
+	return fmt.Sprintf("scratch file in %s (TMPDIR sets the directory): %v", e.Dir, e.Err)
 }
 
 func (e *ScratchError) Unwrap() error { return e.Err }
 
 func (e *ScratchError) Kind() string { return fault.WriteKind(e.Err) }
 
-// Scratch is a file without a name: it is gone when it is closed or the program ends.
-// What is written to it counts for a Budget, up to the last byte: holes count too.
-// It is written by one goroutine at a time.
+// Scratch is a temporary file without a name, which exists until it is closed or the program
+// ends. Its size, with holes, counts for a [Budget]. It must not be written by several
+// goroutines at once.
 type Scratch struct {
 	file   *os.File
 	dir    string
@@ -73,8 +73,7 @@ type Scratch struct {
 	size   int64
 }
 
-// NewScratch makes a scratch file in dir; "" is the system's directory for temporary
-// files.
+// NewScratch creates a scratch file in dir; "" is the directory for temporary files.
 func NewScratch(dir string, b *Budget) (*Scratch, error) {
 	dir = cmp.Or(dir, os.TempDir())
 	f, err := os.CreateTemp(dir, "imgtool-*")
@@ -92,7 +91,7 @@ func NewScratch(dir string, b *Budget) (*Scratch, error) {
 	return &Scratch{file: f, dir: dir, budget: b}, nil
 }
 
-// unnamed leaves out the made-up name of a scratch file.
+// unnamed removes the random name of a scratch file from an error.
 func unnamed(err error) error {
 	if pe, ok := err.(*os.PathError); ok {
 		return pe.Err
@@ -100,10 +99,10 @@ func unnamed(err error) error {
 	return err
 }
 
-// File is the file itself.
+// File returns the file.
 func (s *Scratch) File() *os.File { return s.file }
 
-// Size is one more than the offset of the last byte.
+// Size returns the size of the file.
 func (s *Scratch) Size() int64 { return s.size }
 
 func (s *Scratch) Write(p []byte) (int, error) { return s.WriteAt(p, s.size) }
@@ -119,7 +118,7 @@ func (s *Scratch) WriteAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// grow counts what comes to the file.
+// grow counts the bytes up to end that are new.
 func (s *Scratch) grow(end int64) error {
 	if end <= s.size {
 		return nil
@@ -129,7 +128,7 @@ func (s *Scratch) grow(end int64) error {
 	return err
 }
 
-// Truncate makes the file size bytes long, with a hole at its end where it grows.
+// Truncate changes the size of the file; a larger one has a hole at its end.
 func (s *Scratch) Truncate(size int64) error {
 	if err := s.grow(size); err != nil {
 		return err
@@ -148,5 +147,5 @@ func (s *Scratch) ReadAt(p []byte, off int64) (int, error) {
 	return s.file.ReadAt(p, off)
 }
 
-// Close removes the file.
+// Close closes and removes the file.
 func (s *Scratch) Close() error { return s.file.Close() }

@@ -31,8 +31,8 @@ func pack(t *testing.T, data []byte, command string, args ...string) []byte {
 	return out.Bytes()
 }
 
-// byTool unpacks with the tool of the format; ok is that it says that the data are whole,
-// ignored that it ignored something.
+// byTool decompresses with the tool of the format and reports whether it accepts the data,
+// and whether it ignored trailing data.
 func byTool(t *testing.T, command string, packed []byte) (data []byte, ok, ignored bool) {
 	t.Helper()
 	cmd := exec.Command(command, "-dc")
@@ -44,8 +44,9 @@ func byTool(t *testing.T, command string, packed []byte) (data []byte, ok, ignor
 	return out.Bytes(), err == nil || ignored && cmd.ProcessState.ExitCode() == 2, ignored
 }
 
-// byUs unpacks with the package; trailing is what it told of bytes behind the end, or -1.
-func byUs(packed []byte) (data []byte, trailing int64, err error) {
+// byPackage decompresses with the package. trailing is the argument of Options.Trailing, or -1
+// if it was not called.
+func byPackage(packed []byte) (data []byte, trailing int64, err error) {
 	trailing = -1
 	opt := compress.Options{MaxMemory: 1 << 31, Trailing: func(n int64) { trailing = n }}
 	r, err := opt.NewReader(iotest.HalfReader(bytes.NewReader(packed)), compress.Detect(packed[:min(len(packed), compress.HeadSize)]))
@@ -57,7 +58,7 @@ func byUs(packed []byte) (data []byte, trailing int64, err error) {
 	return data, trailing, err
 }
 
-func TestWhatFollowsTheEndIsTakenAsTheToolsTakeIt(t *testing.T) {
+func TestTrailingDataIsHandledAsByTools(t *testing.T) {
 	data := make([]byte, 70_000)
 	rand.NewChaCha8([32]byte{1}).Read(data[:40_000])
 	tails := []string{"", "\x00", "\x00\x00\x00\x00", strings.Repeat("\x00", 512), strings.Repeat("\x00", 8192), "X", "\x1f", "B", "BZ", "BZh", "BZh9", "BZh9abcdefghi",
@@ -68,26 +69,25 @@ func TestWhatFollowsTheEndIsTakenAsTheToolsTakeIt(t *testing.T) {
 			for _, tail := range tails {
 				packed := append(bytes.Clone(front), tail...)
 				want, ok, ignored := byTool(t, command, packed)
-				got, trailing, err := byUs(packed)
+				got, trailing, err := byPackage(packed)
 				name := fmt.Sprintf("%s, %d bytes and then %.20q", command, len(front), tail)
 				switch zeros := strings.Trim(tail, "\x00") == ""; {
 				case ok != (err == nil):
-					t.Errorf("%s: the tool says %v, we %v", name, ok, err)
+					t.Errorf("%s: the tool accepts it: %v, the package: %v", name, ok, err)
 				case ok && !bytes.Equal(got, want):
 					t.Errorf("%s: %d bytes, by the tool %d", name, len(got), len(want))
 				case ok && !zeros && ignored && trailing != int64(len(tail)):
-					t.Errorf("%s: %d bytes are told to be ignored, and it is %d", name, trailing, len(tail))
+					t.Errorf("%s: %d bytes are reported as ignored, want %d", name, trailing, len(tail))
 				case ok && zeros && trailing != -1:
-					t.Errorf("%s: %d bytes of zeros are told of", name, trailing)
+					t.Errorf("%s: %d bytes of zeros are reported", name, trailing)
 				}
 			}
 		}
 	}
 }
 
-// A second member or stream that was damaged at its start is not taken for something to
-// ignore, as the tools would.
-func TestADamagedMemberIsNotIgnored(t *testing.T) {
+// A second member or stream with a damaged header is an error. The tools ignore it.
+func TestDamagedMemberIsNotIgnored(t *testing.T) {
 	data := bytes.Repeat([]byte("imgtool "), 5000)
 	for _, command := range []string{"gzip", "bzip2"} {
 		one := pack(t, data, command, "-c")
@@ -98,10 +98,10 @@ func TestADamagedMemberIsNotIgnored(t *testing.T) {
 					packed = append(packed, one...)
 				}
 				packed[len(one)+at] ^= 0x04
-				if more > 1 { // what follows is still to be seen
+				if more > 1 { // the header of the third one is intact
 					packed[len(one)+(at+1)%4] ^= 0x04
 				}
-				if got, _, err := byUs(packed); err == nil {
+				if got, _, err := byPackage(packed); err == nil {
 					t.Errorf("%s: byte %d of the second of %d is damaged: %d bytes of %d, and no error", command, at, more+1, len(got), (more+1)*len(data))
 				}
 			}
@@ -109,7 +109,7 @@ func TestADamagedMemberIsNotIgnored(t *testing.T) {
 	}
 }
 
-func TestTrailingDataAreAnErrorUnlessAskedFor(t *testing.T) {
+func TestTrailingDataIsErrorByDefault(t *testing.T) {
 	for _, command := range []string{"gzip", "bzip2"} {
 		packed := append(pack(t, []byte("abc"), command, "-c"), "more"...)
 		r, err := compress.NewReader(bytes.NewReader(packed), compress.Detect(packed))
@@ -122,7 +122,7 @@ func TestTrailingDataAreAnErrorUnlessAskedFor(t *testing.T) {
 	}
 }
 
-func TestKindsOfLZ4AndZstd(t *testing.T) {
+func TestLZ4AndZstdVariants(t *testing.T) {
 	data := make([]byte, 20<<20)
 	rand.NewChaCha8([32]byte{2}).Read(data[:9<<20])
 	skip := []byte("\x5a\x2a\x4d\x18\x04\x00\x00\x00abcd")
@@ -144,19 +144,19 @@ func TestKindsOfLZ4AndZstd(t *testing.T) {
 		if c.command != "zstd -d --long=31" {
 			var ok bool
 			if want, ok, _ = byTool(t, c.command, c.packed); !ok {
-				t.Fatalf("%s: %s does not take it", name, c.command)
+				t.Fatalf("%s: %s refuses it", name, c.command)
 			}
 		}
-		if got, _, err := byUs(c.packed); err != nil || !bytes.Equal(got, want) {
+		if got, _, err := byPackage(c.packed); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(want), err)
 		}
-		if got, _, err := byUs(c.packed[:len(c.packed)-5]); err == nil && name != "zstd skippable" {
+		if got, _, err := byPackage(c.packed[:len(c.packed)-5]); err == nil && name != "zstd skippable" {
 			t.Errorf("%s, cut by 5 bytes: %d bytes of %d, and no error", name, len(got), len(want))
 		}
 	}
 }
 
-func TestALargeWindowIsNamedWithItsSize(t *testing.T) {
+func TestMemoryErrorHasWindowSize(t *testing.T) {
 	data := bytes.Repeat([]byte("imgtool "), 100_000)
 	for _, front := range []string{"", "\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"} {
 		for _, first := range [][]byte{nil, pack(t, data, "zstd", "-c")} {
@@ -174,7 +174,7 @@ func TestALargeWindowIsNamedWithItsSize(t *testing.T) {
 }
 
 func TestXZFilters(t *testing.T) {
-	// What has branches of many kinds: the test itself, and noise.
+	// Data with branch instructions: the test binary, and noise.
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestXZFilters(t *testing.T) {
 	code = code[:min(len(code), 1<<20)]
 	noise := make([]byte, 200<<10)
 	rand.NewChaCha8([32]byte{3}).Read(noise)
-	// Opcodes of all kinds, aligned in every way, with addresses near and far.
+	// Opcodes of all filters at all alignments, with near and far addresses.
 	dense := make([]byte, 300<<10)
 	rng := rand.New(rand.NewPCG(4, 5))
 	for i := range dense {
@@ -199,7 +199,7 @@ func TestXZFilters(t *testing.T) {
 			{"--x86=start=4096"}, {"--arm64=start=65536"}, {"--ia64=start=160"}, {"--delta=dist=4", "--x86"}, {"--x86", "--delta=dist=2"}, {"--arm", "--arm64", "--delta=dist=3"}} {
 			args := append(append([]string{"--format=xz", "-T1", "--block-size=150KiB"}, filters...), "--lzma2=preset=0", "-c", file)
 			packed := []byte(imagetest.Run(t, "xz", args...))
-			if got, _, err := byUs(packed); err != nil || !bytes.Equal(got, data) {
+			if got, _, err := byPackage(packed); err != nil || !bytes.Equal(got, data) {
 				t.Errorf("%v of %s: %d bytes of %d, %v", filters, name, len(got), len(data), err)
 			}
 		}

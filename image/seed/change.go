@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -14,8 +16,8 @@ import (
 	"unicode/utf8"
 )
 
-// Change changes one place of a document, and returns the document written anew as the
-// device does it: comments and the layout are lost. The place is one of
+// Change changes one place of a document, and returns the document as the device rewrites it,
+// without its comments and layout. The place is one of:
 //
 //	users NAME
 //	network
@@ -23,13 +25,13 @@ import (
 //	containers network NAME
 //	containers volume NAME
 //
-// The change is a JSON object that takes the place of what is there, or nil to delete it.
-// That of network is merged into what is there, and null deletes a key. The result is not
-// checked. Errors name keys, and quote no values.
+// The change is a JSON object that replaces the value at the place, or nil to delete it. A change
+// of network is merged instead, and null deletes a key. The result is not checked. Errors contain
+// keys, but no values.
 func Change(document []byte, place []string, change []byte) ([]byte, error) {
 	r := newReader(document, nil)
 	if len(r.faults) > 0 {
-		return nil, errors.New("the configuration that is there cannot be read")
+		return nil, errors.New("the existing configuration cannot be read")
 	}
 	var given *value
 	if change != nil {
@@ -49,7 +51,7 @@ func Change(document []byte, place []string, change []byte) ([]byte, error) {
 		}
 		r.root.tableAt("network").merge(given)
 	case len(place) == 2 && place[0] == "users":
-		if what := checkUser(place[1]); what != "" {
+		if what := check.User(place[1]); what != "" {
 			return nil, fmt.Errorf("%q %s", clip(place[1]), what)
 		}
 		if given != nil {
@@ -59,7 +61,7 @@ func Change(document []byte, place []string, change []byte) ([]byte, error) {
 		}
 		r.root.tableAt("users").set(place[1], given)
 	case len(place) == 3 && place[0] == "containers" && slices.Contains([]string{"container", "network", "volume"}, place[1]):
-		if what := checkResource(place[2]); what != "" {
+		if what := check.Resource(place[2]); what != "" {
 			return nil, fmt.Errorf("%q %s", clip(place[2]), what)
 		}
 		if given != nil {
@@ -74,7 +76,7 @@ func Change(document []byte, place []string, change []byte) ([]byte, error) {
 	return canonical(r.root)
 }
 
-// Canonical is a document written anew as Change does it.
+// Canonical returns a document as the device rewrites it; see [Change].
 func Canonical(document []byte) ([]byte, error) {
 	r := newReader(document, nil)
 	if len(r.faults) > 0 {
@@ -93,8 +95,8 @@ func canonical(root *value) ([]byte, error) {
 
 func rulesOf(path ...string) *rule { return document.at(path...) }
 
-// onlyKeys says whether a table has only keys that its rule has, and those that must be
-// there by the rule or by its name.
+// onlyKeys returns an error if a table has unknown keys, or if keys are missing that the rule or
+// must requires.
 func onlyKeys(at string, v *value, r *rule, must ...string) error {
 	var known []string
 	for _, k := range r.keys {
@@ -116,7 +118,7 @@ func onlyKeys(at string, v *value, r *rule, must ...string) error {
 	return nil
 }
 
-// tableAt is a table in a table, which is made if it is not there.
+// tableAt returns a table in a table, which it adds if it is missing.
 func (v *value) tableAt(key string) *value {
 	if v.table[key] == nil {
 		v.put(key, newTable(0))
@@ -124,7 +126,7 @@ func (v *value) tableAt(key string) *value {
 	return v.table[key]
 }
 
-// set puts a value where one of that key is, or last; nil deletes it.
+// set replaces the value of a key, or adds it at the end; nil deletes it.
 func (v *value) set(key string, w *value) {
 	_, there := v.table[key]
 	switch {
@@ -139,7 +141,7 @@ func (v *value) set(key string, w *value) {
 	}
 }
 
-// merge puts what a table has into another, table by table. A null deletes.
+// merge merges the values of a table into v, table by table. A null deletes a key.
 func (v *value) merge(change *value) {
 	for _, key := range change.keys {
 		w, old := change.table[key], v.table[key]
@@ -154,13 +156,13 @@ func (v *value) merge(change *value) {
 	}
 }
 
-// readJSON reads a JSON value as one of the document. Keys keep their order.
+// readJSON reads a JSON value. Keys keep their order.
 func readJSON(src []byte) (*value, error) {
 	if !utf8.Valid(src) {
 		return nil, errors.New("the change is not UTF-8")
 	}
 	if halfPair.Match(wholePair.ReplaceAll(src, nil)) {
-		// The decoder would make another character of it.
+		// The decoder would replace it by U+FFFD.
 		return nil, errSurrogate
 	}
 	d := json.NewDecoder(bytes.NewReader(src))
@@ -171,7 +173,7 @@ func readJSON(src []byte) (*value, error) {
 			return v, nil
 		}
 	}
-	// The decoder's own words quote what it read.
+	// The decoder's messages quote the input.
 	return nil, fmt.Errorf("the change is not JSON (at byte %d)", d.InputOffset())
 }
 
@@ -181,7 +183,7 @@ var (
 	halfPair  = regexp.MustCompile(`(?i)\\ud[89a-f][0-9a-f]{2}`)
 )
 
-var errSurrogate = errors.New("the change has half of a surrogate pair in it, which is no character")
+var errSurrogate = errors.New("the change contains half of a surrogate pair, which is not a character")
 
 func nextJSON(d *json.Decoder, depth int) (*value, error) {
 	if depth > maxNesting {
@@ -231,7 +233,7 @@ func nextJSON(d *json.Decoder, depth int) (*value, error) {
 	return v, err
 }
 
-// writeTOML writes a table: its own values first, then the tables in it.
+// writeTOML writes a table: first its values, then the tables in it.
 func writeTOML(b *strings.Builder, path []string, t *value) error {
 	tables := 0
 	for _, key := range t.keys {
@@ -264,7 +266,7 @@ func writeTOML(b *strings.Builder, path []string, t *value) error {
 	return nil
 }
 
-// toml is a value as the device writes it.
+// toml formats a value as the device does.
 func (v *value) toml() (string, error) {
 	switch v.kind {
 	case text:
@@ -298,7 +300,7 @@ func quotedPath(path []string) string {
 	return strings.Join(parts, ".")
 }
 
-// JSON is a document in TOML, such as one place of a configuration, as a JSON object.
+// JSON converts a TOML document, such as a part of a configuration, to a JSON object.
 func JSON(src []byte) ([]byte, error) {
 	r := newReader(src, nil)
 	if len(r.faults) > 0 {
@@ -311,7 +313,7 @@ func JSON(src []byte) ([]byte, error) {
 	return []byte(dump(v)), nil
 }
 
-// json is a value as dump takes it.
+// json returns a value for dump.
 func (v *value) json() (any, error) {
 	switch v.kind {
 	case table:
@@ -337,5 +339,5 @@ func (v *value) json() (any, error) {
 	case text, boolean, integer:
 		return plain(v), nil
 	}
-	return nil, fmt.Errorf("is %v, which no place of a configuration takes", v.kind)
+	return nil, fmt.Errorf("is %v, which a configuration cannot contain", v.kind)
 }

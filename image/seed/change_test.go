@@ -12,9 +12,9 @@ import (
 	"imgtool/image/seed"
 )
 
-// Change makes the document that AtomixOS makes of the same change, byte for byte, and
-// refuses what AtomixOS refuses. The file is what AtomixOS's own program did.
-func TestChangesAreTheDevices(t *testing.T) {
+// testdata/changes.jsonl records the results of AtomixOS's own program. Change returns the same
+// documents, byte for byte, and refuses the same changes.
+func TestChangeAgreesWithDevice(t *testing.T) {
 	f, err := os.Open("testdata/changes.jsonl")
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +59,7 @@ func TestChangesAreTheDevices(t *testing.T) {
 	}
 }
 
-// What AtomixOS writes of these is not TOML.
+// Characters that AtomixOS itself writes as invalid TOML.
 func TestChangeKeepsCharacters(t *testing.T) {
 	for value, want := range map[string]string{
 		`"\ud83d\ude00"`: `"\U0001f600"`, `"😀"`: `"\U0001f600"`, `"\\ud83d"`: `"\\ud83d"`, `"é\u007f\u0001"`: `"\u00e9\u007f\u0001"`, `"\ufffd"`: `"\ufffd"`,
@@ -75,7 +75,7 @@ func TestChangeKeepsCharacters(t *testing.T) {
 	}
 }
 
-func TestChangeSaysWhatIsWrong(t *testing.T) {
+func TestChangeErrors(t *testing.T) {
 	const secret = "hunter2"
 	web := []string{"containers", "container", "web"}
 	for change, want := range map[string]string{
@@ -86,7 +86,7 @@ func TestChangeSaysWhatIsWrong(t *testing.T) {
 		`"` + secret + `"`:               "the change must be a JSON object",
 		`{"privileged": ` + secret + `}`: "the change is not JSON (at byte 15)",
 		`{"privileged": true} ` + secret: "the change is not JSON (at byte 21)",
-		`{"privileged": true, "Container": {"Image": "` + secret + `\ud83d\\ude00"}}`: "the change has half of a surrogate pair in it, which is no character",
+		`{"privileged": true, "Container": {"Image": "` + secret + `\ud83d\\ude00"}}`: "the change contains half of a surrogate pair, which is not a character",
 		`{"a": "` + secret + "\xff" + `"}`:                                            "the change is not UTF-8",
 		strings.Repeat(`{"a":`, 200) + `"` + secret + `"` + strings.Repeat("}", 200):  "the change is not JSON (at byte 324)",
 	} {
@@ -104,8 +104,8 @@ func TestChangeSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// What Change writes is read as what it wrote, and a document that the device takes keeps
-// all that it does not change.
+// The result of Change is a document that is read back with the same values, and values that it
+// does not change are kept.
 func FuzzChange(f *testing.F) {
 	for _, v := range vectors(f)[:40] {
 		f.Add(v.TOML, `{"privileged": true, "Container": {"Image": "x", "Exec": "\ud83d\ude00"}}`)

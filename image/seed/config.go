@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// Gateway is the device's address on the LAN.
+// Gateway returns the device's address on the LAN.
 func (c *Config) Gateway() netip.Addr { return c.lan.gateway.Addr() }
 
-// Activation is how long the device gives its containers to run, and how long
-// they must stay up then.
+// Activation returns the time limit for starting the containers, and how long they must stay up
+// afterwards.
 func (c *Config) Activation() (timeout, settle time.Duration) {
 	timeout, settle = 300*time.Second, 0
 	act := c.root.at("activation")
@@ -26,7 +26,7 @@ func (c *Config) Activation() (timeout, settle time.Duration) {
 	return timeout, settle
 }
 
-// Admins are the public keys of the admins: who may sign for the device.
+// Admins returns the public keys of the admins, who can sign requests to the device.
 func (c *Config) Admins() []string {
 	var keys []string
 	users := c.root.at("users")
@@ -42,20 +42,20 @@ func (c *Config) Admins() []string {
 	return keys
 }
 
-// Signers is the device's admin-signers: a public key on each line.
+// Signers returns the device's file admin-signers, with a public key in each line.
 func (c *Config) Signers() string { return strings.Join(c.Admins(), "\n") + "\n" }
 
-// UsesFiles says whether a unit needs files of a bundle.
+// UsesFiles reports whether a Quadlet unit uses files of a bundle.
 func (c *Config) UsesFiles() bool {
 	return slices.ContainsFunc(c.units, func(u unit) bool { return strings.Contains(string(u.text), "/data/config/files") })
 }
 
-// secretDirectives are those of units whose values may have a secret in them.
+// secretDirectives are the directives of Quadlet units that can contain secrets.
 var secretDirectives = strings.Fields("Environment Secret Exec Entrypoint PodmanArgs GlobalArgs HealthCmd HealthStartupCmd Label Annotation Options BuildArg" +
 	" ExecStartPre ExecStartPost ExecReload")
 
-// Secrets are values that should not be shown, such as those of the environments
-// and commands of containers, longest first.
+// Secrets returns values that must not be shown, such as parts of the environments and commands
+// of containers, longest first.
 func (c *Config) Secrets() []string {
 	var secrets []string
 	for _, u := range c.units {
@@ -79,8 +79,8 @@ func (c *Config) Secrets() []string {
 	return slices.Compact(secrets)
 }
 
-// Same says whether the device makes the same of both: comments and the order of
-// tables may differ.
+// Same reports whether the device renders the same files from both documents. Comments and the
+// order of tables can differ.
 func (c *Config) Same(other *Config) bool {
 	made := func(c *Config) []File {
 		return slices.DeleteFunc(c.Render(), func(f File) bool { return f.Path == "config.toml" })

@@ -1,16 +1,18 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
-// What holds between places of the document. A place that has a fault already is
-// left alone, as is what depends on it.
+// Rules between values of the document. Values with a fault are skipped, as are rules that
+// depend on them.
 
-// textAt is a good string, or "".
+// textAt returns a valid string, or "".
 func (v *value) textAt(path ...string) string {
 	if w := v.at(path...); w != nil && w.kind == text {
 		return w.text
@@ -26,16 +28,16 @@ func (c *checker) users() {
 	for _, name := range users.keys {
 		u := users.table[name]
 		admin, key := u.at("isAdmin"), u.at("ssh_key")
-		// One that is meant to be such an admin has its own fault.
+		// A user with a fault in these keys may be meant as the admin.
 		maybe := u.kind == broken || admin != nil && (admin.kind == broken || admin.boolean)
 		if maybe && (u.kind == broken || key != nil && (key.kind == broken || key.text != "")) {
 			return
 		}
 	}
-	c.fault(users.line, "users", "has no admin who could log in; one at least must have isAdmin = true and an ssh_key")
+	c.fault(users.line, "users", "has no admin who can log in; at least one user must have isAdmin = true and an ssh_key")
 }
 
-// lan is what is served on eth1.
+// lan is the network on eth1.
 type lan struct {
 	gateway    netip.Prefix
 	start, end netip.Addr
@@ -72,7 +74,7 @@ func (c *checker) firewall() {
 	}
 	for i, port := range tcp.items {
 		if port.kind == integer && port.integer.Int64() == managePort {
-			c.fault(port.line, index("network.firewall.inbound.wan.tcp", i), "is %s, the device's own interface; it cannot be opened to the WAN", port.or(managePort))
+			c.fault(port.line, index("network.firewall.inbound.wan.tcp", i), "is %s, the port of the device's own interface, which cannot be opened to the WAN", port.or(managePort))
 		}
 	}
 }
@@ -80,7 +82,7 @@ func (c *checker) firewall() {
 func (c *checker) checkLAN() (l lan) {
 	const at = "network.dnsmasq."
 	served := c.root.at("network", "dnsmasq")
-	// given is a key of dnsmasq or what stands for it; good is false if it has a fault.
+	// given returns a key of dnsmasq or its default; good is false if the key has a fault.
 	given := func(key, fallback string) (s string, v *value, good bool) {
 		if v = served.at(key); v == nil {
 			return fallback, nil, true
@@ -92,13 +94,13 @@ func (c *checker) checkLAN() (l lan) {
 	if !good {
 		return l
 	}
-	l.gateway, _ = parseCIDR(cidr)
+	l.gateway, _ = check.ParseCIDR(cidr)
 	eth1 := c.root.at("network", "interfaces", "eth1")
 	if address := eth1.at("address"); eth1.textAt("mode") == "static" && address != nil {
 		if address.kind != text {
 			return l
 		}
-		own, _ := parseCIDR(address.text)
+		own, _ := check.ParseCIDR(address.text)
 		if where != nil && own != l.gateway {
 			c.fault(where.line, key, "is %s, but the address of eth1 in line %d is %s; both must be the same, or one left out", where.or(l.gateway), address.line, address.or(own))
 			return l
@@ -114,8 +116,8 @@ func (c *checker) checkLAN() (l lan) {
 	if !good1 || !good2 {
 		return l
 	}
-	l.start, _ = parseIPv4(start)
-	l.end, _ = parseIPv4(end)
+	l.start, _ = check.ParseIPv4(start)
+	l.end, _ = check.ParseIPv4(end)
 	network := l.gateway.Masked()
 	if network.Contains(l.start) && network.Contains(l.end) {
 		line := 1
@@ -127,12 +129,12 @@ func (c *checker) checkLAN() (l lan) {
 		if l.end.Less(l.start) {
 			c.fault(line, at+"dhcp_start", "is %s, after dhcp_end, which is %s; the first address must not be after the last", startAt.or(l.start), endAt.or(l.end))
 		} else if a := l.gateway.Addr(); !a.Less(l.start) && !l.end.Less(a) {
-			c.fault(line, at+"dhcp_start", "to dhcp_end is %s to %s, which has the device's own address %s in it", startAt.or(l.start), endAt.or(l.end), where.or(a))
+			c.fault(line, at+"dhcp_start", "to dhcp_end is %s to %s, which contains the device's own address %s", startAt.or(l.start), endAt.or(l.end), where.or(a))
 		}
 		return l
 	}
 	if startAt == nil && endAt == nil {
-		c.fault(where.line, key, "is in %s, but clients get %s to %s if nothing is said; give dhcp_start and dhcp_end in [network.dnsmasq]", where.or(network), l.start, l.end)
+		c.fault(where.line, key, "is in %s, but the default addresses for clients are %s to %s; set dhcp_start and dhcp_end in [network.dnsmasq]", where.or(network), l.start, l.end)
 		return l
 	}
 	for _, e := range []struct {
@@ -144,7 +146,7 @@ func (c *checker) checkLAN() (l lan) {
 			continue
 		}
 		if e.v == nil {
-			c.fault(served.line, at+e.key, "is missing, and %s, which stands for it, is not in the LAN %s", e.addr, where.or(network))
+			c.fault(served.line, at+e.key, "is missing, and its default %s is not in the LAN %s", e.addr, where.or(network))
 		} else {
 			c.fault(e.v.line, at+e.key, "is %s, which is not in the LAN %s", e.v.or(e.addr), where.or(network))
 		}
@@ -173,7 +175,7 @@ func (c *checker) activation() {
 				if c.lost || all == nil || all.kind != table {
 					continue
 				}
-				c.fault(name.line, at, "is %s, which is no container; %s", name.quoted(name.text), choice(name.text, all))
+				c.fault(name.line, at, "is %s, which is not a container; %s", name.quoted(name.text), choice(name.text, all))
 				continue
 			}
 			if key == "required" {
@@ -193,12 +195,12 @@ func (c *checker) activation() {
 			most = timeout.integer.Int64()
 		}
 		if n := settle.integer.Int64(); n > most {
-			c.warn(settle.line, "activation.settle_seconds", "is %s, more than the %s of timeout_seconds: activation would always fail", settle.or(n), timeout.or(most))
+			c.warn(settle.line, "activation.settle_seconds", "is %s, more than the %s of timeout_seconds, so activation would always fail", settle.or(n), timeout.or(most))
 		}
 	}
 }
 
-// choice says which containers there are, or that a name has an ending too much.
+// choice lists the containers, or suggests the name without .service.
 func choice(name string, all *value) string {
 	if plain, ok := strings.CutSuffix(name, ".service"); ok && all.at(plain) != nil {
 		return fmt.Sprintf("write %q, the container's name without .service", plain)
@@ -217,9 +219,9 @@ func (c *checker) upgrade() {
 		return
 	}
 	if !strings.HasPrefix(url.text, "https://") {
-		c.warn(url.line, "os_upgrade.server_url", "is %s: the device looks for updates only if https is in small letters", url.quoted(url.text))
+		c.warn(url.line, "os_upgrade.server_url", "is %s: the device looks for updates only if https is in lower case", url.quoted(url.text))
 	}
 	if strings.ContainsAny(url.text, "?#") {
-		c.warn(url.line, "os_upgrade.server_url", "has an empty query or fragment: the path that the device adds is not asked for")
+		c.warn(url.line, "os_upgrade.server_url", "has an empty query or fragment: the server does not get the path that the device adds")
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// SameWhenRead says how a template that is filled in differs from what it was read as,
-// or returns nothing. ok is whether it could be filled in.
+// SameWhenRead describes how a filled template differs from the template that was read, or
+// returns "". ok reports whether it could be filled in.
 func SameWhenRead(t testing.TB, template []byte, columns map[string]string) (what string, ok bool) {
 	t.Helper()
 	r := newReader(template, columns)

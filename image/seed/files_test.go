@@ -11,8 +11,8 @@ import (
 	"imgtool/image/seed"
 )
 
-// made is a document and all files that AtomixOS wrote for it below /data/config,
-// without config.toml; none if it refused the document.
+// made is a document and the files that AtomixOS wrote for it below /data/config, without
+// config.toml. There are no files if it refused the document.
 type made struct {
 	ID     string
 	Config string
@@ -42,15 +42,13 @@ func readMade(t testing.TB, file string, least int) []made {
 	return all
 }
 
-// Render makes the files that AtomixOS makes, byte for byte.
-func TestFilesAreTheDevices(t *testing.T) {
+func TestRenderAgreesWithDevice(t *testing.T) {
 	for _, v := range readMade(t, "testdata/files.jsonl", 33) {
 		t.Run(v.ID, func(t *testing.T) { sameFiles(t, v) })
 	}
 }
 
-// So it does for documents of random parts, and refuses those that AtomixOS refuses.
-func TestFilesOfRandomDocuments(t *testing.T) {
+func TestRenderOfGeneratedDocumentsAgreesWithDevice(t *testing.T) {
 	taken := 0
 	for _, v := range readMade(t, "testdata/generated.jsonl", 98) {
 		t.Run(v.ID, func(t *testing.T) { sameFiles(t, v) })

@@ -8,46 +8,45 @@ import (
 	"strings"
 )
 
-// A template is a document with values that each unit has its own of. In a string
-// of double quotes @{COLUMN} is the text in that column, escaped; outside of quotes
-// it is an integer, true or false. A value can be nothing else, and no part of a
-// key, so it adds no line and no key; what stands in a comment is left alone. \u0040{
-// is the text @{ itself.
+// A template is a document with per-unit values. In a string in double quotes, @{COLUMN} is
+// replaced by the escaped text in that column; outside of quotes, by an integer, true or false.
+// Since keys cannot contain @{}, a value adds no line and no key. Comments are not changed.
+// The text @{ is written \u0040{.
 
-// edit is a part of a template that is replaced.
+// edit replaces a part of a template.
 type edit struct {
 	from, to int
 	text     string
 }
 
-// hole is where in a string a value stands.
+// hole is a range of bytes in a string, which a per-unit value fills.
 type hole struct {
 	from, to int
 	name     string
 }
 
-// Fill is a template with the values of a unit, by their columns. Its faults are
-// those of the template: what cannot be read, and columns that are not there or
-// empty. Faults name columns, and never values.
+// Fill replaces the columns of a template by the values of a unit. The faults are syntax errors
+// of the template, and columns that are missing or empty. They contain the names of columns, but
+// no values.
 func Fill(template []byte, columns map[string]string) ([]byte, []Fault) {
 	return newReader(template, columns).filled()
 }
 
-// CheckFilled is Fill and then Check, with lines and words of the template.
+// CheckFilled is [Fill] followed by [Check]. Faults refer to lines and text of the template.
 func CheckFilled(template []byte, columns map[string]string) ([]byte, *Config, []Fault) {
 	r := newReader(template, columns)
 	text, faults := r.filled()
 	if text == nil && len(r.faults) > 0 {
-		// What else is wrong is said at once.
+		// Report the other faults, too.
 		_, faults = judge(nil, r)
 	}
 	if text == nil {
 		return nil, nil, faults
 	}
 	c, faults := judge(text, r)
-	// What goes to the device is what is judged.
+	// The text must have the same verdict as the template that was checked.
 	if again, _ := Check(text); (again == nil) != (c == nil) {
-		panic("seed: internal error: a template that is filled in is not what it was read as")
+		panic("seed: internal error: a filled template differs from the template that was read")
 	}
 	return text, c, faults
 }
@@ -69,8 +68,8 @@ func (r *reader) filled() ([]byte, []Fault) {
 	return b, nil
 }
 
-// atColumn says whether @{ stands here, which in a document that is no template is
-// noted.
+// atColumn reports whether a column is next. In a document that is not a template, it adds a
+// warning and returns false.
 func (r *reader) atColumn() bool {
 	if !r.has("@{") {
 		return false
@@ -79,29 +78,29 @@ func (r *reader) atColumn() bool {
 		return true
 	}
 	if name := column.FindString(r.src[r.pos:]); name != "" && len(r.notes) < maxErrors {
-		r.notes = append(r.notes, newFault(r.lineAt(r.pos), "", true, "%s stays as it is: no values were given", shown(name)))
+		r.notes = append(r.notes, newFault(r.lineAt(r.pos), "", true, "%s is kept as it is: no values were given", shown(name)))
 	}
 	return false
 }
 
 var (
 	column = regexp.MustCompile(`^@\{[^@{}"\\\x00-\x1f\x7f]+\}`)
-	// Of an integer no more than 64 bits are of use anywhere.
+	// No place of a configuration takes an integer of more than 64 bits.
 	bareValue = regexp.MustCompile(`^(true|false|-?(0|[1-9][0-9]{0,17}))$`)
 )
 
-// noColumn goes on behind the @ of @{, which cannot be here.
+// noColumn reports a column in a place where it is not allowed, and skips its @.
 func (r *reader) noColumn(where string) {
 	name := column.FindString(r.src[r.pos:])
 	if name == "" {
 		name = "@{"
 	}
-	r.fault(r.lineAt(r.pos), nil, "%s stands %s", name, where)
+	r.fault(r.lineAt(r.pos), nil, "%s %s", name, where)
 	r.unfilled = true
 	r.pos++
 }
 
-// column reads @{COLUMN} and returns the value.
+// column reads @{COLUMN} and returns its value.
 func (r *reader) column() (name, value string, ok bool) {
 	line := r.lineAt(r.pos)
 	name = column.FindString(r.src[r.pos:])
@@ -114,15 +113,15 @@ func (r *reader) column() (name, value string, ok bool) {
 	value, ok = r.columns[name[2:len(name)-1]]
 	switch {
 	case !ok:
-		r.fault(line, nil, "%s is no column; there are %s", name, strings.Join(slices.Sorted(maps.Keys(r.columns)), ", "))
+		r.fault(line, nil, "%s is not a column; the columns are %s", name, strings.Join(slices.Sorted(maps.Keys(r.columns)), ", "))
 	case value == "":
-		r.fault(line, nil, "%s is empty; each unit must have a value there", name)
+		r.fault(line, nil, "%s is empty; each unit must have a value", name)
 		ok = false
 	}
 	return name, value, ok
 }
 
-// hole puts the value of a column into a string.
+// hole appends the value of a column to a string.
 func (r *reader) hole(b []byte, long bool) []byte {
 	from := r.pos
 	name, value, ok := r.column()
@@ -133,7 +132,7 @@ func (r *reader) hole(b []byte, long bool) []byte {
 	r.holes = append(r.holes, hole{len(b), len(b) + len(value), name})
 	escaped := quote(value)
 	escaped = escaped[1 : len(escaped)-1]
-	// A backslash at the end of the line before would swallow white space.
+	// A backslash at the end of the previous line would remove white space.
 	if spaces := len(escaped) - len(strings.TrimLeft(escaped, " ")); long {
 		escaped = strings.Repeat(`\u0020`, spaces) + escaped[spaces:]
 	}
@@ -141,7 +140,7 @@ func (r *reader) hole(b []byte, long bool) []byte {
 	return append(b, value...)
 }
 
-// fillIn marks a string that was just read if values are in it.
+// fillIn sets v.shown of the string that was just read if it contains per-unit values.
 func (r *reader) fillIn(v *value) {
 	if r.unfilled {
 		v.kind = broken
@@ -159,7 +158,7 @@ func (r *reader) fillIn(v *value) {
 	}
 }
 
-// bare reads a column that stands for an integer, true or false.
+// bare reads a column outside of quotes: an integer, true or false.
 func (r *reader) bare(v *value) {
 	from := r.pos
 	name, value, ok := r.column()
@@ -167,7 +166,7 @@ func (r *reader) bare(v *value) {
 		return
 	}
 	if !bareValue.MatchString(value) {
-		r.fault(r.lineAt(from), nil, "%s is neither an integer nor true or false; text stands in quotes, as in \"%s\"", name, name)
+		r.fault(r.lineAt(from), nil, "%s is neither an integer nor true or false; a string must be in quotes, as in \"%s\"", name, name)
 		return
 	}
 	r.edits = append(r.edits, edit{from, r.pos, value})

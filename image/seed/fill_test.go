@@ -14,7 +14,7 @@ var (
 	bare     = regexp.MustCompile(`(?m)(= ?\[?)(true|false|0|-?[1-9][0-9]{0,17})\b`)
 )
 
-// templateOf is a document whose strings are all columns, and their values.
+// templateOf replaces all values of a document by columns, and returns their values.
 func templateOf(doc string) (string, map[string]string) {
 	columns := map[string]string{}
 	for _, value := range []*regexp.Regexp{inQuotes, bare} {
@@ -28,9 +28,9 @@ func templateOf(doc string) (string, map[string]string) {
 	return doc, columns
 }
 
-// A template that is filled in has the faults of the document it makes, at the same
-// places, and none of them has a value in its words.
-func TestFilledTemplatesHaveTheFaultsOfTheirDocuments(t *testing.T) {
+// A filled template has the same faults as the equal document, in the same places, and their
+// texts contain no per-unit values.
+func TestFilledTemplateHasFaultsOfDocument(t *testing.T) {
 	filled, masked := 0, 0
 	docs := vectors(t)
 	for _, more := range []string{
@@ -50,7 +50,7 @@ func TestFilledTemplatesHaveTheFaultsOfTheirDocuments(t *testing.T) {
 		text, _, faults := seed.CheckFilled([]byte(template), columns)
 		_, plain := seed.Check([]byte(v.TOML))
 		if text == nil {
-			// What cannot be read is refused, whatever the values.
+			// A syntax error does not depend on values.
 			if len(wrong(plain)) == 0 {
 				t.Errorf("%s: %v", v.ID, faults)
 			}
@@ -75,7 +75,7 @@ func TestFilledTemplatesHaveTheFaultsOfTheirDocuments(t *testing.T) {
 				masked++
 			}
 			for _, value := range columns {
-				// Words of the rules themselves.
+				// Texts of the rules themselves can be equal to values.
 				if len(value) > 3 && strings.Contains(f.Text, value) && !strings.Contains(rules, value) && !strings.Contains(template, value) {
 					t.Errorf("%s: %q is in %q", v.ID, value, f.Text)
 				}
@@ -87,40 +87,40 @@ func TestFilledTemplatesHaveTheFaultsOfTheirDocuments(t *testing.T) {
 	}
 }
 
-// What the rules have to say whatever the document.
+// rules are texts that faults contain for any document.
 const rules = "rollback host pasta node-{mac} true 8080 eth1 bash zsh static dhcp ssh-rsa ssh-ed25519 172.20.30.1/24 127.0.0.1"
 
 func TestFill(t *testing.T) {
 	columns := map[string]string{"serial": "W123", "n": "42", "yes": "true", "none": "", "nasty": "\"\nadmin = true\n# \\ \"\"\"", "IP address": "192.0.2.5/24", "sp": "  x"}
 	for name, row := range map[string]struct{ template, want string }{
-		"a string":                 {`a = "@{serial}"`, `a = "W123"`},
-		"a part of a string":       {`a = "x-@{serial}.@{n}"`, `a = "x-W123.42"`},
-		"a name with a space":      {`a = "@{IP address}"`, `a = "192.0.2.5/24"`},
-		"a value with quotes":      {`a = "@{nasty}"`, `a = "\"\u000Aadmin = true\u000A# \\ \"\"\""`},
-		"a long string":            {"a = \"\"\"\n@{nasty}\"\"\"", "a = \"\"\"\n\\\"\\u000Aadmin = true\\u000A# \\\\ \\\"\\\"\\\"\"\"\""},
-		"white space to swallow":   {"a = \"\"\"\\\n  @{sp}\"\"\"", "a = \"\"\"\\\n  \\u0020\\u0020x\"\"\""},
-		"an integer":               {`a = @{n}`, `a = 42`},
-		"a list":                   {`a = [@{n}, @{yes}, "@{n}"]`, `a = [42, true, "42"]`},
-		"the device's own":         {`a = "${FILES_DIR}/@{serial}"`, `a = "${FILES_DIR}/W123"`},
-		"a comment":                {"# @{serial} @{what}\na = 1", "# @{serial} @{what}\na = 1"},
-		"an escape":                {`a = "\u0040{serial}"`, `a = "\u0040{serial}"`},
-		"only an @":                {`a = "ops@bench @ {serial}"`, `a = "ops@bench @ {serial}"`},
-		"lines of Windows":         {"a = \"@{n}\"\r\nb = 1\r\n", "a = \"42\"\nb = 1\n"},
-		"a bare text":              {"\na = @{serial}", `!2: @{serial} is neither an integer nor true or false; text stands in quotes, as in "@{serial}"`},
-		"an unknown column":        {"\n\na = \"x\n\"\nb = \"@{lan}\"", "!3: the string that begins with \" has no end in its line\n5: @{lan} is no column; there are IP address, n, nasty, none, serial, sp, yes"},
-		"an empty one":             {`a = "@{none}"`, "!1: @{none} is empty; each unit must have a value there"},
-		"an empty bare one":        {`a = @{none}`, "!1: @{none} is empty; each unit must have a value there"},
-		"single quotes":            {`a = '@{serial}'`, "!1: @{serial} stands in single quotes, where nothing can be escaped: use double quotes"},
-		"three single quotes":      {"a = '''\n\n@{serial}'''", "!3: @{serial} stands in single quotes, where nothing can be escaped: use double quotes"},
-		"a key":                    {`"@{serial}" = 1`, "!1: @{serial} stands in a key: only a value can be a unit's own"},
-		"a header":                 {`[users."@{serial}"]`, "!1: @{serial} stands in a key: only a value can be a unit's own"},
-		"a bare key":               {`@{serial} = 1`, "!1: '@' is not expected here; a key is letters, digits, _ and -, or in quotes"},
-		"an inline key":            {`a = {"@{n}" = 1}`, "!1: @{n} stands in a key: only a value can be a unit's own"},
-		"no name":                  {`a = "@{}"`, `!1: @{ is not followed by the name of a column and a }; for the text itself write \u0040{`},
-		"no end":                   {`a = "@{serial"`, `!1: @{ is not followed by the name of a column and a }; for the text itself write \u0040{`},
-		"a number that is made":    {`a = 1@{n}`, "!1: '@' is not expected here; a line ends after its value"},
-		"a number that goes on":    {`a = @{n}_000`, "!1: '_' is not expected here; a line ends after its value"},
-		"a value in the next line": {"a = \"\"\"\n\n@{lan}\"\"\"", "!3: @{lan} is no column; there are IP address, n, nasty, none, serial, sp, yes"},
+		"a string":                              {`a = "@{serial}"`, `a = "W123"`},
+		"a part of a string":                    {`a = "x-@{serial}.@{n}"`, `a = "x-W123.42"`},
+		"a name with a space":                   {`a = "@{IP address}"`, `a = "192.0.2.5/24"`},
+		"a value with quotes":                   {`a = "@{nasty}"`, `a = "\"\u000Aadmin = true\u000A# \\ \"\"\""`},
+		"a long string":                         {"a = \"\"\"\n@{nasty}\"\"\"", "a = \"\"\"\n\\\"\\u000Aadmin = true\\u000A# \\\\ \\\"\\\"\\\"\"\"\""},
+		"white space after a line continuation": {"a = \"\"\"\\\n  @{sp}\"\"\"", "a = \"\"\"\\\n  \\u0020\\u0020x\"\"\""},
+		"an integer":                            {`a = @{n}`, `a = 42`},
+		"a list":                                {`a = [@{n}, @{yes}, "@{n}"]`, `a = [42, true, "42"]`},
+		"a token of the device":                 {`a = "${FILES_DIR}/@{serial}"`, `a = "${FILES_DIR}/W123"`},
+		"a comment":                             {"# @{serial} @{what}\na = 1", "# @{serial} @{what}\na = 1"},
+		"an escape":                             {`a = "\u0040{serial}"`, `a = "\u0040{serial}"`},
+		"other uses of @":                       {`a = "ops@bench @ {serial}"`, `a = "ops@bench @ {serial}"`},
+		"CRLF line ends":                        {"a = \"@{n}\"\r\nb = 1\r\n", "a = \"42\"\nb = 1\n"},
+		"a bare text":                           {"\na = @{serial}", `!2: @{serial} is neither an integer nor true or false; a string must be in quotes, as in "@{serial}"`},
+		"an unknown column":                     {"\n\na = \"x\n\"\nb = \"@{lan}\"", "!3: the string that begins with \" does not end in its line\n5: @{lan} is not a column; the columns are IP address, n, nasty, none, serial, sp, yes"},
+		"an empty one":                          {`a = "@{none}"`, "!1: @{none} is empty; each unit must have a value"},
+		"an empty bare one":                     {`a = @{none}`, "!1: @{none} is empty; each unit must have a value"},
+		"single quotes":                         {`a = '@{serial}'`, "!1: @{serial} is in single quotes, where characters cannot be escaped: use double quotes"},
+		"three single quotes":                   {"a = '''\n\n@{serial}'''", "!3: @{serial} is in single quotes, where characters cannot be escaped: use double quotes"},
+		"a key":                                 {`"@{serial}" = 1`, "!1: @{serial} is in a key: only a value can differ between units"},
+		"a header":                              {`[users."@{serial}"]`, "!1: @{serial} is in a key: only a value can differ between units"},
+		"a bare key":                            {`@{serial} = 1`, "!1: '@' is unexpected; a key is letters, digits, _ and -, or in quotes"},
+		"an inline key":                         {`a = {"@{n}" = 1}`, "!1: @{n} is in a key: only a value can differ between units"},
+		"a column without a name":               {`a = "@{}"`, `!1: @{ is not followed by the name of a column and a }; for the text itself write \u0040{`},
+		"an unterminated column":                {`a = "@{serial"`, `!1: @{ is not followed by the name of a column and a }; for the text itself write \u0040{`},
+		"a number that is made":                 {`a = 1@{n}`, "!1: '@' is unexpected; a line ends after its value"},
+		"a number that goes on":                 {`a = @{n}_000`, "!1: '_' is unexpected; a line ends after its value"},
+		"a value in the next line":              {"a = \"\"\"\n\n@{lan}\"\"\"", "!3: @{lan} is not a column; the columns are IP address, n, nasty, none, serial, sp, yes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, faults := seed.Fill([]byte(row.template), columns)
@@ -138,15 +138,15 @@ func TestFill(t *testing.T) {
 	}
 }
 
-// Without values a column is text like any other, and that is said.
-func TestATemplateIsTakenAsItIs(t *testing.T) {
+// Without values, columns are ordinary text, with a warning.
+func TestColumnsWithoutValues(t *testing.T) {
 	c, faults := seed.Check([]byte(minimal + "Exec = \"@{serial} @{ @{}\"\nUser = '@'\n"))
-	if c == nil || len(faults) != 1 || faults[0].String() != "11: @{serial} stays as it is: no values were given" || !faults[0].Warning {
+	if c == nil || len(faults) != 1 || faults[0].String() != "11: @{serial} is kept as it is: no values were given" || !faults[0].Warning {
 		t.Error(faults)
 	}
 }
 
-// No value can add a line, a key or anything else but itself.
+// No value can add a line, a key or another value.
 func FuzzFill(f *testing.F) {
 	f.Add(minimal+"Exec = \"@{a} @{b}\"\n", "x", "\"\n")
 	f.Add("a = \"\"\"\\\n @{a}\"\"\"\nb = [@{b}]", "  ", "12")

@@ -15,7 +15,7 @@ type entry struct {
 // object is a JSON object, whose keys stay in their order.
 type object []entry
 
-// dump is a value in the layout of Python's json.dumps with an indent of two, and a
+// dump formats a value in the layout of Python's json.dumps with an indent of two, and a
 // final newline. A value is an object, a []any, a string, or what fmt prints as JSON.
 func dump(v any) string {
 	var b strings.Builder
@@ -24,7 +24,7 @@ func dump(v any) string {
 	return b.String()
 }
 
-// write writes a value. Newline is a line end with the indent of where it stands.
+// write writes a value. newline is a line end followed by the current indent.
 func write(b *strings.Builder, v any, newline string) {
 	inner := newline + "  "
 	switch v := v.(type) {
@@ -55,7 +55,7 @@ func write(b *strings.Builder, v any, newline string) {
 	}
 }
 
-// opening is what stands before an item.
+// opening returns the text before an item: a bracket or a comma.
 func opening(i int, bracket string) string {
 	if i == 0 {
 		return bracket
@@ -63,11 +63,11 @@ func opening(i int, bracket string) string {
 	return ","
 }
 
-// quoteASCII is a string of JSON in ASCII, as Python writes it.
+// quoteASCII quotes a string as JSON in ASCII, as Python does.
 func quoteASCII(s string) string { return quoteIn(s, false) }
 
-// quoteTOML is a string of TOML, which the device writes as it does JSON. What TOML does
-// not take of that is written in its own way: surrogates, and the character 0x7f.
+// quoteTOML quotes a string for TOML as the device does: like JSON, except for surrogates and
+// the character 0x7f, which TOML does not allow.
 func quoteTOML(s string) string { return quoteIn(s, true) }
 
 func quoteIn(s string, toml bool) string {

@@ -5,20 +5,20 @@ import (
 	"strings"
 )
 
-// Answers are what a new document is made from.
+// Answers are the values of a new document.
 type Answers struct {
-	User       string   // an admin
+	User       string   // name of an admin
 	Key        string   // the admin's SSH public key
 	Container  string   // a name
 	Image      string   // of the container
-	Privileged bool     // run by root
+	Privileged bool     // run as root
 	Publish    []string // ports of the container
-	LAN        string   // the device's address on the LAN, with prefix; empty is the default
-	Start, End string   // what clients get on the LAN
-	Update     string   // URL of the server of updates; empty is none
+	LAN        string   // the device's address on the LAN, with prefix; empty: the default
+	Start, End string   // addresses for clients on the LAN
+	Update     string   // URL of the update server; may be empty
 }
 
-// New is a document from answers, and its faults as of Check.
+// New returns a document with the answers, and the faults of [Check].
 func New(a Answers) ([]byte, []Fault) {
 	var b strings.Builder
 	put := func(key, value string) { fmt.Fprintf(&b, "%s = %s\n", key, quote(value)) }
@@ -56,7 +56,7 @@ func New(a Answers) ([]byte, []Fault) {
 	return []byte(b.String()), faults
 }
 
-// quote writes a basic string.
+// quote returns a basic string of TOML.
 func quote(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')

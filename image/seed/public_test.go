@@ -7,9 +7,8 @@ import (
 	"imgtool/image/seed"
 )
 
-// Whatever a value of a document is replaced with, what is said to everybody does
-// not quote it.
-func TestPublicFaultsQuoteNothing(t *testing.T) {
+// Public contains no value of a document, for any replacement of its values.
+func TestPublicContainsNoValues(t *testing.T) {
 	const all = minimal + `
 [users.more]
 isAdmin = false

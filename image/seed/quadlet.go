@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"bytes"
 	"fmt"
 	"slices"
@@ -8,7 +10,7 @@ import (
 	"strings"
 )
 
-// mode is who runs a unit: root, or the user appsvc.
+// mode is the user of a unit: root, or the user appsvc.
 type mode string
 
 const (
@@ -30,10 +32,10 @@ func (u *unit) service() string {
 	return u.name + "-" + u.kind + ".service"
 }
 
-// tokens are filled in in any string of any unit.
+// tokens are replaced in all strings of units.
 var tokens = strings.NewReplacer("${CONFIG_DIR}", "/data/config", "${FILES_DIR}", "/data/config/files")
 
-// directive are the values of one, as texts.
+// directive returns the values of a directive as texts.
 func directive(v *value) []string {
 	switch {
 	case v == nil:
@@ -52,7 +54,7 @@ func directive(v *value) []string {
 	return all
 }
 
-// values are the items of a list, or a value that is none; of nil there are none.
+// values returns the items of a list, or another value alone. v may be nil.
 func (v *value) values() []*value {
 	switch {
 	case v == nil:
@@ -63,7 +65,7 @@ func (v *value) values() []*value {
 	return []*value{v}
 }
 
-// eachShown is directive as messages have it.
+// eachShown is directive for messages.
 func (v *value) eachShown() []string {
 	var all []string
 	for _, item := range v.values() {
@@ -74,10 +76,10 @@ func (v *value) eachShown() []string {
 	return all
 }
 
-// pair is a line of a unit.
+// pair is a line of a unit file.
 type pair struct{ key, value string }
 
-// lines are the lines of a section.
+// lines returns the lines of a section.
 func lines(section *value) []pair {
 	var all []pair
 	if section == nil {
@@ -101,7 +103,7 @@ func writeSection(b *bytes.Buffer, name string, all []pair) {
 	}
 }
 
-// containers renders the units, and says what cannot be.
+// containers renders the units and reports faults in them.
 func (c *checker) containers() []unit {
 	all := c.root.at("containers")
 	if all == nil || all.kind != table {
@@ -129,13 +131,13 @@ func (c *checker) containers() []unit {
 			}
 		}
 		if image := v.at("Container", "Image").values(); len(image) > 0 {
-			name := strip(image[0].text)
+			name := check.Strip(image[0].text)
 			images[name] = append(images[name], u.modes[0])
 		}
 		units = append(units, *u)
 	})
-	// plain renders a unit of one section, which is run by the modes of the containers
-	// that use it, and by root if none does.
+	// plain renders a unit of one section. It has the modes of the containers that use it, or
+	// rootful if no container does.
 	plain := func(kind, section string, users func(name string, v *value) []mode) {
 		each(kind, func(at, name string, v *value) {
 			if v.kind != table || v.at(section) == nil || v.at(section).kind != table {
@@ -161,12 +163,12 @@ func (c *checker) containers() []unit {
 	plain("volume", "Volume", func(name string, v *value) []mode { return volumes[name] })
 	plain("build", "Build", func(name string, v *value) []mode {
 		if tags := v.at("ImageTag").values(); len(tags) > 0 && tags[0].kind == text {
-			return images[strip(tags[0].text)]
+			return images[check.Strip(tags[0].text)]
 		}
 		return nil
 	})
 
-	// Two units of one service in the same mode cannot be.
+	// Two units of the same mode must not have the same service.
 	first := map[string]unit{}
 	for _, u := range units {
 		for _, by := range u.modes {
@@ -176,14 +178,14 @@ func (c *checker) containers() []unit {
 				first[id] = u
 				continue
 			}
-			c.fault(all.at(u.kind, u.name).line, "containers."+u.kind+"."+dotted(u.name), "makes the %s %s, as does the %s %s; rename one of them",
+			c.fault(all.at(u.kind, u.name).line, "containers."+u.kind+"."+dotted(u.name), "creates the %s %s, as does the %s %s; rename one of them",
 				by, u.service(), other.kind, other.name)
 		}
 	}
 	return units
 }
 
-// container renders a container, or returns nil if it is not good enough.
+// container renders a container. It returns nil if required values have faults.
 func (c *checker) container(at, name string, v *value) *unit {
 	section, privileged := v.at("Container"), v.at("privileged")
 	if section == nil || section.kind != table {
@@ -194,7 +196,7 @@ func (c *checker) container(at, name string, v *value) *unit {
 		if image.kind == list && len(image.items) == 1 {
 			good = image.items[0]
 		}
-		if good.kind != broken && (good.kind != text || strip(good.text) == "") {
+		if good.kind != broken && (good.kind != text || check.Strip(good.text) == "") {
 			c.fault(image.line, at+".Container.Image", "must be one string that is not blank, such as registry.example/web:1")
 		}
 	}
@@ -241,10 +243,9 @@ func (c *checker) container(at, name string, v *value) *unit {
 	return u
 }
 
-// ended is a unit without the white space at its end, which the last value may have,
-// and with a final newline.
+// ended returns a unit with one newline at its end. The last value can end with white space.
 func ended(b *bytes.Buffer) []byte {
-	return append(bytes.TrimRightFunc(b.Bytes(), isSpace), '\n')
+	return append(bytes.TrimRightFunc(b.Bytes(), check.IsSpace), '\n')
 }
 
 // publish renders the ports of a rootless container: all of them on 127.0.0.1.
@@ -262,7 +263,7 @@ func (c *checker) publish(at string, v *value) []pair {
 			c.fault(item.line, key, "is %v; it must be a string, such as \"8080:80\"", item.kind)
 			continue
 		}
-		s, foreign, ok := loopback(strip(item.text))
+		s, foreign, ok := loopback(check.Strip(item.text))
 		switch {
 		case !ok:
 			c.fault(item.line, key, "is %s; a rootless container publishes HOSTPORT:PORT, or 127.0.0.1:HOSTPORT:PORT for a range", item.quoted(item.text))
@@ -270,7 +271,7 @@ func (c *checker) publish(at string, v *value) []pair {
 		case foreign:
 			bound := strconv.Quote(tokens.Replace(s))
 			if item.shown != "" {
-				bound = "one of 127.0.0.1"
+				bound = "an address on 127.0.0.1"
 			}
 			c.warn(item.line, key, "is %s; the device makes it %s, as a rootless container is reached from the device alone", item.quoted(item.text), shown(bound))
 		}
@@ -279,9 +280,9 @@ func (c *checker) publish(at string, v *value) []pair {
 	return all
 }
 
-// loopback binds a published port to loopback. Foreign is whether it named another
-// host, which ends at its bracket or else at the first colon. The device leaves what
-// begins with a bracket and cannot be taken apart as it is.
+// loopback binds a published port to 127.0.0.1. foreign reports whether it named another host,
+// which ends at its bracket or else at the first colon. The device does not change a text that
+// begins with a bracket and has no host.
 func loopback(s string) (bound string, foreign, ok bool) {
 	host, rest, found := strings.Cut(s, ":")
 	if strings.HasPrefix(s, "[") {
@@ -290,7 +291,7 @@ func loopback(s string) (bound string, foreign, ok bool) {
 		}
 		host, rest = host+"]", rest[1:]
 	} else if !strings.Contains(rest, ":") {
-		return "127.0.0.1:" + s, false, found && allDigits(host)
+		return "127.0.0.1:" + s, false, found && check.AllDigits(host)
 	}
 	switch host {
 	case "127.0.0.1", "127.0.1.1":

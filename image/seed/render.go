@@ -1,20 +1,22 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"fmt"
 	"net"
 	"slices"
 	"strings"
 )
 
-// File is a file the device writes.
+// File is a file that the device writes.
 type File struct {
 	Path string `json:"path"` // below /data/config
 	Text string `json:"text"`
 }
 
-// Render is what an AtomixOS device writes below /data/config, byte for byte, in the
-// order of the paths. Files of a bundle are not part of it.
+// Render returns the files that an AtomixOS device writes below /data/config, byte for byte,
+// sorted by path. Files of a bundle are not included.
 func (c *Config) Render() []File {
 	files := []File{{"config.toml", string(c.text)}, {"admin-signers", c.Signers()}}
 	add := func(path string, v any) { files = append(files, File{path, dump(v)}) }
@@ -64,7 +66,7 @@ func (c *Config) Render() []File {
 	return files
 }
 
-// inbound are the ports that are open. Scopes and protocols without any are left out.
+// inbound returns the open ports. Scopes and protocols without ports are left out.
 func (c *Config) inbound() object {
 	inbound := object{}
 	for _, scope := range []string{"wan", "lan"} {
@@ -81,7 +83,7 @@ func (c *Config) inbound() object {
 	return inbound
 }
 
-// lanSettings are what is served on eth1.
+// lanSettings returns the settings of the services on eth1.
 func (c *Config) lanSettings() object {
 	rules, served := document.at("network"), c.root.at("network", "dnsmasq")
 	names := []any{}
@@ -90,7 +92,7 @@ func (c *Config) lanSettings() object {
 			names = append(names, name)
 		}
 	}
-	// An empty list is as good as none.
+	// The default replaces an empty list, too.
 	if len(names) == 0 {
 		names = anyList(rules.at("dnsmasq", "gateway_aliases").fallback.([]string))
 	}
@@ -102,14 +104,14 @@ func (c *Config) lanSettings() object {
 		{"netmask", net.IP(net.CIDRMask(gateway.Bits(), 32)).String()},
 		{"dhcp_start", c.lan.start.String()},
 		{"dhcp_end", c.lan.end.String()},
-		{"domain", dnsName(served.orFallback(rules.at("dnsmasq"), "domain").(string))},
+		{"domain", check.DNSName(served.orFallback(rules.at("dnsmasq"), "domain").(string))},
 		{"hostname_pattern", served.orFallback(rules.at("dnsmasq"), "hostname_pattern")},
 		{"gateway_aliases", names},
 		{"ntp_servers", c.root.at("network", "ntp").orFallback(rules.at("ntp"), "servers")},
 	}
 }
 
-// hostNetwork are resolver, routes and interfaces of the device itself.
+// hostNetwork returns the resolver, routes and interfaces of the device itself.
 func (c *Config) hostNetwork() object {
 	network := c.root.at("network")
 	interfaces := object{}
@@ -132,7 +134,7 @@ func (c *Config) hostNetwork() object {
 func interfaceSettings(eth *value) object {
 	settings := object{{"mode", eth.textAt("mode")}}
 	if v := eth.at("address"); v != nil {
-		address, _ := parseCIDR(v.text)
+		address, _ := check.ParseCIDR(v.text)
 		settings = append(settings, entry{"address", address.String()})
 	}
 	if v := eth.at("gateway"); v != nil {
@@ -147,7 +149,7 @@ func interfaceSettings(eth *value) object {
 	return settings
 }
 
-// at is the rule of a key at a path of tables.
+// at returns the rule at a path of keys.
 func (r *rule) at(path ...string) *rule {
 	for _, name := range path {
 		i := slices.IndexFunc(r.keys, func(k key) bool { return k.name == name })
@@ -159,8 +161,7 @@ func (r *rule) at(path ...string) *rule {
 	return r
 }
 
-// orFallback is a value of a table as JSON has it, or what its rule has for it if it is
-// missing.
+// orFallback returns a value of a table for JSON, or its default if it is missing.
 func (v *value) orFallback(r *rule, key string) any {
 	if w := v.at(key); w != nil {
 		return plain(w)
@@ -171,7 +172,7 @@ func (v *value) orFallback(r *rule, key string) any {
 	return r.at(key).fallback
 }
 
-// listAt are the items of a list of a table, none if it is missing.
+// listAt returns the items of a list in a table; none if it is missing.
 func (v *value) listAt(key string, each func(*value) any) []any {
 	all := []any{}
 	for _, item := range v.at(key).values() {
@@ -188,13 +189,13 @@ func anyList(list []string) []any {
 	return all
 }
 
-// dnsNameOf is a DNS name as the device keeps it.
-func dnsNameOf(v *value) any { return dnsName(v.text) }
+// dnsNameOf returns a DNS name as the device stores it.
+func dnsNameOf(v *value) any { return check.DNSName(v.text) }
 
-// addressOf is an address as the device keeps it. Python writes one of IPv4 that is
-// mapped into IPv6 in hexadecimal digits.
+// addressOf returns an address as the device stores it. Python writes IPv4-mapped IPv6 addresses
+// in hexadecimal digits.
 func addressOf(v *value) any {
-	a, _ := parseIP(v.text)
+	a, _ := check.ParseIP(v.text)
 	if a.Is4In6() {
 		b := a.As16()
 		return fmt.Sprintf("::ffff:%x:%x", uint16(b[12])<<8|uint16(b[13]), uint16(b[14])<<8|uint16(b[15]))
@@ -202,7 +203,7 @@ func addressOf(v *value) any {
 	return a.String()
 }
 
-// plain is a text, boolean, integer or list as JSON has it.
+// plain returns a text, boolean, integer or list for JSON.
 func plain(v *value) any {
 	switch v.kind {
 	case text:

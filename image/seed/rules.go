@@ -1,42 +1,44 @@
 package seed
 
 import (
+	"imgtool/image/seed/check"
+
 	"math/big"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// rule says what may stand at a place of the document. Check and Schema both
-// come from the rules; what holds between places is in cross.go.
+// rule describes the values that a place of the document takes. Check and Schema both use the
+// rules. Rules between places are in cross.go.
 type rule struct {
-	kind  kind // what it must be
+	kind  kind // required type
 	about string
 
-	// A table has keys or, named by the one who writes it, entries.
+	// A table has fixed keys, or entries whose names the author chooses.
 	keys  []key
-	name  func(string) string // what is wrong with the name of an entry
-	names string              // the same as a pattern
-	not   []string            // names that are taken
+	name  func(string) string // checks the name of an entry; see package check
+	names string              // a regular expression for names
+	not   []string            // reserved names
 	each  *rule               // an entry, or an item of a list
 
-	least int // entries or items
+	least int // minimum of entries or items
 
 	min, max int64    // an integer
-	only     []string // a string is one of these, as it is
-	stripped bool     // or without white space at its ends
-	on       bool     // a boolean is true
+	only     []string // allowed strings
+	stripped bool     // white space around an allowed string is ignored
+	on       bool     // a boolean must be true
 
-	// check says what is wrong with a string whose ends are stripped, or is nil
-	// if any will do. blank ones are not asked. It shows what it quotes by show.
+	// check checks a string without white space at its ends, which is not blank; see package
+	// check. If it is nil, all strings are valid.
 	check   func(s string, show func(string) string) string
-	blank   bool   // a blank string will do
-	none    bool   // one of no characters will do
-	pattern string // of what check takes, or more
+	blank   bool   // a blank string is valid
+	none    bool   // the empty string is valid
+	pattern string // a regular expression that accepts all valid strings
 
-	scalar bool // a string, an integer, a boolean, or a list with some of these
+	scalar bool // a string, an integer, a boolean, or a list of these
 
-	fallback any // what the device takes if the key is missing
+	fallback any // default
 }
 
 // key is a key of a table.
@@ -94,15 +96,15 @@ const (
 )
 
 func section(about string) *rule {
-	return entries(about, 0, checkDirective, directivePattern, &rule{scalar: true})
+	return entries(about, 0, check.Directive, check.DirectivePattern, &rule{scalar: true})
 }
 
 func dns(about string) *rule {
-	return listOf(about, 1, &rule{kind: text, check: checkIP})
+	return listOf(about, 1, &rule{kind: text, check: check.IP})
 }
 
 func search(about string) *rule {
-	return listOf(about, 1, textOf("", checkDNS).like(dnsPattern))
+	return listOf(about, 1, textOf("", check.DNS).like(check.DNSPattern))
 }
 
 func ports(about string) *rule { return listOf(about, 0, number("", 1, 65535)) }
@@ -113,26 +115,26 @@ func scope(about string) *rule {
 	return tableOf(about, may("tcp", ports("TCP ports that are open.")), may("udp", ports("UDP ports that are open.")))
 }
 
-func ipv4(about string) *rule { return textOf(about, checkIPv4).like(`^\s*[0-9]+(\.[0-9]+){3}\s*$`) }
+func ipv4(about string) *rule { return textOf(about, check.IPv4).like(`^\s*[0-9]+(\.[0-9]+){3}\s*$`) }
 
 func cidr(about string) *rule {
-	return textOf(about, checkCIDR).like(`^\s*[0-9]+(\.[0-9]+){3}(/[0-9.]+)?\s*$`)
+	return textOf(about, check.CIDR).like(`^\s*[0-9]+(\.[0-9]+){3}(/[0-9.]+)?\s*$`)
 }
 
 // document is config.toml of version 1.
 var document = tableOf("config.toml of an AtomixOS device.",
-	must("version", number("Of this format.", 1, 1)),
-	must("users", entries("Who may log in, by SSH key only. One at least is an admin with a key.", 1, checkUser, userPattern,
+	must("version", number("Version of this format.", 1, 1)),
+	must("users", entries("Users, who log in by SSH key only. At least one is an admin with a key.", 1, check.User, check.UserPattern,
 		tableOf("",
 			may("isAdmin", &rule{kind: boolean, about: "Whether the user administers the device.", fallback: false}),
-			may("ssh_key", &rule{kind: text, about: "Public key as a line: KIND BASE64 [COMMENT].", check: checkKey, blank: true}),
-			may("shell", oneOf("Login shell; without it zsh for admins and bash for others.", "bash", "sh", "zsh")),
-		)).without(reserved)),
+			may("ssh_key", &rule{kind: text, about: "Public key as a line: TYPE BASE64 [COMMENT].", check: check.Key, blank: true}),
+			may("shell", oneOf("Login shell. The default is zsh for admins and bash for others.", "bash", "sh", "zsh")),
+		)).without(check.Reserved)),
 	may("network", tableOf("Addresses, names, time and firewall.",
 		may("dns_servers", dns("Addresses of name servers.")),
 		may("dns_search_domains", search("Domains to search for names without dots.")),
 		may("default_gateway", ipv4("Gateway of eth0.")),
-		may("interfaces", entries("By name. eth0 is the WAN, eth1 the LAN.", 0, checkInterface, interfacePattern,
+		may("interfaces", entries("By name. eth0 is the WAN, eth1 the LAN.", 0, check.Interface, check.InterfacePattern,
 			tableOf("",
 				must("mode", oneOf("eth1 must be static.", "dhcp", "static")),
 				may("address", cidr("IPv4 address with prefix; for static only.")),
@@ -146,47 +148,47 @@ var document = tableOf("config.toml of an AtomixOS device.",
 			may("gateway_cidr", cidr("The device's address on the LAN, with a prefix of /16 to /30.").or(defaultLAN)),
 			may("dhcp_start", ipv4("First address given to clients.").or(defaultStart)),
 			may("dhcp_end", ipv4("Last address given to clients.").or(defaultEnd)),
-			may("domain", textOf("Domain of the LAN.", checkDNS).like(dnsPattern).or("local")),
-			may("hostname_pattern", &rule{kind: text, about: "Host name of the device, such as node-{mac}; empty is none.", check: checkPattern, none: true,
+			may("domain", textOf("Domain of the LAN.", check.DNS).like(check.DNSPattern).or("local")),
+			may("hostname_pattern", &rule{kind: text, about: "Host name of the device, such as node-{mac}; may be empty.", check: check.HostPattern, none: true,
 				pattern: `^$|\{mac\}`, fallback: ""}),
-			may("gateway_aliases", listOf("Names of the device on the LAN.", 0, textOf("", checkDNS).like(dnsPattern)).or([]string{"atomixos"})),
+			may("gateway_aliases", listOf("Names of the device on the LAN.", 0, textOf("", check.DNS).like(check.DNSPattern)).or([]string{"atomixos"})),
 		)),
 		may("ntp", tableOf("Time.",
-			may("servers", listOf("Names or addresses of time servers.", 1, textOf("", checkServer).like(`^\s*\S+\s*$`)).or([]string{"time.cloudflare.com"})),
+			may("servers", listOf("Names or addresses of time servers.", 1, textOf("", check.Server).like(`^\s*\S+\s*$`)).or([]string{"time.cloudflare.com"})),
 		)),
-		may("firewall", tableOf("What is let in.",
-			may("inbound", tableOf("What is let in.",
-				may("wan", scope("From the WAN; nothing if not given. TCP port 8080 cannot be opened.")),
-				may("lan", scope("From the LAN; all if not given, else these and what the device itself serves there.")),
+		may("firewall", tableOf("Firewall.",
+			may("inbound", tableOf("Open ports.",
+				may("wan", scope("From the WAN. By default no ports are open. TCP port 8080 cannot be opened.")),
+				may("lan", scope("From the LAN. By default all ports are open; otherwise these and the ports of the device's own services.")),
 			)),
 		)),
 	)),
-	must("activation", tableOf("When a configuration counts as working.",
+	must("activation", tableOf("Conditions for a successful activation.",
 		must("required", names("Containers that must run.", 1)),
 		may("timeout_seconds", number("How long they may take.", 1, maxTimeout).or(300)),
 		may("settle_seconds", number("How long they must stay up.", 0, maxSettle).or(0)),
 		may("restart", names("Containers to restart.", 0)),
-		may("allow_degraded", names("Containers that may fail. Given at all, any other that fails is fatal.", 0)),
-		may("strategy", oneOf("What is done else.", "rollback").or("rollback")),
+		may("allow_degraded", names("Containers that may fail. If this key is present, the failure of any other container is fatal.", 0)),
+		may("strategy", oneOf("Action if the activation fails.", "rollback").or("rollback")),
 	)),
 	may("os_upgrade", tableOf("Updates of the system.",
-		must("server_url", textOf("https://HOST[:PORT][/PATH] of the server.", checkURL).like(`^\s*[Hh][Tt][Tt][Pp][Ss]://[^\s]+\s*$`)),
+		must("server_url", textOf("https://HOST[:PORT][/PATH] of the server.", check.URL).like(`^\s*[Hh][Tt][Tt][Pp][Ss]://[^\s]+\s*$`)),
 	)),
 	must("containers", tableOf("Podman Quadlet units.",
-		must("container", entries("Containers, by name.", 1, checkResource, resourcePattern,
+		must("container", entries("Containers, by name.", 1, check.Resource, check.ResourcePattern,
 			tableOf("",
-				must("privileged", &rule{kind: boolean, about: "true: run by root on the host's network; false: run by the user appsvc behind pasta."}),
+				must("privileged", &rule{kind: boolean, about: "true: run as root on the host's network; false: run as the user appsvc behind pasta."}),
 				must("Container", tableOrEntries("The [Container] section.", must("Image", &rule{scalar: true, about: "Reference of the image; exactly one."}))),
 				may("Unit", section("The [Unit] section.")),
 				may("Install", section("The [Install] section.")),
 			))),
-		may("network", entries("Networks, by name.", 0, checkResource, resourcePattern, tableOf("", must("Network", section("The [Network] section."))))),
-		may("volume", entries("Volumes, by name.", 0, checkResource, resourcePattern, tableOf("", must("Volume", section("The [Volume] section."))))),
-		may("build", entries("Image builds, by name.", 0, checkResource, resourcePattern, tableOf("", must("Build", section("The [Build] section."))))),
+		may("network", entries("Networks, by name.", 0, check.Resource, check.ResourcePattern, tableOf("", must("Network", section("The [Network] section."))))),
+		may("volume", entries("Volumes, by name.", 0, check.Resource, check.ResourcePattern, tableOf("", must("Volume", section("The [Volume] section."))))),
+		may("build", entries("Image builds, by name.", 0, check.Resource, check.ResourcePattern, tableOf("", must("Build", section("The [Build] section."))))),
 	)),
 )
 
-// tableOrEntries is a section some keys of which are known.
+// tableOrEntries returns the rule of a section with some fixed keys.
 func tableOrEntries(about string, keys ...key) *rule {
 	r := section(about)
 	r.keys = keys
@@ -198,11 +200,11 @@ type checker struct {
 	root   *value
 	lost   bool
 	faults []Fault
-	wrong  int // how many of them
+	wrong  int // number of faults
 	warned int
 }
 
-const maxFaults = 1000 // and as many warnings
+const maxFaults = 1000 // and the same number of warnings
 
 func (c *checker) fault(line int, key, format string, args ...any) {
 	c.add(newFault(line, key, false, format, args...))
@@ -220,7 +222,7 @@ func (c *checker) warn(line int, key, format string, args ...any) {
 	}
 }
 
-// join adds a part to the path of a key.
+// join appends a key to a path.
 func join(at, key string) string {
 	if at == "" {
 		return dotted(key)
@@ -230,8 +232,8 @@ func join(at, key string) string {
 
 func index(at string, i int) string { return at + "[" + strconv.Itoa(i) + "]" }
 
-// walk checks a value and all in it. A value that breaks its rule is made broken,
-// so that what looks at it later knows.
+// walk checks a value and all values in it. Values that violate their rule get the kind broken,
+// so that later checks skip them.
 func (c *checker) walk(at string, v *value, r *rule) {
 	bad := func(format string, args ...any) {
 		c.fault(v.line, at, format, args...)
@@ -269,11 +271,11 @@ func (c *checker) walk(at string, v *value, r *rule) {
 		}
 	case boolean:
 		if r.on && !v.boolean {
-			bad("is false; it can only be true")
+			bad("is false; it must be true")
 		}
 	case text:
 		if r.stripped {
-			v.text = strip(v.text)
+			v.text = check.Strip(v.text)
 		}
 		if r.only != nil {
 			if !slices.Contains(r.only, v.text) {
@@ -282,7 +284,7 @@ func (c *checker) walk(at string, v *value, r *rule) {
 			break
 		}
 		given := v.text
-		v.text = strip(v.text)
+		v.text = check.Strip(v.text)
 		switch {
 		case v.text == "" && !r.blank && (given != "" || !r.none):
 			bad("is blank; it must not be")
@@ -333,7 +335,7 @@ func (c *checker) table(at string, v *value, r *rule) {
 	}
 }
 
-// want says in words what a rule asks for.
+// want describes the values that a rule takes.
 func (r *rule) want() string {
 	switch {
 	case r.only != nil:
@@ -352,7 +354,7 @@ func (c *checker) scalar(at string, v *value, mayList bool) {
 	case broken, integer, boolean:
 	case text:
 		if i := strings.IndexAny(v.text, "\x00\r\n"); i >= 0 {
-			c.fault(v.line, at, "has the character %q in it; a value is one line", v.text[i])
+			c.fault(v.line, at, "contains the character %q; a value must be one line", v.text[i])
 			v.kind = broken
 		}
 	case list:

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Schema is a JSON Schema (draft 2020-12) of the document, for editors. It says
-// what single places take; Check knows more.
+// Schema returns a JSON Schema (draft 2020-12) of the document, for editors. It contains the
+// rules for single values, but not those between values, which [Check] has.
 func Schema() []byte {
 	s := document.schema()
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"

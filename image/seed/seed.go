@@ -1,10 +1,13 @@
-// Package seed is config.toml, the seed configuration of an AtomixOS device: its
-// rules, what the device makes of it, and the bundles it comes in.
+// Package seed checks and renders config.toml, the seed configuration of an AtomixOS device.
 //
-// A device that is given a bad seed on its first boot never looks at it again, so
-// Check is as strict as the device and says all that is wrong at once. The device
-// takes a document only if the units rendered from it pass too; Check renders
-// them. The package opens no file and knows no disk.
+// A device that finds a bad seed on its first boot never reads it again. [Check] is therefore
+// as strict as the device, and reports all faults at once. The device takes a document only if
+// the Quadlet units that it renders from it are valid, so Check renders them too. [Fill] and
+// [CheckFilled] fill in templates with per-unit values, [Change] changes one place of a
+// document, and [Config.Render] returns the files that the device writes.
+//
+// The package opens no files. Package seedfile reads seeds from files, and package bundle
+// reads and writes archives.
 package seed
 
 import (
@@ -16,15 +19,15 @@ import (
 // MaxUpload is the largest document or bundle that the device takes, in bytes.
 const MaxUpload = 32 << 20
 
-// Fault is something wrong in a document, or with Warning something the device
-// takes but does not do as written.
+// Fault is an error in a document. With Warning it is something that the device takes, but
+// handles in another way than written.
 type Fault struct {
 	Line    int    `json:"line"`
-	Key     string `json:"key"` // such as containers.container.web.Container.Image; empty for the file
+	Key     string `json:"key"` // path of the value, such as containers.container.web.Container.Image; empty for the file
 	Text    string `json:"text"`
 	Warning bool   `json:"warning"`
 
-	public string // Text without what it quotes of the document
+	public string // Text without quotes from the document
 }
 
 func (f Fault) String() string {
@@ -34,21 +37,20 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%d: %s: %s", f.Line, f.Key, f.Text)
 }
 
-// Public is String without anything that the document gives as a value, for those
-// who may not read the document.
+// Public is String without values of the document, for readers who must not see the
+// document.
 func (f Fault) Public() string {
 	f.Text = f.public
 	return f.String()
 }
 
-// shown is a part of a message that quotes the document.
+// shown is a part of a message that quotes the document, and is hidden by Fault.Public.
 type shown string
 
-// hidden stands for it in Fault.Public.
+// hidden replaces shown parts in Fault.Public.
 const hidden = "(not shown)"
 
-// newFault makes a fault of a message, the arguments of which that are shown are
-// not public.
+// newFault returns a fault with a formatted text. Arguments of type shown are not public.
 func newFault(line int, key string, warning bool, format string, args ...any) Fault {
 	public := slices.Clone(args)
 	for i, arg := range args {
@@ -59,7 +61,7 @@ func newFault(line int, key string, warning bool, format string, args ...any) Fa
 	return Fault{Line: line, Key: key, Text: fmt.Sprintf(format, args...), Warning: warning, public: fmt.Sprintf(format, public...)}
 }
 
-// Config is a document the device takes.
+// Config is a valid document.
 type Config struct {
 	text     []byte
 	root     *value
@@ -68,11 +70,11 @@ type Config struct {
 	warnings []Fault
 }
 
-// Check checks a document. The faults are in the order of their lines; if one of
-// them is more than a warning there is no Config.
+// Check checks a document. The faults are sorted by line. The Config is nil unless all faults
+// are warnings.
 func Check(text []byte) (*Config, []Fault) { return judge(text, newReader(text, nil)) }
 
-// judge judges what was read, and is text on the device.
+// judge checks a document that was read. text is the document that the device gets.
 func judge(text []byte, r *reader) (*Config, []Fault) {
 	c := &checker{root: r.root, lost: r.lost, faults: append(r.faults, r.notes...)}
 	c.walk("", r.root, document)

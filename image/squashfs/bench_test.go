@@ -12,7 +12,7 @@ import (
 	"imgtool/image/tree/tarfs"
 )
 
-// BenchmarkWrite writes the tar or folder that BENCH_ROOTFS names to BENCH_OUT,
+// BenchmarkWrite writes the tar or directory that BENCH_ROOTFS names to BENCH_OUT,
 // from opening it to the last byte.
 func BenchmarkWrite(b *testing.B) {
 	from, to := os.Getenv("BENCH_ROOTFS"), os.Getenv("BENCH_OUT")

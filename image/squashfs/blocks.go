@@ -8,25 +8,26 @@ import (
 	"imgtool/image/tree/sums"
 )
 
-// end is the last bytes of a file, or all of them, that share a fragment block
-// with others. Equal ends are one.
-type end struct {
-	node     *node // whose it is; the first of several
-	len      int32
-	fragment uint32 // the block it is in, and where in it
-	at       uint32
+// tailEnd is the last bytes of a file, or all of them, that share a fragment
+// block with other tail ends. Equal tail ends are one.
+type tailEnd struct {
+	node     *node // the first file that has it
+	len      int32 // bytes
+	fragment uint32
+	at       uint32 // offset in the fragment block
 }
 
-func (e *end) piece() piece { return piece{e.node, e.node.data.size - int64(e.len), int(e.len)} }
+func (e *tailEnd) piece() piece { return piece{e.node, e.node.data.size - int64(e.len), int(e.len)} }
 
-// piece is a run of a file's bytes that begins with a block.
+// piece is a range of a file's content that begins at a block.
 type piece struct {
 	node *node
 	off  int64
 	len  int
 }
 
-// read fills b with a piece, and sees to it that it is what was hashed.
+// read reads a piece into b and compares it with the file's checksums. size is
+// the block size.
 func (p piece) read(b []byte, size int64) error {
 	if err := p.node.read(b, p.off); err != nil {
 		return err
@@ -34,33 +35,26 @@ func (p piece) read(b []byte, size int64) error {
 	each := int(hashed(size))
 	for off := 0; off < len(b); off += each {
 		if at := p.off + int64(off); !p.node.data.sums.Same(at/int64(each), b[off:min(off+each, len(b))]) {
-			return fmt.Errorf("%s: it changed while it was read: the bytes at %d are not what they were a moment ago", show(p.node.path()), at)
+			return fmt.Errorf("%s: it changed while it was read: the bytes at %d differ from those read before", show(p.node.path()), at)
 		}
 	}
 	return nil
 }
 
-// block is a data block of one file or a fragment block of the ends of several.
-type block struct {
-	file   *data // nil for a fragment block
-	pieces []piece
-	zeros  int64 // so many blocks of nothing but zeros, which have no pieces
-	bytes  int64 // of those
-}
+// ownBlock reports whether a tail end of so many bytes is a separate block. It
+// would leave little space in a fragment block, and a change to a large file then
+// changes no fragment block.
+func ownBlock(tail, size int64) bool { return tail > size/8*5 }
 
-// ownEnd says whether the end of a file is a block of its own, and not in a fragment:
-// one that leaves little room beside it. A large file that changes makes no other
-// block new then.
-func ownEnd(end, size int64) bool { return end > size/8*5 }
-
-// hashed is how many bytes of a file each of its sums is over: all of them that
-// are in one block of size bytes make the key of that.
+// hashed returns how many bytes each checksum of a file covers, given the block
+// size.
 func hashed(size int64) int64 { return min(sums.BlockSize, size) }
 
-// cut takes files apart into blocks and ends of no more than size bytes.
+// cut divides all files into blocks of size bytes and tail ends, and finds
+// duplicates among both.
 func (p *plan) cut(checksums *sums.Checksums, size int64) {
-	p.ends = make([]end, 0, len(p.files))
-	// By the beginning of its hash: there may be very many.
+	p.tailEnds = make([]tailEnd, 0, len(p.files))
+	// By a part of the checksum: a map of the whole would need much memory.
 	known := map[uint64]int32{}
 	for _, n := range p.files {
 		d := n.data
@@ -70,31 +64,33 @@ func (p *plan) cut(checksums *sums.Checksums, size int64) {
 		if left == 0 {
 			continue
 		}
-		if ownEnd(left, size) {
+		if ownBlock(left, size) {
 			d.blocks++
 			continue
 		}
 		sum := sumOf(piece{n, d.size - left, int(left)}, size)
 		k := binary.LittleEndian.Uint64(sum[:]) + uint64(left)
 		i, ok := known[k]
-		if ok && p.ends[i].len == int32(left) && sumOf(p.ends[i].piece(), size) == sum {
+		if ok && p.tailEnds[i].len == int32(left) && sumOf(p.tailEnds[i].piece(), size) == sum {
 			p.duplicates = true
 		} else {
-			i = int32(len(p.ends))
+			i = int32(len(p.tailEnds))
 			known[k] = i
-			p.ends = append(p.ends, end{node: n, len: int32(left)})
+			p.tailEnds = append(p.tailEnds, tailEnd{node: n, len: int32(left)})
 		}
-		d.end = i
+		d.tailEnd = i
 	}
 	p.share(size)
 }
 
-// maxBlocks bounds the lists of blocks, in which holes take four bytes a block, too: it
-// is enough for 64 TiB in blocks of 1 MiB, and takes 256 MiB of memory.
+// maxBlocks limits the number of all blocks of all files. Each takes four bytes of
+// memory and of the inode table, holes too. The limit corresponds to 64 TiB in
+// blocks of 1 MiB and to 256 MiB of memory.
 const maxBlocks = 1 << 26
 
-// tooManyBlocks names the largest file where there are too many blocks.
-func (p *plan) tooManyBlocks(size int) error {
+// checkBlockCount returns an error that names the largest file if there are more
+// than maxBlocks blocks.
+func (p *plan) checkBlockCount(size int) error {
 	all := int64(0)
 	var largest *node
 	for _, n := range p.files {
@@ -110,23 +106,22 @@ func (p *plan) tooManyBlocks(size int) error {
 		all, size, maxBlocks, show(largest.path()), largest.data.size)
 }
 
-// place is a block of a file.
-type place struct {
-	d  *data
-	at int64
+// position is a block of a file.
+type position struct {
+	data  *fileData
+	block int64
 }
 
-// runPlaces is how many places a block is looked for in at most.
-const runPlaces = 8
+// maxPositions limits how many positions of equal blocks are compared.
+const maxPositions = 8
 
-// share finds files whose blocks are all, in their order, those of a file before
-// them, or some of those.
+// share finds files whose blocks are equal to a run of blocks of an earlier file.
 func (p *plan) share(size int64) {
-	p.like = map[*data]place{}
-	places := map[sums.Sum][]place{}
+	p.shared = map[*fileData]position{}
+	positions := map[sums.Sum][]position{}
 	for _, n := range p.files {
 		d := n.data
-		// Holes take no room, so it is the first of the others that is looked for.
+		// Holes take no space, so the first other block is looked up.
 		first, sum := int64(0), sums.Sum{}
 		for ; first < d.blocks; first++ {
 			if first += d.zeroBlocks(first, size); first == d.blocks {
@@ -139,15 +134,15 @@ func (p *plan) share(size int64) {
 		if first == d.blocks {
 			continue
 		}
-		for _, at := range places[sum] {
-			from := at.at - first
-			if from >= 0 && d.likeBlocks(at.d, from, size) {
-				p.like[d] = place{at.d, from}
+		for _, at := range positions[sum] {
+			from := at.block - first
+			if from >= 0 && d.equalBlocks(at.data, from, size) {
+				p.shared[d] = position{at.data, from}
 				p.duplicates = true
 				break
 			}
 		}
-		if p.like[d].d != nil {
+		if p.shared[d].data != nil {
 			continue
 		}
 		for i := first; i < d.blocks; i++ {
@@ -155,20 +150,21 @@ func (p *plan) share(size int64) {
 				break
 			}
 			sum := sumOf(n.piece(i, size), size)
-			if list := places[sum]; sum != (sums.Sum{}) && len(list) < runPlaces {
-				places[sum] = append(list, place{d, i})
+			if list := positions[sum]; sum != (sums.Sum{}) && len(list) < maxPositions {
+				positions[sum] = append(list, position{d, i})
 			}
 		}
 	}
 }
 
-// piece is block i of a file.
+// piece returns block i of a file.
 func (n *node) piece(i, size int64) piece {
 	return piece{n, i * size, int(min(size, n.data.size-i*size))}
 }
 
-// likeBlocks says whether all blocks of d are those of other from one on.
-func (d *data) likeBlocks(other *data, from, size int64) bool {
+// equalBlocks reports whether all blocks of d equal those of other, beginning
+// with its block from.
+func (d *fileData) equalBlocks(other *fileData, from, size int64) bool {
 	if from+d.blocks > other.blocks {
 		return false
 	}
@@ -188,8 +184,8 @@ func (d *data) likeBlocks(other *data, from, size int64) bool {
 	return true
 }
 
-// zeroBlocks is how many blocks from i on are nothing but zeros.
-func (d *data) zeroBlocks(i, size int64) int64 {
+// zeroBlocks returns how many blocks from i on are all zeros.
+func (d *fileData) zeroBlocks(i, size int64) int64 {
 	each := hashed(size)
 	zeros := d.sums.ZeroRun(i * size / each)
 	if (i*size + zeros*each) >= d.size {
@@ -198,10 +194,10 @@ func (d *data) zeroBlocks(i, size int64) int64 {
 	return zeros * each / size
 }
 
-func (d *data) blockLen(i, size int64) int64 { return min(size, d.size-i*size) }
+func (d *fileData) blockLen(i, size int64) int64 { return min(size, d.size-i*size) }
 
-// sumOf is the hash of a piece by those of what is in it, and zero if that is
-// zeros.
+// sumOf returns a checksum of a piece, made from those of the file, or the zero
+// Sum if the piece is all zeros.
 func sumOf(p piece, size int64) sums.Sum {
 	block := hashed(size)
 	first := p.off / block
@@ -223,18 +219,18 @@ func sumOf(p piece, size int64) sums.Sum {
 	return sums.Sum(h.Sum(nil))
 }
 
-// fragments puts the ends, in an order in which like is near like, into blocks of
-// size bytes, and says which are in each.
+// fragments divides tail ends, in the given order, into fragment blocks of at most
+// size bytes, and sets the position of each.
 //
-// A block is not filled to the last byte: it ends where, in the last sixteenth, the
-// hash of an end is the smallest. After a change, other blocks become what they
-// were before soon, and need not be compressed again.
+// A block ends within its last sixteenth, in front of the tail end with the
+// smallest checksum. So after a change, most later blocks are the same as before
+// and come from the cache.
 func (p *plan) fragments(order []int32, size int64) [][]int32 {
 	var blocks [][]int32
 	for len(order) > 0 {
 		used, i, cut, least := int64(0), 0, 0, uint64(0)
 		for ; i < len(order); i++ {
-			e := &p.ends[order[i]]
+			e := &p.tailEnds[order[i]]
 			if used+int64(e.len) > size {
 				break
 			}
@@ -250,8 +246,8 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 		}
 		at := uint32(0)
 		for _, e := range order[:cut] {
-			p.ends[e].fragment, p.ends[e].at = uint32(len(blocks)), at
-			at += uint32(p.ends[e].len)
+			p.tailEnds[e].fragment, p.tailEnds[e].at = uint32(len(blocks)), at
+			at += uint32(p.tailEnds[e].len)
 		}
 		blocks = append(blocks, order[:cut])
 		order = order[cut:]
@@ -259,15 +255,15 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 	return blocks
 }
 
-// blocks are those of the files in the order they are written, before the fragments.
-// It says whether yield took all of them.
-func (p *plan) blocks(size int64, yield func(block) bool) bool {
+// dataBlocks yields the data blocks of all files in the order in which they are
+// written. It reports whether yield accepted all of them.
+func (p *plan) dataBlocks(size int64, yield func(block) bool) bool {
 	for _, n := range p.files {
-		if p.like[n.data].d != nil {
+		if p.shared[n.data].data != nil {
 			continue
 		}
 		for i := int64(0); i < n.data.blocks; i++ {
-			// A hole of a few bytes in a tar may be as large as any disk.
+			// One block for a whole hole: a few bytes of a tar may be a hole of terabytes.
 			if k := n.data.zeroBlocks(i, size); k > 0 {
 				bytes := min((i+k)*size, n.data.size) - i*size
 				if !yield(block{file: n.data, zeros: k, bytes: bytes}) {
@@ -284,12 +280,12 @@ func (p *plan) blocks(size int64, yield func(block) bool) bool {
 	return true
 }
 
-// fragmentBlocks are those of the ends that are put together.
+// fragmentBlocks yields the fragment blocks.
 func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
-	for _, ends := range fragments {
-		b := block{pieces: make([]piece, 0, len(ends))}
-		for _, i := range ends {
-			b.pieces = append(b.pieces, p.ends[i].piece())
+	for _, tailEnds := range fragments {
+		b := block{pieces: make([]piece, 0, len(tailEnds))}
+		for _, i := range tailEnds {
+			b.pieces = append(b.pieces, p.tailEnds[i].piece())
 		}
 		if !yield(b) {
 			return
@@ -297,19 +293,28 @@ func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
 	}
 }
 
-// settle says where the blocks are that are those of other files.
-func (p *plan) settle() {
-	for d, like := range p.like {
-		d.start = like.d.start
-		for _, w := range like.d.words[:like.at] {
+// locateShared sets the position of the blocks that files share with others, once
+// all blocks are written.
+func (p *plan) locateShared() {
+	for d, at := range p.shared {
+		d.start = at.data.start
+		for _, w := range at.data.words[:at.block] {
 			d.start += int64(w &^ blockRaw)
 		}
-		d.words = like.d.words[like.at : like.at+d.blocks]
+		d.words = at.data.words[at.block : at.block+d.blocks]
 	}
 }
 
-// sparse is how many bytes of a file are in holes.
-func (d *data) sparse(size int64) (n int64) {
+// dropChecksums frees the checksums: those of a million files take more memory
+// than the tables do.
+func (p *plan) dropChecksums() {
+	for _, n := range p.files {
+		n.data.sums = nil
+	}
+}
+
+// sparse returns how many bytes of a file are in holes.
+func (d *fileData) sparse(size int64) (n int64) {
 	for i, w := range d.words {
 		if w == 0 {
 			n += d.blockLen(int64(i), size)

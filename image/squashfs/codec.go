@@ -20,23 +20,23 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// encoder compresses src into what dst has room for, or into new bytes: what it
-// returned stays as it is when it is called again. That may be longer than src,
-// and is src itself where that is better. It is used by one goroutine.
+// encoder compresses src. It returns dst resliced, if that has the capacity, or a
+// new slice, or src if that cannot be compressed. The result may be longer than src.
+// It is used by one goroutine.
 type encoder func(dst, src []byte) ([]byte, error)
 
-// decoder decompresses src into dst and returns how many bytes that were. More
-// than dst takes is an error. It is used by one goroutine at a time.
+// decoder decompresses src into dst and returns the number of bytes. It is an error
+// if they do not fit in dst. It is used by one goroutine at a time.
 type decoder func(dst, src []byte) (int, error)
 
 type codec struct {
 	name    string
 	id      uint16
-	library string // what compresses, in words
-	// Levels are min to max; max 0 is a codec without. level is the default; 0
-	// is a default that no level gives.
+	library string // name and version
+	// The levels are min to max; max is 0 for a codec without levels. level is the
+	// default; 0 is a default that has no number.
 	min, max, level int
-	options         func(level int) []byte // of the superblock; nil where these are the format's defaults
+	options         func(level int) []byte // compressor options, nil for the defaults of the format
 	encoder         func(level, blockSize int) (encoder, error)
 	decoder         func(blockSize int) (decoder, error)
 }
@@ -49,7 +49,7 @@ var codecs = []codec{
 			if level == 9 {
 				return nil
 			}
-			// level, window bits, strategies
+			// Compression level, window bits, strategies.
 			return appendTo(nil, uint32(level), uint16(15), uint16(0))
 		},
 		encoder: gzipEncoder,
@@ -57,7 +57,7 @@ var codecs = []codec{
 	},
 	{
 		name: "xz", id: 4, library: module("ulikunitz", "github.com/ulikunitz/xz"),
-		options: func(int) []byte { return nil }, // its dictionary is the block size
+		options: func(int) []byte { return nil }, // the default dictionary is the block size
 		encoder: xzEncoder,
 		decoder: xzDecoder,
 	},
@@ -88,7 +88,7 @@ var codecs = []codec{
 	},
 }
 
-// parseCodec takes apart "zstd:9".
+// parseCodec parses a compression such as "zstd:9".
 func parseCodec(compression string) (*codec, int, error) {
 	if compression == "" {
 		compression = "zstd"
@@ -114,22 +114,21 @@ func parseCodec(compression string) (*codec, int, error) {
 	return nil, 0, fmt.Errorf("compression %q is not one of zstd, gzip, xz and lz4", compression)
 }
 
-// Codec is a compression with its level and what does it, in words:
-// "zstd:9 (libzstd 1.5.7)". The same words and the same tree make the same
-// bytes.
+// Codec returns the name of a compression with its level and library, such as
+// "zstd:9 (libzstd 1.5.7)". The same name and the same tree give the same bytes.
 func Codec(compression string) (string, error) {
 	c, level, err := parseCodec(compression)
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", err
-	case level == 0:
+	}
+	if level == 0 {
 		return fmt.Sprintf("%s (%s)", c.name, c.library), nil
 	}
 	return fmt.Sprintf("%s:%d (%s)", c.name, level, c.library), nil
 }
 
-// module is name with the version of the Go module that was built in, where the
-// program knows it.
+// module returns name with the version of the Go module at path that is built into
+// the program, if known.
 func module(name, path string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
@@ -178,12 +177,12 @@ func gzipDecoder(int) (decoder, error) {
 	}, nil
 }
 
-// xzDictionary is what the kernel sets aside for a stream whose image says
-// nothing else; it refuses a stream that wants more.
+// xzDictionary is the dictionary size that the kernel allocates without compressor
+// options. It refuses streams that need more.
 func xzDictionary(blockSize int) int { return max(blockSize, metaSize) }
 
 func xzEncoder(_, blockSize int) (encoder, error) {
-	// CRC-32 is the only check the kernel knows.
+	// CRC-32 is the only check that the kernel supports.
 	config := xz.WriterConfig{DictCap: xzDictionary(blockSize), CheckSum: xz.CRC32}
 	return func(dst, src []byte) ([]byte, error) {
 		out := bytes.NewBuffer(dst[:0])
@@ -201,12 +200,12 @@ func xzEncoder(_, blockSize int) (encoder, error) {
 	}, nil
 }
 
-// xzDecoder reads the first block of a stream, which is all that squashfs has.
-// It looks at the headers itself, since a dictionary is as large as a header
-// says, up to 4 GiB.
+// xzDecoder decodes the first block of a stream; squashfs has no more. It parses the
+// headers itself to limit the dictionary, which could have up to 4 GiB. (The .xz
+// File Format 1.0.4, sections 2.1.1 and 3.1)
 func xzDecoder(blockSize int) (decoder, error) {
 	const streamHeader = 12
-	errHeader := errors.New("xz: a header that squashfs does not have")
+	errHeader := errors.New("xz: invalid or unsupported header")
 	return func(dst, src []byte) (int, error) {
 		// 1. Stream header: magic, flags, CRC-32 of the flags.
 		if len(src) < streamHeader+2 || string(src[:6]) != "\xfd7zXZ\x00" || src[6] != 0 || src[7] > 1 {
@@ -250,7 +249,7 @@ func xzDecoder(blockSize int) (decoder, error) {
 		}
 		end := (len(src) - rest.Len() + 3) / 4 * 4
 		if end+check > len(src) || binary.LittleEndian.Uint32(src[end:]) != crc32.ChecksumIEEE(dst[:n]) {
-			return 0, errors.New("xz: the check does not match")
+			return 0, errors.New("xz: checksum mismatch")
 		}
 		return n, nil
 	}, nil
@@ -270,7 +269,7 @@ func lz4Encoder(level, _ int) (encoder, error) {
 		}
 		n, err := compress(src, dst[:cap(dst)])
 		if err == nil && n == 0 {
-			return src, nil // cannot be compressed
+			return src, nil // incompressible
 		}
 		return dst[:n], err
 	}, nil
@@ -280,10 +279,10 @@ func lz4Decoder(int) (decoder, error) {
 	return func(dst, src []byte) (int, error) { return lz4.UncompressBlock(src, dst) }, nil
 }
 
-// kernelWindow is the largest zstd window the kernel sets memory aside for.
+// kernelWindow is the largest zstd window that the kernel allocates memory for.
 func kernelWindow(blockSize int) int { return max(blockSize, metaSize) }
 
-// klauspostZstd compresses with the Go library's four levels.
+// klauspostZstd returns an encoder that uses the Go library, which has four levels.
 func klauspostZstd(level, blockSize int) (encoder, error) {
 	enc, err := kzstd.NewWriter(nil,
 		kzstd.WithEncoderLevel(kzstd.EncoderLevel(level)),
@@ -297,7 +296,8 @@ func klauspostZstd(level, blockSize int) (encoder, error) {
 	return func(dst, src []byte) ([]byte, error) { return enc.EncodeAll(src, dst[:0]), nil }, nil
 }
 
-// All decoders of a block size share one library value, which is made for that.
+// zstdDecoders has the *kzstd.Decoder for each block size, which all readers share:
+// one takes long to make.
 var zstdDecoders sync.Map
 
 func zstdDecoder(blockSize int) (decoder, error) {
@@ -320,7 +320,7 @@ func zstdDecoder(blockSize int) (decoder, error) {
 	}, nil
 }
 
-// fill reads r to its end into dst.
+// fill reads r to its end into dst and returns the number of bytes.
 func fill(dst []byte, r io.Reader) (int, error) {
 	var more [1]byte
 	for n := 0; ; {

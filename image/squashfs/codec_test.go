@@ -24,10 +24,10 @@ func sample(rng *rand.Rand, n int) []byte {
 	return b
 }
 
-// An encoder that was used before gives what a new one gives; else the bytes
-// would depend on which worker took a block. And what it gave stays.
-func TestEncodersForgetWhatTheyDid(t *testing.T) {
-	// Often, so that an encoder that is freed while it works is seen.
+// The result of an encoder does not depend on what it compressed before; else the bytes
+// would depend on which worker gets a block. It must also stay valid.
+func TestEncodersAreStateless(t *testing.T) {
+	// Frequent garbage collections reveal an encoder that is freed while it works.
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, name := range []string{"zstd", "zstd:1", "zstd:2", "zstd:3", "zstd:4", "zstd:6", "zstd:12", "zstd:16", "zstd:19", "zstd:22", "gzip", "gzip:1", "xz", "lz4", "lz4:9"} {
@@ -54,15 +54,15 @@ func TestEncodersForgetWhatTheyDid(t *testing.T) {
 			fresh, _ := c.encoder(level, block)
 			want, err := fresh(make([]byte, 2*block), src)
 			if err != nil || !bytes.Equal(got, want) {
-				t.Fatalf("%s: block %d: a used encoder gives %d bytes, a new one %d, %v", name, i, len(got), len(want), err)
+				t.Fatalf("%s: block %d: a used encoder returns %d bytes, a new one %d, %v", name, i, len(got), len(want), err)
 			}
 			if !bytes.Equal(before, kept) {
-				t.Fatalf("%s: a result changed when the next was made", name)
+				t.Fatalf("%s: a result changed during the next call", name)
 			}
 			before, kept = got, bytes.Clone(got)
 			dst := make([]byte, block)
 			if n, err := decode(dst, got); len(got) < len(src) && (err != nil || !bytes.Equal(dst[:n], src)) {
-				t.Fatalf("%s: %d bytes come back as %d, %v", name, len(src), n, err)
+				t.Fatalf("%s: %d bytes decompress to %d, %v", name, len(src), n, err)
 			}
 			if n, err := decode(make([]byte, len(src)-1), got); err == nil && len(got) < len(src) {
 				t.Fatalf("%s: %d bytes fit in %d", name, len(src), n)
@@ -72,7 +72,7 @@ func TestEncodersForgetWhatTheyDid(t *testing.T) {
 }
 
 // The kernel refuses a zstd window larger than a block.
-func TestZstdFramesAreWhatTheKernelWants(t *testing.T) {
+func TestZstdFrameHeaders(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	for level := 1; level <= zstdMax; level++ {
 		for _, block := range []int{4096, 128 << 10, 1 << 20} {
@@ -107,7 +107,7 @@ func TestZstdFramesAreWhatTheKernelWants(t *testing.T) {
 	}
 }
 
-// The words in a manifest name the libzstd that is built in.
+// Codec names the version of libzstd that is built in.
 func TestLibraryVersions(t *testing.T) {
 	for _, codec := range []string{"", "gzip", "xz", "lz4", "lz4:3"} {
 		words, err := Codec(codec)
@@ -133,6 +133,6 @@ func TestLibraryVersions(t *testing.T) {
 		version = append(version, strings.Fields(rest)[0])
 	}
 	if want := "libzstd " + strings.Join(version, "."); zstdLibrary != want {
-		t.Errorf("%s, not %s", zstdLibrary, want)
+		t.Errorf("zstdLibrary is %s, want %s", zstdLibrary, want)
 	}
 }

@@ -1,19 +1,8 @@
 package squashfs
 
-// Plain has f write lz4 images that are not compressed, so that tests can change
-// what is in them.
-func Plain(f func()) {
-	for i := range codecs {
-		if c := &codecs[i]; c.name == "lz4" {
-			was := c.encoder
-			defer func() { c.encoder = was }()
-			c.encoder = func(int, int) (encoder, error) {
-				return func(_, src []byte) ([]byte, error) { return src, nil }, nil
-			}
-		}
-	}
-	f()
+// Uncompressed returns opt for file systems in which nothing is compressed, so that
+// tests can change their bytes.
+func Uncompressed(opt Options) Options {
+	opt.uncompressed = true
+	return opt
 }
-
-// ZstdMax is the highest level of zstd.
-const ZstdMax = zstdMax

@@ -9,15 +9,15 @@ import (
 	"imgtool/image/tree"
 )
 
-// file is a regular file of a file system that is read.
+// file is the content of a regular file. It implements image.Sparse.
 type file struct {
 	r     *Reader
 	size  int64
-	start uint64 // of its blocks
-	words []uint32
-	// Where every stride-th block is, so that none is far to find.
-	marks []uint64
+	words []uint32 // stored length of each block, with blockRaw; 0 is a hole
+	marks []uint64 // byte offset of every stride-th block
 
+	// The fragment block with the tail end: its number (or none), the offset in it,
+	// its byte offset and size word.
 	fragment, fragmentAt uint32
 	fragmentStart        int64
 	fragmentWord         uint32
@@ -53,7 +53,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// Hole is as image.Sparse has it.
+// Hole implements image.Sparse.
 func (f *file) Hole(off int64) int64 {
 	size := int64(f.r.super.BlockSize)
 	i := off / size
@@ -63,7 +63,8 @@ func (f *file) Hole(off int64) int64 {
 	return max(0, min(i*size, f.size)-off)
 }
 
-// block is all of block i, which may be in a fragment block, or nil for a hole.
+// block returns the content of block i, which may be a tail end in a fragment
+// block, or nil for a hole.
 func (f *file) block(i int64) ([]byte, error) {
 	size := int64(f.r.super.BlockSize)
 	want := int(min(size, f.size-i*size))
@@ -75,7 +76,7 @@ func (f *file) block(i int64) ([]byte, error) {
 		if at := int(f.fragmentAt); at+want <= len(b) {
 			return b[at : at+want], nil
 		}
-		return nil, fmt.Errorf("squashfs: fragment block at byte %d is too short", f.fragmentStart)
+		return nil, fmt.Errorf("squashfs: the fragment block at byte %d has %d bytes, a tail end is at %d to %d", f.fragmentStart, len(b), f.fragmentAt, int(f.fragmentAt)+want)
 	}
 	at := f.marks[i/stride]
 	for _, w := range f.words[i/stride*stride : i] {
@@ -86,12 +87,13 @@ func (f *file) block(i int64) ([]byte, error) {
 	}
 	b, err := f.r.dataBlock(int64(at), f.words[i])
 	if err == nil && len(b) != want {
-		err = fmt.Errorf("squashfs: block at byte %d gives %d bytes, not %d", at, len(b), want)
+		err = fmt.Errorf("squashfs: the block at byte %d decompresses to %d bytes, want %d", at, len(b), want)
 	}
 	return b, err
 }
 
-// dataBlock reads the block at a place on disk, whose size word it is given.
+// dataBlock reads the data or fragment block at byte offset at, with the given size
+// word.
 func (r *Reader) dataBlock(at int64, word uint32) ([]byte, error) {
 	if b, ok := r.data.get(at); ok && b.next == int64(word) {
 		return b.data, nil

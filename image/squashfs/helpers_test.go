@@ -23,7 +23,7 @@ import (
 	"imgtool/image/tree"
 )
 
-// write writes tr to a file and returns its path and size.
+// write writes tr to a file and returns the path and the size.
 func write(t testing.TB, tr *tree.Tree, opt squashfs.Options) (string, int64) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
@@ -73,7 +73,7 @@ func read(t testing.TB, path string) *tree.Tree {
 	return tr
 }
 
-// mount has the kernel mount an image and returns where.
+// mount mounts a file system and returns the mount point.
 func mount(t testing.TB, path string) string {
 	t.Helper()
 	dev, dir := imagetest.Loop(t, path), t.TempDir()
@@ -86,7 +86,7 @@ func mount(t testing.TB, path string) string {
 	return dir
 }
 
-// onDisk is a file that is opened when it is read.
+// onDisk is a file that is opened for each read.
 type onDisk struct {
 	path string
 	size int64
@@ -103,7 +103,7 @@ func (f onDisk) ReadAt(p []byte, off int64) (int, error) {
 	return file.ReadAt(p, off)
 }
 
-// walk makes a tree of a folder, and says how many links lstat sees of each.
+// walk makes a tree of a directory, and returns the link count of each path.
 func walk(t testing.TB, root string) (*tree.Tree, map[string]uint64) {
 	t.Helper()
 	tr, nlink := tree.New(0), map[string]uint64{}
@@ -178,8 +178,8 @@ func walk(t testing.TB, root string) (*tree.Tree, map[string]uint64) {
 	return tr, nlink
 }
 
-// describe puts a tree in words that can be compared. Names of one inode are
-// said to be the first of them.
+// describe returns a comparable description of each path. Further names of an inode
+// refer to the first.
 func describe(t testing.TB, tr *tree.Tree) map[string]string {
 	t.Helper()
 	words := map[string]string{}
@@ -218,7 +218,7 @@ func same(t testing.TB, what string, want map[string]string, got *tree.Tree) {
 	}
 }
 
-// sameMounted has the kernel judge an image.
+// sameMounted compares with the mounted file system, and returns the mount point.
 func sameMounted(t testing.TB, tr *tree.Tree, want map[string]string, path string) string {
 	t.Helper()
 	dir := mount(t, path)
@@ -230,7 +230,7 @@ func sameMounted(t testing.TB, tr *tree.Tree, want map[string]string, path strin
 	return dir
 }
 
-// links are the link counts that paths have to have.
+// links returns the link counts that the paths must have.
 func links(tr *tree.Tree) map[string]uint64 {
 	inodes, dirs, out := map[*tree.Inode]uint64{}, map[string]uint64{}, map[string]uint64{}
 	for path, n := range tr.All() {
@@ -268,7 +268,7 @@ func file(s string) tree.Inode {
 	return n
 }
 
-// text is n bytes that compress somewhat.
+// text returns n bytes that are partly compressible.
 func text(rng *rand.Rand, n int) string {
 	b := make([]byte, n)
 	word := make([]byte, 7)
@@ -291,8 +291,8 @@ func noise(rng *rand.Rand, n int) string {
 	return string(b)
 }
 
-// randomTree has some of everything in tens or hundreds of paths; its larger files
-// are of up to three blocks.
+// randomTree returns a tree of up to some hundred inodes of all types, with files of
+// up to three blocks.
 func randomTree(t testing.TB, seed uint64, block int) *tree.Tree {
 	t.Helper()
 	t.Logf("seed %d", seed)

@@ -7,8 +7,8 @@ import (
 	"math"
 )
 
-// output is what is being written, front to back. What lies beyond max is
-// counted but not written.
+// output writes a file system sequentially. Bytes beyond max are counted but not
+// written.
 type output struct {
 	w   io.WriterAt
 	pos int64
@@ -35,8 +35,8 @@ func (o *output) writeAt(p []byte, off int64) error {
 	return nil
 }
 
-// appendMeta puts p, up to metaSize bytes, on the end of b as a metadata block:
-// a word with its length on disk, then its bytes.
+// appendMeta appends p, up to metaSize bytes, to b as a metadata block: a word with
+// its stored length, then the bytes. (squashfs 4.0, "Packing Metadata")
 func appendMeta(b []byte, encode encoder, p, scratch []byte) ([]byte, error) {
 	data, err := encode(scratch, p)
 	if err != nil {
@@ -49,11 +49,11 @@ func appendMeta(b []byte, encode encoder, p, scratch []byte) ([]byte, error) {
 	return append(binary.LittleEndian.AppendUint16(b, head), data...), nil
 }
 
-// table is metadata blocks being made, in memory.
+// table is a table of metadata blocks that is made in memory.
 type table struct {
 	encode  encoder
-	buf     []byte // of the block being filled
-	out     []byte // finished blocks
+	buf     []byte // content of the last block
+	out     []byte // stored form of the blocks before it
 	scratch []byte
 	err     error
 }
@@ -62,7 +62,7 @@ func newTable(encode encoder) *table {
 	return &table{encode: encode, scratch: make([]byte, 2*metaSize)}
 }
 
-// ref is the place of what is written next.
+// ref returns the reference to what is written next.
 func (t *table) ref() uint64 { return reference(int64(len(t.out)), len(t.buf)) }
 
 func (t *table) write(p []byte) {
@@ -84,18 +84,29 @@ func (t *table) flush() {
 	t.buf = t.buf[:0]
 }
 
-// finish returns all blocks. References have 32 bits for a block's place.
+// finish returns the stored form of all blocks. Inodes have 32 bits for the offset
+// of a block, which limits its length.
 func (t *table) finish() ([]byte, error) {
 	t.flush()
 	if t.err == nil && len(t.out) > math.MaxUint32 {
-		t.err = fmt.Errorf("a squashfs table of %d bytes is larger than the format allows", len(t.out))
+		t.err = fmt.Errorf("a squashfs table of %d bytes exceeds the limit of %d", len(t.out), math.MaxUint32)
 	}
 	return t.out, t.err
 }
 
+// writeTable writes the blocks of a table.
+func (o *output) writeTable(t *table) error {
+	blocks, err := t.finish()
+	if err != nil {
+		return err
+	}
+	return o.write(blocks)
+}
+
 // writeIndexed writes a table whose entries are found by number: its metadata
-// blocks, the struct that head gives when it is not nil, and where each block
-// is. It returns where what follows the blocks begins.
+// blocks, the result of head if that is not nil, and the offset of each block. It
+// returns the offset of what follows the blocks. (squashfs 4.0, "Storing Lookup
+// Tables")
 func (o *output) writeIndexed(encode encoder, entries []byte, head func() []byte) (int64, error) {
 	var index, block []byte
 	scratch := make([]byte, 2*metaSize)

@@ -16,7 +16,7 @@ import (
 	"imgtool/image/tree/sums"
 )
 
-// kept is a cache, which counts.
+// kept is a cache that counts hits and misses.
 type kept struct {
 	mu           sync.Mutex
 	m            map[[sha256.Size]byte][]byte
@@ -54,9 +54,9 @@ func bytesOf(t *testing.T, tr *tree.Tree, opt squashfs.Options) []byte {
 	return b
 }
 
-// With a cache, empty or full, an image is the one without; and a full one has all
-// of it.
-func TestTheCacheMakesNoDifference(t *testing.T) {
+// The bytes are the same without a cache, with an empty and with a full one; a full one
+// has every block.
+func TestWriteIsIndependentOfCache(t *testing.T) {
 	for _, codec := range []string{"zstd:3", "zstd:15", "gzip:1", "lz4", "xz"} {
 		for _, block := range []int{4096, 64 << 10, 256 << 10} {
 			opt := squashfs.Options{Compression: codec, BlockSize: block}
@@ -74,25 +74,25 @@ func TestTheCacheMakesNoDifference(t *testing.T) {
 			puts, misses, hits := len(c.m), c.misses, c.hits
 			warm := bytesOf(t, tr, opt)
 			if !bytes.Equal(plain, cold) || !bytes.Equal(plain, warm) {
-				t.Errorf("%s %d: other bytes with a cache", codec, block)
+				t.Errorf("%s %d: the bytes differ with a cache", codec, block)
 			}
-			// Some blocks are in several files, and were there when it was cold.
+			// Blocks that several files have are hits in the first run, too.
 			if c.misses != misses || c.hits != hits+misses+hits || misses < puts || puts < 3 {
 				t.Errorf("%s %d: %d puts, %d misses, %d hits, then %d and %d", codec, block, puts, misses, hits, c.misses, c.hits)
 			}
-			// Another level is another block.
+			// Entries of another codec must not be used.
 			opt.Compression, opt.Cache = "zstd:2", nil
 			plain = bytesOf(t, tr, opt)
 			opt.Cache = c
 			if !bytes.Equal(plain, bytesOf(t, tr, opt)) {
-				t.Errorf("%s %d: blocks of another codec were taken", codec, block)
+				t.Errorf("%s %d: blocks of another codec were used", codec, block)
 			}
 		}
 	}
 }
 
-// After one file has changed, few blocks are not in the cache.
-func TestOneChangeChangesFewBlocks(t *testing.T) {
+// After one file has changed, most blocks are in the cache.
+func TestWriteAfterChangeUsesCache(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 1))
 	tr := tree.New(0)
 	var paths []string
@@ -126,16 +126,15 @@ func TestOneChangeChangesFewBlocks(t *testing.T) {
 	}
 }
 
-// Files that are alike, far from each other, lie together: the image is smaller
-// than one of them apart.
-func TestLikeMeetsLike(t *testing.T) {
+// Similar files that are far apart in the tree share fragment blocks.
+func TestWriteGroupsSimilarFiles(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 1))
 	const kinds, each, size = 40, 4, 20_000
 	together, apart := tree.New(0), tree.New(0)
 	for kind := range kinds {
 		one := noise(rng, size)
 		for i := range each {
-			// A little of each is its own.
+			// A small part of each file differs.
 			n := file(one[:size/2+i*100] + noise(rng, 500) + one[size/2:])
 			put(t, together, fmt.Sprintf("%03d-%d", kind, i), n)
 			put(t, apart, fmt.Sprintf("%d-%03d", i, kind), n)
@@ -145,7 +144,7 @@ func TestLikeMeetsLike(t *testing.T) {
 	_, least := write(t, together, opt)
 	path, size2 := write(t, apart, opt)
 	if size2 > least*11/10 {
-		t.Errorf("%d bytes, but %d of the same files in another order", size2, least)
+		t.Errorf("%d bytes, but %d if similar files are next to each other in the tree", size2, least)
 	}
 	if size2 > kinds*each*size/2 {
 		t.Errorf("%d bytes of %d files of %d that have %d of each kind", size2, kinds*each, size, each)
@@ -153,8 +152,8 @@ func TestLikeMeetsLike(t *testing.T) {
 	same(t, "reader", describe(t, apart), read(t, path))
 }
 
-// A file whose blocks another has, all of them or some, takes no room for them.
-func TestRepeatedRunsAreStoredOnce(t *testing.T) {
+// Blocks that another file has in the same order are stored once.
+func TestWriteStoresSharedBlocksOnce(t *testing.T) {
 	const block = 8192
 	rng := rand.New(rand.NewPCG(6, 1))
 	whole := noise(rng, 20*block)
@@ -171,11 +170,11 @@ func TestRepeatedRunsAreStoredOnce(t *testing.T) {
 		{"the middle", whole, whole[3*block : 9*block], 0},
 		{"the end", whole, whole[15*block:], 0},
 		{"one block", whole, whole[5*block : 6*block], 0},
-		{"the middle and an end of its own", whole, whole[3*block:9*block] + noise(rng, 100), 0},
-		{"the end, and the same end", whole + "end", whole[15*block:] + "end", 0},
-		{"an end that is a block of its own, cut", whole + noise(rng, 5000), whole, 0},
-		{"not where a block begins", whole, whole[100 : 9*block+100], 9 * block},
-		{"more than there is", whole, whole[10*block:] + noise(rng, block), 11 * block},
+		{"the middle and another tail end", whole, whole[3*block:9*block] + noise(rng, 100), 0},
+		{"the end, and the same tail end", whole + "end", whole[15*block:] + "end", 0},
+		{"a tail end that is a separate block, removed", whole + noise(rng, 5000), whole, 0},
+		{"not at a block boundary", whole, whole[100 : 9*block+100], 9 * block},
+		{"more blocks than the first file has", whole, whole[10*block:] + noise(rng, block), 11 * block},
 		{"with a hole", holey, holey[block:], 0},
 		{"a hole before it", whole, zeros + whole[:4*block], 4 * block},
 		{"from within a hole", holey, holey[3*block : 7*block], 0},
@@ -189,9 +188,9 @@ func TestRepeatedRunsAreStoredOnce(t *testing.T) {
 			put(t, tr, "b", file(test.next))
 			put(t, tr, "c", file("small"))
 			path, after := write(t, tr, opt)
-			// Its inode and the padding take some.
+			// The inode and the padding take up to 8192 bytes.
 			if grown := int(after - before); grown < test.room || grown > test.room+8192 {
-				t.Errorf("%d bytes more, not about %d", grown, test.room)
+				t.Errorf("%d bytes more, want about %d", grown, test.room)
 			}
 			want := describe(t, tr)
 			same(t, "reader", want, read(t, path))
@@ -201,7 +200,7 @@ func TestRepeatedRunsAreStoredOnce(t *testing.T) {
 	}
 }
 
-// fickle is another each time it is read.
+// fickle has different content at each read.
 type fickle struct{ n *byte }
 
 func (fickle) Size() int64 { return 5000 }
@@ -213,7 +212,7 @@ func (f fickle) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-func TestAFileThatChangesMeanwhileIsNoBlock(t *testing.T) {
+func TestWriteDetectsChangedFile(t *testing.T) {
 	for _, c := range []squashfs.Cache{nil, &kept{}} {
 		tr := tree.New(0)
 		put(t, tr, "some/path", tree.Inode{Mode: tree.Regular, Content: fickle{new(byte)}})
@@ -222,13 +221,13 @@ func TestAFileThatChangesMeanwhileIsNoBlock(t *testing.T) {
 			t.Error(err)
 		}
 		if m, ok := c.(*kept); ok && len(m.m) > 0 {
-			t.Error("it is in the cache")
+			t.Error("the block is in the cache")
 		}
 	}
 }
 
-// Sums that are known are not made again, whatever they were made for.
-func TestKnownSumsMakeNoDifference(t *testing.T) {
+// Known checksums do not affect the bytes, for any block size.
+func TestWriteWithKnownChecksums(t *testing.T) {
 	tr := randomTree(t, 21, 300<<10)
 	known, err := sums.Compute(t.Context(), tr, sums.Options{})
 	if err != nil {

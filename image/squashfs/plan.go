@@ -10,41 +10,41 @@ import (
 	"imgtool/image/tree/sums"
 )
 
-// plan is all that is known of a file system before a byte of it is written.
+// plan describes a file system before it is written.
 type plan struct {
 	nodes []*node // by inode number, from 1
-	files []*node // the regular ones in the order of their first paths
+	files []*node // regular files in the order of their first paths
 	ids   []uint32
-	// Sets of xattrs as they are stored, by their number, and how many are in each.
+	// The stored form of each set of xattrs, and the number of xattrs in each.
 	xattrs      [][]byte
 	xattrCounts []uint32
-	ends        []end
-	like        map[*data]place // files whose blocks are those of another
+	tailEnds    []tailEnd
+	shared      map[*fileData]position // files whose blocks another file has
 	duplicates  bool
 }
 
-// node is an inode to be.
+// node is an inode to write.
 type node struct {
 	*tree.Inode
-	name     string // the first of its names, and the folder that is in
+	name     string // its first name, in parent
 	parent   *node
 	number   uint32
 	links    uint32
 	uid, gid uint16 // numbers in the id table
 	xattr    uint32 // number of its set, or none
 	written  bool
-	ref      uint64  // in the inode table, once written
-	data     *data   // of a regular file
-	folder   *folded // of a folder
+	ref      uint64    // in the inode table, once written
+	data     *fileData // of a regular file
+	dir      *dirData  // of a directory
 }
 
-// folded is what only folders have.
-type folded struct {
+// dirData is the part of a node that only directories have.
+type dirData struct {
 	children []child
 	listing  listing
 }
 
-// path is the first of the node's paths.
+// path returns the node's first path.
 func (n *node) path() string {
 	if n.parent == nil {
 		return n.name
@@ -60,21 +60,21 @@ type child struct {
 	node *node
 }
 
-// data is where a regular file's bytes are.
-type data struct {
-	size   int64
-	sums   *sums.File // of what hashed gives, block by block
-	blocks int64      // of its own: the full ones, and an end that is in no fragment
-	end    int32      // number of its end in a fragment, or -1
+// fileData is the part of a node that only regular files have.
+type fileData struct {
+	size    int64
+	sums    *sums.File // checksums, each of as many bytes as hashed returns
+	blocks  int64      // number of blocks, including a tail end that is a separate block
+	tailEnd int32      // index in plan.tailEnds, or -1
 
-	start int64    // of its blocks on disk
-	words []uint32 // a block's bytes on disk, with blockRaw; 0 is a hole
+	start int64    // byte offset of its blocks
+	words []uint32 // stored length of each block, with blockRaw; 0 is a hole
 }
 
-// newPlan refuses what the format cannot hold.
+// newPlan makes the inodes of a tree, and refuses what squashfs cannot hold.
 func newPlan(t *tree.Tree) (*plan, error) {
 	p := &plan{}
-	folders := map[string]*node{}
+	dirs := map[string]*node{}
 	links := map[*tree.Inode]*node{}
 	idNumbers := map[uint32]uint16{}
 	xattrNumbers := map[string]uint32{}
@@ -84,10 +84,10 @@ func newPlan(t *tree.Tree) (*plan, error) {
 		if i := strings.LastIndexByte(path, '/'); i >= 0 {
 			dir, name = path[:i], path[i+1:]
 		}
-		parent := folders[dir]
+		parent := dirs[dir]
 		n := links[in]
 		if n == nil || in.Type() == tree.Dir {
-			// All have a copy of the name, and none of the path.
+			// A copy, so that the path can be freed.
 			name = strings.Clone(name)
 			n = &node{Inode: in, name: name}
 			if path != "" {
@@ -108,10 +108,10 @@ func newPlan(t *tree.Tree) (*plan, error) {
 			switch in.Type() {
 			case tree.Dir:
 				n.links = 2
-				n.folder = &folded{}
-				folders[path] = n
+				n.dir = &dirData{}
+				dirs[path] = n
 			case tree.Regular:
-				n.data = &data{size: in.Size(), end: -1}
+				n.data = &fileData{size: in.Size(), tailEnd: -1}
 				p.files = append(p.files, n)
 				fallthrough
 			default:
@@ -121,19 +121,19 @@ func newPlan(t *tree.Tree) (*plan, error) {
 		if path == "" {
 			continue
 		}
-		parent.folder.children = append(parent.folder.children, child{name, n})
+		parent.dir.children = append(parent.dir.children, child{name, n})
 		if in.Type() == tree.Dir {
 			parent.links++
 		} else {
 			n.links++
 		}
 	}
-	p.number(folders[""])
+	p.number(dirs[""])
 	return p, nil
 }
 
-// number gives the entries of each folder consecutive inode numbers: a listing
-// stores the differences.
+// number gives the entries of each directory consecutive inode numbers, because a
+// listing stores differences of 16 bits.
 func (p *plan) number(root *node) {
 	give := func(n *node) {
 		p.nodes = append(p.nodes, n)
@@ -142,12 +142,12 @@ func (p *plan) number(root *node) {
 	give(root)
 	var walk func(*node)
 	walk = func(dir *node) {
-		for _, c := range dir.folder.children {
+		for _, c := range dir.dir.children {
 			if c.node.number == 0 {
 				give(c.node)
 			}
 		}
-		for _, c := range dir.folder.children {
+		for _, c := range dir.dir.children {
 			if c.node.Type() == tree.Dir {
 				walk(c.node)
 			}
@@ -161,15 +161,15 @@ func (n *node) check() error {
 	case tree.Dir, tree.Fifo, tree.Socket:
 	case tree.Regular:
 		if n.Size() < 0 {
-			return fmt.Errorf("a file of %d bytes cannot be", n.Size())
+			return fmt.Errorf("invalid file size %d", n.Size())
 		}
 	case tree.Symlink:
 		if n.Target == "" || len(n.Target) > maxTarget || strings.IndexByte(n.Target, 0) >= 0 {
-			return fmt.Errorf("the target of a symbolic link has 1 to %d bytes and none of them zero, not %.60q", maxTarget, n.Target)
+			return fmt.Errorf("the target of a symbolic link must have 1 to %d bytes and no zero byte: %.60q", maxTarget, n.Target)
 		}
 	case tree.CharDev, tree.BlockDev:
 		if n.Major > 0xfff || n.Minor > 0xfffff {
-			return fmt.Errorf("device %d:%d is beyond what squashfs can hold, 4095:1048575", n.Major, n.Minor)
+			return fmt.Errorf("device %d:%d is beyond the limit of squashfs, 4095:1048575", n.Major, n.Minor)
 		}
 	default:
 		return fmt.Errorf("mode %#o has no file type", n.Mode)
@@ -177,12 +177,12 @@ func (n *node) check() error {
 	return nil
 }
 
-// id is the number of a user's or group's id in the id table.
+// id returns the index of a user or group ID in the ID table.
 func (p *plan) id(id uint32, numbers map[uint32]uint16) (uint16, error) {
 	n, ok := numbers[id]
 	if !ok {
 		if len(p.ids) == math.MaxUint16 {
-			return 0, fmt.Errorf("squashfs holds no more than %d different owners and groups", math.MaxUint16)
+			return 0, fmt.Errorf("squashfs cannot hold more than %d different owners and groups", math.MaxUint16)
 		}
 		n = uint16(len(p.ids))
 		numbers[id] = n
@@ -191,8 +191,8 @@ func (p *plan) id(id uint32, numbers map[uint32]uint16) (uint16, error) {
 	return n, nil
 }
 
-// xattrSet is the number of a set of xattrs. Values are always stored in place;
-// that equal sets are stored once leaves little to share.
+// xattrSet returns the index of a set of xattrs. Equal sets are stored once. Values
+// are stored with their keys, never out of line.
 func (p *plan) xattrSet(xattrs []tree.Xattr, numbers map[string]uint32) (uint32, error) {
 	if len(xattrs) == 0 {
 		return none, nil
@@ -207,7 +207,7 @@ func (p *plan) xattrSet(xattrs []tree.Xattr, numbers map[string]uint32) (uint32,
 		}
 		switch {
 		case kind < 0 || rest == "" || len(x.Name) > maxName:
-			return 0, fmt.Errorf("squashfs holds no attribute named %.60q: it has user., trusted. and security. names of up to %d bytes", x.Name, maxName)
+			return 0, fmt.Errorf("squashfs cannot hold the attribute %.60q: names must begin with user., trusted. or security. and have at most %d bytes", x.Name, maxName)
 		case len(x.Value) > maxXattr:
 			return 0, fmt.Errorf("attribute %s of %d bytes is larger than %d", x.Name, len(x.Value), maxXattr)
 		}
@@ -226,15 +226,14 @@ func (p *plan) xattrSet(xattrs []tree.Xattr, numbers map[string]uint32) (uint32,
 	return n, nil
 }
 
-// read fills b with the file's bytes at off, or says which file it was not
-// possible for.
+// read reads len(b) bytes of the file at off.
 func (n *node) read(b []byte, off int64) error {
 	k, err := n.Content.ReadAt(b, off)
 	if k == len(b) {
 		return nil
 	}
 	if err == nil || err == io.EOF {
-		err = fmt.Errorf("it ends there, but has a size of %d bytes: %w", n.data.size, io.ErrUnexpectedEOF)
+		err = fmt.Errorf("the file ends there, but its size is %d bytes: %w", n.data.size, io.ErrUnexpectedEOF)
 	}
 	return fmt.Errorf("%s: reading at byte %d: %w", show(n.path()), off+int64(k), err)
 }

@@ -18,7 +18,7 @@ import (
 	"imgtool/image/tree"
 )
 
-// memory is an image that is written to memory.
+// memory is a file system in memory.
 type memory struct{ b []byte }
 
 func (m *memory) WriteAt(p []byte, off int64) (int, error) {
@@ -37,7 +37,7 @@ func written(t testing.TB, tr *tree.Tree, opt squashfs.Options) []byte {
 	return m.b
 }
 
-// smallTree has one of everything.
+// smallTree has an inode of each type.
 func smallTree(t testing.TB) *tree.Tree {
 	tr := tree.New(1)
 	put(t, tr, "dir/file", file("short"))
@@ -56,7 +56,7 @@ func smallTree(t testing.TB) *tree.Tree {
 	return tr
 }
 
-// readAll reads all that an image has, to a limit.
+// readAll reads a file system: all metadata, and up to 1 MiB of the files.
 func readAll(b []byte) error {
 	r, err := squashfs.Open(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
@@ -92,14 +92,13 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { readAll(b) })
 }
 
-// plain is an image in which nothing is compressed.
-func plain(t testing.TB, tr *tree.Tree) (b []byte) {
-	squashfs.Plain(func() { b = written(t, tr, squashfs.Options{Compression: "lz4", BlockSize: 4096}) })
-	return b
+// plain is a file system in which nothing is compressed.
+func plain(t testing.TB, tr *tree.Tree) []byte {
+	return written(t, tr, squashfs.Uncompressed(squashfs.Options{Compression: "lz4", BlockSize: 4096}))
 }
 
-// Single wrong bytes anywhere give an error or a tree, and that soon.
-func TestDamagedImagesAreRefused(t *testing.T) {
+// A damaged byte anywhere gives an error or a tree, but no panic and no endless loop.
+func TestReadDamaged(t *testing.T) {
 	for name, good := range map[string][]byte{
 		"zstd":  written(t, smallTree(t), squashfs.Options{Compression: "zstd:1", BlockSize: 4096}),
 		"plain": plain(t, smallTree(t)),
@@ -122,14 +121,14 @@ func TestDamagedImagesAreRefused(t *testing.T) {
 		}
 		for n := range len(good) - 4096 {
 			if err := readAll(good[:n]); err == nil {
-				t.Fatalf("%s: the first %d of %d bytes are taken for an image", name, n, len(good))
+				t.Fatalf("%s: the first %d of %d bytes are accepted", name, n, len(good))
 			}
 		}
 	}
 }
 
-// A folder that lists the root, or itself, or the folder beside it.
-func TestFoldersInFolders(t *testing.T) {
+// A directory that contains the root, itself or its neighbour is refused.
+func TestReadDirectoryInTwoPlaces(t *testing.T) {
 	tr := tree.New(0)
 	for _, path := range []string{"a", "b", "c"} {
 		put(t, tr, path+"/d", tree.Inode{Mode: tree.Dir | 0o755})
@@ -142,10 +141,10 @@ func TestFoldersInFolders(t *testing.T) {
 	at := func(i uint64) uint64 { return dirs + 2 + i*listing }
 	for name, change := range map[string]func(b []byte){
 		"root": func(b []byte) { le.PutUint16(b[at(0)+12:], uint16(root)) },
-		"beside": func(b []byte) {
+		"neighbour": func(b []byte) {
 			copy(b[at(0):at(1)], b[at(1):at(2)])
 		},
-		"beside, by another number": func(b []byte) {
+		"neighbour with another inode number": func(b []byte) {
 			copy(b[at(0):at(1)], b[at(1):at(2)])
 			le.PutUint32(b[at(0)+8:], 1000)
 		},
@@ -156,16 +155,16 @@ func TestFoldersInFolders(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// An attempt at a listing that is far longer than the table.
+	// A listing that is far longer than the table.
 	bad := bytes.Clone(good)
 	inodes := le.Uint64(good[64:])
 	le.PutUint16(bad[inodes+2+uint64(uint16(root))+24:], 0xffff)
 	if err := readAll(bad); err == nil {
-		t.Error("a listing beyond its table is taken")
+		t.Error("a listing that exceeds its table is accepted")
 	}
 }
 
-func TestReadsPartsOfFiles(t *testing.T) {
+func TestFileReadAt(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	content := text(rng, 70_000) + strings.Repeat("\x00", 20_000) + noise(rng, 10_001)
 	tr := tree.New(0)
@@ -192,9 +191,8 @@ func TestReadsPartsOfFiles(t *testing.T) {
 	}
 }
 
-// go-diskfs reads zstd and gzip images; it sees owners and links its own way, so
-// only names and bytes are compared.
-func TestSecondOpinion(t *testing.T) {
+// go-diskfs reads the same names and bytes. It has another model of owners and links.
+func TestDiskfsReadsFiles(t *testing.T) {
 	for _, codec := range []string{"gzip", "zstd"} {
 		tr := tree.New(1_600_000_000)
 		rng := rand.New(rand.NewPCG(8, 8))

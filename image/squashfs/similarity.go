@@ -16,19 +16,33 @@ import (
 	"imgtool/image/tree/sums"
 )
 
-// Ends are compared by sketches: of the hashes of all runs of some 32 bytes in the
-// first sketched bytes of one, the smallest few. The more of these two ends
-// share, the more of their bytes they share.
+// Tail ends are put in an order in which similar ones are near each other, so that
+// they are in the same fragment block and compress well. (Broder, "On the
+// resemblance and containment of documents", 1997.)
+//
+//   - A window hash is a hash of about 32 consecutive bytes: see sketch.
+//   - The sketch of a tail end is the sketchLen smallest different window hashes of
+//     its first sketched bytes.
+//   - The similarity of two tail ends is the number of hashes that both sketches
+//     have.
+//   - The predecessor of a tail end is the earlier one with the greatest similarity,
+//     if that is at least minSimilarity; the later of two that are equally similar.
+//     For each hash, only the last lookBack tail ends that have it are considered.
+//   - The order is a depth-first traversal of the forest of predecessors, in which tail
+//     ends without a predecessor are in the order of their paths.
+//
+// If one file changes, few others change their predecessors, so most fragment blocks
+// stay the same.
 const (
-	sketched    = 64 << 10
-	sketchLen   = 32
-	sketchTotal = 2 << 20 // of the hashes of all ends together: with very many ends, fewer of each
-	sketchMin   = 2
-	alike       = 2  // shared hashes that make two ends alike
-	lookBack    = 64 // how many ends before it an end is compared with, for each hash
+	sketched      = 64 << 10 // bytes
+	sketchLen     = 32
+	sketchTotal   = 2 << 20 // limit of all hashes: with very many tail ends, each has fewer
+	sketchMin     = 2
+	minSimilarity = 2
+	lookBack      = 64
 )
 
-// gear is a table of random numbers, those of SplitMix64.
+// gear is a table of random numbers, made with SplitMix64.
 var gear = func() (table [256]uint64) {
 	x := uint64(0)
 	for i := range table {
@@ -40,18 +54,20 @@ var gear = func() (table [256]uint64) {
 	return table
 }()
 
-// sketch adds the n smallest different hashes in b to s, which is empty.
+// sketch appends the n smallest different window hashes of b to s, which is empty.
+//
+// The hash at a byte is a gear hash: h = h<<1 + gear[byte], of which the upper half
+// is used. A byte has most of its influence on that half for 32 bytes, and none
+// after 64.
 func sketch(s []uint32, b []byte, n int) []uint32 {
 	var h uint64
 	most := ^uint32(0)
 	if len(b) > 8*n {
-		// All but surely there are n below this, and most of the others need not be
-		// looked at.
+		// Almost certainly n hashes are below this limit, which saves the search for
+		// most of the others.
 		most = uint32(uint64(4*n) << 32 / uint64(len(b)))
 	}
 	for _, c := range b {
-		// What a byte adds has left the upper half after 64 more, and most of it
-		// after 32.
 		h = h<<1 + gear[c]
 		v := uint32(h >> 32)
 		if v >= most {
@@ -72,96 +88,91 @@ func sketch(s []uint32, b []byte, n int) []uint32 {
 	return s
 }
 
-// sketchGroup is how many ends a group has, about. The sketches of a group are kept
-// together, and it is what their hashes begin with that puts ends in one: where one
-// file changes, most groups stay as they were.
-const sketchGroup = 128
+// sketchGroupSize is about how many tail ends a group has. The sketches of a group are
+// one entry of the cache. A tail end belongs to a group by its checksum, so a change
+// to one file changes one or two groups.
+const sketchGroupSize = 128
 
-// sketches are those of all ends, with room for so many hashes of each, and how many
-// it has.
+// sketches are the sketches of all tail ends.
 type sketches struct {
-	each int
-	all  []uint32
-	lens []uint8
+	each int      // capacity of a sketch
+	all  []uint32 // the sketch of tail end i begins at i*each
+	lens []uint8  // lengths of the sketches
 }
 
-// of are the hashes of an end.
+// of returns the sketch of tail end i.
 func (s *sketches) of(i int) []uint32 { return s.all[i*s.each : i*s.each+int(s.lens[i])] }
 
-// sketch makes those of all ends.
+// sketch computes the sketches of all tail ends, or takes them from the cache.
 func (p *plan) sketch(ctx context.Context, opt Options) (*sketches, error) {
-	size := int64(opt.BlockSize)
-	n := len(p.ends)
-	each := sketchLen
+	n, each := len(p.tailEnds), sketchLen
 	for each > sketchMin && n*each > sketchTotal {
 		each /= 2
 	}
-	all, lens := make([]uint32, n*each), make([]uint8, n)
-	// 1. The ends, group by group.
-	shift := 32 - bits.Len(uint(n/sketchGroup))
-	group := func(i int) uint32 {
-		sum := sumOf(p.ends[i].piece(), size)
-		return uint32(uint64(binary.BigEndian.Uint32(sum[:])) >> shift)
-	}
-	starts := make([]int32, 1<<(32-shift)+1)
-	for i := range n {
-		starts[group(i)+1]++
-	}
-	for i := range len(starts) - 1 {
-		starts[i+1] += starts[i]
-	}
-	ends, at := make([]int32, n), slices.Clone(starts)
-	for i := range n {
-		g := group(i)
-		ends[at[g]] = int32(i)
-		at[g]++
-	}
-
-	// 2. The sketches of each group: those that are kept, or anew.
+	s := &sketches{each, make([]uint32, n*each), make([]uint8, n)}
+	groups := p.sketchGroups(int64(opt.BlockSize))
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	for range opt.Workers {
 		g.Go(func() error {
-			buf := make([]byte, hashed(size))
-			var data []byte
+			buf := make([]byte, hashed(int64(opt.BlockSize)))
 			for {
 				i := int(next.Add(1) - 1)
-				if i >= len(starts)-1 {
+				if i >= len(groups) {
 					return nil
 				}
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				group := ends[starts[i]:starts[i+1]]
-				key := p.sketchKey(group, each, size)
-				if opt.Cache != nil {
-					data = opt.Cache.Get(data, key)
-					if takeSketches(data, group, each, all, lens) {
-						continue
-					}
-				}
-				data = data[:0]
-				for _, i := range group {
-					b, err := p.ends[i].begin(buf, size)
-					if err != nil {
-						return err
-					}
-					s := sketch(all[int(i)*each:int(i)*each:(int(i)+1)*each], b, each)
-					lens[i] = uint8(len(s))
-					data = appendTo(append(data, lens[i]), s)
-				}
-				if opt.Cache != nil && len(group) > 0 {
-					opt.Cache.Put(key, data)
+				if err := p.sketchGroup(s, groups[i], buf, opt); err != nil {
+					return err
 				}
 			}
 		})
 	}
-	return &sketches{each, all, lens}, g.Wait()
+	return s, g.Wait()
 }
 
-// begin is what is sketched of an end: so many bytes that it can be seen to be what
-// was hashed, cut.
-func (e *end) begin(buf []byte, size int64) ([]byte, error) {
+// sketchGroups divides the tail ends into groups by the first bits of their
+// checksums. Empty groups are left out.
+func (p *plan) sketchGroups(size int64) [][]int32 {
+	shift := 32 - bits.Len(uint(len(p.tailEnds)/sketchGroupSize))
+	groups := make([][]int32, 1<<(32-shift))
+	for i := range p.tailEnds {
+		sum := sumOf(p.tailEnds[i].piece(), size)
+		at := uint64(binary.BigEndian.Uint32(sum[:])) >> shift
+		groups[at] = append(groups[at], int32(i))
+	}
+	return slices.DeleteFunc(groups, func(g []int32) bool { return len(g) == 0 })
+}
+
+// sketchGroup sets the sketches of one group. buf has the size of a hashed block.
+func (p *plan) sketchGroup(s *sketches, group []int32, buf []byte, opt Options) error {
+	size := int64(opt.BlockSize)
+	key := p.sketchKey(group, s.each, size)
+	if opt.Cache != nil && s.decode(opt.Cache.Get(nil, key), group) {
+		return nil
+	}
+	var encoded []byte
+	for _, i := range group {
+		b, err := p.tailEnds[i].start(buf, size)
+		if err != nil {
+			return err
+		}
+		from := int(i) * s.each
+		hashes := sketch(s.all[from:from:from+s.each], b, s.each)
+		s.lens[i] = uint8(len(hashes))
+		encoded = appendTo(append(encoded, s.lens[i]), hashes)
+	}
+	if opt.Cache != nil {
+		opt.Cache.Put(key, encoded)
+	}
+	return nil
+}
+
+// start reads the part of a tail end that is sketched. It reads up to len(buf)
+// bytes, so that they can be compared with a checksum.
+func (e *tailEnd) start(buf []byte, size int64) ([]byte, error) {
 	p := e.piece()
 	p.len = min(p.len, len(buf))
 	if err := p.read(buf[:p.len], size); err != nil {
@@ -170,127 +181,121 @@ func (e *end) begin(buf []byte, size int64) ([]byte, error) {
 	return buf[:min(p.len, sketched)], nil
 }
 
-// sketchKey puts a group in order, and is a hash of all that makes a difference to its
-// sketches. The number in it counts up when sketch makes others than it did.
+// sketchKey sorts a group and returns a hash of everything that determines its
+// sketches. The version in the hash must be incremented if sketch produces
+// different hashes.
 func (p *plan) sketchKey(group []int32, each int, size int64) [sha256.Size]byte {
 	type summed struct {
-		sum sums.Sum
-		end int32
+		sum     sums.Sum
+		tailEnd int32
 	}
 	order := make([]summed, len(group))
 	for i, e := range group {
-		order[i] = summed{sumOf(p.ends[e].piece(), size), e}
+		order[i] = summed{sumOf(p.tailEnds[e].piece(), size), e}
 	}
 	slices.SortFunc(order, func(a, b summed) int {
-		return cmp.Or(bytes.Compare(a.sum[:], b.sum[:]), cmp.Compare(p.ends[a.end].len, p.ends[b.end].len))
+		return cmp.Or(bytes.Compare(a.sum[:], b.sum[:]), cmp.Compare(p.tailEnds[a.tailEnd].len, p.tailEnds[b.tailEnd].len))
 	})
 	rec := fmt.Appendf(nil, "squashfs sketches 1\n%d %d\n", sketched, each)
 	for i, s := range order {
-		group[i] = s.end
-		rec = append(appendTo(rec, p.ends[s.end].len), s.sum[:]...)
+		group[i] = s.tailEnd
+		rec = append(appendTo(rec, p.tailEnds[s.tailEnd].len), s.sum[:]...)
 	}
 	return sha256.Sum256(rec)
 }
 
-// takeSketches takes those of a group from what was kept, if it is of so many.
-func takeSketches(data []byte, group []int32, each int, all []uint32, lens []uint8) bool {
+// decode sets the sketches of a group from a cache entry: for each, a byte with its
+// length, then its hashes. It reports whether the entry is complete.
+func (s *sketches) decode(entry []byte, group []int32) bool {
 	for _, i := range group {
-		if len(data) == 0 || int(data[0]) > each || len(data) < 1+4*int(data[0]) {
+		if len(entry) == 0 || int(entry[0]) > s.each || len(entry) < 1+4*int(entry[0]) {
 			return false
 		}
-		lens[i] = data[0]
-		for k := range int(lens[i]) {
-			all[int(i)*each+k] = binary.LittleEndian.Uint32(data[1+4*k:])
+		s.lens[i] = entry[0]
+		for k := range s.of(int(i)) {
+			s.all[int(i)*s.each+k] = binary.LittleEndian.Uint32(entry[1+4*k:])
 		}
-		data = data[1+4*int(lens[i]):]
+		entry = entry[1+4*int(s.lens[i]):]
 	}
-	return len(group) > 0 && len(data) == 0
+	return len(entry) == 0
 }
 
-// before is for each hash in all where it was last before, in another end, or -1.
-func (s *sketches) before() []int32 {
+// previous returns, for each hash in s.all, the index of the same hash in the last
+// earlier sketch that has it, or -1.
+func (s *sketches) previous() []int32 {
 	last := make(map[uint32]int32, len(s.all))
-	before := make([]int32, len(s.all))
+	previous := make([]int32, len(s.all))
 	for i := range s.lens {
 		for k, h := range s.of(i) {
 			at := i*s.each + k
-			before[at] = -1
-			if was, ok := last[h]; ok {
-				before[at] = was
+			previous[at] = -1
+			if p, ok := last[h]; ok {
+				previous[at] = p
 			}
 			last[h] = int32(at)
 		}
 	}
-	return before
+	return previous
 }
 
-// byLikeness is an order of all ends in which those that are alike are near one
-// another, and else near those of the same folder. Each is put behind the end
-// before it that it shares most with; so where one file changes, few others move.
-func (s *sketches) byLikeness() []int32 {
-	n, each := len(s.lens), s.each
-	before := s.before()
-
-	// The end behind which each is put, and a list of those behind each.
-	const none = -1
-	first, last, sibling := make([]int32, n), make([]int32, n), make([]int32, n)
-	for i := range first {
-		first[i], last[i], sibling[i] = none, none, none
-	}
-	root := make([]bool, n)
-	shared := make([]uint8, n)
-	var seen []int32
-	for i := range n {
-		seen = seen[:0]
-		for k := range int(s.lens[i]) {
-			at := before[i*each+k]
+// predecessors returns the most similar earlier tail end of each, or -1.
+func (s *sketches) predecessors() []int32 {
+	previous := s.previous()
+	result := make([]int32, len(s.lens))
+	similarity := make([]uint8, len(s.lens)) // to tail end i; zero but for candidates
+	var candidates []int32
+	for i := range s.lens {
+		candidates = candidates[:0]
+		for k := range s.of(i) {
+			at := previous[i*s.each+k]
 			for back := 0; at >= 0 && back < lookBack; back++ {
-				end := at / int32(each)
-				if shared[end] == 0 {
-					seen = append(seen, end)
+				j := at / int32(s.each)
+				if similarity[j] == 0 {
+					candidates = append(candidates, j)
 				}
-				shared[end]++
-				at = before[at]
+				similarity[j]++
+				at = previous[at]
 			}
 		}
-		best, most := int32(none), uint8(alike-1)
-		for _, j := range seen {
-			if shared[j] > most || shared[j] == most && best >= 0 && j > best {
-				best, most = j, shared[j]
+		best, most := int32(-1), uint8(minSimilarity)
+		for _, j := range candidates {
+			if similarity[j] > most || similarity[j] == most && j > best {
+				best, most = j, similarity[j]
 			}
-			shared[j] = 0
+			similarity[j] = 0
 		}
-		if best < 0 {
-			root[i] = true
-			continue
-		}
-		if first[best] < 0 {
-			first[best] = int32(i)
-		} else {
-			sibling[last[best]] = int32(i)
-		}
-		last[best] = int32(i)
+		result[i] = best
 	}
+	return result
+}
 
+// bySimilarity returns the tail ends in the order described above.
+func (s *sketches) bySimilarity() []int32 {
+	n := len(s.lens)
+	predecessors := s.predecessors()
+	// Linked lists of the successors of each tail end, in order. Those without a
+	// predecessor are the successors of n.
+	first, next := make([]int32, n+1), make([]int32, n)
+	for i := range first {
+		first[i] = -1
+	}
+	for i := n - 1; i >= 0; i-- {
+		p := predecessors[i]
+		if p < 0 {
+			p = int32(n)
+		}
+		next[i], first[p] = first[p], int32(i)
+	}
 	order := make([]int32, 0, n)
-	var stack []int32
-	for i := range n {
-		if !root[i] {
+	stack := []int32{first[n]}
+	for len(stack) > 0 {
+		at := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if at < 0 {
 			continue
 		}
-		stack = append(stack, int32(i))
-		for len(stack) > 0 {
-			at := stack[len(stack)-1]
-			stack = stack[:len(stack)-1]
-			order = append(order, at)
-			// What is behind an end comes before the one beside it.
-			if at != int32(i) && sibling[at] >= 0 {
-				stack = append(stack, sibling[at])
-			}
-			if first[at] >= 0 {
-				stack = append(stack, first[at])
-			}
-		}
+		order = append(order, at)
+		stack = append(stack, next[at], first[at])
 	}
 	return order
 }

@@ -13,8 +13,9 @@ import (
 	"imgtool/image/tree"
 )
 
-// A tar of 1.5 KiB may have a file of 16 TiB, all of which is a hole.
-func TestAHoleCostsTheSameWhateverItsSize(t *testing.T) {
+// The cost of a hole does not depend on its size: a tar of 1.5 KiB may have a hole of
+// 16 TiB.
+func TestWriteLargeHoles(t *testing.T) {
 	imagetest.Need(t, "unsquashfs")
 	root := tree.New(0)
 	add := func(name string, c image.Content) {

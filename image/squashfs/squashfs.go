@@ -1,24 +1,30 @@
-// Package squashfs writes and reads squashfs 4.0, the read-only compressed file
-// system. The writer turns a tree into one, in memory that grows with the number
-// of files and not with their bytes; the reader turns one back into a tree whose
-// files are decompressed where they are read.
+// Package squashfs writes and reads squashfs 4.0, the compressed read-only file
+// system of Linux.
 //
-// The writer, step by step:
+// [Write] writes a [tree.Tree] as a file system. Its memory grows with the number
+// of files, not with their size. [Open] and [Reader.Tree] read a file system as a
+// tree whose files are decompressed when they are read.
 //
-//  1. plan: inodes, owners and attributes; what the format cannot hold is refused.
-//  2. cut: every file is hashed, and taken apart into blocks and an end; files
-//     whose blocks another has, and equal ends, are found.
-//  3. byLikeness, fragments: ends that are alike are put together in blocks.
-//  4. writeBlocks: blocks are taken from a cache, or read, compared with their
-//     hashes and compressed, several at once; holes take no room.
-//  5. tables of inodes, folders and all else.
+// The writer takes these steps:
 //
-// The result is the same whatever the number of workers, and with a cache or
-// without. It makes an export table, and knows neither LZO nor LZMA.
+//  1. newPlan: make inodes, owner and attribute tables; refuse what the format
+//     cannot hold.
+//  2. cut: divide files into blocks and tail ends by their checksums; find files
+//     whose blocks another file has, and equal tail ends.
+//  3. sketch, bySimilarity, fragments: put similar tail ends into the same
+//     fragment blocks.
+//  4. writeBlocks: take each block from the cache, or read, check and compress it,
+//     several at a time. Holes take no space.
+//  5. writeInodes and the steps after it: the tables.
 //
-// A file system is, in this order: superblock, compressor options, data and
-// fragment blocks, inode table, directory table, fragment table, export table,
-// id table, xattr tables. All numbers are little-endian.
+// The bytes do not depend on the number of workers or on the cache. The file
+// system has an export table. LZO and LZMA are not supported.
+//
+// The format is described in Documentation/filesystems/squashfs.rst of Linux and
+// at https://dr-emann.github.io/squashfs/squashfs.html, whose section names the
+// comments quote. A file system consists of, in this order: superblock, compressor
+// options, data and fragment blocks, inode table, directory table, fragment
+// table, export table, ID table, xattr tables. All numbers are little-endian.
 package squashfs
 
 import (
@@ -29,27 +35,27 @@ import (
 const (
 	magic          = 0x73717368 // "hsqs"
 	superblockSize = 96
-	metaSize       = 8192    // bytes in a metadata block before compression
-	metaRaw        = 1 << 15 // in a metadata block's header: not compressed
-	blockRaw       = 1 << 24 // in a block's size word: not compressed
+	metaSize       = 8192    // bytes of a metadata block before compression
+	metaRaw        = 1 << 15 // in the header of a metadata block: stored uncompressed
+	blockRaw       = 1 << 24 // in the size word of a block: stored uncompressed
 	minBlock       = 4096
 	maxBlock       = 1 << 20
 	padding        = 4096
 	fragmentLen    = 16 // bytes of a fragment table entry
-	xattrIDLen     = 16 // bytes of an xattr id table entry
+	xattrIDLen     = 16 // bytes of an xattr ID table entry
 
 	none      = math.MaxUint32 // no fragment, no xattrs
 	noTable   = math.MaxUint64
 	maxName   = 255
-	maxTarget = 4095 // Linux takes no longer symbolic link
+	maxTarget = 4095 // longest target of a symbolic link in Linux
 	maxXattr  = 1 << 16
 
-	headEntries = 256 // entries one directory header serves
+	headEntries = 256 // most entries after one directory header
 	// The listing size in a directory's inode counts "." and ".." as 3 bytes.
 	listExtra = 3
 )
 
-// Superblock flags.
+// Superblock flags: squashfs 4.0, "The Superblock".
 const (
 	flagNoFragments     = 1 << 4
 	flagAlwaysFragments = 1 << 5
@@ -59,7 +65,8 @@ const (
 	flagOptions         = 1 << 10
 )
 
-// Inode types. The extended one of each is extended higher.
+// Inode types: squashfs 4.0, "Inode Table". The extended form of a type is
+// greater by extended.
 const (
 	typeDir = iota + 1
 	typeFile
@@ -71,28 +78,30 @@ const (
 	extended = 7
 )
 
-// Xattr name prefixes, by their number. The rest of a name is stored.
+// prefixes are the prefixes of xattr names, by the type in the xattr's key:
+// squashfs 4.0, "Xattr Table". The rest of the name is stored.
 var prefixes = []string{"user.", "trusted.", "security."}
 
-// xattrElsewhere in an xattr's type says its value is a reference to the value.
-const xattrElsewhere = 1 << 8
+// xattrOutOfLine in the type of an xattr means that its value is a reference to
+// the value.
+const xattrOutOfLine = 1 << 8
 
-// superblock is the first 96 bytes.
+// superblock is the first 96 bytes: squashfs 4.0, "The Superblock".
 type superblock struct {
 	Magic      uint32
 	Inodes     uint32
-	ModTime    uint32
-	BlockSize  uint32
+	ModTime    uint32 // seconds since 1970
+	BlockSize  uint32 // bytes
 	Fragments  uint32
 	Compressor uint16
-	BlockLog   uint16
+	BlockLog   uint16 // log2 of BlockSize
 	Flags      uint16
 	IDs        uint16
 	Major      uint16
 	Minor      uint16
-	Root       uint64 // reference to the root's inode
+	Root       uint64 // reference to the inode of the root directory
 	BytesUsed  uint64 // without the padding
-	IDTable    uint64
+	IDTable    uint64 // byte offsets of the tables, or noTable
 	XattrTable uint64
 	InodeTable uint64
 	DirTable   uint64
@@ -100,7 +109,7 @@ type superblock struct {
 	Export     uint64
 }
 
-// appendTo lays out v, a struct or number, on the end of b.
+// appendTo appends the little-endian form of each v, a fixed-size value, to b.
 func appendTo(b []byte, v ...any) []byte {
 	for _, v := range v {
 		var err error
@@ -111,8 +120,8 @@ func appendTo(b []byte, v ...any) []byte {
 	return b
 }
 
-// A reference is the place of something in a table of metadata blocks: where the
-// block starts on disk, counted from the table, and where in its bytes.
+// reference is a position in a table of metadata blocks: the offset of a block
+// from the start of the table, and an offset into its uncompressed bytes.
 func reference(block int64, offset int) uint64 { return uint64(block)<<16 | uint64(offset) }
 
 func clampTime(t int64) uint32 { return uint32(min(max(t, 0), math.MaxUint32)) }

@@ -20,9 +20,9 @@ import (
 
 var blockSizes = []int{4096, 128 << 10, 1 << 20}
 
-// Reader, kernel and unsquashfs all see the tree that was written, with every
+// The reader, the kernel and unsquashfs see the tree that was written, with every
 // codec and block size.
-func TestEveryoneReadsWhatWasWritten(t *testing.T) {
+func TestWriteCodecs(t *testing.T) {
 	for _, codec := range []string{"zstd", "gzip", "xz", "lz4", "lz4:9", "gzip:1", "zstd:1", "zstd:4"} {
 		for i, block := range blockSizes {
 			if strings.Contains(codec, ":") && i != 1 {
@@ -42,7 +42,7 @@ func TestEveryoneReadsWhatWasWritten(t *testing.T) {
 	}
 }
 
-// unsquash has unsquashfs extract an image and compares.
+// unsquash extracts a file system with unsquashfs and compares.
 func unsquash(t *testing.T, want map[string]string, path string) {
 	t.Helper()
 	imagetest.NeedRoot(t)
@@ -52,7 +52,7 @@ func unsquash(t *testing.T, want map[string]string, path string) {
 	same(t, "unsquashfs", want, got)
 }
 
-func TestRandomTreesComeBack(t *testing.T) {
+func TestWriteRandomTrees(t *testing.T) {
 	for range 20 {
 		seed, block := rand.Uint64(), blockSizes[rand.IntN(2)]
 		tr := randomTree(t, seed, block)
@@ -61,7 +61,7 @@ func TestRandomTreesComeBack(t *testing.T) {
 	}
 }
 
-func TestEmptyRoot(t *testing.T) {
+func TestWriteEmptyTree(t *testing.T) {
 	tr := tree.New(1_600_000_000)
 	path, _ := write(t, tr, squashfs.Options{})
 	want := describe(t, tr)
@@ -70,7 +70,7 @@ func TestEmptyRoot(t *testing.T) {
 	sameMounted(t, tr, want, path)
 }
 
-func TestFileSizesAroundABlock(t *testing.T) {
+func TestWriteFileSizes(t *testing.T) {
 	const block = 8192
 	rng := rand.New(rand.NewPCG(1, 1))
 	tr := tree.New(0)
@@ -86,9 +86,9 @@ func TestFileSizesAroundABlock(t *testing.T) {
 	unsquash(t, want, path)
 }
 
-// Listings with many headers and many metadata blocks; a library that writes
-// squashfs showed 235 of 3,000 files.
-func TestLargeFolders(t *testing.T) {
+// Listings have many headers and many metadata blocks. (Another library that writes
+// squashfs lost all but 235 of 3,000 files.)
+func TestWriteLargeDirectories(t *testing.T) {
 	for _, test := range []struct {
 		name         string
 		dirs, files  int
@@ -96,9 +96,9 @@ func TestLargeFolders(t *testing.T) {
 		content      bool
 		wantExtended bool
 	}{
-		{"3000 files in one folder", 1, 3000, "file-", true, true},
-		{"70000 files in one folder", 1, 70000, "f", false, true},
-		{"700 folders of 100 files", 700, 100, "some-file-", true, false},
+		{"3000 files in one directory", 1, 3000, "file-", true, true},
+		{"70000 files in one directory", 1, 70000, "f", false, true},
+		{"700 directories of 100 files", 700, 100, "some-file-", true, false},
 		{"long names", 2, 1000, strings.Repeat("n", 245), false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -115,7 +115,7 @@ func TestLargeFolders(t *testing.T) {
 			path, _ := write(t, tr, squashfs.Options{})
 			want := describe(t, tr)
 			same(t, "reader", want, read(t, path))
-			// Looking up every name takes the index of the folder, too.
+			// The lookup of every name uses the directory index.
 			sameMounted(t, tr, want, path)
 			if lines := strings.Count(imagetest.Run(t, "unsquashfs", "-lln", path), "\n"); lines < tr.Len() {
 				t.Errorf("unsquashfs lists %d lines for %d paths", lines, tr.Len())
@@ -124,9 +124,9 @@ func TestLargeFolders(t *testing.T) {
 	}
 }
 
-// A hard link far away has an inode number that a listing cannot reach from its
-// neighbours'.
-func TestHardLinksFarApart(t *testing.T) {
+// The inode number of a hard link may be too far from its neighbours' numbers for
+// the 16-bit difference in a listing.
+func TestWriteDistantHardLinks(t *testing.T) {
 	tr := tree.New(0)
 	first := file("shared")
 	in := put(t, tr, "a/first", first)
@@ -139,7 +139,7 @@ func TestHardLinksFarApart(t *testing.T) {
 		}
 	}
 	put(t, tr, "z/other", file("other"))
-	// Numbered with the root's entries, written among m's.
+	// Its number is next to the root's entries, its inode next to the entries of m.
 	in = put(t, tr, "top", tree.Inode{Mode: tree.Fifo | 0o644})
 	if err := tr.Put("m/zz", in); err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func TestHardLinksFarApart(t *testing.T) {
 	sameMounted(t, tr, want, path)
 }
 
-// sparse is zeros but for a few runs of text.
+// sparse is zeros except for the text at some offsets.
 type sparse struct {
 	size int64
 	text string
@@ -173,7 +173,7 @@ func (s sparse) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func TestFileLargerThan4GiB(t *testing.T) {
+func TestWriteFileLargerThan4GiB(t *testing.T) {
 	content := sparse{5<<30 + 12345, strings.Repeat("data ", 1000), []int64{0, 1<<20 - 7, 3 << 30, 5<<30 - 100, 5<<30 + 7000}}
 	tr := tree.New(0)
 	put(t, tr, "large", tree.Inode{Mode: tree.Regular | 0o644, Content: content})
@@ -192,7 +192,7 @@ func TestFileLargerThan4GiB(t *testing.T) {
 				t.Fatal(err)
 			}
 			if k != int(min(6000, content.size-at)) || !bytes.Equal(want, got) {
-				t.Errorf("at %d it differs", at)
+				t.Errorf("the content differs at %d", at)
 			}
 		}
 	}
@@ -212,7 +212,7 @@ func TestFileLargerThan4GiB(t *testing.T) {
 	check(f)
 }
 
-// constant is one byte over and over.
+// constant is one byte, repeated.
 type constant int64
 
 func (c constant) Size() int64 { return int64(c) }
@@ -228,7 +228,7 @@ func (c constant) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// dropping writes all but blocks of one byte over and over.
+// dropping does not write the blocks of constant.
 type dropping struct{ *os.File }
 
 func (d dropping) WriteAt(p []byte, off int64) (int, error) {
@@ -238,9 +238,8 @@ func (d dropping) WriteAt(p []byte, off int64) (int, error) {
 	return d.File.WriteAt(p, off)
 }
 
-// A file whose blocks begin after 4 GiB; what is before it is left out of the
-// image, and not looked at.
-func TestImageLargerThan4GiB(t *testing.T) {
+// Blocks can begin after 4 GiB. The blocks before are not written and not compared.
+func TestWriteLargerThan4GiB(t *testing.T) {
 	tr := tree.New(0)
 	put(t, tr, "large", tree.Inode{Mode: tree.Regular | 0o644, Content: constant(4200 << 20)})
 	rng := rand.New(rand.NewPCG(6, 6))
@@ -251,11 +250,9 @@ func TestImageLargerThan4GiB(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	squashfs.Plain(func() {
-		if _, err := squashfs.Write(context.Background(), dropping{f}, tr, squashfs.Options{Compression: "lz4"}, nil); err != nil {
-			t.Fatal(err)
-		}
-	})
+	if _, err := squashfs.Write(context.Background(), dropping{f}, tr, squashfs.Uncompressed(squashfs.Options{Compression: "lz4"}), nil); err != nil {
+		t.Fatal(err)
+	}
 	back := read(t, f.Name())
 	mounted, _ := walk(t, mount(t, f.Name()))
 	tr.Remove("large")
@@ -269,7 +266,7 @@ func TestImageLargerThan4GiB(t *testing.T) {
 	}
 }
 
-func TestSameBytesForAnyNumberOfWorkers(t *testing.T) {
+func TestWriteIsIndependentOfWorkers(t *testing.T) {
 	for _, codec := range []string{"zstd", "gzip", "xz", "lz4", "lz4:3"} {
 		tr := randomTree(t, 3, 32<<10)
 		var first []byte
@@ -283,13 +280,13 @@ func TestSameBytesForAnyNumberOfWorkers(t *testing.T) {
 				first = b
 			}
 			if !bytes.Equal(first, b) {
-				t.Errorf("%s: %d workers make other bytes than one", codec, workers)
+				t.Errorf("%s: the bytes with %d workers differ from those with one", codec, workers)
 			}
 		}
 	}
 }
 
-func TestCapabilitiesOnTheMount(t *testing.T) {
+func TestWriteCapabilities(t *testing.T) {
 	getcap := imagetest.Need(t, "getcap")
 	tr := tree.New(0)
 	n := file("ping")
@@ -303,8 +300,7 @@ func TestCapabilitiesOnTheMount(t *testing.T) {
 	}
 }
 
-// Equal files take the room of one.
-func TestEqualFilesAreStoredOnce(t *testing.T) {
+func TestWriteStoresEqualFilesOnce(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	one, other := noise(rng, 300_000), noise(rng, 300_000)
 	tr := tree.New(0)
@@ -324,7 +320,7 @@ func TestEqualFilesAreStoredOnce(t *testing.T) {
 	sameMounted(t, tr, want, path)
 }
 
-func TestTooLarge(t *testing.T) {
+func TestWriteTooLarge(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	tr := tree.New(0)
 	for i := range 20 {
@@ -349,7 +345,7 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-func TestProgressCountsContent(t *testing.T) {
+func TestWriteProgress(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	tr := tree.New(0)
 	total := int64(0)
@@ -362,7 +358,7 @@ func TestProgressCountsContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got != total {
-		t.Errorf("told of %d bytes, not %d", got, total)
+		t.Errorf("progress of %d bytes, want %d", got, total)
 	}
 }
 
@@ -370,7 +366,7 @@ type discard struct{}
 
 func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 
-// broken reads some bytes and then no more.
+// broken has size bytes, of which only the first can be read.
 type broken struct {
 	size, have int64
 	err        error
@@ -389,12 +385,12 @@ type failing struct{ after int64 }
 
 func (w failing) WriteAt(p []byte, off int64) (int, error) {
 	if off > w.after {
-		return 0, errors.New("disk is on fire")
+		return 0, errors.New("medium error")
 	}
 	return len(p), nil
 }
 
-func TestErrorsNameWhatTheyAreAbout(t *testing.T) {
+func TestWriteErrors(t *testing.T) {
 	cause := errors.New("bad sector")
 	for _, test := range []struct {
 		name string
@@ -403,8 +399,8 @@ func TestErrorsNameWhatTheyAreAbout(t *testing.T) {
 	}{
 		{"a short file", tree.Inode{Mode: tree.Regular, Content: broken{10_000, 5000, io.EOF}}, "some/path: reading at byte 5000: it ends there, but has a size of 10000 bytes"},
 		{"a file that cannot be read", tree.Inode{Mode: tree.Regular, Content: broken{10_000, 5000, cause}}, "some/path: reading at byte 5000: bad sector"},
-		{"a device too far", tree.Inode{Mode: tree.CharDev, Major: 4096}, "some/path: device 4096:0 is beyond"},
-		{"an attribute squashfs has no room for", tree.Inode{Mode: tree.Fifo, Xattrs: []tree.Xattr{{Name: "system.posix_acl_access"}}}, "some/path: squashfs holds no attribute named \"system.posix_acl_access\""},
+		{"a device number too large", tree.Inode{Mode: tree.CharDev, Major: 4096}, "some/path: device 4096:0 is beyond"},
+		{"an unsupported attribute", tree.Inode{Mode: tree.Fifo, Xattrs: []tree.Xattr{{Name: "system.posix_acl_access"}}}, "some/path: squashfs cannot hold the attribute \"system.posix_acl_access\""},
 		{"an attribute too large", tree.Inode{Mode: tree.Fifo, Xattrs: []tree.Xattr{{Name: "user.a", Value: strings.Repeat("a", 65537)}}}, "some/path: attribute user.a of 65537 bytes"},
 		{"a target too long", tree.Inode{Mode: tree.Symlink, Target: strings.Repeat("a", 4096)}, "some/path: the target"},
 		{"an empty target", tree.Inode{Mode: tree.Symlink}, "some/path: the target"},
@@ -437,7 +433,7 @@ func TestErrorsNameWhatTheyAreAbout(t *testing.T) {
 	})
 	t.Run("a disk that fails", func(t *testing.T) {
 		_, err := squashfs.Write(context.Background(), failing{100_000}, randomTree(t, 4, 64<<10), squashfs.Options{}, nil)
-		if err == nil || !strings.Contains(err.Error(), "disk is on fire") {
+		if err == nil || !strings.Contains(err.Error(), "medium error") {
 			t.Error(err)
 		}
 	})
@@ -451,7 +447,7 @@ func TestErrorsNameWhatTheyAreAbout(t *testing.T) {
 	})
 }
 
-func TestOptions(t *testing.T) {
+func TestOptionsCheck(t *testing.T) {
 	for _, test := range []struct {
 		opt  squashfs.Options
 		want string
@@ -474,7 +470,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// The superblock says what unsquashfs and Summary then say.
+// unsquashfs and Summary agree on the superblock.
 func TestSummary(t *testing.T) {
 	tr := randomTree(t, 9, 64<<10)
 	for codec, want := range map[string]string{
@@ -486,7 +482,7 @@ func TestSummary(t *testing.T) {
 		for _, want := range []string{want, "Block size 65536", fmt.Sprintf("Number of inodes %d\n", s.Inodes), fmt.Sprintf("Number of fragments %d\n", s.Fragments),
 			fmt.Sprintf("Number of ids %d\n", s.IDs), "Filesystem is exportable via NFS", "Apr 15"} {
 			if !strings.Contains(out, want) {
-				t.Errorf("%s: unsquashfs does not say %q:\n%s", codec, want, out)
+				t.Errorf("%s: unsquashfs does not print %q:\n%s", codec, want, out)
 			}
 		}
 		if name, _, _ := strings.Cut(codec, ":"); s.Codec != name || s.BlockSize != 64<<10 || s.ModTime != 1_650_000_000 || s.BytesUsed == 0 {
@@ -495,8 +491,8 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// mksquashfs shares the values of xattrs, which this writer does not.
-func TestReadsWhatMksquashfsWrites(t *testing.T) {
+// mksquashfs stores equal values of xattrs out of line, which this writer does not.
+func TestReadMksquashfs(t *testing.T) {
 	imagetest.NeedRoot(t)
 	mksquashfs := imagetest.Need(t, "mksquashfs")
 	tr := randomTree(t, 11, 64<<10)
@@ -516,8 +512,8 @@ func TestReadsWhatMksquashfsWrites(t *testing.T) {
 		for _, block := range []string{"4096", "1048576"} {
 			out := filepath.Join(t.TempDir(), "theirs")
 			imagetest.Run(t, mksquashfs, dir, out, "-comp", codec, "-b", block, "-no-progress", "-quiet")
-			// It gives each name of a symbolic link an inode of its own, so the
-			// folder is not what to compare with.
+			// mksquashfs makes an inode for each name of a symbolic link, so the mounted
+			// file system is compared and not the directory.
 			want, _ := walk(t, mount(t, out))
 			same(t, "reader", describe(t, want), read(t, out))
 		}

@@ -4,7 +4,7 @@ package squashfs
 
 const (
 	zstdMax     = 4
-	zstdDefault = 4 // its best
+	zstdDefault = 4 // the best of the Go library
 )
 
 var zstdLibrary = module("klauspost", "github.com/klauspost/compress")

@@ -5,7 +5,7 @@ import (
 	"io"
 )
 
-// Filters that a block may have before LZMA2, section 5.3 of the format.
+// Filters of a block (section 5.3 of the format).
 const (
 	filterDelta = 0x03
 	filterX86   = 0x04
@@ -19,19 +19,19 @@ const (
 	filterLZMA2 = 0x21
 )
 
-// filter is one of a block, with its properties as they are in the header.
+// filter is a filter of a block with its properties from the header.
 type filter struct {
 	id    uint64
 	props []byte
 }
 
-// converter makes relative addresses of the absolute ones in b, whose first byte is at
-// pos in the data, and returns how many bytes are done. The others are needed again,
-// with what follows them.
+// converter makes the absolute addresses in b relative. b[0] is at offset pos of the data.
+// It returns how many bytes are final; the others must be passed again with the bytes after
+// them.
 type converter func(b []byte, pos uint32) int
 
-// branches are the converters of branch, call and jump instructions, and what the start
-// offset in their properties is a multiple of.
+// branches has the converters of branch, call and jump instructions, and the alignment of
+// the start offset in their properties.
 var branches = map[uint64]struct {
 	align uint32
 	make  func() converter
@@ -46,12 +46,12 @@ var branches = map[uint64]struct {
 	filterRISCV: {2, func() converter { return riscv }},
 }
 
-// known says whether the filter is one that can be undone.
-func (f filter) known() bool {
+// supported reports whether the filter can be undone.
+func (f filter) supported() bool {
 	return branches[f.id].make != nil || f.id == filterDelta
 }
 
-// valid says whether the properties of a filter are what the format allows.
+// valid reports whether the properties of the filter are valid.
 func (f filter) valid() bool {
 	if f.id == filterDelta {
 		return len(f.props) == 1
@@ -59,7 +59,7 @@ func (f filter) valid() bool {
 	return len(f.props) == 0 || len(f.props) == 4 && binary.LittleEndian.Uint32(f.props)%branches[f.id].align == 0
 }
 
-// undo gives what r was before the filter.
+// undo returns a reader of the data of r without the filter.
 func (f filter) undo(r io.Reader) io.Reader {
 	if f.id == filterDelta {
 		return &delta{r: r, last: make([]byte, int(f.props[0])+1)}
@@ -71,10 +71,10 @@ func (f filter) undo(r io.Reader) io.Reader {
 	return b
 }
 
-// delta adds to every byte the one a distance before it.
+// delta adds to every byte the byte at a fixed distance before it.
 type delta struct {
 	r    io.Reader
-	last []byte // the bytes before, as a ring
+	last []byte // ring buffer of the preceding bytes
 	at   int
 }
 
@@ -88,15 +88,15 @@ func (d *delta) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// branch applies a converter to what it reads.
+// branch applies a converter to its input.
 type branch struct {
 	r       io.Reader
 	convert converter
-	pos     uint32 // of the first byte that is not converted
+	pos     uint32 // offset of the first byte that is not converted
 
 	buf  []byte
-	done int // bytes of buf that are converted and not given out yet, from from on
-	from int
+	from int // buf[from:done] has been converted and not returned yet
+	done int
 	err  error
 }
 
@@ -114,8 +114,8 @@ func (b *branch) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads and converts more. What is left at the end of the block was not converted
-// by the encoder either.
+// fill reads and converts more data. The encoder does not convert incomplete instructions at
+// the end of a block either.
 func (b *branch) fill() {
 	if b.buf == nil {
 		b.buf = make([]byte, 0, branchBuffer)
@@ -130,7 +130,7 @@ func (b *branch) fill() {
 	}
 }
 
-// stateless makes a converter of one for units of size bytes.
+// stateless returns a converter that applies one to each size bytes.
 func stateless(size int, one func(b []byte, pos uint32)) func() converter {
 	return func() converter {
 		return func(b []byte, pos uint32) int {
@@ -227,11 +227,11 @@ func thumb(b []byte, pos uint32) int {
 	return i
 }
 
-// newX86 is for CALL and JMP (E8, E9), with the rules by which the encoder guesses what
-// is none: mask has a bit for each of the bytes before that looked like an opcode.
+// newX86 converts CALL and JMP (E8, E9), with the heuristic of the encoder for bytes that are
+// not opcodes: mask has a bit for each preceding byte that looked like one.
 func newX86() converter {
 	var mask uint32
-	last := ^uint32(4) // where the last opcode was
+	last := ^uint32(4) // offset of the last opcode
 	return func(b []byte, pos uint32) int {
 		extreme := func(x byte) bool { return x == 0 || x == 0xFF }
 		if len(b) < 5 {
@@ -292,7 +292,7 @@ func riscv(b []byte, pos uint32) int {
 		switch {
 		case v == 0xEF: // JAL
 			b1 := uint32(b[i+1])
-			if b1&0x0D != 0 { // of x1 and x5 alone
+			if b1&0x0D != 0 { // only x1 and x5 are converted
 				i += 2
 				continue
 			}
@@ -305,8 +305,8 @@ func riscv(b []byte, pos uint32) int {
 		case v&0x7F == 0x17: // AUIPC
 			inst := binary.LittleEndian.Uint32(b[i:])
 			next := binary.LittleEndian.Uint32(b[i+4:])
-			if inst&0xE80 != 0 { // it was none that the encoder converted
-				if (inst<<8^(next-3))&0xF8003 != 0 { // the next one does not use it
+			if inst&0xE80 != 0 { // not converted by the encoder
+				if (inst<<8^(next-3))&0xF8003 != 0 { // the next instruction does not use its result
 					i += 6
 					continue
 				}

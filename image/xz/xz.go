@@ -1,7 +1,6 @@
-// Package xz reads .xz files (version 1.2.0 of the format) in bounded memory. The
-// LZMA2 data are unpacked by ulikunitz/xz; the container around them is read here,
-// because the library allocates whatever dictionary a header asks for, up to 4 GiB,
-// and accepts a stream that ends between two blocks.
+// Package xz decompresses .xz files (version 1.2.0 of the format) in bounded memory. It uses
+// ulikunitz/xz for LZMA2 only: for a whole file that library allocates the dictionary in the
+// header, up to 4 GiB, and accepts a stream that ends between two blocks.
 package xz
 
 import (
@@ -20,36 +19,36 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// MaxDict is a limit for dictionaries that suits most uses: twice what xz -9 uses.
+// MaxDict is a limit for most uses: twice the dictionary of xz -9.
 const MaxDict = 128 << 20
 
-// DictError is a block that asks for a larger dictionary than the limit.
+// DictError says that a block needs a dictionary above the limit. Sizes are in bytes.
 type DictError struct{ Want, Max int64 }
 
 func (e *DictError) Error() string {
 	return fmt.Sprintf("unpacking it needs an xz dictionary of %d bytes, more than the limit of %d", e.Want, e.Max)
 }
 
-// FilterError is a block with a filter that is not known.
+// FilterError says that a block has an unsupported filter.
 type FilterError struct{ ID uint64 }
 
 func (e *FilterError) Error() string {
-	return fmt.Sprintf("it is packed with the xz filter %#x, which is not supported: unpack it with xz -d", e.ID)
+	return fmt.Sprintf("the xz filter %#x is not supported: unpack it with xz -d", e.ID)
 }
 
 var (
 	errHeader = errors.New("xz: damaged header")
 	errIndex  = errors.New("xz: the index does not match the blocks")
 	errFooter = errors.New("xz: damaged footer")
-	errSize   = errors.New("xz: a block has another size than its header says")
-	errCheck  = errors.New("xz: the check of a block does not match")
+	errSize   = errors.New("xz: the size of a block does not match its header")
+	errCheck  = errors.New("xz: checksum mismatch")
 )
 
-// lookahead is how far the chunks of a block are looked at before its dictionary is
-// allocated.
+// lookahead is the number of compressed bytes of a block that are scanned for its
+// uncompressed size before its dictionary is allocated.
 const lookahead = 1 << 20
 
-// Reader unpacks one or more streams.
+// Reader decompresses one or more streams.
 type Reader struct {
 	in  *bufio.Reader
 	off int64 // bytes read from in
@@ -57,23 +56,24 @@ type Reader struct {
 
 	maxDict int64
 
-	check  byte // of the stream
+	check  byte // type of the checksums in the stream
 	block  block
-	blocks records // of the stream
+	blocks records // of the blocks of the stream that have been read
 }
 
-// block is the block that is being read; data is nil between two blocks.
+// block is the current block; data is nil between two blocks.
 type block struct {
 	data             io.Reader
-	sum              hash.Hash // nil if there is no check that can be compared
-	start            int64     // where its header is
-	begin            int64     // where its data are
-	packed, unpacked int64     // as the header says, or -1
-	n                int64     // unpacked so far
+	sum              hash.Hash // nil if the stream has no checksums
+	start            int64     // offset of its header
+	begin            int64     // offset of its data
+	packed, unpacked int64     // sizes in the header, or -1
+	n                int64     // bytes decompressed so far
 	filters          []filter  // before LZMA2, in the order of the encoder
 }
 
-// records are the sizes of the blocks of a stream, as a hash: there may be millions.
+// records is the number of blocks in a stream and a hash of their sizes, which bounds the
+// memory for millions of blocks.
 type records struct {
 	n   int64
 	sum hash.Hash
@@ -89,26 +89,26 @@ func (r *records) add(unpadded, unpacked int64) {
 	r.n++
 }
 
-// NewReader unpacks the streams in r, which end where r does. It reads the header of
-// the first one. A block may ask for a dictionary of up to maxDict bytes.
+// NewReader returns a reader that decompresses the streams in r, up to its end. It reads the
+// header of the first stream. A dictionary of more than maxDict bytes is a *[DictError].
 func NewReader(r io.Reader, maxDict int64) (*Reader, error) {
 	x := &Reader{in: bufio.NewReaderSize(r, lookahead), maxDict: maxDict}
 	if err := x.streamHeader(); err != nil {
-		return nil, whole(err)
+		return nil, unexpectedEOF(err)
 	}
 	return x, nil
 }
 
-// whole is err where the data may not end.
-func whole(err error) error {
+// unexpectedEOF replaces [io.EOF], where a stream must not end.
+func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
-// counted reads the packed data and counts them. It has no ReadByte: lzma would read
-// beyond what it needs.
+// counted counts the bytes that are read. It has no ReadByte, so that lzma does not read
+// ahead.
 type counted struct{ x *Reader }
 
 func (c counted) Read(p []byte) (int, error) {
@@ -135,7 +135,7 @@ func (x *Reader) Read(p []byte) (int, error) {
 	return 0, x.err
 }
 
-// read reads the next data, or what is between two blocks.
+// read reads data of the current block, or the headers up to the next one.
 func (x *Reader) read(p []byte) (int, error) {
 	b := &x.block
 	if b.data == nil {
@@ -160,25 +160,25 @@ func (x *Reader) next() error {
 	start := x.off
 	var first [1]byte
 	if err := x.full(first[:]); err != nil {
-		return whole(err)
+		return unexpectedEOF(err)
 	}
 	if first[0] != 0 {
-		return whole(x.blockHeader(start, first[0]))
+		return unexpectedEOF(x.blockHeader(start, first[0]))
 	}
 	if err := x.index(start); err != nil {
-		return whole(err)
+		return unexpectedEOF(err)
 	}
-	// Stream padding, and then the end or another stream.
+	// Stream padding (section 2.2), then the end or another stream.
 	for {
 		head, err := x.in.Peek(4)
 		if len(head) == 0 {
 			return err
 		}
 		if len(head) < 4 {
-			return whole(err)
+			return unexpectedEOF(err)
 		}
 		if !bytes.Equal(head, make([]byte, 4)) {
-			return whole(x.streamHeader())
+			return unexpectedEOF(x.streamHeader())
 		}
 		if err := x.full(head[:4:4]); err != nil {
 			return err
@@ -188,7 +188,7 @@ func (x *Reader) next() error {
 
 const streamHeader = 12
 
-// streamHeader reads section 2.1.1: magic, flags, and the CRC-32 of the flags.
+// streamHeader reads a stream header (section 2.1.1): magic, flags, CRC-32 of the flags.
 func (x *Reader) streamHeader() error {
 	var h [streamHeader]byte
 	if err := x.full(h[:]); err != nil {
@@ -199,12 +199,12 @@ func (x *Reader) streamHeader() error {
 	}
 	x.check, x.blocks = h[7], newRecords()
 	if _, err := newCheck(x.check); err != nil || h[6] != 0 {
-		return fmt.Errorf("xz: a stream with flags %#02x %#02x is not known", h[6], h[7])
+		return fmt.Errorf("xz: the stream flags %#02x %#02x are not supported", h[6], h[7])
 	}
 	return nil
 }
 
-// newCheck is nil for streams without a check.
+// newCheck returns the hash for a type of checksum (section 2.1.1.2), or nil for none.
 func newCheck(kind byte) (hash.Hash, error) {
 	switch kind {
 	case 0:
@@ -219,7 +219,7 @@ func newCheck(kind byte) (hash.Hash, error) {
 	return nil, errHeader
 }
 
-// blockHeader reads section 3.1, whose first byte was read, and begins the block.
+// blockHeader reads a block header (section 3.1) after its first byte, and begins the block.
 func (x *Reader) blockHeader(start int64, first byte) error {
 	h := make([]byte, (int(first)+1)*4)
 	h[0] = first
@@ -251,7 +251,7 @@ func (x *Reader) blockHeader(start int64, first byte) error {
 	return err
 }
 
-// parseBlock reads a whole block header.
+// parseBlock parses a block header and returns the size of the dictionary.
 func parseBlock(h []byte) (b *block, dict int64, err error) {
 	body := h[2 : len(h)-4]
 	if binary.LittleEndian.Uint32(h[len(h)-4:]) != crc32.ChecksumIEEE(h[:len(h)-4]) || h[1]&0x3c != 0 {
@@ -285,10 +285,10 @@ func parseBlock(h []byte) (b *block, dict int64, err error) {
 	if len(bytes.TrimRight(body, "\x00")) > 0 {
 		return nil, 0, errHeader
 	}
-	// The last is LZMA2, with one byte of properties, and the others convert.
+	// The last filter is LZMA2, with one byte of properties.
 	last := len(b.filters) - 1
 	for i, f := range b.filters {
-		if (f.id == filterLZMA2) != (i == last) || i < last && !f.known() {
+		if (f.id == filterLZMA2) != (i == last) || i < last && !f.supported() {
 			return nil, 0, &FilterError{f.id}
 		}
 		if i < last && !f.valid() {
@@ -305,8 +305,8 @@ func parseBlock(h []byte) (b *block, dict int64, err error) {
 	return b, dict, nil
 }
 
-// upcoming is how many bytes the block at the current position unpacks to, if all of
-// it is in the buffer: many small blocks must not each cost a large dictionary.
+// upcoming returns the uncompressed size of the block at the current offset, if the whole
+// block is in the buffer. Then a small block does not get a large dictionary.
 func (x *Reader) upcoming() (n int64, ok bool) {
 	for at := 0; ; {
 		h, err := x.in.Peek(min(at+5, lookahead))
@@ -318,7 +318,7 @@ func (x *Reader) upcoming() (n int64, ok bool) {
 		switch {
 		case c[0] == 0:
 			return n, true
-		case c[0] < 0x80: // not packed
+		case c[0] < 0x80: // uncompressed chunk
 			at += 3 + int(size)
 		default:
 			size += int64(c[0]&0x1f) << 16
@@ -333,7 +333,7 @@ func (x *Reader) upcoming() (n int64, ok bool) {
 	}
 }
 
-// endBlock reads the padding and the check, sections 3.3 and 3.4.
+// endBlock reads the padding and verifies the checksum (sections 3.3 and 3.4).
 func (x *Reader) endBlock() error {
 	b := x.block
 	x.block = block{}
@@ -355,7 +355,7 @@ func (x *Reader) endBlock() error {
 	}
 	stored := make([]byte, len(sum))
 	if err := x.full(stored); err != nil {
-		return whole(err)
+		return unexpectedEOF(err)
 	}
 	if !bytes.Equal(stored, sum) {
 		return errCheck
@@ -368,7 +368,7 @@ func (x *Reader) endBlock() error {
 func (x *Reader) zeros(n int64) error {
 	var b [3]byte
 	if err := x.full(b[:n]); err != nil {
-		return whole(err)
+		return unexpectedEOF(err)
 	}
 	if b != [3]byte{} {
 		return errHeader
@@ -376,7 +376,8 @@ func (x *Reader) zeros(n int64) error {
 	return nil
 }
 
-// index reads section 4, whose first byte is at start, and the footer, section 2.1.2.
+// index reads the index (section 4), whose first byte is at start and has been read, and
+// the footer (section 2.1.2).
 func (x *Reader) index(start int64) error {
 	sum := crc32.NewIEEE()
 	sum.Write([]byte{0})
@@ -426,7 +427,7 @@ func (x *Reader) index(start int64) error {
 	return nil
 }
 
-// summedBytes reads bytes one by one and sums them.
+// summedBytes adds the bytes that are read to a checksum.
 type summedBytes struct {
 	x   *Reader
 	sum hash.Hash32
@@ -435,7 +436,7 @@ type summedBytes struct {
 func (s *summedBytes) ReadByte() (byte, error) {
 	b, err := s.x.in.ReadByte()
 	if err != nil {
-		return 0, whole(err)
+		return 0, unexpectedEOF(err)
 	}
 	s.x.off++
 	s.sum.Write([]byte{b})

@@ -20,7 +20,7 @@ import (
 	"imgtool/image/xz"
 )
 
-func TestAStreamThatIsCutAnywhereIsSeen(t *testing.T) {
+func TestCutStreamIsError(t *testing.T) {
 	data := bytes.Repeat([]byte("imgtool "), 20_000)
 	file := filepath.Join(t.TempDir(), "x")
 	os.WriteFile(file, data, 0o644)
@@ -35,7 +35,7 @@ func TestAStreamThatIsCutAnywhereIsSeen(t *testing.T) {
 			t.Errorf("the whole stream: %v", err)
 		}
 		if n < len(packed) && err == nil {
-			t.Errorf("cut to %d of %d bytes goes unseen", n, len(packed))
+			t.Errorf("a stream cut to %d of %d bytes is accepted", n, len(packed))
 		}
 	}
 	twice, err := xz.NewReader(bytes.NewReader(append(append(bytes.Clone(packed), 0, 0, 0, 0), packed...)), xz.MaxDict)
@@ -47,7 +47,7 @@ func TestAStreamThatIsCutAnywhereIsSeen(t *testing.T) {
 	}
 }
 
-// withDict writes another dictionary size into the only block header of a stream.
+// withDict changes the dictionary size in the only block header of a stream.
 func withDict(t testing.TB, packed []byte, code byte) []byte {
 	b := bytes.Clone(packed)
 	size := (int(b[12]) + 1) * 4
@@ -61,7 +61,7 @@ func withDict(t testing.TB, packed []byte, code byte) []byte {
 	return b
 }
 
-func TestADictionaryIsBoundedByItsHeaderAndTakesWhatTheDataNeed(t *testing.T) {
+func TestDictionarySize(t *testing.T) {
 	data := bytes.Repeat([]byte("imgtool "), 20_000)
 	file := filepath.Join(t.TempDir(), "x")
 	os.WriteFile(file, data, 0o644)
@@ -69,11 +69,11 @@ func TestADictionaryIsBoundedByItsHeaderAndTakesWhatTheDataNeed(t *testing.T) {
 	for code := byte(0); code <= 40; code++ {
 		b := withDict(t, packed, code)
 		os.WriteFile(file+".xz", b, 0o644)
-		// The size in bytes, by xz itself, which only shortens what is whole.
+		// xz prints the size in bytes, or in a larger unit if it is a multiple of that.
 		listed := imagetest.Run(t, "xz", "--robot", "-l", "-vv", file+".xz")
 		m := regexp.MustCompile(`lzma2=dict=([0-9]+)(KiB|MiB|GiB)?`).FindStringSubmatch(listed)
 		if m == nil {
-			t.Fatalf("xz says no dictionary: %s", listed)
+			t.Fatalf("xz prints no dictionary size: %s", listed)
 		}
 		want, _ := strconv.ParseInt(m[1], 10, 64)
 		want *= map[string]int64{"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[m[2]]
@@ -89,8 +89,7 @@ func TestADictionaryIsBoundedByItsHeaderAndTakesWhatTheDataNeed(t *testing.T) {
 		var dict *xz.DictError
 		switch {
 		case want <= 128<<20 && (err != nil || !bytes.Equal(got, data)):
-			// xz itself writes no dictionary smaller than what it used; one that is
-			// too small is an error of the data.
+			// A dictionary smaller than the distances in the data is an error.
 			if want >= 256<<10 {
 				t.Errorf("a dictionary of %d bytes: %v", want, err)
 			}
@@ -103,7 +102,7 @@ func TestADictionaryIsBoundedByItsHeaderAndTakesWhatTheDataNeed(t *testing.T) {
 	}
 }
 
-func TestManySmallBlocksDoNotCostALargeDictionaryEach(t *testing.T) {
+func TestSmallBlocksGetSmallDictionaries(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x")
 	os.WriteFile(file, []byte("x"), 0o644)
 	one := withDict(t, []byte(imagetest.Run(t, "xz", "-0", "-T1", "-c", file)), 30) // 128 MiB
@@ -141,7 +140,7 @@ func TestAllChecksAndLevels(t *testing.T) {
 			if check == "none" {
 				continue
 			}
-			// Any other byte is found, wherever it is.
+			// A changed byte is found at any offset.
 			for at := 0; at < len(packed); at += len(packed)/12 + 1 {
 				b := bytes.Clone(packed)
 				b[at] ^= 0x10
@@ -150,7 +149,7 @@ func TestAllChecksAndLevels(t *testing.T) {
 					_, err = io.Copy(io.Discard, r)
 				}
 				if err == nil {
-					t.Errorf("%v %s: another byte at %d of %d is not found", args, check, at, len(packed))
+					t.Errorf("%v %s: a changed byte at %d of %d is not found", args, check, at, len(packed))
 				}
 			}
 		}
@@ -161,7 +160,7 @@ func TestAllChecksAndLevels(t *testing.T) {
 func FuzzReader(f *testing.F) {
 	f.Add([]byte("\xfd7zXZ\x00\x00\x01\x69\x22\xde\x36\x02\x00\x21\x01\x00\x00\x00\x00\x37\x27\x97\xd6\x01\x00\x00x\x00\x00\x00\x00\x83\x16\xdc\x8c\x00\x01\x11\x01\x70\x13\x2e\x87\x90\x42\x99\x0d\x01\x00\x00\x00\x00\x01YZ"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		// The checksums of headers would keep most inputs from getting far.
+		// Correct the checksums of the headers, so that more inputs get past them.
 		if len(b) > 24 {
 			binary.LittleEndian.PutUint32(b[8:], crc32.ChecksumIEEE(b[6:8]))
 			if size := (int(b[12]) + 1) * 4; 12+size <= len(b) {

@@ -23,7 +23,7 @@ import (
 	"imgtool/image/vm"
 )
 
-// board is an emulated Rock64 with the disk it was flashed with.
+// board is an emulated Rock64 with a flashed disk.
 type board struct {
 	t    *testing.T
 	site *site
@@ -33,8 +33,8 @@ type board struct {
 	more func(m *vm.Machine) // changes the machine, or nil
 }
 
-// newBoard has a starter with the seed of a site on boot-a, or with none. The disk is
-// the size of a small eMMC, as flash writes it.
+// newBoard flashes the starter, with or without the seed of a new site on boot-a, to a disk
+// of the size of a small eMMC.
 func newBoard(t *testing.T, seeded bool) *board {
 	t.Helper()
 	needVM(t)
@@ -67,13 +67,13 @@ func (b *board) machine(stick string) vm.Machine {
 	return m
 }
 
-// boots until a line is seen, then cuts the power, and returns what the console said.
+// boots boots until a line is seen, cuts the power, and returns the console's text.
 func (b *board) boots(until, stick string, replies ...vm.Reply) string {
 	b.t.Helper()
 	return imagetest.Boot(b.t, b.machine(stick), until, replies...)
 }
 
-// runs boots until a line is seen, does work and cuts the power.
+// runs boots until a line is seen, calls work and cuts the power.
 func (b *board) runs(until, stick string, work func()) string {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), 3*time.Minute)
@@ -95,8 +95,9 @@ func (b *board) runs(until, stick string, work func()) string {
 
 func (b *board) url() string { return fmt.Sprintf("http://127.0.0.1:%d", b.port) }
 
-// Of a fresh flash, boot-a's seed is taken; at the second boot it is there; after
-// /data was wiped it is not taken again, but that of a stick is, or none.
+// On a fresh flash, boot-a's seed is used, and the configuration is kept over the second
+// boot. After /data was wiped boot-a's seed is not used again, but that of a stick is, or
+// the device waits.
 func TestFirstBootAndReprovisioning(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t, true)
@@ -139,7 +140,7 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 		b.site.wants(0, "up, and has the configuration of", "provision", "status", b.url(), "--seed", onStick, "--key", b.site.key())
 	})
 
-	// From now on it is on the LAN alone.
+	// From now on the console is on the LAN only.
 	log = b.runs(provisioned, "", func() {
 		b.site.wants(9, "does not answer", "provision", "status", b.url())
 		b.site.wants(0, "applied in", "provision", fmt.Sprintf("http://127.0.0.1:%d", b.lan), "--seed", b.site.seed, "--key", b.site.key())
@@ -147,7 +148,7 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 	wantLines(t, log, "fresh flash: no", "first-boot: the configuration of /data is taken", "first-boot: the console is at http://172.20.30.1:8080")
 }
 
-// A bad seed is passed over, and why is told.
+// An invalid seed is skipped, and the reason is reported.
 func TestFirstBootWithABadSeed(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t, false)
@@ -187,7 +188,7 @@ func TestFirstBootWithABadSeed(t *testing.T) {
 	wantLines(t, b.boots(provisioned, ""), "fresh flash: no", "first-boot: the configuration of /data is taken")
 }
 
-// The services of a gateway run, as the configuration says: each is asked over the network.
+// The services of a gateway run as configured: each is asked over the network.
 func TestServicesOfTheStarter(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t, true)
@@ -246,8 +247,8 @@ func TestServicesOfTheStarter(t *testing.T) {
 	}
 }
 
-// A data partition that does not mount is made anew if it is empty; otherwise the device
-// takes no configuration. In neither case does it call itself provisioned.
+// A data partition that cannot be mounted is formatted again if it is empty; otherwise the
+// device accepts no configuration. In both cases it is not provisioned.
 func TestADataPartitionThatDoesNotMount(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t, true)
@@ -259,7 +260,7 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 	}
 	defer disk.Close()
 
-	// One of its two superblocks is enough.
+	// One of the two superblocks is sufficient.
 	if _, err := disk.WriteAt(make([]byte, superblocks/2), begin); err != nil {
 		t.Fatal(err)
 	}
@@ -291,8 +292,8 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 	wantLines(t, log, "first-boot: the configuration of /data is taken", "config/quadlet", "config/ssh-authorized-keys", "containers")
 }
 
-// The power is cut at any moment of the first boot, up to three times; after that the
-// device ends provisioned or waiting, and is then provisioned by its owner.
+// After up to three power cuts at random moments of the first boot, the device is
+// provisioned, or waits and can be provisioned.
 func TestFirstBootWithPowerCuts(t *testing.T) {
 	t.Parallel()
 	n := 1
@@ -310,7 +311,7 @@ func TestFirstBootWithPowerCuts(t *testing.T) {
 		imagetest.Run(t, "cp", "--sparse=always", flashed, b.disk)
 		var cuts []time.Duration
 		for range 1 + rng.IntN(3) {
-			// From the kernel's start to some time after all is done.
+			// From the start of the kernel to some time after provisioning.
 			cut := 2*time.Second + time.Duration(rng.Int64N(int64(10*time.Second)))
 			cuts = append(cuts, cut.Round(time.Millisecond))
 			m := b.machine("")

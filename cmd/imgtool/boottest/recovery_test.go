@@ -26,9 +26,9 @@ import (
 	"imgtool/image/xz"
 )
 
-// A virtual machine is a person's computer and the board at its cable at once:
-// the kernel's own gadget driver plays the USB side of U-Boot, dummy_hcd the
-// cable. What is flashed there then boots on an emulated arm64 machine.
+// A virtual machine is both the user's computer and the board at its USB cable:
+// the kernel's gadget driver simulates U-Boot's USB mass storage, and dummy_hcd the
+// cable. The flashed disk then boots on an emulated arm64 machine.
 func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 	t.Parallel()
 	needVM(t)
@@ -37,7 +37,7 @@ func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 	x := filepath.Join(dir, "x.img.zst")
 	imgtool(t, "build", "--board", "rock64", "--build-id", "recovery-1", "-o", x)
 	vm.put("x.img.zst", 0o644, readFile(t, x))
-	// The board has an older image, which would boot.
+	// The board has an older image that boots.
 	emmc := sparseFile(t, filepath.Join(dir, "emmc"), 2500<<20)
 	imgtool(t, "flash", "--yes", "--image", starter(t, "boot-1"), emmc)
 	stick := innocentStick(t, filepath.Join(dir, "stick"))
@@ -61,21 +61,21 @@ func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 		`(?m)^table flashed: there$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(log) {
-			t.Errorf("the machine did not say %s", want)
+			t.Errorf("the machine did not print %s", want)
 		}
 	}
 	if hashFile(t, stick) != before {
 		t.Error("the stick beside the board was changed")
 	}
 	if t.Failed() {
-		t.Fatalf("the machine said:\n%s", log)
+		t.Fatalf("the machine printed:\n%s", log)
 	}
 	t.Log(log)
 	imgtool(t, "verify", "--image", x, emmc)
 	boot(t, emmc, `imgtool starter ready: slot a, build recovery-1, root overlay`)
 }
 
-// innocentStick is a USB stick of 4 GiB with something on it.
+// innocentStick makes a USB stick of 4 GiB with some data.
 func innocentStick(t *testing.T, path string) string {
 	t.Helper()
 	sparseFile(t, path, 4<<30)
@@ -94,8 +94,8 @@ func innocentStick(t *testing.T, path string) string {
 	return path
 }
 
-// machine is a virtual amd64 machine with Debian's kernel, which runs
-// a script from memory.
+// machine is a virtual amd64 machine with Debian's kernel that runs a script from its
+// initrd.
 type machine struct {
 	t      *testing.T
 	dir    string
@@ -104,8 +104,8 @@ type machine struct {
 	w      *cpio.Writer
 }
 
-// newMachine puts a kernel into dir, and into the initrd imgtool and what the
-// script needs.
+// newMachine writes the kernel to dir, and adds imgtool and the files that the script needs to
+// the initrd.
 func newMachine(t *testing.T, dir, script string, modules ...string) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: dir, qemu: imagetest.Need(t, "qemu-system-x86_64")}
@@ -145,7 +145,7 @@ func newMachine(t *testing.T, dir, script string, modules ...string) *machine {
 		t.Fatal(err)
 	}
 	m.put("bin/busybox", 0o755, content(t, busybox))
-	// Debian's kernel for clouds has neither USB disks nor gadgets.
+	// Debian's cloud kernel supports neither USB disks nor gadgets.
 	kernel := deb("linux-image-amd64")
 	for p, n := range kernel.All() {
 		if strings.HasPrefix(p, "boot/vmlinuz-") {
@@ -176,21 +176,21 @@ func (m *machine) put(name string, mode cpio.FileMode, data []byte) {
 	}
 }
 
-// putKernel takes the ELF kernel out of a bzImage, which would take longer to
-// unpack itself in an emulator than all the rest of booting. Where it lies is in
-// the header (the kernel's Documentation/arch/x86/boot.rst).
+// putKernel extracts the ELF kernel from a bzImage, because unpacking it in the emulator
+// would take longer than the rest of the boot. The header gives its offset (Linux,
+// Documentation/arch/x86/boot.rst).
 func (m *machine) putKernel(b []byte) {
 	m.t.Helper()
 	le := binary.LittleEndian
 	if len(b) < 0x250 || string(b[0x202:0x206]) != "HdrS" {
-		m.t.Fatal("the kernel is no bzImage")
+		m.t.Fatal("the kernel is not a bzImage")
 	}
 	off := (int(b[0x1f1])+1)*512 + int(le.Uint32(b[0x248:]))
 	payload := b[off : off+int(le.Uint32(b[0x24c:]))]
 	if !bytes.HasPrefix(payload, []byte("\xfd7zXZ")) {
-		m.t.Fatalf("the kernel is not packed with xz: it starts with % x", payload[:6])
+		m.t.Fatalf("the kernel is not compressed with xz: it starts with % x", payload[:6])
 	}
-	// The size of the kernel follows its stream. The x86 filter is beyond package xz.
+	// The size of the kernel follows the xz stream.
 	cmd := exec.Command(imagetest.Need(m.t, "xz"), "--decompress", "--stdout", "--single-stream")
 	cmd.Stdin = bytes.NewReader(payload)
 	vmlinux, err := cmd.Output()
@@ -202,9 +202,8 @@ func (m *machine) putKernel(b []byte) {
 	}
 }
 
-// putModules puts modules and all they depend on into the initrd, and a list of
-// them in the order they can be loaded in. A module that is not there is taken
-// for one that is built in.
+// putModules adds modules and their dependencies to the initrd, and a list of
+// them in load order. Missing modules are assumed to be built in.
 func (m *machine) putModules(kernel *tree.Tree, names ...string) {
 	m.t.Helper()
 	files := map[string]*tree.Inode{}
@@ -258,7 +257,7 @@ func (m *machine) putModules(kernel *tree.Tree, names ...string) {
 	m.put("modules.order", 0o644, list.Bytes())
 }
 
-// run runs the machine until it is off, and returns what it said.
+// run runs the machine until it powers off, and returns the text of its console.
 func (m *machine) run(args ...string) string {
 	m.t.Helper()
 	if err := m.w.Close(); err != nil {
@@ -270,19 +269,19 @@ func (m *machine) run(args ...string) string {
 	}
 	ctx, cancel := context.WithTimeout(m.t.Context(), 3*time.Minute)
 	defer cancel()
-	// KVM may be there and not work. The kernel's lines would break those of the script.
+	// KVM may be present but not work. Kernel messages would interrupt the script's lines.
 	cmd := exec.CommandContext(ctx, m.qemu, append([]string{"-accel", "tcg", "-cpu", "max", "-M", "q35", "-smp", "1", "-m", "768",
 		"-nographic", "-no-reboot", "-nic", "none", "-kernel", filepath.Join(m.dir, "vmlinux"), "-initrd", initrd,
 		"-append", "console=ttyS0 loglevel=1 panic=-1 mitigations=off"}, args...)...)
 	begin := time.Now()
 	out, err := cmd.CombinedOutput()
 	log := strings.ReplaceAll(string(out), "\r", "")
-	// The firmware clears the screen of whoever reads this.
+	// The firmware clears the screen.
 	if _, after, ok := strings.Cut(log, "Booting from ROM.."); ok {
 		log = "\n" + after
 	}
 	if err != nil || !strings.Contains(log, "\ndone ") {
-		m.t.Fatalf("the machine did not come to its end (%v):\n%s", err, log)
+		m.t.Fatalf("the machine did not finish (%v):\n%s", err, log)
 	}
 	m.t.Logf("off after %s", time.Since(begin).Round(100*time.Millisecond))
 	return log

@@ -19,7 +19,7 @@ const (
 	waiting     = `^first-boot: no seed was found; waiting`
 )
 
-// tries are what boot.scr counts, by Debian's own tool; nothing if nothing was written yet.
+// tries returns the boot counts as fw_printenv reads them, or nothing if none were written.
 func tries(t *testing.T, disk string) string {
 	t.Helper()
 	if strings.Trim(bytesAt(t, disk, 0x3f0000, 512), "\x00") == "" {
@@ -28,7 +28,7 @@ func tries(t *testing.T, disk string) string {
 	return strings.ReplaceAll(imagetest.Run(t, "fw_printenv", "-c", triesConfig(t, disk)), "\n", ", ")
 }
 
-// setTries sets a variable of them.
+// setTries sets a variable of the boot counts.
 func setTries(t *testing.T, disk, name, value string) {
 	t.Helper()
 	imagetest.Run(t, "fw_setenv", "-c", triesConfig(t, disk), name, value)
@@ -43,13 +43,13 @@ func triesConfig(t *testing.T, disk string) string {
 	return file
 }
 
-// gap is what is before the first partition and behind the table.
+// gap returns the bytes between the table and the first partition.
 func gap(t *testing.T, disk string) string {
 	t.Helper()
 	return bytesAt(t, disk, 34*512, 16<<20-34*512)
 }
 
-// table is a partition table by sfdisk: number, start and size in sectors, type, name.
+// table returns the partitions as sfdisk reads them: number, start and size in sectors, type, name.
 func table(t *testing.T, disk string) (rows []string) {
 	t.Helper()
 	for line := range strings.Lines(imagetest.Run(t, "sfdisk", "--dump", disk)) {
@@ -73,7 +73,7 @@ const (
 	generic  = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 )
 
-// madeParts judges what the first boot made of a disk of size bytes.
+// madeParts checks the partitions that the first boot made on a disk of size bytes.
 func madeParts(t *testing.T, disk string, size int64) {
 	t.Helper()
 	data := (size/512 - 33 - 4751360) / 8 * 8 // systemd-repart works in 4 KiB
@@ -103,11 +103,11 @@ func madeParts(t *testing.T, disk string, size int64) {
 	}
 }
 
-// otherSlot is a device on a disk, flashed with an image, and an update for its slot B.
+// otherSlot is a device with an image, an update for its slot B, and a disk.
 type otherSlot struct{ img, update, disk string }
 
-// From the first boot of the smallest disk to slot B, with another build that the running
-// system wrote, and back to slot A when slot B fails.
+// A device on the smallest disk boots, writes another build to slot B, switches to it, and
+// goes back to slot A when slot B fails.
 func TestADeviceFromItsFirstBootToItsOtherSlot(t *testing.T) {
 	t.Parallel()
 	needVM(t)
@@ -135,12 +135,12 @@ func TestADeviceFromItsFirstBootToItsOtherSlot(t *testing.T) {
 	})
 }
 
-// readyLine is what the starter says in a slot.
+// readyLine matches the last line of the starter in a slot.
 func readyLine(slot, build string) string {
 	return fmt.Sprintf(`^imgtool starter ready: slot %s, build %s, root overlay$`, slot, build)
 }
 
-// boots is a boot that ends well, after which the tries are such.
+// boots boots until provisioned and compares the boot counts afterwards.
 func (d *otherSlot) boots(t *testing.T, want string, lines ...string) string {
 	t.Helper()
 	log := vmUntil(t, provisioned, "--keep", d.disk)
@@ -161,7 +161,7 @@ func (d *otherSlot) firstBoot(t *testing.T) {
 	wantLines(t, log, "Build ID: boot-1", "Slot A is the only one: its boots are not counted",
 		"Recovery by the button is not possible: this U-Boot has no gpio command", "fresh flash: yes", "/data mounted: f2fs on ")
 	madeParts(t, d.disk, 2385<<20)
-	// The boot loaders are where they were: nothing was discarded.
+	// The boot loaders were not discarded.
 	for _, at := range []int64{64 * 512, 16384 * 512} {
 		if a, b := bytesAt(t, d.img, at, 1<<16), bytesAt(t, d.disk, at, 1<<16); a != b {
 			t.Errorf("the boot loader at byte %d is gone", at)
@@ -172,7 +172,7 @@ func (d *otherSlot) firstBoot(t *testing.T) {
 	}
 }
 
-// The second is not fresh, has the data, and writes slot B.
+// The second boot is not fresh, has the data, and writes slot B.
 func (d *otherSlot) writesSlotB(t *testing.T) {
 	before := gap(t, d.disk)
 	m := vm.Machine{Disks: []vm.Disk{{Path: d.disk, Bus: "virtio", Keep: true}, {Path: d.update, Bus: "virtio"}}}
@@ -188,7 +188,7 @@ func (d *otherSlot) writesSlotB(t *testing.T) {
 	}
 }
 
-// Slot A is good: its boots are not counted.
+// Boots of slot A, which is good, are not counted.
 func (d *otherSlot) goodSlot(t *testing.T) {
 	before := gap(t, d.disk)
 	d.boots(t, "BOOT_A_LEFT=good, BOOT_ORDER=A B, ", "Slot A is good: its boots are not counted", "imgtool starter ready: slot a, build boot-1,")
@@ -197,7 +197,7 @@ func (d *otherSlot) goodSlot(t *testing.T) {
 	}
 }
 
-// Slot B is tried when the running system asks for it, and is good then.
+// The running system selects slot B, which is tried and marked good.
 func (d *otherSlot) trialOfB(t *testing.T) {
 	m := vm.Machine{Disks: []vm.Disk{{Path: d.disk, Bus: "virtio", Keep: true}}}
 	imagetest.Boot(t, m, `reboot: Power down`,
@@ -214,7 +214,7 @@ func (d *otherSlot) trialOfB(t *testing.T) {
 	}
 }
 
-// After three failures of slot B comes A.
+// After three failures of slot B, slot A is booted.
 func (d *otherSlot) failureOfB(t *testing.T) {
 	f, err := os.OpenFile(d.disk, os.O_RDWR, 0)
 	if err != nil {
@@ -232,8 +232,8 @@ func (d *otherSlot) failureOfB(t *testing.T) {
 	}
 }
 
-// Where U-Boot's own method for RAUC has chosen the only slot, that is all of BOOT_ORDER
-// from then on; and Linux does not look for the tries of the script.
+// If U-Boot's boot method for RAUC has chosen the only slot, BOOT_ORDER contains only that
+// slot afterwards, and Linux does not use the boot counts of the script.
 func TestTheOnlySlotOfABootMethod(t *testing.T) {
 	t.Parallel()
 	needVM(t)
@@ -249,7 +249,7 @@ func TestTheOnlySlotOfABootMethod(t *testing.T) {
 			t.Errorf("the script has chosen, too: %q is said:\n%s", text, log)
 		}
 	}
-	// QEMU's flash ends the saving with a timeout, after the text was written.
+	// saveenv writes the text before it fails with a timeout of QEMU's flash.
 	if saved := bytesAt(t, env, 0, 4096); !strings.Contains(saved, "BOOT_ORDER=A\x00") {
 		t.Errorf("BOOT_ORDER is not saved as A: %.100q", saved)
 	}

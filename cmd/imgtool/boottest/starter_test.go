@@ -11,8 +11,7 @@ import (
 	"testing"
 )
 
-// The system that was booted finds the seed on boot-a, as it was given, and the one
-// on a stick. Without them it finds none.
+// The starter reports the seeds on boot-a and on a stick, or none.
 func TestTheStarterFindsItsSeeds(t *testing.T) {
 	t.Parallel()
 	needVM(t)
@@ -47,9 +46,9 @@ func TestTheStarterFindsItsSeeds(t *testing.T) {
 	}
 }
 
-// Slot B of an image with both slots boots its own root, if asked for or if U-Boot finds
-// no kernel in slot A. Such an image is not fresh, for there is a boot-b, and has room for
-// data made all the same.
+// Slot B of an image with both slots boots with its root, with --slot b and if U-Boot finds
+// no kernel in slot A. Such an image is not fresh, because boot-b exists, but its data
+// partition is created.
 func TestAnImageWithBothSlotsBootsB(t *testing.T) {
 	t.Parallel()
 	needVM(t)

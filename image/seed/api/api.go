@@ -1,6 +1,6 @@
-// Package api is what the provisioning service of an AtomixOS device and its
-// clients agree on: routes, headers, limits, JSON shapes and what is signed. The
-// service speaks plain HTTP. It knows neither a network nor a device.
+// Package api defines the protocol between the provisioning service of an AtomixOS device and
+// its clients: routes, headers, limits, JSON shapes and signatures. The service speaks plain
+// HTTP.
 package api
 
 import (
@@ -15,23 +15,25 @@ import (
 
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
+
+	"imgtool/image/seed/check"
 )
 
-// Port is where the service listens.
+// Port is the TCP port of the service.
 const Port = 8080
 
-// The routes.
+// Routes.
 const (
-	PathPage     = "/" // for browsers; gone once the device is provisioned
+	PathPage     = "/" // for browsers, while the device has no configuration
 	PathHealth   = "/api/health"
 	PathNonce    = "/api/nonce"
 	PathValidate = "/api/validate"
 	PathConfig   = "/api/config"
 	PathExport   = "/api/config/export"
-	PathJobs     = "/api/jobs/" // and the job's id
+	PathJobs     = "/api/jobs/" // followed by the id of the job
 	PathSchema   = "/schema/openapi.json"
 
-	// Of single places; but for the network a name follows.
+	// Single places of the configuration. All but the network are followed by a name.
 	PathUsers      = "/api/config/users/"
 	PathNetwork    = "/api/config/network"
 	PathContainers = "/api/config/containers/"
@@ -39,60 +41,60 @@ const (
 	PathVolumes    = "/api/config/container-volumes/"
 )
 
-// The headers of requests.
+// Headers of requests.
 const (
 	HeaderNonce     = "X-AtomixOS-Nonce"
 	HeaderSignature = "X-AtomixOS-Signature"
 	HeaderFilename  = "X-Config-Filename"
 )
 
-// The limits of the service.
+// Limits of the service.
 const (
-	MaxBody   = 32 << 20
-	MaxChange = 128 << 10 // of a single place; AtomixOS takes MaxBody
+	MaxBody   = 32 << 20  // bytes
+	MaxChange = 128 << 10 // bytes of a change; AtomixOS takes MaxBody
 	NonceLife = 300 * time.Second
-	MaxJobs   = 64 // kept
+	MaxJobs   = 64 // that are kept
 )
 
 // DeviceIDSize is the length of a device's identifier in bytes.
 const DeviceIDSize = 8
 
-// Namespace of the signatures, and the name of who signs.
+// Namespace is the namespace of signatures, and the name of the signer.
 const Namespace = "atomixos-reapply"
 
 // Health is the body of PathHealth.
 type Health struct {
 	Status string `json:"status"`           // ok
-	Detail string `json:"detail,omitempty"` // why the device waits; not of all devices
-	Device string `json:"device,omitempty"` // identifier, DeviceIDSize bytes in base64url; not of all devices
+	Detail string `json:"detail,omitempty"` // why the device waits; some devices do not send it
+	Device string `json:"device,omitempty"` // identifier, DeviceIDSize bytes in base64url; some devices have none
 }
 
-// Nonce is the body of PathNonce: good for one request and NonceLife. Of a device
-// that has an identifier, the nonce in base64url begins with its bytes.
+// Nonce is the body of PathNonce. A nonce is valid for one request and for NonceLife. If the
+// device has an identifier, the nonce in base64url begins with its bytes.
 type Nonce struct {
 	Nonce string `json:"nonce"`
 }
 
-// Verdict is the body of PathValidate, of status 200 or 400.
+// Verdict is the body of PathValidate, with status 200 or 400.
 type Verdict struct {
 	OK       bool     `json:"ok"`
-	Warnings []string `json:"warnings,omitzero"` // with OK there even if empty
+	Warnings []string `json:"warnings,omitzero"` // present if OK, even if empty
 	Error    string   `json:"error,omitempty"`
 }
 
 // Submitted is the body of an answer with status 202.
 type Submitted struct {
-	JobID  string `json:"job_id"` // who knows it may see the job
+	JobID  string `json:"job_id"` // secret: anyone who knows it can read the job
 	State  string `json:"state"`
 	JobURL string `json:"job_url"`
 }
 
-// Problem is the service's own error, such as 404 and 409.
+// Problem is the body of errors of the service itself, such as 404 and 409.
 type Problem struct {
 	Error string `json:"error"`
 }
 
-// Refusal is the error of the framework below the service, such as 401.
+// Refusal is the body of errors of the service's web framework, such as 401.
 type Refusal struct {
 	StatusCode int    `json:"status_code"`
 	Detail     string `json:"detail"`
@@ -106,15 +108,15 @@ const (
 	Failed    = "failed"
 )
 
-// What became of the configuration before, when a job failed.
+// Rollback states of a failed job.
 const (
-	RollbackCompleted = "completed" // it is back
+	RollbackCompleted = "completed" // the previous configuration is active
 	RollbackFailed    = "failed"
 	RollbackSkipped   = "skipped"
-	RollbackDiscarded = "discarded" // there was none, and the new one is gone
+	RollbackDiscarded = "discarded" // there was no previous configuration, and the new one was deleted
 )
 
-// Steps of a job in their order; those that need not be done are left out.
+// Steps are the steps of a job in their order. A job leaves out steps that are not needed.
 var Steps = []string{"running", "prepare", "recover", "validate", "write-candidate", "write-config", "copy-files", "write-admin-signers", "write-users",
 	"write-firewall", "write-lan", "write-network", "write-os-upgrade", "write-health", "render-containers", "render-container-networks",
 	"render-container-volumes", "render-container-builds", "write-quadlets", "write-runtime-metadata", Promote, "service-deploy", "activate",
@@ -123,24 +125,24 @@ var Steps = []string{"running", "prepare", "recover", "validate", "write-candida
 // Promote is the step that makes the new configuration the active one.
 const Promote = "promote"
 
-// Promoted says whether a step is that one or comes after it.
+// Promoted reports whether a step is Promote or a later one.
 func Promoted(step string) bool {
 	return slices.Index(Steps, step) >= slices.Index(Steps, Promote)
 }
 
-// Job is the state of a job. But for the step, what is empty is absent.
+// Job is the state of a job. Empty fields are absent, except for the step.
 type Job struct {
 	ID       string   `json:"id"`
 	State    string   `json:"state"`
 	Step     string   `json:"current_step"`
 	Events   []Event  `json:"events,omitempty"`
 	Error    string   `json:"error,omitempty"`
-	Result   *Result  `json:"result,omitempty"` // of success; may come a moment after the state
+	Result   *Result  `json:"result,omitempty"` // of success; can follow the state some time later
 	Rollback string   `json:"rollback_status,omitempty"`
-	Duration *float64 `json:"duration_seconds,omitempty"` // once it has ended
+	Duration *float64 `json:"duration_seconds,omitempty"` // after its end
 }
 
-// Event is something that happened in a job.
+// Event is a step of a job, or the state of a service during it.
 type Event struct {
 	Step    string  `json:"step"`
 	Elapsed float64 `json:"elapsed_seconds"`
@@ -150,25 +152,25 @@ type Event struct {
 	Status  string  `json:"status,omitempty"` // building, starting, running, failed or unknown
 }
 
-// Result is what a job came to.
+// Result is the result of a successful job.
 type Result struct {
 	Warnings   []string `json:"warnings"`
 	Reapply    bool     `json:"reapply"`
-	RolledBack *bool    `json:"rolled_back,omitempty"`    // absent after a first configuration that succeeded
-	Forwarding string   `json:"forwarding_url,omitempty"` // where the service is from now on
+	RolledBack *bool    `json:"rolled_back,omitempty"`    // absent for a first configuration
+	Forwarding string   `json:"forwarding_url,omitempty"` // new address of the service
 }
 
-// Change changes one place of a configuration.
+// Change is a change of one place of a configuration.
 type Change struct {
-	// Place is users NAME, network, or containers and container, network or volume and
-	// NAME.
+	// Place is a path: users NAME; network; or containers, followed by container, network or
+	// volume, and NAME.
 	Place []string
-	// Value is a JSON object that takes the place of what is there. That of network is
-	// merged into it instead, and null deletes a key. Nil deletes the place.
+	// Value is a JSON object that replaces the value at the place. For network it is merged
+	// instead, and null deletes a key. A nil Value deletes the place.
 	Value []byte
 }
 
-// Request is the method and the path of a change, empty for a place that has none.
+// Request returns the method and the path of a change; "" if the place cannot be changed.
 func (c Change) Request() (method, path string) {
 	method = "PUT"
 	if c.Value == nil {
@@ -186,17 +188,14 @@ func (c Change) Request() (method, path string) {
 	return "", ""
 }
 
-// Message is what a request signs: body is the SHA-256 of its own. The method is no
-// part of it.
+// Message returns the message that the signature of a request signs. body is the SHA-256 of the
+// request's body. The method is not signed.
 func Message(nonce, path string, body [sha256.Size]byte) []byte {
 	return fmt.Appendf(nil, "atomixos-reapply-v1\nnonce:%s\npath:%s\nsha256:%x\n", nonce, path, body)
 }
 
-// KeyTypes are those the device takes.
-var KeyTypes = []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSA, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256}
-
-// Sign signs a message and returns the value of HeaderSignature: base64 of the
-// signature's armour, not of the signature itself.
+// Sign signs a message and returns the value of HeaderSignature, which is base64 of the armored
+// signature.
 func Sign(message []byte, key ssh.Signer) (string, error) {
 	s, err := sshsig.Sign(bytes.NewReader(message), key, sshsig.HashSHA512, Namespace)
 	if err != nil {
@@ -205,7 +204,7 @@ func Sign(message []byte, key ssh.Signer) (string, error) {
 	return base64.StdEncoding.EncodeToString(sshsig.Armor(s)), nil
 }
 
-// Armour is the signature in a value of HeaderSignature.
+// Armour returns the armored signature in a value of HeaderSignature.
 func Armour(value string) ([]byte, error) {
 	armour, err := base64.StdEncoding.Strict().DecodeString(value)
 	if err != nil || strings.ContainsAny(value, "\r\n") {
@@ -214,8 +213,8 @@ func Armour(value string) ([]byte, error) {
 	return armour, nil
 }
 
-// Verify checks a signature by admin-signers: a public key on each line, which may
-// follow Namespace, as older versions wrote it. Other lines are passed over.
+// Verify verifies a signature with admin-signers: a public key in each line, after Namespace in
+// files of older versions. Other lines are ignored.
 func Verify(message, armour, signers []byte) error {
 	s, key, err := signedBy(armour, signers)
 	if err != nil {
@@ -224,25 +223,25 @@ func Verify(message, armour, signers []byte) error {
 	return sshsig.Verify(bytes.NewReader(message), s, key, s.HashAlgorithm, Namespace)
 }
 
-// Known checks that a signature claims to be by a key of admin-signers. Only Verify
-// shows that it is.
+// Known returns an error if the key in a signature is not in admin-signers. It does not verify
+// the signature.
 func Known(armour, signers []byte) error {
 	_, _, err := signedBy(armour, signers)
 	return err
 }
 
-// maxArmour is more than any signature has: one of RSA with 16,384 bits has 6 KiB.
+// maxArmour is larger than any signature: one of RSA with 16,384 bits has 6 KiB.
 const maxArmour = 10 << 10
 
-// signedBy reads a signature and finds its key in admin-signers.
+// signedBy parses a signature and finds its key in admin-signers.
 func signedBy(armour, signers []byte) (*sshsig.Signature, ssh.PublicKey, error) {
-	// OpenSSH takes no other ends of lines, and nothing before.
+	// OpenSSH accepts no other line ends, and no text before the armor.
 	if !bytes.HasPrefix(armour, []byte("-----BEGIN SSH SIGNATURE-----\n")) || bytes.ContainsRune(armour, '\r') || len(armour) > maxArmour {
-		return nil, nil, errors.New("it is no SSH signature")
+		return nil, nil, errors.New("it is not an SSH signature")
 	}
 	s, err := sshsig.Unarmor(armour)
 	if err != nil {
-		return nil, nil, fmt.Errorf("it is no SSH signature: %w", err)
+		return nil, nil, fmt.Errorf("it is not an SSH signature: %w", err)
 	}
 	signed := s.PublicKey.Marshal()
 	for line := range bytes.Lines(signers) {
@@ -250,10 +249,10 @@ func signedBy(armour, signers []byte) (*sshsig.Signature, ssh.PublicKey, error) 
 		if err != nil || len(options) > 0 || !bytes.Equal(key.Marshal(), signed) {
 			continue
 		}
-		if !slices.Contains(KeyTypes, key.Type()) {
-			return nil, nil, fmt.Errorf("keys of type %s are not taken", key.Type())
+		if !slices.Contains(check.KeyTypes, key.Type()) {
+			return nil, nil, fmt.Errorf("keys of type %s are not accepted", key.Type())
 		}
 		return s, key, nil
 	}
-	return nil, nil, fmt.Errorf("%s signed it, which is no admin's key", ssh.FingerprintSHA256(s.PublicKey))
+	return nil, nil, fmt.Errorf("the signing key %s is not the key of an admin", ssh.FingerprintSHA256(s.PublicKey))
 }

@@ -17,20 +17,20 @@ import (
 	"imgtool/image/seed/console/consoletest"
 )
 
-func TestMessageIsTheDevices(t *testing.T) {
-	// sha256 of nothing, as sha256sum says it.
+func TestMessage(t *testing.T) {
+	// The SHA-256 is that of an empty body, from sha256sum.
 	const want = "atomixos-reapply-v1\nnonce:n0\npath:/api/config/export\nsha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
 	if got := string(api.Message("n0", api.PathExport, sha256.Sum256(nil))); got != want {
 		t.Errorf("got %q", got)
 	}
 }
 
-// makeKey makes a key of a kind with ssh-keygen, and returns its file.
+// makeKey makes a key with ssh-keygen and returns its file.
 func makeKey(t *testing.T, kind ...string) string {
 	t.Helper()
 	imagetest.Need(t, "ssh-keygen")
 	file := filepath.Join(t.TempDir(), "key")
-	imagetest.Run(t, "ssh-keygen", append([]string{"-q", "-N", "", "-C", "somebody", "-f", file, "-t"}, kind...)...)
+	imagetest.Run(t, "ssh-keygen", append([]string{"-q", "-N", "", "-C", "comment", "-f", file, "-t"}, kind...)...)
 	return file
 }
 
@@ -43,7 +43,7 @@ func signers(t *testing.T, file string) string {
 	return "not a key\nssh-ed25519 AAAA spoiled\n" + string(public)
 }
 
-func TestSignaturesAreThoseOfOpenSSH(t *testing.T) {
+func TestSignaturesAgreeWithOpenSSH(t *testing.T) {
 	kinds := [][]string{{"ed25519"}, {"ecdsa", "-b", "256"}, {"ecdsa", "-b", "384"}, {"ecdsa", "-b", "521"}, {"rsa", "-b", "2048"}, {"rsa", "-b", "4096"}}
 	for _, kind := range kinds {
 		t.Run(strings.Join(kind, ""), func(t *testing.T) {
@@ -68,26 +68,26 @@ func TestSignaturesAreThoseOfOpenSSH(t *testing.T) {
 			}
 			allowed := signers(t, file)
 			if err := consoletest.Verify(message, armour, allowed); err != nil {
-				t.Errorf("ssh-keygen does not take ours: %v", err)
+				t.Errorf("ssh-keygen refuses our signature: %v", err)
 			}
 			if err := consoletest.Verify(append(message, 'x'), armour, allowed); err == nil {
-				t.Error("ssh-keygen takes ours for another message")
+				t.Error("ssh-keygen accepts our signature for another message")
 			}
 
 			for _, hash := range []string{"sha512", "sha256"} {
 				theirs := sshKeygen(t, file, hash, api.Namespace, message)
 				if err := api.Verify(message, theirs, []byte(allowed)); err != nil {
-					t.Errorf("%s of ssh-keygen is not taken: %v", hash, err)
+					t.Errorf("a %s signature of ssh-keygen is refused: %v", hash, err)
 				}
 				if err := api.Verify(append(message, 'x'), theirs, []byte(allowed)); err == nil {
-					t.Errorf("%s of ssh-keygen is taken for another message", hash)
+					t.Errorf("a %s signature of ssh-keygen is accepted for another message", hash)
 				}
 			}
 			if err := api.Verify(message, sshKeygen(t, file, "sha512", "file", message), []byte(allowed)); err == nil {
-				t.Error("a signature for something else is taken")
+				t.Error("a signature for another namespace is accepted")
 			}
-			if err := api.Verify(message, armour, []byte(signers(t, makeKey(t, "ed25519")))); err == nil || !strings.Contains(err.Error(), "no admin's key") {
-				t.Errorf("the signature of somebody else: %v", err)
+			if err := api.Verify(message, armour, []byte(signers(t, makeKey(t, "ed25519")))); err == nil || !strings.Contains(err.Error(), "is not the key of an admin") {
+				t.Errorf("a signature of an unknown key: %v", err)
 			}
 		})
 	}
@@ -104,8 +104,8 @@ func sshKeygen(t *testing.T, file, hash, namespace string, message []byte) []byt
 	return out
 }
 
-// What ssh-keygen refuses of these is refused here.
-func TestSpoiledSignaturesAreRefused(t *testing.T) {
+// ssh-keygen refuses these, too.
+func TestVerifyRefusesMalformedSignatures(t *testing.T) {
 	file := makeKey(t, "ed25519")
 	message := api.Message("nonce", api.PathConfig, sha256.Sum256(nil))
 	good := string(sshKeygen(t, file, "sha512", api.Namespace, message))
@@ -119,14 +119,14 @@ func TestSpoiledSignaturesAreRefused(t *testing.T) {
 	} {
 		allowed := signers(t, file)
 		if err := consoletest.Verify(message, []byte(armour), allowed); err == nil {
-			t.Errorf("%s: ssh-keygen takes it", name)
+			t.Errorf("%s: ssh-keygen accepts it", name)
 		}
 		if err := api.Verify(message, []byte(armour), []byte(allowed)); err == nil {
-			t.Errorf("%s is taken", name)
+			t.Errorf("%s is accepted", name)
 		}
 	}
 	if err := api.Verify(message, []byte(strings.TrimSuffix(good, "\n")), []byte(signers(t, file))); err != nil {
-		t.Errorf("without the last end of line: %v", err)
+		t.Errorf("without the final newline: %v", err)
 	}
 }
 
@@ -156,12 +156,12 @@ func TestSignaturesOfSecurityKeys(t *testing.T) {
 		if err := api.Verify(message, armour, []byte(allowed)); err != nil {
 			t.Errorf("%s: %v", key.PublicKey().Type(), err)
 		}
-		// Devices of before have the name of who signs in front.
+		// Older devices write the name of the signer before the key.
 		if err := api.Verify(message, armour, []byte(api.Namespace+" "+allowed)); err != nil {
 			t.Errorf("%s: after a name: %v", key.PublicKey().Type(), err)
 		}
 		if err := api.Verify(append(message, 'x'), armour, []byte(allowed)); err == nil {
-			t.Errorf("%s: taken for another message", key.PublicKey().Type())
+			t.Errorf("%s: accepted for another message", key.PublicKey().Type())
 		}
 	}
 }
@@ -175,7 +175,7 @@ func TestHeaderMustBePlainBase64(t *testing.T) {
 	}
 	for _, bad := range []string{good[:76] + "\n" + good[76:], good + "=", "*" + good, strings.TrimRight(good, "=")} {
 		if _, err := api.Armour(bad); err == nil {
-			t.Errorf("%q is taken", bad)
+			t.Errorf("%q is accepted", bad)
 		}
 	}
 }

@@ -49,7 +49,7 @@ type nothing struct{}
 
 func (nothing) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// raw writes a ustar header as it is said, and the body.
+// raw writes a ustar header without checking its fields, and the body.
 func raw(w io.Writer, f m) {
 	var h [512]byte
 	copy(h[:], f.name)
@@ -74,7 +74,7 @@ func raw(w io.Writer, f m) {
 	io.CopyN(w, nothing{}, size-int64(len(f.body))+(512-size%512)%512)
 }
 
-// tarOf is an archive with its end.
+// tarOf returns a complete archive.
 func tarOf(all ...m) []byte {
 	var b bytes.Buffer
 	for _, f := range all {
@@ -84,7 +84,7 @@ func tarOf(all ...m) []byte {
 	return b.Bytes()
 }
 
-// withHeaders is an archive that the tar package writes.
+// withHeaders returns an archive written by archive/tar.
 func withHeaders(all ...*tar.Header) []byte {
 	var b bytes.Buffer
 	t := tar.NewWriter(&b)
@@ -116,7 +116,7 @@ func zst(p []byte) []byte {
 	return z.EncodeAll(p, nil)
 }
 
-// zstWindow is a frame of raw blocks that asks for a window of 2^n.
+// zstWindow returns a frame of raw blocks with a window of 2^n bytes.
 func zstWindow(n int, p []byte) []byte {
 	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, byte(n-10) << 3}
 	for len(p) > 0 {
@@ -140,7 +140,7 @@ func many(n int) []byte {
 	return tarOf(all...)
 }
 
-// padded is a gzip of an archive of so many bytes, files/ of up to 60 MiB and then zeros.
+// padded returns a gzip of an archive of total bytes: files of 60 MiB, and then zeros.
 func padded(total int64) []byte {
 	var b bytes.Buffer
 	z, _ := gzip.NewWriterLevel(&b, gzip.BestSpeed)
@@ -169,7 +169,7 @@ func comment(n int) string {
 	return minimal + "#" + strings.Repeat("x", n-len(minimal)-2) + "\n"
 }
 
-func TestBundleVerdictsAreTheDevices(t *testing.T) {
+func TestCheckAgreesWithDevice(t *testing.T) {
 	const targz = "config.tar.gz"
 	long := strings.Repeat("d", 100)
 	usual := tarOf(config)
@@ -291,8 +291,8 @@ func TestBundleVerdictsAreTheDevices(t *testing.T) {
 	}
 }
 
-// A bomb is given up at the limit: no more than that is ever unpacked.
-func TestBombIsRefusedEarly(t *testing.T) {
+// Unpacking stops at the limit.
+func TestCheckRefusesBombEarly(t *testing.T) {
 	var b bytes.Buffer
 	z, _ := zstd.NewWriter(&b, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	raw(z, config)
@@ -308,7 +308,7 @@ func TestBombIsRefusedEarly(t *testing.T) {
 	}
 }
 
-func TestWrittenBundlesAreTaken(t *testing.T) {
+func TestWriteThenCheck(t *testing.T) {
 	used := minimal + `Volume = ["${FILES_DIR}/site:/site:ro", "${FILES_DIR}/gone:/gone"]` + "\n"
 	dir := fstest.MapFS{
 		"config.toml":    {Data: []byte(used), Mode: 0o600},
@@ -362,8 +362,7 @@ func TestWrittenBundlesAreTaken(t *testing.T) {
 	}
 }
 
-// summed is a tar whose headers have the right checksums, so that changed ones are
-// looked at too.
+// summed corrects the checksums of the headers of a tar, so that mutated headers are read, too.
 func summed(data []byte) []byte {
 	data = bytes.Clone(data)
 	for h := data; len(h) >= 512; h = h[512:] {
@@ -392,7 +391,7 @@ func FuzzBundle(f *testing.F) {
 		if len(data) > 1<<20 {
 			return
 		}
-		// As it is, and as what an archive has in it.
+		// As a bundle itself, and as the content of one.
 		right := summed(data)
 		for _, p := range [][]byte{data, gz(data), zst(data), gz(right)} {
 			b, faults, err := bundle.Check(name, bytes.NewReader(p))
@@ -400,7 +399,7 @@ func FuzzBundle(f *testing.F) {
 				t.Errorf("%+v %v", b, faults)
 			}
 		}
-		// What is taken has nothing in it that leads elsewhere.
+		// An accepted archive contains no paths or links that lead outside.
 		if b, _, err := bundle.Check("x.tar.gz", bytes.NewReader(gz(right))); err == nil {
 			n := 0
 			for r := tar.NewReader(bytes.NewReader(right)); ; {

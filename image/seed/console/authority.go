@@ -21,7 +21,7 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// refusal is a request that is not followed: a status and the reason.
+// refusal is the error of a request that is refused.
 type refusal struct {
 	status int
 	reason string
@@ -29,7 +29,7 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.reason }
 
-// answer writes a refusal in the shape that the service on AtomixOS gives it.
+// answer writes the refusal with the JSON shape of AtomixOS's own service.
 func (e *refusal) answer(w http.ResponseWriter) {
 	switch e.status {
 	case http.StatusConflict:
@@ -49,45 +49,45 @@ var (
 
 func unauthorized(reason string) error { return &refusal{http.StatusUnauthorized, reason} }
 
-// refuse answers with a refusal; of any other error only that there was one.
+// refuse answers with a refusal. Other errors are answered by status 500, without their text.
 func refuse(w http.ResponseWriter, err error) {
 	var r *refusal
 	if !errors.As(err, &r) {
 		r = internal
 	}
-	// The rest of the body is not wanted.
+	// The rest of the body is not read.
 	w.Header().Set("Connection", "close")
 	r.answer(w)
 }
 
-// permission is whose requests a route follows.
+// permission says whose requests a route accepts.
 type permission int
 
 const (
-	signedOnly    permission = iota // an admin's
-	signedJob                       // an admin's, which begin a job
-	signedOrFirst                   // an admin's; anyone's while there is no configuration
-	firstOnly                       // anyone's while there is no configuration
+	signedOnly    permission = iota // of an admin
+	signedJob                       // of an admin, to start a job
+	signedOrFirst                   // of an admin, or of anyone while there is no configuration
+	firstOnly                       // of anyone, only while there is no configuration
 )
 
-// first says whether it is anyone's while there is no configuration.
+// first reports whether anyone may send the request while there is no configuration.
 func (p permission) first() bool { return p == signedOrFirst || p == firstOnly }
 
-// claim is what a request shows of who sent it. It says nothing of what the
-// request may do until authorize has seen it.
+// claim contains the evidence of a request about its sender. It grants nothing before authorize
+// has checked it.
 type claim struct {
 	needs  permission
 	path   string
 	nonce  string
-	armour []byte            // the signature
-	fault  error             // why the signature cannot be used
+	armour []byte            // the armored signature
+	fault  error             // why there is no usable signature
 	sum    [sha256.Size]byte // of the body
-	first  error             // why it cannot be a device's first configuration
+	first  error             // why it cannot be the first configuration
 
-	unusable error // what is wrong with the body, for those who may send it
+	unusable error // a fault of the body, reported only to authorized senders
 }
 
-// newClaim reads the headers of a request, whose body is taken for empty.
+// newClaim reads the headers of a request. It assumes an empty body.
 func newClaim(r *http.Request, needs permission) *claim {
 	c := &claim{needs: needs, path: r.URL.Path, nonce: r.Header.Get(api.HeaderNonce), sum: sha256.Sum256(nil), first: sameOrigin(r)}
 	signature := r.Header.Get(api.HeaderSignature)
@@ -101,9 +101,9 @@ func newClaim(r *http.Request, needs permission) *claim {
 	return c
 }
 
-// sameOrigin says whether a request may come from a page of somebody else. A
-// device without a configuration has no other way to tell its owner's browser from
-// one that a foreign page uses.
+// sameOrigin returns an error if a request may come from a page of another origin. While the
+// device has no configuration, this is its only protection against pages that use a browser in
+// its network to provision it.
 func sameOrigin(r *http.Request) error {
 	own, ok := originOf("http://" + r.Host)
 	_, err := netip.ParseAddr(own.Hostname())
@@ -120,8 +120,8 @@ func sameOrigin(r *http.Request) error {
 	return nil
 }
 
-// originOf is the scheme, host and port of a URL, in small letters and with the port that
-// is meant if there is none.
+// originOf returns the scheme, host and port of a URL, in lower case, with the default port if
+// there is none.
 func originOf(s string) (origin url.URL, ok bool) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
@@ -134,8 +134,8 @@ func originOf(s string) (origin url.URL, ok bool) {
 	return url.URL{Scheme: u.Scheme, Host: net.JoinHostPort(strings.ToLower(u.Hostname()), port)}, true
 }
 
-// screen refuses a request before its body is read if authorize would refuse it
-// whatever the body is. It permits nothing.
+// screen refuses a request before its body is read if authorize would refuse it for any body. It
+// grants nothing.
 func (c *Console) screen(k *claim) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,12 +162,12 @@ func (c *Console) screen(k *claim) error {
 	return nil
 }
 
-// accepting says whether anything from the network is accepted now. The caller
-// holds c.mu.
+// accepting returns an error if no requests are accepted from the network now. The caller holds
+// c.mu.
 func (c *Console) accepting(k *claim) error {
 	switch {
 	case c.booting:
-		return &refusal{http.StatusConflict, "the device is starting: it looks for its configuration"}
+		return &refusal{http.StatusConflict, "the device is starting and looks for its configuration"}
 	case k.needs != signedOnly && c.running():
 		return busy
 	}
@@ -177,13 +177,13 @@ func (c *Console) accepting(k *claim) error {
 	return nil
 }
 
-// authorize decides whether a request, whose body is complete, may do what it asks
-// for, and returns the active configuration. The caller holds c.mu from before the
-// call until it has acted on the answer: the active configuration changes in jobs
-// only, and a job begins only under c.mu, so what was true here stays true.
+// authorize decides whether a request with a complete body is permitted, and returns the active
+// configuration. The caller must hold c.mu from before the call until it has acted on the result:
+// the active configuration changes only in jobs, and jobs start only under c.mu, so that the
+// decision stays valid.
 //
-// No caller may decide any of this earlier: bodies come as slowly as their senders
-// like, and the device may have been provisioned in the meantime.
+// The decision must not be made before the body is complete: a sender can delay its body, and the
+// device can be provisioned in the meantime.
 func (c *Console) authorize(k *claim) ([]byte, error) {
 	if err := c.accepting(k); err != nil {
 		return nil, err
@@ -213,10 +213,9 @@ func (c *Console) authorize(k *claim) ([]byte, error) {
 	return config, nil
 }
 
-// nonces gives out nonces and knows them again. A nonce is proven by a MAC rather
-// than remembered, so that however many are asked for, none pushes out another.
-// It begins with the identifier of the device, which is therefore part of what is
-// signed: a signature for one device is none for another.
+// nonces issues and checks nonces. A nonce carries a MAC and is not stored, so that requesting
+// many nonces does not invalidate others. It begins with the identifier of the device, so that a
+// signature for one device is not valid for another.
 //
 //	bytes 0-7    identifier of the device
 //	bytes 8-11   seconds since the service started
@@ -229,14 +228,14 @@ type nonces struct {
 	now   func() time.Time
 
 	mu    sync.Mutex
-	used  map[[32]byte]int64    // with good signatures, and when they were made
-	spent map[[32]byte]struct{} // with others
+	used  map[[32]byte]int64    // nonces of valid signatures, and their time of issue
+	spent map[[32]byte]struct{} // nonces of invalid signatures
 	order [][32]byte            // of spent, oldest first
 }
 
-// maxSpent bounds how many nonces are remembered that came with a bad signature. Such a
-// request fails again if its nonce is forgotten. Those that came with a good one are an
-// admin's, and are remembered until they are too old.
+// maxSpent is the maximum size of nonces.spent. If such a nonce is forgotten, a repeated request
+// still fails by its signature. Nonces of valid signatures come from admins, and are kept until
+// they expire.
 const maxSpent = 4096
 
 func newNonces(id string, now func() time.Time) *nonces {
@@ -264,7 +263,7 @@ func (n *nonces) make() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// read is a nonce that this service made and that is not too old.
+// read decodes a nonce. ok reports whether this service issued it and it has not expired.
 func (n *nonces) read(text string) (b [32]byte, made int64, ok bool) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || len(raw) != len(b) {
@@ -276,7 +275,7 @@ func (n *nonces) read(text string) (b [32]byte, made int64, ok bool) {
 	return b, made, subtle.ConstantTimeCompare(b[20:], n.mac(b[:20])) == 1 && old >= 0 && old <= int64(api.NonceLife/time.Second)
 }
 
-// open says whether a nonce can be spent.
+// open reports whether a nonce is valid and unused.
 func (n *nonces) open(text string) bool {
 	b, _, ok := n.read(text)
 	n.mu.Lock()
@@ -284,15 +283,15 @@ func (n *nonces) open(text string) bool {
 	return ok && n.unknown(b)
 }
 
-// unknown says whether a nonce was not spent. The caller holds n.mu.
+// unknown reports whether a nonce is unused. The caller holds n.mu.
 func (n *nonces) unknown(b [32]byte) bool {
 	_, used := n.used[b]
 	_, spent := n.spent[b]
 	return !used && !spent
 }
 
-// spend says whether a nonce was open; it is no more. good says whether what it came
-// with was signed by an admin, and is only asked if it was open.
+// spend uses up a nonce, and reports whether it was open. good verifies the signature of the
+// request, and is only called if the nonce was open.
 func (n *nonces) spend(text string, good func() bool) (open, signed bool) {
 	b, made, ok := n.read(text)
 	if !ok {

@@ -22,7 +22,7 @@ import (
 	"imgtool/image/seed/console/consoletest"
 )
 
-// owned is a device with an admin. Its state is set by the test.
+// owned is a device with an admin, whose state the test sets.
 type owned struct {
 	mu      sync.Mutex
 	config  []byte
@@ -36,7 +36,7 @@ func (d *owned) Config() ([]byte, error) {
 	d.mu.Lock()
 	config := d.config
 	d.mu.Unlock()
-	// Others run before the answer is used.
+	// Other goroutines run before the result is used.
 	time.Sleep(100 * time.Microsecond)
 	return config, nil
 }
@@ -94,7 +94,7 @@ func (d *owned) set(config []byte, admin string, unready error) {
 	d.config, d.admin, d.unready = config, admin, unready
 }
 
-// slow is a body whose last byte comes when it is let go.
+// slow is a body whose last byte is sent when it is released.
 type slow struct {
 	text  []byte
 	begun chan struct{} // is closed when it is read
@@ -128,7 +128,7 @@ type rig struct {
 	running chan struct{} // ends a job that the rig began
 }
 
-// become brings the device into a state.
+// become puts the device into a state.
 func (r *rig) become(state string) {
 	r.t.Helper()
 	switch state {
@@ -153,7 +153,7 @@ func (r *rig) become(state string) {
 		r.boot = nil
 		r.idle()
 	case "busy":
-		// Its owner is faster.
+		// Its owner provisions it first.
 		r.running = make(chan struct{})
 		r.d.mu.Lock()
 		r.d.hold = r.running
@@ -178,7 +178,7 @@ func (r *rig) begin(q *http.Request) {
 	}
 }
 
-// idle waits until the console takes requests.
+// idle waits until the console accepts requests.
 func (r *rig) idle() {
 	for range 1000 {
 		w := httptest.NewRecorder()
@@ -207,7 +207,7 @@ func (r *rig) token() string {
 	return token[1]
 }
 
-// request is one with the body "stranger's", signed by a key if it is given.
+// request returns a request with the body "stranger's", signed by a key if it is not nil.
 func (r *rig) request(path string, body *slow, key, nonce string) *http.Request {
 	method, text, kind := "POST", []byte("stranger's"), "application/octet-stream"
 	if verb, rest, ok := strings.Cut(path, " "); ok {
@@ -243,7 +243,7 @@ func (r *rig) request(path string, body *slow, key, nonce string) *http.Request 
 	return q
 }
 
-// changes are the routes that change one place.
+// changes are the routes for changes of one place.
 var changes = []string{
 	"PUT " + api.PathUsers + "ops", "DELETE " + api.PathUsers + "ops", "PATCH " + api.PathNetwork,
 	"PUT " + api.PathContainers + "web", "DELETE " + api.PathContainers + "web",
@@ -251,10 +251,9 @@ var changes = []string{
 	"PUT " + api.PathVolumes + "data", "DELETE " + api.PathVolumes + "data",
 }
 
-// What every route answers whom, in every state of the device, and when the state
-// changes while the body of the request is held open. The states are before the
-// request and when its last byte comes.
-func TestWhoMayDoWhat(t *testing.T) {
+// The answer of every route to every sender in every state of the device. The state can change
+// while the body is sent: states are those before the request and at its last byte.
+func TestAuthorization(t *testing.T) {
 	const (
 		ok       = http.StatusOK
 		accepted = http.StatusAccepted
@@ -266,7 +265,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	)
 	type row struct {
 		route, before, after string
-		// by who sends it
+		// by sender
 		unsigned, wrongKey, rightKey, replayed int
 	}
 	rows := []row{
@@ -407,8 +406,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 }
 
-// Of many first configurations that are complete at the same moment, one is taken.
-func TestOneOfManyIsTaken(t *testing.T) {
+// Of many first configurations that are complete at the same time, one is accepted.
+func TestOneFirstConfigurationIsAccepted(t *testing.T) {
 	for range 20 {
 		d := &owned{hold: make(chan struct{})}
 		r := &rig{t: t, d: d, c: console.New(t.Context(), d, console.Options{ID: consoletest.ID, Spool: t.TempDir()})}
@@ -444,7 +443,7 @@ func TestOneOfManyIsTaken(t *testing.T) {
 }
 
 // Before the device has looked for its own configuration, its page has no form.
-func TestPageOfADeviceThatStarts(t *testing.T) {
+func TestPageWhileStarting(t *testing.T) {
 	d := &owned{}
 	r := &rig{t: t, d: d, c: console.New(t.Context(), d, console.Options{})}
 	r.become("starting")
@@ -458,7 +457,7 @@ func TestPageOfADeviceThatStarts(t *testing.T) {
 	}
 }
 
-func TestHeadersOfAnswers(t *testing.T) {
+func TestResponseHeaders(t *testing.T) {
 	d := &owned{}
 	r := &rig{t: t, d: d, c: console.New(t.Context(), d, console.Options{})}
 	for path, status := range map[string]int{"/": 200, api.PathHealth: 200, api.PathNonce: 200, "/nothing": 404, api.PathExport: 401, api.PathJobs + "x": 404, api.PathConfig: 405} {

@@ -1,10 +1,11 @@
-// Package console is the provisioning service of a device: the routes of package
-// api, and when they may be used. What a configuration does is the Device's.
+// Package console is the provisioning service of a device. It serves the routes of package api
+// and the page for browsers, and decides which requests are permitted. A [Device] applies the
+// configurations.
 //
-// Whether a request may do what it asks for is decided in one place, authorize,
-// after its body is complete and under the lock that admits jobs; see authority.go.
+// One function, authorize, decides whether a request is permitted, after its body is complete and
+// under the lock that starts jobs; see authority.go.
 //
-// Jobs and nonces are in memory, as on the device: they are lost when it restarts.
+// Jobs and nonces are kept in memory only, as in AtomixOS's own service: a restart loses them.
 package console
 
 import (
@@ -24,35 +25,34 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// Device is what is provisioned. Its methods may be called at the same time, but
-// Apply and Change are only called when neither runs.
+// Device is a device that is provisioned. Its methods may be called concurrently, except that
+// only one call of Apply or Change runs at a time.
 type Device interface {
-	// Config is the active configuration, nil before there is one.
+	// Config returns the active configuration, or nil if there is none.
 	Config() ([]byte, error)
-	// Ready says why the device can take no configuration now, or returns nil.
+	// Ready returns an error if the device cannot take a configuration now.
 	Ready() error
-	// Detail says why the device waits, or nothing.
+	// Detail returns the reason why the device waits, or "".
 	Detail() string
-	// Known checks that a signature is by a key of the active configuration's
-	// admins, without knowing what was signed.
+	// Known returns an error if the key in a signature is not that of an admin of the active
+	// configuration. It does not verify the signature.
 	Known(armour []byte) error
-	// Verify checks who signed a message, by the active configuration.
+	// Verify verifies that an admin of the active configuration signed a message.
 	Verify(message, armour []byte) error
-	// Validate judges a document or bundle without applying it.
+	// Validate checks a document or bundle without applying it.
 	Validate(name string, body io.ReadSeeker) (warnings []string, err error)
-	// Apply makes a document or bundle the active configuration, and says what it
-	// does. With an error, the job failed; its rollback is then as in api.
+	// Apply makes a document or bundle the active configuration, and reports its steps. If it
+	// returns an error, the job failed, and rollback is a rollback state of package api.
 	Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error)
-	// Change is Apply for one place of the active configuration. Files of its bundle
-	// stay.
+	// Change is Apply for a change of the active configuration. Files of a bundle are kept.
 	Change(ctx context.Context, change api.Change, report func(api.Event)) (result api.Result, rollback string, err error)
 }
 
-// Options are what a Console needs beside its device.
+// Options are the options of a Console.
 type Options struct {
 	ID    string           // of the device, as in api.Health
-	Spool string           // directory for large bodies; empty is the system's
-	Now   func() time.Time // the clock that nonces expire by; nil is time.Now
+	Spool string           // directory for large bodies; empty: os.TempDir
+	Now   func() time.Time // clock for the expiry of nonces; nil: time.Now
 }
 
 // Console is an http.Handler.
@@ -73,7 +73,7 @@ type Console struct {
 	jobs    []*job // oldest first
 }
 
-// New is a console whose jobs end with the context.
+// New returns a console. Its jobs end when ctx ends.
 func New(ctx context.Context, device Device, o Options) *Console {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -113,7 +113,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	if handler, pattern := c.mux.Handler(r); pattern == "" {
-		// The mux knows which methods a path has.
+		// Only the mux knows whether the status is 404 or 405.
 		quiet := &discarded{ResponseWriter: w}
 		handler.ServeHTTP(quiet, r)
 		(&refusal{quiet.status, http.StatusText(quiet.status)}).answer(w)
@@ -122,8 +122,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mux.ServeHTTP(w, r)
 }
 
-// discarded is a ResponseWriter that keeps the status of an answer and its headers
-// alone.
+// discarded is a ResponseWriter that discards the body and records the status.
 type discarded struct {
 	http.ResponseWriter
 	status int
@@ -132,7 +131,7 @@ type discarded struct {
 func (d *discarded) WriteHeader(status int)      { d.status = status }
 func (d *discarded) Write(p []byte) (int, error) { return len(p), nil }
 
-// random is a text of 43 characters that cannot be guessed.
+// random returns 32 random bytes in base64url: 43 characters.
 func random() string {
 	b := make([]byte, 32)
 	rand.Read(b)
@@ -155,7 +154,7 @@ func (c *Console) nonce(w http.ResponseWriter, r *http.Request) {
 
 var plainName = regexp.MustCompile(`^[\w.\- ]{1,255}$`)
 
-// filename is what the body is called, which tells bundles from documents.
+// filename returns the file name of a body, which distinguishes bundles from documents.
 func filename(r *http.Request) string {
 	name := r.Header.Get(api.HeaderFilename)
 	if name = name[:min(len(name), 255)]; plainName.MatchString(name) {
@@ -215,7 +214,7 @@ func (c *Console) config(w http.ResponseWriter, r *http.Request) {
 	begun(w, submitted, err)
 }
 
-// begun answers a request that begins a job, or why it does not.
+// begun answers a request to start a job.
 func begun(w http.ResponseWriter, s api.Submitted, err error) {
 	if err != nil {
 		refuse(w, err)
@@ -225,7 +224,7 @@ func begun(w http.ResponseWriter, s api.Submitted, err error) {
 	answer(w, http.StatusAccepted, s)
 }
 
-// change changes a place of the configuration, of those in a table the one that the path
+// change returns the handler for changes of a place, or of the entry of a table that the path
 // names.
 func (c *Console) change(table ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -244,7 +243,7 @@ func (c *Console) change(table ...string) http.HandlerFunc {
 			refuse(w, err)
 			return
 		}
-		// No signature covers the method: the body tells both apart.
+		// The method is not signed, so that the body must distinguish PUT from DELETE.
 		switch object := json.Valid(body) && bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")); {
 		case r.Method != http.MethodDelete && !object:
 			b.claim.unusable = &refusal{http.StatusBadRequest, "The body must be a JSON object"}
@@ -263,7 +262,7 @@ func (c *Console) change(table ...string) http.HandlerFunc {
 //go:embed openapi.json
 var openAPI []byte
 
-// schema describes the routes.
+// schema serves the OpenAPI description of the routes.
 func schema(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/vnd.oai.openapi+json")
 	w.Write(openAPI)

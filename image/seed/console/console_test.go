@@ -20,7 +20,7 @@ import (
 	"imgtool/image/seed/console/consoletest"
 )
 
-// stub is a device that takes anything, from anybody who says so.
+// stub is a device that accepts any configuration, with the signature "good".
 type stub struct {
 	config  []byte
 	end     func(report func(api.Event)) (api.Result, string, error) // of jobs
@@ -98,7 +98,7 @@ func (a *asker) nonce(from string) string {
 	return n.Nonce
 }
 
-// signed asks with a signature.
+// signed sends a request with a signature.
 func (a *asker) signed(method, path, body string, header ...string) *httptest.ResponseRecorder {
 	nonce := a.nonce("10.0.0.1")
 	message := api.Message(nonce, path, sha256.Sum256([]byte(body)))
@@ -106,8 +106,8 @@ func (a *asker) signed(method, path, body string, header ...string) *httptest.Re
 	return a.ask(method, path, "10.0.0.1", body, append(header, api.HeaderNonce, nonce, api.HeaderSignature, signature)...)
 }
 
-// A signature for one method is none for another of the same path.
-func TestASignatureIsForOneMethod(t *testing.T) {
+// A signature for one method is not valid for another of the same path.
+func TestSignatureIsBoundToMethod(t *testing.T) {
 	for _, c := range []struct{ signed, sent, body string }{{"PUT", "DELETE", "{}"}, {"DELETE", "PUT", ""}} {
 		d := &stub{config: []byte("x")}
 		a := newAsker(t, d)
@@ -121,15 +121,15 @@ func TestASignatureIsForOneMethod(t *testing.T) {
 	}
 }
 
-// export is the status of a signed request.
+// export returns the status of a signed request for the configuration.
 func (a *asker) export(nonce string) int {
-	// The SHA-256 of nothing, as sha256sum says it.
+	// The SHA-256 of an empty body, from sha256sum.
 	message := "atomixos-reapply-v1\nnonce:" + nonce + "\npath:/api/config/export\nsha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
 	signature := base64.StdEncoding.EncodeToString([]byte("signed: " + message))
 	return a.ask("GET", api.PathExport, "10.0.0.1", "", api.HeaderNonce, nonce, api.HeaderSignature, signature).Code
 }
 
-func TestNoncesAreFewAndForOnce(t *testing.T) {
+func TestNonces(t *testing.T) {
 	a := newAsker(t, &stub{config: []byte("x")})
 	n := a.nonce("10.0.0.1")
 	if code := a.export(n); code != http.StatusOK {
@@ -138,7 +138,7 @@ func TestNoncesAreFewAndForOnce(t *testing.T) {
 	if code := a.export(n); code != http.StatusUnauthorized {
 		t.Errorf("a second time: %d", code)
 	}
-	// It is spent by a signature that is none, too.
+	// A bad signature uses it up, too.
 	n = a.nonce("10.0.0.1")
 	if w := a.ask("GET", api.PathExport, "10.0.0.1", "", api.HeaderNonce, n, api.HeaderSignature, "YmFk"); w.Code != http.StatusUnauthorized {
 		t.Errorf("a bad signature: %d", w.Code)
@@ -156,7 +156,7 @@ func TestNoncesAreFewAndForOnce(t *testing.T) {
 	if code := a.export(n); code != http.StatusUnauthorized {
 		t.Errorf("after 301 s: %d", code)
 	}
-	// However many are given out, to whomever, the first stays good.
+	// Issuing many nonces does not invalidate the first.
 	first := a.nonce("10.1.0.0")
 	for i := range 5000 {
 		a.nonce(fmt.Sprintf("10.2.%d.%d", i/200, i%200))
@@ -164,7 +164,7 @@ func TestNoncesAreFewAndForOnce(t *testing.T) {
 	if code := a.export(first); code != http.StatusOK {
 		t.Errorf("after 5000 others: %d", code)
 	}
-	// A used one stays used, whatever is sent after it.
+	// A used nonce stays used.
 	used := a.nonce("10.0.0.1")
 	if code := a.export(used); code != http.StatusOK {
 		t.Fatalf("a good one: %d", code)
@@ -175,7 +175,7 @@ func TestNoncesAreFewAndForOnce(t *testing.T) {
 	if code := a.export(used); code != http.StatusUnauthorized {
 		t.Errorf("a used one, after 5000 others with bad signatures: %d", code)
 	}
-	// It begins with the device's identifier and is of this service alone.
+	// A nonce begins with the device's identifier, and another service does not accept it.
 	id, _ := base64.RawURLEncoding.DecodeString(consoletest.ID)
 	raw, _ := base64.RawURLEncoding.DecodeString(first)
 	if len(id) != api.DeviceIDSize || string(raw[:len(id)]) != string(id) {
@@ -194,7 +194,7 @@ func TestNoncesAreFewAndForOnce(t *testing.T) {
 	}
 }
 
-func TestWhoMayProvisionFirst(t *testing.T) {
+func TestFirstConfigurationByOrigin(t *testing.T) {
 	for _, c := range []struct {
 		header []string
 		want   int
@@ -223,7 +223,7 @@ func TestWhoMayProvisionFirst(t *testing.T) {
 			t.Errorf("%q: %d, wanted %d", c.header, got, c.want)
 		}
 	}
-	// Later, a signature is wanted; to judge and to export, always.
+	// Later a signature is required. Validate and export always require it.
 	for _, d := range []*stub{{}, {config: []byte("x")}} {
 		a := newAsker(t, d)
 		for _, request := range [][2]string{{"POST", api.PathValidate}, {"GET", api.PathExport}} {
@@ -237,7 +237,7 @@ func TestWhoMayProvisionFirst(t *testing.T) {
 	}
 }
 
-func TestOneJobAtATimeAndLimits(t *testing.T) {
+func TestJobLimits(t *testing.T) {
 	d := &stub{hold: make(chan struct{})}
 	a := newAsker(t, d)
 	first := a.ask("POST", api.PathConfig, "10.0.0.1", "x")

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	maxEvents = 1000    // of a job; later ones are not kept
-	maxError  = 8 << 10 // bytes of what a job says of its failure
+	maxEvents = 1000    // of a job; later events are dropped
+	maxError  = 8 << 10 // bytes of a job's error text
 )
 
 type job struct {
@@ -21,11 +21,11 @@ type job struct {
 	begun time.Time
 }
 
-// work is what a job does. Its rollback is as in api, empty if nothing was changed that
-// had to be taken back.
+// work is the function of a job. rollback is a rollback state of package api, or "" if nothing
+// had to be rolled back.
 type work func(ctx context.Context, report func(api.Event)) (result api.Result, rollback string, err error)
 
-// submit begins the job of a request, if whoever sent it may.
+// submit starts the job of a request if authorize permits it.
 func (c *Console) submit(k *claim, w work) (api.Submitted, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -43,7 +43,7 @@ func (c *Console) submit(k *claim, w work) (api.Submitted, error) {
 	}), nil
 }
 
-// apply begins a job that applies a body, and closes it then.
+// apply starts a job that applies a body and then closes it.
 func (c *Console) apply(name string, body *upload) (api.Submitted, error) {
 	return c.submit(body.claim, func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
 		defer body.Close()
@@ -51,8 +51,8 @@ func (c *Console) apply(name string, body *upload) (api.Submitted, error) {
 	})
 }
 
-// Boot begins the job of a device that starts. While it runs, nothing from the
-// network is accepted. It must be called before requests are served.
+// Boot starts the job of a device that boots. While it runs, no requests are accepted from the
+// network. Boot must be called before requests are served.
 func (c *Console) Boot(w work) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,7 +66,7 @@ func (c *Console) Boot(w work) {
 	})
 }
 
-// begin begins a job. The caller holds c.mu and has seen that none runs.
+// begin starts a job. The caller holds c.mu and has checked that no job runs.
 func (c *Console) begin(w work) api.Submitted {
 	j := &job{begun: time.Now()}
 	j.ID, j.State, j.Step = random(), api.Waiting, api.Waiting
@@ -78,7 +78,7 @@ func (c *Console) begin(w work) api.Submitted {
 	return api.Submitted{JobID: j.ID, State: j.State, JobURL: api.PathJobs + j.ID}
 }
 
-// running says whether a job runs. The caller holds c.mu.
+// running reports whether a job runs. The caller holds c.mu.
 func (c *Console) running() bool {
 	return slices.ContainsFunc(c.jobs, func(j *job) bool { return j.State == api.Waiting || j.State == api.Running })
 }
@@ -115,10 +115,10 @@ func (c *Console) run(j *job, w work) {
 	j.State, j.Result = api.Succeeded, &result
 }
 
-// age is for how many seconds a job is there, in hundredths.
+// age returns the seconds since the job was submitted, rounded to hundredths.
 func (j *job) age() float64 { return math.Round(time.Since(j.begun).Seconds()*100) / 100 }
 
-// cut shortens what is said of a failure.
+// cut shortens an error text to maxError.
 func cut(s string) string {
 	if len(s) <= maxError {
 		return s
@@ -126,7 +126,7 @@ func cut(s string) string {
 	return strings.ToValidUTF8(s[:maxError], "") + "…"
 }
 
-// find is a job as it is now, or nil.
+// find returns the current state of a job, or nil.
 func (c *Console) find(id string) *api.Job {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// What browsers use, as long as the device has no configuration.
+// Routes for browsers, which are available while the device has no configuration.
 const (
 	pathApply = "/apply"
 	pathView  = "/ui/jobs/"
@@ -26,22 +26,22 @@ var pageText string
 
 var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
-// pageData is what the page shows: a job, or the form.
+// pageData is the data of the page, which shows a job or the form.
 type pageData struct {
 	Token, Detail string
-	Starting      bool // the device looks for a configuration itself
+	Starting      bool // the device still looks for a configuration itself
 	Job           *api.Job
 	Refresh       bool
 	Words, Class  string
-	Nonce         string // of the content security policy
+	Nonce         string // of the Content-Security-Policy
 }
 
 const (
-	maxViews   = 16               // pages that follow a job at a time
-	sendBefore = 10 * time.Second // the time in which a page must take an event
+	maxViews   = 16               // concurrent event streams
+	sendBefore = 10 * time.Second // time limit for sending an event
 )
 
-// show writes the page, whose own script and style are all that it may run.
+// show writes the page. Its Content-Security-Policy allows only its own script and style.
 func show(w http.ResponseWriter, status int, data pageData) {
 	data.Nonce = random()
 	own := "'nonce-" + data.Nonce + "'"
@@ -71,8 +71,8 @@ func (c *Console) page(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// pasted takes the page's form: bootstrap_token first, then config_file and config,
-// of which the first that is not empty counts.
+// pasted handles the page's form: bootstrap_token, then config_file and config. The first of the
+// two that is not empty is used.
 func (c *Console) pasted(w http.ResponseWriter, r *http.Request) {
 	k := newClaim(r, firstOnly)
 	in, err := c.admit(w, r, k, api.MaxBody+1<<20)
@@ -110,7 +110,7 @@ func (c *Console) pasted(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// form reads the page's form into in, and returns the name of what was sent.
+// form reads the page's form into in, and returns the file name.
 func (c *Console) form(in *intake, r *http.Request) (name string, err error) {
 	r.Body = io.NopCloser(in.transfer)
 	form, err := r.MultipartReader()
@@ -132,7 +132,7 @@ func (c *Console) form(in *intake, r *http.Request) (name string, err error) {
 			token, _ := io.ReadAll(io.LimitReader(part, 100))
 			allowed = subtle.ConstantTimeCompare(token, []byte(c.token)) == 1
 		case !allowed:
-			// Nothing is kept of a form that does not come from the page.
+			// The form does not come from the page.
 			return "", &refusal{http.StatusForbidden, "Invalid bootstrap token"}
 		case size == 0 && (part.FormName() == "config_file" || part.FormName() == "config"):
 			if size, err = io.Copy(in, io.LimitReader(part, api.MaxBody+1)); err != nil {
@@ -159,13 +159,13 @@ func (c *Console) view(w http.ResponseWriter, r *http.Request) {
 	show(w, http.StatusOK, pageData{Job: j, Refresh: class == "", Words: words, Class: class})
 }
 
-// ending is how a job ended, in words; class is empty while it runs.
+// ending describes the state of a job. class is empty while it runs.
 func ending(j *api.Job) (words, class string) {
 	switch j.State {
 	case api.Succeeded:
 		words = "The device has its configuration."
 		if j.Result != nil && j.Result.Forwarding != "" {
-			words += " It is at " + j.Result.Forwarding + " from now on."
+			words += " Its new address is " + j.Result.Forwarding + "."
 		}
 		return words, "good"
 	case api.Failed:
@@ -174,8 +174,8 @@ func ending(j *api.Job) (words, class string) {
 	return "It runs.", ""
 }
 
-// events tells a browser what happens in a job, from its beginning: an event step
-// for each, then one that is called end.
+// events streams the events of a job to a browser, from its beginning: a server-sent event "step"
+// for each, then an event "end".
 func (c *Console) events(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	if c.find(id) == nil {

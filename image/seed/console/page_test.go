@@ -16,8 +16,7 @@ import (
 	"imgtool/image/seed/console/consoletest"
 )
 
-// The page in a real browser: a configuration is pasted or uploaded, and its job
-// watched to its end.
+// In a real browser, a configuration is pasted or uploaded, and its job followed to its end.
 func TestPageInABrowser(t *testing.T) {
 	chromium := imagetest.Need(t, "chromium")
 	key := filepath.Join(t.TempDir(), "key")

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// maxConns is how many connections the service has at a time. When another comes,
-// the one that has waited longest for a request to be complete is closed: a browser
-// or program that asks now is answered however many connections are held open.
+// maxConns is the maximum number of connections. For another one, the connection that has waited
+// longest for a complete request is closed, so that clients which hold connections open do not
+// block others.
 const maxConns = 64
 
-// NewServer is an HTTP server for a console, with limits for a network on which
-// anyone may be. It must be given a listener of Limit.
+// NewServer returns an HTTP server for a console, with limits for an untrusted network. Its
+// listener must come from [Limit].
 func NewServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -26,7 +26,7 @@ func NewServer(handler http.Handler) *http.Server {
 			handler.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       20 * time.Second, // uploads have their own
+		ReadTimeout:       20 * time.Second, // uploads have other limits
 		WriteTimeout:      60 * time.Second,
 		IdleTimeout:       15 * time.Second,
 		MaxHeaderBytes:    16 << 10,
@@ -36,16 +36,15 @@ func NewServer(handler http.Handler) *http.Server {
 
 type connKey struct{}
 
-// limiter is a net.Listener with a limit of open connections.
+// limiter is a net.Listener with a limit for open connections.
 type limiter struct {
 	net.Listener
 
 	mu    sync.Mutex
-	conns []*conn // in the order in which they began to wait for a request
+	conns []*conn // sorted by when they began to wait for a request
 }
 
-// Limit is a listener that closes connections which only wait when there are too
-// many.
+// Limit returns a listener that closes waiting connections if there are too many.
 func Limit(l net.Listener) net.Listener { return &limiter{Listener: l} }
 
 func (l *limiter) Accept() (net.Conn, error) {
@@ -66,13 +65,13 @@ func (l *limiter) Accept() (net.Conn, error) {
 			return own, nil
 		}
 		l.mu.Unlock()
-		// All of them are being served.
+		// All connections are serving requests.
 		c.Close()
 	}
 }
 
-// room takes a connection off the list if the list is full, and returns it. The
-// caller holds l.mu.
+// room removes a waiting connection from the list if the list is full, and returns it. The caller
+// holds l.mu.
 func (l *limiter) room() *conn {
 	if len(l.conns) < maxConns {
 		return nil
@@ -86,14 +85,14 @@ func (l *limiter) room() *conn {
 	return c
 }
 
-// conn is a connection that its listener counts.
+// conn is a connection in the list of its listener.
 type conn struct {
 	net.Conn
 	l       *limiter
-	serving bool // a handler runs; of l.mu
+	serving bool // a handler runs; guarded by l.mu
 }
 
-// serve notes that a handler begins or ends.
+// serve records that a handler starts or ends.
 func (c *conn) serve(on bool) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()

@@ -13,8 +13,7 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// ended is a job that has ended, as the service shows it, with "…" for what is never the
-// same: identifiers and seconds.
+// ended returns the JSON of a finished job, with identifiers and seconds replaced by "…".
 func (a *asker) ended(url string) string {
 	a.t.Helper()
 	for range 500 {
@@ -29,8 +28,8 @@ func (a *asker) ended(url string) string {
 	return ""
 }
 
-// A job has the keys that it has on AtomixOS, and no others.
-func TestShapesOfJobs(t *testing.T) {
+// Jobs have the keys that they have on AtomixOS, and no others.
+func TestJobJSON(t *testing.T) {
 	const (
 		begin = `{"id":"…","state":"`
 		first = `"events":[{"step":"running","elapsed_seconds":…}`
@@ -89,7 +88,7 @@ func TestShapesOfJobs(t *testing.T) {
 	}
 }
 
-func TestShapesOfAnswers(t *testing.T) {
+func TestResponseJSON(t *testing.T) {
 	d := &stub{config: []byte("x")}
 	a := newAsker(t, d)
 	if w := a.signed("POST", api.PathValidate, "x"); w.Code != http.StatusOK || w.Body.String() != `{"ok":true,"warnings":[]}`+"\n" {
@@ -115,15 +114,15 @@ func TestShapesOfAnswers(t *testing.T) {
 		if w := a.signed(r.method, r.path, r.body); w.Code != r.status || strings.TrimSpace(w.Body.String()) != r.want {
 			t.Errorf("%s %s: %d %s, wanted %d %s", r.method, r.path, w.Code, w.Body, r.status, r.want)
 		}
-		// What is wrong with a body is said to admins alone.
+		// Only admins get the faults of a body.
 		if w := a.ask(r.method, r.path, "10.0.0.1", r.body); (r.status == 400 || r.status == 413) && w.Code != http.StatusUnauthorized {
 			t.Errorf("%s %s without a signature: %d %s", r.method, r.path, w.Code, w.Body)
 		}
 	}
 }
 
-// A name that is too long is cut, and what is no name is config.toml.
-func TestNamesOfWhatIsSent(t *testing.T) {
+// Long names are truncated, and invalid names are replaced by config.toml.
+func TestFilename(t *testing.T) {
 	long := strings.Repeat("n", 250) + ".tar.gz"
 	for name, want := range map[string]string{"": "config.toml", "site.tar.gz": "site.tar.gz", "a b-c_d.toml": "a b-c_d.toml", "../x": "config.toml", "a\tb": "config.toml",
 		long: long[:255], strings.Repeat("n", 300) + "/": strings.Repeat("n", 255)} {
@@ -135,8 +134,8 @@ func TestNamesOfWhatIsSent(t *testing.T) {
 	}
 }
 
-// The document of the routes has all of them, and no others.
-func TestSchemaOfTheRoutes(t *testing.T) {
+// The OpenAPI description has all routes, and no others.
+func TestOpenAPI(t *testing.T) {
 	a := newAsker(t, &stub{})
 	w := a.ask("GET", api.PathSchema, "10.0.0.1", "")
 	var doc struct {

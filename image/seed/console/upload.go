@@ -15,19 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits of what is received. A body of up to smallBody bytes is kept in memory, a
-// larger one in a file; each has a place. A sender that is slower than minRate loses
-// its place to the next, and after slowFor in any case.
+// Limits for receiving bodies. Bodies of up to smallBody bytes are kept in memory, larger ones in
+// a file, and the number of both is limited. A sender that is slower than minRate is dropped if
+// another one needs its place, and in any case after slowFor.
 const (
 	smallBody   = 256 << 10
 	smallPlaces = 8
 	minRate     = 16 << 10        // bytes per second
-	evictAfter  = time.Second     // the time from which a sender is judged if another wants its place
-	slowFor     = 5 * time.Second // the time from which a sender is judged
-	stalled     = 5 * time.Second // the time in which something must come
-	placeWait   = time.Second     // the time a request waits for a place
-	maxWaiting  = 8               // requests that wait at a time
-	reserve     = 16 << 20        // bytes that stay free in the spool directory, or an eighth of its file system if that is less
+	evictAfter  = time.Second     // from when the rate counts if another sender needs the place
+	slowFor     = 5 * time.Second // from when the rate counts
+	stalled     = 5 * time.Second // time limit of a read
+	placeWait   = time.Second     // how long a request waits for a place
+	maxWaiting  = 8               // requests that wait for a place
+	reserve     = 16 << 20        // bytes that stay free in the spool directory; at most an eighth of its file system
 )
 
 // transfer is a body that is being received.
@@ -48,14 +48,14 @@ var (
 	errLarge   = &refusal{http.StatusRequestEntityTooLarge, "Request Entity Too Large"}
 )
 
-// Read fails when the body comes too slowly, or its place was given to another.
+// Read fails if the sender is too slow or was evicted.
 func (t *transfer) Read(p []byte) (int, error) {
 	t.mu.Lock()
 	if t.evicted {
 		t.mu.Unlock()
 		return 0, errSlow
 	}
-	t.conn.SetReadDeadline(time.Now().Add(stalled)) // not every ResponseWriter has deadlines
+	t.conn.SetReadDeadline(time.Now().Add(stalled)) // not all ResponseWriters have deadlines
 	t.mu.Unlock()
 	n, err := t.src.Read(p)
 	t.mu.Lock()
@@ -72,14 +72,14 @@ func (t *transfer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// late says whether the body is slower than minRate after a time. The caller holds
+// late reports whether the sender is slower than minRate after a grace period. The caller holds
 // t.mu.
 func (t *transfer) late(grace time.Duration) bool {
 	elapsed := time.Since(t.begun)
 	return elapsed > grace && float64(t.n) < elapsed.Seconds()*minRate
 }
 
-// evict ends the transfer if it is slow, and says whether it did.
+// evict ends the transfer if it is slow, and reports whether it did.
 func (t *transfer) evict() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,7 +91,7 @@ func (t *transfer) evict() bool {
 	return true
 }
 
-// places are for so many transfers at a time.
+// places limits the number of concurrent transfers.
 type places struct {
 	limit int
 
@@ -100,7 +100,7 @@ type places struct {
 	waiting int
 }
 
-// take gives a transfer a place, waiting a moment if there is none.
+// take gives a transfer a place. It waits up to placeWait for one, and reports success.
 func (p *places) take(t *transfer) bool {
 	if p.try(t) {
 		return true
@@ -156,13 +156,13 @@ type upload struct {
 	close func()
 }
 
-// Close forgets the body and leaves its place to another.
+// Close deletes the body and frees its place.
 func (u *upload) Close() error {
 	u.close()
 	return nil
 }
 
-// intake is where a body is put while it is received.
+// intake stores a body while it is received.
 type intake struct {
 	*transfer
 	file *os.File // nil if it is kept in memory
@@ -171,7 +171,7 @@ type intake struct {
 	end  func()
 }
 
-// admit screens a request and gives its body a place.
+// admit screens a request and takes a place for its body.
 func (c *Console) admit(w http.ResponseWriter, r *http.Request, k *claim, limit int64) (*intake, error) {
 	if err := c.screen(k); err != nil {
 		return nil, err
@@ -206,7 +206,7 @@ func (c *Console) admit(w http.ResponseWriter, r *http.Request, k *claim, limit 
 	return in, nil
 }
 
-// spoolFile is a new file without a name, if the spool directory has room for it.
+// spoolFile creates a file without a name, if the spool directory has space for it.
 func (c *Console) spoolFile(size int64) (*os.File, error) {
 	f, err := os.CreateTemp(c.spool, "upload")
 	if err != nil {
@@ -224,7 +224,7 @@ func (c *Console) spoolFile(size int64) (*os.File, error) {
 	return f, nil
 }
 
-// Write keeps a part of the body.
+// Write stores a part of the body.
 func (in *intake) Write(p []byte) (int, error) {
 	in.hash.Write(p)
 	if in.file == nil {
@@ -236,7 +236,7 @@ func (in *intake) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// done is the body, of which all was received.
+// done returns the body after all of it was received.
 func (in *intake) done(k *claim) (*upload, error) {
 	in.conn.SetReadDeadline(time.Time{})
 	in.conn.SetWriteDeadline(time.Now().Add(sendBefore))
@@ -251,7 +251,7 @@ func (in *intake) done(k *claim) (*upload, error) {
 	return u, err
 }
 
-// receive is the body of a request. Whoever acts on it must ask authorize first.
+// receive returns the body of a request. Callers must call authorize before they act on it.
 func (c *Console) receive(w http.ResponseWriter, r *http.Request, needs permission, limit int64) (*upload, error) {
 	k := newClaim(r, needs)
 	in, err := c.admit(w, r, k, limit)
@@ -269,7 +269,7 @@ func (c *Console) receive(w http.ResponseWriter, r *http.Request, needs permissi
 	return nil, received(err)
 }
 
-// received is what a request is answered whose body could not be received.
+// received converts an error of receiving a body.
 func received(err error) error {
 	if errors.As(err, new(*refusal)) {
 		return err

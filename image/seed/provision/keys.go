@@ -18,7 +18,7 @@ import (
 
 	"imgtool/image/hostfile"
 	"imgtool/image/seed"
-	"imgtool/image/seed/api"
+	"imgtool/image/seed/check"
 )
 
 // maxKeys is the number of keys that are tried, as many as sshd allows by default.
@@ -154,7 +154,7 @@ func (r *Keyring) agentKeys() ([]*Key, error) {
 	}
 	var keys []*Key
 	for i, signer := range signers {
-		if !slices.Contains(api.KeyTypes, signer.PublicKey().Type()) {
+		if !slices.Contains(check.KeyTypes, signer.PublicKey().Type()) {
 			continue
 		}
 		where := "ssh-agent"
@@ -214,7 +214,7 @@ func (r *Keyring) selected(ctx context.Context, id string, agents []*Key) (*Key,
 		}
 		return nil, fmt.Errorf("%s is not a usable private key: %w", id, err)
 	}
-	if !slices.Contains(api.KeyTypes, signer.PublicKey().Type()) {
+	if !slices.Contains(check.KeyTypes, signer.PublicKey().Type()) {
 		return nil, fmt.Errorf("%s is a key of type %s, which the device does not accept; it accepts ed25519, ecdsa and rsa", id, signer.PublicKey().Type())
 	}
 	return r.newKey(id, signer), nil

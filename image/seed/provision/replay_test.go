@@ -23,9 +23,8 @@ import (
 	"imgtool/image/seed/provision"
 )
 
-// recorded are polls of jobs that AtomixOS's own service made, in their order: the
-// answers to GET of a job before it runs, when it runs, and at its end. Messages were
-// replaced, and some steps left out.
+// recorded returns answers of AtomixOS's own service to GET of jobs, in order: before a job runs,
+// while it runs, and at its end. Messages were replaced and some steps left out.
 func recorded(t *testing.T) map[string][]json.RawMessage {
 	t.Helper()
 	text, err := os.ReadFile("testdata/jobs.json")
@@ -46,8 +45,7 @@ type reply struct {
 	header string // Location, if not empty
 }
 
-// player answers each route with its replies one after another, and then with the last
-// again, as AtomixOS's service does.
+// player answers each route with its replies in order, and repeats the last one.
 type player struct {
 	t       *testing.T
 	replies map[string][]reply
@@ -110,8 +108,7 @@ privileged = false
 Image = "registry.example/%s:1"
 `
 
-// play gives a device that has the replies, beside those of any, a configuration. It
-// returns what the client says as it goes, too.
+// play applies a configuration to a device with default replies and the given ones.
 func play(t *testing.T, replies map[string][]reply, change *api.Change) (*player, *provision.Applied, []provision.Event, error) {
 	t.Helper()
 	p := &player{t: t, sent: map[string]string{}, replies: map[string][]reply{
@@ -163,7 +160,7 @@ func polls(all []json.RawMessage) []reply {
 	return replies
 }
 
-// said are the steps and warnings of events.
+// said joins the steps and warnings of events.
 func said(events []provision.Event) string {
 	var words []string
 	for _, e := range events {
@@ -196,21 +193,21 @@ func TestAgainstRecordedAnswers(t *testing.T) {
 			"submitted running " + steps + " cleanup completed", true},
 		"a busy device": {map[string][]reply{"POST " + api.PathConfig: {busy, submitted}, getJob: polls(jobs["again"])},
 			"submitted running " + steps + " cleanup completed", true},
-		"a nonce that is too old": {map[string][]reply{"POST " + api.PathConfig: {badNonce, submitted}, getJob: polls(jobs["again"])},
+		"an expired nonce": {map[string][]reply{"POST " + api.PathConfig: {badNonce, submitted}, getJob: polls(jobs["again"])},
 			"submitted running " + steps + " cleanup completed", true},
-		"somebody was faster": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {onlySigned, submitted}, getJob: polls(jobs["again"])},
+		"a device provisioned in the meantime": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {onlySigned, submitted}, getJob: polls(jobs["again"])},
 			"submitted running " + steps + " cleanup completed", true},
-		"another one's key":      {map[string][]reply{"POST " + api.PathValidate: {badKey}, "POST " + api.PathConfig: {onlySigned}}, "*provision.RefusedError does not take the signature of key", false},
-		"not valid":              {map[string][]reply{"POST " + api.PathValidate: {invalid}}, "*provision.RefusedError is not valid: the reason", false},
-		"a first one, not valid": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*provision.RefusedError refused it at the step validate and kept its configuration: the reason", false},
-		"taken back":             {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*provision.RolledBackError went back to the previous configuration: the reason", false},
-		"thrown away":            {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*provision.RolledBackError waits for a configuration again: the reason", false},
-		"not taken back":         {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*provision.UnknownError did not report a rollback: the reason", false},
-		"a restart that forgets the job": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob),
+		"the key of another device": {map[string][]reply{"POST " + api.PathValidate: {badKey}, "POST " + api.PathConfig: {onlySigned}}, "*provision.RefusedError does not take the signature of key", false},
+		"not valid":                 {map[string][]reply{"POST " + api.PathValidate: {invalid}}, "*provision.RefusedError is not valid: the reason", false},
+		"a first one, not valid":    {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*provision.RefusedError refused it at the step validate and kept its configuration: the reason", false},
+		"rolled back":               {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*provision.RolledBackError went back to the previous configuration: the reason", false},
+		"discarded":                 {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*provision.RolledBackError waits for a configuration again: the reason", false},
+		"not rolled back":           {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*provision.UnknownError did not report a rollback: the reason", false},
+		"a restart that loses the job": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob),
 			"GET " + api.PathExport: {{200, fmt.Sprintf(document, "old"), ""}, {200, fmt.Sprintf(document, "new"), ""}}}, "submitted running", true},
-		"a restart, and the old one": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob)},
+		"a restart with the previous configuration": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob)},
 			"*provision.RolledBackError has the previous configuration", false},
-		"a body that is too large": {map[string][]reply{"POST " + api.PathConfig: {{413, `{"status_code":413,"detail":"Request Entity Too Large"}`, ""}}},
+		"a large body": {map[string][]reply{"POST " + api.PathConfig: {{413, `{"status_code":413,"detail":"Request Entity Too Large"}`, ""}}},
 			"*provision.RefusedError larger than the 32 MiB", false},
 		"an export that fails": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["again"]),
 			"GET " + api.PathExport: {{500, `{"status_code":500,"detail":"Internal Server Error"}`, ""}}}, "submitted running " + steps + " cleanup completed", true},
@@ -227,7 +224,7 @@ func sameEnd(t *testing.T, want string, reapply bool, done *provision.Applied, e
 	t.Helper()
 	if kind, words, ok := strings.Cut(want, " "); ok && strings.HasPrefix(kind, "*") {
 		if err == nil || fmt.Sprintf("%T", err) != kind || !strings.Contains(err.Error(), words) {
-			t.Errorf("%T %v, wanted %s", err, err, want)
+			t.Errorf("%T %v, want %s", err, err, want)
 		}
 		return
 	}
@@ -235,14 +232,14 @@ func sameEnd(t *testing.T, want string, reapply bool, done *provision.Applied, e
 		t.Fatal(err)
 	}
 	if got := said(events); got != want {
-		t.Errorf("it says\n%s, wanted\n%s", got, want)
+		t.Errorf("events\n%s, want\n%s", got, want)
 	}
 	if done.Reapply != reapply {
 		t.Errorf("another configuration: %v", done.Reapply)
 	}
 }
 
-// Changes of single places go to their routes, with the value alone.
+// Changes of single places are sent to their routes, without the whole configuration.
 func TestChangesAgainstRecordedAnswers(t *testing.T) {
 	jobs := recorded(t)
 	const steps = "submitted running validate render-containers render-container-volumes promote activate web.service=starting web.service=running health-check cleanup completed"

@@ -93,7 +93,7 @@ func (c *Client) Edit(ctx context.Context, change api.Change, keys KeyFunc) (*Ed
 	}
 	config, faults := seed.Check(text)
 	if config == nil {
-		return nil, fmt.Errorf("with this change the device would refuse its configuration:\n%w", seedfile.Faulty("config.toml", faults, func(string) {}))
+		return nil, fmt.Errorf("with this change the device would refuse its configuration: %w", seedfile.Faulty("config.toml", faults, func(string) {}))
 	}
 	before, err := seed.Canonical(old)
 	if err != nil {

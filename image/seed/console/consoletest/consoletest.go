@@ -1,6 +1,6 @@
-// Package consoletest is a device to try clients on: a console over real HTTP,
-// with configurations that are judged but not applied, and the faults that devices
-// have. Signatures are checked by OpenSSH.
+// Package consoletest simulates a device for tests of clients: a console over real HTTP that
+// checks configurations but does not apply them, and can show faults of devices. Signatures are
+// verified by OpenSSH.
 package consoletest
 
 import (
@@ -29,21 +29,21 @@ import (
 	"imgtool/image/seed/console"
 )
 
-// Device is a device on a network. Its fields are set before it is used.
+// Device is a simulated device. Its fields must be set before Start.
 type Device struct {
-	// Fail is the step that fails, and Error its words.
+	// Fail is the step that fails, with the message Error.
 	Fail, Error string
-	// StuckRollback makes going back fail.
+	// StuckRollback makes rollbacks fail.
 	StuckRollback bool
-	// Hold, if not nil, lets no step go on before it is closed.
+	// Hold, if not nil, blocks each step until it is closed.
 	Hold chan struct{}
 	// OnStep is called at each step of a job.
 	OnStep func(step string)
-	// Stale is how many nonces are too old when they come back.
+	// Stale is the number of signed requests whose nonces have expired.
 	Stale int
-	// Forwarding says where the service is after a job.
+	// Forwarding is the new address of the service in the result of a job.
 	Forwarding string
-	// Intercept answers a request itself if it returns true.
+	// Intercept can answer a request; it then returns true.
 	Intercept func(w http.ResponseWriter, r *http.Request) bool
 
 	t      testing.TB
@@ -57,8 +57,7 @@ type Device struct {
 	log    []string        // requests
 }
 
-// Start gives the device an address, 127.0.0.1 and a port of its own, and a
-// configuration if it is not nil.
+// Start starts the device with a configuration, which may be nil, on a free port of 127.0.0.1.
 func (d *Device) Start(t testing.TB, config []byte) {
 	imagetest.Need(t, "ssh-keygen")
 	d.t, d.config, d.told = t, config, map[string]bool{}
@@ -67,7 +66,7 @@ func (d *Device) Start(t testing.TB, config []byte) {
 	t.Cleanup(d.Down)
 }
 
-// Up starts the service where it was.
+// Up starts the service at its previous address.
 func (d *Device) Up() {
 	l, err := net.Listen("tcp", d.addr)
 	if err != nil {
@@ -83,7 +82,7 @@ func (d *Device) Up() {
 	go s.Serve(l)
 }
 
-// Down stops the service, whatever it does. Jobs and nonces are lost.
+// Down stops the service at once. Jobs and nonces are lost.
 func (d *Device) Down() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -91,7 +90,7 @@ func (d *Device) Down() {
 	d.server.Close()
 }
 
-// Move is another address from now on. Jobs go on.
+// Move moves the service to another address. Jobs continue.
 func (d *Device) Move(addr string) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -106,14 +105,14 @@ func (d *Device) Move(addr string) {
 	go d.server.Serve(l)
 }
 
-// URL is where the device is.
+// URL returns the address of the device.
 func (d *Device) URL() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return "http://" + d.addr
 }
 
-// Requests are those that came, in order: "GET /api/health".
+// Requests returns the received requests in order, such as "GET /api/health".
 func (d *Device) Requests() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -140,7 +139,7 @@ func (d *Device) serve(c *console.Console, w http.ResponseWriter, r *http.Reques
 	rec := httptest.NewRecorder()
 	c.ServeHTTP(rec, r)
 	body := rec.Body.Bytes()
-	// The state of a job turns a moment before its result is there.
+	// On real devices the result can follow the state of a job some time later.
 	var j api.Job
 	if json.Unmarshal(body, &j) == nil && j.State == api.Succeeded && d.first(j.ID) {
 		j.Result = nil
@@ -161,14 +160,14 @@ func (d *Device) first(id string) bool {
 	return !told
 }
 
-// Config is the device's configuration.
+// Config returns the device's configuration.
 func (d *Device) Config() ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.config, nil
 }
 
-// SetConfig is a configuration that came another way.
+// SetConfig sets the configuration without a request.
 func (d *Device) SetConfig(config []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -178,10 +177,10 @@ func (d *Device) SetConfig(config []byte) {
 // ID is the identifier of the device.
 const ID = "Y29uc29sZXQ"
 
-// Ready is always so.
+// Ready always returns nil.
 func (d *Device) Ready() error { return nil }
 
-// Known asks ssh-keygen.
+// Known uses ssh-keygen.
 func (d *Device) Known(armour []byte) error {
 	config, _ := d.Config()
 	c, _ := seed.Check(config)
@@ -191,10 +190,10 @@ func (d *Device) Known(armour []byte) error {
 	return sshKeygen(nil, armour, c.Signers(), "-Y", "find-principals")
 }
 
-// Detail says nothing, as most devices.
+// Detail returns "", as most devices.
 func (d *Device) Detail() string { return "" }
 
-// Verify asks ssh-keygen.
+// Verify uses ssh-keygen.
 func (d *Device) Verify(message, armour []byte) error {
 	config, _ := d.Config()
 	c, _ := seed.Check(config)
@@ -204,13 +203,13 @@ func (d *Device) Verify(message, armour []byte) error {
 	return Verify(message, armour, c.Signers())
 }
 
-// Verify checks a signature as the device does: with ssh-keygen, by admin-signers.
+// Verify verifies a signature with ssh-keygen and admin-signers, as the device does.
 func Verify(message, armour []byte, signers string) error {
 	return sshKeygen(message, armour, signers, "-Y", "verify", "-I", api.Namespace, "-n", api.Namespace)
 }
 
-// sshKeygen runs ssh-keygen on a signature and the lines of admin-signers, each of which
-// it wants after the name of who signs.
+// sshKeygen runs ssh-keygen on a signature and the lines of admin-signers, each after the name of
+// the signer.
 func sshKeygen(message, armour []byte, signers string, args ...string) error {
 	dir, err := os.MkdirTemp("", "console")
 	if err != nil {
@@ -233,7 +232,7 @@ func sshKeygen(message, armour []byte, signers string, args ...string) error {
 	return nil
 }
 
-// Validate judges as the device does.
+// Validate checks a document or bundle as the device does.
 func (d *Device) Validate(name string, body io.ReadSeeker) ([]string, error) {
 	return judge(name, body)
 }
@@ -253,16 +252,16 @@ func judge(name string, body io.ReadSeeker) ([]string, error) {
 	return warnings, nil
 }
 
-// pace is how long a step takes at least: none is over before the answer that its
-// job was begun is there.
+// pace is the minimum duration of a step, so that the answer to a request arrives before the
+// first step of its job ends.
 const pace = 30 * time.Millisecond
 
-// Apply does all that a device does, but to nothing.
+// Apply runs the steps of a device, but changes only the configuration.
 func (d *Device) Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
 	return d.apply(ctx, name, body, report)
 }
 
-// Change is Apply with one place changed.
+// Change is Apply with a change of one place.
 func (d *Device) Change(ctx context.Context, change api.Change, report func(api.Event)) (api.Result, string, error) {
 	before, _ := d.Config()
 	text, err := seed.Change(before, change.Place, change.Value)
@@ -291,7 +290,7 @@ func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, rep
 			case <-ctx.Done():
 			}
 		}
-		// A service that is stopped in the middle does no more.
+		// The service was stopped.
 		if ctx.Err() != nil {
 			return result, "", ctx.Err()
 		}

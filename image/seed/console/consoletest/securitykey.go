@@ -14,8 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// SecurityKey signs as a FIDO key behind ssh-agent does, without one. It is an
-// ssh.Signer.
+// SecurityKey is an [ssh.Signer] that signs as a FIDO key in ssh-agent does.
 type SecurityKey struct {
 	public ssh.PublicKey
 	sign   func(data []byte) []byte
@@ -23,7 +22,7 @@ type SecurityKey struct {
 
 const application = "ssh:"
 
-// NewSKEd25519 is a key of the type sk-ssh-ed25519@openssh.com.
+// NewSKEd25519 returns a key of the type sk-ssh-ed25519@openssh.com.
 func NewSKEd25519(t testing.TB) *SecurityKey {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -33,7 +32,7 @@ func NewSKEd25519(t testing.TB) *SecurityKey {
 		func(data []byte) []byte { return ed25519.Sign(private, data) })
 }
 
-// NewSKECDSA is a key of the type sk-ecdsa-sha2-nistp256@openssh.com.
+// NewSKECDSA returns a key of the type sk-ecdsa-sha2-nistp256@openssh.com.
 func NewSKECDSA(t testing.TB) *SecurityKey {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -65,8 +64,8 @@ func newSecurityKey(t testing.TB, blob []byte, sign func([]byte) []byte) *Securi
 
 func (k *SecurityKey) PublicKey() ssh.PublicKey { return k.public }
 
-// Sign signs hashes of the application and the data around flags and a counter, as
-// OpenSSH's PROTOCOL.u2f has it.
+// Sign signs the hashes of the application and the data, with flags and a counter between them,
+// as in OpenSSH's PROTOCOL.u2f.
 func (k *SecurityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
 	rest := binary.BigEndian.AppendUint32([]byte{1}, 7)
 	app, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)

@@ -1,0 +1,182 @@
+package squashfs
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"iter"
+
+	"golang.org/x/sync/errgroup"
+
+	"imgtool/image/parallel"
+	"imgtool/image/tree/sums"
+)
+
+// block is a data block of a file, a run of its holes, or a fragment block.
+type block struct {
+	file   *fileData // nil for a fragment block
+	pieces []piece   // the content; none for a hole
+	zeros  int64     // number of consecutive blocks of zeros, if this is a hole
+	bytes  int64     // length of the hole
+}
+
+// slot is a block in progress.
+type slot struct {
+	block
+	buf     []byte // the content as read
+	scratch []byte // for the encoder
+	stored  []byte // the bytes to write: buf, in scratch, or allocated
+	word    uint32 // length of stored, with blockRaw; 0 is a hole
+	len     int    // length of the content
+}
+
+// writeBlocks writes all data blocks, then all fragment blocks, and returns the
+// entries of the fragment table. The tail ends are put in order while the data
+// blocks are being written.
+func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
+	size := int64(wr.opt.BlockSize)
+	g, ctx := errgroup.WithContext(ctx)
+	var tailEnds [][]int32
+	ordered := make(chan struct{})
+	g.Go(func() error {
+		defer close(ordered)
+		sketches, err := wr.plan.sketch(ctx, wr.opt)
+		if err != nil {
+			return err
+		}
+		tailEnds = wr.plan.fragments(sketches.bySimilarity(), size)
+		return nil
+	})
+	var fragments []byte
+	g.Go(func() (err error) {
+		blocks := func(yield func(block) bool) {
+			if wr.plan.dataBlocks(size, yield) {
+				<-ordered
+				wr.plan.fragmentBlocks(tailEnds, yield)
+			}
+		}
+		fragments, err = wr.packBlocks(ctx, blocks)
+		return err
+	})
+	return fragments, g.Wait()
+}
+
+// packBlocks compresses and writes blocks, and returns the fragment table entries
+// of those that are fragment blocks: squashfs 4.0, "Fragment Table".
+func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byte, error) {
+	codec, err := Codec(wr.opt.Compression)
+	if err != nil {
+		return nil, err
+	}
+	var workers []func(*slot) error
+	for range wr.opt.Workers {
+		encode, err := wr.newEncoder()
+		if err != nil {
+			return nil, err
+		}
+		workers = append(workers, func(s *slot) error { return s.pack(encode, codec, wr.opt) })
+	}
+	// Two slots per worker: one is compressed while the other waits to be written.
+	slots := make([]slot, 2*wr.opt.Workers)
+	next, stop := iter.Pull(blocks)
+	defer stop()
+	fill := func(s *slot) (ok bool) {
+		s.block, ok = next()
+		return ok
+	}
+	var fragments []byte
+	err = parallel.Map(ctx, slots, fill, workers, func(s *slot) error {
+		if d := s.file; d == nil {
+			fragments = appendTo(fragments, uint64(wr.out.pos), s.word, uint32(0))
+		} else {
+			if d.words == nil {
+				d.start, d.words = wr.out.pos, make([]uint32, 0, d.blocks)
+			}
+			for range max(s.zeros, 1) {
+				d.words = append(d.words, s.word)
+			}
+		}
+		if err := wr.out.write(s.stored); err != nil {
+			return err
+		}
+		wr.progress.Add(int64(s.len) + s.bytes)
+		return nil
+	})
+	return fragments, err
+}
+
+// pack sets what is stored of a block, from the cache or by compressing it.
+func (s *slot) pack(encode encoder, codec string, opt Options) error {
+	if s.zeros > 0 {
+		s.stored, s.word, s.len = nil, 0, 0
+		return nil
+	}
+	if s.buf == nil {
+		s.buf = make([]byte, opt.BlockSize)
+		s.scratch = make([]byte, opt.BlockSize+opt.BlockSize/128+1024)
+	}
+	key, zero := s.key(codec, opt.BlockSize)
+	if zero && s.file != nil {
+		s.stored, s.word = nil, 0
+		return nil
+	}
+	if opt.Cache != nil {
+		if data := opt.Cache.Get(s.scratch, key); len(data) > 0 && len(data) < s.len {
+			s.stored, s.word = data, uint32(len(data))
+			return nil
+		} else if data != nil {
+			// An empty entry is a block that cannot be compressed.
+			s.stored, s.word = s.buf[:s.len], uint32(s.len)|blockRaw
+			return s.read(opt.BlockSize)
+		}
+	}
+	if err := s.read(opt.BlockSize); err != nil {
+		return err
+	}
+	data, err := encode(s.scratch, s.buf)
+	if err != nil {
+		return fmt.Errorf("%s: compressing: %w", show(s.pieces[0].node.path()), err)
+	}
+	s.stored, s.word = data, uint32(len(data))
+	if len(data) >= len(s.buf) {
+		s.stored, s.word = s.buf, uint32(len(s.buf))|blockRaw
+		data = data[:0]
+	}
+	if opt.Cache != nil {
+		opt.Cache.Put(key, data)
+	}
+	return nil
+}
+
+// key returns a hash of everything that determines what is stored of a block, and
+// reports whether its content is all zeros. It sets s.len. The version in the hash
+// must be incremented if an encoder produces different bytes.
+func (s *slot) key(codec string, size int) (key [sha256.Size]byte, zero bool) {
+	h := sha256.New()
+	fmt.Fprintf(h, "squashfs block 5\n%s %d\n", codec, size)
+	s.len, zero = 0, true
+	var rec []byte
+	for _, p := range s.pieces {
+		sum := sumOf(p, int64(size))
+		zero = zero && sum == sums.Sum{}
+		rec = append(binary.LittleEndian.AppendUint32(rec[:0], uint32(p.len)), sum[:]...)
+		h.Write(rec)
+		s.len += p.len
+	}
+	h.Sum(key[:0])
+	return key, zero
+}
+
+// read reads the content of a block into s.buf.
+func (s *slot) read(size int) error {
+	s.buf = s.buf[:0]
+	for _, p := range s.pieces {
+		at := len(s.buf)
+		s.buf = s.buf[:at+p.len]
+		if err := p.read(s.buf[at:], int64(size)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
