@@ -215,8 +215,8 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 	return d.Run(ctx, names, log)
 }
 
-// findDisk returns the disk of a board in recovery mode, or without a board one that the user
-// chooses.
+// findDisk returns the disk of a board in recovery mode. Without a board it lets the user
+// choose.
 func (opt *flashOptions) findDisk(ctx context.Context, board *boards.Board, src *volume.Source, need disk.Need, u *ui) (string, error) {
 	if board == nil {
 		return chooseDisk(ctx, need, opt.yes || opt.image == "-", u)
