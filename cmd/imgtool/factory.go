@@ -219,7 +219,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		}
 	}
 	name := strings.TrimSpace(board.Name + " " + o.Unit.Name())
-	u.say("%s: %s written and verified, in %s", name, strings.Join(names, ", "), time.Since(begin).Round(100*time.Millisecond))
+	u.Infof("%s: %s written and verified, in %s", name, strings.Join(names, ", "), time.Since(begin).Round(100*time.Millisecond))
 	return nil
 }
 

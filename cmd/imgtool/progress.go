@@ -95,11 +95,7 @@ func (u *ui) Notef(format string, args ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.clear()
-	if u.json {
-		u.event(map[string]any{"event": "message", "message": fmt.Sprintf(format, args...)})
-		return
-	}
-	u.line(format, args...)
+	u.message("message", "", format, args)
 }
 
 // rate returns the bytes per second, or 0 if they are not known yet.
