@@ -24,7 +24,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// small is a tree for what edits do to single paths.
+// small returns a tree for edits of single paths.
 func small() *tree.Tree {
 	t := tree.New(1)
 	file := func(text string) *tree.Inode {
@@ -81,7 +81,7 @@ func small() *tree.Tree {
 	return t
 }
 
-// delta is what an edit changed, in words.
+// delta describes what an edit changed.
 func delta(before, after *tree.Tree) string {
 	old := map[string]bool{}
 	for _, s := range blocks(before) {
@@ -116,7 +116,7 @@ func apply(t testing.TB, tr *tree.Tree, text string) (*tree.Tree, error) {
 	return edit.Apply(tr, edits, map[string]string{"NAME": "value", "TWO": "a\nb"}, 9, nil)
 }
 
-func TestEachVerbReachesItsEndState(t *testing.T) {
+func TestApply(t *testing.T) {
 	for _, c := range []struct{ name, edit, want string }{
 		{"a new file", `write path="/etc/n" text="@NAME@\n"`, "+/etc/n 100644 0:0 @9\n\tvalue\n"},
 		{"an empty file", `write path="/etc/n" text=""`, "+/etc/n 100644 0:0 @9\n"},
@@ -271,7 +271,7 @@ func toml(edit string) string {
 	return b.String() + "\n"
 }
 
-func TestAnEditSaysWhatIsMissing(t *testing.T) {
+func TestApplyErrors(t *testing.T) {
 	for _, c := range []struct{ edit, want string }{
 		{`write path="/n/m/f" text=""`, "/n/m/f: the directory /n/m does not exist; parents = true makes it"},
 		{`write path="/dir" text=""`, "/dir is a directory, not a file"},
@@ -363,7 +363,7 @@ func TestAnEditSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
+func TestParseErrors(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"an unknown verb", "[[edit]]\n\ndo = \"symlnk\"", `x.toml:3: unknown verb "symlnk"; known verbs: append-line, chmod, chown, comment-line, copy, disable-unit, enable-unit, extlinux, fstab, fstab-remove, lock-user, mkdir, move-tree, remove, rename, set-var, symlink, write`},
 		{"no verb", "# a\n[[edit]]\npath = \"/x\"", "x.toml:2: the key do is missing; known verbs: append-line,"},
@@ -421,7 +421,7 @@ func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// A file whose text is lost is reported, and nothing else is.
+// Only files whose content is lost are reported.
 func TestReplacedFilesAreReported(t *testing.T) {
 	for text, want := range map[string]string{
 		toml(`symlink path="/etc/a" target="vars" replace=true`):                "/etc/a is a file of 12 bytes: a link to vars replaces it",
@@ -440,8 +440,8 @@ func TestReplacedFilesAreReported(t *testing.T) {
 	}
 }
 
-// passwd(1) locks the same users in the same way.
-func TestLockingAUserIsWhatPasswdDoes(t *testing.T) {
+// lock-user changes /etc/shadow as passwd(1) does.
+func TestLockUserAgreesWithPasswd(t *testing.T) {
 	imagetest.NeedRoot(t)
 	passwd := imagetest.Need(t, "passwd")
 	const before = "root:*:18000:0:99999:7:::\nme:$6$x$y:18000:0:99999:7:::\nempty::18000:0:99999:7:::\noff:!$6$y:18000:0:99999:7:::\nodd:!:18000::::::\n"
@@ -467,7 +467,7 @@ func TestLockingAUserIsWhatPasswdDoes(t *testing.T) {
 	}
 }
 
-func TestLinesOfEditsAreTold(t *testing.T) {
+func TestErrorsNameLines(t *testing.T) {
 	text := "# one\n[[edit]]\ndo = \"write\"\npath = \"/x\"\ntext = '''\n[[edit]]\na\n'''\n\n  [[ edit ]]\n\"do\" = 'mkdir'\npath = \"/y\"\n"
 	edits, err := edit.Parse("x.toml", []byte(text))
 	must(t, err)
@@ -476,7 +476,7 @@ func TestLinesOfEditsAreTold(t *testing.T) {
 	}
 }
 
-func TestVariablesNeedNotBeKnownToParse(t *testing.T) {
+func TestVariables(t *testing.T) {
 	edits, err := edit.Parse("x.toml", []byte(toml(`mkdir path="@WHERE@/x"`)))
 	must(t, err)
 	if _, err := edit.Apply(small(), edits, nil, 9, nil); err == nil || err.Error() != "x.toml:1: mkdir: unknown variable @WHERE@; no variables are set" {
@@ -502,7 +502,7 @@ func TestVariablesNeedNotBeKnownToParse(t *testing.T) {
 	}
 }
 
-func TestCopiesAreFilesOfTheirOwn(t *testing.T) {
+func TestCopiedHardLinks(t *testing.T) {
 	tr := small()
 	must(t, tr.Put("dir/one", tr.Lookup("twin1")))
 	must(t, tr.Put("dir/two", tr.Lookup("twin1")))
@@ -518,7 +518,7 @@ func TestCopiesAreFilesOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestEnabledUnitsAreDisabled(t *testing.T) {
+func TestDisableUnit(t *testing.T) {
 	before := small()
 	on, err := apply(t, before, toml(`enable-unit unit="s.service"`)+toml(`enable-unit unit="t@a.service"`)+toml(`enable-unit unit="t@b.service"`))
 	must(t, err)
@@ -582,7 +582,7 @@ type broken struct{}
 func (broken) Size() int64                       { return 4 }
 func (broken) ReadAt([]byte, int64) (int, error) { return 0, errors.New("the disk is gone") }
 
-func TestAFailingDiskIsTold(t *testing.T) {
+func TestReadError(t *testing.T) {
 	tr := small()
 	must(t, tr.Put("etc/a", &tree.Inode{Mode: tree.Regular | 0o644, Content: broken{}}))
 	_, err := apply(t, tr, toml(`append-line path="/etc/a" line="x"`))
