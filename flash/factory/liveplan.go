@@ -95,7 +95,7 @@ func (l *live) findDisk(m boards.Medium) error {
 			return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, d.Path)
 		}
 	}
-	need := disk.Need{Floor: int64(m.Placing.MinDisk), Who: l.board.Name, SectorSize: 512}
+	need := disk.Need{Floor: int64(m.Layout.MinDisk), Who: l.board.Name, SectorSize: 512}
 	if d.Fixed() { // the board's disks are internal ones
 		need.Fixed, need.Serial = true, cmp.Or(d.Serial, d.WWN)
 	}

@@ -28,13 +28,13 @@ import (
 
 func soak() bool { return os.Getenv("SOAK") == "1" }
 
-func TestEmptyFileSystemsOfEverySize(t *testing.T) {
+func TestNewEmpty(t *testing.T) {
 	for _, size := range []int64{mib, 8*mib - 4096, 8 * mib, 16 * mib, 64 * mib, 128*mib - 4096, 128 * mib, 129 * mib, 130 * mib, 200 * mib, 511 * mib, gib, 3 * gib, 5*gib + 77*4096} {
 		judge(t, nil, write(t, build(t, nil, sized(size))))
 	}
 }
 
-func TestAHugeFileSystemCostsLittle(t *testing.T) {
+func TestNewHugeIsSmall(t *testing.T) {
 	for _, c := range []struct {
 		size     int64
 		judge    bool
@@ -73,7 +73,7 @@ func TestAHugeFileSystemCostsLittle(t *testing.T) {
 	}
 }
 
-// everything is a tree with all that a tree can hold.
+// everything returns a tree with all types of inodes and all attributes.
 func everything(t testing.TB) *tree.Tree {
 	tr := tree.New(modTime)
 	dir := func(mode uint32) tree.Inode { return tree.Inode{Mode: tree.Dir | mode, ModTime: modTime} }
@@ -144,7 +144,7 @@ func everything(t testing.TB) *tree.Tree {
 	}
 	d := dir(0o755)
 	d.Xattrs = []tree.Xattr{{Name: "user.dir", Value: "d"}}
-	put(t, tr, "xattrs/folder", d)
+	put(t, tr, "xattrs/directory", d)
 	n := *tr.Lookup("links/4095")
 	n.Xattrs = []tree.Xattr{{Name: "security.x", Value: "1"}, {Name: "trusted.y", Value: strings.Repeat("y", 500)}}
 	put(t, tr, "xattrs/link", n)
@@ -155,14 +155,14 @@ func everything(t testing.TB) *tree.Tree {
 	return tr
 }
 
-func TestEverythingATreeCanHold(t *testing.T) {
+func TestNewAllTypes(t *testing.T) {
 	tr := everything(t)
 	for _, size := range []int64{16 * mib, gib} {
 		judge(t, tr, write(t, build(t, tr, sized(size))))
 	}
 }
 
-func TestBytesOfAnOldDiskAreNeverRead(t *testing.T) {
+func TestNewOnUsedDisk(t *testing.T) {
 	imagetest.NeedRoot(t)
 	size := int64(420*mib + 8192)
 	if soak() {
@@ -173,7 +173,7 @@ func TestBytesOfAnOldDiskAreNeverRead(t *testing.T) {
 	for i := range 300 {
 		put(t, tr, fmt.Sprintf("many/%d/%d", i%7, i), file(noise(rng, rng.IntN(9000))))
 	}
-	// What an image of a disk does not hold must not come from the old one.
+	// Nothing of the former content of the disk may become visible.
 	hole, err := image.New(100_000, image.Extent{Off: 50_000, Content: strings.NewReader("data")})
 	must(t, err)
 	put(t, tr, "hole", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: hole})
@@ -193,7 +193,7 @@ func TestBytesOfAnOldDiskAreNeverRead(t *testing.T) {
 		t.Error("the bytes before the superblock are old: another file system may be seen there")
 	}
 
-	// The kernel writes what is left of inode tables, and uses every group.
+	// The kernel initialises the rest of the inode tables and uses every group.
 	dev, dir := imagetest.Loop(t, path), t.TempDir()
 	imagetest.Run(t, "mount", "-t", "ext4", "-o", "init_itable=0", dev, dir)
 	defer func() { exec.Command("umount", dir).Run() }()
@@ -232,13 +232,13 @@ func TestBytesOfAnOldDiskAreNeverRead(t *testing.T) {
 	fsck(t, path)
 }
 
-func TestItCanBeGrown(t *testing.T) {
+func TestNewCanBeResized(t *testing.T) {
 	imagetest.NeedRoot(t)
 	tr := everything(t)
 	want := describe(t, withLost(t, tr))
 	for _, online := range []bool{true, false} {
 		if online && !mayResize(t) {
-			t.Log("this machine lets nobody grow what is mounted")
+			t.Log("this machine does not allow resizing a mounted file system")
 			continue
 		}
 		path := writeDirty(t, build(t, tr, sized(40*mib)))
@@ -273,7 +273,7 @@ func TestItCanBeGrown(t *testing.T) {
 	}
 }
 
-// mayResize tells whether this process has CAP_SYS_RESOURCE.
+// mayResize reports whether this process has CAP_SYS_RESOURCE.
 func mayResize(t testing.TB) bool {
 	status, err := os.ReadFile("/proc/self/status")
 	must(t, err)
@@ -282,7 +282,7 @@ func mayResize(t testing.TB) bool {
 	return caps>>unix.CAP_SYS_RESOURCE&1 != 0
 }
 
-func TestAnOldJournalIsNotThereToBeReplayed(t *testing.T) {
+func TestNewOverOldJournal(t *testing.T) {
 	imagetest.NeedRoot(t)
 	m := build(t, nil, sized(64*mib))
 	path := write(t, m)
@@ -310,7 +310,7 @@ func TestAnOldJournalIsNotThereToBeReplayed(t *testing.T) {
 	fsck(t, path)
 }
 
-// randomTree has some of everything in tens or hundreds of paths.
+// randomTree returns a tree of up to some hundred inodes of all types.
 func randomTree(t testing.TB, seed uint64) *tree.Tree {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	tr := tree.New(1_600_000_000)
@@ -360,7 +360,7 @@ func randomTree(t testing.TB, seed uint64) *tree.Tree {
 		}
 		sortXattrs(n.Xattrs)
 		plain := func() {
-			// The kernel keeps user attributes off these.
+			// The kernel allows no user attributes for these.
 			n.Xattrs = nil
 		}
 		switch k := rng.IntN(20); {
@@ -404,7 +404,7 @@ func randomTree(t testing.TB, seed uint64) *tree.Tree {
 	return tr
 }
 
-func TestRandomTrees(t *testing.T) {
+func TestNewRandomTrees(t *testing.T) {
 	n, first := 8, rand.Uint64()
 	if soak() {
 		n = 300
@@ -425,23 +425,21 @@ func TestRandomTrees(t *testing.T) {
 			for i := range opt.HashSeed {
 				opt.HashSeed[i] = byte(rng.Uint32())
 			}
-			var err error
-			opt.Size, err = ext4.MinSize(tr, opt)
-			must(t, err)
+			opt.Size = minSize(t, tr, opt)
 			opt.Size += rng.Int64N(3) * rng.Int64N(500) * mib
 			judge(t, tr, write(t, build(t, tr, opt)))
 		})
 	}
 }
 
-// names puts n empty files in a folder, their names as format has them.
+// names adds n empty files, with names in the given format.
 func names(t testing.TB, tr *tree.Tree, format string, n int) {
 	for i := range n {
 		put(t, tr, fmt.Sprintf(format, i), file(""))
 	}
 }
 
-func TestLargeFoldersAreIndexed(t *testing.T) {
+func TestNewIndexesLargeDirectories(t *testing.T) {
 	n := 20_000
 	if soak() {
 		n = 100_000
@@ -454,20 +452,18 @@ func TestLargeFoldersAreIndexed(t *testing.T) {
 		names(t, tr, fmt.Sprintf("some%d", i)+"/a file %d", 100+20*i)
 	}
 	opt := options
-	var err error
-	opt.Size, err = ext4.MinSize(tr, opt)
-	must(t, err)
+	opt.Size = minSize(t, tr, opt)
 	opt.Size += 20 * mib
 	path := write(t, build(t, tr, opt))
 	judge(t, tr, path)
 	htree := imagetest.Run(t, "debugfs", "-R", "htree_dump /long", path)
 	if !strings.Contains(htree, "Indirect levels: 1") {
-		t.Errorf("a folder of %d long names has no second level:\n%.300s", n/2, htree)
+		t.Errorf("a directory of %d long names has no second level:\n%.300s", n/2, htree)
 	}
 }
 
-func TestNamesOfOneHashMayBeInTwoLeaves(t *testing.T) {
-	// 15 names of 250 bytes go in a leaf.
+func TestNewHashCollisionAcrossLeaves(t *testing.T) {
+	// A leaf has 15 names of 250 bytes.
 	name := func(i int) string { return fmt.Sprintf("%0250d", i) }
 	seen := map[uint32]int{}
 	var a, b int
@@ -503,7 +499,7 @@ func TestNamesOfOneHashMayBeInTwoLeaves(t *testing.T) {
 	judge(t, tr, path)
 }
 
-func TestMoreSubfoldersThanCanBeCounted(t *testing.T) {
+func TestNewMoreSubdirectoriesThanLinks(t *testing.T) {
 	tr := tree.New(modTime)
 	n := 65_100
 	for i := range n {
@@ -516,9 +512,7 @@ func TestMoreSubfoldersThanCanBeCounted(t *testing.T) {
 		}
 	}
 	opt := options
-	var err error
-	opt.Size, err = ext4.MinSize(tr, opt)
-	must(t, err)
+	opt.Size = minSize(t, tr, opt)
 	path := write(t, build(t, tr, opt))
 	fsck(t, path)
 	if os.Geteuid() == 0 {
@@ -549,7 +543,7 @@ func TestMoreSubfoldersThanCanBeCounted(t *testing.T) {
 	}
 }
 
-func TestAFileOfManyExtents(t *testing.T) {
+func TestNewManyExtents(t *testing.T) {
 	tr := tree.New(modTime)
 	put(t, tr, "large", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: pattern(700*mib + 123)})
 	path := write(t, build(t, tr, sized(gib)))
@@ -560,7 +554,7 @@ func TestAFileOfManyExtents(t *testing.T) {
 	judge(t, tr, path)
 }
 
-// writeMetadata writes all but what files hold.
+// writeMetadata writes everything but the content of files.
 func writeMetadata(t testing.TB, tr *tree.Tree, m *image.Image) string {
 	var meta []image.Extent
 	for e := range m.Extents() {
@@ -573,7 +567,7 @@ func writeMetadata(t testing.TB, tr *tree.Tree, m *image.Image) string {
 	return write(t, less)
 }
 
-func TestFilesLargerThanMemory(t *testing.T) {
+func TestNewLargeFiles(t *testing.T) {
 	tr := tree.New(modTime)
 	put(t, tr, "a/huge", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: pattern(300*gib + 1)})
 	put(t, tr, "b/large", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: pattern(5 * gib)})
@@ -611,7 +605,7 @@ func TestFilesLargerThanMemory(t *testing.T) {
 	}
 }
 
-func TestWhatABootLoaderReadsComesFirstAndInOnePiece(t *testing.T) {
+func TestNewFirstIsContiguous(t *testing.T) {
 	tr := tree.New(modTime)
 	rng := rand.New(rand.NewPCG(3, 3))
 	for i := range 200 {
@@ -648,7 +642,7 @@ func TestWhatABootLoaderReadsComesFirstAndInOnePiece(t *testing.T) {
 	judge(t, tr, write(t, m))
 }
 
-// features are those that kernel 4.9, its e2fsck and CBoot know.
+// features are the features that Linux 4.9, its e2fsck and CBoot support.
 const features = "has_journal ext_attr resize_inode dir_index filetype extent 64bit flex_bg sparse_super large_file huge_file dir_nlink extra_isize metadata_csum"
 
 func dumped(out, field string) string {
@@ -659,7 +653,7 @@ func dumped(out, field string) string {
 	return m[1]
 }
 
-func TestDumpe2fsSeesWhatWasAskedFor(t *testing.T) {
+func TestNewOptions(t *testing.T) {
 	opt := sized(700 * mib)
 	opt.Reserved, opt.JournalSize, opt.Inodes, opt.Time = 2, 8*mib, 20_000, 1<<32+7
 	path := write(t, build(t, nil, opt))
@@ -718,7 +712,7 @@ func digest(t testing.TB, m *image.Image) string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-func TestTheSameTreeGivesTheSameBytes(t *testing.T) {
+func TestNewIsReproducible(t *testing.T) {
 	for seed := range uint64(3) {
 		a, b := build(t, randomTree(t, seed), sized(64*mib)), build(t, randomTree(t, seed), sized(64*mib))
 		if digest(t, a) != digest(t, b) {
@@ -742,7 +736,7 @@ type broken int64
 func (b broken) Size() int64                           { return int64(b) }
 func (broken) ReadAt(p []byte, off int64) (int, error) { return 0, io.ErrClosedPipe }
 
-func TestFilesAreReadOnlyWhenTheImageIs(t *testing.T) {
+func TestNewReadsFilesOnDemand(t *testing.T) {
 	tr := tree.New(modTime)
 	put(t, tr, "etc/bad", tree.Inode{Mode: tree.Regular, ModTime: modTime, Content: broken(5000)})
 	m := build(t, tr, sized(16*mib))
@@ -754,10 +748,10 @@ func TestFilesAreReadOnlyWhenTheImageIs(t *testing.T) {
 			return
 		}
 	}
-	t.Error("nobody said that a file cannot be read")
+	t.Error("no error for a file that cannot be read")
 }
 
-func TestWhatCannotBeIsRefused(t *testing.T) {
+func TestNewErrors(t *testing.T) {
 	with := func(f func(o *ext4.Options)) ext4.Options {
 		o := sized(64 * mib)
 		f(&o)
@@ -780,24 +774,24 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		opt  ext4.Options
 		want string
 	}{
-		{nil, with(func(o *ext4.Options) { o.Size++ }), "67108865 bytes cannot be"},
+		{nil, with(func(o *ext4.Options) { o.Size++ }), "67108865 bytes are not a multiple"},
 		{nil, with(func(o *ext4.Options) { o.Size = 0 }), "the files need"},
-		{nil, with(func(o *ext4.Options) { o.Size = -4096 }), "-4096 bytes cannot be"},
-		{nil, with(func(o *ext4.Options) { o.Size = 16 * tib }), "cannot be"},
+		{nil, with(func(o *ext4.Options) { o.Size = -4096 }), "-4096 bytes are not a multiple"},
+		{nil, with(func(o *ext4.Options) { o.Size = 16 * tib }), "are not a multiple of 4096 up to 17592186040320"},
 		{nil, with(func(o *ext4.Options) { o.Size = 64 * kib }), "the files need 225280 bytes and a file system of 65536 bytes has 0"},
 		{nil, with(func(o *ext4.Options) { o.Label = strings.Repeat("x", 17) }), "longer than 16"},
-		{nil, with(func(o *ext4.Options) { o.JournalSize = 4 * kib }), "journal of 4096 bytes cannot be"},
+		{nil, with(func(o *ext4.Options) { o.JournalSize = 4 * kib }), "invalid journal size for a file system of 67108864 bytes: 4096 bytes"},
 		{nil, with(func(o *ext4.Options) { o.JournalSize = 60 * mib }), "the files need"},
-		{nil, with(func(o *ext4.Options) { o.Inodes = 40_000 }), "40000 inodes cannot be"},
+		{nil, with(func(o *ext4.Options) { o.Inodes = 40_000 }), "40000 inodes do not fit"},
 		{nil, with(func(o *ext4.Options) { o.Reserved = 51 }), "51 percent"},
-		{many, with(func(o *ext4.Options) { o.Inodes = 1000 }), "the tree has 40011 files and folders and the file system 1008 inodes"},
+		{many, with(func(o *ext4.Options) { o.Inodes = 1000 }), "the tree has 40011 files and directories, but the file system has 1008 inodes"},
 		{many, with(func(o *ext4.Options) {}), "at most 32768"},
 		{one("a/big", tree.Inode{Mode: tree.Regular, Content: pattern(70 * mib)}), with(func(o *ext4.Options) {}), "and a file system of 67108864 bytes has"},
-		{one("a/neg", tree.Inode{Mode: tree.Regular, Content: pattern(-1)}), with(func(o *ext4.Options) {}), "a/neg: a file of -1"},
+		{one("a/neg", tree.Inode{Mode: tree.Regular, Content: pattern(-1)}), with(func(o *ext4.Options) {}), "a/neg: invalid file size -1"},
 		{one("a/link", tree.Inode{Mode: tree.Symlink}), with(func(o *ext4.Options) {}), "a/link: "},
 		{one("a/link", tree.Inode{Mode: tree.Symlink, Target: strings.Repeat("x", 4096)}), with(func(o *ext4.Options) {}), "a/link: "},
-		{one("a/what", tree.Inode{Mode: 0o777}), with(func(o *ext4.Options) {}), "a/what: file type 0"},
-		{one("a/dev", tree.Inode{Mode: tree.CharDev, Major: 4096}), with(func(o *ext4.Options) {}), "a/dev: a device 4096,0"},
+		{one("a/what", tree.Inode{Mode: 0o777}), with(func(o *ext4.Options) {}), "a/what: unknown file type 0"},
+		{one("a/dev", tree.Inode{Mode: tree.CharDev, Major: 4096}), with(func(o *ext4.Options) {}), "a/dev: device 4096:0"},
 		{one("lost+found", file("")), with(func(o *ext4.Options) {}), "lost+found: "},
 		{xattr(tree.Xattr{Name: "user.x", Value: strings.Repeat("x", 4041)}), with(func(o *ext4.Options) {}), "a/b: extended attribute user.x of 4041 bytes does not fit"},
 		{xattr(tree.Xattr{Name: "user.x", Value: strings.Repeat("x", 3000)}, tree.Xattr{Name: "user.y", Value: strings.Repeat("x", 1100)}), with(func(o *ext4.Options) {}), "a/b: extended attribute user.y"},
@@ -816,12 +810,11 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 	}
 }
 
-func TestMinSizeIsEnoughAndHardlyMore(t *testing.T) {
+func TestFullErrorIsAccurate(t *testing.T) {
 	many := tree.New(modTime)
 	names(t, many, "d/%d", 50_000)
 	for name, tr := range map[string]*tree.Tree{"nothing": nil, "everything": everything(t), "names": many} {
-		size, err := ext4.MinSize(tr, options)
-		must(t, err)
+		size := minSize(t, tr, options)
 		path := write(t, build(t, tr, sized(size)))
 		fsck(t, path)
 		if name == "names" {
@@ -833,7 +826,7 @@ func TestMinSizeIsEnoughAndHardlyMore(t *testing.T) {
 	}
 }
 
-// stage puts a tree in a folder of this machine.
+// stage writes a tree to a temporary directory.
 func stage(t testing.TB, tr *tree.Tree) string {
 	dir := t.TempDir()
 	for path, n := range tr.All() {
@@ -863,7 +856,7 @@ func stage(t testing.TB, tr *tree.Tree) string {
 	return dir
 }
 
-// common is a tree as distributions have it.
+// common returns a tree similar to that of a distribution.
 func common(t testing.TB, files int) *tree.Tree {
 	rng := rand.New(rand.NewPCG(4, 4))
 	tr := tree.New(modTime)
@@ -893,7 +886,7 @@ func mke2fs(t testing.TB, dir, path string, size int64) {
 	imagetest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", "^orphan_file,^metadata_csum_seed", "-E", "root_owner=0:0", "-d", dir, path, strconv.FormatInt(size/1024, 10)+"k")
 }
 
-func TestSideBySideWithMke2fs(t *testing.T) {
+func TestNewMatchesMke2fs(t *testing.T) {
 	tr := common(t, 3000)
 	dir := stage(t, tr)
 	for _, size := range []int64{128 * mib, 600 * mib, 5 * gib} {
