@@ -87,7 +87,7 @@ type Dir struct {
 
 // Open opens the cache in a directory, which it makes if necessary. The error is an
 // *[AccessError] if other users can write to it. With a secret, only entries that were
-// stored with the same secret are valid; nil is no secret.
+// stored with the same secret are valid; a nil secret is none.
 func Open(path string, secret []byte) (*Dir, error) {
 	if err := MakePrivate(path); err != nil {
 		return nil, err

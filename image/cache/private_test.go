@@ -23,14 +23,14 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// mkdir makes a directory with a mode, whatever the umask.
+// mkdir makes a directory with a mode, regardless of the umask.
 func mkdir(t *testing.T, path string, mode fs.FileMode) {
 	t.Helper()
 	must(t, os.MkdirAll(path, 0o755))
 	must(t, os.Chmod(path, mode))
 }
 
-// Whoever can write to the directory, or to one above it, decides what is built.
+// A user who can write to the directory or a parent could change what is built.
 func TestDirectoryWritableByOthersIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		imagetest.Skip(t, "only root can make directories of other users")
@@ -107,8 +107,8 @@ func TestDirectoryWritableByOthersIsRefused(t *testing.T) {
 	}
 }
 
-// For a user who is not root, root's directories may be above, but not in a directory
-// that all can write to, nor be the cache.
+// For an ordinary user, parents may belong to root, but not below a directory that all
+// users can write to. The cache itself must belong to the user.
 func TestParentDirectoriesMayBelongToRoot(t *testing.T) {
 	if path := os.Getenv("OPEN_CACHE"); path != "" {
 		if _, err := cache.Open(path, nil); err != nil {
@@ -156,7 +156,7 @@ func TestParentDirectoriesMayBelongToRoot(t *testing.T) {
 	}
 }
 
-// A directory that is made is for its user alone.
+// MakePrivate makes directories with mode 0700.
 func TestNewDirectoryIsPrivate(t *testing.T) {
 	path := t.TempDir() + "/a/b"
 	open(t, path)
@@ -167,7 +167,7 @@ func TestNewDirectoryIsPrivate(t *testing.T) {
 	}
 }
 
-// plant puts a file or link in the place of an entry.
+// plant replaces an entry by a file or link.
 func plant(t *testing.T, path string, i int, put func(at string) error) {
 	t.Helper()
 	name := fmt.Sprintf("%x", key(i))
@@ -175,7 +175,7 @@ func plant(t *testing.T, path string, i int, put func(at string) error) {
 	must(t, put(filepath.Join(path, name[:2], name)))
 }
 
-// A directory that others could write to once may still have what they put there.
+// A directory that was writable by others once may have entries of theirs.
 func TestEntriesOfOtherUsersAreIgnored(t *testing.T) {
 	if os.Geteuid() != 0 {
 		imagetest.Skip(t, "only root can make files of other users")
@@ -214,7 +214,7 @@ func TestEntriesOfOtherUsersAreIgnored(t *testing.T) {
 	}
 }
 
-// Entries are got under the secret they were put with, and under no other name.
+// Get returns entries that were stored with the same secret and key only.
 func TestEntriesAreAuthenticated(t *testing.T) {
 	path := t.TempDir()
 	secret, wrong := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
@@ -263,7 +263,7 @@ func TestEntriesAreAuthenticated(t *testing.T) {
 		}
 		put(secret, 1)
 		if got, bad := get(secret, 1); !bytes.Equal(got, data(1)) || bad != 0 {
-			t.Errorf("%s, and then made anew: %q, %d are bad", name, got, bad)
+			t.Errorf("%s, after rewriting: %q, %d are bad", name, got, bad)
 		}
 	}
 	if got, _ := get(nil, 1); got != nil {

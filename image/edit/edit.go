@@ -44,7 +44,7 @@
 // /etc/resolv.conf that is a link changes the target. A file with several hard links is
 // changed under all its names.
 //
-// All values but those of do and pattern can have variables: @NAME@ with NAME in capitals.
+// All values except do and pattern can have variables: @NAME@ with NAME in capitals.
 package edit
 
 import (

@@ -24,8 +24,8 @@ func (b badAt) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// A read error names the file and the first byte that could not be read; the end of a
-// file is none.
+// A read error names the file and the offset of the first byte that could not be read.
+// io.EOF is unchanged.
 func TestReadErrorsNameFileAndOffset(t *testing.T) {
 	_, err := hostfile.NewReaderAt("some.img", badAt(5000)).ReadAt(make([]byte, 4096), 4096)
 	var failed *hostfile.ReadError
@@ -45,7 +45,7 @@ func TestReadErrorsNameFileAndOffset(t *testing.T) {
 	}
 }
 
-// A place where no file can be made is found without making one, and named.
+// CheckOutput makes no file.
 func TestCheckOutput(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

@@ -16,7 +16,7 @@ import (
 	"imgtool/image/hostfile"
 )
 
-// Whatever has the name of a file is opened or refused at once.
+// Files of every kind are opened or refused without blocking.
 func TestOtherKindsOfFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -67,7 +67,7 @@ func TestOtherKindsOfFilesAreRefused(t *testing.T) {
 	}
 }
 
-// A pipe is read to its end under the name that a shell gives it, and no other.
+// An inherited pipe is read to its end under the name that a shell gives it.
 func TestInheritedPipeIsRead(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

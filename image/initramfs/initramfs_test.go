@@ -14,7 +14,7 @@ import (
 
 const wanted = "scripts/init-bottom/overlayroot"
 
-// archive is a cpio with one file, of cpio's.
+// archive returns an archive with one file, made by cpio.
 func archive(t testing.TB, name string) string {
 	t.Helper()
 	d := t.TempDir()

@@ -46,7 +46,7 @@ func (e *ReadError) Error() string { return fmt.Sprintf("%s: %v", e.Path, e.Err)
 func (e *ReadError) Unwrap() error { return e.Err }
 
 // Diff yields the paths that differ between a and b, in the order of [Tree.All]. It reads
-// and compares the contents of files, those of hard links once. If a file cannot be read,
+// and compares the contents of files, and of several hard links only one. If a file cannot be read,
 // the error is a *[ReadError]; nothing follows an error. Progress counts bytes of files
 // that both trees have.
 func Diff(ctx context.Context, a, b *Tree, p image.Progress) iter.Seq2[Change, error] {

@@ -74,7 +74,7 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	if _, err := tr.Resolve("/vmlinuz/up", true); err == nil {
-		t.Error("a file is a directory")
+		t.Error("a path below a file is resolved")
 	}
 }
 
@@ -86,7 +86,7 @@ func TestWithout(t *testing.T) {
 	}
 	before := treetest.Digest(t, tr)
 	if got := treetest.Digest(t, tr.Without(nil)); got != before {
-		t.Error("a tree without nothing is another")
+		t.Error("a full copy has another digest")
 	}
 	less := tr.Without(func(p string) bool { return p == "a/b" || p == "" })
 	want := "/ 40755 0:0 @1700000000\na 40755 0:0 @1700000000\na/b-d 100644 0:0 @0 \"\"\ne = a/b-d\n"

@@ -22,8 +22,8 @@ const (
 // UnsupportedXattrs is the kind of [Loss] of attributes that [KeepXattr] leaves out.
 const UnsupportedXattrs = "extended attributes other than user., trusted. and security."
 
-// KeepXattr reports whether trees hold the extended attribute. They leave out those that
-// the kernel generates, such as the rest of system.*.
+// KeepXattr reports whether trees hold the extended attribute. They leave out
+// attributes that the kernel generates, such as the rest of system.*.
 func KeepXattr(name string) bool {
 	if name == ACL || name == DefaultACL {
 		return true
@@ -50,8 +50,8 @@ func CheckXattrs(all []Xattr) error {
 }
 
 // WithoutXattrs returns a tree without the extended attributes for which drop is true,
-// the number of paths that had any, and the first of these paths. If there are none, it
-// returns t itself.
+// the number of paths that had any, and the first of these paths. With none, it returns t
+// itself.
 func (t *Tree) WithoutXattrs(drop func(name string) bool) (left *Tree, n int, first string) {
 	left = t
 	dropXattr := func(x Xattr) bool { return drop(x.Name) }

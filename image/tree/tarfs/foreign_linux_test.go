@@ -28,7 +28,7 @@ func TestGlobalHeaders(t *testing.T) {
 	d := t.TempDir()
 	treetest.WriteFile(t, d+"/a", "1")
 	treetest.WriteFile(t, d+"/d/b", "2")
-	for _, name := range []string{"/a", "/d/b", "/d"} { // a fraction would be in a header of its own
+	for _, name := range []string{"/a", "/d/b", "/d"} { // a fraction of a second would be in the extended header of each entry
 		treetest.Must(t, os.Chtimes(d+name, time.Unix(1e9, 0), time.Unix(1e9, 0)))
 	}
 	path := filepath.Join(t.TempDir(), "g.tar")
@@ -48,7 +48,7 @@ func TestGlobalHeaders(t *testing.T) {
 		}
 	}
 
-	// What would make one of all files is left out, and reported.
+	// A path in a global header is ignored and reported.
 	got, err = fromTar(treetest.Tar(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"path": "x"}}, file("a", "1")))
 	treetest.Must(t, err)
 	if d := cmp.Diff([]tree.Loss{{What: "values of a global header", N: 1, First: "a (path)"}}, got.Losses()); d != "" || got.Lookup("a") == nil {
@@ -125,7 +125,7 @@ func TestSparseFilesWithManyRuns(t *testing.T) {
 		data[i*1024+i%512] = byte(i%255 + 1)
 	}
 	treetest.Must(t, os.WriteFile(d+"/f", data, 0o644))
-	treetest.Must(t, os.Truncate(d+"/f", int64(len(data))+1<<20)) // or GNU tar looks for no holes
+	treetest.Must(t, os.Truncate(d+"/f", int64(len(data))+1<<20)) // otherwise GNU tar does not look for holes
 	want, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	path := filepath.Join(t.TempDir(), "x.tar")

@@ -238,7 +238,7 @@ func parseHeader(b []byte) (*header, error) {
 	return h, nil
 }
 
-// effective returns the records of an entry: its own, and global ones of other keys.
+// effective returns the records of an entry: its own ones, and global ones with other keys.
 func (t *tarReader) effective(own map[string]string) map[string]string {
 	if len(t.global) == 0 {
 		return own

@@ -13,7 +13,7 @@ import (
 	"imgtool/image/tree/treetest"
 )
 
-// paths is a tree in few words, without what made directories are like.
+// paths describes a tree in one line, without the metadata of directories.
 func paths(t testing.TB, tr *tree.Tree) string {
 	var all []string
 	for line := range strings.Lines(treetest.Dump(t, tr)) {
@@ -48,7 +48,7 @@ func TestWhiteouts(t *testing.T) {
 		{"a whiteout of nothing", layers{base, {file("x/.wh.a", ""), file("d/a/.wh.x", ""), file(".wh.nope", ""), file(".wh.", "")}}, "d/ d/a:1: d/b:1: d/e/ d/e/f:1: da:1:"},
 		{"a whiteout, then the file", layers{base, {file("d/.wh.a", ""), file("d/a", "2")}}, "d/ d/a:2: d/b:1: d/e/ d/e/f:1: da:1:"},
 		{"the file, then its whiteout", layers{base, {file("d/a", "2"), file("d/.wh.a", "")}}, "d/ d/a:2: d/b:1: d/e/ d/e/f:1: da:1:"},
-		{"a directory made anew", layers{base, {dir("d"), file("d/x", "2"), file(".wh.d", "")}}, "d/ d/x:2: da:1:"},
+		{"a directory removed and made again", layers{base, {dir("d"), file("d/x", "2"), file(".wh.d", "")}}, "d/ d/x:2: da:1:"},
 		{"a whiteout two layers up", layers{base, {file("d/a", "2")}, {file("d/.wh.a", "")}, {file("d/c", "4")}}, "d/ d/b:1: d/c:4: d/e/ d/e/f:1: da:1:"},
 		{"opaque first", layers{base, {dir("d"), file("d/.wh..wh..opq", ""), file("d/x", "2")}}, "d/ d/x:2: da:1:"},
 		{"opaque last", layers{base, {dir("d"), file("d/x", "2"), file("d/e/y", "2"), file("d/.wh..wh..opq", "")}}, "d/ d/e/ d/e/y:2: d/x:2: da:1:"},
@@ -66,7 +66,7 @@ func TestWhiteouts(t *testing.T) {
 		{"a whiteout of a link", layers{{symlink("bin", "usr/bin"), file("usr/bin/a", "1")}, {file(".wh.bin", ""), file("bin/c", "2")}},
 			"bin/ bin/c:2: usr/ usr/bin/ usr/bin/a:1:"},
 
-		// What go-containerregistry's Extract gets wrong.
+		// Cases in which Extract of go-containerregistry is wrong.
 		{"C1: a link to a file replaced above keeps the old one", layers{{file("a", "1"), hardlink("b", "a")}, {file("a", "2")}}, "a:2: b:1:"},
 		{"C2: a link to a file taken away above", layers{{file("a", "1"), hardlink("b", "a"), hardlink("c", "a")}, {file(".wh.a", "")}}, "b:1: c=b"},
 		{"C3: a directory that is a link below", layers{{symlink("bin", "usr/bin"), dir("usr"), dir("usr/bin")}, {file("bin/x", "2")}}, "bin->usr/bin usr/ usr/bin/ usr/bin/x:2:"},

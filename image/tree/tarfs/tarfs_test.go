@@ -46,7 +46,7 @@ func hardlink(name, target string) tar.Header {
 	return e
 }
 
-// A directory with everything a tar can hold.
+// everything makes a directory with every kind of file that a tar can hold.
 func everything(t testing.TB) string {
 	t.Helper()
 	d := t.TempDir()
@@ -95,7 +95,7 @@ func TestGNUTar(t *testing.T) {
 			want, args := treetest.Dump(t, fromDir()), []string{"--format=" + format, "-cf", filepath.Join(t.TempDir(), "x.tar"), "-C", d}
 			if format == "pax" {
 				if !xattr {
-					t.Log("no extended attributes here")
+					t.Log("the file system does not support extended attributes")
 				}
 				args = append(args, "--xattrs", "--xattrs-include=*")
 			} else {
@@ -129,7 +129,7 @@ func TestGNUTar(t *testing.T) {
 	}
 }
 
-// extracted has GNU tar extract the tar, and compares.
+// extracted extracts a tar with GNU tar and compares the result with a tree.
 func extracted(t *testing.T, path string, got *tree.Tree) {
 	if os.Geteuid() != 0 {
 		return
@@ -280,7 +280,7 @@ func TestBadTars(t *testing.T) {
 	}
 }
 
-// cuts cuts a tar short everywhere.
+// cuts truncates a tar at many places.
 func cuts(t *testing.T, data []byte) {
 	t.Helper()
 	end := len(bytes.TrimRight(data, "\x00"))
@@ -337,14 +337,14 @@ func TestReadErrorIsNotCorruption(t *testing.T) {
 	for at := int64(0); at < int64(len(data)); at += 512 {
 		_, err := tarfs.Read(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0)
 		var damaged *tarfs.CorruptError
-		// What is in files is not read.
+		// Contents of files are not read.
 		if errors.As(err, &damaged) || err != nil && !errors.Is(err, bad) || err == nil && at < int64(len(data))-1024 && at > 7000 {
 			t.Errorf("at %d: %v", at, err)
 		}
 	}
 }
 
-// summed makes the sums of headers right, which a fuzzer would not find.
+// summed corrects the checksums of headers, which a fuzzer would not find.
 func summed(data []byte) []byte {
 	data = bytes.Clone(data)
 	for rest := data; len(rest) >= 512; rest = rest[512:] {
@@ -396,7 +396,7 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 		treetest.Digest(t, tr)
-		// Whatever was taken can be laid over itself.
+		// A tar that Read accepts can be applied to its own tree.
 		if err := tarfs.ApplyLayer(tr, bytes.NewReader(data), int64(len(data))); err != nil && !strings.Contains(err.Error(), "hard link") && !strings.Contains(err.Error(), "not a directory") && !strings.Contains(err.Error(), "symbolic links") {
 			t.Fatal(err)
 		}
