@@ -40,7 +40,7 @@ func SaveSeed(ctx context.Context, name string, seed compose.SeedOptions, opt Op
 		return nil
 	}
 	defer opt.Begin()()
-	change := flash.Change{Size: dev.Size(), Steps: e.Steps, Timeout: opt.patience(d.Path)}
+	change := flash.Change{Size: dev.Size(), Steps: e.Steps, Timeout: opt.timeout(d.Path)}
 	if _, err := flash.Edit(ctx, dev, change, opt.Monitor.Phase); err != nil {
 		if left, _ := flash.StateAfter(err); left == flash.Unchanged {
 			return fault.WithHint(err, "%s is unchanged", d.Path)

@@ -20,7 +20,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// machine puts the recorded machine name into a folder. See testdata/README.md.
+// machine creates the files of a recorded machine in a directory. See testdata/README.md.
 func machine(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile("testdata/machines/" + name + ".txt")
@@ -34,11 +34,11 @@ func machine(t *testing.T, name string) string {
 			t.Fatal(err)
 		}
 	}
-	folder, open := "/", ""
+	dir, open := "/", ""
 	place := func(path string) string {
 		path = strings.TrimSpace(path)
 		if !strings.HasPrefix(path, "/") {
-			path = folder + "/" + path
+			path = dir + "/" + path
 		}
 		path = filepath.Join(root, path)
 		must(os.MkdirAll(filepath.Dir(path), 0o755))
@@ -59,9 +59,9 @@ func machine(t *testing.T, name string) string {
 		switch {
 		case line == "" || line[0] == '#':
 		case line[0] == '[':
-			folder = strings.Trim(line, "[]")
+			dir = strings.Trim(line, "[]")
 		case isLink:
-			if strings.HasPrefix(target, "/") { // else it would lead out of the folder
+			if strings.HasPrefix(target, "/") { // else it would leave the directory
 				target = root + target
 			}
 			must(os.Symlink(target, place(path)))
@@ -153,7 +153,7 @@ func TestFindErrors(t *testing.T) {
 		{"another part of an eMMC", "board", "/dev/mmcblk2gp0", "the disk is /dev/mmcblk2"},
 		{"a partition of such a part", "board", "/dev/mmcblk2gp0p1", "the disk is /dev/mmcblk2"},
 		{"the protected part of an eMMC", "overlayroot", "/dev/mmcblk0rpmb", "the disk is /dev/mmcblk0"},
-		{"a folder", "laptop", "/dev/disk", "a directory is not a disk"},
+		{"a directory", "laptop", "/dev/disk", "a directory is not a disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := disk.Find(machine(t, c.machine), c.path)
@@ -225,7 +225,7 @@ func TestCheckFixedDisk(t *testing.T) {
 		{"both", nvme, disk.Need{Fixed: true, Serial: "S5XX 1"}, "<nil>"},
 		{"the serial of another", nvme, disk.Need{Fixed: true, Serial: "S5XX2"}, `/dev/nvme0n1: its serial number is "S5XX 1", not S5XX2: name the disk with that serial number`},
 		{"the WWN of a disk that has a serial", nvme, disk.Need{Fixed: true, Serial: nvme.WWN}, `/dev/nvme0n1: its serial number is "S5XX 1", not eui.0025385b21404321: name the disk with that serial number`},
-		{"the WWN of one that has none", noSerial, disk.Need{Fixed: true, Serial: nvme.WWN}, "<nil>"},
+		{"the WWN of a disk without a serial", noSerial, disk.Need{Fixed: true, Serial: nvme.WWN}, "<nil>"},
 		{"a disk with neither", nameless, disk.Need{Fixed: true, Serial: "1"}, "/dev/nvme0n1: it is a fixed disk (virtio) with neither a serial number nor a WWN: it cannot be distinguished from others"},
 		{"a disk in use", used, disk.Need{Fixed: true, Serial: "S5XX 1"}, "/dev/nvme0n1: /dev/nvme0n1p1 is swap: unmount or release it first"},
 		{"a stick", stick, disk.Need{SectorSize: 512}, "<nil>"},

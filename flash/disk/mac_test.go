@@ -305,7 +305,7 @@ func TestMacMatch(t *testing.T) {
 
 func TestMacWithoutUSB(t *testing.T) {
 	r := readMac(t, "macbook")
-	r.answers["ioreg -a -l -r -c IOUSBHostDevice"] = nil // as ioreg answers if there are none
+	r.answers["ioreg -a -l -r -c IOUSBHostDevice"] = nil // as ioreg prints without devices
 	d := r.disks(t)["disk4"]
 	if d.USB != nil || d.Serial != "" || d.Model != "Ultra" || d.Bus != "usb" {
 		t.Errorf("%+v", d)
@@ -382,7 +382,7 @@ func TestMacErrorsNameTheCommand(t *testing.T) {
 	}
 }
 
-// Whatever the programs answer, nothing that carries / by the kernel's word may
+// For any output of the programs, no disk that carries / by the kernel's word may
 // be written.
 func FuzzMac(f *testing.F) {
 	for _, name := range []string{"macbook", "external", "booted-external", "ums"} {

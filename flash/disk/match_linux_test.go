@@ -65,8 +65,8 @@ func TestMatchFind(t *testing.T) {
 			"USB device 0955:7035 at port 1-4.1: a Jetson in NVIDIA's initrd flash, which uses a network and shows no disk: " +
 				"let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 		}},
-		// However wide a definition is, a decoy is no hit, and neither is a disk
-		// that is not on USB or an entry without a vendor.
+		// Even with a wide definition, a decoy never matches, nor does a disk that is not on
+		// USB or an entry without a vendor.
 		{"jetson", disk.Match{USB: []disk.USBMatch{{VendorID: "0955"}, {Interface: "08"}}}, nil, []string{
 			"/dev/sda (USB device 0955:7020 at port 1-2): a Jetson that has booted, with a small disk that contains a README: power it off and put it into recovery mode",
 			"USB device 0955:7e19 at port 1-3: a Jetson in forced recovery (APX), without a disk: boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",

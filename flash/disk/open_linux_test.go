@@ -189,7 +189,7 @@ func TestDiskInUseIsRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			file := dirty(t, loopSize)
 			dev := imagetest.Loop(t, file)
-			before := find(t, dev) // as it was before somebody came
+			before := find(t, dev) // before it was in use
 			c.use(t, dev)
 			imagetest.Run(t, "sync", "-f", file)
 			bytesBefore := contents(t, file)
@@ -219,7 +219,7 @@ func TestDiskInUseIsRefused(t *testing.T) {
 			if i := differ(bytesBefore, contents(t, file)); i >= 0 {
 				t.Errorf("byte %d has changed", i)
 			}
-			// Reading is no harm.
+			// A disk in use can be opened for reading.
 			read, err := disk.OpenRead(d)
 			if err != nil {
 				t.Fatal(err)
@@ -313,15 +313,15 @@ func TestReplacedDiskIsRefused(t *testing.T) {
 }
 
 func TestOpenPermission(t *testing.T) {
-	file := os.Getenv("FLASH_TEST_FILE") // set in the test that runs as nobody
+	file := os.Getenv("FLASH_TEST_FILE") // set in the process without root's rights
 	if file == "" {
 		file = dirty(t, mib)
 		if err := os.Chmod(file, 0o444); err != nil {
 			t.Fatal(err)
 		}
 		if os.Geteuid() == 0 {
-			// Root may write what nobody may.
-			asNobody(t, file)
+			// Root may write any file.
+			withoutRoot(t, file)
 			return
 		}
 	}
@@ -330,7 +330,7 @@ func TestOpenPermission(t *testing.T) {
 	}
 }
 
-func asNobody(t *testing.T, file string) {
+func withoutRoot(t *testing.T, file string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "flash") // t.TempDir is for its owner alone
 	if err != nil {

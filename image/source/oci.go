@@ -147,7 +147,7 @@ func (o *Opener) layout(ctx context.Context, in within, b blobs, descs []v1.Desc
 	for _, i := range picked {
 		fit = append(fit, descs[i])
 	}
-	return o.choose(ctx, in.ref, b, fit, 0)
+	return o.choose(ctx, container{in.ref, b}, fit, 0)
 }
 
 // readAll reads a manifest, index or config. size is the announced size, or 0.
@@ -197,8 +197,14 @@ func (e *mismatchError) Error() string {
 	return fmt.Sprintf("its %s is %s, not %s", e.what, e.got, e.want)
 }
 
+// container is a source of container images and the reference to it.
+type container struct {
+	ref string
+	blobs
+}
+
 // choose opens the image for the architecture of the board among the descriptors.
-func (o *Opener) choose(ctx context.Context, ref string, b blobs, descs []v1.Descriptor, depth int) (*Root, error) {
+func (o *Opener) choose(ctx context.Context, in container, descs []v1.Descriptor, depth int) (*Root, error) {
 	var fit []v1.Descriptor
 	var there []string
 	for _, d := range descs {
@@ -218,17 +224,17 @@ func (o *Opener) choose(ctx context.Context, ref string, b blobs, descs []v1.Des
 	slices.SortStableFunc(fit, func(a, b v1.Descriptor) int { return cmp.Compare(variant(b), variant(a)) })
 	switch {
 	case len(fit) == 0 && len(there) == 0:
-		return nil, fmt.Errorf("%s: no images in the index", ref)
+		return nil, fmt.Errorf("%s: no images in the index", in.ref)
 	case len(fit) == 0:
-		return nil, fmt.Errorf("%s: no image for linux/%s, only for %s", ref, o.arch(), strings.Join(there, ", "))
+		return nil, fmt.Errorf("%s: no image for linux/%s, only for %s", in.ref, o.arch(), strings.Join(there, ", "))
 	}
 	d := fit[0] // the first, as the specification says
-	r, err := b.manifest(ctx, d.Digest)
+	r, err := in.manifest(ctx, d.Digest)
 	raw, err := checked(r, err, d)
 	if err != nil {
-		return nil, blobError(ref, "manifest", d.Digest, err)
+		return nil, blobError(in.ref, "manifest", d.Digest, err)
 	}
-	return o.manifest(ctx, ref, b, d.Digest, raw, depth)
+	return o.manifest(ctx, in, d.Digest, raw, depth)
 }
 
 func (o *Opener) arch() string { return cmp.Or(o.opt.Arch, runtime.GOARCH) }
@@ -241,59 +247,59 @@ func variant(d v1.Descriptor) string {
 }
 
 // manifest opens the image or index that raw describes. Its digest has been verified.
-func (o *Opener) manifest(ctx context.Context, ref string, b blobs, digest v1.Hash, raw []byte, depth int) (*Root, error) {
+func (o *Opener) manifest(ctx context.Context, in container, digest v1.Hash, raw []byte, depth int) (*Root, error) {
 	var m struct {
 		v1.Manifest
 		Manifests []v1.Descriptor `json:"manifests"`
 		FSLayers  []any           `json:"fsLayers"`
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, &CorruptError{ref + ": manifest " + digest.String(), err}
+		return nil, &CorruptError{in.ref + ": manifest " + digest.String(), err}
 	}
 	switch {
 	case len(m.Manifests) > 0 || m.MediaType.IsIndex():
 		if depth == 4 {
-			return nil, fmt.Errorf("%s: more than 4 nested indexes", ref)
+			return nil, fmt.Errorf("%s: more than 4 nested indexes", in.ref)
 		}
-		return o.choose(ctx, ref, b, m.Manifests, depth+1)
+		return o.choose(ctx, in, m.Manifests, depth+1)
 	case m.SchemaVersion == 1 || m.FSLayers != nil:
-		return nil, fmt.Errorf("%s: images of Docker schema 1 are not supported", ref)
+		return nil, fmt.Errorf("%s: images of Docker schema 1 are not supported", in.ref)
 	case m.Config.Digest.Hex == "":
-		return nil, &CorruptError{ref + ": manifest " + digest.String(), errors.New("the config is missing")}
+		return nil, &CorruptError{in.ref + ": manifest " + digest.String(), errors.New("the config is missing")}
 	case len(m.Layers) > maxLayers:
-		return nil, tooManyLayers(ref, len(m.Layers))
+		return nil, tooManyLayers(in.ref, len(m.Layers))
 	}
-	r, err := b.blob(ctx, m.Config.Digest)
+	r, err := in.blob(ctx, m.Config.Digest)
 	conf, err := checked(r, err, m.Config)
 	if err != nil {
-		return nil, blobError(ref, "config", m.Config.Digest, err)
+		return nil, blobError(in.ref, "config", m.Config.Digest, err)
 	}
-	config, err := o.config(ref, conf)
+	config, err := o.config(in.ref, conf)
 	if err != nil {
 		return nil, err
 	}
 	if n, d := len(m.Layers), len(config.RootFS.DiffIDs); n != d {
 		for _, l := range m.Layers {
 			if !isLayer(l.MediaType) {
-				return nil, fmt.Errorf("%s: not a root file system, but %s", ref, l.MediaType)
+				return nil, fmt.Errorf("%s: not a root file system, but %s", in.ref, l.MediaType)
 			}
 		}
-		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
+		return nil, &CorruptError{in.ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
 	}
-	t, err := o.layers(ctx, ref, len(m.Layers), func(ctx context.Context, i int) (image.Content, error) {
+	t, err := o.layers(ctx, in.ref, len(m.Layers), func(ctx context.Context, i int) (image.Content, error) {
 		l := m.Layers[i]
 		if !isLayer(l.MediaType) {
-			return nil, fmt.Errorf("%s: layer %d: not a file system, but %s", ref, i+1, l.MediaType)
+			return nil, fmt.Errorf("%s: layer %d: not a file system, but %s", in.ref, i+1, l.MediaType)
 		}
-		r, err := b.blob(ctx, l.Digest)
+		r, err := in.blob(ctx, l.Digest)
 		if err == nil {
 			defer r.Close()
 			var c image.Content
-			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", ref, i+1), r, &l, config.RootFS.DiffIDs[i]); err == nil {
+			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", in.ref, i+1), r, &l, config.RootFS.DiffIDs[i]); err == nil {
 				return c, nil
 			}
 		}
-		return nil, blobError(ref, fmt.Sprintf("layer %d", i+1), l.Digest, err)
+		return nil, blobError(in.ref, fmt.Sprintf("layer %d", i+1), l.Digest, err)
 	})
 	if err != nil {
 		return nil, err

@@ -137,7 +137,7 @@ func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error)
 	if err != nil {
 		return nil, blobError(ref, "manifest", digest, err)
 	}
-	return o.manifest(ctx, ref, repo, digest, raw, 0)
+	return o.manifest(ctx, container{ref, repo}, digest, raw, 0)
 }
 
 // login finds out the scheme and the authentication of a registry, and gets a token if it uses

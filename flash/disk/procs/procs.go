@@ -1,8 +1,8 @@
 // Package procs finds the processes on this computer that have a file or block device open
 // for writing, have mapped it, or have locked a part of it.
 //
-// The kernel shows the descriptors of processes in this PID namespace and below it, and to
-// users other than root only those of their own processes.
+// The kernel shows the descriptors of processes in this PID namespace and below it. Users
+// other than root see only their processes.
 package procs
 
 import (
@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// FileID identifies a file whatever its name is.
+// FileID identifies a file independently of its name.
 type FileID struct{ Dev, Ino uint64 }
 
 // IDOf returns the identity of a file, and whether it is known.

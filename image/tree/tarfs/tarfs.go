@@ -176,15 +176,9 @@ func (f *faults) read(p []byte, off int64) (int, error) {
 // that mark the end may be missing. It returns the number of bytes after the end of the
 // archive, from the first byte on that is not zero.
 func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (behind int64, err error) {
-	var head [block]byte
-	n, err := r.ReadAt(head[:min(block, max(0, size))], 0)
-	if err != nil && err != io.EOF {
+	if err := checkStart(r, size); err != nil {
 		return 0, err
 	}
-	if !IsTar(head[:n]) {
-		return 0, ErrNotTar
-	}
-
 	in := &faults{ReaderAt: r, buf: make([]byte, 0, 4*block)}
 	t := &tarReader{r: in, size: size}
 	whole := &archive{r}
@@ -257,6 +251,19 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 		}
 	}
 	return trailing(r, min(t.at+block, size), size)
+}
+
+// checkStart checks that r begins as a tar.
+func checkStart(r io.ReaderAt, size int64) error {
+	var head [block]byte
+	n, err := r.ReadAt(head[:min(block, max(0, size))], 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if !IsTar(head[:n]) {
+		return ErrNotTar
+	}
+	return nil
 }
 
 // withSpan returns n with a content. Both are in one allocation: a tree may have a million
