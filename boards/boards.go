@@ -1,6 +1,9 @@
-// Package boards is what each board is flashed with, as data: its media and
-// their layouts, the blobs its boot ROM reads, the files and the script on its
-// boot partitions, and where inputs come from when none are given.
+// Package boards describes boards as data: media and their layouts, the blobs that the boot
+// ROM reads, the files and the script on boot partitions, per-unit data, and default sources
+// of inputs.
+//
+// [Load] returns a [Board] by its name or reads its definition, a TOML file that
+// docs/boards.md describes.
 package boards
 
 import (
@@ -17,12 +20,12 @@ import (
 //go:embed *.toml edits/*.toml
 var builtin embed.FS
 
-// Names are the boards that come with the program.
+// Names returns the names of the built-in boards.
 func Names() []string {
 	files, _ := fs.Glob(builtin, "*.toml")
 	var names []string
 	for _, f := range files {
-		// The rest is boards with another layout, NAME.LAYOUT.toml.
+		// NAME.LAYOUT.toml is a board with another layout.
 		if name := strings.TrimSuffix(f, ".toml"); !strings.Contains(name, ".") {
 			names = append(names, name)
 		}
@@ -31,7 +34,7 @@ func Names() []string {
 	return names
 }
 
-// Layouts are the other layouts a board that comes with the program can have.
+// Layouts returns the other layouts of a built-in board.
 func Layouts(board string) []string {
 	files, _ := fs.Glob(builtin, board+".*.toml")
 	for i, f := range files {
@@ -40,17 +43,17 @@ func Layouts(board string) []string {
 	return files
 }
 
-// Get returns a board that comes with the program.
+// Get returns a built-in board.
 func Get(name string) (*Board, error) {
 	text, err := builtin.ReadFile(name + ".toml")
 	if err != nil {
-		return nil, fmt.Errorf("there is no board %q; there are %s, or give the path of a definition such as ./mine.toml", name, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("unknown board %q (known: %s; or the path of a definition such as ./mine.toml)", name, strings.Join(Names(), ", "))
 	}
 	return Parse("boards/"+name+".toml", text, nil)
 }
 
-// Parse reads and checks a definition. Layouts that do not come with the program
-// are looked for in beside, which may be nil.
+// Parse reads and checks a definition. Layouts and edits whose names end in .toml are read
+// from beside, if that is not nil.
 func Parse(file string, text []byte, beside fs.FS) (*Board, error) {
 	b := &Board{Source: text}
 	if err := layouts.Decode(file, text, b); err != nil {
@@ -89,7 +92,7 @@ func (s *Step) load(beside fs.FS) (err error) {
 		s.Text, err = builtin.ReadFile("edits/" + s.Edits + ".toml")
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("edits: there is no file %q", s.Edits)
+		return fmt.Errorf("edits: no file %q", s.Edits)
 	}
 	if err != nil {
 		return fmt.Errorf("edits: %w", err)
@@ -98,16 +101,16 @@ func (s *Step) load(beside fs.FS) (err error) {
 }
 
 func (m *Medium) load(beside fs.FS) (err error) {
-	if strings.HasSuffix(m.Layout, ".toml") && beside != nil {
-		if m.PlacingSource, err = fs.ReadFile(beside, m.Layout); err != nil {
+	if strings.HasSuffix(m.LayoutName, ".toml") && beside != nil {
+		if m.LayoutSource, err = fs.ReadFile(beside, m.LayoutName); err != nil {
 			return fmt.Errorf("layout: %w", err)
 		}
-		m.Placing, err = layouts.Parse(m.Layout, m.PlacingSource)
+		m.Layout, err = layouts.Parse(m.LayoutName, m.LayoutSource)
 		return err
 	}
-	if m.PlacingSource, err = layouts.Source(m.Layout); err != nil {
+	if m.LayoutSource, err = layouts.Source(m.LayoutName); err != nil {
 		return err
 	}
-	m.Placing, err = layouts.Get(m.Layout)
+	m.Layout, err = layouts.Get(m.LayoutName)
 	return err
 }

@@ -15,7 +15,7 @@ func TestBuiltInBoardsLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b.Name != name || b.Description == "" {
-			t.Errorf("%s is called %q, %q", name, b.Name, b.Description)
+			t.Errorf("%s has the name %q and the description %q", name, b.Name, b.Description)
 		}
 	}
 	b, err := boards.Get("rock64")
@@ -40,30 +40,30 @@ path = "Image"
 input = "Image"
 `
 
-func TestParseRefusesWhatCannotBe(t *testing.T) {
+func TestInvalidDefinitions(t *testing.T) {
 	change := func(old, new string) string { return strings.Replace(good, old, new, 1) }
 	for _, c := range []struct{ name, text, want string }{
-		{"a good one", good, ""},
-		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; the keys here are arch, boot, conf, description, live, medium, name, optional, recovery, script, seed, starter, state, tree, unit, vars`},
-		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor"; the keys here are input, kind, sector`},
+		{"a valid one", good, ""},
+		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc" (known: arch, boot, conf, description, live, medium, name, optional, recovery, script, seed, starter, state, tree, unit, vars)`},
+		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor" (known: input, kind, sector)`},
 		{"no name", change(`"x"`, `""`), `name is ""`},
 		{"a path for a name", change(`"x"`, `"../x"`), `name is "../x"`},
-		{"an unknown layout", change("ab-squashfs", "ab"), `there is no layout "ab"; there are ab-squashfs`},
+		{"an unknown layout", change("ab-squashfs", "ab"), `unknown layout "ab" (known: ab-squashfs`},
 		{"a layout beside it", change(`"ab-squashfs"`, `"l.toml"`), ""},
 		{"a bad layout beside it", change(`"ab-squashfs"`, `"bad.toml"`), "bad.toml:1: "},
 		{"a missing layout", change(`"ab-squashfs"`, `"none.toml"`), "none.toml"},
 		{"a path twice", good + "[[boot]]\npath = \"IMAGE\"\ninput = \"b\"\n", "two files IMAGE"},
-		{"a path that leaves", change(`path = "Image"`, `path = "../Image"`), `"../Image" is no path`},
-		{"a path from the root", change(`path = "Image"`, `path = "/Image"`), `"/Image" is no path`},
+		{"a path that leaves", change(`path = "Image"`, `path = "../Image"`), `"../Image" is not a path on a boot partition`},
+		{"a path from the root", change(`path = "Image"`, `path = "/Image"`), `"/Image" is not a path on a boot partition`},
 		{"a script without text", good + "[script]\npath = \"boot.scr\"\n", "needs both path and text"},
 		{"a blob at sector 0", good + "[[medium.blob]]\ninput = \"b\"\nsector = 0\n", "a sector from 1 on"},
 		{"a bad USB id", good + "[[recovery.usb]]\nvendor-id = \"0x2207\"\n", "four lower-case hexadecimal digits"},
 		{"a bad pattern", good + "[[recovery.usb]]\nvendor-id = \"2207\"\nmodel = \"(\"\n", "missing closing )"},
-		{"a command that is not known", good + "[recovery]\nu-boot = \"Image\"\ncommands = [\"usb\"]\n", `needs the U-Boot command "usb"; there are gpio, ums`},
-		{"commands of no U-Boot", good + "[recovery]\nu-boot = \"b\"\ncommands = [\"ums\"]\n", `has u-boot = "b", which is no input of the board; it has Image, rootfs`},
+		{"a command that is not known", good + "[recovery]\nu-boot = \"Image\"\ncommands = [\"usb\"]\n", `unknown U-Boot command "usb" (known: gpio, ums)`},
+		{"commands of no U-Boot", good + "[recovery]\nu-boot = \"b\"\ncommands = [\"ums\"]\n", `has u-boot = "b", which is not an input of the board; it has Image, rootfs`},
 		{"the root as a file", change(`input = "Image"`, `input = "rootfs"`), "cannot be the input rootfs"},
 		{"the root as a blob", good + "[[medium.blob]]\ninput = \"rootfs\"\nsector = 64\n", "cannot be the input rootfs"},
-		{"an unknown kind", good + "kind = \"zimage\"\n", `kind "zimage" is not known`},
+		{"an unknown kind", good + "kind = \"zimage\"\n", `unknown kind "zimage"`},
 		{"a default for no input", good + "[starter.inputs]\ndtb = \"x\"\n", `has "dtb", which the board does not use; it uses Image, rootfs`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

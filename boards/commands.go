@@ -9,23 +9,22 @@ import (
 	"strings"
 )
 
-// UBootCommands are those of U-Boot that recovery needs, with the short help that each has in a
-// binary, and what is not possible without it.
+// UBootCommands are the commands of U-Boot that recovery can need. Help is the text by which
+// a command is found in a binary.
 var UBootCommands = map[string]struct{ Help, Without string }{
 	"gpio": {"query and control gpio pins", "recovery by the button is not possible"},
 	"ums":  {"Use the UMS [USB Mass Storage]", "recovery over USB is not possible"},
 }
 
-// maxUBoot is how many bytes of a blob are looked at: all up to the first partition of a
+// maxUBoot bounds how much of a blob is searched: everything before the first partition of a
 // Rock64.
 const maxUBoot = 8 << 20
 
-// banner is what the version in each U-Boot begins with.
+// banner begins the version of each U-Boot.
 const banner = "U-Boot 20"
 
-// LackedByUBoot says which of the named commands the U-Boot in a blob does not have, each in a
-// sentence. It says nothing of a blob in which no U-Boot is found, such as one that is
-// compressed.
+// LackedByUBoot returns a sentence for each of the commands that the U-Boot in a blob does not
+// have. It returns none for a blob without a U-Boot, such as a compressed one.
 func LackedByUBoot(blob io.Reader, commands []string) ([]string, error) {
 	b, err := io.ReadAll(io.LimitReader(blob, maxUBoot))
 	if err != nil {
@@ -47,14 +46,14 @@ func LackedByUBoot(blob io.Reader, commands []string) ([]string, error) {
 	return lacking, nil
 }
 
-// check looks at what recovery needs of U-Boot, which is one of the board's inputs.
-func (r *Recovery) check(inputs []string) error {
+// checkCommands checks the U-Boot commands that recovery needs.
+func (r *Recovery) checkCommands(inputs []string) error {
 	if len(r.Commands) > 0 && !slices.Contains(inputs, r.UBoot) {
-		return fmt.Errorf("[recovery] has u-boot = %q, which is no input of the board; it has %s", r.UBoot, strings.Join(inputs, ", "))
+		return fmt.Errorf("[recovery] has u-boot = %q, which is not an input of the board; it has %s", r.UBoot, strings.Join(inputs, ", "))
 	}
 	for _, name := range r.Commands {
 		if _, ok := UBootCommands[name]; !ok {
-			return fmt.Errorf("[recovery] needs the U-Boot command %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(UBootCommands)), ", "))
+			return fmt.Errorf("[recovery]: unknown U-Boot command %q (known: %s)", name, strings.Join(slices.Sorted(maps.Keys(UBootCommands)), ", "))
 		}
 	}
 	return nil

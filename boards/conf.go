@@ -8,47 +8,47 @@ import (
 	"imgtool/layouts"
 )
 
-// Conf is what of a shell file with settings changes a board, by its variables.
+// Conf maps the settings of a factory_provision.conf to parts of the board.
 type Conf struct {
-	Sizes  map[string]string `toml:"sizes"`  // to medium/partition
-	Labels map[string]string `toml:"labels"` // to medium/partition
-	Vars   map[string]string `toml:"vars"`   // to variables of edits
+	Sizes  map[string]string `toml:"sizes"`  // setting to medium/partition
+	Labels map[string]string `toml:"labels"` // setting to medium/partition
+	Vars   map[string]string `toml:"vars"`   // setting to variable of edits
 
-	// Sizes that may be empty: then the partition is left out, and these variables
-	// of edits are set.
+	// Sizes that may be empty. The partition is then left out, and these variables of
+	// edits are set.
 	Empty map[string]map[string]string `toml:"empty"`
 
 	Lists []List  `toml:"list"`
 	Fixed []Fixed `toml:"fixed"`
 
-	// Of a unit that runs: variables that list files it must have, files it must not
-	// have, and disks.
+	// For factory --live: settings with files that must exist, files that must not exist,
+	// and disks.
 	Require []string `toml:"require"`
 	Forbid  []string `toml:"forbid"`
 	Devices []string `toml:"devices"`
 }
 
-// List is a setting each of whose values is a step of a tree.
+// List is a setting with a list of values. Each value adds a step to a tree.
 type List struct {
 	Key     string   `toml:"key"`
 	Tree    string   `toml:"tree"`
 	Text    string   `toml:"text"`    // edits, with @ITEM@ for the value
-	Default []string `toml:"default"` // the values where the setting is not made
-	Profile string   `toml:"profile"` // for this profile only
+	Default []string `toml:"default"` // values without the setting
+	Profile string   `toml:"profile"` // only for this profile
 }
 
-// Fixed is a setting whose value the board's definition is made for.
+// Fixed is a setting that may have only one value.
 type Fixed struct {
 	Key string   `toml:"key"`
 	Is  []string `toml:"is"`
 }
 
-// Partition is one of a medium's layout, as medium/partition.
+// Partition returns a partition by medium/partition.
 func (b *Board) Partition(name string) (*layouts.Partition, error) {
 	medium, part, _ := strings.Cut(name, "/")
 	for _, m := range b.Media {
-		for i := range m.Placing.Partitions {
-			if p := &m.Placing.Partitions[i]; m.Name == medium && p.Name == part {
+		for i := range m.Layout.Partitions {
+			if p := &m.Layout.Partitions[i]; m.Name == medium && p.Name == part {
 				return p, nil
 			}
 		}
@@ -56,19 +56,19 @@ func (b *Board) Partition(name string) (*layouts.Partition, error) {
 	return nil, fmt.Errorf("%s has no partition %s", b.Name, name)
 }
 
-// LeaveOut takes a partition, given as medium/partition, out of a medium's layout.
+// LeaveOut removes a partition, medium/partition, from a layout.
 func (b *Board) LeaveOut(name string) error {
 	medium, part, _ := strings.Cut(name, "/")
 	for _, m := range b.Media {
 		if m.Name == medium {
-			return m.Placing.LeaveOut(part)
+			return m.Layout.LeaveOut(part)
 		}
 	}
 	return fmt.Errorf("%s has no medium %s", b.Name, medium)
 }
 
-// SetList makes the values of a [[conf.list]] those given, in place of all that were
-// there: each is a step of the list's tree, after all others.
+// SetList replaces the values of a [[conf.list]]. The step of each is added to the end of the
+// list's tree.
 func (b *Board) SetList(key string, values []string) error {
 	for _, l := range b.Conf.Lists {
 		if l.Key != key {
@@ -82,7 +82,7 @@ func (b *Board) SetList(key string, values []string) error {
 		t.Steps = slices.DeleteFunc(t.Steps, func(s Step) bool { return s.Edits == key })
 		for _, value := range values {
 			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' || r == '@' }) {
-				return fmt.Errorf("%q has a character that cannot be in it: a control character, a quote, a backslash or an @", value)
+				return fmt.Errorf("%q has a control character, a quote, a backslash or an @", value)
 			}
 			t.Steps = append(t.Steps, Step{Edits: key, Profile: l.Profile, Text: []byte(strings.ReplaceAll(l.Text, "@ITEM@", value))})
 		}
@@ -105,10 +105,10 @@ func (b *Board) checkConf() error {
 	}
 	for _, l := range b.Conf.Lists {
 		if !slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.Name == l.Tree }) {
-			return fmt.Errorf("[[conf.list]] %s is for the tree %q, which there is not", l.Key, l.Tree)
+			return fmt.Errorf("[[conf.list]] %s: unknown tree %q", l.Key, l.Tree)
 		}
 		if l.Profile != "" && !slices.Contains(Profiles, l.Profile) {
-			return fmt.Errorf("[[conf.list]] %s: profile %q is not known; there are %s", l.Key, l.Profile, strings.Join(Profiles, ", "))
+			return fmt.Errorf("[[conf.list]] %s: unknown profile %q (known: %s)", l.Key, l.Profile, strings.Join(Profiles, ", "))
 		}
 	}
 	return nil

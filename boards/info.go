@@ -35,7 +35,7 @@ func (b *Board) Info(medium string) *boardinfo.Info {
 // seedOn returns the place of the seed on a medium, or nil if it has no boot partition.
 func (b *Board) seedOn(m Medium) *boardinfo.Seed {
 	var seed *boardinfo.Seed
-	for _, p := range m.Placing.Partitions {
+	for _, p := range m.Layout.Partitions {
 		switch {
 		case p.Content != "boot":
 		case p.Slot == "a" && seed == nil:

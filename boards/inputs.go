@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// Kinds are what inputs can be recognised as: bytes at an offset.
+// Kinds are kinds of inputs, and the bytes by which each is recognised. One of them must
+// match.
 var Kinds = map[string][]Magic{
 	"rockchip-idb": {{0, "\x3b\x8c\xdc\xfc"}},
 	"fit":          {{0, "\xd0\x0d\xfe\xed"}},
@@ -16,14 +17,13 @@ var Kinds = map[string][]Magic{
 		{0, "BZh"}, {0, "\x02\x21\x4c\x18"}, {0, "\x5d\x00\x00"}, {0, "\x89LZO"}, {0, "\x27\x05\x19\x56"}},
 }
 
-// Magic is bytes that a kind of file has at an offset.
+// Magic is bytes at an offset.
 type Magic struct {
 	Off   int64
 	Bytes string
 }
 
-// LooksLike says whether something starts as files of a kind do. Everything
-// looks like no kind.
+// LooksLike reports whether r is of a kind. The kind "" matches everything.
 func LooksLike(kind string, r io.ReaderAt) bool {
 	for _, m := range Kinds[kind] {
 		got := make([]byte, len(m.Bytes))
@@ -36,13 +36,13 @@ func LooksLike(kind string, r io.ReaderAt) bool {
 
 func checkKind(input, kind string) error {
 	if kind != "" && Kinds[kind] == nil {
-		return fmt.Errorf("%s: kind %q is not known", input, kind)
+		return fmt.Errorf("%s: unknown kind %q", input, kind)
 	}
 	return nil
 }
 
-// Inputs are the names of the inputs the board uses, in the order of the
-// definition, the root file system ("rootfs") last.
+// Inputs returns the names of the inputs that the board uses, in the order of the
+// definition. The root file system, rootfs, is the last.
 func (b *Board) Inputs() []string {
 	var names []string
 	seen := map[string]bool{}
@@ -62,7 +62,7 @@ func (b *Board) Inputs() []string {
 	}
 	root := slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.From == "rootfs" })
 	for _, m := range b.Media {
-		for _, p := range m.Placing.Partitions {
+		for _, p := range m.Layout.Partitions {
 			if p.Content == "input" {
 				add(p.Input)
 			}
@@ -78,7 +78,7 @@ func (b *Board) Inputs() []string {
 	return names
 }
 
-// KindOf is what an input should look like, or "".
+// KindOf returns the kind of an input, or "".
 func (b *Board) KindOf(input string) string {
 	for _, m := range b.Media {
 		for _, blob := range m.Blobs {
@@ -100,7 +100,7 @@ func (b *Board) KindOf(input string) string {
 	return ""
 }
 
-// IsOptional says what it means if an input is missing, and whether it may be.
+// IsOptional reports whether an input may be missing, and the warning if it is.
 func (b *Board) IsOptional(input string) (without string, ok bool) {
 	for _, o := range b.Optional {
 		if o.Input == input {

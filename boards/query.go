@@ -6,7 +6,7 @@ import (
 	"imgtool/layouts"
 )
 
-// MediaNames are the names of the media.
+// MediaNames returns the names of the media.
 func (b *Board) MediaNames() (names []string) {
 	for _, m := range b.Media {
 		names = append(names, m.Name)
@@ -14,18 +14,18 @@ func (b *Board) MediaNames() (names []string) {
 	return names
 }
 
-// Repart are the definitions for systemd-repart of the medium with partitions that the
-// device makes, or nothing if none has.
+// Repart returns the definitions for systemd-repart of the medium with deferred partitions,
+// or nil if there is none.
 func (b *Board) Repart() []layouts.Definition {
 	for _, m := range b.Media {
-		if all := m.Placing.Repart(); all != nil {
+		if all := m.Layout.Repart(); all != nil {
 			return all
 		}
 	}
 	return nil
 }
 
-// Options are what can be asked for beside a profile.
+// Options returns the names of the build options that steps depend on.
 func (b *Board) Options() (names []string) {
 	for _, t := range b.Trees {
 		for _, s := range t.Steps {
@@ -33,6 +33,13 @@ func (b *Board) Options() (names []string) {
 				names = append(names, s.Unless)
 			}
 		}
+	}
+	return names
+}
+
+func (b *Board) treeNames() (names []string) {
+	for _, t := range b.Trees {
+		names = append(names, t.Name)
 	}
 	return names
 }

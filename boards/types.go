@@ -7,7 +7,7 @@ import (
 	"imgtool/layouts"
 )
 
-// Board is a definition that was read and checked.
+// Board is a checked definition.
 type Board struct {
 	Name        string            `toml:"name"`
 	Description string            `toml:"description"`
@@ -15,7 +15,7 @@ type Board struct {
 	Media       []Medium          `toml:"medium"`
 	Optional    []Optional        `toml:"optional"`
 	Trees       []Tree            `toml:"tree"`
-	Vars        map[string]string `toml:"vars"` // for edits, beside those of the builder
+	Vars        map[string]string `toml:"vars"` // for edits, beside those that a build sets
 	State       State             `toml:"state"`
 	Unit        boardinfo.Unit    `toml:"unit"`
 	Live        Live              `toml:"live"`
@@ -26,101 +26,101 @@ type Board struct {
 	Recovery    Recovery          `toml:"recovery"`
 	Starter     Starter           `toml:"starter"`
 
-	Source []byte `toml:"-"` // the definition as it was read
+	Source []byte `toml:"-"` // the text of the definition
 }
 
 // Medium is a disk of the board.
 type Medium struct {
-	Name   string `toml:"name"`
-	Kind   string `toml:"kind"`   // one of boardinfo.Kinds; empty: the name, if it is one
-	Layout string `toml:"layout"` // a built-in one, or a file beside the board's
-	Device string `toml:"device"` // what the board's Linux calls it, such as /dev/mmcblk0
-	Blobs  []Blob `toml:"blob"`
+	Name       string `toml:"name"`
+	Kind       string `toml:"kind"`   // one of boardinfo.Kinds; empty: the name, if it is one
+	LayoutName string `toml:"layout"` // a built-in layout, or a file in the directory of the board
+	Device     string `toml:"device"` // the name in the board's Linux, such as /dev/mmcblk0
+	Blobs      []Blob `toml:"blob"`
 
-	Placing       *layouts.Layout `toml:"-"`
-	PlacingSource []byte          `toml:"-"`
+	Layout       *layouts.Layout `toml:"-"`
+	LayoutSource []byte          `toml:"-"`
 }
 
-// Blob is an input that lies on a medium outside of its partitions.
+// Blob is an input outside of the partitions.
 type Blob struct {
 	Input  string `toml:"input"`
 	Sector int64  `toml:"sector"` // of 512 bytes
-	Kind   string `toml:"kind"`   // what it should look like, see Kinds
+	Kind   string `toml:"kind"`   // one of Kinds; empty: any
 }
 
-// Optional is an input that may be left out.
+// Optional is an input that may be missing.
 type Optional struct {
 	Input   string `toml:"input"`
 	Kind    string `toml:"kind"`
-	Path    string `toml:"path"`    // in the root file system, where it takes the place of what is there
-	Without string `toml:"without"` // what it means that it is missing
+	Path    string `toml:"path"`    // in the root file system, where it replaces a file; empty: none
+	Without string `toml:"without"` // warning if it is missing
 }
 
-// Tree is a root file system, or another, made from an input or another tree.
+// Tree is a file system that is made from an input or another tree.
 type Tree struct {
 	Name    string   `toml:"name"`
-	From    string   `toml:"from"`    // rootfs, or a tree before this one; empty: nothing
-	Sub     string   `toml:"sub"`     // only this folder of it, as the root; it may be missing
-	Without []string `toml:"without"` // patterns of what is left out, as edit.Derive has them
-	Live    bool     `toml:"live"`    // leaves out what only a running system has there, as edit.Live
+	From    string   `toml:"from"`    // rootfs, or a tree before this one; empty: an empty tree
+	Sub     string   `toml:"sub"`     // only this directory of it, as the root; it may be missing
+	Without []string `toml:"without"` // patterns of paths to leave out, see edit.Derive
+	Live    bool     `toml:"live"`    // leave out the paths of a running system, see edit.Live
 	Steps   []Step   `toml:"step"`
-	Forbid  []string `toml:"forbid"` // paths that must not be in it
-	Boots   bool     `toml:"boots"`  // a boot loader reads /boot/extlinux/extlinux.conf of it
+	Forbid  []string `toml:"forbid"` // paths that must not exist
+	Boots   bool     `toml:"boots"`  // the boot loader reads its /boot/extlinux/extlinux.conf
 }
 
 // Step is a file of edits.
 type Step struct {
-	Edits   string `toml:"edits"`   // one that comes with the program, or a file beside the board's
-	Profile string `toml:"profile"` // for this profile only
-	Unless  string `toml:"unless"`  // not if this is asked for, see Board.Options
+	Edits   string `toml:"edits"`   // built-in edits, or a file in the directory of the board
+	Profile string `toml:"profile"` // only for this profile
+	Unless  string `toml:"unless"`  // not with this option, see Board.Options
 
-	// As medium/partition: only if the board has it. [conf.empty] can leave it out.
+	// Only if the board has this partition, medium/partition. [conf.empty] can remove it.
 	Partition string `toml:"partition"`
 
 	Text []byte `toml:"-"`
 }
 
-// State is the file that says that a medium was provisioned.
+// State is the file that records the provisioning of a medium.
 type State struct {
-	Paths []string `toml:"paths"` // in the trees that have it, the first is looked at
-	Steps []string `toml:"steps"` // what was done, in order
+	Paths []string `toml:"paths"` // in the trees; the first is read
+	Steps []string `toml:"steps"` // the steps, in order
 }
 
-// Live is how a unit that runs is provisioned from its own root file system. The
-// first and the last of State.Steps are for the check and the end, those of no medium
-// for what is changed in the root.
+// Live is how a running unit is provisioned from its own root file system. The first of
+// State.Steps is the check, the last the end; steps of no medium are changes of the root file
+// system.
 type Live struct {
-	Tree  string       `toml:"tree"` // what its root is to be
+	Tree  string       `toml:"tree"` // the tree that its root becomes
 	Media []LiveMedium `toml:"medium"`
-	Stop  []string     `toml:"stop"` // units of systemd that write to what is moved
-	Last  []string     `toml:"last"` // files that switch the boot over, changed last and in this order
-	Log   string       `toml:"log"`  // what its steps are in the journal under
+	Stop  []string     `toml:"stop"` // systemd units that write to directories that are moved
+	Last  []string     `toml:"last"` // files that change what is booted, changed last and in this order
+	Log   string       `toml:"log"`  // identifier of its messages in the journal
 }
 
-// LiveMedium is a medium that is made of the root, in the order of the definition.
+// LiveMedium is a medium that is made from the root file system, in this order.
 type LiveMedium struct {
 	Name string `toml:"name"`
-	Step int    `toml:"step"` // of State.Steps, from 1 on
+	Step int    `toml:"step"` // of State.Steps, counted from 1
 }
 
-// Profiles are for what an image is: production is the default.
+// Profiles are the purposes of an image. The first is the default.
 var Profiles = []string{"production", "development"}
 
-// File is an input on every boot partition.
+// File is an input on each boot partition.
 type File struct {
 	Path  string `toml:"path"`
 	Input string `toml:"input"`
 	Kind  string `toml:"kind"`
 }
 
-// Seed says where a seed configuration goes.
+// Seed is the place of a seed configuration.
 type Seed struct {
 	Path    string `toml:"path"`    // on the boot partition of slot A; empty: none
 	Format  string `toml:"format"`  // atomixos, or empty for any TOML
-	Without string `toml:"without"` // why there is none, and what to do instead
+	Without string `toml:"without"` // why the board takes none, and what to do instead
 }
 
-// NoSeed is the error of a seed for a board that takes none, with the reason.
+// NoSeed returns the error for a seed if the board takes none.
 func (b *Board) NoSeed() error {
 	if b.Seed.Without == "" {
 		return fmt.Errorf("%s takes no seed", b.Name)
@@ -128,33 +128,33 @@ func (b *Board) NoSeed() error {
 	return fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
 }
 
-// Script is the boot script with @BUILD_ID@, @CMDLINE@ and @SLOT_SELECT@ in its text.
+// Script is the boot script. @BUILD_ID@, @CMDLINE@ and @SLOT_SELECT@ are replaced in its text.
 type Script struct {
 	Path string `toml:"path"`
 	Text string `toml:"text"`
 
-	// What chooses the slot: bootmeth, which is U-Boot's own method for RAUC, or script.
+	// How the slot is chosen: bootmeth, which is U-Boot's boot method for RAUC, or script.
 	SlotSelect string `toml:"slot-select"`
 }
 
-// SlotSelects are what can choose a slot.
+// SlotSelects are the ways to choose a slot.
 var SlotSelects = []string{"bootmeth", "script"}
 
-// Recovery is how a board shows its disk to a host over USB.
+// Recovery is how a board exposes its disks over USB.
 type Recovery struct {
-	Enter string    `toml:"enter"` // what a person does to get there
-	USB   []USBDisk `toml:"usb"`   // any of these
+	Enter string    `toml:"enter"` // instructions for the user
+	USB   []USBDisk `toml:"usb"`   // the disk matches one of them
 
-	UBoot    string   `toml:"u-boot"`   // the input that is U-Boot
-	Commands []string `toml:"commands"` // of UBootCommands, that it needs
+	UBoot    string   `toml:"u-boot"`   // the input with U-Boot
+	Commands []string `toml:"commands"` // of UBootCommands, that recovery needs
 }
 
-// USBDisk is what tells the board's disk from others. What is left out is not
-// asked; what is matched by a regular expression is matched as a whole.
+// USBDisk are the properties of a disk of the board. Empty properties are ignored. Regular
+// expressions match whole values.
 type USBDisk struct {
-	Medium       string   `toml:"medium"`       // which of the board's it is; empty: the only one
+	Medium       string   `toml:"medium"`       // empty: the only one
 	VendorID     string   `toml:"vendor-id"`    // four hexadecimal digits
-	ProductIDs   []string `toml:"product-ids"`  // any of these
+	ProductIDs   []string `toml:"product-ids"`  // one of them
 	Interface    string   `toml:"interface"`    // class/subclass/protocol, such as 08/06/50
 	Manufacturer string   `toml:"manufacturer"` // regular expressions from here on
 	Product      string   `toml:"product"`
@@ -164,25 +164,25 @@ type USBDisk struct {
 	Sectors      int64    `toml:"sectors"` // of 512 bytes, exactly
 }
 
-// Starter is a small system to build when no inputs are given.
+// Starter describes the system that is built without inputs, see package starter.
 type Starter struct {
 	Kernel  string            `toml:"kernel"`  // Debian package with kernel and modules
 	Busybox string            `toml:"busybox"` // Debian package with a static /bin/busybox
-	Modules []string          `toml:"modules"` // for the initrd, without what they depend on
-	Inputs  map[string]string `toml:"inputs"`  // input to reference
+	Modules []string          `toml:"modules"` // for the initrd; their dependencies are added
+	Inputs  map[string]string `toml:"inputs"`  // references by input
 
 	Programs []Program `toml:"program"`
 
-	// With the starter's root file system, in place of the script's.
+	// Replaces that of the script if the root file system is the starter's.
 	SlotSelect string `toml:"slot-select"`
 }
 
-// Program is one of a Debian package, with the shared libraries it needs.
+// Program is a program of a Debian package. The shared libraries that it needs are added.
 type Program struct {
-	Package string `toml:"package"` // or several as NAME|NAME: the first that has it
+	Package string `toml:"package"` // or NAME|NAME: the first that has the program
 	Path    string `toml:"path"`
 	In      string `toml:"in"`  // initrd or rootfs
-	Dir     string `toml:"dir"` // where it is put; empty is bin in an initrd and usr/bin in a root file system
-	// Optional programs are left out where no version of the package has them.
+	Dir     string `toml:"dir"` // directory in the target; empty: bin in an initrd, usr/bin in a root file system
+	// An optional program is left out if the package does not have it.
 	Optional bool `toml:"optional"`
 }

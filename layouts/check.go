@@ -1,6 +1,7 @@
 package layouts
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,72 +9,90 @@ import (
 )
 
 func (l *Layout) check() error {
-	if l.Name == "" {
-		return fmt.Errorf("name is missing")
-	}
-	if l.SectorSize != 512 {
-		return fmt.Errorf("sector-size is %d; only 512 is known", l.SectorSize)
-	}
-	if len(l.Partitions) == 0 {
-		return fmt.Errorf("there is no [[partition]]")
+	switch {
+	case l.Name == "":
+		return errors.New("name is missing")
+	case l.SectorSize != 512:
+		return fmt.Errorf("sector-size is %d; it must be 512", l.SectorSize)
+	case len(l.Partitions) == 0:
+		return errors.New("no [[partition]]")
 	}
 	if l.Align == 0 {
 		l.Align = MiB
 	}
-	if l.Align%512 != 0 || l.FirstUsable%l.Align != 0 {
+	switch {
+	case l.Align%512 != 0 || l.FirstUsable%l.Align != 0:
 		return fmt.Errorf("align is %s; it must be whole sectors, and first-usable a multiple of it", l.Align)
-	}
-	if l.MinDisk != 0 && l.Disk < l.MinDisk {
+	case l.MinDisk != 0 && l.Disk < l.MinDisk:
 		return fmt.Errorf("disk is %s, less than min-disk with %s", l.Disk, l.MinDisk)
 	}
 	names, numbers := map[string]bool{}, map[int]string{}
 	for i, p := range l.Partitions {
-		fault := func(format string, args ...any) error {
-			return fmt.Errorf("partition %d (%s): %s", i+1, p.Name, fmt.Sprintf(format, args...))
-		}
-		switch {
-		case p.Name == "":
-			return fault("name is missing")
-		case len(utf16.Encode([]rune(p.Name))) > 36:
-			return fault("a name has at most 36 characters")
-		case strings.ContainsAny(p.Name, "/:") || strings.ContainsFunc(p.Name, func(r rune) bool { return r <= ' ' || r == 0x7f }):
-			return fault("a name has no spaces, slashes or colons")
+		err := p.check()
+		switch last := i == len(l.Partitions)-1; {
+		case err != nil:
 		case names[p.Name]:
-			return fault("there are two of this name")
-		case p.Number < 1 || p.Number > 128:
-			return fault("number is %d; it must be 1 to 128", p.Number)
+			err = errors.New("another partition has this name")
 		case numbers[p.Number] != "":
-			return fault("number %d is %s's already", p.Number, numbers[p.Number])
-		case Types[p.Type] == "":
-			return fault("type %q is not known; there are %s", p.Type, strings.Join(typeNames(), ", "))
-		case p.Content != "" && !slices.Contains(Contents, p.Content):
-			return fault("content %q is not known; there are %s", p.Content, strings.Join(Contents, ", "))
-		case p.Tree != "" && p.Content != "ext4":
-			return fault("only content ext4 has a tree")
-		case (p.Input != "") != (p.Content == "input"):
-			return fault("content input needs an input, and nothing else has one")
-		case p.Slot != "" && p.Slot != "a" && p.Slot != "b":
-			return fault("slot %q is not known; there are a, b", p.Slot)
-		case p.Offset%l.Align != 0 || p.Size%l.Align != 0:
-			return fault("offset and size must be multiples of %s", l.Align)
-		case p.Format != "" && (!p.Late || !slices.Contains(Formats, p.Format)):
-			return fault("format %q is for a late one, and one of %s", p.Format, strings.Join(Formats, ", "))
-		case len(p.Folders) > 0 && p.Format == "":
-			return fault("folders are for one with a format")
-		case slices.ContainsFunc(p.Folders, func(folder string) bool { return !folderName.MatchString(folder) }):
-			return fault("folders are %q; each must be a path such as /config", p.Folders)
-		case p.Size == 0 && i < len(l.Partitions)-1:
-			return fault("only the last one can take what is left: give it a size")
-		case p.Size == 0 && !p.Late && l.Disk == 0:
-			return fault("one that takes what is left must be late, or the layout needs disk")
-		case l.Disk != 0 && p.Late:
-			return fault("a layout with disk has no late ones")
+			err = fmt.Errorf("number %d belongs to %s", p.Number, numbers[p.Number])
+		default:
+			err = l.checkPlace(p, last)
+		}
+		if err != nil {
+			return fmt.Errorf("partition %d (%s): %w", i+1, p.Name, err)
 		}
 		names[p.Name], numbers[p.Number] = true, p.Name
 	}
-	_, err := l.Place("a", 0)
-	if err == nil {
-		_, err = l.Place("ab", 0)
+	for _, slots := range []string{"a", "ab"} {
+		if _, err := l.Place(slots, 0); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
+}
+
+// check checks a partition without its neighbours.
+func (p *Partition) check() error {
+	switch {
+	case p.Name == "":
+		return errors.New("name is missing")
+	case len(utf16.Encode([]rune(p.Name))) > 36:
+		return errors.New("the name has more than 36 characters")
+	case strings.ContainsAny(p.Name, "/:") || strings.ContainsFunc(p.Name, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		return errors.New("the name has a space, slash or colon")
+	case p.Number < 1 || p.Number > 128:
+		return fmt.Errorf("number is %d; it must be 1 to 128", p.Number)
+	case Types[p.Type] == "":
+		return fmt.Errorf("unknown type %q (known: %s)", p.Type, strings.Join(typeNames(), ", "))
+	case p.Content != "" && !slices.Contains(Contents, p.Content):
+		return fmt.Errorf("unknown content %q (known: %s)", p.Content, strings.Join(Contents, ", "))
+	case p.Tree != "" && p.Content != "ext4":
+		return errors.New("tree is for content ext4 only")
+	case (p.Input != "") != (p.Content == "input"):
+		return errors.New("input is needed for content input, and is for that only")
+	case p.Slot != "" && p.Slot != "a" && p.Slot != "b":
+		return fmt.Errorf("unknown slot %q (known: a, b)", p.Slot)
+	case p.Format != "" && (!p.Deferred || !slices.Contains(Formats, p.Format)):
+		return fmt.Errorf("format is %q; it is for deferred partitions, and must be one of %s", p.Format, strings.Join(Formats, ", "))
+	case len(p.Directories) > 0 && p.Format == "":
+		return errors.New("directories need a format")
+	case slices.ContainsFunc(p.Directories, func(dir string) bool { return !directoryPath.MatchString(dir) }):
+		return fmt.Errorf("directories are %q; each must be a path such as /config", p.Directories)
+	}
+	return nil
+}
+
+// checkPlace checks offset and size of a partition.
+func (l *Layout) checkPlace(p Partition, last bool) error {
+	switch {
+	case p.Offset%l.Align != 0 || p.Size%l.Align != 0:
+		return fmt.Errorf("offset and size must be multiples of %s", l.Align)
+	case p.Size == 0 && !last:
+		return errors.New("size is missing: only the last partition can take the rest of the disk")
+	case p.Size == 0 && !p.Deferred && l.Disk == 0:
+		return errors.New("size is missing: the partition must be deferred, or the layout needs disk")
+	case l.Disk != 0 && p.Deferred:
+		return errors.New("a layout with disk has no deferred partitions")
+	}
+	return nil
 }

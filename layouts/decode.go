@@ -12,9 +12,8 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// Decode reads TOML into v, a pointer to a struct, and takes nothing it does not
-// know: errors name the file, the line and, for an unknown key, the keys there
-// are.
+// Decode reads TOML into v, a pointer to a struct. Unknown keys are errors. Errors have the
+// file and the line, and for an unknown key the known ones.
 func Decode(file string, text []byte, v any) error {
 	d := toml.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
@@ -25,7 +24,7 @@ func Decode(file string, text []byte, v any) error {
 		for _, e := range missing.Errors {
 			line, _ := e.Position()
 			key := e.Key()
-			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q; the keys here are %s", file, line,
+			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q (known: %s)", file, line,
 				strings.Join(key, "."), strings.Join(keysAt(reflect.TypeOf(v), key[:len(key)-1]), ", ")))
 		}
 		return errors.Join(errs...)
@@ -41,7 +40,7 @@ func Decode(file string, text []byte, v any) error {
 	return nil
 }
 
-// keysAt are the keys of the table at path in a struct type, without former names.
+// keysAt returns the keys of the table at path in a struct type, without former names.
 func keysAt(t reflect.Type, path []string) []string {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
@@ -64,8 +63,8 @@ func keysAt(t reflect.Type, path []string) []string {
 	return keys
 }
 
-// Bytes is a number of bytes, written as "512", "32KiB", "128MiB", "1GiB" or, in
-// sectors of 512 bytes, as "40s".
+// Bytes is a size in bytes. Its text is "512", "32KiB", "128MiB", "1GiB" or, in sectors of
+// 512 bytes, "40s".
 type Bytes int64
 
 const (
@@ -74,7 +73,7 @@ const (
 	GiB = 1 << 30
 )
 
-// UnmarshalText reads a size.
+// UnmarshalText parses a size.
 func (b *Bytes) UnmarshalText(text []byte) error {
 	s := string(text)
 	unit := int64(1)
@@ -86,13 +85,13 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
 	if err != nil || n < 0 || n > (1<<62)/unit {
-		return fmt.Errorf(`%q is no size: write it as "512", "32KiB", "128MiB", "1GiB" or, in sectors, "40s"`, text)
+		return fmt.Errorf(`invalid size %q: write it as "512", "32KiB", "128MiB", "1GiB" or, in sectors, "40s"`, text)
 	}
 	*b = Bytes(n * unit)
 	return nil
 }
 
-// String is the size in the largest unit that divides it.
+// String returns the size in the largest unit that divides it.
 func (b Bytes) String() string {
 	for _, u := range []struct {
 		n    int64

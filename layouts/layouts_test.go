@@ -8,11 +8,11 @@ import (
 	"imgtool/layouts"
 )
 
-// Where AtomixOS has its partitions, in MiB.
-func TestABSquashfsIsPlacedAsAtomixOSHasIt(t *testing.T) {
+// The offsets and sizes of the partitions of AtomixOS, in MiB.
+func TestABSquashfs(t *testing.T) {
 	for slots, want := range map[string]string{
-		"a":  "size 1170 floor 2385 boot-a@16+128 rootfs-a@144+1024 boot-b@1168+128(late) rootfs-b@1296+1024(late) data@2320+0(late)",
-		"ab": "size 2322 floor 2385 boot-a@16+128 rootfs-a@144+1024 boot-b@1168+128 rootfs-b@1296+1024 data@2320+0(late)",
+		"a":  "size 1170 floor 2385 boot-a@16+128 rootfs-a@144+1024 boot-b@1168+128(deferred) rootfs-b@1296+1024(deferred) data@2320+0(deferred)",
+		"ab": "size 2322 floor 2385 boot-a@16+128 rootfs-a@144+1024 boot-b@1168+128 rootfs-b@1296+1024 data@2320+0(deferred)",
 	} {
 		l, err := layouts.Get("ab-squashfs")
 		if err != nil {
@@ -28,8 +28,8 @@ func TestABSquashfsIsPlacedAsAtomixOSHasIt(t *testing.T) {
 				t.Errorf("%s is number %d", part.Name, part.Number)
 			}
 			got += fmt.Sprintf(" %s@%d+%d", part.Name, part.Off/layouts.MiB, part.Len/layouts.MiB)
-			if part.Late {
-				got += "(late)"
+			if part.Deferred {
+				got += "(deferred)"
 			}
 		}
 		if got != want {
@@ -48,27 +48,27 @@ type = "esp"
 size = "8MiB"
 `
 
-func TestParseRefusesWhatCannotBe(t *testing.T) {
+func TestInvalidLayouts(t *testing.T) {
 	second := func(keys string) string {
 		return good + "[[partition]]\nnumber = 2\nname = \"two\"\ntype = \"esp\"\n" + keys
 	}
 	for _, c := range []struct{ name, text, want string }{
-		{"a good one", good, ""},
-		{"an unknown key", strings.Replace(good, "tail", "tial", 1), `x.toml:3: unknown key "tial"; the keys here are align, description, disk, first-usable, min-disk, name, partition, sector-size, tail`},
-		{"an unknown key of a partition", good + "colour = 1\n", `x.toml:9: unknown key "partition.colour"; the keys here are content, folders, format, input, label, late, min-size, name, number, offset, size, slot, tree, type`},
+		{"a valid one", good, ""},
+		{"an unknown key", strings.Replace(good, "tail", "tial", 1), `x.toml:3: unknown key "tial" (known: align, description, disk, first-usable, min-disk, name, partition, sector-size, tail)`},
+		{"an unknown key of a partition", good + "colour = 1\n", `x.toml:9: unknown key "partition.colour" (known: content, deferred, directories, format, input, label, min-size, name, number, offset, size, slot, tree, type)`},
 		{"a wrong type", strings.Replace(good, "number = 1", `number = "1"`, 1), "x.toml:5: "},
 		{"no TOML", "name = \n", "x.toml:1: "},
-		{"a size in words", strings.Replace(good, "8MiB", "8 apples", 1), `"8 apples" is no size: write it as`},
-		{"a negative size", strings.Replace(good, "8MiB", "-8MiB", 1), "is no size"},
-		{"a size beyond counting", strings.Replace(good, "8MiB", "9223372036854775807GiB", 1), "is no size"},
+		{"a size in words", strings.Replace(good, "8MiB", "8 apples", 1), `invalid size "8 apples": write it as`},
+		{"a negative size", strings.Replace(good, "8MiB", "-8MiB", 1), "invalid size"},
+		{"a size beyond counting", strings.Replace(good, "8MiB", "9223372036854775807GiB", 1), "invalid size"},
 		{"an unaligned size", strings.Replace(good, "8MiB", "100", 1), "multiples of 1 MiB"},
-		{"an unknown type", strings.Replace(good, "esp", "efi", 1), `type "efi" is not known; there are esp,`},
-		{"no partitions", "name = \"x\"\n", "there is no [[partition]]"},
-		{"a number twice", strings.Replace(second(`size = "1MiB"`), "number = 2", "number = 1", 1), "number 1 is one's already"},
-		{"a name twice", strings.Replace(second(`size = "1MiB"`), `"two"`, `"one"`, 1), "two of this name"},
-		{"an overlap", second("offset = \"8MiB\"\nsize = \"1MiB\""), "two at 8 MiB overlaps what ends at 9 MiB"},
-		{"an open end that is not late", second(""), "must be late"},
-		{"after a late one", strings.Replace(second(`size = "1MiB"`), `size = "8MiB"`, "late = true\nsize = \"8MiB\"", 1), "one before it is late"},
+		{"an unknown type", strings.Replace(good, "esp", "efi", 1), `unknown type "efi" (known: esp,`},
+		{"no partitions", "name = \"x\"\n", "no [[partition]]"},
+		{"a number twice", strings.Replace(second(`size = "1MiB"`), "number = 2", "number = 1", 1), "number 1 belongs to one"},
+		{"a name twice", strings.Replace(second(`size = "1MiB"`), `"two"`, `"one"`, 1), "another partition has this name"},
+		{"an overlap", second("offset = \"8MiB\"\nsize = \"1MiB\""), "two at 8 MiB overlaps the previous partition, which ends at 9 MiB"},
+		{"a size left out", second(""), "must be deferred"},
+		{"after a deferred one", strings.Replace(second(`size = "1MiB"`), `size = "8MiB"`, "late = true\nsize = \"8MiB\"", 1), "one before it is deferred"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := layouts.Parse("x.toml", []byte(c.text))
@@ -94,7 +94,7 @@ func FuzzParse(f *testing.F) {
 		}
 		at := int64(0)
 		for _, part := range p.Parts {
-			if part.Off < at || !part.Late && part.Off+part.Len > p.Size {
+			if part.Off < at || !part.Deferred && part.Off+part.Len > p.Size {
 				t.Errorf("%s at %d+%d after %d in %d", part.Name, part.Off, part.Len, at, p.Size)
 			}
 			at = part.Off + part.Len
@@ -102,9 +102,9 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// Where the media of a Photon NX have their partitions, in sectors: NVIDIA's flash
-// XML resolved, and what the factory's fdisk makes.
-func TestThePhotonsMediaArePlacedAsItsFactoryHasThem(t *testing.T) {
+// The partitions of the media of a Photon NX, in sectors: those of NVIDIA's flash XML, and
+// those that the factory's fdisk makes.
+func TestPhotonLayouts(t *testing.T) {
 	for name, want := range map[string]string{
 		"photon-emmc": "1 APP 40 20971520, 2 kernel 20971560 131072, 3 kernel_b 21102632 131072, 4 kernel-dtb 21233704 896, 5 kernel-dtb_b 21234600 896, " +
 			"6 recovery 21235496 129024, 7 recovery-dtb 21364520 1024, 8 kernel-bootctrl 21365544 512, 9 kernel-bootctrl_b 21366056 512, " +
@@ -134,5 +134,18 @@ func TestThePhotonsMediaArePlacedAsItsFactoryHasThem(t *testing.T) {
 		if _, err := l.Place("a", int64(l.MinDisk)-512); err == nil || !strings.Contains(err.Error(), "too small") {
 			t.Errorf("%s on a disk that is too small: %v", name, err)
 		}
+	}
+}
+
+// Keys of layouts that were written for older versions.
+func TestFormerKeys(t *testing.T) {
+	text := good + "late = true\nformat = \"ext4\"\nfolders = [\"/config\"]\n[[partition]]\nnumber = 2\nname = \"two\"\ntype = \"esp\"\nsize = \"8MiB\"\ndeferred = true\n"
+	text = strings.Replace(text, "[[partition]]\nnumber = 1\n", "[[partition]]\nnumber = 3\nname = \"zero\"\ntype = \"esp\"\nsize = \"1MiB\"\n[[partition]]\nnumber = 1\n", 1)
+	l, err := layouts.Parse("x.toml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := l.Partitions[1]; !p.Deferred || len(p.Directories) != 1 || p.Directories[0] != "/config" || !l.Partitions[2].Deferred {
+		t.Errorf("%+v", p)
 	}
 }

@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// Definition is a file of systemd-repart, as repart.d(5) has it.
+// Definition is a partition definition for systemd-repart, see repart.d(5).
 type Definition struct {
 	Name string `json:"name"` // such as 10-boot-a.conf
 	Text string `json:"text"`
 }
 
-// Repart are the definitions by which systemd-repart makes the late partitions, or
-// nothing if there are none. It finds those that are there by their types, in the order
-// of the names, so all partitions are defined.
+// Repart returns the definitions by which systemd-repart makes the deferred partitions, or
+// nil if there are none. All partitions have one, because systemd-repart assigns existing
+// partitions to definitions by their types, in the order of the names.
 func (l *Layout) Repart() []Definition {
-	if !slices.ContainsFunc(l.Partitions, func(p Partition) bool { return p.Late }) {
+	if !slices.ContainsFunc(l.Partitions, func(p Partition) bool { return p.Deferred }) {
 		return nil
 	}
 	var all []Definition
@@ -32,17 +32,17 @@ func (l *Layout) Repart() []Definition {
 		if p.Format != "" {
 			fmt.Fprintf(&b, "Format=%s\n", p.Format)
 		}
-		if len(p.Folders) > 0 {
-			fmt.Fprintf(&b, "MakeDirectories=%s\n", strings.Join(p.Folders, " "))
+		if len(p.Directories) > 0 {
+			fmt.Fprintf(&b, "MakeDirectories=%s\n", strings.Join(p.Directories, " "))
 		}
 		all = append(all, Definition{fmt.Sprintf("%02d-%s.conf", 10*(i+1), p.Name), b.String()})
 	}
 	return all
 }
 
-// repartType is what systemd-repart knows a type as.
+// repartType returns systemd-repart's name of a type.
 func repartType(name string) string {
-	if name == "microsoft" { // the one that systemd has no name for
+	if name == "microsoft" { // systemd has no name for it
 		return strings.ToLower(Types[name])
 	}
 	return name

@@ -65,7 +65,7 @@ func seedBoards(m *artifact.Manifest, asked *boards.Board) ([]*boards.Board, err
 // bootParts are the boot partitions of a slot that a board may have.
 func bootParts(b *boards.Board, slot string) (parts []gpt.Part) {
 	for _, medium := range b.Media {
-		for _, p := range medium.Placing.Partitions {
+		for _, p := range medium.Layout.Partitions {
 			if p.Content == "boot" && p.Slot == slot {
 				parts = append(parts, gpt.Part{Number: p.Number, Name: p.Name})
 			}

@@ -390,7 +390,7 @@ func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 		status int
 		say    string
 	}{
-		{"ro", exitWrite, "the directory ro cannot be written: read-only file system"},
+		{"ro", exitWrite, "the directory ro is not writable: read-only file system"},
 		{"none", exitInput, "there is no directory none"},
 		{"file", exitInput, "not a directory"},
 	} {

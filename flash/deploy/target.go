@@ -2,15 +2,9 @@ package deploy
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync/atomic"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"imgtool/flash"
 	"imgtool/flash/disk"
@@ -57,19 +51,6 @@ func NoDisk(name string) error {
 	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file", name), "imgtool disks lists the disks there are")
 }
 
-// Same reports whether two names led to the same disk.
-func Same(a, b *disk.Disk) bool {
-	if a.Name != b.Name || a.File != b.File {
-		return false
-	}
-	if !a.File {
-		return true
-	}
-	x, err1 := os.Stat(a.Path)
-	y, err2 := os.Stat(b.Path)
-	return err1 == nil && err2 == nil && os.SameFile(x, y)
-}
-
 // Candidates returns the removable disks that satisfy a need. Loop devices are left out.
 func Candidates(need disk.Need) ([]disk.Disk, error) {
 	disks, err := disk.List("/")
@@ -88,32 +69,10 @@ func Candidates(need disk.Need) ([]disk.Disk, error) {
 	return fit, nil
 }
 
-// CheckSource refuses a disk that an image is read from, under whatever name.
+// CheckSource refuses a disk that an image is read from, even under another name.
 func CheckSource(d *disk.Disk, src *volume.Source) error {
-	info := src.Info
-	if info == nil {
-		return nil
-	}
-	refused := &disk.RefusedError{Disk: d.Path, Reason: "the image is on it: give another disk, or a copy of the image elsewhere"}
-	if other, err := os.Stat(d.Path); err == nil && os.SameFile(info, other) {
-		return refused
-	}
-	// The image may be the file behind a loop device,
-	if made, known := d.MadeOf(info); known {
-		if made {
-			return refused
-		}
-	} else if backing, err := os.ReadFile("/sys/block/" + d.Name + "/loop/backing_file"); err == nil && !d.File {
-		if other, err := os.Stat(strings.TrimSpace(string(backing))); err == nil && os.SameFile(info, other) {
-			return refused
-		}
-	}
-	// or the disk itself, or one of its partitions.
-	if dev, ok := info.Sys().(*syscall.Stat_t); ok && info.Mode()&fs.ModeDevice != 0 {
-		at, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(dev.Rdev)), unix.Minor(uint64(dev.Rdev))))
-		if err == nil && (filepath.Base(at) == d.Name || filepath.Base(filepath.Dir(at)) == d.Name) {
-			return refused
-		}
+	if src.Info != nil && d.Contains(src.Info) {
+		return &disk.RefusedError{Disk: d.Path, Reason: "the image is on it: give another disk, or a copy of the image elsewhere"}
 	}
 	return nil
 }

@@ -6,9 +6,8 @@ import (
 	"strings"
 )
 
-// Eject takes a disk off, with the volumes that macOS has mounted of it since:
-// a board that shows its disk then knows that the host is done. root is as for
-// List.
+// Eject ejects a disk and its volumes: a board that shows its disk then knows that the host
+// has finished. root is "/".
 func Eject(root string, d *Disk) error {
 	if d.File {
 		return errors.New("it is a file")

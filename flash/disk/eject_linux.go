@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// Eject takes a USB disk off the bus, as if it were unplugged: a board that shows
-// its disk then knows that the host is done. root is as for List.
+// Eject removes a USB disk from the bus, as if it were unplugged: a board that shows its
+// disk then knows that the host has finished. root is as for [List].
 func Eject(root string, d *Disk) error {
 	if d.USB == nil || d.USB.Port == "" {
 		return errors.New("it is not on USB")

@@ -2,5 +2,5 @@
 
 package disk
 
-// Eject takes a USB disk off the bus.
+// Eject is not supported on this system.
 func Eject(root string, d *Disk) error { return errOther }

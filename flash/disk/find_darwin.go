@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// List returns the whole disks of this Mac, by what diskutil says of them. APFS
-// containers, arrays and optical drives are not among them, attached images
-// are; a reader without a card is no disk at all. root is "/".
+// List returns the whole disks of this Mac, according to diskutil, including attached disk
+// images. It leaves out APFS containers, arrays, optical drives and card readers without a
+// card. root is "/".
 func List(root string) ([]Disk, error) {
 	m, err := lookHere()
 	if err != nil {
@@ -25,18 +25,17 @@ func List(root string) ([]Disk, error) {
 	return m.disks()
 }
 
-// USBDevices are the interfaces of the USB devices of this Mac, in the order of
-// their ports. A device that is not configured is one USB without an interface.
-// root is "/".
+// USBDevices returns the interfaces of the USB devices of this Mac, sorted by port. A device
+// that is not configured is one USB without an interface. root is "/".
 func USBDevices(root string) ([]USB, error) {
 	m := &mac{run: runHere, onUSB: map[string]bridge{}}
 	err := m.addUSB()
 	return m.usb, err
 }
 
-// Find returns the disk at path, /dev/disk4 or /dev/rdisk4, which may be a
-// symbolic link or a regular file. What can never be a disk is a *RefusedError.
-// root is "/".
+// Find returns the disk at path, such as /dev/disk4 or /dev/rdisk4, which may be a symbolic
+// link or a regular file. For a file that can never be a disk the error is a
+// [*RefusedError]. root is "/".
 func Find(root, path string) (*Disk, error) {
 	at, err := filepath.Abs(path)
 	if err != nil {
@@ -53,12 +52,12 @@ func Find(root, path string) (*Disk, error) {
 	switch {
 	case info.Mode().IsRegular():
 		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
-		d.InUse, err = fileUsers(info)
+		d.InUse, err = fileUses(info)
 		return d, err
 	case info.IsDir():
-		return nil, &RefusedError{path, "a folder is not a disk: name a disk such as /dev/disk4, or a regular file"}
+		return nil, &RefusedError{path, "a directory is not a disk: name a disk such as /dev/disk4, or a regular file"}
 	case info.Mode()&fs.ModeDevice == 0 || wholeName(name) == "":
-		return nil, &RefusedError{path, "neither a disk nor a regular file: name a disk such as /dev/disk4"}
+		return nil, &RefusedError{path, "it is neither a disk nor a regular file: name a disk such as /dev/disk4"}
 	}
 	m, err := lookHere()
 	if err != nil {
@@ -67,22 +66,22 @@ func Find(root, path string) (*Disk, error) {
 	return m.find(path, name)
 }
 
-// fileUsers says who has a regular file attached as a disk.
-func fileUsers(info fs.FileInfo) ([]string, error) {
+// fileUses returns where a regular file is attached as a disk.
+func fileUses(info fs.FileInfo) ([]string, error) {
 	m := &mac{run: runHere}
 	attached, err := m.dict("hdiutil", "info", "-plist")
 	if err != nil {
 		return nil, err
 	}
 	var users []string
-	for _, image := range attached.dicts("images") {
-		other, err := os.Stat(image.text("image-path"))
+	for _, image := range attached.Dicts("images") {
+		other, err := os.Stat(image.Text("image-path"))
 		if err != nil || !os.SameFile(info, other) {
 			continue
 		}
 		as := "a disk"
-		if disks := image.dicts("system-entities"); len(disks) > 0 {
-			as = disks[0].text("dev-entry")
+		if disks := image.Dicts("system-entities"); len(disks) > 0 {
+			as = disks[0].Text("dev-entry")
 		}
 		users = append(users, "the file is attached as "+as)
 	}
@@ -92,13 +91,13 @@ func fileUsers(info fs.FileInfo) ([]string, error) {
 func lookHere() (*mac, error) {
 	mounts, err := kernelMounts()
 	if err != nil {
-		return nil, fmt.Errorf("reading what is mounted: %w", err)
+		return nil, fmt.Errorf("listing mounts: %w", err)
 	}
 	return lookMac(runHere, mounts)
 }
 
 func kernelMounts() ([]macMount, error) {
-	// MNT_NOWAIT: a server that does not answer is not asked.
+	// MNT_NOWAIT does not query servers, which may not respond.
 	n, err := unix.Getfsstat(nil, unix.MNT_NOWAIT)
 	if err != nil {
 		return nil, err
@@ -114,14 +113,14 @@ func kernelMounts() ([]macMount, error) {
 	return mounts, nil
 }
 
-// programs are where macOS has them, whatever PATH says.
+// programs are the paths of programs of macOS, independent of PATH.
 var programs = map[string]string{
 	"diskutil": "/usr/sbin/diskutil",
 	"ioreg":    "/usr/sbin/ioreg",
 	"hdiutil":  "/usr/bin/hdiutil",
 }
 
-// runHere returns what a program prints; if it fails, what it complains of too.
+// runHere runs a program and returns its standard output. The error has its standard error.
 func runHere(args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -130,7 +129,7 @@ func runHere(args ...string) ([]byte, error) {
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if ctx.Err() != nil {
-			return out, errors.New("no answer for a minute: a disk may hang")
+			return out, errors.New("no answer for a minute: a disk may not respond")
 		}
 		if said := strings.TrimSpace(string(exit.Stderr)); said != "" {
 			return out, fmt.Errorf("%s (%w)", said, err)

@@ -14,14 +14,15 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"imgtool/flash/disk/procs"
 )
 
-// List returns the whole disks of the machine whose files are below root ("/" is
-// this one), by name. RAM disks, optical drives, assembled devices and the
-// boot partitions of an eMMC are not among them, nor is what holds no medium
-// and never had one; a reader without a card is.
+// List returns the whole disks of the machine with the root directory root, sorted by name;
+// "/" is this computer. It leaves out RAM disks, optical drives, assembled devices, the boot
+// partitions of eMMCs, and devices of size 0 other than card readers.
 func List(root string) ([]Disk, error) {
-	m, err := look(root)
+	m, err := query(root)
 	if err != nil {
 		return nil, err
 	}
@@ -38,8 +39,8 @@ func List(root string) ([]Disk, error) {
 	return disks, nil
 }
 
-// Find returns the disk at path, which may be a symbolic link or a regular
-// file. What can never be a disk is a *RefusedError.
+// Find returns the disk at path, which may be a symbolic link or a regular file. For a file
+// that can never be a disk the error is a [*RefusedError].
 func Find(root, path string) (*Disk, error) {
 	at, err := filepath.Abs(path)
 	if err != nil {
@@ -57,28 +58,28 @@ func Find(root, path string) (*Disk, error) {
 		return nil, &RefusedError{path, fmt.Sprintf(format, args...)}
 	}
 	device := info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
-	// A recorded machine has no device nodes, but files of their names.
+	// A recorded machine has regular files instead of device nodes.
 	recorded := filepath.Clean(root) != "/" && strings.HasPrefix(at, filepath.Join(root, "dev")+"/")
 	switch {
 	case info.IsDir():
-		return refuse("a folder is not a disk: name a disk such as /dev/sdb, or a regular file")
+		return refuse("a directory is not a disk: name a disk such as /dev/sdb, or a regular file")
 	case info.Mode()&fs.ModeCharDevice != 0:
 		return refuse("a character device is not a disk: name a disk such as /dev/sdb, or a regular file")
 	case !device && !info.Mode().IsRegular():
-		return refuse("neither a disk nor a regular file")
+		return refuse("it is neither a disk nor a regular file")
 	}
 
-	m, err := look(root)
-	// What uses a regular file can be found out without sysfs.
+	m, err := query(root)
+	// Uses of a regular file can be found without sysfs.
 	if errors.Is(err, errNoSysfs) && (device || recorded) || err != nil && !errors.Is(err, errNoSysfs) {
 		if errors.Is(err, errNoSysfs) || errors.Is(err, errNoProc) {
-			return refuse("%v: what uses it cannot be found out", err)
+			return refuse("%v, so its uses are unknown", err)
 		}
 		return nil, err
 	}
 	if !device && !recorded {
 		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
-		d.InUse, err = m.fileUsers(at, info)
+		d.InUse, err = m.fileUses(at, info)
 		return d, err
 	}
 	n := m.nodes[strings.ReplaceAll(strings.TrimPrefix(at, filepath.Join(root, "dev")+"/"), "/", "!")]
@@ -87,56 +88,55 @@ func Find(root, path string) (*Disk, error) {
 		n = m.byDev[fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))]
 	}
 	if n == nil {
-		return refuse("the kernel knows no such disk")
+		return refuse("the kernel does not list this disk")
 	}
 	disk := m.nodes[n.disk]
 	if why := m.notDisk(disk); why != "" {
 		return refuse("%s", why)
 	}
 	if n != disk {
-		return refuse("a partition of %s: name the whole disk", disk.path())
+		return refuse("it is a partition of %s: name the whole disk", disk.path())
 	}
 	return m.describe(n), nil
 }
 
-// machine is the block devices of a machine and who uses them.
+// machine is the block devices of a machine and their uses.
 type machine struct {
 	root   string
-	nodes  map[string]*node     // by the kernel's name, such as sda1
-	byDev  map[string]*node     // by major:minor
-	mounts []*mount             // in the order they were made
-	swaps  []string             // swap files
-	open   map[uint64][]process // see openDevices
+	nodes  map[string]*node           // by the kernel's name, such as sda1
+	byDev  map[string]*node           // by major:minor
+	mounts []*mount                   // in the order of mounting
+	swaps  []string                   // swap files
+	open   map[uint64][]procs.Process // see openDevices
 
-	// rootless: what carries / is not known, so any used disk may be it.
-	rootless bool
+	rootless bool // the disk of / is unknown, so it may be any disk in use
 }
 
-// node is one block device: a disk, a partition or something assembled.
+// node is a block device: a disk, a partition or an assembled device.
 type node struct {
-	name, disk string // of a whole disk both are the same
-	dir        string // its folder in sysfs
+	name, disk string // equal for a whole disk
+	dir        string // in sysfs
 	slaves     []string
 	holders    []string
 	loops      []string // loop devices of files on it
 	mounts     []string
-	layers     []string // where an overlay of folders on it is the system's
+	layers     []string // mount points of overlays of the system with directories on it
 	swapFiles  []string
-	groups     []string // mounted file systems of several disks it is part of
+	groups     []string // mounted file systems on several disks that include it
 	swap       bool
-	loop       *loopBacking // of a loop device that could be asked
+	loop       *loopBacking // of a loop device, if it could be queried
 }
 
 func (n *node) path() string { return "/dev/" + strings.ReplaceAll(n.name, "!", "/") }
 
-func look(root string) (*machine, error) {
+func query(root string) (*machine, error) {
 	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[string]*node{}}
 	names, err := readDir(filepath.Join(root, "sys/block"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && m.here():
-		// The loop devices are found by their names.
+		// Loop devices are found by their names in /dev.
 		m.findLoops()
-		if err := m.findUsers(); err != nil {
+		if err := m.findUses(); err != nil {
 			return nil, err
 		}
 		return m, errNoSysfs
@@ -146,7 +146,7 @@ func look(root string) (*machine, error) {
 	for _, name := range names {
 		dir, err := filepath.EvalSymlinks(filepath.Join(root, "sys/block", name))
 		if err != nil {
-			continue // unplugged just now
+			continue // unplugged meanwhile
 		}
 		m.add(name, name, dir)
 		inside, err := readDir(dir)
@@ -160,7 +160,7 @@ func look(root string) (*machine, error) {
 		}
 	}
 	m.findLoops()
-	return m, m.findUsers()
+	return m, m.findUses()
 }
 
 var (
@@ -181,19 +181,19 @@ var (
 	noDisk   = map[string]string{
 		"ram":      "memory is not a disk",
 		"zram":     "compressed memory is not a disk",
-		"sr":       "an optical drive is not a disk to write an image to",
-		"fd":       "a floppy drive is not a disk to write an image to",
-		"mtdblock": "raw flash is not a disk: it needs its own tools",
+		"sr":       "an optical drive is not supported",
+		"fd":       "a floppy drive is not supported",
+		"mtdblock": "raw flash is not a disk: it requires other tools",
 		"dm-":      "a mapped device is not a whole disk",
 		"md":       "an array is not a whole disk",
 		"bcache":   "a cached device is not a whole disk",
 	}
 )
 
-// notDisk says why n, a whole block device, can never be a disk.
+// notDisk returns why a whole block device can never be written as a disk, or "".
 func (m *machine) notDisk(n *node) string {
 	if h := hardware.FindStringSubmatch(n.name); h != nil {
-		return fmt.Sprintf("a boot or protected part of an eMMC, where its firmware looks: the disk is /dev/%s", h[1])
+		return fmt.Sprintf("it is a boot or protected area of an eMMC: the disk is /dev/%s", h[1])
 	}
 	for prefix, why := range noDisk {
 		rest, ok := strings.CutPrefix(n.name, prefix)
@@ -205,11 +205,11 @@ func (m *machine) notDisk(n *node) string {
 	case len(n.slaves) > 0:
 		return "a device assembled from " + strings.Join(n.slaves, ", ") + " is not a whole disk"
 	case n.text("hidden") == "1":
-		return "one path to a disk that has several: name the disk"
+		return "it is one of several paths to a disk: name the disk"
 	case strings.HasPrefix(n.name, "loop") && n.backing() == "":
-		return "a loop device without a file"
+		return "it is a loop device without a file"
 	case strings.HasPrefix(n.name, "loop") && m.backed(n) != nil:
-		return "a loop device of " + m.backed(n).path() + ": name that disk"
+		return "it is a loop device of " + m.backed(n).path() + ": name that disk"
 	}
 	return ""
 }
@@ -218,7 +218,7 @@ func (m *machine) describe(n *node) *Disk {
 	d := &Disk{
 		Path:       n.path(),
 		Name:       n.name,
-		Size:       n.number("size") * 512, // whatever the sectors are
+		Size:       n.number("size") * 512, // always in units of 512 bytes
 		SectorSize: int(n.number("queue/logical_block_size")),
 		Model:      n.first("device/model", "device/name", "loop/backing_file"),
 		Vendor:     n.text("device/vendor"),
@@ -239,14 +239,14 @@ func (m *machine) describe(n *node) *Disk {
 	d.Bus = m.bus(n)
 	switch d.Bus {
 	case "usb":
-		// What a cheap bridge says of the disk behind it is often the same for all.
+		// Cheap bridges report the same serial number for every disk.
 		if d.USB != nil && d.USB.Serial != "" {
 			d.Serial = d.USB.Serial
 		}
 	case "mmc":
 		d.Kind = n.text("device/type")
 	case "virtio", "nvme":
-		d.Vendor = "" // a PCI number
+		d.Vendor = "" // it is a PCI vendor ID
 	}
 	var users []*node
 	for _, p := range m.parts(n) {
@@ -255,7 +255,7 @@ func (m *machine) describe(n *node) *Disk {
 	}
 	sortParts(d.Parts)
 	slices.SortFunc(users, func(a, b *node) int { return int(a.number("start") - b.number("start")) })
-	m.allUsers(append([]*node{n}, users...), d)
+	m.allUses(append([]*node{n}, users...), d)
 	return d
 }
 
@@ -271,8 +271,8 @@ func (m *machine) bus(n *node) string {
 		return "mmc"
 	}
 	for _, bus := range []string{"usb", "virtio", "ata"} {
-		for _, folder := range strings.Split(n.dir, "/") {
-			if rest, ok := strings.CutPrefix(folder, bus); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
+		for _, name := range strings.Split(n.dir, "/") {
+			if rest, ok := strings.CutPrefix(name, bus); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
 				return bus
 			}
 		}
@@ -283,7 +283,7 @@ func (m *machine) bus(n *node) string {
 	return ""
 }
 
-// wwn is the name of the disk that is the same through every path to it.
+// wwn returns the world wide name of a disk, which is the same on every path to it.
 func (n *node) wwn() string {
 	id := n.first("device/wwid", "wwid")
 	for _, kind := range []string{"naa.", "eui.", "uuid."} {
@@ -291,11 +291,11 @@ func (n *node) wwn() string {
 			return id
 		}
 	}
-	return "" // made up of vendor, model and serial
+	return "" // other IDs are composed of vendor, model and serial number
 }
 
-// page80 is the serial number of a SCSI or SATA disk: page 0x80 of its vital
-// product data, four bytes of header with the length in the last two.
+// page80 returns the serial number of a SCSI or SATA disk from page 0x80 of its vital product
+// data: four bytes of header with the length in the last two (SPC-4, 7.8.15).
 func (n *node) page80() string {
 	b, err := os.ReadFile(filepath.Join(n.dir, "device/vpd_pg80"))
 	if err != nil || len(b) < 4 || b[1] != 0x80 {
@@ -327,7 +327,7 @@ func (n *node) number(attr string) int64 {
 func text(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return "" // most disks have few of the attributes
+		return "" // most disks have few attributes
 	}
 	return strings.TrimSpace(string(b))
 }

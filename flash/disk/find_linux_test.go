@@ -18,9 +18,9 @@ import (
 	"imgtool/flash/disk"
 )
 
-var update = flag.Bool("update", false, "write the goldens anew")
+var update = flag.Bool("update", false, "write the golden files")
 
-// machine puts the recorded machine name into a folder. See testdata/README.md.
+// machine creates the files of a recorded machine in a directory. See testdata/README.md.
 func machine(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile("testdata/machines/" + name + ".txt")
@@ -34,11 +34,11 @@ func machine(t *testing.T, name string) string {
 			t.Fatal(err)
 		}
 	}
-	folder, open := "/", ""
+	dir, open := "/", ""
 	place := func(path string) string {
 		path = strings.TrimSpace(path)
 		if !strings.HasPrefix(path, "/") {
-			path = folder + "/" + path
+			path = dir + "/" + path
 		}
 		path = filepath.Join(root, path)
 		must(os.MkdirAll(filepath.Dir(path), 0o755))
@@ -59,9 +59,9 @@ func machine(t *testing.T, name string) string {
 		switch {
 		case line == "" || line[0] == '#':
 		case line[0] == '[':
-			folder = strings.Trim(line, "[]")
+			dir = strings.Trim(line, "[]")
 		case isLink:
-			if strings.HasPrefix(target, "/") { // else it would lead out of the folder
+			if strings.HasPrefix(target, "/") { // else it would leave the directory
 				target = root + target
 			}
 			must(os.Symlink(target, place(path)))
@@ -79,7 +79,7 @@ func machine(t *testing.T, name string) string {
 	return root
 }
 
-func TestDisksOfRecordedMachines(t *testing.T) {
+func TestListRecordedMachines(t *testing.T) {
 	files, err := filepath.Glob("testdata/machines/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
@@ -139,7 +139,7 @@ func usbWords(u disk.USB) string {
 		u.ID(), u.BCD, u.Manufacturer, u.Product, u.Serial, u.Interface, u.Driver)
 }
 
-func TestFindRefusesWhatIsNoDisk(t *testing.T) {
+func TestFindErrors(t *testing.T) {
 	for _, c := range []struct{ name, machine, path, want string }{
 		{"a partition", "laptop", "/dev/sda1", "a partition of /dev/sda: name the whole disk"},
 		{"a link to a partition", "laptop", "/dev/disk/by-id/usb-SanDisk_Cruzer_Blade_4C530001-0:0-part1", "a partition of /dev/sda"},
@@ -153,7 +153,7 @@ func TestFindRefusesWhatIsNoDisk(t *testing.T) {
 		{"another part of an eMMC", "board", "/dev/mmcblk2gp0", "the disk is /dev/mmcblk2"},
 		{"a partition of such a part", "board", "/dev/mmcblk2gp0p1", "the disk is /dev/mmcblk2"},
 		{"the protected part of an eMMC", "overlayroot", "/dev/mmcblk0rpmb", "the disk is /dev/mmcblk0"},
-		{"a folder", "laptop", "/dev/disk", "a folder is not a disk"},
+		{"a directory", "laptop", "/dev/disk", "a directory is not a disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := disk.Find(machine(t, c.machine), c.path)
@@ -181,7 +181,7 @@ func TestFindFollowsLinks(t *testing.T) {
 	}
 }
 
-func TestFindTakesARegularFileForADisk(t *testing.T) {
+func TestFindRegularFile(t *testing.T) {
 	d, err := disk.Find(machine(t, "reader"), "/images/card.img")
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestFindTakesARegularFileForADisk(t *testing.T) {
 	}
 }
 
-func TestFixedDisksAreTakenByTheirSerialOnly(t *testing.T) {
+func TestCheckFixedDisk(t *testing.T) {
 	nvme := disk.Disk{Path: "/dev/nvme0n1", Size: 1 << 30, SectorSize: 512, Bus: "nvme", Serial: "S5XX 1", WWN: "eui.0025385b21404321"}
 	noSerial := nvme
 	noSerial.Bus, noSerial.Serial = "scsi", ""
@@ -223,16 +223,16 @@ func TestFixedDisksAreTakenByTheirSerialOnly(t *testing.T) {
 		{"no serial", nvme, disk.Need{Fixed: true}, ask},
 		{"no --fixed", nvme, disk.Need{Serial: "S5XX 1"}, ask},
 		{"both", nvme, disk.Need{Fixed: true, Serial: "S5XX 1"}, "<nil>"},
-		{"the serial of another", nvme, disk.Need{Fixed: true, Serial: "S5XX2"}, `/dev/nvme0n1: its serial number is "S5XX 1", not S5XX2: name the disk that is meant`},
-		{"the WWN of a disk that has a serial", nvme, disk.Need{Fixed: true, Serial: nvme.WWN}, `/dev/nvme0n1: its serial number is "S5XX 1", not eui.0025385b21404321: name the disk that is meant`},
-		{"the WWN of one that has none", noSerial, disk.Need{Fixed: true, Serial: nvme.WWN}, "<nil>"},
-		{"a disk with neither", nameless, disk.Need{Fixed: true, Serial: "1"}, "/dev/nvme0n1: it is a fixed disk (virtio) with neither a serial number nor a WWN: it cannot be told from others"},
+		{"the serial of another", nvme, disk.Need{Fixed: true, Serial: "S5XX2"}, `/dev/nvme0n1: its serial number is "S5XX 1", not S5XX2: name the disk with that serial number`},
+		{"the WWN of a disk that has a serial", nvme, disk.Need{Fixed: true, Serial: nvme.WWN}, `/dev/nvme0n1: its serial number is "S5XX 1", not eui.0025385b21404321: name the disk with that serial number`},
+		{"the WWN of a disk without a serial", noSerial, disk.Need{Fixed: true, Serial: nvme.WWN}, "<nil>"},
+		{"a disk with neither", nameless, disk.Need{Fixed: true, Serial: "1"}, "/dev/nvme0n1: it is a fixed disk (virtio) with neither a serial number nor a WWN: it cannot be distinguished from others"},
 		{"a disk in use", used, disk.Need{Fixed: true, Serial: "S5XX 1"}, "/dev/nvme0n1: /dev/nvme0n1p1 is swap: unmount or release it first"},
 		{"a stick", stick, disk.Need{SectorSize: 512}, "<nil>"},
 		{"the serial of a stick", stick, disk.Need{Serial: "4C53"}, "<nil>"},
-		{"the serial of another stick", stick, disk.Need{Serial: "4C54"}, "/dev/sda: its serial number is 4C53, not 4C54: name the disk that is meant"},
+		{"the serial of another stick", stick, disk.Need{Serial: "4C54"}, "/dev/sda: its serial number is 4C53, not 4C54: name the disk with that serial number"},
 		{"a file", file, disk.Need{SectorSize: 512}, "<nil>"},
-		{"a serial and a file", file, disk.Need{Serial: "4C54"}, "card.img: it has no serial number, and 4C54 is asked for: name the disk that has it"},
+		{"a serial and a file", file, disk.Need{Serial: "4C54"}, "card.img: it has no serial number, and --serial is 4C54: name the disk with that serial number"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := fmt.Sprint(c.disk.Check(c.need)); got != c.want {
@@ -242,7 +242,7 @@ func TestFixedDisksAreTakenByTheirSerialOnly(t *testing.T) {
 	}
 }
 
-func TestThisSystemIsNoTarget(t *testing.T) {
+func TestSystemDiskIsRefused(t *testing.T) {
 	disks, err := disk.List("/")
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +264,7 @@ func TestThisSystemIsNoTarget(t *testing.T) {
 	}
 }
 
-func TestCheckSaysBothNumbersAndWhatToDo(t *testing.T) {
+func TestCheckSizes(t *testing.T) {
 	small := disk.Disk{Path: "/dev/sdb", Size: 1 << 30, SectorSize: 512, Bus: "usb"}
 	big := small
 	big.SectorSize = 4096

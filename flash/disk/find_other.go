@@ -10,13 +10,13 @@ import (
 
 var errOther = errors.New("flashing disks is supported on Linux and macOS; a regular file works")
 
-// List returns the disks of Linux and macOS only.
+// List is not supported on this system.
 func List(root string) ([]Disk, error) { return nil, errOther }
 
-// USBDevices knows the devices of Linux and macOS only.
+// USBDevices is not supported on this system.
 func USBDevices(root string) ([]USB, error) { return nil, errOther }
 
-// Find returns a regular file as a disk.
+// Find returns a regular file as a disk. Other files are not supported on this system.
 func Find(root, path string) (*Disk, error) {
 	info, err := os.Stat(filepath.Join(root, path))
 	if err != nil {

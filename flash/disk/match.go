@@ -8,33 +8,32 @@ import (
 	"strings"
 )
 
-// Match tells the disk a board shows in recovery mode from all others: one that
-// any of USB is about. It is data from the definition of the board, against
-// mistakes; what a USB device says of itself can be made up.
+// Match describes the disk that a board in recovery mode shows over USB: it must match one of
+// USB. It is part of the definition of a board and prevents mistakes, not attacks: a USB
+// device can claim to be another one.
 type Match struct {
 	USB []USBMatch
 }
 
-// USBMatch is a disk as it shows up on USB. What is empty or zero is not asked,
-// but without a vendor nothing matches.
+// USBMatch describes a disk on USB. Fields that are empty or zero match any disk, except that
+// an empty VendorID matches none.
 type USBMatch struct {
-	VendorID   string   // as in USB
+	VendorID   string   // as in [USB]
 	ProductIDs []string // any of these
-	Interface  string   // as in USB, or the beginning of it: 08 is any disk
+	Interface  string   // as in [USB], or the beginning of it: 08 is any disk
 
 	Manufacturer, Product Pattern // strings of the USB device
-	Vendor, Model, Rev    Pattern // what the disk answers to a SCSI inquiry
+	Vendor, Model, Rev    Pattern // of the SCSI inquiry data
 
-	// In sectors of 512 bytes, whatever those of the disk are.
-	Sectors    int64 // exactly
-	MinSectors int64
+	Sectors    int64 // exact size in units of 512 bytes
+	MinSectors int64 // smallest size in units of 512 bytes
 }
 
-// Pattern is a regular expression for the whole of a string, blanks around it
-// left out. The empty one is for any string, a broken one for none.
+// Pattern is a regular expression that matches a whole string without surrounding white
+// space. The empty pattern matches any string.
 type Pattern string
 
-// UnmarshalText refuses a broken pattern.
+// UnmarshalText returns an error for an invalid regular expression.
 func (p *Pattern) UnmarshalText(text []byte) error {
 	if _, err := regexp.Compile(string(text)); err != nil {
 		return err
@@ -51,13 +50,13 @@ func (p Pattern) matches(s string) bool {
 	return err == nil && re.MatchString(strings.TrimSpace(s))
 }
 
-// Sighting is something on USB that is not the disk looked for and could be
-// taken for it, or for a reason why it is not there.
+// Sighting is a disk or device on USB that could be mistaken for the board's disk, or that
+// explains why the disk is missing.
 type Sighting struct {
-	Disk  *Disk  // nil if it is none
-	USB   USB    // of the disk, or of the device that is none
-	State string // what it is, in plain words
-	Do    string // what a person can do about it
+	Disk  *Disk  // nil for another device
+	USB   USB    // of the disk or device
+	State string // a description of it
+	Do    string // advice for the user
 }
 
 func (s Sighting) String() string {
@@ -68,12 +67,11 @@ func (s Sighting) String() string {
 	return fmt.Sprintf("%s: %s: %s", where, s.State, s.Do)
 }
 
-// Find parts disks into those that are the board's and, with the devices of
-// USBDevices, what looks alike. A hit has a medium; whether it is in use or
-// read-only is for Check to say. A port that is a hit is never a sighting, and
-// a port is sighted once.
+// Find returns the disks that match and have a medium, and sightings among the other disks
+// and the devices, which are those of [USBDevices]. It does not call [Disk.Check]. A port has
+// at most one sighting, and none if its disk matches.
 func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) {
-	done := map[string]bool{} // ports that are hits or were sighted
+	done := map[string]bool{} // ports with a hit or a sighting
 	medium := map[string]bool{}
 	isDisk := map[string]bool{}
 	sight := func(d *Disk, u USB, state, do string) {
@@ -102,13 +100,13 @@ func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) 
 		if s := decoy(&d); s != nil {
 			sight(&d, *d.USB, s.what, s.do)
 		} else if m.is(&d) && d.Size == 0 {
-			sight(&d, *d.USB, "the board's disk, without a medium", "wait a moment; if it stays like this, the board finds no medium: is the module or card in?")
+			sight(&d, *d.USB, "the board's disk, without a medium", "wait a moment; if this persists, the board finds no medium: check that the module or card is inserted")
 		} else if what := m.almost(&d); what != "" {
 			sight(&d, *d.USB, what, nameIt)
 		} else if s := known(anyBoard, *d.USB, &d); s != nil {
 			sight(&d, *d.USB, s.what, s.do)
 		} else if d.Removable && !medium[d.USB.Port] {
-			sight(&d, *d.USB, "a card reader without a card", "put the card in")
+			sight(&d, *d.USB, "a card reader without a card", "insert the card")
 		}
 	}
 	for _, u := range devices {
@@ -117,20 +115,20 @@ func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) 
 		}
 		if s := known(noDisks, u, nil); s != nil {
 			sight(nil, u, s.what, s.do)
-		} else if entry := m.byID(u); entry != nil && entry.face(u) {
-			sight(nil, u, "the board's USB device, without a disk", "wait a moment; if it stays like this, load the kernel module usb-storage")
+		} else if entry := m.byID(u); entry != nil && entry.hasInterface(u) {
+			sight(nil, u, "the board's USB device, without a disk", "wait a moment; if this persists, load the kernel module usb-storage")
 		}
 	}
 	for _, u := range devices {
 		if !isDisk[u.Port] && m.byID(u) != nil {
-			sight(nil, u, fmt.Sprintf("the board's USB device, in another mode (interface %s) and no disk", cmp.Or(u.Interface, "not configured")),
+			sight(nil, u, fmt.Sprintf("the board's USB device, in another mode without a disk (interface %s)", cmp.Or(u.Interface, "not configured")),
 				"power the board off and enter recovery mode again")
 		}
 	}
 	return hits, near
 }
 
-const nameIt = "another board, or another boot loader: if it is the disk that is meant, name it"
+const nameIt = "it belongs to another board or another boot loader: to write it, name this disk"
 
 func (m Match) is(d *Disk) bool {
 	return slices.ContainsFunc(m.USB, func(u USBMatch) bool {
@@ -138,8 +136,8 @@ func (m Match) is(d *Disk) bool {
 	})
 }
 
-// almost says what keeps a disk from being the board's, if it has its USB id
-// or answers an inquiry like it.
+// almost describes how a disk with the USB ID or the inquiry data of the board's disk
+// differs from it, or returns "".
 func (m Match) almost(d *Disk) string {
 	best := ""
 	least := 0
@@ -155,7 +153,7 @@ func (m Match) almost(d *Disk) string {
 	return best
 }
 
-// byID is the entry for the USB device u, whatever its interface is.
+// byID returns the entry with the vendor and product IDs of u, or nil.
 func (m Match) byID(u USB) *USBMatch {
 	for i := range m.USB {
 		if m.USB[i].id(u) {
@@ -170,20 +168,20 @@ func (m USBMatch) id(u USB) bool {
 		(len(m.ProductIDs) == 0 || slices.ContainsFunc(m.ProductIDs, func(id string) bool { return strings.EqualFold(id, u.ProductID) }))
 }
 
-func (m USBMatch) face(u USB) bool {
+func (m USBMatch) hasInterface(u USB) bool {
 	return m.Interface == "" || strings.HasPrefix(u.Interface+"/", strings.ToLower(m.Interface)+"/")
 }
 
-// differences are what of a disk on USB is not as asked, in words.
+// differences describes how a disk on USB differs from m.
 func (m USBMatch) differences(d *Disk) (diff []string) {
 	if !m.id(*d.USB) {
 		want := m.VendorID
 		if len(m.ProductIDs) > 0 {
 			want += ":" + strings.Join(m.ProductIDs, "|")
 		}
-		diff = append(diff, fmt.Sprintf("its USB id is %s, not %s", d.USB.ID(), want))
+		diff = append(diff, fmt.Sprintf("its USB ID is %s, not %s", d.USB.ID(), want))
 	}
-	if !m.face(*d.USB) {
+	if !m.hasInterface(*d.USB) {
 		diff = append(diff, fmt.Sprintf("its interface is %s, not %s", d.USB.Interface, m.Interface))
 	}
 	for _, s := range []struct {
@@ -201,7 +199,7 @@ func (m USBMatch) differences(d *Disk) (diff []string) {
 			diff = append(diff, fmt.Sprintf("its %s is %q, not %q", s.name, s.got, s.want))
 		}
 	}
-	// An empty disk is told by its other marks.
+	// A disk without a medium is recognized by its other properties.
 	if n := d.Size / 512; n > 0 && m.Sectors != 0 && n != m.Sectors {
 		diff = append(diff, fmt.Sprintf("it has %d sectors, not %d", n, m.Sectors))
 	} else if n > 0 && n < m.MinSectors {
@@ -210,60 +208,60 @@ func (m USBMatch) differences(d *Disk) (diff []string) {
 	return diff
 }
 
-// state is a state some chip or program is known to show on USB.
+// state is a known state of a board or program on USB.
 type state struct {
-	vendor   string   // USB id
-	products []string // any of these, or all if there are none
-	face     string   // interface
-	scsi     Pattern  // vendor and model of a disk, with a blank between
+	vendor   string   // USB vendor ID
+	products []string // product IDs, or any if empty
+	iface    string   // interface
+	scsi     Pattern  // vendor and model of a disk, with a space between them
 	what, do string
 }
 
-// decoys are disks that are never a board's.
+// decoys are disks that are never a board's disk.
 var decoys = []state{
 	{
 		scsi: `flashpkg( .*)?`,
-		what: "not the board's disk but flashpkg, where a Jetson leaves its status and logs: the flash failed on the board, or has not begun",
-		do:   "read status and logs on it, then put the board into recovery mode and start over",
+		what: "flashpkg, the disk with a Jetson's status and logs: the flash failed on the board, or has not started",
+		do:   "read the status and logs on it, then put the board into recovery mode and start over",
 	},
 	{
 		vendor: "0955", products: []string{"7020"},
-		what: "a Jetson that has booted, with a small disk that holds a README",
+		what: "a Jetson that has booted, with a small disk that contains a README",
 		do:   "power it off and put it into recovery mode",
 	},
 }
 
-// anyBoard are disks that could be a board's and do not say of which.
+// anyBoard are disks of unknown boards.
 var anyBoard = []state{
 	{
 		scsi: `Linux UMS disk \d+`,
-		what: "a board in the mass storage mode of U-Boot, with the USB id of another",
+		what: "a board in the mass storage mode of U-Boot, with another USB ID",
 		do:   nameIt,
 	},
 	{
 		scsi: `Linux File-(Stor|CD) Gadget`,
-		what: "a disk some Linux board shows, which does not say of what",
+		what: "a disk that a Linux board shows, without identification",
 		do:   nameIt,
 	},
 }
 
-// noDisks are states in which a board shows no disk.
+// noDisks are states without a disk.
 var noDisks = []state{
 	{
-		vendor: "2207", face: "ff/06/05",
-		what: "a Rockchip board in maskrom or rockusb mode, which is no disk",
-		do: "power it off and enter the mass storage mode of its boot loader; if it comes back like this, the boot loader is gone: " +
+		vendor: "2207", iface: "ff/06/05",
+		what: "a Rockchip board in maskrom or rockusb mode, without a disk",
+		do: "power it off and enter the mass storage mode of its boot loader; if it comes back in this mode, the boot loader is missing: " +
 			"write its eMMC or card in a reader",
 	},
 	{
 		vendor:   "0955",
 		products: []string{"7e19", "7019", "7819", "7919", "7023", "7226", "7223", "7323", "7423", "7523", "7623"},
-		what:     "a Jetson in forced recovery (APX), which is no disk",
-		do:       "boot a flashing initrd over it that shows the disk, such as the initrd-flash of meta-tegra",
+		what:     "a Jetson in forced recovery (APX), without a disk",
+		do:       "boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 	},
 	{
 		vendor: "0955", products: []string{"7035"},
-		what: "a Jetson in NVIDIA's initrd flash, which works over a network and shows no disk",
+		what: "a Jetson in NVIDIA's initrd flash, which uses a network and shows no disk",
 		do:   "let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 	},
 	{
@@ -275,10 +273,10 @@ var noDisks = []state{
 
 func decoy(d *Disk) *state { return known(decoys, *d.USB, d) }
 
-// known is the state of a USB device, which may be a disk.
+// known returns the first state that matches a USB device and its disk, which may be nil.
 func known(states []state, u USB, d *Disk) *state {
 	for i, s := range states {
-		if s.vendor != "" && !(USBMatch{VendorID: s.vendor, ProductIDs: s.products, Interface: s.face}).knows(u) {
+		if s.vendor != "" && !(USBMatch{VendorID: s.vendor, ProductIDs: s.products, Interface: s.iface}).knows(u) {
 			continue
 		}
 		if s.scsi != "" && (d == nil || !s.scsi.matches(d.Vendor+" "+d.Model)) {
@@ -289,4 +287,4 @@ func known(states []state, u USB, d *Disk) *state {
 	return nil
 }
 
-func (m USBMatch) knows(u USB) bool { return m.id(u) && m.face(u) }
+func (m USBMatch) knows(u USB) bool { return m.id(u) && m.hasInterface(u) }

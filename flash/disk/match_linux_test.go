@@ -25,8 +25,8 @@ var (
 	}}}
 )
 
-func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
-	const nameIt = "another board, or another boot loader: if it is the disk that is meant, name it"
+func TestMatchFind(t *testing.T) {
+	const nameIt = "it belongs to another board or another boot loader: to write it, name this disk"
 	for _, c := range []struct {
 		machine string
 		match   disk.Match
@@ -36,41 +36,41 @@ func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
 		{"laptop", rock64, nil, nil},
 		{"rock64-ums", rock64, []string{"/dev/sda"}, nil},
 		{"rock64-ums", photon, nil, []string{
-			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with the USB id of another: " + nameIt,
+			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with another USB ID: " + nameIt,
 		}},
 		{"rock64-ums", disk.Match{}, nil, []string{
-			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with the USB id of another: " + nameIt,
+			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with another USB ID: " + nameIt,
 		}},
 		{"rock64-maskrom", rock64, nil, []string{
-			"/dev/sda (USB device 058f:6366 at port 1-4): a card reader without a card: put the card in",
-			"USB device 2207:320c at port 1-2: a Rockchip board in maskrom or rockusb mode, which is no disk: power it off and enter the mass storage mode of its boot loader; " +
-				"if it comes back like this, the boot loader is gone: write its eMMC or card in a reader",
+			"/dev/sda (USB device 058f:6366 at port 1-4): a card reader without a card: insert the card",
+			"USB device 2207:320c at port 1-2: a Rockchip board in maskrom or rockusb mode, without a disk: power it off and enter the mass storage mode of its boot loader; " +
+				"if it comes back in this mode, the boot loader is missing: write its eMMC or card in a reader",
 		}},
 		{"rock64-near", rock64, nil, []string{
-			`/dev/sda (USB device 1f3a:1010 at port 1-1): like the board's disk, but its USB id is 1f3a:1010, not 2207:320c|330a|0010, its manufacturer is "Allwinner", not "Rockchip": ` + nameIt,
+			`/dev/sda (USB device 1f3a:1010 at port 1-1): like the board's disk, but its USB ID is 1f3a:1010, not 2207:320c|330a|0010, its manufacturer is "Allwinner", not "Rockchip": ` + nameIt,
 			"/dev/sdb (USB device 2207:330a at port 1-2): like the board's disk, but it has 262144 sectors, fewer than 4884480: " + nameIt,
-			"/dev/sdc (USB device 2207:320c at port 1-3): the board's disk, without a medium: wait a moment; if it stays like this, the board finds no medium: is the module or card in?",
-			"/dev/sdd (USB device 0525:a4a5 at port 1-5): a disk some Linux board shows, which does not say of what: " + nameIt,
-			"USB device 2207:320c at port 1-7: the board's USB device, without a disk: wait a moment; if it stays like this, load the kernel module usb-storage",
-			"USB device 2207:320c at port 1-6: the board's USB device, in another mode (interface ff/42/03) and no disk: power the board off and enter recovery mode again",
+			"/dev/sdc (USB device 2207:320c at port 1-3): the board's disk, without a medium: wait a moment; if this persists, the board finds no medium: check that the module or card is inserted",
+			"/dev/sdd (USB device 0525:a4a5 at port 1-5): a disk that a Linux board shows, without identification: " + nameIt,
+			"USB device 2207:320c at port 1-7: the board's USB device, without a disk: wait a moment; if this persists, load the kernel module usb-storage",
+			"USB device 2207:320c at port 1-6: the board's USB device, in another mode without a disk (interface ff/42/03): power the board off and enter recovery mode again",
 		}},
 		{"photon", photon, []string{"/dev/sda"}, nil},
 		{"photon-failed", photon, nil, []string{
-			"/dev/sda (USB device 1d6b:0104 at port 2-1): not the board's disk but flashpkg, where a Jetson leaves its status and logs: the flash failed on the board, or has not begun: " +
-				"read status and logs on it, then put the board into recovery mode and start over",
+			"/dev/sda (USB device 1d6b:0104 at port 2-1): flashpkg, the disk with a Jetson's status and logs: the flash failed on the board, or has not started: " +
+				"read the status and logs on it, then put the board into recovery mode and start over",
 		}},
 		{"jetson", photon, nil, []string{
-			"/dev/sda (USB device 0955:7020 at port 1-2): a Jetson that has booted, with a small disk that holds a README: power it off and put it into recovery mode",
-			"USB device 0955:7e19 at port 1-3: a Jetson in forced recovery (APX), which is no disk: boot a flashing initrd over it that shows the disk, such as the initrd-flash of meta-tegra",
-			"USB device 0955:7035 at port 1-4.1: a Jetson in NVIDIA's initrd flash, which works over a network and shows no disk: " +
+			"/dev/sda (USB device 0955:7020 at port 1-2): a Jetson that has booted, with a small disk that contains a README: power it off and put it into recovery mode",
+			"USB device 0955:7e19 at port 1-3: a Jetson in forced recovery (APX), without a disk: boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
+			"USB device 0955:7035 at port 1-4.1: a Jetson in NVIDIA's initrd flash, which uses a network and shows no disk: " +
 				"let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 		}},
-		// However wide a definition is, a decoy is no hit, and neither is a disk
-		// that is not on USB or an entry without a vendor.
+		// Even with a wide definition, a decoy never matches, nor does a disk that is not on
+		// USB or an entry without a vendor.
 		{"jetson", disk.Match{USB: []disk.USBMatch{{VendorID: "0955"}, {Interface: "08"}}}, nil, []string{
-			"/dev/sda (USB device 0955:7020 at port 1-2): a Jetson that has booted, with a small disk that holds a README: power it off and put it into recovery mode",
-			"USB device 0955:7e19 at port 1-3: a Jetson in forced recovery (APX), which is no disk: boot a flashing initrd over it that shows the disk, such as the initrd-flash of meta-tegra",
-			"USB device 0955:7035 at port 1-4.1: a Jetson in NVIDIA's initrd flash, which works over a network and shows no disk: " +
+			"/dev/sda (USB device 0955:7020 at port 1-2): a Jetson that has booted, with a small disk that contains a README: power it off and put it into recovery mode",
+			"USB device 0955:7e19 at port 1-3: a Jetson in forced recovery (APX), without a disk: boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
+			"USB device 0955:7035 at port 1-4.1: a Jetson in NVIDIA's initrd flash, which uses a network and shows no disk: " +
 				"let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 		}},
 		{"twins", disk.Match{USB: []disk.USBMatch{{VendorID: "0781", ProductIDs: []string{"5567"}}}}, []string{"/dev/sda", "/dev/sdb"}, nil},
@@ -111,7 +111,7 @@ func TestMatchFindsTheBoardAndNamesWhatLooksAlike(t *testing.T) {
 }
 
 // Each mark alone keeps a disk from being a hit.
-func TestMatchAsksForEveryMark(t *testing.T) {
+func TestMatchComparesEveryField(t *testing.T) {
 	board := func() disk.Disk {
 		return disk.Disk{
 			Path: "/dev/sda", Size: 30535680 * 512, SectorSize: 512, Bus: "usb", Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff",
@@ -152,7 +152,7 @@ func TestMatchAsksForEveryMark(t *testing.T) {
 	}
 }
 
-func TestPatternsAreCheckedWhenRead(t *testing.T) {
+func TestPatternUnmarshalText(t *testing.T) {
 	var p disk.Pattern
 	if err := p.UnmarshalText([]byte(`UMS disk \d+`)); err != nil || p != `UMS disk \d+` {
 		t.Error(p, err)

@@ -81,7 +81,7 @@ func refused(t *testing.T, err error, want string) {
 	}
 }
 
-func TestAnAttachedFileIsRefused(t *testing.T) {
+func TestAttachedFileIsRefused(t *testing.T) {
 	file := dirty(t, mib)
 	dev := imagetest.Loop(t, file)
 	d := find(t, file)
@@ -90,7 +90,7 @@ func TestAnAttachedFileIsRefused(t *testing.T) {
 	refused(t, err, "the file is attached as "+dev)
 }
 
-func TestATargetIsReadAndWrittenAtAnyMemory(t *testing.T) {
+func TestTargetUnalignedBuffers(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		path func(*testing.T, string) string
@@ -161,7 +161,7 @@ func TestATargetIsReadAndWrittenAtAnyMemory(t *testing.T) {
 
 // Every disk that is in use stays as it is, to the byte, and is refused when it
 // is looked at and when it is opened.
-func TestADiskInUseIsRefused(t *testing.T) {
+func TestDiskInUseIsRefused(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		use  func(t *testing.T, dev string)
@@ -189,7 +189,7 @@ func TestADiskInUseIsRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			file := dirty(t, loopSize)
 			dev := imagetest.Loop(t, file)
-			before := find(t, dev) // as it was before somebody came
+			before := find(t, dev) // before it was in use
 			c.use(t, dev)
 			imagetest.Run(t, "sync", "-f", file)
 			bytesBefore := contents(t, file)
@@ -219,7 +219,7 @@ func TestADiskInUseIsRefused(t *testing.T) {
 			if i := differ(bytesBefore, contents(t, file)); i >= 0 {
 				t.Errorf("byte %d has changed", i)
 			}
-			// Reading is no harm.
+			// A disk in use can be opened for reading.
 			read, err := disk.OpenRead(d)
 			if err != nil {
 				t.Fatal(err)
@@ -229,7 +229,7 @@ func TestADiskInUseIsRefused(t *testing.T) {
 	}
 }
 
-func TestADiskThatSomebodyHoldsIsRefused(t *testing.T) {
+func TestClaimedDiskIsRefused(t *testing.T) {
 	d := find(t, imagetest.Loop(t, dirty(t, mib)))
 	for name, hold := range map[string]func(*os.File) error{
 		"opened for itself": func(*os.File) error { return nil },
@@ -257,7 +257,7 @@ func TestADiskThatSomebodyHoldsIsRefused(t *testing.T) {
 	open(t, d)
 }
 
-func TestAPartitionIsRefused(t *testing.T) {
+func TestPartitionIsRefused(t *testing.T) {
 	dev := imagetest.Loop(t, dirty(t, loopSize))
 	imagetest.Run(t, "addpart", dev, "1", "2048", "20480")
 	t.Cleanup(func() { exec.Command("delpart", dev, "1").Run() })
@@ -269,7 +269,7 @@ func TestAPartitionIsRefused(t *testing.T) {
 	}
 }
 
-func TestAReadOnlyDiskIsRefused(t *testing.T) {
+func TestReadOnlyDiskIsRefused(t *testing.T) {
 	dev := losetup(t, dirty(t, mib), "--read-only")
 	d := find(t, dev)
 	refused(t, d.Check(disk.Need{}), "read-only")
@@ -278,12 +278,12 @@ func TestAReadOnlyDiskIsRefused(t *testing.T) {
 	refused(t, err, "read-only")
 }
 
-func TestADiskOfLargeSectorsIsRefused(t *testing.T) {
+func TestSectorSizeMismatchIsRefused(t *testing.T) {
 	dev := losetup(t, dirty(t, mib), "--sector-size", "4096", "--direct-io=on")
 	refused(t, find(t, dev).Check(disk.Need{SectorSize: 512}), "its sectors have 4096 bytes and the image is made for 512")
 }
 
-func TestADiskThatIsAnotherByNowIsRefused(t *testing.T) {
+func TestReplacedDiskIsRefused(t *testing.T) {
 	file := dirty(t, mib)
 	dev := imagetest.Loop(t, file)
 	found := find(t, dev)
@@ -312,16 +312,16 @@ func TestADiskThatIsAnotherByNowIsRefused(t *testing.T) {
 	}
 }
 
-func TestOpenNeedsTheRightTo(t *testing.T) {
-	file := os.Getenv("FLASH_TEST_FILE") // set in the test that runs as nobody
+func TestOpenPermission(t *testing.T) {
+	file := os.Getenv("FLASH_TEST_FILE") // set in the process without root's rights
 	if file == "" {
 		file = dirty(t, mib)
 		if err := os.Chmod(file, 0o444); err != nil {
 			t.Fatal(err)
 		}
 		if os.Geteuid() == 0 {
-			// Root may write what nobody may.
-			asNobody(t, file)
+			// Root may write any file.
+			withoutRoot(t, file)
 			return
 		}
 	}
@@ -330,7 +330,7 @@ func TestOpenNeedsTheRightTo(t *testing.T) {
 	}
 }
 
-func asNobody(t *testing.T, file string) {
+func withoutRoot(t *testing.T, file string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "flash") // t.TempDir is for its owner alone
 	if err != nil {
@@ -358,7 +358,7 @@ func asNobody(t *testing.T, file string) {
 
 // The name of a disk goes to the next one as soon as the one is gone, of the same
 // make and size; what was looked at is not what is opened.
-func TestADiskThatTakesANameIsAnother(t *testing.T) {
+func TestReplacedLoopDeviceIsRefused(t *testing.T) {
 	one, other := dirty(t, loopSize), dirty(t, loopSize)
 	dev := imagetest.Loop(t, one)
 	found := find(t, dev)

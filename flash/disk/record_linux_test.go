@@ -116,7 +116,7 @@ func TestRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		// What lies on no disk says nothing here, and much about a machine.
+		// Mounts without a disk are not needed, and tell much about a machine.
 		fields := strings.Fields(line)
 		if _, source, _ := strings.Cut(line, " - "); fields[4] == "/" || !strings.HasPrefix(fields[2], "0:") || strings.Contains(source, "/dev/") || strings.HasPrefix(source, "zfs ") {
 			fmt.Fprint(&out, "\t"+line)

@@ -8,23 +8,24 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
-// Target is an open disk. Where the system can, it bypasses the page cache in
-// both directions, so what is read comes from the disk.
+// Target is an open disk. Where the system supports it, reads and writes bypass the page
+// cache, so that data read back comes from the disk.
 type Target struct {
 	disk Disk
 	f    *os.File
 
-	// cached is a second descriptor of a regular file, for ends that O_DIRECT
-	// does not take; without O_DIRECT it is f.
+	// cached is a second descriptor of a regular file, for the end of the file, which
+	// O_DIRECT does not support; without O_DIRECT it is f.
 	cached *os.File
 
 	opened fs.FileInfo // of a regular file
 
-	align int64 // of offsets and lengths for f, 1 without O_DIRECT
-	dirty int64 // bytes written since the last flush
+	align int64 // of offsets and lengths for f, in bytes; 1 without O_DIRECT
+	dirty int64 // number of bytes written since the last flush
 
 	mu     sync.Mutex
 	bounce []byte
@@ -32,20 +33,20 @@ type Target struct {
 
 const (
 	bounceSize = 1 << 20
-	memAlign   = 4096 // no disk asks for more
+	memAlign   = 4096 // alignment of buffers for O_DIRECT; no disk requires more
 
-	// What is written is flushed this often: an error is found soon, and the last
-	// flush does not take minutes.
+	// flushEvery is the number of bytes between flushes, so that errors are found early
+	// and the last flush does not take minutes.
 	flushEvery = 64 << 20
 )
 
-// Path is the path the disk was found at.
+// Path returns the path at which the disk was found.
 func (t *Target) Path() string { return t.disk.Path }
 
-// Size is the size of the disk in bytes.
+// Size returns the size of the disk in bytes.
 func (t *Target) Size() int64 { return t.disk.Size }
 
-// ReadAt reads at any offset.
+// ReadAt implements [io.ReaderAt]. Neither p nor off need to be aligned.
 func (t *Target) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("reading at %d: negative offset", off)
@@ -57,7 +58,7 @@ func (t *Target) ReadAt(p []byte, off int64) (int, error) {
 	if int64(len(p)) > t.disk.Size-off {
 		p, short = p[:t.disk.Size-off], io.EOF
 	}
-	// Only a regular file has an end that is not aligned.
+	// Only a regular file may have an end that is not aligned.
 	direct := p[:max(0, min(int64(len(p)), t.disk.Size/t.align*t.align-off))]
 	n, err := t.readDirect(direct, off)
 	if err == nil && n < len(p) {
@@ -66,7 +67,7 @@ func (t *Target) ReadAt(p []byte, off int64) (int, error) {
 		n += k
 	}
 	if err != nil {
-		return n, bare(err)
+		return n, unwrapPath(err)
 	}
 	return n, short
 }
@@ -92,10 +93,9 @@ func (t *Target) readDirect(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// WriteAt writes from the start of a sector on. Of a last sector that is written in part
-// the rest stays as it is on the disk, or becomes zeros if the disk cannot read it. A
-// regular file takes anything below its size. Nothing is written beyond the end of the
-// disk: that is ENOSPC.
+// WriteAt implements [io.WriterAt]. On a disk, off must be a multiple of the sector size; the
+// rest of a last partial sector keeps its content, or becomes zeros if it cannot be read. A
+// write beyond the end of the disk fails with ENOSPC and writes nothing.
 func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > t.disk.Size-off {
 		return 0, syscall.ENOSPC
@@ -105,11 +105,11 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 			return t.writePart(p, off)
 		}
 		n, err := t.cached.WriteAt(p, off)
-		return n, bare(err)
+		return n, unwrapPath(err)
 	}
 	n, err := t.writeDirect(p, off)
 	if err != nil {
-		return n, bare(err)
+		return n, unwrapPath(err)
 	}
 	if t.dirty += int64(n); t.dirty >= flushEvery {
 		err = t.Sync()
@@ -117,10 +117,10 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// writePart writes whole sectors and a part of one more.
+// writePart writes whole sectors and a part of another one.
 func (t *Target) writePart(p []byte, off int64) (int, error) {
 	if off%t.align != 0 {
-		return 0, fmt.Errorf("%d bytes at %d do not start with a sector of %d bytes", len(p), off, t.align)
+		return 0, fmt.Errorf("writing %d bytes at %d: the offset is not a multiple of %d", len(p), off, t.align)
 	}
 	whole := int64(len(p)) / t.align * t.align
 	if whole > 0 {
@@ -158,21 +158,21 @@ func (t *Target) writeDirect(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// Sync returns when the disk says that all is on it. Its error is final: the
-// kernel reports it once, and a second call would say that all is well.
+// Sync flushes the disk's cache. An error is final: the kernel reports it once, and a second
+// call would succeed.
 func (t *Target) Sync() error {
 	t.dirty = 0
 	if err := t.flush(); err != nil {
-		return bare(err)
+		return unwrapPath(err)
 	}
 	if t.cached != nil {
-		forget(t.cached)
+		dropCache(t.cached)
 	}
 	return nil
 }
 
-// Named is nil for a disk, and for a regular file that still has the name it was opened
-// by: what was written to another is a *MovedError.
+// Named returns a [*MovedError] if a regular file no longer has the name at which it was
+// opened. It returns nil for disks.
 func (t *Target) Named() error {
 	if !t.disk.File || t.opened == nil {
 		return nil
@@ -183,26 +183,21 @@ func (t *Target) Named() error {
 	return nil
 }
 
-func idOfInfo(info fs.FileInfo) (fileID, bool) {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fileID{}, false
+// Alive returns nil while the disk is present and has the same size, and a regular file
+// still has its name.
+func (t *Target) Alive() error {
+	if t.disk.File {
+		return t.Named()
 	}
-	return fileID{uint64(st.Dev), uint64(st.Ino)}, true
+	if err := t.present(); err != nil {
+		return err
+	}
+	// A write to an unplugged disk fails before the kernel removes the disk.
+	time.Sleep(300 * time.Millisecond)
+	return t.present()
 }
 
-// sameFile refuses a regular file, opened as info says, that is not the one that was found.
-func (d *Disk) sameFile(info fs.FileInfo) error {
-	switch {
-	case !info.Mode().IsRegular() || d.found != nil && !os.SameFile(info, d.found):
-		return d.refuse("it is not the file that was found: another one has taken its name: start over")
-	case info.Size() != d.Size:
-		return d.refuse("the file had %d bytes when it was found and has %d now: start over", d.Size, info.Size())
-	}
-	return nil
-}
-
-// Close closes the disk. What was not flushed before may be lost.
+// Close closes the disk. Writes that were not flushed may be lost.
 func (t *Target) Close() error {
 	err := t.f.Close()
 	if t.cached != nil && t.cached != t.f {
@@ -227,11 +222,22 @@ func (t *Target) buffer() []byte {
 	return t.bounce
 }
 
-// bare takes the path and the name of the call off an error: who calls names
-// the disk.
-func bare(err error) error {
+// unwrapPath returns the cause of a path error, for errors that name the disk already.
+func unwrapPath(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return e.Err
+	}
+	return err
+}
+
+// retry calls try again while it fails with the error busy, for at most limit: programs
+// such as udev open a new disk for a moment.
+func retry(busy error, limit time.Duration, try func() error) error {
+	end := time.Now().Add(limit)
+	err := try()
+	for errors.Is(err, busy) && time.Now().Before(end) {
+		time.Sleep(20 * time.Millisecond)
+		err = try()
 	}
 	return err
 }

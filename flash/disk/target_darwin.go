@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// From sys/disk.h.
+// ioctls of <sys/disk.h>.
 const (
 	dkiocSynchronizeCache = 0x20006416 // _IO('d', 22)
 	dkiocGetBlockSize     = 0x40046418 // _IOR('d', 24, uint32_t)
@@ -19,12 +19,11 @@ const (
 	dkiocIsWritable       = 0x4004641d // _IOR('d', 29, uint32_t)
 )
 
-// Open opens the disk for writing, for itself alone, after unmounting its
-// volumes, which macOS mounts as soon as a disk is plugged in. It refuses what
-// Check refuses, what by now is used otherwise, and volumes that somebody has
-// files open on (*RefusedError); a disk that is another by now is a *GoneError.
-// Without the right to write the error is fs.ErrPermission, and nothing is
-// unmounted.
+// Open opens a disk for writing and for exclusive use. It first unmounts the disk's volumes,
+// which macOS mounts when a disk is connected. The error is a [*RefusedError] if [Disk.Check]
+// refuses the disk, if it is in use now, or if a volume has open files; a [*GoneError] if it
+// was removed or replaced; and [fs.ErrPermission] without the rights to write: nothing is
+// unmounted then.
 func Open(d *Disk) (*Target, error) {
 	if err := d.Check(Need{}); err != nil {
 		return nil, err
@@ -35,7 +34,7 @@ func Open(d *Disk) (*Target, error) {
 	if err := unix.Access(d.raw(), unix.W_OK); err != nil {
 		return nil, d.openError(&fs.PathError{Op: "open", Path: d.raw(), Err: err})
 	}
-	m, err := d.again()
+	m, err := d.recheck()
 	if err != nil {
 		return nil, err
 	}
@@ -43,8 +42,8 @@ func Open(d *Disk) (*Target, error) {
 		return nil, err
 	}
 	var f *os.File
-	// What looks at a disk after its volumes went lets go of it in a moment.
-	err = patiently(unix.EBUSY, 2*time.Second, func() (err error) {
+	// After the volumes are unmounted, system services open the disk for a moment.
+	err = retry(unix.EBUSY, 2*time.Second, func() (err error) {
 		f, err = openRaw(d.raw(), unix.O_RDWR|unix.O_EXLOCK)
 		return err
 	})
@@ -62,8 +61,7 @@ func Open(d *Disk) (*Target, error) {
 	return t, nil
 }
 
-// OpenRead opens a disk, mounted or not, to read what is on it and not what is
-// cached of it.
+// OpenRead opens a disk for reading past the cache. The disk may be in use.
 func OpenRead(d *Disk) (*Target, error) {
 	if d.File {
 		return openFile(d, os.O_RDONLY)
@@ -84,10 +82,10 @@ func OpenRead(d *Disk) (*Target, error) {
 	return t, nil
 }
 
-// raw is the character device of the disk: it has no cache.
+// raw returns the character device of the disk, which is not cached.
 func (d *Disk) raw() string { return "/dev/r" + d.Name }
 
-// openRaw never waits for who has the disk.
+// openRaw opens a device without waiting for another program to close it.
 func openRaw(path string, flags int) (*os.File, error) {
 	fd, err := unix.Open(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	for err == unix.EINTR {
@@ -104,15 +102,14 @@ func openRaw(path string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// again looks at the disk once more, and refuses one that is another or was
-// put to use since it was found.
-func (d *Disk) again() (*mac, error) {
+// recheck refuses a disk that was replaced or is in use since it was found.
+func (d *Disk) recheck() (*mac, error) {
 	m, err := lookHere()
 	if err != nil {
 		return nil, err
 	}
 	if m.whole[d.Name] == nil {
-		return nil, &GoneError{d.Path, errors.New("diskutil lists it no more")}
+		return nil, &GoneError{d.Path, errors.New("diskutil no longer lists it")}
 	}
 	now, err := m.find(d.Path, d.Name)
 	if err == nil {
@@ -124,9 +121,8 @@ func (d *Disk) again() (*mac, error) {
 	return m, err
 }
 
-// settle makes sure that the open disk is the one that was found, can be
-// written, and has nothing mounted again. diskutil is not asked: it may want to
-// open the disk.
+// settle checks that the open disk is the disk that was found, is writable, and has no
+// volumes mounted again. It does not use diskutil, which may open the disk itself.
 func (t *Target) settle(m *mac) error {
 	if err := t.identify(); err != nil {
 		return err
@@ -144,18 +140,18 @@ func (t *Target) settle(m *mac) error {
 	}
 	mounts, err := kernelMounts()
 	if err != nil {
-		return fmt.Errorf("reading what is mounted: %w", err)
+		return fmt.Errorf("listing mounts: %w", err)
 	}
 	for _, o := range mounts {
 		if on := wholeOf(o.from); on == t.disk.Name || slices.Contains(m.containers(t.disk.Name), on) {
-			return t.disk.refuse("%s was mounted again at %s: close what does that", o.from, o.at)
+			return t.disk.refuse("%s was mounted again at %s: end the program that mounts it", o.from, o.at)
 		}
 	}
 	return nil
 }
 
-// sameMedium compares the number of what has the disk's name with that of the
-// disk found. Nobody else gets the name of a disk that is open.
+// sameMedium checks that the disk has the registry number it was found with. The name of an
+// open disk is not given to another one.
 func (d *Disk) sameMedium() error {
 	media, err := macMedia(runHere)
 	if err != nil {
@@ -166,21 +162,18 @@ func (d *Disk) sameMedium() error {
 	return d.sameAs(&now)
 }
 
-// identify compares the size of the open disk with that of the one found.
+// identify checks that the open disk has the size it was found with.
 func (t *Target) identify() error {
 	d := &t.disk
-	changed := func(format string, args ...any) error {
-		return &GoneError{d.Path, fmt.Errorf("another disk has its name: "+format, args...)}
-	}
 	info, err := t.f.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Mode()&fs.ModeCharDevice == 0 {
-		return changed("it is no disk")
+		return d.replaced("it is not a character device")
 	}
 	fd := int(t.f.Fd())
-	// The kernel fills in four bytes of the eight, the lower ones.
+	// The kernel sets only the lower four of the eight bytes.
 	sector, err := unix.IoctlGetInt(fd, dkiocGetBlockSize)
 	if err != nil {
 		return fmt.Errorf("%s: asking for its sector size: %w", d.Path, err)
@@ -189,16 +182,12 @@ func (t *Target) identify() error {
 	if err != nil {
 		return fmt.Errorf("%s: asking for its size: %w", d.Path, err)
 	}
-	if sector != d.SectorSize {
-		return changed("it had sectors of %d bytes, this one of %d", d.SectorSize, sector)
-	}
-	if size := int64(count) * int64(sector); size != d.Size {
-		return changed("it had %d bytes, this one has %d", d.Size, size)
-	}
-	return nil
+	now := *d
+	now.Size, now.SectorSize = int64(count)*int64(sector), sector
+	return d.sameAs(&now)
 }
 
-// openFile opens a regular file as a disk of its size.
+// openFile opens a regular file as a disk.
 func openFile(d *Disk, flags int) (*Target, error) {
 	f, err := os.OpenFile(d.Path, flags, 0)
 	if err != nil {
@@ -217,12 +206,12 @@ func openFile(d *Disk, flags int) (*Target, error) {
 		f.Close()
 		return nil, err
 	}
-	// What is written is not kept, so what is read comes from the disk.
+	// Do not cache, so that data read back comes from the disk.
 	unix.FcntlInt(f.Fd(), unix.F_NOCACHE, 1)
 	return &Target{disk: *d, f: f, cached: f, opened: info, align: 1}, nil
 }
 
-// openError says what an errno means for a disk.
+// openError returns the meaning of an error of opening a disk.
 func (d *Disk) openError(err error) error {
 	switch {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EAGAIN):
@@ -230,38 +219,27 @@ func (d *Disk) openError(err error) error {
 	case errors.Is(err, unix.EROFS):
 		return d.refuse("it is read-only: look for a write-protect switch")
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, fs.ErrNotExist):
-		return &GoneError{d.Path, bare(err)}
+		return &GoneError{d.Path, unwrapPath(err)}
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w: macOS keeps programs off disks: allow the terminal Full Disk Access in System Settings, Privacy & Security", err)
+		return fmt.Errorf("%w: macOS does not let programs open disks: allow the terminal Full Disk Access in System Settings, Privacy & Security", err)
 	}
 	return err
 }
 
-// Alive is nil as long as the disk is there and has the size it was opened
-// with.
-func (t *Target) Alive() error {
-	if t.disk.File {
-		return t.Named()
+// present checks that the open disk has the size it was found with, and still has its name.
+func (t *Target) present() error {
+	if err := t.identify(); err != nil {
+		return err
 	}
-	var err error
-	for i := 0; i < 2 && err == nil; i++ {
-		if i > 0 {
-			// The write fails before the kernel has taken the disk away.
-			time.Sleep(300 * time.Millisecond)
-		}
-		err = t.identify()
-		if err == nil {
-			_, err = os.Stat(t.disk.Path)
-		}
-	}
+	_, err := os.Stat(t.disk.Path)
 	return err
 }
 
-// Reread does nothing: macOS looks at a disk again when it is closed.
+// Reread does nothing: macOS reads the partition table when the disk is closed.
 func (t *Target) Reread() error { return nil }
 
-// flush has the disk write what it holds. A disk that knows no such command
-// holds nothing, and fsync knows nothing of character devices.
+// flush flushes the disk's cache. A disk without the command has no cache, and fsync does
+// not support character devices.
 func (t *Target) flush() error {
 	if t.disk.File {
 		return t.f.Sync()
@@ -280,19 +258,8 @@ func (t *Target) flush() error {
 	}
 }
 
-// patiently tries again for a moment.
-func patiently(busy error, long time.Duration, try func() error) error {
-	end := time.Now().Add(long)
-	err := try()
-	for errors.Is(err, busy) && time.Now().Before(end) {
-		time.Sleep(50 * time.Millisecond)
-		err = try()
-	}
-	return err
-}
-
-// errNoMedium is no error of macOS.
+// errNoMedium is an error that macOS does not have.
 var errNoMedium = errors.New("no medium")
 
-// forget does nothing: a file is opened such that nothing of it is cached.
-func forget(*os.File) {}
+// dropCache does nothing: files are opened with F_NOCACHE.
+func dropCache(*os.File) {}

@@ -37,15 +37,14 @@ func openFile(d *Disk, flags int) (*Target, error) {
 	return &Target{disk: *d, f: f, cached: f, opened: info, align: 1}, nil
 }
 
-// Alive is nil as long as the file has its name.
-func (t *Target) Alive() error { return t.Named() }
+func (t *Target) present() error { return nil }
 
-// Reread does nothing: a file has no partitions.
+// Reread does nothing: a regular file has no partitions.
 func (t *Target) Reread() error { return nil }
 
 func (t *Target) flush() error { return t.f.Sync() }
 
-// errNoMedium is no error of regular files.
+// errNoMedium is an error that regular files do not have.
 var errNoMedium = errors.New("no medium")
 
-func forget(*os.File) {}
+func dropCache(*os.File) {}

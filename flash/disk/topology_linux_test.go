@@ -20,18 +20,18 @@ import (
 	"imgtool/flash/disk"
 )
 
-// A made-up machine is a graph of block devices, grown step by step. Whoever
-// begins to use a device marks all the disks below it there and then; how the
-// kernel shows it, and how it is found out from that, is written down apart.
+// A random machine is a graph of block devices that grows step by step. Each new use of a
+// device marks all disks below it, independently of the files in sysfs and /proc from which
+// package disk finds the uses.
 
-// thing is a block device of a made-up machine.
+// thing is a block device of a random machine.
 type thing struct {
 	name  string
 	disk  *target  // the disk it is or is a partition of
 	below []*thing // what it is made of
 	n     int      // of a partition
 	dev   string
-	files map[string]string // in its folder in sysfs
+	files map[string]string // in its directory in sysfs
 
 	users, parts []*thing // the same graph upwards, as sysfs shows it
 }
@@ -39,7 +39,7 @@ type thing struct {
 // target is what may be a target, and what the model knows of it.
 type target struct {
 	thing
-	at                string // its folder below /sys/devices
+	at                string // its directory below /sys/devices
 	fixed, removable  bool
 	empty, readOnly   bool
 	id                string // serial or WWN
@@ -461,7 +461,7 @@ func (t *topology) step() {
 		use(of)
 		t.others = append(t.others, x)
 		t.ready(x)
-	case 12: // pools and file systems that nobody mounted
+	case 12: // pools and file systems that are not mounted
 		t.seq++
 		if of := t.take(2); of != nil {
 			imported := t.chance(50)
@@ -481,7 +481,7 @@ func newTopology(seed uint64) *topology {
 	for range 1 + t.IntN(6) {
 		t.addDisk()
 	}
-	for range t.IntN(4) { // what the system lies on
+	for range t.IntN(4) { // the devices of the system
 		t.step()
 	}
 	t.systemRoot()
@@ -499,11 +499,11 @@ func newTopology(seed uint64) *topology {
 	return t
 }
 
-// write puts the machine into a folder as the kernel would show it.
+// write creates the files of the machine in a directory as the kernel would show them.
 func (t *topology) write(root string) error {
 	var errs []error
 	made := map[string]bool{}
-	folder := func(path string) string {
+	inDir := func(path string) string {
 		path = root + path
 		if dir := filepath.Dir(path); !made[dir] {
 			errs = append(errs, os.MkdirAll(dir, 0o755))
@@ -512,13 +512,13 @@ func (t *topology) write(root string) error {
 		return path
 	}
 	file := func(path, content string) {
-		errs = append(errs, os.WriteFile(folder(path), []byte(content), 0o644))
+		errs = append(errs, os.WriteFile(inDir(path), []byte(content), 0o644))
 	}
 	link := func(path, target string) {
 		if strings.HasPrefix(target, "/") {
 			target = root + target
 		}
-		errs = append(errs, os.Symlink(target, folder(path)))
+		errs = append(errs, os.Symlink(target, inDir(path)))
 	}
 	var show func(x *thing, at string)
 	show = func(x *thing, at string) {
@@ -622,7 +622,7 @@ func (t *topology) check(root string, n *count) error {
 				wrong("%s: in use and free", want.name)
 			}
 			if len(got.InUse) == 0 {
-				wrong("%s: in use, and nobody uses it", want.name)
+				wrong("%s: InUse is set without a use", want.name)
 			}
 		} else if len(got.InUse) > 0 {
 			wrong("%s: not in use, but %v", want.name, got.InUse)
@@ -670,9 +670,9 @@ func (t *topology) check(root string, n *count) error {
 	return errors.Join(errs...)
 }
 
-// TestNoDiskInUseIsEverATarget is repeated with SEED=number, which is that of
-// the first machine; the next one has the next.
-func TestNoDiskInUseIsEverATarget(t *testing.T) {
+// No disk in use may be written. SEED=number sets the seed of the first machine; later
+// machines have the next numbers.
+func TestRandomMachines(t *testing.T) {
 	seed, many := rand.Uint64()>>16, 500
 	if os.Getenv("SOAK") != "" {
 		many = 10000

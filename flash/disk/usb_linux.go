@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// USBDevices are the interfaces of the USB devices of the machine whose files
-// are below root, in the order of their ports. A device that is not configured
-// is one USB without an interface. A machine without USB has none.
+// USBDevices returns the interfaces of the USB devices of the machine with the root
+// directory root, sorted by port. A device that is not configured is one USB without an
+// interface.
 func USBDevices(root string) ([]USB, error) {
 	bus := filepath.Join(root, "sys/bus/usb/devices")
 	names, err := readDir(bus)
@@ -22,11 +22,11 @@ func USBDevices(root string) ([]USB, error) {
 	var all []USB
 	for _, name := range names {
 		if strings.Contains(name, ":") {
-			continue // an interface: it is in the folder of its device as well
+			continue // an interface, which is also in the directory of its device
 		}
 		dir, err := filepath.EvalSymlinks(filepath.Join(bus, name))
 		if err != nil {
-			continue // unplugged just now
+			continue // unplugged meanwhile
 		}
 		inside, err := readDir(dir)
 		if err != nil {
@@ -35,8 +35,8 @@ func USBDevices(root string) ([]USB, error) {
 		device := usbDevice(dir)
 		n := len(all)
 		for _, sub := range inside {
-			if face := filepath.Join(dir, sub); exists(filepath.Join(face, "bInterfaceClass")) {
-				all = append(all, device.with(face))
+			if iface := filepath.Join(dir, sub); exists(filepath.Join(iface, "bInterfaceClass")) {
+				all = append(all, device.with(iface))
 			}
 		}
 		if len(all) == n {
@@ -46,17 +46,17 @@ func USBDevices(root string) ([]USB, error) {
 	return all, nil
 }
 
-// usb is the USB interface n hangs on, or nil.
+// usb returns the USB interface of a disk, or nil.
 func (m *machine) usb(n *node) *USB {
-	face := ""
+	iface := ""
 	for dir := n.dir; len(dir) > len(m.root) && filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
-		if face == "" && exists(filepath.Join(dir, "bInterfaceClass")) {
-			face = dir
+		if iface == "" && exists(filepath.Join(dir, "bInterfaceClass")) {
+			iface = dir
 		}
 		if exists(filepath.Join(dir, "idVendor")) {
 			u := usbDevice(dir)
-			if face != "" {
-				u = u.with(face)
+			if iface != "" {
+				u = u.with(iface)
 			}
 			return &u
 		}
@@ -77,7 +77,7 @@ func usbDevice(dir string) USB {
 	}
 }
 
-// with is u seen through the interface in dir.
+// with returns u with the interface whose directory is dir.
 func (u USB) with(dir string) USB {
 	var class []string
 	for _, name := range []string{"bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol"} {

@@ -91,11 +91,11 @@ func (l *live) findDisk(m boards.Medium) error {
 		return err
 	}
 	for _, other := range l.media {
-		if deploy.Same(other.disk, d) {
+		if d.Same(other.disk) {
 			return fault.New(fault.Usage, "%s and %s are one disk", other.disk.Path, d.Path)
 		}
 	}
-	need := disk.Need{Floor: int64(m.Placing.MinDisk), Who: l.board.Name, SectorSize: 512}
+	need := disk.Need{Floor: int64(m.Layout.MinDisk), Who: l.board.Name, SectorSize: 512}
 	if d.Fixed() { // the board's disks are internal ones
 		need.Fixed, need.Serial = true, cmp.Or(d.Serial, d.WWN)
 	}

@@ -1,5 +1,7 @@
-// Package build is the one place where definitions meet bytes: a board, a
-// layout and inputs go in, an image and its manifest come out.
+// Package build makes the images of a board from its definition and its inputs.
+//
+// [Build] returns images as values. [Prepare] and [Job.Run] do the same for a command line,
+// and save the images.
 package build
 
 import (
@@ -19,37 +21,37 @@ import (
 	"imgtool/layouts"
 )
 
-// DefaultTime is what everything made is dated when no time is given:
-// 2026-01-01 UTC.
+// DefaultTime is the time of everything that is made, unless another is given: 2026-01-01
+// UTC.
 const DefaultTime = 1767225600
 
-// Options is what an image is built from.
+// Options are the inputs of a build.
 type Options struct {
 	Board       *boards.Board
-	Media       []string          // those to build; none is all the board has
-	Sizes       map[string]int64  // by medium, of disks that are to be filled
+	Media       []string          // media to build; none: all
+	Sizes       map[string]int64  // of disks to fill, by medium
 	Profile     string            // one of boards.Profiles; "" is the first
-	Flags       map[string]bool   // of what the board's steps ask for
-	Vars        map[string]string // for edits, over the board's
-	Root        *source.Root      // the root file system, if it is open already; then its input is a name for it
-	Allow       []string          // paths that trees may have though the board forbids them
-	Edits       []edit.Edit       // of the root file system, before all else
-	EditsText   []byte            // what Edits were read from
-	Generalize  bool              // take what each unit must have of its own out of the root file system
+	Flags       map[string]bool   // options of the board's steps
+	Vars        map[string]string // of edits; they override the board's
+	Root        *source.Root      // an open root file system; its input is then a name only
+	Allow       []string          // paths that trees may have although the board forbids them
+	Edits       []edit.Edit       // of the root file system, applied first
+	EditsText   []byte            // the text of Edits
+	Generalize  bool              // remove per-unit data from the root file system
 	Slots       string            // a or ab; "" is a
-	Parts       map[string]string // what partitions hold, by medium/partition, or partition
-	Inputs      map[string]string // by name, the root file system is "rootfs"; empty builds the starter
+	Parts       map[string]string // content of partitions, by medium/partition or partition
+	Inputs      map[string]string // references by name; empty: the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
-	BuildID     string         // "" is derived from the inputs
-	Cmdline     string         // added to the kernel's arguments
-	Seed        *seedfile.Seed // nil is none
+	BuildID     string         // empty: derived from the inputs
+	Cmdline     string         // more kernel arguments
+	Seed        *seedfile.Seed // nil: none
 	Time        int64          // seconds since 1970
-	Clamp       bool           // times of files after Time become Time
-	Jobs        int            // blocks that are compressed at once; 0 is as many as there are processors
-	Cache       squashfs.Cache // of compressed blocks; nil is none
-	TempDir     string         // for scratch files, which have no name
-	Output      Output         // nil is none
+	Clamp       bool           // set later times of files to Time
+	Jobs        int            // blocks to compress in parallel; 0: one per processor
+	Cache       squashfs.Cache // of compressed blocks; nil: none
+	TempDir     string         // for scratch files
+	Output      Output         // nil: none
 	Opener      *source.Opener
 	Warn        func(string)
 	Phases      image.Phases
@@ -66,15 +68,15 @@ type ReaderWriterAt interface {
 	io.WriterAt
 }
 
-// Result is what was built, an image for each medium. It reads from inputs and
-// scratch files: Close only when it is written.
+// Result has an image for each medium. The images read from inputs and scratch files until
+// Close.
 type Result struct {
 	Images  []Image
-	Trees   map[string]*tree.Tree // of the board, by name
+	Trees   map[string]*tree.Tree // the board's, by name
 	scratch []io.Closer
 }
 
-// Image is that of one medium.
+// Image is the image of a medium.
 type Image struct {
 	*image.Image
 	Manifest *artifact.Manifest
@@ -88,7 +90,7 @@ func (r *Result) Close() {
 	}
 }
 
-// builder is the state of one Build, in the order it comes about.
+// builder is the state of a Build. The fields are set in this order.
 type builder struct {
 	Options
 	disks   []*disk
@@ -101,15 +103,15 @@ type builder struct {
 	ahead  map[string]func() (*source.File, error) // by reference
 	inputs []artifact.Input
 
-	clamped bool   // times of files were later than Time, which no digest of an input says
-	seed    []byte // as the device gets it
+	clamped bool   // some file was later than Time, which no digest of an input includes
+	seed    []byte // the text for the device
 	buildID string
-	digest  []byte // of all inputs and options but the seed
+	digest  []byte // of all inputs and options except the seed
 	codec   string
 	result  *Result
 }
 
-// disk is a medium on its way.
+// disk is a medium that is being built.
 type disk struct {
 	*boards.Medium
 	placed *layouts.Placed
@@ -118,8 +120,8 @@ type disk struct {
 	written []image.Span // as in Image
 }
 
-// Build checks everything, then makes the images. What the inputs can be blamed
-// for is found before the squashfs is made, as far as can be.
+// Build checks all options and inputs, then makes the images. It makes the squashfs last, so
+// that most faults of inputs are found before the long compression.
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{}, parts: map[string]image.Content{},
 		starter: starter.New(starter.Options{Board: opt.Board, Vars: opt.Vars, Time: opt.Time, Packages: opt.Opener.Packages})}
@@ -143,7 +145,7 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	if err := b.identify(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.plant(); err != nil {
+	if err := b.buildTrees(); err != nil {
 		return nil, err
 	}
 	b.result.Trees = b.trees

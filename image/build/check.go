@@ -11,7 +11,7 @@ import (
 	"imgtool/image/squashfs"
 )
 
-// MissingInputsError says which inputs were not given.
+// MissingInputsError means that inputs were not given.
 type MissingInputsError struct {
 	Board string
 	Names []string
@@ -20,14 +20,14 @@ type MissingInputsError struct {
 func (e *MissingInputsError) Error() string {
 	list := strings.Join(e.Names, ", ")
 	if len(e.Names) == 1 {
-		return fmt.Sprintf("%s needs the input %s, and it is not there", e.Board, list)
+		return fmt.Sprintf("%s needs the input %s, which is missing", e.Board, list)
 	}
-	return fmt.Sprintf("%s needs the inputs %s, and they are not there", e.Board, list)
+	return fmt.Sprintf("%s needs the inputs %s, which are missing", e.Board, list)
 }
 
 var goodID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
-// check looks at what needs no input to be opened.
+// check checks the options, without opening inputs.
 func (b *builder) check() (err error) {
 	if err := b.checkMedia(); err != nil {
 		return err
@@ -36,11 +36,11 @@ func (b *builder) check() (err error) {
 		b.Profile = boards.Profiles[0]
 	}
 	if !slices.Contains(boards.Profiles, b.Profile) {
-		return fmt.Errorf("profile %q is not known; there are %s", b.Profile, strings.Join(boards.Profiles, ", "))
+		return fmt.Errorf("unknown profile %q (known: %s)", b.Profile, strings.Join(boards.Profiles, ", "))
 	}
 	for flag := range b.Flags {
 		if !slices.Contains(b.Board.Options(), flag) {
-			return fmt.Errorf("%s knows no %s", b.Board.Name, flag)
+			return fmt.Errorf("%s has no option %s", b.Board.Name, flag)
 		}
 	}
 	if err := b.squashfs().Check(); err != nil {
@@ -56,7 +56,7 @@ func (b *builder) check() (err error) {
 		return err
 	}
 	if script := b.Board.Script.Text; b.Cmdline != "" && !strings.Contains(script, cmdlineMark) {
-		b.Warn(fmt.Sprintf("the kernel arguments %q are not used: %s has no boot script that takes them; change its boot configuration with --edits", b.Cmdline, b.Board.Name))
+		b.Warn(fmt.Sprintf("the kernel arguments %q are not used: %s has no boot script for them; change its boot configuration with --edits", b.Cmdline, b.Board.Name))
 	} else if _, err := putCmdline(script, b.Cmdline); err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (b *builder) checkMedia() error {
 			d.prefix = d.Name + "/"
 		}
 		var err error
-		if d.placed, err = d.Placing.Place(b.Slots, b.Sizes[d.Name]); err != nil {
+		if d.placed, err = d.Layout.Place(b.Slots, b.Sizes[d.Name]); err != nil {
 			return fmt.Errorf("%s: %w", d.Name, err)
 		}
 		b.disks = append(b.disks, d)

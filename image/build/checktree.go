@@ -17,12 +17,12 @@ import (
 	"imgtool/layouts"
 )
 
-// checkTree looks for what would not boot, or should not be there.
+// checkTree checks for forbidden paths, and whether a tree can boot.
 func (b *builder) checkTree(t boards.Tree, vars map[string]string) error {
 	made := b.trees[t.Name]
 	for _, path := range t.Forbid {
 		if made.Lookup(strings.Trim(path, "/")) != nil && !slices.Contains(b.Allow, path) {
-			return fmt.Errorf("%s is in it: a key that is in an image is in all units; take it out of the root file system", path)
+			return fmt.Errorf("%s exists: a key in an image is in all units; remove it from the root file system", path)
 		}
 	}
 	if !t.Boots {
@@ -49,18 +49,18 @@ func (b *builder) checkTree(t boards.Tree, vars map[string]string) error {
 	return b.checkFstab(made)
 }
 
-// checkKernel looks whether kernel, modules and initrd are of one version, and
-// whether the initrd can make the overlay.
+// checkKernel checks that kernel, modules and initrd have one version, and that the initrd
+// can mount the overlay.
 func (b *builder) checkKernel(made *tree.Tree, version string) error {
 	if _, err := made.Open("/lib/modules/" + version); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the kernel is %s and there is no /lib/modules/%s: kernel and modules must be of one version", version, version)
+		return fmt.Errorf("the kernel is %s, but there is no /lib/modules/%s: kernel and modules must have one version", version, version)
 	}
 	path, err := made.Resolve("/boot/initrd", true)
 	if err != nil {
 		return err
 	}
 	if want := "boot/initrd.img-" + version; strings.Trim(path, "/") != want {
-		return fmt.Errorf("/boot/initrd is /%s, and the kernel wants /%s", strings.Trim(path, "/"), want)
+		return fmt.Errorf("/boot/initrd is /%s; for this kernel it must be /%s", strings.Trim(path, "/"), want)
 	}
 	n, err := made.Open("/boot/initrd")
 	if err != nil {
@@ -68,16 +68,16 @@ func (b *builder) checkKernel(made *tree.Tree, version string) error {
 	}
 	switch has, err := initramfs.Has(n.Content, n.Size(), "scripts/init-bottom/overlayroot"); {
 	case err != nil:
-		b.Warn(fmt.Sprintf("the initrd cannot be looked into (%v): whether it has overlayroot is not known", err))
+		b.Warn(fmt.Sprintf("reading the initrd: %v: whether it has overlayroot is unknown", err))
 	case !has:
-		return fmt.Errorf("/%s has no overlayroot: the root would stay without its overlay; make it with update-initramfs where the package overlayroot is installed, and give it with --input initrd=FILE", strings.Trim(path, "/"))
+		return fmt.Errorf("/%s has no overlayroot, so the root would have no overlay: make an initrd with update-initramfs where the package overlayroot is installed, and pass it with --input initrd=FILE", strings.Trim(path, "/"))
 	}
 	return nil
 }
 
 var partitionName = regexp.MustCompile(`^(.*?)p?([0-9]+)$`)
 
-// checkFstab looks whether what is mounted is there.
+// checkFstab checks that the board has the partitions that are mounted.
 func (b *builder) checkFstab(made *tree.Tree) error {
 	n, err := made.Open("/etc/fstab")
 	if err != nil {
@@ -95,13 +95,13 @@ func (b *builder) checkFstab(made *tree.Tree) error {
 			continue
 		}
 		if !b.hasPartition(e.Spec) {
-			return fmt.Errorf("/etc/fstab mounts %s at %s, which no medium of %s has", e.Spec, e.Where, b.Board.Name)
+			return fmt.Errorf("/etc/fstab mounts %s at %s, but no medium of %s has that partition", e.Spec, e.Where, b.Board.Name)
 		}
 	}
 	return nil
 }
 
-// hasPartition says whether a name of the board's Linux is a partition of ours.
+// hasPartition reports whether the board has a partition, by its name in the board's Linux.
 func (b *builder) hasPartition(dev string) bool {
 	m := partitionName.FindStringSubmatch(dev)
 	if m == nil {
@@ -111,7 +111,7 @@ func (b *builder) hasPartition(dev string) bool {
 		if medium.Device != m[1] {
 			continue
 		}
-		if slices.ContainsFunc(medium.Placing.Partitions, func(p layouts.Partition) bool { return fmt.Sprint(p.Number) == m[2] }) {
+		if slices.ContainsFunc(medium.Layout.Partitions, func(p layouts.Partition) bool { return fmt.Sprint(p.Number) == m[2] }) {
 			return true
 		}
 	}

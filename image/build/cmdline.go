@@ -7,10 +7,11 @@ import (
 
 const cmdlineMark = "@CMDLINE@"
 
-// argsVariable holds kernel arguments that cannot stand in a string of a boot script.
+// argsVariable is the variable for kernel arguments that cannot be written in a string of a
+// boot script.
 const argsVariable = "imgtool_args"
 
-// checkCmdline refuses what no boot script can carry.
+// checkCmdline checks for arguments that no boot script can have.
 func checkCmdline(args string) error {
 	for _, c := range []byte(args) {
 		if c < ' ' || c == 0x7f {
@@ -23,14 +24,14 @@ func checkCmdline(args string) error {
 	return nil
 }
 
-// putCmdline puts kernel arguments in the place of @CMDLINE@ in a boot script, so that
-// U-Boot's shell sets them as they are.
+// putCmdline replaces @CMDLINE@ in a boot script by kernel arguments, quoted for U-Boot's
+// shell.
 //
-// The shell's parser (common/cli_hush.c) takes a string with variables apart twice: a
-// backslash then needs another, and an apostrophe cannot be written at all.
+// The shell (common/cli_hush.c) parses a string with variables twice: a backslash needs
+// another one, and an apostrophe is not possible.
 func putCmdline(script, args string) (string, error) {
 	var out strings.Builder
-	quote := byte(0) // what the line is in at this place
+	quote := byte(0) // the open quote, or 0
 	for line := range strings.Lines(script) {
 		var made strings.Builder
 		for at := 0; at < len(line); at++ {
@@ -66,17 +67,17 @@ func putCmdline(script, args string) (string, error) {
 	return out.String(), nil
 }
 
-// quoteArgs is how the arguments stand in a script inside of quote (0: in none), and a
-// command that has to come before.
+// quoteArgs quotes arguments for a place inside of quote (0: outside of quotes). set is a
+// command that must precede the line, or "".
 func quoteArgs(args string, quote byte) (text, set string, err error) {
-	apostrophe := fmt.Errorf("kernel arguments %q: U-Boot's shell cannot carry an apostrophe (') in the board's boot script, where they are in a quoted string; the kernel groups with double quotes (\")", args)
+	apostrophe := fmt.Errorf("kernel arguments %q: U-Boot's shell cannot have an apostrophe (') in the quoted string of the board's boot script; the kernel groups with double quotes (\")", args)
 	switch {
 	case quote == '\'' && strings.Contains(args, "'"):
 		return "", "", apostrophe
 	case quote == '\'':
 		return strings.ReplaceAll(args, `\`, `\\`), "", nil
 	case quote == 0:
-		spaces := strings.Contains(args, "  ") // which would become one
+		spaces := strings.Contains(args, "  ") // several spaces would become one
 		return escape(args, func(c byte) bool { return isPlain(c) && !(spaces && c == ' ') }), "", nil
 	case !strings.ContainsAny(args, "\"'$\\`"):
 		return args, "", nil
@@ -91,7 +92,7 @@ func isPlain(c byte) bool {
 	return c >= 0x80 || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte(" %+,-./:=@_^", c) >= 0
 }
 
-// escape puts a backslash before all that is not plain.
+// escape puts a backslash before characters that are not plain.
 func escape(s string, plain func(byte) bool) string {
 	var b strings.Builder
 	for _, c := range []byte(s) {

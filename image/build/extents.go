@@ -22,11 +22,11 @@ import (
 	"imgtool/layouts"
 )
 
-// extents are all there is in the image, the squashfs last to be made.
+// extents returns the extents of a medium. It makes the squashfs last.
 func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) {
 	table := &gpt.Table{GUID: b.guid(d.prefix + "disk"), Size: d.placed.Size, FirstUsable: d.placed.FirstUsable}
 	for _, p := range d.placed.Parts {
-		if !p.Late {
+		if !p.Deferred {
 			table.Parts = append(table.Parts, gpt.Part{Number: p.Number, Name: p.Name, Type: layouts.Types[p.Type], GUID: b.guid(d.prefix + p.Name), Off: p.Off, Len: p.Len})
 		}
 	}
@@ -41,8 +41,8 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 		return nil, err
 	}
 	for _, p := range d.placed.Parts {
-		if p.Late {
-			// The device makes a file system here, and must find none.
+		if p.Deferred {
+			// The device makes a file system here if it finds none.
 			if p.Off < d.placed.Size {
 				extents = append(extents, image.Extent{Name: p.Name + "/blank", Off: p.Off, Content: image.Zeros(min(1<<20, d.placed.Size-gpt.TailSize-p.Off))})
 			}
@@ -56,13 +56,13 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 			extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: c})
 		}
 	}
-	// Before the long work, see that the rest is right.
+	// Check the rest before the long compression.
 	if _, err := image.New(d.placed.Size, extents...); err != nil {
 		return nil, err
 	}
 	var rootfs image.Content
 	for _, p := range d.placed.Parts {
-		if p.Content != "rootfs" || p.Late || b.parts[d.Name+"/"+p.Name] != nil {
+		if p.Content != "rootfs" || p.Deferred || b.parts[d.Name+"/"+p.Name] != nil {
 			continue
 		}
 		if rootfs == nil {
@@ -78,9 +78,10 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 	return extents, nil
 }
 
-// partition is what is in one that takes no long work; nil is nothing.
+// partition returns the content of a partition, except for a squashfs. It is nil if there is
+// none.
 func (b *builder) partition(d *disk, p layouts.Part) (image.Content, error) {
-	// A nil of another type would not be nil.
+	// A nil *image.Image in an interface would not be nil.
 	some := func(m *image.Image, err error) (image.Content, error) {
 		if err != nil {
 			return nil, err
@@ -117,8 +118,7 @@ func (b *builder) partition(d *disk, p layouts.Part) (image.Content, error) {
 	return nil, nil
 }
 
-// fillGaps puts zeros between the extents before end, so that nothing stale
-// survives there.
+// fillGaps adds zeros between the extents before end, so that old data there is overwritten.
 func fillGaps(extents []image.Extent, end int64) ([]image.Extent, error) {
 	slices.SortFunc(extents, func(a, b image.Extent) int { return int(a.Off/512 - b.Off/512) })
 	var gaps []image.Extent
@@ -129,14 +129,14 @@ func fillGaps(extents []image.Extent, end int64) ([]image.Extent, error) {
 		}
 		if e.Off < at {
 			before := extents[i-1]
-			return nil, fmt.Errorf("%s ends at byte %d, where %s lies already: %s starts at byte %d (sector %d)", before.Name, before.End(), e.Name, e.Name, e.Off, e.Off/512)
+			return nil, fmt.Errorf("%s ends at byte %d and overlaps %s: %s starts at byte %d (sector %d)", before.Name, before.End(), e.Name, e.Name, e.Off, e.Off/512)
 		}
 		if e.Off > at {
 			gaps = append(gaps, image.Extent{Name: "gap", Off: at, Content: image.Zeros(e.Off - at)})
 		}
 		at = e.End()
 		if at > end {
-			return nil, fmt.Errorf("%s ends at byte %d, and the first partition starts at byte %d (sector %d): it is too large", e.Name, at, end, end/512)
+			return nil, fmt.Errorf("%s is too large: it ends at byte %d, and the first partition starts at byte %d (sector %d)", e.Name, at, end, end/512)
 		}
 	}
 	if at < end {
@@ -145,8 +145,8 @@ func fillGaps(extents []image.Extent, end int64) ([]image.Extent, error) {
 	return append(extents, gaps...), nil
 }
 
-// bootVolume is the FAT file system of a boot partition. The seed is its last
-// file, so that everything else has the same place without it.
+// bootVolume returns the FAT file system of a boot partition. The seed is the last file, so
+// that it does not move the others.
 func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 	var files []fat.File
 	for _, f := range b.Board.Boot {
@@ -177,8 +177,8 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 	return v, nil
 }
 
-// slotSelect is what chooses the slot: the starter's root file system marks slots good
-// in its own way.
+// slotSelect returns how the slot is chosen. The starter's root file system has its own way
+// of marking slots good.
 func (b *builder) slotSelect() string {
 	by := b.Board.Script.SlotSelect
 	if b.Inputs["rootfs"] == starter.Scheme+"rootfs" {
@@ -190,19 +190,19 @@ func (b *builder) slotSelect() string {
 func (b *builder) manifest(d *disk) *artifact.Manifest {
 	m := &artifact.Manifest{Board: b.Board.Name, Medium: d.Name, BuildID: b.buildID, Time: b.Time, Floor: d.placed.Floor,
 		Cmdline: b.Cmdline, Info: b.Board.Info(d.Name), Inputs: b.inputs}
-	if l := d.Placing; l.Disk != 0 && l.Disk == l.MinDisk {
+	if l := d.Layout; l.Disk != 0 && l.Disk == l.MinDisk {
 		m.Disk = d.placed.Size
 	}
 	if b.root != nil && b.root.Squashfs == nil && slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool { return p.Content == "rootfs" }) {
 		m.Codec = b.codec
 	}
 	for _, p := range d.placed.Parts {
-		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Late, Slot: p.Slot, Boot: p.Content == "boot"}
-		if p.Late {
+		part := artifact.Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: p.Deferred, Slot: p.Slot, Boot: p.Content == "boot"}
+		if p.Deferred {
 			part.Format = p.Format
 		} else {
 			part.GUID = b.guid(d.prefix + p.Name)
-			part.Fill = p.Size == 0 && d.Placing.MinDisk != d.Placing.Disk
+			part.Fill = p.Size == 0 && d.Layout.MinDisk != d.Layout.Disk
 		}
 		if t := b.trees[p.Tree]; t != nil && len(b.Board.State.Paths) > 0 && t.Lookup(strings.Trim(b.Board.State.Paths[0], "/")) != nil {
 			part.State = b.Board.State.Paths[0]

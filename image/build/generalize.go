@@ -12,12 +12,12 @@ import (
 	"imgtool/image/tree"
 )
 
-// hostKeysEdits has the device make the SSH host keys it does not have.
+// hostKeysEdits add a unit that makes missing SSH host keys on the device.
 //
 //go:embed generalize-ssh.toml
 var hostKeysEdits []byte
 
-// ownFiles are the paths that the board keeps for what is one unit's.
+// ownFiles returns the paths of the board's per-unit files.
 func (b *builder) ownFiles() (paths []string) {
 	for _, f := range b.Board.Unit.Files {
 		paths = append(paths, f.Path)
@@ -25,7 +25,7 @@ func (b *builder) ownFiles() (paths []string) {
 	return paths
 }
 
-// generalize takes out of the root file system what each unit must have of its own.
+// generalize removes per-unit data from the root file system.
 func (b *builder) generalize() error {
 	findings, err := report.PerUnit(b.root.Tree, b.ownFiles())
 	if err != nil {
@@ -46,7 +46,7 @@ func (b *builder) generalize() error {
 				t.Remove(name)
 				continue
 			}
-			// Empty, it is filled in at the first boot: machine-id(5).
+			// An empty file is filled in on the first boot: machine-id(5).
 			n := *t.Lookup(name)
 			n.Content, n.ModTime = nil, b.Time
 			if err := t.Put(name, &n); err != nil {
@@ -57,7 +57,7 @@ func (b *builder) generalize() error {
 	if removed == nil {
 		return nil
 	}
-	b.Warn("taken out of the root file system: " + strings.Join(removed, ", "))
+	b.Warn("removed from the root file system: " + strings.Join(removed, ", "))
 	if hostKeys {
 		if t, err = b.makeHostKeys(t); err != nil {
 			return err
@@ -67,11 +67,12 @@ func (b *builder) generalize() error {
 	return nil
 }
 
-// makeHostKeys has the device make SSH host keys, without which sshd does not start.
+// makeHostKeys adds a unit that makes SSH host keys on the device: sshd does not start without
+// them.
 func (b *builder) makeHostKeys(t *tree.Tree) (*tree.Tree, error) {
 	for _, need := range []string{"/usr/bin/ssh-keygen", "/lib/systemd/systemd"} {
 		if _, err := t.Open(need); errors.Is(err, fs.ErrNotExist) {
-			b.Warn(fmt.Sprintf("sshd does not start before the device has SSH host keys, and the root file system has no %s to make them at the first boot", need))
+			b.Warn(fmt.Sprintf("sshd needs SSH host keys, and the root file system has no %s to make them on the first boot", need))
 			return t, nil
 		} else if err != nil {
 			return nil, err
@@ -84,13 +85,13 @@ func (b *builder) makeHostKeys(t *tree.Tree) (*tree.Tree, error) {
 	return edit.Apply(t, edits, nil, b.Time, b.Warn)
 }
 
-// warnPerUnit says what all units would share.
+// warnPerUnit warns of per-unit data that all units would share.
 func (b *builder) warnPerUnit() error {
 	t := b.root.Tree
 	if t == nil {
 		var err error
 		if t, err = treeOf(b.root.Squashfs); err != nil {
-			return nil // said when it is read as a whole
+			return nil // reported when all of it is read
 		}
 	}
 	findings, err := report.PerUnit(t, b.ownFiles())
@@ -106,7 +107,7 @@ func (b *builder) warnPerUnit() error {
 		}
 	}
 	if removable != nil {
-		b.Warn("all units would share what each must have of its own: " + strings.Join(removable, ", ") + ": --generalize takes it out")
+		b.Warn("all units would share per-unit data: " + strings.Join(removable, ", ") + ": --generalize removes it")
 	}
 	if keys != nil {
 		b.Warn("all units share " + strings.Join(keys, ", "))

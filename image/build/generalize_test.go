@@ -44,8 +44,8 @@ func TestWhatUnitsWouldShareIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"all units would share what each must have of its own: SSH host keys (/etc/ssh/ssh_host_rsa_key and 1 more), machine IDs (/etc/machine-id), random seeds (/var/lib/systemd/random-seed), " +
-			"identities of services (/var/lib/docker/engine-id), files of one unit (/etc/waggle/vsn): --generalize takes it out",
+		"all units would share per-unit data: SSH host keys (/etc/ssh/ssh_host_rsa_key and 1 more), machine IDs (/etc/machine-id), random seeds (/var/lib/systemd/random-seed), " +
+			"identities of services (/var/lib/docker/engine-id), files of one unit (/etc/waggle/vsn): --generalize removes it",
 		"all units share private keys (/root/.ssh/id_rsa)",
 	} {
 		if !slices.Contains(said, want) {
@@ -92,7 +92,7 @@ func TestGeneralizing(t *testing.T) {
 	if n := readBack(t, r, "nvme", "plugin-data").Lookup("docker/engine-id"); n != nil {
 		t.Error("docker's engine id is there")
 	}
-	for _, want := range []string{"taken out of the root file system: SSH host keys (/etc/ssh/ssh_host_rsa_key and 1 more), machine IDs", "all units share private keys (/root/.ssh/id_rsa)"} {
+	for _, want := range []string{"removed from the root file system: SSH host keys (/etc/ssh/ssh_host_rsa_key and 1 more), machine IDs", "all units share private keys (/root/.ssh/id_rsa)"} {
 		if !slices.ContainsFunc(said, func(text string) bool { return strings.HasPrefix(text, want) }) {
 			t.Errorf("it did not say %q:\n%s", want, strings.Join(said, "\n"))
 		}
@@ -117,7 +117,7 @@ func TestGeneralizing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !slices.ContainsFunc(said, func(text string) bool {
-		return strings.Contains(text, "sshd does not start before the device has SSH host keys")
+		return strings.Contains(text, "sshd needs SSH host keys")
 	}) {
 		t.Errorf("it said\n%s", strings.Join(said, "\n"))
 	}

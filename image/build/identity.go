@@ -13,20 +13,20 @@ import (
 	"imgtool/layouts"
 )
 
-// identify derives the build id, and what all identifiers come from, from
-// everything that makes a difference but the seed.
+// identify sets the build ID, and the digest that all identifiers are derived from. The
+// digest covers everything that changes the image except the seed.
 func (b *builder) identify(ctx context.Context) error {
 	h := sha256.New()
-	// All media count, so that those built apart are of one build.
+	// All media are included, so that media that are built separately are of one build.
 	fmt.Fprintf(h, "imgtool 1\nboard %s\n", layouts.Digest(b.Board.Source))
 	for _, m := range b.Board.Media {
-		fmt.Fprintf(h, "layout %s\n", layouts.Digest(m.PlacingSource))
+		fmt.Fprintf(h, "layout %s\n", layouts.Digest(m.LayoutSource))
 		if size := b.Sizes[m.Name]; size != 0 {
 			fmt.Fprintf(h, "size %s %d\n", m.Name, size)
 		}
-		// What was changed of the layout since it was read.
-		if was, err := layouts.Parse(m.Layout, m.PlacingSource); err != nil || !reflect.DeepEqual(was, m.Placing) {
-			for _, p := range m.Placing.Partitions {
+		// Changes of the layout since it was read.
+		if was, err := layouts.Parse(m.LayoutName, m.LayoutSource); err != nil || !reflect.DeepEqual(was, m.Layout) {
+			for _, p := range m.Layout.Partitions {
 				fmt.Fprintf(h, "partition %d %q %d %q\n", p.Number, p.Name, p.Size, p.Label)
 			}
 		}
@@ -66,7 +66,7 @@ func (b *builder) identify(ctx context.Context) error {
 	return b.starter.Stamp(b.Inputs["rootfs"], b.root.Tree, b.buildID)
 }
 
-// derived is a hash of what went in and a name.
+// derived returns a hash of the digest and a name.
 func (b *builder) derived(name string) []byte {
 	sum := sha256.Sum256(append(append([]byte{}, b.digest...), name...))
 	return sum[:]
@@ -74,7 +74,7 @@ func (b *builder) derived(name string) []byte {
 
 func (b *builder) uuid(name string) uuid.UUID { return UUID(b.derived(name)) }
 
-// UUID is one made of a hash: version 8 of RFC 9562, derived our own way.
+// UUID returns a UUID of version 8 (RFC 9562, 5.8) from a hash.
 func UUID(hash []byte) uuid.UUID {
 	u := uuid.UUID(hash[:16])
 	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80

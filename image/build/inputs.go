@@ -21,7 +21,7 @@ import (
 	"imgtool/layouts"
 )
 
-// open opens all inputs, the root file system first: others may be files in it.
+// open opens all inputs, the root file system first, because others may be files in it.
 func (b *builder) open(ctx context.Context) (err error) {
 	defer b.openAhead(ctx)()
 	if ref, ok := b.Inputs["rootfs"]; ok {
@@ -47,7 +47,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			b.root.Squashfs = nil
 			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
 		}
-		// What runs is one unit, and no starter has any of it.
+		// A root file system that runs is one unit's, and a starter has no per-unit data.
 		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starter.Scheme) {
 			err = b.warnPerUnit()
 		}
@@ -79,7 +79,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 		b.files[name] = f
 		b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: f.SHA256, Origin: f.Origin})
 		if kind := b.Board.KindOf(name); !boards.LooksLike(kind, f) {
-			b.Warn(fmt.Sprintf("%s is not recognised as %s: it is taken as it is", name, kind))
+			b.Warn(fmt.Sprintf("%s is not recognised as %s: it is used unchanged", name, kind))
 		}
 		if r := b.Board.Recovery; r.UBoot == name {
 			lacked, err := boards.LackedByUBoot(io.NewSectionReader(f, 0, f.Size()), r.Commands)
@@ -94,13 +94,13 @@ func (b *builder) open(ctx context.Context) (err error) {
 	return b.openParts(ctx)
 }
 
-// used says whether a partition of what is built is such.
+// used reports whether a partition of the media to build matches.
 func (b *builder) used(such func(layouts.Part) bool) bool {
 	return slices.ContainsFunc(b.disks, func(d *disk) bool { return slices.ContainsFunc(d.placed.Parts, such) })
 }
 
-// openAhead opens the inputs that are files of their own beside the root file system,
-// until what it returns is called.
+// openAhead opens, while the root file system is read, the inputs that do not depend on it.
+// The returned function cancels that.
 func (b *builder) openAhead(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	b.ahead = map[string]func() (*source.File, error){}
@@ -145,14 +145,14 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 			return nil, fmt.Errorf("%s: %w", ref, err)
 		}
 		if n.Type() != tree.Regular || n.Content == nil {
-			return nil, fmt.Errorf("%s is no file with anything in it", ref)
+			return nil, fmt.Errorf("%s is not a regular file with content", ref)
 		}
 		return source.NewFile(n.Content, "")
 	}
 	return b.Opener.File(ctx, ref)
 }
 
-// treeOf is what is in a squashfs.
+// treeOf returns the tree of a squashfs.
 func treeOf(c image.Content) (*tree.Tree, error) {
 	r, err := squashfs.Open(c, c.Size())
 	if err != nil {
@@ -161,7 +161,7 @@ func treeOf(c image.Content) (*tree.Tree, error) {
 	return r.Tree()
 }
 
-// openParts opens what partitions hold by a person's word.
+// openParts opens the contents of Options.Parts.
 func (b *builder) openParts(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
 		full := name
@@ -173,7 +173,7 @@ func (b *builder) openParts(ctx context.Context) error {
 				}
 			}
 			if len(found) != 1 {
-				return fmt.Errorf("%s has %d partitions %s (%s): say which as MEDIUM/NAME", b.Board.Name, len(found), name, strings.Join(found, ", "))
+				return fmt.Errorf("%s has %d partitions %s (%s): name one as MEDIUM/NAME", b.Board.Name, len(found), name, strings.Join(found, ", "))
 			}
 			full = found[0]
 		}
@@ -196,7 +196,7 @@ func (b *builder) openParts(ctx context.Context) error {
 	return nil
 }
 
-// unsparse is what a file stands for, which may be an Android sparse image.
+// unsparse returns the content of a file, expanded if it is an Android sparse image.
 func unsparse(c image.Content) (image.Content, error) {
 	head := make([]byte, 4)
 	if n, _ := c.ReadAt(head, 0); n < len(head) || !simg.IsSparse(head) {

@@ -17,9 +17,9 @@ import (
 	"imgtool/layouts"
 )
 
-// plant makes the trees of the board, in the order of its definition, and looks
-// whether what is to boot can.
-func (b *builder) plant() error {
+// buildTrees makes the trees of the board, in the order of its definition, and checks those
+// that are used.
+func (b *builder) buildTrees() error {
 	if len(b.Board.Trees) == 0 {
 		return nil
 	}
@@ -31,7 +31,7 @@ func (b *builder) plant() error {
 		return err
 	}
 	for _, t := range b.Board.Trees {
-		b.trees[t.Name], err = b.grow(t, vars)
+		b.trees[t.Name], err = b.buildTree(t, vars)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w: the root file system must have it, or get it from --edits", err)
 		}
@@ -50,8 +50,8 @@ func (b *builder) plant() error {
 	return nil
 }
 
-// grow makes one tree.
-func (b *builder) grow(t boards.Tree, vars map[string]string) (made *tree.Tree, err error) {
+// buildTree makes one tree.
+func (b *builder) buildTree(t boards.Tree, vars map[string]string) (made *tree.Tree, err error) {
 	switch t.From {
 	case "":
 		made = tree.New(b.Time)
@@ -63,7 +63,7 @@ func (b *builder) grow(t boards.Tree, vars map[string]string) (made *tree.Tree, 
 	if t.Sub != "" {
 		if made.Lookup(strings.Trim(t.Sub, "/")) == nil {
 			if b.used(func(p layouts.Part) bool { return p.Tree == t.Name }) {
-				b.Warn(fmt.Sprintf("the root file system has no folder %s: the tree %s is empty", t.Sub, t.Name))
+				b.Warn(fmt.Sprintf("the root file system has no directory %s: the tree %s is empty", t.Sub, t.Name))
 			}
 			made = tree.New(b.Time)
 		} else if made, err = edit.Sub(made, t.Sub); err != nil {
@@ -97,7 +97,7 @@ func (b *builder) grow(t boards.Tree, vars map[string]string) (made *tree.Tree, 
 	return made, nil
 }
 
-// replaceInRoot puts optional inputs that have a path into the root.
+// replaceInRoot puts optional inputs with a path into the root file system.
 func (b *builder) replaceInRoot(vars map[string]string) error {
 	for _, o := range b.Board.Optional {
 		f := b.files[o.Input]
@@ -117,7 +117,7 @@ func (b *builder) replaceInRoot(vars map[string]string) error {
 	return nil
 }
 
-// ext4 is the file system of a partition.
+// ext4 returns the file system of a partition.
 func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 	t := b.trees[p.Tree]
 	if t == nil {
@@ -137,7 +137,8 @@ func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 	return m, nil
 }
 
-// BootFiles are what a boot loader reads of a tree, which likes it in one piece.
+// BootFiles returns the paths of the files that a boot loader reads from a tree. They should
+// be contiguous.
 func BootFiles(t *tree.Tree) []string {
 	paths := []string{strings.Trim(edit.ExtlinuxConf, "/")}
 	n, err := t.Open(edit.ExtlinuxConf)

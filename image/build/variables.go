@@ -6,16 +6,18 @@ import (
 	"io"
 	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"imgtool/boards"
 	"imgtool/image/edit"
 	"imgtool/image/statefile"
 	"imgtool/image/tree"
 )
 
-// variables are what the edits of the board can name. Those of the board itself can
-// have names of partitions in them.
+// variables returns the variables of the board's edits. Values of the board's own variables
+// can refer to those of partitions.
 func (b *builder) variables() (map[string]string, error) {
 	vars := b.partitionVars()
 	for name, value := range b.Board.Vars {
@@ -32,24 +34,44 @@ func (b *builder) variables() (map[string]string, error) {
 		return vars, nil
 	}
 	var err error
-	if vars["KERNEL"] == "" {
+	if vars["KERNEL"] == "" && (b.uses("KERNEL") || slices.ContainsFunc(b.Board.Trees, func(t boards.Tree) bool { return t.Boots })) {
 		if vars["KERNEL"], err = b.kernelVersion(); err != nil {
 			return nil, err
 		}
 	}
-	if vars["TFTP_ROOT"] == "" {
+	if vars["TFTP_ROOT"] == "" && b.uses("TFTP_ROOT") {
 		vars["TFTP_ROOT"] = b.tftpRoot()
 	}
 	return vars, nil
 }
 
-// partitionVars are the names that the board's Linux has for its partitions, and the
-// labels of what is in them: DEV_NVME_PLUGIN_DATA and LABEL_NVME_PLUGIN_DATA are those
-// of nvme/plugin-data.
+// uses reports whether edits or paths of the build have a variable.
+func (b *builder) uses(name string) bool {
+	mark := "@" + name + "@"
+	texts := []string{string(b.EditsText)}
+	for _, t := range b.Board.Trees {
+		for _, s := range t.Steps {
+			texts = append(texts, string(s.Text))
+		}
+	}
+	for _, o := range b.Board.Optional {
+		texts = append(texts, o.Path)
+	}
+	for _, value := range b.Board.Vars {
+		texts = append(texts, value)
+	}
+	for _, value := range b.Vars {
+		texts = append(texts, value)
+	}
+	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, mark) })
+}
+
+// partitionVars returns the device names of the partitions in the board's Linux, and their
+// labels: DEV_NVME_PLUGIN_DATA and LABEL_NVME_PLUGIN_DATA are those of nvme/plugin-data.
 func (b *builder) partitionVars() map[string]string {
 	vars := map[string]string{}
 	for _, m := range b.Board.Media {
-		for _, p := range m.Placing.Partitions {
+		for _, p := range m.Layout.Partitions {
 			name := strings.ToUpper(strings.Map(func(r rune) rune {
 				if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 					return r
@@ -65,7 +87,7 @@ func (b *builder) partitionVars() map[string]string {
 	return vars
 }
 
-// partitionDevice is Linux's name of a partition: /dev/sda1, /dev/nvme0n1p1.
+// partitionDevice returns Linux's name of a partition, such as /dev/sda1 or /dev/nvme0n1p1.
 func partitionDevice(disk string, number int) string {
 	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
 		disk += "p"
@@ -87,7 +109,7 @@ func (b *builder) state() string {
 
 var linuxVersion = regexp.MustCompile(`Linux version (\d[0-9A-Za-z.+_-]*) `)
 
-// kernelVersion is that of /boot/Image by its own word; else of the one initrd.
+// kernelVersion returns the version in /boot/Image, or else that of the only initrd.
 func (b *builder) kernelVersion() (string, error) {
 	root := b.root.Tree
 	n, err := root.Open("/boot/Image")
@@ -104,13 +126,13 @@ func (b *builder) kernelVersion() (string, error) {
 		}
 	}
 	if len(found) != 1 {
-		return "", fmt.Errorf("/boot/Image does not say its version, and there are %d files /boot/initrd.img-VERSION (%s): pass --var KERNEL=VERSION", len(found), strings.Join(found, ", "))
+		return "", fmt.Errorf("the version of /boot/Image was not found, and there are %d files /boot/initrd.img-VERSION (%s): pass --var KERNEL=VERSION", len(found), strings.Join(found, ", "))
 	}
-	b.Warn(fmt.Sprintf("/boot/Image does not say its version: it is taken to be %s, of the initrd", found[0]))
+	b.Warn(fmt.Sprintf("the version of /boot/Image was not found: %s of the initrd is used", found[0]))
 	return found[0], nil
 }
 
-// findVersion reads a kernel that is not packed for the text it prints first.
+// findVersion returns the version in the banner of an uncompressed kernel, or "".
 func findVersion(n *tree.Inode) string {
 	if n.Content == nil {
 		return ""
@@ -129,7 +151,8 @@ func findVersion(n *tree.Inode) string {
 	return ""
 }
 
-// tftpRoot is where dnsmasq serves files from: it does not start without it.
+// tftpRoot returns the directory from which dnsmasq serves files. It does not start if the
+// directory is missing.
 func (b *builder) tftpRoot() string {
 	for path, n := range b.root.Tree.All() {
 		if !strings.HasPrefix(path, "etc/dnsmasq.d/") || !strings.HasSuffix(path, ".conf") || n.Type() != tree.Regular || n.Size() > edit.MaxText || n.Content == nil {
@@ -142,6 +165,6 @@ func (b *builder) tftpRoot() string {
 			}
 		}
 	}
-	b.Warn("no file in /etc/dnsmasq.d has tftp-root: no folder is made for it on the recovery card")
+	b.Warn("no file in /etc/dnsmasq.d has tftp-root: no directory is made for it on the recovery card")
 	return "/media"
 }

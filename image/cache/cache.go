@@ -1,11 +1,11 @@
-// Package cache keeps what took long to make in a directory, by the hash of what it
-// was made from: an entry is a file, named by its key.
+// Package cache stores results of long computations in a directory. An entry is a file; its
+// name is its key, the hash of all inputs of the computation.
 //
-// Several programs may use a directory at once, and it may be taken to another
-// machine. An entry appears whole or not at all, and has checksums: one that
-// was damaged or cut short is as good as none. Checksums do not keep others out. The
-// directory must belong to the user and be writable by no other; and where it is stored
-// or sent by other systems in between, a key that is not in it authenticates entries.
+// Several processes may use a directory at once, and it may be copied to another machine.
+// Entries are written atomically and have checksums; a damaged entry counts as missing.
+// Checksums do not protect from attackers: the directory must belong to the user and not be
+// writable by others, see [MakePrivate]. If other systems store the directory, as CI does,
+// entries can be authenticated with a secret key that is kept outside of it.
 package cache
 
 import (
@@ -32,9 +32,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// An entry is its magic, its key, a check of what is kept, and that. The check is two
-// checksums, against disks that damage entries and programs that are killed; or with
-// an authentication key the keyed BLAKE3 of the magic, the key and what is kept.
+// An entry consists of a magic, its key, a check and the data. The check is the CRC-32C and
+// the CRC-32 of the data, or with a secret the keyed BLAKE3 of magic, key and data.
 const (
 	plain         = "imgtool cache 1\n"
 	authenticated = "imgtool cache 2\n"
@@ -44,7 +43,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// head is what an entry begins with.
+// head returns an entry without its data.
 func (d *Dir) head(key [sha256.Size]byte, data []byte) []byte {
 	if d.mac == nil {
 		h := append([]byte(plain), key[:]...)
@@ -58,23 +57,23 @@ func (d *Dir) head(key [sha256.Size]byte, data []byte) []byte {
 	return mac.Sum(h)
 }
 
-// Entries and the beginnings of some have such names; nothing else is touched.
+// Only files with names of entries and of partial entries are read or removed.
 const (
 	nameLen   = 2 * sha256.Size
 	partial   = "partial-"
 	staleTime = 24 * time.Hour
-	// An entry that was used is as good as new. That is written down once an hour.
+	// The modification time is the time of the last use, to the hour.
 	touchTime = time.Hour
-	// No entry has more.
+	// Limit of an entry, in bytes.
 	maxData = 16 << 20
-	// What a file takes up beyond its bytes, about.
+	// Estimate of the space that a file takes in addition to its data, in bytes.
 	overhead = 4096
 )
 
-// Dir is a directory with entries. Its methods may be called at the same time.
+// Dir is an open cache. Its methods may be called concurrently.
 type Dir struct {
 	path   string
-	root   *os.Root // no link in the directory leads out of it
+	root   *os.Root // does not follow symbolic links to the outside
 	mac    *blake3.Hasher
 	header int   // bytes
 	max    int64 // bytes that Settle leaves
@@ -86,9 +85,9 @@ type Dir struct {
 	err error // the first of Put
 }
 
-// Open makes the directory if it is not there. Its error is an *AccessError if other
-// users can write to it. With a secret, only entries that were put with the same secret
-// are got; nil is none.
+// Open opens the cache in a directory, which it makes if necessary. The error is an
+// *[AccessError] if other users can write to it. With a secret, only entries that were
+// stored with the same secret are valid; a nil secret is none.
 func Open(path string, secret []byte) (*Dir, error) {
 	if err := MakePrivate(path); err != nil {
 		return nil, err
@@ -109,10 +108,10 @@ func Open(path string, secret []byte) (*Dir, error) {
 	return d, nil
 }
 
-// Path is the directory.
+// Path returns the path of the directory.
 func (d *Dir) Path() string { return d.path }
 
-// Authenticated says whether entries have to be put with a secret.
+// Authenticated reports whether the cache was opened with a secret.
 func (d *Dir) Authenticated() bool { return d.mac != nil }
 
 func file(key [sha256.Size]byte) string {
@@ -120,7 +119,7 @@ func file(key [sha256.Size]byte) string {
 	return name[:2] + "/" + name
 }
 
-// Get gives what was put for a key, in dst where it has the room, or nil.
+// Get returns the data of a key, or nil. It uses the memory of dst if that is large enough.
 func (d *Dir) Get(dst []byte, key [sha256.Size]byte) []byte {
 	data, err := d.read(dst, key)
 	switch {
@@ -139,7 +138,7 @@ var errDamaged = errors.New("damaged")
 
 func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 	path := file(key)
-	// Nothing that waits for anybody, should it be no file.
+	// Opening a FIFO must not block.
 	f, err := d.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -153,7 +152,7 @@ func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 	if size < 0 || size > maxData || !info.Mode().IsRegular() {
 		return nil, errDamaged
 	}
-	// It was put when others could still write to the directory.
+	// It may date from a time when others could write to the directory.
 	if d.mac == nil && (ownerOf(info) != os.Geteuid() || info.Mode().Perm()&0o022 != 0) {
 		return nil, errDamaged
 	}
@@ -181,7 +180,7 @@ func (d *Dir) read(dst []byte, key [sha256.Size]byte) ([]byte, error) {
 	return dst, nil
 }
 
-// Put keeps data for a key. What cannot be kept is not: see Err.
+// Put stores data for a key. After an error, which [Dir.Err] returns, it does nothing.
 func (d *Dir) Put(key [sha256.Size]byte, data []byte) {
 	if d.Err() != nil {
 		return
@@ -216,20 +215,20 @@ func (d *Dir) put(key [sha256.Size]byte, data []byte) error {
 	return err
 }
 
-// Err is why something could not be kept; after that nothing more is.
+// Err returns the first error of [Dir.Put].
 func (d *Dir) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.err
 }
 
-// Stats say how often what was asked for was there, and how often it was not; and
-// how many of those were damaged, or not authentic.
+// Stats returns how many calls of [Dir.Get] found an entry, how many did not, and how many
+// of the latter found a damaged or unauthentic one.
 func (d *Dir) Stats() (hits, misses, damaged int64) {
 	return d.hits.Load(), d.misses.Load(), d.damaged.Load()
 }
 
-// Changed says whether something was put since Open.
+// Changed reports whether entries were stored since Open.
 func (d *Dir) Changed() bool { return d.written.Load() > 0 }
 
 type entry struct {
@@ -238,7 +237,7 @@ type entry struct {
 	used time.Time
 }
 
-// entries are all there are; stale are beginnings that nobody goes on with.
+// entries lists all entries, and the partial entries of processes that have ended.
 func (d *Dir) entries() (all []entry, stale []string, err error) {
 	top, err := fs.ReadDir(d.root.FS(), ".")
 	if err != nil {
@@ -263,7 +262,7 @@ func (d *Dir) entries() (all []entry, stale []string, err error) {
 			if _, err := hex.DecodeString(f.Name()); err != nil || len(f.Name()) != nameLen || f.Name()[:2] != e.Name() {
 				continue
 			}
-			// Another program may have taken it away.
+			// Another process may have removed it.
 			if info, err := f.Info(); err == nil && info.Mode().IsRegular() {
 				all = append(all, entry{filepath.Join(path, f.Name()), info.Size() + overhead, info.ModTime()})
 			}
@@ -272,8 +271,8 @@ func (d *Dir) entries() (all []entry, stale []string, err error) {
 	return all, stale, nil
 }
 
-// Usage is how many entries there are, about how many bytes they take, and when
-// the one was used that was not for the longest.
+// Usage returns the number of entries, the space they take in bytes, and the time of last
+// use of the least recently used entry.
 func (d *Dir) Usage() (entries int, size int64, oldest time.Time, err error) {
 	all, _, err := d.entries()
 	for _, e := range all {
@@ -285,8 +284,8 @@ func (d *Dir) Usage() (entries int, size int64, oldest time.Time, err error) {
 	return len(all), size, oldest, err
 }
 
-// Trim takes entries away, those first that were not used for the longest, until
-// they take no more than max bytes. It says how many bytes are free for it.
+// Trim removes the least recently used entries until the rest takes no more than max bytes.
+// It returns how many bytes it freed.
 func (d *Dir) Trim(max int64) (freed int64, err error) {
 	all, stale, err := d.entries()
 	if err != nil {
@@ -308,7 +307,7 @@ func (d *Dir) Trim(max int64) (freed int64, err error) {
 			break
 		}
 		if err := d.root.Remove(e.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return freed, fmt.Errorf("taking entries out of the cache: %w", err)
+			return freed, fmt.Errorf("removing entries of the cache: %w", err)
 		}
 		size -= e.size
 		freed += e.size

@@ -27,7 +27,7 @@ func open(t *testing.T, path string) *cache.Dir {
 	return d
 }
 
-// files are the entries of a cache.
+// files lists the files of entries.
 func files(t *testing.T, path string) []string {
 	t.Helper()
 	all, err := filepath.Glob(filepath.Join(path, "??", "*"))
@@ -37,7 +37,7 @@ func files(t *testing.T, path string) []string {
 	return all
 }
 
-func TestWhatWasPutIsThere(t *testing.T) {
+func TestPutAndGet(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b")
 	d := open(t, path)
 	for i := range 50 {
@@ -66,8 +66,8 @@ func TestWhatWasPutIsThere(t *testing.T) {
 	}
 }
 
-// However an entry is damaged, it is as good as none, and can be put again.
-func TestDamagedEntriesAreNone(t *testing.T) {
+// A damaged entry counts as missing, is removed, and can be stored again.
+func TestDamagedEntriesAreRemoved(t *testing.T) {
 	for name, damage := range map[string]func(path string, b []byte) error{
 		"a bit":       func(path string, b []byte) error { b[len(b)/2] ^= 4; return os.WriteFile(path, b, 0o644) },
 		"its length":  func(path string, b []byte) error { return os.WriteFile(path, append(b, 0), 0o644) },
@@ -78,7 +78,7 @@ func TestDamagedEntriesAreNone(t *testing.T) {
 		"the magic":   func(path string, b []byte) error { b[0] ^= 1; return os.WriteFile(path, b, 0o644) },
 		"the key":     func(path string, b []byte) error { b[20] ^= 1; return os.WriteFile(path, b, 0o644) },
 		"a fifo":      func(path string, b []byte) error { os.Remove(path); return syscall.Mkfifo(path, 0o644) },
-		"a folder":    func(path string, b []byte) error { os.Remove(path); return os.Mkdir(path, 0o755) },
+		"a directory": func(path string, b []byte) error { os.Remove(path); return os.Mkdir(path, 0o755) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := t.TempDir()
@@ -106,8 +106,8 @@ func TestDamagedEntriesAreNone(t *testing.T) {
 	}
 }
 
-// An entry under the name of another is none of it.
-func TestAnEntryKnowsItsKey(t *testing.T) {
+// A file with the content of another entry is damaged.
+func TestEntryUnderAnotherKeyIsDamaged(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	d.Put(key(1), data(1))
@@ -122,7 +122,7 @@ func TestAnEntryKnowsItsKey(t *testing.T) {
 	}
 }
 
-// What was not used for the longest goes first; what is not the cache's stays.
+// The least recently used entries are removed first; files that are no entries stay.
 func TestTrim(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
@@ -175,8 +175,8 @@ func TestTrim(t *testing.T) {
 	}
 }
 
-// Many programs put, get and trim at once; what one gets is what was put.
-func TestSeveralAtOnce(t *testing.T) {
+// Get never returns wrong data while others put, get and trim.
+func TestConcurrentUse(t *testing.T) {
 	path := t.TempDir()
 	var g sync.WaitGroup
 	for range 8 {
@@ -203,8 +203,8 @@ func TestSeveralAtOnce(t *testing.T) {
 	g.Wait()
 }
 
-// A folder that takes nothing is told of once, and no harm.
-func TestAFolderThatTakesNothing(t *testing.T) {
+// Err returns the first failed write; Get and Put go on without harm.
+func TestUnwritableDirectory(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	name := fmt.Sprintf("%x", key(1))
@@ -222,6 +222,6 @@ func TestAFolderThatTakesNothing(t *testing.T) {
 		t.Errorf("%v are left behind", all)
 	}
 	if _, err := cache.Open(filepath.Join(path, name[:2]), nil); err == nil {
-		t.Error("a file is no cache")
+		t.Error("a file was opened as a cache")
 	}
 }

@@ -11,28 +11,28 @@ import (
 	"syscall"
 )
 
-// AccessError is a directory that other users can change. It is fs.ErrPermission.
+// AccessError is the error for a file or directory that other users can change or read. It
+// matches [fs.ErrPermission].
 type AccessError struct {
-	Path string // the directory, or one that it is in
+	Path string // of the directory, or of a parent
 	Why  string
-	Fix  string // what makes it fit, or ""
+	Fix  string // command that fixes it, or ""
 }
 
 func (e *AccessError) Error() string { return e.Path + " " + e.Why }
 
 func (e *AccessError) Is(target error) bool { return target == fs.ErrPermission }
 
-// maxLinks is how many symbolic links a path may have, as in Linux.
+// maxLinks is the number of symbolic links that Linux follows in one path.
 const maxLinks = 40
 
-// MakePrivate makes a directory with mode 0700, and its parents, where they are
-// missing, and refuses one that another user can change: it must belong to this user
-// and be writable by no other, and every directory above it must belong to this user
-// or root and be writable by no other, except for one with the sticky bit, such as
-// /tmp, in which others cannot replace what is this user's or root's.
+// MakePrivate makes a directory with mode 0700, with its parents, or checks an existing one.
+// It returns an *[AccessError] if another user can change the directory: it must belong to
+// this user and not be writable by others. Each parent must belong to this user or root
+// and not be writable by others, unless it has the sticky bit, as /tmp has: others cannot
+// replace entries of this user or root there.
 //
-// Nothing that was checked can change before the check ends: those who could change it
-// are root and this user.
+// The check has no race, as only root and this user can change a directory that passed.
 func MakePrivate(path string) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -83,7 +83,7 @@ func MakePrivate(path string) error {
 			}
 		}
 	}
-	// A path may end with a link or with "..".
+	// The path may end in a symbolic link or "..".
 	info, err := os.Lstat(at)
 	if err != nil {
 		return err
@@ -91,12 +91,13 @@ func MakePrivate(path string) error {
 	return private(at, info, true)
 }
 
-// split is the elements of a path.
+// split returns the elements of a path.
 func split(path string) []string {
 	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 }
 
-// private checks a directory or a link to one; last is the one that is used.
+// private checks a directory on the path, or a symbolic link to one. The checks of the
+// last directory are stricter.
 func private(path string, info fs.FileInfo, last bool) error {
 	me, owner := os.Geteuid(), ownerOf(info)
 	link := info.Mode().Type() == fs.ModeSymlink
@@ -104,7 +105,7 @@ func private(path string, info fs.FileInfo, last bool) error {
 	case !link && !info.IsDir():
 		return &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
 	case owner != me && (owner != 0 || last && !link):
-		return &AccessError{Path: path, Why: fmt.Sprintf("belongs to user %d, not to user %d, who runs this", owner, me)}
+		return &AccessError{Path: path, Why: fmt.Sprintf("belongs to user %d, not to the current user %d", owner, me)}
 	case link:
 		return nil
 	case info.Mode().Perm()&0o022 != 0 && (last || info.Mode()&fs.ModeSticky == 0):
@@ -121,8 +122,8 @@ func ownerOf(info fs.FileInfo) int {
 	return -1
 }
 
-// ReadKey reads the key that authenticates entries: a file of 32 bytes or more that
-// only this user can read.
+// ReadKey reads a secret key for [Open] from a file, which must have 32 bytes to 64 KiB and
+// be accessible to this user only.
 func ReadKey(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -136,7 +137,7 @@ func ReadKey(path string) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	case ownerOf(info) != os.Geteuid():
-		return nil, &AccessError{Path: path, Why: fmt.Sprintf("belongs to user %d, not to user %d, who runs this", ownerOf(info), os.Geteuid())}
+		return nil, &AccessError{Path: path, Why: fmt.Sprintf("belongs to user %d, not to the current user %d", ownerOf(info), os.Geteuid())}
 	case info.Mode().Perm()&0o077 != 0:
 		return nil, &AccessError{Path: path, Why: fmt.Sprintf("has mode %04o: others than its owner can use it", info.Mode().Perm()), Fix: "chmod 600 " + path}
 	case info.Size() < minKey || info.Size() > maxKey:

@@ -23,15 +23,15 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// mkdir makes a directory with a mode, whatever the umask.
+// mkdir makes a directory with a mode, regardless of the umask.
 func mkdir(t *testing.T, path string, mode fs.FileMode) {
 	t.Helper()
 	must(t, os.MkdirAll(path, 0o755))
 	must(t, os.Chmod(path, mode))
 }
 
-// Whoever can write to the directory, or to one above it, decides what is built.
-func TestADirectoryOthersCanChangeIsRefused(t *testing.T) {
+// A user who can write to the directory or a parent could change what is built.
+func TestDirectoryWritableByOthersIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		imagetest.Skip(t, "only root can make directories of other users")
 	}
@@ -107,9 +107,9 @@ func TestADirectoryOthersCanChangeIsRefused(t *testing.T) {
 	}
 }
 
-// For a user who is not root, root's directories may be above, but not in a directory
-// that all can write to, nor be the cache.
-func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
+// For an ordinary user, parents may belong to root, but not below a directory that all
+// users can write to. The cache itself must belong to the user.
+func TestParentDirectoriesMayBelongToRoot(t *testing.T) {
 	if path := os.Getenv("OPEN_CACHE"); path != "" {
 		if _, err := cache.Open(path, nil); err != nil {
 			fmt.Println("refused:", err)
@@ -140,9 +140,9 @@ func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
 		"/root/mine":        "",
 		"/root/mine/new":    "",
 		"/sticky/new":       "",
-		"/root":             "/root belongs to user 0, not to user 65534",
+		"/root":             "/root belongs to user 0, not to the current user 65534",
 		"/sticky/root/mine": "",
-		"/sticky/1/mine":    "/sticky/1 belongs to user 1, not to user 65534",
+		"/sticky/1/mine":    "/sticky/1 belongs to user 1, not to the current user 65534",
 	} {
 		cmd := exec.Command(program, "-test.run", t.Name())
 		cmd.Dir = "/"
@@ -156,8 +156,8 @@ func TestDirectoriesOfRootAreAboveTheCache(t *testing.T) {
 	}
 }
 
-// A directory that is made is for its user alone.
-func TestANewDirectoryIsPrivate(t *testing.T) {
+// MakePrivate makes directories with mode 0700.
+func TestNewDirectoryIsPrivate(t *testing.T) {
 	path := t.TempDir() + "/a/b"
 	open(t, path)
 	for _, dir := range []string{path, filepath.Dir(path)} {
@@ -167,7 +167,7 @@ func TestANewDirectoryIsPrivate(t *testing.T) {
 	}
 }
 
-// plant puts a file or link in the place of an entry.
+// plant replaces an entry by a file or link.
 func plant(t *testing.T, path string, i int, put func(at string) error) {
 	t.Helper()
 	name := fmt.Sprintf("%x", key(i))
@@ -175,8 +175,8 @@ func plant(t *testing.T, path string, i int, put func(at string) error) {
 	must(t, put(filepath.Join(path, name[:2], name)))
 }
 
-// A directory that others could write to once may still have what they put there.
-func TestEntriesOfOthersAreNone(t *testing.T) {
+// A directory that was writable by others once may have entries of theirs.
+func TestEntriesOfOtherUsersAreIgnored(t *testing.T) {
 	if os.Geteuid() != 0 {
 		imagetest.Skip(t, "only root can make files of other users")
 	}
@@ -214,7 +214,7 @@ func TestEntriesOfOthersAreNone(t *testing.T) {
 	}
 }
 
-// Entries are got under the secret they were put with, and under no other name.
+// Get returns entries that were stored with the same secret and key only.
 func TestEntriesAreAuthenticated(t *testing.T) {
 	path := t.TempDir()
 	secret, wrong := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
@@ -263,7 +263,7 @@ func TestEntriesAreAuthenticated(t *testing.T) {
 		}
 		put(secret, 1)
 		if got, bad := get(secret, 1); !bytes.Equal(got, data(1)) || bad != 0 {
-			t.Errorf("%s, and then made anew: %q, %d are bad", name, got, bad)
+			t.Errorf("%s, after rewriting: %q, %d are bad", name, got, bad)
 		}
 	}
 	if got, _ := get(nil, 1); got != nil {
@@ -278,7 +278,7 @@ func TestEntriesAreAuthenticated(t *testing.T) {
 	}
 }
 
-func TestKeysArePrivateAndLong(t *testing.T) {
+func TestReadKeyChecksOwnerModeAndSize(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string, size int, mode fs.FileMode) string {
 		path := filepath.Join(dir, name)

@@ -13,7 +13,7 @@ import (
 	"imgtool/image/tree"
 )
 
-// ExtlinuxConf is where CBoot looks for its configuration.
+// ExtlinuxConf is the configuration file of CBoot.
 const ExtlinuxConf = "/boot/extlinux/extlinux.conf"
 
 func isSwap(where string) bool { return where == "none" || where == "swap" }
@@ -21,15 +21,15 @@ func isSwap(where string) bool { return where == "none" || where == "swap" }
 func checkFstab(e *Edit) error {
 	switch {
 	case isSwap(e.Where) && e.Spec == "":
-		return fmt.Errorf("an entry of swap is known by its spec, which is missing")
+		return fmt.Errorf("an entry for swap needs spec")
 	case !isSwap(e.Where) && checkPath(e.Where) != nil:
-		return fmt.Errorf(`where %q is no mount point: it must be a path that begins with /, or "none" or "swap"`, e.Where)
+		return fmt.Errorf(`where %q is not a mount point: it must be a path that begins with /, or "none" or "swap"`, e.Where)
 	case e.Dump < 0 || e.Pass < 0:
-		return errors.New("dump and pass are not less than 0")
+		return errors.New("dump and pass must not be negative")
 	}
 	for key, text := range map[string]string{"spec": e.Spec, "type": e.Type, "options": e.Options} {
 		if e.has(key) && text == "" || strings.ContainsAny(text, "\n\x00") {
-			return fmt.Errorf("%s is empty, or has a line end or a zero byte", key)
+			return fmt.Errorf("%s is empty, or contains a line end or a zero byte", key)
 		}
 	}
 	return nil
@@ -42,8 +42,7 @@ func (e *Edit) pathOr(path string) string {
 	return e.Path
 }
 
-// fstab changes the entry of a mount point, or adds one. Of one that is there
-// only what the edit gives is changed.
+// fstab changes the given fields of the entry of a mount point, or adds an entry.
 func (w *work) fstab(e *Edit) error {
 	path := e.pathOr("/etc/fstab")
 	at, n, text, err := w.text(path)
@@ -104,15 +103,15 @@ func checkExtlinux(e *Edit) error {
 	}
 	switch {
 	case e.has("add") && e.has("label"):
-		return errors.New("add makes a label and label changes one; an edit has one of them")
+		return errors.New("add makes a label and label changes one; give only one of them")
 	case e.has("copy-of") && !e.has("add"):
-		return errors.New("copy-of is for add")
+		return errors.New("copy-of needs add")
 	case entry && !e.has("add") && !e.has("label"):
-		return errors.New("of which label? add or label is missing")
+		return errors.New("add or label is missing")
 	case e.has("label") && !entry:
-		return errors.New("label changes nothing")
+		return errors.New("an edit with label needs a key that changes the label")
 	case e.Timeout < 0:
-		return fmt.Errorf("timeout is %d", e.Timeout)
+		return fmt.Errorf("timeout %d is negative", e.Timeout)
 	}
 	for _, key := range slices.Sorted(maps.Keys(e.AppendReplace)) {
 		if !isToken(key) || !isToken(e.AppendReplace[key]) {
@@ -129,8 +128,8 @@ func checkExtlinux(e *Edit) error {
 
 func isToken(s string) bool { return s != "" && !strings.ContainsAny(s, " \t\r\n#\x00") }
 
-// extlinux makes or changes a label, removes others, and sets what is for all,
-// in this order.
+// extlinux makes or changes a label, removes labels, and sets default and timeout, in this
+// order.
 func (w *work) extlinux(e *Edit) error {
 	path := e.pathOr(ExtlinuxConf)
 	at, n, text, err := w.text(path)
@@ -148,7 +147,7 @@ func changeExtlinux(conf *extlinux.Config, e *Edit) error {
 	label := e.Label
 	if e.has("add") {
 		label = e.Add
-		// What it was copied from may be gone the second time.
+		// If the edit is repeated, the original may have been removed.
 		names := conf.Labels()
 		done := slices.Contains(names, e.Add) && (e.CopyOf == "" && names[0] == e.Add || e.CopyOf != "" && !slices.Contains(names, e.CopyOf))
 		if !done {
@@ -174,7 +173,7 @@ func changeExtlinux(conf *extlinux.Config, e *Edit) error {
 			return fmt.Errorf("label %s: APPEND: %w", label, err)
 		}
 	}
-	// After the copy, which may be of one of them.
+	// After the copy, whose original may be removed here.
 	for _, name := range e.RemoveLabels {
 		if e.MissingOK && !slices.Contains(conf.Labels(), name) {
 			continue
@@ -185,7 +184,7 @@ func changeExtlinux(conf *extlinux.Config, e *Edit) error {
 	}
 	if e.has("default") {
 		if !slices.Contains(conf.Labels(), e.Default) {
-			return fmt.Errorf("default: there is no label %s; there are %s", e.Default, strings.Join(conf.Labels(), ", "))
+			return fmt.Errorf("default: unknown label %s; known labels: %s", e.Default, strings.Join(conf.Labels(), ", "))
 		}
 		if err := conf.Set(extlinux.Default, e.Default); err != nil {
 			return err
@@ -219,7 +218,7 @@ func changeAppend(conf *extlinux.Config, label string, e *Edit) error {
 	return conf.SetValue(label, extlinux.Append, args.String())
 }
 
-// LintExtlinux judges the tree's extlinux.conf and the files it names.
+// LintExtlinux checks the tree's extlinux.conf and the files it names.
 func LintExtlinux(t *tree.Tree) ([]extlinux.Problem, error) {
 	_, _, text, err := (&work{t: t}).text(ExtlinuxConf)
 	if err != nil {

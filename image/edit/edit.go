@@ -1,14 +1,14 @@
-// Package edit changes a tree by data: a list of edits, each of which says what
-// it wants to be so, and what it needs for that. It runs nothing of the tree.
+// Package edit changes a [tree.Tree] by data: a list of edits, each of which declares an
+// end state. It runs no program of the tree.
 //
-// Edits come from TOML, an array of tables named edit, each with a verb:
+// Edits are an array of TOML tables named edit, each with a verb:
 //
 //	[[edit]]
 //	do = "append-line"
 //	path = "/etc/ssh/sshd_config"
 //	line = "ListenAddress 127.0.0.1"
 //
-// The verbs and their keys; what is in brackets may be left out:
+// The verbs and their keys, with optional keys in brackets:
 //
 //	write          path text [mode owner parents]
 //	mkdir          path [mode owner parents]
@@ -31,27 +31,24 @@
 //	               append-set append-remove] [remove-labels missing-ok]
 //	               [default timeout path]
 //
-// Any edit can have needs, a list of paths that must be there.
+// Any edit can have needs, a list of paths that must exist.
 //
-// An edit wants an end state. Where it is reached already, nothing changes, so
-// that edits can be applied again; where what it starts from is missing, that is
-// an error. To be repeated, what removes or renames needs missing-ok, copy needs
-// replace and move-tree needs link.
+// If the end state is reached already, an edit changes nothing, so edits can be repeated.
+// If the file to change is missing, that is an error. To be repeatable, remove, rename and
+// other verbs that take something away need missing-ok, copy needs replace, and move-tree
+// needs link.
 //
-// Paths begin with / and are taken as a process would whose root the tree is:
-// symbolic links on the way are followed, and so is the last one, but by symlink,
-// remove, rename, move-tree and the to of copy, which are about the link. An edit of
-// /etc/resolv.conf that is a link changes the file it leads to. A file with
-// several names (hard links) is changed under all of them.
+// Paths begin with / and are resolved as by a process whose root directory the tree is.
+// Symbolic links are followed, and so is a link in the last element, except by symlink,
+// remove, rename, move-tree and the key to of copy, which act on the link. An edit of
+// /etc/resolv.conf that is a link changes the target. A file with several hard links is
+// changed under all its names.
 //
-// Text can have variables, @NAME@ with NAME in capitals, in all values but
-// do and pattern.
+// All values except do and pattern can have variables: @NAME@ with NAME in capitals.
 package edit
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"reflect"
@@ -61,17 +58,18 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"imgtool/image"
 	"imgtool/image/tree"
 )
 
-// MaxText is the largest file whose text is edited.
+// MaxText is the size in bytes of the largest text file that can be edited.
 const MaxText = 1 << 20
 
-// Edit is one change, read and checked.
+// Edit is one parsed and checked edit.
 type Edit struct {
 	fields
 	pos  string          // file:line
-	keys map[string]bool // those that were given
+	keys map[string]bool // the keys that are given
 }
 
 // fields are the keys of all verbs.
@@ -127,19 +125,17 @@ type fields struct {
 	RemoveLabels  []string          `toml:"remove-labels"`
 }
 
-// String says where an edit is from and what it does: "sd.toml:12: fstab".
+// String returns the position and the verb, such as "sd.toml:12: fstab".
 func (e Edit) String() string { return e.pos + ": " + e.Do }
 
 func (e *Edit) has(key string) bool { return e.keys[key] }
 
-// Apply returns a tree with the edits, made in their order. The given tree stays
-// as it is; the two share what was not changed. What is new or changed gets
-// modTime, in seconds since 1970; folders keep theirs when something in them
-// comes or goes. vars are the variables that texts may have.
+// Apply returns a copy of t with the edits applied in order. The trees share unchanged
+// inodes. New and changed inodes get modTime, in seconds since 1970; directories keep
+// theirs when entries are added or removed. vars are the values of variables.
 //
-// An error names the file and line of the edit, the path, and what is missing.
-// warn is called for each file that an edit replaces with something else; it may
-// be nil.
+// An error names the file and line of the edit, the path, and what is missing. warn is
+// called for each file that an edit replaces by a symbolic link; it may be nil.
 func Apply(t *tree.Tree, edits []Edit, vars map[string]string, modTime int64, warn func(string)) (*tree.Tree, error) {
 	if warn == nil {
 		warn = func(string) {}
@@ -180,17 +176,17 @@ func (w *work) apply(e *Edit) error {
 	return verbs[e.Do].apply(w, e)
 }
 
-// work is a tree while it is edited.
+// work is a tree that is being edited.
 type work struct {
 	t       *tree.Tree
 	modTime int64
-	linked  map[*tree.Inode]bool // nodes that may have several names
+	linked  map[*tree.Inode]bool // inodes with several hard links
 	warn    func(string)
 }
 
 var variable = regexp.MustCompile(`@([A-Z][A-Z0-9_]*)@`)
 
-// substitute puts the values of variables in.
+// substitute replaces variables by their values.
 func (e *Edit) substitute(vars map[string]string) error {
 	var missing string
 	text := func(s string) string {
@@ -207,13 +203,13 @@ func (e *Edit) substitute(vars map[string]string) error {
 		return nil
 	}
 	if len(vars) == 0 {
-		return fmt.Errorf("there is no variable %s, and no other", missing)
+		return fmt.Errorf("unknown variable %s; no variables are set", missing)
 	}
-	return fmt.Errorf("there is no variable %s; there are %s", missing, strings.Join(slices.Sorted(maps.Keys(vars)), ", "))
+	return fmt.Errorf("unknown variable %s; known variables: %s", missing, strings.Join(slices.Sorted(maps.Keys(vars)), ", "))
 }
 
-// eachText changes every text that may have variables. Lists and maps are made
-// anew: edits share them.
+// eachText changes every value that may have variables. It copies lists and maps, as
+// copies of an edit share them.
 func (e *Edit) eachText(change func(string) string) {
 	v := reflect.ValueOf(&e.fields).Elem()
 	for i := range v.NumField() {
@@ -237,7 +233,7 @@ func (e *Edit) eachText(change func(string) string) {
 	}
 }
 
-// check is what can be said of an edit without a tree.
+// check checks an edit without a tree.
 func (e *Edit) check() error {
 	for key, path := range map[string]string{"path": e.Path, "from": e.From, "to": e.To, "linux": e.Linux, "initrd": e.Initrd, "fdt": e.FDT} {
 		if e.has(key) {
@@ -272,7 +268,7 @@ func (e *Edit) check() error {
 
 func checkPath(path string) error {
 	if !strings.HasPrefix(path, "/") || path != "/" && !fs.ValidPath(path[1:]) || path == "/." || strings.IndexByte(path, 0) >= 0 {
-		return fmt.Errorf("%q is no path: it must begin with / and have no empty, . or .. elements", path)
+		return fmt.Errorf("%q is not a valid path: it must begin with / and have no empty, . or .. elements", path)
 	}
 	return nil
 }
@@ -285,10 +281,10 @@ func parseMode(s string) (uint32, error) {
 	return uint32(n), nil
 }
 
-var typeNames = map[uint32]string{tree.Dir: "a folder", tree.Regular: "a file", tree.Symlink: "a symbolic link",
+var typeNames = map[uint32]string{tree.Dir: "a directory", tree.Regular: "a file", tree.Symlink: "a symbolic link",
 	tree.BlockDev: "a device", tree.CharDev: "a device", tree.Fifo: "a fifo", tree.Socket: "a socket"}
 
-// file is the regular file that path leads to, and where that is in the tree.
+// file returns the regular file that path leads to, and its path in the tree.
 func (w *work) file(path string) (string, *tree.Inode, error) {
 	n, err := w.t.Open(path)
 	if err != nil {
@@ -301,7 +297,7 @@ func (w *work) file(path string) (string, *tree.Inode, error) {
 	return at, n, err
 }
 
-// text is what is in the file that path leads to.
+// text returns the text of the file that path leads to.
 func (w *work) text(path string) (at string, n *tree.Inode, text string, err error) {
 	if at, n, err = w.file(path); err != nil {
 		return "", nil, "", err
@@ -312,16 +308,13 @@ func (w *work) text(path string) (at string, n *tree.Inode, text string, err err
 
 func readText(path string, n *tree.Inode) (string, error) {
 	if n.Size() > MaxText {
-		return "", fmt.Errorf("%s has %d bytes; text of at most %d is edited", path, n.Size(), MaxText)
+		return "", fmt.Errorf("%s has %d bytes; only text of up to %d bytes can be edited", path, n.Size(), MaxText)
 	}
 	if n.Size() == 0 {
 		return "", nil
 	}
 	b := make([]byte, n.Size())
-	if k, err := n.Content.ReadAt(b, 0); k < len(b) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := image.ReadFull(n.Content, b, 0); err != nil {
 		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
 	if slices.Contains(b, 0) || !utf8.Valid(b) {
@@ -330,7 +323,7 @@ func readText(path string, n *tree.Inode) (string, error) {
 	return string(b), nil
 }
 
-// setText gives a file another text. Where it is the same nothing changes.
+// setText replaces the text of a file, if it differs.
 func (w *work) setText(at string, n *tree.Inode, old, text string) error {
 	if old == text {
 		return nil
@@ -342,12 +335,12 @@ func (w *work) withText(n *tree.Inode, text string) *tree.Inode {
 	c := *n
 	c.ModTime = w.modTime
 	c.Content = strings.NewReader(text)
-	// As the kernel does: who writes to a program takes its capabilities.
+	// As in the kernel, writing to a program removes its capabilities.
 	c.Xattrs = slices.DeleteFunc(slices.Clone(n.Xattrs), func(x tree.Xattr) bool { return x.Name == "security.capability" })
 	return &c
 }
 
-// change puts a node in the place of one at path, and under its other names.
+// change replaces the inode at path and at its other hard links.
 func (w *work) change(at string, old, n *tree.Inode) error {
 	if !w.linked[old] {
 		return w.t.Put(at, n)
@@ -363,18 +356,18 @@ func (w *work) change(at string, old, n *tree.Inode) error {
 	return nil
 }
 
-// place is where a new path goes. Its folder must be there, or is made, and all
-// above, with parents.
+// place resolves the path of a new file. Its directory must exist; with parents, missing
+// directories are made.
 func (w *work) place(path string, follow, parents bool) (string, error) {
 	at, err := w.t.Resolve(path, follow)
 	if err != nil {
 		return "", err
 	}
 	var missing []string
-	for up := parent(at); ; up = parent(up) {
+	for up := tree.Parent(at); ; up = tree.Parent(up) {
 		n := w.t.Lookup(up)
 		if n != nil && n.Type() != tree.Dir {
-			return "", fmt.Errorf("%s: /%s is %s, not a folder", path, up, typeNames[n.Type()])
+			return "", fmt.Errorf("%s: /%s is %s, not a directory", path, up, typeNames[n.Type()])
 		}
 		if n != nil {
 			break
@@ -382,7 +375,7 @@ func (w *work) place(path string, follow, parents bool) (string, error) {
 		missing = append(missing, up)
 	}
 	if len(missing) > 0 && !parents {
-		return "", fmt.Errorf("%s: the folder /%s does not exist; parents = true makes it", path, missing[0])
+		return "", fmt.Errorf("%s: the directory /%s does not exist; parents = true makes it", path, missing[0])
 	}
 	slices.Reverse(missing)
 	for _, up := range missing {
@@ -393,18 +386,10 @@ func (w *work) place(path string, follow, parents bool) (string, error) {
 	return at, nil
 }
 
-func parent(path string) string { return path[:max(0, strings.LastIndexByte(path, '/'))] }
-
-// below are the paths below a folder, parents first.
-func (w *work) below(at string) []string {
-	if at != "" {
-		at += "/"
-	}
-	var paths []string
-	for path := range w.t.All() {
-		if path != "" && strings.HasPrefix(path, at) {
-			paths = append(paths, path)
-		}
+// below returns the paths below a directory, parents first.
+func (w *work) below(at string) (paths []string) {
+	for path := range w.t.Below(at) {
+		paths = append(paths, path)
 	}
 	return paths
 }

@@ -24,7 +24,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// small is a tree for what edits do to single paths.
+// small returns a tree for edits of single paths.
 func small() *tree.Tree {
 	t := tree.New(1)
 	file := func(text string) *tree.Inode {
@@ -81,7 +81,7 @@ func small() *tree.Tree {
 	return t
 }
 
-// delta is what an edit changed, in words.
+// delta describes what an edit changed.
 func delta(before, after *tree.Tree) string {
 	old := map[string]bool{}
 	for _, s := range blocks(before) {
@@ -116,7 +116,7 @@ func apply(t testing.TB, tr *tree.Tree, text string) (*tree.Tree, error) {
 	return edit.Apply(tr, edits, map[string]string{"NAME": "value", "TWO": "a\nb"}, 9, nil)
 }
 
-func TestEachVerbReachesItsEndState(t *testing.T) {
+func TestApply(t *testing.T) {
 	for _, c := range []struct{ name, edit, want string }{
 		{"a new file", `write path="/etc/n" text="@NAME@\n"`, "+/etc/n 100644 0:0 @9\n\tvalue\n"},
 		{"an empty file", `write path="/etc/n" text=""`, "+/etc/n 100644 0:0 @9\n"},
@@ -130,10 +130,10 @@ func TestEachVerbReachesItsEndState(t *testing.T) {
 		{"a file through a link to nothing", `write path="/etc/gone" text="x"`, "+/run/file 100644 0:0 @9\n\tx\n"},
 		{"a file of two names", `write path="/twin2" text="x"`, "+/twin1 100640 7:8 @9 user.a=\"b\"\n\tx\n+/twin2 100640 7:8 @9 user.a=\"b\" = /twin1\n"},
 
-		{"a new folder", `mkdir path="/n" mode="700" owner="5:6"`, "+/n 040700 5:6 @9\n"},
-		{"new folders", `mkdir path="/n/m" parents=true`, "+/n 040755 0:0 @9\n+/n/m 040755 0:0 @9\n"},
-		{"a folder that is there", `mkdir path="/empty"`, ""},
-		{"a folder with another mode", `mkdir path="/ldir" mode="0711"`, "+/dir 040711 0:0 @9\n"},
+		{"a new directory", `mkdir path="/n" mode="700" owner="5:6"`, "+/n 040700 5:6 @9\n"},
+		{"new directories", `mkdir path="/n/m" parents=true`, "+/n 040755 0:0 @9\n+/n/m 040755 0:0 @9\n"},
+		{"a directory that is there", `mkdir path="/empty"`, ""},
+		{"a directory with another mode", `mkdir path="/ldir" mode="0711"`, "+/dir 040711 0:0 @9\n"},
 
 		{"a link", `symlink path="/etc/n" target="a"`, "+/etc/n 120777 0:0 @9 -> a\n"},
 		{"a link up and down", `symlink path="/ldir/n" target="../etc/a"`, "+/dir/n 120777 0:0 @9 -> ../etc/a\n"},
@@ -146,12 +146,12 @@ func TestEachVerbReachesItsEndState(t *testing.T) {
 
 		{"no file", `remove path="/etc/a" missing-ok=true`, "-/etc/a\n"},
 		{"no link", `remove path="/etc/to-a" missing-ok=true`, "-/etc/to-a\n"},
-		{"no folder", `remove path="/dir" missing-ok=true`, "-/dir\n-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
+		{"no directory", `remove path="/dir" missing-ok=true`, "-/dir\n-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
 		{"no contents", `remove path="/ldir" contents=true`, "-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
 		{"nothing to remove", `remove path="/etc/n" missing-ok=true`, ""},
 
 		{"another name", `rename from="/etc/to-a" to="/n/l" parents=true missing-ok=true`, "+/n 040755 0:0 @9\n+/n/l 120777 0:0 @1 -> a\n-/etc/to-a\n"},
-		{"another name of a folder", `rename from="/dir/sub" to="/sub" missing-ok=true`, "+/sub 040755 0:0 @1\n+/sub/f 100640 7:8 @1\n\tf\n-/dir/sub\n-/dir/sub/f\n"},
+		{"another name of a directory", `rename from="/dir/sub" to="/sub" missing-ok=true`, "+/sub 040755 0:0 @1\n+/sub/f 100640 7:8 @1\n\tf\n-/dir/sub\n-/dir/sub/f\n"},
 		{"another name of nothing", `rename from="/none" to="/n" missing-ok=true`, ""},
 
 		{"a user who is locked out", `lock-user user="me"`, "+/etc/shadow 100640 7:8 @9\n\troot:*:1::::::\n\tme:!$6$x:1::::::\n\tmeme:$6$z:1::::::\n\toff:!$6$y:1::::::\n"},
@@ -166,10 +166,10 @@ func TestEachVerbReachesItsEndState(t *testing.T) {
 		{"a copy", `copy from="/etc/to-a" to="/n" replace=true`, "+/n 100640 7:8 @1\n\tone\n\ttwo\n\tlast\n"},
 		{"a copy in place of a file", `copy from="/pipe" to="/etc/a" replace=true`, "+/etc/a 010600 0:0 @1\n"},
 
-		{"a moved folder", `move-tree from="/dir" to="/n/dir" parents=true link=true`,
+		{"a moved directory", `move-tree from="/dir" to="/n/dir" parents=true link=true`,
 			"+/dir 120777 0:0 @9 -> /n/dir\n+/n 040755 0:0 @9\n+/n/dir 040755 0:0 @1\n+/n/dir/l 120777 0:0 @1 -> sub/f\n+/n/dir/sub 040755 0:0 @1\n+/n/dir/sub/f 100640 7:8 @1\n\tf\n-/dir/l\n-/dir/sub\n-/dir/sub/f\n"},
-		{"a folder into an empty one", `move-tree from="/run" to="/empty" link=true`, "+/empty 040755 0:0 @1\n+/run 120777 0:0 @9 -> /empty\n"},
-		{"a folder that was not there", `move-tree from="/n" to="/m" make=true link=true`, "+/m 040755 0:0 @9\n+/n 120777 0:0 @9 -> /m\n"},
+		{"a directory into an empty one", `move-tree from="/run" to="/empty" link=true`, "+/empty 040755 0:0 @1\n+/run 120777 0:0 @9 -> /empty\n"},
+		{"a directory that was not there", `move-tree from="/n" to="/m" make=true link=true`, "+/m 040755 0:0 @9\n+/n 120777 0:0 @9 -> /m\n"},
 
 		{"a line", `append-line path="/etc/a" line="three @NAME@"`, "+/etc/a 100640 7:8 @9\n\tone\n\ttwo\n\tlast\n\tthree value\n"},
 		{"a line that is there", `append-line path="/etc/a" line="two"`, ""},
@@ -271,68 +271,68 @@ func toml(edit string) string {
 	return b.String() + "\n"
 }
 
-func TestAnEditSaysWhatIsMissing(t *testing.T) {
+func TestApplyErrors(t *testing.T) {
 	for _, c := range []struct{ edit, want string }{
-		{`write path="/n/m/f" text=""`, "/n/m/f: the folder /n/m does not exist; parents = true makes it"},
-		{`write path="/dir" text=""`, "/dir is a folder, not a file"},
-		{`write path="/etc/a/f" text=""`, "/etc/a/f: its parent etc/a is not a folder"},
-		{`write path="/etc/n" text="" owner="you:us"`, "/etc/passwd has no you"},
-		{`write path="/etc/n" text="" owner="me:them"`, "/etc/group has no them"},
-		{`write path="/etc/n" text="" owner="odd:us"`, `/etc/passwd has "many" as the number of odd`},
-		{`mkdir path="/etc/a"`, "/etc/a is a file, not a folder"},
-		{`mkdir path="/n/m"`, "/n/m: the folder /n does not exist"},
-		{`mkdir path="/etc/a/b" parents=true`, "its parent etc/a is not a folder"},
-		{`symlink path="/etc/n" target="nowhere"`, "/etc/n: the target nowhere: /etc/nowhere: file does not exist; dangling = true links to what is not there"},
+		{`write path="/n/m/f" text=""`, "/n/m/f: the directory /n/m does not exist; parents = true makes it"},
+		{`write path="/dir" text=""`, "/dir is a directory, not a file"},
+		{`write path="/etc/a/f" text=""`, "/etc/a/f: its parent etc/a is not a directory"},
+		{`write path="/etc/n" text="" owner="you:us"`, "/etc/passwd has no entry for you"},
+		{`write path="/etc/n" text="" owner="me:them"`, "/etc/group has no entry for them"},
+		{`write path="/etc/n" text="" owner="odd:us"`, `/etc/passwd has the invalid ID "many" for odd`},
+		{`mkdir path="/etc/a"`, "/etc/a is a file, not a directory"},
+		{`mkdir path="/n/m"`, "/n/m: the directory /n does not exist"},
+		{`mkdir path="/etc/a/b" parents=true`, "its parent etc/a is not a directory"},
+		{`symlink path="/etc/n" target="nowhere"`, "/etc/n: the target nowhere: /etc/nowhere: file does not exist; dangling = true allows a missing target"},
 		{`symlink path="/etc/n" target="n"`, "the target n: /etc/n: file does not exist"},
-		{`symlink path="/etc/a" target="a" replace=true`, "/etc/a would lead to itself"},
+		{`symlink path="/etc/a" target="a" replace=true`, "/etc/a would be a link to itself"},
 		{`symlink path="/etc/a" target="vars"`, "/etc/a is a file; replace = true replaces it"},
-		{`symlink path="/empty" target="/dir" replace=true`, "/empty is a folder, which no link replaces"},
-		{`symlink path="/n/l" target="/dir"`, "/n/l: the folder /n does not exist"},
+		{`symlink path="/empty" target="/dir" replace=true`, "/empty is a directory; remove or move it before linking"},
+		{`symlink path="/n/l" target="/dir"`, "/n/l: the directory /n does not exist"},
 		{`remove path="/etc/n"`, "/etc/n: file does not exist"},
 		{`remove path="/"`, "the root cannot be removed"},
 		{`remove path="/etc/a" contents=true`, "/etc/a is a file, which has no contents"},
 		{`rename from="/etc/n" to="/m"`, "/etc/n: file does not exist"},
-		{`rename from="/etc/a" to="/etc/vars"`, "/etc/vars is there already"},
+		{`rename from="/etc/a" to="/etc/vars"`, "/etc/vars already exists"},
 		{`rename from="/dir" to="/dir/n"`, "/dir cannot be moved into itself, to /dir/n"},
-		{`rename from="/etc/a" to="/n/a"`, "/n/a: the folder /n does not exist; parents = true makes it"},
+		{`rename from="/etc/a" to="/n/a"`, "/n/a: the directory /n does not exist; parents = true makes it"},
 		{`rename from="/" to="/n"`, "the root cannot be renamed"},
 		{`lock-user user="none"`, "/etc/shadow has no user none"},
 		{`chmod path="/etc/n" mode="600"`, "/etc/n: file does not exist"},
 		{`chown path="/etc/gone" owner="0:0"`, "/etc/gone: run/file: file does not exist"},
 		{`copy from="/n" to="/m"`, "/n: file does not exist"},
 		{`copy from="/dir" to="/dir/sub/n"`, "/dir cannot be copied into itself"},
-		{`copy from="/etc/a" to="/etc/vars"`, "/etc/vars is there already; replace = true replaces it"},
-		{`copy from="/etc/a" to="/empty" replace=true`, "/empty is there already"},
-		{`move-tree from="/n" to="/m"`, "/n: file does not exist; make = true makes an empty folder"},
+		{`copy from="/etc/a" to="/etc/vars"`, "/etc/vars already exists; replace = true replaces it"},
+		{`copy from="/etc/a" to="/empty" replace=true`, "/empty already exists"},
+		{`move-tree from="/n" to="/m"`, "/n: file does not exist; make = true makes an empty directory"},
 		{`move-tree from="/n" to="/m" make=true`, "needs link = true"},
-		{`move-tree from="/etc/a" to="/m"`, "/etc/a is a file, not a folder"},
-		{`move-tree from="/ldir" to="/m" link=true`, "/ldir is a symbolic link, not a folder"},
+		{`move-tree from="/etc/a" to="/m"`, "/etc/a is a file, not a directory"},
+		{`move-tree from="/ldir" to="/m" link=true`, "/ldir is a symbolic link, not a directory"},
 		{`move-tree from="/dir" to="/dir/n"`, "/dir cannot be moved into itself, to /dir/n"},
-		{`move-tree from="/empty" to="/dir"`, "/dir is there already, and not an empty folder"},
-		{`move-tree from="/dir" to="/n/dir"`, "/n/dir: the folder /n does not exist"},
+		{`move-tree from="/empty" to="/dir"`, "/dir already exists, and is not an empty directory"},
+		{`move-tree from="/dir" to="/n/dir"`, "/n/dir: the directory /n does not exist"},
 		{`move-tree from="/" to="/n"`, "the root cannot be moved"},
 		{`append-line path="/etc/n" line="x"`, "/etc/n: file does not exist"},
-		{`append-line path="/dir" line="x"`, "/dir is a folder, not a file"},
+		{`append-line path="/dir" line="x"`, "/dir is a directory, not a file"},
 		{`append-line path="/pipe" line="x"`, "/pipe is a fifo, not a file"},
 		{`append-line path="/etc/bin" line="x"`, "/etc/bin is not text"},
-		{`append-line path="/etc/big" line="x"`, "/etc/big has 1048577 bytes; text of at most 1048576 is edited"},
+		{`append-line path="/etc/big" line="x"`, "/etc/big has 1048577 bytes; only text of up to 1048576 bytes can be edited"},
 		{`append-line path="/etc/a" line="@TWO@"`, "line has a line end or a zero byte"},
-		{`append-line path="/etc/a" line="@NONE@"`, "there is no variable @NONE@; there are NAME, TWO"},
+		{`append-line path="/etc/a" line="@NONE@"`, "unknown variable @NONE@; known variables: NAME, TWO"},
 		{`comment-line path="/etc/a" lines=["two","three"]`, `/etc/a has no line "three"`},
 		{`comment-line path="/etc/a" pattern="^t.*e$"`, `/etc/a has no line "^t.*e$"`},
-		{`set-var path="/etc/vars" key="LONG" value="x"`, `/etc/vars:6: "LONG=\"a" is more than LONG and one word`},
-		{`enable-unit unit="none.service"`, "there is no unit none.service in /etc/systemd/system, /usr/local/lib/systemd/system, /lib/systemd/system, /usr/lib/systemd/system"},
-		{`enable-unit unit="bare.service"`, "bare.service cannot be enabled: /lib/systemd/system/bare.service has no [Install] that says where"},
+		{`set-var path="/etc/vars" key="LONG" value="x"`, `/etc/vars:6: "LONG=\"a" is more than an assignment of one word to LONG`},
+		{`enable-unit unit="none.service"`, "unknown unit none.service: it is not in /etc/systemd/system, /usr/local/lib/systemd/system, /lib/systemd/system, /usr/lib/systemd/system"},
+		{`enable-unit unit="bare.service"`, "bare.service cannot be enabled: /lib/systemd/system/bare.service has no [Install] section with WantedBy"},
 		{`enable-unit unit="masked.service"`, "masked.service is masked: /etc/systemd/system/masked.service leads to /dev/null"},
 		{`enable-unit unit="empty.service"`, "empty.service is masked: /etc/systemd/system/empty.service is empty"},
-		{`enable-unit unit="alias.service"`, "alias.service is another name of s.service, which is the one to enable"},
-		{`enable-unit unit="t@.service"`, "t@.service is a template with no DefaultInstance"},
-		{`enable-unit unit="spec.service"`, "%H.target: of specifiers only %i, %p, %n, %N and %% are known"},
-		{`enable-unit unit="odd.service"`, `[Install] has "../x.target", which is not the name of a unit`},
-		{`enable-unit unit="type.service"`, "the alias x.socket is of another type"},
-		{`enable-unit unit="also.service"`, "/lib/systemd/system/also.service: Also=nowhere.service: there is no unit nowhere.service"},
-		{`enable-unit unit="open.service"`, "/lib/systemd/system/open.service: the last line goes on"},
-		{`disable-unit unit="none.service"`, "there is no unit none.service"},
+		{`enable-unit unit="alias.service"`, "alias.service is an alias of s.service; enable that"},
+		{`enable-unit unit="t@.service"`, "t@.service is a template without DefaultInstance"},
+		{`enable-unit unit="spec.service"`, "%H.target: unsupported specifier; supported: %i, %p, %n, %N and %%"},
+		{`enable-unit unit="odd.service"`, `[Install] has "../x.target", which is not a valid unit name`},
+		{`enable-unit unit="type.service"`, "the alias x.socket has another type"},
+		{`enable-unit unit="also.service"`, "/lib/systemd/system/also.service: Also=nowhere.service: unknown unit nowhere.service"},
+		{`enable-unit unit="open.service"`, "/lib/systemd/system/open.service: the file ends in a continuation line"},
+		{`disable-unit unit="none.service"`, "unknown unit none.service"},
 		{`fstab where="/n" spec="/dev/x"`, "/etc/fstab has no entry for /n, and a new one needs spec and type"},
 		{`fstab where="/two" spec="/dev/x"`, "/etc/fstab: lines 3 and 4 are both about /two"},
 		{`fstab where="/" pass=2 path="/etc/n"`, "/etc/n: file does not exist"},
@@ -340,7 +340,7 @@ func TestAnEditSaysWhatIsMissing(t *testing.T) {
 		{`fstab-remove where="/two"`, "lines 3 and 4"},
 		{`extlinux label="c" fdt="/f"`, "/boot/extlinux/extlinux.conf: there is no label c; there are a, b"},
 		{`extlinux add="c" copy-of="d"`, "there is no label d"},
-		{`extlinux default="c"`, "default: there is no label c; there are a, b"},
+		{`extlinux default="c"`, "default: unknown label c; known labels: a, b"},
 		{`extlinux remove-labels=["c"]`, "there is no label c"},
 		{`extlinux label="a" append-replace={quiet="loud"}`, "label a: APPEND: there is no token quiet in"},
 		{`extlinux label="a" append-set={y="4"}`, "label a: APPEND: there are several tokens y="},
@@ -363,65 +363,7 @@ func TestAnEditSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
-	for _, c := range []struct{ name, text, want string }{
-		{"an unknown verb", "[[edit]]\n\ndo = \"symlnk\"", `x.toml:3: there is no verb "symlnk"; there are append-line, chmod, chown, comment-line, copy, disable-unit, enable-unit, extlinux, fstab, fstab-remove, lock-user, mkdir, move-tree, remove, rename, set-var, symlink, write`},
-		{"no verb", "# a\n[[edit]]\npath = \"/x\"", "x.toml:2: do is missing; there are append-line,"},
-		{"a verb that is a number", "[[edit]]\ndo = 1", `x.toml:2: there is no verb ""`},
-		{"an unknown key", "[[edit]]\ndo = \"chmod\"\npath = \"/x\"\nmode = \"600\"\nmod = 1", `x.toml:5: chmod has no key "mod"; it has do, mode, needs, path`},
-		{"a key of another verb", "[[edit]]\ndo = \"chmod\"\npath = \"/x\"\nmode = \"600\"\n\n[[edit]]\ndo = \"mkdir\"\npath=\"/x\"\ntext = \"x\"", `x.toml:9: mkdir has no key "text"; it has do, mode, needs, owner, parents, path`},
-		{"a missing key", "[[edit]]\ndo = \"write\"\npath = \"/x\"", `x.toml:1: write needs the key "text"`},
-		{"two faults", "[[edit]]\ndo = \"mkdir\"\n[[edit]]\ndo = \"chmod\"\npath = \"/x\"", "x.toml:1: mkdir needs the key \"path\"\nx.toml:3: chmod needs the key \"mode\""},
-		{"a key outside", "name = 1\n", `x.toml:1: unknown key "name"; a file of edits has [[edit]] tables only`},
-		{"a table outside", "[[edit]]\ndo = \"mkdir\"\npath = \"/x\"\n[other]\na = 1", `x.toml:4: unknown key "other"`},
-		{"edits in a line", "edit = [{do = \"mkdir\", path = \"/x\"}]", `x.toml:1: unknown key "edit"; a file of edits has [[edit]] tables only`},
-		{"a table of an edit", "[[edit]]\ndo = \"mkdir\"\npath = \"/x\"\n[edit.append-set]\na = \"b\"", `x.toml:4: mkdir has no key "append-set"`},
-		{"no TOML", "[[edit]]\ndo = \n", "x.toml:2: "},
-		{"a wrong type", "[[edit]]\ndo = \"chmod\"\npath = \"/x\"\nmode = 600", "x.toml:4: "},
-		{"a key twice", "[[edit]]\ndo = \"mkdir\"\npath = \"/x\"\npath = \"/y\"", "x.toml:4: "},
-		{"a path that is none", toml(`mkdir path="etc"`), `x.toml:1: mkdir: path: "etc" is no path: it must begin with / and have no empty, . or .. elements`},
-		{"a path up", toml(`copy from="/a/../b" to="/c"`), `from: "/a/../b" is no path`},
-		{"a need that is no path", toml(`mkdir path="/x" needs=["y"]`), `needs: "y" is no path`},
-		{"a mode in words", toml(`chmod path="/x" mode="u+x"`), `mode "u+x" is not three or four octal digits, such as "0644"`},
-		{"a mode of 8", toml(`chmod path="/x" mode="0888"`), "is not three or four"},
-		{"a mode too short", toml(`chmod path="/x" mode="7"`), "is not three or four"},
-		{"no group", toml(`chown path="/x" owner="root"`), `owner "root" is not user:group`},
-		{"an empty target", toml(`symlink path="/x" target=""`), "target is empty"},
-		{"lines and a pattern", toml(`comment-line path="/x" lines=["a"] pattern="b"`), "one of lines and pattern"},
-		{"neither", toml(`comment-line path="/x"`), "one of lines and pattern"},
-		{"a bad pattern", toml(`comment-line path="/x" pattern="("`), "missing closing )"},
-		{"a line of two", toml(`append-line path="/x" line="a\nb"`), "line has a line end"},
-		{"a variable's name", toml(`set-var path="/x" key="a-b" value=""`), `key "a-b" is not the name of a variable`},
-		{"a user's name", toml(`lock-user user="a:b"`), `user "a:b" is not the name of a user`},
-		{"a unit's name", toml(`enable-unit unit="docker"`), `unit "docker" is not the name of a unit, such as docker.service`},
-		{"a unit's path", toml(`enable-unit unit="a/b.service"`), "is not the name of a unit"},
-		{"a mount point that is none", toml(`fstab where="media" spec="x"`), `where "media" is no mount point`},
-		{"swap of no device", toml(`fstab where="swap" type="swap"`), "an entry of swap is known by its spec"},
-		{"an empty option", toml(`fstab where="/" options=""`), "options is empty"},
-		{"a negative pass", toml(`fstab where="/" pass=-1`), "not less than 0"},
-		{"add and label", toml(`extlinux add="a" label="b"`), "add makes a label and label changes one"},
-		{"no label", toml(`extlinux fdt="/x"`), "of which label?"},
-		{"nothing about a label", toml(`extlinux label="a" default="a"`), "label changes nothing"},
-		{"copy-of alone", toml(`extlinux label="a" copy-of="b" fdt="/x"`), "copy-of is for add"},
-		{"a relative FDT", toml(`extlinux label="a" fdt="x.dtb"`), `fdt: "x.dtb" is no path`},
-		{"two tokens", toml(`extlinux label="a" append-replace={rw="ro quiet"}`), `"ro quiet" must be one token`},
-		{"a comment for a token", toml(`extlinux label="a" append-set={root="#"}`), "append-set: root=# must be one token"},
-		{"a negative timeout", toml(`extlinux timeout=-1`), "timeout is -1"},
-		{"too much", strings.Repeat("#", edit.MaxText+1), "x.toml: 1048577 bytes; edits have at most 1048576"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, err := edit.Parse("x.toml", []byte(c.text))
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v\nwant %s", err, c.want)
-			}
-		})
-	}
-	if edits, err := edit.Parse("x.toml", nil); err != nil || len(edits) != 0 {
-		t.Error(edits, err)
-	}
-}
-
-// A file whose text is lost is reported, and nothing else is.
+// Only files whose content is lost are reported.
 func TestReplacedFilesAreReported(t *testing.T) {
 	for text, want := range map[string]string{
 		toml(`symlink path="/etc/a" target="vars" replace=true`):                "/etc/a is a file of 12 bytes: a link to vars replaces it",
@@ -440,8 +382,8 @@ func TestReplacedFilesAreReported(t *testing.T) {
 	}
 }
 
-// passwd(1) locks the same users in the same way.
-func TestLockingAUserIsWhatPasswdDoes(t *testing.T) {
+// lock-user changes /etc/shadow as passwd(1) does.
+func TestLockUserAgreesWithPasswd(t *testing.T) {
 	imagetest.NeedRoot(t)
 	passwd := imagetest.Need(t, "passwd")
 	const before = "root:*:18000:0:99999:7:::\nme:$6$x$y:18000:0:99999:7:::\nempty::18000:0:99999:7:::\noff:!$6$y:18000:0:99999:7:::\nodd:!:18000::::::\n"
@@ -467,42 +409,7 @@ func TestLockingAUserIsWhatPasswdDoes(t *testing.T) {
 	}
 }
 
-func TestLinesOfEditsAreTold(t *testing.T) {
-	text := "# one\n[[edit]]\ndo = \"write\"\npath = \"/x\"\ntext = '''\n[[edit]]\na\n'''\n\n  [[ edit ]]\n\"do\" = 'mkdir'\npath = \"/y\"\n"
-	edits, err := edit.Parse("x.toml", []byte(text))
-	must(t, err)
-	if got := fmt.Sprint(edits); got != "[x.toml:2: write x.toml:10: mkdir]" {
-		t.Error(got)
-	}
-}
-
-func TestVariablesNeedNotBeKnownToParse(t *testing.T) {
-	edits, err := edit.Parse("x.toml", []byte(toml(`mkdir path="@WHERE@/x"`)))
-	must(t, err)
-	if _, err := edit.Apply(small(), edits, nil, 9, nil); err == nil || err.Error() != "x.toml:1: mkdir: there is no variable @WHERE@, and no other" {
-		t.Error(err)
-	}
-	if _, err := edit.Apply(small(), edits, map[string]string{"WHERE": "run"}, 9, nil); err == nil || !strings.Contains(err.Error(), `path: "run/x" is no path`) {
-		t.Error(err)
-	}
-	for range 2 { // a value is not put into what was parsed
-		out, err := edit.Apply(small(), edits, map[string]string{"WHERE": "/run"}, 9, nil)
-		must(t, err)
-		if out.Lookup("run/x") == nil {
-			t.Error("no /run/x")
-		}
-	}
-	// Nor do values have variables.
-	edits, err = edit.Parse("x.toml", []byte(toml(`append-line path="/etc/a" line="@A@ user@host @b@"`)))
-	must(t, err)
-	out, err := edit.Apply(small(), edits, map[string]string{"A": "@B@"}, 9, nil)
-	must(t, err)
-	if got := edittest.Text(out, "/etc/a"); got != "one\ntwo\nlast\n@B@ user@host @b@\n" {
-		t.Errorf("%q", got)
-	}
-}
-
-func TestCopiesAreFilesOfTheirOwn(t *testing.T) {
+func TestCopiedHardLinks(t *testing.T) {
 	tr := small()
 	must(t, tr.Put("dir/one", tr.Lookup("twin1")))
 	must(t, tr.Put("dir/two", tr.Lookup("twin1")))
@@ -518,7 +425,7 @@ func TestCopiesAreFilesOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestEnabledUnitsAreDisabled(t *testing.T) {
+func TestDisableUnit(t *testing.T) {
 	before := small()
 	on, err := apply(t, before, toml(`enable-unit unit="s.service"`)+toml(`enable-unit unit="t@a.service"`)+toml(`enable-unit unit="t@b.service"`))
 	must(t, err)
@@ -539,50 +446,7 @@ func TestEnabledUnitsAreDisabled(t *testing.T) {
 	}
 }
 
-func TestDeriveAndSub(t *testing.T) {
-	tr := small()
-	words := edittest.Dump(tr)
-	got, err := edit.Derive(tr, []string{"/dir/*", "/etc", "/t*1", "/nowhere/*"})
-	must(t, err)
-	var paths []string
-	for path := range got.All() {
-		if !strings.HasPrefix(path, "lib") && !strings.HasPrefix(path, "boot") && !strings.HasPrefix(path, "opt") {
-			paths = append(paths, "/"+path)
-		}
-	}
-	if d := cmp.Diff([]string{"/", "/dir", "/empty", "/ldir", "/pipe", "/run", "/twin2"}, paths); d != "" {
-		t.Error(d)
-	}
-	for _, c := range []struct{ pattern, want string }{
-		{"dev/*", `exclude: "dev/*" is no path`}, {"/[", `exclude "/[": syntax error in pattern`}, {"/", "all of the tree"},
-	} {
-		if _, err := edit.Derive(tr, []string{c.pattern}); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v", c.pattern, err)
-		}
-	}
-
-	sub, err := edit.Sub(tr, "/ldir")
-	must(t, err)
-	want := "/ 040755 0:0 @1\n/l 120777 0:0 @1 -> sub/f\n/sub 040755 0:0 @1\n/sub/f 100640 7:8 @1\n\tf\n"
-	if d := cmp.Diff(want, edittest.Dump(sub)); d != "" {
-		t.Error(d)
-	}
-	if all, err := edit.Sub(tr, "/"); err != nil || edittest.Dump(all) != words {
-		t.Error("the tree below / is another:", err)
-	}
-	for path, want := range map[string]string{"/n": "/n: file does not exist", "/etc/a": "/etc/a is a file, not a folder"} {
-		if _, err := edit.Sub(tr, path); err == nil || err.Error() != want {
-			t.Error(err)
-		}
-	}
-}
-
-type broken struct{}
-
-func (broken) Size() int64                       { return 4 }
-func (broken) ReadAt([]byte, int64) (int, error) { return 0, errors.New("the disk is gone") }
-
-func TestAFailingDiskIsTold(t *testing.T) {
+func TestReadError(t *testing.T) {
 	tr := small()
 	must(t, tr.Put("etc/a", &tree.Inode{Mode: tree.Regular | 0o644, Content: broken{}}))
 	_, err := apply(t, tr, toml(`append-line path="/etc/a" line="x"`))
@@ -616,7 +480,7 @@ func FuzzApply(f *testing.F) {
 		}
 		for path, n := range out.All() {
 			if path != "" && (n == nil || out.Lookup(path[:max(0, strings.LastIndexByte(path, '/'))]).Type() != tree.Dir) {
-				t.Fatalf("%q has no folder", path)
+				t.Fatalf("%q has no directory", path)
 			}
 		}
 	})

@@ -10,8 +10,8 @@ import (
 	"imgtool/image/tree"
 )
 
-// write makes a file of a text. A file that is there keeps the mode and owner
-// that the edit does not give.
+// write writes a text file. An existing file keeps its mode and owner unless the edit gives
+// them.
 func (w *work) write(e *Edit) error {
 	at, err := w.place(e.Path, true, e.Parents)
 	if err != nil {
@@ -33,7 +33,7 @@ func (w *work) write(e *Edit) error {
 	if err != nil {
 		return err
 	}
-	// What is no text, or long, is another text.
+	// A file that cannot be read as text differs.
 	if old, err := readText(e.Path, n); err != nil || old != e.Text {
 		want = w.withText(want, e.Text)
 	}
@@ -43,8 +43,7 @@ func (w *work) write(e *Edit) error {
 	return w.change(at, n, want)
 }
 
-// attributes is a node with the mode and owner of an edit, the same node where
-// it has them.
+// attributes returns n with the mode and owner of an edit; n itself if it has them.
 func (w *work) attributes(n *tree.Inode, e *Edit) (*tree.Inode, error) {
 	c := *n
 	if e.has("mode") {
@@ -67,7 +66,7 @@ func (w *work) attributes(n *tree.Inode, e *Edit) (*tree.Inode, error) {
 	return &c, nil
 }
 
-// owner looks names up in the tree's own /etc/passwd and /etc/group.
+// owner looks up names in the tree's /etc/passwd and /etc/group.
 func (w *work) owner(s string) (uid, gid uint32, err error) {
 	user, group, _ := strings.Cut(s, ":")
 	if uid, err = w.id("/etc/passwd", user); err != nil {
@@ -83,19 +82,19 @@ func (w *work) id(file, name string) (uint32, error) {
 	}
 	_, _, text, err := w.text(file)
 	if err != nil {
-		return 0, fmt.Errorf("who is %s? %w", name, err)
+		return 0, fmt.Errorf("looking up %s: %w", name, err)
 	}
 	for line := range strings.Lines(text) {
 		// name:password:id:…
 		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) > 2 && f[0] == name {
 			n, err := strconv.ParseUint(f[2], 10, 32)
 			if err != nil {
-				return 0, fmt.Errorf("%s has %q as the number of %s", file, f[2], name)
+				return 0, fmt.Errorf("%s has the invalid ID %q for %s", file, f[2], name)
 			}
 			return uint32(n), nil
 		}
 	}
-	return 0, fmt.Errorf("%s has no %s", file, name)
+	return 0, fmt.Errorf("%s has no entry for %s", file, name)
 }
 
 func (w *work) mkdir(e *Edit) error {
@@ -108,7 +107,7 @@ func (w *work) mkdir(e *Edit) error {
 		n = &tree.Inode{Mode: tree.Dir | 0o755, ModTime: w.modTime}
 	}
 	if n.Type() != tree.Dir {
-		return fmt.Errorf("%s is %s, not a folder", e.Path, typeNames[n.Type()])
+		return fmt.Errorf("%s is %s, not a directory", e.Path, typeNames[n.Type()])
 	}
 	if n, err = w.attributes(n, e); err != nil {
 		return err
@@ -123,9 +122,9 @@ func checkSymlink(e *Edit) error {
 	return nil
 }
 
-// symlink makes a link whose target is there, unless it may be dangling; with
-// missing-ok it makes none to a target that is not there. A link that is there is
-// replaced, a file only with replace, a folder never.
+// symlink makes a symbolic link. The target must exist, unless dangling is set; with
+// missing-ok, no link is made to a missing target. An existing link is replaced, a file
+// only with replace, a directory never.
 func (w *work) symlink(e *Edit) error {
 	at, err := w.place(e.Path, false, e.Parents)
 	if err != nil {
@@ -135,24 +134,24 @@ func (w *work) symlink(e *Edit) error {
 	switch {
 	case n == nil || n.Type() == tree.Symlink:
 	case n.Type() == tree.Dir:
-		return fmt.Errorf("%s is a folder, which no link replaces; remove or move it first", e.Path)
+		return fmt.Errorf("%s is a directory; remove or move it before linking", e.Path)
 	case !e.Replace:
 		return fmt.Errorf("%s is %s; replace = true replaces it", e.Path, typeNames[n.Type()])
 	}
 	if !e.Dangling {
 		target := e.Target
 		if !strings.HasPrefix(target, "/") {
-			target = "/" + parent(at) + "/" + target
+			target = "/" + tree.Parent(at) + "/" + target
 		}
 		found, err := w.t.Open(target)
 		if err == nil && found == n {
-			err = fmt.Errorf("%s would lead to itself", e.Path)
+			err = fmt.Errorf("%s would be a link to itself", e.Path)
 		}
 		if e.MissingOK && errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("%s: the target %s: %w; dangling = true links to what is not there", e.Path, e.Target, err)
+			return fmt.Errorf("%s: the target %s: %w; dangling = true allows a missing target", e.Path, e.Target, err)
 		}
 	}
 	if n != nil && n.Size() > 0 {
@@ -161,16 +160,16 @@ func (w *work) symlink(e *Edit) error {
 	return w.link(at, e.Target)
 }
 
-// link puts a link at a path that has none of its own on the way.
+// link makes a symbolic link at a resolved path.
 func (w *work) link(at, target string) error {
 	if n := w.t.Lookup(at); n != nil && n.Type() == tree.Symlink && n.Target == target {
 		return nil
 	}
-	return w.t.Put(at, &tree.Inode{Mode: tree.Symlink | 0o777, ModTime: w.modTime, Target: target})
+	return w.t.Put(at, &tree.Inode{Mode: tree.SymlinkMode, ModTime: w.modTime, Target: target})
 }
 
-// remove takes a path and all below it away, or with contents only what is in a
-// folder.
+// remove removes a path and everything below it, or with contents only the entries of a
+// directory.
 func (w *work) remove(e *Edit) error {
 	at, err := w.t.Resolve(e.Path, e.Contents)
 	if err != nil {
@@ -192,15 +191,14 @@ func (w *work) remove(e *Edit) error {
 		return fmt.Errorf("%s is %s, which has no contents", e.Path, typeNames[n.Type()])
 	}
 	for _, path := range w.below(at) {
-		if parent(path) == at {
+		if tree.Parent(path) == at {
 			w.t.Remove(path)
 		}
 	}
 	return nil
 }
 
-// rename gives a file or a folder another name, which must be free. Where the old
-// name is gone and the new one is there, it was renamed before.
+// rename renames a file or directory. The new name must not exist.
 func (w *work) rename(e *Edit) error {
 	from, err := w.t.Resolve(e.From, false)
 	if err != nil {
@@ -225,7 +223,7 @@ func (w *work) rename(e *Edit) error {
 	case strings.HasPrefix(to, from+"/"):
 		return fmt.Errorf("%s cannot be moved into itself, to %s", e.From, e.To)
 	case w.t.Lookup(to) != nil:
-		return fmt.Errorf("%s is there already", e.To)
+		return fmt.Errorf("%s already exists", e.To)
 	}
 	return w.move(from, to)
 }
@@ -265,8 +263,8 @@ func (w *work) setAttributes(e *Edit, path string, follow bool) error {
 	return w.change(at, n, want)
 }
 
-// copy makes another file or tree with the same metadata. Names of one file
-// become names of one new file.
+// copy copies a file or directory with its metadata. Hard links within it become hard links
+// of the copy.
 func (w *work) copy(e *Edit) error {
 	n, err := w.t.Open(e.From)
 	if err != nil {
@@ -286,9 +284,9 @@ func (w *work) copy(e *Edit) error {
 		return fmt.Errorf("%s cannot be copied into itself, to %s", e.From, e.To)
 	case old == nil:
 	case old.Type() == tree.Dir || n.Type() == tree.Dir:
-		return fmt.Errorf("%s is there already", e.To)
+		return fmt.Errorf("%s already exists", e.To)
 	case !e.Replace:
-		return fmt.Errorf("%s is there already; replace = true replaces it", e.To)
+		return fmt.Errorf("%s already exists; replace = true replaces it", e.To)
 	}
 	twins := map[*tree.Inode]*tree.Inode{}
 	for _, path := range append([]string{from}, w.below(from)...) {
@@ -307,8 +305,8 @@ func (w *work) copy(e *Edit) error {
 	return nil
 }
 
-// moveTree moves a folder. With link a link to the new place is left in the old
-// one; with make a folder that is missing is made in the new place.
+// moveTree moves a directory. With link, the old path becomes a link to the new one; with
+// make, a missing directory is made at the new path.
 func (w *work) moveTree(e *Edit) error {
 	from, err := w.t.Resolve(e.From, false)
 	if err != nil {
@@ -318,19 +316,19 @@ func (w *work) moveTree(e *Edit) error {
 	if n != nil && n.Type() == tree.Symlink && e.Link {
 		target, err := w.t.Open(e.From)
 		if there, _ := w.t.Open(e.To); err == nil && target == there && target.Type() == tree.Dir {
-			return nil // was moved before
+			return nil // it was moved by an earlier run
 		}
 	}
 	switch {
 	case n == nil && !e.Make:
 		_, err := w.t.Open(e.From)
-		return fmt.Errorf("%w; make = true makes an empty folder", err)
+		return fmt.Errorf("%w; make = true makes an empty directory", err)
 	case n == nil:
 		if !e.Link {
-			return fmt.Errorf("%s: make = true makes the new folder, and needs link = true", e.From)
+			return fmt.Errorf("%s: make = true needs link = true", e.From)
 		}
 	case n.Type() != tree.Dir:
-		return fmt.Errorf("%s is %s, not a folder", e.From, typeNames[n.Type()])
+		return fmt.Errorf("%s is %s, not a directory", e.From, typeNames[n.Type()])
 	case from == "":
 		return fmt.Errorf("the root cannot be moved")
 	}
@@ -342,7 +340,7 @@ func (w *work) moveTree(e *Edit) error {
 		return fmt.Errorf("%s cannot be moved into itself, to %s", e.From, e.To)
 	}
 	if old := w.t.Lookup(to); old != nil && (old.Type() != tree.Dir || n != nil && len(w.below(to)) > 0) {
-		return fmt.Errorf("%s is there already, and not an empty folder", e.To)
+		return fmt.Errorf("%s already exists, and is not an empty directory", e.To)
 	}
 	if n == nil {
 		if w.t.Lookup(to) == nil {

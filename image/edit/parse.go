@@ -13,11 +13,11 @@ import (
 	"imgtool/layouts"
 )
 
-// verb is what an edit can do, with the keys it must and may have.
+// verb is a kind of edit, with its required and optional keys.
 type verb struct {
 	need  []string
 	may   []string
-	check func(*Edit) error // what the keys must be together; may be nil
+	check func(*Edit) error // checks the combination of keys; may be nil
 	apply func(*work, *Edit) error
 }
 
@@ -45,9 +45,8 @@ var verbs = map[string]verb{
 		" remove-labels missing-ok default timeout path"), checkExtlinux, (*work).extlinux},
 }
 
-// Parse reads edits and refuses what it does not know. Errors name the file and
-// the line, and what there is instead. Values that have variables are checked by
-// Apply.
+// Parse parses a TOML file of edits. Unknown verbs and keys are errors, which name the
+// file, the line and the known ones. Values with variables are checked by [Apply].
 func Parse(name string, text []byte) ([]Edit, error) {
 	if len(text) > MaxText {
 		return nil, fmt.Errorf("%s: %d bytes; edits have at most %d", name, len(text), MaxText)
@@ -104,18 +103,18 @@ type table struct {
 func (t *table) check(file string) error {
 	all := strings.Join(slices.Sorted(maps.Keys(verbs)), ", ")
 	if t.keys["do"] == 0 {
-		return fmt.Errorf("%s:%d: do is missing; there are %s", file, t.line, all)
+		return fmt.Errorf("%s:%d: the key do is missing; known verbs: %s", file, t.line, all)
 	}
 	v, ok := verbs[t.do]
 	if !ok {
-		return fmt.Errorf("%s:%d: there is no verb %q; there are %s", file, t.keys["do"], t.do, all)
+		return fmt.Errorf("%s:%d: unknown verb %q; known verbs: %s", file, t.keys["do"], t.do, all)
 	}
 	var errs []error
 	known := slices.Concat(v.need, v.may, []string{"do", "needs"})
 	slices.Sort(known)
 	for _, key := range slices.Sorted(maps.Keys(t.keys)) {
 		if !slices.Contains(known, key) {
-			errs = append(errs, fmt.Errorf("%s:%d: %s has no key %q; it has %s", file, t.keys[key], t.do, key, strings.Join(known, ", ")))
+			errs = append(errs, fmt.Errorf("%s:%d: %s has no key %q; known keys: %s", file, t.keys[key], t.do, key, strings.Join(known, ", ")))
 		}
 	}
 	for _, key := range v.need {
@@ -126,8 +125,7 @@ func (t *table) check(file string) error {
 	return errors.Join(errs...)
 }
 
-// findTables finds where edits and their keys are written, which decoding does
-// not tell.
+// findTables returns the edits with the lines of their keys, which decoding does not give.
 func findTables(file string, text []byte) ([]table, error) {
 	var p unstable.Parser
 	p.Reset(text)
@@ -168,7 +166,7 @@ func findTables(file string, text []byte) ([]table, error) {
 			}
 		case e.Kind == unstable.Comment:
 		default:
-			return nil, fmt.Errorf("%s:%d: unknown key %q; a file of edits has [[edit]] tables only", file, at, strings.Join(key, "."))
+			return nil, fmt.Errorf("%s:%d: unknown key %q; a file of edits has only [[edit]] tables", file, at, strings.Join(key, "."))
 		}
 	}
 	if p.Error() != nil {

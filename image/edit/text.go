@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// appendLine adds a line at the end, unless the file has it anywhere.
+// appendLine appends a line, unless the file has it anywhere.
 func (w *work) appendLine(e *Edit) error {
 	at, n, text, err := w.text(e.Path)
 	if err != nil {
@@ -34,15 +34,15 @@ func endLine(text string) string {
 
 func checkCommentLine(e *Edit) error {
 	if e.has("lines") == e.has("pattern") {
-		return errors.New("one of lines and pattern says which lines")
+		return errors.New("it needs either lines or pattern")
 	}
 	_, err := regexp.Compile(e.Pattern)
 	return err
 }
 
-// commentLine puts "# " before lines: those that are one of lines, or that a
-// pattern finds something in. Lines that are comments already are left alone,
-// and count as done where they would match without their "# ".
+// commentLine inserts "# " before lines that are equal to an element of lines, or that
+// contain a match of pattern. Comments are unchanged; a comment that matches without its
+// "# " counts as a match.
 func (w *work) commentLine(e *Edit) error {
 	at, n, text, err := w.text(e.Path)
 	if err != nil {
@@ -95,20 +95,19 @@ var varName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func checkSetVar(e *Edit) error {
 	if !varName.MatchString(e.Key) {
-		return fmt.Errorf("key %q is not the name of a variable", e.Key)
+		return fmt.Errorf("key %q is not a valid variable name", e.Key)
 	}
 	return nil
 }
 
-// assignment is a line that sets a variable to one word: what is before the
-// name, the name, the value, and what follows.
+// assignment matches a line that sets a variable to one word. Its groups are the text
+// before the name, the name, the value, and the text after it.
 var assignment = regexp.MustCompile(`^([ \t]*(?:export[ \t]+)?)([A-Za-z_][A-Za-z0-9_]*)=("(?:[^"\\]|\\.)*"|'[^']*'|[^ \t"'#;&|<>()\\` + "`" + `]*)([ \t]*(?:[ \t]#.*)?)$`)
 
 var assigns = regexp.MustCompile(`^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=`)
 
-// setVar gives a variable of a file of shell assignments a value: in its last
-// assignment, the one that counts, or in a new line at the end. Quotes stay as
-// they are, where the value allows.
+// setVar sets a variable in a file of shell assignments: in its last assignment, which
+// takes effect, or in a new line at the end. It keeps the style of quotes if possible.
 func (w *work) setVar(e *Edit) error {
 	at, n, text, err := w.text(e.Path)
 	if err != nil {
@@ -122,7 +121,7 @@ func (w *work) setVar(e *Edit) error {
 		}
 		m := assignment.FindStringSubmatch(line)
 		if m == nil {
-			return fmt.Errorf("%s:%d: %q is more than %s and one word", e.Path, i+1, line, e.Key)
+			return fmt.Errorf("%s:%d: %q is more than an assignment of one word to %s", e.Path, i+1, line, e.Key)
 		}
 		lines[i] = m[1] + e.Key + "=" + quote(e.Value, m[3]) + m[4] + lines[i][len(line):]
 		return w.setText(at, n, text, strings.Join(lines, ""))
@@ -134,7 +133,7 @@ var plain = regexp.MustCompile(`^[A-Za-z0-9_./:=,@%+-]*$`)
 
 var quotable = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`")
 
-// quote writes a value for a shell, as the old value was quoted.
+// quote quotes a value for a shell in the style of the old value.
 func quote(value, old string) string {
 	switch {
 	case strings.HasPrefix(old, "'") && !strings.Contains(value, "'"):

@@ -9,26 +9,26 @@ import (
 	"imgtool/image/tree"
 )
 
-// Where systemd looks for units, first come first served, and where links of
-// enabled ones go: systemd.unit(5).
+// Directories in which systemd searches for units, in order, and the directory for links
+// to enabled units: systemd.unit(5).
 const unitLinks = "/etc/systemd/system"
 
-var unitFolders = []string{unitLinks, "/usr/local/lib/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"}
+var unitDirs = []string{unitLinks, "/usr/local/lib/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"}
 
 var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.(service|socket|device|mount|automount|swap|target|path|timer|slice|scope)$`)
 
 func checkUnit(e *Edit) error {
 	if !unitName.MatchString(e.Unit) {
-		return fmt.Errorf("unit %q is not the name of a unit, such as docker.service", e.Unit)
+		return fmt.Errorf("unit %q is not a valid unit name, such as docker.service", e.Unit)
 	}
 	return nil
 }
 
-// unit is a unit's name in parts: of foo@bar.service the prefix is foo, the
-// template foo@.service and the instance bar.
+// unit is the name of a unit in parts: foo@bar.service has the prefix foo, the template
+// foo@.service and the instance bar.
 type unit struct {
 	name, prefix, instance, suffix string
-	template                       string // "" for what has no @
+	template                       string // "" without an @
 }
 
 func splitUnit(name string) unit {
@@ -42,12 +42,12 @@ func splitUnit(name string) unit {
 
 func (u unit) isTemplate() bool { return u.template != "" && u.instance == "" }
 
-// findUnit is the file of a unit, or of its template: its path, as links are to
-// have it, and the node.
+// findUnit finds the file of a unit, or of its template. The path is not resolved, as links
+// to the unit contain it.
 func (w *work) findUnit(u unit) (path string, n *tree.Inode, err error) {
 	for _, file := range []string{u.name, u.template} {
-		for _, folder := range unitFolders {
-			path := folder + "/" + file
+		for _, dir := range unitDirs {
+			path := dir + "/" + file
 			at, err := w.t.Resolve(path, false)
 			if file == "" || err != nil || w.t.Lookup(at) == nil {
 				continue
@@ -55,18 +55,18 @@ func (w *work) findUnit(u unit) (path string, n *tree.Inode, err error) {
 			return path, w.t.Lookup(at), nil
 		}
 	}
-	return "", nil, fmt.Errorf("there is no unit %s in %s", u.name, strings.Join(unitFolders, ", "))
+	return "", nil, fmt.Errorf("unknown unit %s: it is not in %s", u.name, strings.Join(unitDirs, ", "))
 }
 
-// enableUnit makes the links that systemctl enable makes, from what is in the
-// unit's [Install]. Drop-in files (.d folders) are not read.
+// enableUnit makes the links that systemctl enable makes, from the [Install] section of the
+// unit. It does not read drop-in directories (.d).
 func (w *work) enableUnit(e *Edit) error {
 	_, err := w.enable(e.Unit, false, map[string]bool{})
 	return err
 }
 
-// enable makes the links of a unit and of those that go with it, and says whether
-// there were any. One that comes with another may have nothing to install.
+// enable makes the links of a unit and of the units in its Also, and reports whether there
+// were any. A unit that another one lists in Also may have none.
 func (w *work) enable(name string, also bool, seen map[string]bool) (bool, error) {
 	if seen[name] {
 		return true, nil
@@ -82,7 +82,7 @@ func (w *work) enable(name string, also bool, seen map[string]bool) (bool, error
 			return false, fmt.Errorf("%s is masked: %s leads to /dev/null", name, path)
 		}
 		if real := n.Target[strings.LastIndexByte(n.Target, '/')+1:]; real != path[strings.LastIndexByte(path, '/')+1:] {
-			return false, fmt.Errorf("%s is another name of %s, which is the one to enable", name, real)
+			return false, fmt.Errorf("%s is an alias of %s; enable that", name, real)
 		}
 	}
 	_, _, text, err := w.text(path)
@@ -102,16 +102,16 @@ func (w *work) enable(name string, also bool, seen map[string]bool) (bool, error
 	links := false
 	for _, dir := range []struct {
 		units  []string
-		folder string
+		suffix string
 	}{{in.wantedBy, ".wants/"}, {in.requiredBy, ".requires/"}, {in.upheldBy, ".upholds/"}} {
 		for _, by := range dir.units {
 			if u.isTemplate() {
-				return false, fmt.Errorf("%s is a template with no DefaultInstance; give a name between @ and %s", name, u.suffix)
+				return false, fmt.Errorf("%s is a template without DefaultInstance; give an instance name between @ and %s", name, u.suffix)
 			}
 			if by, err = u.specifiers(by); err != nil {
 				return false, fmt.Errorf("%s: %w", path, err)
 			}
-			if err := w.unitLink(by+dir.folder+u.name, path); err != nil {
+			if err := w.unitLink(by+dir.suffix+u.name, path); err != nil {
 				return false, err
 			}
 			links = true
@@ -122,7 +122,7 @@ func (w *work) enable(name string, also bool, seen map[string]bool) (bool, error
 			return false, fmt.Errorf("%s: %w", path, err)
 		}
 		if !strings.HasSuffix(alias, u.suffix) {
-			return false, fmt.Errorf("%s: the alias %s is of another type", path, alias)
+			return false, fmt.Errorf("%s: the alias %s has another type", path, alias)
 		}
 		if err := w.unitLink(alias, path); err != nil {
 			return false, err
@@ -140,7 +140,7 @@ func (w *work) enable(name string, also bool, seen map[string]bool) (bool, error
 		links = links || linked
 	}
 	if !links && !also {
-		return false, fmt.Errorf("%s cannot be enabled: %s has no [Install] that says where; it is started by other units or never", name, path)
+		return false, fmt.Errorf("%s cannot be enabled: %s has no [Install] section with WantedBy or the like", name, path)
 	}
 	return links, nil
 }
@@ -151,13 +151,13 @@ func (w *work) unitLink(name, target string) error {
 		return err
 	}
 	if n := w.t.Lookup(at); n != nil && n.Type() != tree.Symlink {
-		return fmt.Errorf("%s/%s is %s, where the link to %s goes", unitLinks, name, typeNames[n.Type()], target)
+		return fmt.Errorf("%s/%s is %s, not a symbolic link to %s", unitLinks, name, typeNames[n.Type()], target)
 	}
 	return w.link(at, target)
 }
 
-// specifiers puts in what stands for parts of the unit's name, and checks that a
-// unit's name comes of it.
+// specifiers replaces specifiers for parts of the unit's name, and checks that the result
+// is a unit name.
 func (u unit) specifiers(s string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -178,16 +178,16 @@ func (u unit) specifiers(s string) (string, error) {
 		case strings.HasPrefix(s[i:], "%"):
 			b.WriteByte('%')
 		default:
-			return "", fmt.Errorf("%s: of specifiers only %%i, %%p, %%n, %%N and %%%% are known", s)
+			return "", fmt.Errorf("%s: unsupported specifier; supported: %%i, %%p, %%n, %%N and %%%%", s)
 		}
 	}
 	if !unitName.MatchString(b.String()) {
-		return "", fmt.Errorf("[Install] has %q, which is not the name of a unit", s)
+		return "", fmt.Errorf("[Install] has %q, which is not a valid unit name", s)
 	}
 	return b.String(), nil
 }
 
-// install is the section of a unit that says what enabling it means.
+// install is the [Install] section of a unit.
 type install struct {
 	wantedBy, requiredBy, upheldBy, alias, also []string
 
@@ -202,7 +202,7 @@ func readInstall(text string) (install, error) {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
-			continue // also within a line that goes on
+			continue // also between continuation lines
 		}
 		if before, ok := strings.CutSuffix(line, `\`); ok {
 			more += before + " "
@@ -220,7 +220,7 @@ func readInstall(text string) (install, error) {
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		if list := lists[key]; list != nil {
 			if value == "" {
-				*list = nil // takes back what was above
+				*list = nil // resets the list
 			}
 			*list = append(*list, strings.Fields(value)...)
 		}
@@ -229,13 +229,13 @@ func readInstall(text string) (install, error) {
 		}
 	}
 	if more != "" {
-		return install{}, fmt.Errorf("the last line goes on and does not end")
+		return install{}, fmt.Errorf("the file ends in a continuation line")
 	}
 	return in, nil
 }
 
-// disableUnit takes away the links to a unit in /etc/systemd/system: those that
-// start it and its other names. The unit or a link to it must be there.
+// disableUnit removes the links to a unit in /etc/systemd/system, which start it or are
+// aliases. The unit or a link to it must exist.
 func (w *work) disableUnit(e *Edit) error {
 	at, err := w.t.Resolve(unitLinks, true)
 	if err != nil {
@@ -247,7 +247,7 @@ func (w *work) disableUnit(e *Edit) error {
 		if n.Type() != tree.Symlink {
 			continue
 		}
-		dir, name := parent(path), path[strings.LastIndexByte(path, '/')+1:]
+		dir, name := tree.Parent(path), path[strings.LastIndexByte(path, '/')+1:]
 		real := n.Target[strings.LastIndexByte(n.Target, '/')+1:]
 		started := slices.ContainsFunc([]string{".wants", ".requires", ".upholds"}, func(s string) bool { return strings.HasSuffix(dir, s) })
 		if started && name == e.Unit || (started || dir == at) && real == e.Unit {

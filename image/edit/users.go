@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// userName is what useradd(8) takes, and no longer than utmp(5) has room for.
+// userName matches the names that useradd(8) accepts, up to the length of utmp(5).
 var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?$`)
 
 func checkUser(e *Edit) error {
 	if !userName.MatchString(e.User) {
-		return fmt.Errorf("user %q is not the name of a user", e.User)
+		return fmt.Errorf("user %q is not a valid user name", e.User)
 	}
 	return nil
 }
 
-// lockUser makes the password of a user one that nothing matches, as passwd -l does:
-// with a "!" before what is in /etc/shadow. Keys of SSH stay valid.
+// lockUser locks the password of a user as passwd -l does: with a "!" before the hash in
+// /etc/shadow. SSH keys stay valid.
 func (w *work) lockUser(e *Edit) error {
 	const path = "/etc/shadow"
 	at, n, text, err := w.text(path)

@@ -1,4 +1,4 @@
 package ext4
 
-// Hash is what the index of a folder sorts names by.
+// Hash is the hash by which the index of a directory is sorted.
 var Hash = hash

@@ -1,21 +1,20 @@
 // Package ext4 makes and reads ext4 file systems.
 //
-// New makes one of a tree, as an image: metadata is computed, in memory that
-// grows with the number of files, and files are extents that read from what they
-// were given. Block groups that hold nothing are left uninitialised, so an empty
-// file system of any size is a few extents. Nothing of what a disk held before
-// is ever read: what is not written is marked as never used, or is free.
+// [New] makes the image of a file system with the files of a tree. Metadata is
+// computed, in memory that grows with the number of files; files are extents that are
+// read on demand. Unused block groups are left uninitialised, so an empty file system
+// of any size has few extents. The kernel never reads the former content of the disk:
+// blocks that are not written are free or marked as uninitialised.
 //
-// It writes blocks of 4096 bytes, inodes of 256, checksums on all metadata, and
-// the features that kernel 4.9 and its e2fsck know. It does not change a file
-// system, and makes no inline data, bigalloc, quota, project, verity, encryption
-// or case folding.
+// Blocks have 4096 bytes, inodes 256. All metadata has checksums. The features are
+// those of Linux 4.9 and its e2fsck, without inline data, bigalloc, quota, project,
+// verity, encryption and case folding.
 //
-// Read turns one back into a tree, whoever made it, if its files are mapped by
-// extents.
+// [Read] reads a file system as a tree, also those of other programs, if the files are
+// mapped by extents. A file system is never modified.
 //
-// All numbers are little-endian but for those of the journal. Names and values
-// are those of fs/ext4/ext4.h and Documentation/filesystems/ext4 of Linux.
+// All numbers are little-endian, apart from those of the journal. Names and values are
+// from fs/ext4/ext4.h and Documentation/filesystems/ext4 of Linux.
 package ext4
 
 import (
@@ -28,29 +27,30 @@ const (
 	blockSize   = 4096
 	inodeSize   = 256
 	perBlock    = blockSize / inodeSize // inodes
-	groupBlocks = 8 * blockSize         // what one bitmap block counts
-	flexGroups  = 16                    // groups that keep their bitmaps and inode tables together
+	groupBlocks = 8 * blockSize         // blocks of a group: bits of a bitmap block
+	flexGroups  = 16                    // groups with adjacent bitmaps and inode tables
 	descSize    = 64                    // of a group descriptor
 	superOff    = 1024
 	superSize   = 1024
-	sectors     = blockSize / 512 // i_blocks counts in these
+	sectors     = blockSize / 512 // the unit of i_blocks
 
-	maxBlocks   = 1<<32 - 1 // beyond, resize_inode cannot be
+	maxBlocks   = 1<<32 - 1 // the limit of resize_inode
 	maxName     = 255
 	maxLinks    = 65000 // EXT4_LINK_MAX
-	fastSymlink = 60    // bytes with the NUL, in the place of block numbers
+	fastSymlink = 60    // bytes of a target, with the NUL, that fit into i_block
 )
 
-// Inodes with a number of their own.
+// Reserved inode numbers: Documentation/filesystems/ext4, "Special inodes".
 const (
 	rootInode    = 2
 	resizeInode  = 7
 	journalInode = 8
-	lostInode    = 11 // the first that is not reserved
+	lostInode    = 11 // the first number that is not reserved
 )
 
-// What the superblock says about compatibility: anybody may mount, nobody may,
-// only readers may where a bit is not known.
+// Feature flags: Documentation/filesystems/ext4, "The Super Block". A kernel that does
+// not know a compatible feature may mount the file system, with an unknown incompatible
+// one it must not, with an unknown ro_compatible one only read-only.
 const (
 	hasJournal  = 0x4
 	extAttr     = 0x8
@@ -85,10 +85,11 @@ const (
 	crc32c       = 1    // s_checksum_type
 	extraSize    = 32   // bytes of an inode's fields after the first 128
 	jnlInBlocks  = 1    // s_jnl_backup_type
-	csumOff      = 1020 // of the superblock's own checksum
+	csumOff      = 1020 // offset of the checksum in the superblock
 )
 
-// superblock is the 1024 bytes at 1024 and at the start of some groups.
+// superblock is at byte 1024 and, as a copy, at the start of some groups:
+// Documentation/filesystems/ext4, "The Super Block".
 type superblock struct {
 	Inodes, Blocks, Reserved, FreeBlocks, FreeInodes uint32
 	FirstBlock, LogBlock, LogCluster                 uint32
@@ -119,7 +120,7 @@ type superblock struct {
 	_                                                [16]byte // RAID and multi-mount protection
 	LogFlex, ChecksumType                            uint8
 	_                                                uint16
-	_                                                [208]byte // written so far, snapshots, errors, quota
+	_                                                [208]byte // kbytes written, snapshots, errors, quota
 	Overhead                                         uint32
 	_                                                [36]byte // backup groups, encryption, lost+found, project quota
 	ChecksumSeed                                     uint32
@@ -128,14 +129,15 @@ type superblock struct {
 	Checksum                                         uint32
 }
 
-// Flags of a group.
+// Flags of a group: Documentation/filesystems/ext4, "Block Group Descriptors".
 const (
-	inodeUninit = 1 // no inode of it is in use, and neither bitmap nor table was written
-	blockUninit = 2 // no block of it is in use but for copies of the superblock
-	inodeZeroed = 4 // the whole inode table was written
+	inodeUninit = 1 // no inode is in use; bitmap and table are not written
+	blockUninit = 2 // no block is in use, apart from copies of the superblock
+	inodeZeroed = 4 // the whole inode table is written
 )
 
-// descriptor is what the superblock's neighbours say of one group.
+// descriptor describes one group: Documentation/filesystems/ext4, "Block Group
+// Descriptors".
 type descriptor struct {
 	BlockBitmap, InodeBitmap, InodeTable             uint32
 	FreeBlocks, FreeInodes, Dirs, Flags              uint16
@@ -156,7 +158,8 @@ const (
 	inlineFlag = 0x10000000
 )
 
-// inode is the fields of one; its own xattrs follow.
+// inode is followed by the xattrs in the inode: Documentation/filesystems/ext4, "Index
+// Nodes".
 type inode struct {
 	Mode, UID                           uint16
 	Size, Atime, Ctime, Mtime, Dtime    uint32
@@ -175,19 +178,19 @@ type inode struct {
 
 const (
 	baseInode = 128
-	inodeBody = baseInode + extraSize // where xattrs begin
+	inodeBody = baseInode + extraSize // offset of the xattrs
 )
 
-// FullError says that a tree does not fit. All are in bytes: what its files,
-// folders and the journal need in whole blocks, what the file system has for
-// them, and how large it is.
+// FullError is the error of [New] for a tree that does not fit. Files, directories and
+// the journal need Need bytes in whole blocks; a file system of Size bytes has Free
+// bytes for them.
 type FullError struct{ Need, Free, Size int64 }
 
 func (e *FullError) Error() string {
 	return fmt.Sprintf("the files need %d bytes and a file system of %d bytes has %d for them", e.Need, e.Size, e.Free)
 }
 
-// appendTo lays out v, a struct or number, on the end of b.
+// appendTo appends the little-endian form of each v, a fixed-size value, to b.
 func appendTo(b []byte, v ...any) []byte {
 	for _, v := range v {
 		var err error
@@ -202,13 +205,12 @@ var le = binary.LittleEndian
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// crc goes on with a CRC-32C as Linux computes it, which inverts neither at the
-// start nor at the end.
+// crc updates a CRC-32C as Linux computes it, without inversion at the start and end.
 func crc(sum uint32, p []byte) uint32 { return ^crc32.Update(^sum, castagnoli, p) }
 
 func crc32le(sum, v uint32) uint32 { return crc(sum, le.AppendUint32(nil, v)) }
 
-// inodeSeed begins every checksum of what belongs to an inode.
+// inodeSeed returns the seed of the checksums of an inode and its blocks.
 func inodeSeed(seed, number, generation uint32) uint32 {
 	return crc32le(crc32le(seed, number), generation)
 }

@@ -9,20 +9,20 @@ import (
 const (
 	extentMagic  = 0xf30a
 	extentSize   = 12      // of an extent, an index entry and a header
-	maxExtent    = 1 << 15 // blocks; more means that they were never written
+	maxExtent    = 1 << 15 // blocks; greater lengths are of unwritten extents
 	rootExtents  = 4       // in an inode
 	blockExtents = (blockSize - extentSize) / extentSize
 )
 
-// extent is blocks of a file in a row, on disk too.
+// extent is a run of blocks that is contiguous in the file and on disk.
 type extent struct {
-	at    int64 // in the file
-	start int64
+	at    int64 // first block in the file
+	start int64 // first block on disk
 	n     int64
 }
 
-// split makes extents of runs on disk that hold, one after the other, the mapped
-// blocks of a file; nil is all blocks from its start on.
+// split returns the extents of a file whose mapped blocks are, in order, in runs on
+// disk. A nil mapped means all blocks.
 func split(runs, mapped []run) []extent {
 	var extents []extent
 	if mapped == nil {
@@ -32,7 +32,7 @@ func split(runs, mapped []run) []extent {
 		}
 		mapped = []run{{0, n}}
 	}
-	var m run // what is left of one
+	var m run // the rest of a mapped run
 	for _, r := range runs {
 		for r.n > 0 {
 			if m.n == 0 {
@@ -47,7 +47,7 @@ func split(runs, mapped []run) []extent {
 	return extents
 }
 
-// indexBlocks is how many blocks a tree of n extents needs besides the inode.
+// indexBlocks returns the number of blocks of a tree of n extents, besides the inode.
 func indexBlocks(n int) int64 {
 	all := int64(0)
 	for level := int64(n); level > rootExtents; all += level {
@@ -56,7 +56,8 @@ func indexBlocks(n int) int64 {
 	return all
 }
 
-// extentTree is what goes into the inode, and the blocks of the tree.
+// extentTree returns the root of the tree, for the inode, and its blocks:
+// Documentation/filesystems/ext4, "Extent Tree".
 func (f *file) extentTree(seed uint32) (root []byte, blocks []image.Extent) {
 	type item struct {
 		at   int64
@@ -99,8 +100,8 @@ func (f *file) extentTree(seed uint32) (root []byte, blocks []image.Extent) {
 	return node(level, rootExtents, depth), blocks
 }
 
-// section is size bytes of c from off, all of them content: c's own bytes, then
-// zeros to the end of the block, where a disk would show what it held before.
+// section returns size bytes of c from off. Bytes after the end of c are explicit zeros,
+// because the last block of a file must not keep the former content of the disk.
 func section(c image.Content, off, size int64) image.Content {
 	if off+size <= c.Size() {
 		return io.NewSectionReader(c, off, size)

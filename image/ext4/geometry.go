@@ -7,25 +7,25 @@ import (
 	"slices"
 )
 
-// run is blocks in a row.
+// run is a run of n blocks.
 type run struct{ start, n int64 }
 
 func (r run) end() int64 { return r.start + r.n }
 
-// geometry is where the metadata of every group is. All are in blocks.
+// geometry is the position of the metadata of all groups. All values are in blocks.
 type geometry struct {
 	blocks   int64
 	groups   int64
-	inodes   int64 // in a group
-	table    int64 // blocks of its inode table
-	descs    int64 // blocks of group descriptors
-	reserved int64 // blocks kept for more of them, for growing while mounted
+	inodes   int64 // inodes per group
+	table    int64 // length of the inode table of a group
+	descs    int64 // length of the group descriptors
+	reserved int64 // reserved for more group descriptors, for growing online
 	journal  int64
 
-	// Of every group.
+	// Position in each group.
 	blockBitmaps, inodeBitmaps, tables []int64
 
-	free []run // what is left for files, the journal and folders
+	free []run // for files, directories and the journal
 }
 
 const (
@@ -35,8 +35,8 @@ const (
 	tib = 1 << 40
 )
 
-// ratio is how many bytes mke2fs gives an inode: its types small, default, big
-// and huge.
+// ratio returns the bytes per inode of mke2fs: its types small, default, big and
+// huge.
 func ratio(size int64) int64 {
 	switch {
 	case size < 512*mib:
@@ -49,8 +49,8 @@ func ratio(size int64) int64 {
 	return 64 * kib
 }
 
-// journalBlocks is what mke2fs gives a journal, but never more than 64 MiB, which
-// a board takes long enough to write.
+// journalBlocks returns the journal size of mke2fs, limited to 64 MiB, because all of
+// the journal is written to disk.
 func journalBlocks(blocks int64) int64 {
 	switch {
 	case blocks < 8*mib/blockSize:
@@ -71,10 +71,10 @@ const minJournal = 1024
 // choose computes the geometry of a file system that has to hold needed inodes.
 func choose(opt Options, needed int64) (*geometry, error) {
 	if opt.Size%blockSize != 0 || opt.Size < 0 || opt.Size/blockSize > maxBlocks {
-		return nil, fmt.Errorf("an ext4 file system of %d bytes cannot be: not a multiple of %d up to %d", opt.Size, blockSize, int64(maxBlocks)*blockSize)
+		return nil, fmt.Errorf("invalid size of an ext4 file system: %d bytes are not a multiple of %d up to %d", opt.Size, blockSize, int64(maxBlocks)*blockSize)
 	}
 	if j := opt.JournalSize; j > 0 && (j%blockSize != 0 || j < minJournal*blockSize || j > opt.Size) {
-		return nil, fmt.Errorf("a journal of %d bytes cannot be in %d: not a multiple of %d from %d", j, opt.Size, blockSize, minJournal*blockSize)
+		return nil, fmt.Errorf("invalid journal size for a file system of %[2]d bytes: %[1]d bytes are not a multiple of %[3]d from %[4]d", j, opt.Size, blockSize, minJournal*blockSize)
 	}
 	g := &geometry{blocks: opt.Size / blockSize}
 	for {
@@ -86,22 +86,22 @@ func choose(opt Options, needed int64) (*geometry, error) {
 		g.inodes = max(roundUp(ceil(inodes, g.groups), perBlock), perBlock)
 		if g.inodes > groupBlocks {
 			if opt.Inodes != 0 || needed > g.groups*groupBlocks {
-				return nil, fmt.Errorf("%d inodes cannot be in a file system of %d bytes: it holds at most %d", inodes, opt.Size, g.groups*groupBlocks)
+				return nil, fmt.Errorf("%d inodes do not fit in a file system of %d bytes: it has at most %d", inodes, opt.Size, g.groups*groupBlocks)
 			}
 			g.inodes = groupBlocks
 		}
-		// The number of them has 32 bits.
+		// The number of all inodes has 32 bits.
 		g.inodes = min(g.inodes, math.MaxUint32/g.groups/perBlock*perBlock)
 		if have := g.inodes * g.groups; have < needed {
-			return nil, fmt.Errorf("the tree has %d files and folders and the file system %d inodes", needed, have)
+			return nil, fmt.Errorf("the tree has %d files and directories, but the file system has %d inodes", needed, have)
 		}
 		g.table = g.inodes / perBlock
 		g.descs = ceil(g.groups, blockSize/descSize)
-		// Room to grow 1024 times, as far as one block can tell where it is.
+		// As in mke2fs: for growing 1024 times, limited to what one indirect block maps.
 		grown := ceil(min(g.blocks*1024, maxBlocks), groupBlocks)
 		g.reserved = min(ceil(grown, blockSize/descSize)-g.descs, blockSize/4)
 
-		// A last group too short for its metadata and some data is left out.
+		// A last group that is too short for its metadata and some data is omitted.
 		last := g.groups - 1
 		least := g.base(last) + 2 + g.table + 50
 		rest := g.blocks - last*groupBlocks
@@ -123,8 +123,8 @@ func choose(opt Options, needed int64) (*geometry, error) {
 	return g, nil
 }
 
-// hasSuper tells which groups begin with a copy of the superblock: 0, 1 and the
-// powers of 3, 5 and 7.
+// hasSuper reports whether a group begins with a copy of the superblock: 0, 1 and the
+// powers of 3, 5 and 7. (Documentation/filesystems/ext4, "Sparse superblocks")
 func hasSuper(group int64) bool {
 	if group <= 1 {
 		return true
@@ -141,8 +141,8 @@ func hasSuper(group int64) bool {
 	return false
 }
 
-// base is how many blocks the superblock, the descriptors and the room for more
-// of them take at the start of a group.
+// base returns the number of blocks of the superblock, the descriptors and the blocks
+// reserved for more descriptors at the start of a group.
 func (g *geometry) base(group int64) int64 {
 	if !hasSuper(group) {
 		return 0
@@ -150,13 +150,13 @@ func (g *geometry) base(group int64) int64 {
 	return 1 + g.descs + g.reserved
 }
 
-// groupLen is the number of blocks in a group.
+// groupLen returns the number of blocks in a group.
 func (g *geometry) groupLen(group int64) int64 {
 	return min(groupBlocks, g.blocks-group*groupBlocks)
 }
 
-// place gives bitmaps and inode tables their blocks, those of flexGroups groups
-// together so that long runs are left.
+// place allocates bitmaps and inode tables. The metadata of flexGroups groups is
+// adjacent, so that the free runs are long.
 func (g *geometry) place() {
 	g.blockBitmaps, g.inodeBitmaps, g.tables = make([]int64, g.groups), make([]int64, g.groups), make([]int64, g.groups)
 	var used []run
@@ -199,7 +199,7 @@ func (g *geometry) place() {
 	}
 }
 
-// overhead is what the file system needs for itself.
+// overhead returns the number of blocks of all metadata and the journal.
 func (g *geometry) overhead() int64 {
 	n := g.groups*(2+g.table) + g.journal
 	for group := range g.groups {
@@ -208,15 +208,15 @@ func (g *geometry) overhead() int64 {
 	return n
 }
 
-// space hands out free blocks from the front. What is not there is counted.
+// space allocates free blocks from the front.
 type space struct {
 	free    []run
-	first   int // of free that may have blocks
-	taken   int64
-	missing int64
+	first   int   // index of the first run with free blocks
+	taken   int64 // blocks that were requested
+	missing int64 // blocks that were requested but not available
 }
 
-// take gives n blocks in as few runs as there are up front.
+// take allocates the first n free blocks.
 func (s *space) take(n int64) []run {
 	s.taken += n
 	var runs []run
@@ -238,7 +238,7 @@ func (s *space) take(n int64) []run {
 	return runs
 }
 
-// takeWhole gives n blocks in a row if there are any.
+// takeWhole allocates n contiguous blocks, if possible.
 func (s *space) takeWhole(n int64) []run {
 	for i := s.first; i < len(s.free); i++ {
 		if f := &s.free[i]; f.n >= n && n > 0 {

@@ -3,6 +3,7 @@ package ext4_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -58,7 +59,7 @@ func build(t testing.TB, tr *tree.Tree, opt ext4.Options) *image.Image {
 	return m
 }
 
-// write writes the extents of an image, and nothing else, to a sparse file.
+// write writes only the extents of an image to a sparse file.
 func write(t testing.TB, m *image.Image) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
@@ -87,7 +88,7 @@ func writeTo(t testing.TB, f *os.File, m *image.Image, isZeros bool) {
 	}
 }
 
-// writeDirty is write to a disk that was something else before.
+// writeDirty is write to a disk with former content.
 func writeDirty(t testing.TB, m *image.Image) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "dirty")
@@ -103,7 +104,7 @@ func writeDirty(t testing.TB, m *image.Image) string {
 	return path
 }
 
-// fsck has e2fsck judge a file system, all of it.
+// fsck checks a file system with e2fsck.
 func fsck(t testing.TB, path string) {
 	t.Helper()
 	out, err := exec.Command(imagetest.Need(t, "e2fsck"), "-fn", path).CombinedOutput()
@@ -112,8 +113,8 @@ func fsck(t testing.TB, path string) {
 	}
 }
 
-// mount has the kernel mount a file system for writing, and returns where and
-// what unmounts it.
+// mount mounts a file system for writing, and returns the mount point and a function
+// that unmounts it.
 func mount(t testing.TB, path string) (string, func()) {
 	t.Helper()
 	dev, dir := imagetest.Loop(t, path), t.TempDir()
@@ -132,7 +133,7 @@ func mount(t testing.TB, path string) (string, func()) {
 	return dir, unmount
 }
 
-// onDisk is a file that is opened when it is read.
+// onDisk is a file that is opened for each read.
 type onDisk struct {
 	path string
 	size int64
@@ -149,8 +150,8 @@ func (f onDisk) ReadAt(p []byte, off int64) (int, error) {
 	return file.ReadAt(p, off)
 }
 
-// walk makes a tree of a mounted file system, and says how many links lstat sees
-// of each path. It looks up every name it finds.
+// walk makes a tree of a mounted file system, and returns the link count of each path.
+// It looks up every name.
 func walk(t testing.TB, root string) (*tree.Tree, map[string]uint64) {
 	t.Helper()
 	tr, nlink := tree.New(0), map[string]uint64{}
@@ -220,8 +221,8 @@ func sortXattrs(x []tree.Xattr) {
 	slices.SortFunc(x, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// describe puts a tree in words that can be compared. Names of one inode are
-// said to be the first of them.
+// describe returns a comparable description of each path. Further names of an inode
+// refer to the first.
 func describe(t testing.TB, tr *tree.Tree) map[string]string {
 	t.Helper()
 	words := map[string]string{}
@@ -253,7 +254,7 @@ func describe(t testing.TB, tr *tree.Tree) map[string]string {
 	return words
 }
 
-// withLost is a tree as ext4 has it.
+// withLost returns a tree with lost+found.
 func withLost(t testing.TB, tr *tree.Tree) *tree.Tree {
 	t.Helper()
 	all := tree.New(modTime)
@@ -280,7 +281,7 @@ func differ[T any](t testing.TB, what string, want, got T) {
 	}
 }
 
-// links are the link counts that paths have to have.
+// links returns the link counts that the paths must have.
 func links(tr *tree.Tree) map[string]uint64 {
 	inodes, dirs, out := map[*tree.Inode]uint64{}, map[string]uint64{}, map[string]uint64{}
 	for path, n := range tr.All() {
@@ -303,8 +304,8 @@ func links(tr *tree.Tree) map[string]uint64 {
 	return out
 }
 
-// judge has e2fsck, our reader and the kernel say what is in a file system that
-// was written, has the kernel change it, and asks e2fsck again.
+// judge compares a file system with tr, by e2fsck, Read and the kernel, lets the kernel
+// change it, and checks it with e2fsck again.
 func judge(t testing.TB, tr *tree.Tree, path string) {
 	t.Helper()
 	fsck(t, path)
@@ -336,7 +337,7 @@ func read(t testing.TB, path string) (*tree.Tree, *ext4.Options) {
 	return tr, opt
 }
 
-// use makes and removes files, as many as there is room for and up to 300.
+// use makes and removes up to 300 files, as many as fit.
 func use(t testing.TB, dir string) {
 	t.Helper()
 	full := func(err error) bool {
@@ -392,8 +393,8 @@ func noise(rng *rand.Rand, n int) string {
 	return string(b)
 }
 
-// pattern is any number of bytes that take no memory and little of a disk: the
-// first 4 KiB of every MiB say where they are, the rest is zeros.
+// pattern is content of any size that needs no memory and little disk space: the
+// first 4 KiB of every MiB depend on the offset, the rest is zeros.
 type pattern int64
 
 func (p pattern) Size() int64 { return int64(p) }
@@ -414,4 +415,25 @@ func (p pattern) ReadAt(b []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// minSize returns the size in bytes, a multiple of 1 MiB, of about the smallest file
+// system for a tree.
+func minSize(t testing.TB, tr *tree.Tree, opt ext4.Options) int64 {
+	t.Helper()
+	opt.Size = mib + max(0, opt.JournalSize)
+	for range 100 {
+		_, err := ext4.New(tr, opt)
+		var full *ext4.FullError
+		switch {
+		case err == nil:
+			return opt.Size
+		case errors.As(err, &full):
+			opt.Size += (full.Need - full.Free + mib - 1) / mib * mib
+		default: // the groups are too few for the inodes
+			opt.Size += 128 * mib
+		}
+	}
+	t.Fatal("no file system is large enough")
+	return 0
 }

@@ -7,9 +7,9 @@ import (
 	"imgtool/image"
 )
 
-// leaveHoles leaves out the blocks of a file that lie wholly in its known holes.
-// They get no room on disk and are not in its extent tree, which reads as zeros.
-func (f *file) leaveHoles() {
+// omitHoles omits the blocks of a file that are completely within its known holes. They
+// are not allocated and not in the extent tree, so they read as zeros.
+func (f *file) omitHoles() {
 	if _, ok := f.content.(image.Sparse); !ok {
 		return
 	}
@@ -34,11 +34,11 @@ func (f *file) leaveHoles() {
 	}
 }
 
-// gathered is the mapped blocks of a file, one after the other.
+// gathered is the concatenation of the mapped blocks of a file.
 type gathered struct {
 	c      image.Content
 	mapped []run
-	before []int64 // bytes of gathered before each run
+	before []int64 // offset of each run in gathered
 	size   int64
 }
 

@@ -19,7 +19,7 @@ import (
 	"imgtool/image/tree/tarfs"
 )
 
-// sparseFile makes a file of size bytes that has data at the given places only.
+// sparseFile makes a file of size bytes that has data only at the given offsets.
 func sparseFile(t testing.TB, path string, size int64, data map[int64]string) {
 	t.Helper()
 	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
@@ -33,7 +33,7 @@ func sparseFile(t testing.TB, path string, size int64, data map[int64]string) {
 	must(t, f.Close())
 }
 
-// sparseDir is a directory with holes of all kinds.
+// sparseDir returns a directory with files that have various holes.
 func sparseDir(t testing.TB) string {
 	d := t.TempDir()
 	block := strings.Repeat("b", 4096)
@@ -51,7 +51,7 @@ func sparseDir(t testing.TB) string {
 	return d
 }
 
-// blocksOf are the sectors each file of a mounted file system has.
+// blocksOf returns the number of sectors of each file of a mounted file system.
 func blocksOf(t testing.TB, path string) map[string]int64 {
 	dir, unmount := mount(t, path)
 	defer unmount()
@@ -67,7 +67,7 @@ func blocksOf(t testing.TB, path string) map[string]int64 {
 	return all
 }
 
-func TestHolesTakeNoRoom(t *testing.T) {
+func TestNewOmitsHoles(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := sparseDir(t)
 	theirs := filepath.Join(t.TempDir(), "mke2fs")
@@ -115,15 +115,14 @@ func TestHolesTakeNoRoom(t *testing.T) {
 				imagetest.Run(t, "cmp", out, filepath.Join(dir, file))
 			}
 			judge(t, tr, path)
-			size, err := ext4.MinSize(tr, ext4.Options{})
-			if must(t, err); size > 40*mib {
-				t.Errorf("MinSize is %d MiB", size/mib)
+			if size := minSize(t, tr, ext4.Options{}); size > 40*mib {
+				t.Errorf("the smallest file system has %d MiB, want at most 40", size/mib)
 			}
 		})
 	}
 }
 
-func TestALargeHoleFits(t *testing.T) {
+func TestNewLargeHole(t *testing.T) {
 	for _, size := range []int64{tib, 16*tib - 4096} {
 		tr := tree.New(modTime)
 		put(t, tr, "hole", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: &pieces{size, []piece{{0, "first"}, {size / 2, "middle"}, {size - 4, "last"}}}})
@@ -147,7 +146,7 @@ func TestALargeHoleFits(t *testing.T) {
 	}
 }
 
-func TestWhatABootLoaderReadsKeepsItsBlocks(t *testing.T) {
+func TestNewFirstKeepsHoles(t *testing.T) {
 	tr := tree.New(modTime)
 	content := &pieces{mib, []piece{{0, "kernel"}, {mib - 3, "end"}}}
 	put(t, tr, "boot/Image", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: content})
@@ -168,7 +167,7 @@ type piece struct {
 	text string
 }
 
-// pieces is a sparse file that knows its holes one by one.
+// pieces is a sparse file with many holes.
 type pieces struct {
 	size int64
 	data []piece

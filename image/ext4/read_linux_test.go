@@ -19,22 +19,22 @@ import (
 	"imgtool/image/tree"
 )
 
-func TestFileSystemsOfMke2fsAreRead(t *testing.T) {
+func TestReadMke2fs(t *testing.T) {
 	tr := common(t, 500)
 	names(t, tr, "indexed/%d", 2000)
 	dir := stage(t, tr)
 	for name, args := range map[string][]string{
-		"as it is":            nil,
-		"blocks of 1 KiB":     {"-b", "1024"},
-		"blocks of 2 KiB":     {"-b", "2048"},
-		"no checksums":        {"-O", "^metadata_csum"},
-		"old checksums":       {"-O", "^metadata_csum,uninit_bg"},
-		"descriptors of 32":   {"-O", "^64bit"},
-		"descriptors of 32 2": {"-O", "^64bit,^metadata_csum,^flex_bg,^resize_inode"},
-		"inodes of 128":       {"-I", "128"},
-		"inodes of 512":       {"-I", "512"},
-		"a seed of its own":   {"-O", "metadata_csum_seed"},
-		"no types":            {"-O", "^filetype"},
+		"as it is":                 nil,
+		"blocks of 1 KiB":          {"-b", "1024"},
+		"blocks of 2 KiB":          {"-b", "2048"},
+		"no checksums":             {"-O", "^metadata_csum"},
+		"old checksums":            {"-O", "^metadata_csum,uninit_bg"},
+		"descriptors of 32":        {"-O", "^64bit"},
+		"descriptors of 32 2":      {"-O", "^64bit,^metadata_csum,^flex_bg,^resize_inode"},
+		"inodes of 128":            {"-I", "128"},
+		"inodes of 512":            {"-I", "512"},
+		"a separate checksum seed": {"-O", "metadata_csum_seed"},
+		"no types":                 {"-O", "^filetype"},
 	} {
 		path := filepath.Join(t.TempDir(), "image")
 		imagetest.Run(t, "mke2fs", append(append([]string{"-q", "-F", "-t", "ext4", "-L", "theirs", "-U", "01234567-89ab-4def-8123-456789abcdef",
@@ -50,10 +50,10 @@ func TestFileSystemsOfMke2fsAreRead(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]string{
-		"^extent,^64bit":                 "mapped in the way of ext2",
-		"inline_data":                    "features that are not known: 0x8000",
-		"encrypt":                        "features that are not known: 0x10000",
-		"^flex_bg,meta_bg,^resize_inode": "features that are not known: 0x10",
+		"^extent,^64bit":                 "indirect blocks, as in ext2, are not supported",
+		"inline_data":                    "unsupported features 0x8000",
+		"encrypt":                        "unsupported features 0x10000",
+		"^flex_bg,meta_bg,^resize_inode": "unsupported features 0x10",
 	} {
 		path := filepath.Join(t.TempDir(), "image")
 		imagetest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-O", args, "-d", dir, path, "64m")
@@ -66,16 +66,16 @@ func TestFileSystemsOfMke2fsAreRead(t *testing.T) {
 	}
 }
 
-func TestWhatTheKernelWritesIsRead(t *testing.T) {
+func TestReadAfterKernelWrites(t *testing.T) {
 	imagetest.NeedRoot(t)
 	tr := everything(t)
 	path := writeDirty(t, build(t, tr, sized(100*mib)))
 	dir, unmount := mount(t, path)
 	use(t, dir)
 	for i := range 3000 {
-		must(t, os.WriteFile(fmt.Sprintf("%s/xattrs/folder/%d", dir, i), []byte("x"), 0o644))
+		must(t, os.WriteFile(fmt.Sprintf("%s/xattrs/directory/%d", dir, i), []byte("x"), 0o644))
 		if i%2 == 0 {
-			must(t, os.Remove(fmt.Sprintf("%s/xattrs/folder/%d", dir, i)))
+			must(t, os.Remove(fmt.Sprintf("%s/xattrs/directory/%d", dir, i)))
 		}
 	}
 	f, err := os.Create(dir + "/holes")
@@ -95,7 +95,7 @@ func TestWhatTheKernelWritesIsRead(t *testing.T) {
 	same(t, "Read", words, got)
 }
 
-func TestAJournalThatHasToBeReplayedIsAnError(t *testing.T) {
+func TestReadNeedsReplay(t *testing.T) {
 	imagetest.NeedRoot(t)
 	path := write(t, build(t, nil, sized(64*mib)))
 	dir, _ := mount(t, path)
@@ -108,7 +108,7 @@ func TestAJournalThatHasToBeReplayedIsAnError(t *testing.T) {
 	}
 }
 
-// metadata are the places of an image that Read has to find damaged.
+// metadata returns the positions in an image at which Read must detect damage.
 func metadata(tr *tree.Tree, m *image.Image) []image.Span {
 	var all []image.Span
 	for e := range m.Extents() {
@@ -130,7 +130,7 @@ func metadata(tr *tree.Tree, m *image.Image) []image.Span {
 	return all
 }
 
-func TestEveryDamageOfMetadataIsFoundAndNamed(t *testing.T) {
+func TestReadDamagedMetadata(t *testing.T) {
 	tr := tree.New(modTime)
 	names(t, tr, "indexed/%d"+strings.Repeat("x", 200), 400)
 	for i := range 8 {
@@ -153,7 +153,7 @@ func TestEveryDamageOfMetadataIsFoundAndNamed(t *testing.T) {
 		got, _, err := ext4.Read(bytes.NewReader(data), int64(len(data)))
 		data[off] ^= bit
 		if err == nil {
-			// The tails of some blocks belong to nothing.
+			// The rest of some blocks is unused.
 			same(t, fmt.Sprintf("one flipped bit at %d, not found", off), want, got)
 			if s.Len == 4096 && off%4096 < 4084 && !unusedIndex(data[off/4096*4096:][:4096], off%4096) {
 				t.Errorf("one flipped bit at %d is not found", off)
@@ -167,7 +167,7 @@ func TestEveryDamageOfMetadataIsFoundAndNamed(t *testing.T) {
 	}
 }
 
-// flipped is something to read in which one bit is wrong.
+// flipped is a reader with one wrong bit.
 type flipped struct {
 	io.ReaderAt
 	off int64
@@ -182,7 +182,7 @@ func (f flipped) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-func TestDamageOfExtentTreesIsFound(t *testing.T) {
+func TestReadDamagedExtentTree(t *testing.T) {
 	tr := tree.New(modTime)
 	put(t, tr, "huge", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: pattern(200 * gib)})
 	m := build(t, tr, sized(220*gib))
@@ -206,7 +206,7 @@ func TestDamageOfExtentTreesIsFound(t *testing.T) {
 	}
 }
 
-// small is a file system without checksums, which would find everything at once.
+// small returns a file system without checksums, which would detect every change.
 func small(t testing.TB) []byte {
 	tr := tree.New(modTime)
 	for i := range 40 {
@@ -214,7 +214,7 @@ func small(t testing.TB) []byte {
 		n.Xattrs = []tree.Xattr{{Name: "user.x", Value: strings.Repeat("x", i*5)}}
 		put(t, tr, fmt.Sprintf("d/%d"+strings.Repeat("x", 100), i), n)
 	}
-	put(t, tr, "e/folder/g", tree.Inode{Mode: tree.Symlink | 0o777, Target: strings.Repeat("x", 100)})
+	put(t, tr, "e/subdir/g", tree.Inode{Mode: tree.Symlink | 0o777, Target: strings.Repeat("x", 100)})
 	put(t, tr, "e/another/dev", tree.Inode{Mode: tree.CharDev, Major: 1000})
 	opt := sized(mib)
 	opt.Inodes = 64
@@ -227,7 +227,7 @@ func small(t testing.TB) []byte {
 	return data
 }
 
-func TestWhatWasMadeToHarmIsAnError(t *testing.T) {
+func TestReadMalicious(t *testing.T) {
 	le := binary.LittleEndian
 	entry := func(b []byte, name string) []byte {
 		i := bytes.Index(b, append([]byte{byte(len(name)), 2}, name...))
@@ -236,7 +236,7 @@ func TestWhatWasMadeToHarmIsAnError(t *testing.T) {
 		}
 		return b[i-6:]
 	}
-	// inode 2 is the root, its table follows the bitmaps.
+	// Inode 2 is the root. The inode table follows the bitmaps.
 	inode := func(b []byte, n uint32) []byte {
 		return b[int(le.Uint32(b[4096+8:]))*4096+int(n-1)*256:]
 	}
@@ -245,23 +245,23 @@ func TestWhatWasMadeToHarmIsAnError(t *testing.T) {
 		want   string
 	}{
 		"nothing":                     {func(b []byte) {}, ""},
-		"a folder with two names":     {func(b []byte) { copy(entry(b, "another"), entry(b, "folder")[:4]) }, "e/folder: folder of inode"},
-		"a folder in itself":          {func(b []byte) { copy(entry(b, "folder"), entry(b, "e")[:4]) }, "folder of inode"},
-		"the root in a folder":        {func(b []byte) { le.PutUint32(entry(b, "folder"), 2) }, "folder of inode 2"},
-		"an inode that is not":        {func(b []byte) { le.PutUint32(entry(b, "folder"), 1<<31) }, "not one of 64"},
-		"an inode that is not used":   {func(b []byte) { le.PutUint32(entry(b, "folder"), 5) }, "0 links"},
-		"an entry of no size":         {func(b []byte) { le.PutUint16(entry(b, "folder")[4:], 0) }, "an entry of 0 bytes"},
-		"an entry beyond the block":   {func(b []byte) { le.PutUint16(entry(b, "folder")[4:], 8000) }, "an entry of 8000 bytes"},
-		"a name with a slash":         {func(b []byte) { entry(b, "folder")[9] = '/' }, `the name "f/lder"`},
-		"a huge folder":               {func(b []byte) { le.PutUint32(inode(b, 2)[0x6c:], 1) }, "it has 4294971392 bytes and 1 blocks"},
-		"a huge file":                 {func(b []byte) { le.PutUint32(inode(b, 13)[0x6c:], 1<<31) }, "damaged: a file of"},
+		"a directory with two names":  {func(b []byte) { copy(entry(b, "another"), entry(b, "subdir")[:4]) }, "e/subdir: directory of inode"},
+		"a directory in itself":       {func(b []byte) { copy(entry(b, "subdir"), entry(b, "e")[:4]) }, "directory of inode"},
+		"the root in a directory":     {func(b []byte) { le.PutUint32(entry(b, "subdir"), 2) }, "directory of inode 2"},
+		"a missing inode":             {func(b []byte) { le.PutUint32(entry(b, "subdir"), 1<<31) }, "does not exist, there are 64"},
+		"an unused inode":             {func(b []byte) { le.PutUint32(entry(b, "subdir"), 5) }, "0 links"},
+		"an entry without a size":     {func(b []byte) { le.PutUint16(entry(b, "subdir")[4:], 0) }, "has 0 bytes"},
+		"an entry beyond the block":   {func(b []byte) { le.PutUint16(entry(b, "subdir")[4:], 8000) }, "has 8000 bytes"},
+		"a name with a slash":         {func(b []byte) { entry(b, "subdir")[9] = '/' }, `invalid name "s/bdir"`},
+		"a huge directory":            {func(b []byte) { le.PutUint32(inode(b, 2)[0x6c:], 1) }, "it has 4294971392 bytes and 1 blocks"},
+		"a huge file":                 {func(b []byte) { le.PutUint32(inode(b, 13)[0x6c:], 1<<31) }, "damaged: invalid file size"},
 		"a tree of no end":            {func(b []byte) { inode(b, 13)[0x28+6] = 6 }, "at level 6"},
-		"a tree that is its own leaf": {func(b []byte) { inode(b, 13)[0x28+6] = 1 }, "is not one of 256"},
-		"blocks beyond the end":       {func(b []byte) { le.PutUint32(inode(b, 13)[0x28+12+8:], 255); le.PutUint16(inode(b, 13)[0x28+12+4:], 2) }, "2 blocks at 255 of 256"},
-		"too many blocks":             {func(b []byte) { le.PutUint32(b[1024+4:], 257) }, "it has 257 blocks"},
-		"groups of no blocks":         {func(b []byte) { le.PutUint32(b[1024+0x20:], 0) }, "such a geometry cannot be"},
-		"groups of no inodes":         {func(b []byte) { le.PutUint32(b[1024+0x28:], 0) }, "such a geometry cannot be"},
-		"inodes of odd size":          {func(b []byte) { le.PutUint16(b[1024+0x58:], 200) }, "such a geometry cannot be"},
+		"a tree that is its own leaf": {func(b []byte) { inode(b, 13)[0x28+6] = 1 }, "does not exist, there are 256"},
+		"blocks beyond the end":       {func(b []byte) { le.PutUint32(inode(b, 13)[0x28+12+8:], 255); le.PutUint16(inode(b, 13)[0x28+12+4:], 2) }, "2 blocks at 255 exceed the file system of 256"},
+		"too many blocks":             {func(b []byte) { le.PutUint32(b[1024+4:], 257) }, "the file system has 257 blocks"},
+		"groups of no blocks":         {func(b []byte) { le.PutUint32(b[1024+0x20:], 0) }, "invalid geometry"},
+		"groups of no inodes":         {func(b []byte) { le.PutUint32(b[1024+0x28:], 0) }, "invalid geometry"},
+		"inodes of odd size":          {func(b []byte) { le.PutUint16(b[1024+0x58:], 200) }, "invalid geometry"},
 		"a table beyond the end":      {func(b []byte) { le.PutUint32(b[4096+8:], 300) }, "an inode table at 300"},
 	} {
 		b := small(t)
@@ -273,8 +273,7 @@ func TestWhatWasMadeToHarmIsAnError(t *testing.T) {
 	}
 }
 
-// unusedIndex tells whether a byte of a block of a folder's index is none of its
-// entries'.
+// unusedIndex reports whether a byte of an index block of a directory is not in an entry.
 func unusedIndex(b []byte, off int64) bool {
 	index := int64(32)
 	if binary.LittleEndian.Uint32(b) == 0 {
@@ -285,7 +284,7 @@ func unusedIndex(b []byte, off int64) bool {
 	return off >= index+8*int64(binary.LittleEndian.Uint16(b[index+2:]))
 }
 
-func TestAnImageThatIsCutShortIsAnError(t *testing.T) {
+func TestReadTruncated(t *testing.T) {
 	m := build(t, everything(t), sized(16*mib))
 	for _, size := range []int64{0, 1, 1024, 2047, 2048, 4096, mib, 16*mib - 1} {
 		if _, _, err := ext4.Read(m, size); err == nil {
@@ -295,14 +294,14 @@ func TestAnImageThatIsCutShortIsAnError(t *testing.T) {
 			t.Errorf("%d bytes that were said to be more are a file system", size)
 		}
 	}
-	if _, _, err := ext4.Read(bytes.NewReader(make([]byte, mib)), mib); err == nil || !strings.Contains(err.Error(), "no signature") {
+	if _, _, err := ext4.Read(bytes.NewReader(make([]byte, mib)), mib); err == nil || !strings.Contains(err.Error(), "no magic number") {
 		t.Error(err)
 	}
 }
 
 func FuzzRead(f *testing.F) {
 	base := small(f)
-	// A patch is where, within what is not zeros, and what.
+	// A patch is an offset in the part that is not zeros, and a value.
 	var places []int
 	for i, b := range base {
 		if b != 0 {
@@ -333,7 +332,7 @@ func FuzzRead(f *testing.F) {
 				}
 			}
 		}
-		// What was read can be written, or it is said why not.
+		// A tree that was read can be written, or the error names the reason.
 		if opt.Size <= 4*mib {
 			if m, err := ext4.New(got, *opt); err == nil && m.Size() != opt.Size {
 				t.Fatalf("%d bytes and not %d", m.Size(), opt.Size)

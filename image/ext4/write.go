@@ -9,27 +9,28 @@ import (
 	"imgtool/image/tree"
 )
 
-// New returns a file system of opt.Size bytes that holds the tree, which may be
-// nil, and a folder lost+found. Its extents are what is to be written, named by
-// their path or what they are; everything else may be anything.
+// New returns the image of a file system of opt.Size bytes with the files of t, which
+// may be nil, and a directory lost+found. The extents of the image are named by the
+// path of a file or the kind of metadata; bytes outside of them need not be written.
 //
-// A tree that does not fit is a *FullError.
+// If the tree does not fit, the error is a [*FullError].
 func New(t *tree.Tree, opt Options) (*image.Image, error) {
-	// 1. Inodes, folders and xattrs, which do not depend on where things go.
+	// 1. Inodes, directories and xattrs, which do not depend on the allocation.
 	p, err := collect(t, opt)
 	if err != nil {
 		return nil, err
 	}
-	// 2. Blocks for everything.
+	// 2. Allocation of all blocks.
 	if err := p.fit(); err != nil {
 		return nil, err
 	}
-	// 3. The superblock, and copies of it, need to know what is used.
+	// 3. Metadata of the groups, then the superblock and its copies, which have the
+	// number of free blocks and inodes.
 	b := &builder{plan: p}
 	groups := b.groups()
 	b.superblocks(groups)
 	b.bitmapsAndTables()
-	// 4. What files hold.
+	// 4. Content of files.
 	if p.resize != nil {
 		b.resizeBlocks()
 	}
@@ -48,16 +49,16 @@ func content(b []byte) image.Content { return bytes.NewReader(b) }
 type builder struct {
 	*plan
 	extents []image.Extent
-	table   []byte // all inodes from 1 to the last
+	table   []byte // all inodes, from 1 on
 	desc    []groupState
-	backup  [68]byte // of the journal's inode
+	backup  [68]byte // copy of i_block and size of the journal's inode
 }
 
 func (b *builder) add(name string, block int64, c image.Content) {
 	b.extents = append(b.extents, image.Extent{Name: name, Off: block * blockSize, Content: c})
 }
 
-// all are the inodes that have blocks or a number.
+// all returns all inodes that are made of files.
 func (p *plan) all() []*file {
 	all := []*file{p.root}
 	if p.journal != nil {
@@ -66,13 +67,13 @@ func (p *plan) all() []*file {
 	return append(all, p.files...)
 }
 
-// blocks adds what a file's blocks hold.
+// blocks adds the content of a file.
 func (b *builder) blocks(f *file) {
 	name := f.path
 	switch {
 	case f == b.root:
-		name = "root folder"
-	case f.folder != nil:
+		name = "root folder" // the name is in the manifests of images
+	case f.dir != nil:
 		name = "folder " + name
 	}
 	off := int64(0)
@@ -82,23 +83,22 @@ func (b *builder) blocks(f *file) {
 	}
 }
 
-// groupState is a group's descriptor, and the bitmap of its blocks if that has to
-// be written.
+// groupState is a group's descriptor, and the block bitmap if that is written.
 type groupState struct {
 	descriptor
 	bitmap  []byte
-	inodes  int64 // in use, the lowest of the group
-	written int64 // blocks of its inode table
+	inodes  int64 // number of inodes in use, which are the first of the group
+	written int64 // blocks of the inode table that are written
 }
 
-// groups makes inodes, bitmaps and descriptors, and returns the descriptors as
-// they are on disk.
+// groups makes inodes, bitmaps and descriptors, and returns the encoded
+// descriptors.
 func (b *builder) groups() []byte {
 	b.inodes()
 	used := int64(lostInode - 1 + len(b.files))
 	dirs := make([]uint32, b.geometry.groups)
 	for _, f := range b.all() {
-		if f.folder != nil {
+		if f.dir != nil {
 			dirs[int64(f.number-1)/b.geometry.inodes]++
 		}
 	}
@@ -191,7 +191,7 @@ func setBits(bitmap []byte, from, to int64, on bool) {
 	}
 }
 
-// inodeBitmap has what lies beyond the group's inodes marked, too.
+// inodeBitmap returns the inode bitmap of a group. Bits beyond its inodes are set.
 func (b *builder) inodeBitmap(group int64) []byte {
 	bitmap := make([]byte, blockSize)
 	setBits(bitmap, 0, b.desc[group].inodes, true)
@@ -199,8 +199,8 @@ func (b *builder) inodeBitmap(group int64) []byte {
 	return bitmap
 }
 
-// bitmapsAndTables adds those of groups that have something in them. What is
-// left of an inode table is for the kernel to write.
+// bitmapsAndTables adds the bitmaps and inode tables of groups in use. The kernel
+// initialises the rest of an inode table.
 func (b *builder) bitmapsAndTables() {
 	for i := range b.desc {
 		g := &b.desc[i]
@@ -253,7 +253,7 @@ func (b *builder) superblocks(groups []byte) {
 		if !hasSuper(i) {
 			continue
 		}
-		// All of the block, so that nobody finds another file system there.
+		// The whole block, so that no signature of a former file system is left.
 		block := make([]byte, blockSize)
 		at := 0
 		if i == 0 {
@@ -268,12 +268,13 @@ func (b *builder) superblocks(groups []byte) {
 	}
 }
 
-// journal is an empty one: its superblock, which is big-endian, and zeros, as
-// the kernel would take up what an old disk holds here.
+// journal returns an empty journal: a superblock, which is big-endian, and zeros, because
+// the kernel would replay what the disk had there. (Documentation/filesystems/ext4,
+// "Journal (jbd2)", "Super Block")
 func journal(blocks int64) image.Content {
 	head := make([]byte, 0, blockSize)
-	// Magic, superblock version 2, sequence; the block size, blocks, the first
-	// block of the log, its first sequence; features are none, and one user.
+	// Magic, superblock version 2, sequence; block size, number of blocks, first block
+	// of the log, its first sequence; no features, one user.
 	for _, v := range []uint32{0xc03b3998, 4, 0, blockSize, uint32(blocks), 1, 1} {
 		head = binary.BigEndian.AppendUint32(head, v)
 	}
@@ -287,7 +288,7 @@ func journal(blocks int64) image.Content {
 	}}
 }
 
-// rendered is blocks that are made as they are read; nil is zeros.
+// rendered is content of which blocks are made when they are read; nil is zeros.
 type rendered struct {
 	blocks int64
 	block  func(i int64) []byte
@@ -299,8 +300,9 @@ func (r *rendered) ReadAt(p []byte, off int64) (int, error) {
 	return readBlocks(p, off, r.Size(), r.block)
 }
 
-// resizeBlocks adds the block that tells where the reserved descriptor blocks
-// are, each of which tells where its own copies are.
+// resizeBlocks adds the double indirect block of the resize inode, which has the numbers
+// of the reserved descriptor blocks, and these, each of which has the numbers of its
+// copies.
 func (b *builder) resizeBlocks() {
 	var backups []int64
 	for i := int64(1); i < b.geometry.groups; i++ {
@@ -333,7 +335,8 @@ func (b *builder) inodes() {
 	if b.resize == nil {
 		return
 	}
-	// The resize inode is mapped by indirect blocks. Its size is as if it had all.
+	// The resize inode has indirect blocks. Its size is that of all blocks which a double
+	// indirect block can map.
 	n := b.encode(&file{node: &tree.Inode{Mode: tree.Regular | 0o600, ModTime: b.opt.Time}, number: resizeInode, links: 1})
 	const perBlock = blockSize / 4
 	size := int64(12+perBlock+perBlock*perBlock) * blockSize
@@ -371,7 +374,7 @@ func (b *builder) inode(f *file) {
 		n.Flags |= extentFlag
 		b.extents = append(b.extents, blocks...)
 	}
-	if f.folder != nil && f.folder.indexed {
+	if f.dir != nil && f.dir.indexed {
 		n.Flags |= indexFlag
 	}
 	if f == b.journal {
@@ -382,7 +385,7 @@ func (b *builder) inode(f *file) {
 	b.put(f.number, n, f.xattrs)
 }
 
-// encode fills in what all kinds of file have.
+// encode returns the fields that all types of files have.
 func (b *builder) encode(f *file) *inode {
 	m := f.node
 	n := &inode{Mode: uint16(m.Mode), ExtraSize: extraSize}
@@ -390,8 +393,8 @@ func (b *builder) encode(f *file) *inode {
 	n.GID, n.GIDHigh = uint16(m.GID), uint16(m.GID>>16)
 	n.Size, n.SizeHigh = halves(f.size)
 	n.Links = uint16(f.links)
-	if f.folder != nil && f.links > maxLinks {
-		n.Links = 1 // dir_nlink: nobody counts
+	if f.dir != nil && f.links > maxLinks {
+		n.Links = 1 // dir_nlink: not counted
 	}
 	blocks := f.blocks()
 	for _, r := range f.index {
@@ -409,14 +412,15 @@ func (b *builder) encode(f *file) *inode {
 	return n
 }
 
-// stamp is a time as an inode has it: 32 bits with a sign, and in the lowest two
-// of another word what that has to be moved up by, to reach from 1901 to 2446.
+// stamp encodes a time from 1901 to 2446: 32 bits with a sign, and in the lowest two bits
+// of another word the multiple of 2^32 to add. (Documentation/filesystems/ext4, "Inode
+// Timestamps")
 func stamp(t int64) (low, extra uint32) {
 	t = min(max(t, math.MinInt32), math.MaxInt32+3<<32)
 	return uint32(t), uint32((t-int64(int32(t)))>>32) & 3
 }
 
-// put places an inode in its table, with its checksum.
+// put stores an inode in the table, with its checksum.
 func (b *builder) put(number uint32, n *inode, xattrs []byte) {
 	at := int64(number-1) * inodeSize
 	raw := append(appendTo(b.table[at:at:at+inodeSize], n), xattrs...)

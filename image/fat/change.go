@@ -11,26 +11,26 @@ import (
 	"imgtool/image"
 )
 
-// DirtyError is a file system that says that it was not unmounted, or that its disk
-// failed.
+// DirtyError means that a file system is marked as mounted or as having had errors.
 type DirtyError struct{ Reason string }
 
 func (e *DirtyError) Error() string {
 	return e.Reason + ": unmount it where it is mounted, or check it with fsck.fat -a, and run this again"
 }
 
-// The bits of entry 1 of the table, from its top, and of the boot sector.
+// The bits of entry 1 of the table, counted from the most significant, and of the boot
+// sector.
 const (
 	stateDirty  = 1
 	stateErrors = 2
 )
 
-// Edit looks through a file system, all of its table and directories, and returns an
-// editor of it. size is the room it has, in bytes. One that is marked as in use is a
-// *DirtyError; one that fsck.fat would repair is an error that says where.
+// Edit checks the whole table and all directories, and returns an editor. size is the size
+// of the partition, in bytes. A file system that is marked as mounted is a [*DirtyError]; a
+// fault that fsck.fat would repair is an error as well.
 func (f *FS) Edit(size int64) (*Editor, error) {
 	if f.Size > size {
-		return nil, fmt.Errorf("it says it has %d bytes, and there is room for %d", f.Size, size)
+		return nil, fmt.Errorf("its boot sector has a size of %d bytes, but the partition has %d", f.Size, size)
 	}
 	e := &Editor{
 		walker: f.walk(), next: map[uint32]uint32{}, cursor: firstCluster, loaded: map[*item]*directory{},
@@ -51,7 +51,7 @@ func (f *FS) Edit(size int64) (*Editor, error) {
 	if err != nil {
 		return nil, err
 	}
-	// From here on chains are gone through once more.
+	// The editor follows the chains again.
 	e.root, e.walker = root, f.walk()
 	return e, nil
 }
@@ -105,7 +105,7 @@ func (e *Editor) checkTables() error {
 	return nil
 }
 
-// differ is where b differs from a, or -1.
+// differ returns the index of the first difference, or -1.
 func differ(a, b []byte) int {
 	for i := range a {
 		if a[i] != b[i] {
@@ -115,15 +115,15 @@ func differ(a, b []byte) int {
 	return -1
 }
 
-// checkBelow looks whether every file and directory has the clusters it should have, and
-// none those of another.
+// checkBelow checks that each file and directory has clusters for its size, and that no
+// cluster is used twice.
 func (e *Editor) checkBelow(d *directory) error {
 	for _, it := range d.items {
 		path := d.join(it.name)
 		if e.names += int64(len(path)) + 128; e.names > maxNames {
 			return errNames
 		}
-		if it.folder {
+		if it.dir {
 			sub, err := e.load(it, path, d)
 			if err != nil {
 				return fmt.Errorf("reading the directory %q: %w", path, err)
@@ -148,15 +148,15 @@ func (e *Editor) checkBelow(d *directory) error {
 	return nil
 }
 
-// Change is what an edit changes, as extents of the file system. The steps are in the
-// order in which a disk is written: first what no directory and no table points to yet,
-// then the tables, then the directories, and last zeros over what was removed.
+// Change holds the changes of an edit as extents of the file system, in the order in which
+// they must be written: clusters that nothing refers to yet, the tables, the directories,
+// and zeros over removed data.
 type Change struct{ Steps [][]image.Extent }
 
-// Extents are all of the steps. None overlaps another.
+// Extents returns the extents of all steps. They do not overlap.
 func (c *Change) Extents() []image.Extent { return slices.Concat(c.Steps...) }
 
-// Change is what Put and Remove did so far.
+// Change returns the changes of all calls of [Editor.Put] and [Editor.Remove].
 func (e *Editor) Change() (*Change, error) {
 	tables, err := e.changedTables()
 	if err != nil {
@@ -176,7 +176,7 @@ func (e *Editor) Change() (*Change, error) {
 	for ref := range e.slots {
 		d, off := ref.d, ref.slot*entrySize
 		if off >= len(d.raw) || len(d.clusters) > 0 && e.fresh[d.clusters[int64(off)/e.cluster]] != nil {
-			continue // given back, or written as a whole
+			continue // freed, or written as a whole
 		}
 		entries = append(entries, image.Extent{Name: d.name(), Off: e.at(d, ref.slot), Content: bytes.NewReader(d.raw[off:][:entrySize])})
 	}
@@ -195,15 +195,15 @@ func (e *Editor) Change() (*Change, error) {
 	return change, nil
 }
 
-// name is that of the extents of a directory.
+// name returns the name of the directory's extents.
 func (d *directory) name() string {
 	if d.path == "" {
-		return "root folder"
+		return "root directory"
 	}
 	return d.path
 }
 
-// changedTables are the sectors of all copies of the table that change.
+// changedTables returns the changed sectors of all copies of the table.
 func (e *Editor) changedTables() ([]image.Extent, error) {
 	sectors := map[int64][]byte{}
 	byteAt := func(off int64) (*byte, error) {
@@ -241,8 +241,8 @@ func (e *Editor) changedTables() ([]image.Extent, error) {
 	return extents, nil
 }
 
-// changedInfo is how many clusters are free in FAT32, and the last one before them: a
-// driver looks for free ones from there on. A copy that is as the first stays so.
+// changedInfo returns FSInfo of FAT32 with the number of free clusters, and the cluster
+// from which a driver searches for free ones. If its copy was equal, it is changed too.
 func (e *Editor) changedInfo() ([]image.Extent, error) {
 	if e.info == 0 || len(e.next) == 0 {
 		return nil, nil

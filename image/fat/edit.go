@@ -11,9 +11,8 @@ import (
 	"imgtool/image"
 )
 
-// Editor changes a file system in place, whoever made it: FAT12, FAT16 or FAT32, with
-// files and directories in any number of pieces. It writes nothing: Change has the bytes
-// that are to be written. A failed Put or Remove leaves an Editor that is of no use.
+// Editor collects changes to a file system. It writes nothing: [Editor.Change] returns the
+// bytes to write. After a failed Put or Remove it must not be used any more.
 type Editor struct {
 	*walker
 	free   int64             // clusters
@@ -34,7 +33,7 @@ type slotRef struct {
 	slot int
 }
 
-// directory is a directory that is looked through and changed.
+// directory is a directory in an [Editor].
 type directory struct {
 	path     string
 	parent   *directory // nil of the root
@@ -42,13 +41,13 @@ type directory struct {
 	clusters []uint32   // none: the root of FAT12 and FAT16
 	raw      []byte
 	items    []*item
-	end      int // the first slot behind all that were ever used
+	end      int // the first slot after all that were ever used
 }
 
-// join is the path of a name in the directory.
+// join returns the path of a name in the directory.
 func (d *directory) join(name string) string { return strings.TrimPrefix(d.path+"/"+name, "/") }
 
-// at is the offset of an entry in the file system.
+// at returns the offset of an entry in the file system.
 func (e *Editor) at(d *directory, slot int) int64 {
 	off := int64(slot) * entrySize
 	if len(d.clusters) == 0 {
@@ -90,7 +89,7 @@ func (w *walker) load(in *item, path string, parent *directory) (*directory, err
 		return nil, err
 	}
 	d.items, d.end = p.items, p.slot
-	// Linux and fsck.fat read on behind the end, and others do not.
+	// Linux and fsck.fat read entries after the end, other drivers do not.
 	for slot := d.end; slot < len(d.raw)/entrySize; slot++ {
 		if first := d.raw[slot*entrySize]; first != 0 && first != 0xe5 {
 			return nil, fmt.Errorf("its entry %d is in use, and it ends before entry %d", slot+1, d.end+1)
@@ -99,7 +98,7 @@ func (w *walker) load(in *item, path string, parent *directory) (*directory, err
 	return d, nil
 }
 
-// open is a directory below d that is there.
+// open returns a subdirectory of d.
 func (e *Editor) open(d *directory, it *item) (*directory, error) {
 	if sub := e.loaded[it]; sub != nil {
 		return sub, nil
@@ -113,16 +112,14 @@ func (e *Editor) open(d *directory, it *item) (*directory, error) {
 	return sub, nil
 }
 
-// Put gives a file other contents, or makes it and the directories it needs. Names are
-// compared without regard to case, and a file that is there keeps its own. when is the
-// time it gets, in seconds since 1970.
-//
-// Where there is no room the error is a *FullError, or of a full root directory one that
-// says so.
+// Put replaces the content of a file, or makes the file and the directories it needs. It
+// compares names without regard to case; an existing file keeps the spelling of its name.
+// when is the time of the change, in seconds since 1970. Content that does not fit is a
+// [*FullError].
 func (e *Editor) Put(f File, when int64) error {
 	size := f.length()
 	if size < 0 || size > MaxFile {
-		return fmt.Errorf("%s: a file of %d bytes cannot be: FAT holds up to %d", f.Path, size, int64(MaxFile))
+		return fmt.Errorf("%s: the file has %d bytes; FAT holds up to %d", f.Path, size, int64(MaxFile))
 	}
 	names := strings.Split(f.Path, "/")
 	for _, name := range names {
@@ -137,10 +134,10 @@ func (e *Editor) Put(f File, when int64) error {
 		switch {
 		case it == nil:
 			d, err = e.mkdir(d, name, now)
-		case it.folder:
+		case it.dir:
 			d, err = e.open(d, it)
 		default:
-			err = fmt.Errorf("%q is a file, and not a directory", it.name)
+			err = fmt.Errorf("%q is a file, not a directory", it.name)
 		}
 		if err != nil {
 			return fmt.Errorf("%q: %w", f.Path, err)
@@ -148,7 +145,7 @@ func (e *Editor) Put(f File, when int64) error {
 	}
 	name := names[len(names)-1]
 	it := find(d.items, name)
-	if it != nil && it.folder {
+	if it != nil && it.dir {
 		return fmt.Errorf("%q is a directory", f.Path)
 	}
 	var err error
@@ -174,7 +171,7 @@ func (e *Editor) Put(f File, when int64) error {
 	return nil
 }
 
-// place lays the bytes of a file into clusters, and zeros behind them.
+// place puts the content of a file into clusters, with zeros after the end.
 func (e *Editor) place(f File, clusters []uint32) {
 	at := int64(0)
 	for first, n := range rows(clusters) {
@@ -186,8 +183,8 @@ func (e *Editor) place(f File, clusters []uint32) {
 	}
 }
 
-// Remove removes a file, and directories that are empty then. Where there is none the
-// error is fs.ErrNotExist.
+// Remove removes a file, and directories that become empty. The error is [fs.ErrNotExist]
+// if there is no such file.
 func (e *Editor) Remove(path string) error {
 	d := e.root
 	names := strings.Split(path, "/")
@@ -196,11 +193,11 @@ func (e *Editor) Remove(path string) error {
 		switch last := i == len(names)-1; {
 		case it == nil:
 			return fmt.Errorf("%q: %w", path, fs.ErrNotExist)
-		case last && it.folder:
+		case last && it.dir:
 			return fmt.Errorf("%q is a directory", path)
 		case last:
 			return e.unlink(d, it)
-		case !it.folder:
+		case !it.dir:
 			return fmt.Errorf("%q: %w", path, fs.ErrNotExist)
 		}
 		var err error
@@ -211,7 +208,7 @@ func (e *Editor) Remove(path string) error {
 	panic("fat: internal error: a path without names")
 }
 
-// unlink takes an entry out of a directory, and frees its clusters.
+// unlink removes an entry from a directory, and frees its clusters.
 func (e *Editor) unlink(d *directory, it *item) error {
 	if err := e.release(it); err != nil {
 		return err
@@ -236,8 +233,8 @@ func (e *Editor) unlink(d *directory, it *item) error {
 	return e.unlink(d.parent, d.item)
 }
 
-// shrink gives back the clusters at the end of a directory that had nothing but what was
-// removed from before slot end.
+// shrink frees the last clusters of a directory if all their entries were removed. The
+// removed entries ended before slot end.
 func (e *Editor) shrink(d *directory, end int) {
 	perCluster := int(e.cluster / entrySize)
 	keep := max(1, (d.end+perCluster-1)/perCluster)
@@ -282,7 +279,7 @@ func (e *Editor) drop(c uint32) {
 	e.cursor = min(e.cursor, c)
 }
 
-// alloc takes the first n clusters that are free.
+// alloc allocates the first n free clusters.
 func (e *Editor) alloc(n int64) ([]uint32, error) {
 	if n > e.free {
 		return nil, &FullError{n * e.cluster, e.free * e.cluster, e.Size}
@@ -304,7 +301,7 @@ func (e *Editor) alloc(n int64) ([]uint32, error) {
 	return list, nil
 }
 
-// now is an entry of the table with what was changed so far.
+// now returns an entry of the changed table.
 func (e *Editor) now(n uint32) (uint32, error) {
 	if v, ok := e.next[n]; ok {
 		return v, nil
@@ -312,7 +309,7 @@ func (e *Editor) now(n uint32) (uint32, error) {
 	return e.value(n)
 }
 
-// link makes a chain of clusters.
+// link chains clusters.
 func (e *Editor) link(clusters []uint32) {
 	for i, c := range clusters {
 		e.next[c] = endOfChain
@@ -324,7 +321,7 @@ func (e *Editor) link(clusters []uint32) {
 
 // mkdir makes a directory in d.
 func (e *Editor) mkdir(d *directory, name string, now stamp) (*directory, error) {
-	it, err := e.add(d, name, attrFolder, now)
+	it, err := e.add(d, name, attrDir, now)
 	if err != nil {
 		return nil, err
 	}
@@ -332,7 +329,7 @@ func (e *Editor) mkdir(d *directory, name string, now stamp) (*directory, error)
 	if err != nil {
 		return nil, err
 	}
-	it.folder, it.first = true, clusters[0]
+	it.dir, it.first = true, clusters[0]
 	e.link(clusters)
 	sub := &directory{path: d.join(name), parent: d, item: it, clusters: clusters, raw: make([]byte, e.cluster), end: 2}
 	e.fresh[clusters[0]], e.loaded[it] = sub, sub
@@ -342,14 +339,13 @@ func (e *Editor) mkdir(d *directory, name string, now stamp) (*directory, error)
 	}
 	for i, first := range []uint32{clusters[0], up} {
 		dot := pack(strings.Repeat(".", i+1), "")
-		e.set(sub, i, e.encode(newEntry(dot, attrFolder, now), first, 0))
+		e.set(sub, i, e.encode(newEntry(dot, attrDir, now), first, 0))
 	}
 	e.update(d, it, now)
 	return sub, nil
 }
 
-// add gives a name its entries in a directory that has none of that name. They have no
-// clusters yet.
+// add adds the entries of a new name to a directory, without clusters.
 func (e *Editor) add(d *directory, name string, attr uint8, now stamp) (*item, error) {
 	n := int(entries(name))
 	slot, err := e.room(d, name, n)
@@ -374,7 +370,7 @@ func (e *Editor) add(d *directory, name string, attr uint8, now stamp) (*item, e
 	return it, nil
 }
 
-// room is the first of n free slots in a row. A directory that has none grows.
+// room returns the first of n consecutive free slots. It extends the directory if needed.
 func (e *Editor) room(d *directory, name string, n int) (int, error) {
 	all, run, longest := len(d.raw)/entrySize, 0, 0
 	for slot := range all {
@@ -409,7 +405,7 @@ func (e *Editor) room(d *directory, name string, n int) (int, error) {
 	return slot, nil
 }
 
-// alias is a short name for name that no entry of the directory has.
+// alias returns a short name for name that is not used in the directory.
 func (d *directory) alias(name string) [11]byte {
 	if field, ok := short(name); ok {
 		return field
@@ -433,7 +429,7 @@ func newEntry(name [11]byte, attr uint8, now stamp) entry {
 	}
 }
 
-// encode is an entry as the disk has it.
+// encode returns an entry in its on-disk form.
 func (e *Editor) encode(en entry, first uint32, size int64) []byte {
 	en.ClusterLow, en.Size = uint16(first), uint32(size)
 	if e.Kind == 32 {
@@ -444,11 +440,11 @@ func (e *Editor) encode(en entry, first uint32, size int64) []byte {
 	return b.Bytes()
 }
 
-// update writes what an item is now into its entry, and when that came to be.
+// update sets cluster, size and times in the entry of an item.
 func (e *Editor) update(d *directory, it *item, now stamp) {
 	var en entry
 	take(bytes.NewReader(d.raw[it.slot*entrySize:][:entrySize]), &en)
-	if !it.folder {
+	if !it.dir {
 		en.Attr |= attrArchive
 	}
 	en.AccessDate, en.WriteTime, en.WriteDate = now.date, now.time, now.date

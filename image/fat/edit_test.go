@@ -194,7 +194,7 @@ func TestEditRefusals(t *testing.T) {
 		}, put("DIR/sub/X", nil), "2048 bytes of files do not fit: 16 MiB has 0 bytes free"},
 		{"a file as a directory", fat12, nil, func(e *fat.Editor) error {
 			return errors.Join(e.Put(fat.File{Path: "D1/FILE"}, 0), e.Put(fat.File{Path: "D1/file/X"}, 0))
-		}, `"D1/file/X": "FILE" is a file, and not a directory`},
+		}, `"D1/file/X": "FILE" is a file, not a directory`},
 		{"no file", fat12, nil, remove("D1/NONE"), `"D1/NONE": file does not exist`},
 		{"no directory", fat12, nil, remove("NONE/NONE"), `"NONE/NONE": file does not exist`},
 		{"a directory", fat12, nil, remove("D1"), `"D1" is a directory`},
@@ -209,7 +209,7 @@ func TestEditRefusals(t *testing.T) {
 		{"a hard error", fat16, func(b []byte) { b[table16+3] &^= 0x40 }, config, "read or write errors"},
 		{"a hard error of FAT32", fat32, func(b []byte) { b[table32+7] &^= 0x04 }, config, "read or write errors"},
 		{"copies that differ", fat16, func(b []byte) { b[table16+int(le.Uint16(b[22:]))*512+2*100] = 1 }, config, "copies 1 and 2 of its table differ at cluster 100"},
-		{"too long", fat16[:8*MiB], nil, config, "it says it has 16777216 bytes, and there is room for 8388608"},
+		{"too long", fat16[:8*MiB], nil, config, "its boot sector has a size of 16777216 bytes, but the partition has 8388608"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := bytes.Clone(c.b)
@@ -252,7 +252,7 @@ func TestDamageIsNotEdited(t *testing.T) {
 		{"a chain too long", func(b []byte) { le.PutUint32(b[entry["FILE"]+28:], 100) }, `"FILE": 100 bytes in 5 clusters; they take 1`},
 		{"no chain", func(b []byte) { b[entry["FILE"]+26] = 0 }, `"FILE": 5000 bytes in 0 clusters; they take 5`},
 		{"a chain of an empty file", func(b []byte) { le.PutUint32(b[entry["FILE"]+28:], 0) }, `"FILE": 0 bytes in 5 clusters; they take 0`},
-		{"a chain into nothing", func(b []byte) { set(b, first, 0) }, `"FILE": it goes on in cluster 0 of`},
+		{"a chain into nothing", func(b []byte) { set(b, first, 0) }, `"FILE": it continues in cluster 0,`},
 		{"entries behind the end", func(b []byte) { copy(b[entry["FILE"]+512:], b[entry["FILE"]:][:32]) }, "its entry 18 is in use, and it ends before entry 5"},
 		{"a circle", func(b []byte) { set(b, first+1, first) }, `"FILE": its cluster 2 is in use twice`},
 	} {

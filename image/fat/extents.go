@@ -8,9 +8,9 @@ import (
 	"imgtool/image"
 )
 
-// Image is the file system as an image of size bytes whose extents are as those of New:
-// all before the first cluster, every directory, and every file. What is free is no
-// content. size is the room it has.
+// Image returns the file system as an image of size bytes with the extents of [New]:
+// everything before the first cluster, each directory and each file. Free clusters are not
+// part of an extent.
 func (f *FS) Image(size int64) (*image.Image, error) {
 	w := f.walk()
 	extents := []image.Extent{{Name: "fat", Content: io.NewSectionReader(f.r, 0, f.dataOff)}}
@@ -29,7 +29,7 @@ func (f *FS) Image(size int64) (*image.Image, error) {
 			if w.names += int64(len(path)) + 128; w.names > maxNames {
 				return errNames
 			}
-			if it.folder {
+			if it.dir {
 				sub, err := w.load(it, path, d)
 				if err != nil {
 					return fmt.Errorf("reading the directory %q: %w", path, err)
@@ -57,7 +57,7 @@ func (f *FS) Image(size int64) (*image.Image, error) {
 	return image.New(size, extents...)
 }
 
-// rows are the first and the number of clusters that follow each other.
+// rows returns the first cluster and the length of each run of consecutive clusters.
 func rows(clusters []uint32) iter.Seq2[uint32, int64] {
 	return func(yield func(uint32, int64) bool) {
 		for len(clusters) > 0 {

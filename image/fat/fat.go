@@ -1,13 +1,13 @@
-// Package fat makes and reads FAT file systems.
+// Package fat makes, reads and edits FAT file systems, see Microsoft's FAT32 File System
+// Specification (fatgen103).
 //
-// New makes one as an image: the tables and folders are computed, the files are
-// extents that read from what they were given, and nothing is copied. It writes
-// FAT16 up to 512 MiB and FAT32 above, in the geometry mkfs.vfat gives, with
-// long names. Open reads FAT12, FAT16 and FAT32, whoever made them, and Edit changes
-// them in place: a file that is put into one that New made gives the bytes that New
-// gives with that file as its last.
+// [New] returns a file system as an image: tables and directories are computed, and files
+// are extents that read from their contents. It makes FAT16 up to 512 MiB and FAT32 above,
+// with the geometry of mkfs.vfat and long names. [Open] reads FAT12, FAT16 and FAT32.
+// [FS.Edit] changes them in place. Adding a file to a file system of New gives the bytes
+// that New gives with that file as the last one.
 //
-// There are no owners, modes or links, as FAT has none.
+// FAT has no owners, modes or links.
 package fat
 
 import (
@@ -20,10 +20,10 @@ import (
 	"imgtool/image"
 )
 
-// MaxFile is the size in bytes of the largest file FAT holds.
+// MaxFile is the maximum size of a file, in bytes.
 const MaxFile = 1<<32 - 1
 
-// Options are what a file system has besides its files.
+// Options are the properties of a new file system.
 type Options struct {
 	Label  string // up to 11 characters of ASCII, stored in upper case; empty is none
 	Serial uint32
@@ -44,8 +44,8 @@ func (f File) length() int64 {
 	return f.Size()
 }
 
-// FullError says that files do not fit. All are in bytes; Need and Free count
-// whole clusters, as files take them.
+// FullError means that files do not fit. The sizes are in bytes; Need and Free are whole
+// clusters.
 type FullError struct{ Need, Free, Size int64 }
 
 func (e *FullError) Error() string {
@@ -54,7 +54,7 @@ func (e *FullError) Error() string {
 	return fmt.Sprintf("%s of files do not fit: %s has %s free", need, size, free)
 }
 
-// sizes writes two sizes so that they can be told apart.
+// sizes formats two sizes so that they differ.
 func sizes(a, b int64) (string, string) {
 	short := func(n int64) string {
 		return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/mib), ".0") + " MiB"
@@ -65,14 +65,14 @@ func sizes(a, b int64) (string, string) {
 	return fmt.Sprintf("%d bytes", a), fmt.Sprintf("%d bytes", b)
 }
 
-// New returns a file system of size bytes, a multiple of 512, that holds the
-// files. Its extents are "fat", which is all before the first cluster, in FAT32
-// "root folder", and every folder and every file by its path.
+// New returns a file system of size bytes, a multiple of 512, with files. Its extents are
+// "fat", which is everything before the first cluster, in FAT32 "root directory", and each
+// directory and file by its path.
 //
-// Files and the folders they need take clusters in the order given, so one more
-// file at the end moves none of the others. New refuses names that FAT cannot
-// hold, names that differ only in case, and files over MaxFile; files that do
-// not fit are a *FullError.
+// Files and their directories get clusters in the given order, so that a further file at
+// the end does not move the others. Names that FAT cannot store, names that differ only in
+// case, and files larger than [MaxFile] are errors. Files that do not fit are a
+// [*FullError].
 func New(size int64, opt Options, files []File) (*image.Image, error) {
 	g, err := choose(size)
 	if err != nil {
@@ -83,7 +83,7 @@ func New(size int64, opt Options, files []File) (*image.Image, error) {
 		return nil, err
 	}
 
-	// 1. Give every file and folder its entries and its clusters.
+	// 1. Assign directory entries and clusters.
 	l := newLayout(g, label != noName)
 	for _, f := range files {
 		if err := l.add(f); err != nil {
@@ -94,8 +94,8 @@ func New(size int64, opt Options, files []File) (*image.Image, error) {
 		return nil, &FullError{(l.next - l.empty) * g.clusterSize(), (g.clusters + firstCluster - l.empty) * g.clusterSize(), size}
 	}
 
-	// 2. Reserved sectors, both tables and, in FAT16, the root folder: one extent,
-	// all of it content, so that nothing an old disk holds here is left.
+	// 2. Reserved sectors, both tables and, in FAT16, the root directory: one extent, so
+	// that it overwrites old data on a disk.
 	now := stampOf(opt.Time)
 	table := &table{bits: g.bits, size: g.table * sector, runs: l.runs}
 	tables := []image.Extent{
@@ -104,9 +104,9 @@ func New(size int64, opt Options, files []File) (*image.Image, error) {
 		{Name: "table 2", Off: (g.reserved + g.table) * sector, Content: table},
 	}
 
-	// 3. Folders and files.
+	// 3. Directories and files.
 	var extents []image.Extent
-	for _, f := range l.folders {
+	for _, f := range l.dirs {
 		parts := f.encode(l, label, now)
 		if f.fixed {
 			tables = append(tables, image.Extent{Name: "root", Off: g.rootOff(), Content: parts[0]})
@@ -120,7 +120,7 @@ func New(size int64, opt Options, files []File) (*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A section, not the image itself, so that it stays one extent.
+	// A SectionReader, because image.New splits an Image into its extents.
 	extents = append(extents, image.Extent{Name: "fat", Content: io.NewSectionReader(m, 0, m.Size())})
 	for i, f := range files {
 		if n := f.length(); n > 0 {
@@ -130,28 +130,27 @@ func New(size int64, opt Options, files []File) (*image.Image, error) {
 	return image.New(size, extents...)
 }
 
-// layout hands out clusters the way a driver does that adds one file after the
-// other to an empty file system. A folder that outgrows its clusters goes on in
-// the next free one: that is what keeps every earlier file in its place.
+// layout assigns clusters as a driver does that adds one file after the other to an empty
+// file system. A directory that outgrows its clusters continues in the next free one, so
+// that earlier files do not move.
 type layout struct {
 	geometry
-	empty   int64 // first free cluster of the empty file system
-	next    int64 // first free cluster; beyond the last one when it is too full
-	runs    []run // in order
-	starts  []int64
-	folders []*folder
+	empty  int64 // first free cluster of the empty file system
+	next   int64 // first free cluster; beyond the last one when it is too full
+	runs   []run // in order
+	starts []int64
+	dirs   []*newDir
 }
 
-// run is clusters in a row. After its last one follows cluster then, or nothing
-// if that is 0.
+// run is n consecutive clusters. The chain continues at cluster then, or ends if that is 0.
 type run struct{ first, n, then int64 }
 
 func newLayout(g geometry, labelled bool) *layout {
-	root := &folder{path: "root folder", fixed: g.bits == 16, names: map[string]*node{}}
+	root := &newDir{path: "root directory", fixed: g.bits == 16, names: map[string]*node{}}
 	if labelled {
 		root.slots = 1
 	}
-	l := &layout{geometry: g, next: firstCluster, folders: []*folder{root}}
+	l := &layout{geometry: g, next: firstCluster, dirs: []*newDir{root}}
 	if !root.fixed {
 		l.extend(root)
 	}
@@ -159,13 +158,13 @@ func newLayout(g geometry, labelled bool) *layout {
 	return l
 }
 
-// add gives f an entry and clusters, and before that its folders theirs.
+// add assigns entries and clusters to f and to its new directories.
 func (l *layout) add(f File) error {
 	size := f.length()
 	if size < 0 || size > MaxFile {
-		return fmt.Errorf("%s: a file of %d bytes cannot be: FAT holds up to %d", f.Path, size, int64(MaxFile))
+		return fmt.Errorf("%s: the file has %d bytes; FAT holds up to %d", f.Path, size, int64(MaxFile))
 	}
-	in := l.folders[0]
+	in := l.dirs[0]
 	names := strings.Split(f.Path, "/")
 	for i, name := range names {
 		if err := checkName(name); err != nil {
@@ -178,13 +177,13 @@ func (l *layout) add(f File) error {
 				in = old.sub
 				continue
 			case old.sub != nil && old.name != name && !last:
-				return fmt.Errorf("%q: its folder %q is also spelled %q, which is the same name in FAT", f.Path, name, old.name)
+				return fmt.Errorf("%q: its directory %q is also spelled %q, which is the same name in FAT", f.Path, name, old.name)
 			case old.sub == nil && old.name == name && last:
-				return fmt.Errorf("%q is there twice", f.Path)
+				return fmt.Errorf("%q appears twice", f.Path)
 			case old.name == name:
-				return fmt.Errorf("%q: %q cannot be both a file and a folder", f.Path, name)
+				return fmt.Errorf("%q: %q is both a file and a directory", f.Path, name)
 			}
-			return fmt.Errorf("%q: there is %q already, which is the same name in FAT", f.Path, old.name)
+			return fmt.Errorf("%q: %q has the same name in FAT", f.Path, old.name)
 		}
 		n := &node{name: name}
 		in.nodes = append(in.nodes, n)
@@ -195,9 +194,9 @@ func (l *layout) add(f File) error {
 		n.first = l.next
 		switch clusters := ceil(size, l.clusterSize()); {
 		case !last:
-			n.sub = &folder{path: strings.Join(names[:i+1], "/"), parent: in, slots: 2, names: map[string]*node{}}
+			n.sub = &newDir{path: strings.Join(names[:i+1], "/"), parent: in, slots: 2, names: map[string]*node{}}
 			l.extend(n.sub)
-			l.folders = append(l.folders, n.sub)
+			l.dirs = append(l.dirs, n.sub)
 			in = n.sub
 		case clusters == 0:
 			n.first = 0
@@ -213,14 +212,14 @@ func (l *layout) add(f File) error {
 	return nil
 }
 
-// grow makes room for n more entries.
-func (l *layout) grow(f *folder, n int64) error {
+// grow adds n entries to a directory.
+func (l *layout) grow(f *newDir, n int64) error {
 	f.slots += n
 	if f.fixed && f.slots > rootSlots {
-		return fmt.Errorf("the root folder of FAT16 has room for %d entries, and a long name takes several", rootSlots)
+		return fmt.Errorf("the root directory of FAT16 has %d entries, and a long name takes several", rootSlots)
 	}
 	if f.slots > maxSlots {
-		return fmt.Errorf("a folder has room for %d entries, and a long name takes several", maxSlots)
+		return fmt.Errorf("a directory has at most %d entries, and a long name takes several", maxSlots)
 	}
 	for !f.fixed && f.slots*entrySize > f.clusters*l.clusterSize() {
 		l.extend(f)
@@ -228,8 +227,8 @@ func (l *layout) grow(f *folder, n int64) error {
 	return nil
 }
 
-// extend gives f the next free cluster.
-func (l *layout) extend(f *folder) {
+// extend adds the next free cluster to f.
+func (l *layout) extend(f *newDir) {
 	last := len(l.runs) - 1
 	switch {
 	case len(f.runs) > 0 && f.runs[len(f.runs)-1] == last:
@@ -245,7 +244,7 @@ func (l *layout) extend(f *folder) {
 	l.next++
 }
 
-// table is a file allocation table, computed as it is read.
+// table is a file allocation table, computed when it is read.
 type table struct {
 	bits int
 	size int64
@@ -280,7 +279,7 @@ func (t *table) ReadAt(p []byte, off int64) (int, error) {
 		case n == 0:
 			value = endOfChain&^0xff | media
 		case n == 1:
-			value = endOfChain // with the bits that say it was left in order
+			value = endOfChain // marked as unmounted cleanly, without errors
 		case i < len(t.runs) && n >= t.runs[i].first:
 			r := t.runs[i]
 			switch {
@@ -299,7 +298,7 @@ func (t *table) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), short
 }
 
-// stamp is a time as an entry holds it.
+// stamp is the time in a directory entry.
 type stamp struct {
 	date, time uint16
 	tenths     uint8 // hundredths of a second, up to 199
@@ -316,7 +315,7 @@ func stampOf(seconds int64) stamp {
 	}
 }
 
-// seconds is the time a stamp stands for, since 1970.
+// seconds returns the time in seconds since 1970.
 func (s stamp) seconds() int64 {
 	return time.Date(1980+int(s.date>>9), time.Month(s.date>>5&0xf), int(s.date&0x1f), int(s.time>>11), int(s.time>>5&0x3f), int(s.time&0x1f)*2, 0, time.UTC).Unix() +
 		int64(s.tenths/100)

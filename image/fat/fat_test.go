@@ -76,7 +76,7 @@ var sets = []struct {
 		}
 		return files
 	}},
-	{"deep folders", func(rng *rand.Rand) []fat.File {
+	{"deep directories", func(rng *rand.Rand) []fat.File {
 		var files []fat.File
 		for i := range 40 {
 			files = append(files, fat.File{strings.Repeat("folder/", i) + "x", content(rng, i*100)})
@@ -457,7 +457,7 @@ func TestEverySizeIsClean(t *testing.T) {
 	}
 }
 
-// F3: the parent of a folder in the root is cluster 0, also in FAT32.
+// The parent of a directory in the root directory is cluster 0, also in FAT32.
 func TestParents(t *testing.T) {
 	for _, size := range []int64{16 * MiB, 600 * MiB} {
 		m, err := fat.New(size, options, []fat.File{{Path: "A/B/C/X"}})
@@ -469,21 +469,21 @@ func TestParents(t *testing.T) {
 			at[e.Name] = bytesOf(t, e.Content)
 		}
 		cluster := func(b []byte) uint16 { return binary.LittleEndian.Uint16(b[26:]) }
-		for _, c := range []struct{ folder, parent string }{{"A", ""}, {"A/B", "A"}, {"A/B/C", "A/B"}} {
+		for _, c := range []struct{ dir, parent string }{{"A", ""}, {"A/B", "A"}, {"A/B/C", "A/B"}} {
 			want := uint16(0)
 			if c.parent != "" {
 				want = cluster(at[c.parent])
 			}
-			if b := at[c.folder][32:]; !strings.HasPrefix(string(b), "..  ") || cluster(b) != want {
-				t.Errorf("%d bytes: the parent of %s is %q in cluster %d, want %d", size, c.folder, b[:11], cluster(b), want)
+			if b := at[c.dir][32:]; !strings.HasPrefix(string(b), "..  ") || cluster(b) != want {
+				t.Errorf("%d bytes: the parent of %s is %q in cluster %d, want %d", size, c.dir, b[:11], cluster(b), want)
 			}
 		}
 	}
 }
 
-// Tables and folders are content to their end, so that nothing is left of what
+// Tables and directories are content to their end, so that nothing is left of what
 // a disk held in their place.
-func TestTablesAndFoldersAreContent(t *testing.T) {
+func TestTablesAndDirectoriesAreContent(t *testing.T) {
 	m, err := fat.New(300*MiB, options, []fat.File{{"D/x", strings.NewReader("x")}})
 	if err != nil {
 		t.Fatal(err)
@@ -516,7 +516,7 @@ func TestNewReadsNothing(t *testing.T) {
 	for e := range m.Extents() {
 		got = append(got, fmt.Sprintf("%s %d %d", e.Name, e.Off, e.Size()))
 	}
-	want := []string{"fat 0 8388608", "root folder 8388608 4096", "Image 8392704 3221225472", "initrd 3229618176 524288000"}
+	want := []string{"fat 0 8388608", "root directory 8388608 4096", "Image 8392704 3221225472", "initrd 3229618176 524288000"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -552,7 +552,7 @@ func TestOneMoreFileMovesNoOther(t *testing.T) {
 		}
 		at := map[string]int64{}
 		for e := range m.Extents() {
-			if _, ok := at[e.Name]; !ok { // a folder may go on elsewhere
+			if _, ok := at[e.Name]; !ok { // a directory may continue elsewhere
 				at[e.Name] = e.Off
 			}
 		}
@@ -657,8 +657,8 @@ func TestRefusals(t *testing.T) {
 		files []fat.File
 		want  string
 	}{
-		{"an odd size", 8*MiB + 1, options, nil, "no multiple of 512"},
-		{"a negative size", -512, options, nil, "cannot be"},
+		{"an odd size", 8*MiB + 1, options, nil, "must be a multiple of 512"},
+		{"a negative size", -512, options, nil, "invalid size -512"},
 		{"nothing", 0, options, nil, "it needs 2.2 MiB"},
 		{"too small", 2 * MiB, options, nil, "it needs 2.2 MiB"},
 		{"too large", 4096 * GiB, options, nil, "it has up to 2199023255040"},
@@ -666,18 +666,18 @@ func TestRefusals(t *testing.T) {
 		{"a star in the label", 8 * MiB, fat.Options{Label: "A*"}, nil, "'*'"},
 		{"a label of umlauts", 8 * MiB, fat.Options{Label: "Ä"}, nil, "'Ä'"},
 		{"a space before the label", 8 * MiB, fat.Options{Label: " A"}, nil, "starts with a space"},
-		{"names that differ in case", 8 * MiB, options, paths("A", "a"), `"a": there is "A" already`},
-		{"umlauts that differ in case", 8 * MiB, options, paths("d/ä x", "d/Ä X"), `there is "ä x" already`},
-		{"the same name twice", 8 * MiB, options, paths("d/A", "d/A"), `"d/A" is there twice`},
-		{"folders that differ in case", 8 * MiB, options, paths("d/A", "D/B"), `its folder "D" is also spelled "d"`},
-		{"a file as a folder", 8 * MiB, options, paths("d", "d/A"), `"d" cannot be both a file and a folder`},
-		{"a folder as a file", 8 * MiB, options, paths("d/A", "d"), `"d" cannot be both a file and a folder`},
-		{"a folder as a file in another case", 8 * MiB, options, paths("d/A", "D"), `there is "d" already`},
+		{"names that differ in case", 8 * MiB, options, paths("A", "a"), `"a": "A" has the same name in FAT`},
+		{"umlauts that differ in case", 8 * MiB, options, paths("d/ä x", "d/Ä X"), `"ä x" has the same name in FAT`},
+		{"the same name twice", 8 * MiB, options, paths("d/A", "d/A"), `"d/A" appears twice`},
+		{"directories that differ in case", 8 * MiB, options, paths("d/A", "D/B"), `its directory "D" is also spelled "d"`},
+		{"a file as a directory", 8 * MiB, options, paths("d", "d/A"), `"d" is both a file and a directory`},
+		{"a directory as a file", 8 * MiB, options, paths("d/A", "d"), `"d" is both a file and a directory`},
+		{"a directory as a file in another case", 8 * MiB, options, paths("d/A", "D"), `"d" has the same name in FAT`},
 		{"no name", 8 * MiB, options, paths(""), "empty name"},
 		{"an absolute path", 8 * MiB, options, paths("/A"), "empty name"},
 		{"a path with two slashes", 8 * MiB, options, paths("a//b"), "empty name"},
 		{"the parent", 8 * MiB, options, paths("../A"), `".." is not a name`},
-		{"the folder itself", 8 * MiB, options, paths("./A"), `"." is not a name`},
+		{"the directory itself", 8 * MiB, options, paths("./A"), `"." is not a name`},
 		{"a dot at the end", 8 * MiB, options, paths("a."), "ends in '.'"},
 		{"a space at the end", 8 * MiB, options, paths("a "), "ends in ' '"},
 		{"a colon", 8 * MiB, options, paths("a:b"), "':'"},
@@ -687,9 +687,9 @@ func TestRefusals(t *testing.T) {
 		{"a name of 256", 8 * MiB, options, paths(strings.Repeat("n", 256)), "256 characters is too long"},
 		{"a name of 128 pairs", 8 * MiB, options, paths(strings.Repeat("😀", 128)), "256 characters is too long"},
 		{"a file of 4 GiB", 8 * GiB, options, []fat.File{{"x", image.Zeros(4 * GiB)}}, "FAT holds up to 4294967295"},
-		{"a negative file", 8 * MiB, options, []fat.File{{"x", unreadable(-1)}}, "cannot be"},
-		{"a full root", 8 * MiB, options, many, `"F511": the root folder of FAT16 has room for 512 entries`},
-		{"a full folder", 64 * MiB, options, more, `"D/F65534": a folder has room for 65536 entries`},
+		{"a negative file", 8 * MiB, options, []fat.File{{"x", unreadable(-1)}}, "has -1 bytes"},
+		{"a full root", 8 * MiB, options, many, `"F511": the root directory of FAT16 has 512 entries`},
+		{"a full directory", 64 * MiB, options, more, `"D/F65534": a directory has at most 65536 entries`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m, err := fat.New(c.size, c.opt, c.files)
@@ -700,8 +700,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// At the largest folder, and at the largest root of FAT16.
-func TestFoldersUpToTheirLimit(t *testing.T) {
+// The largest directory, and the largest root directory of FAT16.
+func TestLargestDirectories(t *testing.T) {
 	var files []fat.File
 	for i := range 511 { // and the label
 		files = append(files, fat.File{Path: fmt.Sprintf("F%d", i)})
@@ -770,7 +770,7 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
-	if _, err := f.Open("dtbs"); err == nil || !strings.Contains(err.Error(), "is a folder") {
+	if _, err := f.Open("dtbs"); err == nil || !strings.Contains(err.Error(), "is a directory") {
 		t.Error(err)
 	}
 }
@@ -920,7 +920,7 @@ func TestEntriesHaveTimesAndAttributes(t *testing.T) {
 	}
 	var got []string
 	for _, e := range all {
-		got = append(got, fmt.Sprintf("%s %v %v %v %v", e.Path, e.Folder, e.ReadOnly, e.Time == when.Unix(), time.Since(time.Unix(e.Time, 0)) < time.Hour))
+		got = append(got, fmt.Sprintf("%s %v %v %v %v", e.Path, e.Dir, e.ReadOnly, e.Time == when.Unix(), time.Since(time.Unix(e.Time, 0)) < time.Hour))
 	}
 	want := []string{"folder true false false true", "folder/empty true false false true", "folder/kept false true true false", "new false false false true"}
 	slices.Sort(got)
@@ -992,8 +992,8 @@ func TestDamageIsAnError(t *testing.T) {
 		{"a chain that ends early", func(b []byte) { b[table+4], b[table+5] = 0xff, 0xff }, "ends after 1024 of 5000"},
 		{"a chain into nothing", func(b []byte) { b[table+4], b[table+5] = 0, 0 }, "cluster 0"},
 		{"a chain beyond the end", func(b []byte) { b[table+4], b[table+5] = 0xf0, 0xff }, "cluster 65520"},
-		{"a folder that is its own parent's", func(b []byte) { b[offs["D"]+64+26] = b[entries+32+26] }, "in use twice"},
-		{"a name with a slash", func(b []byte) { b[entries] = '/' }, "holds '/'"},
+		{"a directory that is also its parent's", func(b []byte) { b[offs["D"]+64+26] = b[entries+32+26] }, "in use twice"},
+		{"a name with a slash", func(b []byte) { b[entries] = '/' }, "has the character '/'"},
 		{"truncated", func(b []byte) { copy(b[510:], "\x00\x00") }, "55 AA"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,15 +12,15 @@ const (
 
 	sector    = 512
 	entrySize = 32
-	rootSlots = 512     // of the root folder of FAT16
-	maxSlots  = 1 << 16 // of any folder
+	rootSlots = 512     // of the root directory of FAT16
+	maxSlots  = 1 << 16 // of any directory
 
-	media        = 0xf8 // a disk that stays where it is
+	media        = 0xf8 // not removable
 	firstCluster = 2
 	endOfChain   = 0x0fffffff
 
-	// What decides the kind of a file system is its number of clusters. mkfs.vfat
-	// keeps FAT16 a little above the least number.
+	// The number of clusters determines the kind of a file system. For FAT16 mkfs.vfat
+	// keeps a distance of two from the minimum.
 	minClusters16 = 4087
 	minFAT16      = 4085
 	maxClusters16 = 65524
@@ -30,7 +30,7 @@ const (
 	backupSector = 6
 )
 
-// geometry is what mkfs.vfat chooses. Lengths are in sectors.
+// geometry is the geometry that mkfs.vfat chooses. Lengths are in sectors.
 type geometry struct {
 	bits     int // of a table entry: 16 or 32
 	sectors  int64
@@ -45,7 +45,7 @@ type geometry struct {
 func (g geometry) clusterSize() int64 { return g.cluster * sector }
 func (g geometry) rootOff() int64     { return (g.reserved + 2*g.table) * sector }
 
-// dataOff is where cluster 2 is.
+// dataOff returns the offset of cluster 2.
 func (g geometry) dataOff() int64 {
 	if g.bits == 16 {
 		return g.rootOff() + rootSlots*entrySize
@@ -59,13 +59,13 @@ func (g geometry) clusterOff(n int64) int64 {
 
 func choose(size int64) (geometry, error) {
 	if size < 0 || size%sector != 0 {
-		return geometry{}, fmt.Errorf("a FAT file system of %d bytes cannot be: %d is no multiple of %d", size, size, sector)
+		return geometry{}, fmt.Errorf("invalid size %d of a FAT file system: it must be a multiple of %d", size, sector)
 	}
 	sectors := size / sector
 	if sectors > 1<<32-1 {
-		return geometry{}, fmt.Errorf("a FAT file system of %d bytes cannot be: it has up to %d", size, int64(1<<32-1)*sector)
+		return geometry{}, fmt.Errorf("invalid size %d of a FAT file system: it has up to %d bytes", size, int64(1<<32-1)*sector)
 	}
-	// Whole tracks only, as mkfs.vfat has it: up to 31 KiB at the end are unused.
+	// Whole tracks only, as in mkfs.vfat: up to 31 KiB at the end are unused.
 	g := geometry{bits: 16}
 	g.track, g.heads = tracks(sectors)
 	g.sectors = sectors / g.track * g.track
@@ -85,32 +85,32 @@ func choose(size int64) (geometry, error) {
 		g.divide(32)
 		return g, nil
 	}
-	// Where 4 sectors a cluster are too many for FAT16 mkfs.vfat turns to FAT12;
-	// smaller clusters do as well.
+	// If clusters of 4 sectors are too few for FAT16, mkfs.vfat makes FAT12. We use
+	// smaller clusters instead.
 	for _, g.cluster = range []int64{4, 8, 16, 2, 1} {
 		g.divide(1)
 		if g.clusters >= minClusters16 && g.clusters <= maxClusters16 {
 			return g, nil
 		}
 	}
-	return geometry{}, fmt.Errorf("a FAT16 file system of %d bytes cannot be: it needs 2.2 MiB", size)
+	return geometry{}, fmt.Errorf("invalid size %d of a FAT16 file system: it needs 2.2 MiB", size)
 }
 
-// divide sets what follows from the size of a cluster. Everything before the
-// first cluster starts and ends at a multiple of it.
+// divide computes the lengths that follow from the size of a cluster. Everything before
+// the first cluster is aligned to that size.
 func (g *geometry) divide(reserved int64) {
 	width := int64(g.bits / 8)
 	g.reserved = roundUp(reserved, g.cluster)
 	rest := g.sectors - (g.dataOff()-g.rootOff())/sector - g.reserved
-	// A cluster costs its sectors and an entry in both tables; the tables have two
-	// entries more than there are clusters.
+	// A cluster takes its sectors and an entry in both tables, which have two entries
+	// more than there are clusters.
 	n := max(0, rest*sector+2*2*width) / (g.clusterSize() + 2*width)
 	g.table = roundUp(ceil((n+firstCluster)*width, sector), g.cluster)
 	g.clusters = max(0, rest-2*g.table) / g.cluster
 }
 
-// tracks are sectors in a track and heads, as the SD specification
-// recommends them by size.
+// tracks returns the sectors per track and the heads that the SD File System Specification
+// recommends for a size.
 func tracks(sectors int64) (track, heads int64) {
 	switch n := ceil(sectors*sector, mib); {
 	case n <= 4:
@@ -135,7 +135,7 @@ func tracks(sectors int64) (track, heads int64) {
 	return 63, 255
 }
 
-// boot is the start of the boot sector.
+// boot is the start of the boot sector (fatgen103, Boot Sector and BPB Structure).
 type boot struct {
 	Jump       [3]byte
 	OEM        [8]byte
@@ -153,7 +153,7 @@ type boot struct {
 	Sectors32  uint32
 }
 
-// boot32 follows in FAT32.
+// boot32 follows it in FAT32.
 type boot32 struct {
 	Table32 uint32
 	Flags   uint16
@@ -164,7 +164,7 @@ type boot32 struct {
 	_       [12]byte
 }
 
-// bootEnd follows in both.
+// bootEnd follows in all kinds.
 type bootEnd struct {
 	Drive     uint8
 	State     uint8 // bit 0: in use by Linux, or not unmounted
@@ -174,12 +174,12 @@ type bootEnd struct {
 	Kind      [8]byte
 }
 
-// notMirrored in boot32.Flags says that one table, by number in the low bits,
-// is in use.
+// notMirrored in boot32.Flags means that only the table whose number is in the low bits is
+// in use.
 const notMirrored = 0x80
 
-// reservedSectors are all before the tables: the boot sector, and in FAT32 the
-// counts of free clusters and a copy of both.
+// reservedSectors returns everything before the tables: the boot sector, and in FAT32
+// FSInfo and a copy of both.
 func (g geometry) reservedSectors(label [11]byte, serial uint32, next int64) *bytes.Reader {
 	b := boot{
 		OEM:        [8]byte([]byte("MSWIN4.1")), // what the specification asks for
@@ -200,8 +200,8 @@ func (g geometry) reservedSectors(label [11]byte, serial uint32, next int64) *by
 		b.RootSlots = rootSlots
 		b.Table16 = uint16(g.table)
 	}
-	// Firmware that runs the sector is sent on to the next disk: int 18h, then
-	// hlt for ever.
+	// Firmware that executes the sector continues with the next disk: int 18h, then hlt in
+	// a loop.
 	code := []byte{0xcd, 0x18, 0xf4, 0xeb, 0xfd}
 	codeOff := binary.Size(boot{}) + binary.Size(bootEnd{})
 	if g.bits == 32 {
@@ -232,7 +232,7 @@ func (g geometry) reservedSectors(label [11]byte, serial uint32, next int64) *by
 	return bytes.NewReader(all)
 }
 
-// put writes v, a struct of fixed size.
+// put appends v, a struct of fixed size.
 func put(b *bytes.Buffer, v any) {
 	if err := binary.Write(b, binary.LittleEndian, v); err != nil {
 		panic("fat: internal error: " + err.Error())
@@ -241,14 +241,14 @@ func put(b *bytes.Buffer, v any) {
 
 var noName = [11]byte([]byte("NO NAME    "))
 
-// checkLabel is the label as the disk holds it.
+// checkLabel returns the label in its on-disk form.
 func checkLabel(label string) ([11]byte, error) {
 	if len(label) > 11 {
 		return noName, fmt.Errorf("the label %q has %d characters: FAT has room for 11", label, len(label))
 	}
 	for _, r := range label {
 		if r < ' ' || r >= 0x7f || strings.ContainsRune(`*?.,;:/\|+=<>[]"`, r) {
-			return noName, fmt.Errorf("the label %q holds %q, which FAT does not allow in a label", label, r)
+			return noName, fmt.Errorf("the label %q has the character %q, which FAT does not allow in a label", label, r)
 		}
 	}
 	if strings.HasPrefix(label, " ") {

@@ -7,16 +7,16 @@ import (
 	"unicode/utf16"
 )
 
-// parser collects the items of a folder, a piece at a time.
+// parser parses a directory, one part after the other.
 type parser struct {
 	items []*item
 	label string
 	made  int64       // of the label
 	slot  int         // of the next entry
-	long  []longEntry // of the name that is being read, the end of it first
+	long  []longEntry // of the name that is being read, in on-disk order
 }
 
-// parse reads the entries in b. end says that the rest of the folder is unused.
+// parse reads the entries in b. It returns end if the rest of the directory is unused.
 func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 	for ; len(b) >= entrySize; b, p.slot = b[entrySize:], p.slot+1 {
 		switch {
@@ -41,7 +41,7 @@ func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 		long, longs := p.longName(checksum(e.Name)), len(p.long)
 		p.long = nil
 		if e.Attr&attrLabel != 0 {
-			if p.label == "" && e.Attr&attrFolder == 0 {
+			if p.label == "" && e.Attr&attrDir == 0 {
 				p.label = decode(e.Name[:])
 				if e.CreateDate != 0 {
 					p.made = stamp{e.CreateDate, e.CreateTime, e.Tenths}.seconds()
@@ -53,10 +53,10 @@ func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 			continue // "." or ".."
 		}
 		it := &item{
-			alias:  shortName(e),
-			folder: e.Attr&attrFolder != 0,
-			first:  uint32(e.ClusterLow),
-			size:   int64(e.Size),
+			alias: shortName(e),
+			dir:   e.Attr&attrDir != 0,
+			first: uint32(e.ClusterLow),
+			size:  int64(e.Size),
 
 			readOnly: e.Attr&attrReadOnly != 0,
 
@@ -73,7 +73,7 @@ func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 		}
 		for _, r := range it.name {
 			if r < ' ' || r == '/' {
-				return true, fmt.Errorf("the name %q holds %q", it.name, r)
+				return true, fmt.Errorf("the name %q has the character %q", it.name, r)
 			}
 		}
 		if it.name == "" || it.name == "." || it.name == ".." {
@@ -84,8 +84,8 @@ func (p *parser) parse(b []byte, kind int) (end bool, err error) {
 	return false, nil
 }
 
-// longName puts the long entries together, and is empty if they are not all
-// there or belong to another short name.
+// longName returns the name of the long entries, or "" if they are incomplete or belong to
+// another short name.
 func (p *parser) longName(sum uint8) string {
 	var text []uint16
 	for i := range p.long {
@@ -107,7 +107,7 @@ func (p *parser) longName(sum uint8) string {
 	return string(utf16.Decode(text))
 }
 
-// What Windows NT leaves in entry.Case instead of writing a long name.
+// Flags in entry.Case that Windows NT uses instead of a long name.
 const (
 	lowerBase = 0x08
 	lowerExt  = 0x10
@@ -130,8 +130,7 @@ func shortName(e entry) string {
 	return base
 }
 
-// codePage is the upper half of code page 437, which Linux takes short names to
-// be in.
+// codePage is the upper half of code page 437, in which Linux reads short names.
 var codePage = []rune("ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u00a0")
 
 func decode(field []byte) string {

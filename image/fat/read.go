@@ -13,14 +13,13 @@ import (
 	"imgtool/image"
 )
 
-// maxNames bounds the memory that names and files take when they are listed, in
-// bytes: a few kilobytes can claim paths of any length.
+// maxNames bounds the memory for a listing, in bytes: a file system of a few kilobytes can
+// have paths of any length.
 const maxNames = 256 << 20
 
 var errNames = fmt.Errorf("too many files: their names alone take more than %d MiB", maxNames/mib)
 
-// FS is a FAT file system that is read. It may be used by several goroutines at
-// once.
+// FS is a FAT file system. Several goroutines may read it at the same time.
 type FS struct {
 	Label  string
 	Serial uint32
@@ -31,11 +30,11 @@ type FS struct {
 	r        io.ReaderAt
 	sector   int64 // in bytes
 	info     int64 // offset of FSInfo in FAT32, or 0
-	copied   int64 // offset of the copy of FSInfo behind the backup boot sector, or 0
-	state    uint8 // of the boot sector: what Linux notes there while it is mounted
+	copied   int64 // offset of the copy of FSInfo after the backup boot sector, or 0
+	state    uint8 // of the boot sector: flags that Linux sets while it is mounted
 	tableOff int64
 	tableLen int64
-	tables   int64 // how many copies there are, one after the other
+	tables   int64 // number of copies, one after the other
 	rootOff  int64
 	rootLen  int64  // 0 in FAT32
 	root     uint32 // first cluster, in FAT32
@@ -44,15 +43,15 @@ type FS struct {
 	clusters int64
 }
 
-// Open reads the boot sector and the label. What cannot be a FAT file system is
-// an error; damage elsewhere is found by who comes across it.
+// Open reads the boot sector and the label. Data that is not a FAT file system is an error.
+// Damage elsewhere is an error of the methods that find it.
 func Open(r io.ReaderAt) (*FS, error) {
 	first := make([]byte, sector)
 	if _, err := image.ReadFull(r, first, 0); err != nil {
 		return nil, fmt.Errorf("reading the boot sector: %w", err)
 	}
 	if !bytes.HasSuffix(first, []byte("\x55\xaa")) {
-		return nil, errors.New("no FAT file system: its first sector does not end in 55 AA")
+		return nil, errors.New("not a FAT file system: the first sector does not end in 55 AA")
 	}
 	var b boot
 	var b32 boot32
@@ -62,13 +61,13 @@ func Open(r io.ReaderAt) (*FS, error) {
 	sectorSize := int64(b.SectorSize)
 	switch {
 	case b.SectorSize < sector || b.SectorSize > 4096 || bits.OnesCount16(b.SectorSize) != 1:
-		return nil, fmt.Errorf("no FAT file system: sectors of %d bytes", b.SectorSize)
+		return nil, fmt.Errorf("not a FAT file system: sectors of %d bytes", b.SectorSize)
 	case bits.OnesCount8(b.Cluster) != 1:
-		return nil, fmt.Errorf("no FAT file system: clusters of %d sectors", b.Cluster)
+		return nil, fmt.Errorf("not a FAT file system: clusters of %d sectors", b.Cluster)
 	case b.Reserved == 0:
-		return nil, errors.New("no FAT file system: no sector is reserved for the boot sector")
+		return nil, errors.New("not a FAT file system: no sector is reserved for the boot sector")
 	case b.Tables == 0:
-		return nil, errors.New("no FAT file system: it has no table")
+		return nil, errors.New("not a FAT file system: it has no table")
 	}
 	table := int64(b.Table16)
 	if table == 0 {
@@ -96,7 +95,7 @@ func Open(r io.ReaderAt) (*FS, error) {
 	f.dataOff = f.rootOff + roundUp(f.rootLen, sectorSize)
 	f.clusters = (f.Size - f.dataOff) / f.cluster
 	if f.dataOff >= f.Size || f.clusters == 0 {
-		return nil, fmt.Errorf("no FAT file system: %d bytes of tables in a file system of %d", f.dataOff, f.Size)
+		return nil, fmt.Errorf("not a FAT file system: %d bytes of tables in a file system of %d", f.dataOff, f.Size)
 	}
 	width, most := int64(0), int64(0)
 	switch {
@@ -115,7 +114,7 @@ func Open(r io.ReaderAt) (*FS, error) {
 			return nil, err
 		}
 	} else if f.rootLen == 0 {
-		return nil, fmt.Errorf("a damaged FAT%d file system: no room for a root folder", f.Kind)
+		return nil, fmt.Errorf("a damaged FAT%d file system: its root directory has no entries", f.Kind)
 	}
 	if end.Signature == 0x28 || end.Signature == 0x29 {
 		f.Serial, f.state = end.Serial, end.State
@@ -124,9 +123,9 @@ func Open(r io.ReaderAt) (*FS, error) {
 		f.Label = decode(end.Label[:])
 	}
 	w := f.walk()
-	_, label, err := w.folder(nil)
+	_, label, err := w.readDir(nil)
 	if err != nil {
-		return nil, fmt.Errorf("reading the root folder: %w", err)
+		return nil, fmt.Errorf("reading the root directory: %w", err)
 	}
 	if label != "" {
 		f.Label, f.Time = label, w.made
@@ -134,7 +133,7 @@ func Open(r io.ReaderAt) (*FS, error) {
 	return f, nil
 }
 
-// use32 takes over what FAT32 alone has.
+// use32 sets the fields that only FAT32 has.
 func (f *FS) use32(b boot, b32 boot32) error {
 	f.rootOff, f.rootLen = 0, 0
 	if b32.Flags&notMirrored != 0 {
@@ -154,15 +153,15 @@ func (f *FS) use32(b boot, b32 boot32) error {
 	return nil
 }
 
-// take fills v, a pointer to a struct of fixed size, from the first sector.
+// take reads v, a pointer to a struct of fixed size.
 func take(r io.Reader, v any) {
 	if err := binary.Read(r, binary.LittleEndian, v); err != nil {
 		panic("fat: internal error: " + err.Error())
 	}
 }
 
-// Files lists the files of all folders, each folder in its own order. A Content
-// reads from the disk when it is read.
+// Files returns the files of all directories, in the order of their entries. Contents are
+// read from the disk when they are needed.
 func (f *FS) Files() ([]File, error) {
 	all, err := f.Entries()
 	if err != nil {
@@ -170,40 +169,40 @@ func (f *FS) Files() ([]File, error) {
 	}
 	var files []File
 	for _, e := range all {
-		if !e.Folder {
+		if !e.Dir {
 			files = append(files, e.File)
 		}
 	}
 	return files, nil
 }
 
-// Entry is a file or folder as it is listed.
+// Entry is a file or directory.
 type Entry struct {
 	File
-	Folder   bool // then its Content is nil
+	Dir      bool // the Content is nil
 	ReadOnly bool
-	Time     int64 // when it was written, in seconds since 1970, of a clock in UTC
+	Time     int64 // of the last write, in seconds since 1970; the disk's local time is taken as UTC
 }
 
-// Entries lists all files and folders: a folder comes before what is in it.
+// Entries returns all files and directories. A directory comes before its entries.
 func (f *FS) Entries() ([]Entry, error) {
 	w := f.walk()
 	var all []Entry
 	var list func(path string, in *item) error
 	list = func(path string, in *item) error {
-		items, _, err := w.folder(in)
+		items, _, err := w.readDir(in)
 		if err != nil {
-			return fmt.Errorf("reading the folder %q: %w", "/"+path, err)
+			return fmt.Errorf("reading the directory %q: %w", "/"+path, err)
 		}
 		for _, it := range items {
-			e := Entry{File: File{Path: it.name}, Folder: it.folder, ReadOnly: it.readOnly, Time: it.written}
+			e := Entry{File: File{Path: it.name}, Dir: it.dir, ReadOnly: it.readOnly, Time: it.written}
 			if path != "" {
 				e.Path = path + "/" + it.name
 			}
 			if w.names += int64(len(e.Path)) + 128; w.names > maxNames {
 				return errNames
 			}
-			if it.folder {
+			if it.dir {
 				all = append(all, e)
 				if err := list(e.Path, it); err != nil {
 					return err
@@ -221,18 +220,18 @@ func (f *FS) Entries() ([]Entry, error) {
 	return all, err
 }
 
-// Open finds a file by its path, in any case and also by short names. The File
-// has the path as the disk spells it. Where there is none the error is
-// fs.ErrNotExist.
+// Open finds a file by its path, without regard to case, and also by short names. The path
+// of the returned File is spelled as on the disk. The error is [fs.ErrNotExist] if there is
+// no such file.
 func (f *FS) Open(path string) (File, error) {
 	w := f.walk()
 	var in *item
 	var spelled []string
 	for _, name := range strings.Split(path, "/") {
-		if in != nil && !in.folder {
+		if in != nil && !in.dir {
 			return File{}, fmt.Errorf("%q: %w", path, fs.ErrNotExist)
 		}
-		items, _, err := w.folder(in)
+		items, _, err := w.readDir(in)
 		if err != nil {
 			return File{}, fmt.Errorf("%q: %w", path, err)
 		}
@@ -241,8 +240,8 @@ func (f *FS) Open(path string) (File, error) {
 		}
 		spelled = append(spelled, in.name)
 	}
-	if in.folder {
-		return File{}, fmt.Errorf("%q is a folder", path)
+	if in.dir {
+		return File{}, fmt.Errorf("%q is a directory", path)
 	}
 	c, err := w.content(in)
 	if err != nil {
@@ -266,38 +265,38 @@ func find(items []*item, name string) *item {
 	return nil
 }
 
-// item is what a folder has in it.
+// item is an entry of a directory.
 type item struct {
-	name   string
-	alias  string
-	folder bool
-	first  uint32
-	size   int64
+	name  string
+	alias string
+	dir   bool
+	first uint32
+	size  int64
 
 	readOnly bool
 	written  int64 // in seconds since 1970
 
-	slot int // of its entry in its folder
-	long int // how many entries before it hold its long name
+	slot int // of its entry
+	long int // number of entries before it with its long name
 }
 
-// walker follows chains. It goes through no cluster twice, so what it does is
-// bounded by what is really on the disk, however the disk is tangled.
+// walker follows chains. It visits no cluster twice, which bounds its work by the size of
+// the disk even if chains form loops.
 type walker struct {
 	*FS
 	seen   map[uint32]uint64 // 64 clusters each
 	window []byte            // of the table
 	at     int64
 	names  int64
-	made   int64 // when the label of the root folder was
+	made   int64 // time of the label in the root directory
 }
 
 func (f *FS) walk() *walker { return &walker{FS: f, seen: map[uint32]uint64{}} }
 
-// visit takes note of cluster n.
+// visit marks cluster n as visited.
 func (w *walker) visit(n uint32) error {
 	if n < firstCluster || int64(n) >= w.clusters+firstCluster {
-		return fmt.Errorf("it goes on in cluster %d of %d, which cannot be", n, w.clusters)
+		return fmt.Errorf("it continues in cluster %d, which is not one of the %d clusters", n, w.clusters)
 	}
 	if w.seen[n/64]>>(n%64)&1 != 0 {
 		return fmt.Errorf("its cluster %d is in use twice", n)
@@ -306,16 +305,16 @@ func (w *walker) visit(n uint32) error {
 	return nil
 }
 
-// after is the cluster that follows n; last says that none does.
+// after returns the cluster that follows n, or last if n ends its chain.
 func (w *walker) after(n uint32) (next uint32, last bool, err error) {
 	next, err = w.value(n)
 	return next, next >= w.last(), err
 }
 
-// last is the least value in the table that ends a chain.
+// last returns the smallest value in the table that ends a chain.
 func (f *FS) last() uint32 { return uint32(endOfChain&(1<<min(f.Kind, 28)-1)) &^ 7 }
 
-// value is entry n of the table, without the four bits that FAT32 does not use.
+// value returns entry n of the table, without the four bits that FAT32 reserves.
 func (w *walker) value(n uint32) (uint32, error) {
 	off, length := int64(n)*int64(w.Kind)/8, int64(4)
 	if w.Kind != 32 {
@@ -338,7 +337,7 @@ func (w *walker) value(n uint32) (uint32, error) {
 	return binary.LittleEndian.Uint32(p) & endOfChain, nil
 }
 
-// chain is all clusters from first to the end of the chain, up to a number.
+// chain returns the clusters of a chain. A chain of more than most clusters is an error.
 func (w *walker) chain(first uint32, most int64) ([]uint32, error) {
 	var list []uint32
 	for n := first; ; {
@@ -360,8 +359,8 @@ func (w *walker) clusterOff(n uint32) int64 {
 	return w.dataOff + (int64(n)-firstCluster)*w.cluster
 }
 
-// folder reads the folder in, or the root if that is nil.
-func (w *walker) folder(in *item) ([]*item, string, error) {
+// readDir reads a directory, the root directory if in is nil.
+func (w *walker) readDir(in *item) ([]*item, string, error) {
 	p := &parser{}
 	if in == nil && w.rootLen > 0 {
 		buf := make([]byte, w.rootLen)
@@ -402,8 +401,7 @@ func (w *walker) folder(in *item) ([]*item, string, error) {
 	}
 }
 
-// content is the bytes of a file, read through as many sections as its clusters
-// are runs.
+// content returns the content of a file, with an extent for each run of clusters.
 func (w *walker) content(it *item) (image.Content, error) {
 	var extents []image.Extent
 	for at, n := int64(0), it.first; at < it.size; {
@@ -433,6 +431,6 @@ func (w *walker) content(it *item) (image.Content, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A section, so that it stays one extent in the image it is put into.
+	// A SectionReader, because image.New splits an Image into its extents.
 	return io.NewSectionReader(m, 0, it.size), nil
 }

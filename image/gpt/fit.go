@@ -12,30 +12,30 @@ import (
 	"imgtool/image"
 )
 
-// sectorSize is the size of a sector in bytes, also of a table that was not read.
+// sectorSize returns the sector size in bytes; the default is 512.
 func (t *Table) sectorSize() int64 { return cmp.Or(t.Sector, sector) }
 
-// TailLen is how many bytes the copy at the end of the disk has: the entries in whole
-// sectors, and the header.
+// TailLen returns the length in bytes of the backup table at the end of the disk: the
+// entries in whole sectors, and the header.
 func (t *Table) TailLen() int64 {
 	s := t.sectorSize()
 	array := int64(cmp.Or(t.Entries, entries) * cmp.Or(t.EntrySize, entrySize))
 	return (array+s-1)/s*s + s
 }
 
-// Head is where the header and the entries at the start are.
+// Head returns the places of the header and the entries at the start of the disk.
 func (t *Table) Head() []image.Span {
 	s := t.sectorSize()
 	return []image.Span{{Off: s, Len: s}, {Off: cmp.Or(t.EntriesOff, 2*s), Len: t.TailLen() - s}}
 }
 
-// Backup is where the copy at the end of the disk is.
+// Backup returns the place of the backup table at the end of the disk.
 func (t *Table) Backup() image.Span {
 	return image.Span{Off: t.Size - t.TailLen(), Len: t.TailLen()}
 }
 
-// Fit is the same table for a disk of another size. It is an error if the
-// partitions do not fit.
+// Fit returns the table for a disk of another size, in bytes. It fails if the partitions do
+// not fit.
 func (t *Table) Fit(size int64) (*Table, error) {
 	s := t.sectorSize()
 	fitted := *t
@@ -44,6 +44,7 @@ func (t *Table) Fit(size int64) (*Table, error) {
 		return nil, fmt.Errorf("the partitions end at byte %d and a disk of %d bytes has room up to %d", end, size, max(0, room))
 	}
 	if t.header != nil {
+		// UEFI 2.10, table 5-5: AlternateLBA at 32, LastUsableLBA at 48, HeaderCRC32 at 16.
 		last := fitted.Size/s - 1
 		fitted.header = slices.Clone(t.header)
 		le := binary.LittleEndian
@@ -54,27 +55,27 @@ func (t *Table) Fit(size int64) (*Table, error) {
 	return &fitted, nil
 }
 
-// Header is the sector with the header at the start of the disk, of a table that was
-// read there.
+// Header returns the sector with the header, of a table that [Read] returned.
 func (t *Table) Header() []byte { return slices.Clone(t.header) }
 
-// Tail is the copy at the end of the disk, of a table that was read at its start: the
-// last TailLen bytes.
+// Tail returns the backup table for the last TailLen bytes of the disk, of a table that
+// [Read] returned. Its header differs in MyLBA, AlternateLBA and PartitionEntryLBA (UEFI
+// 2.10, 5.3.2).
 func (t *Table) Tail() []byte {
 	b := make([]byte, t.TailLen())
 	copy(b, t.entries)
 	h := b[t.TailLen()-t.Sector:]
 	copy(h, t.header)
 	le := binary.LittleEndian
-	le.PutUint64(h[24:], uint64(t.Size/t.Sector-1))
-	le.PutUint64(h[32:], 1)
-	le.PutUint64(h[72:], uint64((t.Size-t.TailLen())/t.Sector))
+	le.PutUint64(h[24:], uint64(t.Size/t.Sector-1))             // MyLBA
+	le.PutUint64(h[32:], 1)                                     // AlternateLBA
+	le.PutUint64(h[72:], uint64((t.Size-t.TailLen())/t.Sector)) // PartitionEntryLBA
 	le.PutUint32(h[16:], headerSum(h))
 	return b
 }
 
-// IsTail says whether the last TailLen bytes of a disk are a whole copy of the table.
-// Its header may say that the entries are elsewhere: these are not looked at.
+// IsTail reports whether b, the last TailLen bytes of a disk, is a complete backup of the
+// table. If its header places the entries elsewhere, IsTail does not compare them.
 func (t *Table) IsTail(b []byte) bool {
 	if int64(len(b)) != t.TailLen() {
 		return false
@@ -88,9 +89,9 @@ func (t *Table) IsTail(b []byte) bool {
 	return int64(le.Uint64(h[72:]))*t.Sector != t.Backup().Off || bytes.Equal(b[:len(t.entries)], t.entries)
 }
 
-// FitMBR is the first 512 bytes of a disk with this table, fitted to the disk of
-// another: of the partition of type 0xEE its size is changed, if it is that of the
-// disk or there is no other. All else in them is kept.
+// FitMBR returns b, the first 512 bytes of a disk with this table, for the disk of a fitted
+// table. It changes only the size of the partition of type 0xEE (UEFI 2.10, 5.2.3), and only
+// if that is the size of the disk or there are no other partitions.
 func (t *Table) FitMBR(b []byte, fitted *Table) []byte {
 	b = slices.Clone(b)
 	alone := true

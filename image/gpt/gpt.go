@@ -1,5 +1,5 @@
-// Package gpt is the partition table of a disk as a value: encoded through
-// go-diskfs in memory, read from anything that can be read.
+// Package gpt reads and writes GUID partition tables (UEFI specification 2.10, chapter 5).
+// Tables are encoded with go-diskfs.
 package gpt
 
 import (
@@ -23,30 +23,30 @@ const (
 	entries   = 128
 	entrySize = 128
 
-	// HeadSize is what the protective MBR, header and entries take at the start
-	// of a disk; at its end it is a sector less.
+	// HeadSize is the length in bytes of the protective MBR, header and entries at the start
+	// of a disk; TailSize, that of the entries and header at its end.
 	HeadSize = 2*sector + entries*entrySize
 	TailSize = HeadSize - sector
 )
 
-// Table is a GPT. One that Read returns keeps the header and the entries it was read
-// from, and Fit changes no more of them than it must. Where the fields of the form are
-// zero, it has 128 entries of 128 bytes in sector 2 of 512-byte sectors.
+// Table is a GPT. A table that [Read] returned keeps the bytes of its header and entries,
+// and [Table.Fit] changes only the necessary fields. The defaults are 128 entries of 128
+// bytes in sector 2, with sectors of 512 bytes.
 type Table struct {
 	GUID        string
 	Size        int64 // of the disk, in bytes
 	FirstUsable int64 // in bytes
 	Parts       []Part
 
-	Sector     int64 // size of a logical sector, in bytes
-	Entries    int   // how many there are, used or not
+	Sector     int64 // logical sector size, in bytes
+	Entries    int   // number of entries, in use or not
 	EntrySize  int   // in bytes
-	EntriesOff int64 // of the entries behind the header at the start, in bytes
+	EntriesOff int64 // offset of the entries at the start of the disk, in bytes
 
-	header, entries []byte // as they were read
+	header, entries []byte // as read
 }
 
-// Part is an entry that is in use. Off and Len are in bytes.
+// Part is an entry in use (UEFI 2.10, table 5-6). Off and Len are in bytes.
 type Part struct {
 	Number     int // from 1
 	Name       string
@@ -55,14 +55,14 @@ type Part struct {
 	Attrs      uint64
 }
 
-// Extents are the two copies of the table: "gpt" at the start of the disk, with
-// the protective MBR, and "gpt-backup" at its end.
+// Extents returns the extents "gpt" at the start of the disk, with the protective MBR, and
+// "gpt-backup" at its end.
 func (t *Table) Extents() ([]image.Extent, error) {
 	if !t.Usual() {
-		return nil, &UnsupportedError{fmt.Sprintf("a partition table of %d entries of %d bytes at byte %d, in sectors of %d bytes, cannot be made anew", t.Entries, t.EntrySize, t.EntriesOff, t.Sector)}
+		return nil, &UnsupportedError{fmt.Sprintf("writing a partition table of %d entries of %d bytes at byte %d, in sectors of %d bytes, is not supported", t.Entries, t.EntrySize, t.EntriesOff, t.Sector)}
 	}
 	if t.Size%sector != 0 || t.Size < HeadSize+TailSize {
-		return nil, fmt.Errorf("a disk of %d bytes has no room for a partition table, or is no multiple of %d", t.Size, sector)
+		return nil, fmt.Errorf("a disk of %d bytes is too small for a partition table, or its size is not a multiple of %d", t.Size, sector)
 	}
 	g := gpt.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector, GUID: t.GUID, ProtectiveMBR: true}
 	lastUsable := t.Size - TailSize - 1
@@ -79,8 +79,8 @@ func (t *Table) Extents() ([]image.Extent, error) {
 	if err := g.Write(&m, t.Size); err != nil {
 		return nil, err
 	}
-	// go-diskfs puts the first usable sector right behind the entries and cannot
-	// be told otherwise; and its protective MBR wraps at 2 TiB.
+	// go-diskfs sets FirstUsableLBA (at byte 40 of the header) to the sector after the
+	// entries, and the size in its protective MBR overflows at 2 TiB.
 	for _, h := range [][]byte{m.head[sector : 2*sector], m.tail[TailSize-sector:]} {
 		binary.LittleEndian.PutUint64(h[40:], uint64(max(t.FirstUsable, HeadSize)/sector))
 		binary.LittleEndian.PutUint32(h[16:], 0)
@@ -93,7 +93,7 @@ func (t *Table) Extents() ([]image.Extent, error) {
 	}, nil
 }
 
-// ends takes what is written to the first and last sectors of a disk.
+// ends is a disk of which only the first and last sectors can be written.
 type ends struct {
 	head, tail []byte
 	size       int64
@@ -106,7 +106,7 @@ func (e *ends) WriteAt(p []byte, off int64) (int, error) {
 	case at >= 0 && at+int64(len(p)) <= TailSize:
 		return copy(e.tail[at:], p), nil
 	}
-	return 0, fmt.Errorf("a table that is written at %d of %d", off, e.size)
+	return 0, fmt.Errorf("a write at byte %d of %d, which is outside the partition tables", off, e.size)
 }
 
 func (e *ends) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
@@ -115,7 +115,7 @@ func (e *ends) Read([]byte) (int, error)          { return 0, errors.ErrUnsuppor
 func (e *ends) Stat() (fs.FileInfo, error)        { return nil, errors.ErrUnsupported }
 func (e *ends) Close() error                      { return nil }
 
-// Start is where the first partition starts, or 0 if there is none.
+// Start returns the offset of the first partition, or 0 if the table has no partitions.
 func (t *Table) Start() int64 {
 	start := int64(0)
 	for i, p := range t.Parts {
@@ -126,7 +126,7 @@ func (t *Table) Start() int64 {
 	return start
 }
 
-// End is where the last partition ends.
+// End returns the end of the last partition.
 func (t *Table) End() int64 {
 	end := int64(0)
 	for _, p := range t.Parts {
@@ -135,7 +135,7 @@ func (t *Table) End() int64 {
 	return end
 }
 
-// guid reads the mixed-endian form GUIDs have on disk.
+// guid decodes a GUID on disk, which is partly little-endian (UEFI 2.10, appendix A).
 func guid(b []byte) string {
 	u := uuid.UUID{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6]}
 	copy(u[8:], b[8:])

@@ -12,8 +12,7 @@ import (
 	"imgtool/image/fault"
 )
 
-// ReadError is a file that was opened and cannot be read at a place, as from a medium
-// with bad sectors.
+// ReadError is an error of reading an open file, as from a medium with bad sectors.
 type ReadError struct {
 	Path string
 	Off  int64
@@ -26,8 +25,8 @@ func (e *ReadError) Error() string {
 func (e *ReadError) Unwrap() error { return e.Err }
 func (e *ReadError) Kind() string  { return fault.Corrupt }
 
-// NewReaderAt reads from r, which is the file at a path. Errors but io.EOF are
-// *ReadErrors.
+// NewReaderAt returns a reader of r, the file at path. Its errors are *[ReadError]s, except
+// for io.EOF.
 func NewReaderAt(path string, r io.ReaderAt) io.ReaderAt { return &readerAt{path, r} }
 
 type readerAt struct {
@@ -40,8 +39,8 @@ func (r *readerAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, readError(r.path, off+int64(n), err)
 }
 
-// NewReader reads from r, which has a name for messages. Errors but io.EOF are
-// *ReadErrors.
+// NewReader returns a reader of r, the file with the given name. Its errors are
+// *[ReadError]s, except for io.EOF.
 func NewReader(name string, r io.Reader) io.Reader { return &reader{name: name, r: r} }
 
 type reader struct {
@@ -66,21 +65,21 @@ func readError(path string, off int64, err error) error {
 	return &ReadError{path, off, err}
 }
 
-// OutputError is a file that cannot be made because its directory cannot be written.
+// OutputError is the error for an output file in a directory that is not writable.
 type OutputError struct {
 	Path, Dir string
 	Err       error
 }
 
 func (e *OutputError) Error() string {
-	return fmt.Sprintf("%s: the directory %s cannot be written: %v", e.Path, e.Dir, e.Err)
+	return fmt.Sprintf("%s: the directory %s is not writable: %v", e.Path, e.Dir, e.Err)
 }
 func (e *OutputError) Unwrap() error { return e.Err }
 func (e *OutputError) Kind() string  { return fault.WriteKind(e.Err) }
 
-// CheckOutput says why no regular file can be made at a path, or take the place of the
-// one that is there: its directory is missing, is none or cannot be written (an
-// *OutputError), or something else has its name. Nothing is made.
+// CheckOutput checks that a regular file can be made or replaced at path: its directory
+// exists and is writable (if not, the error is an *[OutputError]), and path is not a file
+// of another kind. It makes nothing.
 func CheckOutput(path string) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return &KindError{path, kind(info.Mode()), "a regular file"}
@@ -89,9 +88,9 @@ func CheckOutput(path string) error {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: there is no directory %s to write it to", path, dir)
+		return fmt.Errorf("%s: the directory %s does not exist", path, dir)
 	case err != nil:
-		return fmt.Errorf("%s: the directory to write it to: %w", path, err)
+		return fmt.Errorf("%s: its directory: %w", path, err)
 	case !info.IsDir():
 		return fmt.Errorf("%s: %s is not a directory", path, dir)
 	}

@@ -24,9 +24,9 @@ func (b badAt) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// A read error names the file and the first byte that could not be read; the end of a
-// file is none.
-func TestReadErrorsNameFileAndPlace(t *testing.T) {
+// A read error names the file and the offset of the first byte that could not be read.
+// io.EOF is unchanged.
+func TestReadErrorsNameFileAndOffset(t *testing.T) {
 	_, err := hostfile.NewReaderAt("some.img", badAt(5000)).ReadAt(make([]byte, 4096), 4096)
 	var failed *hostfile.ReadError
 	if !errors.As(err, &failed) || failed.Off != 5000 || err.Error() != "some.img: reading at byte 5000: input/output error" || !errors.Is(err, syscall.EIO) {
@@ -45,8 +45,8 @@ func TestReadErrorsNameFileAndPlace(t *testing.T) {
 	}
 }
 
-// A place where no file can be made is found without making one, and named.
-func TestOutputsAreCheckedWithoutMakingThem(t *testing.T) {
+// CheckOutput makes no file.
+func TestCheckOutput(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
@@ -56,7 +56,7 @@ func TestOutputsAreCheckedWithoutMakingThem(t *testing.T) {
 		filepath.Join(dir, "new"):    "",
 		file:                         "",
 		dir:                          dir + " is not a regular file, but a directory",
-		filepath.Join(dir, "a", "b"): "there is no directory " + filepath.Join(dir, "a"),
+		filepath.Join(dir, "a", "b"): "the directory " + filepath.Join(dir, "a") + " does not exist",
 		filepath.Join(file, "b"):     "not a directory",
 	} {
 		err := hostfile.CheckOutput(path)

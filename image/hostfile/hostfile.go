@@ -1,6 +1,6 @@
-// Package hostfile opens the files that a person names: regular files, and block devices
-// and pipes where those make sense. Anything else in their place, such as a named pipe that
-// nothing writes to, is an error at once; opening or reading it could block for ever.
+// Package hostfile opens files that a user names: regular files, and block devices and pipes
+// where they make sense. Other kinds of files are refused without opening them, as that
+// could block, for example on a FIFO without a writer.
 package hostfile
 
 import (
@@ -14,7 +14,7 @@ import (
 	"syscall"
 )
 
-// KindError is a file of a kind that is of no use where it is named.
+// KindError is the error for a file of the wrong kind.
 type KindError struct {
 	Path, Kind string
 	Want       string // such as "a regular file"
@@ -32,26 +32,26 @@ func OpenDisk(path string) (*os.File, error) {
 	return open(path, func(path string, mode fs.FileMode) bool { return regular(path, mode) || isDisk(mode) }, "a regular file or a disk")
 }
 
-// OpenStream opens a regular file for reading, or a pipe that the program was started
-// with: /dev/stdin, or /dev/fd/63 as shells write <(command).
+// OpenStream opens a regular file for reading, or a pipe that the process inherited:
+// /dev/stdin, or /dev/fd/63 as a shell passes <(command).
 func OpenStream(path string) (*os.File, error) {
 	return open(path, func(path string, mode fs.FileMode) bool {
 		return regular(path, mode) || mode&fs.ModeNamedPipe != 0 && Inherited(path)
 	}, "a regular file")
 }
 
-// Inherited says whether a path names a descriptor that the program was started with.
+// Inherited reports whether path names a file descriptor that the process inherited.
 func Inherited(path string) bool { return inherited.MatchString(path) }
 
 var inherited = regexp.MustCompile(`^(/dev/std(in|out|err)|/dev/fd/\d+|/proc/self/fd/\d+)$`)
 
-// ReadFile is what is in a regular file of up to limit bytes.
+// ReadFile reads a regular file of up to limit bytes.
 func ReadFile(path string, limit int64) ([]byte, error) { return read(path, limit, Open) }
 
-// ReadStream is what is in a regular file or an inherited pipe, of up to limit bytes.
+// ReadStream reads a regular file or an inherited pipe, of up to limit bytes.
 func ReadStream(path string, limit int64) ([]byte, error) { return read(path, limit, OpenStream) }
 
-// Text is room for everything that people write by hand.
+// Text is a limit in bytes for files that are written by hand.
 const Text = 64 << 20
 
 func read(path string, limit int64, open func(string) (*os.File, error)) ([]byte, error) {
@@ -62,7 +62,7 @@ func read(path string, limit int64, open func(string) (*os.File, error)) ([]byte
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes, which is the limit here", path, limit)
+		err = fmt.Errorf("%s has more than %d bytes, the limit for this kind of file", path, limit)
 	}
 	return b, err
 }
@@ -74,7 +74,7 @@ func isDisk(mode fs.FileMode) bool {
 }
 
 func open(path string, ok func(path string, mode fs.FileMode) bool, want string) (*os.File, error) {
-	// To open some devices does something already.
+	// Opening some devices has side effects, so check the kind first.
 	info, err := os.Stat(path)
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		pathErr.Op = "open"
@@ -85,7 +85,7 @@ func open(path string, ok func(path string, mode fs.FileMode) bool, want string)
 	if !ok(path, info.Mode()) {
 		return nil, &KindError{path, kind(info.Mode()), want}
 	}
-	// It may be a pipe by now, and to open one waits for a writer.
+	// O_NONBLOCK: it may have become a FIFO.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func kind(mode fs.FileMode) string {
 	return "a special file"
 }
 
-// DirFS is a directory whose regular files can be opened, as those a definition names.
+// DirFS returns a file system of the regular files in a directory.
 func DirFS(dir string) fs.FS { return dirFS(dir) }
 
 type dirFS string

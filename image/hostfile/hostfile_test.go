@@ -16,8 +16,8 @@ import (
 	"imgtool/image/hostfile"
 )
 
-// Whatever has the name of a file is opened or refused at once.
-func TestWhatIsNoFileIsRefusedAtOnce(t *testing.T) {
+// Files of every kind are opened or refused without blocking.
+func TestOtherKindsOfFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	l, err := net.Listen("unix", at("socket"))
@@ -67,8 +67,8 @@ func TestWhatIsNoFileIsRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// A pipe is read to its end under the name that a shell gives it, and no other.
-func TestAnInheritedPipeIsRead(t *testing.T) {
+// An inherited pipe is read to its end under the name that a shell gives it.
+func TestInheritedPipeIsRead(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func TestAnInheritedPipeIsRead(t *testing.T) {
 	}
 }
 
-func TestALongFileIsRefused(t *testing.T) {
+func TestReadFileHasALimit(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, []byte("12345"), 0o644); err != nil {
 		t.Fatal(err)

@@ -8,19 +8,19 @@ import (
 	"path/filepath"
 )
 
-// Target is the path of the file that symbolic links lead to, which need not exist: what
-// replaces a file by renaming another would else replace the link.
+// Target follows symbolic links and returns the path of the file, which need not exist. A
+// program that replaces a file by renaming another needs it to keep the links.
 func Target(path string) (string, error) {
 	for range 40 {
 		to, err := os.Readlink(path)
-		if errors.Is(err, fs.ErrNotExist) || err != nil && isNoLink(path) {
+		if errors.Is(err, fs.ErrNotExist) || err != nil && !isLink(path) {
 			return path, nil
 		}
 		if err != nil {
 			return "", err
 		}
 		if !filepath.IsAbs(to) {
-			// The directory may be a link itself.
+			// The directory may be a symbolic link.
 			dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 			if err != nil {
 				return "", err
@@ -32,7 +32,7 @@ func Target(path string) (string, error) {
 	return "", fmt.Errorf("%s: too many symbolic links", path)
 }
 
-func isNoLink(path string) bool {
+func isLink(path string) bool {
 	info, err := os.Lstat(path)
-	return err == nil && info.Mode()&fs.ModeSymlink == 0
+	return err != nil || info.Mode()&fs.ModeSymlink != 0
 }

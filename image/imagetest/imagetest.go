@@ -3,10 +3,14 @@
 package imagetest
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -74,4 +78,24 @@ func Loop(t testing.TB, file string) string {
 	dev := strings.TrimSpace(Run(t, "losetup", "--find", "--show", "--direct-io=on", file))
 	t.Cleanup(func() { exec.Command(Need(t, "losetup"), "--detach", dev).Run() })
 	return dev
+}
+
+// Hold runs a Python script, which imports sys and gets args, until stop is called or the
+// test ends. It returns when the script has reached its end.
+func Hold(t testing.TB, script string, args ...string) (pid int, stop func()) {
+	t.Helper()
+	script += "\nprint('ready', flush=True); sys.stdin.read()"
+	cmd := exec.Command(Need(t, "python3"), append([]string{"-c", script}, args...)...)
+	cmd.Stderr = os.Stderr
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() { in.Close(); io.Copy(io.Discard, out); cmd.Wait() })
+	t.Cleanup(stop)
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("%q: %v", line, err)
+	}
+	return cmd.Process.Pid, stop
 }

@@ -1,7 +1,7 @@
-// Package initramfs looks for files in the initial root file system of a kernel: any
-// number of cpio archives one after the other, each plain or in compressed members, with
-// zeros between them. That is Documentation/driver-api/early-userspace/buffer-format
-// of Linux.
+// Package initramfs finds files in the initial root file system of Linux: any number of
+// concatenated cpio archives, each plain or compressed, with padding of zeros between them.
+// The format is described in Documentation/driver-api/early-userspace/buffer-format.rst of
+// Linux.
 package initramfs
 
 import (
@@ -18,11 +18,11 @@ import (
 	"imgtool/image/compress"
 )
 
-// maxUnpacked bounds what members may unpack to, all together.
+// maxUnpacked is the limit of the decompressed size of all archives together, in bytes.
 const maxUnpacked = 4 << 30
 
-// Has says whether a path, without a slash before it, is in an initramfs. It reads no
-// further than that; an error means that the rest cannot be read.
+// Has reports whether an initramfs has a path, which has no leading slash. It stops reading
+// there, so data after the path may be damaged.
 func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 	left := int64(maxUnpacked)
 	for at := int64(0); ; {
@@ -81,8 +81,8 @@ func cutShort(err error) error {
 
 func isCpio(head []byte) bool { return bytes.HasPrefix(head, []byte("07070")) }
 
-// search reads cpio archives that follow one another. All of packed data have to be
-// such; what follows plain ones may be something else.
+// search searches concatenated cpio archives. In decompressed data, nothing else may follow
+// them; after plain archives, compressed ones may.
 func search(in io.Reader, path string, packed bool) (bool, error) {
 	c, ok := in.(*counter)
 	if !ok {
@@ -99,7 +99,7 @@ func search(in io.Reader, path string, packed bool) (bool, error) {
 		case err != nil && err != io.EOF:
 			return false, err
 		case !isCpio(head) && packed:
-			return false, fmt.Errorf("what was unpacked has % x, which is no cpio", head)
+			return false, fmt.Errorf("the decompressed data have % x, which is not a cpio archive", head)
 		case !isCpio(head):
 			return false, nil
 		}
@@ -118,8 +118,8 @@ func search(in io.Reader, path string, packed bool) (bool, error) {
 	}
 }
 
-// nextFile reads the header and passes over the data of a file. At the end of the data
-// the name is "": the kernel wants no trailer.
+// nextFile reads the header of a file and skips its data. At the end of the input the name
+// is "", as the kernel does not require a trailer.
 func nextFile(c *counter) (name string, err error) {
 	var head [110]byte
 	if n, err := io.ReadFull(c, head[:]); err != nil {
@@ -131,9 +131,9 @@ func nextFile(c *counter) (name string, err error) {
 	size, err1 := strconv.ParseUint(string(head[54:62]), 16, 32)
 	length, err2 := strconv.ParseUint(string(head[94:102]), 16, 32)
 	if !isCpio(head[:]) || err1 != nil || err2 != nil || length < 1 || length > maxName {
-		return "", fmt.Errorf("a damaged cpio: a header begins with %q", head[:6])
+		return "", fmt.Errorf("a damaged cpio archive: a header begins with %q", head[:6])
 	}
-	b := make([]byte, (length+2+3)/4*4-2) // the header has two bytes more than whole words
+	b := make([]byte, (length+2+3)/4*4-2) // the header is two bytes longer than whole words
 	if _, err := io.ReadFull(c, b); err != nil {
 		return "", whole(err)
 	}
@@ -146,9 +146,9 @@ func nextFile(c *counter) (name string, err error) {
 	return name, whole(err)
 }
 
-const maxName = 4096 // of the kernel, with the zero at its end
+const maxName = 4096 // PATH_MAX of the kernel, with the final zero byte
 
-// whole is err where the data may not end.
+// whole converts io.EOF where data must follow.
 func whole(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -172,8 +172,8 @@ func skipZeros(c *counter) error {
 	}
 }
 
-// counter counts what was read. A decompressor that reads byte by byte reads no more
-// than it needs.
+// counter counts the bytes that are read. It is an io.ByteReader, so that decompressors do
+// not read ahead.
 type counter struct {
 	r *bufio.Reader
 	n int64
@@ -193,7 +193,7 @@ func (c *counter) ReadByte() (byte, error) {
 	return b, err
 }
 
-// gzipRun unpacks gzip members that follow one another, and leaves what comes after.
+// gzipRun decompresses concatenated gzip members and stops before other data.
 type gzipRun struct {
 	in *counter
 	z  *gzip.Reader
@@ -225,7 +225,7 @@ func (g *gzipRun) Read(p []byte) (int, error) {
 	}
 }
 
-// limit reads r, which ends in an error where it has more than what is left.
+// limit returns a reader of r that fails after *left bytes.
 func limit(r io.Reader, left *int64) io.Reader { return &limited{r, left} }
 
 type limited struct {

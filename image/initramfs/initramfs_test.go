@@ -14,7 +14,7 @@ import (
 
 const wanted = "scripts/init-bottom/overlayroot"
 
-// archive is a cpio with one file, of cpio's.
+// archive returns an archive with one file, made by cpio.
 func archive(t testing.TB, name string) string {
 	t.Helper()
 	d := t.TempDir()
@@ -45,7 +45,7 @@ func has(data string) (bool, error) {
 	return initramfs.Has(strings.NewReader(data), int64(len(data)), wanted)
 }
 
-func TestEveryMemberIsLookedThrough(t *testing.T) {
+func TestHas(t *testing.T) {
 	imagetest.Need(t, "cpio")
 	other, script := archive(t, "bin/busybox"), archive(t, wanted)
 	pack := map[string]func(string) string{
@@ -97,12 +97,12 @@ func TestEveryMemberIsLookedThrough(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeReadIsSaid(t *testing.T) {
+func TestHasReportsDamage(t *testing.T) {
 	imagetest.Need(t, "cpio")
 	other := archive(t, "bin/busybox")
 	for name, c := range map[string]struct{ data, want string }{
 		"text":             {other + "hello, this is text", "which is neither a cpio archive nor a known compression"},
-		"packed text":      {piped(t, "hello, this is text", "gzip", "-c"), "which is no cpio"},
+		"packed text":      {piped(t, "hello, this is text", "gzip", "-c"), "which is not a cpio"},
 		"a cut cpio":       {other[:len(other)/2], "cut short"},
 		"a cut gzip":       {piped(t, other, "gzip", "-c")[:100], "cut short"},
 		"a cut zstd":       {piped(t, other, "zstd", "-qc")[:50], "the zstd data at byte 0: cut short"},

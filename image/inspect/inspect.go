@@ -134,7 +134,7 @@ func stateFile(m *artifact.Manifest, number int) string {
 func (r *Report) fat(name string, v *volume.FileSystem) *FAT {
 	f := &FAT{Kind: v.FAT.Kind, Label: v.FAT.Label, Serial: fileinfo.FATSerial(v.FAT.Serial)}
 	for _, file := range v.Entries {
-		if file.Folder {
+		if file.Dir {
 			continue
 		}
 		f.Files = append(f.Files, File{file.Path, file.Size()})

@@ -1,8 +1,8 @@
-// Package mbr reads the partition table of an MBR as the kernel does, with the logical
-// partitions in extended ones.
+// Package mbr reads the partition table of an MBR as Linux does (block/partitions/msdos.c),
+// including logical partitions.
 //
-// go-diskfs, which the image/gpt package writes its tables with, reads the four primary
-// entries and follows no extended partition, so this is not made of it.
+// go-diskfs reads the four primary entries only. The tables of logical partitions have the
+// same form, and its errors hide those of the disk, so this package decodes the entries.
 package mbr
 
 import (
@@ -15,42 +15,41 @@ import (
 // Size is the size of an MBR in bytes.
 const Size = 512
 
-// maxLinks is how many tables a chain of logical partitions may have, as in the
-// kernel's block/partitions/msdos.c.
+// maxLinks is the largest number of tables in a chain of logical partitions, as in Linux.
 const maxLinks = 100
 
-// GPT is the type of the partition that protects a GPT.
+// GPT is the type of the partition that protects a GPT (UEFI 2.10, table 5-4).
 const GPT = 0xEE
 
-// Part is a partition. First and Count are in sectors of the disk, and may be more
-// than 32 bits for a logical one.
+// Part is a partition. First and Count are in sectors. For a logical partition, First may
+// need more than 32 bits.
 type Part struct {
 	Number       int // from 1; logical partitions from 5
 	Type         byte
 	First, Count int64
 }
 
-// Extended says that a partition is there to hold logical ones.
+// Extended reports whether a partition contains logical partitions.
 func (p Part) Extended() bool { return extended(p.Type) }
 
-// ErrNone says that a disk does not start with an MBR.
-var ErrNone = errors.New("there is no MBR")
+// ErrNone is the error for a disk that does not start with an MBR.
+var ErrNone = errors.New("no MBR")
 
 // Table is an MBR: its partitions in the order of their numbers.
 type Table struct {
 	Parts      []Part
-	Protective bool  // an entry is of type 0xEE: what counts is the GPT
-	Covered    int64 // how many sectors the first such entry has
+	Protective bool  // has an entry of type 0xEE: the disk has a GPT
+	Covered    int64 // number of sectors of the first such entry
 }
 
-// Read reads the MBR at the start of a disk with logical sectors of that many bytes.
-// Whether it protects a GPT is said, not judged. A chain of logical partitions ends
-// where it cannot be followed, as in the kernel.
+// Read reads the MBR at the start of a disk with the logical sector size sector, in bytes.
+// It does not read a GPT. A chain of logical partitions ends at the first invalid table, as
+// in Linux.
 func Read(r io.ReaderAt, sector int64) (*Table, error) {
 	b := make([]byte, Size)
 	if n, err := r.ReadAt(b, 0); n < len(b) {
 		if err == nil || err == io.EOF {
-			return nil, fmt.Errorf("%w: it has %d bytes", ErrNone, n)
+			return nil, fmt.Errorf("%w: the disk has %d bytes", ErrNone, n)
 		}
 		return nil, err
 	}
@@ -64,14 +63,14 @@ func Read(r io.ReaderAt, sector int64) (*Table, error) {
 		if e.kind == GPT && !t.Protective {
 			t.Protective, t.Covered = true, e.count
 		}
-		if e.count != 0 { // the kernel takes one of type 0 as well
+		if e.count != 0 { // Linux accepts type 0
 			t.Parts = append(t.Parts, Part{i + 1, e.kind, e.first, e.count})
 		}
 	}
 	if t.Protective {
 		return t, nil
 	}
-	// The code of a boot sector ends in the same two bytes.
+	// A boot sector without a table has the same signature.
 	if !plain {
 		return nil, fmt.Errorf("%w: the active flag of a partition is neither 0 nor 0x80", ErrNone)
 	}
@@ -89,7 +88,7 @@ func Read(r io.ReaderAt, sector int64) (*Table, error) {
 	return t, nil
 }
 
-// chain is the logical partitions in an extended one, numbered from next on.
+// chain returns the logical partitions of an extended partition, numbered from next.
 func chain(r io.ReaderAt, sector int64, in Part, next int) (parts []Part, err error) {
 	at := in.First
 	b := make([]byte, Size)
@@ -111,7 +110,7 @@ func chain(r io.ReaderAt, sector int64, in Part, next int) (parts []Part, err er
 				if link < 0 {
 					link = in.First + e.first
 				}
-			// The first two are what they say; of others only what is inside counts.
+			// As in Linux, the last two entries count only within the extended partition.
 			case i < 2 || first >= in.First && first+e.count <= in.First+in.Count:
 				parts = append(parts, Part{next + len(parts), e.kind, first, e.count})
 			}
@@ -124,6 +123,8 @@ func chain(r io.ReaderAt, sector int64, in Part, next int) (parts []Part, err er
 	return parts, nil
 }
 
+// entry is a partition record: UEFI 2.10, table 5-2, which has StartingLBA at byte 8 and
+// SizeInLBA at byte 12.
 type entry struct {
 	boot, kind   byte
 	first, count int64

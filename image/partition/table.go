@@ -1,4 +1,4 @@
-// Package partition reads the partition table of an image or disk, whichever kind it has.
+// Package partition reads the partition table of an image or disk, a GPT or an MBR.
 package partition
 
 import (
@@ -15,27 +15,26 @@ import (
 
 // Table is the partition table of an image or disk.
 type Table struct {
-	GPT    *gpt.Table // nil: an MBR
-	Sector int64      // size of the logical sectors it is for, in bytes
-	Parts  []gpt.Part // of an MBR, number, type and place alone, extended partitions among them
+	GPT    *gpt.Table // nil for an MBR
+	Sector int64      // logical sector size, in bytes
+	Parts  []gpt.Part // with an MBR: including extended partitions, without names and GUIDs
 }
 
-// ErrNone says that an image or disk has no partition table.
+// ErrNone is the error for an image or disk without a partition table.
 var ErrNone = errors.New("it starts with no partition table")
 
-// sectors are the sizes of logical sectors of disks, in bytes.
+// sectors are the logical sector sizes of disks, in bytes.
 var sectors = []int64{512, 1024, 2048, 4096}
 
-// Read reads the partition table of an image or disk. As for the kernel, there is a
-// GPT only if an entry in the MBR is of type 0xEE; without one the MBR counts, whatever
-// else there is.
+// Read reads the partition table of an image or disk. As in Linux, a disk has a GPT only if
+// the MBR has an entry of type 0xEE.
 //
-// sector is the size of the disk's logical sectors; 0 is not known, and for an image:
-// then a GPT is looked for in sector 1 of all sizes, and an MBR is for sectors of 4096
-// bytes if a file system is found where it starts in these and none where it starts in
-// sectors of 512 bytes, else for 512.
+// sector is the logical sector size of the disk in bytes, or 0 if it is unknown, as for an
+// image. In that case Read looks for a GPT in sector 1 with all sector sizes. An MBR has
+// sectors of 4096 bytes if a file system starts in one of its partitions with this size and
+// none does with 512; else it has sectors of 512 bytes.
 //
-// Errors are ErrNone, a *gpt.UnsupportedError, those of r, and damage.
+// The error is [ErrNone], a [*gpt.UnsupportedError], an error of r, or describes damage.
 func Read(r io.ReaderAt, sector int64) (*Table, error) {
 	table := &Table{Sector: sector}
 	if sector == 0 {
@@ -65,8 +64,8 @@ func Read(r io.ReaderAt, sector int64) (*Table, error) {
 	return table, nil
 }
 
-// hasFileSystem says whether something known is in a partition of an MBR, if it is for
-// sectors of that many bytes.
+// hasFileSystem reports whether a partition of an MBR with the given sector size has a known
+// file system.
 func hasFileSystem(r io.ReaderAt, m *mbr.Table, sector int64) bool {
 	magics := []struct {
 		off   int64
@@ -86,8 +85,8 @@ func hasFileSystem(r io.ReaderAt, m *mbr.Table, sector int64) bool {
 	return false
 }
 
-// readGPT reads a GPT. Of several, as a disk may have after its sectors were made
-// larger, it is the one for the disk that the MBR covers.
+// readGPT reads a GPT. If there are several, as after the sector size of a disk was changed,
+// it returns the table for the number of sectors in the MBR.
 func readGPT(r io.ReaderAt, sector, covered int64) (*gpt.Table, error) {
 	sizes := sectors
 	if sector != 0 {
@@ -113,7 +112,7 @@ func readGPT(r io.ReaderAt, sector, covered int64) (*gpt.Table, error) {
 	return nil, fault
 }
 
-// ReadBackup reads the GPT at the end of an image or disk of size bytes.
+// ReadBackup reads the backup GPT at the end of an image or disk of size bytes.
 func ReadBackup(r io.ReaderAt, size int64) (*Table, error) {
 	var fault error
 	for _, s := range sectors {
@@ -128,7 +127,7 @@ func ReadBackup(r io.ReaderAt, size int64) (*Table, error) {
 	return nil, fault
 }
 
-// Start is where the first partition starts, or 0 if there is none.
+// Start returns the offset of the first partition, or 0 if the table has no partitions.
 func (t *Table) Start() int64 {
 	if len(t.Parts) == 0 {
 		return 0
@@ -136,7 +135,7 @@ func (t *Table) Start() int64 {
 	return slices.MinFunc(t.Parts, func(a, b gpt.Part) int { return cmp.Compare(a.Off, b.Off) }).Off
 }
 
-// End is where the last partition ends.
+// End returns the end of the last partition.
 func (t *Table) End() (end int64) {
 	for _, p := range t.Parts {
 		end = max(end, p.Off+p.Len)
@@ -144,8 +143,7 @@ func (t *Table) End() (end int64) {
 	return end
 }
 
-// Spans are where the table is, without the entries of an MBR that protects a GPT and
-// without the tables of logical partitions.
+// Spans returns the places of a GPT, without the protective MBR. An MBR has none.
 func (t *Table) Spans() []image.Span {
 	if t.GPT == nil {
 		return nil
@@ -153,9 +151,8 @@ func (t *Table) Spans() []image.Span {
 	return append(t.GPT.Head(), t.GPT.Backup())
 }
 
-// DiskSize is how large the disk is that the partition table in the first bytes of r
-// is for: of an MBR, up to the end of its last partition. It is 0 where there is no
-// table, or one with a fault.
+// DiskSize returns the size of the disk of the partition table at the start of r: for an
+// MBR, the end of the last partition. It returns 0 without a valid table.
 func DiskSize(r io.ReaderAt) int64 {
 	t, err := Read(r, 0)
 	switch {

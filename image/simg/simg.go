@@ -1,6 +1,6 @@
-// Package simg reads and writes Android sparse images, version 1: a header, then
-// chunks that are bytes, a word to repeat, or nothing. It is what system/core's
-// libsparse calls sparse_format.h. All numbers are little-endian.
+// Package simg reads and writes Android sparse images of version 1: a header, and chunks with
+// data, a word to repeat, or no content. The format is that of sparse_format.h in libsparse
+// of Android's system/core. All numbers are little-endian.
 package simg
 
 import (
@@ -17,7 +17,7 @@ import (
 const (
 	magic      = 0xed26ff3a
 	headerSize = 28
-	chunkSize  = 12 // of a chunk's header
+	chunkSize  = 12 // of a chunk header
 	block      = 4096
 
 	raw      = 0xcac1
@@ -25,14 +25,14 @@ const (
 	dontCare = 0xcac3
 	checksum = 0xcac4
 
-	// maxChunks bounds the memory that headers of 12 bytes can make us use: it is
-	// enough for every other block of 16 GiB.
+	// maxChunks limits the memory for chunks. It suffices for every other block of 16 GiB.
 	maxChunks = 1 << 22
 
-	// maxRaw keeps the size of a chunk well within its 32 bits.
+	// maxRaw limits the blocks of a raw chunk, as its size in bytes has 32 bits.
 	maxRaw = 64 << 20 / block
 )
 
+// header is sparse_header_t.
 type header struct {
 	Magic                 uint32
 	Major, Minor          uint16
@@ -41,23 +41,23 @@ type header struct {
 	Checksum              uint32
 }
 
+// chunk is chunk_header_t.
 type chunk struct {
 	Type, _      uint16
 	Blocks, Size uint32 // blocks of output; bytes with this header
 }
 
-// ErrNotSparse is returned for something that does not begin as a sparse image.
+// ErrNotSparse is the error for a file that does not start like a sparse image.
 var ErrNotSparse = errors.New("not a sparse image")
 
-// IsSparse tells by its first 4 bytes whether something can be a sparse image.
+// IsSparse reports whether the first 4 bytes of a file are those of a sparse image.
 func IsSparse(head []byte) bool {
 	return len(head) >= 4 && binary.LittleEndian.Uint32(head) == magic
 }
 
-// Open returns what the sparse image in r, which has size bytes, stands for. Its
-// bytes are read when they are asked for. What the image does not care about is
-// no content, and reads as zeros: see Zeroed. Checksums are not checked, as that
-// would take reading all of it.
+// Open returns the unpacked image of the sparse image in r, which has size bytes. The content
+// is read from r on demand. Blocks of "don't care" chunks are not content, and read as
+// zeros: see [Zeroed]. Open does not check checksums, as it would have to read all content.
 func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 	var h header
 	if size < headerSize {
@@ -70,7 +70,7 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 	case h.Magic != magic:
 		return nil, ErrNotSparse
 	case h.Major != 1:
-		return nil, fmt.Errorf("a sparse image of version %d.%d is not known", h.Major, h.Minor)
+		return nil, fmt.Errorf("version %d.%d of sparse images is not supported, only version 1", h.Major, h.Minor)
 	case h.HeaderSize < headerSize || h.ChunkSize < chunkSize || h.Block == 0 || h.Block%4 != 0:
 		return nil, fmt.Errorf("the sparse image is damaged: headers of %d and %d bytes, blocks of %d", h.HeaderSize, h.ChunkSize, h.Block)
 	case uint64(h.Blocks)*uint64(h.Block) > math.MaxInt64:
@@ -111,7 +111,7 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 				return nil, bad("a checksum of %d blocks", c.Blocks)
 			}
 		default:
-			return nil, bad("type %#x is not known", c.Type)
+			return nil, bad("unknown type %#x", c.Type)
 		}
 		if data != want {
 			return nil, bad("type %#x of %d blocks has %d bytes and not %d", c.Type, c.Blocks, data, want)
@@ -140,9 +140,8 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 	return image.New(blocks*int64(h.Block), extents...)
 }
 
-// Zeroed is m with zeros as content where it had none: for a disk that is not
-// blank, as a tool that writes sparse images may take zeros for nothing to care
-// about.
+// Zeroed returns m with zeros as content where it has none: some tools write zeros as "don't
+// care" chunks, and the disk may not be blank.
 func Zeroed(m *image.Image) (*image.Image, error) {
 	var extents []image.Extent
 	var content []image.Span
@@ -150,7 +149,7 @@ func Zeroed(m *image.Image) (*image.Image, error) {
 		extents = append(extents, e)
 		content = append(content, image.Span{Off: e.Off, Len: e.Size()})
 	}
-	// What m does not have comes between its extents, which are in order.
+	// The extents are sorted, so the gaps are between them.
 	at := int64(0)
 	for _, c := range append(content, image.Span{Off: m.Size()}) {
 		extents = append(extents, image.Extent{Name: "zeros", Off: at, Content: image.Zeros(c.Off - at)})
@@ -175,7 +174,7 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 	return nil
 }
 
-// repeated is a word again and again.
+// repeated is content that repeats a word.
 type repeated struct {
 	word [4]byte
 	size int64
@@ -197,21 +196,20 @@ func (f repeated) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), short
 }
 
-// run is blocks that go in a chunk.
+// run is a number of blocks for one chunk.
 type run struct {
 	kind   uint16
 	word   [4]byte
 	blocks int64
 }
 
-// Write writes m to w as a sparse image with blocks of 4096 bytes. Content is
-// bytes, or a word to repeat; the rest of m nobody has to care about. An m of
-// another size is filled up with zeros. Content is read twice, as the number of
-// chunks comes first.
+// Write writes m to w as a sparse image with blocks of 4096 bytes. Places without content
+// become "don't care" chunks, and the last block is padded with zeros. Write reads content
+// twice, because the header has the number of chunks.
 func Write(w io.Writer, m *image.Image) error {
 	total := (m.Size() + block - 1) / block
 	if total > math.MaxUint32 {
-		return fmt.Errorf("%d bytes are too many for a sparse image with blocks of %d", m.Size(), block)
+		return fmt.Errorf("an image of %d bytes is too large for a sparse image, which has at most %d", m.Size(), int64(math.MaxUint32)*block)
 	}
 	runs, err := plan(m, total)
 	if err != nil {
@@ -256,7 +254,7 @@ func Write(w io.Writer, m *image.Image) error {
 	return nil
 }
 
-// plan reads m and says what its blocks are.
+// plan reads m and returns its runs.
 func plan(m *image.Image, total int64) ([]run, error) {
 	var runs []run
 	add := func(r run) {

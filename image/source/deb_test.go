@@ -19,7 +19,7 @@ import (
 	"imgtool/image/tree"
 )
 
-// archive is a Debian archive in a folder, which apt is told of.
+// archive is a Debian archive in a directory, and a configuration of apt with only that archive.
 type archive struct {
 	t   testing.TB
 	dir string
@@ -38,7 +38,7 @@ func newArchive(t *testing.T) *archive {
 	return a
 }
 
-// add makes a package of the files, packed in the way given.
+// add builds a package of the files with the given compression.
 func (a *archive) add(name, version, packed, depends string, files ...string) {
 	a.t.Helper()
 	d := a.t.TempDir()
@@ -68,7 +68,7 @@ func (a *archive) publish() {
 	write(a.t, a.dir+"/Packages", string(out))
 }
 
-func TestPackagesOfAnArchive(t *testing.T) {
+func TestPackagesFromArchive(t *testing.T) {
 	a := newArchive(t)
 	a.add("loader", "1:2.0~rc1+dfsg-3", "xz", "libc6 (>= 2.3)", "usr/lib/loader/board/idbloader.img", "usr/lib/loader/board/u-boot.itb", "usr/lib/loader/latest->board", "bin/old", "usr/sbin/new", "usr/lib/loader/out->/etc/out")
 	a.add("zipped", "1", "zstd", "", "data")
@@ -109,11 +109,11 @@ func TestPackagesOfAnArchive(t *testing.T) {
 		"deb:loader/nope":               "file does not exist in loader 1:2.0~rc1+dfsg-3",
 		"deb:kernel/nope":               "file does not exist in kernel and kernel-6.1.0-1 6.1-1",
 		"deb:two/boot/vmlinuz-*":        "file does not exist in two 1",
-		"deb:circle/nope":               "file does not exist: packages that each stand for another: circle and circle and circle and circle and circle",
+		"deb:circle/nope":               "file does not exist: more than 4 meta packages: circle and circle and circle and circle and circle",
 		"deb:loader/usr/lib/loader":     "not a regular file in loader 1:2.0~rc1+dfsg-3",
 		"deb:kernel-6.1.0-1/boot/*":     "2 files in kernel-6.1.0-1 match: boot/config-6.1.0-1, boot/vmlinuz-6.1.0-1",
 		"deb:nope/x":                    "package nope: apt-cache: No packages found",
-		"deb:-oDir=x/x":                 `package "-oDir": not a name of a package`,
+		"deb:-oDir=x/x":                 `package "-oDir": invalid package name`,
 		"deb:loader/usr/lib/loader/out": "usr/lib/loader/out: etc: file does not exist",
 	} {
 		_, err := o.File(t.Context(), ref)
@@ -134,7 +134,7 @@ func TestPackagesOfAnArchive(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 
-	// An upgrade: lists are of today, so the old one stays until it is missed.
+	// An upgrade: the lists are new enough, so the old version is used until it cannot be downloaded.
 	a.add("kernel", "6.1-2", "xz", "kernel-6.1.0-2 (= 6.1-2)", "usr/share/doc/kernel/copyright")
 	a.publish()
 	o = opener(t, source.Options{CacheDir: cache})
@@ -151,14 +151,14 @@ func TestPackagesOfAnArchive(t *testing.T) {
 		t.Error(p, err)
 	}
 
-	// Without the archive the cache does.
+	// Without the archive, the cache is used.
 	must(t, os.RemoveAll(a.dir))
 	yesterday(t, cache)
 	o = opener(t, source.Options{CacheDir: cache})
 	if p, err := o.Package(t.Context(), "kernel"); err != nil || p.Name != "kernel-6.1.0-2" {
 		t.Error(p, err)
 	}
-	// But not if it is damaged.
+	// A damaged file in the cache is not.
 	debs, err := filepath.Glob(cache + "/deb/*")
 	must(t, err)
 	for _, d := range debs {
@@ -172,12 +172,12 @@ func TestPackagesOfAnArchive(t *testing.T) {
 	}
 	o = opener(t, source.Options{CacheDir: cache})
 	_, err = o.Package(t.Context(), "kernel")
-	if err == nil || !strings.HasPrefix(err.Error(), "package kernel: fetching the lists of packages: apt-get: ") || strings.Contains(err.Error(), "\n") {
+	if err == nil || !strings.HasPrefix(err.Error(), "package kernel: fetching the package lists: apt-get: ") || strings.Contains(err.Error(), "\n") {
 		t.Error(err)
 	}
 }
 
-func TestSeveralPackagesAtOnce(t *testing.T) {
+func TestPackagesAreDownloadedAtOnce(t *testing.T) {
 	a := newArchive(t)
 	a.add("one", "1", "xz", "libc6 (>= 2.3), libz1 | zlib, two:any (= 1)", "data")
 	a.add("two", "1", "xz", "", "data")
@@ -194,7 +194,7 @@ func TestSeveralPackagesAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 
-	// One of those that are fetched together is not what the list says.
+	// One of several packages does not match the lists.
 	data, err := os.ReadFile(a.dir + "/two_1.deb")
 	must(t, err)
 	data[len(data)-10] ^= 1
@@ -205,8 +205,8 @@ func TestSeveralPackagesAtOnce(t *testing.T) {
 	}
 }
 
-// Whoever can write to the lists decides what packages are.
-func TestPackagesAreNotKeptWhereOthersCanWrite(t *testing.T) {
+// A user who can write the lists decides which packages are installed.
+func TestPackageCacheMustBePrivate(t *testing.T) {
 	a := newArchive(t)
 	a.add("one", "1", "xz", "", "data")
 	a.publish()
@@ -222,8 +222,8 @@ func TestPackagesAreNotKeptWhereOthersCanWrite(t *testing.T) {
 	}
 }
 
-// Without a cache they are fetched, and nothing of them stays.
-func TestPackagesWithoutACache(t *testing.T) {
+// Without a cache, packages are downloaded and nothing is left.
+func TestPackagesWithoutCache(t *testing.T) {
 	a := newArchive(t)
 	a.add("one", "1", "xz", "", "data")
 	a.publish()
@@ -258,7 +258,7 @@ func yesterday(t *testing.T, cache string) {
 	must(t, os.Remove(stamps[0]))
 }
 
-func TestPackageThatIsNotWhatTheListSays(t *testing.T) {
+func TestPackageDigestIsVerified(t *testing.T) {
 	a := newArchive(t)
 	a.add("xx", "1", "xz", "", "data")
 	a.publish()
@@ -273,7 +273,7 @@ func TestPackageThatIsNotWhatTheListSays(t *testing.T) {
 	}
 }
 
-func TestWithoutAptItSaysSo(t *testing.T) {
+func TestNoAptError(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	o := opener(t, source.Options{CacheDir: t.TempDir()})
 	var none *source.NoAptError
@@ -285,8 +285,8 @@ func TestWithoutAptItSaysSo(t *testing.T) {
 	}
 }
 
-// TestPackagesAsNobody runs itself again without rights.
-func TestPackagesAsNobody(t *testing.T) {
+// TestPackagesAsUnprivilegedUser runs itself as another user.
+func TestPackagesAsUnprivilegedUser(t *testing.T) {
 	if cache := os.Getenv("IMGTOOL_TEST_CACHE"); cache != "" {
 		o := source.NewOpener(source.Options{Arch: "arm64", CacheDir: cache})
 		defer o.Close()
@@ -310,7 +310,7 @@ func TestPackagesAsNobody(t *testing.T) {
 	cache := t.TempDir()
 	must(t, os.Chmod(filepath.Dir(cache), 0o755))
 	must(t, os.Chown(cache, 65534, 65534))
-	cmd := exec.Command(exe, "-test.run=^TestPackagesAsNobody$")
+	cmd := exec.Command(exe, "-test.run=^TestPackagesAsUnprivilegedUser$")
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), "IMGTOOL_TEST_CACHE="+cache, "HOME="+cache, "TMPDIR=/tmp")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
@@ -319,8 +319,8 @@ func TestPackagesAsNobody(t *testing.T) {
 	}
 }
 
-// TestPackagesOfDebian fetches 60 MB from the host's archive the first time.
-func TestPackagesOfDebian(t *testing.T) {
+// TestPackagesFromDebian fetches 60 MB from the host's archive the first time.
+func TestPackagesFromDebian(t *testing.T) {
 	imagetest.Need(t, "apt-get")
 	if id, err := os.ReadFile("/etc/os-release"); err != nil || !strings.Contains(string(id), "\nID=debian") {
 		imagetest.Skip(t, "not a Debian, which has arm64 in its archive")
@@ -346,8 +346,8 @@ func TestPackagesOfDebian(t *testing.T) {
 	}
 }
 
-// A list of packages may be anybody's: what it has is no option of apt.
-func TestNoNameOrVersionIsAnOptionOfApt(t *testing.T) {
+// Names and versions in untrusted lists are not passed to apt as options.
+func TestPackageNamesAreNotAptOptions(t *testing.T) {
 	for what, fields := range map[string]string{
 		"a name":            "Package: -oAPT::Get::AllowUnauthenticated=true\nVersion: 1\n",
 		"another name":      "Package: other\nVersion: 1\n",

@@ -15,7 +15,7 @@ import (
 	"imgtool/image/tree"
 )
 
-// dockerImage is one of manifest.json in what "docker save" writes.
+// dockerImage is an entry of manifest.json in an archive of "docker save".
 type dockerImage struct {
 	Config   string
 	RepoTags []string
@@ -31,7 +31,7 @@ func isDockerArchive(t *tree.Tree) bool {
 	return err == nil && len(images) > 0
 }
 
-// dockerImages are those that have a config: other entries may be null.
+// dockerImages returns the entries that have a config; others may be null.
 func dockerImages(t *tree.Tree) (images []dockerImage, err error) {
 	r, err := openIn(t, "manifest.json")
 	raw, err := readAll(r, err, 0)
@@ -42,7 +42,7 @@ func dockerImages(t *tree.Tree) (images []dockerImage, err error) {
 	return slices.DeleteFunc(images, func(im dockerImage) bool { return im.Config == "" }), err
 }
 
-// id is the digest of the config, if its name looks like one.
+// id returns the digest of the config, if its name contains it.
 func (im dockerImage) id() (v1.Hash, error) {
 	name := strings.TrimSuffix(im.Config[strings.LastIndexByte(im.Config, '/')+1:], ".json")
 	return v1.NewHash("sha256:" + strings.TrimPrefix(name, "sha256:"))
@@ -68,7 +68,7 @@ func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree) (*R
 	}
 	first := all[picked[0]]
 	if i := slices.IndexFunc(picked, func(i int) bool { return all[i].id != first.id }); i > 0 && in.name == "" {
-		return nil, fmt.Errorf("%s: several images: say which: %s", ref, in.list(all))
+		return nil, fmt.Errorf("%s: several images: choose one: %s", ref, in.list(all))
 	}
 	im := images[picked[0]]
 	if len(im.Layers) > maxLayers {

@@ -20,14 +20,14 @@ import (
 	"imgtool/image/fault"
 )
 
-// Network says how long a registry may take. Zero fields are the defaults.
+// Network has the timeouts and retries for registries. Zero fields mean the defaults.
 type Network struct {
-	Connect time.Duration // to connect, and again for TLS: 10 s
-	Header  time.Duration // from a request to the end of the answer's header: 30 s
-	Stall   time.Duration // in which 16 KiB of a body must come, or its end: 30 s
-	Tries   int           // of a request that fails for a while: 4
-	Pause   time.Duration // after the first try, and twice as long after each other: 1 s
-	Wait    time.Duration // the longest Retry-After that is obeyed: 60 s
+	Connect time.Duration // to connect, and for the TLS handshake; default 10 s
+	Header  time.Duration // from the request to the end of the response header; default 30 s
+	Stall   time.Duration // for each 16 KiB of a body; default 30 s
+	Tries   int           // of a request with a temporary failure; default 4
+	Pause   time.Duration // after the first try, doubled after each other; default 1 s
+	Wait    time.Duration // longest Retry-After that is obeyed; default 60 s
 }
 
 func (n Network) withDefaults() Network {
@@ -42,15 +42,15 @@ func (n Network) withDefaults() Network {
 }
 
 const (
-	// minProgress is how much of a body must come in each Network.Stall.
+	// minProgress is the number of bytes of a body that must arrive in each Network.Stall.
 	minProgress = 16 << 10
-	// maxHeader bounds the header of an answer.
+	// maxHeader limits the header of a response, in bytes.
 	maxHeader = 1 << 20
-	// maxAnswer bounds the bodies of pings, tokens and errors.
+	// maxAnswer limits the bodies of pings, tokens and errors, in bytes.
 	maxAnswer = 1 << 20
 )
 
-// GoneError is a host that does not answer.
+// GoneError says that a host does not respond.
 type GoneError struct {
 	Host string
 	Err  error
@@ -60,11 +60,11 @@ func (e *GoneError) Error() string { return e.Host + " does not answer: " + e.Er
 func (e *GoneError) Unwrap() error { return e.Err }
 func (e *GoneError) Kind() string  { return fault.Gone }
 
-// DeniedError is a request that needs a login, or another one.
+// DeniedError says that a registry denies access: it needs a login, or another one.
 type DeniedError struct {
 	Host   string
-	Status int // of HTTP: 401 or 403
-	Said   string
+	Status int    // 401 or 403
+	Said   string // message of the registry
 }
 
 func (e *DeniedError) Error() string {
@@ -75,15 +75,15 @@ func (e *DeniedError) Error() string {
 	return fmt.Sprintf("%s denies access with status %d%s: log in with docker login, podman login or skopeo login", e.Host, e.Status, said)
 }
 
-// Is makes it a matter of permissions.
+// Is reports true for [os.ErrPermission].
 func (e *DeniedError) Is(target error) bool { return target == os.ErrPermission }
 
-// wire is the transport below all logins. It bounds how long an answer takes and how
-// large it is, and asks again when a host fails for a while.
+// wire is the innermost transport. It limits the time and the size of responses and retries
+// temporary failures.
 type wire struct {
 	Network
 	inner http.RoundTripper
-	plain atomic.Pointer[error] // what the last request without TLS ended in
+	plain atomic.Pointer[error] // error of the last request without TLS
 }
 
 func newWire(n Network) *wire {
@@ -121,7 +121,7 @@ func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 			return nil, context.Cause(ctx)
 		case err != nil && (last || !broken(err)):
 			return nil, gone(req.URL.Host, err)
-		case err == nil && (last || !passing(resp.StatusCode)):
+		case err == nil && (last || !temporary(resp.StatusCode)):
 			return resp, nil
 		}
 		wait := pause
@@ -131,7 +131,7 @@ func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 				wait = max(wait, after)
 			}
 			if wait > w.Wait {
-				return nil, fmt.Errorf("%s answers with status %d and asks to come back in %v; at most %v are waited for: try again later",
+				return nil, fmt.Errorf("%s responds with status %d and asks to retry after %v, the limit is %v: try again later",
 					req.URL.Host, resp.StatusCode, wait.Round(time.Second), w.Wait)
 			}
 		}
@@ -143,8 +143,8 @@ func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// once sends a request once. Its Accept header marks those for a manifest or blob,
-// whose size their reader bounds; the requests of a login have none.
+// once sends a request once. The body of a response is limited to maxAnswer, except for
+// manifests and blobs, whose readers limit them; these are the requests with an Accept header.
 func (w *wire) once(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	resp, err := w.inner.RoundTrip(req.WithContext(ctx))
@@ -160,20 +160,20 @@ func (w *wire) once(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// body is that of an answer: it ends in a *GoneError when too little of it comes.
+// body is the body of a response. Read returns a *[GoneError] if it arrives too slowly.
 type body struct {
 	io.ReadCloser
 	host    string
 	cancel  context.CancelFunc
 	wire    *wire
-	left    time.Duration // of waiting, for the rest of minProgress
-	got     int64         // of minProgress
-	room    int64         // for bytes to come; negative is no bound
+	left    time.Duration // time left for the rest of minProgress
+	got     int64         // bytes of minProgress that have arrived
+	room    int64         // bytes that are allowed; negative for no limit
 	stalled atomic.Bool
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	// Only the time that is spent waiting counts: who reads may be slow.
+	// Only the time in Read counts, because the caller may be slow.
 	begin := time.Now()
 	t := time.AfterFunc(b.left, func() { b.stalled.Store(true); b.cancel() })
 	n, err := b.ReadCloser.Read(p)
@@ -183,11 +183,11 @@ func (b *body) Read(p []byte) (int, error) {
 		b.got, b.left = 0, b.wire.Stall
 	}
 	if b.stalled.Load() && err != io.EOF {
-		return n, &GoneError{b.host, fmt.Errorf("less than %d bytes came in %v", minProgress, b.wire.Stall)}
+		return n, &GoneError{b.host, fmt.Errorf("less than %d bytes arrived in %v", minProgress, b.wire.Stall)}
 	}
 	if b.room >= 0 {
 		if b.room -= int64(n); b.room < 0 {
-			return 0, fmt.Errorf("%s: an answer of more than %d bytes", b.host, maxAnswer)
+			return 0, fmt.Errorf("%s: the response has more than %d bytes", b.host, maxAnswer)
 		}
 	}
 	return n, err
@@ -198,13 +198,13 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// broken says whether a connection was cut, which may not happen again.
+// broken reports whether err is a closed connection, which is worth a retry.
 func broken(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// passing says whether a status may be another one in a while.
-func passing(status int) bool {
+// temporary reports whether a request with this status is worth a retry.
+func temporary(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
 		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -213,20 +213,20 @@ func passing(status int) bool {
 	return false
 }
 
-// retryAfter reads the header of that name: seconds or a date (RFC 9110, 10.2.3).
+// retryAfter parses a Retry-After header: seconds or a date (RFC 9110, section 10.2.3).
 func retryAfter(s string, now time.Time) (time.Duration, bool) {
-	const most = 365 * 24 * time.Hour
+	const limit = 365 * 24 * time.Hour
 	if n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(n, uint64(most/time.Second))) * time.Second, true
+		return time.Duration(min(n, uint64(limit/time.Second))) * time.Second, true
 	}
 	t, err := http.ParseTime(s)
 	if err != nil {
 		return 0, false
 	}
-	return min(max(0, t.Sub(now)), most), true
+	return min(max(0, t.Sub(now)), limit), true
 }
 
-// gone makes an error of a connection a *GoneError; others are of what was answered.
+// gone makes an error of a connection a *[GoneError]. Other errors are about the response.
 func gone(host string, err error) error {
 	var op *net.OpError
 	var dns *net.DNSError
@@ -249,9 +249,9 @@ func gone(host string, err error) error {
 	return &GoneError{host, err}
 }
 
-// said makes an error of a client one sentence, without the address that was asked: of
-// a redirection it may hold a key.
-func said(host string, err error) error {
+// explain turns an error of an HTTP client into one sentence, without the URL, because the URL
+// of a redirection may contain a key.
+func explain(host string, err error) error {
 	var g *GoneError
 	if errors.As(err, &g) {
 		return g
@@ -271,8 +271,8 @@ func said(host string, err error) error {
 		switch status := answer.StatusCode; {
 		case status == http.StatusUnauthorized || status == http.StatusForbidden:
 			return &DeniedError{host, status, words}
-		case passing(status):
-			return fmt.Errorf("%s answers again and again with status %d, %s: try again later", host, status, http.StatusText(status))
+		case temporary(status):
+			return fmt.Errorf("%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
 		}
 		return err
 	}

@@ -23,10 +23,10 @@ import (
 	"imgtool/image/source"
 )
 
-// hasty are limits that a test can wait for.
+// hasty has timeouts that are short enough for tests.
 var hasty = source.Network{Connect: 2 * time.Second, Header: time.Second, Stall: time.Second, Tries: 3, Pause: 10 * time.Millisecond, Wait: 2 * time.Second}
 
-// faulty serves an image of one layer, but requests that contain part go to fault.
+// faulty serves an image of one layer. fault handles requests whose path contains part.
 func faulty(t *testing.T, part string, fault func(w http.ResponseWriter, r *http.Request, next http.Handler)) (ref string) {
 	t.Helper()
 	var on atomic.Bool
@@ -46,10 +46,10 @@ func faulty(t *testing.T, part string, fault func(w http.ResponseWriter, r *http
 	return "docker://" + host + "/x:1"
 }
 
-// opens opens a reference within ten seconds, and says how long it took.
+// opens opens a reference within ten seconds and measures the time.
 func opens(t *testing.T, ref string, opt source.Options) (took time.Duration, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Second, errors.New("it did not end by itself"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Second, errors.New("it did not end"))
 	defer cancel()
 	begin := time.Now()
 	opt.TempDir = t.TempDir()
@@ -57,7 +57,7 @@ func opens(t *testing.T, ref string, opt source.Options) (took time.Duration, er
 	return time.Since(begin), err
 }
 
-// endless sends block again and again, with a pause after each.
+// endless repeats a block without end, with a pause after each.
 func endless(status int, block []byte, pause time.Duration) func(http.ResponseWriter, *http.Request, http.Handler) {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		w.WriteHeader(status)
@@ -71,7 +71,7 @@ func endless(status int, block []byte, pause time.Duration) func(http.ResponseWr
 	}
 }
 
-func TestARegistryCannotKeepUsWaiting(t *testing.T) {
+func TestRegistryTimeouts(t *testing.T) {
 	silent := func(w http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() }
 	half := func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		w.Header().Set("Content-Length", "100000")
@@ -105,18 +105,18 @@ func TestARegistryCannotKeepUsWaiting(t *testing.T) {
 	}{
 		{"a silent ping", "/v2/", silent, gone, "does not answer: timed out"},
 		{"a silent manifest", "/manifests/", silent, gone, "does not answer: timed out"},
-		{"half a manifest", "/manifests/", half, gone, "less than 16384 bytes came in 1s"},
-		{"a trickling manifest", "/manifests/", endless(200, []byte(" "), 50*time.Millisecond), gone, "less than 16384 bytes came in 1s"},
+		{"half a manifest", "/manifests/", half, gone, "less than 16384 bytes arrived in 1s"},
+		{"a trickling manifest", "/manifests/", endless(200, []byte(" "), 50*time.Millisecond), gone, "less than 16384 bytes arrived in 1s"},
 		{"an endless manifest", "/manifests/", endless(200, many, 0), other, "larger than the limit of 16777216 bytes"},
 		{"an endless error", "/manifests/", endless(404, many, 0), other, "body exceeds 65536 byte limit"},
 		{"an endless ping", "/v2/", endless(401, many, 0), other, ""},
-		{"a cut manifest", "/manifests/", cut, gone, "it closed the connection 3 times, at last after 1 bytes"},
-		{"half a config or layer", "/blobs/", half, gone, "less than 16384 bytes came in 1s"},
+		{"a cut manifest", "/manifests/", cut, gone, "it closed the connection 3 times, the last time after 1 bytes"},
+		{"half a config or layer", "/blobs/", half, gone, "less than 16384 bytes arrived in 1s"},
 		{"an endless config", "/blobs/", endless(200, many, 0), corrupt, "its size is at least"},
 		{"a cut config", "/blobs/", cut, gone, "it closed the connection 3 times"},
-		{"a server that fails", "/manifests/", status(503, ""), other, "answers again and again with status 503, Service Unavailable: try again later"},
-		{"a server that wants a day", "/manifests/", status(429, "86400"), other, "asks to come back in 24h0m0s; at most 2s are waited for"},
-		{"a server that wants an age", "/manifests/", status(429, "99999999999999999999999"), other, "at most 2s are waited for"},
+		{"a server that fails", "/manifests/", status(503, ""), other, "keeps responding with status 503, Service Unavailable: try again later"},
+		{"a server that wants a day", "/manifests/", status(429, "86400"), other, "asks to retry after 24h0m0s, the limit is 2s"},
+		{"a server that wants an age", "/manifests/", status(429, "99999999999999999999999"), other, "the limit is 2s"},
 		{"no login", "/manifests/", status(403, ""), denied, "denies access with status 403: log in with docker login"},
 		{"not found", "/manifests/", status(404, ""), other, "404"},
 		{"redirections", "/manifests/", redirect, other, "stopped after 10 redirects"},
@@ -141,7 +141,7 @@ func TestARegistryCannotKeepUsWaiting(t *testing.T) {
 	}
 }
 
-func TestWhatFailsForAWhileIsAskedForAgain(t *testing.T) {
+func TestTemporaryFailuresAreRetried(t *testing.T) {
 	for what, fail := range map[string]func(http.ResponseWriter, int){
 		"429": func(w http.ResponseWriter, _ int) { w.Header().Set("Retry-After", "1"); w.WriteHeader(429) },
 		"503": func(w http.ResponseWriter, _ int) { w.WriteHeader(503) },
@@ -171,7 +171,7 @@ func TestWhatFailsForAWhileIsAskedForAgain(t *testing.T) {
 	}
 }
 
-func TestADownloadGoesOnWhereItWasCut(t *testing.T) {
+func TestDownloadIsResumed(t *testing.T) {
 	for _, ranges := range []bool{true, false} {
 		var cuts atomic.Int32
 		ref := faulty(t, "/blobs/", func(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -201,7 +201,7 @@ func TestADownloadGoesOnWhereItWasCut(t *testing.T) {
 	}
 }
 
-func TestWaitingForARegistryCanBeInterrupted(t *testing.T) {
+func TestWaitForRegistryIsInterrupted(t *testing.T) {
 	n := hasty
 	n.Wait = time.Minute
 	ref := faulty(t, "/manifests/", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
@@ -218,7 +218,7 @@ func TestWaitingForARegistryCanBeInterrupted(t *testing.T) {
 	}
 }
 
-func TestLimitsOfAnImage(t *testing.T) {
+func TestImageLimits(t *testing.T) {
 	layers := make([]v1.Layer, 1001)
 	one := layerOf(t, "etc/hostname=x")
 	for i := range layers {
@@ -229,7 +229,7 @@ func TestLimitsOfAnImage(t *testing.T) {
 		t.Error(err)
 	}
 
-	// What is announced, and what comes.
+	// The announced size, and the real one.
 	ref := faulty(t, "nothing", nil)
 	if _, err := opens(t, ref, source.Options{Network: hasty, Unpacked: &unpack.Budget{Max: 10}}); err == nil || !strings.Contains(err.Error(), "--max-unpacked allows 10") {
 		t.Error(err)
@@ -242,7 +242,7 @@ func TestLimitsOfAnImage(t *testing.T) {
 	}
 }
 
-// A registry that wants tokens, and who was told which secret.
+// tokenCase records the secrets that a registry and its token service received.
 type tokenCase struct {
 	mu     sync.Mutex
 	logins map[string][]string // the Authorization headers of each host
@@ -256,7 +256,7 @@ func (c *tokenCase) note(who string, r *http.Request) {
 	}
 }
 
-func TestATokenServiceOnLoopback(t *testing.T) {
+func TestTokenServiceOnLoopback(t *testing.T) {
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("user:SECRET"))
 	for _, tt := range []struct {
 		name        string
@@ -315,18 +315,18 @@ func TestATokenServiceOnLoopback(t *testing.T) {
 				t.Error(err)
 			}
 			if leaked := len(c.logins["service"]) > 0; leaked != tt.leaking {
-				t.Errorf("the service was told %q", c.logins["service"])
+				t.Errorf("the service received %q", c.logins["service"])
 			}
 			for _, a := range c.logins["registry"] {
 				if a != "Bearer TOKEN" && a != "Bearer " {
-					t.Errorf("the registry was told %q", a)
+					t.Errorf("the registry received %q", a)
 				}
 			}
 		})
 	}
 }
 
-func TestARedirectionGetsNoLogin(t *testing.T) {
+func TestRedirectionGetsNoLogin(t *testing.T) {
 	var seen sync.Map
 	var target http.Handler
 	cdn := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -369,5 +369,5 @@ func TestARedirectionGetsNoLogin(t *testing.T) {
 	if asked.Load() == 0 {
 		t.Error("the registry was not asked with the login")
 	}
-	seen.Range(func(path, a any) bool { t.Errorf("%s was asked for with %s", path, a); return true })
+	seen.Range(func(path, a any) bool { t.Errorf("%s was requested with %s", path, a); return true })
 }

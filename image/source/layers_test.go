@@ -20,9 +20,9 @@ import (
 	"imgtool/image/tree/tarfs"
 )
 
-// randomLayers are layers that take back much of what was before: files become
-// folders and folders files, and hard links are to what is replaced or taken away.
-// Each line of a layer can be what a program wrote.
+// randomLayers returns layers that change much of the preceding ones: files become
+// directories and directories files, and hard links have targets that are replaced or
+// removed. Programs could have written each of them.
 func randomLayers(t testing.TB, seed uint64) (layers [][]string) {
 	rng := rand.New(rand.NewPCG(seed, 6))
 	name := func() string { return string("abcd"[rng.IntN(4)]) }
@@ -65,8 +65,8 @@ func randomLayers(t testing.TB, seed uint64) (layers [][]string) {
 			default:
 				line = p + "/.wh..wh..opq="
 			}
-			// What a layer brings it does not take away, nor link to what it takes
-			// away, nor bring twice: no program writes such.
+			// No program writes a layer that has a path twice, removes a path that it has, or
+			// links to a path that it removes.
 			what := strings.ReplaceAll(strings.TrimSuffix(strings.TrimSuffix(line, "="), "/.wh..wh..opq"), ".wh.", "")
 			_, target, linked := strings.Cut(line, "==")
 			if strings.Contains(line, ".wh.") {
@@ -81,7 +81,7 @@ func randomLayers(t testing.TB, seed uint64) (layers [][]string) {
 				if slices.Contains(made, p) || slices.ContainsFunc(gone, func(g string) bool { return below(p, g) || linked && below(target, g) }) {
 					continue
 				}
-				// Through a link a path is another, which is not looked at here.
+				// Paths through symbolic links are not tested here.
 				if slices.ContainsFunc(lines, func(l string) bool {
 					return strings.Contains(l, "->") && below(p, l[:strings.Index(l, "->")]) && !below(l[:strings.Index(l, "->")], p)
 				}) {
@@ -89,7 +89,7 @@ func randomLayers(t testing.TB, seed uint64) (layers [][]string) {
 				}
 				made = append(made, p)
 			}
-			// What lies in the folder that a link to it replaces is gone by then.
+			// A link that replaces a directory removes its files.
 			now := lower.Without(nil)
 			must(t, apply(now, lines))
 			if to, err := now.Resolve(target, false); linked && (err != nil || below(to, p)) {
@@ -107,7 +107,7 @@ func randomLayers(t testing.TB, seed uint64) (layers [][]string) {
 	return layers
 }
 
-func TestRandomLayersAreWhatUmociUnpacks(t *testing.T) {
+func TestRandomLayersEqualUmoci(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.Need(t, "umoci")
 	seeds := 12

@@ -11,16 +11,15 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// within names one image of a layout or archive: PATH, and what follows it in
-// oci:PATH:NAME, oci:PATH:@NUMBER or oci:PATH@DIGEST.
+// within is a reference to an image in a layout or archive: oci:PATH:NAME, oci:PATH:@NUMBER or
+// oci:PATH@DIGEST.
 type within struct {
 	ref, path string
-	name      string // with the @; "" if none is given
+	name      string // NAME, @NUMBER or @DIGEST, or ""
 }
 
-// splitName cuts a reference into the path and the name of an image in it. The path is
-// the longest that exists: names have colons and slashes too. If none exists, it ends
-// at the first colon.
+// splitName splits a reference into a path and the name of an image. Names contain colons and
+// slashes too, so the path is the longest prefix that exists, or ends at the first colon.
 func (o *Opener) splitName(ref, rest string) within {
 	for i := len(rest); i > 0; i = strings.LastIndexAny(rest[:i], ":@") {
 		path := rest[:i]
@@ -32,11 +31,11 @@ func (o *Opener) splitName(ref, rest string) within {
 	return within{ref, path, name}
 }
 
-// held is an image in a layout or archive.
+// held is an entry of a layout or archive.
 type held struct {
-	full  []string // its names
-	short string   // a name that others may have too; "" if there is none
-	id    string   // its digest
+	full  []string // names with registry or repository
+	short string   // a tag, which need not be unique; "" if there is none
+	id    string   // digest
 }
 
 func heldOf(d v1.Descriptor) held {
@@ -51,9 +50,9 @@ func heldOf(d v1.Descriptor) held {
 	return h
 }
 
-// is says whether the image is named so: exactly, by the same name in another form, or
-// by its tag alone, each of which is looked for only if the one before finds nothing.
-var is = []func(h held, want string) bool{
+// matchers report whether a name refers to an image: exactly, normalized, or by tag. A matcher
+// is used only if the ones before it match no image.
+var matchers = []func(h held, want string) bool{
 	func(h held, want string) bool { return h.id == want || slices.Contains(h.full, want) },
 	func(h held, want string) bool {
 		return h.short == want || slices.ContainsFunc(h.full, func(n string) bool { return normal(n) == normal(want) })
@@ -63,7 +62,7 @@ var is = []func(h held, want string) bool{
 	},
 }
 
-// normal is a name of Docker's with registry and tag.
+// normal returns a name with registry and tag, as Docker completes it.
 func normal(s string) string {
 	ref, err := name.ParseReference(s, name.WeakValidation)
 	if err != nil {
@@ -72,12 +71,12 @@ func normal(s string) string {
 	return ref.Name()
 }
 
-// pick is which of the images are meant, in their order.
+// pick returns the indexes of the images that the reference selects.
 func (w within) pick(all []held) ([]int, error) {
 	if digits, ok := strings.CutPrefix(w.name, "@"); ok && !strings.Contains(digits, ":") {
 		i, err := strconv.Atoi(digits)
 		if err != nil || i < 0 || i >= len(all) {
-			return nil, fmt.Errorf("%s: no image number %s: the first of %d is @0", w.ref, digits, len(all))
+			return nil, fmt.Errorf("%s: there is no image number %s: the %d images begin with @0", w.ref, digits, len(all))
 		}
 		return []int{i}, nil
 	}
@@ -89,24 +88,24 @@ func (w within) pick(all []held) ([]int, error) {
 		}
 	}
 	exact := false
-	for n := 0; want != "" && n < len(is) && len(picked) == 0; n++ {
+	for n := 0; want != "" && n < len(matchers) && len(picked) == 0; n++ {
 		for i, h := range all {
-			if is[n](h, want) {
+			if matchers[n](h, want) {
 				picked, exact = append(picked, i), n == 0
 			}
 		}
 	}
 	switch {
 	case want != "" && len(picked) == 0:
-		return nil, fmt.Errorf("%s: no image with the name %s, only %s", w.ref, want, w.list(all))
+		return nil, fmt.Errorf("%s: there is no image %s, only %s", w.ref, want, w.list(all))
 	case !exact && w.several(all, picked):
-		return nil, fmt.Errorf("%s: several images: say which: %s", w.ref, w.list(all))
+		return nil, fmt.Errorf("%s: several images: choose one: %s", w.ref, w.list(all))
 	}
 	return picked, nil
 }
 
-// several says whether what was picked are different images of different names. Those
-// of one name are for different platforms.
+// several reports whether different images with different names were picked. Images of the
+// same name are for different platforms.
 func (w within) several(all []held, picked []int) bool {
 	ids, names := map[string]bool{}, map[string]bool{}
 	for _, i := range picked {
@@ -118,7 +117,7 @@ func (w within) several(all []held, picked []int) bool {
 	return len(ids) > 1 && len(names) > 1
 }
 
-// list are references that can be given for the images.
+// list returns references to all images.
 func (w within) list(all []held) string {
 	var refs []string
 	for _, h := range all {
@@ -131,7 +130,7 @@ func (w within) list(all []held) string {
 		}
 	}
 	if len(refs) == 0 {
-		return "none at all"
+		return "none"
 	}
 	return strings.Join(refs, ", ")
 }

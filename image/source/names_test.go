@@ -26,7 +26,7 @@ const (
 	ctrName = "io.containerd.image.name"
 )
 
-// marked is an image with a file "which" that says which it is.
+// marked returns an image with a file "which" that identifies it.
 func marked(t testing.TB, which string) v1.Image {
 	return imageOf(t, "arm64", layerOf(t, "which="+which))
 }
@@ -37,7 +37,7 @@ type noted struct {
 	os    string // of its platform; "" is none
 }
 
-// layoutWith is a layout of images with annotations, by the digests of them.
+// layoutWith returns a layout of images with annotations, and their digests.
 func layoutWith(t testing.TB, all ...noted) (dir string, digests map[string]string) {
 	t.Helper()
 	dir, digests = filepath.Join(t.TempDir(), "l"), map[string]string{}
@@ -57,7 +57,7 @@ func layoutWith(t testing.TB, all ...noted) (dir string, digests map[string]stri
 	return dir, digests
 }
 
-// chosen is which image a reference leads to, or the error.
+// chosen returns which image a reference selects, or the error.
 func chosen(t testing.TB, ref string) string {
 	t.Helper()
 	r, err := opener(t, source.Options{Arch: "arm64"}).Root(t.Context(), ref)
@@ -67,11 +67,11 @@ func chosen(t testing.TB, ref string) string {
 	return contents(t, r.Tree.Lookup("which").Content)
 }
 
-func TestImagesAreNamedAsForSkopeo(t *testing.T) {
+func TestImageNamesAsInSkopeo(t *testing.T) {
 	full, digests := layoutWith(t, noted{which: "1", notes: map[string]string{refName: "docker.io/library/foo:1"}},
 		noted{which: "2", notes: map[string]string{refName: "localhost:5000/team/foo:2"}}, noted{which: "3", notes: map[string]string{refName: "bare"}})
 	for name, want := range map[string]string{"docker.io/library/foo:1": "1", "localhost:5000/team/foo:2": "2", "bare": "3"} {
-		// skopeo says which manifest that is.
+		// Compare with the manifest that skopeo selects.
 		raw := imagetest.Run(t, "skopeo", "inspect", "--raw", "oci:"+full+":"+name)
 		if d, _, err := v1.SHA256(strings.NewReader(raw)); err != nil || d.String() != digests[want] {
 			t.Fatalf("skopeo reads %v for %s: %v", d, name, err)
@@ -87,18 +87,18 @@ func TestImagesAreNamedAsForSkopeo(t *testing.T) {
 		"oci:" + full + "@" + digests["2"]:   "2",
 		"oci:" + full + ":@" + digests["3"]:  "3",
 		"oci:" + full + ":@1":                "2",
-		"oci:" + full + ":@3":                "oci:" + full + ":@3: no image number 3: the first of 3 is @0",
-		full:                                 full + ": several images: say which: " + list,
-		"oci:" + full + ":foo:9":             "oci:" + full + ":foo:9: no image with the name foo:9, only " + list,
+		"oci:" + full + ":@3":                "oci:" + full + ":@3: there is no image number 3: the 3 images begin with @0",
+		full:                                 full + ": several images: choose one: " + list,
+		"oci:" + full + ":foo:9":             "oci:" + full + ":foo:9: there is no image foo:9, only " + list,
 		"oci:" + full + "x:foo:9":            "oci:" + full + "x:foo:9: no such file or directory",
-		"oci:" + full + "@sha256:0123456789": "oci:" + full + "@sha256:0123456789: no image with the name sha256:0123456789, only " + list,
+		"oci:" + full + "@sha256:0123456789": "oci:" + full + "@sha256:0123456789: there is no image sha256:0123456789, only " + list,
 	} {
 		if got := chosen(t, ref); got != want {
 			t.Errorf("%s\n%s\nwant %s", ref, got, want)
 		}
 	}
 
-	// What is listed can be given.
+	// The references in the error message are valid.
 	for _, ref := range strings.Split(list, ", ") {
 		if got := chosen(t, ref); len(got) != 1 {
 			t.Errorf("%s: %s", ref, got)
@@ -106,23 +106,23 @@ func TestImagesAreNamedAsForSkopeo(t *testing.T) {
 	}
 }
 
-func TestImagesOfOneTagAreToldApart(t *testing.T) {
+func TestImagesWithSameTag(t *testing.T) {
 	d, digests := layoutWith(t, noted{which: "a", notes: map[string]string{refName: "latest", ctrName: "docker.io/library/a:latest"}},
 		noted{which: "b", notes: map[string]string{refName: "latest", ctrName: "docker.io/library/b:latest"}})
-	ambiguous := ": several images: say which: oci:" + d + ":docker.io/library/a:latest, oci:" + d + ":docker.io/library/b:latest"
+	ambiguous := ": several images: choose one: oci:" + d + ":docker.io/library/a:latest, oci:" + d + ":docker.io/library/b:latest"
 	for name, want := range map[string]string{":docker.io/library/b:latest": "b", ":a:latest": "a", ":b": "b", "@" + digests["b"]: "b", ":latest": "oci:" + d + ":latest" + ambiguous, "": "oci:" + d + ambiguous} {
 		if got := chosen(t, "oci:"+d+name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
-	// One image of two names is no choice.
+	// An image with two names is not ambiguous.
 	d, _ = layoutWith(t, noted{which: "a", notes: map[string]string{refName: "x:1"}}, noted{which: "a", notes: map[string]string{refName: "x:2"}})
 	if got := chosen(t, d); got != "a" {
 		t.Error(got)
 	}
 }
 
-func TestTheFirstOfAPlatformIsTaken(t *testing.T) {
+func TestFirstImageOfPlatformIsChosen(t *testing.T) {
 	d, _ := layoutWith(t, noted{which: "w", os: "windows"}, noted{which: "1", os: "linux"}, noted{which: "2", os: "linux"}, noted{which: "none"})
 	if got := chosen(t, d); got != "1" {
 		t.Error(got)
@@ -133,7 +133,7 @@ func TestTheFirstOfAPlatformIsTaken(t *testing.T) {
 	}
 }
 
-// saved writes what docker save does: files by name.
+// saved writes an archive of files by name, as docker save does.
 func saved(t testing.TB, files map[string][]byte) string {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -147,7 +147,7 @@ func saved(t testing.TB, files map[string][]byte) string {
 	return path
 }
 
-func TestArchivesOfDockerSave(t *testing.T) {
+func TestDockerSaveArchives(t *testing.T) {
 	type entry struct {
 		Config   string
 		RepoTags []string
@@ -200,19 +200,19 @@ func TestArchivesOfDockerSave(t *testing.T) {
 		}
 	}
 	path := archive(one, two)
-	if got, want := chosen(t, path), path+": several images: say which: oci:"+path+"@"+oneID+", oci:"+path+":local/x:1"; got != want {
+	if got, want := chosen(t, path), path+": several images: choose one: oci:"+path+"@"+oneID+", oci:"+path+":local/x:1"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 
-	// Docker wrote an index of nothing beside its own list.
+	// Some versions of Docker write an empty index beside manifest.json.
 	files["oci-layout"], files["index.json"] = []byte(`{"imageLayoutVersion":"1.0.0"}`), []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":null}`)
 	if got := chosen(t, archive(one)); got != "1" {
 		t.Error(got)
 	}
 }
 
-// Layers without the zeros at their end are whole by their digests.
-func TestLayersWithoutTheirEnd(t *testing.T) {
+// A layer without the zeros at the end of a tar is complete if its digest matches.
+func TestLayersWithoutTrailer(t *testing.T) {
 	imagetest.NeedRoot(t)
 	write := func(size int) []byte {
 		var b bytes.Buffer
@@ -246,12 +246,12 @@ func TestLayersWithoutTheirEnd(t *testing.T) {
 			t.Errorf("%s: %q, umoci has %q", name, got, want)
 		}
 	}
-	// Where data are missing, a digest that fits does not help.
+	// A layer without some of its data is an error even if the digest matches.
 	layer := static.NewLayer(write(512)[:1000], types.OCIUncompressedLayer)
 	if _, err := opener(t, source.Options{}).Root(t.Context(), layoutOf(t, imageOf(t, "arm64", layer))); !corrupt(err) || !strings.Contains(err.Error(), "cut short at byte 1000, at etc/b") {
 		t.Error(err)
 	}
-	// A tar alone has no digest: without its end it may be cut short.
+	// A plain tar has no digest: without the zeros it may be cut short.
 	path := filepath.Join(t.TempDir(), "x.tar")
 	must(t, os.WriteFile(path, write(512), 0o644))
 	if _, err := opener(t, source.Options{}).Root(t.Context(), path); !corrupt(err) {

@@ -28,25 +28,25 @@ import (
 	"imgtool/image/tree/tarfs"
 )
 
-// maxManifest is the largest index, manifest or config that is read. Registries
-// refuse manifests of more than 4 MiB.
+// maxManifest is the size of the largest index, manifest or config that is read, in bytes.
+// Registries refuse manifests of more than 4 MiB.
 const maxManifest = 16 << 20
 
-// maxLayers is the largest number of layers of an image; Docker makes at most 127.
+// maxLayers is the largest number of layers of an image. Docker allows 127.
 const maxLayers = 1000
 
 func tooManyLayers(ref string, n int) error {
 	return fmt.Errorf("%s: the image has %d layers, the limit is %d", ref, n, maxLayers)
 }
 
-// blobs is where the parts of a container image come from: bytes by digest. What
-// it gives has not been checked.
+// blobs has the parts of a container image by digest. The caller verifies the digests: the
+// layouts of go-containerregistry do not, and it has no type for a mismatch.
 type blobs interface {
 	manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error)
 	blob(ctx context.Context, d v1.Hash) (io.ReadCloser, error)
 }
 
-// layoutDir is an OCI layout in a folder.
+// layoutDir is an OCI layout in a directory.
 type layoutDir struct {
 	o    *Opener
 	path string
@@ -101,7 +101,7 @@ func (l layoutTar) blob(_ context.Context, d v1.Hash) (io.ReadCloser, error) {
 	return openIn(l.t, "blobs/"+d.Algorithm+"/"+d.Hex)
 }
 
-// file is a blob that can be read anywhere until the Opener is closed.
+// file is a blob that can be read at any offset until the Opener is closed.
 type file struct{ *io.SectionReader }
 
 func (file) Close() error { return nil }
@@ -120,7 +120,7 @@ func openIn(t *tree.Tree, path string) (io.ReadCloser, error) {
 	return file{io.NewSectionReader(n.Content, 0, n.Size())}, nil
 }
 
-// parseIndex reads index.json of a layout.
+// parseIndex parses index.json of a layout.
 func parseIndex(ref string, r io.ReadCloser, err error) ([]v1.Descriptor, error) {
 	raw, err := readAll(r, err, 0)
 	if err != nil {
@@ -133,7 +133,7 @@ func parseIndex(ref string, r io.ReadCloser, err error) ([]v1.Descriptor, error)
 	return index.Manifests, nil
 }
 
-// layout opens the image of an OCI layout that is named.
+// layout opens the image of an OCI layout that in selects.
 func (o *Opener) layout(ctx context.Context, in within, b blobs, descs []v1.Descriptor) (*Root, error) {
 	var all []held
 	for _, d := range descs {
@@ -147,10 +147,10 @@ func (o *Opener) layout(ctx context.Context, in within, b blobs, descs []v1.Desc
 	for _, i := range picked {
 		fit = append(fit, descs[i])
 	}
-	return o.choose(ctx, in.ref, b, fit, 0)
+	return o.choose(ctx, container{in.ref, b}, fit, 0)
 }
 
-// readAll reads a manifest or the like, of which size is announced; 0 is nothing.
+// readAll reads a manifest, index or config. size is the announced size, or 0.
 func readAll(r io.ReadCloser, err error, size int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
@@ -159,9 +159,9 @@ func readAll(r io.ReadCloser, err error, size int64) ([]byte, error) {
 	if size > maxManifest {
 		return nil, fmt.Errorf("it has %d bytes, the limit is %d", size, maxManifest)
 	}
-	most := cmp.Or(size, maxManifest)
-	raw, err := io.ReadAll(io.LimitReader(r, most+1))
-	if err == nil && int64(len(raw)) > most {
+	limit := cmp.Or(size, maxManifest)
+	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(raw)) > limit {
 		if size > 0 {
 			return nil, &mismatchError{"size", fmt.Sprintf("at least %d bytes", size+1), fmt.Sprint(size)}
 		}
@@ -170,7 +170,7 @@ func readAll(r io.ReadCloser, err error, size int64) ([]byte, error) {
 	return raw, err
 }
 
-// checked reads a manifest or config that must be as described.
+// checked reads a manifest or config and verifies its size and digest.
 func checked(r io.ReadCloser, err error, d v1.Descriptor) ([]byte, error) {
 	raw, err := readAll(r, err, max(0, d.Size))
 	if err != nil {
@@ -182,7 +182,7 @@ func checked(r io.ReadCloser, err error, d v1.Descriptor) ([]byte, error) {
 
 func compare(what string, got []byte, want v1.Hash) error {
 	if want.Algorithm != "sha256" {
-		return fmt.Errorf("%s %s: only sha256 is known", what, want)
+		return fmt.Errorf("%s %s: only sha256 is supported", what, want)
 	}
 	if sum := hex.EncodeToString(got); sum != want.Hex {
 		return &mismatchError{what, "sha256:" + sum, want.String()}
@@ -190,21 +190,27 @@ func compare(what string, got []byte, want v1.Hash) error {
 	return nil
 }
 
-// mismatchError is a digest or size that is not as stated.
+// mismatchError says that a digest or size is not as stated.
 type mismatchError struct{ what, got, want string }
 
 func (e *mismatchError) Error() string {
 	return fmt.Sprintf("its %s is %s, not %s", e.what, e.got, e.want)
 }
 
-// choose opens the image for our architecture among the descriptors.
-func (o *Opener) choose(ctx context.Context, ref string, b blobs, descs []v1.Descriptor, depth int) (*Root, error) {
+// container is a source of container images and the reference to it.
+type container struct {
+	ref string
+	blobs
+}
+
+// choose opens the image for the architecture of the board among the descriptors.
+func (o *Opener) choose(ctx context.Context, in container, descs []v1.Descriptor, depth int) (*Root, error) {
 	var fit []v1.Descriptor
 	var there []string
 	for _, d := range descs {
 		p := d.Platform
 		switch {
-		case d.Annotations["vnd.docker.reference.type"] != "": // about an image, such as where it was built
+		case d.Annotations["vnd.docker.reference.type"] != "": // an attestation, not an image
 		case p == nil || p.OS == "" && p.Architecture == "":
 			fit = append(fit, d)
 		case p.OS == "linux" && p.Architecture == o.arch() && (p.Architecture != "arm" || p.Variant <= "v7"):
@@ -213,22 +219,22 @@ func (o *Opener) choose(ctx context.Context, ref string, b blobs, descs []v1.Des
 			there = append(there, p.String())
 		}
 	}
-	// One that says what it is for before one that does not, then the newest
-	// variant of the architecture, then the first.
+	// Prefer images that state their platform, then the newest variant of the architecture,
+	// then the first.
 	slices.SortStableFunc(fit, func(a, b v1.Descriptor) int { return cmp.Compare(variant(b), variant(a)) })
 	switch {
 	case len(fit) == 0 && len(there) == 0:
-		return nil, fmt.Errorf("%s: no images in the index", ref)
+		return nil, fmt.Errorf("%s: no images in the index", in.ref)
 	case len(fit) == 0:
-		return nil, fmt.Errorf("%s: no image for linux/%s, only for %s", ref, o.arch(), strings.Join(there, ", "))
+		return nil, fmt.Errorf("%s: no image for linux/%s, only for %s", in.ref, o.arch(), strings.Join(there, ", "))
 	}
 	d := fit[0] // the first, as the specification says
-	r, err := b.manifest(ctx, d.Digest)
+	r, err := in.manifest(ctx, d.Digest)
 	raw, err := checked(r, err, d)
 	if err != nil {
-		return nil, blobError(ref, "manifest", d.Digest, err)
+		return nil, blobError(in.ref, "manifest", d.Digest, err)
 	}
-	return o.manifest(ctx, ref, b, d.Digest, raw, depth)
+	return o.manifest(ctx, in, d.Digest, raw, depth)
 }
 
 func (o *Opener) arch() string { return cmp.Or(o.opt.Arch, runtime.GOARCH) }
@@ -240,60 +246,60 @@ func variant(d v1.Descriptor) string {
 	return d.Platform.OS + d.Platform.Variant
 }
 
-// manifest opens what raw, already checked, describes.
-func (o *Opener) manifest(ctx context.Context, ref string, b blobs, digest v1.Hash, raw []byte, depth int) (*Root, error) {
+// manifest opens the image or index that raw describes. Its digest has been verified.
+func (o *Opener) manifest(ctx context.Context, in container, digest v1.Hash, raw []byte, depth int) (*Root, error) {
 	var m struct {
 		v1.Manifest
 		Manifests []v1.Descriptor `json:"manifests"`
 		FSLayers  []any           `json:"fsLayers"`
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, &CorruptError{ref + ": manifest " + digest.String(), err}
+		return nil, &CorruptError{in.ref + ": manifest " + digest.String(), err}
 	}
 	switch {
 	case len(m.Manifests) > 0 || m.MediaType.IsIndex():
 		if depth == 4 {
-			return nil, fmt.Errorf("%s: more than 4 indexes in one another", ref)
+			return nil, fmt.Errorf("%s: more than 4 nested indexes", in.ref)
 		}
-		return o.choose(ctx, ref, b, m.Manifests, depth+1)
+		return o.choose(ctx, in, m.Manifests, depth+1)
 	case m.SchemaVersion == 1 || m.FSLayers != nil:
-		return nil, fmt.Errorf("%s: an image of Docker's first format, which is not known", ref)
+		return nil, fmt.Errorf("%s: images of Docker schema 1 are not supported", in.ref)
 	case m.Config.Digest.Hex == "":
-		return nil, &CorruptError{ref + ": manifest " + digest.String(), errors.New("it names no config")}
+		return nil, &CorruptError{in.ref + ": manifest " + digest.String(), errors.New("the config is missing")}
 	case len(m.Layers) > maxLayers:
-		return nil, tooManyLayers(ref, len(m.Layers))
+		return nil, tooManyLayers(in.ref, len(m.Layers))
 	}
-	r, err := b.blob(ctx, m.Config.Digest)
+	r, err := in.blob(ctx, m.Config.Digest)
 	conf, err := checked(r, err, m.Config)
 	if err != nil {
-		return nil, blobError(ref, "config", m.Config.Digest, err)
+		return nil, blobError(in.ref, "config", m.Config.Digest, err)
 	}
-	config, err := o.config(ref, conf)
+	config, err := o.config(in.ref, conf)
 	if err != nil {
 		return nil, err
 	}
 	if n, d := len(m.Layers), len(config.RootFS.DiffIDs); n != d {
 		for _, l := range m.Layers {
 			if !isLayer(l.MediaType) {
-				return nil, fmt.Errorf("%s: no root file system, but %s", ref, l.MediaType)
+				return nil, fmt.Errorf("%s: not a root file system, but %s", in.ref, l.MediaType)
 			}
 		}
-		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
+		return nil, &CorruptError{in.ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
 	}
-	t, err := o.layers(ctx, ref, len(m.Layers), func(ctx context.Context, i int) (image.Content, error) {
+	t, err := o.layers(ctx, in.ref, len(m.Layers), func(ctx context.Context, i int) (image.Content, error) {
 		l := m.Layers[i]
 		if !isLayer(l.MediaType) {
-			return nil, fmt.Errorf("%s: layer %d: no file system but %s", ref, i+1, l.MediaType)
+			return nil, fmt.Errorf("%s: layer %d: not a file system, but %s", in.ref, i+1, l.MediaType)
 		}
-		r, err := b.blob(ctx, l.Digest)
+		r, err := in.blob(ctx, l.Digest)
 		if err == nil {
 			defer r.Close()
 			var c image.Content
-			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", ref, i+1), r, &l, config.RootFS.DiffIDs[i]); err == nil {
+			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", in.ref, i+1), r, &l, config.RootFS.DiffIDs[i]); err == nil {
 				return c, nil
 			}
 		}
-		return nil, blobError(ref, fmt.Sprintf("layer %d", i+1), l.Digest, err)
+		return nil, blobError(in.ref, fmt.Sprintf("layer %d", i+1), l.Digest, err)
 	})
 	if err != nil {
 		return nil, err
@@ -301,10 +307,10 @@ func (o *Opener) manifest(ctx context.Context, ref string, b blobs, digest v1.Ha
 	return &Root{Tree: t, Origin: "oci " + digest.String()}, nil
 }
 
-// The library does not know Docker's zstd, nor all that may not be passed on.
+// IsLayer does not know Docker's zstd layers, nor all nondistributable ones.
 func isLayer(m types.MediaType) bool { return m.IsLayer() || strings.Contains(string(m), ".tar") }
 
-// blobError names the part of an image that an error is about.
+// blobError adds the part of an image to an error.
 func blobError(ref, part string, d v1.Hash, err error) error {
 	name := fmt.Sprintf("%s: %s", ref, part)
 	var mismatch *mismatchError
@@ -317,8 +323,8 @@ func blobError(ref, part string, d v1.Hash, err error) error {
 	return named(name, err)
 }
 
-// config reads the config of an image. One that was chosen by nobody may name
-// another architecture: tools that only pack files put in that of their machine.
+// config parses the config of an image. Another architecture is only a warning, because tools
+// that pack files into an image state the architecture of the machine they run on.
 func (o *Opener) config(ref string, raw []byte) (*v1.ConfigFile, error) {
 	config, err := v1.ParseConfigFile(bytes.NewReader(raw))
 	if err != nil {
@@ -326,15 +332,15 @@ func (o *Opener) config(ref string, raw []byte) (*v1.ConfigFile, error) {
 	}
 	os, arch := cmp.Or(config.OS, "linux"), config.Architecture
 	if os != "linux" {
-		return nil, fmt.Errorf("%s: an image for %s, not for linux", ref, os)
+		return nil, fmt.Errorf("%s: the image is for %s, not for linux", ref, os)
 	}
 	if o.opt.Arch != "" && arch != "" && arch != o.opt.Arch && o.opt.Warn != nil {
-		o.opt.Warn(fmt.Sprintf("%s: the image says it is for %s, the board is %s: it is taken as it is", ref, arch, o.opt.Arch))
+		o.opt.Warn(fmt.Sprintf("%s: the image says it is for %s, the board is %s: it is used anyway", ref, arch, o.opt.Arch))
 	}
 	return config, nil
 }
 
-// layers applies n layers in order, unpacking a few at a time.
+// layers decompresses n layers, several at once, and applies them in order.
 func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx context.Context, i int) (image.Content, error)) (*tree.Tree, error) {
 	contents := make([]image.Content, n)
 	g, gctx := errgroup.WithContext(ctx)
@@ -363,12 +369,12 @@ func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx co
 	return t, nil
 }
 
-// maxRest is how much of a layer is read after its compressed stream ended, or was
-// found to be none.
+// maxRest limits the bytes of a layer that are read after the end of its compressed stream, or
+// after an error in it.
 const maxRest = 64 << 20
 
-// layer checks one layer, unpacked where it has to be. Docker's archives say
-// nothing of how a layer is packed: desc is nil.
+// layer verifies a layer and decompresses it if necessary. desc is nil for archives of "docker
+// save", which state neither size nor digest of the file.
 func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
 	if f, ok := r.(file); ok {
 		if k, err := sniff(f); err != nil {
@@ -401,8 +407,8 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 		return nil, err
 	}
 	if desc != nil {
-		// The digest says more than what a decompressor found wrong, and counts
-		// for what it did not read.
+		// The digest is of all bytes, and a wrong one explains more than an error of the
+		// decompressor.
 		n, rerr := io.CopyN(io.Discard, &cancelable{ctx, in}, maxRest+1)
 		switch {
 		case rerr != nil && rerr != io.EOF:
@@ -425,7 +431,7 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 	return c, compare("diff id", plain.Sum(nil), diffID)
 }
 
-// Some tools make an empty layer of no bytes at all.
+// layerLike accepts a tar, or nothing: some tools write empty layers of no bytes.
 func layerLike(head []byte) error {
 	if len(head) == 0 || kindOf(head) == tarball {
 		return nil

@@ -36,7 +36,8 @@ import (
 	"imgtool/image/tree/hostfs"
 )
 
-// layerOf makes a layer of lines: PATH/, PATH=DATA, PATH->TARGET, PATH==TARGET.
+// layerOf returns a layer with files: PATH/ (directory), PATH=DATA, PATH->TARGET (symbolic
+// link), PATH==TARGET (hard link).
 func layerOf(t testing.TB, lines ...string) v1.Layer {
 	t.Helper()
 	var b bytes.Buffer
@@ -95,7 +96,7 @@ func server(t testing.TB, wrap func(http.Handler) http.Handler) string {
 	return strings.Replace(strings.TrimPrefix(s.URL, "http://"), "127.0.0.1", "localhost", 1)
 }
 
-func TestContainerImageIsTheSameWhateverItCameIn(t *testing.T) {
+func TestContainerImageSources(t *testing.T) {
 	dir, tarPath := rootfs(t)
 	o := opener(t, source.Options{})
 	want, err := o.Root(t.Context(), dir)
@@ -128,7 +129,7 @@ func TestContainerImageIsTheSameWhateverItCameIn(t *testing.T) {
 	must(t, tarball.WriteToFile(saved, ref, img))
 	refs[saved], refs["oci:"+saved+":v1"] = docker, docker
 
-	// What others make of it.
+	// Compare with other tools.
 	imagetest.Need(t, "skopeo")
 	for _, form := range []string{"docker-archive", "oci-archive"} {
 		path := t.TempDir() + "/" + form
@@ -141,7 +142,7 @@ func TestContainerImageIsTheSameWhateverItCameIn(t *testing.T) {
 	for _, format := range []string{"gzip", "zstd"} {
 		path := t.TempDir()
 		imagetest.Run(t, "skopeo", "copy", "--quiet", "--insecure-policy", "--override-arch=arm64", "--dest-compress", "--dest-compress-format="+format, "oci:"+d+":v1", "oci:"+path+":v2")
-		refs[path] = "" // a manifest of its own
+		refs[path] = "" // a separate manifest
 	}
 	plain, err := tarball.LayerFromFile(tarPath, tarball.WithCompression(compression.None), tarball.WithMediaType(types.OCIUncompressedLayer))
 	must(t, err)
@@ -168,7 +169,7 @@ func TestContainerImageIsTheSameWhateverItCameIn(t *testing.T) {
 	}
 }
 
-func TestLayersAreWhatUmociUnpacks(t *testing.T) {
+func TestLayersEqualUmoci(t *testing.T) {
 	imagetest.NeedRoot(t)
 	imagetest.Need(t, "umoci")
 	img := imageOf(t, "arm64",
@@ -240,7 +241,7 @@ func TestPlatformIsChosen(t *testing.T) {
 	lone := layoutOf(t, imageOf(t, "amd64", layerOf(t, "a=1")))
 	var warned string
 	o = opener(t, source.Options{Arch: "arm64", Warn: func(s string) { warned = s }})
-	if _, err := o.Root(t.Context(), lone); err != nil || warned != lone+": the image says it is for amd64, the board is arm64: it is taken as it is" {
+	if _, err := o.Root(t.Context(), lone); err != nil || warned != lone+": the image says it is for amd64, the board is arm64: it is used anyway" {
 		t.Errorf("%v, warned %q", err, warned)
 	}
 }
@@ -260,8 +261,8 @@ func TestTagIsChosen(t *testing.T) {
 		t.Error(got)
 	}
 	for ref, want := range map[string]string{
-		base:                 base + ": several images: say which: oci:" + base + ":a, oci:" + base + ":b",
-		"oci:" + base + ":c": "oci:" + base + ":c: no image with the name c, only oci:" + base + ":a, oci:" + base + ":b",
+		base:                 base + ": several images: choose one: oci:" + base + ":a, oci:" + base + ":b",
+		"oci:" + base + ":c": "oci:" + base + ":c: there is no image c, only oci:" + base + ":a, oci:" + base + ":b",
 	} {
 		if _, err := o.Root(t.Context(), ref); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
@@ -273,7 +274,7 @@ func TestTagIsChosen(t *testing.T) {
 	two, err := name.NewTag("local/x:two")
 	must(t, err)
 	must(t, tarball.MultiWriteToFile(saved, map[name.Tag]v1.Image{one: imageOf(t, "arm64", layerOf(t, "tag=1")), two: imageOf(t, "arm64", layerOf(t, "tag=2"))}))
-	if _, err := o.Root(t.Context(), saved); err == nil || !strings.Contains(err.Error(), ": several images: say which: oci:"+saved+":local/x:one, oci:"+saved+":local/x:two") {
+	if _, err := o.Root(t.Context(), saved); err == nil || !strings.Contains(err.Error(), ": several images: choose one: oci:"+saved+":local/x:one, oci:"+saved+":local/x:two") {
 		t.Error(err)
 	}
 	if r, err := o.Root(t.Context(), "oci:"+saved+":two"); err != nil || contents(t, r.Tree.Lookup("tag").Content) != "2" {
@@ -281,7 +282,7 @@ func TestTagIsChosen(t *testing.T) {
 	}
 }
 
-// blob is the path of a part of a layout.
+// blob returns the path of a blob in a layout.
 func blob(d string, h v1.Hash) string { return filepath.Join(d, "blobs", h.Algorithm, h.Hex) }
 
 func TestEveryDigestIsVerified(t *testing.T) {
@@ -338,7 +339,7 @@ func TestEveryDigestIsVerified(t *testing.T) {
 		}
 	}
 
-	// A registry that sends something else.
+	// A registry that sends other content.
 	for part, h := range parts {
 		for what, damage := range damages {
 			host := server(t, func(next http.Handler) http.Handler {
@@ -362,7 +363,7 @@ func TestEveryDigestIsVerified(t *testing.T) {
 		}
 	}
 
-	// The right bytes, but the config says that others are in them.
+	// The right bytes, but other diff IDs in the config.
 	c, err := img.ConfigFile()
 	must(t, err)
 	for i := range m.Layers {
@@ -382,7 +383,7 @@ func TestEveryDigestIsVerified(t *testing.T) {
 	}
 }
 
-// imageWith is img with another config, and the manifest that goes with it.
+// imageWith returns img with another config and a matching manifest.
 func imageWith(t testing.TB, img v1.Image, c *v1.ConfigFile) v1.Image {
 	t.Helper()
 	raw, err := json.Marshal(c)
@@ -460,7 +461,7 @@ func TestDockerArchiveIsVerified(t *testing.T) {
 	must(t, err)
 }
 
-func TestRegistryErrorsSaySo(t *testing.T) {
+func TestRegistryErrors(t *testing.T) {
 	host := server(t, nil)
 	noise := make([]byte, 3<<20) // more than is read at once
 	rand.NewChaCha8([32]byte{}).Read(noise)
@@ -476,10 +477,10 @@ func TestRegistryErrorsSaySo(t *testing.T) {
 	artifact := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), "application/vnd.oci.empty.v1+json")
 	artifact, err = mutate.Append(artifact, mutate.Addendum{Layer: layerOf(t, "a=1"), MediaType: "application/vnd.example.disk"})
 	must(t, err)
-	if _, err = o.Root(t.Context(), layoutOf(t, artifact)); err == nil || !strings.HasSuffix(err.Error(), "no root file system, but application/vnd.example.disk") {
+	if _, err = o.Root(t.Context(), layoutOf(t, artifact)); err == nil || !strings.HasSuffix(err.Error(), "not a root file system, but application/vnd.example.disk") {
 		t.Error(err)
 	}
-	// A connection that breaks is nobody's damage.
+	// A closed connection is not corruption.
 	layers, err := img.Layers()
 	must(t, err)
 	h, err := layers[0].Digest()

@@ -19,8 +19,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// repository is a repository of a registry. The digests of what it sends are
-// checked by who asked, with better words than a client's.
+// repository is a repository in a registry. The caller verifies digests. It is used in place of
+// package remote of go-containerregistry, which does not resume interrupted downloads, reads
+// manifests of up to 100 MiB, and has no error type for wrong sizes and digests.
 type repository struct {
 	client *http.Client
 	scheme string
@@ -28,7 +29,7 @@ type repository struct {
 	tries  int
 }
 
-// get asks for what, beginning at byte from where the registry can do that.
+// get requests what, from byte offset from on if the registry supports ranges.
 func (r repository) get(ctx context.Context, what string, from int64) (*http.Response, error) {
 	url := fmt.Sprintf("%s://%s/v2/%s/%s", r.scheme, r.name.RegistryStr(), r.name.RepositoryStr(), what)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -43,11 +44,11 @@ func (r repository) get(ctx context.Context, what string, from int64) (*http.Res
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return nil, said(r.name.RegistryStr(), err)
+		return nil, explain(r.name.RegistryStr(), err)
 	}
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		resp.Body.Close()
-		return nil, said(r.name.RegistryStr(), err)
+		return nil, explain(r.name.RegistryStr(), err)
 	}
 	return resp, nil
 }
@@ -68,7 +69,7 @@ func (r repository) open(ctx context.Context, what string) (io.ReadCloser, error
 	return &download{ctx: ctx, repo: r, what: what, body: resp.Body}, nil
 }
 
-// download reads a manifest or blob, and goes on where a connection was cut.
+// download reads a manifest or blob, and resumes it after the connection was closed.
 type download struct {
 	ctx  context.Context
 	repo repository
@@ -85,13 +86,13 @@ func (d *download) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if d.cuts++; d.cuts >= d.repo.tries {
-		return n, &GoneError{d.repo.name.RegistryStr(), fmt.Errorf("it closed the connection %d times, at last after %d bytes", d.cuts, d.off)}
+		return n, &GoneError{d.repo.name.RegistryStr(), fmt.Errorf("it closed the connection %d times, the last time after %d bytes", d.cuts, d.off)}
 	}
-	return n, d.again()
+	return n, d.resume()
 }
 
-// again opens the rest.
-func (d *download) again() error {
+// resume requests the rest.
+func (d *download) resume() error {
 	d.body.Close()
 	resp, err := d.repo.get(d.ctx, d.what, d.off)
 	if err != nil {
@@ -100,7 +101,7 @@ func (d *download) again() error {
 	d.body = resp.Body
 	if resp.StatusCode == http.StatusPartialContent {
 		if want := fmt.Sprintf("bytes %d-", d.off); !strings.HasPrefix(resp.Header.Get("Content-Range"), want) {
-			return fmt.Errorf("%s sends another part of %s than it was asked for", d.repo.name.RegistryStr(), d.what)
+			return fmt.Errorf("%s sent another range of %s than requested", d.repo.name.RegistryStr(), d.what)
 		}
 		return nil
 	}
@@ -110,8 +111,8 @@ func (d *download) again() error {
 
 func (d *download) Close() error { return d.body.Close() }
 
-// registry opens an image of a registry: over plain http only where that is on
-// this machine or a private network, with the user's logins.
+// registry opens an image in a registry with the logins of the user. It uses HTTP without TLS
+// only for registries on this machine or a private network.
 func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error) {
 	in, err := name.ParseReference(image)
 	if err != nil {
@@ -119,9 +120,9 @@ func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error)
 	}
 	repo, err := o.login(ctx, in)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, said(in.Context().RegistryStr(), err))
+		return nil, fmt.Errorf("%s: %w", ref, explain(in.Context().RegistryStr(), err))
 	}
-	// A tag's digest is what came; a digest must be it.
+	// A digest is verified; the digest of a tag is computed.
 	r, err := repo.open(ctx, "manifests/"+in.Identifier())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
@@ -136,10 +137,11 @@ func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error)
 	if err != nil {
 		return nil, blobError(ref, "manifest", digest, err)
 	}
-	return o.manifest(ctx, ref, repo, digest, raw, 0)
+	return o.manifest(ctx, container{ref, repo}, digest, raw, 0)
 }
 
-// login finds out how a registry is spoken to, and gets a token where it wants one.
+// login finds out the scheme and the authentication of a registry, and gets a token if it uses
+// tokens.
 func (o *Opener) login(ctx context.Context, in name.Reference) (repository, error) {
 	reg := in.Context().Registry
 	w := newWire(o.opt.Network)
@@ -150,7 +152,7 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 	}
 	how, err := transport.Ping(ctx, reg, w)
 	if err != nil {
-		// Where TLS was tried first, that it was in vain says little.
+		// TLS was tried first; the error of plain HTTP explains more.
 		if plain := w.plain.Load(); plain != nil && *plain != nil && ctx.Err() == nil {
 			err = *plain
 		}
@@ -165,11 +167,11 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 		if err != nil {
 			return repo, err
 		}
-		// A later token is got in the same way.
+		// Tokens are renewed in the same way.
 		auth = &tokens{func(ctx context.Context) (*transport.Token, error) {
 			token, err := transport.Exchange(ctx, service, login, w, scopes, how)
 			if err != nil {
-				err = fmt.Errorf("getting a token from %s: %w", how.Parameters["realm"], said(service.RegistryStr(), err))
+				err = fmt.Errorf("getting a token from %s: %w", how.Parameters["realm"], explain(service.RegistryStr(), err))
 			}
 			return token, err
 		}}
@@ -189,15 +191,16 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 	return repo, err
 }
 
-// tokenService is who gives out the tokens of a registry, and with which login it is
-// asked. A service elsewhere is asked with the registry's login only where that is
-// encrypted. One on this machine or a private network is only for registries there; on
-// another host or port than the registry it is asked with the login that is for it.
+// tokenService returns the service that issues the tokens of a registry, and the login for it.
+//
+// The login of the registry is sent to another host only with TLS. A service on this machine or
+// a private network is used only by registries there; if it is not the registry itself, it gets
+// its own login from the user's configuration.
 func tokenService(ctx context.Context, reg name.Registry, how *transport.Challenge, auth authn.Authenticator) (name.Registry, authn.Authenticator, error) {
 	realm := how.Parameters["realm"]
 	u, err := url.Parse(realm)
 	if err != nil || u.Host == "" || u.User != nil {
-		return reg, nil, fmt.Errorf("%s asks for a token of %q, which is no address", reg.RegistryStr(), realm)
+		return reg, nil, fmt.Errorf("%s requires a token from %q, which is not a valid URL", reg.RegistryStr(), realm)
 	}
 	switch {
 	case u.Host == reg.RegistryStr():
@@ -208,7 +211,7 @@ func tokenService(ctx context.Context, reg name.Registry, how *transport.Challen
 			host = h.Hostname()
 		}
 		if !isLocal(host) {
-			return reg, nil, fmt.Errorf("%s asks for a token of %s, which is on this machine or a private network", reg.RegistryStr(), u.Host)
+			return reg, nil, fmt.Errorf("%s requires a token from %s, which is on this machine or a private network", reg.RegistryStr(), u.Host)
 		}
 		service, err := name.NewRegistry(u.Host, name.WeakValidation)
 		if err != nil {
@@ -217,12 +220,12 @@ func tokenService(ctx context.Context, reg name.Registry, how *transport.Challen
 		login, err := authn.Resolve(ctx, authn.DefaultKeychain, service)
 		return service, login, err
 	case u.Scheme != "https" && auth != authn.Anonymous:
-		return reg, nil, fmt.Errorf("%s asks to send its login to %s without encryption", reg.RegistryStr(), u.Host)
+		return reg, nil, fmt.Errorf("%s requires sending its login to %s without encryption", reg.RegistryStr(), u.Host)
 	}
 	return reg, auth, nil
 }
 
-// isLocal says whether a host is this machine or one of a private network.
+// isLocal reports whether a host is this machine or on a private network.
 func isLocal(host string) bool {
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
@@ -232,7 +235,7 @@ func isLocal(host string) bool {
 	return err == nil && (a.IsLoopback() || a.IsPrivate())
 }
 
-// tokens is a login that is a token, which it gets when it is asked for.
+// tokens is an authenticator that requests a token when it is needed.
 type tokens struct {
 	exchange func(context.Context) (*transport.Token, error)
 }
@@ -250,7 +253,7 @@ func (t *tokens) AuthorizationContext(ctx context.Context) (*authn.AuthConfig, e
 		token.Token = token.AccessToken
 	}
 	if token.Token == "" {
-		return nil, errors.New("the answer has no token")
+		return nil, errors.New("the response has no token")
 	}
 	return &authn.AuthConfig{RegistryToken: token.Token}, nil
 }

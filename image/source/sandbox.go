@@ -9,10 +9,9 @@ import (
 	"strconv"
 )
 
-// sandboxUser is the user that apt downloads as where root runs it. apt itself goes
-// back to root where that user cannot reach the folder, as in a home that only its
-// owner can enter.
-type sandboxUser struct{ uid int } // -1 is none
+// sandboxUser is the user that apt downloads as if root runs it. apt falls back to root if
+// that user cannot access the directory, as in a home directory with mode 0700.
+type sandboxUser struct{ uid int } // -1 for none
 
 func sandbox() sandboxUser {
 	if os.Geteuid() == 0 {
@@ -25,7 +24,7 @@ func sandbox() sandboxUser {
 	return sandboxUser{-1}
 }
 
-// own gives a folder to the user, to download into.
+// own makes the user the owner of a download directory.
 func (s sandboxUser) own(dir string) error {
 	if s.uid < 0 {
 		return nil
@@ -33,8 +32,8 @@ func (s sandboxUser) own(dir string) error {
 	return os.Lchown(dir, s.uid, 0)
 }
 
-// disown takes files that were downloaded away from the user, before anybody looks at
-// what is in them. They must be regular ones.
+// disown makes root the owner of downloaded files before they are read. They must be regular
+// files.
 func (s sandboxUser) disown(files []string) error {
 	for _, file := range files {
 		fi, err := os.Lstat(file)

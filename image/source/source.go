@@ -1,10 +1,10 @@
-// Package source is where inputs come from: paths, packages of the host's
-// Debian archive, container images in files and registries. Below cmd, no other
-// package of the build runs programs or speaks to a network.
+// Package source opens the inputs of a build: files and directories, Debian packages, and
+// container images in directories, archives and registries ([Opener.File], [Opener.Root],
+// [Opener.Package]). No other package of the build runs programs or uses the network.
 //
-// What it hands out is open until its Opener is closed, and has been checked
-// against every digest its source states. It keeps compressed streams unpacked
-// in unlinked scratch files, packages in the user's cache, and nothing else.
+// Files and trees can be read until the [Opener] is closed. All digests that a source states
+// have been verified. Compressed streams are unpacked to scratch files without a name,
+// packages are kept in the user's cache; nothing else is stored.
 package source
 
 import (
@@ -30,22 +30,22 @@ import (
 	"imgtool/image/tree/tarfs"
 )
 
-// Options say how references are read.
+// Options are the options of an [Opener].
 type Options struct {
-	Dir        string           // what relative paths are relative to; "" is the working directory
-	Arch       string           // of the board, in Go's words: arm64. "" is this machine's, and takes a lone image for any
-	KeepOwners bool             // in folders; otherwise everything belongs to 0:0
-	ModTime    int64            // of folders that an archive lacks
-	Clamp      bool             // times of files after ModTime become ModTime
+	Dir        string           // base of relative paths; "" is the working directory
+	Arch       string           // GOARCH of the board; "" is the GOARCH of this machine, and accepts a single image of any
+	KeepOwners bool             // of files in directories; otherwise all are owned by 0:0
+	ModTime    int64            // of directories that an archive lacks
+	Clamp      bool             // limit the times of files to ModTime
 	Memo       *sums.Memo       // of blocks of files; may be nil
-	CacheDir   string           // imgtool's directory in the user's cache; "" keeps packages for this Opener alone
-	TempDir    string           // for scratch files; "" is the system's
+	CacheDir   string           // of imgtool in the user's cache; "" keeps packages for this Opener only
+	TempDir    string           // for scratch files; "" is the default
 	Unpacked   *compress.Budget // for scratch files; may be nil
-	Network    Network          // how long a registry may take
-	Warn       func(string)     // told of what is odd and taken all the same; may be nil
+	Network    Network          // timeouts of registries
+	Warn       func(string)     // receives warnings; may be nil
 }
 
-// Opener opens references. Its methods may be called at the same time.
+// Opener opens references to inputs. Its methods may be called concurrently.
 type Opener struct {
 	opt Options
 
@@ -55,14 +55,14 @@ type Opener struct {
 	apt apt
 }
 
-// NewOpener returns an Opener that has opened nothing yet.
+// NewOpener returns an Opener. The caller must call Close.
 func NewOpener(opt Options) *Opener {
 	o := &Opener{opt: opt}
 	o.apt.o = o
 	return o
 }
 
-// Close lets go of everything opened; what was handed out can no longer be read.
+// Close closes all files. Content from the Opener can no longer be read.
 func (o *Opener) Close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -80,10 +80,9 @@ func (o *Opener) keep(c io.Closer) {
 	o.open = append(o.open, c)
 }
 
-// CorruptError says that a source is not what it says it is: damaged, cut short
-// or with a digest that is not its own.
+// CorruptError says that an input is damaged: malformed, cut short, or with the wrong digest.
 type CorruptError struct {
-	Name string // the reference, and the part of it
+	Name string // the reference, and the part that is damaged
 	Err  error
 }
 
@@ -91,7 +90,7 @@ func (e *CorruptError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *CorruptError) Unwrap() error { return e.Err }
 func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
-// named adds a name to an error, keeping a corrupt source one.
+// named adds a name to an error. It keeps a *CorruptError, and turns the error of a damaged tar into one.
 func named(name string, err error) error {
 	var done *CorruptError
 	var damaged *tarfs.CorruptError
@@ -101,20 +100,20 @@ func named(name string, err error) error {
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-// File is a file to be taken as it is.
+// File is an input file.
 type File struct {
 	image.Content
-	SHA256 string // in hexadecimal
+	SHA256 string // hexadecimal
 	Origin string // such as "deb u-boot-rockchip 2023.01+dfsg-2+deb12u1"; "" for a path
 }
 
-// Root is a root file system: either a tree or a squashfs that is ready.
+// Root is a root file system: a tree or a squashfs. The other field is nil.
 type Root struct {
 	Tree     *tree.Tree
 	Squashfs *File
-	Digest   string          // of the tree or the squashfs, in hexadecimal
-	Sums     *sums.Checksums // of the tree's files, which the digest is made of
-	Origin   string          // such as "oci sha256:…" with the manifest's digest; "" for a path
+	Digest   string          // of the tree or the squashfs, hexadecimal
+	Sums     *sums.Checksums // of the files of the tree
+	Origin   string          // such as "oci sha256:…", the digest of the manifest; "" for a path
 }
 
 // File opens PATH or deb:PACKAGE/PATH.
@@ -134,10 +133,10 @@ func (o *Opener) File(ctx context.Context, ref string) (*File, error) {
 	return &File{Content: c, SHA256: sum}, nil
 }
 
-// Root opens what a root file system is made from: a folder, a tar, plain or
-// compressed, a squashfs, a container image in an OCI layout or in an archive of
-// one, a "docker save" archive, oci:PATH[:NAME], or docker://HOST/REPOSITORY:TAG
-// in a registry. Files are told apart by what is in them.
+// Root opens a root file system: the path of a directory, a tar that may be compressed, a
+// squashfs, an OCI image layout, an archive of one, or an archive of "docker save";
+// oci:PATH:NAME to choose between several images; or docker://HOST/REPOSITORY:TAG in a registry.
+// The kind of a file is detected from its content.
 func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	r, err := o.root(ctx, ref)
 	if err != nil {
@@ -171,7 +170,7 @@ func (o *Opener) root(ctx context.Context, ref string) (*Root, error) {
 	if rest, ok := strings.CutPrefix(ref, "oci:"); ok {
 		r, err := o.rootPath(ctx, o.splitName(ref, rest))
 		if err == nil && r.Origin == "" {
-			return nil, fmt.Errorf("%s: no OCI layout", ref)
+			return nil, fmt.Errorf("%s: not an OCI layout", ref)
 		}
 		return r, err
 	}
@@ -182,8 +181,8 @@ func (o *Opener) root(ctx context.Context, ref string) (*Root, error) {
 	return r, err
 }
 
-// looksRemote is strict, so that a mistyped path is not asked for in a registry:
-// HOST/REPOSITORY with a tag or digest, and no folder named HOST.
+// looksRemote reports whether ref is HOST/REPOSITORY with a tag or digest, and there is no
+// directory HOST. Otherwise a mistyped path would be looked up in a registry.
 func (o *Opener) looksRemote(ref string) bool {
 	host, rest, ok := strings.Cut(ref, "/")
 	if !ok || host == "" || strings.HasPrefix(host, ".") || host != "localhost" && !strings.ContainsAny(host, ".:") {
@@ -203,7 +202,7 @@ func (o *Opener) path(ref string) string {
 	return filepath.Join(o.opt.Dir, ref)
 }
 
-// openPath opens a regular file until Close.
+// openPath opens a regular file. It stays open until Close.
 func (o *Opener) openPath(ref, path string) (*os.File, fs.FileInfo, error) {
 	fi, err := o.stat(ref, path)
 	if err != nil {
@@ -234,7 +233,7 @@ func (o *Opener) stat(ref, path string) (fs.FileInfo, error) {
 	return fi, nil
 }
 
-// reason names the reference as it was given in place of the whole path.
+// reason replaces the path in an error with the reference.
 func reason(ref string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -292,7 +291,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 		return &Root{Squashfs: &File{Content: c, SHA256: sum}}, nil
 	case tarball:
 	default:
-		return nil, fmt.Errorf("%s: not a folder, tar, squashfs or container image", ref)
+		return nil, fmt.Errorf("%s: not a directory, tar, squashfs or container image", ref)
 	}
 	t, err := tarfs.Read(c, c.Size(), o.opt.ModTime)
 	if err != nil {
@@ -307,7 +306,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	return &Root{Tree: t}, nil
 }
 
-// layoutArchive opens an image of an OCI layout in a tar.
+// layoutArchive opens an image in a tar of an OCI layout.
 func (o *Opener) layoutArchive(ctx context.Context, in within, t *tree.Tree) (*Root, error) {
 	l := layoutTar{t}
 	r, err := l.index()
@@ -315,7 +314,7 @@ func (o *Opener) layoutArchive(ctx context.Context, in within, t *tree.Tree) (*R
 	if err != nil {
 		return nil, err
 	}
-	// An index may be empty where Docker's own list is not.
+	// docker save writes both lists; the index may be empty.
 	if len(descs) == 0 && isDockerArchive(t) {
 		return o.dockerArchive(ctx, in, t)
 	}
@@ -330,7 +329,7 @@ func hash(ctx context.Context, c image.Content) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// cancelable is a reader that ends with its context.
+// cancelable is a reader that fails when its context ends.
 type cancelable struct {
 	ctx context.Context
 	r   io.Reader

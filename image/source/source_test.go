@@ -52,7 +52,7 @@ func opener(t testing.TB, opt source.Options) *source.Opener {
 			t.Error(err)
 		}
 		if left, _ := os.ReadDir(opt.TempDir); len(left) > 0 {
-			t.Errorf("left in the scratch folder: %v", left)
+			t.Errorf("left in the scratch directory: %v", left)
 		}
 	})
 	return o
@@ -70,7 +70,7 @@ func sum(s string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// dump is a tree in words, without times.
+// dump formats a tree, without times.
 func dump(t testing.TB, tr *tree.Tree) string {
 	var b strings.Builder
 	first := map[*tree.Inode]string{}
@@ -89,7 +89,7 @@ func dump(t testing.TB, tr *tree.Tree) string {
 	return b.String()
 }
 
-// rootfs makes a small root file system of 0:0, and a tar of it.
+// rootfs creates a small root file system owned by 0:0, and a tar of it.
 func rootfs(t testing.TB) (dir, tarball string) {
 	t.Helper()
 	top := t.TempDir()
@@ -110,7 +110,7 @@ func rootfs(t testing.TB) (dir, tarball string) {
 	return dir, tarball
 }
 
-// compress packs a file with a program of the host's and returns the packed one.
+// compress compresses a file with a program and returns the path of the result.
 func compress(t testing.TB, program, path string, args ...string) string {
 	t.Helper()
 	out := path + "." + program
@@ -118,7 +118,7 @@ func compress(t testing.TB, program, path string, args ...string) string {
 	return out
 }
 
-func TestRootIsTheSameWhateverItCameIn(t *testing.T) {
+func TestRootSources(t *testing.T) {
 	dir, tarball := rootfs(t)
 	o := opener(t, source.Options{Dir: filepath.Dir(dir)})
 	want, err := o.Root(t.Context(), "rootfs")
@@ -130,7 +130,7 @@ func TestRootIsTheSameWhateverItCameIn(t *testing.T) {
 	for _, program := range []string{"gzip", "xz", "zstd", "bzip2"} {
 		refs = append(refs, compress(t, program, tarball))
 	}
-	// Names say nothing.
+	// File names do not matter.
 	must(t, os.Rename(tarball+".zstd", dir+".squashfs"))
 	refs[len(refs)-2] = "rootfs.squashfs"
 	many := filepath.Dir(dir) + "/many.gz"
@@ -154,7 +154,7 @@ func TestRootIsTheSameWhateverItCameIn(t *testing.T) {
 	}
 }
 
-func TestSquashfsIsTakenAsItIs(t *testing.T) {
+func TestSquashfsIsNotChanged(t *testing.T) {
 	dir, _ := rootfs(t)
 	path := filepath.Dir(dir) + "/x"
 	imagetest.Run(t, "mksquashfs", dir, path, "-quiet", "-no-progress")
@@ -170,7 +170,7 @@ func TestSquashfsIsTakenAsItIs(t *testing.T) {
 	}
 }
 
-func TestFileIsTakenAsItIs(t *testing.T) {
+func TestFileIsNotChanged(t *testing.T) {
 	d := t.TempDir()
 	write(t, d+"/sub/idbloader.img", "RK33")
 	write(t, d+"/empty", "")
@@ -185,7 +185,7 @@ func TestFileIsTakenAsItIs(t *testing.T) {
 	}
 	for ref, want := range map[string]string{
 		"nope": "nope: no such file or directory", "sub": "sub: not a regular file", "": `"": no path`,
-		"deb:x": "deb:x: not deb:PACKAGE/PATH", "deb:/x": "deb:/x: not deb:PACKAGE/PATH",
+		"deb:x": "deb:x: it must be deb:PACKAGE/PATH", "deb:/x": "deb:/x: it must be deb:PACKAGE/PATH",
 	} {
 		_, err := o.File(t.Context(), ref)
 		if err == nil || err.Error() != want {
@@ -201,7 +201,7 @@ func TestFileIsTakenAsItIs(t *testing.T) {
 	}
 }
 
-func TestRootRefusesWhatIsNone(t *testing.T) {
+func TestRootRefusesOtherFiles(t *testing.T) {
 	d := t.TempDir()
 	write(t, d+"/text", strings.Repeat("text\n", 1000))
 	write(t, d+"/empty", "")
@@ -210,16 +210,16 @@ func TestRootRefusesWhatIsNone(t *testing.T) {
 	must(t, os.Mkdir(d+"/build.out", 0o755))
 	o := opener(t, source.Options{Dir: d})
 	for ref, want := range map[string]string{
-		"text":                         "text: not a folder, tar, squashfs or container image",
-		"empty":                        "empty: not a folder, tar, squashfs or container image",
-		"text.zstd":                    "text.zstd: neither a tar nor a squashfs when unpacked",
+		"text":                         "text: not a directory, tar, squashfs or container image",
+		"empty":                        "empty: not a directory, tar, squashfs or container image",
+		"text.zstd":                    "text.zstd: neither a tar nor a squashfs after decompression",
 		"fifo":                         "fifo: not a regular file",
 		"rootfs.tar.gz":                "rootfs.tar.gz: no such file or directory",
 		"debian:12":                    "debian:12: no such file or directory",
 		"./localhost/x:y":              "./localhost/x:y: no such file or directory",
 		"build.out/rootfs:1":           "build.out/rootfs:1: no such file or directory",
 		"registry.example/rootfs.tar":  "registry.example/rootfs.tar: no such file or directory",
-		"oci:build.out":                "oci:build.out: no OCI layout",
+		"oci:build.out":                "oci:build.out: not an OCI layout",
 		"oci:nope:tag":                 "oci:nope:tag: no such file or directory",
 		"docker://UPPER CASE/is wrong": "docker://UPPER CASE/is wrong: could not parse reference: UPPER CASE/is wrong",
 	} {
@@ -238,7 +238,7 @@ func corrupt(err error) bool {
 	return errors.As(err, &c)
 }
 
-func TestDamagedArchivesAreSeen(t *testing.T) {
+func TestDamagedArchives(t *testing.T) {
 	_, tarball := rootfs(t)
 	d := t.TempDir()
 	warned := ""
@@ -275,13 +275,12 @@ func TestDamagedArchivesAreSeen(t *testing.T) {
 				t.Errorf("%s with a bit flipped at %d of %d: %v", program, n, len(data), err)
 			}
 		}
-		// What follows is neither damage nor a cut: gzip and bzip2 ignore it, and tar
-		// fails but for bzip2.
+		// gzip and bzip2 ignore trailing data. tar ignores them only after bzip2 data.
 		for _, garbage := range []string{"x", "garb", "garbage that is long enough for a header", strings.Repeat("\x00", 512), strings.Repeat("\x00", 512) + "x"} {
 			warned = ""
 			err := root("garbage", append(bytes.Clone(data), garbage...))
 			zero := strings.Trim(garbage, "\x00") == ""
-			switch said := fmt.Sprintf("compressed stream: %d bytes that are not %s data follow the end of the %s data: it is whole without them", len(garbage), program, program); {
+			switch said := fmt.Sprintf("compressed stream: %d bytes of other data follow the end of the %s data: it is complete without them", len(garbage), program); {
 			case zero && program != "zstd" || program == "bzip2":
 				if err != nil || zero == strings.Contains(warned, fmt.Sprintf("garbage: %d bytes after the end of the bzip2 data", len(garbage))) {
 					t.Errorf("%s with %q behind: %v, warned %q", program, garbage, err, warned)
@@ -296,7 +295,7 @@ func TestDamagedArchivesAreSeen(t *testing.T) {
 		}
 	}
 
-	// A stream that is whole, of a tar that is not.
+	// A complete stream of an incomplete tar.
 	data, err := os.ReadFile(tarball)
 	must(t, err)
 	write(t, d+"/half.tar", string(data[:len(data)/2]))
@@ -305,7 +304,7 @@ func TestDamagedArchivesAreSeen(t *testing.T) {
 	if err := root("half", half); !corrupt(err) || !strings.Contains(err.Error(), "half: cut short at byte ") {
 		t.Error(err)
 	}
-	// What takes more memory than it may is not damaged.
+	// A stream that needs too much memory is not damaged.
 	long := exec.Command(imagetest.Need(t, "zstd"), "-1", "--long=30", "-q", "-c")
 	long.Stdin = bytes.NewReader(data)
 	packed, err := long.Output()
@@ -315,7 +314,7 @@ func TestDamagedArchivesAreSeen(t *testing.T) {
 	}
 }
 
-func TestXzCutBetweenBlocksIsSeen(t *testing.T) {
+func TestXZCutBetweenBlocks(t *testing.T) {
 	_, tarball := rootfs(t)
 	data, err := os.ReadFile(compress(t, "xz", tarball, "--block-size=100000"))
 	must(t, err)
@@ -334,7 +333,7 @@ func TestXzCutBetweenBlocksIsSeen(t *testing.T) {
 	}
 }
 
-func TestAContextEndsIt(t *testing.T) {
+func TestContextIsRespected(t *testing.T) {
 	dir, tarball := rootfs(t)
 	o := opener(t, source.Options{})
 	ctx, cancel := context.WithCancel(t.Context())

@@ -21,7 +21,7 @@ const (
 	packed
 )
 
-// kindOf tells by the first 512 bytes what something is.
+// kindOf returns the kind of a file by its first 512 bytes.
 func kindOf(head []byte) kind {
 	switch {
 	case len(head) >= 4 && string(head[:4]) == "hsqs":
@@ -48,17 +48,17 @@ func headOf(c image.Content) ([]byte, error) {
 	return head[:n], nil
 }
 
-// rootLike looks at the first bytes of an unpacked stream, so that the many
-// gigabytes of something else are not unpacked for nothing.
+// rootLike refuses decompressed streams that are neither a tar nor a squashfs by their first
+// bytes, before gigabytes are unpacked.
 func rootLike(head []byte) error {
 	if k := kindOf(head); k != tarball && k != squash {
-		return errors.New("neither a tar nor a squashfs when unpacked")
+		return errors.New("neither a tar nor a squashfs after decompression")
 	}
 	return nil
 }
 
-// origin is a reader that remembers how it ended. A decompressor's error says
-// that the data are bad only where their origin had none.
+// origin keeps the error of a reader. An error of a decompressor means damaged data only if
+// its input had no error.
 type origin struct {
 	r   io.Reader
 	err error
@@ -72,22 +72,22 @@ func (s *origin) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unpack decompresses r, or copies it where it is not compressed, into a scratch
-// file; looks may refuse it by its first 512 bytes. What is unpacked goes to also
-// as well. A damaged stream is a *CorruptError. What follows the compressed data is an
-// error where tar fails too, else a warning with name.
-func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, looks func([]byte) error, also io.Writer) (image.Content, error) {
+// unpack decompresses r to a scratch file, or copies it if it is not compressed. accept
+// checks the first 512 bytes of the result. The result is also written to also, if that is
+// not nil. A damaged stream is a *CorruptError. Data after the end of the compressed data are
+// an error if tar fails on them too, otherwise a warning about name.
+func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept func([]byte) error, also io.Writer) (image.Content, error) {
 	from := &origin{r: &cancelable{ctx, r}}
 	bad := func(err error) error {
 		var memory *compress.MemoryError
-		var trailing *compress.TrailingError
+		var extra *compress.TrailingError
 		switch {
 		case from.err != nil:
 			return from.err
 		case errors.As(err, &memory):
 			return err
-		case errors.As(err, &trailing):
-			return &CorruptError{"compressed stream", fmt.Errorf("%w: it is whole without them; unpack it with %s -dc, or cut them off", trailing, trailing.Format)}
+		case errors.As(err, &extra):
+			return &CorruptError{"compressed stream", fmt.Errorf("%w: it is complete without them: decompress it with %s -dc, or remove them", extra, extra.Format)}
 		case errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF:
 			err = errors.New("cut short")
 		}
@@ -102,9 +102,9 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, looks fun
 	format := compress.Detect(head)
 	var opt compress.Options
 	if format == compress.Bzip2 && o.opt.Warn != nil {
-		// As tar does, which fails where gzip ignores something.
+		// tar ignores data after bzip2 data, and fails on data after gzip data.
 		opt.Trailing = func(n int64) {
-			o.opt.Warn(fmt.Sprintf("%s: %d bytes after the end of the bzip2 data are not read, as bzip2 does not read them either", name, n))
+			o.opt.Warn(fmt.Sprintf("%s: %d bytes after the end of the bzip2 data are ignored, as bzip2 does", name, n))
 		}
 	}
 	out, err := opt.NewReader(in, format)
@@ -119,20 +119,15 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, looks fun
 	o.keep(f)
 	buf := make([]byte, 1<<20)
 	for {
-		n := 0
-		for err = nil; n < len(buf) && err == nil; {
-			var more int
-			more, err = out.Read(buf[n:])
-			n += more
-		}
+		n, err := compress.ReadFull(out, buf)
 		if err != nil && err != io.EOF {
 			if from.err == nil {
-				err = followed(r, format, err)
+				err = trailing(r, format, err)
 			}
 			return nil, bad(err)
 		}
 		if f.Size() == 0 {
-			if err := looks(buf[:min(n, 512)]); err != nil {
+			if err := accept(buf[:min(n, 512)]); err != nil {
 				return nil, err
 			}
 		}
@@ -148,9 +143,9 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, looks fun
 	}
 }
 
-// followed makes an error of a decompressor one of what follows the compressed data, if
-// they are whole without that and r can be read again.
-func followed(r io.Reader, f compress.Format, err error) error {
+// trailing returns a *[compress.TrailingError] in place of an error of a decompressor, if r can
+// be read again and the compressed data are complete without the data after them.
+func trailing(r io.Reader, f compress.Format, err error) error {
 	c, ok := r.(*io.SectionReader)
 	if !ok {
 		return err
@@ -159,12 +154,12 @@ func followed(r io.Reader, f compress.Format, err error) error {
 	if eerr != nil || end == c.Size() {
 		return err
 	}
-	whole, eerr := compress.NewReader(io.NewSectionReader(c, 0, end), f)
+	complete, eerr := compress.NewReader(io.NewSectionReader(c, 0, end), f)
 	if eerr != nil {
 		return err
 	}
-	defer whole.Close()
-	if _, eerr := io.Copy(io.Discard, whole); eerr != nil {
+	defer complete.Close()
+	if _, eerr := io.Copy(io.Discard, complete); eerr != nil {
 		return err
 	}
 	return &compress.TrailingError{Format: f, N: c.Size() - end}

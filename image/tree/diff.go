@@ -10,21 +10,21 @@ import (
 	"imgtool/image"
 )
 
-// Change is a path that two trees have not alike.
+// Change is a path that differs between two trees.
 type Change struct {
 	Path string
-	A, B *Inode // nil where there is none
-	What Aspect // what differs; none where A or B is nil
+	A, B *Inode // nil if the tree does not have the path
+	What Aspect // 0 if A or B is nil
 
-	At           int64  // where Data is: the first byte that differs
-	LinkA, LinkB string // where Links is: the first path of the same file, "" for the root
+	At           int64  // with Data: the offset of the first byte that differs
+	LinkA, LinkB string // with Links: the first path of the same inode
 }
 
-// Aspect is a set of what can differ between two inodes.
+// Aspect is a set of properties in which two inodes differ.
 type Aspect uint
 
 const (
-	Type  Aspect = 1 << iota // all else is not looked at then
+	Type  Aspect = 1 << iota // nothing else is compared then
 	Mode                     // permission bits
 	Owner                    // user or group
 	Time
@@ -32,23 +32,23 @@ const (
 	Device
 	Xattrs
 	Data
-	Links // which other paths are the same file
+	Links // which other paths are hard links of it
 )
 
-// ReadError is a file that could not be read.
+// ReadError is an error of reading a file that [Diff] compares.
 type ReadError struct {
 	Path string
-	InB  bool // in which of two trees
+	InB  bool // it is in the second tree
 	Err  error
 }
 
 func (e *ReadError) Error() string { return fmt.Sprintf("%s: %v", e.Path, e.Err) }
 func (e *ReadError) Unwrap() error { return e.Err }
 
-// Diff gives the paths that are not the same in a and b, in the order of All.
-// What is in files is read and compared, of a file of many names once. A file
-// that cannot be read is a *ReadError, and after an error nothing follows.
-// Progress is told of the bytes of b's files.
+// Diff yields the paths that differ between a and b, in the order of [Tree.All]. It reads
+// and compares the contents of files, and of several hard links only one. If a file cannot be read,
+// the error is a *[ReadError]; nothing follows an error. Progress counts bytes of files
+// that both trees have.
 func Diff(ctx context.Context, a, b *Tree, p image.Progress) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		nextA, stopA := iter.Pull2(a.All())
@@ -93,7 +93,7 @@ func Diff(ctx context.Context, a, b *Tree, p image.Progress) iter.Seq2[Change, e
 	}
 }
 
-// linkTo is the first path of n.
+// linkTo returns the first path of n. Directories have no hard links.
 func linkTo(first map[*Inode]string, n *Inode, path string) string {
 	if n.Type() == Dir {
 		return path
@@ -105,7 +105,7 @@ func linkTo(first map[*Inode]string, n *Inode, path string) string {
 	return path
 }
 
-// comparison has the buffers for reading.
+// comparison holds the buffers for reading.
 type comparison struct {
 	progress image.Progress
 	a, b     []byte
@@ -133,7 +133,7 @@ func (c *comparison) compare(ctx context.Context, d *Change) error {
 			d.What |= test.what
 		}
 	}
-	// What is one file with an earlier path in both was compared there.
+	// A hard link in both trees was compared at its first path.
 	if a.Type() != Regular || d.LinkA == d.LinkB && d.LinkA != d.Path {
 		return nil
 	}
@@ -148,7 +148,7 @@ func (c *comparison) compare(ctx context.Context, d *Change) error {
 	return nil
 }
 
-// data returns where two files begin to differ, or -1.
+// data returns the offset of the first byte that differs, or -1.
 func (c *comparison) data(ctx context.Context, d *Change) (int64, error) {
 	const piece = 1 << 20
 	if c.a == nil {

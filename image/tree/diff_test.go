@@ -14,7 +14,7 @@ import (
 	"imgtool/image/tree/treetest"
 )
 
-// words is what a diff says, a line for each path.
+// words describes a diff, one line for each path.
 func words(t testing.TB, a, b *tree.Tree) string {
 	t.Helper()
 	var all []string
@@ -102,7 +102,7 @@ func TestDiffFindsEveryAspect(t *testing.T) {
 			t.Error(d)
 		}
 	}
-	// A file of many names is one change where it stays one file.
+	// A change of a file with several hard links is reported once.
 	one, other := base(), base()
 	n := *other.Lookup("a")
 	n.Content = strings.NewReader("Text")
@@ -115,7 +115,7 @@ func TestDiffFindsEveryAspect(t *testing.T) {
 
 func dirNode() *tree.Inode { return &tree.Inode{Mode: tree.Dir | 0o755, ModTime: 1} }
 
-func TestDiffSaysWhichFileCannotBeRead(t *testing.T) {
+func TestDiffNamesUnreadableFile(t *testing.T) {
 	bad := errors.New("bad sector")
 	good := tree.New(0)
 	treetest.Must(t, good.Put("d/f", &tree.Inode{Mode: tree.Regular, Content: strings.NewReader("xxxx")}))
@@ -146,7 +146,7 @@ type brokenFile struct {
 func (b brokenFile) Size() int64                           { return b.size }
 func (b brokenFile) ReadAt(p []byte, _ int64) (int, error) { return 0, b.err }
 
-// unread is a hole that is never read.
+// unread is a hole that must not be read.
 type unread struct{ image.Content }
 
 func (u unread) Hole(off int64) int64 { return u.Size() - off }
@@ -154,7 +154,7 @@ func (u unread) ReadAt(p []byte, off int64) (int, error) {
 	panic("a hole was read")
 }
 
-func TestHolesAreNotRead(t *testing.T) {
+func TestDiffDoesNotReadHoles(t *testing.T) {
 	sparse := func() *tree.Tree {
 		tr := tree.New(0)
 		treetest.Must(t, tr.Put("f", &tree.Inode{Mode: tree.Regular, Content: unread{image.Zeros(100 << 30)}}))
@@ -164,7 +164,7 @@ func TestHolesAreNotRead(t *testing.T) {
 		t.Error(got)
 	}
 	treetest.Digest(t, sparse())
-	// It is the same file whether its zeros are known or found.
+	// The digest does not depend on whether holes are reported.
 	filled := tree.New(0)
 	content := append(bytes.Repeat([]byte{1}, 1<<20), make([]byte, 3<<20+5)...)
 	treetest.Must(t, filled.Put("f", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(content)}))
@@ -180,11 +180,11 @@ func TestHolesAreNotRead(t *testing.T) {
 	changed := tree.New(0)
 	treetest.Must(t, changed.Put("f", &tree.Inode{Mode: tree.Regular, Content: bytes.NewReader(other)}))
 	if treetest.Digest(t, changed) == treetest.Digest(t, known) {
-		t.Error("a byte in what was zeros makes no difference")
+		t.Error("a changed byte in a hole does not change the digest")
 	}
 }
 
-// knowing is an image that says where its holes are.
+// knowing is an image that reports its holes.
 type knowing struct{ *image.Image }
 
 func (k knowing) Hole(off int64) int64 {

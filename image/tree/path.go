@@ -6,11 +6,14 @@ import (
 	"strings"
 )
 
-// Open returns what is at path, following symbolic links as a process would
-// whose root folder this tree is. Where something is missing, the error says
-// what, and wraps fs.ErrNotExist.
+// maxLinks is the number of symbolic links that Linux follows in one path.
+const maxLinks = 40
+
+// Open returns the inode that path leads to. It follows symbolic links as a process
+// would whose root directory this tree is. If something is missing, the error names it
+// and wraps [fs.ErrNotExist].
 func (t *Tree) Open(path string) (*Inode, error) {
-	real, err := t.resolve(path, true)
+	real, err := t.Resolve(path, true)
 	if err != nil {
 		return nil, err
 	}
@@ -27,31 +30,18 @@ func (t *Tree) Open(path string) (*Inode, error) {
 	return nil, fmt.Errorf("%s: %s: %w", path, missing, fs.ErrNotExist)
 }
 
-// Resolve is where path leads: without symbolic links on the way to its last
-// element, and with last without one there either. It follows them as Open does;
-// what is not in the tree need not be there. An error is a loop, or a parent that
-// is no folder.
+// Resolve returns the path in the tree that path leads to. It follows symbolic links as
+// [Tree.Open] does: those in parent directories, and with last that in the last element
+// too. Elements that are not in the tree are kept. It is an error if there are too many
+// symbolic links, or a parent is not a directory.
 func (t *Tree) Resolve(path string, last bool) (string, error) {
 	clean := strings.Trim(path, "/")
-	switch clean[strings.LastIndexByte(clean, '/')+1:] {
+	switch base(clean) {
 	case "", ".", "..":
 		last = true
 	}
-	if !last {
-		// As resolve does, but for paths with a slash before them.
-		if up := t.Lookup(Parent(clean)); up != nil && up.Type() == Dir {
-			return clean, nil
-		}
-	}
-	return t.resolve(path, last)
-}
-
-// resolve returns the path without symbolic links on the way to its last
-// element, and with last without one there either. What is not in the tree has
-// no links. It fails where a link or parent is no folder.
-func (t *Tree) resolve(path string, last bool) (string, error) {
-	if up := t.Lookup(Parent(path)); !last && up != nil && up.Type() == Dir {
-		return path, nil
+	if up := t.Lookup(Parent(clean)); !last && up != nil && up.Type() == Dir {
+		return clean, nil // the usual case
 	}
 	at, rest, links := "", path, 0
 	for rest != "" {
@@ -71,15 +61,15 @@ func (t *Tree) resolve(path string, last bool) (string, error) {
 		case end && !last || n == nil || n.Type() == Dir:
 			at = next
 		case n.Type() == Symlink:
-			if links++; links > 40 {
-				return "", fmt.Errorf("%s: more than 40 symbolic links on the way", path)
+			if links++; links > maxLinks {
+				return "", fmt.Errorf("%s: more than %d symbolic links on the way", path, maxLinks)
 			}
 			if strings.HasPrefix(n.Target, "/") {
 				at = ""
 			}
 			rest = n.Target + "/" + rest
 		case !end:
-			return "", fmt.Errorf("%s: its parent %s is not a folder", path, next)
+			return "", fmt.Errorf("%s: its parent %s is not a directory", path, next)
 		default:
 			at = next
 		}
@@ -87,14 +77,16 @@ func (t *Tree) resolve(path string, last bool) (string, error) {
 	return at, nil
 }
 
-// Parent is the path of the directory that has path in it; that of the root is the root.
+// Parent returns the path of the directory that contains path. The parent of the root
+// is the root.
 func Parent(path string) string {
 	return path[:max(0, strings.LastIndexByte(path, '/'))]
 }
 
 func base(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-// CheckPath refuses a path that no tree can have: not clean, or longer than Linux allows.
+// CheckPath checks that path has the form that a [Tree] requires and is within the
+// limits of Linux.
 func CheckPath(path string) error {
 	if path == "" {
 		return nil

@@ -1,9 +1,12 @@
-// Package tree is a root file system as a value: sorted paths, each with its
-// metadata and something to read from. It comes from a folder, a tar or the
-// layers of a container image, can be edited, and is what the file system
-// writers take.
+// Package tree has the root file system as a value: sorted paths, each with metadata
+// and, if it is a regular file, an [image.Content].
 //
-// Hard links are paths that share one *Inode.
+// Packages below it make trees: [imgtool/image/tree/hostfs] from a directory of the host,
+// [imgtool/image/tree/tarfs] from a tar or from the layers of a container image. Package
+// [imgtool/image/edit] changes them, and the writers of file systems take them.
+// [imgtool/image/tree/sums] computes checksums of their files.
+//
+// Hard links are paths that share one *[Inode].
 package tree
 
 import (
@@ -16,7 +19,7 @@ import (
 	"imgtool/image"
 )
 
-// File types, as in st_mode.
+// File types, as in st_mode of inode(7).
 const (
 	TypeMask = 0o170000
 	Socket   = 0o140000
@@ -28,10 +31,12 @@ const (
 	Fifo     = 0o010000
 )
 
-// Inode is one file, folder or other node, whatever its names are. It is not
-// changed once it is in a tree.
+// SymlinkMode is the mode that Linux gives to every symbolic link.
+const SymlinkMode = Symlink | 0o777
+
+// Inode is a file, directory or other node. It must not be changed once it is in a tree.
 type Inode struct {
-	Mode    uint32 // type and permission bits, as Linux has them in st_mode
+	Mode    uint32 // type and permission bits, as in st_mode
 	UID     uint32
 	GID     uint32
 	ModTime int64         // seconds since 1970
@@ -39,13 +44,13 @@ type Inode struct {
 	Major   uint32        // of a device
 	Minor   uint32        // of a device
 	Xattrs  []Xattr       // sorted by name
-	Content image.Content // of a regular file; nil is empty
+	Content image.Content // of a regular file; nil if it is empty
 }
 
-// Type is the file type part of the mode.
+// Type returns the file type in the mode.
 func (n *Inode) Type() uint32 { return n.Mode & TypeMask }
 
-// Size is the length of a regular file in bytes.
+// Size returns the length of a regular file in bytes.
 func (n *Inode) Size() int64 {
 	if n.Content == nil {
 		return 0
@@ -53,110 +58,111 @@ func (n *Inode) Size() int64 {
 	return n.Content.Size()
 }
 
-// Tree is a set of paths. Paths have no leading slash and no "." or ".."
-// elements; the root is "". Every path's parent is a folder in the tree.
+// Tree is a set of paths. Paths have no leading slash and no "." or ".." elements; the
+// root is "". The parent of every path is a directory in the tree.
 type Tree struct {
-	root    *folder
+	root    *directory
 	len     int
-	modTime int64 // of folders nobody described
+	modTime int64 // of directories that Put makes
 
 	losses   []Loss
 	trailing int64
 }
 
-// folder is a folder and what is in it by name. Most of what is in a tree is no
-// folder, and takes less memory apart from them.
-type folder struct {
-	node    *Inode
-	leaves  map[string]*Inode
-	folders map[string]*folder
+// directory is a directory and its entries by name. Separate maps take less memory, as
+// most entries are not directories.
+type directory struct {
+	inode *Inode
+	files map[string]*Inode // entries that are not directories
+	dirs  map[string]*directory
 }
 
-// New returns a tree of just a root folder: mode 0755, owner 0:0, the given
-// time.
+// New returns a tree with only a root directory: mode 0755, owner 0:0. Directories that
+// Put makes have the same time, in seconds since 1970.
 func New(modTime int64) *Tree {
-	return &Tree{root: &folder{node: &Inode{Mode: Dir | 0o755, ModTime: modTime}}, len: 1, modTime: modTime}
+	return &Tree{root: &directory{inode: &Inode{Mode: Dir | 0o755, ModTime: modTime}}, len: 1, modTime: modTime}
 }
 
-// find returns what is at path, and as what folder if it is one.
-func (t *Tree) find(path string) (*Inode, *folder) {
-	f := t.root
+// find returns the inode at path, or nil, and the directory if it is one.
+func (t *Tree) find(path string) (*Inode, *directory) {
+	d := t.root
 	for path != "" {
 		name, rest, below := strings.Cut(path, "/")
 		if below && rest == "" {
 			return nil, nil
 		}
-		sub := f.folders[name]
+		sub := d.dirs[name]
 		if sub == nil && !below {
-			return f.leaves[name], nil
+			return d.files[name], nil
 		}
 		if sub == nil {
 			return nil, nil
 		}
-		f, path = sub, rest
+		d, path = sub, rest
 	}
-	return f.node, f
+	return d.inode, d
 }
 
-// count is the number of paths in f, itself included.
-func (f *folder) count() int {
-	n := 1 + len(f.leaves)
-	for _, sub := range f.folders {
+// count returns the number of paths in d, with d itself.
+func (d *directory) count() int {
+	n := 1 + len(d.files)
+	for _, sub := range d.dirs {
 		n += sub.count()
 	}
 	return n
 }
 
-// set puts n under a name that is the map's to keep, and returns its folder if it
-// is one. A folder in the place of a folder keeps what is in it.
-func (t *Tree) set(f *folder, name string, n *Inode) *folder {
-	sub := f.folders[name]
+// set makes n the entry with the given name in d, and returns its directory if it is
+// one. A directory that replaces a directory keeps the entries.
+func (t *Tree) set(d *directory, name string, n *Inode) *directory {
+	sub := d.dirs[name]
 	switch {
 	case n.Type() == Dir && sub != nil:
-		sub.node = n
+		sub.inode = n
 		return sub
 	case sub != nil:
 		t.len -= sub.count()
-		delete(f.folders, name)
-	case f.leaves[name] != nil:
+		delete(d.dirs, name)
+	case d.files[name] != nil:
 		t.len--
 		if n.Type() == Dir {
-			delete(f.leaves, name)
+			delete(d.files, name)
 		}
 	}
 	t.len++
 	if n.Type() != Dir {
-		if f.leaves == nil {
-			f.leaves = map[string]*Inode{}
+		if d.files == nil {
+			d.files = map[string]*Inode{}
 		}
-		f.leaves[name] = n
+		d.files[name] = n
 		return nil
 	}
-	if f.folders == nil {
-		f.folders = map[string]*folder{}
+	if d.dirs == nil {
+		d.dirs = map[string]*directory{}
 	}
-	sub = &folder{node: n}
-	f.folders[name] = sub
+	sub = &directory{inode: n}
+	d.dirs[name] = sub
 	return sub
 }
 
-// clone is a copy of f and all folders below. The nodes are shared.
-func (f *folder) clone() *folder {
-	c := &folder{node: f.node, leaves: maps.Clone(f.leaves)}
-	if len(f.folders) > 0 {
-		c.folders = make(map[string]*folder, len(f.folders))
+// clone returns a copy of d and the directories below it. Inodes are shared.
+func (d *directory) clone() *directory {
+	c := &directory{inode: d.inode, files: maps.Clone(d.files)}
+	if len(d.dirs) > 0 {
+		c.dirs = make(map[string]*directory, len(d.dirs))
 	}
-	for name, sub := range f.folders {
-		c.folders[name] = sub.clone()
+	for name, sub := range d.dirs {
+		c.dirs[name] = sub.clone()
 	}
 	return c
 }
 
-// Without is a tree of the same nodes but for the paths that drop says yes to, and
-// all below them. A nil drop drops nothing. The two trees share nodes; what is
-// done to the paths of one is not seen in the other.
+// Without returns a copy of the tree without the paths for which drop returns true and
+// all paths below them. With a nil drop it is a full copy. The inodes are shared; paths
+// of one tree can change without effect on the other.
 func (t *Tree) Without(drop func(path string) bool) *Tree {
-	w := &Tree{root: t.root.clone(), len: t.len, modTime: t.modTime, losses: t.losses, trailing: t.trailing}
+	w := *t
+	w.root = t.root.clone()
 	if drop != nil {
 		for p := range t.All() {
 			if p != "" && w.Lookup(p) != nil && drop(p) {
@@ -164,54 +170,63 @@ func (t *Tree) Without(drop func(path string) bool) *Tree {
 			}
 		}
 	}
-	return w
+	return &w
 }
 
-// Sub is the part of the tree that is below the folder at path, which becomes the
-// root, or nil if there is no folder.
+// Sub returns a copy of the tree below the directory at path, which becomes the root,
+// or nil if path is not a directory. The inodes are shared.
 func (t *Tree) Sub(path string) *Tree {
-	_, f := t.find(path)
-	if f == nil {
+	_, d := t.find(path)
+	if d == nil {
 		return nil
 	}
-	return &Tree{root: f.clone(), len: f.count(), modTime: t.modTime}
+	return &Tree{root: d.clone(), len: d.count(), modTime: t.modTime}
 }
 
-// Len is the number of paths, the root included.
+// Len returns the number of paths, with the root.
 func (t *Tree) Len() int { return t.len }
 
-// Lookup returns what is at path, or nil. It follows no links.
+// Lookup returns the inode at path, or nil. It does not follow symbolic links.
 func (t *Tree) Lookup(path string) *Inode {
 	n, _ := t.find(path)
 	return n
 }
 
-// All gives every path in byte order of the whole path: a folder comes before
-// what is in it, and the entries of one folder come in byte order of their
-// names. The root "" is first.
+// All yields every path in byte order of the whole path: a directory comes before its
+// entries, and the entries of a directory come in byte order of their names.
 func (t *Tree) All() iter.Seq2[string, *Inode] {
 	return func(yield func(string, *Inode) bool) {
-		if yield("", t.root.node) {
+		if yield("", t.root.inode) {
 			t.root.all("", yield)
 		}
 	}
 }
 
-// item is a step on the way through a folder: a path, or all below one.
-type item struct {
-	key   string
-	node  *Inode
-	below *folder
+// Below yields every path below the directory at path, in the order of [Tree.All]. It
+// yields nothing if path is not a directory.
+func (t *Tree) Below(path string) iter.Seq2[string, *Inode] {
+	return func(yield func(string, *Inode) bool) {
+		if _, d := t.find(path); d != nil {
+			d.all(strings.TrimPrefix(path+"/", "/"), yield)
+		}
+	}
 }
 
-func (f *folder) all(prefix string, yield func(string, *Inode) bool) bool {
-	items := make([]item, 0, len(f.leaves)+2*len(f.folders))
-	for name, n := range f.leaves {
-		items = append(items, item{key: name, node: n})
+// item is a step of the walk through a directory: an entry, or everything below one.
+type item struct {
+	key   string
+	inode *Inode
+	below *directory
+}
+
+func (d *directory) all(prefix string, yield func(string, *Inode) bool) bool {
+	items := make([]item, 0, len(d.files)+2*len(d.dirs))
+	for name, n := range d.files {
+		items = append(items, item{key: name, inode: n})
 	}
-	for name, sub := range f.folders {
-		// What is below "a" comes after "a-b", which comes after "a".
-		items = append(items, item{key: name, node: sub.node}, item{key: name + "/", below: sub})
+	for name, sub := range d.dirs {
+		// "a" comes before "a-b", which comes before "a/c".
+		items = append(items, item{key: name, inode: sub.inode}, item{key: name + "/", below: sub})
 	}
 	slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.key, b.key) })
 	for _, it := range items {
@@ -219,37 +234,27 @@ func (f *folder) all(prefix string, yield func(string, *Inode) bool) bool {
 			if !it.below.all(prefix+it.key, yield) {
 				return false
 			}
-		} else if !yield(prefix+it.key, it.node) {
+		} else if !yield(prefix+it.key, it.inode) {
 			return false
 		}
 	}
 	return true
 }
 
-// Below gives every path below the directory at path, in the order of All, and nothing
-// if there is no directory.
-func (t *Tree) Below(path string) iter.Seq2[string, *Inode] {
-	return func(yield func(string, *Inode) bool) {
-		if _, f := t.find(path); f != nil {
-			f.all(strings.TrimPrefix(path+"/", "/"), yield)
-		}
-	}
-}
-
-// List gives what is in the folder at path, by name and in byte order of the
-// names, and nothing if there is no folder.
+// List yields the entries of the directory at path by name, in byte order of the names.
+// It yields nothing if path is not a directory.
 func (t *Tree) List(path string) iter.Seq2[string, *Inode] {
 	return func(yield func(string, *Inode) bool) {
-		_, f := t.find(path)
-		if f == nil {
+		_, d := t.find(path)
+		if d == nil {
 			return
 		}
-		names := slices.AppendSeq(slices.Collect(maps.Keys(f.leaves)), maps.Keys(f.folders))
+		names := slices.AppendSeq(slices.Collect(maps.Keys(d.files)), maps.Keys(d.dirs))
 		slices.Sort(names)
 		for _, name := range names {
-			n := f.leaves[name]
+			n := d.files[name]
 			if n == nil {
-				n = f.folders[name].node
+				n = d.dirs[name].inode
 			}
 			if !yield(name, n) {
 				return
@@ -258,33 +263,33 @@ func (t *Tree) List(path string) iter.Seq2[string, *Inode] {
 	}
 }
 
-// Put sets what is at path. Missing parents are made 0755, owner 0:0, with the
-// tree's time. What was at path is replaced; a folder replaced by something else
-// loses what was in it, a folder replaced by a folder keeps it.
+// Put sets the inode at path. It makes missing parents with mode 0755, owner 0:0 and the
+// tree's time. If path exists, it is replaced: a directory loses its entries, unless
+// another directory replaces it.
 func (t *Tree) Put(path string, n *Inode) error {
 	if err := CheckPath(path); err != nil {
 		return err
 	}
 	if path == "" {
 		if n.Type() != Dir {
-			return fmt.Errorf("the root of a tree must be a folder")
+			return fmt.Errorf("the root of a tree must be a directory")
 		}
-		t.root.node = n
+		t.root.inode = n
 		return nil
 	}
 	up, err := t.makeParents(path)
 	if err != nil {
 		return err
 	}
-	// A part of a string keeps all of it.
+	// A substring would keep all of path in memory.
 	t.set(up, strings.Clone(base(path)), n)
 	return nil
 }
 
-// makeParents returns the folder that path is in.
-func (t *Tree) makeParents(path string) (*folder, error) {
+// makeParents returns the directory that contains path.
+func (t *Tree) makeParents(path string) (*directory, error) {
 	up := Parent(path)
-	n, f := t.find(up)
+	n, d := t.find(up)
 	switch {
 	case n == nil:
 		above, err := t.makeParents(up)
@@ -292,24 +297,24 @@ func (t *Tree) makeParents(path string) (*folder, error) {
 			return nil, err
 		}
 		return t.set(above, strings.Clone(base(up)), &Inode{Mode: Dir | 0o755, ModTime: t.modTime}), nil
-	case f == nil:
-		return nil, fmt.Errorf("%s: its parent %s is not a folder", path, up)
+	case d == nil:
+		return nil, fmt.Errorf("%s: its parent %s is not a directory", path, up)
 	}
-	return f, nil
+	return d, nil
 }
 
-// Remove takes away path and all below it.
+// Remove removes path and everything below it. The root cannot be removed.
 func (t *Tree) Remove(path string) {
-	n, f := t.find(path)
+	n, d := t.find(path)
 	if n == nil || path == "" {
 		return
 	}
 	_, up := t.find(Parent(path))
-	if f != nil {
-		t.len -= f.count()
-		delete(up.folders, base(path))
+	if d != nil {
+		t.len -= d.count()
+		delete(up.dirs, base(path))
 	} else {
 		t.len--
-		delete(up.leaves, base(path))
+		delete(up.files, base(path))
 	}
 }

@@ -42,7 +42,7 @@ func TestOpenFollowsLinksInsideTheTree(t *testing.T) {
 		"usr/bin/nope":  "usr/bin/nope: usr/bin: file does not exist",
 		"boot/gone":     "boot/gone: usr/lib/modules: file does not exist",
 		"loop":          "loop: more than 40 symbolic links on the way",
-		"lib/kernel/up": "lib/kernel/up: its parent usr/lib/kernel is not a folder",
+		"lib/kernel/up": "lib/kernel/up: its parent usr/lib/kernel is not a directory",
 	} {
 		_, err := tr.Open(path)
 		if err == nil || err.Error() != want {
@@ -54,7 +54,7 @@ func TestOpenFollowsLinksInsideTheTree(t *testing.T) {
 	}
 }
 
-func TestResolveEndsWhereALinkLeads(t *testing.T) {
+func TestResolve(t *testing.T) {
 	tr := tree.New(modTime)
 	treetest.Must(t, tr.Put("usr/lib/kernel", &tree.Inode{Mode: tree.Regular | 0o644}))
 	treetest.Must(t, tr.Put("lib", &tree.Inode{Mode: tree.Symlink | 0o777, Target: "usr/lib"}))
@@ -74,11 +74,11 @@ func TestResolveEndsWhereALinkLeads(t *testing.T) {
 		}
 	}
 	if _, err := tr.Resolve("/vmlinuz/up", true); err == nil {
-		t.Error("a file is a folder")
+		t.Error("a path below a file is resolved")
 	}
 }
 
-func TestWithoutIsAnotherTreeOfTheSameNodes(t *testing.T) {
+func TestWithout(t *testing.T) {
 	tr := tree.New(modTime)
 	f := &tree.Inode{Mode: tree.Regular | 0o644}
 	for _, p := range []string{"a/b/c", "a/b-d", "e"} {
@@ -86,7 +86,7 @@ func TestWithoutIsAnotherTreeOfTheSameNodes(t *testing.T) {
 	}
 	before := treetest.Digest(t, tr)
 	if got := treetest.Digest(t, tr.Without(nil)); got != before {
-		t.Error("a tree without nothing is another")
+		t.Error("a full copy has another digest")
 	}
 	less := tr.Without(func(p string) bool { return p == "a/b" || p == "" })
 	want := "/ 40755 0:0 @1700000000\na 40755 0:0 @1700000000\na/b-d 100644 0:0 @0 \"\"\ne = a/b-d\n"
@@ -112,7 +112,7 @@ func TestPutMakesParentsAndReplaces(t *testing.T) {
 	}
 	treetest.Must(t, tr.Put("a/b", file))
 	if tr.Lookup("a/b/c") != nil || tr.Lookup("a/bc") == nil {
-		t.Error("a folder that became a file:", treetest.Dump(t, tr))
+		t.Error("a directory that became a file:", treetest.Dump(t, tr))
 	}
 	for _, path := range []string{"a/b/c", "/x", "x/", "x//y", "./x", "x/..", "x\x00", strings.Repeat("n", 256), strings.Repeat("n/", 2048) + "n"} {
 		if err := tr.Put(path, file); err == nil {
@@ -125,7 +125,7 @@ func TestPutMakesParentsAndReplaces(t *testing.T) {
 	}
 }
 
-func TestDigestIsOfEverything(t *testing.T) {
+func TestDigestCoversEverything(t *testing.T) {
 	base := func() *tree.Tree {
 		tr := tree.New(modTime)
 		f := &tree.Inode{Mode: tree.Regular | 0o644, ModTime: 1, Content: strings.NewReader("data")}
@@ -178,7 +178,7 @@ func TestDigestIsOfEverything(t *testing.T) {
 	}
 }
 
-func TestWithoutXattrsLeavesTheTreeAlone(t *testing.T) {
+func TestWithoutXattrs(t *testing.T) {
 	tr := tree.New(1)
 	shared := &tree.Inode{Mode: tree.Regular | 0o644, Xattrs: []tree.Xattr{{Name: tree.ACL, Value: "x"}, {Name: "user.a", Value: "y"}}}
 	for _, p := range []string{"a", "b"} {

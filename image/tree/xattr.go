@@ -13,16 +13,17 @@ type Xattr struct {
 	Value string
 }
 
-// UnsupportedXattrs is the kind of loss of extended attributes that a tree does not keep.
-const UnsupportedXattrs = "extended attributes other than user., trusted. and security."
-
-// Access control lists, as getxattr(2) has them.
+// Names of the extended attributes with POSIX access control lists, acl(5).
 const (
 	ACL        = "system.posix_acl_access"
 	DefaultACL = "system.posix_acl_default"
 )
 
-// KeepXattr leaves out what a kernel makes up itself, such as the rest of system.*.
+// UnsupportedXattrs is the kind of [Loss] of attributes that [KeepXattr] leaves out.
+const UnsupportedXattrs = "extended attributes other than user., trusted. and security."
+
+// KeepXattr reports whether trees hold the extended attribute. They leave out
+// attributes that the kernel generates, such as the rest of system.*.
 func KeepXattr(name string) bool {
 	if name == ACL || name == DefaultACL {
 		return true
@@ -35,7 +36,7 @@ func KeepXattr(name string) bool {
 	return false
 }
 
-// CheckXattrs refuses what is beyond the kernel's limits.
+// CheckXattrs checks the limits of Linux: names of 255 bytes and values of 64 KiB.
 func CheckXattrs(all []Xattr) error {
 	for _, x := range all {
 		switch {
@@ -48,13 +49,15 @@ func CheckXattrs(all []Xattr) error {
 	return nil
 }
 
-// WithoutXattrs is a tree without the extended attributes for which drop says so,
-// how many paths had any, and the first of them.
+// WithoutXattrs returns a tree without the extended attributes for which drop is true,
+// the number of paths that had any, and the first of these paths. With none, it returns t
+// itself.
 func (t *Tree) WithoutXattrs(drop func(name string) bool) (left *Tree, n int, first string) {
 	left = t
+	dropXattr := func(x Xattr) bool { return drop(x.Name) }
 	changed := map[*Inode]*Inode{}
 	for path, old := range t.All() {
-		if !slices.ContainsFunc(old.Xattrs, func(x Xattr) bool { return drop(x.Name) }) {
+		if !slices.ContainsFunc(old.Xattrs, dropXattr) {
 			continue
 		}
 		if n++; n == 1 {
@@ -62,7 +65,7 @@ func (t *Tree) WithoutXattrs(drop func(name string) bool) (left *Tree, n int, fi
 		}
 		if changed[old] == nil {
 			made := *old
-			made.Xattrs = slices.DeleteFunc(slices.Clone(old.Xattrs), func(x Xattr) bool { return drop(x.Name) })
+			made.Xattrs = slices.DeleteFunc(slices.Clone(old.Xattrs), dropXattr)
 			changed[old] = &made
 		}
 		left.replace(path, changed[old])
@@ -70,12 +73,12 @@ func (t *Tree) WithoutXattrs(drop func(name string) bool) (left *Tree, n int, fi
 	return left, n, first
 }
 
-// replace puts n in the place of what is at path, which is of the same type.
+// replace replaces the inode at path by another of the same type.
 func (t *Tree) replace(path string, n *Inode) {
-	if _, f := t.find(path); f != nil {
-		f.node = n
+	if _, d := t.find(path); d != nil {
+		d.inode = n
 		return
 	}
 	_, up := t.find(Parent(path))
-	up.leaves[strings.Clone(base(path))] = n
+	up.files[strings.Clone(base(path))] = n
 }

@@ -95,7 +95,7 @@ func fatTree(entries []fat.Entry) (*tree.Tree, error) {
 	t := tree.New(0)
 	for _, e := range entries {
 		n := &tree.Inode{Mode: tree.Dir | 0o755, ModTime: e.Time}
-		if !e.Folder {
+		if !e.Dir {
 			n.Mode = tree.Regular | 0o755
 			if e.ReadOnly {
 				n.Mode = tree.Regular | 0o555

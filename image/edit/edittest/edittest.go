@@ -1,6 +1,5 @@
-// Package edittest is a small root file system for tests: what NVIDIA's L4T
-// with the Photon's additions has in the places that edits are about. What is in
-// its files is made up, and short.
+// Package edittest has small root file systems for tests, with the files of NVIDIA's L4T and
+// of the Photon that edits change. Their contents are short and made up.
 package edittest
 
 import (
@@ -17,11 +16,11 @@ import (
 // ModTime is the time of everything in the tree, in seconds since 1970.
 const ModTime = 1600000000
 
-// Kernel is the version whose files are in /boot.
+// Kernel is the version of the kernel in /boot.
 const Kernel = "4.9.140"
 
-// Initrd has nothing in it but Ubuntu's overlayroot, by its name: a cpio of the
-// form newc, with two headers, each of a name and no data.
+// Initrd is a cpio archive in the newc format with only Ubuntu's overlayroot script, which
+// is empty.
 const Initrd = "070701" + "00000001" + "000081ed" + zeros + zeros + "00000001" + zeros + zeros + zeros + zeros + zeros + zeros + "00000020" + zeros +
 	"scripts/init-bottom/overlayroot\x00" + "\x00\x00" +
 	"070701" + zeros + zeros + zeros + zeros + "00000001" + zeros + zeros + zeros + zeros + zeros + zeros + "0000000b" + zeros +
@@ -142,7 +141,7 @@ WantedBy=multi-user.target
 
 const registry = "[Service]\nExecStart=/usr/bin/docker start registry\n[Install]\nWantedBy=default.target\n"
 
-// L4T returns the tree, made anew. /bin/ping has a capability and a second name.
+// L4T returns a new tree. /bin/ping has a capability and a second hard link.
 func L4T() *tree.Tree {
 	t := tree.New(ModTime)
 	put := func(path string, n *tree.Inode) {
@@ -169,9 +168,8 @@ func L4T() *tree.Tree {
 	return t
 }
 
-// Agent returns the tree of an agent as upstream builds it: with a first-boot script
-// that partitions the SD card and the NVMe, a configuration of its own, and without a
-// Raspberry Pi.
+// Agent returns a new tree of an agent as upstream builds it: with a first-boot script that
+// partitions the SD card and the NVMe, with its configuration, and without a Raspberry Pi.
 func Agent() *tree.Tree {
 	t := L4T().Without(func(path string) bool {
 		return slices.Contains([]string{"media/rpi", "etc/rancher/k3s", "var/lib/docker/engine-id", "var/lib/rancher/k3s", "var/log/journal",
@@ -210,9 +208,8 @@ func Agent() *tree.Tree {
 	return t
 }
 
-// Dump is a tree in words: each path on a line with mode, owner, time and what
-// it leads to or is a second name of, and the text of a file below it, or its sum
-// where it is long or no text.
+// Dump describes a tree in text: a line for each path with mode, owner, time, and target or
+// first hard link, then the text of the file, or its checksum if it is long or binary.
 func Dump(t *tree.Tree) string {
 	var b strings.Builder
 	first := map[*tree.Inode]string{}
@@ -244,7 +241,7 @@ func Dump(t *tree.Tree) string {
 	return b.String()
 }
 
-// Text is what is in a file, or "" where path leads to none.
+// Text returns the content of the file that path leads to, or "" if there is none.
 func Text(t *tree.Tree, path string) string {
 	n, err := t.Open(path)
 	if err != nil || n.Type() != tree.Regular || n.Content == nil {

@@ -1,5 +1,6 @@
 //go:build unix
 
+// Package hostfs reads trees from directories of the host.
 package hostfs
 
 import (
@@ -20,20 +21,21 @@ import (
 	"imgtool/image/tree"
 )
 
-// Read reads a folder. Everything belongs to 0:0 unless owners are kept.
-// Files are opened when their content is needed, and only for as long as that
-// takes; one that is no longer what it was is an error then. One that cannot be
-// opened is an error now.
+// Read reads a directory. Everything belongs to 0:0 unless keepOwners is set.
+//
+// Files are opened for each read of their contents, which fails if the file has changed
+// since Read. A file that cannot be opened is an error of Read already.
 func Read(dir string, keepOwners bool, modTime int64) (*tree.Tree, error) {
 	return read(&walk{keepOwners: keepOwners, t: tree.New(modTime), links: map[device]*tree.Inode{}}, dir)
 }
 
-// ReadLive reads the root file system of a system that runs, with its owners and
-// without what drop says yes to, and all below it. Folders that another file system
-// is mounted on are empty, and are as that one has them.
+// ReadLive reads the root file system of a running system, with its owners, and without
+// the paths for which drop returns true and everything below them. Mount points are empty
+// directories with the metadata of the mounted file system.
 //
-// Somebody writes to some of its files all the time. One that changed reads as it is
-// by then, cut or filled up with zeros to the size it had, and changed is told.
+// Files may change all the time. If one has changed, a read of its contents calls changed
+// with its path, and returns the new contents, truncated or padded with zeros to the size
+// that the file had.
 func ReadLive(dir string, modTime int64, drop func(path string) bool, changed func(path string)) (*tree.Tree, error) {
 	w := &walk{keepOwners: true, t: tree.New(modTime), links: map[device]*tree.Inode{}, drop: drop, changed: changed}
 	var st unix.Stat_t
@@ -45,11 +47,10 @@ func ReadLive(dir string, modTime int64, drop func(path string) bool, changed fu
 }
 
 func read(w *walk, dir string) (*tree.Tree, error) {
-	// The folder itself may be reached by a link.
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
 	} else if !fi.IsDir() {
-		return nil, fmt.Errorf("%s: not a folder", dir)
+		return nil, fmt.Errorf("%s: not a directory", dir)
 	}
 	n, err := w.inode(nil, dir, dir)
 	if err != nil {
@@ -58,26 +59,27 @@ func read(w *walk, dir string) (*tree.Tree, error) {
 	if err := w.t.Put("", n); err != nil {
 		return nil, err
 	}
-	if err := w.list("", &hostFolder{name: dir, changed: w.changed}, dir); err != nil {
+	if err := w.list("", &directory{name: dir, changed: w.changed}, dir); err != nil {
 		return nil, err
 	}
 	return w.t, nil
 }
 
+// walk is a walk through a directory of the host.
 type walk struct {
 	keepOwners bool
 	t          *tree.Tree
 	links      map[device]*tree.Inode
 
-	drop    func(path string) bool // nil: nothing
-	changed func(path string)      // nil: what changed is an error
-	only    *uint64                // the file system to stay on; nil: all
+	drop    func(path string) bool // may be nil
+	changed func(path string)      // nil: a changed file is an error
+	only    *uint64                // device number of the file system to stay on; nil: all
 }
 
 type device struct{ dev, ino uint64 }
 
-// list reads what is in a folder of the host, which is at dir in the tree.
-func (w *walk) list(dir string, in *hostFolder, host string) error {
+// list reads the entries of a directory of the host, which is dir in the tree.
+func (w *walk) list(dir string, in *directory, host string) error {
 	short, release, err := openLongPath(host)
 	if err != nil {
 		return err
@@ -110,7 +112,7 @@ func (w *walk) list(dir string, in *hostFolder, host string) error {
 			return err
 		}
 		if n.Type() == tree.Dir {
-			if err := w.list(p, &hostFolder{up: in, name: name, changed: w.changed}, at); err != nil {
+			if err := w.list(p, &directory{up: in, name: name, changed: w.changed}, at); err != nil {
 				return err
 			}
 		}
@@ -118,8 +120,8 @@ func (w *walk) list(dir string, in *hostFolder, host string) error {
 	return nil
 }
 
-// inode reads what has a name in a folder of the host; the root is in none.
-func (w *walk) inode(in *hostFolder, name, host string) (*tree.Inode, error) {
+// inode reads one entry of a directory of the host; for the root, in is nil.
+func (w *walk) inode(in *directory, name, host string) (*tree.Inode, error) {
 	short, release, err := openLongPath(host)
 	if err != nil {
 		return nil, err
@@ -150,7 +152,7 @@ func (w *walk) inode(in *hostFolder, name, host string) (*tree.Inode, error) {
 	case tree.BlockDev, tree.CharDev:
 		n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	case tree.Symlink:
-		n.Mode = tree.Symlink | 0o777 // Linux has no other mode for links
+		n.Mode = tree.SymlinkMode
 		if n.Target, err = os.Readlink(short); err != nil {
 			return nil, unwrapPathError(host, err)
 		}
@@ -161,22 +163,22 @@ func (w *walk) inode(in *hostFolder, name, host string) (*tree.Inode, error) {
 		}
 		unix.Close(fd)
 		if st.Size > 0 {
-			// One allocation, as there may be a million.
+			// In one allocation: a tree may have a million files.
 			both := &struct {
 				tree.Inode
-				hostFile
-			}{*n, hostFile{in, name, st.Size, st.Mtim.Nano()}}
+				file
+			}{*n, file{in, name, st.Size, st.Mtim.Nano()}}
 			n = &both.Inode
-			n.Content = &both.hostFile
+			n.Content = &both.file
 			if st.Blocks*512 < st.Size {
-				n.Content = &hostSparse{&both.hostFile}
+				n.Content = &sparse{&both.file}
 			}
 		}
 	default:
-		return nil, fmt.Errorf("%s: file type %o is not known", host, n.Type())
+		return nil, fmt.Errorf("%s: unknown file type %o", host, n.Type())
 	}
 	var lost string
-	if n.Xattrs, lost, err = hostXattrs(short, in == nil); err != nil {
+	if n.Xattrs, lost, err = xattrs(short, in == nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", host, err)
 	}
 	if lost != "" {
@@ -188,8 +190,8 @@ func (w *walk) inode(in *hostFolder, name, host string) (*tree.Inode, error) {
 	return n, nil
 }
 
-// open does not wait for what a fifo put in a file's place would wait for. It is the
-// system's call alone: os has more to do, and there may be a million files.
+// open opens a file. It does not block if a FIFO has replaced the file. It calls open(2)
+// directly, as os.Open costs more and a tree may have a million files.
 func open(path string) (fd int, err error) {
 	err = again(func() (err error) {
 		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -201,7 +203,7 @@ func open(path string) (fd int, err error) {
 	return fd, nil
 }
 
-// again calls what a signal may end before it has begun.
+// again repeats a system call that a signal interrupts.
 func again(call func() error) error {
 	for {
 		if err := call(); err != unix.EINTR {
@@ -210,7 +212,7 @@ func again(call func() error) error {
 	}
 }
 
-// pread reads all of p, or up to the end.
+// pread fills p, or reads up to the end of the file.
 func pread(fd int, p []byte, off int64) (n int, err error) {
 	for n < len(p) {
 		k := 0
@@ -229,7 +231,7 @@ func pread(fd int, p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// unwrapPathError is an error of the host about path, by whatever name that was reached.
+// unwrapPathError replaces the path in an error of the host by path.
 func unwrapPathError(path string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -238,41 +240,41 @@ func unwrapPathError(path string, err error) error {
 	return err
 }
 
-// hostFolder is a folder of the host. Files know theirs, which takes less memory
-// than to know their paths.
-type hostFolder struct {
-	up      *hostFolder // nil: name is the path of all that is read
+// directory is a directory of the host. Files refer to theirs, which takes less memory
+// than their paths.
+type directory struct {
+	up      *directory // nil: name is the path of the root
 	name    string
-	changed func(path string) // nil: what changed is an error
+	changed func(path string) // nil: a changed file is an error
 }
 
-// at is the path in the tree of what has a name in the folder.
-func (d *hostFolder) at(name string) string {
+// at returns the path in the tree of an entry.
+func (d *directory) at(name string) string {
 	for ; d.up != nil; d = d.up {
 		name = d.name + "/" + name
 	}
 	return name
 }
 
-// host is the path on the host of what has a name in the folder.
-func (d *hostFolder) host(name string) string {
+// host returns the path on the host of an entry.
+func (d *directory) host(name string) string {
 	for ; d != nil; d = d.up {
 		name = filepath.Join(d.name, name)
 	}
 	return name
 }
 
-// hostFile is a file as it was when the folder was read.
-type hostFile struct {
-	dir   *hostFolder
+// file is a regular file as it was when its directory was read.
+type file struct {
+	dir   *directory
 	name  string
 	size  int64
 	mtime int64 // in nanoseconds
 }
 
-func (h *hostFile) Size() int64 { return h.size }
+func (h *file) Size() int64 { return h.size }
 
-func (h *hostFile) ReadAt(p []byte, off int64) (int, error) {
+func (h *file) ReadAt(p []byte, off int64) (int, error) {
 	n, err := h.read(p, off)
 	switch {
 	case err == nil || err == io.EOF:
@@ -294,7 +296,7 @@ func (h *hostFile) ReadAt(p []byte, off int64) (int, error) {
 
 var errChanged = errors.New("changed while it was in use")
 
-func (h *hostFile) read(p []byte, off int64) (int, error) {
+func (h *file) read(p []byte, off int64) (int, error) {
 	path := h.dir.host(h.name)
 	short, release, err := openLongPath(path)
 	if err != nil {
@@ -306,7 +308,7 @@ func (h *hostFile) read(p []byte, off int64) (int, error) {
 		return 0, unwrapPathError(path, err)
 	}
 	defer unix.Close(fd)
-	// After the read, so that what was read is what is answered for.
+	// Check after the read, to detect changes up to then.
 	n, err := pread(fd, p, off)
 	if err != nil && err != io.EOF {
 		err = &fs.PathError{Op: "read", Path: path, Err: err}
@@ -327,11 +329,11 @@ func (h *hostFile) read(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// hostSparse is a file that takes less room than it has bytes.
-type hostSparse struct{ *hostFile }
+// sparse is a file with holes.
+type sparse struct{ *file }
 
-// Hole is as image.Sparse has it, where the file system tells.
-func (h *hostSparse) Hole(off int64) int64 {
+// Hole implements [image.Sparse], if the file system reports holes.
+func (h *sparse) Hole(off int64) int64 {
 	short, release, err := openLongPath(h.dir.host(h.name))
 	if err != nil {
 		return 0
@@ -344,7 +346,7 @@ func (h *hostSparse) Hole(off int64) int64 {
 	defer unix.Close(fd)
 	switch at, err := unix.Seek(fd, off, unix.SEEK_DATA); {
 	case errors.Is(err, unix.ENXIO):
-		// What is not there any more is not zeros either.
+		// A file that became shorter ends there; it does not have zeros.
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil || st.Size != h.size {
 			return 0
@@ -357,8 +359,8 @@ func (h *hostSparse) Hole(off int64) int64 {
 	}
 }
 
-// Runs is as image.Runs has it, where the file system tells. The file is opened once.
-func (h *hostSparse) Runs() iter.Seq[image.Span] {
+// Runs lists the runs of data for [image.Runs]. It opens the file once.
+func (h *sparse) Runs() iter.Seq[image.Span] {
 	return func(yield func(image.Span) bool) {
 		all := image.Span{Off: 0, Len: h.size}
 		short, release, err := openLongPath(h.dir.host(h.name))
@@ -393,7 +395,7 @@ func (h *hostSparse) Runs() iter.Seq[image.Span] {
 				return
 			}
 			off = max(to, from)
-			if to <= from && from < h.size { // the file changed: no more is known
+			if to <= from && from < h.size { // the file changed: the rest counts as data
 				yield(image.Span{Off: from, Len: h.size - from})
 				return
 			}
@@ -401,9 +403,9 @@ func (h *hostSparse) Runs() iter.Seq[image.Span] {
 	}
 }
 
-// hostXattrs are the extended attributes of a file, and the name of one that is left
-// out.
-func hostXattrs(path string, follow bool) (all []tree.Xattr, lost string, err error) {
+// xattrs returns the extended attributes of a file, and the name of the first that is left
+// out, if any.
+func xattrs(path string, follow bool) (all []tree.Xattr, lost string, err error) {
 	list, get := unix.Llistxattr, unix.Lgetxattr
 	if follow {
 		list, get = unix.Listxattr, unix.Getxattr
@@ -432,7 +434,7 @@ func hostXattrs(path string, follow bool) (all []tree.Xattr, lost string, err er
 	return all, lost, tree.CheckXattrs(all)
 }
 
-// grow asks for the size first, and again where it grew in between.
+// grow calls ask for the size and then for the value, again if it grew in between.
 func grow(ask func(buf []byte) (int, error)) ([]byte, error) {
 	for {
 		n, err := ask(nil)

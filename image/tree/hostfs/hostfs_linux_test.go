@@ -17,14 +17,14 @@ import (
 	"imgtool/image/tree/treetest"
 )
 
-func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
+func TestReadRefusesUnreadableFiles(t *testing.T) {
 	d := t.TempDir()
 	treetest.Must(t, os.Chmod(d, 0o755))
 	treetest.WriteFile(t, d+"/etc/shadow", "x")
 	treetest.Must(t, os.Chmod(d+"/etc/shadow", 0))
 	if os.Geteuid() == 0 {
 		treetest.Must(t, os.Chmod(d+"/..", 0o755))
-		// One thread of ours is somebody else when it comes to files.
+		// This thread accesses files as another user.
 		runtime.LockOSThread()
 		treetest.Must(t, unix.Setfsuid(65534))
 		defer func() { unix.Setfsuid(0); runtime.UnlockOSThread() }()
@@ -48,9 +48,8 @@ func TestUnreadableFileIsFoundAtOnce(t *testing.T) {
 	os.Chmod(d+"/etc", 0o700)
 }
 
-// A system runs on what is read: other file systems are left out, and files that
-// change keep their size.
-func TestARootInUseIsRead(t *testing.T) {
+// ReadLive leaves out mounted file systems, and files that change keep their size.
+func TestReadLive(t *testing.T) {
 	dir := t.TempDir()
 	for _, p := range []string{"proc", "var/log", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(dir, p), 0o755); err != nil {
@@ -78,7 +77,7 @@ func TestARootInUseIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all.Lookup("proc") == nil || all.Lookup("proc/1") != nil || all.Lookup("mnt") == nil || all.Lookup("mnt/x") != nil {
-		t.Error("there is more or less than should be")
+		t.Error("dropped paths or a mounted file system are in the tree, or their directories are missing")
 	}
 	put("var/log/b", "one two three")
 	put("var/log/c", "one")

@@ -20,7 +20,7 @@ import (
 
 const modTime = 1700000000
 
-func TestFolderIsReadAsItIs(t *testing.T) {
+func TestReadDirectory(t *testing.T) {
 	d := t.TempDir()
 	stamp := func(names ...string) {
 		for _, n := range names {
@@ -54,7 +54,7 @@ func TestFolderIsReadAsItIs(t *testing.T) {
 	}
 }
 
-func TestFolderOwnersAndDevices(t *testing.T) {
+func TestReadOwnersAndDevices(t *testing.T) {
 	imagetest.NeedRoot(t)
 	d := t.TempDir()
 	treetest.Must(t, unix.Mknod(d+"/b", unix.S_IFBLK|0o660, int(unix.Mkdev(259, 70000))))
@@ -73,7 +73,7 @@ func TestFolderOwnersAndDevices(t *testing.T) {
 	}
 }
 
-func TestFileChangedInUseIsSeen(t *testing.T) {
+func TestChangedFilesAreDetected(t *testing.T) {
 	d := t.TempDir()
 	for name, change := range map[string]func(path string) error{
 		"shorter":    func(p string) error { return os.Truncate(p, 10) },
@@ -102,7 +102,7 @@ func TestFileChangedInUseIsSeen(t *testing.T) {
 	}
 }
 
-func TestFolderHoldsNoDescriptors(t *testing.T) {
+func TestReadKeepsNoDescriptors(t *testing.T) {
 	d := t.TempDir()
 	for _, n := range strings.Fields("a b c d e f") {
 		treetest.WriteFile(t, d+"/"+n, n)
@@ -115,7 +115,7 @@ func TestFolderHoldsNoDescriptors(t *testing.T) {
 	if n := open(); n != before {
 		t.Errorf("%d descriptors, %d before", n, before)
 	}
-	if _, err := hostfs.Read(d+"/a", false, modTime); err == nil || !strings.Contains(err.Error(), "not a folder") {
+	if _, err := hostfs.Read(d+"/a", false, modTime); err == nil || !strings.Contains(err.Error(), "not a directory") {
 		t.Error(err)
 	}
 	if _, err := hostfs.Read(d+"/nope", false, modTime); !errors.Is(err, fs.ErrNotExist) {

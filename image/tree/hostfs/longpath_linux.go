@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPath is what the kernel takes as one path, with some room.
+// maxPath is somewhat less than PATH_MAX, the length of a path in a system call.
 const maxPath = 4000
 
-// openLongPath is a path that the kernel takes in the place of one that may be too long for
-// it, until it is released.
+// openLongPath returns a path that is short enough for a system call and leads to path. It
+// is valid until release is called.
 func openLongPath(path string) (short string, release func(), err error) {
 	if len(path) <= maxPath {
 		return path, func() {}, nil

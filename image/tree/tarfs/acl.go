@@ -12,24 +12,24 @@ import (
 	"imgtool/image/tree"
 )
 
-// The access control lists that tars have as text, and what they are as extended
-// attributes.
+// aclRecords are the records with access control lists in text form, and the extended
+// attributes with the same lists in binary form.
 var aclRecords = map[string]string{"SCHILY.acl.access": tree.ACL, "SCHILY.acl.default": tree.DefaultACL}
 
-// Tags of an entry, as linux/posix_acl.h has them. The lower ones name nobody, or
-// somebody with aclNamed.
+// aclTags are the tags of ACL entries for owners, mask and others: linux/posix_acl.h.
 var aclTags = map[string]uint16{"user": 0x01, "group": 0x04, "mask": 0x10, "other": 0x20}
 
-const aclNamed = 2 // times the tag of what names somebody: ACL_USER, ACL_GROUP
+// aclNamed times the tag of the owner is the tag of a named user or group: ACL_USER,
+// ACL_GROUP.
+const aclNamed = 2
 
-// errACLName says that a list names somebody by name alone, whose number nobody
-// knows here.
+// errACLName is the error for a user or group that has a name and no numeric ID.
 var errACLName = errors.New("an access control list with names and no numbers")
 
-// parseACL makes the extended attribute of a list in text, such as
-// "user::rw-,user:1000:r--,group::r--,mask::r--,other::---". Numbers are in the place
-// of the name, or behind the permissions. It is "" for one that says no more than the
-// mode.
+// parseACL converts a list in the text form of acl(5), such as
+// "user::rw-,user:1000:r--,group::r--,mask::r--,other::---", to an extended attribute.
+// Numeric IDs are in place of the name or after the permissions. The result is "" for a
+// list that is equivalent to the mode.
 func parseACL(text string) (string, error) {
 	type entry struct {
 		tag, perm uint16
@@ -69,15 +69,15 @@ func parseACL(text string) (string, error) {
 		return "", nil
 	}
 	slices.SortFunc(all, func(a, b entry) int { return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.id, b.id)) })
-	value := binary.LittleEndian.AppendUint32(nil, 2) // the form's version
+	value := binary.LittleEndian.AppendUint32(nil, 2) // POSIX_ACL_XATTR_VERSION
 	for _, e := range all {
 		value, _ = binary.Append(value, binary.LittleEndian, e)
 	}
 	return string(value), nil
 }
 
-// groupBits are the permissions that a file with a list shows as its group's: those
-// of the mask.
+// groupBits returns the mode of a file with an access control list: the group has the
+// permissions of the mask.
 func groupBits(mode uint32, all []tree.Xattr) uint32 {
 	for _, x := range all {
 		if x.Name != tree.ACL {

@@ -24,11 +24,11 @@ func record(name, key, value string) tar.Header {
 	return e
 }
 
-func TestGlobalHeadersAreUsedAsByGNUTar(t *testing.T) {
+func TestGlobalHeaders(t *testing.T) {
 	d := t.TempDir()
 	treetest.WriteFile(t, d+"/a", "1")
 	treetest.WriteFile(t, d+"/d/b", "2")
-	for _, name := range []string{"/a", "/d/b", "/d"} { // a fraction would be in a header of its own
+	for _, name := range []string{"/a", "/d/b", "/d"} { // a fraction of a second would be in the extended header of each entry
 		treetest.Must(t, os.Chtimes(d+name, time.Unix(1e9, 0), time.Unix(1e9, 0)))
 	}
 	path := filepath.Join(t.TempDir(), "g.tar")
@@ -48,7 +48,7 @@ func TestGlobalHeadersAreUsedAsByGNUTar(t *testing.T) {
 		}
 	}
 
-	// What would make one of all files is left out, and reported.
+	// A path in a global header is ignored and reported.
 	got, err = fromTar(treetest.Tar(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"path": "x"}}, file("a", "1")))
 	treetest.Must(t, err)
 	if d := cmp.Diff([]tree.Loss{{What: "values of a global header", N: 1, First: "a (path)"}}, got.Losses()); d != "" || got.Lookup("a") == nil {
@@ -63,7 +63,7 @@ func readAll(t testing.TB, path string) []byte {
 	return data
 }
 
-func TestLabelsOfSELinuxAreKept(t *testing.T) {
+func TestSELinuxLabels(t *testing.T) {
 	const label = "system_u:object_r:etc_t:s0"
 	data := treetest.Tar(t, record("gnu", "RHT.security.selinux", label), record("star", "SCHILY.xattr.security.selinux", label+"\x00"),
 		tar.Header{Typeflag: tar.TypeReg, Name: "both", ModTime: time.Unix(1, 0), PAXRecords: map[string]string{"RHT.security.selinux": "other", "SCHILY.xattr.security.selinux": label + "\x00"}})
@@ -84,7 +84,7 @@ func TestLabelsOfSELinuxAreKept(t *testing.T) {
 	}
 }
 
-func TestWhatATreeHasNoPlaceForIsCounted(t *testing.T) {
+func TestLosses(t *testing.T) {
 	got, err := fromTar(treetest.Tar(t, record("a", "SCHILY.fflags", "schg"), record("b", "SCHILY.fflags", "nodump"), record("c", "SCHILY.acl.ace", "owner@:rw:allow"),
 		record("d", "LIBARCHIVE.xattr.system%2enfs4_acl", "AAA="), record("e", "SCHILY.xattr.user.kept", "1"), record("f", "SCHILY.acl.access", "user::rw-\ngroup::r--\nother::r--\n")))
 	treetest.Must(t, err)
@@ -98,7 +98,7 @@ func TestWhatATreeHasNoPlaceForIsCounted(t *testing.T) {
 	}
 }
 
-func TestBytesAfterTheEndAreCounted(t *testing.T) {
+func TestTrailingBytes(t *testing.T) {
 	first, second := treetest.Tar(t, file("a", "1")), treetest.Tar(t, file("b", "2"))
 	for name, c := range map[string]struct {
 		data   []byte
@@ -117,7 +117,7 @@ func TestBytesAfterTheEndAreCounted(t *testing.T) {
 	}
 }
 
-func TestVeryFragmentedFilesAreRead(t *testing.T) {
+func TestSparseFilesWithManyRuns(t *testing.T) {
 	const pieces = 100_000 // more than fit in a header of 1 MiB, in every format
 	d := t.TempDir()
 	data := make([]byte, pieces*1024)
@@ -125,7 +125,7 @@ func TestVeryFragmentedFilesAreRead(t *testing.T) {
 		data[i*1024+i%512] = byte(i%255 + 1)
 	}
 	treetest.Must(t, os.WriteFile(d+"/f", data, 0o644))
-	treetest.Must(t, os.Truncate(d+"/f", int64(len(data))+1<<20)) // or GNU tar looks for no holes
+	treetest.Must(t, os.Truncate(d+"/f", int64(len(data))+1<<20)) // otherwise GNU tar does not look for holes
 	want, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	path := filepath.Join(t.TempDir(), "x.tar")

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	maxMeta    = 64 << 20 // bytes of an extended header; only maps of sparse files are that long
-	maxRecords = 1 << 20  // bytes of what else is in one, and of a long name
+	maxMeta    = 64 << 20 // bytes of an extended header with the map of a sparse file
+	maxRecords = 1 << 20  // bytes of the other records of an extended header, and of a long name
 )
 
 var errHeader = errors.New("invalid tar header")
 
-// Kinds of entry, as the header has them.
+// Values of the typeflag field.
 const (
 	tarRegular   = '0'
 	tarOld       = 0 // a regular file, or a directory if its name ends in a slash
@@ -37,12 +37,12 @@ const (
 	tarLongName  = 'L'
 	tarLongLink  = 'K'
 	tarGNUSparse = 'S'
-	tarDumpDir   = 'D' // a directory of GNU tar's incremental archives
+	tarDumpDir   = 'D' // a directory in an incremental archive of GNU tar
 	tarMulti     = 'M'
-	tarVolume    = 'V' // a volume's label
+	tarVolume    = 'V' // a volume label
 )
 
-// header is what a tar says of one entry before its data.
+// header is the header of one entry, with its extended headers.
 type header struct {
 	kind         byte
 	name, link   string
@@ -51,26 +51,24 @@ type header struct {
 	mtime        int64
 	major, minor int64
 	stored       int64 // bytes of data in the archive
-	data         int64 // where they are
+	data         int64 // offset of the data
 	main         []byte
 	records      map[string]string // of extended headers, the global ones included
 	size         int64             // of the file
 	version      string            // of its sparse map in PAX records; "" if it has none
 }
 
-// tarReader reads the headers of a tar. POSIX pax, GNU tar, star and the seventh
-// edition of Unix are the formats.
+// tarReader reads the headers of a tar.
 type tarReader struct {
 	r      io.ReaderAt
 	size   int64
-	at     int64             // of the next header; at the end, of what ends the archive
-	global map[string]string // records for all entries that follow
-	lost   []string          // what global headers say and is not used
+	at     int64             // offset of the next header, or of the end mark
+	global map[string]string // records that apply to all later entries
+	lost   []string          // records of global headers that are ignored
 }
 
-// next reads headers up to that of an entry. The error is io.EOF at the end of the
-// archive, errNoEnd where only what marks the end is missing, and io.ErrUnexpectedEOF
-// where more is.
+// next reads the headers of the next entry. The error is io.EOF at the end mark, errNoEnd
+// if only the end mark is missing, and io.ErrUnexpectedEOF if the archive is truncated.
 func (t *tarReader) next() (*header, error) {
 	var name, link string
 	var records map[string]string
@@ -137,14 +135,14 @@ func (t *tarReader) next() (*header, error) {
 		}
 		switch h.kind {
 		case tarLink, tarSymlink, tarChar, tarBlock, tarDir, tarFifo:
-			h.stored = 0 // whatever the header says
+			h.stored = 0 // such entries have no data
 		}
-		t.at = body + padded(min(h.stored, t.size)) // the caller looks whether it is all there
+		t.at = body + padded(min(h.stored, t.size)) // the caller checks that all data exist
 		return h, h.findSparse()
 	}
 }
 
-// headerBlock is the next block, which is a header.
+// headerBlock reads the next block and checks that it is a header.
 func (t *tarReader) headerBlock() ([]byte, error) {
 	b := make([]byte, block)
 	n, err := t.r.ReadAt(b[:min(block, max(0, t.size-t.at))], t.at)
@@ -163,10 +161,10 @@ func (t *tarReader) headerBlock() ([]byte, error) {
 	return b, nil
 }
 
-// errNoEnd is an archive of whole entries without the zeros that mark its end.
+// errNoEnd is the error for an archive that is complete but for its end mark.
 var errNoEnd = errors.New("the end of the archive is not marked")
 
-// meta is the data of a header that is about others.
+// meta reads the data of an extended header.
 func (t *tarReader) meta(at, size int64, kind byte) ([]byte, error) {
 	if limit := int64(maxMeta); size > limit {
 		return nil, fmt.Errorf("an extended header of %d bytes is longer than %d", size, limit)
@@ -184,7 +182,7 @@ func (t *tarReader) meta(at, size int64, kind byte) ([]byte, error) {
 	return b, nil
 }
 
-// merge takes the records of a global header, which are for all entries that follow.
+// merge takes the records of a global header.
 func (t *tarReader) merge(records map[string]string) {
 	if t.global == nil {
 		t.global = map[string]string{}
@@ -192,7 +190,7 @@ func (t *tarReader) merge(records map[string]string) {
 	for k, v := range records {
 		switch {
 		case k == "path" || k == "linkpath" || k == "size" || strings.HasPrefix(k, "GNU.sparse."):
-			// For all entries at once they make no sense.
+			// These make no sense for all entries at once.
 			t.lost = append(t.lost, k)
 		case v == "":
 			delete(t.global, k)
@@ -202,7 +200,7 @@ func (t *tarReader) merge(records map[string]string) {
 	}
 }
 
-// parseHeader reads what is in the header's own block.
+// parseHeader parses a header block.
 func parseHeader(b []byte) (*header, error) {
 	h := &header{kind: b[156], name: cString(b[:100]), link: cString(b[157:257])}
 	fields := []struct {
@@ -240,7 +238,7 @@ func parseHeader(b []byte) (*header, error) {
 	return h, nil
 }
 
-// effective are the records for an entry: the global ones, and over them its own.
+// effective returns the records of an entry: its own ones, and global ones with other keys.
 func (t *tarReader) effective(own map[string]string) map[string]string {
 	if len(t.global) == 0 {
 		return own
@@ -250,7 +248,7 @@ func (t *tarReader) effective(own map[string]string) map[string]string {
 	return all
 }
 
-// apply takes what extended headers say. An empty value is none.
+// apply applies the records to the header. Empty values are ignored.
 func (h *header) apply() error {
 	for k, v := range h.records {
 		if v == "" {
@@ -279,7 +277,7 @@ func (h *header) apply() error {
 	return nil
 }
 
-// findSparse takes name and size of a sparse file from where they are.
+// findSparse sets the name and size of a sparse file.
 func (h *header) findSparse() error {
 	if h.kind == tarGNUSparse {
 		if string(h.main[257:265]) != "ustar  \x00" {
@@ -316,8 +314,8 @@ func (h *header) findSparse() error {
 
 func (h *header) isSparse() bool { return h.kind == tarGNUSparse || h.version != "" }
 
-// parseRecords reads lines of "LENGTH KEY=VALUE\n". The map of a sparse file in the
-// oldest form, which is many records of two names, becomes one as in the next form.
+// parseRecords parses the records of a pax header, "LENGTH KEY=VALUE\n" each. The map of a
+// sparse file of version 0.0, many records with two keys, becomes one record as in 0.1.
 func parseRecords(text []byte) (map[string]string, error) {
 	records := map[string]string{}
 	var sparse []byte
@@ -362,7 +360,7 @@ func parseRecords(text []byte) (map[string]string, error) {
 	return records, nil
 }
 
-// parseTime reads seconds with a sign and any digits after the point, rounded down.
+// parseTime parses seconds with an optional sign and fraction, and rounds down.
 func parseTime(text string) (int64, error) {
 	whole, part, _ := strings.Cut(text, ".")
 	if strings.Trim(part, "0123456789") != "" {
@@ -378,7 +376,7 @@ func parseTime(text string) (int64, error) {
 	return n, nil
 }
 
-// cString is a field up to its first zero byte.
+// cString returns b up to its first zero byte.
 func cString(b []byte) string {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]
@@ -386,8 +384,8 @@ func cString(b []byte) string {
 	return string(b)
 }
 
-// signed reads a field of a header: octal digits, or where the first bit is set the
-// number itself, as a complement of two.
+// signed parses a numeric field: octal digits, or if the first bit is set (base-256) a
+// big-endian number in two's complement.
 func signed(field []byte) (int64, error) {
 	if field[0]&0x80 != 0 {
 		invert := byte(0)
@@ -423,7 +421,7 @@ func signed(field []byte) (int64, error) {
 	return int64(n), nil
 }
 
-// number reads a field that is not negative.
+// number parses a numeric field that must not be negative.
 func number(field []byte) (int64, error) {
 	n, err := signed(field)
 	if err != nil || n < 0 {

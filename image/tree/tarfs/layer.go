@@ -11,23 +11,23 @@ import (
 const (
 	whiteout = ".wh."
 	opaque   = ".wh..wh..opq"
-	reserved = ".wh..wh." // names that old Docker storage kept for itself
+	reserved = ".wh..wh." // prefix of internal names of AUFS
 )
 
-// ApplyLayer lays a layer of a container image over the tree: an uncompressed tar in
-// which an entry .wh.NAME takes away NAME, and .wh..wh..opq all that lower
-// layers have in its folder. Both are about lower layers only, wherever in the
-// tar they stand. A hard link is to what its target is when the link comes, even
-// if this layer takes the target away.
+// ApplyLayer applies a layer of a container image to t: an uncompressed tar in which an
+// entry .wh.NAME (a whiteout) removes NAME, and .wh..wh..opq (an opaque whiteout) removes
+// all entries of its directory. Whiteouts affect lower layers only, wherever in the tar
+// they are: see layer.md of the OCI image specification. A hard link refers to its target
+// at its own position in the tar, even if this layer removes the target.
 //
-// The zeros that mark the end of a tar, and those that fill up its last file, may be
-// missing, as they are in layers of some programs.
+// The blocks of zeros at the end of the tar, and the padding of its last file, may be
+// missing, as some programs omit them.
 //
-// After an error the tree is of no use.
+// After an error the tree must not be used.
 func ApplyLayer(t *tree.Tree, layer io.ReaderAt, size int64) error {
 	var entries []entry
-	hidden := map[string]bool{}  // and all below
-	emptied := map[string]bool{} // what is below
+	hidden := map[string]bool{}  // with everything below
+	emptied := map[string]bool{} // directories
 	behind, err := readTar(layer, size, true, func(e entry) error {
 		dir, name := tree.Parent(e.path), path.Base(e.path)
 		if !strings.HasPrefix(name, whiteout) {
@@ -37,7 +37,7 @@ func ApplyLayer(t *tree.Tree, layer io.ReaderAt, size int64) error {
 		if name != opaque && strings.HasPrefix(name, reserved) {
 			return nil
 		}
-		// What leads nowhere in the lower layers hides nothing.
+		// A whiteout of a path that lower layers do not have does nothing.
 		dir, err := t.Resolve(dir, true)
 		if err != nil {
 			return nil
@@ -56,11 +56,11 @@ func ApplyLayer(t *tree.Tree, layer io.ReaderAt, size int64) error {
 
 	gone := map[string]*tree.Inode{}
 	for p := range hidden {
-		takeAway(t, p, gone)
+		remove(t, p, gone)
 	}
 	for dir := range emptied {
 		for name := range t.List(dir) {
-			takeAway(t, path.Join(dir, name), gone)
+			remove(t, path.Join(dir, name), gone)
 		}
 	}
 	for _, e := range entries {
@@ -75,8 +75,8 @@ func ApplyLayer(t *tree.Tree, layer io.ReaderAt, size int64) error {
 	return nil
 }
 
-// takeAway removes path and all below it, and remembers in gone what there was.
-func takeAway(t *tree.Tree, path string, gone map[string]*tree.Inode) {
+// remove removes path and everything below it, and records the inodes in gone.
+func remove(t *tree.Tree, path string, gone map[string]*tree.Inode) {
 	n := t.Lookup(path)
 	if n == nil || path == "" {
 		return

@@ -26,7 +26,7 @@ import (
 	"imgtool/image/tree/treetest"
 )
 
-// counting counts the bytes that are read.
+// counting counts the bytes read from it.
 type counting struct {
 	io.ReaderAt
 	n atomic.Int64
@@ -38,9 +38,9 @@ func (c *counting) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// A disk of 100 GiB with little on it costs what is on it, from a folder and from
-// every form of tar.
-func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
+// Only the data of a sparse file of 100 GiB are read, from a directory and from every
+// sparse format of tars.
+func TestHolesOfLargeFilesAreNotRead(t *testing.T) {
 	const size = 100 << 30
 	d := t.TempDir()
 	f, err := os.Create(d + "/disk")
@@ -88,9 +88,9 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 		}
 		return treetest.Digest(t, tr)
 	}
-	folder, err := hostfs.Read(d, false, modTime)
+	directory, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
-	want := check("folder", folder)
+	want := check("directory", directory)
 	for _, format := range [][]string{
 		{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"},
 	} {
@@ -105,7 +105,7 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 		tr, err := tarfs.Read(r, info.Size(), modTime)
 		treetest.Must(t, err)
 		if got := check(fmt.Sprint(format), tr); got != want {
-			t.Errorf("%v: another digest than the folder's", format)
+			t.Errorf("%v: another digest than the directory's", format)
 		}
 		if n := r.n.Load(); n > 100<<20 {
 			t.Errorf("%v: %d bytes were read", format, n)
@@ -113,8 +113,7 @@ func TestZerosOfLargeSparseFilesAreNotRead(t *testing.T) {
 	}
 }
 
-// deep makes folders in one another until what is in the last has a path of length
-// bytes, and in each a file.
+// deep makes nested directories, with a file in each, until paths have length bytes.
 func deep(t testing.TB, dir string, length int) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -139,15 +138,15 @@ func deep(t testing.TB, dir string, length int) {
 	unix.Close(fd)
 }
 
-// Paths are as long as Linux has them, also below a folder whose own path makes them
-// longer than a call takes.
-func TestLongPathsAreRead(t *testing.T) {
+// Paths in a tree have up to 4096 bytes, even if the path on the host is too long for a
+// system call.
+func TestLongPaths(t *testing.T) {
 	d := t.TempDir()
 	deep(t, d, 4096)
-	folder, err := hostfs.Read(d, false, modTime)
+	directory, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	longest := 0
-	for p := range folder.All() {
+	for p := range directory.All() {
 		longest = max(longest, len(p))
 	}
 	if longest != 4096 {
@@ -160,12 +159,12 @@ func TestLongPathsAreRead(t *testing.T) {
 		treetest.Must(t, err)
 		tr, err := fromTar(data)
 		treetest.Must(t, err)
-		if a, b := treetest.Digest(t, tr), treetest.Digest(t, folder); a != b {
-			t.Errorf("%s: %.3000s", format, cmp.Diff(treetest.Dump(t, folder), treetest.Dump(t, tr)))
+		if a, b := treetest.Digest(t, tr), treetest.Digest(t, directory); a != b {
+			t.Errorf("%s: %.3000s", format, cmp.Diff(treetest.Dump(t, directory), treetest.Dump(t, tr)))
 		}
 	}
 	read := 0
-	for p, n := range folder.All() {
+	for p, n := range directory.All() {
 		if strings.HasSuffix(p, "/f") && len(p) > 4000 {
 			read++
 			if got := treetest.Contents(t, n); got == "" {
@@ -174,7 +173,7 @@ func TestLongPathsAreRead(t *testing.T) {
 		}
 	}
 	if read == 0 {
-		t.Error("nothing lies deep")
+		t.Error("no file has a long path")
 	}
 	over := t.TempDir()
 	deep(t, over, 4400)
@@ -183,8 +182,8 @@ func TestLongPathsAreRead(t *testing.T) {
 	}
 }
 
-// All bytes but two can be in a name, and a name can have 255.
-func TestNamesOfAllBytes(t *testing.T) {
+// A name can have 255 bytes, of all values but slash and zero.
+func TestNamesWithAllBytes(t *testing.T) {
 	d := t.TempDir()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for b := 1; b < 256; b++ {
@@ -209,7 +208,7 @@ func TestNamesOfAllBytes(t *testing.T) {
 		treetest.Must(t, os.Link(d+"/"+string(name)+"/"+string(name), d+"/"+string(name)+"/hard"))
 		treetest.Must(t, os.Symlink(string(name), d+"/"+string(name)+"/soft"))
 	}
-	folder, err := hostfs.Read(d, false, modTime)
+	directory, err := hostfs.Read(d, false, modTime)
 	treetest.Must(t, err)
 	for _, args := range [][]string{
 		{"tar", "--format=gnu"}, {"tar", "--format=pax"}, {"bsdtar", "--format=pax"}, {"bsdtar", "--format=gnutar"},
@@ -218,7 +217,7 @@ func TestNamesOfAllBytes(t *testing.T) {
 		more := []string{"--owner=0", "--group=0"}
 		if args[0] == "bsdtar" {
 			more = []string{"--uid=0", "--gid=0"}
-			// Its names are text.
+			// It converts names from the locale.
 			t.Setenv("LC_ALL", "C")
 		}
 		imagetest.Run(t, args[0], append(append(args[1:], more...), "-cf", path, "-C", d, ".")...)
@@ -226,14 +225,15 @@ func TestNamesOfAllBytes(t *testing.T) {
 		treetest.Must(t, err)
 		tr, err := fromTar(data)
 		treetest.Must(t, err)
-		if a, b := treetest.Digest(t, tr), treetest.Digest(t, folder); a != b {
-			t.Errorf("%v: %.3000s", args, cmp.Diff(treetest.Dump(t, folder), treetest.Dump(t, tr)))
+		if a, b := treetest.Digest(t, tr), treetest.Digest(t, directory); a != b {
+			t.Errorf("%v: %.3000s", args, cmp.Diff(treetest.Dump(t, directory), treetest.Dump(t, tr)))
 		}
 	}
 }
 
-// Tars of bsdtar are the folder, and what it extracts from GNU tar's is what we read.
-func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
+// Tars written by bsdtar are read correctly, and tars written by GNU tar are read as bsdtar
+// extracts them.
+func TestBsdtar(t *testing.T) {
 	imagetest.NeedRoot(t)
 	d := everything(t)
 	treetest.Must(t, unix.Lsetxattr(d+"/etc/passwd", "user.a=b%c", []byte("a=b\x00c"), 0))
@@ -244,7 +244,7 @@ func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
 	treetest.Must(t, err)
 	treetest.Must(t, hole.Close())
 	treetest.Must(t, os.Chtimes(d+"/hole", time.Unix(5, 0), time.Unix(5, 0)))
-	// bsdtar writes a time before 1970 with a part of a second as one a second before.
+	// bsdtar writes a time before 1970 with a fraction a second too early.
 	treetest.Must(t, os.Chtimes(d+"/tmp", time.Unix(-2, 0), time.Unix(-2, 0)))
 	want, err := hostfs.Read(d, true, modTime)
 	treetest.Must(t, err)
@@ -257,7 +257,7 @@ func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
 	if d := cmp.Diff(treetest.Dump(t, want), treetest.Dump(t, got)); d != "" {
 		t.Error(d)
 	}
-	// GNU tar writes these two characters its own way, which bsdtar does not know.
+	// bsdtar does not know how GNU tar escapes these characters.
 	treetest.Must(t, unix.Lremovexattr(d+"/etc/passwd", "user.a=b%c"))
 	imagetest.Run(t, "tar", "--format=pax", "--sparse", "--xattrs", "--xattrs-include=*", "-cf", path, "-C", d, ".")
 	data, err = os.ReadFile(path)
@@ -273,12 +273,12 @@ func TestTarsOfBsdtarAreTheFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(treetest.Dump(t, want), treetest.Dump(t, got)); d != "" {
-		t.Error("bsdtar sees it otherwise:", d)
+		t.Error("bsdtar extracts another tree:", d)
 	}
 }
 
-// Access control lists that tars have as text are what the kernel has.
-func TestAccessControlListsOfTars(t *testing.T) {
+// Access control lists in text form become the extended attributes of the kernel.
+func TestAccessControlLists(t *testing.T) {
 	imagetest.NeedRoot(t)
 	d := t.TempDir()
 	treetest.WriteFile(t, d+"/plain", "")
@@ -289,7 +289,7 @@ func TestAccessControlListsOfTars(t *testing.T) {
 	want, err := hostfs.Read(d, true, modTime)
 	treetest.Must(t, err)
 	if !strings.Contains(treetest.Dump(t, want), tree.ACL) || !strings.Contains(treetest.Dump(t, want), tree.DefaultACL) {
-		t.Fatal("no lists here")
+		t.Fatal("the file system does not keep access control lists")
 	}
 	for _, args := range [][]string{{"tar", "--acls", "--numeric-owner", "--format=pax"}, {"bsdtar", "--acls", "--format=pax"}, {"bsdtar", "--acls", "--numeric-owner", "--format=pax"}} {
 		path := filepath.Join(t.TempDir(), "x.tar")
@@ -305,10 +305,10 @@ func TestAccessControlListsOfTars(t *testing.T) {
 			t.Errorf("%v: lost %v", args, lost)
 		}
 	}
-	// GNU tar has numbers only of those that the machine has no names for. Without
-	// numbers nobody knows who is meant, and that is told.
+	// GNU tar writes numeric IDs only of users that have no name on this machine. A list with
+	// names alone is lost and reported.
 	path := filepath.Join(t.TempDir(), "x.tar")
-	treetest.Must(t, os.WriteFile(path, treetest.Tar(t, tar.Header{Typeflag: tar.TypeReg, Name: "a", PAXRecords: map[string]string{"SCHILY.acl.access": "user::rw-\nuser:somebody:r--\ngroup::r--\nmask::r--\nother::---\n"}}), 0o644))
+	treetest.Must(t, os.WriteFile(path, treetest.Tar(t, tar.Header{Typeflag: tar.TypeReg, Name: "a", PAXRecords: map[string]string{"SCHILY.acl.access": "user::rw-\nuser:alice:r--\ngroup::r--\nmask::r--\nother::---\n"}}), 0o644))
 	data, err := os.ReadFile(path)
 	treetest.Must(t, err)
 	got, err := fromTar(data)
@@ -318,8 +318,8 @@ func TestAccessControlListsOfTars(t *testing.T) {
 	}
 }
 
-// A tree of many small files takes memory by files, and little for each.
-func TestMemoryOfATree(t *testing.T) {
+// A tree takes at most 200 bytes of memory for each file.
+func TestMemoryPerFile(t *testing.T) {
 	const files = 100_000
 	path := filepath.Join(t.TempDir(), "x.tar")
 	f, err := os.Create(path)

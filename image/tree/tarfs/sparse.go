@@ -12,14 +12,14 @@ import (
 	"imgtool/image"
 )
 
-// maxSparse bounds what a header of a few bytes can say that a file is: the largest
-// sparse file a tar may hold.
+// maxSparse is the size of the largest sparse file that is accepted: a header of a few
+// bytes can claim any size.
 var maxSparse int64 = 16 << 40
 
 // archive is a tar that contents are read from.
 type archive struct{ io.ReaderAt }
 
-// span is a file in a tar that lies there as it is.
+// span is a file that is stored in one piece.
 type span struct {
 	in        *archive
 	off, size int64
@@ -31,24 +31,24 @@ func (s *span) ReadAt(p []byte, off int64) (int, error) {
 	return io.NewSectionReader(s.in, s.off, s.size).ReadAt(p, off)
 }
 
-// sparse is a file in a tar that has zeros between runs of data.
+// sparse is a file with zeros between runs of data.
 type sparse struct {
 	in   *archive
 	size int64
 	runs []run
 }
 
-// run is n bytes of a file, and where they are in the tar.
+// run is n bytes at offset at of a file; off is their offset in the tar.
 type run struct{ at, off, n int64 }
 
 func (s *sparse) Size() int64 { return s.size }
 
-// next is the number of the run at off, or of the one after it.
+// next returns the index of the run at off, or of the next run.
 func (s *sparse) next(off int64) int {
 	return sort.Search(len(s.runs), func(i int) bool { return s.runs[i].at+s.runs[i].n > off })
 }
 
-// Hole is as image.Sparse has it.
+// Hole implements [image.Sparse].
 func (s *sparse) Hole(off int64) int64 {
 	end := s.size
 	if i := s.next(off); i < len(s.runs) {
@@ -57,7 +57,7 @@ func (s *sparse) Hole(off int64) int64 {
 	return max(0, end-off)
 }
 
-// Runs is as image.Runs has it.
+// Runs lists the runs of data for [image.Runs].
 func (s *sparse) Runs() iter.Seq[image.Span] {
 	return func(yield func(image.Span) bool) {
 		for _, r := range s.runs {
@@ -109,12 +109,12 @@ func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
 	return n, short
 }
 
-// readSparse reads the map of a sparse file. It returns the file and where in the tar
-// what follows it is.
+// readSparse reads the map of a sparse file. It returns the file and the offset of the
+// next header.
 func readSparse(in *archive, hdr *header) (*sparse, int64, error) {
 	at, end, stored := hdr.data, hdr.data+padded(hdr.stored), hdr.stored
 	s := &sparse{in: in, size: hdr.size}
-	var left int64 // of what is stored, for data
+	var left int64 // stored bytes that no run has yet
 	switch {
 	case hdr.kind == tarGNUSparse:
 		maps, err := s.oldMap(hdr.main, at)
@@ -137,7 +137,7 @@ func readSparse(in *archive, hdr *header) (*sparse, int64, error) {
 	data := s.runs[:0]
 	for _, r := range s.runs {
 		if r.n > left {
-			return nil, 0, fmt.Errorf("a sparse file of more data than the %d bytes that are stored", stored)
+			return nil, 0, fmt.Errorf("a sparse file has more data than the %d bytes that are stored", stored)
 		}
 		r.off, at, left = at, at+r.n, left-r.n
 		if r.n > 0 {
@@ -145,7 +145,7 @@ func readSparse(in *archive, hdr *header) (*sparse, int64, error) {
 		}
 	}
 	if left > 0 {
-		return nil, 0, fmt.Errorf("a sparse file with %d bytes that are stored for nothing", left)
+		return nil, 0, fmt.Errorf("a sparse file has %d stored bytes that are not in its map", left)
 	}
 	s.runs = append([]run(nil), data...)
 	return s, end, nil
@@ -176,8 +176,8 @@ func (s *sparse) run(at, n int64) error {
 	return nil
 }
 
-// listedMap reads a map in the records of an extended header: places and lengths in
-// turn, and how many pairs there are.
+// listedMap reads the map of versions 0.0 and 0.1, in the records of an extended header:
+// alternating offsets and lengths, and the number of pairs.
 func (s *sparse) listedMap(records map[string]string) error {
 	text, want := records["GNU.sparse.map"], int64(-1)
 	if n := records["GNU.sparse.numblocks"]; n != "" {
@@ -203,8 +203,8 @@ func (s *sparse) listedMap(records map[string]string) error {
 	return nil
 }
 
-// oldMap reads a map in the way of GNU tar: four runs are in the header, and 21 in
-// each block that follows at at. It returns how long these are.
+// oldMap reads the map of the old GNU format: four runs are in the header, and 21 in each
+// block from offset at on. It returns the length of these blocks.
 func (s *sparse) oldMap(main []byte, at int64) (int64, error) {
 	runs, more := main[386:482], main[482] != 0
 	for b, length := make([]byte, block), int64(0); ; length += block {
@@ -231,9 +231,9 @@ func (s *sparse) oldMap(main []byte, at int64) (int64, error) {
 	}
 }
 
-// mapBefore reads a map that lies before the data: lines with how many runs there
-// are and then their places and lengths, filled up to whole blocks. It returns how
-// long it is, which is stored at most.
+// mapBefore reads the map of version 1.0, which precedes the data: lines with the number
+// of runs and their offsets and lengths, padded to whole blocks. It returns the length of
+// the map, which is at most stored.
 func (s *sparse) mapBefore(at, stored int64) (int64, error) {
 	var rest []byte
 	length := int64(0)

@@ -1,3 +1,9 @@
+// Package tarfs reads trees from tars: one tar with [Read], the layers of a container image
+// with [ApplyLayer].
+//
+// It reads the POSIX pax, GNU, star and Unix V7 formats, as pax(1) of POSIX.1-2008 and
+// tar(5) of libarchive describe them, with sparse files, extended attributes, ACLs and
+// SELinux labels. Files are not copied; their contents are sections of the tar.
 package tarfs
 
 import (
@@ -14,19 +20,16 @@ import (
 	"imgtool/image/tree"
 )
 
-const (
-	block    = 512
-	linkMode = tree.Symlink | 0o777 // Linux knows no other
-)
+const block = 512
 
-// ErrNotTar is returned for something that does not begin as a tar does.
+// ErrNotTar is the error for data that do not begin with a tar header.
 var ErrNotTar = errors.New("not a tar archive")
 
-// CorruptError says that a tar is damaged or cut short.
+// CorruptError is the error for a tar that is damaged or truncated.
 type CorruptError struct {
-	Off  int64  // how far the tar was good
-	Path string // of the entry there, or the one before; may be ""
-	Err  error  // io.ErrUnexpectedEOF if it is cut short
+	Off  int64  // of the damage
+	Path string // of the entry there or before; may be ""
+	Err  error  // io.ErrUnexpectedEOF if it is truncated
 }
 
 func (e *CorruptError) Error() string {
@@ -45,7 +48,7 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// IsTar tells by its first 512 bytes whether something can be a tar.
+// IsTar reports whether head, the first 512 bytes of data, is the beginning of a tar.
 func IsTar(head []byte) bool {
 	if len(head) < block {
 		return false
@@ -54,8 +57,8 @@ func IsTar(head []byte) bool {
 	if image.IsZero(head) {
 		return true // an empty one
 	}
-	// The sum is over the header with spaces in place of the sum. Some old
-	// programs took bytes as signed.
+	// The checksum is over the header with spaces in its own place. Some old programs
+	// summed signed bytes.
 	var unsigned, signed int64
 	for i, b := range head {
 		if i >= 148 && i < 156 {
@@ -68,10 +71,10 @@ func IsTar(head []byte) bool {
 	return err == nil && (sum == unsigned || sum == signed)
 }
 
-// Read reads a tar that is not compressed. Nothing is copied: files are read
-// from r when they are needed. Folders that the tar has no entry for get modTime.
+// Read reads an uncompressed tar. The contents of files are read from r on demand.
+// Directories without an entry get modTime, in seconds since 1970.
 //
-// Entries land where extracting them one after the other would put them, so a
+// The tree has what extracting the entries in their order would make; in particular, a
 // parent may be a symbolic link.
 func Read(r io.ReaderAt, size, modTime int64) (*tree.Tree, error) {
 	t := tree.New(modTime)
@@ -80,9 +83,9 @@ func Read(r io.ReaderAt, size, modTime int64) (*tree.Tree, error) {
 		if err != nil {
 			return err
 		}
-		// tar refuses this too; a lost folder is worse than a refused tar.
+		// As tar does, refuse it rather than lose the entries.
 		if (e.node == nil || e.node.Type() != tree.Dir) && hasEntries(t, path) {
-			return fmt.Errorf("%s: not a folder, but the tar has entries in it already", e.path)
+			return fmt.Errorf("%s: not a directory, but the tar has entries in it already", e.path)
 		}
 		return place(t, path, e, nil)
 	})
@@ -101,8 +104,8 @@ func hasEntries(t *tree.Tree, path string) bool {
 	return false
 }
 
-// place puts an entry at path, which has no links in it. Targets of hard links
-// are looked for in the tree, then in gone.
+// place puts an entry at path, which is resolved. The target of a hard link is looked up
+// in the tree, then in gone.
 func place(t *tree.Tree, path string, e entry, gone map[string]*tree.Inode) error {
 	for _, l := range e.lost {
 		t.AddLoss(l.what, e.path, l.detail)
@@ -117,20 +120,20 @@ func place(t *tree.Tree, path string, e entry, gone map[string]*tree.Inode) erro
 			n = gone[e.link]
 		}
 		if n == nil {
-			return fmt.Errorf("%s: hard link to %s, which is not there", e.path, e.link)
+			return fmt.Errorf("%s: hard link to %s, which does not exist", e.path, e.link)
 		}
 		if n.Type() == tree.Dir {
-			return fmt.Errorf("%s: hard link to %s, which is a folder", e.path, e.link)
+			return fmt.Errorf("%s: hard link to %s, which is a directory", e.path, e.link)
 		}
 		e.node = n
 	}
 	if path == "" && e.node.Type() != tree.Dir {
-		return fmt.Errorf("%q: the root of a tree must be a folder", e.path)
+		return fmt.Errorf("%q: the root of a tree must be a directory", e.path)
 	}
 	return t.Put(path, e.node)
 }
 
-// entry is what a tar says about one path. A hard link has no node.
+// entry is one entry of a tar. A hard link has no node.
 type entry struct {
 	path string
 	link string
@@ -138,14 +141,12 @@ type entry struct {
 	lost []loss
 }
 
-// faults remembers what a reader said other than that it ended, so that a
-// failing disk is not taken for a damaged tar.
-//
-// Headers are read one by one: it reads somewhat more.
+// faults keeps the last error of a reader other than io.EOF, so that a failing disk is not
+// reported as a damaged tar. It also reads ahead, as headers are read one by one.
 type faults struct {
 	io.ReaderAt
 	err error
-	buf []byte // what was read, of the room there is
+	buf []byte // read ahead; its capacity is the length of a read
 	off int64
 }
 
@@ -171,19 +172,13 @@ func (f *faults) read(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// readTar calls each with the entries of a tar in their order. With noEnd, the zeros
-// after the last entry may be missing. behind is how many bytes there are after the
-// end of the archive from the first on that is not zero.
+// readTar calls each for every entry of a tar in order. With noEnd, the blocks of zeros
+// that mark the end may be missing. It returns the number of bytes after the end of the
+// archive, from the first byte on that is not zero.
 func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (behind int64, err error) {
-	var head [block]byte
-	n, err := r.ReadAt(head[:min(block, max(0, size))], 0)
-	if err != nil && err != io.EOF {
+	if err := checkStart(r, size); err != nil {
 		return 0, err
 	}
-	if !IsTar(head[:n]) {
-		return 0, ErrNotTar
-	}
-
 	in := &faults{ReaderAt: r, buf: make([]byte, 0, 4*block)}
 	t := &tarReader{r: in, size: size}
 	whole := &archive{r}
@@ -255,10 +250,24 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 			return 0, err
 		}
 	}
-	return dataBehind(r, min(t.at+block, size), size)
+	return trailing(r, min(t.at+block, size), size)
 }
 
-// withSpan is a node with content, in one allocation, as there may be a million.
+// checkStart checks that r begins as a tar.
+func checkStart(r io.ReaderAt, size int64) error {
+	var head [block]byte
+	n, err := r.ReadAt(head[:min(block, max(0, size))], 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if !IsTar(head[:n]) {
+		return ErrNotTar
+	}
+	return nil
+}
+
+// withSpan returns n with a content. Both are in one allocation: a tree may have a million
+// files.
 func withSpan(n *tree.Inode, s span) *tree.Inode {
 	both := &struct {
 		tree.Inode
@@ -268,9 +277,9 @@ func withSpan(n *tree.Inode, s span) *tree.Inode {
 	return &both.Inode
 }
 
-// dataBehind is how many bytes there are between at and size from the first on that
-// is not zero.
-func dataBehind(r io.ReaderAt, at, size int64) (int64, error) {
+// trailing returns the number of bytes between at and size from the first on that is
+// not zero.
+func trailing(r io.ReaderAt, at, size int64) (int64, error) {
 	buf := make([]byte, 64<<10)
 	for at < size {
 		part := buf[:min(int64(len(buf)), size-at)]
@@ -285,6 +294,7 @@ func dataBehind(r io.ReaderAt, at, size int64) (int64, error) {
 	return 0, nil
 }
 
+// padded rounds n up to whole blocks.
 func padded(n int64) int64 {
 	if n > math.MaxInt64-block {
 		return math.MaxInt64 - block
@@ -292,8 +302,8 @@ func padded(n int64) int64 {
 	return (n + block - 1) / block * block
 }
 
-// cleanPath makes a tar's name a tree's path. Names are copied: archive/tar's
-// share memory with all that the header held.
+// cleanPath converts a name in a tar to a path in a tree. It does not share memory with
+// the header.
 func cleanPath(name string) (string, error) {
 	elems := make([]string, 0, 16)
 	for e := range strings.SplitSeq(name, "/") {
@@ -312,6 +322,7 @@ func cleanPath(name string) (string, error) {
 	return path, tree.CheckPath(path)
 }
 
+// inode returns the inode that a header describes, without content.
 func inode(hdr *header) (*tree.Inode, error) {
 	n := &tree.Inode{ModTime: hdr.mtime}
 	switch hdr.kind {
@@ -326,7 +337,7 @@ func inode(hdr *header) (*tree.Inode, error) {
 		n.Mode = tree.Symlink
 		n.Target = strings.Clone(hdr.link)
 		if n.Target == "" || len(n.Target) > 4095 {
-			return nil, fmt.Errorf("a symbolic link to a path of %d bytes", len(n.Target))
+			return nil, fmt.Errorf("a symbolic link to a path of %d bytes, not 1 to 4095", len(n.Target))
 		}
 	case tarChar:
 		n.Mode = tree.CharDev
@@ -335,40 +346,40 @@ func inode(hdr *header) (*tree.Inode, error) {
 	case tarFifo:
 		n.Mode = tree.Fifo
 	case tarMulti:
-		return nil, errors.New("continued from another volume")
+		return nil, errors.New("the file continues from another volume")
 	default:
-		return nil, fmt.Errorf("entries of type %q are not known", hdr.kind)
+		return nil, fmt.Errorf("unknown entry type %q", hdr.kind)
 	}
 	if n.Mode == tree.Dir || n.Mode == tree.Regular {
 		if v := hdr.version; v != "" && v != "0.0" && v != "0.1" && v != "1.0" {
-			return nil, fmt.Errorf("sparse files of version %s are not known", v)
+			return nil, fmt.Errorf("unknown version %s of sparse files", v)
 		}
 	}
-	// Some programs put the file type there as well.
+	// Some programs write the file type there too.
 	n.Mode |= uint32(hdr.mode & 0o7777)
 	if n.Type() == tree.Symlink {
-		n.Mode = linkMode
+		n.Mode = tree.SymlinkMode
 	}
 	for _, id := range []struct {
 		name string
 		from int64
 		to   *uint32
 	}{{"user", hdr.uid, &n.UID}, {"group", hdr.gid, &n.GID}} {
-		// The largest is the kernel's "no such one".
+		// The largest ID is invalid in Linux.
 		if id.from < 0 || id.from >= math.MaxUint32 {
 			return nil, fmt.Errorf("%s %d is not in 0 to %d", id.name, id.from, uint32(math.MaxUint32-1))
 		}
 		*id.to = uint32(id.from)
 	}
 	if t := n.Type(); t == tree.CharDev || t == tree.BlockDev {
-		// As many bits as Linux has.
+		// Linux has 12 and 20 bits.
 		if hdr.major < 0 || hdr.major >= 1<<12 || hdr.minor < 0 || hdr.minor >= 1<<20 {
-			return nil, fmt.Errorf("device %d:%d is beyond 4095:1048575", hdr.major, hdr.minor)
+			return nil, fmt.Errorf("device %d:%d is larger than 4095:1048575", hdr.major, hdr.minor)
 		}
 		n.Major, n.Minor = uint32(hdr.major), uint32(hdr.minor)
 	}
 	var err error
-	if n.Xattrs, err = tarXattrs(hdr.records); err == nil {
+	if n.Xattrs, err = xattrs(hdr.records); err == nil {
 		n.Mode = groupBits(n.Mode, n.Xattrs)
 	}
 	return n, err

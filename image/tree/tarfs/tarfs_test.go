@@ -46,7 +46,7 @@ func hardlink(name, target string) tar.Header {
 	return e
 }
 
-// A folder with everything a tar can hold.
+// everything makes a directory with every kind of file that a tar can hold.
 func everything(t testing.TB) string {
 	t.Helper()
 	d := t.TempDir()
@@ -76,7 +76,7 @@ func everything(t testing.TB) string {
 	return d
 }
 
-func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
+func TestGNUTar(t *testing.T) {
 	d := everything(t)
 	xattr := unix.Lsetxattr(d+"/etc/passwd", "user.comment", []byte("a=b%3D\x00c"), 0) == nil
 	xattr = xattr && unix.Lsetxattr(d+"/etc/passwd", "user.a=b%c%3D", []byte("1"), 0) == nil
@@ -95,7 +95,7 @@ func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
 			want, args := treetest.Dump(t, fromDir()), []string{"--format=" + format, "-cf", filepath.Join(t.TempDir(), "x.tar"), "-C", d}
 			if format == "pax" {
 				if !xattr {
-					t.Log("no extended attributes here")
+					t.Log("the file system does not support extended attributes")
 				}
 				args = append(args, "--xattrs", "--xattrs-include=*")
 			} else {
@@ -121,7 +121,7 @@ func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
 			}
 			if format == "pax" {
 				if a, b := treetest.Digest(t, got), treetest.Digest(t, fromDir()); a != b {
-					t.Errorf("digest of the tar %s, of the folder %s", a, b)
+					t.Errorf("digest of the tar %s, of the directory %s", a, b)
 				}
 				extracted(t, args[2], got)
 			}
@@ -129,7 +129,7 @@ func TestTarsOfGNUTarAreTheFolder(t *testing.T) {
 	}
 }
 
-// extracted has GNU tar extract the tar, and compares.
+// extracted extracts a tar with GNU tar and compares the result with a tree.
 func extracted(t *testing.T, path string, got *tree.Tree) {
 	if os.Geteuid() != 0 {
 		return
@@ -143,7 +143,7 @@ func extracted(t *testing.T, path string, got *tree.Tree) {
 	}
 }
 
-func TestSparseFilesAreExpanded(t *testing.T) {
+func TestSparseFiles(t *testing.T) {
 	d := t.TempDir()
 	f, err := os.Create(d + "/sparse")
 	treetest.Must(t, err)
@@ -180,7 +180,7 @@ func TestSparseFilesAreExpanded(t *testing.T) {
 	}
 }
 
-func TestTarEntriesLandWhereTarPutsThem(t *testing.T) {
+func TestEntriesThroughLinks(t *testing.T) {
 	root := tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o1770, Uid: 3, Gid: 4, ModTime: time.Unix(9, 0)}
 	for _, c := range []struct {
 		name    string
@@ -191,7 +191,7 @@ func TestTarEntriesLandWhereTarPutsThem(t *testing.T) {
 			"/ 41770 3:4 @9\na 100644 0:0 @1 \"1\"\nb 100644 0:0 @1 \"2\"\nc 40755 0:0 @1700000000\nc/d 100644 0:0 @1 \"3\"\n"},
 		{"later ones replace earlier ones", []tar.Header{file("a", "1"), file("a", "2"), dir("d"), symlink("d", "a"), symlink("e", "a"), dir("e"), file("e/f", "3")},
 			"a 100644 0:0 @1 \"2\"\nd 120777 0:0 @1 -> a\ne 40755 0:0 @1\ne/f 100644 0:0 @1 \"3\"\n"},
-		{"a folder after what is in it", []tar.Header{file("d/f", "1"), dir("d/")},
+		{"a directory after what is in it", []tar.Header{file("d/f", "1"), dir("d/")},
 			"d 40755 0:0 @1\nd/f 100644 0:0 @1 \"1\"\n"},
 		{"a hard link keeps what it linked", []tar.Header{file("a", "1"), hardlink("b", "./a"), file("a", "2"), hardlink("b2", "b"), hardlink("b", "b")},
 			"a 100644 0:0 @1 \"2\"\nb 100644 0:0 @1 \"1\"\nb2 = b\n"},
@@ -225,7 +225,7 @@ func TestTarEntriesLandWhereTarPutsThem(t *testing.T) {
 	}
 }
 
-func TestTarsThatCannotBe(t *testing.T) {
+func TestBadTars(t *testing.T) {
 	dev := treetest.Header(tar.TypeChar, "dev")
 	dev.Devmajor = 5000
 	uid := file("a", "")
@@ -240,22 +240,22 @@ func TestTarsThatCannotBe(t *testing.T) {
 	}{
 		{"a/../b: a path with .. in it", []tar.Header{file("a/../b", "")}},
 		{"h: hard link: ../etc/passwd: a path with .. in it", []tar.Header{hardlink("h", "../etc/passwd")}},
-		{"d/h: hard link to a, which is not there", []tar.Header{dir("d"), hardlink("d/h", "./a"), file("a", "")}},
-		{"h: hard link to d, which is a folder", []tar.Header{dir("d"), hardlink("h", "d/")}},
-		{"f/x: its parent f is not a folder", []tar.Header{file("f", ""), file("f/x", "")}},
-		{"l/x: its parent f is not a folder", []tar.Header{file("f", ""), symlink("l", "f"), file("l/x", "")}},
+		{"d/h: hard link to a, which does not exist", []tar.Header{dir("d"), hardlink("d/h", "./a"), file("a", "")}},
+		{"h: hard link to d, which is a directory", []tar.Header{dir("d"), hardlink("h", "d/")}},
+		{"f/x: its parent f is not a directory", []tar.Header{file("f", ""), file("f/x", "")}},
+		{"l/x: its parent f is not a directory", []tar.Header{file("f", ""), symlink("l", "f"), file("l/x", "")}},
 		{"l/x: more than 40 symbolic links on the way", []tar.Header{symlink("l", "m"), symlink("m", "l"), file("l/x", "")}},
-		{"bin: not a folder, but the tar has entries in it already", []tar.Header{file("bin/x", ""), symlink("bin", "usr/bin")}},
-		{`"": the root of a tree must be a folder`, []tar.Header{file("./", "")}},
-		{`"": the root of a tree must be a folder`, []tar.Header{symlink("/", "x")}},
-		{"dev: device 5000:0 is beyond 4095:1048575", []tar.Header{dev}},
+		{"bin: not a directory, but the tar has entries in it already", []tar.Header{file("bin/x", ""), symlink("bin", "usr/bin")}},
+		{`"": the root of a tree must be a directory`, []tar.Header{file("./", "")}},
+		{`"": the root of a tree must be a directory`, []tar.Header{symlink("/", "x")}},
+		{"dev: device 5000:0 is larger than 4095:1048575", []tar.Header{dev}},
 		{"a: user -1 is not in 0 to 4294967294", []tar.Header{uid}},
 		{"damaged at byte 0, at a: extended attribute user.x: illegal base64 data at input byte 0", []tar.Header{xattr}},
 		{"a: extended attribute user.x: a value of 65537 bytes is longer than 65536", []tar.Header{big}},
 		{strings.Repeat("n", 60) + "…: a name of 256 bytes is longer than 255", []tar.Header{file(strings.Repeat("n", 256), "")}},
 	} {
-		if c.want == `"": the root of a tree must be a folder` && c.entries[0].Typeflag == tar.TypeReg {
-			c.entries[0].Name = "." // with a slash it would be a folder
+		if c.want == `"": the root of a tree must be a directory` && c.entries[0].Typeflag == tar.TypeReg {
+			c.entries[0].Name = "." // with a slash it would be a directory
 		}
 		_, err := fromTar(treetest.Tar(t, c.entries...))
 		if err == nil || err.Error() != c.want {
@@ -280,7 +280,7 @@ func TestTarsThatCannotBe(t *testing.T) {
 	}
 }
 
-// cuts cuts a tar short everywhere.
+// cuts truncates a tar at many places.
 func cuts(t *testing.T, data []byte) {
 	t.Helper()
 	end := len(bytes.TrimRight(data, "\x00"))
@@ -300,7 +300,7 @@ func cuts(t *testing.T, data []byte) {
 	}
 }
 
-func TestTarCutShortIsSeen(t *testing.T) {
+func TestTruncatedTars(t *testing.T) {
 	long := file(strings.Repeat("long/", 40)+"x", "data")
 	last := file("last", strings.Repeat("\x00", 3000)) // ends as a tar does
 	last.Format = tar.FormatPAX
@@ -331,20 +331,20 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 	return f.r.ReadAt(p, off)
 }
 
-func TestAFailingDiskIsNoDamagedTar(t *testing.T) {
+func TestReadErrorIsNotCorruption(t *testing.T) {
 	data := treetest.Tar(t, file("a", "1"), file("b", strings.Repeat("x", 5000)), file("c", ""))
 	bad := errors.New("input/output error")
 	for at := int64(0); at < int64(len(data)); at += 512 {
 		_, err := tarfs.Read(failing{bytes.NewReader(data), at, bad}, int64(len(data)), 0)
 		var damaged *tarfs.CorruptError
-		// What is in files is not read.
+		// Contents of files are not read.
 		if errors.As(err, &damaged) || err != nil && !errors.Is(err, bad) || err == nil && at < int64(len(data))-1024 && at > 7000 {
 			t.Errorf("at %d: %v", at, err)
 		}
 	}
 }
 
-// summed makes the sums of headers right, which a fuzzer would not find.
+// summed corrects the checksums of headers, which a fuzzer would not find.
 func summed(data []byte) []byte {
 	data = bytes.Clone(data)
 	for rest := data; len(rest) >= 512; rest = rest[512:] {
@@ -362,7 +362,7 @@ func summed(data []byte) []byte {
 	return data
 }
 
-func FuzzFromTar(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	*tarfs.MaxSparse = 1 << 16
 	f.Add(treetest.Tar(f, dir("d"), file("d/a", "x"), hardlink("b", "d/a"), symlink("l", "d"), file("l/c", "y")))
 	f.Add(treetest.Tar(f, treetest.Header(tar.TypeChar, "n"), treetest.Header(tar.TypeFifo, "f"), tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("n", 120), Format: tar.FormatGNU},
@@ -385,7 +385,7 @@ func FuzzFromTar(f *testing.F) {
 			if path != "" {
 				up := tr.Lookup(strings.TrimSuffix(path[:strings.LastIndexByte(path, '/')+1], "/"))
 				if up == nil || up.Type() != tree.Dir {
-					t.Fatalf("%q has no folder", path)
+					t.Fatalf("%q has no directory", path)
 				}
 			}
 			if n.Size() > int64(len(data))+1<<16 {
@@ -396,8 +396,8 @@ func FuzzFromTar(f *testing.F) {
 			}
 		}
 		treetest.Digest(t, tr)
-		// Whatever was taken can be laid over itself.
-		if err := tarfs.ApplyLayer(tr, bytes.NewReader(data), int64(len(data))); err != nil && !strings.Contains(err.Error(), "hard link") && !strings.Contains(err.Error(), "not a folder") && !strings.Contains(err.Error(), "symbolic links") {
+		// A tar that Read accepts can be applied to its own tree.
+		if err := tarfs.ApplyLayer(tr, bytes.NewReader(data), int64(len(data))); err != nil && !strings.Contains(err.Error(), "hard link") && !strings.Contains(err.Error(), "not a directory") && !strings.Contains(err.Error(), "symbolic links") {
 			t.Fatal(err)
 		}
 	})

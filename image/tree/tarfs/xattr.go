@@ -11,16 +11,17 @@ import (
 	"imgtool/image/tree"
 )
 
-// The label of SELinux: the record that GNU tar and star have for it, and the attribute.
+// The SELinux label: the record of GNU tar and star, and the extended attribute.
 const (
 	selinuxRecord = "RHT.security.selinux"
 	selinux       = "security.selinux"
 )
 
-// GNU tar writes two characters of names so.
+// GNU tar escapes two characters in names.
 var unescapeXattr = strings.NewReplacer("%3D", "=", "%25", "%")
 
-func tarXattrs(records map[string]string) ([]tree.Xattr, error) {
+// xattrs returns the extended attributes in the records of an extended header.
+func xattrs(records map[string]string) ([]tree.Xattr, error) {
 	var all []tree.Xattr
 	add := func(name, value string) {
 		if tree.KeepXattr(name) && !slices.ContainsFunc(all, func(x tree.Xattr) bool { return x.Name == name }) {
@@ -36,7 +37,7 @@ func tarXattrs(records map[string]string) ([]tree.Xattr, error) {
 	if label := records[selinuxRecord]; label != "" {
 		add(selinux, label+"\x00") // as setfilecon(3) stores it
 	}
-	// libarchive writes both; this one is the fallback.
+	// libarchive writes both records; this one is the fallback.
 	for _, k := range keys {
 		v := records[k]
 		name, ok := strings.CutPrefix(k, "LIBARCHIVE.xattr.")
@@ -57,7 +58,7 @@ func tarXattrs(records map[string]string) ([]tree.Xattr, error) {
 	}
 	for _, k := range keys {
 		if name, ok := aclRecords[k]; ok {
-			// One that cannot be is lost, and told.
+			// lostRecords reports an invalid one.
 			if value, err := parseACL(records[k]); err == nil && value != "" {
 				add(name, value)
 			}
@@ -67,10 +68,11 @@ func tarXattrs(records map[string]string) ([]tree.Xattr, error) {
 	return all, tree.CheckXattrs(all)
 }
 
-// loss is something of an entry that a tree has no place for.
+// loss is metadata of an entry that a tree cannot hold.
 type loss struct{ what, detail string }
 
-// lostRecords is what of an extended header is left out, each kind once.
+// lostRecords returns what is left out of the records of an extended header, each kind
+// once.
 func lostRecords(records map[string]string) (lost []loss) {
 	if len(records) == 0 {
 		return nil

@@ -81,10 +81,10 @@ const (
 	macSystem = "disk0: this system runs from it (/dev/disk1s1 is mounted at /System/Volumes/iSCPreboot; /dev/disk3s1s1 is mounted at /; " +
 		"/dev/disk3s2 is mounted at /System/Volumes/Preboot; /dev/disk3s3 is mounted at /System/Volumes/VM; " +
 		"/dev/disk3s4 is mounted at /System/Volumes/Data)"
-	macBuiltIn = ": it is built into this computer: only external disks and cards are written here"
+	macBuiltIn = ": it is an internal disk: use an external disk or a card"
 )
 
-func TestMacTellsWhichDisksMayBeWritten(t *testing.T) {
+func TestMacCheck(t *testing.T) {
 	for mac, want := range map[string][]string{
 		"macbook": {
 			macSystem,
@@ -151,7 +151,7 @@ func TestMacTellsWhichDisksMayBeWritten(t *testing.T) {
 	}
 }
 
-func TestMacKnowsTheSystemByTheKernelsMountsAlone(t *testing.T) {
+func TestMacSystemDiskFromKernelMounts(t *testing.T) {
 	r := readMac(t, "booted-external")
 	list := string(r.answers["diskutil list -plist"])
 	for _, key := range []string{"MountPoint", "SnapshotMountPoint"} {
@@ -164,7 +164,7 @@ func TestMacKnowsTheSystemByTheKernelsMountsAlone(t *testing.T) {
 	}
 }
 
-func TestMacDescribesADisk(t *testing.T) {
+func TestMacDescribe(t *testing.T) {
 	stick := disk.USB{Port: "20-2", VendorID: "0781", ProductID: "5581", BCD: "0100", Manufacturer: "SanDisk", Product: "Ultra",
 		Serial: "4C530001231117115142", Interface: "08/06/50"}
 	for name, want := range map[string]disk.Disk{
@@ -188,7 +188,7 @@ func TestMacDescribesADisk(t *testing.T) {
 	}
 }
 
-func TestMacListsWhatIsOnUSB(t *testing.T) {
+func TestMacUSBDevices(t *testing.T) {
 	m, err := readMac(t, "macbook").look()
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +208,7 @@ func TestMacListsWhatIsOnUSB(t *testing.T) {
 	}
 }
 
-func TestMacFindsADiskByItsName(t *testing.T) {
+func TestMacFind(t *testing.T) {
 	m, err := readMac(t, "macbook").look()
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestMacFindsADiskByItsName(t *testing.T) {
 		"disk3":   "an APFS container on disk0s2 is not a whole disk",
 		"disk3s1": "an APFS container on disk0s2 is not a whole disk",
 		"disk8":   "an optical drive is not a disk to write an image to",
-		"disk77":  "diskutil knows no such disk",
+		"disk77":  "diskutil does not list this disk",
 	} {
 		_, err := m.Find("/dev/"+name, name)
 		if refused, ok := errors.AsType[*disk.RefusedError](err); !ok || refused.Reason != want {
@@ -236,7 +236,7 @@ func TestMacFindsADiskByItsName(t *testing.T) {
 	}
 }
 
-func TestMacNoticesAnotherDiskByTheSameName(t *testing.T) {
+func TestMacReplacedDisk(t *testing.T) {
 	disks := readMac(t, "twins").disks(t)
 	a, b := disks["disk4"], disks["disk5"]
 	if err := a.SameAs(a); err != nil {
@@ -257,7 +257,7 @@ func TestMacNoticesAnotherDiskByTheSameName(t *testing.T) {
 	}
 }
 
-func TestMacUnmountsADiskAndItsContainers(t *testing.T) {
+func TestMacUnmount(t *testing.T) {
 	r := readMac(t, "external")
 	m, err := r.look()
 	if err != nil {
@@ -280,13 +280,13 @@ func TestMacUnmountsADiskAndItsContainers(t *testing.T) {
 	r.answers["diskutil unmountDisk disk5"] = []byte("Unmount of disk5 failed:\nat least one volume could not be unmounted\n")
 	r.fails["diskutil unmountDisk disk5"] = true
 	err = m.Unmount(d)
-	want := "/dev/disk4: its volumes cannot be unmounted (Unmount of disk5 failed: at least one volume could not be unmounted): close what uses them"
+	want := "/dev/disk4: its volumes cannot be unmounted (Unmount of disk5 failed: at least one volume could not be unmounted): close the programs that use them"
 	if _, refused := errors.AsType[*disk.RefusedError](err); !refused || err.Error() != want {
 		t.Error(err)
 	}
 }
 
-func TestMacFindsABoardInRecoveryMode(t *testing.T) {
+func TestMacMatch(t *testing.T) {
 	match := disk.Match{USB: []disk.USBMatch{{VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
 		Manufacturer: "Rockchip", Product: "USB download gadget", Vendor: "Linux", Model: "UMS disk [0-9]+", Rev: "ffff"}}}
 	m, err := readMac(t, "ums").look()
@@ -303,16 +303,16 @@ func TestMacFindsABoardInRecoveryMode(t *testing.T) {
 	}
 }
 
-func TestMacWithoutUSBKnowsNoUSB(t *testing.T) {
+func TestMacWithoutUSB(t *testing.T) {
 	r := readMac(t, "macbook")
-	r.answers["ioreg -a -l -r -c IOUSBHostDevice"] = nil // as ioreg answers if there are none
+	r.answers["ioreg -a -l -r -c IOUSBHostDevice"] = nil // as ioreg prints without devices
 	d := r.disks(t)["disk4"]
 	if d.USB != nil || d.Serial != "" || d.Model != "Ultra" || d.Bus != "usb" {
 		t.Errorf("%+v", d)
 	}
 }
 
-func TestMacTakesWhatIsUnsaidForBuiltIn(t *testing.T) {
+func TestMacMissingKeyCountsAsInternal(t *testing.T) {
 	r := readMac(t, "macbook")
 	const command = "diskutil info -plist disk10"
 	r.answers[command] = bytes.ReplaceAll(r.answers[command], []byte("<key>Internal</key>"), []byte("<key>Other</key>"))
@@ -321,7 +321,7 @@ func TestMacTakesWhatIsUnsaidForBuiltIn(t *testing.T) {
 	}
 }
 
-func TestMacDiskThatIsPulledMeanwhileIsLeftOut(t *testing.T) {
+func TestMacDiskUnpluggedMeanwhile(t *testing.T) {
 	r := readMac(t, "macbook")
 	delete(r.answers, "diskutil info -plist disk4")
 	if r.disks(t)["disk4"] != nil {
@@ -336,7 +336,7 @@ func TestMacDiskThatIsPulledMeanwhileIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestMacReadsUSBStringsThatAreNoXML(t *testing.T) {
+func TestMacUSBStringsWithInvalidXML(t *testing.T) {
 	r := readMac(t, "macbook")
 	const command = "ioreg -a -l -r -c IOUSBHostDevice"
 	r.answers[command] = bytes.ReplaceAll(r.answers[command], []byte("<string>SanDisk</string>"), []byte("<string>San\x01Disk\xff</string>"))
@@ -345,7 +345,7 @@ func TestMacReadsUSBStringsThatAreNoXML(t *testing.T) {
 	}
 }
 
-func TestMacSaysWhichAnswerIsBroken(t *testing.T) {
+func TestMacErrorsNameTheCommand(t *testing.T) {
 	for _, command := range []string{
 		"diskutil list -plist", "diskutil info -plist disk4",
 		"ioreg -a -l -r -c IOMedia", "ioreg -a -l -r -c IOUSBHostDevice",
@@ -382,7 +382,7 @@ func TestMacSaysWhichAnswerIsBroken(t *testing.T) {
 	}
 }
 
-// Whatever the programs answer, nothing that carries / by the kernel's word may
+// For any output of the programs, no disk that carries / by the kernel's word may
 // be written.
 func FuzzMac(f *testing.F) {
 	for _, name := range []string{"macbook", "external", "booted-external", "ums"} {

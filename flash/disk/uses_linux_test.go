@@ -1,14 +1,13 @@
 package disk_test
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,46 +16,27 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// holding runs a program that does something with a path and keeps at it to the end of
-// the test. The script prints a line when it has it.
-func holding(t *testing.T, path, script string) {
-	t.Helper()
-	cmd := exec.Command(imagetest.Need(t, "python3"), "-c", script, path)
-	cmd.Stderr = os.Stderr
-	in, err1 := cmd.StdinPipe()
-	out, err2 := cmd.StdoutPipe()
-	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close(); io.Copy(io.Discard, out); cmd.Wait() })
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		t.Fatalf("%q: %v", line, err)
-	}
-}
-
-const hold = "\nprint('ready', flush=True); sys.stdin.read()"
-
 var holders = []struct {
 	name, script string
-	want         string // what is said of it, nothing if it does no harm
+	want         string // part of the error, "" if the use is allowed
 }{
-	{"open for writing", "import os,sys; f = os.open(sys.argv[1], os.O_RDWR)" + hold, "python3 (process "},
-	{"open for writing alone", "import os,sys; f = os.open(sys.argv[1], os.O_WRONLY)" + hold, "has it open for writing"},
+	{"open for writing", "import os,sys; f = os.open(sys.argv[1], os.O_RDWR)", "python3 (process "},
+	{"open for writing alone", "import os,sys; f = os.open(sys.argv[1], os.O_WRONLY)", "has it open for writing"},
 	{"a read lock of a range, as QEMU has", `import os,sys,fcntl,struct; f = os.open(sys.argv[1], os.O_RDONLY)
-fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0))` + hold, "has locked a part of it"},
-	{"a POSIX lock", "import os,sys,fcntl; f = os.open(sys.argv[1], os.O_RDONLY); fcntl.lockf(f, fcntl.LOCK_SH, 1, 100)" + hold, "has locked a part of it"},
-	{"open for reading", "import os,sys; f = os.open(sys.argv[1], os.O_RDONLY)" + hold, ""},
-	{"mapped for reading", "import os,sys,mmap; f = os.open(sys.argv[1], os.O_RDONLY); m = mmap.mmap(f, 4096, prot=mmap.PROT_READ)" + hold, ""},
-	{"named and not open", "import os,sys; f = os.open(sys.argv[1], 0o10000000)" + hold, ""},
+fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0))`, "has locked a part of it"},
+	{"a POSIX lock", "import os,sys,fcntl; f = os.open(sys.argv[1], os.O_RDONLY); fcntl.lockf(f, fcntl.LOCK_SH, 1, 100)", "has locked a part of it"},
+	{"open for reading", "import os,sys; f = os.open(sys.argv[1], os.O_RDONLY)", ""},
+	{"mapped for reading", "import os,sys,mmap; f = os.open(sys.argv[1], os.O_RDONLY); m = mmap.mmap(f, 4096, prot=mmap.PROT_READ)", ""},
+	{"named and not open", "import os,sys; f = os.open(sys.argv[1], 0o10000000)", ""},
 }
 
-// mapping keeps no descriptor of the file.
+// mapping closes the descriptor of the file.
 const mapping = `import ctypes,os,sys; f = os.open(sys.argv[1], os.O_RDWR); c = ctypes.CDLL(None)
-c.mmap.restype = ctypes.c_void_p; assert c.mmap(None, ctypes.c_size_t(4096), 3, 1, f, ctypes.c_long(0)) != 2**64-1; os.close(f)` + hold
+c.mmap.restype = ctypes.c_void_p; assert c.mmap(None, ctypes.c_size_t(4096), 3, 1, f, ctypes.c_long(0)) != 2**64-1; os.close(f)`
 
-// What another program has open for writing is refused when it is looked at, and when it
-// is opened after it was looked at before.
-func TestWhatOthersWriteToIsRefused(t *testing.T) {
+// A disk that another program writes to is refused by Find, and by Open if the program
+// started after Find.
+func TestOpenForWritingIsRefused(t *testing.T) {
 	for _, kind := range []string{"file", "disk", "partition", "file of the disk"} {
 		cases := holders
 		if kind == "file" {
@@ -78,7 +58,7 @@ func TestWhatOthersWriteToIsRefused(t *testing.T) {
 					held = path + "p1"
 				}
 				before := find(t, path)
-				holding(t, held, c.script)
+				imagetest.Hold(t, c.script, held)
 				for _, d := range []*disk.Disk{before, find(t, path)} {
 					target, err := disk.Open(d)
 					if err == nil {
@@ -100,8 +80,8 @@ func TestWhatOthersWriteToIsRefused(t *testing.T) {
 	}
 }
 
-// A lock that no process of this namespace has is found through the descriptor itself.
-func TestAPartThatIsLockedIsRefused(t *testing.T) {
+// A lock of a process in another namespace is found through the descriptor itself.
+func TestLockedRangeIsRefused(t *testing.T) {
 	file := dirty(t, mib)
 	for _, path := range []string{file, imagetest.Loop(t, dirty(t, mib))} {
 		found := find(t, path)
@@ -118,9 +98,9 @@ func TestAPartThatIsLockedIsRefused(t *testing.T) {
 	}
 }
 
-// A file is attached and written through another mount namespace, where its path is
-// another one, or has no path any more: sysfs names what does not exist here.
-func TestAFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
+// A file may be attached in another mount namespace, where it has another path, or have been
+// renamed since: the path in sysfs does not exist here.
+func TestFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
 	file := dirty(t, mib)
 	there := t.TempDir()
 	imagetest.Run(t, "unshare", "--mount", "sh", "-c", fmt.Sprintf(`
@@ -129,11 +109,11 @@ func TestAFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
 	dev = dev[:len(dev)-1]
 	t.Cleanup(func() { exec.Command("losetup", "--detach", dev).Run() })
 	if at := imagetest.Run(t, "losetup", "--noheadings", "--output", "BACK-FILE", dev); len(at) == 0 {
-		t.Fatal("it is not attached")
+		t.Fatal("the file is not attached")
 	}
 	refused(t, find(t, file).Check(disk.Need{}), "attached as "+dev)
 
-	// Under a name that was given to another file since.
+	// Another file has the name of the attached file now.
 	other := dirty(t, mib)
 	loop := imagetest.Loop(t, other)
 	moved := other + ".moved"
@@ -145,13 +125,13 @@ func TestAFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
 	}
 	refused(t, find(t, moved).Check(disk.Need{}), "attached as "+loop)
 	if err := find(t, other).Check(disk.Need{}); err != nil {
-		t.Errorf("a file of the name another one had: %v", err)
+		t.Errorf("a file with the former name of an attached file: %v", err)
 	}
 	open(t, find(t, other))
 }
 
-// A file that is another one by the time it is opened stays as it is.
-func TestAFileThatIsAnotherByNowIsRefused(t *testing.T) {
+// A file that was replaced since Find is refused.
+func TestReplacedFileIsRefused(t *testing.T) {
 	for name, swap := range map[string]func(file, other string) error{
 		"renamed over it": func(file, other string) error { return os.Rename(other, file) },
 		"a link":          func(file, other string) error { os.Remove(file); return os.Symlink(other, file) },
@@ -173,7 +153,7 @@ func TestAFileThatIsAnotherByNowIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFileThatLosesItsNameIsSaid(t *testing.T) {
+func TestNamed(t *testing.T) {
 	for name, lose := range map[string]func(file string) error{
 		"removed": os.Remove,
 		"renamed": func(file string) error { return os.Rename(file, file+"2") },
@@ -195,8 +175,8 @@ func TestAFileThatLosesItsNameIsSaid(t *testing.T) {
 	}
 }
 
-// emptyEROFS is a file system of the kind that the kernel mounts from a file without a
-// loop device: a superblock, and a root directory with nothing in it.
+// emptyEROFS creates an EROFS image with an empty root directory. Linux mounts such a file
+// without a loop device from 6.12 on. The layout is that of fs/erofs/erofs_fs.h.
 func emptyEROFS(t *testing.T, size int64) string {
 	t.Helper()
 	const root = 36 // the number of the root's inode, of 32 bytes each
@@ -228,32 +208,34 @@ func emptyEROFS(t *testing.T, size int64) string {
 	return file
 }
 
-// A file that is mounted itself is refused by whatever name it has: of its own, since it was
-// renamed, or as a name that means something in another directory only.
-func TestAMountedFileIsRefused(t *testing.T) {
+// A mounted file is refused under its name, after it is renamed, and if it was mounted with
+// a relative name. Before Linux 6.12, files cannot be mounted without a loop device; a file
+// that is mounted through one is refused on every kernel. Package procs tests the detection
+// of mounts without a loop device on every kernel.
+func TestMountedFileIsRefused(t *testing.T) {
 	imagetest.NeedRoot(t)
 	file := emptyEROFS(t, mib)
 	twin := file + ".twin"
 	if err := os.WriteFile(twin, contents(t, file), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	t.Chdir(filepath.Dir(file))
 	for _, source := range []string{file, filepath.Base(file)} {
 		at := t.TempDir()
 		before := find(t, file)
-		t.Chdir(filepath.Dir(file))
 		err := unix.Mount(source, at, "erofs", unix.MS_RDONLY, "")
 		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOTBLK) {
-			t.Skipf("this kernel mounts no files: %v", err)
+			if err := before.Check(disk.Need{}); err != nil {
+				t.Errorf("a file that is not mounted: %v", err)
+			}
+			loopMounted(t)
+			return
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		unmounted := false
-		defer func() {
-			if !unmounted {
-				unix.Unmount(at, unix.MNT_DETACH)
-			}
-		}()
+		unmount := sync.OnceFunc(func() { unix.Unmount(at, unix.MNT_DETACH) })
+		t.Cleanup(unmount)
 		refused(t, find(t, file).Check(disk.Need{}), "mounted at "+at)
 		_, err = disk.Open(before)
 		refused(t, err, "mounted at "+at)
@@ -265,14 +247,27 @@ func TestAMountedFileIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := find(t, twin).Check(disk.Need{}); err != nil {
-			t.Errorf("another file of the same content: %v", err)
+			t.Errorf("another file with the same content: %v", err)
 		}
-		if err := unix.Unmount(at, 0); err != nil {
-			t.Fatal(err)
-		}
-		unmounted = true
+		unmount()
 		if err := find(t, file).Check(disk.Need{}); err != nil {
 			t.Errorf("after it was unmounted: %v", err)
 		}
 	}
+}
+
+// loopMounted checks that a file mounted through a loop device is refused, also after it is
+// renamed.
+func loopMounted(t *testing.T) {
+	t.Helper()
+	file := dirty(t, loopSize)
+	imagetest.Run(t, "mkfs.ext4", "-q", "-F", file)
+	at := t.TempDir()
+	imagetest.Run(t, "mount", "-o", "loop,ro,noload", file, at)
+	t.Cleanup(func() { exec.Command("umount", at).Run() })
+	refused(t, find(t, file).Check(disk.Need{}), "the file is attached as /dev/loop")
+	if err := os.Rename(file, file+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, find(t, file+".moved").Check(disk.Need{}), "the file is attached as /dev/loop")
 }

@@ -16,7 +16,7 @@ import (
 const (
 	attrReadOnly = 0x01
 	attrLabel    = 0x08
-	attrFolder   = 0x10
+	attrDir      = 0x10
 	attrArchive  = 0x20
 	attrLong     = 0x0f
 )
@@ -27,7 +27,8 @@ const (
 	maxUnits  = 255
 )
 
-// entry is a file, a folder or the label.
+// entry is the entry of a file, a directory or the label (fatgen103, FAT Directory
+// Structure).
 type entry struct {
 	Name        [11]byte
 	Attr        uint8
@@ -43,8 +44,8 @@ type entry struct {
 	Size        uint32
 }
 
-// longEntry is part of a name. Those of a name stand before its entry, the end
-// of the name first.
+// longEntry is a part of a long name. The parts precede the entry, the last part first
+// (fatgen103, Long Directory Entries).
 type longEntry struct {
 	Order    uint8
 	Name1    [5]uint16
@@ -56,10 +57,11 @@ type longEntry struct {
 	Name3    [2]uint16
 }
 
-type folder struct {
+// newDir is a directory in a [layout].
+type newDir struct {
 	path     string
-	parent   *folder
-	fixed    bool // the root of FAT16, which has no clusters
+	parent   *newDir
+	fixed    bool // the root directory of FAT16, which has no clusters
 	slots    int64
 	clusters int64
 	runs     []int // in layout.runs
@@ -67,16 +69,16 @@ type folder struct {
 	names    map[string]*node // by folded name
 }
 
-// node is a file, or a folder if sub is one.
+// node is a file, or a directory if sub is not nil.
 type node struct {
 	name  string
-	sub   *folder
+	sub   *newDir
 	first int64 // cluster; 0 if empty
 	size  int64
 }
 
-// encode is the folder as the disk holds it, one Content for each of its runs.
-func (f *folder) encode(l *layout, label [11]byte, t stamp) []image.Content {
+// encode returns the directory in its on-disk form, one Content for each of its runs.
+func (f *newDir) encode(l *layout, label [11]byte, t stamp) []image.Content {
 	var b bytes.Buffer
 	add := func(name [11]byte, attr uint8, first, size int64) {
 		put(&b, entry{
@@ -89,20 +91,20 @@ func (f *folder) encode(l *layout, label [11]byte, t stamp) []image.Content {
 		})
 	}
 
-	// 1. The label in the root, the folder itself and its parent elsewhere. The
-	// root counts as cluster 0, also where it has a cluster.
+	// 1. The label in the root directory, "." and ".." in others. The cluster of the root
+	// directory is 0 here, also in FAT32.
 	if f.parent != nil {
 		up := int64(0)
 		if f.parent.parent != nil {
 			up = l.runs[f.parent.runs[0]].first
 		}
-		add([11]byte([]byte(".          ")), attrFolder, l.runs[f.runs[0]].first, 0)
-		add([11]byte([]byte("..         ")), attrFolder, up, 0)
+		add([11]byte([]byte(".          ")), attrDir, l.runs[f.runs[0]].first, 0)
+		add([11]byte([]byte("..         ")), attrDir, up, 0)
 	} else if label != noName {
 		add(label, attrLabel, 0, 0)
 	}
 
-	// 2. Every name, the long one first.
+	// 2. The entries of each name, long entries first.
 	aliases := f.aliases()
 	for i, n := range f.nodes {
 		if entries(n.name) > 1 {
@@ -112,7 +114,7 @@ func (f *folder) encode(l *layout, label [11]byte, t stamp) []image.Content {
 		}
 		attr := uint8(attrArchive)
 		if n.sub != nil {
-			attr = attrFolder
+			attr = attrDir
 		}
 		add(aliases[i], attr, n.first, n.size)
 	}
@@ -124,7 +126,7 @@ func (f *folder) encode(l *layout, label [11]byte, t stamp) []image.Content {
 	}
 	all := make([]byte, room)
 	if copy(all, b.Bytes()) < b.Len() || int64(b.Len()) != f.slots*entrySize {
-		panic("fat: internal error: a folder is not as long as it was laid out")
+		panic("fat: internal error: a directory does not have its computed length")
 	}
 	if f.fixed {
 		return []image.Content{bytes.NewReader(all)}
@@ -138,7 +140,7 @@ func (f *folder) encode(l *layout, label [11]byte, t stamp) []image.Content {
 	return parts
 }
 
-// checkName says in a sentence why FAT cannot hold name.
+// checkName returns why FAT cannot store a name.
 func checkName(name string) error {
 	switch {
 	case name == "":
@@ -152,7 +154,7 @@ func checkName(name string) error {
 	}
 	for _, r := range name {
 		if r < ' ' || r == 0x7f || strings.ContainsRune(`"*/:<>?\|`, r) {
-			return fmt.Errorf("the name %q holds %q, which FAT does not allow", name, r)
+			return fmt.Errorf("the name %q has the character %q, which FAT does not allow", name, r)
 		}
 	}
 	if n := units(name); n > maxUnits {
@@ -161,7 +163,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// fold makes equal what differs only in case.
+// fold maps names that differ only in case to the same text.
 func fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		least := r
@@ -172,7 +174,7 @@ func fold(name string) string {
 	}, name)
 }
 
-// entries is how many entries name takes.
+// entries returns the number of entries that a name takes.
 func entries(name string) int64 {
 	if _, ok := short(name); ok && name == strings.ToUpper(name) {
 		return 1
@@ -208,7 +210,7 @@ func longEntries(name string, sum uint8) []longEntry {
 	return list
 }
 
-// checksum ties long entries to the entry of this short name.
+// checksum returns the checksum by which long entries refer to a short name.
 func checksum(name [11]byte) uint8 {
 	var sum uint8
 	for _, c := range name {
@@ -218,7 +220,7 @@ func checksum(name [11]byte) uint8 {
 	return sum
 }
 
-// short is name in upper case as an entry holds it, if it is of the form 8.3.
+// short returns a name of the form 8.3 in upper case, padded as in an entry.
 func short(name string) (field [11]byte, ok bool) {
 	base, ext, dot := strings.Cut(name, ".")
 	if base == "" || len(base) > 8 || len(ext) > 3 || dot && ext == "" {
@@ -236,7 +238,7 @@ func pack(base, ext string) [11]byte {
 	return [11]byte([]byte(fmt.Sprintf("%-8s%-3s", base, ext)))
 }
 
-// shortRune is what stands for r in a short name.
+// shortRune returns the character for r in a short name.
 func shortRune(r rune) rune {
 	switch {
 	case 'a' <= r && r <= 'z':
@@ -247,9 +249,9 @@ func shortRune(r rune) rune {
 	return '_'
 }
 
-// aliases are the short names of the nodes. A name that is short but for its
-// case is its own alias, so that no other name's alias is found in its place.
-func (f *folder) aliases() [][11]byte {
+// aliases returns the short names of the nodes. A name that is of the form 8.3 except for
+// its case is its own alias, so that it is not taken for the alias of another name.
+func (f *newDir) aliases() [][11]byte {
 	list := make([][11]byte, len(f.nodes))
 	taken := map[[11]byte]bool{}
 	for i, n := range f.nodes {
@@ -258,7 +260,7 @@ func (f *folder) aliases() [][11]byte {
 			taken[name] = true
 		}
 	}
-	numbers := map[string]int{} // the last one given, by what stands before it
+	numbers := map[string]int{} // the last number used, by base and extension
 	for i, n := range f.nodes {
 		if list[i][0] != 0 {
 			continue
@@ -278,13 +280,13 @@ func (f *folder) aliases() [][11]byte {
 	return list
 }
 
-// numbered is the alias with a number.
+// numbered returns an alias with a number.
 func numbered(base, ext string, n int) [11]byte {
 	tail := fmt.Sprintf("~%d", n)
 	return pack(base[:min(len(base), 8-len(tail))]+tail, ext)
 }
 
-// basis is what an alias is made from.
+// basis returns the base and extension that an alias is made from.
 func basis(name string) (base, ext string) {
 	name = strings.TrimLeft(name, ". ")
 	if dot := strings.LastIndexByte(name, '.'); dot >= 0 {

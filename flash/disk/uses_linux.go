@@ -11,24 +11,22 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 )
 
-// systemMounts make the disk below them the one this system runs from.
+// systemMounts are the mount points of file systems that this computer runs from.
 var systemMounts = []string{"/", "/usr", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/var", "/nix", "/nix/store"}
 
-// mount is a file system that is mounted.
+// mount is a mounted file system.
 type mount struct {
 	at     string
-	on     []*node  // block devices it lies on
-	layers []string // folders it is made of, of an overlay
+	on     []*node  // block devices
+	layers []string // directories of an overlay
 }
 
-// findUsers notes at every block device who uses it.
-func (m *machine) findUsers() error {
+// findUses sets the uses of all block devices.
+func (m *machine) findUses() error {
 	for _, n := range m.nodes {
 		for _, s := range n.slaves {
 			if low := m.nodes[s]; low != nil && !slices.Contains(low.holders, n.name) {
@@ -45,14 +43,14 @@ func (m *machine) findUsers() error {
 		if back == "" {
 			continue
 		}
-		// A loop device of a disk is no holder in sysfs, and claims nothing.
+		// sysfs does not list the loop device of a disk among its holders.
 		if low := m.backed(n); low != nil {
 			low.holders = append(low.holders, name)
 			continue
 		}
 		on := m.below(back, nil)
-		if n.loop != nil && m.byNumber(n.loop.file.dev) != nil {
-			on = []*node{m.byNumber(n.loop.file.dev)}
+		if n.loop != nil && m.byNumber(n.loop.file.Dev) != nil {
+			on = []*node{m.byNumber(n.loop.file.Dev)}
 		}
 		for _, low := range on {
 			low.loops = append(low.loops, name)
@@ -61,8 +59,8 @@ func (m *machine) findUsers() error {
 	return m.addSwaps()
 }
 
-// btrfsGroups are the devices of each btrfs that is mounted: mountinfo names
-// one of several, and no true device number.
+// btrfsGroups returns the devices of each mounted btrfs: mountinfo lists only one of them,
+// with the number of no block device.
 func (m *machine) btrfsGroups() ([][]*node, error) {
 	dir := filepath.Join(m.root, "sys/fs/btrfs")
 	ids, err := readDir(dir)
@@ -84,8 +82,7 @@ func (m *machine) btrfsGroups() ([][]*node, error) {
 	return groups, nil
 }
 
-// zpools are the members of each imported zpool, as far as udev knows them:
-// the kernel does not say.
+// zpools returns the members of each imported zpool, from udev: the kernel does not list them.
 func (m *machine) zpools(mounts []*mountinfo.Info) map[string][]*node {
 	pools := map[string][]*node{}
 	names, _ := readDir(filepath.Join(m.root, "proc/spl/kstat/zfs"))
@@ -152,7 +149,7 @@ func (m *machine) addMounts() error {
 		if n := m.byDev[fmt.Sprintf("%d:%d", info.Major, info.Minor)]; n != nil {
 			add(n)
 		} else {
-			// bcachefs joins its disks with colons.
+			// bcachefs lists its disks separated by colons.
 			for _, source := range strings.Split(info.Source, ":") {
 				add(m.bySource(source))
 			}
@@ -162,8 +159,8 @@ func (m *machine) addMounts() error {
 			value = unescape(value)
 			switch {
 			case strings.HasPrefix(value, "/dev/"):
-				add(m.bySource(value)) // a log or a journal on a disk of its own
-			case info.FSType == "overlay" && slices.Contains(overlayFolders, strings.TrimSuffix(name, "+")):
+				add(m.bySource(value)) // a log or journal on another disk
+			case info.FSType == "overlay" && slices.Contains(overlayOptions, strings.TrimSuffix(name, "+")):
 				at.layers = append(at.layers, strings.FieldsFunc(value, func(r rune) bool { return r == ':' })...)
 			}
 		}
@@ -187,8 +184,8 @@ func (m *machine) addMounts() error {
 	return nil
 }
 
-// findRoot notes what the folders lie on that an overlay of the system is made
-// of, and whether anything is known to carry /.
+// findRoot sets the layers of block devices with directories of the system's overlays, and
+// whether the block device of / is known.
 func (m *machine) findRoot() {
 	m.rootless = true
 	for _, o := range m.mounts {
@@ -210,10 +207,10 @@ func (m *machine) findRoot() {
 	}
 }
 
-var overlayFolders = []string{"lowerdir", "datadir", "upperdir", "workdir"}
+var overlayOptions = []string{"lowerdir", "datadir", "upperdir", "workdir"}
 
-// below is what the file or folder at path lies on: the block devices of the
-// file system that was last mounted over it, through overlays other than not.
+// below returns the block devices of the file or directory at path: those of the file system
+// that contains it, and of the directories of overlays other than those in not.
 func (m *machine) below(path string, not []*mount) []*node {
 	path = filepath.Clean(path)
 	var over *mount
@@ -233,7 +230,7 @@ func (m *machine) below(path string, not []*mount) []*node {
 	return on
 }
 
-// bySource resolves what a mount or a swap calls its device.
+// bySource returns the block device of a mount or swap, or nil.
 func (m *machine) bySource(source string) *node {
 	if !strings.HasPrefix(source, "/dev/") {
 		return nil
@@ -244,7 +241,7 @@ func (m *machine) bySource(source string) *node {
 			return n
 		}
 	}
-	// Without udev the names in /dev/mapper are no links.
+	// Without udev, the names in /dev/mapper are not links.
 	if name, ok := strings.CutPrefix(source, "/dev/mapper/"); ok {
 		for _, n := range m.nodes {
 			if n.text("dm/name") == name {
@@ -258,7 +255,7 @@ func (m *machine) bySource(source string) *node {
 func (m *machine) addSwaps() error {
 	b, err := os.ReadFile(filepath.Join(m.root, "proc/swaps"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a kernel without swap
+		return nil // the kernel has no swap
 	}
 	if err != nil {
 		return err
@@ -284,7 +281,7 @@ func (m *machine) addSwaps() error {
 	return nil
 }
 
-// unescape undoes the kernel's \040 for a blank.
+// unescape decodes octal escapes of the kernel, such as \040 for a space.
 func unescape(s string) string {
 	return octal.ReplaceAllStringFunc(s, func(e string) string {
 		n, err := strconv.ParseUint(e[1:], 8, 8)
@@ -297,26 +294,26 @@ func unescape(s string) string {
 
 var octal = regexp.MustCompile(`\\[0-7]{3}`)
 
-// allUsers adds to d who uses it, given the disk and its partitions.
-func (m *machine) allUsers(nodes []*node, d *Disk) {
+// allUses adds the uses of a disk and its partitions to d.
+func (m *machine) allUses(nodes []*node, d *Disk) {
 	seen := map[*node]bool{}
 	for _, n := range nodes {
-		m.users(n, seen, d)
+		m.uses(n, seen, d)
 	}
 	m.otherName(nodes[0], seen, d)
 	if len(d.InUse) == 0 {
 		m.openBy(nodes, d)
 	}
 	if len(d.InUse) == 0 && m.claimed(d) {
-		d.InUse = []string{"the kernel or another program has claimed it: it is mounted in another mount namespace, such as a container's, part of a file system of several disks, or a virtual machine's"}
+		d.InUse = []string{"the kernel or another program has claimed it: it is mounted in another mount namespace, such as a container's, part of a file system on several disks, or used by a virtual machine"}
 	}
 	if m.rootless && len(d.InUse) > 0 {
 		d.System = true
 	}
 }
 
-// users adds to d who uses n, and who uses what is made of n.
-func (m *machine) users(n *node, seen map[*node]bool, d *Disk) {
+// uses adds to d the uses of n and of the devices assembled from it.
+func (m *machine) uses(n *node, seen map[*node]bool, d *Disk) {
 	if seen[n] {
 		return
 	}
@@ -333,7 +330,7 @@ func (m *machine) users(n *node, seen map[*node]bool, d *Disk) {
 		}
 	}
 	if len(n.layers) > 0 {
-		use("has folders that an overlay at %s is made of", list(n.layers))
+		use("has directories of an overlay at %s", list(n.layers))
 		d.System = true
 	}
 	if n.swap {
@@ -349,34 +346,34 @@ func (m *machine) users(n *node, seen map[*node]bool, d *Disk) {
 			continue
 		}
 		use("is held by %s", m.label(h))
-		m.users(h, seen, d)
+		m.uses(h, seen, d)
 		for _, p := range m.parts(h) {
-			m.users(p, seen, d)
+			m.uses(p, seen, d)
 		}
 	}
-	// Its file system is mounted, which says enough of the loop devices on it
-	// unless one of them is the system.
+	// Loop devices of files on n count only if this system runs from one: its file system
+	// is mounted in any case.
 	for _, name := range n.loops {
 		var of Disk
-		m.users(m.nodes[name], seen, &of)
+		m.uses(m.nodes[name], seen, &of)
 		for _, p := range m.parts(m.nodes[name]) {
-			m.users(p, seen, &of)
+			m.uses(p, seen, &of)
 		}
 		if of.System {
-			use("has the file of %s, which this system runs from", m.label(m.nodes[name]))
+			use("has the file of %s, from which this system runs", m.label(m.nodes[name]))
 			d.System = true
 		}
 	}
 }
 
-// otherName adds to d who uses the same bytes by another name: a disk that is
-// cabled twice, a file that two loop devices have or that is swap.
+// otherName adds to d the uses of the same data under another name: a disk with two cables,
+// or a file that is swap or has another loop device.
 func (m *machine) otherName(n *node, seen map[*node]bool, d *Disk) {
 	file := n.backing()
 	if slices.Contains(m.swaps, file) {
 		d.InUse = append(d.InUse, "its file is swap")
 	}
-	// Bridges on USB share made-up names.
+	// USB bridges may report the same WWN for different disks.
 	twice := func(other *node) bool { return d.WWN != "" && d.USB == nil && other.wwn() == d.WWN }
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
 		other := m.nodes[name]
@@ -385,7 +382,7 @@ func (m *machine) otherName(n *node, seen map[*node]bool, d *Disk) {
 		}
 		before := len(d.InUse)
 		for _, o := range append([]*node{other}, m.parts(other)...) {
-			m.users(o, seen, d)
+			m.uses(o, seen, d)
 		}
 		if len(d.InUse) > before {
 			d.InUse = slices.Insert(d.InUse, before, "it is the same as "+other.path())
@@ -408,60 +405,4 @@ func (m *machine) parts(n *node) []*node {
 		}
 	}
 	return parts
-}
-
-// claimed asks the kernel whether someone has the disk for himself: it knows
-// of the members of a zpool and of mounts in other namespaces, and sysfs does
-// not say.
-func (m *machine) claimed(d *Disk) bool {
-	if filepath.Clean(m.root) != "/" || d.Size == 0 {
-		return false
-	}
-	// Tools that look at a new disk claim it for a moment.
-	err := patiently(unix.EBUSY, 300*time.Millisecond, func() error {
-		fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err == nil {
-			unix.Close(fd)
-		}
-		return err
-	})
-	return err == unix.EBUSY
-}
-
-// fileUsers says what uses the regular file at a path, of which info is known.
-func (m *machine) fileUsers(at string, info fs.FileInfo) ([]string, error) {
-	same := func(path string) bool {
-		other, err := os.Stat(filepath.Join(m.root, path))
-		return err == nil && os.SameFile(info, other)
-	}
-	id, _ := idOfInfo(info)
-	var users []string
-	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		n := m.nodes[name]
-		attached := n.loop != nil && n.loop.file == id
-		if b := n.backing(); n.loop == nil && b != "" {
-			attached = same(b)
-		}
-		if attached {
-			users = append(users, "the file is attached as "+n.path())
-		}
-	}
-	if slices.ContainsFunc(m.swaps, same) {
-		users = append(users, "the file is swap")
-	}
-	if len(users) > 0 || !m.here() {
-		return users, nil
-	}
-	f, err := os.OpenFile(at, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil // opening it for writing will say why
-	}
-	defer f.Close()
-	if now, err := f.Stat(); err != nil || !os.SameFile(info, now) {
-		return nil, &RefusedError{at, "another file has taken its name: start over"}
-	}
-	if on := mountedFile(f); on != "" {
-		return []string{"the file is mounted at " + on}, nil
-	}
-	return fileWriters(f), nil
 }

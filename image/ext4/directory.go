@@ -10,19 +10,20 @@ import (
 	"imgtool/image/tree"
 )
 
-// kinds are what an entry says of the file it names.
+// kinds are the file types in directory entries: Documentation/filesystems/ext4,
+// "Directory Entries".
 var kinds = map[uint32]uint8{
 	tree.Regular: 1, tree.Dir: 2, tree.CharDev: 3, tree.BlockDev: 4, tree.Fifo: 5, tree.Socket: 6, tree.Symlink: 7,
 }
 
 const (
-	tailSize = 12   // of a block of entries: an entry of no name with the checksum
-	tailKind = 0xde // in place of the kind of file
+	tailSize = 12   // of ext4_dir_entry_tail, an entry without a name that has the checksum
+	tailKind = 0xde // its file type
 	leafSize = blockSize - tailSize
 	dotsSize = 24 // the entries "." and ".."
 
-	// Where the index begins in its root and in its other blocks, and how many
-	// entries of 8 bytes go there. The last 8 bytes are the checksum.
+	// Offsets of the index in its root and in its other blocks, and the number of
+	// entries of 8 bytes in each. The last 8 bytes have the checksum.
 	rootIndex = 32
 	rootLimit = (blockSize - rootIndex - 8) / 8
 	nodeIndex = 8
@@ -31,7 +32,7 @@ const (
 	halfMD4 = 1 // s_def_hash_version
 )
 
-// entry is a name in a folder.
+// entry is a directory entry.
 type entry struct {
 	name   string
 	number uint32
@@ -39,27 +40,28 @@ type entry struct {
 	kind   uint8
 }
 
-// size is how many bytes an entry takes.
+// size returns the length of an entry in bytes.
 func (e entry) size() int { return 8 + (len(e.name)+3)&^3 }
 
-// folder is the blocks of a directory, made as they are read. One that does not
-// fit in a block gets an index of hashes: block 0 is its root, then come nodes
-// if there are more leaves than the root can name, then leaves.
-type folder struct {
+// directory is the content of a directory, of which blocks are made when they are read.
+// A directory of more than one block has an index of hashes: block 0 is the root,
+// followed by nodes, if there are more leaves than entries in the root, and leaves with
+// the directory entries. (Documentation/filesystems/ext4, "Hash Tree Directories")
+type directory struct {
 	number, parent uint32
-	seed           uint32 // of its checksums
+	seed           uint32 // of the checksums
 	hashSeed       [16]byte
-	least          int64 // blocks
+	least          int64 // minimum number of blocks
 
 	entries []entry
-	starts  []int // first entry of every leaf
+	starts  []int // index of the first entry of each leaf
 	indexed bool
 	nodes   int64
 	blocks  int64
 }
 
-// lay sorts the entries into blocks.
-func (d *folder) lay() error {
+// layOut divides the entries among blocks.
+func (d *directory) layOut() error {
 	size := dotsSize
 	for _, e := range d.entries {
 		size += e.size()
@@ -87,20 +89,20 @@ func (d *folder) lay() error {
 		d.nodes = ceil(leaves, nodeLimit)
 	}
 	if d.nodes > rootLimit {
-		return fmt.Errorf("%d names are too many for a folder", len(d.entries))
+		return fmt.Errorf("%d names are too many for a directory", len(d.entries))
 	}
 	d.blocks = 1 + d.nodes + leaves
 	return nil
 }
 
-func (d *folder) Size() int64 { return d.blocks * blockSize }
+func (d *directory) Size() int64 { return d.blocks * blockSize }
 
-func (d *folder) ReadAt(p []byte, off int64) (int, error) {
+func (d *directory) ReadAt(p []byte, off int64) (int, error) {
 	return readBlocks(p, off, d.Size(), d.block)
 }
 
-// readBlocks reads of size bytes that block makes one block after the other; nil
-// is a block of zeros.
+// readBlocks implements ReadAt for content of size bytes, of which block makes block i;
+// nil is a block of zeros.
 func readBlocks(p []byte, off, size int64, block func(i int64) []byte) (int, error) {
 	n := 0
 	for n < len(p) {
@@ -118,13 +120,13 @@ func readBlocks(p []byte, off, size int64, block func(i int64) []byte) (int, err
 	return n, nil
 }
 
-func (d *folder) block(i int64) []byte {
+func (d *directory) block(i int64) []byte {
 	b := make([]byte, 0, blockSize)
 	leaf := i
 	switch {
 	case d.indexed && i == 0:
 		b = d.dots(b, blockSize-12)
-		// Reserved, the hash, the length of this, the levels between root and leaves.
+		// dx_root_info: reserved, hash version, its length, levels between root and leaves.
 		b = append(b, 0, 0, 0, 0, halfMD4, 8, byte(min(d.nodes, 1)), 0)
 		if d.nodes > 0 {
 			return d.index(b, rootLimit, d.nodes, 1, func(i int64) int64 { return i * nodeLimit })
@@ -147,7 +149,7 @@ func (d *folder) block(i int64) []byte {
 			entries = entries[:d.starts[leaf+1]-d.starts[leaf]]
 		}
 	}
-	last := 0 // where the last entry begins, which takes what is left
+	last := 0 // offset of the last entry, which extends to the end
 	if len(b) > 0 {
 		last = 12
 	}
@@ -164,7 +166,7 @@ func (d *folder) block(i int64) []byte {
 	return appendTo(b, uint32(0), uint16(tailSize), uint8(0), uint8(tailKind), sum)
 }
 
-func (d *folder) dots(b []byte, second int) []byte {
+func (d *directory) dots(b []byte, second int) []byte {
 	b = appendEntry(b, entry{name: ".", number: d.number, kind: kinds[tree.Dir]}, 12)
 	b = appendEntry(b, entry{name: "..", number: d.parent, kind: kinds[tree.Dir]}, second)
 	return b[:dotsSize]
@@ -181,10 +183,10 @@ func appendEntry(b []byte, e entry, size int) []byte {
 	return b
 }
 
-// index adds n entries to b: the lowest hash and the block of each, which begin
-// at block. The first has no hash, it has the limit and the count. leaf tells the
-// first leaf of an entry.
-func (d *folder) index(b []byte, limit, n, block int64, leaf func(i int64) int64) []byte {
+// index appends n index entries to b. Entry i refers to the i-th block from block on,
+// and has the lowest hash there, but in place of the first hash are limit and count.
+// leaf returns the first leaf below entry i.
+func (d *directory) index(b []byte, limit, n, block int64, leaf func(i int64) int64) []byte {
 	for i := range n {
 		if i == 0 {
 			b = le.AppendUint16(b, uint16(limit))
@@ -193,21 +195,21 @@ func (d *folder) index(b []byte, limit, n, block int64, leaf func(i int64) int64
 			first := d.starts[leaf(i)]
 			h := d.entries[first].hash
 			if d.entries[first-1].hash == h {
-				h |= 1 // names of this hash are in the leaf before, too
+				h |= 1 // the leaf before has names with this hash, too
 			}
 			b = le.AppendUint32(b, h)
 		}
 		b = le.AppendUint32(b, uint32(block+i))
 	}
-	// The checksum is of the entries, and of its own 8 bytes with zeros.
+	// The checksum covers the entries and 8 bytes of zeros in its place.
 	sum := crc(crc(d.seed, b), make([]byte, 8))
 	b = b[:blockSize]
 	le.PutUint32(b[blockSize-4:], sum)
 	return b
 }
 
-// hash is half_md4 of a name whose bytes are unsigned. Its lowest bit is for the
-// index.
+// hash returns the half MD4 hash of a name with unsigned bytes: ext4fs_dirhash in
+// fs/ext4/hash.c of Linux. The lowest bit is reserved for the index.
 func hash(name string, seed [16]byte) uint32 {
 	buf := [4]uint32{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476}
 	if seed != [16]byte{} {
@@ -224,13 +226,13 @@ func hash(name string, seed [16]byte) uint32 {
 		name = name[32:]
 	}
 	h := buf[1] &^ 1
-	if h == 0xfffffffe { // is the end of the folder to readdir
+	if h == 0xfffffffe { // readdir uses it for the end of the directory
 		h = 0xfffffffc
 	}
 	return h
 }
 
-// hashInput is the next 32 bytes of name, padded with its length.
+// hashInput returns the first 32 bytes of name, padded with its length.
 func hashInput(name string) [8]uint32 {
 	pad := uint32(len(name)) * 0x01010101
 	name = name[:min(len(name), 32)]
