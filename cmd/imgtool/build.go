@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image"
 	"imgtool/image/build"
 )
 
@@ -115,7 +116,7 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	if err != nil || !u.json {
 		return err
 	}
-	u.endPhase()
+	u.EndPhase()
 	if several {
 		return u.print(all)
 	}
@@ -124,12 +125,12 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 
 // builtFile describes an image that was saved, and prints its path.
 func (u *ui) builtFile(name string, f build.File, took time.Duration) error {
-	size := human(f.FileSize)
+	size := image.FormatSize(f.FileSize)
 	if f.Allocated < f.FileSize {
-		size = human(f.Allocated) + " on disk"
+		size = image.FormatSize(f.Allocated) + " on disk"
 	}
-	u.say("%s build %s: %s image with %s of content, a file of %s, in %s", name, f.BuildID,
-		human(f.Size), human(f.Content), size, took.Round(100*time.Millisecond))
+	u.Infof("%s build %s: %s image with %s of content, a file of %s, in %s", name, f.BuildID,
+		image.FormatSize(f.Size), image.FormatSize(f.Content), size, took.Round(100*time.Millisecond))
 	wide := 10
 	for _, p := range f.Partitions {
 		wide = max(wide, len(p.Name))
@@ -137,9 +138,9 @@ func (u *ui) builtFile(name string, f build.File, took time.Duration) error {
 	for _, p := range f.Partitions {
 		use := "made by the device on its first boot"
 		if !p.Deferred {
-			use = fmt.Sprintf("%s of %s", human(p.Used), human(p.Len))
+			use = fmt.Sprintf("%s of %s", image.FormatSize(p.Used), image.FormatSize(p.Len))
 		}
-		u.say("  %2d %-*s %s", p.Number, wide, p.Name, use)
+		u.Infof("  %2d %-*s %s", p.Number, wide, p.Name, use)
 	}
 	return u.printf("%s\n", f.Path)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image"
 	"imgtool/image/cache"
 	"imgtool/image/fault"
 	"imgtool/layouts"
@@ -123,7 +124,7 @@ func runCache(opt cacheOptions, u *ui) error {
 	if entries == 0 {
 		err = u.printf("empty\n")
 	} else {
-		err = u.printf("%d blocks, %s, the oldest used %s\n", entries, human(size), oldest.UTC().Format("2006-01-02 15:04"))
+		err = u.printf("%d blocks, %s, the oldest used %s\n", entries, image.FormatSize(size), oldest.UTC().Format("2006-01-02 15:04"))
 	}
 	return err
 }
@@ -142,6 +143,6 @@ func runTrim(opt cacheOptions, size int64, u *ui) error {
 	if u.json {
 		return u.print(map[string]any{"path": path, "freed": freed})
 	}
-	u.say("%s: %s freed", path, human(freed))
+	u.Infof("%s: %s freed", path, image.FormatSize(freed))
 	return nil
 }

@@ -45,7 +45,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 	if err != nil {
 		return err
 	}
-	u.endPhase()
+	u.EndPhase()
 	out := u.data()
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < c.Size(); {

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/flash/disk"
+	"imgtool/image"
 )
 
 func newDisksCommand(u *ui) *cobra.Command {
@@ -52,13 +53,13 @@ func runDisks(u *ui) error {
 		if !r.Target {
 			verdict = "no: " + r.Reason
 		}
-		err := u.printf("%-16s %10s  %-8s %-28s %s\n", r.Path, human(r.Size), strings.TrimSpace(r.Bus+" "+r.Kind), strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
+		err := u.printf("%-16s %10s  %-8s %-28s %s\n", r.Path, image.FormatSize(r.Size), strings.TrimSpace(r.Bus+" "+r.Kind), strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
 		if err != nil {
 			return err
 		}
 	}
 	if len(rows) == 0 {
-		u.say("there are no disks")
+		u.Infof("there are no disks")
 	}
 	return nil
 }

@@ -45,8 +45,8 @@ var statuses = map[string]int{
 	fault.Interrupted: exitInterrupted,
 }
 
-// exitStatus returns the exit status for an error: that of its kind, or if it has none, that
-// of the system call that failed.
+// exitStatus returns the exit status for an error by its kind, or if it has none, by the
+// system call that failed.
 func exitStatus(err error) int {
 	if status, ok := statuses[fault.Kind(err)]; ok {
 		return status

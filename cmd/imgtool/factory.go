@@ -51,7 +51,7 @@ func newFactoryCommand(u *ui) *cobra.Command {
 		Long: `Write all media of a unit, each with its image of one build, and add the per-unit
 data: its serial number, its id and its keys. All images, disks and keys are
 checked before the first byte is written. Then the media are written and read back
-one after another, the one that boots the unit last, and one receipt is left.
+one after another, the boot medium last, and one receipt is left.
 
 --image PREFIX.img.zst is PREFIX-emmc.img.zst, PREFIX-sd.img.zst and
 PREFIX-nvme.img.zst. A medium that is not given is left out. A medium with another name
@@ -69,7 +69,7 @@ A disk that says it was provisioned is refused, unless it is of this build and u
 and the media after it are not done: then what is left is done.
 
 With --live a unit that was flashed and runs provisions itself: recovery card and NVMe
-are made of its own root file system, and then that is locked down and made the lower
+are made from its root file system, and then that is locked down and made the lower
 layer of an overlay. -c FILE is the factory_provision.conf with what is checked. It
 may be interrupted at any time, and continues when it is run again; once it is complete
 it is refused until the state file is removed. --root DIR provisions the root file system
@@ -219,7 +219,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		}
 	}
 	name := strings.TrimSpace(board.Name + " " + o.Unit.Name())
-	u.say("%s: %s written and verified, in %s", name, strings.Join(names, ", "), time.Since(begin).Round(100*time.Millisecond))
+	u.Infof("%s: %s written and verified, in %s", name, strings.Join(names, ", "), time.Since(begin).Round(100*time.Millisecond))
 	return nil
 }
 
@@ -253,7 +253,7 @@ func (opt *factoryOptions) checkMedia() (*boards.Board, error) {
 	return board, nil
 }
 
-// findImages completes the images of the media with those of --image.
+// findImages sets the images of media that only --image names.
 func (opt *factoryOptions) findImages() error {
 	if opt.image != "" {
 		if _, err := artifact.FormatOf(opt.image); err != nil {
@@ -287,7 +287,7 @@ func (opt *factoryOptions) checkLive() error {
 	return checkStall(opt.stall)
 }
 
-// liveBoard returns the board of a flag, or the one that a configuration is for.
+// liveBoard returns the board of --board, or else finds it by the configuration.
 func (opt *factoryOptions) liveBoard(conf map[string]shconf.Value) (*boards.Board, error) {
 	if opt.board == "" {
 		return factory.LiveBoard(conf)

@@ -147,7 +147,7 @@ func (u *ui) openImage(file *string, usage string) (src *volume.Source, err erro
 		if *file, err = volume.Newest(usage); err != nil {
 			return nil, err
 		}
-		u.say("image: %s, the newest in out/", *file)
+		u.Infof("image: %s, the newest in out/", *file)
 	}
 	if src, err = volume.Open(*file, u.opening()); err == nil {
 		src.ReportBeside()
@@ -161,7 +161,7 @@ func (u *ui) deploying(yes bool, stall time.Duration) deploy.Options {
 		if u.json {
 			return u.print(r)
 		}
-		u.say("%s", r.Summary())
+		u.Infof("%s", r.Summary())
 		return nil
 	}}
 	if !yes {
@@ -215,8 +215,8 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 	return d.Run(ctx, names, log)
 }
 
-// findDisk returns the disk of a board in recovery mode, or without a board one that the user
-// chooses.
+// findDisk returns the disk of a board in recovery mode. Without a board it lets the user
+// choose.
 func (opt *flashOptions) findDisk(ctx context.Context, board *boards.Board, src *volume.Source, need disk.Need, u *ui) (string, error) {
 	if board == nil {
 		return chooseDisk(ctx, need, opt.yes || opt.image == "-", u)
@@ -229,7 +229,7 @@ func (opt *flashOptions) findDisk(ctx context.Context, board *boards.Board, src 
 	if err != nil {
 		return "", err
 	}
-	u.say("found %s", deploy.Describe(found))
+	u.Infof("found %s", deploy.Describe(found))
 	return found.Path, nil
 }
 

@@ -38,7 +38,7 @@ func runInspect(ctx context.Context, path string, u *ui) error {
 	if err != nil {
 		return s.Wrap(err)
 	}
-	u.endPhase()
+	u.EndPhase()
 	if u.json {
 		err = u.print(r)
 	} else {

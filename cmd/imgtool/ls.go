@@ -58,7 +58,7 @@ func runLs(ctx context.Context, arg string, opt lsOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	u.endPhase()
+	u.EndPhase()
 	at, err := v.Find(l.Path, strings.HasSuffix(l.Path, "/"))
 	if err != nil {
 		return fmt.Errorf("%s: %w", l.Name(), err)
@@ -132,7 +132,7 @@ func listPartitions(l *volume.Location, u *ui) error {
 			}
 		}
 	}
-	u.endPhase()
+	u.EndPhase()
 	if u.json {
 		return u.print(all)
 	}
@@ -187,7 +187,7 @@ func printFiles(files iter.Seq2[string, *tree.Inode], dir string, opt lsOptions,
 				f.Xattrs[x.Name] = []byte(x.Value)
 			}
 		}
-		line, err := encodeLine(f)
+		line, err := encode(f, "")
 		if err != nil {
 			return err
 		}

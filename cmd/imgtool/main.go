@@ -37,13 +37,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	defer context.AfterFunc(ctx, func() {
 		stop()
 		time.Sleep(grace)
-		u.lastWords()
+		u.end()
 		u.fail(u.interrupted(), exitInterrupted)
 		os.Exit(exitInterrupted)
 	})()
 	defer func() {
 		if r := recover(); r != nil {
-			u.endPhase()
+			u.EndPhase()
 			u.line("imgtool: internal error: %v", r)
 			status = exitInternal
 		}
@@ -55,7 +55,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	cmd.SetOut(sanitize.NewWriter(out))
 	cmd.SetErr(sanitize.NewWriter(stderr))
 	err := cmd.ExecuteContext(ctx)
-	u.endPhase()
+	u.EndPhase()
 	lost := out.failed()
 	switch {
 	case lost != nil:

@@ -28,7 +28,7 @@ type phase struct {
 // cache takes or that are skipped make it too high.
 const rateAfter = time.Second
 
-// Expect announces phases, so that the time that is left is that of all of them.
+// Expect announces phases, so that the time left includes all of them.
 func (u *ui) Expect(phases ...deploy.Phase) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -95,11 +95,7 @@ func (u *ui) Notef(format string, args ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.clear()
-	if u.json {
-		u.event(map[string]any{"event": "message", "message": fmt.Sprintf(format, args...)})
-		return
-	}
-	u.line(format, args...)
+	u.message("message", "", format, args)
 }
 
 // rate returns the bytes per second, or 0 if they are not known yet.
@@ -136,7 +132,7 @@ func (p *phase) amount() string {
 	return image.FormatSize(p.done)
 }
 
-// pace returns the rate and the time that is left, as far as they are known.
+// pace returns the rate and the time left, if they are known.
 func (p *phase) pace() (s string) {
 	if rate := p.rate(); rate > 0 {
 		s += fmt.Sprintf(", %s/s", image.FormatSize(int64(rate)))

@@ -15,7 +15,7 @@ func TestRemainingTimeCoversAllPhases(t *testing.T) {
 	u := &ui{stderr: &log, stdout: &log}
 	const mib = 1 << 20
 	u.Expect(deploy.Phase{Name: "writing", Total: 300 * mib}, deploy.Phase{Name: "reading back", Total: 300 * mib}, deploy.Phase{Name: "after", Total: 100 * mib})
-	u.phases("writing", 300*mib)(100 * mib)
+	u.Phase("writing", 300*mib)(100 * mib)
 	p := u.phase
 	if p.later != 400*mib {
 		t.Errorf("%d bytes are to come", p.later)
@@ -27,18 +27,18 @@ func TestRemainingTimeCoversAllPhases(t *testing.T) {
 	if got := p.text(); got != "100.0 MiB of 300.0 MiB, 33 %, 10.0 MiB/s, 1m0s left" {
 		t.Errorf("after 10 s: %q", got)
 	}
-	u.phases("reading back", 300*mib)
+	u.Phase("reading back", 300*mib)
 	if u.phase.later != 100*mib {
 		t.Errorf("%d bytes are to come", u.phase.later)
 	}
 	// Other phases have their own remaining time.
-	u.phases("checking", 1000*mib)(500 * mib)
+	u.Phase("checking", 1000*mib)(500 * mib)
 	u.phase.begin = time.Now().Add(-10 * time.Second)
 	if got := u.phase.text(); !strings.HasSuffix(got, ", 50.0 MiB/s, 10s left") {
 		t.Errorf("%q", got)
 	}
 	u.Expect()
-	u.phases("writing", 300)
+	u.Phase("writing", 300)
 	if u.phase.later != 0 {
 		t.Errorf("%d bytes are to come", u.phase.later)
 	}
@@ -69,7 +69,7 @@ func TestBarIsRemoved(t *testing.T) {
 	var screen bytes.Buffer
 	u := &ui{stderr: &screen, stdout: &screen, terminal: true}
 	t.Setenv("LC_ALL", "C")
-	more := u.phases("writing", 1000)
+	more := u.Phase("writing", 1000)
 	u.phase.last = time.Time{}
 	more(500)
 	if got := screen.String(); !strings.Contains(got, "500 bytes of 1000 bytes") || !strings.Contains(got, "50% [====>.....]") || strings.ContainsRune(got, '█') {
@@ -78,7 +78,7 @@ func TestBarIsRemoved(t *testing.T) {
 	u.Notef("a message")
 	u.phase.last = time.Time{}
 	more(100)
-	u.say("the end")
+	u.Infof("the end")
 	got := ""
 	for line := range strings.SplitSeq(screen.String(), "\n") {
 		// A terminal shows the last character written to each column.

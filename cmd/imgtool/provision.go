@@ -100,7 +100,7 @@ func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 	}
 	v.Warn(u.warn)
 	if v.Format == "toml" && v.Config.UsesFiles() {
-		u.warn(opt.seed.file + " is not a bundle, but its containers use files of a bundle")
+		u.Warnf("%s", opt.seed.file+" is not a bundle, but its containers use files of a bundle")
 	}
 	return provision.NewPayload(v), nil
 }
@@ -109,7 +109,7 @@ func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 func (opt *provisionOptions) connect(ctx context.Context, p *provision.Payload, u *ui) (*provision.Client, error) {
 	c, err := provision.Connect(ctx, provision.Target{Address: opt.address, Device: opt.device, Wait: opt.wait, Waiting: func(err error) {
 		if opt.wait > 0 {
-			u.say("%v; waiting up to %s", err, opt.wait)
+			u.Infof("%v; waiting up to %s", err, opt.wait)
 		}
 	}})
 	if err != nil {
@@ -128,7 +128,7 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 	if err != nil || c.Encrypted() {
 		return c, err
 	}
-	u.warn(c.URL() + " is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
+	u.Warnf("%s", c.URL()+" is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
 	if c.Local() || opt.yes {
 		return c, nil
 	}
@@ -145,7 +145,7 @@ func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *u
 	return func() ([]*provision.Key, error) {
 		home, _ := os.UserHomeDir()
 		ring := &provision.Keyring{ID: opt.key, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.warn,
-			Touch: func(name string) { u.say("touch the security key %s", name) },
+			Touch: func(name string) { u.Infof("touch the security key %s", name) },
 			Passphrase: func(ctx context.Context, file string, again bool) (string, error) {
 				question := fmt.Sprintf("Passphrase of %s: ", file)
 				if again {
@@ -176,9 +176,9 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 		}
 		return u.print(result)
 	}
-	u.say("applied in %.1f s", time.Since(begin).Seconds())
+	u.Infof("applied in %.1f s", time.Since(begin).Seconds())
 	if done.Forwarding != "" {
-		u.say("the new address of the device is %s", done.Forwarding)
+		u.Infof("the new address of the device is %s", done.Forwarding)
 	}
 	return nil
 }
@@ -215,9 +215,9 @@ func showProvisioning(e provision.Event, u *ui) {
 	case e.Sent:
 		u.leaves("the device has the configuration and continues with it")
 	case e.Warning != "":
-		u.warn(e.Warning)
+		u.Warnf("%s", e.Warning)
 	case e.Note != "":
-		u.say("%s", e.Note)
+		u.Infof("%s", e.Note)
 	case u.json:
 		u.event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
 			"service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status})
@@ -229,6 +229,6 @@ func showProvisioning(e provision.Event, u *ui) {
 		if e.Step.Message != "" {
 			line += ": " + e.Step.Message
 		}
-		u.say("%s", line)
+		u.Infof("%s", line)
 	}
 }

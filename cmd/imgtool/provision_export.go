@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image"
 	"imgtool/image/hostfile"
 	"imgtool/image/seed/provision"
 )
@@ -54,7 +55,7 @@ func runProvisionExport(ctx context.Context, opt provisionExportOptions, u *ui) 
 		if err := writeNew(opt.output, config, 0o600); err != nil {
 			return err
 		}
-		u.say("%s: %s", opt.output, human(int64(len(config))))
+		u.Infof("%s: %s", opt.output, image.FormatSize(int64(len(config))))
 		return nil
 	}))
 }

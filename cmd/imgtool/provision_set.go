@@ -98,14 +98,14 @@ func runProvisionSet(ctx context.Context, opt provisionSetOptions, u *ui) error 
 		return opt.hint(err)
 	}
 	if e.Unchanged {
-		u.say("the device has this value already; nothing was sent")
+		u.Infof("the device has this value already; nothing was sent")
 		if u.json {
 			return u.print(map[string]any{"state": "same", "address": c.URL()})
 		}
 		return nil
 	}
 	if e.LosesLayout {
-		u.warn("the device rewrites its config.toml: comments and the layout are lost")
+		u.Warnf("%s", "the device rewrites its config.toml: comments and the layout are lost")
 	}
 	return opt.apply(ctx, c, e.Request, u)
 }

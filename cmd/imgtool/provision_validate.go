@@ -45,9 +45,9 @@ func runProvisionValidate(ctx context.Context, opt provisionOptions, u *ui) erro
 			return u.print(map[string]any{"ok": true, "address": c.URL(), "warnings": append([]string{}, warnings...)})
 		}
 		for _, w := range warnings {
-			u.warn(w)
+			u.Warnf("%s", w)
 		}
-		u.say("%s would take %s", c.URL(), opt.seed.file)
+		u.Infof("%s would take %s", c.URL(), opt.seed.file)
 		return nil
 	}))
 }

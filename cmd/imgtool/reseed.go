@@ -75,14 +75,14 @@ func reseed(ctx context.Context, path string, want *seedfile.Seed, board *boards
 		return named(path, err)
 	}
 	if e.steps == nil {
-		u.say("%s: nothing to do: it is so already", path)
+		u.Infof("%s: nothing to do: it is so already", path)
 		return nil
 	}
 	if err := e.save(ctx, path, pic); err != nil {
 		return err
 	}
 	if _, err := os.Stat(artifact.BmapPath(path)); err == nil && pic.Manifest == nil {
-		u.warn(fmt.Sprintf("%s is of the image before: bmaptool would refuse what changed", artifact.BmapPath(path)))
+		u.Warnf("%s is of the image before: bmaptool would refuse what changed", artifact.BmapPath(path))
 	}
 	return e.checkLanded(path, board, u)
 }
@@ -153,10 +153,10 @@ func (e *seedEdit) checkLanded(path string, board *boards.Board, u *ui) error {
 	case err != nil:
 		return err
 	case e.want == nil && got == nil:
-		u.say("%s: the seed is taken out", path)
+		u.Infof("%s: the seed is taken out", path)
 		return nil
 	case e.want != nil && got != nil && bytes.Equal(got, e.want):
-		u.say("%s: the seed of %d bytes is in it, and read back", path, len(got))
+		u.Infof("%s: the seed of %d bytes is in it, and read back", path, len(got))
 		return nil
 	}
 	return &image.MismatchError{Name: path + ": seed", Want: "another", Got: fmt.Sprintf("%d bytes", len(got))}
@@ -181,7 +181,7 @@ func reseedDisk(ctx context.Context, path string, want *seedfile.Seed, board *bo
 		return named(path, err)
 	}
 	if e.steps == nil {
-		u.say("%s: nothing to do: it is so already", path)
+		u.Infof("%s: nothing to do: it is so already", path)
 		return nil
 	}
 	for _, step := range e.steps {
@@ -190,7 +190,7 @@ func reseedDisk(ctx context.Context, path string, want *seedfile.Seed, board *bo
 		}
 	}
 	if err := t.Reread(); err != nil {
-		u.warn(err.Error())
+		u.Warnf("%s", err.Error())
 	}
 	if err := t.Named(); err != nil {
 		return err

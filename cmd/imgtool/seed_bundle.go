@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image"
 	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
@@ -65,6 +66,6 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if u.json {
 		return u.print(map[string]any{"bundle": output, "bytes": b.Len()})
 	}
-	u.say("%s: %s", output, human(int64(b.Len())))
+	u.Infof("%s: %s", output, image.FormatSize(int64(b.Len())))
 	return nil
 }

@@ -47,7 +47,7 @@ func runSeedCheck(opt seedOptions, u *ui) error {
 	}
 	v.Warn(u.warn)
 	if v.OK {
-		u.say("%s: the device takes it", v.Name)
+		u.Infof("%s: the device takes it", v.Name)
 	}
 	return v.Refused()
 }
@@ -65,7 +65,7 @@ func runSeedCheckUnits(opt seedOptions, u *ui) error {
 	}
 	all.Each(func(fault string) { u.printf("%s\n", fault) }, u.warn)
 	if all.OK {
-		u.say("%s: the device takes it for each of %d units", opt.file, len(all.Units))
+		u.Infof("%s: the device takes it for each of %d units", opt.file, len(all.Units))
 	}
 	return all.Refused()
 }

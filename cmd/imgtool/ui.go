@@ -57,8 +57,13 @@ type ui struct {
 
 func (u *ui) start() {
 	u.started = true
-	f, ok := u.stderr.(*os.File)
-	u.terminal = ok && !u.json && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+	u.terminal = !u.json && isTerminal(u.stderr) && os.Getenv("TERM") != "dumb"
+}
+
+// isTerminal reports whether a reader or writer is a terminal.
+func isTerminal(file any) bool {
+	f, ok := file.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // opening returns how commands open images.
@@ -69,11 +74,25 @@ func (u *ui) opening() volume.Options {
 // Infof shows a message.
 func (u *ui) Infof(format string, args ...any) {
 	u.EndPhase()
+	u.message("message", "", format, args)
+}
+
+// Warnf shows a warning.
+func (u *ui) Warnf(format string, args ...any) {
+	u.EndPhase()
+	u.message("warning", "imgtool: warning: ", format, args)
+}
+
+// warn shows a warning that is formatted already.
+func (u *ui) warn(text string) { u.Warnf("%s", text) }
+
+// message writes a line with a prefix, or a JSON event.
+func (u *ui) message(event, prefix, format string, args []any) {
 	if u.json {
-		u.event(map[string]any{"event": "message", "message": fmt.Sprintf(format, args...)})
+		u.event(map[string]any{"event": event, "message": fmt.Sprintf(format, args...)})
 		return
 	}
-	u.line(format, args...)
+	u.line(prefix+format, args...)
 }
 
 // line writes a line to stderr.
@@ -131,8 +150,7 @@ func (u *ui) toTerminal() bool {
 	if r, ok := out.(*results); ok {
 		out = r.to
 	}
-	f, ok := out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	return isTerminal(out)
 }
 
 // machineConsole returns the terminal as the console of an emulated machine, which may send
@@ -165,7 +183,8 @@ func (u *ui) beforeEnd(do func()) {
 	u.last = do
 }
 
-func (u *ui) lastWords() {
+// end calls the function that beforeEnd has set.
+func (u *ui) end() {
 	u.mu.Lock()
 	do := u.last
 	u.mu.Unlock()
@@ -174,6 +193,7 @@ func (u *ui) lastWords() {
 	}
 }
 
+// interrupted returns the error of an interrupted command, with what it leaves behind.
 func (u *ui) interrupted() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -188,17 +208,6 @@ func (u *ui) interrupted() error {
 		return errors.New("interrupted")
 	}
 	return errors.New("interrupted: " + strings.Join(left, "; "))
-}
-
-// Warnf shows a warning.
-func (u *ui) Warnf(format string, args ...any) {
-	u.EndPhase()
-	message := fmt.Sprintf(format, args...)
-	if u.json {
-		u.event(map[string]any{"event": "warning", "message": message})
-		return
-	}
-	u.line("imgtool: warning: %s", message)
 }
 
 func (u *ui) fail(err error, status int) {
@@ -260,22 +269,19 @@ func (u *ui) event(e map[string]any) {
 
 // print writes a result as JSON.
 func (u *ui) print(v any) error {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(v); err != nil {
-		return err
+	text, err := encode(v, "  ")
+	if err == nil {
+		_, err = u.stdout.Write(append(text, '\n'))
 	}
-	_, err := u.stdout.Write(sanitize.JSON(b.Bytes()))
 	return err
 }
 
-// encodeLine returns v as JSON in one line, for lists that are printed one by one.
-func encodeLine(v any) ([]byte, error) {
+// encode returns v as JSON, in one line if indent is empty.
+func encode(v any, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
+	e.SetIndent("", indent)
 	err := e.Encode(v)
 	return sanitize.JSON(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), err
 }
@@ -312,8 +318,7 @@ func (u *ui) choose(ctx context.Context, title string, list []string) (int, erro
 // answer returns the line that the user types. without says what to do if standard input is
 // not a terminal.
 func (u *ui) answer(ctx context.Context, question, without string) (string, error) {
-	f, ok := u.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(u.in) {
 		return "", fault.New(fault.Usage, "standard input is not a terminal: %s", without)
 	}
 	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.in) })
@@ -322,21 +327,21 @@ func (u *ui) answer(ctx context.Context, question, without string) (string, erro
 
 // secret returns an answer that is not shown.
 func (u *ui) secret(ctx context.Context, question, without string) (string, error) {
-	f, ok := u.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(u.in) {
 		return "", fault.New(fault.Usage, "standard input is not a terminal: %s", without)
 	}
-	shown, err := term.GetState(int(f.Fd()))
+	fd := int(u.in.(*os.File).Fd())
+	shown, err := term.GetState(fd)
 	if err != nil {
 		return "", err
 	}
 	// After an interrupt too, the terminal must show what is typed.
 	defer func() {
-		term.Restore(int(f.Fd()), shown)
+		term.Restore(fd, shown)
 		u.line("")
 	}()
 	return u.await(ctx, question, func() (string, error) {
-		b, err := term.ReadPassword(int(f.Fd()))
+		b, err := term.ReadPassword(fd)
 		return string(b), err
 	})
 }

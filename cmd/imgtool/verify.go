@@ -124,10 +124,10 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	}
 	took := time.Since(begin)
 	if u.json {
-		u.endPhase()
+		u.EndPhase()
 		return u.print(map[string]any{"disk": disk.Path, "image": src.Name, "build_id": src.BuildID(), "verified": n, "seconds": took.Seconds()})
 	}
-	u.say("%s: %s are as in %s, in %s", disk.Path, image.FormatSize(n), src.Name, took.Round(100*time.Millisecond))
+	u.Infof("%s: %s are as in %s, in %s", disk.Path, image.FormatSize(n), src.Name, took.Round(100*time.Millisecond))
 	return nil
 }
 
@@ -179,6 +179,6 @@ func runVerifyImage(ctx context.Context, file string, u *ui) error {
 	if u.json {
 		return u.print(map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()})
 	}
-	u.say("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
+	u.Infof("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil
 }

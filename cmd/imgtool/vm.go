@@ -226,7 +226,7 @@ func (opt *vmOptions) mainDisk(ctx context.Context, args []string, u *ui) (*os.F
 				f.Close()
 				return nil, fault.New(fault.Usage, "%s is no regular file: a machine's disk is one", opt.keep)
 			}
-			u.say("disk: %s, as it was left", opt.keep)
+			u.Infof("disk: %s, as it was left", opt.keep)
 			return f, nil
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
@@ -240,7 +240,7 @@ func (opt *vmOptions) mainDisk(ctx context.Context, args []string, u *ui) (*os.F
 		if path, err = volume.Newest("imgtool vm FILE"); err != nil {
 			return nil, err
 		}
-		u.say("image: %s, the newest in out/", path)
+		u.Infof("image: %s, the newest in out/", path)
 	}
 	if opt.keep == "" {
 		return scratchDisk(ctx, path, opt.disk, u)
@@ -320,8 +320,8 @@ func writeDisk(ctx context.Context, f *os.File, path, wanted string, u *ui) erro
 	if err != nil {
 		return fmt.Errorf("%s: %w", pic.Name, err)
 	}
-	_, err = image.Write(ctx, f, volume.SkipZeros(all), u.phases("making the disk", p.ExpectedSize()))
-	u.endPhase()
+	_, err = image.Write(ctx, f, volume.SkipZeros(all), u.Phase("making the disk", p.ExpectedSize()))
+	u.EndPhase()
 	if err != nil {
 		return fmt.Errorf("the machine's disk: %w", err)
 	}
@@ -414,7 +414,7 @@ func makeEnv(path string) error {
 
 // runTerminal makes the terminal the console of a machine.
 func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) error {
-	u.say("type Ctrl-A x to leave")
+	u.Infof("type Ctrl-A x to leave")
 	r, err := m.Start(ctx)
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ type Options struct {
 	Verify      string        // what is read back, see [VerifyModes]
 	Delta       string        // "yes", "no" or "auto": write only what differs
 	Stall       time.Duration // how long a disk may take over one operation
-	Board       string        // the board that an image without a manifest is meant for
+	Board       string        // the board for which an image without a manifest is used
 	Fixed       bool          // write to an internal disk that is not in use, with its Serial
 	Serial      string        // serial number that the disk must have
 	Reprovision bool          // write over a disk that was provisioned
@@ -82,8 +82,8 @@ func (opt *Options) status(ctx context.Context, err error) int {
 	return opt.Status(err)
 }
 
-// patience returns how long a disk is waited for, and reports when it is slow.
-func (opt *Options) patience(path string) flash.Timeout {
+// timeout returns the timeout of a disk, and reports when it is slow.
+func (opt *Options) timeout(path string) flash.Timeout {
 	return flash.Timeout{Stall: opt.Stall, Slow: func(waited time.Duration, ended bool) {
 		waited = waited.Round(100 * time.Millisecond)
 		if ended {
@@ -405,8 +405,8 @@ func (d *Deployment) finish(ctx context.Context) error {
 	return err
 }
 
-// conclude reports the result of each disk. It returns the first error of a disk, else that
-// of the log.
+// conclude reports the result of each disk. It returns the first error of a disk, else the
+// error of the log.
 func (d *Deployment) conclude(ctx context.Context) error {
 	d.opt.Monitor.EndPhase()
 	var failed, logErr error

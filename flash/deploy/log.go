@@ -155,8 +155,8 @@ type oldReceipt struct {
 }
 
 // WarnReused warns if the log has a receipt of a unit already. medium is one of several media
-// of the unit, or empty. It may be the same disk again, which cannot be told: card readers
-// have a serial number, cards do not.
+// of the unit, or empty. Whether it is the same disk is not known: serial numbers
+// are those of card readers, not of cards.
 func (l *Log) WarnReused(unit, medium string, r progress.Reporter) {
 	if l == nil || unit == "" {
 		return

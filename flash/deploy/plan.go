@@ -29,9 +29,11 @@ type Plan struct {
 	head  []image.Chunk // content of the head
 	first []image.Chunk // content of the body that was read together with the head
 
-	size    int64  // least size of a disk, in bytes, as far as known
-	end     int64  // size of the image, in bytes, as far as known
-	dataEnd int64  // end of the data after the last partition, apart from zeros and the backup table, as far as known
+	// In bytes. They may grow while a stream is read.
+	size    int64 // least size of a disk
+	end     int64 // size of the image
+	dataEnd int64 // end of the data after the last partition, apart from zeros and the backup table
+
 	tail    []byte // content of the image where its backup table belongs; known after the body was read
 	optical bool   // it is the image of an optical disc as well (ISO 9660)
 
@@ -66,7 +68,8 @@ func (p *Plan) Close() { p.close() }
 // Source returns the image.
 func (p *Plan) Source() *volume.Source { return p.src }
 
-// Size returns the least size of a disk for the image, in bytes, as far as it is known.
+// Size returns the least size of a disk for the image, in bytes. It may grow while a stream is
+// read.
 func (p *Plan) Size() int64 { return p.size }
 
 func (p *Plan) read() error {
@@ -207,7 +210,7 @@ func Need(src *volume.Source) disk.Need {
 	return n
 }
 
-// Job returns what is to be written to a disk of size bytes.
+// Job returns the content for a disk of size bytes, and how it is written.
 func (p *Plan) Job(size int64) (flash.Job, error) {
 	if err := p.fits(size); err != nil {
 		return flash.Job{}, err
@@ -235,7 +238,7 @@ func (p *Plan) Job(size int64) (flash.Job, error) {
 
 // wipes returns where on a disk of size bytes old data could be taken for a partition table
 // or a file system, and the image has no content: before the first partition, at the end of
-// the disk, and in every partition, including those that the device makes later.
+// the disk, and in every partition, also if the device makes it later.
 func (p *Plan) wipes(size int64) []image.Span {
 	const (
 		kib = 1 << 10

@@ -24,7 +24,7 @@ type Recovery struct {
 	settle time.Duration                           // how long a disk must be the only one
 }
 
-// match returns what the board's definition says of its disk, or of that of a medium.
+// match returns the properties that the board's definition has for the disk of a medium.
 func match(b *boards.Board, medium string) disk.Match {
 	var m disk.Match
 	for _, u := range b.Recovery.USB {
@@ -99,7 +99,7 @@ func (w *wait) report(text string) {
 	}
 }
 
-// once looks for the disk once. It returns nil if there is none, or it is too new.
+// once looks for the disk once. It returns nil if it finds none, or only a new one.
 func (w *wait) once(m disk.Match) (*disk.Disk, error) {
 	disks, devices, err := w.look()
 	if err != nil {

@@ -54,7 +54,7 @@ func copyChunks(p []byte, off int64, chunks []image.Chunk) {
 	}
 }
 
-// readTable reads the partition table, and refuses one that no disk can have.
+// readTable reads the partition table, and refuses it if no disk can have it.
 func (p *Plan) readTable(r io.ReaderAt) (err error) {
 	p.table, err = partition.Read(r, 0)
 	switch {
@@ -114,7 +114,7 @@ func (p *Plan) measure() error {
 }
 
 // lastData returns where the last non-zero byte at or after an offset ends, apart from a
-// span, or 0 if there is none.
+// span, or 0 if all are zero.
 func lastData(img *image.Image, from int64, except image.Span) (int64, error) {
 	buf := make([]byte, image.PieceSize)
 	for end := img.Size(); end > from; {

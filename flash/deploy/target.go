@@ -69,7 +69,7 @@ func Candidates(need disk.Need) ([]disk.Disk, error) {
 	return fit, nil
 }
 
-// CheckSource refuses a disk that an image is read from, under whatever name.
+// CheckSource refuses a disk that an image is read from, even under another name.
 func CheckSource(d *disk.Disk, src *volume.Source) error {
 	if src.Info != nil && d.Contains(src.Info) {
 		return &disk.RefusedError{Disk: d.Path, Reason: "the image is on it: give another disk, or a copy of the image elsewhere"}

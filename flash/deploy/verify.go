@@ -50,7 +50,7 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 	}
 	defer t.Close()
 	compared := opt.Monitor.Phase("comparing", p.ExpectedSize())
-	err = flash.Compare(ctx, t, expected, opt.patience(d.Path), func(k int64) { n += k; compared.Add(k) })
+	err = flash.Compare(ctx, t, expected, opt.timeout(d.Path), func(k int64) { n += k; compared.Add(k) })
 	if errors.As(err, new(*image.MismatchError)) && src.Manifest == nil {
 		err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", src.Name)
 	}
@@ -61,7 +61,7 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 }
 
 // ReadFile returns the content of a text file in a partition of a disk, or "" if the disk has
-// no such partition or file. The error is that of a file system that cannot be read.
+// no such partition or file. It returns an error if the file system cannot be read.
 func ReadFile(d *disk.Disk, part artifact.Partition, path string) (string, error) {
 	t, err := disk.OpenRead(d)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // Configure sets how the target is written.
 func (t *Target) Configure(p *Plan, opt *Options) {
 	t.job.Verify, t.Receipt.Verify = VerifyModes[opt.Verify], opt.Verify
-	t.job.Timeout = opt.patience(t.Disk.Path)
+	t.job.Timeout = opt.timeout(t.Disk.Path)
 	t.job.Watch = new(flash.Watch)
 	t.job.Delta = opt.Delta == "yes" || opt.Delta == "auto" && p.similar(t.Disk)
 }
@@ -130,8 +130,8 @@ func (t *Target) Release(opt *Options, ejected bool) {
 // readShare is the divisor of how much of the partitions is read back.
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
-// phasesOf announces the phases and returns how each is shown: those of one disk by
-// themselves, those of several disks as a sum.
+// phasesOf announces the phases and returns how each is shown: separately for one disk, as a
+// sum for several.
 func phasesOf(p *Plan, targets []*Target, m Monitor) image.Phases {
 	size, verify := p.BodySize(), targets[0].job.Verify
 	m.Expect(Phase{flash.Wiping, 0}, Phase{flash.Writing, size}, Phase{flash.Reading, size / readShare[verify]})

@@ -42,7 +42,7 @@ func newFile(at string, text []byte, mode uint32) *change {
 	return &change{Path: at, Mode: tree.Regular | mode, Data: text, Time: time.Now().Unix()}
 }
 
-// changes returns what turns one tree into another, in the order of paths, but those of last
+// changes returns what turns one tree into another, in the order of paths, but with the paths of last
 // at the end. Files that are replaced are kept under their name with suffix.
 func changes(from, to *tree.Tree, last []string, suffix string) ([]change, error) {
 	var all []change
@@ -217,7 +217,7 @@ func (c *change) replace(r *rootDir, old fs.FileInfo, isDir bool) error {
 	return r.syncDir(path.Dir(c.Path))
 }
 
-// create creates what the path is to be under another name.
+// create creates the new file, directory or link under another name.
 func (c *change) create(r *rootDir, made string) error {
 	switch c.Mode & tree.TypeMask {
 	case tree.Dir:

@@ -66,7 +66,7 @@ func New(opt Options) *Factory {
 }
 
 // Run checks the images, the disks and the per-unit data, and then writes the media one after
-// the other, the one that boots the unit last. It leaves one receipt.
+// the other, the boot medium last. It leaves one receipt.
 func (f *Factory) Run(ctx context.Context) (err error) {
 	f.receipt = newReceipt(f.opt.Board)
 	if f.opt.Unit != nil {
@@ -210,8 +210,8 @@ func (f *Factory) find(m *medium) (err error) {
 	return m.disk.Check(need)
 }
 
-// kindOf returns the kind of medium that a disk on a bus of its own is, or "" if it is not
-// known, as for a disk on an adapter.
+// kindOf returns the kind of medium of a disk by its bus, or "" if the bus does not tell, as
+// for a disk on an adapter.
 func kindOf(d *disk.Disk) string {
 	switch {
 	case d.Bus == "nvme":
@@ -300,7 +300,7 @@ func (f *Factory) question() string {
 	return fmt.Sprintf("Write, %s,\n%s.\nEverything there will be lost.", sanitize.Line(who), f.lines())
 }
 
-// write writes media one after the other, and none after one that failed. All are opened
+// write writes media one after the other, and stops at the first error. All are opened
 // before, so that no other program can take one in between.
 func (f *Factory) write(ctx context.Context, media []*medium) error {
 	var targets []*deploy.Target

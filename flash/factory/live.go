@@ -253,7 +253,7 @@ func (l *live) step(n int) error {
 	entry := statefile.Entry{Step: n, Steps: len(steps), Name: steps[n-1], Board: l.board.Name, Build: l.journal.Build}
 	text = append(text, entry.Line(time.Now())...)
 	if n == len(steps) {
-		// The first file is the one that is read, so it is written last.
+		// Only the first file is read, so it is written last.
 		for _, other := range slices.Backward(paths[1:]) {
 			if err := l.fs.replaceFile(other, text, 0o644); err != nil {
 				return err
@@ -279,7 +279,7 @@ func (l *live) toJournal(p journal.Priority, text string) {
 	}
 }
 
-// checkDisks checks that the disks are those that the journal belongs to.
+// checkDisks refuses disks that the journal does not belong to.
 func (l *live) checkDisks() error {
 	for _, m := range l.media {
 		if guid, err := deploy.GUID(m.disk); err != nil || guid != l.journal.Disks[m.name] {

@@ -17,7 +17,7 @@ import (
 
 // rootDir is the root directory of a system that may not be the running one. Symbolic links
 // are followed as that system follows them, absolute ones from its own root. Nothing outside
-// of the directory is read or written, whatever links there are.
+// of the directory is read or written, even through links.
 type rootDir struct{ *os.Root }
 
 func openRootDir(dir string) (*rootDir, error) {

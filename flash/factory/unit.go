@@ -123,7 +123,7 @@ func checkKeyNames(keys map[string]string, def *boardinfo.Unit, board string) er
 	}
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		if len(known) == 0 {
-			return fmt.Errorf("[keys] has %q, and a unit of %s has no keys of its own: leave [keys] out", name, board)
+			return fmt.Errorf("[keys] has %q, and units of %s have no keys: leave [keys] out", name, board)
 		}
 		if !slices.Contains(known, name) {
 			return fmt.Errorf("[keys] has %q, which %s does not know; it knows %s", name, board, strings.Join(known, ", "))
@@ -132,8 +132,8 @@ func checkKeyNames(keys map[string]string, def *boardinfo.Unit, board string) er
 	return nil
 }
 
-// checkFiles refuses a file without another that it needs, and warns of one that another
-// makes useless.
+// checkFiles refuses files without the files that they need, and warns of files that others
+// make useless.
 func (u *Unit) checkFiles(file string, r progress.Reporter) error {
 	has := func(name string) bool { _, ok := u.files[name]; return ok }
 	for _, f := range u.def.Files {
