@@ -154,7 +154,7 @@ var faults = []fault{
 	}, true, is[*image.WriteError]},
 	{"an unplugged disk", func(f *fake, at int64, _ *rand.Rand) {
 		f.write = func(_ int, b []byte, off int64) (int, error) {
-			if f.gone = f.gone || around(b, off, at); f.gone {
+			if f.gone.Store(f.gone.Load() || around(b, off, at)); f.gone.Load() {
 				return 0, syscall.ENOSPC
 			}
 			return through, nil

@@ -199,7 +199,7 @@ func TestTimeoutSlow(t *testing.T) {
 	defer close(f.hang)
 	f.write = func(_ int, _ []byte, off int64) (int, error) {
 		if off == headSize {
-			f.gone = true
+			f.gone.Store(true)
 			<-f.hang
 		}
 		return through, nil

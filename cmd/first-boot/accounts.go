@@ -17,14 +17,14 @@ import (
 const (
 	firstUser = 1000
 	lastUser  = 59999
-	// keysDir is where sshd finds the keys of users: AuthorizedKeysFile
-	// /etc/ssh/authorized_keys.d/%u. Only root can write there, so that root never
-	// acts in a directory of a user.
+	// keysDir contains the keys of users for sshd: AuthorizedKeysFile
+	// /etc/ssh/authorized_keys.d/%u. Only root can write there, so that root never writes in
+	// a directory of a user.
 	keysDir = "ssh/authorized_keys.d"
 )
 
-// userIDs gives every name the id it always had, and new names ids that were never
-// used: an id stays with the files of its user, also when the user is gone.
+// userIDs returns the user ids of names. A name keeps its id, and new names get ids that were never
+// used, so that nobody gets the files of a deleted user.
 func (s *store) userIDs(names []string) (map[string]int, error) {
 	file := filepath.Join(s.dir, "user-ids.json")
 	ids := map[string]int{}
@@ -60,7 +60,7 @@ func (s *store) userIDs(names []string) (map[string]int, error) {
 	if text, err = json.MarshalIndent(ids, "", "  "); err != nil {
 		return nil, err
 	}
-	// It takes its place whole: a part of it would give ids out again.
+	// The file is replaced atomically: a truncated file would assign ids again.
 	if err := writeFile(file+".new", strings.NewReader(string(text)+"\n"), 0o600); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (s *store) userIDs(names []string) (map[string]int, error) {
 	return ids, s.sync()
 }
 
-// accounts are those of the configuration beside the system's own.
+// accounts writes the accounts of the configuration beside the system's own.
 func (d *device) accounts(files map[string]string) error {
 	var users map[string]struct {
 		IsAdmin bool `json:"isAdmin"`
@@ -121,7 +121,7 @@ func (d *device) accounts(files map[string]string) error {
 		if u.Key == "" {
 			continue
 		}
-		// sshd reads it as the user.
+		// sshd reads the file with the rights of the user.
 		if err := d.etc(filepath.Join(keysDir, name), u.Key+"\n", 0o644); err != nil {
 			return err
 		}
@@ -130,8 +130,8 @@ func (d *device) accounts(files map[string]string) error {
 	return errors.Join(d.etc("passwd", passwd, 0o644), d.etc("group", group, 0o644))
 }
 
-// systemEntries are the lines of /etc/passwd or /etc/group that are not the
-// configuration's.
+// systemEntries returns the lines of /etc/passwd or /etc/group that do not come from the
+// configuration.
 func (d *device) systemEntries(name string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(d.root, "etc", name))
 	if err != nil && !os.IsNotExist(err) {
@@ -147,8 +147,8 @@ func (d *device) systemEntries(name string) (string, error) {
 	return kept.String(), nil
 }
 
-// home makes the home directory of a user if there is none. Nothing in it is
-// touched: it is the user's, who may have put links there.
+// home creates the home directory of a user if it does not exist. Files in it are not touched:
+// the user can have put links there.
 func (d *device) home(name string, id int) error {
 	dir := filepath.Join(d.root, "home")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

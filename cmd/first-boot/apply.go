@@ -21,27 +21,26 @@ import (
 	"imgtool/image/seed/bundle"
 )
 
-// serviceID is the user and group of containers without privileges, appsvc.
+// serviceID is the user and group id of appsvc, which runs unprivileged containers.
 const serviceID = 990
 
-// limits are what the service takes, which must do with little memory. AtomixOS takes
-// documents of 32 MiB and windows of 128 MiB.
+// limits bound the memory that a configuration takes. AtomixOS takes documents of 32 MiB and zstd
+// windows of 128 MiB.
 var limits = bundle.Limits{Document: 128 << 10, Window: 8 << 20, Depth: 16}
 
-// maxFaults is how many faults of a document are listed.
+// maxFaults is the maximum number of faults that are reported.
 const maxFaults = 20
 
-// Validate ignores the name of what is sent: no signature covers it. What it is shows
-// in its first bytes.
+// Validate ignores the file name, which is not signed. The first bytes of the body show its
+// format.
 func (d *device) Validate(_ string, body io.ReadSeeker) ([]string, error) {
 	return d.judge(body)
 }
 
-// judge says what is wrong with a document or bundle. What it says goes to the log,
-// to the console and to the health of the device, where anyone may read it, so it
-// quotes nothing of the document.
+// judge checks a document or bundle. Its messages go to the log, to the console and to the health
+// of the device, which anyone can read, so they contain no values of the document.
 func (d *device) judge(body io.ReadSeeker) (warnings []string, err error) {
-	// One at a time, for the memory it takes.
+	// Only one check runs at a time, to bound memory.
 	d.judging.Lock()
 	defer d.judging.Unlock()
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
@@ -69,16 +68,16 @@ func (d *device) judge(body io.ReadSeeker) (warnings []string, err error) {
 	return warnings, errors.New(strings.Join(wrong, "; "))
 }
 
-// Ready says why nothing can be kept, or returns nil.
+// Ready returns an error if the device cannot store a configuration.
 func (d *device) Ready() error { return d.store.ready() }
 
-// Apply makes a document or bundle the configuration of the device, whatever its name.
+// Apply makes a document or bundle the configuration of the device. It ignores the file name.
 func (d *device) Apply(ctx context.Context, _ string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
 	report(api.Event{Step: "prepare"})
 	return d.replace(ctx, source{body: body}, report)
 }
 
-// Change changes one place of the configuration that the device has. Its files stay.
+// Change changes one place of the active configuration. Files of a bundle are kept.
 func (d *device) Change(ctx context.Context, change api.Change, report func(api.Event)) (api.Result, string, error) {
 	text, _ := d.now()
 	changed, err := seed.Change(text, change.Place, change.Value)
@@ -88,13 +87,13 @@ func (d *device) Change(ctx context.Context, change api.Change, report func(api.
 	return d.replace(ctx, source{body: bytes.NewReader(changed), keepFiles: true}, report)
 }
 
-// source is where a configuration comes from.
+// source is a configuration to apply.
 type source struct {
 	body      io.ReadSeeker // a document or bundle
-	keepFiles bool          // files of the configuration of before are carried over
+	keepFiles bool          // keep the files of the active configuration
 }
 
-// replace applies a configuration, and tells who sent it where the device is then.
+// replace applies a configuration, and adds the new address of the device to the result.
 func (d *device) replace(ctx context.Context, from source, report func(api.Event)) (api.Result, string, error) {
 	first, _ := d.now()
 	result, rollback, err := d.apply(ctx, from, report)
@@ -159,8 +158,8 @@ func (d *device) apply(ctx context.Context, from source, report func(api.Event))
 	return result, api.RollbackCompleted, err
 }
 
-// activate makes the running system follow a configuration. The root file system
-// forgets it all when the power is cut.
+// activate applies a configuration to the running system. The root file system is in memory, so
+// this is repeated at each boot.
 func (d *device) activate(config *seed.Config, report func(api.Event)) error {
 	files := map[string]string{}
 	for _, f := range config.Render() {
@@ -189,13 +188,13 @@ func (d *device) activate(config *seed.Config, report func(api.Event)) error {
 		return err
 	}
 	for _, u := range units {
-		// Nothing here runs containers.
+		// The starter does not run containers.
 		report(api.Event{Step: "service-status", Service: u.Service, Mode: u.Mode, Status: "unknown"})
 	}
 	return nil
 }
 
-// runtimeUnit is a unit in quadlet-runtime.json: one for each mode it runs in.
+// runtimeUnit is an entry of quadlet-runtime.json: a unit in one of its modes.
 type runtimeUnit struct{ Filename, Service, Mode string }
 
 func runtimeUnits(files map[string]string) ([]runtimeUnit, error) {
@@ -213,7 +212,7 @@ func sorted[V any](m map[string]V) []string {
 	return keys
 }
 
-// etc writes a file of the running system.
+// etc writes a file below /etc.
 func (d *device) etc(path, text string, mode os.FileMode) error {
 	file := filepath.Join(d.root, "etc", path)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -227,8 +226,7 @@ func (d *device) etc(path, text string, mode os.FileMode) error {
 	return errors.Join(err, f.Chmod(mode), f.Close())
 }
 
-// quadlets puts the units where podman looks for them: those of root, and those
-// of appsvc.
+// quadlets writes the units of root and of appsvc to the directories of Podman.
 func (d *device) quadlets(files map[string]string) error {
 	const rootful = "containers/systemd"
 	rootless := filepath.Join(rootful, "users", strconv.Itoa(serviceID))
@@ -244,7 +242,7 @@ func (d *device) quadlets(files map[string]string) error {
 		if u.Mode == "rootless" {
 			dir, owner = rootless, serviceID
 		}
-		// Environment= and others have secrets.
+		// Environment= and others can contain secrets.
 		file := filepath.Join(dir, u.Filename)
 		if err := d.etc(file, files["quadlet/"+u.Filename], 0o600); err != nil {
 			return err
@@ -256,8 +254,8 @@ func (d *device) quadlets(files map[string]string) error {
 	return nil
 }
 
-// network gives the interfaces that are there their addresses, and writes what the
-// services of the LAN are to do.
+// network sets the addresses of existing interfaces, and writes the configuration of the services
+// on the LAN.
 func (d *device) network(config *seed.Config, files map[string]string) error {
 	var host struct {
 		DNS        []string `json:"dns_servers"`
@@ -319,7 +317,7 @@ func (d *device) network(config *seed.Config, files map[string]string) error {
 	return nil
 }
 
-// address4 is the only address of an interface from now on, if it is there.
+// address4 makes an address the only IPv4 address of an interface, if the interface exists.
 func (d *device) address4(name, address string) error {
 	if _, err := os.Stat(filepath.Join(d.root, "sys/class/net", name)); err != nil || d.root != "/" {
 		return nil
@@ -331,8 +329,8 @@ func (d *device) address4(name, address string) error {
 	return errors.Join(d.run(what, "ip", "-4", "address", "flush", "dev", name), d.run(what, "ip", "address", "add", address, "dev", name), d.run(what, "ip", "link", "set", name, "up"))
 }
 
-// run runs a program of the network's. Its arguments and words are not repeated: they
-// have values of the configuration.
+// run runs a program. The error contains neither its arguments nor its output, which can contain
+// values of the configuration.
 func (d *device) run(what, program string, args ...string) error {
 	if err := exec.Command(program, args...).Run(); err != nil {
 		return fmt.Errorf("%s: %s: %w", what, program, err)
@@ -340,15 +338,15 @@ func (d *device) run(what, program string, args ...string) error {
 	return nil
 }
 
-// firewall writes the rules for nftables: what may come in.
+// firewall writes the nftables rules for incoming traffic.
 func (d *device) firewall(inbound string) error {
 	var open map[string]map[string][]int
 	if err := json.Unmarshal([]byte(inbound), &open); err != nil {
 		return err
 	}
 	var b strings.Builder
-	// What was loaded before goes away in the same step. ICMP and ICMPv6 are numbers, as the
-	// starter has no /etc/protocols.
+	// The old table is deleted in the same transaction. ICMP and ICMPv6 are given by number, since
+	// the starter has no /etc/protocols.
 	b.WriteString("table inet atomixos\ndelete table inet atomixos\n" +
 		"table inet atomixos {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n" +
 		"\t\tct state established,related accept\n\t\tiif lo accept\n\t\tmeta l4proto { 1, 58 } accept\n")
@@ -368,7 +366,7 @@ func (d *device) firewall(inbound string) error {
 	if lan := open["lan"]; lan == nil {
 		b.WriteString("\t\tiifname eth1 accept\n")
 	} else {
-		// What clients of the LAN cannot do without.
+		// Ports that clients of the LAN always need.
 		lan["tcp"] = append(lan["tcp"], 22, 53, api.Port)
 		lan["udp"] = append(lan["udp"], 53, 67, 68, 123)
 		rule("eth1", lan)

@@ -43,9 +43,9 @@ func (b *box) change(c *provision.Client, place, value string) (warnings []strin
 	return warnings, err
 }
 
-// A change of one place keeps the rest, and the files of the bundle with what the
-// containers made of them, but for links and pipes.
-func TestChangesOfSinglePlaces(t *testing.T) {
+// A change of one place keeps everything else, and the files of the bundle with the changes that
+// containers made, except for links and pipes.
+func TestChangeOfOnePlace(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	dir := t.TempDir()
@@ -63,7 +63,7 @@ func TestChangesOfSinglePlaces(t *testing.T) {
 	b.says("the console is at http://" + b.gateway)
 	c := b.client(b.gateway)
 
-	// As a container does: a file it wrote, and ways to what is not its own.
+	// As a container can do: a file, and links to other directories.
 	files := filepath.Join(b.root, "data/config/files")
 	b.write("data/config/files/site/state", "written since")
 	for name, target := range map[string]string{"passwd": "/etc/passwd", "site/up": "../../users.json", "site/config": "../.."} {
@@ -124,7 +124,7 @@ func TestChangesOfSinglePlaces(t *testing.T) {
 		t.Error("the bundle's files are gone")
 	}
 
-	// Without a shell of their own, admins have zsh and others bash, where there is one.
+	// By default, admins get zsh and others bash, if it exists.
 	b.write("bin/zsh", "")
 	b.write("bin/bash", "")
 	if _, err := b.change(c, "users.more", `{"isAdmin": false}`); err != nil {
@@ -134,7 +134,7 @@ func TestChangesOfSinglePlaces(t *testing.T) {
 		t.Errorf("the shells are\n%s", got)
 	}
 
-	// What would not be valid leaves all as it was.
+	// An invalid change has no effect.
 	before := b.read("data/config/config.toml")
 	if _, err := b.change(c, "users.ops", ""); err == nil {
 		t.Error("the last admin can be deleted")
@@ -145,8 +145,8 @@ func TestChangesOfSinglePlaces(t *testing.T) {
 	b.madeOf(before)
 }
 
-// Changes take as little memory as configurations do.
-func TestMemoryOfChangesStaysSmall(t *testing.T) {
+// Changes take as little memory as configurations.
+func TestMemoryOfChanges(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	const most = api.MaxChange - 200
@@ -188,9 +188,8 @@ func TestMemoryOfChangesStaysSmall(t *testing.T) {
 	}
 }
 
-// What an older version wrote below /data/config is written anew at the next boot, from
-// config.toml, and what is not made of it goes. An admin's signature is taken before and
-// after.
+// Files of an older version below /data/config are rewritten from config.toml at the next boot, and
+// others removed. The signature of an admin is accepted before and after.
 func TestFilesOfAnOlderVersion(t *testing.T) {
 	b := newBox(t)
 	b.start()
@@ -223,11 +222,11 @@ func TestFilesOfAnOlderVersion(t *testing.T) {
 	if _, err := b.change(b.client(b.gateway), "users.more", `{"isAdmin": false}`); err != nil {
 		t.Error(err)
 	}
-	// Nothing is said of files that are as they should be.
+	// Up-to-date files are not reported.
 	b.kill()
 	b.start()
 	b.has("first")
-	if strings.Contains(b.said(), "written anew") {
+	if strings.Contains(b.said(), "rewritten") {
 		t.Errorf("again:\n%s", b.said())
 	}
 }

@@ -15,10 +15,9 @@ import (
 	"imgtool/image/seed/bundle"
 )
 
-// carry copies the files of the bundle of the configuration to the candidate. They belong
-// to the user of the containers, who may have put links and pipes among them, or does so
-// now: those are skipped, and no path leads out of the directory files. What is copied has
-// the limits of a bundle.
+// carry copies the bundle's files of the active configuration to the candidate. They belong to the
+// user of the containers, who can create links and pipes among them at any time: these are
+// skipped, and no path leads out of the directory files. The limits of a bundle apply.
 func (s *store) carry(candidate *os.Root) (skipped []string, err error) {
 	config, err := os.OpenRoot(s.config())
 	if err != nil {
@@ -53,7 +52,7 @@ func (s *store) carry(candidate *os.Root) (skipped []string, err error) {
 	return c.skipped, err
 }
 
-// copying copies what is below a directory.
+// copying copies the files and directories below a directory.
 type copying struct {
 	from, to *os.Root
 	owner    int
@@ -75,7 +74,7 @@ func (c *copying) dir(dir string) error {
 	for _, name := range names {
 		name = path.Join(dir, name)
 		if c.members++; c.members > bundle.MaxMembers {
-			return fmt.Errorf("there are more than %d of them, which is all a bundle has", bundle.MaxMembers)
+			return fmt.Errorf("there are more than %d files and directories, the most that a bundle has", bundle.MaxMembers)
 		}
 		info, err := c.from.Lstat(name)
 		switch {
@@ -115,7 +114,7 @@ func (c *copying) file(name string) error {
 		return err
 	}
 	if c.left = r.N - 1; c.left < 0 {
-		return fmt.Errorf("there are more than %d MiB of them, which is all a bundle has", bundle.MaxTar>>20)
+		return fmt.Errorf("there are more than %d MiB of files, the most that a bundle has", bundle.MaxTar>>20)
 	}
 	return nil
 }

@@ -1,9 +1,9 @@
 //go:build linux
 
-// Command first-boot gives a device its configuration, as the provisioning of
-// AtomixOS does: it takes the one of /data, else a seed from the boot partition on a
-// fresh flash, else one from a USB stick, else it waits for one on port 8080; and it
-// serves that port from then on. It runs on the starter.
+// Command first-boot configures a device as AtomixOS's provisioning service does. It uses the
+// configuration on /data; else, after a fresh flash, the seed on the boot partition; else a seed
+// on a USB stick; else it waits for a configuration on port 8080. It serves that port in all
+// cases. It runs on the starter system.
 package main
 
 import (
@@ -36,10 +36,10 @@ import (
 )
 
 func main() {
-	root := flag.String("root", "/", "where the device's file system is")
-	listen := flag.String("listen", fmt.Sprintf(":%d", api.Port), "where the console is")
-	mounted := flag.Bool("mounted", false, "take no configuration unless data below root is a mounted file system; always so with the root /")
-	narrow := flag.Duration("narrow", time.Minute, "how long the console stays open to all after the first configuration, so that who sent it sees how it ended")
+	root := flag.String("root", "/", "root of the device's file system")
+	listen := flag.String("listen", fmt.Sprintf(":%d", api.Port), "address of the console")
+	mounted := flag.Bool("mounted", false, "accept no configuration unless data below root is a mounted file system; always on with the root /")
+	narrow := flag.Duration("narrow", time.Minute, "how long the console stays open to all after the first configuration, so that its sender can see the result")
 	flag.Parse()
 	debug.SetMemoryLimit(24 << 20)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -50,7 +50,7 @@ func main() {
 	}
 }
 
-// say logs a line. What comes from a volume or the network has no effect on a terminal.
+// say logs a line. Its arguments are sanitized: they can come from a volume or the network.
 func say(format string, args ...any) {
 	fmt.Print(sanitize.Sprintf("first-boot: "+format+"\n", args...))
 }
@@ -61,8 +61,8 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 		d.store.device = dataDevice
 	}
 	uploads := filepath.Join(root, "data", ".uploads")
-	// Without the data file system there is nothing to read or to write, and the
-	// console says why.
+	// Without the data file system nothing can be read or written, and the console shows the
+	// reason.
 	unready := d.store.ready()
 	if unready == nil {
 		if err := d.store.recover(); err != nil {
@@ -82,7 +82,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 	d.configured = func(first bool) {
 		wait := narrow
 		if !first {
-			wait = time.Second // the LAN may have moved
+			wait = time.Second // the address on the LAN may have changed
 		}
 		time.AfterFunc(wait, func() {
 			if err := errors.Join(s.listen(ctx, d.address(listen)), d.narrow()); err != nil {
@@ -110,7 +110,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 	return nil
 }
 
-// server is the console's, at one address at a time.
+// server serves the console at one address at a time.
 type server struct {
 	handler http.Handler
 
@@ -119,7 +119,7 @@ type server struct {
 	at string
 }
 
-// listen goes on at another address. Requests there are end first.
+// listen moves to another address, after running requests have ended.
 func (s *server) listen(ctx context.Context, at string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,7 +132,7 @@ func (s *server) listen(ctx context.Context, at string) error {
 		s.on.Shutdown(end)
 		s.on.Close()
 	}
-	// The LAN may come up later than this.
+	// The address can be configured later.
 	anywhere := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
 		return errors.Join(e, err)
@@ -147,18 +147,18 @@ func (s *server) listen(ctx context.Context, at string) error {
 	return nil
 }
 
-// device is what the console provisions.
+// device implements console.Device.
 type device struct {
 	root       string
 	store      store
-	configured func(first bool) // is called when a configuration was applied
+	configured func(first bool) // called after a configuration was applied
 
 	judging sync.Mutex
 	running services
 
 	mu     sync.Mutex
-	lan    bool   // the console is for the LAN alone
-	text   []byte // of the configuration, nil without one
+	lan    bool   // the console is open to the LAN only
+	text   []byte // config.toml; nil if there is no configuration
 	config *seed.Config
 	detail string
 }
@@ -186,7 +186,7 @@ func (d *device) Detail() string {
 	return d.detail
 }
 
-// note says why the device goes on to the next source.
+// note logs a reason why the device has no configuration yet, and adds it to its health.
 func (d *device) note(why string) {
 	say("%s", why)
 	d.mu.Lock()
@@ -200,7 +200,7 @@ func (d *device) note(why string) {
 	d.detail = why
 }
 
-// maxDetail is how many bytes health has at most.
+// maxDetail is the maximum length of the reasons in bytes.
 const maxDetail = 4 << 10
 
 func (d *device) signers() ([]byte, error) {
@@ -223,8 +223,8 @@ func (d *device) Verify(message, armour []byte) error {
 	return api.Verify(message, armour, signers)
 }
 
-// id is the identifier of the device, as in api.Health: of its serial number, where
-// the device tree has one, else one that is kept on /data.
+// id returns the identifier of the device, see api.Health. It is derived from the serial number
+// in the device tree, or else from a random number on /data.
 func (d *device) id() (string, error) {
 	cut := func(text []byte) string {
 		sum := sha256.Sum256(append([]byte("imgtool device\x00"), text...))
@@ -247,8 +247,7 @@ func (d *device) id() (string, error) {
 	return cut(kept), errors.Join(writeFile(file, bytes.NewReader(kept), 0o600), d.store.sync())
 }
 
-// address is where the console is once the device has a configuration: on the LAN
-// alone.
+// address returns the address of the console. With a configuration it is on the LAN only.
 func (d *device) address(listen string) string {
 	_, config := d.now()
 	_, port, err := net.SplitHostPort(listen)
@@ -258,14 +257,14 @@ func (d *device) address(listen string) string {
 	return net.JoinHostPort(config.Gateway().String(), port)
 }
 
-// wide says whether the console is open to the WAN, too.
+// wide reports whether the console is open to the WAN, too.
 func (d *device) wide() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return !d.lan
 }
 
-// narrow closes the WAN to the console in the rules of the firewall.
+// narrow closes the console's port to the WAN in the firewall.
 func (d *device) narrow() error {
 	d.mu.Lock()
 	narrowed := d.lan || d.config == nil
@@ -285,13 +284,13 @@ func (d *device) narrow() error {
 	return d.loadFirewall(func(api.Event) {})
 }
 
-// boot does what the device does when it starts.
+// boot activates the configuration on /data, or looks for a seed.
 func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 	if text, config := d.now(); text != nil {
 		say("the configuration of /data is taken")
 		switch renewed, err := d.store.renew(config); {
 		case err != nil:
-			// What it is made of is in config.toml.
+			// All other files are derived from config.toml, which is intact.
 			say("rewriting the files of the configuration: %v", err)
 		case len(renewed) > 0:
 			say("rewritten in %s, because they differ from what this version makes of config.toml: %s", d.store.config(), strings.Join(renewed, ", "))
@@ -301,7 +300,7 @@ func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 		case err == nil && d.store.onTrial():
 			err = d.store.keep()
 		case err != nil && d.store.onTrial():
-			// The first one, and it was interrupted when it was tried.
+			// The first configuration was interrupted while it was on trial.
 			if _, e := d.store.back(); e != nil {
 				return e
 			}
@@ -319,10 +318,10 @@ func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 	return d.seek(ctx, report)
 }
 
-// errWaiting is a device that has found no seed.
+// errWaiting is the result of a device without a configuration and a seed.
 var errWaiting = errors.New("no seed was found; waiting for a configuration on port 8080")
 
-// seek looks for a seed.
+// seek looks for a seed and applies it.
 func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 	all := volumes(d.root)
 	disk := ""
@@ -364,10 +363,9 @@ func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 	return errWaiting
 }
 
-// keepTries gives the slot its tries back on a device that never had a configuration, so
-// that it does not run out of them however often it is switched off while it waits. The
-// slot is not called good by that. On a device that had one the slot may be an update that
-// cannot read it: that one has to run out of tries.
+// keepTries resets the boot tries of the slot on a device that never had a configuration, so
+// that power cycles while it waits do not use them up. The slot is not marked good. If the device
+// had a configuration, the slot may be an update that cannot read it, and must run out of tries.
 func (d *device) keepTries() {
 	for _, file := range []string{d.store.done(), filepath.Join(d.store.config(), "config.toml")} {
 		if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
@@ -379,7 +377,7 @@ func (d *device) keepTries() {
 	}
 }
 
-// markGood runs mark-good, if the device has it.
+// markGood runs mark-good, and reports whether the device has it.
 func (d *device) markGood(args ...string) (bool, error) {
 	good := filepath.Join(d.root, "sbin/mark-good")
 	if _, err := os.Stat(good); err != nil {
@@ -391,7 +389,7 @@ func (d *device) markGood(args ...string) (bool, error) {
 	return true, nil
 }
 
-// finish is done when a configuration is applied, and only then.
+// finish marks the device as provisioned. It is called only after a configuration was applied.
 func (d *device) finish() error {
 	if err := d.store.ready(); err != nil {
 		return err

@@ -35,7 +35,7 @@ import (
 	"imgtool/image/seed/provision"
 )
 
-// box is a device in a folder.
+// box is a device in a directory.
 type box struct {
 	t       *testing.T
 	root    string
@@ -48,7 +48,7 @@ type box struct {
 	log bytes.Buffer
 }
 
-// program is first-boot as it runs on a device.
+// program is the executable of first-boot.
 var program = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "first-boot")
 	if err != nil {
@@ -72,7 +72,7 @@ func TestMain(m *testing.M) {
 
 var boxes byte
 
-// newBox is a device without a configuration.
+// newBox returns a device without a configuration.
 func newBox(t *testing.T) *box {
 	imagetest.NeedRoot(t)
 	boxes++
@@ -204,7 +204,7 @@ func (b *box) kill() {
 	}
 }
 
-// says waits until the device says something.
+// says waits until the device logs a text.
 func (b *box) says(pattern string) {
 	b.t.Helper()
 	for range 1000 {
@@ -216,7 +216,7 @@ func (b *box) says(pattern string) {
 	b.t.Fatalf("%q is not said:\n%s", pattern, b.said())
 }
 
-// has waits until the device is provisioned, and looks at what it has.
+// has waits until the device is provisioned, and checks its configuration.
 func (b *box) has(image string) {
 	b.t.Helper()
 	b.says("first-boot: provisioned\n")
@@ -243,8 +243,7 @@ func (b *box) has(image string) {
 	}
 }
 
-// madeOf looks for all files of a configuration as AtomixOS makes them, which only their
-// owner can read.
+// madeOf checks the files of a configuration. Only their owner can read them.
 func (b *box) madeOf(text string) {
 	b.t.Helper()
 	config, faults := seed.Check([]byte(text))
@@ -300,7 +299,7 @@ func (b *box) health() string {
 
 func (b *box) fresh() { b.write("etc/atomixos/fresh-flash", "") }
 
-func TestSeedOfAFreshFlash(t *testing.T) {
+func TestSeedAfterFlash(t *testing.T) {
 	b := newBox(t)
 	b.write("sbin/mark-good", "#!/bin/sh\necho good >>"+b.root+"/marks\n")
 	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": b.seed("boot")})
@@ -312,7 +311,7 @@ func TestSeedOfAFreshFlash(t *testing.T) {
 		t.Errorf("the slot was marked %q", b.read("marks"))
 	}
 
-	// The console is for the LAN alone from now on.
+	// The console is now open to the LAN only.
 	b.client(b.wan)
 	b.says("the console is at http://" + b.gateway)
 	b.client(b.gateway)
@@ -320,7 +319,7 @@ func TestSeedOfAFreshFlash(t *testing.T) {
 		t.Error("the console is open to all")
 	}
 
-	// The next boot has it.
+	// The configuration survives a reboot.
 	b.kill()
 	b.start()
 	b.says("the configuration of /data is taken")
@@ -328,7 +327,7 @@ func TestSeedOfAFreshFlash(t *testing.T) {
 	b.client(b.gateway)
 }
 
-func TestSeedOfTheBootPartitionIsForFreshFlashesOnly(t *testing.T) {
+func TestBootPartitionIsIgnoredLater(t *testing.T) {
 	b := newBox(t)
 	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": b.seed("boot")})
 	b.start()
@@ -338,7 +337,7 @@ func TestSeedOfTheBootPartitionIsForFreshFlashesOnly(t *testing.T) {
 	}
 }
 
-func TestSticksInTheirOrder(t *testing.T) {
+func TestOrderOfSticks(t *testing.T) {
 	b := newBox(t)
 	own := map[string]string{"config.toml": b.seed("own")}
 	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", own)
@@ -354,7 +353,7 @@ func TestSticksInTheirOrder(t *testing.T) {
 	b.says(`the stick ZZZ has a config.toml`)
 }
 
-func TestABadSeedFallsThrough(t *testing.T) {
+func TestBadSeedIsSkipped(t *testing.T) {
 	b := newBox(t)
 	bad := strings.Replace(b.seed("bad"), "version = 1", "version = 2", 1)
 	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": bad})
@@ -373,7 +372,7 @@ func TestABadSeedFallsThrough(t *testing.T) {
 	b.has("good")
 }
 
-func TestConsoleAndAgain(t *testing.T) {
+func TestConsole(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	c := b.client(b.wan)
@@ -383,7 +382,7 @@ func TestConsoleAndAgain(t *testing.T) {
 	}
 	b.has("first")
 
-	// It stays open for a while, and then for the LAN alone: at the next boot at once.
+	// It stays open for a while, and then to the LAN only; after a reboot at once.
 	b.kill()
 	b.start()
 	b.has("first")
@@ -410,7 +409,7 @@ func TestConsoleAndAgain(t *testing.T) {
 	if b.read("data/config/files/site/deep/index.html") != "hello" {
 		t.Error("the bundle's file is another")
 	}
-	// A plain document drops them.
+	// A plain document deletes them.
 	if _, err := b.apply(c, "config.toml", []byte(b.seed("third"))); err != nil {
 		t.Fatal(err)
 	}
@@ -421,7 +420,7 @@ func TestConsoleAndAgain(t *testing.T) {
 		t.Errorf("exported %q, %v", exported, err)
 	}
 
-	// The LAN moves, and the console with it.
+	// The console follows the address of the LAN.
 	old := b.gateway
 	b.gateway = strings.Replace(old, "127.78.", "127.79.", 1)
 	if done, err := b.apply(c, "config.toml", []byte(b.seed("third"))); err != nil || done.Forwarding != "http://"+b.gateway+":8080" {
@@ -432,16 +431,16 @@ func TestConsoleAndAgain(t *testing.T) {
 		t.Error("the console is at the old address")
 	}
 
-	// Others are refused.
+	// Other keys are refused.
 	_, private, _ := ed25519.GenerateKey(rand.Reader)
 	admin := b.key
 	b.key, _ = ssh.NewSignerFromKey(private)
 	if _, err := b.apply(c, "config.toml", []byte(b.seed("fourth"))); err == nil || !strings.Contains(err.Error(), "does not take the signature") {
-		t.Errorf("somebody else: %v", err)
+		t.Errorf("another key: %v", err)
 	}
 	b.key = admin
 
-	// What cannot be applied is taken back.
+	// A configuration that cannot be applied is rolled back.
 	os.Remove(filepath.Join(b.root, "etc/nftables.conf"))
 	b.mkdir("etc/nftables.conf/no")
 	_, err = b.apply(c, "config.toml", []byte(b.seed("fifth")))
@@ -459,7 +458,7 @@ func TestConsoleAndAgain(t *testing.T) {
 	b.has("third")
 }
 
-func TestFirstThatFailsIsDiscarded(t *testing.T) {
+func TestFailedFirstConfigurationIsDiscarded(t *testing.T) {
 	b := newBox(t)
 	b.mkdir("etc/nftables.conf/no")
 	b.write("sbin/mark-good", "#!/bin/sh\n[ \"$1\" = waiting ] || echo good >>"+b.root+"/marks\n")
@@ -480,7 +479,7 @@ func TestFirstThatFailsIsDiscarded(t *testing.T) {
 	}
 }
 
-func TestPageTakesWhatIsPasted(t *testing.T) {
+func TestPageForm(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	b.client(b.wan)
@@ -542,9 +541,9 @@ func TestPageTakesWhatIsPasted(t *testing.T) {
 	}
 }
 
-// Killed at any moment, the next boot ends provisioned or waiting, and what was
-// there is never half.
-func TestKilledAnywhere(t *testing.T) {
+// After a kill at any time, the next boot ends provisioned or waiting, with a complete
+// configuration or none.
+func TestKill(t *testing.T) {
 	n := 12
 	if os.Getenv("SOAK") != "" {
 		n = 200

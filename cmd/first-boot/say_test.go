@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A label of a stick has no effect on the serial console's terminal, and forges no line.
-func TestTheLogIsOneLineOfText(t *testing.T) {
+// The label of a stick cannot control a terminal on the serial console, or forge a line.
+func TestLogIsSanitized(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

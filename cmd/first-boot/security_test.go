@@ -30,7 +30,7 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// held is a request all of which but the last bytes are sent.
+// held is a request whose last bytes are not sent yet.
 type held struct {
 	t    *testing.T
 	conn net.Conn
@@ -84,7 +84,7 @@ func (b *box) form(text string) (kind string, body []byte) {
 	return w.FormDataContentType(), form.Bytes()
 }
 
-func TestAnUploadHeldOpenDoesNotTakeTheDeviceOver(t *testing.T) {
+func TestDelayedUploadDoesNotBypassAuthorization(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	c := b.client(b.wan)
@@ -110,7 +110,7 @@ func TestAnUploadHeldOpenDoesNotTakeTheDeviceOver(t *testing.T) {
 	}
 }
 
-func TestUsersCannotLeadRootElsewhere(t *testing.T) {
+func TestLinksOfUsersAreNotFollowed(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	if _, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("first"))); err != nil {
@@ -144,8 +144,8 @@ func TestUsersCannotLeadRootElsewhere(t *testing.T) {
 	}
 }
 
-// The name of what is sent is not signed, so it must decide nothing.
-func TestTheNameOfAnUploadDecidesNothing(t *testing.T) {
+// The file name is not signed, so it must have no effect.
+func TestFilenameHasNoEffect(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	if _, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("first"))); err != nil {
@@ -193,7 +193,7 @@ func (b *box) sign(q *http.Request, base string, body []byte) {
 	q.Header.Set(api.HeaderSignature, signature)
 }
 
-func TestUserIDsStay(t *testing.T) {
+func TestUserIDs(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	with := func(image string, users ...string) []byte {
@@ -238,7 +238,7 @@ func TestUserIDsStay(t *testing.T) {
 	if got := ids(); got["bbb"] != "1003" {
 		t.Errorf("after a boot: %v", got)
 	}
-	// A home of somebody else is left alone.
+	// The home of another user is not changed.
 	os.RemoveAll(filepath.Join(b.root, "home/aaa"))
 	b.mkdir("home/aaa")
 	os.Chown(filepath.Join(b.root, "home/aaa"), 1003, 1003)
@@ -248,7 +248,7 @@ func TestUserIDsStay(t *testing.T) {
 	}
 }
 
-func TestSecretsStayInside(t *testing.T) {
+func TestSecretsAreNotLogged(t *testing.T) {
 	b := newBox(t)
 	const secret = "hunter2-TOKEN"
 	bad := []string{
@@ -275,7 +275,7 @@ func TestSecretsStayInside(t *testing.T) {
 		t.Errorf("the log says %s", b.said())
 	}
 
-	// What is rendered for containers is for those who run them alone.
+	// Only the user of a container can read its unit.
 	good := strings.Replace(b.seed("web"), "[users.ops]", "[containers.container.host]\nprivileged = true\n[containers.container.host.Container]\nImage = \"a\"\nEnvironment = \"T="+secret+"\"\n[users.ops]", 1)
 	if _, err := b.apply(b.client(b.wan), "config.toml", []byte(good)); err != nil {
 		t.Fatal(err)
@@ -298,14 +298,13 @@ func TestSecretsStayInside(t *testing.T) {
 	}
 }
 
-// submit posts an unsigned configuration and returns what ends returns.
+// submit posts an unsigned configuration and returns the result of ends.
 func (b *box) submit(text string) string {
 	q, _ := http.NewRequest("POST", "http://"+b.wan+":8080"+api.PathConfig, strings.NewReader(text))
 	return b.ends(q)
 }
 
-// ends sends a request that begins a job, waits until the job ends, and returns what
-// the device says of it.
+// ends sends a request that starts a job, waits until the job ends, and returns its state.
 func (b *box) ends(q *http.Request) string {
 	b.t.Helper()
 	answer, err := http.DefaultClient.Do(q)
@@ -332,7 +331,7 @@ func (b *box) ends(q *http.Request) string {
 	}
 }
 
-// memory is the most that the device has had, in KiB.
+// memory returns the peak memory of the device in KiB.
 func (b *box) memory() int {
 	b.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
@@ -346,7 +345,7 @@ func (b *box) memory() int {
 
 const mostMemory = 64 << 10
 
-func TestTheOwnerIsAnsweredAmongManyConnections(t *testing.T) {
+func TestServiceUnderManyConnections(t *testing.T) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Max < 4096 {
 		t.Fatalf("this test opens 1,200 connections; the limit of open files is %d", limit.Max)
@@ -408,7 +407,7 @@ func TestTheOwnerIsAnsweredAmongManyConnections(t *testing.T) {
 	}
 }
 
-// packed is a bundle in gzip.
+// packed returns a bundle in gzip.
 func packed(t *testing.T, fill func(w *tar.Writer)) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -426,7 +425,7 @@ func member(w *tar.Writer, name string, text []byte) {
 	w.Write(text)
 }
 
-func TestMemoryStaysSmall(t *testing.T) {
+func TestMemory(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	b.client(b.wan)
@@ -481,8 +480,8 @@ func TestMemoryStaysSmall(t *testing.T) {
 	}
 }
 
-// tryMemory sends a configuration to a device that waits, and sees what memory it
-// takes. Afterwards the device waits again.
+// tryMemory sends a configuration to a waiting device, and checks its peak memory. Afterwards
+// the device waits again.
 func (b *box) tryMemory(name string, body []byte) {
 	b.t.Helper()
 	began := time.Now()
@@ -503,7 +502,7 @@ type zeroes struct{}
 
 func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-func TestUploadsLeaveRoomOnData(t *testing.T) {
+func TestUploadsLeaveFreeSpace(t *testing.T) {
 	b := newBox(t)
 	data := filepath.Join(b.root, "data")
 	if err := unix.Mount("tmpfs", data, "tmpfs", 0, "size=100m"); err != nil {
@@ -517,7 +516,7 @@ func TestUploadsLeaveRoomOnData(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.says("the console is at http://" + b.gateway)
-	// Without a signature nothing is kept of them.
+	// Without a signature they are not stored.
 	for range 20 {
 		h := b.hold(b.gateway, api.PathConfig, "application/octet-stream", make([]byte, 4<<20))
 		if status := h.finish(); status != http.StatusUnauthorized && status != 0 {
@@ -536,7 +535,7 @@ func TestUploadsLeaveRoomOnData(t *testing.T) {
 	}
 	b.has("second")
 
-	// A large one is refused where it would leave too little.
+	// A large upload is refused if it would leave too little free space.
 	if err := os.WriteFile(filepath.Join(data, "logs"), make([]byte, 70<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -557,7 +556,7 @@ func TestUploadsLeaveRoomOnData(t *testing.T) {
 	}
 }
 
-func TestNothingIsTakenWithoutTheDataFileSystem(t *testing.T) {
+func TestDataMustBeMounted(t *testing.T) {
 	b := newBox(t)
 	b.write("sbin/mark-good", "#!/bin/sh\necho good >>"+b.root+"/marks\n")
 	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": b.seed("boot")})

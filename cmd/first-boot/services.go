@@ -20,15 +20,14 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// daemon is a program that runs as long as the device does.
+// daemon is a program that runs permanently.
 type daemon struct {
 	name string
-	port int      // of TCP, at which it answers on 127.0.0.1 once it is ready; 0 is none
-	args []string // the program first
+	port int      // TCP port on 127.0.0.1 at which it answers when it is ready; 0: none
+	args []string // the program and its arguments
 }
 
-// daemons are those of a gateway. What they are to do is in the files that activate
-// writes.
+// daemons are the daemons of a gateway. activate writes their configuration files.
 var daemons = []daemon{
 	{"dnsmasq", 53, []string{"/usr/bin/dnsmasq", "--keep-in-foreground", "--conf-file=/etc/dnsmasq.d/lan.conf"}},
 	{"chronyd", 0, []string{"/usr/bin/chronyd", "-n", "-f", "/etc/chrony.conf"}},
@@ -36,13 +35,13 @@ var daemons = []daemon{
 }
 
 const (
-	starting = 20 * time.Second // in which a daemon must be ready
-	settling = time.Second      // how long one without a port must run to count as ready
-	again    = 5 * time.Second  // from the end of a daemon to its next start; twice as long each time
+	starting = 20 * time.Second // time limit for a daemon to be ready
+	settling = time.Second      // how long a daemon without a port must run to count as ready
+	again    = 5 * time.Second  // pause before a daemon is restarted; doubles each time
 	longest  = 5 * time.Minute
 )
 
-// services are the daemons that run. They end with this program.
+// services are the running daemons. They end with this program.
 type services struct {
 	mu   sync.Mutex
 	stop context.CancelFunc
@@ -51,8 +50,8 @@ type services struct {
 
 const nft = "/usr/bin/nft"
 
-// startServices applies what was written: it loads the rules of the firewall and starts the
-// daemons anew. A starter without the programs, or a device in a directory, has none.
+// startServices loads the firewall rules and restarts the daemons. It does nothing for programs
+// that the starter does not have, or if the root is a directory.
 func (d *device) startServices(report func(api.Event)) error {
 	if d.root != "/" {
 		return nil
@@ -70,21 +69,21 @@ func (d *device) startServices(report func(api.Event)) error {
 	return d.running.restart(present, report)
 }
 
-// stopServices ends the daemons and takes the rules of the firewall away, as on a device
-// that waits for its first configuration.
+// stopServices stops the daemons and removes the firewall rules, so that the device waits for its
+// first configuration again.
 func (d *device) stopServices() error {
 	if d.root != "/" {
 		return nil
 	}
 	err := d.running.restart(nil, func(api.Event) {})
 	if _, e := os.Stat(nft); e == nil {
-		// There may be no rules yet.
+		// The table may not exist.
 		d.run("taking away the rules of the firewall", nft, "delete", "table", "inet", "atomixos")
 	}
 	return err
 }
 
-// loadFirewall gives the kernel the rules of /etc/nftables.conf.
+// loadFirewall loads the rules in /etc/nftables.conf.
 func (d *device) loadFirewall(report func(api.Event)) error {
 	if _, err := os.Stat(nft); err != nil || d.root != "/" {
 		return nil
@@ -96,7 +95,7 @@ func (d *device) loadFirewall(report func(api.Event)) error {
 	return nil
 }
 
-// sshd prepares the daemon: its keys are the device's, on /data, and made once.
+// sshd writes the configuration of sshd. Its host key is created once, on /data.
 func (d *device) sshd() error {
 	if _, err := os.Stat("/usr/bin/sshd"); err != nil {
 		return nil
@@ -121,7 +120,8 @@ func (d *device) sshd() error {
 		"KbdInteractiveAuthentication no\nUsePAM no\nPidFile none\n", 0o644)
 }
 
-// restart ends what runs and starts daemons. It fails if one does not stay up.
+// restart stops the running daemons and starts others. It fails if one of them is not ready in
+// time.
 func (s *services) restart(list []daemon, report func(api.Event)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +144,7 @@ func (s *services) restart(list []daemon, report func(api.Event)) error {
 	return nil
 }
 
-// ready waits until a daemon is ready, or one fails.
+// ready waits until the daemon is ready, or any daemon fails.
 func (s daemon) ready(failed <-chan error) error {
 	wait := settling
 	for end := time.Now().Add(starting); ; wait = 100 * time.Millisecond {
@@ -168,9 +168,9 @@ func (s daemon) ready(failed <-chan error) error {
 	}
 }
 
-// keep runs a daemon until the context ends, and again whenever it ends.
+// keep runs the daemon until the context ends, and restarts it whenever it ends.
 func (s daemon) keep(ctx context.Context, failed chan<- error) {
-	// A daemon is ended when the thread that started it ends.
+	// Pdeathsig is sent when the thread that started the process ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	pause := again
@@ -203,7 +203,7 @@ func (s daemon) keep(ctx context.Context, failed chan<- error) {
 	}
 }
 
-// lines logs what a daemon says, line by line.
+// lines logs the output of a daemon line by line.
 type lines struct {
 	name string
 	rest []byte

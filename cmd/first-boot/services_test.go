@@ -16,7 +16,7 @@ import (
 	"imgtool/image/seed/api"
 )
 
-func TestDaemonsStartAndStop(t *testing.T) {
+func TestServices(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -19,23 +19,23 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// store is what a device keeps of its configuration, below /data. The folder
-// config is always whole: a new one is made beside it, written out to the disk, and
-// takes its place in one step. While pending is there, the new one is on trial, and
-// the old one is where it was made.
+// store contains the configuration of the device, below /data. The directory config is always
+// complete: a new configuration is written to a candidate directory beside it, synced, and
+// exchanged with it atomically. While the file pending exists, the new configuration is on trial,
+// and the previous one is in the candidate directory.
 type store struct {
 	dir     string
 	service int    // user and group of the files of a bundle
-	mounted bool   // dir must be a mounted file system, see ready
-	device  string // that it must be on, if not empty
+	mounted bool   // dir must be a mounted file system; see ready
+	device  string // block device that it must be on, if not empty
 }
 
 // dataDevice is the data partition of a device.
 const dataDevice = "/dev/disk/by-partlabel/data"
 
-// ready says why nothing can be kept, or returns nil. Without the data file system,
-// what is written would be in memory and gone at the next boot, and the device would
-// call itself provisioned all the same.
+// ready returns an error if the data file system is not mounted. Without it, files would be
+// written to memory and lost at the next boot, although the device reports that it is
+// provisioned.
 func (s *store) ready() error {
 	if !s.mounted {
 		return nil
@@ -74,7 +74,7 @@ func (s *store) other() string   { return filepath.Join(s.dir, "config.atomixos-
 func (s *store) pending() string { return filepath.Join(s.dir, "config.atomixos-promotion-pending") }
 func (s *store) done() string    { return filepath.Join(s.dir, ".completed_first_boot") }
 
-// document is a folder's config.toml if the device takes it, else nil.
+// document returns the config.toml of a directory, or nil if it is missing or invalid.
 func document(dir string) ([]byte, *seed.Config) {
 	text, err := os.ReadFile(filepath.Join(dir, "config.toml"))
 	if err != nil {
@@ -87,8 +87,8 @@ func document(dir string) ([]byte, *seed.Config) {
 	return text, c
 }
 
-// prepare writes a document or bundle, which was judged, as the candidate. Skipped is
-// what of the files of before could not be carried over.
+// prepare writes a document or bundle, which was checked, as the candidate. skipped are the
+// previous files that could not be carried over.
 func (s *store) prepare(from source, report func(step string)) (config *seed.Config, skipped []string, err error) {
 	if err := os.RemoveAll(s.other()); err != nil {
 		return nil, nil, err
@@ -149,10 +149,9 @@ func (s *store) prepare(from source, report func(step string)) (config *seed.Con
 	return config, skipped, s.sync()
 }
 
-// renew writes the files of the configuration anew that differ from what is made of its
-// config.toml, such as those that an older version wrote, and removes units and keys that
-// are not made of it. It says which these were. Each file is replaced whole: if the power
-// is cut, the next boot does the rest.
+// renew rewrites the files of the configuration that differ from those rendered from its
+// config.toml, such as files of an older version, and removes extra units and keys. It returns
+// their paths. Each file is replaced atomically: after a power cut, the next boot continues.
 func (s *store) renew(config *seed.Config) (renewed []string, err error) {
 	root, err := os.OpenRoot(s.config())
 	if err != nil {
@@ -196,8 +195,8 @@ func (s *store) renew(config *seed.Config) (renewed []string, err error) {
 	return renewed, s.sync()
 }
 
-// writeOwned writes a file below root, and the directories above it that are not
-// there, for one user and group alone. No link below root is followed out of it.
+// writeOwned writes a file below root, and creates missing directories, with a user and group who
+// alone can read them. Links that lead out of root are not followed.
 func writeOwned(root *os.Root, path string, r io.Reader, id int) error {
 	for i, c := range path {
 		if c != '/' {
@@ -219,7 +218,7 @@ func writeOwned(root *os.Root, path string, r io.Reader, id int) error {
 	return errors.Join(err, f.Chown(id, id), f.Close())
 }
 
-// stepOf is the step of a job that writes a file.
+// stepOf returns the step of a job that writes a file.
 func stepOf(path string) string {
 	dir, _, _ := strings.Cut(path, "/")
 	return map[string]string{"config.toml": "write-config", "admin-signers": "write-admin-signers", "users.json": "write-users", "ssh-authorized-keys": "write-users",
@@ -227,7 +226,7 @@ func stepOf(path string) string {
 		"health-required.json": "write-health", "activation-policy.json": "write-health", "quadlet": "write-quadlets", "quadlet-runtime.json": "write-runtime-metadata"}[dir]
 }
 
-// reportRendering reports the steps that render units: they are in the files already.
+// reportRendering reports the steps that render units. The files contain them already.
 func reportRendering(files []seed.File, report func(step string)) {
 	for _, kind := range []struct{ ending, step string }{{".container", "render-containers"}, {".network", "render-container-networks"},
 		{".volume", "render-container-volumes"}, {".build", "render-container-builds"}} {
@@ -247,7 +246,7 @@ func inStepOrder(files []seed.File) []seed.File {
 	return files
 }
 
-// writeFile writes a file of root's in a directory of root's.
+// writeFile writes a file in a directory that only root can write.
 func writeFile(path string, r io.Reader, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -260,7 +259,7 @@ func writeFile(path string, r io.Reader, mode fs.FileMode) error {
 	return errors.Join(err, f.Close())
 }
 
-// sync waits until all is on the disk.
+// sync waits until everything is on the disk.
 func (s *store) sync() error {
 	f, err := os.Open(s.dir)
 	if err != nil {
@@ -273,7 +272,7 @@ func (s *store) sync() error {
 	return nil
 }
 
-// mark is what pending says: which folder is on trial.
+// mark identifies the directory on trial in the file pending, by its inode.
 func mark(dir string) string {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
@@ -282,10 +281,10 @@ func mark(dir string) string {
 	return strconv.FormatUint(st.Ino, 10)
 }
 
-// promote makes the candidate the configuration, on trial.
+// promote makes the candidate the active configuration, on trial.
 func (s *store) promote() error {
 	if _, config := document(s.other()); config == nil {
-		return errors.New("the candidate is not whole")
+		return errors.New("the candidate is not complete")
 	}
 	if err := os.MkdirAll(s.config(), 0o700); err != nil {
 		return err
@@ -307,7 +306,7 @@ func (s *store) exchange() error {
 	return s.sync()
 }
 
-// keep ends the trial: the configuration stays.
+// keep ends the trial and keeps the new configuration.
 func (s *store) keep() error {
 	err := os.Remove(s.pending())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -316,8 +315,7 @@ func (s *store) keep() error {
 	return errors.Join(err, s.sync(), os.RemoveAll(s.other()))
 }
 
-// back ends the trial: the configuration of before is there again, if there was
-// one. It says whether.
+// back ends the trial and restores the previous configuration. It reports whether there was one.
 func (s *store) back() (bool, error) {
 	if err := s.exchange(); err != nil {
 		return false, err
@@ -326,8 +324,8 @@ func (s *store) back() (bool, error) {
 	return before != nil, s.keep()
 }
 
-// recover ends what was interrupted. A trial is over: the device has what it had
-// before it, or if that was nothing the first configuration, still on trial.
+// recover completes an interrupted operation. An interrupted trial ends with the previous
+// configuration, or if there was none, with the first configuration, which stays on trial.
 func (s *store) recover() error {
 	want, err := os.ReadFile(s.pending())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -351,7 +349,7 @@ func (s *store) recover() error {
 	return nil
 }
 
-// onTrial says whether the configuration was never applied to its end.
+// onTrial reports whether the configuration was never applied completely.
 func (s *store) onTrial() bool {
 	_, err := os.Stat(s.pending())
 	return err == nil

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Wherever the power goes, the configuration is a whole one after it came back.
-func TestPowerCutAtEachStepOfATrial(t *testing.T) {
+// After a power cut at any step, the configuration is complete.
+func TestPowerCut(t *testing.T) {
 	doc := func(image string) string {
 		return fmt.Sprintf("version = 1\n[users.ops]\nisAdmin = true\nssh_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIJDGrxhfhWJmzaIoMj0aoH4iw5ituvWxouXc+kosjqR\"\n"+
 			"[activation]\nrequired = [\"web\"]\n[containers.container.web]\nprivileged = false\n[containers.container.web.Container]\nImage = \"r.example/%s:1\"\n", image)
@@ -90,8 +90,8 @@ func TestPowerCutAtEachStepOfATrial(t *testing.T) {
 	}
 }
 
-// A candidate that cannot be made leaves nothing behind.
-func TestCandidateThatFailsIsGone(t *testing.T) {
+// An invalid candidate is removed.
+func TestInvalidCandidate(t *testing.T) {
 	s := &store{dir: t.TempDir(), service: os.Getuid()}
 	if _, _, err := s.prepare(source{body: strings.NewReader("version = 2")}, func(string) {}); err == nil {
 		t.Error("it is taken")

@@ -6,9 +6,9 @@ import "testing"
 
 const notFound = "no seed was found; waiting"
 
-// A device that never had a configuration gives its slot the tries back while it waits;
-// the slot is good once a configuration is applied.
-func TestWaitingGivesTheTriesBack(t *testing.T) {
+// While a device waits that never had a configuration, the tries of its slot are reset. The slot is
+// marked good after a configuration was applied.
+func TestWaitingResetsTries(t *testing.T) {
 	b := newBox(t)
 	b.write("sbin/mark-good", "#!/bin/sh\necho good $* >>"+b.root+"/marks\n")
 	marks := func(want string) {
@@ -38,9 +38,9 @@ func TestWaitingGivesTheTriesBack(t *testing.T) {
 	marks("good\n")
 }
 
-// A device that had a configuration may run an update that cannot read it: that one has
-// to run out of tries.
-func TestWaitingWithAConfigurationThatIsNotReadGivesNothingBack(t *testing.T) {
+// A device that had a configuration may run an update that cannot read it, which must run out of
+// tries.
+func TestUnreadableConfigurationDoesNotResetTries(t *testing.T) {
 	for _, file := range []string{"data/config/config.toml", "data/.completed_first_boot"} {
 		b := newBox(t)
 		b.write("sbin/mark-good", "#!/bin/sh\necho good $* >>"+b.root+"/marks\n")

@@ -24,7 +24,7 @@ type volume struct {
 	partlabel string // of the partition
 }
 
-// volumes are those of all disks of the machine, in the order of their names.
+// volumes returns the FAT file systems on all disks, sorted by device name.
 func volumes(root string) []volume {
 	var all []volume
 	nodes, _ := filepath.Glob(filepath.Join(root, "sys/class/block/*"))
@@ -55,7 +55,7 @@ func volumes(root string) []volume {
 	return all
 }
 
-// read is a file of the volume, or nil if it is not there.
+// read returns a file of the volume, or nil if it does not exist.
 func (v *volume) read(name string) ([]byte, error) {
 	f, err := os.Open(v.device)
 	if err != nil {
@@ -79,11 +79,11 @@ func (v *volume) read(name string) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(file.Content, 0, file.Content.Size()))
 }
 
-// ownNames are labels of the system's own disk, on which no stick is looked for.
+// ownNames are the labels of the system's own partitions, which are not sticks.
 var ownNames = []string{"boot-a", "boot-b", "data", "rootfs-a", "rootfs-b"}
 
-// sticks are the volumes a seed is looked for on: by the labels of file systems
-// first, then by those of partitions. A volume with neither is not seen.
+// sticks returns the volumes to search for a seed: first those with a file system label, sorted by
+// it, then those with a partition label. Volumes without a label are ignored.
 func sticks(all []volume, ownDisk string) []volume {
 	var found []volume
 	for _, name := range []func(v volume) string{func(v volume) string { return v.label }, func(v volume) string { return v.partlabel }} {

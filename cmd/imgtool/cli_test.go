@@ -95,7 +95,9 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("PROGRAM", filepath.Dir(program))
-			return nil
+			boards, err := filepath.Abs("../../testdata/boards")
+			env.Setenv("BOARDS", boards)
+			return err
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {

@@ -6,9 +6,11 @@ import (
 	"io"
 	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"imgtool/boards"
 	"imgtool/image/edit"
 	"imgtool/image/statefile"
 	"imgtool/image/tree"
@@ -32,15 +34,36 @@ func (b *builder) variables() (map[string]string, error) {
 		return vars, nil
 	}
 	var err error
-	if vars["KERNEL"] == "" {
+	if vars["KERNEL"] == "" && (b.uses("KERNEL") || slices.ContainsFunc(b.Board.Trees, func(t boards.Tree) bool { return t.Boots })) {
 		if vars["KERNEL"], err = b.kernelVersion(); err != nil {
 			return nil, err
 		}
 	}
-	if vars["TFTP_ROOT"] == "" {
+	if vars["TFTP_ROOT"] == "" && b.uses("TFTP_ROOT") {
 		vars["TFTP_ROOT"] = b.tftpRoot()
 	}
 	return vars, nil
+}
+
+// uses reports whether edits or paths of the build have a variable.
+func (b *builder) uses(name string) bool {
+	mark := "@" + name + "@"
+	texts := []string{string(b.EditsText)}
+	for _, t := range b.Board.Trees {
+		for _, s := range t.Steps {
+			texts = append(texts, string(s.Text))
+		}
+	}
+	for _, o := range b.Board.Optional {
+		texts = append(texts, o.Path)
+	}
+	for _, value := range b.Board.Vars {
+		texts = append(texts, value)
+	}
+	for _, value := range b.Vars {
+		texts = append(texts, value)
+	}
+	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, mark) })
 }
 
 // partitionVars returns the device names of the partitions in the board's Linux, and their

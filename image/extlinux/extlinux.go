@@ -1,7 +1,6 @@
-// Package extlinux reads, changes and judges extlinux.conf as CBoot 32.4.4 takes
-// it, the boot loader of NVIDIA's Xavier modules. Its rules are not those of
-// Syslinux or U-Boot; Lint has them one by one. What is not changed stays as it
-// is, to the byte.
+// Package extlinux reads, edits and checks extlinux.conf for CBoot 32.4.4, the boot loader of
+// NVIDIA's Xavier modules. Its rules differ from those of Syslinux and U-Boot: [Lint] checks
+// each of them. Edits keep all other bytes of a file.
 package extlinux
 
 import (
@@ -10,7 +9,7 @@ import (
 	"strings"
 )
 
-// Keys that CBoot knows. They are upper-case and matched by how a line begins.
+// The keys of CBoot. It compares them with the beginning of a line, in upper case.
 const (
 	Timeout   = "TIMEOUT"
 	Default   = "DEFAULT"
@@ -25,17 +24,17 @@ const (
 
 var keys = []string{Timeout, Default, MenuTitle, LabelKey, MenuLabel, Linux, Initrd, FDT, Append}
 
-// what a label is made of, in the order it is written.
+// the keys of a label, in the order in which they are written
 var entryKeys = []string{MenuLabel, Linux, Initrd, FDT, Append}
 
-// Config is the lines of a file.
+// Config is a file.
 type Config struct {
 	lines []line
 }
 
-// line is all of a line: its bytes are before, key, gap, value and rest.
+// line is a line. Its bytes are before, key, gap, value and rest.
 type line struct {
-	before string // blanks; the whole line when there is no key
+	before string // blanks; the whole line if it has no key
 	key    string
 	gap    string
 	value  string
@@ -44,7 +43,7 @@ type line struct {
 
 func (l line) String() string { return l.before + l.key + l.gap + l.value + l.rest }
 
-// Parse reads a file. Anything is one: lines with no known key are kept.
+// Parse parses a file. It keeps lines without a known key.
 func Parse(text string) *Config {
 	c := &Config{}
 	for l := range strings.Lines(text) {
@@ -74,7 +73,7 @@ func parseLine(text string) line {
 	return line{before: text}
 }
 
-// String is the text of the file.
+// String returns the text of the file.
 func (c *Config) String() string {
 	var b strings.Builder
 	for _, l := range c.lines {
@@ -83,7 +82,7 @@ func (c *Config) String() string {
 	return b.String()
 }
 
-// Get returns a value that is for all labels: TIMEOUT, DEFAULT or MENU TITLE.
+// Get returns a value outside of labels: TIMEOUT, DEFAULT or MENU TITLE.
 func (c *Config) Get(key string) (string, bool) {
 	for _, l := range c.lines {
 		if l.key == key {
@@ -93,8 +92,7 @@ func (c *Config) Get(key string) (string, bool) {
 	return "", false
 }
 
-// Set sets a value that is for all labels: in the line that has it, or in a new
-// one at the top.
+// Set sets a value outside of labels, in its line or in a new line at the top.
 func (c *Config) Set(key, value string) error {
 	if err := check(value); err != nil {
 		return fmt.Errorf("%s: %w", key, err)
@@ -116,7 +114,7 @@ func (l *line) set(value string) {
 	}
 }
 
-// check refuses what would not be read as it was written.
+// check refuses a value that CBoot would read differently.
 func check(value string) error {
 	switch {
 	case value == "" || strings.Trim(value, blanks) != value:
@@ -127,7 +125,7 @@ func check(value string) error {
 	return nil
 }
 
-// span is where label n begins and ends in the lines.
+// span returns the first line of label n and the line after its last one.
 func (c *Config) span(n int) (from, to int) {
 	to = len(c.lines)
 	for i, l := range c.lines {
@@ -144,7 +142,7 @@ func (c *Config) span(n int) (from, to int) {
 	return from, to
 }
 
-// Labels are the names of the labels in their order.
+// Labels returns the names of the labels in their order.
 func (c *Config) Labels() []string {
 	var names []string
 	for _, l := range c.lines {
@@ -155,7 +153,7 @@ func (c *Config) Labels() []string {
 	return names
 }
 
-// index is the place of a label, which must be there once.
+// index returns the index of a label, which must exist once.
 func (c *Config) index(name string) (int, error) {
 	names := c.Labels()
 	i := slices.Index(names, name)
@@ -170,7 +168,7 @@ func (c *Config) index(name string) (int, error) {
 	return i, nil
 }
 
-// Value returns what a label has for a key, such as LINUX.
+// Value returns the value of a key of a label, such as LINUX.
 func (c *Config) Value(label, key string) (string, bool, error) {
 	n, err := c.index(label)
 	if err != nil {
@@ -185,8 +183,7 @@ func (c *Config) Value(label, key string) (string, bool, error) {
 	return "", false, nil
 }
 
-// SetValue sets what a label has for a key: in the line that has it, or in a new
-// one, where labels have it.
+// SetValue sets the value of a key of a label, in its line or in a new line at the usual place.
 func (c *Config) SetValue(label, key, value string) error {
 	if err := check(value); err != nil {
 		return fmt.Errorf("label %s: %s: %w", label, key, err)
@@ -216,7 +213,7 @@ func (c *Config) SetValue(label, key, value string) error {
 	return nil
 }
 
-// endLine makes line i end before another follows.
+// endLine adds a line end to line i if it has none.
 func (c *Config) endLine(i int) {
 	if i < 0 || strings.HasSuffix(c.lines[i].String(), "\n") {
 		return
@@ -228,9 +225,8 @@ func (c *Config) endLine(i int) {
 	}
 }
 
-// Copy makes a label that has what another has: the first one where from is "".
-// A label of this name that is there is replaced in its place; a new one comes
-// last.
+// Copy makes a label with the values of another, of the first one if from is "". It replaces
+// an existing label of that name in its place, and adds a new one at the end.
 func (c *Config) Copy(name, from string) error {
 	if err := check(name); err != nil {
 		return fmt.Errorf("label %s: %w", name, err)
@@ -254,7 +250,7 @@ func (c *Config) Copy(name, from string) error {
 	for _, key := range entryKeys {
 		for _, l := range c.lines[first:end] {
 			if l.key == key {
-				// Not its comment, which is about the other label.
+				// Without its comment, which describes the other label.
 				fresh = append(fresh, line{before: l.before, key: key, gap: l.gap, value: l.value, rest: "\n"})
 				break
 			}
@@ -265,7 +261,7 @@ func (c *Config) Copy(name, from string) error {
 			return err
 		}
 		at, end := c.span(n)
-		// Blank lines and comments below a label are no part of it.
+		// Blank lines and comments after a label are not a part of it.
 		for end > at+1 && c.lines[end-1].key == "" {
 			end--
 		}
@@ -281,8 +277,7 @@ func (c *Config) Copy(name, from string) error {
 	return nil
 }
 
-// Remove takes away a label and what is in it, and leaves the comments and blank
-// lines below.
+// Remove removes a label and its keys. It keeps the comments and blank lines after them.
 func (c *Config) Remove(name string) error {
 	n, err := c.index(name)
 	if err != nil {
@@ -296,17 +291,17 @@ func (c *Config) Remove(name string) error {
 	return nil
 }
 
-// Args is a kernel command line in tokens. The kernel knows quotes, CBoot and
-// these edits do not: a token ends at a blank.
+// Args is a kernel command line in tokens. CBoot and these edits have no quotes: a token ends
+// at a blank.
 type Args []string
 
-// ParseArgs cuts a command line at its blanks.
+// ParseArgs splits a command line at its blanks.
 func ParseArgs(s string) Args { return strings.Fields(s) }
 
 func (a Args) String() string { return strings.Join(a, " ") }
 
-// Replace puts a token in the place of the last one that is old. Where there is
-// none but the new one is there, all is as wanted.
+// Replace replaces the last token old. It does nothing if there is none, but the new one
+// exists.
 func (a Args) Replace(old, token string) error {
 	for i := len(a) - 1; i >= 0; i-- {
 		if a[i] == old {
@@ -320,8 +315,8 @@ func (a Args) Replace(old, token string) error {
 	return fmt.Errorf("there is no token %s in %q", old, a)
 }
 
-// Set makes key=value the value of the one token with this key, or adds it at
-// the end.
+// Set sets the value of a token key=value, or adds it at the end. Several tokens with the key
+// are an error.
 func (a Args) Set(key, value string) (Args, error) {
 	at := -1
 	for i, token := range a {
@@ -339,7 +334,7 @@ func (a Args) Set(key, value string) (Args, error) {
 	return a, nil
 }
 
-// Without takes away each token that is, or whose key is, name.
+// Without removes the tokens that are name, or that have name as their key.
 func (a Args) Without(name string) Args {
 	return slices.DeleteFunc(a, func(token string) bool {
 		return token == name || strings.HasPrefix(token, name+"=")

@@ -9,21 +9,21 @@ import (
 
 // Limits of CBoot 32.4.4.
 const (
-	maxFile   = 4095 // of a buffer of 4096 bytes that a zero ends
+	maxFile   = 4095 // of a buffer of 4096 bytes with a zero at the end
 	maxLabels = 20
 	maxArgs   = 2048
-	maxPath   = 127 // with the mount point in front and a zero behind
+	maxPath   = 127 // with the mount point before it and a zero after it
 
-	// the longer of the names CBoot mounts media under; the other is /sd
+	// the longer one of CBoot's mount points; the other is /sd
 	mountPoint = "/sdmmc_user"
 )
 
-// maxSize is how much CBoot has memory for.
+// maxSize is the size of CBoot's memory for each file.
 var maxSize = map[string]int64{Linux: 80 << 20, Initrd: 64 << 20, FDT: 4 << 20}
 
-// Problem is a rule that a file breaks.
+// Problem is a violation of a rule.
 type Problem struct {
-	Line  int // from 1 on; 0: the file as a whole
+	Line  int // counted from 1; 0: the whole file
 	Fatal bool
 	Text  string
 }
@@ -35,11 +35,10 @@ func (p Problem) String() string {
 	return fmt.Sprintf("line %d: %s", p.Line, p.Text)
 }
 
-// Lint says what is wrong with a file, in the order of its lines, what is about
-// all of it first. Fatal is what does not boot, boots something else than it
-// says, or waits for a key. size says how long the file at a path is that
-// CBoot would load, symbolic links followed, and less than 0 where there is
-// none; nil leaves this out.
+// Lint returns the problems of a file, those of the whole file first, the others in the order
+// of its lines. A problem is fatal if CBoot does not boot, boots something else, or waits for
+// a key. size returns the size of a file that CBoot would load, with symbolic links resolved,
+// or -1 if it does not exist; if size is nil, files are not checked.
 func Lint(text string, size func(path string) int64) []Problem {
 	l := &lint{size: size}
 	l.file(text)
@@ -79,7 +78,7 @@ func (l *lint) file(text string) {
 		l.say(0, true, "there is a zero byte; CBoot reads no further")
 	}
 
-	seen := map[string]int{} // line of a key that is for all labels or in this one
+	seen := map[string]int{} // line of a key, outside of labels or in this one
 	label, from := "", 0
 	for i, raw := range slices.Collect(strings.Lines(text)) {
 		n := i + 1
@@ -120,7 +119,7 @@ func (l *lint) file(text string) {
 	slices.SortStableFunc(l.problems, func(a, b Problem) int { return a.Line - b.Line })
 }
 
-// line is about how a line is written.
+// line checks the syntax of a line.
 func (l *lint) line(n int, raw string, this line) {
 	body, comment, cut := strings.Cut(strings.TrimRight(raw, "\n"), "#")
 	body = strings.Trim(body, blanks)
@@ -152,7 +151,7 @@ func (l *lint) line(n int, raw string, this line) {
 	}
 }
 
-// name is about a label among the others.
+// name compares the name of a label with the others.
 func (l *lint) name(n int, name string, names []string) {
 	if name == "" {
 		l.say(n, true, "LABEL has no name")
@@ -171,7 +170,7 @@ func (l *lint) name(n int, name string, names []string) {
 	}
 }
 
-// value is about one value.
+// value checks a value.
 func (l *lint) value(n int, this line, names []string) {
 	v := this.value
 	if v == "" {
@@ -204,7 +203,7 @@ func (l *lint) value(n int, this line, names []string) {
 		if !slices.Contains(args, "${cbootargs}") {
 			l.say(n, false, "APPEND has no ${cbootargs}, so what the device tree has for a command line is dropped")
 		}
-		// What the device tree has comes on top, and is not known here.
+		// The arguments of the device tree are added to these.
 		if len(v) >= maxArgs {
 			l.say(n, true, "APPEND has %d bytes; a command line has less than %d", len(v), maxArgs)
 		}
@@ -230,7 +229,7 @@ func (l *lint) path(n int, key, path string) {
 	}
 }
 
-// label is about what a label lacks.
+// label checks for missing keys of a label.
 func (l *lint) label(n int, name string, has map[string]int) {
 	if has[Linux] == 0 {
 		l.say(n, true, "label %s has no LINUX", name)

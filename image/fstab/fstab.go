@@ -1,6 +1,5 @@
-// Package fstab reads and changes /etc/fstab as fstab(5) has it. What is not
-// changed stays as it is, to the byte: comments, order and the blanks between
-// fields.
+// Package fstab reads and edits /etc/fstab, see fstab(5). Edits keep all other bytes: comments,
+// the order, and the blanks between fields.
 package fstab
 
 import (
@@ -10,23 +9,22 @@ import (
 	"strings"
 )
 
-// Entry is one line that mounts something.
+// Entry is the entry of a file system.
 type Entry struct {
-	Spec    string // what is mounted: a device, LABEL=, UUID=
+	Spec    string // the device, LABEL= or UUID=
 	Where   string // the mount point; "none" or "swap" for swap
 	Type    string
 	Options string
-	Dump    string // "0" when left out, as Pass
+	Dump    string // "0" if missing, as Pass
 	Pass    string
 }
 
-// Table is the lines of a file.
+// Table is a file.
 type Table struct {
 	lines []string // without the line ends
 }
 
-// Parse reads a table. Anything is one: lines of fewer than two fields are no
-// entries.
+// Parse parses a table. Lines of fewer than two fields are not entries.
 func Parse(text string) *Table {
 	text = strings.TrimSuffix(text, "\n")
 	if text == "" {
@@ -35,7 +33,7 @@ func Parse(text string) *Table {
 	return &Table{strings.Split(text, "\n")}
 }
 
-// String is the text of the table.
+// String returns the text of the table.
 func (t *Table) String() string {
 	if len(t.lines) == 0 {
 		return ""
@@ -43,7 +41,7 @@ func (t *Table) String() string {
 	return strings.Join(t.lines, "\n") + "\n"
 }
 
-// Entries are the entries in their order.
+// Entries returns the entries in their order.
 func (t *Table) Entries() []Entry {
 	var all []Entry
 	for _, l := range t.lines {
@@ -70,7 +68,7 @@ func entry(line string) (Entry, bool) {
 	return Entry{f[0], f[1], f[2], f[3], f[4], f[5]}, true
 }
 
-// isSwap is about the mount points that several entries may have.
+// isSwap reports whether a mount point is one that several entries may have.
 func (e Entry) isSwap() bool { return e.Where == "none" || e.Where == "swap" }
 
 func same(a, b Entry) bool {
@@ -81,7 +79,8 @@ func same(a, b Entry) bool {
 	return clean(a.Where) == clean(b.Where)
 }
 
-// find is the line with e's mount point, or for swap with its device, or -1.
+// find returns the index of the line with the mount point of e, or for swap with its device,
+// or -1.
 func (t *Table) find(e Entry) (int, error) {
 	at := -1
 	for i, l := range t.lines {
@@ -95,8 +94,8 @@ func (t *Table) find(e Entry) (int, error) {
 	return at, nil
 }
 
-// Lookup returns the entry of a mount point, or that of a device where swap
-// ("none" or "swap") is the mount point. Two of them are an error.
+// Lookup returns the entry of a mount point, or for swap ("none" or "swap") that of a device.
+// Two such entries are an error.
 func (t *Table) Lookup(where, spec string) (e Entry, ok bool, err error) {
 	i, err := t.find(Entry{Spec: spec, Where: where})
 	if err != nil || i < 0 {
@@ -106,8 +105,8 @@ func (t *Table) Lookup(where, spec string) (e Entry, ok bool, err error) {
 	return e, true, nil
 }
 
-// Put changes the entry with e's mount point, or adds it at the end. A comment
-// goes above it, unless it is there.
+// Put changes the entry with the mount point of e, or adds it at the end. It adds a comment
+// before it, unless the comment exists.
 func (t *Table) Put(e Entry, comment string) error {
 	for _, s := range []string{e.Spec, e.Where, e.Type, e.Options, e.Dump, e.Pass} {
 		if s == "" || strings.ContainsAny(s, "\n\x00") {
@@ -135,7 +134,7 @@ func (t *Table) Put(e Entry, comment string) error {
 	return nil
 }
 
-// change gives a line the fields of an entry and keeps the blanks between them.
+// change sets the fields of a line and keeps the blanks between them.
 func change(line string, e Entry) string {
 	old, _ := entry(line)
 	have := []string{old.Spec, old.Where, old.Type, old.Options, old.Dump, old.Pass}
@@ -160,7 +159,7 @@ func change(line string, e Entry) string {
 	return b.String() + line[end:]
 }
 
-// Remove takes away the entry that Lookup finds and says whether there was one.
+// Remove removes the entry that Lookup finds, and reports whether there was one.
 func (t *Table) Remove(where, spec string) (bool, error) {
 	i, err := t.find(Entry{Spec: spec, Where: where})
 	if err != nil || i < 0 {

@@ -1,5 +1,5 @@
-// Package report finds what is worth knowing about a root file system before it is
-// put on a device.
+// Package report finds per-unit data in a root file system: files that must differ from unit
+// to unit, such as SSH host keys.
 package report
 
 import (
@@ -13,18 +13,17 @@ import (
 	"imgtool/image/tree"
 )
 
-// Finding is files of one kind that each unit must have of its own. In an image they
-// would be the same in all units.
+// Finding is a list of per-unit files of one kind. From an image all units get the same ones.
 type Finding struct {
 	Kind  string
-	Paths []string // in the order of the tree, with a slash before each
+	Paths []string // absolute, in the order of the tree
 
-	// The device does without them, or makes them again. What is not so, such as a
-	// private key that some program was given, only a person can judge.
+	// The device works without them, or makes them again. Others, such as the private
+	// key of a program, may be needed.
 	Removable bool
 }
 
-// String is the finding in words, with the first of its paths.
+// String describes the finding, with the first of its paths.
 func (f Finding) String() string {
 	switch n := len(f.Paths); n {
 	case 1:
@@ -60,18 +59,17 @@ var perUnit = []struct {
 		"etc/docker/key.json", "var/lib/docker/engine-id", "etc/rancher/node/password", "var/lib/tailscale/tailscaled.state", "var/lib/zerotier-one/identity.secret"}},
 }
 
-// keyFolders are where every small file is looked into for a private key, and
-// keyNames patterns of the last element of a path that are looked into elsewhere.
+// keyDirs are directories in which all small files are searched for private keys. keyNames are
+// patterns of file names that are searched elsewhere.
 var (
-	keyFolders = []string{"etc/", "root/", "home/"}
-	keyNames   = []string{"*.key", "*.pem", "id_*"}
+	keyDirs  = []string{"etc/", "root/", "home/"}
+	keyNames = []string{"*.key", "*.pem", "id_*"}
 )
 
-// maxKey is far more than any key file has.
+// maxKey bounds the size of a key file.
 const maxKey = 64 << 10
 
-// PerUnit finds what each unit must have of its own. own are paths that a board keeps
-// for that.
+// PerUnit finds per-unit data. own are the paths of the board's per-unit files.
 func PerUnit(t *tree.Tree, own []string) ([]Finding, error) {
 	found := map[string][]string{}
 	for p, n := range t.All() {
@@ -106,14 +104,14 @@ func kindOf(p string, n *tree.Inode, own []string) (string, error) {
 		if k.kind != MachineID {
 			return k.kind, nil
 		}
-		// An image may say that there is none yet.
+		// An image may have this text instead of an ID.
 		text, err := read(n)
 		if id := string(bytes.TrimSpace(text)); err != nil || id == "" || id == "uninitialized" {
 			return "", err
 		}
 		return k.kind, nil
 	}
-	if n.Size() > maxKey || !matches(keyNames, path.Base(p)) && !slices.ContainsFunc(keyFolders, func(dir string) bool { return strings.HasPrefix(p, dir) }) {
+	if n.Size() > maxKey || !matches(keyNames, path.Base(p)) && !slices.ContainsFunc(keyDirs, func(dir string) bool { return strings.HasPrefix(p, dir) }) {
 		return "", nil
 	}
 	text, err := read(n)
@@ -127,7 +125,7 @@ func matches(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool { ok, _ := path.Match(pattern, name); return ok })
 }
 
-// isPrivateKey looks for the first line of a key in PEM (RFC 7468), or for that of a
+// isPrivateKey searches for the first line of a key in PEM (RFC 7468), or for the key of a
 // WireGuard configuration.
 func isPrivateKey(text []byte) bool {
 	for line := range bytes.Lines(text) {

@@ -1,6 +1,6 @@
-// Package shconf reads configuration that is written as shell assignments, and
-// runs nothing: values are text, lists of text, and other variables that were
-// set before. All else that a shell would do is refused.
+// Package shconf reads configuration files with shell assignments, without running a shell.
+// Values are texts, lists of texts, and variables that were set before. Other shell syntax is
+// an error.
 package shconf
 
 import (
@@ -13,25 +13,24 @@ import (
 	"mvdan.cc/sh/v3/syntax"
 )
 
-// Value is what a variable is set to.
+// Value is the value of a variable.
 type Value struct {
 	Text string
-	List []string // of NAME=(…); nil for any other, not nil for an empty list
+	List []string // of NAME=(…), not nil; nil for a text
 }
 
 // Items returns the values of a list, or the words of a text.
 func (v Value) Items() []string { return append(slices.Clone(v.List), strings.Fields(v.Text)...) }
 
-// maxSrc and maxText bound what doubling a variable line by line can become.
+// maxSrc and maxText bound the memory for a file that doubles a variable in each line.
 const (
 	maxSrc  = 1 << 20
 	maxText = 1 << 16
 )
 
-// Parse reads assignments as bash would: NAME=text and NAME=(text …), with
-// quotes and with $NAME and ${NAME} of variables that were assigned above. The
-// last assignment of a name counts. Errors name the file and the line of what
-// is anything else.
+// Parse reads assignments as bash does: NAME=text and NAME=(text …), with quotes, and with
+// $NAME and ${NAME} of variables that were assigned before. The last assignment of a name
+// counts. Errors have the file and the line.
 func Parse(name string, src []byte) (map[string]Value, error) {
 	if len(src) > maxSrc {
 		return nil, fmt.Errorf("%s: %d bytes; configuration has at most %d", name, len(src), maxSrc)
@@ -117,8 +116,8 @@ func (r *reader) value(a *syntax.Assign) (Value, error) {
 	return Value{List: list}, nil
 }
 
-// word is the text of a word. In a list, bash would split and expand what is not
-// quoted: what it would make anything of is refused.
+// word returns the text of a word. In a list bash splits and expands unquoted text: text that
+// it would change is an error.
 func (r *reader) word(w *syntax.Word, list bool) (string, error) {
 	var b strings.Builder
 	for i, part := range w.Parts {
@@ -207,8 +206,8 @@ func (r *reader) param(p *syntax.ParamExp) (string, error) {
 	return v.Text, nil
 }
 
-// unescape takes the backslashes away that stand before one of only, or before
-// anything where only is empty. A line that ends in one goes on in the next.
+// unescape removes the backslashes before the characters in only, or before all characters if
+// only is empty. A line that ends in a backslash continues in the next one.
 func unescape(s, only string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

@@ -1,6 +1,5 @@
-// Package uboot writes and reads U-Boot's script images: a legacy uImage header
-// of 64 bytes before a table of lengths and the script's text. It also knows a
-// few of the blobs that boards boot from by their first bytes.
+// Package uboot writes and reads script images of U-Boot: a legacy uImage header of 64 bytes,
+// a table of lengths and the text of the script.
 package uboot
 
 import (
@@ -10,7 +9,7 @@ import (
 	"hash/crc32"
 )
 
-// Fields of the legacy header, include/image.h of U-Boot.
+// Fields of the legacy header, see include/image.h of U-Boot.
 const (
 	magic      = 0x27051956
 	headerSize = 64
@@ -21,17 +20,17 @@ const (
 	compNone   = 0
 )
 
-// MaxScript is how many bytes the RAUC boot method of U-Boot reads of boot.scr.
+// MaxScript is the number of bytes of boot.scr that U-Boot's boot method for RAUC reads.
 const MaxScript = 64 << 10
 
-// Script wraps the text of a boot script for arm64 with the given time in
-// seconds since 1970, as `mkimage -A arm64 -T script -C none` does.
+// Script returns the image of a boot script for arm64, as mkimage -A arm64 -T script -C none
+// makes it. The time is in seconds since 1970.
 func Script(text string, time int64) ([]byte, error) {
 	if len(text) == 0 {
 		return nil, errors.New("an empty boot script boots nothing")
 	}
 	payload := make([]byte, 8, 8+len(text))
-	binary.BigEndian.PutUint32(payload, uint32(len(text))) // a list of lengths that 0 ends
+	binary.BigEndian.PutUint32(payload, uint32(len(text))) // a list of lengths, with 0 at the end
 	payload = append(payload, text...)
 	if n := headerSize + len(payload); n > MaxScript {
 		return nil, fmt.Errorf("a boot script of %d bytes is longer than the %d bytes U-Boot reads", n, MaxScript)
@@ -44,11 +43,11 @@ func Script(text string, time int64) ([]byte, error) {
 	be.PutUint32(h[12:], uint32(len(payload)))
 	be.PutUint32(h[24:], crc32.ChecksumIEEE(payload))
 	h[28], h[29], h[30], h[31] = osLinux, archARM64, typeScript, compNone
-	be.PutUint32(h[4:], crc32.ChecksumIEEE(h)) // taken with itself as zero
+	be.PutUint32(h[4:], crc32.ChecksumIEEE(h)) // with zero in its own field
 	return append(h, payload...), nil
 }
 
-// ParseScript returns the text of a script image whose checksums hold.
+// ParseScript returns the text of a script image. It checks both checksums.
 func ParseScript(b []byte) (string, error) {
 	be := binary.BigEndian
 	if len(b) < headerSize || be.Uint32(b) != magic {

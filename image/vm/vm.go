@@ -1,6 +1,5 @@
-// Package vm runs emulated arm64 machines: QEMU's board virt, with Debian's U-Boot
-// for it and the disks it is given. Such a machine has no eMMC, so a board's disk is
-// a virtio one.
+// Package vm runs emulated arm64 machines: QEMU's board virt with Debian's U-Boot. The board
+// has no eMMC, so the disk of a board is a virtio disk.
 package vm
 
 import (
@@ -23,42 +22,42 @@ const (
 	uboot   = "/usr/lib/u-boot/qemu_arm64/u-boot.bin"
 )
 
-// EnvSize is the flash that U-Boot has its environment in, in bytes: the second of
+// EnvSize is the size of the flash with U-Boot's environment, in bytes: the second flash of
 // the board virt.
 const EnvSize = 64 << 20
 
-// Machine is what is emulated.
+// Machine is the configuration of a machine.
 type Machine struct {
 	Disks   []Disk
-	Env     string    // file of EnvSize with U-Boot's environment; "" is the default one
-	Forward []Forward // through eth0; with none in both and no Network there is no network
+	Env     string    // file of EnvSize with U-Boot's environment; empty: the default environment
+	Forward []Forward // through eth0; without any and without Network there is no network
 	LAN     []Forward // through eth1, to GatewayOfLAN
-	Network bool      // the machine reaches other computers, and this one at 10.0.2.2; else only answers what is forwarded
-	Once    bool      // it ends where it would restart
+	Network bool      // the machine can connect to other computers, and to this one at 10.0.2.2
+	Once    bool      // end instead of restarting
 }
 
-// Disk is one of a machine. Those of one bus keep their order.
+// Disk is a disk of a machine. The disks of a bus keep their order.
 type Disk struct {
 	Path string
-	File *os.File // in place of Path
+	File *os.File // instead of Path
 	Bus  string   // virtio, nvme or usb
-	Keep bool     // what is written stays; else it goes to a file of QEMU's in TMPDIR, or to a File that is not needed any more
+	Keep bool     // keep what is written; otherwise it goes to a file of QEMU's in TMPDIR, or to a temporary File
 }
 
-// GatewayOfLAN is the address that AtomixOS has on eth1 if it is not told another.
+// GatewayOfLAN is the default address of AtomixOS on eth1.
 const GatewayOfLAN = "172.20.30.1"
 
-// Forward is a port of 127.0.0.1 that leads to one of the machine.
+// Forward forwards a port of 127.0.0.1 to a port of the machine.
 type Forward struct{ Host, Guest uint16 }
 
-// MissingError names what emulation needs and this computer lacks.
+// MissingError means that programs or files for the emulation are missing.
 type MissingError struct{ What, Packages []string }
 
 func (e *MissingError) Error() string {
 	return fmt.Sprintf("%s is missing: install %s", strings.Join(e.What, " and "), strings.Join(e.Packages, " and "))
 }
 
-// Check looks whether this computer has what emulation needs.
+// Check returns a [*MissingError] if this computer lacks something for the emulation.
 func Check() error {
 	var e MissingError
 	if _, err := exec.LookPath(program); err != nil {
@@ -73,23 +72,23 @@ func Check() error {
 	return nil
 }
 
-// Running is a machine that was started.
+// Running is a running machine.
 type Running struct {
 	Keyboard io.Writer // of its console
 
 	console *os.File
-	pending []byte // read and copied, and not looked at
+	pending []byte // read and copied, but not searched yet
 	cmd     *exec.Cmd
-	wait    func() error // may be called by several, also at once
+	wait    func() error // may be called several times, also concurrently
 	faults  bytes.Buffer
 }
 
-// Start starts a machine, which ends with ctx at the latest.
+// Start starts a machine. It ends when ctx is done.
 func (m *Machine) Start(ctx context.Context) (*Running, error) {
 	if err := Check(); err != nil {
 		return nil, err
 	}
-	// KVM may be there and not work.
+	// Not KVM: it may be present without working.
 	args := []string{"-accel", "tcg", "-M", "virt", "-cpu", "cortex-a53", "-smp", fmt.Sprint(min(2, runtime.NumCPU())), "-m", "1024",
 		"-nographic", "-bios", uboot}
 	if m.Once {
@@ -148,15 +147,14 @@ func (m *Machine) Start(ctx context.Context) (*Running, error) {
 // sandbox forbids QEMU system calls that a machine does not need.
 const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
-// canSandbox says whether QEMU was built with the sandbox, and the kernel allows it.
+// canSandbox reports whether QEMU and the kernel support the sandbox.
 func canSandbox(ctx context.Context) bool {
 	return exec.CommandContext(ctx, program, "-sandbox", sandbox, "-machine", "help").Run() == nil
 }
 
-// network is the options of the two network cards. A restricted card gives the machine
-// an address and lets connections in through the forwarded ports; QEMU drops all else
-// that the machine sends, also to the services of this computer's 127.0.0.1, which it
-// would find at the address of its gateway.
+// network returns the options of the two network cards. On a restricted card the machine gets
+// an address, and accepts connections through forwarded ports. QEMU drops other packets of the
+// machine, also those to its gateway, which stands for 127.0.0.1 of this computer.
 func (m *Machine) network() []string {
 	if len(m.Forward)+len(m.LAN) == 0 && !m.Network {
 		return []string{"-nic", "none"}
@@ -176,7 +174,7 @@ func forwards(all []Forward, to string) (options string) {
 	return options
 }
 
-// escape is a path as QEMU reads it in a list of options.
+// escape returns a path for a list of QEMU's options.
 func escape(path string) string {
 	// A path with a colon could be taken for a protocol.
 	if abs, err := filepath.Abs(path); err == nil {
@@ -185,14 +183,13 @@ func escape(path string) string {
 	return strings.ReplaceAll(path, ",", ",,")
 }
 
-// Reply is typed when a text is seen on the console.
+// Reply is text to type when another text appears on the console.
 type Reply struct{ Seen, Type string }
 
-// Watch copies the console to out, and types replies, each when its text comes after
-// that of the one before. It ends with the first line for which done, which may be
-// nil, is true, and all replies typed: that line is returned. Otherwise it ends with
-// the machine, with io.EOF or what QEMU complains about. A line that goes on no more is
-// seen without its end, as that of a prompt is.
+// Watch copies the console to out, and types the replies in their order. It returns the first
+// line after all replies for which done, which may be nil, is true. If the machine ends before
+// that, the error is [io.EOF] or what QEMU printed. A line without an end, such as a prompt, is
+// passed to done after a pause.
 func (r *Running) Watch(out io.Writer, done func(line string) bool, replies ...Reply) (line string, err error) {
 	w := &watcher{done: done, replies: replies, keyboard: r.Keyboard}
 	for buf := make([]byte, 4096); ; {
@@ -219,7 +216,7 @@ func (r *Running) Watch(out io.Writer, done func(line string) bool, replies ...R
 	}
 }
 
-// pause is how long nothing comes after a line that waits for somebody.
+// pause is the time without output after which a line without an end counts as a prompt.
 const pause = 200 * time.Millisecond
 
 // Kill ends the machine as if its power were cut.
@@ -229,7 +226,7 @@ func (r *Running) Kill() {
 	r.console.Close()
 }
 
-// end waits for the machine to end. What QEMU complains about is its error.
+// end waits for the machine to end. The error has what QEMU printed.
 func (r *Running) end() error {
 	err := r.wait()
 	r.console.Close()
@@ -242,29 +239,29 @@ func (r *Running) end() error {
 	return fmt.Errorf("%s: %w", program, err)
 }
 
-// watcher reads a console.
+// watcher searches the output of a console.
 type watcher struct {
 	done     func(string) bool
 	replies  []Reply
 	keyboard io.Writer
 
-	line   []byte // the last
-	ended  bool   // it has its end
+	line   []byte // the last line
+	ended  bool   // the line is complete
 	unread []byte // since the last reply
 }
 
-// maxLine bounds what is kept of a line, and of what no reply came to.
+// maxLine bounds the length of a line, and of the output since the last reply.
 const maxLine = 1 << 16
 
-// text is the line that was seen.
+// text returns the last line.
 func (w *watcher) text() string { return strings.TrimSuffix(string(w.line), "\r") }
 
-// found says whether the line, as far as it is there, is what is waited for.
+// found reports whether the line, complete or not, is the wanted one.
 func (w *watcher) found() bool {
 	return len(w.replies) == 0 && w.done != nil && w.done(w.text())
 }
 
-// see reads on to the end of a line that is waited for. rest comes after it.
+// see searches text up to the end of the wanted line. rest follows that line.
 func (w *watcher) see(text []byte) (rest []byte, ended bool) {
 	for len(text) > 0 {
 		if w.ended {
