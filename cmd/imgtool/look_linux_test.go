@@ -47,7 +47,7 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 	imagetest.Run(t, "mkfs.ext4", "-q", "-d", dir, ext4, "8M")
 	for _, image := range []string{squashfs, ext4} {
 		t.Run(filepath.Ext(image), func(t *testing.T) {
-			var list []lsFile
+			var list []fileinfo.File
 			noError(t, json.Unmarshal([]byte(imgtool(t, "ls", "-R", "--json", "--xattrs", image)), &list))
 			dev, mounted := imagetest.Loop(t, image), t.TempDir()
 			imagetest.Run(t, "mount", "-o", "ro", dev, mounted)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"regexp"
@@ -230,41 +229,4 @@ func checkStick(path string) error {
 		return fmt.Errorf("--usb %s: it is in the format %s; unpack it to a raw image first", path, s.Format)
 	}
 	return nil
-}
-
-// runTerminal makes the terminal the console of a machine.
-func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) error {
-	u.Infof("type Ctrl-A x to leave")
-	r, err := m.Start(ctx)
-	if err != nil {
-		return err
-	}
-	fd := int(u.in.(*os.File).Fd())
-	before, err := term.MakeRaw(fd)
-	if err != nil {
-		r.Kill()
-		return err
-	}
-	defer term.Restore(fd, before)
-	go io.Copy(r.Keyboard, u.in)
-	if _, err := r.Watch(u.machineConsole(), nil, replies...); err != io.EOF {
-		return err
-	}
-	return nil
-}
-
-// runHeadless prints the console, as events with --json.
-func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeout time.Duration, replies []vm.Reply, u *ui) error {
-	if !u.json {
-		out := u.data()
-		defer out.Close()
-		_, err := m.RunUntil(ctx, until, timeout, out, replies...)
-		return err
-	}
-	begin := time.Now()
-	line, err := m.RunUntil(ctx, until, timeout, &consoleEvents{u: u}, replies...)
-	if err != nil {
-		return err
-	}
-	return u.print(map[string]any{"line": line, "seconds": time.Since(begin).Seconds()})
 }
