@@ -750,7 +750,7 @@ func TestProvisionUnit(t *testing.T) {
 	s.write(template, strings.NewReplacer(secretToken, "@{token}", "/new:1", "/@{image}:1").Replace(string(text)))
 	s.write(table, "unit,token,image\nW1,"+secretToken+",one\nW2,other,two\n")
 	d := s.fresh(&consoletest.Device{Fail: "validate", Error: "TOKEN=" + secretToken})
-	s.wants(4, "as before: TOKEN=***", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
+	s.wants(4, "kept its configuration: TOKEN=***", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
 	d = s.fresh(&consoletest.Device{})
 	s.wants(0, "applied in", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
 	s.has(d, "one")
