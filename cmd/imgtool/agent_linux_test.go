@@ -27,7 +27,7 @@ SD_PART_SIZE_SCRATCH="ALL"
 SD_FILES_CLEAN=(/var/log/journal)
 `
 
-// newAgent is a bench with the images of an agent.
+// newAgent returns a bench with the images of an agent.
 func newAgent(t *testing.T) *bench {
 	t.Helper()
 	t.Setenv("SOURCE_DATE_EPOCH", "1780000000")
@@ -48,9 +48,8 @@ func newAgent(t *testing.T) *bench {
 	return b
 }
 
-// An agent that provisions itself ends as one that was provisioned offline, file by
-// file.
-func TestALiveAgentEndsAsTheOfflineOne(t *testing.T) {
+// An agent that provisions itself gets the same files as one that is provisioned offline.
+func TestLiveAgentEqualsTheOfflineOne(t *testing.T) {
 	b := newAgent(t)
 	root, conf := filepath.Join(b.dir, "root"), filepath.Join(b.dir, "factory_provision_agent.conf")
 	if err := os.WriteFile(conf, []byte(agentConf), 0o644); err != nil {
@@ -85,9 +84,9 @@ func TestALiveAgentEndsAsTheOfflineOne(t *testing.T) {
 	}
 }
 
-// What is one agent's goes into both of its root file systems, and its NVMe is known
-// for a unit's.
-func TestWhatIsOneAgents(t *testing.T) {
+// Per-unit data of an agent is stored in both of its root file systems, and its NVMe is
+// recognised as the NVMe of a unit.
+func TestPerUnitDataOfAnAgent(t *testing.T) {
 	b := newAgent(t)
 	unit := filepath.Join(b.dir, "A1.toml")
 	if err := os.WriteFile(unit, []byte("vsn = \"A1\"\nnode-id = \"000048B02D012345\"\n"), 0o600); err != nil {
@@ -109,7 +108,7 @@ func TestWhatIsOneAgents(t *testing.T) {
 		part := partOf(t, b.files[c.medium], c.part)
 		imagetest.Run(t, "e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", b.files[c.medium], part.Off))
 	}
-	// None of its disks is taken for another.
+	// None of its disks is accepted in the place of another.
 	other := filepath.Join(b.dir, "A2.toml")
 	if err := os.WriteFile(other, []byte("vsn = \"A2\"\n"), 0o600); err != nil {
 		t.Fatal(err)

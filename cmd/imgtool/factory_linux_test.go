@@ -27,7 +27,7 @@ import (
 	"imgtool/image/volume"
 )
 
-// bench is the three images of a build and a loop device for each.
+// bench has the three images of a build and a loop device for each.
 type bench struct {
 	t     *testing.T
 	dir   string
@@ -72,7 +72,7 @@ func (b *bench) blank() {
 	}
 }
 
-// unitFile writes a unit and keys of its own, and returns its file.
+// unitFile writes the data and keys of a unit, and returns the file.
 func (b *bench) unitFile(vsn string) string {
 	b.t.Helper()
 	put := func(name, text string) {
@@ -109,7 +109,7 @@ func (b *bench) factory(unit string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// unit reads a unit's file.
+// unit reads the file of a unit.
 func (b *bench) unit(file string) *factory.Unit {
 	b.t.Helper()
 	own, err := factory.ReadUnit(file, &b.board.Unit, b.board.Name, progress.Discard)
@@ -117,7 +117,7 @@ func (b *bench) unit(file string) *factory.Unit {
 	return own
 }
 
-// has returns the status of a disk, and whether its content is that of the unit, to the byte.
+// has returns the status of a disk, and whether it has exactly the content of the unit.
 func (b *bench) has(medium, file string) (status factory.Status, is bool) {
 	b.t.Helper()
 	files, _ := b.unit(file).Files(medium, nil)
@@ -132,8 +132,8 @@ func (b *bench) has(medium, file string) (status factory.Status, is bool) {
 	return factory.ReadStatus(d, src.Manifest, &b.board.Unit), err == nil
 }
 
-// The kernel mounts what was written, and sees the files of the unit.
-func TestTheKernelSeesWhatIsTheUnits(t *testing.T) {
+// The kernel mounts the file systems and finds the files of the unit.
+func TestKernelReadsPerUnitData(t *testing.T) {
 	b := newBench(t)
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
 	unit := b.unitFile("W1")
@@ -170,8 +170,8 @@ func TestTheKernelSeesWhatIsTheUnits(t *testing.T) {
 	}
 }
 
-// What of a fleet image is the same in every unit lies where it is in the image.
-func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
+// Data that is the same for all units stays at its offset in the image.
+func TestPerUnitDataMovesNothing(t *testing.T) {
 	b := newBench(t)
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
 	own := b.unit(b.unitFile("W1"))
@@ -198,17 +198,17 @@ func TestWhatIsTheUnitsMovesNothing(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d of %d blocks differ", medium, differ, all)
-		// Counters in every copy of the superblock and the descriptors, bitmaps, inodes,
-		// folders and the files.
+		// Counters in all copies of the superblock and the descriptors, bitmaps, inodes,
+		// directories and the files.
 		if differ > 60 {
 			t.Errorf("%s: %d of %d blocks differ", medium, differ, all)
 		}
 	}
 }
 
-// Killed anywhere, nothing says that it was provisioned and is not, and the same
-// command finishes it.
-func TestAKilledFactoryIsFinishedByTheNext(t *testing.T) {
+// A factory run that is killed at any moment leaves no disk that is wrongly marked as
+// provisioned, and the same command completes it.
+func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 	b := newBench(t)
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
 	r := random(t)
@@ -221,7 +221,7 @@ func TestAKilledFactoryIsFinishedByTheNext(t *testing.T) {
 	t.Logf("a whole one takes %s", whole.Round(10*time.Millisecond))
 	var early, halfway, done int
 	for i := range soak(6, 50) {
-		// On blank disks, or over another unit's.
+		// On blank disks, or on disks of another unit.
 		next, args := i%2, []string{"--reprovision"}
 		fresh := r.IntN(2) == 0
 		if fresh {
@@ -275,7 +275,7 @@ func TestAKilledFactoryIsFinishedByTheNext(t *testing.T) {
 	}
 }
 
-// partOf is a partition of a disk, by its name.
+// partOf returns a partition of a disk by its name.
 func partOf(t *testing.T, file, name string) gpt.Part {
 	t.Helper()
 	f, err := os.Open(file)

@@ -25,7 +25,7 @@ import (
 	"imgtool/image/tree/hostfs"
 )
 
-// What upstream's factory_provision.conf sets.
+// liveConf has the settings of upstream's factory_provision.conf.
 const provisionConf = `#!/bin/bash -e
 PROVISION_STATE_FILE=/etc/waggle/factory_provision
 KERNEL_DTB=/boot/dtb/tegra194-xavier-nx-cti-NGX003-WAGGLE-WS.dtb
@@ -40,7 +40,7 @@ CHECK_REG_FILES=(/etc/waggle/bk_pubkey.pem /etc/waggle/bk_key.pem-cert.pub /etc/
 CHECK_DEVICES=($SD_DEVICE $NVME_DEVICE)
 `
 
-// plantLive writes a unit's root into a folder.
+// plantLive writes the root of a unit to a directory.
 func plantLive(t *testing.T, root string) {
 	t.Helper()
 	if err := makeLive(root); err != nil {
@@ -48,8 +48,8 @@ func plantLive(t *testing.T, root string) {
 	}
 }
 
-// words is a tree in words, without what differs from run to run: times of folders,
-// dates and builds of the state file, and what was kept beside.
+// words describes a tree as text, without the parts that differ between runs: times of
+// directories, dates and builds in the state file, and the backups of changed files.
 func words(t *tree.Tree, not ...string) string {
 	t = t.Without(func(p string) bool { return slices.Contains(not, p) || strings.HasSuffix(p, ".bck") })
 	text := regexp.MustCompile(`(?m)^(/\S* 04\d+ \S+) @\d+`).ReplaceAllString(edittest.Dump(t), "$1")
@@ -100,11 +100,11 @@ func (b *bench) live(root, conf string, args ...string) (int, string) {
 	return ended(b.t, cmd)
 }
 
-// A unit that provisions itself ends as one that was provisioned offline, file by
-// file; killed anywhere and run again as well.
-func TestALiveUnitEndsAsTheOfflineOne(t *testing.T) {
+// A unit that provisions itself gets the same files as one that is provisioned offline, also
+// if it is killed at any moment and run again.
+func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 	b, root, conf := newLive(t)
-	// The same root file system, offline: the key alone may not be in an image.
+	// The same root file system, offline, without the key, which must not be in an image.
 	all := liveTree()
 	f, err := os.Create(filepath.Join(b.dir, "l4t.tar"))
 	if err != nil {
@@ -197,7 +197,7 @@ func TestALiveUnitEndsAsTheOfflineOne(t *testing.T) {
 		kills := ""
 		for range 1 + r.IntN(2) {
 			cmd := run()
-			// What changes the root is over soon: half of the kills are aimed there.
+			// The changes of the root take little time: half of the kills happen during them.
 			from, long := "", whole
 			if i%2 == 0 {
 				from, long = "(5/6)", 80*time.Millisecond
@@ -218,7 +218,7 @@ func TestALiveUnitEndsAsTheOfflineOne(t *testing.T) {
 	t.Logf("killed with the state file at %v", phases)
 }
 
-// killed runs a program and kills it a while after it said something.
+// killed runs a program and kills it some time after its first output.
 func killed(t *testing.T, cmd *exec.Cmd, from string, after time.Duration) {
 	t.Helper()
 	said, err := cmd.StderrPipe()
@@ -250,8 +250,8 @@ func killed(t *testing.T, cmd *exec.Cmd, from string, after time.Duration) {
 	cmd.Wait()
 }
 
-// Every step is in the journal, under the name that the guide looks for.
-func TestALiveUnitTellsTheJournal(t *testing.T) {
+// Every step is logged to the journal, under the identifier that the guide uses.
+func TestLiveUnitLogsToTheJournal(t *testing.T) {
 	b, root, conf := newLive(t)
 	socket := filepath.Join(t.TempDir(), "socket")
 	in, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
@@ -266,7 +266,7 @@ func TestALiveUnitTellsTheJournal(t *testing.T) {
 	if err := os.Symlink(socket, folder+"/socket"); err == nil {
 		defer os.Remove(folder + "/socket")
 	} else {
-		// This machine has a journal: ours is there for imgtool alone.
+		// This machine has a journal: only imgtool uses the one of the test.
 		b.wrap = []string{imagetest.Need(t, "unshare"), "--mount", "sh", "-c", "mount -t tmpfs journal " + folder + " && ln -s " + socket + " " + folder + `/socket && exec "$@"`, "sh"}
 	}
 	got := make(chan string, 1000)
@@ -300,8 +300,8 @@ func TestALiveUnitTellsTheJournal(t *testing.T) {
 	}
 }
 
-// The program itself, with a root whose directories lead to those of another one.
-func TestALiveUnitStaysInItsRoot(t *testing.T) {
+// The program leaves another root unchanged to which directories of the root are linked.
+func TestLiveUnitStaysInItsRoot(t *testing.T) {
 	b, root, conf := newLive(t)
 	other := filepath.Join(b.dir, "other")
 	plantLive(t, other)

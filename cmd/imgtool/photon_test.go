@@ -17,8 +17,8 @@ import (
 	"imgtool/image/tree"
 )
 
-// makeL4T writes a root file system with the paths that provisioning a Photon NX
-// needs, as a tar.
+// makeL4T writes a tar of a root file system with the paths that provisioning a Photon NX
+// needs.
 func makeL4T(path string) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -78,7 +78,7 @@ func writeTree(w *tar.Writer, t *tree.Tree) error {
 	return nil
 }
 
-// liveTree is what a unit has that was flashed and has registered.
+// liveTree is the root of a unit that was flashed and has registered.
 func liveTree() *tree.Tree {
 	t := edittest.L4T()
 	put := func(path, text string, mode uint32) {
@@ -95,7 +95,7 @@ func liveTree() *tree.Tree {
 	return t
 }
 
-// realPing gives /bin/ping a capability that a kernel takes.
+// realPing gives /bin/ping a valid capability.
 func realPing(t *tree.Tree) {
 	ping := *t.Lookup("bin/ping")
 	ping.Xattrs = []tree.Xattr{{Name: "security.capability", Value: "\x01\x00\x00\x02\x00\x20" + strings.Repeat("\x00", 14)}}
@@ -103,21 +103,21 @@ func realPing(t *tree.Tree) {
 	t.Put("bin/ping4", &ping)
 }
 
-// liveAgent is what an agent has that was flashed.
+// liveAgent is the root of an agent that was flashed.
 func liveAgent() *tree.Tree {
 	t := edittest.Agent()
 	realPing(t)
 	return t
 }
 
-// makeLive writes a unit's root into a folder.
+// makeLive writes the root of a unit to a directory.
 func makeLive(root string) error {
 	all := liveTree().Without(func(p string) bool { return strings.HasPrefix(p, "media/rpi/") })
 	all.Put("etc/waggle/bk_key.pem", &tree.Inode{Mode: tree.Regular | 0o600, ModTime: edittest.ModTime, Content: strings.NewReader("not a private key\n")})
 	return extract(all, root)
 }
 
-// makeAgent writes the root of an agent that was flashed into a folder.
+// makeAgent writes the root of a flashed agent to a directory.
 func makeAgent(root string) error { return extract(liveAgent(), root) }
 
 func extract(all *tree.Tree, root string) error {
@@ -143,7 +143,7 @@ func extract(all *tree.Tree, root string) error {
 	return nil
 }
 
-// initrdWith packs a cpio with files of these names.
+// initrdWith returns a cpio archive with files of these names.
 func initrdWith(names ...string) []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)

@@ -13,9 +13,9 @@ import (
 	"imgtool/image/tree"
 )
 
-// What is wrong with a root file system or a command line for the Photon NX is
-// said in one sentence, before anything is written.
-func TestWhatIsWrongForAPhotonIsSaid(t *testing.T) {
+// Errors in a root file system or command line for the Photon NX are reported in one
+// sentence, before anything is written.
+func TestPhotonErrors(t *testing.T) {
 	put := func(path, text string) func(*tree.Tree) {
 		return func(t *tree.Tree) {
 			t.Put(path, &tree.Inode{Mode: tree.Regular | 0o644, ModTime: edittest.ModTime, Content: strings.NewReader(text)})

@@ -246,7 +246,7 @@ func TestTheOnlySlotOfABootMethod(t *testing.T) {
 	log := imagetest.Boot(t, m, `^imgtool starter ready: slot a, build boot-1,`, vm.Reply{Seen: "Hit any key", Type: "\n"}, vm.Reply{Seen: "=> ", Type: script})
 	for _, text := range []string{"imgtool.tries=", "panic=", "Slot A is"} {
 		if strings.Contains(log, text) {
-			t.Errorf("the script has chosen, too: %q is said:\n%s", text, log)
+			t.Errorf("the script has chosen, too: %q is printed:\n%s", text, log)
 		}
 	}
 	// saveenv writes the text before it fails with a timeout of QEMU's flash.
