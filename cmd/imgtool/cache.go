@@ -56,14 +56,14 @@ func newCacheCommand(u *ui) *cobra.Command {
 		Long: `Show the cache of compressed blocks: its directory, the number of blocks, their size
 and when the oldest was used.
 
-A build stores the blocks of the root file system that it compressed, and uses those
-that are stored already. Whoever can write to the cache decides what is built with it:
+A build stores the compressed blocks of the root file system, and uses blocks
+that are stored already. Anyone who can write to the cache controls the builds that use it:
 its directory, and those above it, must belong to you or root and be writable by no
 other user (exit status 5). Several builds of a user may use a cache at the same time,
 and it may be deleted.
 
-If CI stores the cache between builds, or several machines share it, whoever can write
-to that store decides too, unless the builds have a --cache-key: a file of 32 random
+If CI stores the cache between builds, or several machines share it, anyone who can write
+to that store controls the builds too, unless they have a --cache-key: a file of 32 random
 bytes or more, readable only by you and kept outside the cache. Entries that were made
 without it are not used.`,
 		Example: `  imgtool cache

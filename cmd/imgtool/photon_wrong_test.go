@@ -46,8 +46,8 @@ func TestPhotonErrors(t *testing.T) {
 		return path
 	}
 	big := sparseFile(t, filepath.Join(dir, "big"), 65<<20)
-	folder := filepath.Join(dir, "folder")
-	if err := os.Mkdir(folder, 0o755); err != nil {
+	empty := filepath.Join(dir, "empty")
+	if err := os.Mkdir(empty, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -94,9 +94,9 @@ func TestPhotonErrors(t *testing.T) {
 		{"a conf that runs something", nil, []string{"--provision-conf", file("a.conf", "A=$(id)\n")}, 3, `a\.conf:1: .* nothing is run`},
 		{"a conf with another device", nil, []string{"--provision-conf", file("b.conf", "SD_DEVICE=/dev/sda\n")}, 3, `b\.conf: SD_DEVICE: the value is \(/dev/sda\); only \(/dev/mmcblk1\) is supported`},
 		{"a conf with an odd size", nil, []string{"--provision-conf", file("c.conf", "NVME_PART_SIZE_SWAP=16GB\n")}, 3, `c\.conf: NVME_PART_SIZE_SWAP: invalid size "16GB"`},
-		{"a conf with more than there is", nil, []string{"--provision-conf", file("d.conf", "NVME_PART_SIZE_SYSTEM=900G\n")}, 3, `nvme: `},
-		{"a partition there is not", nil, []string{"--partition", "KERNEL=" + big}, 3, `photon-nx has 0 partitions KERNEL`},
-		{"a root file system that is a folder without all that", nil, []string{"--rootfs", folder}, 3, `no kernel`},
+		{"a conf with a partition larger than the disk", nil, []string{"--provision-conf", file("d.conf", "NVME_PART_SIZE_SYSTEM=900G\n")}, 3, `nvme: `},
+		{"an unknown partition", nil, []string{"--partition", "KERNEL=" + big}, 3, `photon-nx has 0 partitions KERNEL`},
+		{"an empty directory as the root file system", nil, []string{"--rootfs", empty}, 3, `no kernel`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root := edittest.L4T()

@@ -52,7 +52,7 @@ func TestSpecialFilesAreRefusedAtOnce(t *testing.T) {
 		name   string
 		at     string // where the special file is put in the place of another
 		args   []string
-		copies string // a directory that at lies in
+		copies string // a directory that contains at
 	}{
 		{name: "inspect", at: "X", args: []string{"inspect", "X"}},
 		{name: "ls", at: "X", args: []string{"ls", "X"}},
