@@ -7,6 +7,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 GOTESTSUM = gotest.tools/gotestsum@v1.13.0
+# make lint runs vet; without debugging information test programs link faster; some tests
+# wait for timeouts, so more packages than processors run at once.
+TESTFLAGS = -vet=off -ldflags=-w -p 4
 
 FIRST_BOOT = image/starter/first-boot/first-boot
 
@@ -32,17 +35,17 @@ image: build ## an image of BOARD in out/
 
 test: first-boot ## all tests, with a sample of the large matrices
 	@.ci/deps test
-	@.ci/test $(GO) run $(GOTESTSUM) -- -timeout 28m ./...
+	@.ci/test $(GO) run $(GOTESTSUM) -- $(TESTFLAGS) -timeout 28m ./...
 
 short: first-boot ## without emulated machines and long tests
-	$(GO) test -short ./...
+	$(GO) test $(TESTFLAGS) -short ./...
 
 race: first-boot ## with the race detector, without emulated machines and long tests
-	$(GO) test -race -short ./...
+	$(GO) test $(TESTFLAGS) -race -short ./...
 
 soak: first-boot ## all tests, with the large matrices in full
 	@.ci/deps test
-	@SOAK=1 .ci/test $(GO) run $(GOTESTSUM) -- -timeout 120m ./...
+	@SOAK=1 .ci/test $(GO) run $(GOTESTSUM) -- $(TESTFLAGS) -timeout 120m ./...
 
 lint: ## formatting, vet, linters, known vulnerabilities
 	@.ci/deps lint
