@@ -85,6 +85,7 @@ byte by byte. Building needs no root.
 Data go to stdout, messages and progress to stderr.`,
 		Example: `  imgtool build --board rock64
   imgtool flash /dev/sdX`,
+		Version:       programVersion(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,

@@ -12,6 +12,14 @@ import (
 // version is set by the linker in a release.
 var version = ""
 
+// programVersion returns the version of a release, or what Go derives from git.
+func programVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "" {
+		return info.Main.Version
+	}
+	return version
+}
+
 func newVersionCommand(u *ui) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
@@ -23,10 +31,7 @@ func newVersionCommand(u *ui) *cobra.Command {
 }
 
 func runVersion(u *ui) error {
-	v := version
-	if info, ok := debug.ReadBuildInfo(); ok && v == "" {
-		v = info.Main.Version
-	}
+	v := programVersion()
 	var codecs []string
 	for _, name := range []string{"zstd", "xz", "gzip", "lz4"} {
 		c, err := squashfs.Codec(name)
