@@ -65,18 +65,14 @@ func (s *saver) compressed(ctx context.Context, file *os.File) error {
 	sums := image.NewChecksums(s.img)
 	s.m.fill(sums)
 	out := bufio.NewWriterSize(file, image.PieceSize)
+	t := frames{w: out}
 	if s.format != Zstd {
-		err := s.pieces(ctx, sums, func(packed []byte, _ int64) error {
-			_, err := out.Write(packed)
-			return err
-		})
-		if err != nil {
+		if err := s.pieces(ctx, sums, t.add); err != nil {
 			return err
 		}
 		return out.Flush()
 	}
 
-	t := frames{w: out}
 	placeholder := skippable(skippableManifest, s.m.Encode())
 	if err := t.add(placeholder, 0); err != nil {
 		return err

@@ -1,17 +1,16 @@
 package source
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"imgtool/image"
 	"imgtool/image/tree"
 )
 
@@ -71,41 +70,23 @@ func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree) (*R
 		return nil, fmt.Errorf("%s: several images: choose one: %s", ref, in.list(all))
 	}
 	im := images[picked[0]]
-	if len(im.Layers) > maxLayers {
-		return nil, tooManyLayers(ref, len(im.Layers))
-	}
-
 	r, err := openIn(t, im.Config)
 	raw, err := readAll(r, err, 0)
 	if err != nil {
 		return nil, blobError(ref, "config", v1.Hash{}, err)
 	}
-	sum := sha256.Sum256(raw)
+	digest, _, err := v1.SHA256(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
 	if want, err := im.id(); err == nil {
-		if err := compare("digest", sum[:], want); err != nil {
+		if err := compare("digest", digest.Hex, want); err != nil {
 			return nil, blobError(ref, "config", want, err)
 		}
 	}
-	config, err := o.config(ref, raw)
-	if err != nil {
-		return nil, err
+	var layers []layer
+	for _, name := range im.Layers {
+		layers = append(layers, layer{open: func(context.Context) (io.ReadCloser, error) { return openIn(t, name) }})
 	}
-	if n, d := len(im.Layers), len(config.RootFS.DiffIDs); n != d {
-		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
-	}
-	root, err := o.layers(ctx, ref, len(im.Layers), func(ctx context.Context, i int) (image.Content, error) {
-		diffID := config.RootFS.DiffIDs[i]
-		r, err := openIn(t, im.Layers[i])
-		if err == nil {
-			var c image.Content
-			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", ref, i+1), r, nil, diffID); err == nil {
-				return c, nil
-			}
-		}
-		return nil, blobError(ref, fmt.Sprintf("layer %d", i+1), diffID, err)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &Root{Tree: root, Origin: "docker sha256:" + hex.EncodeToString(sum[:])}, nil
+	return o.layers(ctx, ref, "docker "+digest.String(), raw, layers)
 }
