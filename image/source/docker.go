@@ -21,24 +21,15 @@ type dockerImage struct {
 	Layers   []string
 }
 
-func isDockerArchive(t *tree.Tree) bool {
-	n := t.Lookup("manifest.json")
-	if n == nil || n.Type() != tree.Regular || n.Size() > maxManifest {
-		return false
-	}
-	images, err := dockerImages(t)
-	return err == nil && len(images) > 0
-}
-
-// dockerImages returns the entries that have a config; others may be null.
-func dockerImages(t *tree.Tree) (images []dockerImage, err error) {
+// dockerImages returns the entries that have a config, because others may be null. A tar
+// without any is not an archive of "docker save".
+func dockerImages(t *tree.Tree) (images []dockerImage) {
 	r, err := openIn(t, "manifest.json")
 	raw, err := readAll(r, err, 0)
-	if err != nil {
-		return nil, err
+	if err != nil || json.Unmarshal(raw, &images) != nil {
+		return nil
 	}
-	err = json.Unmarshal(raw, &images)
-	return slices.DeleteFunc(images, func(im dockerImage) bool { return im.Config == "" }), err
+	return slices.DeleteFunc(images, func(im dockerImage) bool { return im.Config == "" })
 }
 
 // id returns the digest of the config, if its name contains it.
@@ -47,12 +38,8 @@ func (im dockerImage) id() (v1.Hash, error) {
 	return v1.NewHash("sha256:" + strings.TrimPrefix(name, "sha256:"))
 }
 
-func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree) (*Root, error) {
+func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree, images []dockerImage) (*Root, error) {
 	ref := in.ref
-	images, err := dockerImages(t)
-	if err != nil {
-		return nil, named(ref, err)
-	}
 	var all []held
 	for _, im := range images {
 		h := held{full: im.RepoTags, id: im.Config}

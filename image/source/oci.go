@@ -112,8 +112,10 @@ func (o *Opener) layout(ctx context.Context, in within, t *tree.Tree, open func(
 		return nil, &CorruptError{in.ref + ": index.json", err}
 	}
 	// docker save writes both lists; the index may be empty.
-	if len(index.Manifests) == 0 && t != nil && isDockerArchive(t) {
-		return o.dockerArchive(ctx, in, t)
+	if len(index.Manifests) == 0 && t != nil {
+		if images := dockerImages(t); len(images) > 0 {
+			return o.dockerArchive(ctx, in, t, images)
+		}
 	}
 	var all []held
 	for _, d := range index.Manifests {

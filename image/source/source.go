@@ -284,11 +284,11 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	if err != nil {
 		return nil, named(ref, err)
 	}
-	switch {
-	case isLayoutArchive(t):
+	if isLayoutArchive(t) {
 		return o.layout(ctx, in, t, func(name string) (io.ReadCloser, error) { return openIn(t, name) })
-	case isDockerArchive(t):
-		return o.dockerArchive(ctx, in, t)
+	}
+	if images := dockerImages(t); len(images) > 0 {
+		return o.dockerArchive(ctx, in, t, images)
 	}
 	return &Root{Tree: t}, nil
 }
