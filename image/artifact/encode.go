@@ -89,10 +89,7 @@ func (s *saver) compressed(ctx context.Context, file *os.File) error {
 	if len(manifest) != len(placeholder) {
 		return fmt.Errorf("internal error: the manifest has %d bytes, the space for it has %d", len(manifest), len(placeholder))
 	}
-	if err := t.sums(manifest, content); err != nil {
-		return err
-	}
-	if err := t.finish(); err != nil {
+	if err := t.finish(manifest, content); err != nil {
 		return err
 	}
 	if err := out.Flush(); err != nil {

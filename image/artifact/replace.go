@@ -85,7 +85,8 @@ func Patch(ctx context.Context, path string, f *os.File, patches []image.Extent)
 }
 
 // rewrite replaces the file at path, which is open as f, by a file that write writes, with
-// the same access. It writes the manifest and block map beside it, unless m is nil.
+// the same access. If another file has the name by then, the error is a *[ReplacedError].
+// The manifest and block map beside it are written too, unless m is nil.
 func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) error) error {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -109,8 +110,12 @@ func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) erro
 	if err := write(out.File); err != nil {
 		return fmt.Errorf("%s: %w", out.path, err)
 	}
-	if err := checkSameFile(out.path, f); err != nil {
+	was, err := f.Stat()
+	if err != nil {
 		return err
+	}
+	if now, err := os.Stat(out.path); err != nil || !os.SameFile(was, now) {
+		return &ReplacedError{out.path}
 	}
 	return commit(out, m, func(path string) (*access, error) {
 		a, err := accessOf(path)
@@ -130,18 +135,6 @@ func (e *ReplacedError) Error() string {
 
 // Kind returns [fault.Refused].
 func (e *ReplacedError) Kind() string { return fault.Refused }
-
-// checkSameFile returns a *[ReplacedError] if path is another file than f.
-func checkSameFile(path string, f *os.File) error {
-	was, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if now, err := os.Stat(path); err != nil || !os.SameFile(was, now) {
-		return &ReplacedError{path}
-	}
-	return nil
-}
 
 // entries replaces the entries in the region.
 func (r *Replacement) entries(all, inRegion []image.Entry) []image.Entry {
@@ -259,8 +252,5 @@ func (r *Replacement) writeFrames(ctx context.Context, out, in *os.File, s *seek
 	if _, err := io.Copy(content, io.NewSectionReader(out, int64(len(manifest)), size-int64(len(manifest)))); err != nil {
 		return err
 	}
-	if err := t.sums(manifest, content); err != nil {
-		return err
-	}
-	return t.finish()
+	return t.finish(manifest, content)
 }
