@@ -146,7 +146,7 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 			return nil, fmt.Errorf("package %s: %w", name, err)
 		}
 	}
-	if sandbox().uid >= 0 {
+	if sandboxUser() >= 0 {
 		// apt's sandbox user needs access to the download directory.
 		for _, d := range []string{dir, a.dir, a.debs()} {
 			if err := os.Chmod(d, 0o711); err != nil {
@@ -304,9 +304,11 @@ func (a *apt) download(ctx context.Context, rs ...*record) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	user := sandbox()
-	if err := user.own(tmp); err != nil {
-		return err
+	uid := sandboxUser()
+	if uid >= 0 {
+		if err := os.Lchown(tmp, uid, 0); err != nil {
+			return err
+		}
 	}
 	args := []string{"download", "--"}
 	for _, r := range rs {
@@ -322,13 +324,13 @@ func (a *apt) download(ctx context.Context, rs ...*record) error {
 	if len(files) != len(rs) {
 		return fmt.Errorf("apt-get download created %d files, not %d", len(files), len(rs))
 	}
-	if err := user.disown(files); err != nil {
-		return err
-	}
 	byDigest := map[string]string{}
 	sum := ""
 	for _, file := range files {
-		if sum, err = hashFile(ctx, file); err != nil {
+		if err = takeOver(file, uid); err == nil {
+			sum, err = hashFile(ctx, file)
+		}
+		if err != nil {
 			return err
 		}
 		byDigest[sum] = file
