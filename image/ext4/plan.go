@@ -101,7 +101,7 @@ func collect(t *tree.Tree, opt Options) (*plan, error) {
 		}
 	}
 	p := &plan{opt: opt, seed: crc(math.MaxUint32, opt.UUID[:]), files: []*file{lost}}
-	c := &collector{plan: p, dirs: map[string]*file{}, linked: map[*tree.Inode]*file{}, blocks: newXattrBlocks()}
+	c := &collector{plan: p, dirs: map[string]*file{}, linked: map[*tree.Inode]*file{}, blocks: &xattrBlocks{same: map[string]*xattrBlock{}}}
 	for _, path := range p.paths(t) {
 		if err := c.add(path, t.Lookup(path)); err != nil {
 			return nil, err
@@ -113,7 +113,7 @@ func collect(t *tree.Tree, opt Options) (*plan, error) {
 		}
 	}
 	p.xattrs = c.blocks.all
-	// A lost+found that is not in the tree is at the same place as one that is.
+	// lost+found has the same place whether the tree contains it or not.
 	slices.SortFunc(p.root.dir.entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 
 	for _, f := range append([]*file{p.root}, p.files...) {
@@ -125,8 +125,8 @@ func collect(t *tree.Tree, opt Options) (*plan, error) {
 	return p, nil
 }
 
-// paths returns the paths of a tree in the order of inode numbers: those of Options.Last
-// are last.
+// paths returns the paths of a tree in the order of inode numbers: the paths of
+// Options.Last are last.
 func (p *plan) paths(t *tree.Tree) []string {
 	var paths, last []string
 	for path := range t.All() {
@@ -244,8 +244,8 @@ func (f *file) layOut() error {
 	if err := f.dir.layOut(); err != nil {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
-	f.size = f.dir.Size()
-	f.content = f.dir
+	f.size = f.dir.blocks * blockSize
+	f.content = &rendered{f.dir.blocks, f.dir.block}
 	return nil
 }
 
@@ -289,7 +289,7 @@ func (p *plan) arrange() {
 
 // fit allocates all blocks in a file system of p.opt.Size bytes.
 func (p *plan) fit() error {
-	// Inodes 1 to 10 are reserved; the root is one of them.
+	// Inodes 1 to 10 are reserved; the root is inode 2.
 	g, err := choose(p.opt, int64(lostInode-1+len(p.files)))
 	if err != nil {
 		return err

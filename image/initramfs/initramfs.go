@@ -49,7 +49,7 @@ func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 			found, err = search(in, path, false)
 			at += in.n
 		case compress.Gzip:
-			found, err = search(limit(&gzipRun{in: in}, &left), path, true)
+			found, err = search(&limited{&gzipRun{in: in}, &left}, path, true)
 			at += in.n
 		default:
 			end, eerr := compress.End(format, r, at, size)
@@ -58,7 +58,7 @@ func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 			}
 			var out io.ReadCloser
 			if out, err = compress.NewReader(io.NewSectionReader(r, at, end-at), format); err == nil {
-				found, err = search(limit(out, &left), path, true)
+				found, err = search(&limited{out, &left}, path, true)
 				out.Close()
 			}
 			at = end
@@ -225,9 +225,7 @@ func (g *gzipRun) Read(p []byte) (int, error) {
 	}
 }
 
-// limit returns a reader of r that fails after *left bytes.
-func limit(r io.Reader, left *int64) io.Reader { return &limited{r, left} }
-
+// limited reads from r and fails after *left bytes.
 type limited struct {
 	r    io.Reader
 	left *int64

@@ -166,8 +166,8 @@ var errNoEnd = errors.New("the end of the archive is not marked")
 
 // meta reads the data of an extended header.
 func (t *tarReader) meta(at, size int64, kind byte) ([]byte, error) {
-	if limit := int64(maxMeta); size > limit {
-		return nil, fmt.Errorf("an extended header of %d bytes is longer than %d", size, limit)
+	if size > maxMeta {
+		return nil, fmt.Errorf("an extended header of %d bytes is longer than %d", size, int64(maxMeta))
 	}
 	if (kind == tarLongName || kind == tarLongLink) && size > maxRecords {
 		return nil, fmt.Errorf("a name of %d bytes is too long", size)
