@@ -69,8 +69,8 @@ const MaxText = 1 << 20
 // Edit is one parsed and checked edit.
 type Edit struct {
 	fields
-	pos  string          // file:line
-	keys map[string]bool // the keys that are given
+	pos  string         // file:line
+	keys map[string]int // the keys that are given, with their lines
 }
 
 // fields are the keys of all verbs.
@@ -129,7 +129,7 @@ type fields struct {
 // String returns the position and the verb, such as "sd.toml:12: fstab".
 func (e Edit) String() string { return e.pos + ": " + e.Do }
 
-func (e *Edit) has(key string) bool { return e.keys[key] }
+func (e *Edit) has(key string) bool { return e.keys[key] > 0 }
 
 // Apply returns a copy of t with the edits applied in order. The trees share unchanged
 // inodes. New and changed inodes get modTime, in seconds since 1970; directories keep

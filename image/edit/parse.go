@@ -73,10 +73,7 @@ func Parse(name string, text []byte) ([]Edit, error) {
 	}
 	edits := make([]Edit, len(tables))
 	for i, t := range tables {
-		e := Edit{fields: doc.Edit[i], pos: fmt.Sprintf("%s:%d", name, t.line), keys: map[string]bool{}}
-		for key := range t.keys {
-			e.keys[key] = true
-		}
+		e := Edit{fields: doc.Edit[i], pos: fmt.Sprintf("%s:%d", name, t.line), keys: t.keys}
 		edits[i] = e
 		vars := false
 		e.eachText(func(s string) string {

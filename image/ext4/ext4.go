@@ -59,7 +59,6 @@ const (
 	compatible  = hasJournal | extAttr | hasResize | dirIndex
 	fileType    = 0x2
 	needsReplay = 0x4
-	metaGroups  = 0x10
 	withExtents = 0x40
 	with64bit   = 0x80
 	withMMP     = 0x100

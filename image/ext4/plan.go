@@ -20,7 +20,7 @@ type Options struct {
 	Size     int64    // in bytes, a multiple of 4096
 
 	Inodes      int64 // minimum number; 0 is the number that mke2fs would choose, or more if the tree needs more
-	JournalSize int64 // in bytes; 0 is the size that mke2fs would choose, up to 64 MiB; negative is no journal
+	JournalSize int64 // in bytes; 0 is the size that mke2fs would choose, up to 64 MiB; negative omits the journal
 	Reserved    int   // percentage of blocks that only root may use; 0 is 5, as in mke2fs; negative is none
 
 	// First has the paths of files, and of directories with files, that are first on
@@ -117,9 +117,14 @@ func collect(t *tree.Tree, opt Options) (*plan, error) {
 	slices.SortFunc(p.root.dir.entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 
 	for _, f := range append([]*file{p.root}, p.files...) {
-		if err := f.layOut(); err != nil {
-			return nil, err
+		if f.dir == nil {
+			continue
 		}
+		if err := f.dir.layOut(); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.path, err)
+		}
+		f.size = f.dir.blocks * blockSize
+		f.content = &rendered{f.dir.blocks, f.dir.block}
 	}
 	p.arrange()
 	return p, nil
@@ -233,19 +238,6 @@ func (f *file) fill(seed uint32, hashSeed [16]byte) error {
 	default:
 		return fmt.Errorf("%s: unknown file type %o", f.path, n.Type())
 	}
-	return nil
-}
-
-// layOut divides the entries of a directory among blocks.
-func (f *file) layOut() error {
-	if f.dir == nil {
-		return nil
-	}
-	if err := f.dir.layOut(); err != nil {
-		return fmt.Errorf("%s: %w", f.path, err)
-	}
-	f.size = f.dir.blocks * blockSize
-	f.content = &rendered{f.dir.blocks, f.dir.block}
 	return nil
 }
 

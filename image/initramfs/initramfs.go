@@ -135,7 +135,7 @@ func nextFile(c *counter) (name string, err error) {
 	}
 	b := make([]byte, (length+2+3)/4*4-2) // the header is two bytes longer than whole words
 	if _, err := io.ReadFull(c, b); err != nil {
-		return "", whole(err)
+		return "", err
 	}
 	if name = string(b[:length-1]); name == "" {
 		name = "."
@@ -143,18 +143,10 @@ func nextFile(c *counter) (name string, err error) {
 	if name != "TRAILER!!!" {
 		_, err = io.CopyN(io.Discard, c, int64(size+3)/4*4)
 	}
-	return name, whole(err)
+	return name, err
 }
 
 const maxName = 4096 // PATH_MAX of the kernel, with the final zero byte
-
-// whole converts io.EOF where data must follow.
-func whole(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
 
 func skipZeros(c *counter) error {
 	for {

@@ -19,7 +19,7 @@ type Options struct {
 	Compression string // "zstd", "gzip", "xz" or "lz4", with a level as in "zstd:9"; "" is zstd
 	BlockSize   int    // bytes, a power of two from 4096 to 1 MiB; 0 is 1 MiB
 	ModTime     int64  // of the file system, seconds since 1970
-	Max         int64  // largest size in bytes; 0 is no limit
+	Max         int64  // largest size in bytes; 0 is unlimited
 	Workers     int    // 0 is GOMAXPROCS; the bytes do not depend on it
 
 	Sums  *sums.Checksums // checksums of the files that are known already

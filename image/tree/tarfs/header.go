@@ -2,6 +2,7 @@ package tarfs
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -299,15 +300,12 @@ func (h *header) findSparse() error {
 	if name := h.records["GNU.sparse.name"]; name != "" {
 		h.name = name
 	}
-	for _, key := range []string{"GNU.sparse.size", "GNU.sparse.realsize"} {
-		if text := h.records[key]; text != "" {
-			n, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || n < 0 {
-				return errHeader
-			}
-			h.size = n
-			break
+	if text := cmp.Or(h.records["GNU.sparse.size"], h.records["GNU.sparse.realsize"]); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 0 {
+			return errHeader
 		}
+		h.size = n
 	}
 	return nil
 }
