@@ -69,7 +69,7 @@ func TestWhatIsWrongForAPhotonIsSaid(t *testing.T) {
 		{"a menu of 5000 bytes", menu(func(s string) string { return s + "#" + strings.Repeat("x", 5000) + "\n" }), nil, 3, `409[56]`},
 		{"a menu of 21 labels", menu(func(s string) string { return s + labels(20) }), nil, 3, `2[012] labels`},
 		{"a menu with another kernel", replace("LINUX /boot/Image", "LINUX /boot/vmlinuz"), nil, 3, `LINUX /boot/vmlinuz does not exist`},
-		{"keywords in lower case", menu(strings.ToLower), nil, 3, `there is no label to copy`},
+		{"keywords in lower case", menu(strings.ToLower), nil, 3, `no label to copy`},
 		{"no sshd_config", gone("etc/ssh/sshd_config"), nil, 3, `append-line: /etc/ssh/sshd_config: .*: the root file system must have it, or get it from --edits`},
 		{"no production rules", gone("etc/waggle/firewall/rules.prod"), nil, 3, `rules\.prod`},
 		{"no production config", gone("etc/waggle/config-prod.ini"), nil, 3, `config-prod\.ini`},
