@@ -59,7 +59,7 @@ func TestWhatIsWrongForAPhotonIsSaid(t *testing.T) {
 	}{
 		{"no kernel", gone("boot/Image"), nil, 3, `no kernel: /boot/Image`},
 		{"a kernel of another version", put("boot/Image", "Linux version 5.10.1 (x)"), nil, 3, `5\.10\.1`},
-		{"no modules", gone("usr/lib/modules/" + edittest.Kernel), nil, 3, `the kernel is 4\.9\.140, but there is no /lib/modules/4\.9\.140`},
+		{"no modules", gone("usr/lib/modules/" + edittest.Kernel), nil, 3, `the kernel is 4\.9\.140, but the root file system has no /lib/modules/4\.9\.140`},
 		{"no initrd", gone("boot/initrd.img-" + edittest.Kernel), nil, 3, `/boot/initrd\.img-4\.9\.140`},
 		{"an initrd without overlayroot", put("boot/initrd.img-"+edittest.Kernel, string(initrdWith("init"))), nil, 3, `has no overlayroot, .* --input initrd=FILE`},
 		{"no menu", gone(conf), nil, 3, `/boot/extlinux/extlinux\.conf`},
