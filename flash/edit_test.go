@@ -91,7 +91,7 @@ func TestEditFailures(t *testing.T) {
 			}
 		}, is[*image.WriteError], flash.PartWritten},
 		{"disk removed", func(f *fake) {
-			f.write = func(int, []byte, int64) (int, error) { f.gone = true; return 0, syscall.EIO }
+			f.write = func(int, []byte, int64) (int, error) { f.gone.Store(true); return 0, syscall.EIO }
 		}, is[*disk.GoneError], flash.Unchanged},
 		{"write that hangs", func(f *fake) {
 			f.write = func(int, []byte, int64) (int, error) { <-f.hang; return 0, syscall.EIO }

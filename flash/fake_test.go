@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"imgtool/flash"
@@ -82,7 +83,7 @@ type fake struct {
 	write func(op int, p []byte, off int64) (int, error) // before writing; it may change p, or say how many bytes get there
 	read  func(op int, p []byte, off int64) error        // after reading
 	sync  func(op int) error
-	gone  bool
+	gone  atomic.Bool
 	hang  chan struct{} // closed when the test is over
 	stuck bool          // a fault has begun
 }
@@ -152,7 +153,7 @@ func (f *fake) Sync() error {
 }
 
 func (f *fake) Alive() error {
-	if f.gone {
+	if f.gone.Load() {
 		return &disk.GoneError{Disk: f.Path(), Err: errors.New("its size is 0")}
 	}
 	return nil

@@ -203,7 +203,7 @@ func TestRunErrors(t *testing.T) {
 		}, "/dev/fake: reading back at byte 458752: input/output error"},
 		{"ENOSPC after the disk is unplugged", func(f *fake, j *flash.Job) {
 			f.write = func(_ int, b []byte, off int64) (int, error) {
-				if f.gone = off == mid; f.gone {
+				if f.gone.Store(off == mid); f.gone.Load() {
 					return 0, syscall.ENOSPC
 				}
 				return through, nil

@@ -19,9 +19,9 @@ import (
 	"imgtool/image/tree/hostfs"
 )
 
-// What ls says of a file system is what lstat says of the kernel's mount, and what
-// cat prints is what is read there.
-func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
+// ls prints what lstat returns on the kernel's mount of the same file system, and cat prints
+// what is read there.
+func TestLsAndCatMatchTheKernel(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := filepath.Join(t.TempDir(), "root")
 	noError(t, os.MkdirAll(filepath.Join(dir, "sub/deeper"), 0o755))
@@ -47,7 +47,7 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 	imagetest.Run(t, "mkfs.ext4", "-q", "-d", dir, ext4, "8M")
 	for _, image := range []string{squashfs, ext4} {
 		t.Run(filepath.Ext(image), func(t *testing.T) {
-			var list []lsFile
+			var list []fileinfo.File
 			noError(t, json.Unmarshal([]byte(imgtool(t, "ls", "-R", "--json", "--xattrs", image)), &list))
 			dev, mounted := imagetest.Loop(t, image), t.TempDir()
 			imagetest.Run(t, "mount", "-o", "ro", dev, mounted)
@@ -85,8 +85,8 @@ func TestLsAndCatAreWhatTheKernelSees(t *testing.T) {
 	}
 }
 
-// An image is given to ls by pieces: of the files on it nothing is read.
-func TestLsReadsOnlyWhatItNeeds(t *testing.T) {
+// ls reads no content of files, so damage there does not matter.
+func TestLsReadsMetadataOnly(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	noError(t, makeInputs("in"))
@@ -94,7 +94,7 @@ func TestLsReadsOnlyWhatItNeeds(t *testing.T) {
 	data, err := os.ReadFile("x.img.zst")
 	noError(t, err)
 	want := imgtool(t, "ls", "-R", "x.img.zst:rootfs-a")
-	// Frames of the kernel, which is most of the file, become something else.
+	// Damage the frames of the kernel, which are most of the file.
 	from, to := len(data)*6/10, len(data)*9/10
 	copy(data[from:to], bytes.Repeat([]byte{0xaa}, to-from))
 	noError(t, os.WriteFile("y.img.zst", data, 0o644))
@@ -102,7 +102,7 @@ func TestLsReadsOnlyWhatItNeeds(t *testing.T) {
 		t.Error(cmp.Diff(want, got))
 	}
 	if out, err := tool(t, "cat", "y.img.zst:boot-a/Image").Output(); err == nil || len(out) > 4<<20 {
-		t.Errorf("%d bytes of what is not there", len(out))
+		t.Errorf("cat printed %d bytes of a damaged file", len(out))
 	}
 }
 

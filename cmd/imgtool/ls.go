@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"iter"
 	"path"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +14,6 @@ import (
 	"imgtool/image/inspect"
 	"imgtool/image/tree"
 	"imgtool/image/volume"
-	"imgtool/layouts"
 )
 
 type lsOptions struct{ recursive, xattrs bool }
@@ -102,40 +99,16 @@ func below(t *tree.Tree) iter.Seq2[string, *tree.Inode] {
 	}
 }
 
-// lsPartition is a partition in the output of ls --json.
-type lsPartition struct {
-	Number int    `json:"number"`
-	Name   string `json:"name"`
-	Type   string `json:"type"`
-	GUID   string `json:"guid,omitempty"`
-	Off    int64  `json:"offset"`
-	Len    int64  `json:"length"`
-	Late   bool   `json:"late,omitempty"`
-	Holds  string `json:"holds,omitempty"` // squashfs, ext4, FAT, swap
-}
-
 func listPartitions(l *volume.Location, u *ui) error {
-	var all []lsPartition
-	for _, p := range l.Partitions.List {
-		row := lsPartition{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
-		var err error
-		if row.Holds, err = volume.Detect(io.NewSectionReader(l.Source.Image, p.Off, p.Len)); err != nil {
-			return l.Source.Wrap(err)
-		}
-		all = append(all, row)
-	}
-	wide := 0
-	if m := l.Source.Manifest; m != nil {
-		for _, p := range m.Partitions {
-			if p.Late {
-				all = append(all, lsPartition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: true})
-			}
-		}
+	all, err := l.Rows()
+	if err != nil {
+		return err
 	}
 	u.EndPhase()
 	if u.json {
 		return u.print(all)
 	}
+	wide := 0
 	for _, p := range all {
 		wide = max(wide, len(p.Name))
 	}
@@ -155,37 +128,14 @@ func listPartitions(l *volume.Location, u *ui) error {
 	return nil
 }
 
-// lsFile is a file in the output of ls --json.
-type lsFile struct {
-	Path   string            `json:"path"`               // from the root of the file system
-	Raw    []byte            `json:"path_raw,omitempty"` // if the path is not UTF-8
-	Type   string            `json:"type"`
-	Mode   string            `json:"mode"` // permission bits in octal
-	UID    uint32            `json:"uid"`
-	GID    uint32            `json:"gid"`
-	Size   int64             `json:"size"`
-	Time   int64             `json:"time"` // seconds since 1970
-	Target string            `json:"target,omitempty"`
-	Major  uint32            `json:"major,omitempty"`
-	Minor  uint32            `json:"minor,omitempty"`
-	Xattrs map[string][]byte `json:"xattrs,omitempty"`
-}
-
 // printFiles prints a JSON list one element at a time: there may be a million.
 func printFiles(files iter.Seq2[string, *tree.Inode], dir string, opt lsOptions, u *ui) error {
 	out := u.listing()
 	separator := "[\n"
 	for name, n := range files {
-		f := lsFile{Path: path.Join(dir, name), Type: fileinfo.Type(n), Mode: fileinfo.Octal(n.Mode), UID: n.UID, GID: n.GID, Size: n.Size(),
-			Time: n.ModTime, Target: n.Target, Major: n.Major, Minor: n.Minor}
-		if !utf8.ValidString(f.Path) {
-			f.Raw = []byte(f.Path)
-		}
-		if opt.xattrs && len(n.Xattrs) > 0 {
-			f.Xattrs = map[string][]byte{}
-			for _, x := range n.Xattrs {
-				f.Xattrs[x.Name] = []byte(x.Value)
-			}
+		f := fileinfo.New(path.Join(dir, name), n)
+		if !opt.xattrs {
+			f.Xattrs = nil
 		}
 		line, err := encode(f, "")
 		if err != nil {

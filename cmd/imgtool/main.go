@@ -2,7 +2,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 	"imgtool/layouts"
@@ -96,14 +94,14 @@ Data go to stdout, messages and progress to stderr.`,
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "print results, messages and progress as JSON")
-	cmd.PersistentFlags().Var((*sizeFlag)(&u.unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB")
+	cmd.PersistentFlags().Var((*sizeFlag)(&u.unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
 	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
 		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),
 		newDisksCommand(u), newBoardsCommand(u), newCacheCommand(u), newVersionCommand(u))
 	return cmd
 }
 
-// sizeFlag is the size of --max-unpacked; 0 is the default.
+// sizeFlag is a size in bytes; 0 is the default.
 type sizeFlag int64
 
 func (s *sizeFlag) Set(text string) error {
@@ -118,5 +116,8 @@ func (s *sizeFlag) Set(text string) error {
 func (s *sizeFlag) Type() string { return "SIZE" }
 
 func (s *sizeFlag) String() string {
-	return strings.ReplaceAll(layouts.Bytes(cmp.Or(int64(*s), compress.DefaultMax)).String(), " ", "")
+	if *s == 0 {
+		return ""
+	}
+	return strings.ReplaceAll(layouts.Bytes(*s).String(), " ", "")
 }

@@ -25,13 +25,13 @@ import (
 	"imgtool/image/seed/console/consoletest"
 )
 
-// Nothing that imgtool says may have these in it.
+// No output of imgtool may contain these.
 const (
 	secretToken      = "hunter2-in-the-environment"
 	secretPassphrase = "correct-horse"
 )
 
-// site is somebody's folder with a seed and keys.
+// site is a home directory with a seed and keys.
 type site struct {
 	t    *testing.T
 	dir  string
@@ -43,7 +43,7 @@ type site struct {
 
 var sites atomic.Int32
 
-// newSite has a key, id_ed25519, that is the admin's of the seed.
+// newSite returns a site whose seed has the key named admin.
 func newSite(t *testing.T) *site {
 	s := &site{t: t, dir: t.TempDir(), gateway: fmt.Sprintf("127.76.%d.1", sites.Add(1))}
 	if err := os.Mkdir(filepath.Join(s.dir, ".ssh"), 0o700); err != nil {
@@ -62,7 +62,7 @@ func (s *site) write(file, text string) {
 	}
 }
 
-// key makes a key and returns its public line.
+// key creates a key and returns its public line.
 func (s *site) key(name, passphrase string, kind ...string) string {
 	s.t.Helper()
 	file := s.path(name)
@@ -76,7 +76,7 @@ func (s *site) key(name, passphrase string, kind ...string) string {
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, ".ssh", name) }
 
-// config is a seed whose network is somewhere else than here.
+// config returns a seed with the site's gateway address.
 func (s *site) config(image string, keys ...string) string {
 	var users strings.Builder
 	for i, key := range keys {
@@ -101,7 +101,7 @@ Environment = ["TOKEN=%[4]s"]
 `, users.String(), s.gateway, image, secretToken)
 }
 
-// run runs imgtool, and sees to it that it tells no secret.
+// run runs imgtool, and checks that its output contains no secrets.
 func (s *site) run(args ...string) (status int, stdout, stderr string) {
 	s.t.Helper()
 	cmd := tool(s.t, args...)
@@ -133,7 +133,7 @@ func (s *site) discreet(text string) {
 	}
 }
 
-// wants runs imgtool and looks for words in what it says.
+// wants runs imgtool, and checks its exit status and output.
 func (s *site) wants(status int, words string, args ...string) string {
 	s.t.Helper()
 	got, stdout, stderr := s.run(args...)
@@ -143,7 +143,7 @@ func (s *site) wants(status int, words string, args ...string) string {
 	return stdout + stderr
 }
 
-// device is one with a configuration: what the seed says, but another image.
+// device starts a device with the configuration of the seed, but another image.
 func (s *site) device(d *consoletest.Device) *consoletest.Device {
 	text, err := os.ReadFile(s.seed)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *site) has(d *consoletest.Device, image string) {
 	}
 }
 
-func TestProvisionAFreshDevice(t *testing.T) {
+func TestProvisionFirst(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	d := s.fresh(&consoletest.Device{})
@@ -184,7 +184,7 @@ func TestProvisionAFreshDevice(t *testing.T) {
 	s.wants(0, "up, and has the configuration of "+s.seed, "provision", "status", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 }
 
-func TestProvisionWithABundle(t *testing.T) {
+func TestProvisionBundle(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	for _, name := range []string{"config.tar.zst", "config.tar.gz"} {
@@ -201,15 +201,15 @@ func TestProvisionWithABundle(t *testing.T) {
 		s.wants(0, "applied in", "provision", d.URL(), "--seed", bundle)
 		s.has(d, "new")
 
-		// Its files would be lost.
+		// The device deletes the files of the bundle.
 		s.wants(0, "files of a bundle; the device deletes them", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 		s.wants(0, "applied in", "provision", d.URL(), "--seed", bundle, "--key", s.path("admin"))
 		s.wants(0, "is not a bundle, but its containers use files of a bundle", "provision", d.URL(), "--seed", filepath.Join(folder, "config.toml"), "--key", s.path("admin"))
 	}
 }
 
-// Keys of all kinds sign for another configuration.
-func TestProvisionAgainWithEachKind(t *testing.T) {
+// Keys of all types can sign.
+func TestProvisionKeyTypes(t *testing.T) {
 	t.Parallel()
 	for _, kind := range [][]string{{"ed25519"}, {"ecdsa", "-b", "256"}, {"ecdsa", "-b", "384"}, {"ecdsa", "-b", "521"}, {"rsa", "-b", "3072"}} {
 		t.Run(strings.Join(kind, ""), func(t *testing.T) {
@@ -244,7 +244,7 @@ func TestProvisionAgainWithEachKind(t *testing.T) {
 		s.has(d, "new")
 	})
 	t.Run("default", func(t *testing.T) {
-		// One of many keys of ~/.ssh is an admin's.
+		// One of several keys in ~/.ssh is that of an admin.
 		s := newSite(t)
 		s.key("id_ed25519", "", "-t", "ed25519")
 		s.write(s.seed, s.config("new", s.key("id_rsa", "", "-t", "rsa")))
@@ -282,7 +282,7 @@ func (s *site) startAgent(names ...string) {
 	}
 }
 
-func TestProvisionAgainThroughTheAgent(t *testing.T) {
+func TestProvisionAgentKeys(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.key("other", "", "-t", "ed25519")
@@ -291,7 +291,7 @@ func TestProvisionAgainThroughTheAgent(t *testing.T) {
 	}
 	s.startAgent("other", "ed25519", "ecdsa", "rsa")
 	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
-		// The private key is in the agent alone.
+		// The private key is in the agent only.
 		if err := os.Remove(s.path(kind)); err != nil {
 			t.Fatal(err)
 		}
@@ -313,7 +313,7 @@ func TestProvisionAgainThroughTheAgent(t *testing.T) {
 	s.wants(3, "there is no such file, and ssh-agent has no key with that fingerprint or comment", "provision", d.URL(), "--seed", s.seed, "--key", "nobody@desk")
 }
 
-// keyring is an agent with a security key. OpenSSH's wants hardware for that.
+// keyring is an agent with a security key. OpenSSH's agent requires hardware for that.
 type keyring struct {
 	agent.Agent
 	key *consoletest.SecurityKey
@@ -327,7 +327,7 @@ func (k *keyring) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) {
 	return k.key.Sign(nil, data)
 }
 
-func TestProvisionAgainWithASecurityKey(t *testing.T) {
+func TestProvisionSecurityKey(t *testing.T) {
 	t.Parallel()
 	for _, key := range []*consoletest.SecurityKey{consoletest.NewSKEd25519(t), consoletest.NewSKECDSA(t)} {
 		s := newSite(t)
@@ -368,14 +368,14 @@ func TestProvisionRefused(t *testing.T) {
 	s.wants(4, "no key was found", "provision", "status", d.URL(), "--seed", s.seed)
 	s.has(d, "old")
 
-	// Old nonces: once is bad luck.
+	// An expired nonce is replaced once.
 	d = s.device(&consoletest.Device{Stale: 1})
 	s.wants(0, "applied", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	d = s.device(&consoletest.Device{Stale: 100})
 	s.wants(4, "had expired when the signed request arrived, twice", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	s.has(d, "old")
 
-	// What the host does not know of.
+	// Faults that only the device finds.
 	d = s.device(&consoletest.Device{Intercept: func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != api.PathValidate {
 			return false
@@ -404,7 +404,7 @@ func TestProvisionRefused(t *testing.T) {
 	}
 }
 
-func TestProvisionABusyDevice(t *testing.T) {
+func TestProvisionBusyDevice(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	hold := make(chan struct{})
@@ -423,12 +423,12 @@ func TestProvisionABusyDevice(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}()
-	// It ends with a configuration of its own, so this one needs a signature.
+	// The first job ends with a configuration, so that the next one requires a signature.
 	s.wants(0, "is busy with another job; waiting until it ends", "provision", d.URL(), "--seed", s.seed, "--wait", "1m", "--key", s.path("key"))
 	s.has(d, "new")
 }
 
-func TestProvisionThatFails(t *testing.T) {
+func TestProvisionRollback(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	admin := s.path("admin")
@@ -441,7 +441,7 @@ func TestProvisionThatFails(t *testing.T) {
 	d = s.device(&consoletest.Device{Fail: "settle", Error: "no", StuckRollback: true})
 	s.wants(12, "and the rollback failed too: no", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 
-	// For machines.
+	// With --json.
 	d = s.device(&consoletest.Device{Fail: "activate", Error: "no"})
 	status, stdout, stderr := s.run("provision", "--json", d.URL(), "--seed", s.seed, "--key", admin)
 	var result struct{ State, Address, Why string }
@@ -451,7 +451,7 @@ func TestProvisionThatFails(t *testing.T) {
 	for line := range strings.Lines(stderr) {
 		var e struct{ Event string }
 		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Event == "" {
-			t.Errorf("%q is no event", line)
+			t.Errorf("%q is not an event", line)
 		}
 	}
 	d = s.fresh(&consoletest.Device{})
@@ -474,7 +474,7 @@ func restart(d *consoletest.Device, step string) *consoletest.Device {
 	return d
 }
 
-func TestProvisionWithARestart(t *testing.T) {
+func TestProvisionRestart(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	admin := s.path("admin")
@@ -512,7 +512,7 @@ func TestProvisionWithARestart(t *testing.T) {
 	}
 }
 
-func TestProvisionThatMovesTheLAN(t *testing.T) {
+func TestProvisionNewAddress(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	moved := "http://" + s.gateway + ":8080"
@@ -536,8 +536,8 @@ func hangUp(w http.ResponseWriter) {
 	}
 }
 
-// Another device has the address that this one's LAN has, and the same configuration.
-func TestProvisionBesideAnother(t *testing.T) {
+// Another device has the same address on its LAN, and the same configuration.
+func TestProvisionSameAddressElsewhere(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	other := &consoletest.Device{}
@@ -552,7 +552,7 @@ func TestProvisionBesideAnother(t *testing.T) {
 }
 
 // The answer to the configuration is lost.
-func TestProvisionWithoutAnAnswer(t *testing.T) {
+func TestProvisionLostAnswer(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	for _, fresh := range []bool{false, true} {
@@ -579,7 +579,7 @@ func TestProvisionWithoutAnAnswer(t *testing.T) {
 		}
 	}
 
-	// None ever comes.
+	// All answers are lost.
 	d := &consoletest.Device{Intercept: func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == api.PathConfig {
 			hangUp(w)
@@ -591,7 +591,7 @@ func TestProvisionWithoutAnAnswer(t *testing.T) {
 	s.wants(8, "has another configuration than", "provision", "status", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 }
 
-func TestProvisionNobody(t *testing.T) {
+func TestProvisionNoDevice(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -606,14 +606,14 @@ func TestProvisionNobody(t *testing.T) {
 		s.wants(2, "is not the address of a device", "provision", "status", address)
 	}
 
-	// One that is still booting.
+	// A device that is still booting.
 	d := s.fresh(&consoletest.Device{})
 	d.Down()
 	time.AfterFunc(5*time.Second, d.Up)
 	s.wants(0, "connection refused; waiting up to 1m", "provision", d.URL(), "--seed", s.seed, "--wait", "1m")
 	s.has(d, "new")
 
-	// Others that answer.
+	// Other servers.
 	for _, answer := range []func(w http.ResponseWriter, r *http.Request) bool{
 		func(w http.ResponseWriter, r *http.Request) bool { fmt.Fprint(w, "<html>"); return true },
 		func(w http.ResponseWriter, r *http.Request) bool { http.NotFound(w, r); return true },
@@ -630,9 +630,8 @@ func TestProvisionNobody(t *testing.T) {
 	}
 }
 
-// What is signed names the device, so that a device cannot have a configuration signed
-// for another.
-func TestProvisionTheRightDevice(t *testing.T) {
+// Signatures cover the identifier of the device, so that they are not valid for another.
+func TestProvisionIdentifier(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	d := s.fresh(&consoletest.Device{})
@@ -695,12 +694,12 @@ func TestProvisionInterrupted(t *testing.T) {
 	}
 }
 
-func TestProvisionFarAway(t *testing.T) {
+func TestProvisionRemoteAddress(t *testing.T) {
 	t.Parallel()
 	imagetest.NeedRoot(t)
 	s := newSite(t)
 	d := s.fresh(&consoletest.Device{})
-	// An address for documentation, which is not local by its number.
+	// A documentation address, which is not a local one.
 	const far = "203.0.113.77"
 	imagetest.Run(t, "ip", "address", "add", far+"/32", "dev", "lo")
 	t.Cleanup(func() { imagetest.Run(t, "ip", "address", "del", far+"/32", "dev", "lo") })
@@ -720,7 +719,7 @@ func TestProvisionFarAway(t *testing.T) {
 	s.wants(0, "applied in", "provision", d.URL(), "--seed", s.seed, "--yes")
 }
 
-func TestExportOfADevice(t *testing.T) {
+func TestProvisionExport(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	d := s.device(&consoletest.Device{})
@@ -742,8 +741,8 @@ func TestExportOfADevice(t *testing.T) {
 	s.wants(0, "up, and has a configuration", "provision", "status", d.URL())
 }
 
-// A unit's values are secrets, too.
-func TestProvisionAUnit(t *testing.T) {
+// Per-unit values are secrets, too.
+func TestProvisionUnit(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	text, _ := os.ReadFile(s.seed)
@@ -751,7 +750,7 @@ func TestProvisionAUnit(t *testing.T) {
 	s.write(template, strings.NewReplacer(secretToken, "@{token}", "/new:1", "/@{image}:1").Replace(string(text)))
 	s.write(table, "unit,token,image\nW1,"+secretToken+",one\nW2,other,two\n")
 	d := s.fresh(&consoletest.Device{Fail: "validate", Error: "TOKEN=" + secretToken})
-	s.wants(4, "as before: TOKEN=***", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
+	s.wants(4, "kept its configuration: TOKEN=***", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
 	d = s.fresh(&consoletest.Device{})
 	s.wants(0, "applied in", "provision", d.URL(), "--seed", template, "--values", table, "--unit", "W1")
 	s.has(d, "one")

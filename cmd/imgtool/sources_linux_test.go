@@ -84,7 +84,7 @@ var packings = map[string]string{
 func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 	needAll(t, "sfdisk", "xz", "bzip2", "lz4", "zstd", "zip")
 	dir := t.TempDir()
-	want := othersImage(t, filepath.Join(dir, "x.img"), 24<<20, 6<<20)
+	want := othersImage(t, filepath.Join(dir, "x.img"), 8<<20, 2<<20)
 	for name, command := range packings {
 		sh(t, dir, command)
 		path := filepath.Join(dir, name)
@@ -98,7 +98,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 				cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 				return ended(t, cmd)
 			}
-			disk := stale(t, 32<<20)
+			disk := stale(t, 10<<20)
 			status, said := run("--json", "flash", "--yes", "-i", path, disk)
 			got, _ := os.ReadFile(disk)
 			if status != 0 || !bytes.Equal(got[:len(want)], want) {
@@ -121,7 +121,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 				}
 			}
 			// An image that does not fit is refused before anything is written.
-			small := stale(t, 16<<20)
+			small := stale(t, 6<<20)
 			before := hashFile(t, small)
 			for _, args := range [][]string{{"flash", "--dry-run", "-i", path, small}, {"flash", "--yes", "-i", path, small}} {
 				if status, said := run(args...); status != exitRefused || hashFile(t, small) != before {
@@ -141,7 +141,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 			}
 			bad := filepath.Join(t.TempDir(), "bad-"+name)
 			os.WriteFile(bad, b, 0o644)
-			disk = stale(t, 32<<20)
+			disk = stale(t, 10<<20)
 			before = hashFile(t, disk)
 			for _, args := range [][]string{{"verify", bad}, {"flash", "--dry-run", "-i", bad, disk}, {"flash", "--yes", "-i", bad, disk}} {
 				if status, said := run(args...); status != exitCorrupt || hashFile(t, disk) != before {
@@ -153,7 +153,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 			t.Errorf("verify %s: status %d: %s", name, status, said)
 		}
 		// An image from a pipe is read as a stream.
-		disk := stale(t, 32<<20)
+		disk := stale(t, 10<<20)
 		cmd := tool(t, "flash", "--yes", "-i", "-", disk)
 		cmd.Stdin, _ = os.Open(path)
 		status, said := ended(t, cmd)

@@ -15,8 +15,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// packedMBR is a .img.gz: a table with one partition of size bytes from 1 MiB on, and
-// then bytes up to length.
+// packedMBR returns an .img.gz: a table with one partition of size bytes at 1 MiB, and fill
+// from there to length.
 func packedMBR(t *testing.T, size int64, length int, fill byte) string {
 	t.Helper()
 	head := make([]byte, 512)
@@ -43,48 +43,34 @@ func packedMBR(t *testing.T, size int64, length int, fill byte) string {
 	return path
 }
 
-func TestWhatIsUnpackedIsBounded(t *testing.T) {
+// The cases are tested in package volume; this is the flag, and that nothing is left.
+func TestMaxUnpacked(t *testing.T) {
 	const MiB = 1 << 20
+	img := packedMBR(t, 7*MiB, 80*MiB, 1)
 	for _, c := range []struct {
-		name   string
-		image  string
-		flags  []string
+		args   []string
 		status int
 		want   string
 	}{
-		{"as the table says", packedMBR(t, 7*MiB, 8*MiB, 1), nil, 0, ""},
-		{"rounded up", packedMBR(t, 7*MiB, 70*MiB, 1), nil, 0, ""},
-		{"zeros after the end", packedMBR(t, 7*MiB, 200*MiB, 0), nil, 0, ""},
-		{"data after the end", packedMBR(t, 7*MiB, 200*MiB, 1), nil, 3, "its partition table is for a disk of 8388608 bytes, but more data follow at byte 75497472; unpack all the same with --max-unpacked"},
-		{"data after the end that are wanted", packedMBR(t, 7*MiB, 200*MiB, 1), []string{"--max-unpacked", "200MiB"}, 0, ""},
-		{"more than wanted", packedMBR(t, 7*MiB, 8*MiB, 1), []string{"--max-unpacked", "8388607"}, 3, "it unpacks to 8388608 bytes, and --max-unpacked allows 8388607"},
-		{"more than the table says and wanted", packedMBR(t, MiB, 8*MiB, 1), []string{"--max-unpacked", "4MiB"}, 3, "it unpacks to more bytes than --max-unpacked allows 4194304"},
-		{"a disk larger than the default", packedMBR(t, 100<<30, 8*MiB, 1), nil, 3, "it unpacks to 107375230976 bytes, and --max-unpacked allows 68719476736"},
-		{"no size", packedMBR(t, 7*MiB, 8*MiB, 1), []string{"--max-unpacked", "much"}, 2, "it must be a size such as 500MiB or 4GiB"},
+		{[]string{"ls", img}, 3, "but more data follow at byte 75497472; unpack all the same with --max-unpacked"},
+		{[]string{"ls", img, "--max-unpacked", "80MiB"}, 0, ""},
+		{[]string{"diff", img, img, "--max-unpacked", "100MiB"}, 3, "it unpacks to more bytes than --max-unpacked allows 104857600"},
+		{[]string{"ls", img, "--max-unpacked", "much"}, 2, "it must be a size such as 500MiB or 4GiB"},
 	} {
-		for _, verb := range []string{"ls", "diff"} {
-			tmp := t.TempDir()
-			args := append([]string{verb, c.image}, c.flags...)
-			if verb == "diff" {
-				args = append(args, c.image)
-			}
-			if verb == "diff" && c.status != 3 {
-				continue // two of them are more than what is allowed in all
-			}
-			cmd := tool(t, args...)
-			cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
-			status, said := ended(t, cmd)
-			if status != c.status || !strings.Contains(said, c.want) {
-				t.Errorf("%s, %s: status %d: %s\nwant %d ... %s", c.name, verb, status, said, c.status, c.want)
-			}
-			if left, _ := os.ReadDir(tmp); len(left) > 0 {
-				t.Errorf("%s: %s is left", c.name, left[0].Name())
-			}
+		tmp := t.TempDir()
+		cmd := tool(t, c.args...)
+		cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+		status, said := ended(t, cmd)
+		if status != c.status || !strings.Contains(said, c.want) {
+			t.Errorf("%v: status %d: %s\nwant %d ... %s", c.args, status, said, c.status, c.want)
+		}
+		if left, _ := os.ReadDir(tmp); len(left) > 0 {
+			t.Errorf("%v: %s is left", c.args, left[0].Name())
 		}
 	}
 }
 
-func TestHolesOfFilesCostNothing(t *testing.T) {
+func TestHolesAreSkipped(t *testing.T) {
 	imagetest.Need(t, "sfdisk")
 	dir := t.TempDir()
 	img, disk := sparseFile(t, filepath.Join(dir, "x.img"), 8<<40), sparseFile(t, filepath.Join(dir, "disk"), 8<<40)
@@ -127,7 +113,7 @@ func TestHolesOfFilesCostNothing(t *testing.T) {
 	if got := read(6<<40, 5); got != "\x00\x00\x00\x00\x00" {
 		t.Errorf("the image has zeros at 6 TiB, the disk %q", got)
 	}
-	// Data of the disk in a hole of the image is detected.
+	// Data on the disk in a hole of the image are found.
 	put(disk, 7<<40, "x")
 	if status, said := ended(t, tool(t, "verify", "--image", img, disk)); status != 8 || !strings.Contains(said, fmt.Sprintf("at byte %d 1 byte differs", int64(7<<40))) {
 		t.Errorf("verify: status %d: %s", status, said)

@@ -42,7 +42,7 @@ type machine struct {
 	t        *testing.T
 	dir      string
 	text     string // of boot.scr
-	commands string // of U-Boot, more than those of Debian's
+	commands string // U-Boot commands that Debian's build lacks
 }
 
 // newMachine has the files of the named slots, A or AB.
@@ -188,13 +188,13 @@ func running(t *testing.T, log string) string {
 	return ""
 }
 
-// Each slot has a root file system of its own, in each way of choosing the slot.
-func TestBootScriptGivesEachSlotItsRoot(t *testing.T) {
+// Each slot has its own root file system, however the slot is chosen.
+func TestBootScriptRootOfEachSlot(t *testing.T) {
 	for _, by := range []string{"bootmeth", "script"} {
 		m := newMachine(t, bootScript(t, by), "AB")
 		for part, want := range map[string]string{"1": "p2 atomixos.lowerfstype=squashfs init=/sbin/init rauc.slot=boot.0", "3": "p4 atomixos.lowerfstype=squashfs init=/sbin/init rauc.slot=boot.1"} {
 			for board, disk := range map[string]string{"rock64": "/dev/mmcblk1", "qemu-arm": "/dev/mmcblk0"} {
-				// What a failed boot of the other slot left does not count.
+				// Variables that a failed boot of the other slot left do not count.
 				out := m.source(map[string]string{"devtype": "mmc", "devnum": "0", "distro_bootpart": part, "distro_rootpart": "2", "raucargs": "rauc.slot=A", "board": board})
 				if want := " atomixos.lowerdev=" + disk + want + "\n"; !strings.HasSuffix(out, want) {
 					t.Errorf("%s, partition %s on %s: the end is not %q:\n%s", by, part, board, want, out)
@@ -204,9 +204,9 @@ func TestBootScriptGivesEachSlotItsRoot(t *testing.T) {
 	}
 }
 
-// Where U-Boot's boot method chooses the slot, the script does nothing of its own: it
+// If U-Boot's boot method chooses the slot, the script does not choose: it
 // boots the slot that it is loaded from, and saves nothing.
-func TestBootScriptLeavesTheBootMethodAlone(t *testing.T) {
+func TestBootScriptWithBootMethod(t *testing.T) {
 	m := newMachine(t, bootScript(t, "bootmeth"), "AB")
 	m.set("BOOT_A_LEFT", "0", "BOOT_ORDER", "B A")
 	before := m.sector()
@@ -227,7 +227,7 @@ func TestBootScriptLeavesTheBootMethodAlone(t *testing.T) {
 	}
 }
 
-// The buttons and commands of recovery, where U-Boot has them, and what is said where not.
+// Recovery by button and by command, and the messages of a U-Boot without these commands.
 func TestBootScriptWithoutRecovery(t *testing.T) {
 	const gpio, ums = "gpio() { [ \"$1\" = status ] || [ -e pressed ]; }\n", "ums() { echo \"UMS $*\"; }\n"
 	const noGPIO, noUMS = "Recovery by the button is not possible: this U-Boot has no gpio command\n", "No USB mass storage here: booting on\n"
@@ -262,7 +262,7 @@ func TestBootScriptWithoutRecovery(t *testing.T) {
 
 // A slot on trial has three boots, each of which is one write of one sector; then the
 // other slot boots.
-func TestTriesAreCountedOnTrialAlone(t *testing.T) {
+func TestTriesAreCountedOnTrialOnly(t *testing.T) {
 	m := newMachine(t, bootScript(t, "script"), "AB")
 	boots := func(slots, trace string) {
 		t.Helper()
@@ -296,7 +296,7 @@ func TestTriesAreCountedOnTrialAlone(t *testing.T) {
 	boots("B", one)
 	m.set("BOOT_B_LEFT", "good")
 	boots("B B B B", "")
-	// More tries than three are three, and so is what is no number.
+	// More than three tries, or an invalid number, count as three.
 	for _, odd := range []string{"7", "x", "-1"} {
 		m.set("BOOT_B_LEFT", odd)
 		boots("B B B", one)
@@ -319,7 +319,7 @@ func TestTriesAreCountedOnTrialAlone(t *testing.T) {
 	m.set("BOOT_A_LEFT", "0", "BOOT_B_LEFT", "0")
 	boots("A A A A A", "")
 
-	// A sector that is damaged, and one that cannot be written.
+	// A damaged sector, and a read-only one.
 	m = newMachine(t, bootScript(t, "script"), "AB")
 	f, err := os.OpenFile(m.path("disk.img"), os.O_RDWR, 0)
 	if err != nil {

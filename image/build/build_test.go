@@ -18,7 +18,7 @@ import (
 	"imgtool/image/uboot"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
 // made builds a Rock64 image from tiny inputs.
 func made(t *testing.T, change func(*build.Options)) *build.Image {
@@ -38,7 +38,7 @@ func made(t *testing.T, change func(*build.Options)) *build.Image {
 			}
 		}
 	}
-	// The time of the root folder is in the image.
+	// The time of the root directory is in the image.
 	if err := os.Chtimes(inputs["rootfs"], time.Time{}, time.Unix(build.DefaultTime, 0)); err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func find(t *testing.T, m *image.Image, name string) image.Extent {
 }
 
 // The script is read by people in a review, and by U-Boot.
-func TestBootScriptIsTheGoldenOne(t *testing.T) {
+func TestBootScriptGolden(t *testing.T) {
 	r := made(t, func(o *build.Options) { o.Cmdline = "quiet" })
 	e := find(t, r.Image, "boot-a/boot.scr")
 	b := make([]byte, e.Size())
@@ -89,10 +89,10 @@ func TestBootScriptIsTheGoldenOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("the boot script is another; see with -update and git diff")
+		t.Errorf("the boot script differs from the golden file; run with -update and see git diff")
 	}
-	// What the device's side relies on: variables with their defaults, addresses,
-	// and arguments in their order.
+	// The device relies on these: variables with their defaults, addresses, and arguments
+	// in their order.
 	for _, fact := range []string{
 		"setenv slot_select bootmeth\n", `BOOT_ORDER "A B"`, "BOOT_A_LEFT 3", "BOOT_B_LEFT 3", "setenv devnum 0", "distro_bootpart 1",
 		"recovery_button_pin 100", "recovery_hold_secs 5", "recovery_usb_controller 0", "recovery_mmc_dev ${devnum}",
@@ -118,7 +118,7 @@ func TestBootScriptIsTheGoldenOne(t *testing.T) {
 
 // Every byte before the first partition is content, and the start of a partition
 // that the device will make.
-func TestTheGapIsContent(t *testing.T) {
+func TestGapIsContent(t *testing.T) {
 	r := made(t, nil)
 	at := int64(0)
 	for s := range r.Image.Spans() {
@@ -134,8 +134,8 @@ func TestTheGapIsContent(t *testing.T) {
 	}
 }
 
-// Both slots hold the same files under labels of their own.
-func TestBothSlotsAreAlike(t *testing.T) {
+// Both slots have the same files and different labels.
+func TestBothSlots(t *testing.T) {
 	r := made(t, func(o *build.Options) { o.Slots = "ab" })
 	var texts []string
 	for i, off := range []int64{16 << 20, 1168 << 20} {
@@ -146,12 +146,15 @@ func TestBothSlotsAreAlike(t *testing.T) {
 		if want := []string{"BOOT-A", "BOOT-B"}[i]; v.Label != want {
 			t.Errorf("label %q, want %q", v.Label, want)
 		}
-		files, err := v.Files()
+		files, err := v.Entries()
 		if err != nil {
 			t.Fatal(err)
 		}
 		text := ""
 		for _, f := range files {
+			if f.Dir {
+				continue
+			}
 			b := make([]byte, f.Size())
 			f.ReadAt(b, 0)
 			text += f.Path + "\n" + string(b)
@@ -188,7 +191,7 @@ Image = "registry.example/web:1"
 `
 
 // Identifiers come from what goes in, and the seed does not.
-func TestIdentifiersAreDerivedFromTheInputs(t *testing.T) {
+func TestIdentifiers(t *testing.T) {
 	plain := func(o *build.Options) { o.BuildID = "" }
 	id := func(change func(*build.Options)) string {
 		m := made(t, func(o *build.Options) { plain(o); change(o) }).Manifest

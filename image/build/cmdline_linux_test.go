@@ -93,7 +93,7 @@ func TestKernelArgumentsInUBoot(t *testing.T) {
 	}
 }
 
-func TestKernelArgumentsThatNoScriptCarries(t *testing.T) {
+func TestInvalidKernelArguments(t *testing.T) {
 	for _, line := range []string{`setenv bootargs "${base} @CMDLINE@"`, "# it's quoted below\nsetenv bootargs 'x @CMDLINE@'"} {
 		if _, err := putCmdline(line, "a='b'"); err == nil || !strings.Contains(err.Error(), "cannot have an apostrophe (')") {
 			t.Errorf("%s: %v", line, err)

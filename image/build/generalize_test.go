@@ -35,7 +35,7 @@ func used() *tree.Tree {
 	return t
 }
 
-func TestWhatUnitsWouldShareIsReported(t *testing.T) {
+func TestPerUnitWarnings(t *testing.T) {
 	root := used()
 	root.Remove("etc/waggle/bk_key.pem") // which a core's image refuses
 	root.Remove("etc/waggle/sage_registration")
@@ -55,7 +55,7 @@ func TestWhatUnitsWouldShareIsReported(t *testing.T) {
 }
 
 // Nothing but what is one unit's goes, and the device makes new SSH host keys.
-func TestGeneralizing(t *testing.T) {
+func TestGeneralize(t *testing.T) {
 	var said []string
 	plain := edittest.L4T()
 	generalize := func(o *build.Options) {
@@ -109,7 +109,7 @@ func TestGeneralizing(t *testing.T) {
 		t.Errorf("systemd-analyze says %s", out)
 	}
 
-	// Where nothing can make the keys, that is said.
+	// A warning if nothing can make the keys.
 	root := used()
 	root.Remove("usr/bin/ssh-keygen")
 	said = nil

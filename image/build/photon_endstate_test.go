@@ -131,7 +131,7 @@ const alsoGuide = "the guide has the state file there, and the script in another
 
 // An agent is as upstream's first-boot script leaves it, file by file, and cannot
 // provision itself again, from the recovery card neither.
-func TestAnAgentIsAsItsFirstBootLeavesIt(t *testing.T) {
+func TestAgentEndState(t *testing.T) {
 	before := edittest.Agent()
 	r, err := buildBoard(t, "photon-nx-agent", squashed(t, before), nil)
 	if err != nil {
@@ -182,7 +182,7 @@ func TestAnAgentIsAsItsFirstBootLeavesIt(t *testing.T) {
 	}
 }
 
-// What of an agent's tree is otherwise than upstream builds it becomes the same.
+// Agents whose trees differ from upstream's get the same end state.
 func TestOddAgents(t *testing.T) {
 	for name, change := range map[string]func(*tree.Tree){
 		"a link to another configuration": func(t *tree.Tree) {
@@ -224,7 +224,7 @@ func TestOddAgents(t *testing.T) {
 }
 
 // A core is as upstream's provisioning leaves it, file by file.
-func TestACoreIsAsItsProvisioningLeavesIt(t *testing.T) {
+func TestCoreEndState(t *testing.T) {
 	before := edittest.L4T()
 	r, err := buildBoard(t, "photon-nx", squashed(t, before), nil)
 	if err != nil {

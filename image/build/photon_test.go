@@ -173,13 +173,13 @@ LABEL wagglerecovery
 	},
 	"both": {
 		"/etc/ssh/sshd_config": "Port 22\n#PermitRootLogin prohibit-password\nPermitRootLogin yes\nListenAddress 127.0.0.1\n",
-		// Not the factory's, but its guide's: nobody logs in on the serial console.
+		// As in the factory's guide, not its script: no login on the serial console.
 		"/etc/securetty": "console\ntty1\n# ttyTCU0\n",
 		"/boot/initrd":   edittest.Initrd,
 	},
 }
 
-// photonLinks are those that the factory's script makes.
+// photonLinks are the links that the factory's script makes.
 var photonLinks = map[string]map[string]string{
 	"both": {
 		"/etc/waggle/config.ini":     "/etc/waggle/config-prod.ini",
@@ -204,7 +204,7 @@ var photonLinks = map[string]map[string]string{
 	},
 }
 
-func TestTheMediaOfAPhotonAreAsItsFactoryLeavesThem(t *testing.T) {
+func TestPhotonMedia(t *testing.T) {
 	r, err := buildBoard(t, "photon-nx", l4t(t, map[string]string{}), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -258,10 +258,10 @@ func TestTheMediaOfAPhotonAreAsItsFactoryLeavesThem(t *testing.T) {
 		}
 	}
 	if n := roots["sd"].Lookup("media/rpi/boot"); n == nil || n.Type() != tree.Dir {
-		t.Error("sd: dnsmasq's folder is missing")
+		t.Error("sd: dnsmasq's directory is missing")
 	}
 
-	// The same folders, from the file systems beside the roots.
+	// The directories of the other file systems.
 	for _, c := range []struct{ medium, part, want string }{
 		{"emmc", "WAGGLE-RPI", "boot boot/kernel8.img"},
 		{"sd", "scratch", ""},
@@ -313,11 +313,11 @@ var photonTables = map[string]string{
 // sfdiskLine is of a partition in what sfdisk --dump says.
 var sfdiskLine = regexp.MustCompile(`(?m)^.*start= *(\d+), size= *(\d+), type=([0-9A-F-]+), uuid=[0-9A-F-]+, name="([^"]+)"`)
 
-// fileSystems are those of the partitions, by their labels.
+// fileSystems are the types of the file systems, by label.
 var fileSystems = map[string]string{"APP": "ext4", "WAGGLE-RPI": "ext4", "recovery-root": "ext4", "scratch": "ext4",
 	"nvme-swap": "swap", "backup-root": "ext4", "system-data": "ext4", "plugin-data": "ext4"}
 
-// eachFileSystem calls do with the file of a medium and where in it one lies.
+// eachFileSystem calls do with the file of a medium, and offset and size of a file system.
 func eachFileSystem(r *build.Result, files map[string]string, do func(file, label, kind string, off, size int64)) {
 	for _, m := range r.Images {
 		for _, p := range m.Manifest.Partitions {
@@ -343,7 +343,7 @@ func fsck(t *testing.T, r *build.Result, files map[string]string) {
 
 // The starter's media by other people's programs: sfdisk and sgdisk, e2fsck and
 // blkid, U-Boot's file system reader, and the kernel.
-func TestThePhotonStarter(t *testing.T) {
+func TestPhotonStarter(t *testing.T) {
 	begin := time.Now()
 	r, err := buildBoard(t, "photon-nx", "", func(o *build.Options) { o.BuildID = "boot-test-3" })
 	if err != nil {
@@ -409,8 +409,8 @@ func TestThePhotonStarter(t *testing.T) {
 		log := bootPhoton(t, `starter ready: root overlay on /dev/mmcblk1p1 \(ext4 ro\), upper tmpfs, boot 1, build boot-test-3`, files["sd"], "")
 		wantLines(t, log, `append:  quiet root=/dev/mmcblk1p1 ro `, `1:	waggle recovery kernel`, `/media/scratch mounted: /dev/mmcblk1p2 ext4 rw`)
 	})
-	// What the first boot writes is there in the second, and every file system is
-	// clean when it is off.
+	// Files of the first boot exist in the second one, and each file system is clean
+	// after power-off.
 	t.Run("the eMMC boots", func(t *testing.T) {
 		off := vm.Reply{Seen: "starter ready", Type: "poweroff\n"}
 		for boot := 1; boot <= 2; boot++ {
@@ -453,7 +453,7 @@ func wantLines(t *testing.T, log string, lines ...string) {
 	}
 }
 
-func TestAnAgentsStarterIsNoL4TEither(t *testing.T) {
+func TestAgentStarter(t *testing.T) {
 	r, err := buildBoard(t, "photon-nx-agent", "", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -468,7 +468,7 @@ func TestAnAgentsStarterIsNoL4TEither(t *testing.T) {
 }
 
 // With Rock64's slots and no inputs there is a system too, for U-Boot.
-func TestTheStarterOfAPhotonWithSlots(t *testing.T) {
+func TestPhotonStarterWithSlots(t *testing.T) {
 	r, err := buildBoard(t, "photon-nx.ab-squashfs", "", func(o *build.Options) { o.BuildID = "boot-test-4" })
 	if err != nil {
 		t.Fatal(err)

@@ -12,8 +12,8 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// unit is a machine with a U-Boot that may have the boot method for RAUC, and with Linux
-// on it, as far as it marks slots good.
+// unit is a machine with U-Boot, with or without the boot method for RAUC, and the part of
+// Linux that marks slots good.
 type unit struct {
 	*machine
 	uboot  string // debian, or the version with the method
@@ -25,18 +25,18 @@ type unit struct {
 
 const (
 	debianUBoot = "2023.01 of Debian" // has no method, and its environment on the SD card
-	uboot2025   = "2025.10"           // the method wants a file system in all partitions
-	uboot2026   = "2026.01"           // that of one slot is enough
+	uboot2025   = "2025.10"           // the method needs a file system in all partitions
+	uboot2026   = "2026.01"           // a file system in one slot is enough
 )
 
-// newUnit is one as it is after a flash, before its first boot.
+// newUnit returns a unit after a flash, before its first boot.
 func newUnit(t *testing.T, text, uboot, slots string) *unit {
 	u := &unit{machine: newMachine(t, text, slots), uboot: uboot, bootB: slots == "AB", rootB: slots == "AB", broken: map[string]bool{}}
 	if uboot == debianUBoot {
 		u.write("noenv", "")
 	}
 	u.write("env.config", u.path("disk.img")+" 0x3F8000 0x8000\n")
-	// What the starter's mark-good finds on a Rock64.
+	// The files that the starter's mark-good reads on a Rock64.
 	u.write("sys/devices/mmcblk1/mmcblk1p2/partition", "")
 	u.write("sys/devices/mmcblk1/mmcblk1p4/partition", "")
 	u.write("dev/.keep", "")
@@ -178,11 +178,11 @@ func (u *unit) setTries(vars ...string) {
 	u.set(vars...)
 }
 
-// A device without a configuration is switched off at any moment, time and again: with
-// slot A alone it always boots slot A, and with both it stays in slot A if it comes as far
-// as to wait. Then it is provisioned, and is in slot A from then on; an update of slot B
-// that fails three times leads back to A, and one that works stays.
-func TestTriesOverTheLifeOfADevice(t *testing.T) {
+// A device without a configuration is switched off repeatedly, at any time. It stays in slot A;
+// with two slots it must have reached the wait for a configuration. After it is provisioned it
+// stays there too. An update of slot B that fails three times returns to A, a working one
+// stays.
+func TestTriesOverTime(t *testing.T) {
 	text := bootScript(t, "script")
 	lives := 1
 	if os.Getenv("SOAK") != "" {
@@ -213,7 +213,7 @@ func life(t *testing.T, u *unit, slots string, rng *rand.Rand) {
 		u.bootB = true // systemd-repart has made boot-b, if it came so far
 		return log
 	}
-	// With slot A alone Linux need never come as far as to wait.
+	// With one slot, Linux need not reach the wait.
 	cuts := 5
 	if slots == "AB" {
 		cuts = 2
@@ -278,7 +278,7 @@ func life(t *testing.T, u *unit, slots string, rng *rand.Rand) {
 
 // An update that boots but cannot take the configuration is not marked good, and a good
 // slot that waits for a first configuration again stays good.
-func TestWaitingIsNotGood(t *testing.T) {
+func TestWaitingDoesNotMarkGood(t *testing.T) {
 	u := newUnit(t, bootScript(t, "script"), debianUBoot, "AB")
 	left := func(want string) {
 		t.Helper()

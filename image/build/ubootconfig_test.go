@@ -27,7 +27,7 @@ var configOf = map[string]string{
 	"gpio": "CMD_GPIO", "ums": "CMD_USB_MASS_STORAGE",
 }
 
-// command is one of a script.
+// command is a command of a script.
 type command struct {
 	name      string
 	condition bool // of an if: the script goes on without it
@@ -128,7 +128,7 @@ const ubootConfigs = "usr/share/doc/u-boot-rockchip/configs/config."
 
 // The script of the starter runs with the U-Boot that the starter ships: each command is
 // there, or the script goes on without it.
-func TestBootScriptNeedsNothingThatTheShippedUBootLacks(t *testing.T) {
+func TestBootScriptRunsOnShippedUBoot(t *testing.T) {
 	open, _ := ubootPackage(t)
 	has := config(t, open(ubootConfigs+"rock64-rk3328.gz"))
 	used := map[string]bool{}
@@ -166,8 +166,8 @@ func TestBootScriptNeedsNothingThatTheShippedUBootLacks(t *testing.T) {
 	}
 }
 
-// What is said to be lacking in a binary is what its configuration lacks, for every board
-// in the package.
+// For each board in the package, the missing commands of the binary are those that its
+// configuration lacks.
 func TestLackedByUBoot(t *testing.T) {
 	open, names := ubootPackage(t)
 	all := slices.Sorted(maps.Keys(boards.UBootCommands))
@@ -186,7 +186,7 @@ func TestLackedByUBoot(t *testing.T) {
 		for _, command := range all {
 			said := slices.ContainsFunc(lacked, func(text string) bool { return strings.Contains(text, " has no "+command+" command: ") })
 			if said == (has[configOf[command]] == "y") {
-				t.Errorf("%s: %s is said to be lacking: %v; CONFIG_%s is %q", board, command, said, configOf[command], has[configOf[command]])
+				t.Errorf("%s: %s is reported as missing: %v; CONFIG_%s is %q", board, command, said, configOf[command], has[configOf[command]])
 			}
 			if !said {
 				seen[command]++

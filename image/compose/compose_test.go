@@ -103,7 +103,7 @@ func file(t *testing.T, s *volume.Source) string {
 }
 
 func options(text string) compose.SeedOptions {
-	opt := compose.SeedOptions{Reporter: progress.Discard, Time: func() (int64, error) { return 1_700_000_000, nil }}
+	opt := compose.SeedOptions{Reporter: progress.Discard}
 	if text != "" {
 		opt.Seed = &seedfile.Seed{Name: "seed.toml", Text: []byte(text)}
 	}

@@ -10,6 +10,7 @@ import (
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
@@ -22,9 +23,8 @@ import (
 
 // SeedOptions are how a seed is put into an image.
 type SeedOptions struct {
-	Seed     *seedfile.Seed        // nil: the seed is removed
-	Board    *boards.Board         // nil: the board in the manifest, or a built-in board
-	Time     func() (int64, error) // date of the file if its file system has no label with one
+	Seed     *seedfile.Seed // nil: the seed is removed
+	Board    *boards.Board  // nil: the board in the manifest, or a built-in board
 	Reporter progress.Reporter
 }
 
@@ -59,7 +59,7 @@ func EditSeed(s *volume.Source, opt SeedOptions) (*SeedEdit, error) {
 	}
 	old, err := boot.text()
 	if err == nil && !same(old, e.want) {
-		err = e.edit(opt.Time)
+		err = e.edit()
 	}
 	return e, s.Wrap(err)
 }
@@ -178,7 +178,7 @@ func (b *bootPartition) text() ([]byte, error) {
 }
 
 // edit sets Steps.
-func (e *SeedEdit) edit(date func() (int64, error)) error {
+func (e *SeedEdit) edit() error {
 	b := e.boot
 	name := b.part.Name
 	editor, err := b.fs.Edit(b.part.Len)
@@ -193,7 +193,7 @@ func (e *SeedEdit) edit(date func() (int64, error)) error {
 	} else {
 		when := b.fs.Time
 		if when == 0 { // it has no label
-			if when, err = date(); err != nil {
+			if when, _, err = build.SourceDate(); err != nil {
 				return err
 			}
 		}

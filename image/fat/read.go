@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/bits"
+	"slices"
 	"strings"
 
 	"imgtool/image"
@@ -46,35 +47,15 @@ type FS struct {
 // Open reads the boot sector and the label. Data that is not a FAT file system is an error.
 // Damage elsewhere is an error of the methods that find it.
 func Open(r io.ReaderAt) (*FS, error) {
-	first := make([]byte, sector)
-	if _, err := image.ReadFull(r, first, 0); err != nil {
-		return nil, fmt.Errorf("reading the boot sector: %w", err)
+	b, b32, end, err := readBoot(r)
+	if err != nil {
+		return nil, err
 	}
-	if !bytes.HasSuffix(first, []byte("\x55\xaa")) {
-		return nil, errors.New("not a FAT file system: the first sector does not end in 55 AA")
-	}
-	var b boot
-	var b32 boot32
-	var end bootEnd
-	s := bytes.NewReader(first)
-	take(s, &b)
 	sectorSize := int64(b.SectorSize)
-	switch {
-	case b.SectorSize < sector || b.SectorSize > 4096 || bits.OnesCount16(b.SectorSize) != 1:
-		return nil, fmt.Errorf("not a FAT file system: sectors of %d bytes", b.SectorSize)
-	case bits.OnesCount8(b.Cluster) != 1:
-		return nil, fmt.Errorf("not a FAT file system: clusters of %d sectors", b.Cluster)
-	case b.Reserved == 0:
-		return nil, errors.New("not a FAT file system: no sector is reserved for the boot sector")
-	case b.Tables == 0:
-		return nil, errors.New("not a FAT file system: it has no table")
-	}
 	table := int64(b.Table16)
 	if table == 0 {
-		take(s, &b32)
 		table = int64(b32.Table32)
 	}
-	take(s, &end)
 	sectors := int64(b.Sectors16)
 	if sectors == 0 {
 		sectors = int64(b.Sectors32)
@@ -133,6 +114,34 @@ func Open(r io.ReaderAt) (*FS, error) {
 	return f, nil
 }
 
+// readBoot reads the boot sector, and checks that it is one of a FAT file system.
+func readBoot(r io.ReaderAt) (b boot, b32 boot32, end bootEnd, err error) {
+	first := make([]byte, sector)
+	if _, err := image.ReadFull(r, first, 0); err != nil {
+		return b, b32, end, fmt.Errorf("reading the boot sector: %w", err)
+	}
+	if !bytes.HasSuffix(first, []byte("\x55\xaa")) {
+		return b, b32, end, errors.New("not a FAT file system: the first sector does not end in 55 AA")
+	}
+	s := bytes.NewReader(first)
+	take(s, &b)
+	switch {
+	case b.SectorSize < sector || b.SectorSize > 4096 || bits.OnesCount16(b.SectorSize) != 1:
+		return b, b32, end, fmt.Errorf("not a FAT file system: sectors of %d bytes", b.SectorSize)
+	case bits.OnesCount8(b.Cluster) != 1:
+		return b, b32, end, fmt.Errorf("not a FAT file system: clusters of %d sectors", b.Cluster)
+	case b.Reserved == 0:
+		return b, b32, end, errors.New("not a FAT file system: no sector is reserved for the boot sector")
+	case b.Tables == 0:
+		return b, b32, end, errors.New("not a FAT file system: it has no table")
+	}
+	if b.Table16 == 0 {
+		take(s, &b32)
+	}
+	take(s, &end)
+	return b, b32, end, nil
+}
+
 // use32 sets the fields that only FAT32 has.
 func (f *FS) use32(b boot, b32 boot32) error {
 	f.rootOff, f.rootLen = 0, 0
@@ -160,22 +169,6 @@ func take(r io.Reader, v any) {
 	}
 }
 
-// Files returns the files of all directories, in the order of their entries. Contents are
-// read from the disk when they are needed.
-func (f *FS) Files() ([]File, error) {
-	all, err := f.Entries()
-	if err != nil {
-		return nil, err
-	}
-	var files []File
-	for _, e := range all {
-		if !e.Dir {
-			files = append(files, e.File)
-		}
-	}
-	return files, nil
-}
-
 // Entry is a file or directory.
 type Entry struct {
 	File
@@ -184,7 +177,8 @@ type Entry struct {
 	Time     int64 // of the last write, in seconds since 1970; the disk's local time is taken as UTC
 }
 
-// Entries returns all files and directories. A directory comes before its entries.
+// Entries returns all files and directories, a directory before its entries. Contents are
+// read from the disk when they are needed.
 func (f *FS) Entries() ([]Entry, error) {
 	w := f.walk()
 	var all []Entry
@@ -252,17 +246,14 @@ func (f *FS) Open(path string) (File, error) {
 
 func find(items []*item, name string) *item {
 	folded := fold(name)
-	for _, it := range items {
-		if fold(it.name) == folded {
-			return it
-		}
+	i := slices.IndexFunc(items, func(it *item) bool { return fold(it.name) == folded })
+	if i < 0 {
+		i = slices.IndexFunc(items, func(it *item) bool { return fold(it.alias) == folded })
 	}
-	for _, it := range items {
-		if fold(it.alias) == folded {
-			return it
-		}
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return items[i]
 }
 
 // item is an entry of a directory.

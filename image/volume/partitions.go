@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
+	"imgtool/layouts"
 )
 
 // Partitions is the partition table of an image.
@@ -94,4 +96,36 @@ func (p *Partitions) find(image, name string) (gpt.Part, error) {
 		return found[0], nil
 	}
 	return gpt.Part{}, fmt.Errorf("%s has %d partitions named %q: give the number of one", image, len(found), name)
+}
+
+// Row is a partition in a list for users.
+type Row struct {
+	Number int    `json:"number"`
+	Name   string `json:"name"`
+	Type   string `json:"type"`
+	GUID   string `json:"guid,omitempty"`
+	Off    int64  `json:"offset"`
+	Len    int64  `json:"length"`
+	Late   bool   `json:"late,omitempty"`  // made by the device on its first boot
+	Holds  string `json:"holds,omitempty"` // squashfs, ext4, FAT or swap
+}
+
+// Rows returns the partitions of the image, and after them those that the device makes.
+func (l *Location) Rows() (all []Row, err error) {
+	s := l.Source
+	for _, p := range l.Partitions.List {
+		row := Row{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
+		if row.Holds, err = Detect(io.NewSectionReader(s.Image, p.Off, p.Len)); err != nil {
+			return nil, s.Wrap(err)
+		}
+		all = append(all, row)
+	}
+	if s.Manifest != nil {
+		for _, p := range s.Manifest.Partitions {
+			if p.Late {
+				all = append(all, Row{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: true})
+			}
+		}
+	}
+	return all, nil
 }

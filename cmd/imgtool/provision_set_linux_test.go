@@ -13,7 +13,7 @@ import (
 	"imgtool/image/seed/console/consoletest"
 )
 
-// now is the configuration of a device, which must be a valid one.
+// now returns the configuration of a device, which must be valid.
 func (s *site) now(d *consoletest.Device) string {
 	s.t.Helper()
 	text, _ := d.Config()
@@ -62,7 +62,7 @@ func TestProvisionSetAndUnset(t *testing.T) {
 		}
 	}
 
-	// From standard input, in JSON for a program.
+	// From standard input, with --json.
 	cmd := tool(t, append([]string{"provision", "set", "--json", d.URL(), "network", "-"}, key...)...)
 	cmd.Stdin = strings.NewReader(`{"dns_servers": null}`)
 	status, stdout, stderr := s.runs(cmd)
@@ -70,7 +70,7 @@ func TestProvisionSetAndUnset(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &result); status != 0 || err != nil || result.State != "applied" {
 		t.Errorf("%d %v:\n%s%s", status, err, stdout, stderr)
 	}
-	// The same once more is not sent.
+	// The same change again is not sent.
 	before := len(d.Requests())
 	s.write(file, `{"Volume": {"Copy": true}}`)
 	s.wants(0, "the device has this value already; nothing was sent", append([]string{"provision", "set", d.URL(), "containers.volume.data", file}, key...)...)
@@ -81,8 +81,8 @@ func TestProvisionSetAndUnset(t *testing.T) {
 	}
 }
 
-// What the device would refuse is not sent, and each refusal says what is wrong.
-func TestProvisionSetThatCannotBe(t *testing.T) {
+// Invalid changes are not sent.
+func TestProvisionSetInvalid(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	d := s.device(&consoletest.Device{})
@@ -132,7 +132,7 @@ func TestProvisionSetThatCannotBe(t *testing.T) {
 	s.wants(4, "does not take the signature", append(set, "--key", s.path("other"))...)
 	s.wants(10, "it must be AAAAAAAAAAA", append(append(set, key...), "--device", "AAAAAAAAAAA")...)
 	s.wants(4, "waits for its first configuration", append([]string{"provision", "set", s.fresh(&consoletest.Device{}).URL(), "users.more", file}, key...)...)
-	// Devices of before have no such routes.
+	// Older devices do not have these routes.
 	old := s.device(&consoletest.Device{Intercept: func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, api.PathUsers) {
 			http.NotFound(w, r)
@@ -145,8 +145,8 @@ func TestProvisionSetThatCannotBe(t *testing.T) {
 	s.wants(11, "went back to the previous configuration: web does not run", append([]string{"provision", "set", failing.URL(), "users.more", file}, key...)...)
 }
 
-// Comments are lost, which is said, and once.
-func TestProvisionSetSaysWhatIsLost(t *testing.T) {
+// The loss of comments is reported once.
+func TestProvisionSetLosesComments(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	text := "# ours\n" + s.config("old", s.key("more", "", "-t", "ed25519"))

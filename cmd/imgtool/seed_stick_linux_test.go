@@ -10,9 +10,9 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// A machine that the stick is plugged into finds it by its label and by the name of
-// its partition, which udev makes the links of that the device goes through.
-func TestAStickIsFoundByLabelAndPartitionName(t *testing.T) {
+// udev creates links to the stick by its label and its partition name, in which a device looks for
+// a seed.
+func TestSeedStickLabels(t *testing.T) {
 	imagetest.NeedRoot(t)
 	dir := t.TempDir()
 	seed := filepath.Join(dir, "config.toml")
@@ -25,7 +25,7 @@ func TestAStickIsFoundByLabelAndPartitionName(t *testing.T) {
 	if out := imagetest.Run(t, "sfdisk", "--verify", dev); !strings.Contains(out, "No errors detected") {
 		t.Error(out)
 	}
-	// Not all kernels look at partition tables themselves.
+	// Not all kernels read partition tables of loop devices.
 	exec.Command(imagetest.Need(t, "partx"), "--delete", dev).Run()
 	imagetest.Run(t, "partx", "--add", dev)
 	defer exec.Command("partx", "--delete", dev).Run()
@@ -41,7 +41,7 @@ func TestAStickIsFoundByLabelAndPartitionName(t *testing.T) {
 	}
 }
 
-func TestAPersonIsAskedBeforeAStickIsMade(t *testing.T) {
+func TestSeedStickConfirmation(t *testing.T) {
 	dir := t.TempDir()
 	template, values := filepath.Join(dir, "seed.toml"), filepath.Join(dir, "units.csv")
 	for path, text := range map[string]string{template: tinySeed + "Environment = \"@{unit}\"\n", values: "unit\nW1\n"} {

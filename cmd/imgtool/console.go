@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"imgtool/image/vm"
+)
+
+// runTerminal makes the terminal the console of a machine.
+func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) error {
+	u.Infof("type Ctrl-A x to leave")
+	r, err := m.Start(ctx)
+	if err != nil {
+		return err
+	}
+	fd := int(u.in.(*os.File).Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		r.Kill()
+		return err
+	}
+	defer term.Restore(fd, before)
+	go io.Copy(r.Keyboard, u.in)
+	if _, err := r.Watch(u.machineConsole(), nil, replies...); err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// runHeadless prints the console, as events with --json.
+func runHeadless(ctx context.Context, m vm.Machine, opt vmOptions, replies []vm.Reply, u *ui) error {
+	if !u.json {
+		out := u.data()
+		defer out.Close()
+		_, err := m.RunUntil(ctx, opt.pattern, opt.timeout, out, replies...)
+		return err
+	}
+	begin := time.Now()
+	line, err := m.RunUntil(ctx, opt.pattern, opt.timeout, &consoleEvents{u: u}, replies...)
+	if err != nil {
+		return err
+	}
+	return u.print(map[string]any{"line": line, "seconds": time.Since(begin).Seconds()})
+}
+
+// consoleEvents prints every line of a console as an event.
+type consoleEvents struct {
+	u    *ui
+	rest []byte
+}
+
+func (c *consoleEvents) Write(p []byte) (int, error) {
+	c.rest = append(c.rest, p...)
+	for {
+		line, rest, ended := bytes.Cut(c.rest, []byte("\n"))
+		if !ended {
+			return len(p), nil
+		}
+		c.u.event(map[string]any{"event": "console", "line": strings.TrimRight(string(line), "\r")})
+		c.rest = rest
+	}
+}
