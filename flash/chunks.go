@@ -45,16 +45,24 @@ func differences(data, old []byte) iter.Seq2[int, int] {
 	}
 }
 
+// part returns the bytes of a chunk from start to end.
+func part(c image.Chunk, start, end int) image.Chunk {
+	return image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]}
+}
+
+// isAll reports whether all bytes of p are b.
+func isAll(p []byte, b byte) bool { return bytes.Count(p, []byte{b}) == len(p) }
+
 // splitHead returns the parts of the chunks that are in the guard, and the rest, both from
 // the end of the disk to its start.
 func splitHead(head []image.Chunk) (tables, rest []image.Chunk) {
 	for _, c := range head {
-		n := max(0, min(int64(len(c.Data)), guard-c.Off))
+		n := int(max(0, min(int64(len(c.Data)), guard-c.Off)))
 		if n > 0 {
-			tables = append(tables, image.Chunk{Off: c.Off, Data: c.Data[:n]})
+			tables = append(tables, part(c, 0, n))
 		}
-		if n < int64(len(c.Data)) {
-			rest = append(rest, image.Chunk{Off: c.Off + n, Data: c.Data[n:]})
+		if n < len(c.Data) {
+			rest = append(rest, part(c, n, len(c.Data)))
 		}
 	}
 	descending := func(a, b image.Chunk) int { return cmp.Compare(b.Off, a.Off) }
@@ -80,7 +88,7 @@ func notBefore(chunks iter.Seq2[image.Chunk, error], off int64) iter.Seq2[image.
 	}
 }
 
-// recorded appends the spans of the chunks to seen.
+// recorded returns the chunks and appends their spans to seen.
 func recorded(chunks iter.Seq2[image.Chunk, error], seen *[]image.Span) iter.Seq2[image.Chunk, error] {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {
@@ -107,7 +115,7 @@ func withoutWiped(chunks []image.Chunk, wipes []image.Span) []image.Chunk {
 		}
 		at := len(left)
 		for start, end := range differences(c.Data, old) {
-			left = slices.Insert(left, at, image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]})
+			left = slices.Insert(left, at, part(c, start, end))
 		}
 	}
 	return left
@@ -115,10 +123,10 @@ func withoutWiped(chunks []image.Chunk, wipes []image.Span) []image.Chunk {
 
 // checkOverlap returns an error if the head overlaps the body, which was already read back.
 func checkOverlap(head []image.Chunk, body []image.Span) error {
-	for _, c := range head {
+	for _, h := range spansOf(head) {
 		for _, s := range body {
-			if c.Off < s.End() && s.Off < c.Off+int64(len(c.Data)) {
-				return fmt.Errorf("the %d bytes of the boot area at byte %d overlap the %d bytes of content at byte %d", len(c.Data), c.Off, s.Len, s.Off)
+			if h.Off < s.End() && s.Off < h.End() {
+				return fmt.Errorf("the %d bytes of the boot area at byte %d overlap the %d bytes of content at byte %d", h.Len, h.Off, s.Len, s.Off)
 			}
 		}
 	}
@@ -130,12 +138,10 @@ func zeros(spans []image.Span) iter.Seq2[image.Chunk, error] {
 	zero := make([]byte, 1<<20)
 	return func(yield func(image.Chunk, error) bool) {
 		for _, s := range spans {
-			for s.Len > 0 {
-				n := min(s.Len, int64(len(zero)))
-				if !yield(image.Chunk{Off: s.Off, Data: zero[:n]}, nil) {
+			for at := s.Off; at < s.End(); at += int64(len(zero)) {
+				if !yield(image.Chunk{Off: at, Data: zero[:min(s.End()-at, int64(len(zero)))]}, nil) {
 					return
 				}
-				s = image.Span{Off: s.Off + n, Len: s.Len - n}
 			}
 		}
 	}

@@ -58,8 +58,8 @@ type Job struct {
 	// equal are not read again.
 	Delta bool
 
-	// Zeros reads the disk where Body has long runs of zeros, and leaves out
-	// those that the disk already has. They are read back like all other content.
+	// Zeros reads the disk where Body has long runs of zeros, and leaves out the runs that the
+	// disk already has. They are read back like all other content.
 	Zeros bool
 
 	// Size is the size the disk reports, in bytes. Run probes whether the disk really has

@@ -188,8 +188,8 @@ func TestReadBackBypassesCache(t *testing.T) {
 		}
 	}
 
-	// The fourth flush follows the body, after those of the first block, the wipes and the
-	// record.
+	// The first three flushes follow the first block, the wipes and the record; the fourth one
+	// follows the body.
 	target := &hooked{Target: open(t, d), afterSync: func(n int) {
 		if n == 4 {
 			spoil()

@@ -48,7 +48,7 @@ func (r *run) probe(ctx context.Context) error {
 		marked[off] = bytes.Equal(block, mark)
 	}
 	r.save(last, before)
-	if _, _, err := r.write(ctx, one(image.Chunk{Off: last, Data: mark}), p); err != nil {
+	if _, err := r.write(ctx, one(image.Chunk{Off: last, Data: mark}), p); err != nil {
 		return err
 	}
 	for _, off := range places {
@@ -121,7 +121,7 @@ func (r *run) lostWrite(ctx context.Context, off int64, before, want, found []by
 		return err
 	case !kept:
 		return &NoWritesError{r.dev.Path(), off}
-	case bytes.Equal(found, before) || bytes.Count(found, []byte{0}) == len(found) || bytes.Count(found, []byte{0xFF}) == len(found):
+	case bytes.Equal(found, before) || isAll(found, 0) || isAll(found, 0xFF):
 		return &FakeError{r.dev.Path(), r.job.Size, off, -1, 0}
 	}
 	err = image.Compare(ctx, bytes.NewReader(found), one(image.Chunk{Data: want}), nil)

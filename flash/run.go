@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imgtool/flash/disk"
@@ -53,8 +54,8 @@ type run struct {
 
 	mu        sync.Mutex
 	before    map[int64][]byte // old content of the first places written, by offset
-	spread    bool             // other places were written as well
-	finishing bool             // writes continue after a cancellation
+	spread    atomic.Bool      // other places were written as well
+	finishing atomic.Bool      // writes continue after a cancellation
 }
 
 func (r *run) all(ctx context.Context) (*Result, error) {
@@ -110,8 +111,8 @@ func (r *run) wipe(ctx context.Context, wipes []image.Span) (*image.Manifest, er
 	if err != nil {
 		return nil, err
 	}
-	r.setSpread()
-	wiped, _, err := r.write(ctx, zeros(wipes[1:]), p)
+	r.spread.Store(true)
+	wiped, err := r.write(ctx, zeros(wipes[1:]), p)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 	if job.Zeros && !job.Delta {
 		content = r.withoutZeros(content, &found, p)
 	}
-	if body, _, err = r.write(ctx, content, p); err != nil {
+	if body, err = r.write(ctx, content, p); err != nil {
 		return nil, nil, err
 	}
 	r.res.Writing, begin = time.Since(begin), time.Now()
@@ -166,9 +167,7 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 // finish writes the head: rest first, then tables. The backup table in rest does not make
 // the disk bootable: firmware does not look for it without the protective MBR.
 func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.Entry, error) {
-	r.mu.Lock()
-	r.finishing = true
-	r.mu.Unlock()
+	r.finishing.Store(true)
 	p := r.phases.Start(Finishing, 2*(totalLen(spansOf(tables))+totalLen(spansOf(rest))))
 	m, err := r.settle(ctx, each(rest), p, p)
 	if err != nil {
@@ -210,7 +209,7 @@ func (r *run) undo(ctx context.Context, rest []image.Chunk) {
 // settle writes chunks that can be iterated again, flushes, and reads them back. It
 // returns the entries it wrote. written and verified, which may be nil, receive progress.
 func (r *run) settle(ctx context.Context, chunks iter.Seq2[image.Chunk, error], written, verified image.Progress) (*image.Manifest, error) {
-	m, _, err := r.write(ctx, chunks, written)
+	m, err := r.write(ctx, chunks, written)
 	if err != nil {
 		return nil, err
 	}
@@ -233,11 +232,8 @@ func (r *run) settle(ctx context.Context, chunks iter.Seq2[image.Chunk, error], 
 	return m, r.verify(ctx, m, m, again, verified)
 }
 
-// write writes the chunks and flushes. It returns the entries it wrote, and the spans of
-// the chunks.
-func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p image.Progress) (*image.Manifest, []image.Span, error) {
-	var seen []image.Span
-	chunks = recorded(chunks, &seen)
+// write writes the chunks and flushes. It returns the entries it wrote.
+func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p image.Progress) (*image.Manifest, error) {
 	if r.job.Delta {
 		p = locked(p)
 		chunks = r.differing(chunks, p)
@@ -248,17 +244,17 @@ func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p
 			err = &image.WriteError{Off: m.Size, Err: fmt.Errorf("flushing earlier writes: %w", err)}
 		}
 	}
-	if ctx.Err() != nil && err != nil {
-		return nil, nil, context.Cause(ctx)
-	}
-	if _, ok := errors.AsType[*image.WriteError](err); ok {
-		return nil, nil, r.diskError(err)
-	}
 	if err != nil {
-		return nil, nil, err
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if _, ok := errors.AsType[*image.WriteError](err); ok {
+			err = r.diskError(err)
+		}
+		return nil, err
 	}
 	r.res.Written += size(m)
-	return m, seen, nil
+	return m, nil
 }
 
 // differing returns the parts of the chunks that differ from the disk. A chunk that cannot
@@ -284,7 +280,7 @@ func (r *run) differing(chunks iter.Seq2[image.Chunk, error], p image.Progress) 
 			same := int64(len(c.Data))
 			for start, end := range differences(c.Data, old) {
 				same -= int64(end - start)
-				if !yield(image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]}, nil) {
+				if !yield(part(c, start, end), nil) {
 					return
 				}
 			}

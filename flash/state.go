@@ -55,12 +55,6 @@ func (r *run) saveGuard() {
 	}
 }
 
-func (r *run) setSpread() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.spread = true
-}
-
 // Watch reads the state of the disk of a [Run] that does not return although its context
 // ended, for example while it waits for an image from a pipe.
 type Watch struct{ run atomic.Pointer[run] }
@@ -72,10 +66,7 @@ func (w *Watch) State() State {
 	if r == nil {
 		return Unchanged
 	}
-	r.mu.Lock()
-	finishing := r.finishing
-	r.mu.Unlock()
-	if finishing {
+	if r.finishing.Load() {
 		return Unknown // Run is still writing or removing the tables
 	}
 	return r.state(true)
@@ -107,7 +98,7 @@ func (r *run) state(canceled bool) State {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.spread {
+	if !r.spread.Load() {
 		same := len(r.before) > 0 && r.before[0] != nil
 		for off, old := range r.before {
 			b := make([]byte, len(old))
@@ -120,7 +111,7 @@ func (r *run) state(canceled bool) State {
 			return Unchanged
 		}
 	}
-	if bytes.Count(now, []byte{0}) == len(now) {
+	if isAll(now, 0) {
 		return NoTable
 	}
 	return PartWritten

@@ -173,7 +173,7 @@ func TestProbeRestoresContent(t *testing.T) {
 	}
 }
 
-// A slow disk is waited for and reported; one that is unplugged meanwhile is not waited for.
+// Run waits for a slow disk and reports it. It does not wait for an unplugged disk.
 func TestTimeoutSlow(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	f := newFake(fakeSize)

@@ -39,7 +39,7 @@ func (r *run) verify(ctx context.Context, part, all *image.Manifest, again func(
 	return nil
 }
 
-// pass reads entries back, repairs those that are wrong, and reports whether a repair
+// pass reads entries back, repairs wrong places, and reports whether a repair
 // wrote anything. Without again it repairs nothing.
 func (r *run) pass(ctx context.Context, m *image.Manifest, again func(image.Span) ([]byte, error), p image.Progress) (written bool, err error) {
 	for left := m.Entries; len(left) > 0; {
@@ -102,7 +102,7 @@ func (r *run) repair(ctx context.Context, e image.Entry, first *image.MismatchEr
 		return false, final(agreed + "; the image has changed since, so it cannot be written again")
 	}
 	for try := range tries {
-		if _, _, err := r.write(ctx, one(image.Chunk{Off: s.Off, Data: data}), nil); err != nil {
+		if _, err := r.write(ctx, one(image.Chunk{Off: s.Off, Data: data}), nil); err != nil {
 			return false, err
 		}
 		if first, err = check(); err != nil {
@@ -123,7 +123,7 @@ func (r *run) repair(ctx context.Context, e image.Entry, first *image.MismatchEr
 func times(n int) string { return [...]string{"", "once", "twice", "three times"}[n] }
 
 // Compare compares chunks with the content of a disk. A difference is an
-// *image.MismatchError; other errors are those of [Run].
+// *image.MismatchError; other errors are as from [Run].
 func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], timeout Timeout, p image.Progress) error {
 	r := &run{dev: newTimeoutDevice(ctx, dev, timeout)}
 	for c, err := range chunks {

@@ -1,7 +1,6 @@
 package flash
 
 import (
-	"bytes"
 	"iter"
 
 	"imgtool/image"
@@ -11,18 +10,18 @@ import (
 // has, and appends their spans to found: an image without a manifest is mostly zeros, and
 // reading a disk is faster than writing it. Zeros that cannot be read are written.
 func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.Span, p image.Progress) iter.Seq2[image.Chunk, error] {
-	zero, buf := make([]byte, image.PieceSize), make([]byte, image.PieceSize)
+	buf := make([]byte, image.PieceSize)
 	blank := func(off, n int64) bool {
 		for at := int64(0); at < n; {
 			// On a disk that is not blank, the first block usually differs.
-			part := buf[:min(n-at, int64(len(buf)))]
+			b := buf[:min(n-at, int64(len(buf)))]
 			if at == 0 {
-				part = part[:min(n, image.Block)]
+				b = b[:min(n, image.Block)]
 			}
-			if k, _ := r.dev.ReadAt(part, off+at); !bytes.Equal(part, zero[:k]) {
+			if k, _ := r.dev.ReadAt(b, off+at); k < len(b) || !isAll(b, 0) {
 				return false
 			}
-			at += int64(len(part))
+			at += int64(len(b))
 		}
 		return true
 	}
@@ -38,7 +37,7 @@ func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.
 				if s.Len < near || !blank(s.Off, s.Len) {
 					continue
 				}
-				if at < start && !yield(image.Chunk{Off: c.Off + int64(at), Data: c.Data[at:start:start]}, nil) {
+				if at < start && !yield(part(c, at, start), nil) {
 					return
 				}
 				at = end
@@ -46,7 +45,7 @@ func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.
 				r.res.Skipped += s.Len
 				p.Add(s.Len)
 			}
-			if at < len(c.Data) && !yield(image.Chunk{Off: c.Off + int64(at), Data: c.Data[at:]}, nil) {
+			if at < len(c.Data) && !yield(part(c, at, len(c.Data)), nil) {
 				return
 			}
 		}
@@ -55,11 +54,10 @@ func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.
 
 // zeroRuns returns the starts and ends of runs of whole blocks of zeros.
 func zeroRuns(b []byte) iter.Seq2[int, int] {
-	zero := make([]byte, image.Block)
 	return func(yield func(int, int) bool) {
 		start := 0
 		for at := 0; at <= len(b); at += image.Block {
-			if at+image.Block <= len(b) && bytes.Equal(b[at:at+image.Block], zero) {
+			if at+image.Block <= len(b) && isAll(b[at:at+image.Block], 0) {
 				continue
 			}
 			if start < at && !yield(start, at) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -121,6 +122,11 @@ func Lost(path string, err error) error {
 		return &GoneError{path, err}
 	}
 	return nil
+}
+
+// regularFile returns a regular file as a disk.
+func regularFile(path string, info fs.FileInfo) *Disk {
+	return &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
 }
 
 func sortParts(parts []Part) {

@@ -51,7 +51,7 @@ func Find(root, path string) (*Disk, error) {
 	name := strings.TrimPrefix(filepath.Base(at), "r")
 	switch {
 	case info.Mode().IsRegular():
-		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
+		d := regularFile(path, info)
 		d.InUse, err = fileUses(info)
 		return d, err
 	case info.IsDir():
@@ -64,6 +64,18 @@ func Find(root, path string) (*Disk, error) {
 		return nil, err
 	}
 	return m.find(path, name)
+}
+
+// Eject ejects a disk and its volumes: a board that shows its disk then knows that the host
+// has finished. root is "/".
+func Eject(root string, d *Disk) error {
+	if d.File {
+		return errors.New("it is a file")
+	}
+	if out, err := runHere("diskutil", "eject", d.Name); err != nil {
+		return fmt.Errorf("diskutil eject %s: %w %s", d.Name, err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // fileUses returns where a regular file is attached as a disk.

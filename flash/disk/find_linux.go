@@ -78,7 +78,7 @@ func Find(root, path string) (*Disk, error) {
 		return nil, err
 	}
 	if !device && !recorded {
-		d := &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
+		d := regularFile(path, info)
 		d.InUse, err = m.fileUses(at, info)
 		return d, err
 	}
@@ -205,7 +205,7 @@ func (m *machine) notDisk(n *node) string {
 	case len(n.slaves) > 0:
 		return "a device assembled from " + strings.Join(n.slaves, ", ") + " is not a whole disk"
 	case n.text("hidden") == "1":
-		return "it is one of several paths to a disk: name the disk"
+		return "it is a path of a disk with several paths: name the disk"
 	case strings.HasPrefix(n.name, "loop") && n.backing() == "":
 		return "it is a loop device without a file"
 	case strings.HasPrefix(n.name, "loop") && m.backed(n) != nil:
@@ -248,27 +248,19 @@ func (m *machine) describe(n *node) *Disk {
 	case "virtio", "nvme":
 		d.Vendor = "" // it is a PCI vendor ID
 	}
-	var users []*node
-	for _, p := range m.parts(n) {
+	parts := m.parts(n)
+	for _, p := range parts {
 		d.Parts = append(d.Parts, Part{p.name, p.number("start") * 512, p.number("size") * 512})
-		users = append(users, p)
 	}
-	sortParts(d.Parts)
-	slices.SortFunc(users, func(a, b *node) int { return int(a.number("start") - b.number("start")) })
-	m.allUses(append([]*node{n}, users...), d)
+	m.allUses(append([]*node{n}, parts...), d)
 	return d
 }
 
 func (m *machine) bus(n *node) string {
-	switch {
-	case strings.HasPrefix(n.name, "loop"):
-		return "loop"
-	case strings.HasPrefix(n.name, "nbd"):
-		return "nbd"
-	case strings.HasPrefix(n.name, "nvme"):
-		return "nvme"
-	case strings.HasPrefix(n.name, "mmcblk"):
-		return "mmc"
+	for _, bus := range []string{"loop", "nbd", "nvme", "mmc"} {
+		if strings.HasPrefix(n.name, bus) {
+			return bus
+		}
 	}
 	for _, bus := range []string{"usb", "virtio", "ata"} {
 		for _, name := range strings.Split(n.dir, "/") {

@@ -43,7 +43,7 @@ type bridge struct {
 }
 
 // lookMac queries a Mac through run. mounts are the mounts the kernel lists; lookMac adds
-// those that diskutil lists.
+// the mounts that diskutil lists.
 func lookMac(run func(args ...string) ([]byte, error), mounts []macMount) (*mac, error) {
 	m := &mac{run: run, whole: map[string]plist.Dict{}, infos: map[string]plist.Dict{}, onUSB: map[string]bridge{}, mounts: slices.Clone(mounts)}
 	list, err := m.dict("diskutil", "list", "-plist")
@@ -187,7 +187,7 @@ func (m *mac) notDisk(name string, info plist.Dict) string {
 	return ""
 }
 
-// macBuses maps the bus names of diskutil to those of [Disk].
+// macBuses maps bus names of diskutil to bus names of [Disk].
 var macBuses = map[string]string{
 	"USB":            "usb",
 	"Secure Digital": "mmc",
@@ -319,7 +319,7 @@ func wholeName(name string) string {
 	return ""
 }
 
-// wholeOf returns the whole disk of a mount's source, or "". Most sources are in /dev; those
+// wholeOf returns the whole disk of a mount's source, or "". Most sources are in /dev; sources
 // of file systems in user space have a prefix.
 func wholeOf(from string) string {
 	if m := mounted.FindStringSubmatch(from); m != nil {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Match describes the disk that a board in recovery mode shows over USB: it must match one of
-// USB. It is part of the definition of a board and prevents mistakes, not attacks: a USB
+// Match describes the disk that a board in recovery mode shows over USB: it must match an
+// entry of USB. It is part of the definition of a board and prevents mistakes, not attacks: a USB
 // device can claim to be another one.
 type Match struct {
 	USB []USBMatch
@@ -68,36 +68,27 @@ func (s Sighting) String() string {
 }
 
 // Find returns the disks that match and have a medium, and sightings among the other disks
-// and the devices, which are those of [USBDevices]. It does not call [Disk.Check]. A port has
+// and devices. [USBDevices] returns the devices. It does not call [Disk.Check]. A port has
 // at most one sighting, and none if its disk matches.
 func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) {
-	done := map[string]bool{} // ports with a hit or a sighting
-	medium := map[string]bool{}
-	isDisk := map[string]bool{}
+	done := map[string]bool{}   // ports with a hit or a sighting
+	medium := map[string]bool{} // whether a disk at a port has a medium
 	sight := func(d *Disk, u USB, state, do string) {
 		if !done[u.Port] {
 			done[u.Port] = true
 			near = append(near, Sighting{d, u, state, do})
 		}
 	}
+	disks = slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return d.USB == nil })
 	for _, d := range disks {
-		if d.USB == nil {
-			continue
-		}
-		isDisk[d.USB.Port] = true
-		if d.Size > 0 {
-			medium[d.USB.Port] = true
-		}
-		if d.Size > 0 && decoy(&d) == nil && m.is(&d) {
+		medium[d.USB.Port] = medium[d.USB.Port] || d.Size > 0
+		if d.Size > 0 && known(decoys, *d.USB, &d) == nil && m.is(&d) {
 			done[d.USB.Port] = true
 			hits = append(hits, d)
 		}
 	}
 	for _, d := range disks {
-		if d.USB == nil {
-			continue
-		}
-		if s := decoy(&d); s != nil {
+		if s := known(decoys, *d.USB, &d); s != nil {
 			sight(&d, *d.USB, s.what, s.do)
 		} else if m.is(&d) && d.Size == 0 {
 			sight(&d, *d.USB, "the board's disk, without a medium", "wait a moment; if this persists, the board finds no medium: check that the module or card is inserted")
@@ -109,10 +100,11 @@ func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) 
 			sight(&d, *d.USB, "a card reader without a card", "insert the card")
 		}
 	}
+	devices = slices.DeleteFunc(slices.Clone(devices), func(u USB) bool {
+		_, isDisk := medium[u.Port]
+		return isDisk
+	})
 	for _, u := range devices {
-		if isDisk[u.Port] {
-			continue
-		}
 		if s := known(noDisks, u, nil); s != nil {
 			sight(nil, u, s.what, s.do)
 		} else if entry := m.byID(u); entry != nil && entry.hasInterface(u) {
@@ -120,7 +112,7 @@ func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) 
 		}
 	}
 	for _, u := range devices {
-		if !isDisk[u.Port] && m.byID(u) != nil {
+		if m.byID(u) != nil {
 			sight(nil, u, fmt.Sprintf("the board's USB device, in another mode without a disk (interface %s)", cmp.Or(u.Interface, "not configured")),
 				"power the board off and enter recovery mode again")
 		}
@@ -139,18 +131,18 @@ func (m Match) is(d *Disk) bool {
 // almost describes how a disk with the USB ID or the inquiry data of the board's disk
 // differs from it, or returns "".
 func (m Match) almost(d *Disk) string {
-	best := ""
-	least := 0
+	var all [][]string
 	for _, u := range m.USB {
 		inquiry := u.Vendor+u.Model != "" && u.Vendor.matches(d.Vendor) && u.Model.matches(d.Model)
-		if !u.id(*d.USB) && !inquiry {
-			continue
-		}
-		if diff := u.differences(d); best == "" || len(diff) < least {
-			best, least = "like the board's disk, but "+strings.Join(diff, ", "), len(diff)
+		if u.id(*d.USB) || inquiry {
+			all = append(all, u.differences(d))
 		}
 	}
-	return best
+	if len(all) == 0 {
+		return ""
+	}
+	least := slices.MinFunc(all, func(a, b []string) int { return len(a) - len(b) })
+	return "like the board's disk, but " + strings.Join(least, ", ")
 }
 
 // byID returns the entry with the vendor and product IDs of u, or nil.
@@ -219,72 +211,49 @@ type state struct {
 
 // decoys are disks that are never a board's disk.
 var decoys = []state{
-	{
-		scsi: `flashpkg( .*)?`,
+	{scsi: `flashpkg( .*)?`,
 		what: "flashpkg, the disk with a Jetson's status and logs: the flash failed on the board, or has not started",
-		do:   "read the status and logs on it, then put the board into recovery mode and start over",
-	},
-	{
-		vendor: "0955", products: []string{"7020"},
+		do:   "read the status and logs on it, then put the board into recovery mode and start over"},
+	{vendor: "0955", products: []string{"7020"},
 		what: "a Jetson that has booted, with a small disk that contains a README",
-		do:   "power it off and put it into recovery mode",
-	},
+		do:   "power it off and put it into recovery mode"},
 }
 
 // anyBoard are disks of unknown boards.
 var anyBoard = []state{
-	{
-		scsi: `Linux UMS disk \d+`,
+	{scsi: `Linux UMS disk \d+`,
 		what: "a board in the mass storage mode of U-Boot, with another USB ID",
-		do:   nameIt,
-	},
-	{
-		scsi: `Linux File-(Stor|CD) Gadget`,
+		do:   nameIt},
+	{scsi: `Linux File-(Stor|CD) Gadget`,
 		what: "a disk that a Linux board shows, without identification",
-		do:   nameIt,
-	},
+		do:   nameIt},
 }
 
 // noDisks are states without a disk.
 var noDisks = []state{
-	{
-		vendor: "2207", iface: "ff/06/05",
+	{vendor: "2207", iface: "ff/06/05",
 		what: "a Rockchip board in maskrom or rockusb mode, without a disk",
 		do: "power it off and enter the mass storage mode of its boot loader; if it comes back in this mode, the boot loader is missing: " +
-			"write its eMMC or card in a reader",
-	},
-	{
-		vendor:   "0955",
+			"write its eMMC or card in a reader"},
+	{vendor: "0955",
 		products: []string{"7e19", "7019", "7819", "7919", "7023", "7226", "7223", "7323", "7423", "7523", "7623"},
 		what:     "a Jetson in forced recovery (APX), without a disk",
-		do:       "boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
-	},
-	{
-		vendor: "0955", products: []string{"7035"},
+		do:       "boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra"},
+	{vendor: "0955", products: []string{"7035"},
 		what: "a Jetson in NVIDIA's initrd flash, which uses a network and shows no disk",
-		do:   "let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
-	},
-	{
-		vendor: "0955", products: []string{"7020"},
+		do:   "let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra"},
+	{vendor: "0955", products: []string{"7020"},
 		what: "a Jetson that has booted",
-		do:   "power it off and put it into recovery mode",
-	},
+		do:   "power it off and put it into recovery mode"},
 }
-
-func decoy(d *Disk) *state { return known(decoys, *d.USB, d) }
 
 // known returns the first state that matches a USB device and its disk, which may be nil.
 func known(states []state, u USB, d *Disk) *state {
 	for i, s := range states {
-		if s.vendor != "" && !(USBMatch{VendorID: s.vendor, ProductIDs: s.products, Interface: s.iface}).knows(u) {
-			continue
+		m := USBMatch{VendorID: s.vendor, ProductIDs: s.products, Interface: s.iface}
+		if (s.vendor == "" || m.id(u) && m.hasInterface(u)) && (s.scsi == "" || d != nil && s.scsi.matches(d.Vendor+" "+d.Model)) {
+			return &states[i]
 		}
-		if s.scsi != "" && (d == nil || !s.scsi.matches(d.Vendor+" "+d.Model)) {
-			continue
-		}
-		return &states[i]
 	}
 	return nil
 }
-
-func (m USBMatch) knows(u USB) bool { return m.id(u) && m.hasInterface(u) }

@@ -167,7 +167,7 @@ func loopStatus(fd int) (loopBacking, bool) {
 }
 
 // fromKernel converts a device number of the kernel, which has the major number in bits 8
-// to 19 (huge_encode_dev in linux/kdev_t.h), to that of stat(2).
+// to 19 (huge_encode_dev in linux/kdev_t.h), to a number as in stat(2).
 func fromKernel(dev uint64) uint64 {
 	return unix.Mkdev(uint32(dev>>8&0xfff), uint32(dev&0xff|dev>>12&0xfff00))
 }

@@ -21,8 +21,8 @@ func (d *Disk) Same(other *Disk) bool {
 	return d.Name == other.Name
 }
 
-// Contains reports whether a file is stored on the disk as a whole: it is the disk itself,
-// one of its partitions, or the file of a loop device.
+// Contains reports whether a file has content of the disk: it is the disk itself, a partition
+// of it, or the file of a loop device.
 func (d *Disk) Contains(file fs.FileInfo) bool {
 	if info, err := os.Stat(d.Path); err == nil && os.SameFile(file, info) {
 		return true
@@ -56,7 +56,7 @@ func (d *Disk) sameAs(now *Disk) error {
 	case d.Size != now.Size:
 		return d.replaced("it had %d bytes, this one has %d", d.Size, now.Size)
 	case d.SectorSize != now.SectorSize:
-		return d.replaced("its sectors had %d bytes, those of this one have %d", d.SectorSize, now.SectorSize)
+		return d.replaced("its sectors had %d bytes, now they have %d", d.SectorSize, now.SectorSize)
 	case d.Serial != now.Serial:
 		return d.replaced("it had the serial number %q, this one has %q", d.Serial, now.Serial)
 	}

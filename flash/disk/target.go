@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -39,6 +40,59 @@ const (
 	// and the last flush does not take minutes.
 	flushEvery = 64 << 20
 )
+
+// target returns the open disk f, or closes it if check fails.
+func (d *Disk) target(f *os.File, check func(*Target) error) (*Target, error) {
+	t := &Target{disk: *d, f: f, align: int64(d.SectorSize)}
+	if err := check(t); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// openFile opens a regular file as a disk.
+func openFile(d *Disk, flags int) (*Target, error) {
+	// O_NONBLOCK: if a FIFO has the name now, do not wait for a writer.
+	f, err := os.OpenFile(d.Path, flags|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, d.openError(err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = d.sameFile(info)
+	}
+	if err == nil && flags != os.O_RDONLY {
+		err = lockFile(d, f)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	t := &Target{disk: *d, f: f, cached: f, opened: info, align: 1}
+	t.uncached(info, flags)
+	return t, nil
+}
+
+// openError returns the meaning of an error of opening a disk.
+func (d *Disk) openError(err error) error {
+	switch {
+	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EAGAIN):
+		return d.refuse("it is in use: a file system on it is mounted, or another program has claimed it: unmount or release it first")
+	case errors.Is(err, syscall.EROFS):
+		return d.refuse("it is read-only: look for a write-protect switch")
+	case errors.Is(err, syscall.ETXTBSY):
+		return d.refuse("it is in use as a program or as swap: release it first")
+	case errors.Is(err, errNoMedium):
+		return d.refuse("it contains no medium: insert one")
+	case runtime.GOOS == "darwin" && errors.Is(err, syscall.EPERM):
+		return fmt.Errorf("%w: macOS does not let programs open disks: allow the terminal Full Disk Access in System Settings, Privacy & Security", err)
+	}
+	if Lost(d.Path, err) != nil {
+		return &GoneError{d.Path, unwrapPath(err)}
+	}
+	return err
+}
 
 // Path returns the path at which the disk was found.
 func (t *Target) Path() string { return t.disk.Path }

@@ -53,12 +53,7 @@ func Open(d *Disk) (*Target, error) {
 	if err != nil {
 		return nil, d.openError(err)
 	}
-	t := &Target{disk: *d, f: f, align: int64(d.SectorSize)}
-	if err := t.settle(m); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return t, nil
+	return d.target(f, func(t *Target) error { return t.settle(m) })
 }
 
 // OpenRead opens a disk for reading past the cache. The disk may be in use.
@@ -70,16 +65,12 @@ func OpenRead(d *Disk) (*Target, error) {
 	if err != nil {
 		return nil, d.openError(err)
 	}
-	t := &Target{disk: *d, f: f, align: int64(d.SectorSize)}
-	if err := t.identify(); err != nil {
-		f.Close()
-		return nil, err
-	}
-	if err := d.sameMedium(); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return t, nil
+	return d.target(f, func(t *Target) error {
+		if err := t.identify(); err != nil {
+			return err
+		}
+		return d.sameMedium()
+	})
 }
 
 // raw returns the character device of the disk, which is not cached.
@@ -187,44 +178,16 @@ func (t *Target) identify() error {
 	return d.sameAs(&now)
 }
 
-// openFile opens a regular file as a disk.
-func openFile(d *Disk, flags int) (*Target, error) {
-	f, err := os.OpenFile(d.Path, flags, 0)
-	if err != nil {
-		return nil, d.openError(err)
+// lockFile locks a regular file that is opened for writing.
+func lockFile(d *Disk, f *os.File) error {
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return d.refuse("another program has locked the file")
 	}
-	info, err := f.Stat()
-	if err == nil {
-		err = d.sameFile(info)
-	}
-	switch {
-	case err != nil:
-	case flags != os.O_RDONLY && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil:
-		err = d.refuse("another program has locked the file")
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	// Do not cache, so that data read back comes from the disk.
-	unix.FcntlInt(f.Fd(), unix.F_NOCACHE, 1)
-	return &Target{disk: *d, f: f, cached: f, opened: info, align: 1}, nil
+	return nil
 }
 
-// openError returns the meaning of an error of opening a disk.
-func (d *Disk) openError(err error) error {
-	switch {
-	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EAGAIN):
-		return d.refuse("it is in use: another program has it open, or a volume on it is mounted: close or eject it first")
-	case errors.Is(err, unix.EROFS):
-		return d.refuse("it is read-only: look for a write-protect switch")
-	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, fs.ErrNotExist):
-		return &GoneError{d.Path, unwrapPath(err)}
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w: macOS does not let programs open disks: allow the terminal Full Disk Access in System Settings, Privacy & Security", err)
-	}
-	return err
-}
+// uncached disables the cache of a regular file, so that data read back come from the disk.
+func (t *Target) uncached(fs.FileInfo, int) { unix.FcntlInt(t.f.Fd(), unix.F_NOCACHE, 1) }
 
 // present checks that the open disk has the size it was found with, and still has its name.
 func (t *Target) present() error {

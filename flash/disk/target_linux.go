@@ -29,18 +29,13 @@ func Open(d *Disk) (*Target, error) {
 	}
 	var f *os.File
 	err := retry(unix.EBUSY, 300*time.Millisecond, func() (err error) {
-		f, err = os.OpenFile(d.Path, os.O_RDWR|unix.O_EXCL|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+		f, err = os.OpenFile(d.Path, os.O_RDWR|unix.O_EXCL|unix.O_DIRECT, 0)
 		return err
 	})
 	if err != nil {
 		return nil, d.openError(err)
 	}
-	t := &Target{disk: *d, f: f, align: int64(d.SectorSize)}
-	if err := t.settle(); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return t, nil
+	return d.target(f, (*Target).settle)
 }
 
 // OpenRead opens a disk for reading past the page cache. The disk may be in use.
@@ -48,18 +43,16 @@ func OpenRead(d *Disk) (*Target, error) {
 	if d.File {
 		return openFile(d, os.O_RDONLY)
 	}
-	f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return nil, d.openError(err)
 	}
-	t := &Target{disk: *d, f: f, align: int64(d.SectorSize)}
-	if err := t.identify(); err != nil {
-		f.Close()
-		return nil, err
+	t, err := d.target(f, (*Target).identify)
+	if err == nil {
+		// Drop the cache. It fails without root's rights, which O_DIRECT does not need.
+		unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
 	}
-	// Drop the cache. It fails without root's rights, which O_DIRECT does not need.
-	unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
-	return t, nil
+	return t, err
 }
 
 // recheck refuses a disk or file that is in use now, for longer than a moment.
@@ -141,65 +134,36 @@ func (t *Target) identify() error {
 	return d.sameAs(&now)
 }
 
-// openFile opens a regular file as a disk.
-func openFile(d *Disk, flags int) (*Target, error) {
-	cached, err := os.OpenFile(d.Path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, d.openError(err)
-	}
-	t := &Target{disk: *d, f: cached, cached: cached, align: 1}
-	info, err := cached.Stat()
-	if err == nil {
-		t.opened = info
-		err = d.sameFile(info)
-	}
+// lockFile locks a regular file that is opened for writing.
+func lockFile(d *Disk, f *os.File) error {
 	switch {
-	case err != nil:
-	case flags != os.O_RDONLY && procs.LockedInPart(cached):
-		err = d.refuse("another program has locked a part of it, as a virtual machine does with its disk: end that program first")
-	case flags != os.O_RDONLY && unix.Flock(int(cached.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil:
-		err = d.refuse("another program has locked the file")
+	case procs.LockedInPart(f):
+		return d.refuse("another program has locked a part of it, as a virtual machine does with its disk: end that program first")
+	case unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil:
+		return d.refuse("another program has locked the file")
 	}
-	if err != nil {
-		cached.Close()
-		return nil, err
-	}
-	// Some file systems do not support O_DIRECT.
-	if f, err := os.OpenFile(d.Path, flags|unix.O_DIRECT|unix.O_CLOEXEC, 0); err == nil {
+	return nil
+}
+
+// uncached opens a regular file with O_DIRECT, which some file systems do not support.
+func (t *Target) uncached(info fs.FileInfo, flags int) {
+	if f, err := os.OpenFile(t.disk.Path, flags|unix.O_DIRECT, 0); err == nil {
 		if other, err := f.Stat(); err == nil && os.SameFile(info, other) {
 			t.f, t.align = f, memAlign
 		} else {
 			f.Close()
 		}
 	}
-	dropCache(cached)
-	return t, nil
-}
-
-// openError returns the meaning of an error of opening a disk.
-func (d *Disk) openError(err error) error {
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		return d.refuse("it is in use: a file system on it is mounted, or another program has claimed it: unmount or release it first")
-	case errors.Is(err, unix.EROFS):
-		return d.refuse("it is read-only: look for a write-protect switch")
-	case errors.Is(err, unix.ETXTBSY):
-		return d.refuse("it is in use as a program or as swap: release it first")
-	case errors.Is(err, unix.ENOMEDIUM):
-		return d.refuse("it contains no medium: insert one")
-	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, fs.ErrNotExist):
-		return &GoneError{d.Path, unwrapPath(err)}
-	}
-	return err
+	dropCache(t.cached)
 }
 
 // present checks that the open disk is the disk that was found, and can be opened: a disk
-// that is unplugged first loses its size, then its name. One without its medium keeps both.
+// that is unplugged first loses its size, then its name. A disk without its medium keeps both.
 func (t *Target) present() error {
 	if err := t.identify(); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(t.disk.Path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+	f, err := os.OpenFile(t.disk.Path, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}

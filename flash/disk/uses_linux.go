@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,12 +26,19 @@ type mount struct {
 	layers []string // directories of an overlay
 }
 
+// addNew appends v to a list unless the list contains it.
+func addNew[T comparable](list *[]T, v T) {
+	if !slices.Contains(*list, v) {
+		*list = append(*list, v)
+	}
+}
+
 // findUses sets the uses of all block devices.
 func (m *machine) findUses() error {
 	for _, n := range m.nodes {
 		for _, s := range n.slaves {
-			if low := m.nodes[s]; low != nil && !slices.Contains(low.holders, n.name) {
-				low.holders = append(low.holders, n.name)
+			if low := m.nodes[s]; low != nil {
+				addNew(&low.holders, n.name)
 			}
 		}
 	}
@@ -59,8 +67,8 @@ func (m *machine) findUses() error {
 	return m.addSwaps()
 }
 
-// btrfsGroups returns the devices of each mounted btrfs: mountinfo lists only one of them,
-// with the number of no block device.
+// btrfsGroups returns the devices of each mounted btrfs: mountinfo lists only the first, with
+// the number of no block device.
 func (m *machine) btrfsGroups() ([][]*node, error) {
 	dir := filepath.Join(m.root, "sys/fs/btrfs")
 	ids, err := readDir(dir)
@@ -85,10 +93,10 @@ func (m *machine) btrfsGroups() ([][]*node, error) {
 // zpools returns the members of each imported zpool, from udev: the kernel does not list them.
 func (m *machine) zpools(mounts []*mountinfo.Info) map[string][]*node {
 	pools := map[string][]*node{}
-	names, _ := readDir(filepath.Join(m.root, "proc/spl/kstat/zfs"))
-	for _, name := range names {
-		if info, err := os.Stat(filepath.Join(m.root, "proc/spl/kstat/zfs", name)); err == nil && info.IsDir() {
-			pools[name] = nil
+	entries, _ := os.ReadDir(filepath.Join(m.root, "proc/spl/kstat/zfs"))
+	for _, e := range entries {
+		if e.IsDir() {
+			pools[e.Name()] = nil
 		}
 	}
 	for _, info := range mounts {
@@ -141,8 +149,8 @@ func (m *machine) addMounts() error {
 		at := &mount{at: info.Mountpoint}
 		add := func(nodes ...*node) {
 			for _, n := range nodes {
-				if n != nil && !slices.Contains(at.on, n) {
-					at.on = append(at.on, n)
+				if n != nil {
+					addNew(&at.on, n)
 				}
 			}
 		}
@@ -174,9 +182,7 @@ func (m *machine) addMounts() error {
 			add(pools[pool]...)
 		}
 		for _, n := range at.on {
-			if !slices.Contains(n.mounts, at.at) {
-				n.mounts = append(n.mounts, at.at)
-			}
+			addNew(&n.mounts, at.at)
 		}
 		m.mounts = append(m.mounts, at)
 	}
@@ -197,9 +203,7 @@ func (m *machine) findRoot() {
 			on = append(on, m.below(layer, []*mount{o})...)
 		}
 		for _, n := range on[len(o.on):] {
-			if !slices.Contains(n.layers, o.at) {
-				n.layers = append(n.layers, o.at)
-			}
+			addNew(&n.layers, o.at)
 		}
 		if o.at == "/" && len(on) > 0 {
 			m.rootless = false
@@ -209,8 +213,8 @@ func (m *machine) findRoot() {
 
 var overlayOptions = []string{"lowerdir", "datadir", "upperdir", "workdir"}
 
-// below returns the block devices of the file or directory at path: those of the file system
-// that contains it, and of the directories of overlays other than those in not.
+// below returns the block devices of the file or directory at path: the devices of the file
+// system that contains it, and of the directories of its overlays. It skips the mounts in not.
 func (m *machine) below(path string, not []*mount) []*node {
 	path = filepath.Clean(path)
 	var over *mount
@@ -284,15 +288,12 @@ func (m *machine) addSwaps() error {
 // unescape decodes octal escapes of the kernel, such as \040 for a space.
 func unescape(s string) string {
 	return octal.ReplaceAllStringFunc(s, func(e string) string {
-		n, err := strconv.ParseUint(e[1:], 8, 8)
-		if err != nil {
-			return e
-		}
+		n, _ := strconv.ParseUint(e[1:], 8, 8)
 		return string([]byte{byte(n)})
 	})
 }
 
-var octal = regexp.MustCompile(`\\[0-7]{3}`)
+var octal = regexp.MustCompile(`\\[0-3][0-7]{2}`)
 
 // allUses adds the uses of a disk and its partitions to d.
 func (m *machine) allUses(nodes []*node, d *Disk) {
@@ -397,12 +398,15 @@ func (m *machine) label(n *node) string {
 	return n.path()
 }
 
-func (m *machine) parts(n *node) []*node {
-	var parts []*node
-	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		if p := m.nodes[name]; p.disk == n.name && p != n {
+// parts returns the partitions of n in the order of their offsets.
+func (m *machine) parts(n *node) (parts []*node) {
+	for _, p := range m.nodes {
+		if p.disk == n.name && p != n {
 			parts = append(parts, p)
 		}
 	}
+	slices.SortFunc(parts, func(a, b *node) int {
+		return cmp.Or(cmp.Compare(a.number("start"), b.number("start")), cmp.Compare(a.name, b.name))
+	})
 	return parts
 }

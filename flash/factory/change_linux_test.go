@@ -137,3 +137,20 @@ func TestChangesCanBeMadeAgain(t *testing.T) {
 		}
 	}
 }
+
+// A change is not made if its directory has become a link to another one in the same root.
+func TestChangeRefusesALinkInPlaceOfItsDirectory(t *testing.T) {
+	imagetest.NeedRoot(t)
+	dir := t.TempDir()
+	treetest.Must(t, os.Mkdir(filepath.Join(dir, "other"), 0o755))
+	treetest.Must(t, os.Symlink("other", filepath.Join(dir, "etc")))
+	r, err := openRootDir(dir)
+	treetest.Must(t, err)
+	defer r.Close()
+	if err := newFile("etc/fstab", nil, 0o644).make(r); err == nil || !strings.Contains(err.Error(), "/etc leads to /other by a symbolic link") {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(dir, "other")); len(left) > 0 {
+		t.Errorf("the other directory has %v", left)
+	}
+}

@@ -4,11 +4,13 @@ package gpt
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -24,7 +26,7 @@ const (
 	entrySize = 128
 
 	// HeadSize is the length in bytes of the protective MBR, header and entries at the start
-	// of a disk; TailSize, that of the entries and header at its end.
+	// of a disk; TailSize is the length of the entries and header at its end.
 	HeadSize = 2*sector + entries*entrySize
 	TailSize = HeadSize - sector
 )
@@ -36,7 +38,7 @@ type Table struct {
 	GUID        string
 	Size        int64 // of the disk, in bytes
 	FirstUsable int64 // in bytes
-	Parts       []Part
+	Parts
 
 	Sector     int64 // logical sector size, in bytes
 	Entries    int   // number of entries, in use or not
@@ -45,6 +47,9 @@ type Table struct {
 
 	header, entries []byte // as read
 }
+
+// Parts are the partitions of a disk.
+type Parts []Part
 
 // Part is an entry in use (UEFI 2.10, table 5-6). Off and Len are in bytes.
 type Part struct {
@@ -115,21 +120,17 @@ func (e *ends) Read([]byte) (int, error)          { return 0, errors.ErrUnsuppor
 func (e *ends) Stat() (fs.FileInfo, error)        { return nil, errors.ErrUnsupported }
 func (e *ends) Close() error                      { return nil }
 
-// Start returns the offset of the first partition, or 0 if the table has no partitions.
-func (t *Table) Start() int64 {
-	start := int64(0)
-	for i, p := range t.Parts {
-		if i == 0 || p.Off < start {
-			start = p.Off
-		}
+// Start returns the offset of the first partition, or 0 without partitions.
+func (parts Parts) Start() int64 {
+	if len(parts) == 0 {
+		return 0
 	}
-	return start
+	return slices.MinFunc(parts, func(a, b Part) int { return cmp.Compare(a.Off, b.Off) }).Off
 }
 
 // End returns the end of the last partition.
-func (t *Table) End() int64 {
-	end := int64(0)
-	for _, p := range t.Parts {
+func (parts Parts) End() (end int64) {
+	for _, p := range parts {
 		end = max(end, p.Off+p.Len)
 	}
 	return end

@@ -53,7 +53,7 @@ func read(r io.ReaderAt, sector, lba int64) (*Table, error) {
 	if err := checkHeader(h, lba); err != nil {
 		return nil, err
 	}
-	// The offsets are those of UEFI 2.10, table 5-5, and of table 5-6 for entries.
+	// Offsets: UEFI 2.10, table 5-5, and table 5-6 for entries.
 	le := binary.LittleEndian
 	t := &Table{
 		GUID: guid(h[56:72]), FirstUsable: int64(le.Uint64(h[40:])) * sector, Sector: sector, EntriesOff: int64(le.Uint64(h[72:])) * sector,

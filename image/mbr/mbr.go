@@ -1,8 +1,8 @@
 // Package mbr reads the partition table of an MBR as Linux does (block/partitions/msdos.c),
 // including logical partitions.
 //
-// go-diskfs reads the four primary entries only. The tables of logical partitions have the
-// same form, and its errors hide those of the disk, so this package decodes the entries.
+// It does not use go-diskfs, which reads only the four primary entries and hides the errors
+// of the disk.
 package mbr
 
 import (
@@ -28,9 +28,6 @@ type Part struct {
 	Type         byte
 	First, Count int64
 }
-
-// Extended reports whether a partition contains logical partitions.
-func (p Part) Extended() bool { return extended(p.Type) }
 
 // ErrNone is the error for a disk that does not start with an MBR.
 var ErrNone = errors.New("no MBR")
@@ -76,7 +73,7 @@ func Read(r io.ReaderAt, sector int64) (*Table, error) {
 	}
 	next := 5
 	for _, p := range t.Parts {
-		if p.Extended() {
+		if extended(p.Type) {
 			logical, err := chain(r, sector, p, next)
 			if err != nil {
 				return nil, err
@@ -93,13 +90,11 @@ func chain(r io.ReaderAt, sector int64, in Part, next int) (parts []Part, err er
 	at := in.First
 	b := make([]byte, Size)
 	for range maxLinks {
-		if n, err := r.ReadAt(b, at*sector); n < len(b) {
-			if err == nil || err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-				return parts, nil
-			}
+		n, err := r.ReadAt(b, at*sector)
+		if n < len(b) && err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, fmt.Errorf("reading the table of logical partitions in sector %d: %w", at, err)
 		}
-		if !signed(b) {
+		if n < len(b) || !signed(b) {
 			return parts, nil
 		}
 		link := int64(-1)
@@ -141,4 +136,5 @@ func entries(b []byte) (list [4]entry) {
 
 func signed(b []byte) bool { return b[510] == 0x55 && b[511] == 0xAA }
 
+// extended reports whether a partition of a type contains logical partitions.
 func extended(kind byte) bool { return kind == 0x05 || kind == 0x0F || kind == 0x85 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"imgtool/image"
 	"imgtool/image/gpt"
@@ -15,9 +14,9 @@ import (
 
 // Table is the partition table of an image or disk.
 type Table struct {
-	GPT    *gpt.Table // nil for an MBR
-	Sector int64      // logical sector size, in bytes
-	Parts  []gpt.Part // with an MBR: including extended partitions, without names and GUIDs
+	GPT       *gpt.Table // nil for an MBR
+	Sector    int64      // logical sector size, in bytes
+	gpt.Parts            // with an MBR: including extended partitions, without names and GUIDs
 }
 
 // ErrNone is the error for an image or disk without a partition table.
@@ -31,15 +30,12 @@ var sectors = []int64{512, 1024, 2048, 4096}
 //
 // sector is the logical sector size of the disk in bytes, or 0 if it is unknown, as for an
 // image. In that case Read looks for a GPT in sector 1 with all sector sizes. An MBR has
-// sectors of 4096 bytes if a file system starts in one of its partitions with this size and
-// none does with 512; else it has sectors of 512 bytes.
+// sectors of 4096 bytes if a file system starts in a partition with this size and none does
+// with 512; else it has sectors of 512 bytes.
 //
 // The error is [ErrNone], a [*gpt.UnsupportedError], an error of r, or describes damage.
 func Read(r io.ReaderAt, sector int64) (*Table, error) {
-	table := &Table{Sector: sector}
-	if sector == 0 {
-		table.Sector = sectors[0]
-	}
+	table := &Table{Sector: cmp.Or(sector, sectors[0])}
 	m, err := mbr.Read(r, table.Sector)
 	if err == nil && sector == 0 && !m.Protective && !hasFileSystem(r, m, 512) && hasFileSystem(r, m, 4096) {
 		table.Sector = 4096
@@ -96,12 +92,10 @@ func readGPT(r io.ReaderAt, sector, covered int64) (*gpt.Table, error) {
 	var fault error
 	for _, s := range sizes {
 		t, err := gpt.Read(r, s)
-		switch {
-		case err == nil && (found == nil || t.Size/s-1 == covered && found.Size/found.Sector-1 != covered):
+		if err == nil && (found == nil || t.Size/s-1 == covered && found.Size/found.Sector-1 != covered) {
 			found = t
-		case err != nil && (fault == nil || errors.Is(fault, gpt.ErrNone) && !errors.Is(err, gpt.ErrNone)):
-			fault = err
 		}
+		fault = worse(fault, err)
 	}
 	if found != nil {
 		return found, nil
@@ -120,27 +114,17 @@ func ReadBackup(r io.ReaderAt, size int64) (*Table, error) {
 		if err == nil {
 			return &Table{GPT: t, Sector: s, Parts: t.Parts}, nil
 		}
-		if fault == nil || errors.Is(fault, gpt.ErrNone) && !errors.Is(err, gpt.ErrNone) {
-			fault = err
-		}
+		fault = worse(fault, err)
 	}
 	return nil, fault
 }
 
-// Start returns the offset of the first partition, or 0 if the table has no partitions.
-func (t *Table) Start() int64 {
-	if len(t.Parts) == 0 {
-		return 0
+// worse returns the first of two errors, or the second if the first is [gpt.ErrNone] or nil.
+func worse(first, second error) error {
+	if second == nil || first != nil && (!errors.Is(first, gpt.ErrNone) || errors.Is(second, gpt.ErrNone)) {
+		return first
 	}
-	return slices.MinFunc(t.Parts, func(a, b gpt.Part) int { return cmp.Compare(a.Off, b.Off) }).Off
-}
-
-// End returns the end of the last partition.
-func (t *Table) End() (end int64) {
-	for _, p := range t.Parts {
-		end = max(end, p.Off+p.Len)
-	}
-	return end
+	return second
 }
 
 // Spans returns the places of a GPT, without the protective MBR. An MBR has none.

@@ -1,6 +1,6 @@
 // Package simg reads and writes Android sparse images of version 1: a header, and chunks with
-// data, a word to repeat, or no content. The format is that of sparse_format.h in libsparse
-// of Android's system/core. All numbers are little-endian.
+// data, a word to repeat, or no content: see sparse_format.h in libsparse of Android's
+// system/core. All numbers are little-endian.
 package simg
 
 import (
@@ -50,7 +50,8 @@ type chunk struct {
 // ErrNotSparse is the error for a file that does not start like a sparse image.
 var ErrNotSparse = errors.New("not a sparse image")
 
-// IsSparse reports whether the first 4 bytes of a file are those of a sparse image.
+// IsSparse reports whether head, the first 4 bytes of a file, is the magic number of a sparse
+// image.
 func IsSparse(head []byte) bool {
 	return len(head) >= 4 && binary.LittleEndian.Uint32(head) == magic
 }

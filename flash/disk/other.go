@@ -1,0 +1,56 @@
+//go:build !linux && !darwin
+
+package disk
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+var errOther = errors.New("flashing disks is supported on Linux and macOS; a regular file works")
+
+// List is not supported on this system.
+func List(root string) ([]Disk, error) { return nil, errOther }
+
+// USBDevices is not supported on this system.
+func USBDevices(root string) ([]USB, error) { return nil, errOther }
+
+// Eject is not supported on this system.
+func Eject(root string, d *Disk) error { return errOther }
+
+// Find returns a regular file as a disk. Other files are not supported on this system.
+func Find(root, path string) (*Disk, error) {
+	info, err := os.Stat(filepath.Join(root, path))
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &RefusedError{path, errOther.Error()}
+	}
+	return regularFile(path, info), nil
+}
+
+// Open opens a regular file for writing.
+func Open(d *Disk) (*Target, error) {
+	if err := d.Check(Need{}); err != nil {
+		return nil, err
+	}
+	return openFile(d, os.O_RDWR)
+}
+
+// OpenRead opens a regular file for reading.
+func OpenRead(d *Disk) (*Target, error) { return openFile(d, os.O_RDONLY) }
+
+// Reread does nothing: a regular file has no partitions.
+func (t *Target) Reread() error { return nil }
+
+// errNoMedium is an error that regular files do not have.
+var errNoMedium = errors.New("no medium")
+
+func lockFile(*Disk, *os.File) error        { return nil }
+func (t *Target) uncached(fs.FileInfo, int) {}
+func (t *Target) present() error            { return nil }
+func (t *Target) flush() error              { return t.f.Sync() }
+func dropCache(*os.File)                    {}
