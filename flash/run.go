@@ -1,12 +1,10 @@
 package flash
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,10 +91,8 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	written = append(written, body.Entries...)
-	slices.SortFunc(written, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
-	r.res.Manifest.Entries = written
-	for _, e := range written {
+	r.res.Manifest.Entries = merge(written, body).Entries
+	for _, e := range r.res.Manifest.Entries {
 		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
 	}
 	return r.res, nil
@@ -132,7 +128,7 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 	begin := time.Now()
 	var found []image.Span
 	p := locked(r.phases.Start(Writing, job.BodySize))
-	content := recorded(notBefore(job.Body, max(guard, job.RecordOff+int64(len(padded(job.Record))))), &seen)
+	content := checked(job.Body, max(guard, job.RecordOff+int64(len(padded(job.Record)))), &seen)
 	if job.Zeros && !job.Delta {
 		content = r.withoutZeros(content, &found, p)
 	}
@@ -166,7 +162,7 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 
 // finish writes the head: rest first, then tables. The backup table in rest does not make
 // the disk bootable: firmware does not look for it without the protective MBR.
-func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.Entry, error) {
+func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) (*image.Manifest, error) {
 	r.finishing.Store(true)
 	p := r.phases.Start(Finishing, 2*(totalLen(spansOf(tables))+totalLen(spansOf(rest))))
 	m, err := r.settle(ctx, each(rest), p, p)
@@ -186,7 +182,7 @@ func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.E
 		r.undo(ctx, rest)
 		return nil, err
 	}
-	return append(m.Entries, last.Entries...), nil
+	return merge(m, last), nil
 }
 
 // undoTime is how long undo waits for operations in flight.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"imgtool/image"
 )
 
 // State is the content of a disk after a [Run] that failed or was interrupted, as read
@@ -111,7 +113,7 @@ func (r *run) state(canceled bool) State {
 			return Unchanged
 		}
 	}
-	if isAll(now, 0) {
+	if image.IsZero(now) {
 		return NoTable
 	}
 	return PartWritten

@@ -70,11 +70,11 @@ func Find(root, path string) (*Disk, error) {
 	}
 
 	m, err := query(root)
-	// Uses of a regular file can be found without sysfs.
-	if errors.Is(err, errNoSysfs) && (device || recorded) || err != nil && !errors.Is(err, errNoSysfs) {
-		if errors.Is(err, errNoSysfs) || errors.Is(err, errNoProc) {
-			return refuse("%v, so its uses are unknown", err)
-		}
+	switch noSysfs := errors.Is(err, errNoSysfs); {
+	case noSysfs && !device && !recorded: // uses of a regular file can be found without it
+	case noSysfs, errors.Is(err, errNoProc):
+		return refuse("%v, so its uses are unknown", err)
+	case err != nil:
 		return nil, err
 	}
 	if !device && !recorded {
@@ -84,8 +84,7 @@ func Find(root, path string) (*Disk, error) {
 	}
 	n := m.nodes[strings.ReplaceAll(strings.TrimPrefix(at, filepath.Join(root, "dev")+"/"), "/", "!")]
 	if device {
-		dev := uint64(info.Sys().(*syscall.Stat_t).Rdev)
-		n = m.byDev[fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))]
+		n = m.byDev[uint64(info.Sys().(*syscall.Stat_t).Rdev)]
 	}
 	if n == nil {
 		return refuse("the kernel does not list this disk")
@@ -104,7 +103,7 @@ func Find(root, path string) (*Disk, error) {
 type machine struct {
 	root   string
 	nodes  map[string]*node           // by the kernel's name, such as sda1
-	byDev  map[string]*node           // by major:minor
+	byDev  map[uint64]*node           // by device number, as in stat(2)
 	mounts []*mount                   // in the order of mounting
 	swaps  []string                   // swap files
 	open   map[uint64][]procs.Process // see openDevices
@@ -116,6 +115,7 @@ type machine struct {
 type node struct {
 	name, disk string // equal for a whole disk
 	dir        string // in sysfs
+	dev        uint64 // device number, or 0 if unknown
 	slaves     []string
 	holders    []string
 	loops      []string // loop devices of files on it
@@ -130,7 +130,7 @@ type node struct {
 func (n *node) path() string { return "/dev/" + strings.ReplaceAll(n.name, "!", "/") }
 
 func query(root string) (*machine, error) {
-	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[string]*node{}}
+	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[uint64]*node{}}
 	names, err := readDir(filepath.Join(root, "sys/block"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && m.here():
@@ -173,7 +173,13 @@ func (m *machine) add(name, disk, dir string) {
 	n.slaves, _ = readDir(filepath.Join(dir, "slaves"))
 	n.holders, _ = readDir(filepath.Join(dir, "holders"))
 	m.nodes[name] = n
-	m.byDev[n.text("dev")] = n
+	major, minor, _ := strings.Cut(n.text("dev"), ":")
+	a, err1 := strconv.ParseUint(major, 10, 32)
+	b, err2 := strconv.ParseUint(minor, 10, 32)
+	if err1 == nil && err2 == nil {
+		n.dev = unix.Mkdev(uint32(a), uint32(b))
+		m.byDev[n.dev] = n
+	}
 }
 
 var (

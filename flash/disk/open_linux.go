@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -48,8 +47,8 @@ func (m *machine) openNow() map[uint64][]procs.Process {
 	open := map[uint64][]procs.Process{}
 	loops := map[procs.FileID]uint64{} // a write to its file changes a loop device
 	for _, n := range m.nodes {
-		if dev, ok := n.devNumber(); ok && n.loop != nil {
-			loops[n.loop.file] = dev
+		if n.loop != nil {
+			loops[n.loop.file] = n.dev
 		}
 	}
 	for _, o := range procs.Writers() {
@@ -64,24 +63,12 @@ func (m *machine) openNow() map[uint64][]procs.Process {
 	return open
 }
 
-// devNumber returns the number of a block device as in stat(2).
-func (n *node) devNumber() (uint64, bool) {
-	major, minor, _ := strings.Cut(n.text("dev"), ":")
-	a, err1 := strconv.ParseUint(major, 10, 32)
-	b, err2 := strconv.ParseUint(minor, 10, 32)
-	return unix.Mkdev(uint32(a), uint32(b)), err1 == nil && err2 == nil
-}
-
 // openBy adds to d the processes that have a device open for writing. The server process
 // of an nbd, which has it open as well, does not count.
 func (m *machine) openBy(nodes []*node, d *Disk) {
 	seen := map[int]bool{}
 	for _, n := range nodes {
-		dev, ok := n.devNumber()
-		if !ok {
-			continue
-		}
-		for _, p := range m.openDevices()[dev] {
+		for _, p := range m.openDevices()[n.dev] {
 			nbd := strings.HasPrefix(n.disk, "nbd") && procs.Serves(p.PID, text(filepath.Join("/sys/block", n.disk, "pid")))
 			if !seen[p.PID] && !nbd {
 				seen[p.PID] = true
@@ -208,11 +195,7 @@ func (m *machine) backed(n *node) *node {
 	if n.loop.disk == 0 {
 		return nil
 	}
-	return m.byNumber(n.loop.disk)
-}
-
-func (m *machine) byNumber(dev uint64) *node {
-	return m.byDev[fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))]
+	return m.byDev[n.loop.disk]
 }
 
 // sameBacking reports whether two loop devices have the same file.

@@ -77,7 +77,7 @@ type streams struct {
 }
 
 func newBzip2(r io.Reader, trailing func(int64)) *streams {
-	in := &lastBytes{in: bufio.NewReaderSize(r, 64<<10)}
+	in := &lastBytes{Reader: bufio.NewReaderSize(r, 64<<10)}
 	return &streams{in: in, z: bzip2.NewReader(in), trailing: trailing}
 }
 
@@ -100,7 +100,7 @@ func (s *streams) read(p []byte) (int, error) {
 		return n, err
 	}
 	// The decoder has read up to four bytes to see whether they begin another stream.
-	rest := io.MultiReader(bytes.NewReader(over), s.in.in)
+	rest := io.MultiReader(bytes.NewReader(over), s.in.Reader)
 	in := bufio.NewReader(rest)
 	if head, _ := in.Peek(4); len(head) < 4 && bytes.HasPrefix([]byte("BZh"), head) {
 		return n, io.ErrUnexpectedEOF
@@ -110,16 +110,17 @@ func (s *streams) read(p []byte) (int, error) {
 
 func isBzip2(b []byte) bool { return string(b[:3]) == "BZh" && b[3] >= '1' && b[3] <= '9' }
 
-// lastBytes keeps the first and the last bytes that were read.
+// lastBytes keeps the first and the last bytes that were read with ReadByte: the decoder of
+// bzip2 uses nothing else.
 type lastBytes struct {
-	in   *bufio.Reader
+	*bufio.Reader
 	head []byte
 	last [16]byte // ring buffer
 	n    int      // bytes read
 }
 
 func (l *lastBytes) ReadByte() (byte, error) {
-	b, err := l.in.ReadByte()
+	b, err := l.Reader.ReadByte()
 	if err == nil {
 		if len(l.head) < 10 {
 			l.head = append(l.head, b)
@@ -128,18 +129,6 @@ func (l *lastBytes) ReadByte() (byte, error) {
 		l.n++
 	}
 	return b, err
-}
-
-func (l *lastBytes) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	b, err := l.ReadByte()
-	if err != nil {
-		return 0, err
-	}
-	p[0] = b
-	return 1, nil
 }
 
 // afterEnd returns the one to four bytes that were read after the end of a stream, or nil if

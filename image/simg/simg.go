@@ -122,7 +122,7 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 		}
 		if c.Type == fill {
 			var word [4]byte
-			if err := readFull(r, word[:], at+int64(h.ChunkSize)); err != nil {
+			if err := decode(r, at+int64(h.ChunkSize), &word); err != nil {
 				return nil, err
 			}
 			e.Content = repeated{word, out}
@@ -161,18 +161,11 @@ func Zeroed(m *image.Image) (*image.Image, error) {
 
 func decode(r io.ReaderAt, at int64, v any) error {
 	b := make([]byte, binary.Size(v))
-	if err := readFull(r, b, at); err != nil {
-		return err
+	if _, err := image.ReadFull(r, b, at); err != nil {
+		return fmt.Errorf("reading the sparse image at %d: %w", at, err)
 	}
 	_, err := binary.Decode(b, binary.LittleEndian, v)
 	return err
-}
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	if _, err := image.ReadFull(r, p, off); err != nil {
-		return fmt.Errorf("reading the sparse image at %d: %w", off, err)
-	}
-	return nil
 }
 
 // repeated is content that repeats a word.
@@ -184,17 +177,14 @@ type repeated struct {
 func (f repeated) Size() int64 { return f.size }
 
 func (f repeated) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off >= f.size {
-		return 0, io.EOF
-	}
-	var short error
-	if int64(len(p)) > f.size-off {
-		p, short = p[:f.size-off], io.EOF
-	}
-	for i := range p {
+	n := int(max(0, min(int64(len(p)), f.size-off)))
+	for i := range p[:n] {
 		p[i] = f.word[(off+int64(i))%4]
 	}
-	return len(p), short
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 // run is a number of blocks for one chunk.
@@ -223,13 +213,7 @@ func Write(w io.Writer, m *image.Image) error {
 	buf := make([]byte, 256*block)
 	at := int64(0)
 	for _, r := range runs {
-		size := int64(chunkSize)
-		switch r.kind {
-		case raw:
-			size += r.blocks * block
-		case fill:
-			size += 4
-		}
+		size := chunkSize + map[uint16]int64{raw: r.blocks * block, fill: 4}[r.kind]
 		if err := binary.Write(w, binary.LittleEndian, chunk{Type: r.kind, Blocks: uint32(r.blocks), Size: uint32(size)}); err != nil {
 			return err
 		}
