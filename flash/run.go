@@ -17,12 +17,11 @@ import (
 //
 // From the first write until the last one the disk has no partition table: nothing boots
 // from a disk on which a Run failed, and its record tells which image was being written.
-// The content before the first partition, such as boot loaders, is written last, from its
-// end to its start, and is removed again if an error follows and the disk still works.
+// Run writes the content before the first partition last, from its end to its start, and
+// removes it if an error follows.
 //
-// A place that is read back wrong is read again, and if it is still wrong, it is written
-// again up to three times where the job can supply the content. A write or flush that
-// fails is not retried.
+// Run reads a place that was read back wrong again, and writes it up to three more times if
+// the job has the content. It does not retry writes and flushes that failed.
 //
 // The error is a [*FailedError]. It wraps an *image.WriteError, *image.MismatchError,
 // [*ReadError], [*FakeError], [*NoWritesError], [*StallError], [*disk.GoneError] or

@@ -30,8 +30,7 @@ type FailedError struct {
 func (e *FailedError) Error() string { return e.Err.Error() }
 func (e *FailedError) Unwrap() error { return e.Err }
 
-// StateAfter returns the state of a disk after a [Run] that returned err, and whether err
-// tells it.
+// StateAfter returns the state in the [*FailedError] in err, and whether err has it.
 func StateAfter(err error) (State, bool) {
 	if failed, ok := errors.AsType[*FailedError](err); ok {
 		return failed.State, true

@@ -36,9 +36,6 @@ func (m *machine) openDevices() map[uint64][]procs.Process {
 	now := m.openNow()
 	for dev := range m.open {
 		m.open[dev] = slices.DeleteFunc(m.open[dev], func(p procs.Process) bool { return !slices.Contains(now[dev], p) })
-		if len(m.open[dev]) == 0 {
-			delete(m.open, dev)
-		}
 	}
 	return m.open
 }

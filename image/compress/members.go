@@ -81,17 +81,12 @@ func newBzip2(r io.Reader, trailing func(int64)) *streams {
 	return &streams{in: in, z: bzip2.NewReader(in), trailing: trailing}
 }
 
-func (s *streams) Read(p []byte) (int, error) {
+func (s *streams) Read(p []byte) (n int, err error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	n, err := s.read(p)
-	s.err = err
-	return n, err
-}
-
-func (s *streams) read(p []byte) (int, error) {
-	n, err := s.z.Read(p)
+	defer func() { s.err = err }()
+	n, err = s.z.Read(p)
 	if err == nil || err == io.EOF {
 		return n, err
 	}

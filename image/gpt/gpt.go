@@ -139,13 +139,10 @@ func guid(b []byte) string {
 }
 
 func utf16Name(b []byte) string {
-	var u []uint16
-	for ; len(b) >= 2; b = b[2:] {
-		c := binary.LittleEndian.Uint16(b)
-		if c == 0 {
-			break
-		}
-		u = append(u, c)
+	u := make([]uint16, len(b)/2)
+	binary.Decode(b, binary.LittleEndian, u)
+	if n := slices.Index(u, 0); n >= 0 {
+		u = u[:n]
 	}
 	return string(utf16.Decode(u))
 }

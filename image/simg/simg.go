@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 
 	"imgtool/image"
 )
@@ -125,8 +126,7 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 			if err := decode(r, at+int64(h.ChunkSize), &word); err != nil {
 				return nil, err
 			}
-			e.Content = repeated{word, out}
-			if word == [4]byte{} {
+			if e.Content = (repeated{word, out}); word == [4]byte{} {
 				e.Content = image.Zeros(out)
 			}
 		}
@@ -144,17 +144,13 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 // Zeroed returns m with zeros as content where it has none: some tools write zeros as "don't
 // care" chunks, and the disk may not be blank.
 func Zeroed(m *image.Image) (*image.Image, error) {
-	var extents []image.Extent
+	extents := slices.Collect(m.Extents())
 	var content []image.Span
-	for e := range m.Extents() {
-		extents = append(extents, e)
+	for _, e := range extents {
 		content = append(content, image.Span{Off: e.Off, Len: e.Size()})
 	}
-	// The extents are sorted, so the gaps are between them.
-	at := int64(0)
-	for _, c := range append(content, image.Span{Off: m.Size()}) {
-		extents = append(extents, image.Extent{Name: "zeros", Off: at, Content: image.Zeros(c.Off - at)})
-		at = c.End()
+	for _, gap := range image.Subtract([]image.Span{{Len: m.Size()}}, content) {
+		extents = append(extents, image.Extent{Name: "zeros", Off: gap.Off, Content: image.Zeros(gap.Len)})
 	}
 	return image.New(m.Size(), extents...)
 }
