@@ -16,22 +16,14 @@ func macMedia(run func(args ...string) ([]byte, error)) (map[string]medium, erro
 		return nil, err
 	}
 	media := map[string]medium{}
-	for _, n := range nodes {
-		walk(n, func(n plist.Dict) {
-			if name := n.Text("BSD Name"); wholeName(name) != "" {
-				media[name] = medium{uint64(n.Int("IORegistryEntryID")), n.Int("Base")}
-			}
-		})
+	for len(nodes) > 0 {
+		n := nodes[0]
+		if name := n.Text("BSD Name"); wholeName(name) != "" {
+			media[name] = medium{uint64(n.Int("IORegistryEntryID")), n.Int("Base")}
+		}
+		nodes = append(n.Dicts("IORegistryEntryChildren"), nodes[1:]...)
 	}
 	return media, nil
-}
-
-// walk calls visit for a node of the IO registry and all nodes below it.
-func walk(n plist.Dict, visit func(plist.Dict)) {
-	visit(n)
-	for _, child := range n.Dicts("IORegistryEntryChildren") {
-		walk(child, visit)
-	}
 }
 
 // usbNode is a USB device in the IO registry.

@@ -136,18 +136,18 @@ type loopBacking struct {
 	disk uint64 // number of the block device, or 0 for a file
 }
 
-// loopStatus queries a loop device: see LOOP_GET_STATUS64 in loop(4).
-func loopStatus(fd int) (loopBacking, bool) {
+// loopStatus queries a loop device, and returns nil without an answer: see LOOP_GET_STATUS64 in loop(4).
+func loopStatus(fd int) *loopBacking {
 	info, err := unix.IoctlLoopGetStatus64(fd)
 	if err != nil {
-		return loopBacking{}, false
+		return nil
 	}
-	b := loopBacking{file: procs.FileID{Dev: fromKernel(info.Device), Ino: info.Inode}}
+	b := &loopBacking{file: procs.FileID{Dev: fromKernel(info.Device), Ino: info.Inode}}
 	// For a regular file, some kernels set Rdevice to the device of its file system.
 	if info.Rdevice != info.Device {
 		b.disk = fromKernel(info.Rdevice)
 	}
-	return b, true
+	return b
 }
 
 // fromKernel converts a device number of the kernel, which has the major number in bits 8
@@ -177,9 +177,7 @@ func (m *machine) findLoops() {
 		if err != nil {
 			continue
 		}
-		if b, ok := loopStatus(fd); ok {
-			n.loop = &b
-		}
+		n.loop = loopStatus(fd)
 		unix.Close(fd)
 	}
 }

@@ -156,8 +156,16 @@ func (l *lastBytes) afterEnd() []byte {
 // bytes of the last member or stream.
 func ignore(r *bufio.Reader, f Format, first []byte, trailing func(int64)) error {
 	damaged := fmt.Errorf("more %s data follow the end of the %s data: the file is damaged, or several files were joined", f, f)
-	if head, _ := r.Peek(len(first)); len(head) == len(first) && distance(head, first) == 1 {
-		return damaged
+	if head, _ := r.Peek(len(first)); len(head) == len(first) {
+		differ := 0
+		for i := range head {
+			if head[i] != first[i] {
+				differ++
+			}
+		}
+		if differ == 1 {
+			return damaged
+		}
 	}
 	buf := make([]byte, 64<<10)
 	kept, zero := 0, true
@@ -183,16 +191,6 @@ func ignore(r *bufio.Reader, f Format, first []byte, trailing func(int64)) error
 			return io.EOF
 		}
 	}
-}
-
-// distance returns in how many bytes a and b differ.
-func distance(a, b []byte) (n int) {
-	for i := range a {
-		if a[i] != b[i] {
-			n++
-		}
-	}
-	return n
 }
 
 // begins reports whether compressed data begin anywhere in b.

@@ -288,7 +288,7 @@ func parseBlock(h []byte) (b *block, dict int64, err error) {
 	// The last filter is LZMA2, with one byte of properties.
 	last := len(b.filters) - 1
 	for i, f := range b.filters {
-		if (f.id == filterLZMA2) != (i == last) || i < last && !f.supported() {
+		if (f.id == filterLZMA2) != (i == last) || i < last && branches[f.id].make == nil && f.id != filterDelta {
 			return nil, 0, &FilterError{f.id}
 		}
 		if i < last && !f.valid() {
