@@ -14,21 +14,16 @@ import (
 
 var hexID = regexp.MustCompile(`^[0-9a-f]{4}$`)
 
-var goodName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-
-// nameRule describes goodName.
-const nameRule = "1 to 64 lower-case letters, digits and any of - . _"
-
 func (b *Board) check() error {
 	switch {
-	case !goodName.MatchString(b.Name):
-		return fmt.Errorf("name is %q; it must be %s", b.Name, nameRule)
+	case !boardinfo.GoodName(b.Name):
+		return fmt.Errorf("name is %q; it must be %s", b.Name, boardinfo.NameRule)
 	case b.Arch == "":
 		return errors.New("arch is missing")
 	case len(b.Media) == 0:
 		return errors.New("no [[medium]]")
 	}
-	for _, check := range []func() error{b.checkTrees, b.checkConf, b.checkOptional, b.checkLive, b.checkUnit, b.checkMedia, b.checkBoot, b.checkRecovery, b.checkStarter} {
+	for _, check := range []func() error{b.checkTrees, b.checkConf, b.checkKinds, b.checkLive, b.checkUnit, b.checkMedia, b.checkBoot, b.checkRecovery, b.checkStarter} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -58,9 +53,6 @@ func (b *Board) checkMedia() error {
 				return errors.New("a blob cannot be the input rootfs, which is the root file system")
 			case blob.Input == "" || blob.Sector < 1:
 				return fmt.Errorf("a blob of medium %q needs an input and a sector from 1 on", m.Name)
-			}
-			if err := checkKind(blob.Input, blob.Kind); err != nil {
-				return err
 			}
 		}
 	}
@@ -100,7 +92,7 @@ func (b *Board) checkBoot() error {
 		case "":
 			return fmt.Errorf("the file %q on the boot partition needs an input", f.Path)
 		}
-		if err := errors.Join(add(f.Path), checkKind(f.Input, f.Kind)); err != nil {
+		if err := add(f.Path); err != nil {
 			return err
 		}
 	}
@@ -154,8 +146,8 @@ func (b *Board) checkTrees() error {
 	known := map[string]bool{"rootfs": true, "": true}
 	for _, t := range b.Trees {
 		switch {
-		case !goodName.MatchString(t.Name):
-			return fmt.Errorf("a tree's name is %q; it must be %s", t.Name, nameRule)
+		case !boardinfo.GoodName(t.Name):
+			return fmt.Errorf("a tree's name is %q; it must be %s", t.Name, boardinfo.NameRule)
 		case known[t.Name]:
 			return fmt.Errorf("two trees have the name %s", t.Name)
 		case !known[t.From]:
@@ -176,15 +168,6 @@ func (b *Board) checkTrees() error {
 			if p.Tree == "rootfs" || !known[p.Tree] {
 				return fmt.Errorf("partition %s of medium %s: unknown tree %q (known: %s)", p.Name, m.Name, p.Tree, cmp.Or(strings.Join(b.treeNames(), ", "), "none"))
 			}
-		}
-	}
-	return nil
-}
-
-func (b *Board) checkOptional() error {
-	for _, o := range b.Optional {
-		if err := checkKind(o.Input, o.Kind); err != nil {
-			return err
 		}
 	}
 	return nil

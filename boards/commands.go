@@ -24,7 +24,7 @@ const maxUBoot = 8 << 20
 const banner = "U-Boot 20"
 
 // LackedByUBoot returns a sentence for each of the commands that the U-Boot in a blob does not
-// have. It returns none for a blob without a U-Boot, such as a compressed one.
+// have. It returns nil for a blob in which no U-Boot is found, such as a compressed U-Boot.
 func LackedByUBoot(blob io.Reader, commands []string) ([]string, error) {
 	b, err := io.ReadAll(io.LimitReader(blob, maxUBoot))
 	if err != nil {

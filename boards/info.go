@@ -19,11 +19,10 @@ func (b *Board) Info(medium string) *boardinfo.Info {
 			info.Seed = b.seedOn(m)
 		}
 		for _, blob := range m.Blobs {
-			r := boardinfo.Blob{Input: blob.Input, Sector: blob.Sector, Kind: blob.Kind}
 			if blob.Input == b.Recovery.UBoot {
-				r.Commands = b.Recovery.Commands
+				blob.Commands = b.Recovery.Commands
 			}
-			info.Blobs = append(info.Blobs, r)
+			info.Blobs = append(info.Blobs, blob)
 		}
 	}
 	if len(b.Unit.Files) > 0 {
@@ -60,8 +59,8 @@ func InfoOf(board, medium string, recorded *boardinfo.Info) (*boardinfo.Info, er
 	return b.Info(medium), nil
 }
 
-// normalizeUnit gives media their kinds, and per-unit data that has no variables those of
-// the Photon NX: definitions had no [[unit.variable]] once.
+// normalizeUnit sets the kinds of media. Per-unit data without variables gets the variables
+// of the Photon NX: definitions had no [[unit.variable]] once.
 func (b *Board) normalizeUnit() error {
 	for i := range b.Media {
 		m := &b.Media[i]

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"imgtool/layouts"
 )
 
-// Kinds are kinds of inputs, and the bytes by which each is recognised. One of them must
-// match.
+// Kinds are kinds of inputs, each with the bytes by which it is recognised. At least one Magic
+// must match.
 var Kinds = map[string][]Magic{
 	"rockchip-idb": {{0, "\x3b\x8c\xdc\xfc"}},
 	"fit":          {{0, "\xd0\x0d\xfe\xed"}},
@@ -34,70 +36,61 @@ func LooksLike(kind string, r io.ReaderAt) bool {
 	return kind == ""
 }
 
-func checkKind(input, kind string) error {
-	if kind != "" && Kinds[kind] == nil {
-		return fmt.Errorf("%s: unknown kind %q", input, kind)
+// uses returns the uses of inputs, except as a root file system, in the order of the definition.
+func (b *Board) uses() (all []File) {
+	for _, m := range b.Media {
+		for _, blob := range m.Blobs {
+			all = append(all, File{Input: blob.Input, Kind: blob.Kind})
+		}
 	}
-	return nil
+	all = append(all, b.Boot...)
+	for _, m := range b.Media {
+		for _, p := range m.Layout.Partitions {
+			if p.Content == "input" {
+				all = append(all, File{Input: p.Input})
+			}
+		}
+	}
+	for _, o := range b.Optional {
+		all = append(all, File{Input: o.Input, Kind: o.Kind})
+	}
+	return all
 }
 
 // Inputs returns the names of the inputs that the board uses, in the order of the
 // definition. The root file system, rootfs, is the last.
-func (b *Board) Inputs() []string {
-	var names []string
-	seen := map[string]bool{}
-	add := func(name string) {
-		if !seen[name] {
-			seen[name] = true
-			names = append(names, name)
+func (b *Board) Inputs() (names []string) {
+	for _, use := range b.uses() {
+		if !slices.Contains(names, use.Input) {
+			names = append(names, use.Input)
 		}
 	}
-	for _, m := range b.Media {
-		for _, blob := range m.Blobs {
-			add(blob.Input)
-		}
-	}
-	for _, f := range b.Boot {
-		add(f.Input)
-	}
-	root := slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.From == "rootfs" })
-	for _, m := range b.Media {
-		for _, p := range m.Layout.Partitions {
-			if p.Content == "input" {
-				add(p.Input)
-			}
-			root = root || p.Content == "rootfs"
-		}
-	}
-	for _, o := range b.Optional {
-		add(o.Input)
-	}
-	if root {
-		add("rootfs")
+	root := slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.From == "rootfs" }) || slices.ContainsFunc(b.Media, func(m Medium) bool {
+		return slices.ContainsFunc(m.Layout.Partitions, func(p layouts.Partition) bool { return p.Content == "rootfs" })
+	})
+	if root && !slices.Contains(names, "rootfs") {
+		names = append(names, "rootfs")
 	}
 	return names
 }
 
 // KindOf returns the kind of an input, or "".
 func (b *Board) KindOf(input string) string {
-	for _, m := range b.Media {
-		for _, blob := range m.Blobs {
-			if blob.Input == input {
-				return blob.Kind
-			}
-		}
-	}
-	for _, f := range b.Boot {
-		if f.Input == input {
-			return f.Kind
-		}
-	}
-	for _, o := range b.Optional {
-		if o.Input == input {
-			return o.Kind
+	for _, use := range b.uses() {
+		if use.Input == input && use.Kind != "" {
+			return use.Kind
 		}
 	}
 	return ""
+}
+
+func (b *Board) checkKinds() error {
+	for _, use := range b.uses() {
+		if use.Kind != "" && Kinds[use.Kind] == nil {
+			return fmt.Errorf("%s: unknown kind %q", use.Input, use.Kind)
+		}
+	}
+	return nil
 }
 
 // IsOptional reports whether an input may be missing, and the warning if it is.

@@ -11,7 +11,7 @@ import (
 )
 
 // Load returns a built-in board by its name, or reads the definition at a path such as
-// ./mine.toml. Layouts and edits of its own are read from the same directory.
+// ./mine.toml. Layouts and edits that end in .toml are read from the same directory.
 func Load(name string) (*Board, error) {
 	if name == "" {
 		return nil, fault.New(fault.Usage, "say which board: --board NAME, one of %s, or --board ./FILE.toml", strings.Join(Names(), ", "))

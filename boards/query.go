@@ -14,8 +14,8 @@ func (b *Board) MediaNames() (names []string) {
 	return names
 }
 
-// Repart returns the definitions for systemd-repart of the medium with deferred partitions,
-// or nil if there is none.
+// Repart returns the definitions for systemd-repart of the medium with deferred partitions.
+// It returns nil if no medium has any.
 func (b *Board) Repart() []layouts.Definition {
 	for _, m := range b.Media {
 		if all := m.Layout.Repart(); all != nil {

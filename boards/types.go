@@ -15,7 +15,7 @@ type Board struct {
 	Media       []Medium          `toml:"medium"`
 	Optional    []Optional        `toml:"optional"`
 	Trees       []Tree            `toml:"tree"`
-	Vars        map[string]string `toml:"vars"` // for edits, beside those that a build sets
+	Vars        map[string]string `toml:"vars"` // for edits, beside the variables that a build sets
 	State       State             `toml:"state"`
 	Unit        boardinfo.Unit    `toml:"unit"`
 	Live        Live              `toml:"live"`
@@ -31,21 +31,14 @@ type Board struct {
 
 // Medium is a disk of the board.
 type Medium struct {
-	Name       string `toml:"name"`
-	Kind       string `toml:"kind"`   // one of boardinfo.Kinds; empty: the name, if it is one
-	LayoutName string `toml:"layout"` // a built-in layout, or a file in the directory of the board
-	Device     string `toml:"device"` // the name in the board's Linux, such as /dev/mmcblk0
-	Blobs      []Blob `toml:"blob"`
+	Name       string           `toml:"name"`
+	Kind       string           `toml:"kind"`   // of boardinfo.Kinds; empty: the name, if it is a kind
+	LayoutName string           `toml:"layout"` // a built-in layout, or a file in the directory of the board
+	Device     string           `toml:"device"` // the name in the board's Linux, such as /dev/mmcblk0
+	Blobs      []boardinfo.Blob `toml:"blob"`
 
 	Layout       *layouts.Layout `toml:"-"`
 	LayoutSource []byte          `toml:"-"`
-}
-
-// Blob is an input outside of the partitions.
-type Blob struct {
-	Input  string `toml:"input"`
-	Sector int64  `toml:"sector"` // of 512 bytes
-	Kind   string `toml:"kind"`   // one of Kinds; empty: any
 }
 
 // Optional is an input that may be missing.
@@ -143,7 +136,7 @@ var SlotSelects = []string{"bootmeth", "script"}
 // Recovery is how a board exposes its disks over USB.
 type Recovery struct {
 	Enter string    `toml:"enter"` // instructions for the user
-	USB   []USBDisk `toml:"usb"`   // the disk matches one of them
+	USB   []USBDisk `toml:"usb"`   // the disk matches an element
 
 	UBoot    string   `toml:"u-boot"`   // the input with U-Boot
 	Commands []string `toml:"commands"` // of UBootCommands, that recovery needs
@@ -152,9 +145,9 @@ type Recovery struct {
 // USBDisk are the properties of a disk of the board. Empty properties are ignored. Regular
 // expressions match whole values.
 type USBDisk struct {
-	Medium       string   `toml:"medium"`       // empty: the only one
+	Medium       string   `toml:"medium"`       // empty: the only medium
 	VendorID     string   `toml:"vendor-id"`    // four hexadecimal digits
-	ProductIDs   []string `toml:"product-ids"`  // one of them
+	ProductIDs   []string `toml:"product-ids"`  // the disk has any of these
 	Interface    string   `toml:"interface"`    // class/subclass/protocol, such as 08/06/50
 	Manufacturer string   `toml:"manufacturer"` // regular expressions from here on
 	Product      string   `toml:"product"`
@@ -173,7 +166,7 @@ type Starter struct {
 
 	Programs []Program `toml:"program"`
 
-	// Replaces that of the script if the root file system is the starter's.
+	// Replaces the slot-select of the script if the root file system is the starter's.
 	SlotSelect string `toml:"slot-select"`
 }
 

@@ -1,8 +1,10 @@
 package layouts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -17,9 +19,7 @@ func (l *Layout) check() error {
 	case len(l.Partitions) == 0:
 		return errors.New("no [[partition]]")
 	}
-	if l.Align == 0 {
-		l.Align = MiB
-	}
+	l.Align = cmp.Or(l.Align, MiB)
 	switch {
 	case l.Align%512 != 0 || l.FirstUsable%l.Align != 0:
 		return fmt.Errorf("align is %s; it must be whole sectors, and first-usable a multiple of it", l.Align)
@@ -63,7 +63,7 @@ func (p *Partition) check() error {
 	case p.Number < 1 || p.Number > 128:
 		return fmt.Errorf("number is %d; it must be 1 to 128", p.Number)
 	case Types[p.Type] == "":
-		return fmt.Errorf("unknown type %q (known: %s)", p.Type, strings.Join(typeNames(), ", "))
+		return fmt.Errorf("unknown type %q (known: %s)", p.Type, strings.Join(slices.Sorted(maps.Keys(Types)), ", "))
 	case p.Content != "" && !slices.Contains(Contents, p.Content):
 		return fmt.Errorf("unknown content %q (known: %s)", p.Content, strings.Join(Contents, ", "))
 	case p.Tree != "" && p.Content != "ext4":

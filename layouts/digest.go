@@ -7,9 +7,9 @@ import (
 	"maps"
 )
 
-// formerDigests are the SHA-256 of built-in definitions, to those of earlier texts that
-// give the same images: only comments, names of keys or keys that no image depends on
-// were changed since.
+// formerDigests maps the SHA-256 of built-in definitions to the SHA-256 of earlier texts,
+// which give the same images: only comments, names of keys or keys that no image depends
+// on were changed since.
 var formerDigests = map[string]string{
 	"a517b72b2e7ce76d50aa254195a902b7238f71b9036ca7e063d5ab085508a23d": "1120c499a085d8abd124779371d2eaed723033770897e95aeea759457dca79c1", // boards/photon-nx-agent.toml
 	"7f4986326b0dbdd8b6340a0e31081f9e356372893cd707f31444d6947f9bec97": "3a96184b88853663c52531670477a0a8fb838416481aa380611225d9e00fc50a", // boards/photon-nx.ab-squashfs.toml
@@ -22,7 +22,7 @@ var formerDigests = map[string]string{
 	"e7f16513368b494f8210cdd1443e09e39449417d987bf1fa8c2d78976bdb56c5": "fd5fdc167b894117e5f8991f0886968e8a8528697060399beb7fe10b219b458c", // layouts/photon-sd.toml
 }
 
-// FormerDigests returns the digests of built-in definitions with those of earlier texts.
+// FormerDigests returns the digests of earlier texts by the digests of built-in definitions.
 func FormerDigests() map[string]string { return maps.Clone(formerDigests) }
 
 // Digest returns the SHA-256 by which a definition counts in build IDs.

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -37,11 +36,11 @@ type Layout struct {
 type Partition struct {
 	Number      int      `toml:"number"`
 	Name        string   `toml:"name"`
-	Type        string   `toml:"type"`        // one of Types
+	Type        string   `toml:"type"`        // of Types
 	Offset      Bytes    `toml:"offset"`      // 0: after the previous partition
 	Size        Bytes    `toml:"size"`        // 0: the rest of the disk
 	MinSize     Bytes    `toml:"min-size"`    // of a partition that takes the rest
-	Content     string   `toml:"content"`     // one of Contents; empty: none
+	Content     string   `toml:"content"`     // of Contents; empty: nothing
 	Tree        string   `toml:"tree"`        // of content ext4; empty: no files
 	Input       string   `toml:"input"`       // of content input
 	Label       string   `toml:"label"`       // of its file system
@@ -81,15 +80,6 @@ func TypeName(guid string) string {
 		}
 	}
 	return guid
-}
-
-func typeNames() []string {
-	var names []string
-	for name := range Types {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // Names returns the names of the built-in layouts.

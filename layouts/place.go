@@ -40,7 +40,7 @@ type Part struct {
 const tailSize = 33 * 512
 
 // Place computes the offsets. With slots "a" the device makes the deferred partitions; with
-// "ab" those of a slot are in the image. disk is the size of the disk to fill, in bytes; 0
+// "ab" deferred partitions of a slot are in the image. disk is the size of the disk to fill, in bytes; 0
 // is the default of the layout. It must be 0 for a layout that fills no disk.
 func (l *Layout) Place(slots string, disk int64) (*Placed, error) {
 	if slots != "a" && slots != "ab" {
@@ -101,8 +101,6 @@ func (l *Layout) Place(slots string, disk int64) (*Placed, error) {
 	if int64(l.Tail) < MiB {
 		return nil, fmt.Errorf("tail is %s; the backup table needs %s", l.Tail, Bytes(MiB))
 	}
-	p.Floor = max(p.Size, roundUp(at, MiB)+MiB)
+	p.Floor = max(p.Size, (at+MiB-1)/MiB*MiB+MiB)
 	return p, nil
 }
-
-func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

@@ -13,7 +13,7 @@ type Definition struct {
 }
 
 // Repart returns the definitions by which systemd-repart makes the deferred partitions, or
-// nil if there are none. All partitions have one, because systemd-repart assigns existing
+// nil if the layout has no deferred partitions. All partitions have one, because systemd-repart assigns existing
 // partitions to definitions by their types, in the order of the names.
 func (l *Layout) Repart() []Definition {
 	if !slices.ContainsFunc(l.Partitions, func(p Partition) bool { return p.Deferred }) {

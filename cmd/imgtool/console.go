@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
@@ -36,15 +35,15 @@ func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) e
 }
 
 // runHeadless prints the console, as events with --json.
-func runHeadless(ctx context.Context, m vm.Machine, until *regexp.Regexp, timeout time.Duration, replies []vm.Reply, u *ui) error {
+func runHeadless(ctx context.Context, m vm.Machine, opt vmOptions, replies []vm.Reply, u *ui) error {
 	if !u.json {
 		out := u.data()
 		defer out.Close()
-		_, err := m.RunUntil(ctx, until, timeout, out, replies...)
+		_, err := m.RunUntil(ctx, opt.pattern, opt.timeout, out, replies...)
 		return err
 	}
 	begin := time.Now()
-	line, err := m.RunUntil(ctx, until, timeout, &consoleEvents{u: u}, replies...)
+	line, err := m.RunUntil(ctx, opt.pattern, opt.timeout, &consoleEvents{u: u}, replies...)
 	if err != nil {
 		return err
 	}

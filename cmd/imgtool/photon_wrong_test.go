@@ -59,7 +59,7 @@ func TestWhatIsWrongForAPhotonIsSaid(t *testing.T) {
 	}{
 		{"no kernel", gone("boot/Image"), nil, 3, `no kernel: /boot/Image`},
 		{"a kernel of another version", put("boot/Image", "Linux version 5.10.1 (x)"), nil, 3, `5\.10\.1`},
-		{"no modules", gone("usr/lib/modules/" + edittest.Kernel), nil, 3, `the kernel is 4\.9\.140, but there is no /lib/modules/4\.9\.140`},
+		{"no modules", gone("usr/lib/modules/" + edittest.Kernel), nil, 3, `the kernel is 4\.9\.140, but the root file system has no /lib/modules/4\.9\.140`},
 		{"no initrd", gone("boot/initrd.img-" + edittest.Kernel), nil, 3, `/boot/initrd\.img-4\.9\.140`},
 		{"an initrd without overlayroot", put("boot/initrd.img-"+edittest.Kernel, string(initrdWith("init"))), nil, 3, `has no overlayroot, .* --input initrd=FILE`},
 		{"no menu", gone(conf), nil, 3, `/boot/extlinux/extlinux\.conf`},
@@ -69,7 +69,7 @@ func TestWhatIsWrongForAPhotonIsSaid(t *testing.T) {
 		{"a menu of 5000 bytes", menu(func(s string) string { return s + "#" + strings.Repeat("x", 5000) + "\n" }), nil, 3, `409[56]`},
 		{"a menu of 21 labels", menu(func(s string) string { return s + labels(20) }), nil, 3, `2[012] labels`},
 		{"a menu with another kernel", replace("LINUX /boot/Image", "LINUX /boot/vmlinuz"), nil, 3, `LINUX /boot/vmlinuz does not exist`},
-		{"keywords in lower case", menu(strings.ToLower), nil, 3, `there is no label to copy`},
+		{"keywords in lower case", menu(strings.ToLower), nil, 3, `no label to copy`},
 		{"no sshd_config", gone("etc/ssh/sshd_config"), nil, 3, `append-line: /etc/ssh/sshd_config: .*: the root file system must have it, or get it from --edits`},
 		{"no production rules", gone("etc/waggle/firewall/rules.prod"), nil, 3, `rules\.prod`},
 		{"no production config", gone("etc/waggle/config-prod.ini"), nil, 3, `config-prod\.ini`},

@@ -391,7 +391,7 @@ func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 		say    string
 	}{
 		{"ro", exitWrite, "the directory ro is not writable: read-only file system"},
-		{"none", exitInput, "there is no directory none"},
+		{"none", exitInput, "the directory none does not exist"},
 		{"file", exitInput, "not a directory"},
 	} {
 		for _, args := range [][]string{

@@ -34,6 +34,7 @@ type vmOptions struct {
 	keep     string
 	headless bool
 	until    string
+	pattern  *regexp.Regexp // of until
 	timeout  time.Duration
 }
 
@@ -85,7 +86,7 @@ a Rock64: the board's boot loaders do not run, and its disk is /dev/vda.`,
 }
 
 func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui) error {
-	until, err := opt.check(timed, u)
+	err := opt.check(timed, u)
 	if err != nil {
 		return err
 	}
@@ -131,40 +132,40 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 		}
 	}
 	if opt.headless {
-		return runHeadless(ctx, m, until, opt.timeout, replies, u)
+		return runHeadless(ctx, m, opt, replies, u)
 	}
 	return runTerminal(ctx, m, replies, u)
 }
 
 // check checks the options before anything is opened.
-func (opt *vmOptions) check(timed bool, u *ui) (until *regexp.Regexp, err error) {
+func (opt *vmOptions) check(timed bool, u *ui) (err error) {
 	in, ok := u.in.(*os.File)
 	switch terminal := ok && term.IsTerminal(int(in.Fd())); {
 	case opt.slot != "" && opt.slot != "a" && opt.slot != "b":
-		return nil, fault.New(fault.Usage, "--slot is %q; it must be a or b", opt.slot)
+		return fault.New(fault.Usage, "--slot is %q; it must be a or b", opt.slot)
 	case !opt.headless && (opt.until != "" || timed):
-		return nil, fault.New(fault.Usage, "--until and --timeout need --headless")
+		return fault.New(fault.Usage, "--until and --timeout need --headless")
 	case opt.timeout <= 0:
-		return nil, fault.New(fault.Usage, "--timeout is %s; it must be positive", opt.timeout)
+		return fault.New(fault.Usage, "--timeout is %s; it must be positive", opt.timeout)
 	case !opt.headless && u.json:
-		return nil, fault.New(fault.Usage, "--json needs --headless: otherwise the console is the terminal")
+		return fault.New(fault.Usage, "--json needs --headless: otherwise the console is the terminal")
 	case !opt.headless && !terminal:
-		return nil, fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
+		return fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
 	}
 	for _, file := range []string{opt.keep, opt.env} {
 		if _, err := os.Stat(file); file == "" || err == nil {
 			continue
 		}
 		if err := hostfile.CheckOutput(file); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if opt.until != "" {
-		if until, err = regexp.Compile(opt.until); err != nil {
-			return nil, fault.New(fault.Usage, "--until: %w", err)
+		if opt.pattern, err = regexp.Compile(opt.until); err != nil {
+			return fault.New(fault.Usage, "--until: %w", err)
 		}
 	}
-	return until, nil
+	return nil
 }
 
 // mainDisk returns the disk that the machine boots from: the file of --keep if it exists,

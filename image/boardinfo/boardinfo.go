@@ -26,7 +26,7 @@ type Info struct {
 // Medium is a disk of the board.
 type Medium struct {
 	Name string `json:"name"`
-	Kind string `json:"kind,omitempty"` // one of Kinds; empty: unknown
+	Kind string `json:"kind,omitempty"` // of Kinds; empty: unknown
 }
 
 // Kinds are the kinds of media that a host can tell apart by their bus.
@@ -45,21 +45,26 @@ type Seed struct {
 
 // Blob is an input outside of the partitions.
 type Blob struct {
-	Input    string   `json:"input"`
-	Sector   int64    `json:"sector"` // of 512 bytes
-	Kind     string   `json:"kind,omitempty"`
-	Commands []string `json:"commands,omitempty"` // U-Boot commands that recovery needs, if it is U-Boot
+	Input    string   `toml:"input" json:"input"`
+	Sector   int64    `toml:"sector" json:"sector"`        // of 512 bytes
+	Kind     string   `toml:"kind" json:"kind,omitempty"`  // of boards.Kinds; empty: any
+	Commands []string `toml:"-" json:"commands,omitempty"` // U-Boot commands that recovery needs, if it is U-Boot
 }
 
-// goodName matches names of boards, media, files and variables.
+// NameRule describes a [GoodName].
+const NameRule = "1 to 64 lower-case letters, digits and any of - . _"
+
 var goodName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// GoodName reports whether a name of a board, medium, tree, file or variable is valid.
+func GoodName(name string) bool { return goodName.MatchString(name) }
 
 // plain matches names of partitions and inputs.
 var plain = regexp.MustCompile(`^[\x21-\x2e\x30-\x39\x3b-\x7e]{1,64}$`)
 
 // Check checks a record that was read from a file.
 func (i *Info) Check() error {
-	if !goodName.MatchString(i.Arch) {
+	if !GoodName(i.Arch) {
 		return fmt.Errorf("invalid arch %.80q", i.Arch)
 	}
 	if len(i.Media) == 0 {
@@ -94,8 +99,8 @@ func (i *Info) Check() error {
 
 // Check checks the name and the kind.
 func (m Medium) Check() error {
-	if !goodName.MatchString(m.Name) {
-		return fmt.Errorf("invalid medium name %.80q: it must be 1 to 64 lower-case letters, digits and any of - . _", m.Name)
+	if !GoodName(m.Name) {
+		return fmt.Errorf("invalid medium name %.80q: it must be %s", m.Name, NameRule)
 	}
 	if m.Kind != "" && !slices.Contains(Kinds, m.Kind) {
 		return fmt.Errorf("medium %s: unknown kind %.80q (known: %s)", m.Name, m.Kind, strings.Join(Kinds, ", "))

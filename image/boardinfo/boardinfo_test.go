@@ -8,7 +8,7 @@ import (
 	"imgtool/image/boardinfo"
 )
 
-// photon is per-unit data as that of the Photon NX.
+// photon is per-unit data like the data of a Photon NX.
 func photon() *boardinfo.Unit {
 	return &boardinfo.Unit{
 		Variables: []boardinfo.Variable{
@@ -38,10 +38,10 @@ func TestValues(t *testing.T) {
 		{"value", map[string]string{"vsn": "W1", "node-id": "000048B02D012345"}, map[string]string{"vsn": "W1", "node-id": "000048B02D012345"}, "", ""},
 		{"derived from an address", map[string]string{"vsn": "W1", "wan0-mac": "48:b0:2d:01:23:45"}, map[string]string{"vsn": "W1", "node-id": "000048B02D012345"}, "", ""},
 		{"optional value left out", map[string]string{"vsn": "W1"}, map[string]string{"vsn": "W1"}, "", ""},
-		{"foreign address", map[string]string{"vsn": "W1", "wan0-mac": "00:01:02:03:04:05"}, map[string]string{"vsn": "W1", "node-id": "0000000102030405"}, "starts with 48:b0:2d", ""},
+		{"foreign address", map[string]string{"vsn": "W1", "wan0-mac": "00:01:02:03:04:05"}, map[string]string{"vsn": "W1", "node-id": "0000000102030405"}, "start with 48:b0:2d", ""},
 		{"required value missing", nil, nil, "", `vsn is missing: write it as vsn = "W123"`},
 		{"pattern matches a part only", map[string]string{"vsn": "W1 "}, nil, "", `vsn is "W1 "; it must be upper-case letters, such as W123`},
-		{"value and address", map[string]string{"vsn": "W1", "node-id": "000048B02D012345", "wan0-mac": "48:b0:2d:01:23:45"}, nil, "", "wan0-mac and node-id say the same"},
+		{"value and address", map[string]string{"vsn": "W1", "node-id": "000048B02D012345", "wan0-mac": "48:b0:2d:01:23:45"}, nil, "", "wan0-mac and node-id both set node-id"},
 		{"multicast address", map[string]string{"vsn": "W1", "wan0-mac": "01:b0:2d:01:23:45"}, nil, "", "must be the address of one card"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestCheck(t *testing.T) {
 		{"unit file twice", "be there once", func(i *boardinfo.Info) { i.Unit.Files[0].Name = "key" }},
 		{"place of an unknown file", "not a [[unit.file]]", func(i *boardinfo.Info) { i.Unit.Places[0].Files = []string{"x"} }},
 		{"place with a relative directory", "not an absolute path of a directory", func(i *boardinfo.Info) { i.Unit.Places[0].Directory = "x" }},
-		{"pattern that is no expression", "not a regular expression", func(i *boardinfo.Info) { i.Unit.Variables[0].Pattern = "(" }},
+		{"pattern that is not an expression", "not a regular expression", func(i *boardinfo.Info) { i.Unit.Variables[0].Pattern = "(" }},
 		{"pattern that is too long", "it may have", func(i *boardinfo.Info) { i.Unit.Variables[0].Pattern = strings.Repeat("x", 300) }},
 		{"key that is a variable twice", "be there once", func(i *boardinfo.Info) { i.Unit.Variables[0].Name = "wan0-mac" }},
 	} {

@@ -22,8 +22,8 @@ type Unit struct {
 	MACPrefix string `toml:"mac-prefix" former:"yes" json:"-"` // of all variables with a MAC
 }
 
-// Variable is a value that each unit has its own of. Texts of files have it as its name
-// in upper case between @, with _ for -: node-id is @NODE_ID@.
+// Variable is a value that differs from unit to unit. In texts of files it is written as its
+// name in upper case between @, with _ for -: node-id is @NODE_ID@.
 type Variable struct {
 	Name     string `toml:"name" json:"name"`       // the key in a unit's file
 	Pattern  string `toml:"pattern" json:"pattern"` // a regular expression that matches all of the value
@@ -40,12 +40,12 @@ type MAC struct {
 	Format string `toml:"format" json:"format"` // of the value, with @MAC@ for 12 upper-case hexadecimal digits
 }
 
-// File is one file of a unit: a text, or one of its keys.
+// File is a file of a unit: a text or a key.
 type File struct {
 	Name    string   `toml:"name" json:"name"`
 	Path    string   `toml:"path" json:"path"`                   // in the root file system
 	Text    string   `toml:"text" json:"text,omitempty"`         // with variables; empty: a key, of this name in [keys]
-	Kind    string   `toml:"kind" json:"kind,omitempty"`         // of a key, one of KeyKinds
+	Kind    string   `toml:"kind" json:"kind,omitempty"`         // of a key, see KeyKinds
 	Mode    string   `toml:"mode" json:"mode,omitempty"`         // octal; empty: 0600 for a key, else 0644
 	Needs   []string `toml:"needs" json:"needs,omitempty"`       // files that must be there as well
 	NotWith []string `toml:"not-with" json:"not_with,omitempty"` // files with which it is never used nor deleted
@@ -100,11 +100,12 @@ func (u *Unit) On(medium string, options map[string]bool) (places []Place) {
 
 // File returns the file of a name.
 func (u *Unit) File(name string) (File, bool) {
-	i := slices.IndexFunc(u.Files, func(f File) bool { return f.Name == name })
-	if i < 0 {
-		return File{}, false
+	for _, f := range u.Files {
+		if f.Name == name {
+			return f, true
+		}
 	}
-	return u.Files[i], true
+	return File{}, false
 }
 
 // Holds returns the variable whose value is all that is in the file, such as a file with
@@ -141,8 +142,8 @@ func (u *Unit) Keys() (keys []string) {
 }
 
 // Values checks the values that a unit's file has for the keys of [Unit.Keys], and
-// returns those of the variables. A variable that has none is left out. It warns of a
-// network interface that is not one of the board's.
+// returns the values of the variables. A variable without a value is left out. It warns of
+// the address of a network interface that does not have the board's prefix.
 func (u *Unit) Values(given map[string]string, board string, warn func(string)) (map[string]string, error) {
 	values := map[string]string{}
 	for _, v := range u.Variables {
@@ -150,14 +151,14 @@ func (u *Unit) Values(given map[string]string, board string, warn func(string)) 
 		if v.MAC != nil && given[v.MAC.Key] != "" {
 			text := given[v.MAC.Key]
 			if value != "" {
-				return nil, fmt.Errorf("%s and %s say the same: leave one of them out", v.MAC.Key, v.Name)
+				return nil, fmt.Errorf("%s and %s both set %s: leave one out", v.MAC.Key, v.Name, v.Name)
 			}
 			mac, err := net.ParseMAC(text)
 			if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
 				return nil, fmt.Errorf("%s is %q; it must be the address of one card, such as 48:b0:2d:01:23:45", v.MAC.Key, text)
 			}
 			if !strings.HasPrefix(mac.String(), v.MAC.Prefix) {
-				warn(fmt.Sprintf("%s is %s, and that of %s starts with %s", v.MAC.Key, mac, board, v.MAC.Prefix))
+				warn(fmt.Sprintf("%s is %s, and addresses of %s start with %s", v.MAC.Key, mac, board, v.MAC.Prefix))
 			}
 			value = strings.ReplaceAll(v.MAC.Format, "@MAC@", strings.ToUpper(hex.EncodeToString(mac)))
 		}
@@ -174,8 +175,8 @@ func (u *Unit) Values(given map[string]string, board string, warn func(string)) 
 	return values, nil
 }
 
-// Fill returns the text of a file with the values of variables. It returns false if one
-// of them is missing.
+// Fill returns the text of a file with the values of variables. It returns false if a value
+// is missing.
 func (u *Unit) Fill(f File, values map[string]string) (string, bool) {
 	var pairs []string
 	for _, v := range u.Variables {
@@ -195,7 +196,7 @@ func (v Variable) pattern() *regexp.Regexp {
 // maxPattern bounds a variable's pattern.
 const maxPattern = 256
 
-// Normalize moves the values of former keys to those that took their place.
+// Normalize moves the values of former keys to their present keys.
 func (u *Unit) Normalize() {
 	for i := range u.Places {
 		if p := &u.Places[i]; p.Directory == "" {
@@ -218,8 +219,8 @@ func (u *Unit) Check() error {
 	files := map[string]bool{}
 	for _, f := range u.Files {
 		switch {
-		case !goodName.MatchString(f.Name) || files[f.Name]:
-			return fmt.Errorf("[[unit.file]]: the name is %.80q; it must be 1 to 64 lower-case letters, digits and any of - . _, and be there once", f.Name)
+		case !GoodName(f.Name) || files[f.Name]:
+			return fmt.Errorf("[[unit.file]]: the name is %.80q; it must be %s, and be there once", f.Name, NameRule)
 		case !strings.HasPrefix(f.Path, "/") || !fs.ValidPath(f.Path[1:]):
 			return fmt.Errorf("[[unit.file]] %s: %.80q is not an absolute path", f.Name, f.Path)
 		case (f.Text == "") != slices.Contains(KeyKinds, f.Kind):
@@ -257,8 +258,8 @@ func (u *Unit) Check() error {
 func (u *Unit) checkVariables() error {
 	seen := map[string]bool{"keys": true}
 	for _, key := range u.Keys() {
-		if !goodName.MatchString(key) || seen[key] {
-			return fmt.Errorf("[[unit.variable]]: the key is %.80q; it must be 1 to 64 lower-case letters, digits and any of - . _, be there once, and not be keys", key)
+		if !GoodName(key) || seen[key] {
+			return fmt.Errorf("[[unit.variable]]: the key is %.80q; it must be %s, be there once, and not be keys", key, NameRule)
 		}
 		seen[key] = true
 	}

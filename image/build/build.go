@@ -5,6 +5,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -30,7 +31,7 @@ type Options struct {
 	Board       *boards.Board
 	Media       []string          // media to build; none: all
 	Sizes       map[string]int64  // of disks to fill, by medium
-	Profile     string            // one of boards.Profiles; "" is the first
+	Profile     string            // of boards.Profiles; "" is the first
 	Flags       map[string]bool   // options of the board's steps
 	Vars        map[string]string // of edits; they override the board's
 	Root        *source.Root      // an open root file system; its input is then a name only
@@ -125,9 +126,7 @@ type disk struct {
 func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 	b := &builder{Options: opt, result: &Result{}, files: map[string]*source.File{}, trees: map[string]*tree.Tree{}, parts: map[string]image.Content{},
 		starter: starter.New(starter.Options{Board: opt.Board, Vars: opt.Vars, Time: opt.Time, Packages: opt.Opener.Packages})}
-	if b.Slots == "" {
-		b.Slots = "a"
-	}
+	b.Slots = cmp.Or(b.Slots, "a")
 	if b.Warn == nil {
 		b.Warn = func(string) {}
 	}

@@ -146,12 +146,15 @@ func TestBothSlots(t *testing.T) {
 		if want := []string{"BOOT-A", "BOOT-B"}[i]; v.Label != want {
 			t.Errorf("label %q, want %q", v.Label, want)
 		}
-		files, err := v.Files()
+		files, err := v.Entries()
 		if err != nil {
 			t.Fatal(err)
 		}
 		text := ""
 		for _, f := range files {
+			if f.Dir {
+				continue
+			}
 			b := make([]byte, f.Size())
 			f.ReadAt(b, 0)
 			text += f.Path + "\n" + string(b)

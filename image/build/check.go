@@ -1,8 +1,10 @@
 package build
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,11 +20,10 @@ type MissingInputsError struct {
 }
 
 func (e *MissingInputsError) Error() string {
-	list := strings.Join(e.Names, ", ")
 	if len(e.Names) == 1 {
-		return fmt.Sprintf("%s needs the input %s, which is missing", e.Board, list)
+		return fmt.Sprintf("%s needs the input %s, which is missing", e.Board, e.Names[0])
 	}
-	return fmt.Sprintf("%s needs the inputs %s, which are missing", e.Board, list)
+	return fmt.Sprintf("%s needs the inputs %s, which are missing", e.Board, strings.Join(e.Names, ", "))
 }
 
 var goodID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
@@ -32,9 +33,7 @@ func (b *builder) check() (err error) {
 	if err := b.checkMedia(); err != nil {
 		return err
 	}
-	if b.Profile == "" {
-		b.Profile = boards.Profiles[0]
-	}
+	b.Profile = cmp.Or(b.Profile, boards.Profiles[0])
 	if !slices.Contains(boards.Profiles, b.Profile) {
 		return fmt.Errorf("unknown profile %q (known: %s)", b.Profile, strings.Join(boards.Profiles, ", "))
 	}
@@ -60,10 +59,8 @@ func (b *builder) check() (err error) {
 	} else if _, err := putCmdline(script, b.Cmdline); err != nil {
 		return err
 	}
-	if b.Seed != nil {
-		if err := b.checkSeed(); err != nil {
-			return err
-		}
+	if err := b.checkSeed(); err != nil {
+		return err
 	}
 	inputs := b.Board.Inputs()
 	none := len(b.Inputs) == 0
@@ -97,14 +94,9 @@ func (b *builder) check() (err error) {
 }
 
 func (b *builder) checkMedia() error {
-	for _, name := range b.Media {
+	for _, name := range slices.AppendSeq(slices.Clone(b.Media), maps.Keys(b.Sizes)) {
 		if !slices.Contains(b.Board.MediaNames(), name) {
 			return fmt.Errorf("%s has no medium %q; it has %s", b.Board.Name, name, strings.Join(b.Board.MediaNames(), ", "))
-		}
-	}
-	for name := range b.Sizes {
-		if !slices.Contains(b.Board.MediaNames(), name) {
-			return fmt.Errorf("%s has no medium %q to choose the size of; it has %s", b.Board.Name, name, strings.Join(b.Board.MediaNames(), ", "))
 		}
 	}
 	for i := range b.Board.Media {
@@ -124,14 +116,15 @@ func (b *builder) checkMedia() error {
 	return nil
 }
 
-func (b *builder) checkSeed() error {
-	if b.Board.Seed.Path == "" {
+func (b *builder) checkSeed() (err error) {
+	switch {
+	case b.Seed == nil:
+		return nil
+	case b.Board.Seed.Path == "":
 		return b.Board.NoSeed()
-	}
-	if strings.Contains(b.Slots, "b") {
+	case strings.Contains(b.Slots, "b"):
 		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
 	}
-	text, err := b.Seed.Check(b.Board.Seed.Format, b.Warn)
-	b.seed = text
+	b.seed, err = b.Seed.Check(b.Board.Seed.Format, b.Warn)
 	return err
 }

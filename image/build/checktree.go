@@ -3,18 +3,16 @@ package build
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 
 	"imgtool/boards"
+	"imgtool/image"
 	"imgtool/image/edit"
 	"imgtool/image/fstab"
 	"imgtool/image/initramfs"
 	"imgtool/image/tree"
-	"imgtool/layouts"
 )
 
 // checkTree checks for forbidden paths, and whether a tree can boot.
@@ -53,7 +51,7 @@ func (b *builder) checkTree(t boards.Tree, vars map[string]string) error {
 // can mount the overlay.
 func (b *builder) checkKernel(made *tree.Tree, version string) error {
 	if _, err := made.Open("/lib/modules/" + version); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the kernel is %s, but there is no /lib/modules/%s: kernel and modules must have one version", version, version)
+		return fmt.Errorf("the kernel is %s, but the root file system has no /lib/modules/%s: kernel and modules must have one version", version, version)
 	}
 	path, err := made.Resolve("/boot/initrd", true)
 	if err != nil {
@@ -75,45 +73,36 @@ func (b *builder) checkKernel(made *tree.Tree, version string) error {
 	return nil
 }
 
-var partitionName = regexp.MustCompile(`^(.*?)p?([0-9]+)$`)
-
 // checkFstab checks that the board has the partitions that are mounted.
 func (b *builder) checkFstab(made *tree.Tree) error {
-	n, err := made.Open("/etc/fstab")
+	text, err := readText(made, "/etc/fstab")
 	if err != nil {
 		return err
 	}
-	if n.Size() > edit.MaxText || n.Content == nil {
-		return fmt.Errorf("/etc/fstab has %d bytes", n.Size())
-	}
-	text := make([]byte, n.Size())
-	if _, err := n.Content.ReadAt(text, 0); err != nil && err != io.EOF {
-		return err
-	}
-	for _, e := range fstab.Parse(string(text)).Entries() {
-		if !strings.HasPrefix(e.Spec, "/dev/") {
-			continue
+	var devices []string
+	for _, m := range b.Board.Media {
+		for _, p := range m.Layout.Partitions {
+			devices = append(devices, partitionDevice(m.Device, p.Number))
 		}
-		if !b.hasPartition(e.Spec) {
+	}
+	for _, e := range fstab.Parse(text).Entries() {
+		if strings.HasPrefix(e.Spec, "/dev/") && !slices.Contains(devices, e.Spec) {
 			return fmt.Errorf("/etc/fstab mounts %s at %s, but no medium of %s has that partition", e.Spec, e.Where, b.Board.Name)
 		}
 	}
 	return nil
 }
 
-// hasPartition reports whether the board has a partition, by its name in the board's Linux.
-func (b *builder) hasPartition(dev string) bool {
-	m := partitionName.FindStringSubmatch(dev)
-	if m == nil {
-		return false
+// readText returns the text of a file.
+func readText(t *tree.Tree, path string) (string, error) {
+	n, err := t.Open(path)
+	if err != nil {
+		return "", err
 	}
-	for _, medium := range b.Board.Media {
-		if medium.Device != m[1] {
-			continue
-		}
-		if slices.ContainsFunc(medium.Layout.Partitions, func(p layouts.Partition) bool { return fmt.Sprint(p.Number) == m[2] }) {
-			return true
-		}
+	if n.Size() > edit.MaxText || n.Content == nil {
+		return "", fmt.Errorf("%s has %d bytes; it must be a text of up to %d bytes", path, n.Size(), edit.MaxText)
 	}
-	return false
+	text := make([]byte, n.Size())
+	_, err = image.ReadFull(n.Content, text, 0)
+	return string(text), err
 }

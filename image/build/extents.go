@@ -15,7 +15,6 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/fat"
 	"imgtool/image/gpt"
-	"imgtool/image/source"
 	"imgtool/image/starter"
 	"imgtool/image/swap"
 	"imgtool/image/uboot"
@@ -78,16 +77,9 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 	return extents, nil
 }
 
-// partition returns the content of a partition, except for a squashfs. It is nil if there is
-// none.
+// partition returns the content of a partition, or nil for a squashfs and for an empty
+// partition.
 func (b *builder) partition(d *disk, p layouts.Part) (image.Content, error) {
-	// A nil *image.Image in an interface would not be nil.
-	some := func(m *image.Image, err error) (image.Content, error) {
-		if err != nil {
-			return nil, err
-		}
-		return m, nil
-	}
 	if c := b.parts[d.Name+"/"+p.Name]; c != nil {
 		if c.Size() > p.Len {
 			return nil, fmt.Errorf("%d bytes do not fit in the partition %s, which has %d", c.Size(), p.Name, p.Len)
@@ -96,24 +88,15 @@ func (b *builder) partition(d *disk, p layouts.Part) (image.Content, error) {
 	}
 	switch p.Content {
 	case "boot":
-		return some(b.bootVolume(p))
+		return b.bootVolume(p)
 	case "ext4":
-		return some(b.ext4(d, p))
+		return b.ext4(d, p)
 	case "swap":
-		return some(swap.New(p.Len, b.uuid("swap "+d.prefix+p.Name), p.Label))
+		return swap.New(p.Len, b.uuid("swap "+d.prefix+p.Name), p.Label)
 	case "input":
-		f := b.files[p.Input]
-		if f == nil {
-			return nil, nil
+		if f := b.files[p.Input]; f != nil {
+			return fitting(f, p.Input, p.Name, p.Len)
 		}
-		c, err := unsparse(f)
-		if err != nil {
-			return nil, &source.CorruptError{Name: p.Input, Err: err}
-		}
-		if c.Size() > p.Len {
-			return nil, fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", p.Input, c.Size(), p.Name, p.Len)
-		}
-		return c, nil
 	}
 	return nil, nil
 }

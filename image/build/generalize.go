@@ -17,17 +17,9 @@ import (
 //go:embed generalize-ssh.toml
 var hostKeysEdits []byte
 
-// ownFiles returns the paths of the board's per-unit files.
-func (b *builder) ownFiles() (paths []string) {
-	for _, f := range b.Board.Unit.Files {
-		paths = append(paths, f.Path)
-	}
-	return paths
-}
-
 // generalize removes per-unit data from the root file system.
 func (b *builder) generalize() error {
-	findings, err := report.PerUnit(b.root.Tree, b.ownFiles())
+	findings, err := report.PerUnit(b.root.Tree, b.Board.Unit.Paths())
 	if err != nil {
 		return err
 	}
@@ -87,14 +79,11 @@ func (b *builder) makeHostKeys(t *tree.Tree) (*tree.Tree, error) {
 
 // warnPerUnit warns of per-unit data that all units would share.
 func (b *builder) warnPerUnit() error {
-	t := b.root.Tree
-	if t == nil {
-		var err error
-		if t, err = treeOf(b.root.Squashfs); err != nil {
-			return nil // reported when all of it is read
-		}
+	t, err := b.rootTree()
+	if err != nil {
+		return nil // reported when all of it is read
 	}
-	findings, err := report.PerUnit(t, b.ownFiles())
+	findings, err := report.PerUnit(t, b.Board.Unit.Paths())
 	if err != nil {
 		return err
 	}

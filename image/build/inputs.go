@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -34,8 +35,8 @@ func (b *builder) open(ctx context.Context) (err error) {
 		default:
 			b.root, err = b.Opener.Root(ctx, ref)
 		}
-		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize) && b.root.Tree == nil {
-			b.root.Tree, err = treeOf(b.root.Squashfs)
+		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize) {
+			b.root.Tree, err = b.rootTree()
 		}
 		if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
 			b.clamped = b.root.Tree.Clamp(b.Time)
@@ -127,18 +128,12 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 		return b.starter.File(ctx, ref)
 	}
 	if inside, ok := strings.CutPrefix(ref, "rootfs:"); ok {
-		t := (*tree.Tree)(nil)
-		if b.root != nil {
-			t = b.root.Tree
+		if b.root == nil {
+			return nil, fmt.Errorf("%s: the build has no root file system", ref)
 		}
-		if b.root != nil && t == nil {
-			var err error
-			if t, err = treeOf(b.root.Squashfs); err != nil {
-				return nil, err
-			}
-		}
-		if t == nil {
-			return nil, fmt.Errorf("%s: there is no root file system", ref)
+		t, err := b.rootTree()
+		if err != nil {
+			return nil, err
 		}
 		n, err := t.Open(inside)
 		if err != nil {
@@ -152,8 +147,12 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	return b.Opener.File(ctx, ref)
 }
 
-// treeOf returns the tree of a squashfs.
-func treeOf(c image.Content) (*tree.Tree, error) {
+// rootTree returns the tree of the root file system, which may be a squashfs.
+func (b *builder) rootTree() (*tree.Tree, error) {
+	if b.root.Tree != nil {
+		return b.root.Tree, nil
+	}
+	c := b.root.Squashfs
 	r, err := squashfs.Open(c, c.Size())
 	if err != nil {
 		return nil, err
@@ -186,17 +185,30 @@ func (b *builder) openParts(ctx context.Context) error {
 			return fmt.Errorf("partition %s: %w", name, err)
 		}
 		b.inputs = append(b.inputs, artifact.Input{Name: "partition " + full, SHA256: f.SHA256, Origin: f.Origin})
-		if b.parts[full], err = unsparse(f); err != nil {
-			return &source.CorruptError{Name: b.Parts[name], Err: err}
+		room := int64(p.Size)
+		if room == 0 {
+			room = math.MaxInt64 // known later
 		}
-		if size := b.parts[full].Size(); p.Size != 0 && size > int64(p.Size) {
-			return fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", b.Parts[name], size, full, int64(p.Size))
+		if b.parts[full], err = fitting(f, b.Parts[name], full, room); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// unsparse returns the content of a file, expanded if it is an Android sparse image.
+// fitting returns the content of an input for a partition, expanded if it is an Android
+// sparse image.
+func fitting(c image.Content, input, part string, room int64) (image.Content, error) {
+	c, err := unsparse(c)
+	if err != nil {
+		return nil, &source.CorruptError{Name: input, Err: err}
+	}
+	if c.Size() > room {
+		return nil, fmt.Errorf("%s: %d bytes do not fit in the partition %s, which has %d", input, c.Size(), part, room)
+	}
+	return c, nil
+}
+
 func unsparse(c image.Content) (image.Content, error) {
 	head := make([]byte, 4)
 	if n, _ := c.ReadAt(head, 0); n < len(head) || !simg.IsSparse(head) {

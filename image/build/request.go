@@ -1,10 +1,11 @@
 package build
 
 import (
-	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -116,7 +117,7 @@ func (j *Job) parse(r Request) (err error) {
 	return err
 }
 
-// SourceDate returns the time of everything that is made, in seconds since 1970: that of
+// SourceDate returns the time of everything that is made, in seconds since 1970: the value of
 // SOURCE_DATE_EPOCH, or [DefaultTime]. With clamp, later times of files become this one.
 func SourceDate() (when int64, clamp bool, err error) {
 	epoch := os.Getenv("SOURCE_DATE_EPOCH")
@@ -189,8 +190,8 @@ func (r *Request) gatherInputs(board *boards.Board) (map[string]string, error) {
 		}
 	}
 	for _, in := range r.Inputs {
-		name, ref, ok := strings.Cut(in, "=")
-		if !ok || name == "" || ref == "" {
+		name, ref, _ := strings.Cut(in, "=")
+		if name == "" || ref == "" {
 			return nil, fault.New(fault.Usage, "--input %s: write it as NAME=REF", in)
 		}
 		refs[name] = ref
@@ -212,20 +213,14 @@ func inputSuffixes(name string) []string {
 	return []string{"", ".tar", ".tar.zst", ".tar.xz", ".tar.gz", ".squashfs"}
 }
 
-// checkOverwrite refuses an output that is one of the inputs.
+// checkOverwrite refuses an output that is also an input.
 func (j *Job) checkOverwrite(files []string) error {
-	if j.output == "" {
-		return nil
-	}
-	for _, ref := range j.Inputs {
-		files = append(files, ref)
-	}
 	out, err := os.Stat(j.output)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if err != nil {
+		return nil // it does not exist, or has no name yet
 	}
-	for _, file := range files {
-		if in, err1 := os.Stat(file); err == nil && err1 == nil && os.SameFile(in, out) {
+	for _, file := range slices.AppendSeq(files, maps.Values(j.Inputs)) {
+		if in, err := os.Stat(file); err == nil && os.SameFile(in, out) {
 			return fault.New(fault.Usage, "%s is an input and would be overwritten: give another name with -o", j.output)
 		}
 	}

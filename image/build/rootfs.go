@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ import (
 // file.
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
 	if given := b.root.Squashfs; given != nil {
-		t, err := treeOf(given)
+		t, err := b.rootTree()
 		if err != nil {
 			return nil, &source.CorruptError{Name: "rootfs", Err: err}
 		}
@@ -33,7 +34,7 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	}
 	root, n, first := b.root.Tree.WithoutXattrs(func(name string) bool { return name == tree.ACL || name == tree.DefaultACL })
 	if n > 0 {
-		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, because squashfs cannot store them: the first is that of %s", n, first))
+		b.Warn(fmt.Sprintf("rootfs: access control lists of %d files are left out, because squashfs cannot store them; the first file is %s", n, first))
 	}
 	b.warnTimes("rootfs", "squashfs", root, squashfsFirst, squashfsLast)
 	var out ReaderWriterAt
@@ -79,11 +80,7 @@ func contentSize(t *tree.Tree) (size int64) {
 }
 
 func (b *builder) squashfs() squashfs.Options {
-	size := b.BlockSize
-	if size == 0 {
-		size = 1 << 20
-	}
-	return squashfs.Options{Compression: b.Compression, BlockSize: size, ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
+	return squashfs.Options{Compression: b.Compression, BlockSize: cmp.Or(b.BlockSize, 1<<20), ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
 }
 
 func tooLarge(part string, size, max int64) error {
@@ -110,11 +107,7 @@ func (b *builder) warnNoInit(root *tree.Tree) {
 			break
 		}
 	}
-	has := "it is empty"
-	if len(names) > 0 {
-		has = "it has " + strings.Join(names, ", ")
-	}
-	b.Warn(fmt.Sprintf("rootfs: %s may not be a root file system: it has no %s; %s", b.Inputs["rootfs"], path, has))
+	b.Warn(fmt.Sprintf("rootfs: %s may not be a root file system: it has no %s; it has %s", b.Inputs["rootfs"], path, cmp.Or(strings.Join(names, ", "), "no files")))
 }
 
 // warnTimes warns of times outside of the range of a file system.
@@ -129,7 +122,7 @@ func (b *builder) warnTimes(where, kind string, t *tree.Tree, first, last int64)
 		}
 	}
 	if n > 0 {
-		b.Warn(fmt.Sprintf("%s: the times of %d files are outside of the years %d to %d of %s, and are set to the nearest year: the first is that of %s", where, n,
+		b.Warn(fmt.Sprintf("%s: the times of %d files are outside of the years %d to %d of %s, and are set to the nearest year; the first file is %s", where, n,
 			time.Unix(first, 0).UTC().Year(), time.Unix(last, 0).UTC().Year(), kind, example))
 	}
 }

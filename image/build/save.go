@@ -40,7 +40,7 @@ type File struct {
 	Partitions []Partition `json:"-"`
 }
 
-// Partition says how full a partition is.
+// Partition describes how full a partition is.
 type Partition struct {
 	Number   int
 	Name     string

@@ -3,7 +3,6 @@ package build
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -17,8 +16,8 @@ import (
 	"imgtool/layouts"
 )
 
-// buildTrees makes the trees of the board, in the order of its definition, and checks those
-// that are used.
+// buildTrees makes the trees of the board, in the order of its definition, and checks the
+// trees of partitions.
 func (b *builder) buildTrees() error {
 	if len(b.Board.Trees) == 0 {
 		return nil
@@ -50,7 +49,6 @@ func (b *builder) buildTrees() error {
 	return nil
 }
 
-// buildTree makes one tree.
 func (b *builder) buildTree(t boards.Tree, vars map[string]string) (made *tree.Tree, err error) {
 	switch t.From {
 	case "":
@@ -141,23 +139,17 @@ func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 // be contiguous.
 func BootFiles(t *tree.Tree) []string {
 	paths := []string{strings.Trim(edit.ExtlinuxConf, "/")}
-	n, err := t.Open(edit.ExtlinuxConf)
-	if err != nil || n.Content == nil || n.Size() > edit.MaxText {
+	text, err := readText(t, edit.ExtlinuxConf)
+	if err != nil {
 		return nil
 	}
-	text := make([]byte, n.Size())
-	if _, err := n.Content.ReadAt(text, 0); err != nil && err != io.EOF {
-		return nil
-	}
-	conf := extlinux.Parse(string(text))
+	conf := extlinux.Parse(text)
 	for _, label := range conf.Labels() {
 		for _, key := range []string{"LINUX", "INITRD", "FDT"} {
-			value, ok, err := conf.Value(label, key)
-			if err != nil || !ok {
-				continue
-			}
-			if path, err := t.Resolve(value, true); err == nil && t.Lookup(strings.Trim(path, "/")) != nil && !slices.Contains(paths, strings.Trim(path, "/")) {
-				paths = append(paths, strings.Trim(path, "/"))
+			value, ok, _ := conf.Value(label, key)
+			path, err := t.Resolve(value, true)
+			if path = strings.Trim(path, "/"); ok && err == nil && t.Lookup(path) != nil && !slices.Contains(paths, path) {
+				paths = append(paths, path)
 			}
 		}
 	}

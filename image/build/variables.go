@@ -1,9 +1,7 @@
 package build
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -11,13 +9,12 @@ import (
 	"time"
 
 	"imgtool/boards"
-	"imgtool/image/edit"
 	"imgtool/image/statefile"
 	"imgtool/image/tree"
 )
 
 // variables returns the variables of the board's edits. Values of the board's own variables
-// can refer to those of partitions.
+// can refer to the variables of partitions.
 func (b *builder) variables() (map[string]string, error) {
 	vars := b.partitionVars()
 	for name, value := range b.Board.Vars {
@@ -57,17 +54,12 @@ func (b *builder) uses(name string) bool {
 	for _, o := range b.Board.Optional {
 		texts = append(texts, o.Path)
 	}
-	for _, value := range b.Board.Vars {
-		texts = append(texts, value)
-	}
-	for _, value := range b.Vars {
-		texts = append(texts, value)
-	}
+	texts = slices.AppendSeq(slices.AppendSeq(texts, maps.Values(b.Board.Vars)), maps.Values(b.Vars))
 	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, mark) })
 }
 
 // partitionVars returns the device names of the partitions in the board's Linux, and their
-// labels: DEV_NVME_PLUGIN_DATA and LABEL_NVME_PLUGIN_DATA are those of nvme/plugin-data.
+// labels: DEV_NVME_PLUGIN_DATA and LABEL_NVME_PLUGIN_DATA for nvme/plugin-data.
 func (b *builder) partitionVars() map[string]string {
 	vars := map[string]string{}
 	for _, m := range b.Board.Media {
@@ -89,7 +81,7 @@ func (b *builder) partitionVars() map[string]string {
 
 // partitionDevice returns Linux's name of a partition, such as /dev/sda1 or /dev/nvme0n1p1.
 func partitionDevice(disk string, number int) string {
-	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
+	if strings.TrimRight(disk, "0123456789") != disk {
 		disk += "p"
 	}
 	return fmt.Sprint(disk, number)
@@ -109,7 +101,7 @@ func (b *builder) state() string {
 
 var linuxVersion = regexp.MustCompile(`Linux version (\d[0-9A-Za-z.+_-]*) `)
 
-// kernelVersion returns the version in /boot/Image, or else that of the only initrd.
+// kernelVersion returns the version in /boot/Image, or else in the name of the only initrd.
 func (b *builder) kernelVersion() (string, error) {
 	root := b.root.Tree
 	n, err := root.Open("/boot/Image")
@@ -155,11 +147,12 @@ func findVersion(n *tree.Inode) string {
 // directory is missing.
 func (b *builder) tftpRoot() string {
 	for path, n := range b.root.Tree.All() {
-		if !strings.HasPrefix(path, "etc/dnsmasq.d/") || !strings.HasSuffix(path, ".conf") || n.Type() != tree.Regular || n.Size() > edit.MaxText || n.Content == nil {
+		if !strings.HasPrefix(path, "etc/dnsmasq.d/") || !strings.HasSuffix(path, ".conf") || n.Type() != tree.Regular {
 			continue
 		}
-		for lines := bufio.NewScanner(io.NewSectionReader(n.Content, 0, n.Size())); lines.Scan(); {
-			key, value, ok := strings.Cut(strings.TrimSpace(lines.Text()), "=")
+		text, _ := readText(b.root.Tree, "/"+path)
+		for line := range strings.Lines(text) {
+			key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
 			if value, _, _ = strings.Cut(value, ","); ok && strings.TrimSpace(key) == "tftp-root" && strings.HasPrefix(strings.TrimSpace(value), "/") {
 				return strings.TrimSpace(value)
 			}

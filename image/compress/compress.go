@@ -158,6 +158,21 @@ func explain(err error) error {
 	return err
 }
 
+// Input is the input of a decompressor. It keeps the first error of R, because
+// decompressors may replace it: their own errors mean damaged data only if Err is nil.
+type Input struct {
+	R   io.Reader
+	Err error
+}
+
+func (i *Input) Read(p []byte) (int, error) {
+	n, err := i.R.Read(p)
+	if err != nil && err != io.EOF && i.Err == nil {
+		i.Err = err
+	}
+	return n, err
+}
+
 // ReadFull reads until p is full. Unlike [io.ReadFull] it returns the error of r as it is, so
 // that a stream that ends, [io.EOF], differs from a stream that is cut short,
 // [io.ErrUnexpectedEOF].

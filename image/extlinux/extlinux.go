@@ -1,6 +1,6 @@
 // Package extlinux reads, edits and checks extlinux.conf for CBoot 32.4.4, the boot loader of
-// NVIDIA's Xavier modules. Its rules differ from those of Syslinux and U-Boot: [Lint] checks
-// each of them. Edits keep all other bytes of a file.
+// NVIDIA's Xavier modules. Syslinux and U-Boot have other rules: [Lint] checks the rules of
+// CBoot. Edits keep all other bytes of a file.
 package extlinux
 
 import (
@@ -118,28 +118,11 @@ func (l *line) set(value string) {
 func check(value string) error {
 	switch {
 	case value == "" || strings.Trim(value, blanks) != value:
-		return fmt.Errorf("%q is no value: it is empty or has blanks around it", value)
+		return fmt.Errorf("%q cannot be a value: it is empty, or begins or ends with a blank", value)
 	case strings.ContainsAny(value, "#\n\x00"):
-		return fmt.Errorf("%q is no value: it has a #, a line end or a zero byte", value)
+		return fmt.Errorf("%q cannot be a value: it has a #, a line end or a zero byte", value)
 	}
 	return nil
-}
-
-// span returns the first line of label n and the line after its last one.
-func (c *Config) span(n int) (from, to int) {
-	to = len(c.lines)
-	for i, l := range c.lines {
-		if l.key != LabelKey {
-			continue
-		}
-		if n == 0 {
-			from = i
-		} else if n < 0 {
-			return from, i
-		}
-		n--
-	}
-	return from, to
 }
 
 // Labels returns the names of the labels in their order.
@@ -153,34 +136,40 @@ func (c *Config) Labels() []string {
 	return names
 }
 
-// index returns the index of a label, which must exist once.
-func (c *Config) index(name string) (int, error) {
-	names := c.Labels()
-	i := slices.Index(names, name)
-	switch {
-	case i < 0 && len(names) == 0:
-		return 0, fmt.Errorf("there is no label %s, and no other", name)
-	case i < 0:
-		return 0, fmt.Errorf("there is no label %s; there are %s", name, strings.Join(names, ", "))
-	case slices.Contains(names[i+1:], name):
-		return 0, fmt.Errorf("there are two labels %s", name)
+// span returns the first line of a label, which must exist once, and the line after its last
+// key: blank lines and comments after that are not a part of the label.
+func (c *Config) span(name string) (from, to int, err error) {
+	from, inside := -1, false
+	for i, l := range c.lines {
+		if l.key == LabelKey {
+			if inside = l.value == name; inside && from >= 0 {
+				return 0, 0, fmt.Errorf("there are two labels %s", name)
+			} else if inside {
+				from = i
+			}
+		}
+		if inside && l.key != "" {
+			to = i + 1
+		}
 	}
-	return i, nil
+	if from < 0 {
+		if names := c.Labels(); len(names) > 0 {
+			return 0, 0, fmt.Errorf("no label %s; the file has %s", name, strings.Join(names, ", "))
+		}
+		return 0, 0, fmt.Errorf("no label %s: the file has no labels", name)
+	}
+	return from, to, nil
 }
 
 // Value returns the value of a key of a label, such as LINUX.
 func (c *Config) Value(label, key string) (string, bool, error) {
-	n, err := c.index(label)
-	if err != nil {
-		return "", false, err
-	}
-	from, to := c.span(n)
+	from, to, err := c.span(label)
 	for _, l := range c.lines[from:to] {
 		if l.key == key {
 			return l.value, true, nil
 		}
 	}
-	return "", false, nil
+	return "", false, err
 }
 
 // SetValue sets the value of a key of a label, in its line or in a new line at the usual place.
@@ -188,11 +177,10 @@ func (c *Config) SetValue(label, key, value string) error {
 	if err := check(value); err != nil {
 		return fmt.Errorf("label %s: %s: %w", label, key, err)
 	}
-	n, err := c.index(label)
+	from, to, err := c.span(label)
 	if err != nil {
 		return err
 	}
-	from, to := c.span(n)
 	at, indent := from+1, "      "
 	for i := from + 1; i < to; i++ {
 		k := slices.Index(entryKeys, c.lines[i].key)
@@ -225,8 +213,8 @@ func (c *Config) endLine(i int) {
 	}
 }
 
-// Copy makes a label with the values of another, of the first one if from is "". It replaces
-// an existing label of that name in its place, and adds a new one at the end.
+// Copy makes a label with the values of the label from, or of the first label if from is "".
+// It replaces an existing label of that name in its place, and adds a new label at the end.
 func (c *Config) Copy(name, from string) error {
 	if err := check(name); err != nil {
 		return fmt.Errorf("label %s: %w", name, err)
@@ -234,18 +222,17 @@ func (c *Config) Copy(name, from string) error {
 	names := c.Labels()
 	if from == "" {
 		if len(names) == 0 {
-			return fmt.Errorf("there is no label to copy as %s", name)
+			return fmt.Errorf("no label to copy as %s: the file has no labels", name)
 		}
 		from = names[0]
 	}
 	if from == name {
 		return fmt.Errorf("label %s cannot be a copy of itself", name)
 	}
-	n, err := c.index(from)
+	first, end, err := c.span(from)
 	if err != nil {
 		return err
 	}
-	first, end := c.span(n)
 	fresh := []line{{before: c.lines[first].before, key: LabelKey, gap: " ", value: name, rest: "\n"}}
 	for _, key := range entryKeys {
 		for _, l := range c.lines[first:end] {
@@ -257,16 +244,11 @@ func (c *Config) Copy(name, from string) error {
 		}
 	}
 	if slices.Contains(names, name) {
-		if n, err = c.index(name); err != nil {
-			return err
+		at, end, err := c.span(name)
+		if err == nil {
+			c.lines = slices.Replace(c.lines, at, end, fresh...)
 		}
-		at, end := c.span(n)
-		// Blank lines and comments after a label are not a part of it.
-		for end > at+1 && c.lines[end-1].key == "" {
-			end--
-		}
-		c.lines = slices.Replace(c.lines, at, end, fresh...)
-		return nil
+		return err
 	}
 	last := len(c.lines) - 1
 	c.endLine(last)
@@ -279,16 +261,9 @@ func (c *Config) Copy(name, from string) error {
 
 // Remove removes a label and its keys. It keeps the comments and blank lines after them.
 func (c *Config) Remove(name string) error {
-	n, err := c.index(name)
-	if err != nil {
-		return err
-	}
-	at, end := c.span(n)
-	for end > at+1 && c.lines[end-1].key == "" {
-		end--
-	}
+	at, end, err := c.span(name)
 	c.lines = slices.Delete(c.lines, at, end)
-	return nil
+	return err
 }
 
 // Args is a kernel command line in tokens. CBoot and these edits have no quotes: a token ends
@@ -300,8 +275,8 @@ func ParseArgs(s string) Args { return strings.Fields(s) }
 
 func (a Args) String() string { return strings.Join(a, " ") }
 
-// Replace replaces the last token old. It does nothing if there is none, but the new one
-// exists.
+// Replace replaces the last token old. Without that token it does nothing if the new token
+// exists, and otherwise returns an error.
 func (a Args) Replace(old, token string) error {
 	for i := len(a) - 1; i >= 0; i-- {
 		if a[i] == old {
@@ -312,23 +287,19 @@ func (a Args) Replace(old, token string) error {
 	if slices.Contains(a, token) {
 		return nil
 	}
-	return fmt.Errorf("there is no token %s in %q", old, a)
+	return fmt.Errorf("no token %s in %q", old, a)
 }
 
 // Set sets the value of a token key=value, or adds it at the end. Several tokens with the key
 // are an error.
 func (a Args) Set(key, value string) (Args, error) {
-	at := -1
-	for i, token := range a {
-		if strings.HasPrefix(token, key+"=") {
-			if at >= 0 {
-				return nil, fmt.Errorf("there are several tokens %s= in %q", key, a)
-			}
-			at = i
-		}
-	}
-	if at < 0 {
+	is := func(token string) bool { return strings.HasPrefix(token, key+"=") }
+	at := slices.IndexFunc(a, is)
+	switch {
+	case at < 0:
 		return append(a, key+"="+value), nil
+	case slices.ContainsFunc(a[at+1:], is):
+		return nil, fmt.Errorf("several tokens %s= in %q", key, a)
 	}
 	a[at] = key + "=" + value
 	return a, nil

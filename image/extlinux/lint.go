@@ -14,7 +14,7 @@ const (
 	maxArgs   = 2048
 	maxPath   = 127 // with the mount point before it and a zero after it
 
-	// the longer one of CBoot's mount points; the other is /sd
+	// the longer of CBoot's two mount points, which are this and /sd
 	mountPoint = "/sdmmc_user"
 )
 
@@ -35,8 +35,8 @@ func (p Problem) String() string {
 	return fmt.Sprintf("line %d: %s", p.Line, p.Text)
 }
 
-// Lint returns the problems of a file, those of the whole file first, the others in the order
-// of its lines. A problem is fatal if CBoot does not boot, boots something else, or waits for
+// Lint returns the problems of a file: first problems of the whole file, then the others in
+// the order of the lines. A problem is fatal if CBoot does not boot, boots something else, or waits for
 // a key. size returns the size of a file that CBoot would load, with symbolic links resolved,
 // or -1 if it does not exist; if size is nil, files are not checked.
 func Lint(text string, size func(path string) int64) []Problem {
@@ -61,12 +61,12 @@ func (l *lint) file(text string) {
 		l.say(0, true, "the file has %d bytes; CBoot reads at most %d and boots nothing from this disk", len(text), maxFile)
 	}
 	if len(names) > maxLabels {
-		l.say(0, true, "there are %d labels; CBoot has room for %d and does not check", len(names), maxLabels)
+		l.say(0, true, "there are %d labels; CBoot has room for %d and does not check the number", len(names), maxLabels)
 	} else if len(names) > 9 {
 		l.say(0, false, "there are %d labels; the menu takes one digit, so only the first 9 can be chosen", len(names))
 	}
 	if len(names) == 0 {
-		l.say(0, true, "there is no LABEL")
+		l.say(0, true, "the file has no LABEL")
 	}
 	if _, ok := c.Get(Default); !ok {
 		l.say(0, true, "DEFAULT is missing; CBoot crashes without it")
@@ -75,7 +75,7 @@ func (l *lint) file(text string) {
 		l.say(0, true, "TIMEOUT is missing; CBoot waits forever for a key")
 	}
 	if strings.IndexByte(text, 0) >= 0 {
-		l.say(0, true, "there is a zero byte; CBoot reads no further")
+		l.say(0, true, "the file has a zero byte; CBoot stops reading there")
 	}
 
 	seen := map[string]int{} // line of a key, outside of labels or in this one
@@ -108,7 +108,7 @@ func (l *lint) file(text string) {
 			if own {
 				where = " of label " + label
 			}
-			l.say(n, true, "%s%s is there already, in line %d", this.key, where, first)
+			l.say(n, true, "%s%s was set before, in line %d", this.key, where, first)
 		}
 		seen[this.key] = n
 		l.value(n, this, names)
@@ -136,7 +136,7 @@ func (l *lint) line(n int, raw string, this line) {
 	if this.key == "" {
 		for _, key := range keys {
 			if len(body) >= len(key) && strings.EqualFold(body[:len(key)], key) {
-				l.say(n, true, "%s is ignored: CBoot knows it only as %s", body[:len(key)], key)
+				l.say(n, true, "%s is ignored: CBoot knows this key as %s only", body[:len(key)], key)
 				return
 			}
 		}
@@ -147,7 +147,7 @@ func (l *lint) line(n int, raw string, this line) {
 		l.say(n, true, "%s is not known to CBoot, which takes it for %s", word, this.key)
 	}
 	if strings.ContainsAny(this.value, `"'`) && this.key != MenuTitle && this.key != MenuLabel {
-		l.say(n, false, "CBoot knows no quotes: they are part of the value")
+		l.say(n, false, "CBoot does not remove quotes: they are a part of the value")
 	}
 }
 
@@ -162,7 +162,7 @@ func (l *lint) name(n int, name string, names []string) {
 		if other == name {
 			count++
 		} else if strings.HasPrefix(other, name) {
-			l.say(n, false, "label %s is how label %s begins, and CBoot goes by that: DEFAULT %s would be both", name, other, name)
+			l.say(n, false, "the name of label %s is the beginning of the name of label %s, and CBoot compares only the beginning: DEFAULT %s would match both", name, other, name)
 		}
 	}
 	if count > 1 {
@@ -181,7 +181,7 @@ func (l *lint) value(n int, this line, names []string) {
 	case Timeout:
 		t, err := strconv.Atoi(v)
 		if err != nil || t < 0 {
-			l.say(n, true, "TIMEOUT %s is no number of tenths of a second", v)
+			l.say(n, true, "TIMEOUT is %s; it must be a number of tenths of a second", v)
 		} else if t < 10 {
 			l.say(n, true, "TIMEOUT %s is less than 10 tenths of a second; CBoot makes 0 of it and waits forever for a key", v)
 		}
@@ -189,19 +189,19 @@ func (l *lint) value(n int, this line, names []string) {
 		match := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !strings.HasPrefix(name, v) })
 		switch {
 		case len(match) == 0:
-			l.say(n, true, "DEFAULT %s is how no label begins", v)
+			l.say(n, true, "DEFAULT is %s, and the name of no label begins with that", v)
 		case len(match) > 1:
 			last := match[len(match)-1]
-			l.say(n, last != v, "DEFAULT %s is how the labels %s begin; CBoot takes the last, %s", v, strings.Join(match, ", "), last)
+			l.say(n, last != v, "DEFAULT is %s, and the names of the labels %s begin with that; CBoot takes the last, %s", v, strings.Join(match, ", "), last)
 		case match[0] != v:
-			l.say(n, false, "DEFAULT %s is no label; CBoot takes %s, which begins so", v, match[0])
+			l.say(n, false, "DEFAULT is %s, which is not a label; CBoot takes %s, which begins with that", v, match[0])
 		}
 	case Linux, Initrd, FDT:
 		l.path(n, this.key, v)
 	case Append:
 		args := ParseArgs(v)
 		if !slices.Contains(args, "${cbootargs}") {
-			l.say(n, false, "APPEND has no ${cbootargs}, so what the device tree has for a command line is dropped")
+			l.say(n, false, "APPEND has no ${cbootargs}, so the command line of the device tree is dropped")
 		}
 		// The arguments of the device tree are added to these.
 		if len(v) >= maxArgs {
@@ -238,6 +238,6 @@ func (l *lint) label(n int, name string, has map[string]int) {
 		l.say(n, false, "label %s has no APPEND, so it names no root for the kernel", name)
 	}
 	if has[FDT] == 0 {
-		l.say(n, false, "label %s has no FDT, so CBoot takes the one of the partition kernel-dtb", name)
+		l.say(n, false, "label %s has no FDT, so CBoot takes the device tree of the partition kernel-dtb", name)
 	}
 }

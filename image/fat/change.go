@@ -42,12 +42,12 @@ func (f *FS) Edit(size int64) (*Editor, error) {
 	if err := e.checkTables(); err != nil {
 		return nil, err
 	}
-	root, err := e.load(nil, "", nil)
-	if err == nil {
-		err = e.checkBelow(root)
-	} else {
-		err = fmt.Errorf("reading the root directory: %w", err)
-	}
+	root, err := e.all(func(path string, it *item, clusters []uint32) error {
+		if n, want := int64(len(clusters)), ceil(it.size, e.cluster); !it.dir && n != want {
+			return fmt.Errorf("%q: %d bytes in %d clusters; they take %d", path, it.size, n, want)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,10 @@ func (e *Editor) checkTables() error {
 			if _, err := image.ReadFull(e.r, b[:len(a)], e.tableOff+i*e.tableLen+at); err != nil {
 				return fmt.Errorf("reading copy %d of the table: %w", i+1, err)
 			}
-			if n := differ(a, b); n >= 0 {
+			if n := 0; !bytes.Equal(a, b[:len(a)]) {
+				for a[n] == b[n] {
+					n++
+				}
 				return fmt.Errorf("copies 1 and %d of its table differ at cluster %d", i+1, (at+int64(n))*8/int64(e.Kind))
 			}
 		}
@@ -100,49 +103,6 @@ func (e *Editor) checkTables() error {
 		}
 		if v == 0 {
 			e.free++
-		}
-	}
-	return nil
-}
-
-// differ returns the index of the first difference, or -1.
-func differ(a, b []byte) int {
-	for i := range a {
-		if a[i] != b[i] {
-			return i
-		}
-	}
-	return -1
-}
-
-// checkBelow checks that each file and directory has clusters for its size, and that no
-// cluster is used twice.
-func (e *Editor) checkBelow(d *directory) error {
-	for _, it := range d.items {
-		path := d.join(it.name)
-		if e.names += int64(len(path)) + 128; e.names > maxNames {
-			return errNames
-		}
-		if it.dir {
-			sub, err := e.load(it, path, d)
-			if err != nil {
-				return fmt.Errorf("reading the directory %q: %w", path, err)
-			}
-			if err := e.checkBelow(sub); err != nil {
-				return err
-			}
-			continue
-		}
-		n := int64(0)
-		if it.first != 0 {
-			clusters, err := e.chain(it.first, e.clusters)
-			if err != nil {
-				return fmt.Errorf("%q: %w", path, err)
-			}
-			n = int64(len(clusters))
-		}
-		if want := ceil(it.size, e.cluster); n != want {
-			return fmt.Errorf("%q: %d bytes in %d clusters; they take %d", path, it.size, n, want)
 		}
 	}
 	return nil

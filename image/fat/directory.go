@@ -81,14 +81,9 @@ type node struct {
 func (f *newDir) encode(l *layout, label [11]byte, t stamp) []image.Content {
 	var b bytes.Buffer
 	add := func(name [11]byte, attr uint8, first, size int64) {
-		put(&b, entry{
-			Name: name, Attr: attr,
-			Tenths: t.tenths, CreateTime: t.time, CreateDate: t.date,
-			AccessDate: t.date,
-			WriteTime:  t.time, WriteDate: t.date,
-			ClusterHigh: uint16(first >> 16), ClusterLow: uint16(first),
-			Size: uint32(size),
-		})
+		e := newEntry(name, attr, t)
+		e.ClusterHigh, e.ClusterLow, e.Size = uint16(first>>16), uint16(first), uint32(size)
+		put(&b, e)
 	}
 
 	// 1. The label in the root directory, "." and ".." in others. The cluster of the root
@@ -98,8 +93,8 @@ func (f *newDir) encode(l *layout, label [11]byte, t stamp) []image.Content {
 		if f.parent.parent != nil {
 			up = l.runs[f.parent.runs[0]].first
 		}
-		add([11]byte([]byte(".          ")), attrDir, l.runs[f.runs[0]].first, 0)
-		add([11]byte([]byte("..         ")), attrDir, up, 0)
+		add(pack(".", ""), attrDir, l.runs[f.runs[0]].first, 0)
+		add(pack("..", ""), attrDir, up, 0)
 	} else if label != noName {
 		add(label, attrLabel, 0, 0)
 	}

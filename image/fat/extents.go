@@ -21,40 +21,54 @@ func (f *FS) Image(size int64) (*image.Image, error) {
 			length -= part
 		}
 	}
-	var below func(d *directory) error
-	below = func(d *directory) error {
-		add(d.name(), d.clusters, int64(len(d.raw)))
-		for _, it := range d.items {
-			path := d.join(it.name)
-			if w.names += int64(len(path)) + 128; w.names > maxNames {
-				return errNames
-			}
-			if it.dir {
-				sub, err := w.load(it, path, d)
-				if err != nil {
-					return fmt.Errorf("reading the directory %q: %w", path, err)
-				}
-				if err := below(sub); err != nil {
-					return err
-				}
-			} else if it.first != 0 {
-				clusters, err := w.chain(it.first, w.clusters)
-				if err != nil {
-					return fmt.Errorf("reading %q: %w", path, err)
-				}
-				add(path, clusters, it.size)
-			}
+	root, err := w.all(func(path string, it *item, clusters []uint32) error {
+		length := it.size
+		if it.dir {
+			length = int64(len(clusters)) * f.cluster
 		}
+		add(path, clusters, length)
 		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	add(root.name(), root.clusters, int64(len(root.raw)))
+	return image.New(size, extents...)
+}
+
+// all returns the root directory, and calls visit for each file and directory below it with
+// its clusters.
+func (w *walker) all(visit func(path string, it *item, clusters []uint32) error) (*directory, error) {
 	root, err := w.load(nil, "", nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading the root directory: %w", err)
 	}
-	if err := below(root); err != nil {
-		return nil, err
+	return root, w.below(root, visit)
+}
+
+func (w *walker) below(d *directory, visit func(path string, it *item, clusters []uint32) error) (err error) {
+	for _, it := range d.items {
+		path := d.join(it.name)
+		if w.names += int64(len(path)) + 128; w.names > maxNames {
+			return errNames
+		}
+		sub := &directory{}
+		if it.dir {
+			sub, err = w.load(it, path, d)
+		} else if it.first != 0 {
+			sub.clusters, err = w.chain(it.first, w.clusters)
+		}
+		if err != nil {
+			return fmt.Errorf("reading %q: %w", path, err)
+		}
+		if err := visit(path, it, sub.clusters); err != nil {
+			return err
+		}
+		if err := w.below(sub, visit); err != nil {
+			return err
+		}
 	}
-	return image.New(size, extents...)
+	return nil
 }
 
 // rows returns the first cluster and the length of each run of consecutive clusters.

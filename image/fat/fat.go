@@ -13,7 +13,7 @@ package fat
 import (
 	"fmt"
 	"io"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -229,13 +229,12 @@ func (l *layout) grow(f *newDir, n int64) error {
 
 // extend adds the next free cluster to f.
 func (l *layout) extend(f *newDir) {
-	last := len(l.runs) - 1
-	switch {
-	case len(f.runs) > 0 && f.runs[len(f.runs)-1] == last:
-		l.runs[last].n++
-	default:
-		if len(f.runs) > 0 {
-			l.runs[f.runs[len(f.runs)-1]].then = l.next
+	last := len(f.runs) - 1
+	if last >= 0 && f.runs[last] == len(l.runs)-1 {
+		l.runs[len(l.runs)-1].n++
+	} else {
+		if last >= 0 {
+			l.runs[f.runs[last]].then = l.next
 		}
 		f.runs = append(f.runs, len(l.runs))
 		l.runs = append(l.runs, run{first: l.next, n: 1})
@@ -263,15 +262,7 @@ func (t *table) ReadAt(p []byte, off int64) (int, error) {
 	}
 	width := int64(t.bits / 8)
 	n := off / width
-	i, _ := slices.BinarySearchFunc(t.runs, n, func(r run, n int64) int {
-		switch {
-		case r.first > n:
-			return 1
-		case r.first+r.n <= n:
-			return -1
-		}
-		return 0
-	})
+	i := sort.Search(len(t.runs), func(i int) bool { return t.runs[i].first+t.runs[i].n > n })
 	skip := off % width
 	for done := 0; done < len(p); n++ {
 		var value uint32

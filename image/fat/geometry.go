@@ -38,7 +38,7 @@ type geometry struct {
 	heads    int64
 	cluster  int64
 	reserved int64
-	table    int64 // one of two
+	table    int64 // of each of the two tables
 	clusters int64
 }
 
@@ -71,16 +71,9 @@ func choose(size int64) (geometry, error) {
 	g.sectors = sectors / g.track * g.track
 
 	if size > 512*mib {
-		g.bits = 32
-		switch {
-		case size <= 8<<30:
-			g.cluster = 8
-		case size <= 16<<30:
-			g.cluster = 16
-		case size <= 32<<30:
-			g.cluster = 32
-		default:
-			g.cluster = 64
+		g.bits, g.cluster = 32, 8
+		for most := int64(8 << 30); size > most && g.cluster < 64; most *= 2 {
+			g.cluster *= 2
 		}
 		g.divide(32)
 		return g, nil
@@ -112,25 +105,10 @@ func (g *geometry) divide(reserved int64) {
 // tracks returns the sectors per track and the heads that the SD File System Specification
 // recommends for a size.
 func tracks(sectors int64) (track, heads int64) {
-	switch n := ceil(sectors*sector, mib); {
-	case n <= 4:
-		return 16, 2
-	case n <= 16:
-		return 32, 2
-	case n <= 32:
-		return 32, 4
-	case n <= 128:
-		return 32, 8
-	case n <= 256:
-		return 32, 16
-	case n <= 504:
-		return 63, 16
-	case n <= 1008:
-		return 63, 32
-	case n <= 2016:
-		return 63, 64
-	case n <= 4032:
-		return 63, 128
+	for _, row := range [][3]int64{{4, 16, 2}, {16, 32, 2}, {32, 32, 4}, {128, 32, 8}, {256, 32, 16}, {504, 63, 16}, {1008, 63, 32}, {2016, 63, 64}, {4032, 63, 128}} {
+		if sectors*sector <= row[0]*mib {
+			return row[1], row[2]
+		}
 	}
 	return 63, 255
 }

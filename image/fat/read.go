@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/bits"
+	"slices"
 	"strings"
 
 	"imgtool/image"
@@ -168,22 +169,6 @@ func take(r io.Reader, v any) {
 	}
 }
 
-// Files returns the files of all directories, in the order of their entries. Contents are
-// read from the disk when they are needed.
-func (f *FS) Files() ([]File, error) {
-	all, err := f.Entries()
-	if err != nil {
-		return nil, err
-	}
-	var files []File
-	for _, e := range all {
-		if !e.Dir {
-			files = append(files, e.File)
-		}
-	}
-	return files, nil
-}
-
 // Entry is a file or directory.
 type Entry struct {
 	File
@@ -192,7 +177,8 @@ type Entry struct {
 	Time     int64 // of the last write, in seconds since 1970; the disk's local time is taken as UTC
 }
 
-// Entries returns all files and directories. A directory comes before its entries.
+// Entries returns all files and directories, a directory before its entries. Contents are
+// read from the disk when they are needed.
 func (f *FS) Entries() ([]Entry, error) {
 	w := f.walk()
 	var all []Entry
@@ -260,17 +246,14 @@ func (f *FS) Open(path string) (File, error) {
 
 func find(items []*item, name string) *item {
 	folded := fold(name)
-	for _, it := range items {
-		if fold(it.name) == folded {
-			return it
-		}
+	i := slices.IndexFunc(items, func(it *item) bool { return fold(it.name) == folded })
+	if i < 0 {
+		i = slices.IndexFunc(items, func(it *item) bool { return fold(it.alias) == folded })
 	}
-	for _, it := range items {
-		if fold(it.alias) == folded {
-			return it
-		}
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return items[i]
 }
 
 // item is an entry of a directory.

@@ -5,6 +5,7 @@ package fstab
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -19,6 +20,8 @@ type Entry struct {
 	Pass    string
 }
 
+func (e Entry) fields() []string { return []string{e.Spec, e.Where, e.Type, e.Options, e.Dump, e.Pass} }
+
 // Table is a file.
 type Table struct {
 	lines []string // without the line ends
@@ -26,11 +29,11 @@ type Table struct {
 
 // Parse parses a table. Lines of fewer than two fields are not entries.
 func Parse(text string) *Table {
-	text = strings.TrimSuffix(text, "\n")
-	if text == "" {
-		return &Table{}
+	t := &Table{}
+	for l := range strings.Lines(text) {
+		t.lines = append(t.lines, strings.TrimSuffix(l, "\n"))
 	}
-	return &Table{strings.Split(text, "\n")}
+	return t
 }
 
 // String returns the text of the table.
@@ -68,7 +71,7 @@ func entry(line string) (Entry, bool) {
 	return Entry{f[0], f[1], f[2], f[3], f[4], f[5]}, true
 }
 
-// isSwap reports whether a mount point is one that several entries may have.
+// isSwap reports whether the entry is for swap. Several entries may have its mount point.
 func (e Entry) isSwap() bool { return e.Where == "none" || e.Where == "swap" }
 
 func same(a, b Entry) bool {
@@ -86,7 +89,7 @@ func (t *Table) find(e Entry) (int, error) {
 	for i, l := range t.lines {
 		if have, ok := entry(l); ok && same(have, e) {
 			if at >= 0 {
-				return 0, fmt.Errorf("lines %d and %d are both about %s", at+1, i+1, e.Where)
+				return 0, fmt.Errorf("lines %d and %d are both for %s", at+1, i+1, e.Where)
 			}
 			at = i
 		}
@@ -94,7 +97,7 @@ func (t *Table) find(e Entry) (int, error) {
 	return at, nil
 }
 
-// Lookup returns the entry of a mount point, or for swap ("none" or "swap") that of a device.
+// Lookup returns the entry of a mount point, or for swap ("none" or "swap") of a device.
 // Two such entries are an error.
 func (t *Table) Lookup(where, spec string) (e Entry, ok bool, err error) {
 	i, err := t.find(Entry{Spec: spec, Where: where})
@@ -108,7 +111,7 @@ func (t *Table) Lookup(where, spec string) (e Entry, ok bool, err error) {
 // Put changes the entry with the mount point of e, or adds it at the end. It adds a comment
 // before it, unless the comment exists.
 func (t *Table) Put(e Entry, comment string) error {
-	for _, s := range []string{e.Spec, e.Where, e.Type, e.Options, e.Dump, e.Pass} {
+	for _, s := range e.fields() {
 		if s == "" || strings.ContainsAny(s, "\n\x00") {
 			return fmt.Errorf("%q cannot be a field", s)
 		}
@@ -117,7 +120,7 @@ func (t *Table) Put(e Entry, comment string) error {
 		return fmt.Errorf("the device %q would be a comment", e.Spec)
 	}
 	if strings.ContainsAny(comment, "\n\x00") {
-		return fmt.Errorf("the comment %q is more than a line", comment)
+		return fmt.Errorf("the comment %q has more than one line", comment)
 	}
 	i, err := t.find(e)
 	if err != nil {
@@ -129,7 +132,7 @@ func (t *Table) Put(e Entry, comment string) error {
 	}
 	t.lines[i] = change(t.lines[i], e)
 	if comment = "# " + comment; comment != "# " && (i == 0 || t.lines[i-1] != comment) {
-		t.lines = append(t.lines[:i], append([]string{comment}, t.lines[i:]...)...)
+		t.lines = slices.Insert(t.lines, i, comment)
 	}
 	return nil
 }
@@ -137,11 +140,11 @@ func (t *Table) Put(e Entry, comment string) error {
 // change sets the fields of a line and keeps the blanks between them.
 func change(line string, e Entry) string {
 	old, _ := entry(line)
-	have := []string{old.Spec, old.Where, old.Type, old.Options, old.Dump, old.Pass}
+	have := old.fields()
 	at := field.FindAllStringIndex(line, -1)
 	var b strings.Builder
 	end := 0
-	for i, f := range []string{e.Spec, e.Where, e.Type, e.Options, e.Dump, e.Pass} {
+	for i, f := range e.fields() {
 		switch {
 		case i >= len(at):
 			if i > 0 {
@@ -165,7 +168,7 @@ func (t *Table) Remove(where, spec string) (bool, error) {
 	if err != nil || i < 0 {
 		return false, err
 	}
-	t.lines = append(t.lines[:i], t.lines[i+1:]...)
+	t.lines = slices.Delete(t.lines, i, i+1)
 	return true, nil
 }
 

@@ -63,7 +63,7 @@ func TestPutChangesOneLine(t *testing.T) {
 		{"an empty field", fstab.Entry{"", "/x", "ext4", "ro", "0", "2"}, "", `"" cannot be a field`},
 		{"two lines in a field", fstab.Entry{"/dev/sda1", "/x\n", "ext4", "ro", "0", "2"}, "", `"/x\n" cannot be a field`},
 		{"a comment for a device", fstab.Entry{"#1", "/x", "ext4", "ro", "0", "2"}, "", `the device "#1" would be a comment`},
-		{"a comment of two lines", fstab.Entry{"/dev/sda1", "/x", "ext4", "ro", "0", "2"}, "a\nb", "is more than a line"},
+		{"a comment of two lines", fstab.Entry{"/dev/sda1", "/x", "ext4", "ro", "0", "2"}, "a\nb", "has more than one line"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			table := fstab.Parse(stock)
@@ -94,11 +94,11 @@ func TestRemoveAndLookup(t *testing.T) {
 		t.Error(ok, err, table)
 	}
 	twice := fstab.Parse("a / ext4\nb / ext4\n")
-	if _, _, err := twice.Lookup("/", ""); err == nil || err.Error() != "lines 1 and 2 are both about /" {
+	if _, _, err := twice.Lookup("/", ""); err == nil || err.Error() != "lines 1 and 2 are both for /" {
 		t.Error(err)
 	}
 	if err := twice.Put(fstab.Entry{"c", "/", "ext4", "ro", "0", "1"}, ""); err == nil {
-		t.Error("one of two was changed")
+		t.Error("an entry of two for the same mount point was changed")
 	}
 }
 

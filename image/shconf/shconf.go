@@ -43,47 +43,39 @@ func Parse(name string, src []byte) (map[string]Value, error) {
 		case errors.As(err, &parse):
 			return nil, fmt.Errorf("%s:%d: %s", name, parse.Pos.Line(), parse.Text)
 		case errors.As(err, &lang):
-			return nil, fmt.Errorf("%s:%d: %s is no bash", name, lang.Pos.Line(), lang.Feature)
+			return nil, fmt.Errorf("%s:%d: %s is not bash", name, lang.Pos.Line(), lang.Feature)
 		}
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	r := &reader{map[string]Value{}}
+	r := &reader{name, map[string]Value{}}
 	for _, stmt := range file.Stmts {
 		if err := r.stmt(stmt); err != nil {
-			var at *refusal
-			if errors.As(err, &at) {
-				return nil, fmt.Errorf("%s:%d: %s", name, at.line, at.text)
-			}
 			return nil, err
 		}
 	}
 	return r.vars, nil
 }
 
-type refusal struct {
-	line uint
-	text string
+type reader struct {
+	name string // of the file
+	vars map[string]Value
 }
 
-func (r *refusal) Error() string { return r.text }
-
-func refuse(n syntax.Node, format string, args ...any) error {
-	return &refusal{n.Pos().Line(), fmt.Sprintf(format, args...)}
+func (r *reader) refuse(n syntax.Node, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: %s", r.name, n.Pos().Line(), fmt.Sprintf(format, args...))
 }
-
-type reader struct{ vars map[string]Value }
 
 func (r *reader) stmt(s *syntax.Stmt) error {
 	call, ok := s.Cmd.(*syntax.CallExpr)
 	switch {
 	case !ok || len(call.Args) > 0 || s.Negated || s.Background || s.Coprocess || s.Disown:
-		return refuse(s, "only assignments can be read, and nothing is run")
+		return r.refuse(s, "only assignments can be read, and nothing is run")
 	case len(s.Redirs) > 0:
-		return refuse(s, "nothing is redirected: only assignments can be read")
+		return r.refuse(s, "only assignments can be read, without redirection")
 	}
 	for _, a := range call.Assigns {
 		if a.Naked || a.Append || a.Index != nil {
-			return refuse(a, "%s: only NAME=text and NAME=(text …) can be read", a.Name.Value)
+			return r.refuse(a, "%s: only NAME=text and NAME=(text …) can be read", a.Name.Value)
 		}
 		v, err := r.value(a)
 		if err != nil {
@@ -105,7 +97,7 @@ func (r *reader) value(a *syntax.Assign) (Value, error) {
 	list := []string{}
 	for _, e := range a.Array.Elems {
 		if e.Index != nil || e.Value == nil {
-			return Value{}, refuse(e, "%s: a list has no indices here", a.Name.Value)
+			return Value{}, r.refuse(e, "%s: a list has no indices here", a.Name.Value)
 		}
 		text, err := r.word(e.Value, true)
 		if err != nil {
@@ -119,22 +111,19 @@ func (r *reader) value(a *syntax.Assign) (Value, error) {
 // word returns the text of a word. In a list bash splits and expands unquoted text: text that
 // it would change is an error.
 func (r *reader) word(w *syntax.Word, list bool) (string, error) {
-	var b strings.Builder
-	for i, part := range w.Parts {
-		var text string
-		var err error
+	return r.join(w.Parts, func(part syntax.WordPart) (text string, err error) {
 		switch p := part.(type) {
 		case *syntax.Lit:
-			if strings.HasPrefix(p.Value, "~") && i == 0 || strings.Contains(p.Value, ":~") {
-				return "", refuse(p, "~ is not expanded: quote it or write the path")
+			if strings.HasPrefix(p.Value, "~") && part == w.Parts[0] || strings.Contains(p.Value, ":~") {
+				return "", r.refuse(p, "~ is not expanded: quote it or write the path")
 			}
 			if list && strings.ContainsAny(p.Value, "*?[{") {
-				return "", refuse(p, "%s would be expanded: quote it", p.Value)
+				return "", r.refuse(p, "%s would be expanded: quote it", p.Value)
 			}
 			text = unescape(p.Value, "")
 		case *syntax.SglQuoted:
 			if p.Dollar {
-				return "", refuse(p, "$'…' is not read")
+				return "", r.refuse(p, "$'…' is not read")
 			}
 			text = p.Value
 		case *syntax.DblQuoted:
@@ -142,66 +131,57 @@ func (r *reader) word(w *syntax.Word, list bool) (string, error) {
 		case *syntax.ParamExp:
 			text, err = r.param(p)
 			if err == nil && list && (text == "" || strings.ContainsAny(text, " \t\n*?[\\")) {
-				err = refuse(p, "$%s is %q, which would be split or expanded: quote it", p.Param.Value, text)
+				err = r.refuse(p, "$%s is %q, which would be split or expanded: quote it", p.Param.Value, text)
 			}
 		default:
-			err = refuse(part, "only text, quotes and variables can be read, and nothing is run")
+			err = r.refuse(part, "only text, quotes and variables can be read, and nothing is run")
 		}
+		return text, err
+	})
+}
+
+// join returns the texts of the parts of a word.
+func (r *reader) join(parts []syntax.WordPart, textOf func(syntax.WordPart) (string, error)) (string, error) {
+	var b strings.Builder
+	for _, part := range parts {
+		text, err := textOf(part)
 		if err != nil {
 			return "", err
 		}
-		if err := add(&b, part, text); err != nil {
-			return "", err
+		if b.Len()+len(text) > maxText {
+			return "", r.refuse(part, "the text has more than %d bytes", maxText)
 		}
+		b.WriteString(text)
 	}
 	return b.String(), nil
-}
-
-func add(b *strings.Builder, n syntax.Node, text string) error {
-	if b.Len()+len(text) > maxText {
-		return refuse(n, "a text of more than %d bytes", maxText)
-	}
-	b.WriteString(text)
-	return nil
 }
 
 func (r *reader) quoted(q *syntax.DblQuoted) (string, error) {
 	if q.Dollar {
-		return "", refuse(q, `$"…" is not read`)
+		return "", r.refuse(q, `$"…" is not read`)
 	}
-	var b strings.Builder
-	for _, part := range q.Parts {
-		var text string
-		var err error
+	return r.join(q.Parts, func(part syntax.WordPart) (string, error) {
 		switch p := part.(type) {
 		case *syntax.Lit:
-			text = unescape(p.Value, "$`\"\\")
+			return unescape(p.Value, "$`\"\\"), nil
 		case *syntax.ParamExp:
-			text, err = r.param(p)
-		default:
-			err = refuse(part, "only text and variables can be read in quotes, and nothing is run")
+			return r.param(p)
 		}
-		if err == nil {
-			err = add(&b, part, text)
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	return b.String(), nil
+		return "", r.refuse(part, "only text and variables can be read in quotes, and nothing is run")
+	})
 }
 
 func (r *reader) param(p *syntax.ParamExp) (string, error) {
 	if p.Param == nil || !syntax.ValidName(p.Param.Value) || p.Excl || p.Length || p.Width || p.IsSet || p.Index != nil ||
 		p.Slice != nil || p.Repl != nil || p.Names != 0 || p.Exp != nil || p.NestedParam != nil || p.Flags != nil || len(p.Modifiers) > 0 {
-		return "", refuse(p, "of variables only $NAME and ${NAME} can be read")
+		return "", r.refuse(p, "of variables only $NAME and ${NAME} can be read")
 	}
 	v, ok := r.vars[p.Param.Value]
 	switch {
 	case !ok:
-		return "", refuse(p, "$%s is not set above", p.Param.Value)
+		return "", r.refuse(p, "$%s is not set above", p.Param.Value)
 	case v.List != nil:
-		return "", refuse(p, "$%s is a list", p.Param.Value)
+		return "", r.refuse(p, "$%s is a list", p.Param.Value)
 	}
 	return v.Text, nil
 }

@@ -60,7 +60,7 @@ func TestAllElseIsRefusedWithItsLine(t *testing.T) {
 		". other":                         "f.conf:1: only assignments",
 		"A=1 &":                           "f.conf:1: only assignments",
 		"! A=1":                           "f.conf:1: only assignments",
-		"A=1 >f":                          "f.conf:1: nothing is redirected",
+		"A=1 >f":                          "f.conf:1: only assignments can be read, without redirection",
 		"A=1 | B=2":                       "f.conf:1: only assignments",
 		"A=$B":                            "f.conf:1: $B is not set above",
 		"A=$HOME":                         "f.conf:1: $HOME is not set above",
@@ -82,7 +82,7 @@ func TestAllElseIsRefusedWithItsLine(t *testing.T) {
 		"A=$\"x\"":                        `f.conf:1: $"…" is not read`,
 		"A=1\nB=\"x":                      "f.conf:2: ",
 		"A=(1":                            "f.conf:1: ",
-		"A=" + strings.Repeat("x", 1<<17): "f.conf:1: a text of more than 65536 bytes",
+		"A=" + strings.Repeat("x", 1<<17): "f.conf:1: the text has more than 65536 bytes",
 		strings.Repeat("#", 1<<20+1):      "f.conf: 1048577 bytes; configuration has at most 1048576",
 	} {
 		got, err := shconf.Parse("f.conf", []byte(src))
@@ -96,7 +96,7 @@ func TestAllElseIsRefusedWithItsLine(t *testing.T) {
 func TestDoublingEnds(t *testing.T) {
 	for _, line := range []string{"A=$A$A$A$A\n", "A=\"" + strings.Repeat("$A", 1<<12) + "\"\n"} {
 		_, err := shconf.Parse("f.conf", []byte("A=xxxxxxxx\n"+strings.Repeat(line, 40)))
-		if err == nil || !strings.Contains(err.Error(), "a text of more than") {
+		if err == nil || !strings.Contains(err.Error(), "the text has more than") {
 			t.Error(err)
 		}
 	}

@@ -27,13 +27,13 @@ const MaxScript = 64 << 10
 // makes it. The time is in seconds since 1970.
 func Script(text string, time int64) ([]byte, error) {
 	if len(text) == 0 {
-		return nil, errors.New("an empty boot script boots nothing")
+		return nil, errors.New("the boot script is empty")
 	}
 	payload := make([]byte, 8, 8+len(text))
 	binary.BigEndian.PutUint32(payload, uint32(len(text))) // a list of lengths, with 0 at the end
 	payload = append(payload, text...)
 	if n := headerSize + len(payload); n > MaxScript {
-		return nil, fmt.Errorf("a boot script of %d bytes is longer than the %d bytes U-Boot reads", n, MaxScript)
+		return nil, fmt.Errorf("the boot script has %d bytes; U-Boot reads at most %d", n, MaxScript)
 	}
 
 	h := make([]byte, headerSize, headerSize+len(payload))
@@ -51,7 +51,7 @@ func Script(text string, time int64) ([]byte, error) {
 func ParseScript(b []byte) (string, error) {
 	be := binary.BigEndian
 	if len(b) < headerSize || be.Uint32(b) != magic {
-		return "", errors.New("no U-Boot image: its magic number is missing")
+		return "", errors.New("not a U-Boot image: the magic number is missing")
 	}
 	h := append([]byte(nil), b[:headerSize]...)
 	want := be.Uint32(h[4:])
@@ -76,11 +76,11 @@ func ParseScript(b []byte) (string, error) {
 	first := int64(be.Uint32(payload))
 	for at := int64(4); ; at += 4 {
 		if at+4 > n {
-			return "", errors.New("the list of scripts has no end")
+			return "", errors.New("the list of scripts does not end")
 		}
 		if be.Uint32(payload[at:]) == 0 {
 			if first > n-at-4 {
-				return "", fmt.Errorf("a script of %d bytes in %d", first, n-at-4)
+				return "", fmt.Errorf("the script has %d bytes, and only %d follow the list", first, n-at-4)
 			}
 			return string(payload[at+4 : at+4+first]), nil
 		}
