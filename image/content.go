@@ -99,6 +99,16 @@ func ReadFull(r io.ReaderAt, p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// Head returns the first n bytes, or all of them if there are fewer.
+func Head(c Content, n int64) ([]byte, error) {
+	head := make([]byte, min(n, c.Size()))
+	k, err := c.ReadAt(head, 0)
+	if err == io.EOF {
+		err = nil
+	}
+	return head[:k], err
+}
+
 // IsZero reports whether all bytes of p are zero.
 func IsZero(p []byte) bool {
 	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])

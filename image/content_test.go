@@ -1,6 +1,7 @@
 package image_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -54,5 +55,28 @@ func TestIsZero(t *testing.T) {
 			}
 			p[i] = 0
 		}
+	}
+}
+
+func TestHead(t *testing.T) {
+	for size, want := range map[int64]string{4: "0123", 8: "01234567", 20: "01234567"} {
+		if got, err := image.Head(strings.NewReader("01234567"), size); err != nil || string(got) != want {
+			t.Errorf("Head of %d bytes is %q, %v; want %q", size, got, err, want)
+		}
+	}
+}
+
+func TestNewReader(t *testing.T) {
+	errStop := errors.New("stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var done int64
+	r := image.NewReader(ctx, strings.NewReader("01234567"), func(n int64) { done += n })
+	b := make([]byte, 3)
+	if n, err := io.ReadFull(r, b); n != 3 || err != nil || done != 3 {
+		t.Errorf("%d bytes, %v, progress of %d bytes; want 3 bytes", n, err, done)
+	}
+	cancel(errStop)
+	if n, err := r.Read(b); n != 0 || err != errStop || done != 3 {
+		t.Errorf("after the end of the context: %d bytes, %v, progress of %d bytes", n, err, done)
 	}
 }

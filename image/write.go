@@ -33,6 +33,24 @@ func (p Progress) Add(n int64) {
 	}
 }
 
+// NewReader returns a reader of r that reports progress, and fails when ctx ends.
+func NewReader(ctx context.Context, r io.Reader, p Progress) io.Reader { return &reader{ctx, r, p} }
+
+type reader struct {
+	ctx context.Context
+	r   io.Reader
+	p   Progress
+}
+
+func (r *reader) Read(b []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	n, err := r.r.Read(b)
+	r.p.Add(int64(n))
+	return n, err
+}
+
 // Write writes the chunks to w, while the next chunk is read and hashed, and returns a
 // manifest of what it wrote, with unnamed entries. It stops at the first error; errors of w
 // are wrapped in [WriteError].

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,17 +26,15 @@ const (
 )
 
 // userIDs returns the user ids of names. A name keeps its id, and new names get ids that were never
-// used, so that nobody gets the files of a deleted user.
+// used, so that a new user does not get the files of a deleted one.
 func (s *store) userIDs(names []string) (map[string]int, error) {
 	file := filepath.Join(s.dir, "user-ids.json")
 	ids := map[string]int{}
 	text, err := os.ReadFile(file)
 	if err == nil {
 		err = json.Unmarshal(text, &ids)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	next := firstUser
@@ -61,7 +61,7 @@ func (s *store) userIDs(names []string) (map[string]int, error) {
 		return nil, err
 	}
 	// The file is replaced atomically: a truncated file would assign ids again.
-	if err := writeFile(file+".new", strings.NewReader(string(text)+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file+".new", append(text, '\n'), 0o600); err != nil {
 		return nil, err
 	}
 	if err := s.sync(); err != nil {
@@ -91,7 +91,8 @@ func (d *device) accounts(files map[string]string) error {
 	if err != nil {
 		return err
 	}
-	ids, err := d.store.userIDs(sorted(users))
+	names := slices.Sorted(maps.Keys(users))
+	ids, err := d.store.userIDs(names)
 	if err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func (d *device) accounts(files map[string]string) error {
 	passwd += fmt.Sprintf("appsvc:x:%d:%d::/data/containers:/bin/false\n", serviceID, serviceID)
 	group += fmt.Sprintf("appsvc:x:%d:\n", serviceID)
 	var admins []string
-	for _, name := range sorted(users) {
+	for _, name := range names {
 		u, id := users[name], ids[name]
 		if u.Shell == "" {
 			u.Shell = map[bool]string{true: "zsh", false: "bash"}[u.IsAdmin]

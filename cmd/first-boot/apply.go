@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -203,27 +204,14 @@ func runtimeUnits(files map[string]string) ([]runtimeUnit, error) {
 	return runtime.Units, err
 }
 
-func sorted[V any](m map[string]V) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
 // etc writes a file below /etc.
 func (d *device) etc(path, text string, mode os.FileMode) error {
 	file := filepath.Join(d.root, "etc", path)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Chmod(mode), f.Close())
+	// The umask does not count.
+	return errors.Join(os.WriteFile(file, []byte(text), mode), os.Chmod(file, mode))
 }
 
 // quadlets writes the units of root and of appsvc to the directories of Podman.
@@ -300,7 +288,7 @@ func (d *device) network(config *seed.Config, files map[string]string) error {
 	if err := d.address4("eth1", lan.Gateway); err != nil {
 		return err
 	}
-	for _, name := range sorted(host.Interfaces) {
+	for _, name := range slices.Sorted(maps.Keys(host.Interfaces)) {
 		eth := host.Interfaces[name]
 		if name == "eth1" || eth.Mode != "static" {
 			continue
@@ -351,7 +339,7 @@ func (d *device) firewall(inbound string) error {
 		"table inet atomixos {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n" +
 		"\t\tct state established,related accept\n\t\tiif lo accept\n\t\tmeta l4proto { 1, 58 } accept\n")
 	rule := func(eth string, ports map[string][]int) {
-		for _, protocol := range sorted(ports) {
+		for _, protocol := range slices.Sorted(maps.Keys(ports)) {
 			var list []string
 			for _, port := range ports[protocol] {
 				list = append(list, strconv.Itoa(port))

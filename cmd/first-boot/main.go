@@ -158,7 +158,7 @@ type device struct {
 
 	mu     sync.Mutex
 	lan    bool   // the console is open to the LAN only
-	text   []byte // config.toml; nil if there is no configuration
+	text   []byte // config.toml; nil before the first configuration
 	config *seed.Config
 	detail string
 }
@@ -244,7 +244,7 @@ func (d *device) id() (string, error) {
 	if d.store.ready() != nil {
 		return cut(kept), nil
 	}
-	return cut(kept), errors.Join(writeFile(file, bytes.NewReader(kept), 0o600), d.store.sync())
+	return cut(kept), errors.Join(os.WriteFile(file, kept, 0o600), d.store.sync())
 }
 
 // address returns the address of the console. With a configuration it is on the LAN only.
@@ -403,7 +403,7 @@ func (d *device) finish() error {
 		say("the slot is marked good")
 	}
 	if _, err := os.Stat(d.store.done()); err != nil {
-		if err := writeFile(d.store.done(), strings.NewReader(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(d.store.done(), []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {
 			return err
 		}
 	}

@@ -219,7 +219,7 @@ func TestUserIDs(t *testing.T) {
 	}{
 		{[]string{"zoe"}, map[string]string{"ops": "1000", "zoe": "1001"}},
 		{[]string{"zoe", "aaa"}, map[string]string{"ops": "1000", "zoe": "1001", "aaa": "1002"}},
-		{[]string{"bbb"}, map[string]string{"ops": "1000", "bbb": "1003"}}, // not one that was used
+		{[]string{"bbb"}, map[string]string{"ops": "1000", "bbb": "1003"}}, // not a used one
 		{[]string{"bbb", "aaa"}, map[string]string{"ops": "1000", "bbb": "1003", "aaa": "1002"}},
 	} {
 		image := fmt.Sprintf("users%d", i)

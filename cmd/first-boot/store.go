@@ -246,19 +246,6 @@ func inStepOrder(files []seed.File) []seed.File {
 	return files
 }
 
-// writeFile writes a file in a directory that only root can write.
-func writeFile(path string, r io.Reader, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Close())
-}
-
 // sync waits until everything is on the disk.
 func (s *store) sync() error {
 	f, err := os.Open(s.dir)
@@ -289,7 +276,7 @@ func (s *store) promote() error {
 	if err := os.MkdirAll(s.config(), 0o700); err != nil {
 		return err
 	}
-	if err := writeFile(s.pending(), strings.NewReader(mark(s.other())), 0o600); err != nil {
+	if err := os.WriteFile(s.pending(), []byte(mark(s.other())), 0o600); err != nil {
 		return err
 	}
 	if err := s.sync(); err != nil {
@@ -325,7 +312,7 @@ func (s *store) back() (bool, error) {
 }
 
 // recover completes an interrupted operation. An interrupted trial ends with the previous
-// configuration, or if there was none, with the first configuration, which stays on trial.
+// configuration; on a device without a previous one, the first configuration stays on trial.
 func (s *store) recover() error {
 	want, err := os.ReadFile(s.pending())
 	if errors.Is(err, fs.ErrNotExist) {

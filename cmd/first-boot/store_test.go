@@ -25,12 +25,13 @@ func TestPowerCut(t *testing.T) {
 	steps := []struct {
 		name  string
 		do    func(s *store)
-		first string // what a device has that had nothing, and then
-		again string // what one has that had the old one
+		first string // the result on a device without a configuration
+		again string // the result on a device with the old configuration
 		trial bool   // whether the first is still on trial
 	}{
 		{"a part of the candidate", func(s *store) {
-			must(writeFile(s.other()+"/config.toml", strings.NewReader("version"), 0o600))
+			must(os.MkdirAll(s.other(), 0o700))
+			must(os.WriteFile(s.other()+"/config.toml", []byte("version"), 0o600))
 		}, "", "old", false},
 		{"the whole candidate", func(s *store) {
 			_, _, err := s.prepare(source{body: strings.NewReader(doc("new"))}, quiet)
@@ -40,14 +41,15 @@ func TestPowerCut(t *testing.T) {
 			_, _, err := s.prepare(source{body: strings.NewReader(doc("new"))}, quiet)
 			must(err)
 			must(os.MkdirAll(s.config(), 0o700))
-			must(writeFile(s.pending(), strings.NewReader(mark(s.other())), 0o600))
+			must(os.WriteFile(s.pending(), []byte(mark(s.other())), 0o600))
 		}, "new", "old", true},
 		{"the same once more, and its mark", func(s *store) {
 			_, _, err := s.prepare(source{body: strings.NewReader(doc("old"))}, quiet)
 			must(err)
-			must(writeFile(s.other()+"/files/new", strings.NewReader("new"), 0o600))
+			must(os.MkdirAll(s.other()+"/files", 0o700))
+			must(os.WriteFile(s.other()+"/files/new", []byte("new"), 0o600))
 			must(os.MkdirAll(s.config(), 0o700))
-			must(writeFile(s.pending(), strings.NewReader(mark(s.other())), 0o600))
+			must(os.WriteFile(s.pending(), []byte(mark(s.other())), 0o600))
 		}, "old", "old", true},
 		{"the exchange", func(s *store) {
 			_, _, err := s.prepare(source{body: strings.NewReader(doc("new"))}, quiet)

@@ -17,15 +17,24 @@ import (
 
 type provisionOptions struct {
 	address string
+	args    []string // after the address
 	seed    seedOptions
 	key     string
 	yes     bool
 	wait    time.Duration
 	timeout time.Duration
 	device  string
+	output  string
 }
 
-func (opt *provisionOptions) addFlags(cmd *cobra.Command, seed string) {
+// command completes a command whose first argument is the address of a device. seed is the usage
+// of its flag --seed, or empty.
+func (opt *provisionOptions) command(cmd *cobra.Command, args int, seed string, run func(context.Context) error) *cobra.Command {
+	cmd.Args = cobra.ExactArgs(args)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		opt.address, opt.args = args[0], args[1:]
+		return run(cmd.Context())
+	}
 	f := cmd.Flags()
 	if seed != "" {
 		f.StringVar(&opt.seed.file, "seed", "", seed)
@@ -35,15 +44,18 @@ func (opt *provisionOptions) addFlags(cmd *cobra.Command, seed string) {
 	f.DurationVar(&opt.wait, "wait", 0, "how long to wait for a device that does not answer yet, or runs another job")
 	f.StringVar(&opt.device, "device", "", "required identifier of the device, as provision status and the device's page show it")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation for an address that is not local")
+	return cmd
 }
 
-func (opt *provisionOptions) addTimeoutFlag(cmd *cobra.Command) {
+// applying is command for a command that applies a configuration.
+func (opt *provisionOptions) applying(cmd *cobra.Command, args int, seed string, run func(context.Context) error) *cobra.Command {
 	cmd.Flags().DurationVar(&opt.timeout, "timeout", 0, "time limit for applying the configuration (default: twice its activation timeout, and 5m)")
+	return opt.command(cmd, args, seed, run)
 }
 
 func newProvisionCommand(u *ui) *cobra.Command {
-	var opt provisionOptions
-	cmd := &cobra.Command{
+	opt := &provisionOptions{}
+	cmd := opt.applying(&cobra.Command{
 		Use:   "provision ADDRESS --seed FILE",
 		Short: "Send a running device its configuration",
 		Long: `Send a running AtomixOS device its configuration, a config.toml or a bundle, and wait until
@@ -61,20 +73,13 @@ pass the identifier with --device.`,
   imgtool provision 172.20.30.1 --seed config.tar.zst --key ~/.ssh/id_ed25519 --wait 5m
   imgtool provision 172.20.30.1 --seed seed.toml --values units.csv --unit W123
   imgtool provision status 172.20.30.1`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			opt.address = args[0]
-			return runProvision(cmd.Context(), opt, u)
-		},
-	}
-	opt.addFlags(cmd, "config.toml or bundle to apply")
-	opt.addTimeoutFlag(cmd)
+	}, 1, "config.toml or bundle to apply", func(ctx context.Context) error { return runProvision(ctx, opt, u) })
 	cmd.AddCommand(newProvisionValidateCommand(u), newProvisionExportCommand(u), newProvisionStatusCommand(u),
 		newProvisionSetCommand(u), newProvisionUnsetCommand(u))
 	return cmd
 }
 
-func runProvision(ctx context.Context, opt provisionOptions, u *ui) error {
+func runProvision(ctx context.Context, opt *provisionOptions, u *ui) error {
 	p, err := opt.payload(u)
 	if err != nil {
 		return err
@@ -91,16 +96,12 @@ func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 	if !opt.seed.given() {
 		return nil, fault.New(fault.Usage, "name the configuration: --seed config.toml")
 	}
-	v, err := opt.seed.verdict(u)
+	v, err := opt.seed.valid(u)
 	if err != nil {
 		return nil, err
 	}
-	if !v.OK {
-		return nil, v.Faulty()
-	}
-	v.Warn(u.warn)
 	if v.Format == "toml" && v.Config.UsesFiles() {
-		u.Warnf("%s", opt.seed.file+" is not a bundle, but its containers use files of a bundle")
+		u.warn(opt.seed.file + " is not a bundle, but its containers use files of a bundle")
 	}
 	return provision.NewPayload(v), nil
 }
@@ -128,12 +129,12 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 	if err != nil || c.Encrypted() {
 		return c, err
 	}
-	u.Warnf("%s", c.URL()+" is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
+	u.warn(c.URL() + " is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
 	if c.Local() || opt.yes {
 		return c, nil
 	}
-	line, err := u.answer(ctx, c.URL()+" is not a local address, and the configuration may contain secrets.\nType yes to go on: ",
-		c.URL()+" is not a local address, and the configuration may contain secrets; pass --yes to go on")
+	reason := c.URL() + " is not a local address, and the configuration may contain secrets"
+	line, err := u.answer(ctx, reason+".\nType yes to go on: ", reason+"; pass --yes to go on")
 	if err == nil && line != "yes" {
 		err = &provision.RefusedError{Address: c.URL(), Reason: "nothing was sent: the answer was not yes"}
 	}
@@ -163,10 +164,13 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 	r.Report = func(e provision.Event) { showProvisioning(e, u) }
 	begin := time.Now()
 	done, err := c.Apply(ctx, r)
-	if err != nil {
-		return errors.Join(printOutcome(c, err, u), opt.hint(err))
-	}
-	if u.json {
+	state := map[string]string{fault.Refused: "refused", fault.RolledBack: "rolled-back", fault.Unknown: "unknown"}[fault.Kind(err)]
+	switch {
+	case err != nil && u.json && state != "":
+		return errors.Join(u.print(map[string]any{"state": state, "address": c.URL(), "why": err.Error()}), opt.hint(err))
+	case err != nil:
+		return opt.hint(err)
+	case u.json:
 		result := map[string]any{"state": "applied", "address": c.URL(), "reapply": done.Reapply, "seconds": time.Since(begin).Seconds()}
 		if done.Forwarding != "" {
 			result["forwarding_url"] = done.Forwarding
@@ -181,15 +185,6 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 		u.Infof("the new address of the device is %s", done.Forwarding)
 	}
 	return nil
-}
-
-// printOutcome prints, with --json, the state of a device that did not apply a configuration.
-func printOutcome(c *provision.Client, err error, u *ui) error {
-	state := map[string]string{fault.Refused: "refused", fault.RolledBack: "rolled-back", fault.Unknown: "unknown"}[fault.Kind(err)]
-	if !u.json || state == "" {
-		return nil
-	}
-	return u.print(map[string]any{"state": state, "address": c.URL(), "why": err.Error()})
 }
 
 // hint adds advice to an error.
@@ -215,7 +210,7 @@ func showProvisioning(e provision.Event, u *ui) {
 	case e.Sent:
 		u.leaves("the device has the configuration and continues with it")
 	case e.Warning != "":
-		u.Warnf("%s", e.Warning)
+		u.warn(e.Warning)
 	case e.Note != "":
 		u.Infof("%s", e.Note)
 	case u.json:

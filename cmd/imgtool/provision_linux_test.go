@@ -179,7 +179,7 @@ func TestProvisionFirst(t *testing.T) {
 		}
 	}
 	if r := d.Requests(); slices.Contains(r, "POST "+api.PathValidate) || slices.Contains(r, "GET "+api.PathNonce) {
-		t.Errorf("a device without configuration was asked for a signature: %q", r)
+		t.Errorf("a signature was sent to a device without a configuration: %q", r)
 	}
 	s.wants(0, "up, and has the configuration of "+s.seed, "provision", "status", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 }
@@ -244,7 +244,7 @@ func TestProvisionKeyTypes(t *testing.T) {
 		s.has(d, "new")
 	})
 	t.Run("default", func(t *testing.T) {
-		// One of several keys in ~/.ssh is that of an admin.
+		// A key among several in ~/.ssh belongs to an admin.
 		s := newSite(t)
 		s.key("id_ed25519", "", "-t", "ed25519")
 		s.write(s.seed, s.config("new", s.key("id_rsa", "", "-t", "rsa")))

@@ -17,15 +17,9 @@ const places = `KEY is a place in config.toml:
   containers.network.NAME
   containers.volume.NAME`
 
-type provisionSetOptions struct {
-	provisionOptions
-	place string // a place in config.toml
-	file  string // with the value; empty: the place is deleted
-}
-
 func newProvisionSetCommand(u *ui) *cobra.Command {
-	var opt provisionSetOptions
-	cmd := &cobra.Command{
+	opt := &provisionOptions{}
+	return opt.applying(&cobra.Command{
 		Use:   "set ADDRESS KEY FILE",
 		Short: "Change one part of the configuration of a device",
 		Long: `Change one part of the configuration of a device. Everything else stays, including the files
@@ -37,25 +31,17 @@ and in JSON null deletes a key.
 
 The device's configuration is read first, which requires an admin's key, and the change is
 checked: a change that seed check would refuse is not sent. The device rewrites its config.toml,
-so comments and the layout are lost. Exit statuses are those of imgtool provision.`,
+so comments and the layout are lost. Exit statuses: as of imgtool provision.`,
 		Example: `  imgtool provision set 172.20.30.1 users.ops ops.json
   imgtool provision set 172.20.30.1 containers.container.web web.toml --key ~/.ssh/id_ed25519
   echo '{"dns_servers": ["9.9.9.9"], "default_gateway": null}' | imgtool provision set 172.20.30.1 network -
   echo '[22, 443]' | imgtool provision set 172.20.30.1 network.firewall.inbound.wan.tcp -`,
-		Args: cobra.ExactArgs(3),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			opt.address, opt.place, opt.file = args[0], args[1], args[2]
-			return runProvisionSet(cmd.Context(), opt, u)
-		},
-	}
-	opt.addFlags(cmd, "")
-	opt.addTimeoutFlag(cmd)
-	return cmd
+	}, 3, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
 }
 
 func newProvisionUnsetCommand(u *ui) *cobra.Command {
-	var opt provisionSetOptions
-	cmd := &cobra.Command{
+	opt := &provisionOptions{}
+	return opt.applying(&cobra.Command{
 		Use:   "unset ADDRESS KEY",
 		Short: "Delete one part of the configuration of a device",
 		Long: `Delete one part of the configuration of a device. Everything else stays, including the files
@@ -66,26 +52,18 @@ would refuse is not sent, and comments are lost.`,
 		Example: `  imgtool provision unset 172.20.30.1 users.ops
   imgtool provision unset 172.20.30.1 network.default_gateway
   imgtool provision unset 172.20.30.1 containers.volume.data --key ~/.ssh/id_ed25519`,
-		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			opt.address, opt.place = args[0], args[1]
-			return runProvisionSet(cmd.Context(), opt, u)
-		},
-	}
-	opt.addFlags(cmd, "")
-	opt.addTimeoutFlag(cmd)
-	return cmd
+	}, 2, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
 }
 
-func runProvisionSet(ctx context.Context, opt provisionSetOptions, u *ui) error {
+// runProvisionSet sets a place to the value in a file, or deletes it if no file is given.
+func runProvisionSet(ctx context.Context, opt *provisionOptions, u *ui) (err error) {
 	var value []byte
-	if opt.file != "" {
-		var err error
-		if value, err = provision.ReadValue(opt.file, u.in); err != nil {
+	if len(opt.args) == 2 {
+		if value, err = provision.ReadValue(opt.args[1], u.in); err != nil {
 			return err
 		}
 	}
-	change, err := provision.ParseChange(opt.place, value)
+	change, err := provision.ParseChange(opt.args[0], value)
 	if err != nil {
 		return err
 	}
@@ -105,7 +83,7 @@ func runProvisionSet(ctx context.Context, opt provisionSetOptions, u *ui) error 
 		return nil
 	}
 	if e.LosesLayout {
-		u.Warnf("%s", "the device rewrites its config.toml: comments and the layout are lost")
+		u.warn("the device rewrites its config.toml: comments and the layout are lost")
 	}
 	return opt.apply(ctx, c, e.Request, u)
 }

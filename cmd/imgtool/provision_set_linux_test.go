@@ -160,6 +160,6 @@ func TestProvisionSetLosesComments(t *testing.T) {
 		t.Errorf("there is a comment:\n%s", now)
 	}
 	if said := s.wants(0, "applied in", "provision", "set", d.URL(), "users.b", file, "--key", s.path("more")); strings.Contains(said, lost) {
-		t.Errorf("it is said again:\n%s", said)
+		t.Errorf("the warning is repeated:\n%s", said)
 	}
 }

@@ -42,38 +42,24 @@ func (o *seedOptions) addFlags(cmd *cobra.Command) {
 // given reports whether any of the options is set.
 func (o seedOptions) given() bool { return o != seedOptions{} }
 
-func (o seedOptions) check() error {
-	switch {
-	case o.file == "":
-		return fault.New(fault.Usage, "--values and --unit fill in a template: pass it with --seed")
-	case o.unit != "" && o.values == "":
-		return fault.New(fault.Usage, "--unit is a row of a table: pass the table with --values")
-	case o.values != "" && o.unit == "":
-		return fault.New(fault.Usage, "name a unit of %s: --unit NAME", o.values)
-	}
-	return nil
-}
-
-func (o seedOptions) checkFile() error {
-	if o.file == "-" {
-		return fault.New(fault.Usage, "the seed must be a file, not a pipe")
-	}
-	return nil
-}
-
 // read reads a seed for an image or a stick. It does not check it.
 func (o seedOptions) read() (*seedfile.Seed, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
-	if err := o.checkFile(); err != nil {
-		return nil, err
-	}
-	if o.values != "" {
+	switch {
+	case o.file == "":
+		return nil, fault.New(fault.Usage, "--values and --unit fill in a template: pass it with --seed")
+	case o.unit != "" && o.values == "":
+		return nil, fault.New(fault.Usage, "--unit is a row of a table: pass the table with --values")
+	case o.values != "" && o.unit == "":
+		return nil, fault.New(fault.Usage, "name a unit of %s: --unit NAME", o.values)
+	case o.file == "-":
+		return nil, errSeedPipe
+	case o.values != "":
 		return seedfile.ReadUnit(o.file, o.values, o.unit)
 	}
 	return seedfile.Read(o.file)
 }
+
+var errSeedPipe = fault.New(fault.Usage, "the seed must be a file, not a pipe")
 
 // verdict reads and checks a seed, which may also be a bundle or come from standard input.
 func (o seedOptions) verdict(u *ui) (*seedfile.Verdict, error) {
@@ -85,6 +71,18 @@ func (o seedOptions) verdict(u *ui) (*seedfile.Verdict, error) {
 		return nil, err
 	}
 	return s.Verdict(), nil
+}
+
+// valid is verdict for a seed that must have no faults. It prints the warnings.
+func (o seedOptions) valid(u *ui) (*seedfile.Verdict, error) {
+	v, err := o.verdict(u)
+	if err != nil {
+		return nil, err
+	}
+	if v.OK {
+		v.Warn(u.warn)
+	}
+	return v, v.Faulty()
 }
 
 // writeNew writes a file completely or not at all. Only regular files are replaced.

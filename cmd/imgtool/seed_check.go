@@ -2,9 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image/sanitize"
+	"imgtool/image/seed"
 	"imgtool/image/seed/seedfile"
 )
 
@@ -17,8 +21,8 @@ func newSeedCheckCommand(u *ui) *cobra.Command {
 faults, each with its line. A bundle is not unpacked. FILE may be - for standard input. Exit
 status 3 if the device would refuse it, 6 if a bundle is damaged.
 
-With --values FILE is a template, and the documents of all units are checked, or of one with
---unit. Lines are those of the template; values are not printed.`,
+With --values FILE is a template, and the documents of all units are checked, or with --unit of
+one unit. Lines refer to the template; values are not printed.`,
 		Example: `  imgtool seed check config.toml
   imgtool seed check --json config.tar.zst
   imgtool seed check --values units.csv seed.toml`,
@@ -53,8 +57,8 @@ func runSeedCheck(opt seedOptions, u *ui) error {
 }
 
 func runSeedCheckUnits(opt seedOptions, u *ui) error {
-	if err := opt.checkFile(); err != nil {
-		return err
+	if opt.file == "-" {
+		return errSeedPipe
 	}
 	all, err := seedfile.CheckUnits(opt.file, opt.values)
 	if err != nil {
@@ -68,4 +72,57 @@ func runSeedCheckUnits(opt seedOptions, u *ui) error {
 		u.Infof("%s: the device takes it for each of %d units", opt.file, len(all.Units))
 	}
 	return all.Refused()
+}
+
+func newSeedRenderCommand(u *ui) *cobra.Command {
+	var opt seedOptions
+	cmd := &cobra.Command{
+		Use:   "render FILE",
+		Short: "Show the files that a device makes of a seed",
+		Long: `Show the files that a device writes below /data/config when it takes a config.toml or a
+bundle, byte for byte. Files of the bundle are left out.
+
+With --values and --unit FILE is a template; the output contains the unit's values.`,
+		Example: `  imgtool seed render config.toml
+  imgtool seed render --values units.csv --unit W123 seed.toml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.file = args[0]
+			return runSeedRender(opt, u)
+		},
+	}
+	opt.addFlags(cmd)
+	return cmd
+}
+
+func runSeedRender(opt seedOptions, u *ui) error {
+	v, err := opt.valid(u)
+	if err != nil {
+		return err
+	}
+	files := v.Config.Render()
+	if u.json {
+		return u.print(files)
+	}
+	for i, f := range files {
+		if i > 0 {
+			u.printf("\n")
+		}
+		if err := u.text(fmt.Sprintf("==> /data/config/%s <==\n%s\n", sanitize.Line(f.Path), strings.TrimSuffix(f.Text, "\n"))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newSeedSchemaCommand(u *ui) *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print a JSON Schema of config.toml, for editors",
+		Long: `Print a JSON Schema (draft 2020-12) of config.toml, for editors that complete and check TOML
+with a schema. It has fewer rules than imgtool seed check.`,
+		Example: `  imgtool seed schema > atomixos.schema.json`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, args []string) error { return u.write(seed.Schema()) },
+	}
 }

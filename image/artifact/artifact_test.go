@@ -555,7 +555,7 @@ func is[E error](err error) bool {
 }
 
 // A range that was written to the file before is not written again, and the image and
-// its sidecars equal those of an image that is saved at once.
+// its sidecars have the same bytes as those that Save writes.
 func TestRawFileSaveKeepsWrittenRanges(t *testing.T) {
 	dir := t.TempDir()
 	data := make([]byte, 9*mib+5000)

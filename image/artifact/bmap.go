@@ -43,20 +43,29 @@ const MaxBmap = 64 << 20
 
 var fileSum = regexp.MustCompile(`<(?:BmapFileChecksum|BmapFileSHA1)>\s*([0-9a-fA-F]+)\s*</`)
 
+// bmapXML is the file format of a block map.
+type bmapXML struct {
+	XMLName  xml.Name    `xml:"bmap"`
+	Version  string      `xml:"version,attr"`
+	Size     int64       `xml:"ImageSize"`
+	Block    int64       `xml:"BlockSize"`
+	Blocks   int64       `xml:"BlocksCount"`
+	Mapped   int64       `xml:"MappedBlocksCount"`
+	Checksum string      `xml:"ChecksumType"`
+	FileSum  string      `xml:"BmapFileChecksum"`
+	Ranges   []bmapRange `xml:"BlockMap>Range"`
+}
+
+type bmapRange struct {
+	Sum    string `xml:"chksum,attr"`
+	SHA1   string `xml:"sha1,attr,omitempty"` // before version 1.3
+	Blocks string `xml:",chardata"`
+}
+
 // ParseBmap parses a block map of version 1.0 to 2.0 and verifies the checksum of the map
 // itself.
 func ParseBmap(text []byte) (*Bmap, error) {
-	var doc struct {
-		Version  string `xml:"version,attr"`
-		Size     string `xml:"ImageSize"`
-		Block    string `xml:"BlockSize"`
-		Checksum string `xml:"ChecksumType"`
-		Ranges   []struct {
-			Sum    string `xml:"chksum,attr"`
-			SHA1   string `xml:"sha1,attr"`
-			Blocks string `xml:",chardata"`
-		} `xml:"BlockMap>Range"`
-	}
+	var doc bmapXML
 	if err := xml.Unmarshal(text, &doc); err != nil {
 		return nil, fmt.Errorf("the block map: %w", err)
 	}
@@ -85,34 +94,21 @@ func ParseBmap(text []byte) (*Bmap, error) {
 	} else if major == "2" || minor == "3" || minor == "4" {
 		return nil, errors.New("the block map is damaged: its own checksum is missing")
 	}
-	number := func(field, text string) (n int64, err error) {
-		if n, err = strconv.ParseInt(strings.TrimSpace(text), 10, 64); err != nil || n < 0 {
-			err = fmt.Errorf("the block map: %s is %.40q, not a number", field, text)
-		}
-		return n, err
-	}
-	size, err := number("ImageSize", doc.Size)
-	if err != nil {
-		return nil, err
-	}
-	block, err := number("BlockSize", doc.Block)
-	if err != nil {
-		return nil, err
-	}
-	if block < 512 || block > 1<<30 || size > 1<<60 {
+	size, block := doc.Size, doc.Block
+	if block < 512 || block > 1<<30 || size < 1 || size > 1<<60 {
 		return nil, fmt.Errorf("the block map: an image of %d bytes in blocks of %d is not supported", size, block)
 	}
 	b.Size = size
 	end := int64(0)
 	for _, r := range doc.Ranges {
 		from, to, two := strings.Cut(r.Blocks, "-")
-		first, err := number("a range", from)
-		last := first
-		if err == nil && two {
-			last, err = number("a range", to)
+		if !two {
+			to = from
 		}
-		if err != nil {
-			return nil, err
+		first, err := strconv.ParseInt(strings.TrimSpace(from), 10, 64)
+		last, lastErr := strconv.ParseInt(strings.TrimSpace(to), 10, 64)
+		if err != nil || lastErr != nil {
+			return nil, fmt.Errorf("the block map: the range %.40q is neither a number nor two", r.Blocks)
 		}
 		if last < first || last > size/block || first*block < end || first*block >= size {
 			return nil, fmt.Errorf("the block map: the range %.40q overlaps the one before it or is outside of the image of %d bytes", r.Blocks, size)
@@ -179,8 +175,8 @@ func (b *bmapReader) check(p []byte) error {
 		}
 		part := p[:min(int64(len(p)), end-b.at)]
 		if !inside {
-			if i := len(part) - len(bytes.TrimLeft(part, "\x00")); i < len(part) {
-				return corrupt("byte %d is %#x, outside of the ranges of the block map", b.at+int64(i), part[i])
+			if err := checkZeros(part, b.at, "outside of the ranges of the block map"); err != nil {
+				return err
 			}
 		} else if b.left[0].Sum != "" {
 			b.hash.Write(part)

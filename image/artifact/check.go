@@ -65,7 +65,7 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 func (s *seekable) check(ctx context.Context, p image.Progress) error {
 	for i, part := range []image.Span{{Len: s.first}, {Off: s.first, Len: s.packed - sumsSize - s.first}} {
 		h := sha256.New()
-		r := &progressReader{ctx, io.NewSectionReader(s.r, part.Off, part.Len), p}
+		r := image.NewReader(ctx, io.NewSectionReader(s.r, part.Off, part.Len), p)
 		if n, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
 			return err
 		} else if n < part.Len {
@@ -76,20 +76,4 @@ func (s *seekable) check(ctx context.Context, p image.Progress) error {
 		}
 	}
 	return nil
-}
-
-// progressReader reports progress, and fails when its context ends.
-type progressReader struct {
-	ctx context.Context
-	r   io.Reader
-	p   image.Progress
-}
-
-func (t *progressReader) Read(b []byte) (int, error) {
-	if t.ctx.Err() != nil {
-		return 0, context.Cause(t.ctx)
-	}
-	n, err := t.r.Read(b)
-	t.p.Add(int64(n))
-	return n, err
 }

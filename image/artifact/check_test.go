@@ -52,7 +52,7 @@ func TestCheckFindsFlippedBits(t *testing.T) {
 	for _, at := range places {
 		damaged := bytes.Clone(b)
 		damaged[at] ^= 1 << rng.IntN(8)
-		// With a damaged manifest frame the file may be taken for one of another program,
+		// With a damaged manifest frame the file may look like a file of another program,
 		// which has no sums.
 		err := checked(t, damaged, m)
 		if corrupt := new(artifact.CorruptError); !errors.As(err, &corrupt) {
@@ -88,8 +88,8 @@ func bmapOf(t testing.TB, file string) []byte {
 	return read(t, file+".bmap")
 }
 
-// older makes a block map of an older version from one of 2.0, as bmaptool 1.0 to 3.0
-// wrote them.
+// older converts a block map of version 2.0 to an older version, as bmaptool 1.0 to 3.0 wrote
+// it.
 func older(t testing.TB, file string, text []byte, version string) []byte {
 	s := string(text)
 	cut := func(from, to string) {

@@ -65,18 +65,14 @@ func (s *saver) compressed(ctx context.Context, file *os.File) error {
 	sums := image.NewChecksums(s.img)
 	s.m.fill(sums)
 	out := bufio.NewWriterSize(file, image.PieceSize)
+	t := frames{w: out}
 	if s.format != Zstd {
-		err := s.pieces(ctx, sums, func(packed []byte, _ int64) error {
-			_, err := out.Write(packed)
-			return err
-		})
-		if err != nil {
+		if err := s.pieces(ctx, sums, t.add); err != nil {
 			return err
 		}
 		return out.Flush()
 	}
 
-	t := frames{w: out}
 	placeholder := skippable(skippableManifest, s.m.Encode())
 	if err := t.add(placeholder, 0); err != nil {
 		return err
@@ -93,10 +89,7 @@ func (s *saver) compressed(ctx context.Context, file *os.File) error {
 	if len(manifest) != len(placeholder) {
 		return fmt.Errorf("internal error: the manifest has %d bytes, the space for it has %d", len(manifest), len(placeholder))
 	}
-	if err := t.sums(manifest, content); err != nil {
-		return err
-	}
-	if err := t.finish(); err != nil {
+	if err := t.finish(manifest, content); err != nil {
 		return err
 	}
 	if err := out.Flush(); err != nil {

@@ -2,8 +2,10 @@ package artifact
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
-	"slices"
+	"math"
+	"math/bits"
 	"strings"
 	"unicode/utf8"
 
@@ -114,17 +116,9 @@ func isLZMA(b []byte) bool {
 	if len(b) < 14 || b[0] >= 9*5*5 || b[13] != 0 {
 		return false
 	}
-	dict := uint32(b[1]) | uint32(b[2])<<8 | uint32(b[3])<<16 | uint32(b[4])<<24
-	good := slices.ContainsFunc([]uint32{2, 3}, func(n uint32) bool {
-		for ; n < 1<<30; n <<= 1 {
-			if n == dict && n >= 4096 {
-				return true
-			}
-		}
-		return false
-	})
-	unknown := string(b[5:13]) == strings.Repeat("\xff", 8)
-	return good && (unknown || b[10] == 0 && b[11] == 0 && b[12] == 0)
+	dict, size := binary.LittleEndian.Uint32(b[1:]), binary.LittleEndian.Uint64(b[5:])
+	high := dict >> bits.TrailingZeros32(dict)
+	return dict >= 4096 && dict < 1<<30 && (high == 1 || high == 3) && (size == math.MaxUint64 || size < 1<<40)
 }
 
 // isText reports whether b begins with printable UTF-8.

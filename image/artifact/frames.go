@@ -47,15 +47,13 @@ func (t *frames) note(packed, unpacked int64) {
 	t.table = binary.LittleEndian.AppendUint32(t.table, uint32(unpacked))
 }
 
-// sums writes the frame with the SHA-256 of the manifest's frame, and of all frames
-// between that and this one.
-func (t *frames) sums(manifest []byte, content hash.Hash) error {
+// finish writes the frame with the SHA-256 of the manifest's frame and of all frames after
+// that, and the table.
+func (t *frames) finish(manifest []byte, content hash.Hash) error {
 	first := sha256.Sum256(manifest)
-	return t.add(skippable(skippableSums, content.Sum(first[:])), 0)
-}
-
-// finish writes the table.
-func (t *frames) finish() error {
+	if err := t.add(skippable(skippableSums, content.Sum(first[:])), 0); err != nil {
+		return err
+	}
 	table := binary.LittleEndian.AppendUint32(t.table, uint32(len(t.table)/8))
 	table = append(table, 0) // no checksums in the table: each frame has its own
 	table = binary.LittleEndian.AppendUint32(table, seekableMagic)

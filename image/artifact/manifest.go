@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"imgtool/image"
 	"imgtool/image/boardinfo"
@@ -159,24 +160,9 @@ func (m *Manifest) checkInfo() error {
 
 // Bmap returns the block map of the image for bmaptool, version 2.0 of the format.
 func (m *Manifest) Bmap() []byte {
-	type sizedRange struct {
-		Sum    string `xml:"chksum,attr"`
-		Blocks string `xml:",chardata"`
-	}
-	type bmap struct {
-		XMLName  xml.Name     `xml:"bmap"`
-		Version  string       `xml:"version,attr"`
-		Size     int64        `xml:"ImageSize"`
-		Block    int64        `xml:"BlockSize"`
-		Blocks   int64        `xml:"BlocksCount"`
-		Mapped   int64        `xml:"MappedBlocksCount"`
-		Checksum string       `xml:"ChecksumType"`
-		FileSum  string       `xml:"BmapFileChecksum"`
-		Ranges   []sizedRange `xml:"BlockMap>Range"`
-	}
 	const block = image.Block
-	blank := string(bytes.Repeat([]byte{'0'}, 64))
-	doc := bmap{Version: "2.0", Size: m.Size, Block: block, Blocks: (m.Size + block - 1) / block, Checksum: "sha256", FileSum: blank}
+	blank := strings.Repeat("0", 64)
+	doc := bmapXML{Version: "2.0", Size: m.Size, Block: block, Blocks: (m.Size + block - 1) / block, Checksum: "sha256", FileSum: blank}
 	for _, p := range m.Pieces {
 		first, last := p.Off/block, (p.Off+p.Len-1)/block
 		doc.Mapped += last - first + 1
@@ -184,13 +170,13 @@ func (m *Manifest) Bmap() []byte {
 		if first == last {
 			blocks = fmt.Sprint(first)
 		}
-		doc.Ranges = append(doc.Ranges, sizedRange{p.SHA256, blocks})
+		doc.Ranges = append(doc.Ranges, bmapRange{Sum: p.SHA256, Blocks: blocks})
 	}
 	b, err := xml.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		panic("artifact: internal error: " + err.Error())
 	}
-	b = append([]byte(xml.Header), append(b, '\n')...)
+	b = slices.Concat([]byte(xml.Header), b, []byte("\n"))
 	// The checksum of the file is computed with zeros in its own place.
 	sum := sha256.Sum256(b)
 	return bytes.Replace(b, []byte(blank), []byte(hex.EncodeToString(sum[:])), 1)
@@ -204,6 +190,27 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
 func corrupt(format string, args ...any) error { return &CorruptError{fmt.Errorf(format, args...)} }
+
+// checkZeros returns a *[CorruptError] if data, the bytes at off where the image has no
+// content, are not zeros.
+func checkZeros(data []byte, off int64, where string) error {
+	if image.IsZero(data) {
+		return nil
+	}
+	i := slices.IndexFunc(data, func(b byte) bool { return b != 0 })
+	return corrupt("byte %d is %#x, %s", off+int64(i), data[i], where)
+}
+
+// noContent says where [checkZeros] was called for an image with a manifest.
+const noContent = "where the manifest has no content"
+
+// spans returns the ranges of entries.
+func spans(entries []image.Entry) (all []image.Span) {
+	for _, e := range entries {
+		all = append(all, image.Span{Off: e.Off, Len: e.Len})
+	}
+	return all
+}
 
 // checkPiece compares a piece with its entry in the manifest.
 func checkPiece(p image.Entry, data []byte) error {

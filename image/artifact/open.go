@@ -1,12 +1,10 @@
 package artifact
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sort"
 	"sync"
 
@@ -34,15 +32,14 @@ var ErrStream = errors.New("can only be read from front to back")
 // Without a manifest, DONT_CARE chunks of an Android sparse image count as content of
 // zeros, because its tools erase the disk before they write it.
 func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
-	head := make([]byte, headSize)
-	n, err := r.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	head, err := image.Head(r, headSize)
+	if err != nil {
 		return nil, err
 	}
-	if n == 0 {
+	if len(head) == 0 {
 		return nil, corrupt("the image is empty")
 	}
-	o := &Opened{Format: detect(head[:n]), Manifest: sidecar}
+	o := &Opened{Format: detect(head), Manifest: sidecar}
 	var raw image.Content = r
 	switch o.Format {
 	case Raw:
@@ -79,7 +76,7 @@ func Open(r image.Content, sidecar *Manifest) (*Opened, error) {
 	if raw.Size() != o.Manifest.Size {
 		return nil, corrupt("the image has %d bytes, its manifest says %d: the image was cut short, or the manifest belongs to another image", raw.Size(), o.Manifest.Size)
 	}
-	c := &checked{raw: raw, pieces: o.Manifest.Pieces}
+	c := &cached{spans: spans(o.Manifest.Pieces), load: o.piece}
 	var extents []image.Extent
 	for _, e := range o.Manifest.Entries {
 		extents = append(extents, image.Extent{Name: e.Name, Off: e.Off, Content: io.NewSectionReader(c, e.Off, e.Len)})
@@ -98,12 +95,8 @@ func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 	if o.Manifest == nil || o.Format != Raw {
 		return nil
 	}
-	var content []image.Span
-	for _, p := range o.Manifest.Pieces {
-		content = append(content, image.Span{Off: p.Off, Len: p.Len})
-	}
-	buf, zero := make([]byte, 1<<20), make([]byte, 1<<20)
-	for _, s := range image.Subtract([]image.Span{{Len: o.Manifest.Size}}, content) {
+	buf := make([]byte, 1<<20)
+	for _, s := range image.Subtract([]image.Span{{Len: o.Manifest.Size}}, spans(o.Manifest.Pieces)) {
 		for at := s.Off; at < s.End(); {
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
@@ -117,9 +110,8 @@ func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 			if n, err := o.raw.ReadAt(part, at); n < len(part) {
 				return fmt.Errorf("reading at byte %d: %w", at, err)
 			}
-			if !bytes.Equal(part, zero[:len(part)]) {
-				i := slices.IndexFunc(part, func(b byte) bool { return b != 0 })
-				return corrupt("byte %d is %#x, where the manifest has no content", at+int64(i), part[i])
+			if err := checkZeros(part, at, noContent); err != nil {
+				return err
 			}
 			at += int64(len(part))
 		}
@@ -127,57 +119,67 @@ func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 	return nil
 }
 
-// checked verifies a piece with the manifest before it returns any of its bytes.
-type checked struct {
-	raw    io.ReaderAt
-	pieces []image.Entry
-
-	mu   sync.Mutex
-	last [2]struct { // pieces read, the latest first
-		off  int64
-		data []byte
-	}
-}
-
-func (c *checked) piece(p image.Entry) ([]byte, error) {
-	c.mu.Lock()
-	for _, l := range c.last {
-		if l.data != nil && l.off == p.Off {
-			c.mu.Unlock()
-			return l.data, nil
-		}
-	}
-	c.mu.Unlock()
+// piece reads a piece and compares it with the manifest.
+func (o *Opened) piece(i int) ([]byte, error) {
+	p := o.Manifest.Pieces[i]
 	data := make([]byte, p.Len)
-	if n, err := c.raw.ReadAt(data, p.Off); n < len(data) {
+	if n, err := o.raw.ReadAt(data, p.Off); n < len(data) {
 		if err == nil || err == io.EOF {
 			return nil, corrupt("the image is cut short at byte %d", p.Off+int64(n))
 		}
 		return nil, err
 	}
-	if err := checkPiece(p, data); err != nil {
+	return data, checkPiece(p, data)
+}
+
+// cached reads spans that can only be loaded as a whole. It keeps the last two.
+type cached struct {
+	spans []image.Span // in order
+	load  func(i int) ([]byte, error)
+
+	mu   sync.Mutex
+	last [2]struct { // the latest first
+		span int
+		data []byte
+	}
+}
+
+func (c *cached) get(i int) ([]byte, error) {
+	c.mu.Lock()
+	for _, l := range c.last {
+		if l.data != nil && l.span == i {
+			c.mu.Unlock()
+			return l.data, nil
+		}
+	}
+	c.mu.Unlock()
+	data, err := c.load(i)
+	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last[1] = c.last[0]
-	c.last[0].off, c.last[0].data = p.Off, data
+	c.last[0].span, c.last[0].data = i, data
 	return data, nil
 }
 
-func (c *checked) ReadAt(b []byte, off int64) (int, error) {
-	n := 0
+// ReadAt returns [io.EOF] after the last span.
+func (c *cached) ReadAt(b []byte, off int64) (n int, err error) {
 	for n < len(b) {
 		at := off + int64(n)
-		i := sort.Search(len(c.pieces), func(i int) bool { return c.pieces[i].Off+c.pieces[i].Len > at })
-		if i == len(c.pieces) || c.pieces[i].Off > at {
+		i := sort.Search(len(c.spans), func(i int) bool { return c.spans[i].End() > at })
+		if i == len(c.spans) {
+			return n, io.EOF
+		}
+		if c.spans[i].Off > at {
 			return n, fmt.Errorf("byte %d is in no piece", at)
 		}
-		data, err := c.piece(c.pieces[i])
+		data, err := c.get(i)
 		if err != nil {
 			return n, err
 		}
-		n += copy(b[n:], data[at-c.pieces[i].Off:])
+		n += copy(b[n:], data[at-c.spans[i].Off:])
 	}
 	return n, nil
 }

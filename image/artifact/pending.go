@@ -53,19 +53,14 @@ func (p *pending) Commit() error {
 	}
 	// linkat does not replace a file, rename does.
 	dir, base := filepath.Split(p.path)
-	for {
-		name := fmt.Sprintf("%s.%s%d", dir, base, rand.Uint64())
-		err := link(p.File, name)
-		if errors.Is(err, fs.ErrExist) {
-			continue
+	name := fmt.Sprintf("%s.%s%d", dir, base, rand.Uint64())
+	err := link(p.File, name)
+	if err == nil {
+		if err = os.Rename(name, p.path); err != nil {
+			os.Remove(name)
 		}
-		if err == nil {
-			if err = os.Rename(name, p.path); err != nil {
-				os.Remove(name)
-			}
-		}
-		return errors.Join(err, p.Close())
 	}
+	return errors.Join(err, p.Close())
 }
 
 // Cleanup removes the file unless it was committed.

@@ -32,12 +32,13 @@ type Replacement struct {
 // Replace returns [ErrStream].
 //
 // The files keep their permissions and owners; a manifest or block map that did not
-// exist gets those of the image. If path is a symbolic link, its target is replaced.
+// exist gets the permissions and owner of the image. If path is a symbolic link, its target is replaced.
 func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacement) error {
 	if r.Region.Off%image.PieceSize != 0 || r.Region.End()%image.PieceSize != 0 && r.Region.End() != o.Size() || r.Content.Size() != o.Size() {
 		return fmt.Errorf("the %d bytes at byte %d of an image of %d are not whole pieces of %d", r.Region.Len, r.Region.Off, o.Size(), int64(image.PieceSize))
 	}
-	if o.Format != Raw && (o.Format != Zstd || o.Manifest == nil) {
+	frames, _ := o.raw.(*seekable)
+	if o.Format != Raw && (frames == nil || o.Manifest == nil) {
 		return ErrStream
 	}
 	m := o.Manifest
@@ -51,21 +52,70 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacem
 		changed.Pieces = r.entries(m.Pieces, sums.Pieces.Entries)
 		m = &changed
 	}
-	out, old, err := newReplacement(path)
+	return rewrite(path, f, m, func(out *os.File) error {
+		if o.Format == Raw {
+			return r.writeRaw(ctx, out, f)
+		}
+		return r.writeFrames(ctx, out, f, frames, m)
+	})
+}
+
+// Patch saves a raw image without a manifest, which was opened from f, under its own
+// name, with the patches written over it. Holes of the file stay holes; its permissions
+// and owner are kept. If path is a symbolic link, its target is replaced.
+func Patch(ctx context.Context, path string, f *os.File, patches []image.Extent) error {
+	return rewrite(path, f, nil, func(out *os.File) error {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if err := out.Truncate(info.Size()); err != nil {
+			return err
+		}
+		if err := copyData(ctx, out, f, image.Span{Len: info.Size()}); err != nil {
+			return err
+		}
+		for _, e := range patches {
+			if _, err := io.Copy(io.NewOffsetWriter(out, e.Off), io.NewSectionReader(e.Content, 0, e.Size())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// rewrite replaces the file at path, which is open as f, by a file that write writes, with
+// the same access. If another file has the name by then, the error is a *[ReplacedError].
+// The manifest and block map beside it are written too, unless m is nil.
+func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) error) error {
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
+	}
+	old, err := accessOf(target)
+	if err == nil && old == nil {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	out, err := newPending(target)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer out.Cleanup()
-	if o.Format == Raw {
-		err = r.writeRaw(ctx, out.File, f)
-	} else {
-		err = r.writeFrames(ctx, out.File, frameSource{f, o}, m)
+	if err := out.setAccess(old); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err != nil {
+	if err := write(out.File); err != nil {
 		return fmt.Errorf("%s: %w", out.path, err)
 	}
-	if err := checkSameFile(out.path, f); err != nil {
+	was, err := f.Stat()
+	if err != nil {
 		return err
+	}
+	if now, err := os.Stat(out.path); err != nil || !os.SameFile(was, now) {
+		return &ReplacedError{out.path}
 	}
 	return commit(out, m, func(path string) (*access, error) {
 		a, err := accessOf(path)
@@ -74,31 +124,6 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacem
 		}
 		return a, err
 	})
-}
-
-// newReplacement creates a file that will replace the one at path, with the same access,
-// which it returns too. The caller must call Cleanup.
-func newReplacement(path string) (out *pending, old *access, err error) {
-	target, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	old, err = accessOf(target)
-	if err == nil && old == nil {
-		err = fs.ErrNotExist
-	}
-	if err == nil {
-		out, err = newPending(target)
-	}
-	if err == nil {
-		if err = out.setAccess(old); err != nil {
-			out.Cleanup()
-		}
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return out, old, nil
 }
 
 // ReplacedError says that another file has the name of an image since it was opened.
@@ -110,18 +135,6 @@ func (e *ReplacedError) Error() string {
 
 // Kind returns [fault.Refused].
 func (e *ReplacedError) Kind() string { return fault.Refused }
-
-// checkSameFile returns a *[ReplacedError] if path is another file than f.
-func checkSameFile(path string, f *os.File) error {
-	was, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if now, err := os.Stat(path); err != nil || !os.SameFile(was, now) {
-		return &ReplacedError{path}
-	}
-	return nil
-}
 
 // entries replaces the entries in the region.
 func (r *Replacement) entries(all, inRegion []image.Entry) []image.Entry {
@@ -181,19 +194,9 @@ func copyData(ctx context.Context, out, in *os.File, s image.Span) error {
 	return nil
 }
 
-// frameSource is an .img.zst and its file.
-type frameSource struct {
-	*os.File
-	*Opened
-}
-
-// writeFrames copies the frames of an .img.zst around the region and compresses the
+// writeFrames copies the frames of s, the .img.zst in, around the region and compresses the
 // region.
-func (r *Replacement) writeFrames(ctx context.Context, out *os.File, in frameSource, m *Manifest) error {
-	s, ok := in.raw.(*seekable)
-	if !ok {
-		return ErrStream
-	}
+func (r *Replacement) writeFrames(ctx context.Context, out, in *os.File, s *seekable, m *Manifest) error {
 	compress, err := newCompressor(Zstd)
 	if err != nil {
 		return err
@@ -237,7 +240,7 @@ func (r *Replacement) writeFrames(ctx context.Context, out *os.File, in frameSou
 		if _, err := in.Seek(f.packed, io.SeekStart); err != nil {
 			return err
 		}
-		if _, err := io.CopyN(out, in.File, end-f.packed); err != nil {
+		if _, err := io.CopyN(out, in, end-f.packed); err != nil {
 			return err
 		}
 	}
@@ -249,8 +252,5 @@ func (r *Replacement) writeFrames(ctx context.Context, out *os.File, in frameSou
 	if _, err := io.Copy(content, io.NewSectionReader(out, int64(len(manifest)), size-int64(len(manifest)))); err != nil {
 		return err
 	}
-	if err := t.sums(manifest, content); err != nil {
-		return err
-	}
-	return t.finish()
+	return t.finish(manifest, content)
 }

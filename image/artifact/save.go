@@ -76,21 +76,18 @@ func save(ctx context.Context, out *pending, s *saver) error {
 // the default.
 func commit(out *pending, m *Manifest, accessFor func(path string) (*access, error)) error {
 	// The image is last: when it is visible, so are the files that belong to it.
-	files := []*pending{out}
+	var files []*pending
 	if m != nil {
-		manifest, err := newSidecar(ManifestPath(out.path), m.Encode(), accessFor)
-		if err != nil {
-			return err
+		for _, s := range []sidecar{{BmapPath(out.path), m.Bmap()}, {ManifestPath(out.path), m.Encode()}} {
+			f, err := s.create(accessFor)
+			if err != nil {
+				return err
+			}
+			defer f.Cleanup()
+			files = append(files, f)
 		}
-		defer manifest.Cleanup()
-		bmap, err := newSidecar(BmapPath(out.path), m.Bmap(), accessFor)
-		if err != nil {
-			return err
-		}
-		defer bmap.Cleanup()
-		files = []*pending{bmap, manifest, out}
 	}
-	for _, f := range files {
+	for _, f := range append(files, out) {
 		if err := f.Commit(); err != nil {
 			return fmt.Errorf("%s: %w", f.path, err)
 		}
@@ -98,22 +95,28 @@ func commit(out *pending, m *Manifest, accessFor func(path string) (*access, err
 	return nil
 }
 
-// newSidecar creates a file beside an image. The caller must call Cleanup.
-func newSidecar(path string, data []byte, accessFor func(path string) (*access, error)) (_ *pending, err error) {
-	f, err := newPending(path)
+// sidecar is a file beside an image.
+type sidecar struct {
+	path string
+	data []byte
+}
+
+// create writes the file. The caller must call Cleanup.
+func (s sidecar) create(accessFor func(path string) (*access, error)) (*pending, error) {
+	f, err := newPending(s.path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", s.path, err)
 	}
-	a, err := accessFor(path)
+	a, err := accessFor(s.path)
 	if err == nil && a != nil {
 		err = f.setAccess(a)
 	}
 	if err == nil {
-		_, err = f.Write(data)
+		_, err = f.Write(s.data)
 	}
 	if err != nil {
 		f.Cleanup()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", s.path, err)
 	}
 	return f, nil
 }

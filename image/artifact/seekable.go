@@ -5,8 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
-	"sort"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -23,11 +21,7 @@ type seekable struct {
 	first  int64    // size of the frame with the manifest
 	sums   [][]byte // SHA-256 of the first frame, and of the frames between it and the sums; nil if unknown
 
-	mu   sync.Mutex
-	last struct {
-		frame int
-		data  []byte
-	}
+	cached // the frames, decompressed
 }
 
 type frame struct {
@@ -80,7 +74,7 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 		return nil, nil, missing
 	}
 	s := &seekable{r: r}
-	s.last.frame = -1
+	s.load = s.frame
 	packed := int64(0)
 	var skipped []frame
 	for t := table[8 : 8+n*entry]; len(t) > 0; t = t[entry:] {
@@ -98,6 +92,7 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 		}
 		s.size += f.len
 		s.frames = append(s.frames, f)
+		s.spans = append(s.spans, image.Span{Off: f.off, Len: f.len})
 	}
 	if want := r.Size() - int64(len(table)); packed != want {
 		return nil, nil, corrupt("the table has %d bytes of frames, the file has %d before the table", packed, want)
@@ -150,12 +145,8 @@ func (s *seekable) readSums(skipped []frame, ours bool) error {
 
 func (s *seekable) Size() int64 { return s.size }
 
+// frame decompresses a frame.
 func (s *seekable) frame(i int) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.last.frame == i {
-		return s.last.data, nil
-	}
 	f := s.frames[i]
 	packed := make([]byte, f.packedLen)
 	if _, err := image.ReadFull(s.r, packed, f.packed); err != nil {
@@ -168,25 +159,7 @@ func (s *seekable) frame(i int) ([]byte, error) {
 	if int64(len(data)) != f.len {
 		return nil, corrupt("the frame at byte %d of the file has %d bytes, its table says %d", f.packed, len(data), f.len)
 	}
-	s.last.frame, s.last.data = i, data
 	return data, nil
-}
-
-func (s *seekable) ReadAt(b []byte, off int64) (int, error) {
-	n := 0
-	for n < len(b) {
-		at := off + int64(n)
-		if at >= s.size {
-			return n, io.EOF
-		}
-		i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].off+s.frames[i].len > at })
-		data, err := s.frame(i)
-		if err != nil {
-			return n, err
-		}
-		n += copy(b[n:], data[at-s.frames[i].off:])
-	}
-	return n, nil
 }
 
 // manifestFrame returns the manifest if r starts with one, and nil if not. It reads an

@@ -21,34 +21,19 @@ type Streamed struct {
 	Trailing int64     // bytes after the end of the compressed data, after all was read
 
 	raw io.Reader
-	in  *errorReader
-}
-
-// errorReader keeps the first error of a reader, because decompressors may replace it.
-type errorReader struct {
-	r   io.Reader
-	err error
-}
-
-func (n *errorReader) Read(p []byte) (int, error) {
-	k, err := n.r.Read(p)
-	if err != nil && err != io.EOF && n.err == nil {
-		n.err = err
-	}
-	return k, err
+	in  *compress.Input
 }
 
 // StreamFile is like [Stream] for a file, which may be a zip archive too. If b is not nil and
 // there is no manifest, the image is compared with b when it is read.
 func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) {
 	var in io.Reader = io.NewSectionReader(r, 0, r.Size())
-	head := make([]byte, headSize)
-	n, err := r.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	head, err := image.Head(r, headSize)
+	if err != nil {
 		return nil, err
 	}
 	var others []string
-	packed := detect(head[:n]) == Zip
+	packed := detect(head) == Zip
 	if packed {
 		if in, others, err = openZip(r); err != nil {
 			return nil, err
@@ -70,7 +55,7 @@ func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) 
 // Stream opens a raw or compressed image; its first bytes give the format. sidecar is the
 // manifest beside it, or nil; a manifest in the image has precedence.
 func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
-	from := &errorReader{r: r}
+	from := &compress.Input{R: r}
 	in := bufio.NewReaderSize(from, 1<<20)
 	head, err := in.Peek(headSize)
 	if len(head) == 0 {
@@ -79,21 +64,19 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 		}
 		return nil, err
 	}
-	if from.err != nil {
-		return nil, from.err
+	if from.Err != nil {
+		return nil, from.Err
 	}
 	s := &Streamed{Format: detect(head), Manifest: sidecar, in: from}
+	var all io.Reader = in
 	if s.Format == Zstd && len(head) >= 8 && binary.LittleEndian.Uint32(head) == skippableManifest {
 		var kept bytes.Buffer
 		m, err := manifestFrame(io.TeeReader(in, &kept))
 		if err != nil {
 			return nil, err
 		}
-		if m != nil {
-			s.Manifest = m
-		} else {
-			s.raw, err = unpack(s.Format, io.MultiReader(&kept, in), s.trailing)
-			return s, s.wrap(err, 0)
+		if s.Manifest = m; m == nil {
+			s.Manifest, all = sidecar, io.MultiReader(&kept, in)
 		}
 	}
 	if s.Format == Sparse {
@@ -102,24 +85,18 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 	if s.Format == Zip {
 		return nil, errors.New("a zip archive cannot be read from a pipe or another archive: use the output of unzip -p")
 	}
-	s.raw, err = unpack(s.Format, in, s.trailing)
+	s.raw, err = unpack(s.Format, all, func(n int64) { s.Trailing = n })
 	return s, s.wrap(err, 0)
 }
-
-func (s *Streamed) trailing(n int64) { s.Trailing = n }
 
 // wrap makes an error of a decompressor a *[CorruptError] with the offset in the image,
 // unless reading its input failed.
 func (s *Streamed) wrap(err error, at int64) error {
-	if err != nil && s.in.err != nil {
-		return s.in.err
-	}
-	return wrapCorrupt(err, at)
-}
-
-func wrapCorrupt(err error, at int64) error {
 	if err == nil {
 		return nil
+	}
+	if s.in.Err != nil {
+		return s.in.Err
 	}
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return corrupt("the image is cut short at byte %d", at)
@@ -127,10 +104,7 @@ func wrapCorrupt(err error, at int64) error {
 	if memory := new(*compress.MemoryError); errors.As(err, memory) {
 		return fmt.Errorf("%w; unpack it with %s -d%s", err, (*memory).Format, map[compress.Format]string{compress.Zstd: " --long=31"}[(*memory).Format]) // not corrupt
 	}
-	if filter := new(*compress.FilterError); errors.As(err, filter) {
-		return err
-	}
-	if known := new(*CorruptError); errors.As(err, known) {
+	if errors.As(err, new(*compress.FilterError)) || errors.As(err, new(*CorruptError)) {
 		return err
 	}
 	return corrupt("the image is corrupt at byte %d: %w", at, err)
@@ -155,7 +129,11 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 			data = data[:n]
 			end := off + int64(n)
 			if m := s.Manifest; m != nil && (end > m.Size || err != nil && end < m.Size) {
-				yield(image.Chunk{}, corrupt("the image has %s bytes, its manifest says %d: the image was cut short, or the manifest belongs to another image", atLeast(end, err), m.Size))
+				few := ""
+				if err == nil {
+					few = "at least " // the end was not reached
+				}
+				yield(image.Chunk{}, corrupt("the image has %s%d bytes, its manifest says %d: the image was cut short, or the manifest belongs to another image", few, end, m.Size))
 				return
 			}
 			if s.Manifest == nil {
@@ -164,24 +142,16 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 				}
 			}
 			at := off
-			hole := func(to int64) bool {
-				for i, b := range data[at-off : to-off] {
-					if b != 0 {
-						yield(image.Chunk{}, corrupt("byte %d is %#x, where the manifest has no content", at+int64(i), b))
-						return false
-					}
-				}
-				return true
-			}
 			for len(pieces) > 0 && pieces[0].Off+pieces[0].Len <= end {
 				p := pieces[0]
 				pieces = pieces[1:]
-				if !hole(p.Off) {
-					return
+				part := data[p.Off-off:][:p.Len:p.Len]
+				err := checkZeros(data[at-off:p.Off-off], at, noContent)
+				if err == nil {
+					err = checkPiece(p, part)
 				}
 				at = p.Off + p.Len
-				part := data[p.Off-off:][:p.Len:p.Len]
-				if err := checkPiece(p, part); err != nil {
+				if err != nil {
 					yield(image.Chunk{}, err)
 					return
 				}
@@ -189,18 +159,16 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 					return
 				}
 			}
-			if s.Manifest != nil && !hole(end) || err != nil {
+			if s.Manifest != nil {
+				if err := checkZeros(data[at-off:], at, noContent); err != nil {
+					yield(image.Chunk{}, err)
+					return
+				}
+			}
+			if err != nil {
 				return
 			}
 			off = end
 		}
 	}
-}
-
-// atLeast formats a size, of which only a lower bound is known if the end was not reached.
-func atLeast(n int64, err error) string {
-	if err == nil {
-		return fmt.Sprintf("at least %d", n)
-	}
-	return fmt.Sprint(n)
 }

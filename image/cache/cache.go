@@ -78,8 +78,8 @@ type Dir struct {
 	header int   // bytes
 	max    int64 // bytes that Settle leaves
 
-	hits, misses, damaged atomic.Int64
-	written               atomic.Int64
+	damaged atomic.Int64
+	changed atomic.Bool
 
 	mu  sync.Mutex
 	err error // the first of Put
@@ -108,12 +108,6 @@ func Open(path string, secret []byte) (*Dir, error) {
 	return d, nil
 }
 
-// Path returns the path of the directory.
-func (d *Dir) Path() string { return d.path }
-
-// Authenticated reports whether the cache was opened with a secret.
-func (d *Dir) Authenticated() bool { return d.mac != nil }
-
 func file(key [sha256.Size]byte) string {
 	name := hex.EncodeToString(key[:])
 	return name[:2] + "/" + name
@@ -122,16 +116,11 @@ func file(key [sha256.Size]byte) string {
 // Get returns the data of a key, or nil. It uses the memory of dst if that is large enough.
 func (d *Dir) Get(dst []byte, key [sha256.Size]byte) []byte {
 	data, err := d.read(dst, key)
-	switch {
-	case err == nil:
-		d.hits.Add(1)
-		return data
-	case errors.Is(err, errDamaged):
+	if err == errDamaged {
 		d.root.Remove(file(key))
 		d.damaged.Add(1)
 	}
-	d.misses.Add(1)
-	return nil
+	return data
 }
 
 var errDamaged = errors.New("damaged")
@@ -191,7 +180,7 @@ func (d *Dir) Put(key [sha256.Size]byte, data []byte) {
 		d.err = cmp.Or(d.err, err)
 		return
 	}
-	d.written.Add(int64(len(data) + d.header + overhead))
+	d.changed.Store(true)
 }
 
 func (d *Dir) put(key [sha256.Size]byte, data []byte) error {
@@ -222,14 +211,11 @@ func (d *Dir) Err() error {
 	return d.err
 }
 
-// Stats returns how many calls of [Dir.Get] found an entry, how many did not, and how many
-// of the latter found a damaged or unauthentic one.
-func (d *Dir) Stats() (hits, misses, damaged int64) {
-	return d.hits.Load(), d.misses.Load(), d.damaged.Load()
-}
+// Damaged returns how many damaged or unauthentic entries [Dir.Get] found.
+func (d *Dir) Damaged() int64 { return d.damaged.Load() }
 
 // Changed reports whether entries were stored since Open.
-func (d *Dir) Changed() bool { return d.written.Load() > 0 }
+func (d *Dir) Changed() bool { return d.changed.Load() }
 
 type entry struct {
 	path string
@@ -244,27 +230,27 @@ func (d *Dir) entries() (all []entry, stale []string, err error) {
 		return nil, nil, err
 	}
 	for _, e := range top {
-		path := e.Name()
+		dir := e.Name()
 		switch {
-		case strings.HasPrefix(e.Name(), partial):
+		case strings.HasPrefix(dir, partial):
 			if info, err := e.Info(); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > staleTime {
-				stale = append(stale, path)
+				stale = append(stale, dir)
 			}
 			continue
-		case len(e.Name()) != 2 || !e.IsDir():
+		case len(dir) != 2 || !e.IsDir():
 			continue
 		}
-		files, err := fs.ReadDir(d.root.FS(), path)
+		files, err := fs.ReadDir(d.root.FS(), dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, err
 		}
 		for _, f := range files {
-			if _, err := hex.DecodeString(f.Name()); err != nil || len(f.Name()) != nameLen || f.Name()[:2] != e.Name() {
+			if _, err := hex.DecodeString(f.Name()); err != nil || len(f.Name()) != nameLen || f.Name()[:2] != dir {
 				continue
 			}
 			// Another process may have removed it.
 			if info, err := f.Info(); err == nil && info.Mode().IsRegular() {
-				all = append(all, entry{filepath.Join(path, f.Name()), info.Size() + overhead, info.ModTime()})
+				all = append(all, entry{filepath.Join(dir, f.Name()), info.Size() + overhead, info.ModTime()})
 			}
 		}
 	}

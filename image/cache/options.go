@@ -18,14 +18,14 @@ const dirVariable = "IMGTOOL_CACHE_DIR"
 
 // Options say which cache a build uses.
 type Options struct {
-	Dir  string // empty: that of IMGTOOL_CACHE_DIR, or blocks in [UserDir]
+	Dir  string // empty: the value of IMGTOOL_CACHE_DIR, or blocks in [UserDir]
 	Key  string // file with the key that authenticates the entries; empty: none
 	Max  int64  // what the entries may take, in bytes
 	None bool   // use no cache
 }
 
-// UserDir returns imgtool's directory in the user's cache. There is no other default: in a
-// directory that all users can write to, such as /tmp, others could change what is built.
+// UserDir returns imgtool's directory in the user's cache. A directory that all users can
+// write to, such as /tmp, is not a default: others could change what is built.
 func UserDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
@@ -45,9 +45,9 @@ func (o Options) path() (dir string, named bool, err error) {
 	return filepath.Join(dir, "blocks"), false, nil
 }
 
-// Open opens the cache, and makes its directory. It returns nil if there is none, with a
-// warning if that was not asked for. A cache that others can write to is an error, and so
-// is one that was named and cannot be used.
+// Open opens the cache, and makes its directory. It returns nil with None, and with a
+// warning if the default directory cannot be used. A directory that others can write to,
+// and a named directory that cannot be used, are errors.
 func (o Options) Open(warn func(string)) (*Dir, error) {
 	if o.None {
 		if o.Dir != "" || o.Key != "" {
@@ -103,7 +103,7 @@ func (o Options) Existing() (*Dir, string, error) {
 }
 
 // secret returns the content of the key file, or nil without one. The file must be outside
-// of the cache: whoever stores the cache sees all of it.
+// of the cache: the system that stores the cache can read all of it.
 func (o Options) secret(dir string) ([]byte, error) {
 	if o.Key == "" {
 		return nil, nil
@@ -146,10 +146,10 @@ func (d *Dir) Settle(warn func(string)) {
 	if d == nil {
 		return
 	}
-	if _, _, damaged := d.Stats(); damaged > 0 && d.Authenticated() {
-		warn(fmt.Sprintf("%s: %d entries were damaged or not made with this --cache-key: they were replaced", d.Path(), damaged))
+	if damaged := d.Damaged(); damaged > 0 && d.mac != nil {
+		warn(fmt.Sprintf("%s: %d entries were damaged or not made with this --cache-key: they were replaced", d.path, damaged))
 	} else if damaged > 0 {
-		warn(fmt.Sprintf("%s: %d damaged entries were replaced", d.Path(), damaged))
+		warn(fmt.Sprintf("%s: %d damaged entries were replaced", d.path, damaged))
 	}
 	err := d.Err()
 	if err == nil && d.Changed() {

@@ -35,28 +35,16 @@ func checkFstab(e *Edit) error {
 	return nil
 }
 
-func (e *Edit) pathOr(path string) string {
-	if e.Path == "" {
-		return path
-	}
-	return e.Path
-}
-
-// fstab changes the given fields of the entry of a mount point, or adds an entry.
-func (w *work) fstab(e *Edit) error {
-	path := e.pathOr("/etc/fstab")
-	at, n, text, err := w.text(path)
-	if err != nil {
-		return err
-	}
+// changeFstab changes the given fields of the entry of a mount point, or adds an entry.
+func changeFstab(e *Edit, path, text string) (string, error) {
 	table := fstab.Parse(text)
 	entry, ok, err := table.Lookup(e.Where, e.Spec)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	if !ok {
 		if e.Spec == "" || e.Type == "" {
-			return fmt.Errorf("%s has no entry for %s, and a new one needs spec and type", path, e.Where)
+			return "", fmt.Errorf("%s has no entry for %s, and a new one needs spec and type", path, e.Where)
 		}
 		entry = fstab.Entry{Where: e.Where, Options: "defaults", Dump: "0", Pass: "0"}
 	}
@@ -72,28 +60,23 @@ func (w *work) fstab(e *Edit) error {
 		}
 	}
 	if err := table.Put(entry, e.Comment); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	return w.setText(at, n, text, table.String())
+	return table.String(), nil
 }
 
-func (w *work) fstabRemove(e *Edit) error {
-	path := e.pathOr("/etc/fstab")
-	at, n, text, err := w.text(path)
-	if err != nil {
-		return err
-	}
+func removeFstab(e *Edit, path, text string) (string, error) {
 	table := fstab.Parse(text)
 	ok, err := table.Remove(e.Where, e.Spec)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s: %w", path, err)
+		return "", fmt.Errorf("%s: %w", path, err)
 	case !ok && !e.MissingOK:
-		return fmt.Errorf("%s has no entry for %s", path, e.Where)
+		return "", fmt.Errorf("%s has no entry for %s", path, e.Where)
 	case !ok:
-		return nil
+		return text, nil
 	}
-	return w.setText(at, n, text, table.String())
+	return table.String(), nil
 }
 
 func checkExtlinux(e *Edit) error {
@@ -103,7 +86,7 @@ func checkExtlinux(e *Edit) error {
 	}
 	switch {
 	case e.has("add") && e.has("label"):
-		return errors.New("add makes a label and label changes one; give only one of them")
+		return errors.New("add and label exclude each other")
 	case e.has("copy-of") && !e.has("add"):
 		return errors.New("copy-of needs add")
 	case entry && !e.has("add") && !e.has("label"):
@@ -128,21 +111,16 @@ func checkExtlinux(e *Edit) error {
 
 func isToken(s string) bool { return s != "" && !strings.ContainsAny(s, " \t\r\n#\x00") }
 
-// extlinux makes or changes a label, removes labels, and sets default and timeout, in this
-// order.
-func (w *work) extlinux(e *Edit) error {
-	path := e.pathOr(ExtlinuxConf)
-	at, n, text, err := w.text(path)
-	if err != nil {
-		return err
-	}
+func editExtlinux(e *Edit, path, text string) (string, error) {
 	conf := extlinux.Parse(text)
 	if err := changeExtlinux(conf, e); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	return w.setText(at, n, text, conf.String())
+	return conf.String(), nil
 }
 
+// changeExtlinux makes or changes a label, removes labels, and sets default and timeout, in
+// this order.
 func changeExtlinux(conf *extlinux.Config, e *Edit) error {
 	label := e.Label
 	if e.has("add") {

@@ -39,16 +39,12 @@ func Derive(t *tree.Tree, exclude []string) (*tree.Tree, error) {
 
 // Sub returns the tree below a directory, for a partition that is mounted there.
 func Sub(t *tree.Tree, dir string) (*tree.Tree, error) {
-	n, err := t.Open(dir)
+	at, n, err := find(t, dir, true)
 	if err != nil {
 		return nil, err
 	}
 	if n.Type() != tree.Dir {
 		return nil, fmt.Errorf("%s is %s, not a directory", dir, typeNames[n.Type()])
-	}
-	at, err := t.Resolve(dir, true)
-	if err != nil {
-		return nil, err
 	}
 	return t.Sub(at), nil
 }

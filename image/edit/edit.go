@@ -48,6 +48,7 @@
 package edit
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -68,8 +69,8 @@ const MaxText = 1 << 20
 // Edit is one parsed and checked edit.
 type Edit struct {
 	fields
-	pos  string          // file:line
-	keys map[string]bool // the keys that are given
+	pos  string         // file:line
+	keys map[string]int // the keys that are given, with their lines
 }
 
 // fields are the keys of all verbs.
@@ -128,7 +129,7 @@ type fields struct {
 // String returns the position and the verb, such as "sd.toml:12: fstab".
 func (e Edit) String() string { return e.pos + ": " + e.Do }
 
-func (e *Edit) has(key string) bool { return e.keys[key] }
+func (e *Edit) has(key string) bool { return e.keys[key] > 0 }
 
 // Apply returns a copy of t with the edits applied in order. The trees share unchanged
 // inodes. New and changed inodes get modTime, in seconds since 1970; directories keep
@@ -284,23 +285,25 @@ func parseMode(s string) (uint32, error) {
 var typeNames = map[uint32]string{tree.Dir: "a directory", tree.Regular: "a file", tree.Symlink: "a symbolic link",
 	tree.BlockDev: "a device", tree.CharDev: "a device", tree.Fifo: "a fifo", tree.Socket: "a socket"}
 
-// file returns the regular file that path leads to, and its path in the tree.
-func (w *work) file(path string) (string, *tree.Inode, error) {
-	n, err := w.t.Open(path)
-	if err != nil {
+// find returns the inode that path leads to, and its path in the tree. A link in the last
+// element is followed with last.
+func find(t *tree.Tree, path string, last bool) (at string, n *tree.Inode, err error) {
+	if at, err = t.Resolve(path, last); err != nil {
 		return "", nil, err
 	}
-	if n.Type() != tree.Regular {
-		return "", nil, fmt.Errorf("%s is %s, not a file", path, typeNames[n.Type()])
+	if n = t.Lookup(at); n == nil {
+		_, err = t.Open(path)
 	}
-	at, err := w.t.Resolve(path, true)
 	return at, n, err
 }
 
-// text returns the text of the file that path leads to.
+// text returns the text of the regular file that path leads to, and its path in the tree.
 func (w *work) text(path string) (at string, n *tree.Inode, text string, err error) {
-	if at, n, err = w.file(path); err != nil {
+	if at, n, err = find(w.t, path, true); err != nil {
 		return "", nil, "", err
+	}
+	if n.Type() != tree.Regular {
+		return "", nil, "", fmt.Errorf("%s is %s, not a file", path, typeNames[n.Type()])
 	}
 	text, err = readText(path, n)
 	return at, n, text, err
@@ -323,12 +326,21 @@ func readText(path string, n *tree.Inode) (string, error) {
 	return string(b), nil
 }
 
-// setText replaces the text of a file, if it differs.
-func (w *work) setText(at string, n *tree.Inode, old, text string) error {
-	if old == text {
-		return nil
+// textVerb returns the apply function of a verb that changes the text of the file e.Path,
+// or path if that is empty. The errors of change contain the path.
+func textVerb(path string, change func(e *Edit, path, text string) (string, error)) func(*work, *Edit) error {
+	return func(w *work, e *Edit) error {
+		path := cmp.Or(e.Path, path)
+		at, n, old, err := w.text(path)
+		if err != nil {
+			return err
+		}
+		text, err := change(e, path, old)
+		if err != nil || text == old {
+			return err
+		}
+		return w.change(at, n, w.withText(n, text))
 	}
-	return w.change(at, n, w.withText(n, text))
 }
 
 func (w *work) withText(n *tree.Inode, text string) *tree.Inode {

@@ -125,7 +125,7 @@ func TestApply(t *testing.T) {
 		{"a file that is there", `write path="/etc/a" text="x"`, "+/etc/a 100640 7:8 @9\n\tx\n"},
 		{"the same file", `write path="/etc/a" text="one\ntwo\nlast"`, ""},
 		{"the same file with another mode", `write path="/etc/a" text="one\ntwo\nlast" mode="600"`, "+/etc/a 100600 7:8 @9\n\tone\n\ttwo\n\tlast\n"},
-		{"a file that is no text", `write path="/etc/bin" text="x"`, "+/etc/bin 100640 7:8 @9\n\tx\n"},
+		{"a file that is not text", `write path="/etc/bin" text="x"`, "+/etc/bin 100640 7:8 @9\n\tx\n"},
 		{"a file through a link", `write path="/etc/to-a" text="x"`, "+/etc/a 100640 7:8 @9\n\tx\n"},
 		{"a file through a link to nothing", `write path="/etc/gone" text="x"`, "+/run/file 100644 0:0 @9\n\tx\n"},
 		{"a file of two names", `write path="/twin2" text="x"`, "+/twin1 100640 7:8 @9 user.a=\"b\"\n\tx\n+/twin2 100640 7:8 @9 user.a=\"b\" = /twin1\n"},

@@ -1,6 +1,7 @@
 package edit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,15 +18,8 @@ func (w *work) write(e *Edit) error {
 	if err != nil {
 		return err
 	}
-	n := w.t.Lookup(at)
-	if n == nil {
-		n = &tree.Inode{Mode: tree.Regular | 0o644, ModTime: w.modTime}
-		n, err = w.attributes(n, e)
-		if err != nil {
-			return err
-		}
-		return w.t.Put(at, w.withText(n, e.Text))
-	}
+	old := w.t.Lookup(at)
+	n := cmp.Or(old, &tree.Inode{Mode: tree.Regular | 0o644, ModTime: w.modTime})
 	if n.Type() != tree.Regular {
 		return fmt.Errorf("%s is %s, not a file", e.Path, typeNames[n.Type()])
 	}
@@ -34,10 +28,10 @@ func (w *work) write(e *Edit) error {
 		return err
 	}
 	// A file that cannot be read as text differs.
-	if old, err := readText(e.Path, n); err != nil || old != e.Text {
+	if text, err := readText(e.Path, n); old == nil || err != nil || text != e.Text {
 		want = w.withText(want, e.Text)
 	}
-	if want == n {
+	if want == old {
 		return nil
 	}
 	return w.change(at, n, want)
@@ -102,10 +96,7 @@ func (w *work) mkdir(e *Edit) error {
 	if err != nil {
 		return err
 	}
-	n := w.t.Lookup(at)
-	if n == nil {
-		n = &tree.Inode{Mode: tree.Dir | 0o755, ModTime: w.modTime}
-	}
+	n := cmp.Or(w.t.Lookup(at), &tree.Inode{Mode: tree.Dir | 0o755, ModTime: w.modTime})
 	if n.Type() != tree.Dir {
 		return fmt.Errorf("%s is %s, not a directory", e.Path, typeNames[n.Type()])
 	}
@@ -171,16 +162,11 @@ func (w *work) link(at, target string) error {
 // remove removes a path and everything below it, or with contents only the entries of a
 // directory.
 func (w *work) remove(e *Edit) error {
-	at, err := w.t.Resolve(e.Path, e.Contents)
-	if err != nil {
-		return err
-	}
-	n := w.t.Lookup(at)
+	at, n, err := find(w.t, e.Path, e.Contents)
 	switch {
-	case n == nil && e.MissingOK:
+	case e.MissingOK && errors.Is(err, fs.ErrNotExist):
 		return nil
-	case n == nil:
-		_, err := w.t.Open(e.Path)
+	case err != nil:
 		return err
 	case !e.Contents && at == "":
 		return fmt.Errorf("the root cannot be removed")
@@ -200,16 +186,11 @@ func (w *work) remove(e *Edit) error {
 
 // rename renames a file or directory. The new name must not exist.
 func (w *work) rename(e *Edit) error {
-	from, err := w.t.Resolve(e.From, false)
-	if err != nil {
-		return err
-	}
-	n := w.t.Lookup(from)
-	if n == nil {
-		if e.MissingOK {
-			return nil
-		}
-		_, err := w.t.Open(e.From)
+	from, _, err := find(w.t, e.From, false)
+	switch {
+	case e.MissingOK && errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
 		return err
 	}
 	to, err := w.place(e.To, false, e.Parents)
@@ -247,13 +228,8 @@ func (w *work) chown(e *Edit) error {
 }
 
 func (w *work) setAttributes(e *Edit, path string, follow bool) error {
-	at, err := w.t.Resolve(path, follow)
+	at, n, err := find(w.t, path, follow)
 	if err != nil {
-		return err
-	}
-	n := w.t.Lookup(at)
-	if n == nil {
-		_, err := w.t.Open(path)
 		return err
 	}
 	want, err := w.attributes(n, e)
@@ -266,11 +242,7 @@ func (w *work) setAttributes(e *Edit, path string, follow bool) error {
 // copy copies a file or directory with its metadata. Hard links within it become hard links
 // of the copy.
 func (w *work) copy(e *Edit) error {
-	n, err := w.t.Open(e.From)
-	if err != nil {
-		return err
-	}
-	from, err := w.t.Resolve(e.From, true)
+	from, n, err := find(w.t, e.From, true)
 	if err != nil {
 		return err
 	}

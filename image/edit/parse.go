@@ -33,16 +33,16 @@ var verbs = map[string]verb{
 	"chown":        {words("path owner"), words("recursive"), nil, (*work).chown},
 	"copy":         {words("from to"), words("replace parents"), nil, (*work).copy},
 	"move-tree":    {words("from to"), words("link make parents"), nil, (*work).moveTree},
-	"lock-user":    {words("user"), words("missing-ok"), checkUser, (*work).lockUser},
-	"append-line":  {words("path line"), nil, nil, (*work).appendLine},
-	"comment-line": {words("path"), words("lines pattern missing-ok"), checkCommentLine, (*work).commentLine},
-	"set-var":      {words("path key value"), nil, checkSetVar, (*work).setVar},
+	"lock-user":    {words("user"), words("missing-ok"), checkUser, textVerb("/etc/shadow", lockUser)},
+	"append-line":  {words("path line"), nil, nil, textVerb("", appendLine)},
+	"comment-line": {words("path"), words("lines pattern missing-ok"), checkCommentLine, textVerb("", commentLine)},
+	"set-var":      {words("path key value"), nil, checkSetVar, textVerb("", setVar)},
 	"enable-unit":  {words("unit"), nil, checkUnit, (*work).enableUnit},
 	"disable-unit": {words("unit"), words("missing-ok"), checkUnit, (*work).disableUnit},
-	"fstab":        {words("where"), words("spec type options dump pass comment path"), checkFstab, (*work).fstab},
-	"fstab-remove": {words("where"), words("spec missing-ok path"), checkFstab, (*work).fstabRemove},
+	"fstab":        {words("where"), words("spec type options dump pass comment path"), checkFstab, textVerb("/etc/fstab", changeFstab)},
+	"fstab-remove": {words("where"), words("spec missing-ok path"), checkFstab, textVerb("/etc/fstab", removeFstab)},
 	"extlinux": {nil, words("add copy-of label menu linux initrd fdt append-replace append-set append-remove" +
-		" remove-labels missing-ok default timeout path"), checkExtlinux, (*work).extlinux},
+		" remove-labels missing-ok default timeout path"), checkExtlinux, textVerb(ExtlinuxConf, editExtlinux)},
 }
 
 // Parse parses a TOML file of edits. Unknown verbs and keys are errors, which name the
@@ -73,10 +73,7 @@ func Parse(name string, text []byte) ([]Edit, error) {
 	}
 	edits := make([]Edit, len(tables))
 	for i, t := range tables {
-		e := Edit{fields: doc.Edit[i], pos: fmt.Sprintf("%s:%d", name, t.line), keys: map[string]bool{}}
-		for key := range t.keys {
-			e.keys[key] = true
-		}
+		e := Edit{fields: doc.Edit[i], pos: fmt.Sprintf("%s:%d", name, t.line), keys: t.keys}
 		edits[i] = e
 		vars := false
 		e.eachText(func(s string) string {

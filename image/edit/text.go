@@ -8,21 +8,13 @@ import (
 )
 
 // appendLine appends a line, unless the file has it anywhere.
-func (w *work) appendLine(e *Edit) error {
-	at, n, text, err := w.text(e.Path)
-	if err != nil {
-		return err
-	}
-	return w.setText(at, n, text, appendLine(text, e.Line))
-}
-
-func appendLine(text, line string) string {
+func appendLine(e *Edit, _, text string) (string, error) {
 	for l := range strings.Lines(text) {
-		if strings.TrimSuffix(l, "\n") == line {
-			return text
+		if strings.TrimSuffix(l, "\n") == e.Line {
+			return text, nil
 		}
 	}
-	return endLine(text) + line + "\n"
+	return endLine(text) + e.Line + "\n", nil
 }
 
 func endLine(text string) string {
@@ -43,11 +35,7 @@ func checkCommentLine(e *Edit) error {
 // commentLine inserts "# " before lines that are equal to an element of lines, or that
 // contain a match of pattern. Comments are unchanged; a comment that matches without its
 // "# " counts as a match.
-func (w *work) commentLine(e *Edit) error {
-	at, n, text, err := w.text(e.Path)
-	if err != nil {
-		return err
-	}
+func commentLine(e *Edit, path, text string) (string, error) {
 	match := []func(line string) bool{}
 	for _, want := range e.Lines {
 		match = append(match, func(line string) bool { return line == want })
@@ -56,7 +44,7 @@ func (w *work) commentLine(e *Edit) error {
 	if e.has("pattern") {
 		pattern, err := regexp.Compile(e.Pattern)
 		if err != nil {
-			return err
+			return "", err
 		}
 		match = append(match, pattern.MatchString)
 		names = []string{e.Pattern}
@@ -85,10 +73,10 @@ func (w *work) commentLine(e *Edit) error {
 	}
 	for i, ok := range found {
 		if !ok && !e.MissingOK {
-			return fmt.Errorf("%s has no line %q", e.Path, names[i])
+			return "", fmt.Errorf("%s has no line %q", path, names[i])
 		}
 	}
-	return w.setText(at, n, text, b.String())
+	return b.String(), nil
 }
 
 var varName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -108,11 +96,7 @@ var assigns = regexp.MustCompile(`^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]
 
 // setVar sets a variable in a file of shell assignments: in its last assignment, which
 // takes effect, or in a new line at the end. It keeps the style of quotes if possible.
-func (w *work) setVar(e *Edit) error {
-	at, n, text, err := w.text(e.Path)
-	if err != nil {
-		return err
-	}
+func setVar(e *Edit, path, text string) (string, error) {
 	lines := strings.SplitAfter(text, "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
 		line := strings.TrimSuffix(lines[i], "\n")
@@ -121,12 +105,12 @@ func (w *work) setVar(e *Edit) error {
 		}
 		m := assignment.FindStringSubmatch(line)
 		if m == nil {
-			return fmt.Errorf("%s:%d: %q is more than an assignment of one word to %s", e.Path, i+1, line, e.Key)
+			return "", fmt.Errorf("%s:%d: %q is more than an assignment of one word to %s", path, i+1, line, e.Key)
 		}
 		lines[i] = m[1] + e.Key + "=" + quote(e.Value, m[3]) + m[4] + lines[i][len(line):]
-		return w.setText(at, n, text, strings.Join(lines, ""))
+		return strings.Join(lines, ""), nil
 	}
-	return w.setText(at, n, text, endLine(text)+e.Key+"="+quote(e.Value, "")+"\n")
+	return endLine(text) + e.Key + "=" + quote(e.Value, "") + "\n", nil
 }
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_./:=,@%+-]*$`)

@@ -159,6 +159,7 @@ func (w *work) unitLink(name, target string) error {
 // specifiers replaces specifiers for parts of the unit's name, and checks that the result
 // is a unit name.
 func (u unit) specifiers(s string) (string, error) {
+	values := map[string]string{"i": u.instance, "p": u.prefix, "n": u.name, "N": strings.TrimSuffix(u.name, u.suffix), "%": "%"}
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] != '%' {
@@ -166,18 +167,9 @@ func (u unit) specifiers(s string) (string, error) {
 			continue
 		}
 		i++
-		switch {
-		case strings.HasPrefix(s[i:], "i"):
-			b.WriteString(u.instance)
-		case strings.HasPrefix(s[i:], "p"):
-			b.WriteString(u.prefix)
-		case strings.HasPrefix(s[i:], "n"):
-			b.WriteString(u.name)
-		case strings.HasPrefix(s[i:], "N"):
-			b.WriteString(strings.TrimSuffix(u.name, u.suffix))
-		case strings.HasPrefix(s[i:], "%"):
-			b.WriteByte('%')
-		default:
+		if value, ok := values[s[i:min(i+1, len(s))]]; ok {
+			b.WriteString(value)
+		} else {
 			return "", fmt.Errorf("%s: unsupported specifier; supported: %%i, %%p, %%n, %%N and %%%%", s)
 		}
 	}

@@ -18,12 +18,7 @@ func checkUser(e *Edit) error {
 
 // lockUser locks the password of a user as passwd -l does: with a "!" before the hash in
 // /etc/shadow. SSH keys stay valid.
-func (w *work) lockUser(e *Edit) error {
-	const path = "/etc/shadow"
-	at, n, text, err := w.text(path)
-	if err != nil {
-		return err
-	}
+func lockUser(e *Edit, path, text string) (string, error) {
 	var b strings.Builder
 	found := false
 	for line := range strings.Lines(text) {
@@ -38,7 +33,7 @@ func (w *work) lockUser(e *Edit) error {
 		b.WriteString(line)
 	}
 	if !found && !e.MissingOK {
-		return fmt.Errorf("%s has no user %s", path, e.User)
+		return "", fmt.Errorf("%s has no user %s", path, e.User)
 	}
-	return w.setText(at, n, text, b.String())
+	return b.String(), nil
 }

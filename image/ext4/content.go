@@ -3,77 +3,31 @@ package ext4
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"slices"
-	"sort"
+
+	"imgtool/image"
 )
 
-// data is the content of a file: sorted extents with zeros between them. It implements
-// image.Sparse.
-type data struct {
-	r       io.ReaderAt
-	size    int64
-	block   int64
-	extents []extent // without unwritten ones
+// content returns the content of a file.
+func (s *scan) content(f *found) (image.Content, error) {
+	extents, err := s.extents(f)
+	if err != nil {
+		return nil, err
+	}
+	segments := make([]image.Segment, len(extents))
+	for i, e := range extents {
+		segments[i] = image.Segment{At: e.at * s.blockSize, Off: e.start * s.blockSize, Len: e.n * s.blockSize}
+	}
+	return image.NewMapped(s.r, f.size(), segments), nil
 }
 
-func (d *data) Size() int64 { return d.size }
-
-// Hole implements image.Sparse.
-func (d *data) Hole(off int64) int64 {
-	end := d.size
-	if i := d.after(off); i < len(d.extents) {
-		end = d.extents[i].at * d.block
-	}
-	return max(0, end-off)
-}
-
-// after returns the index of the first extent that ends after off.
-func (d *data) after(off int64) int {
-	return sort.Search(len(d.extents), func(i int) bool { return (d.extents[i].at+d.extents[i].n)*d.block > off })
-}
-
-func (d *data) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, fmt.Errorf("reading at %d: negative offset", off)
-	}
-	if off >= d.size {
-		return 0, io.EOF
-	}
-	var short error
-	if int64(len(p)) > d.size-off {
-		p, short = p[:d.size-off], io.EOF
-	}
-	i := d.after(off)
-	for n := 0; n < len(p); {
-		at := off + int64(n)
-		if i == len(d.extents) || at < d.extents[i].at*d.block {
-			hole := int64(len(p) - n)
-			if i < len(d.extents) {
-				hole = min(hole, d.extents[i].at*d.block-at)
-			}
-			clear(p[n : n+int(hole)])
-			n += int(hole)
-			continue
-		}
-		e := d.extents[i]
-		part := p[n:min(int64(len(p)), int64(n)+(e.at+e.n)*d.block-at)]
-		if err := readFull(d.r, part, e.start*d.block+at-e.at*d.block); err != nil {
-			return n, err
-		}
-		n += len(part)
-		i++
-	}
-	return len(p), short
-}
-
-// data reads the extent tree of a file: Documentation/filesystems/ext4, "Extent Tree".
-func (s *scan) data(f *found) (*data, error) {
-	d := &data{r: s.r, size: f.size(), block: s.blockSize}
+// extents reads the extent tree of a file, without unwritten extents:
+// Documentation/filesystems/ext4, "Extent Tree".
+func (s *scan) extents(f *found) ([]extent, error) {
 	if f.Flags&extentFlag == 0 {
 		return nil, errors.New("indirect blocks, as in ext2, are not supported")
 	}
+	var all []extent
 	next := int64(0)
 	var walk func(node []byte, at int64, depth int) error
 	walk = func(node []byte, at int64, depth int) error {
@@ -133,12 +87,11 @@ func (s *scan) data(f *found) (*data, error) {
 				if err := s.spend(32); err != nil {
 					return err
 				}
-				d.extents = append(d.extents, extent{first, start, n})
+				all = append(all, extent{first, start, n})
 			}
 		}
 		return nil
 	}
 	err := walk(f.Block[:], 0, -1)
-	d.extents = slices.Clip(d.extents)
-	return d, err
+	return all, err
 }

@@ -3,7 +3,6 @@ package ext4
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"math/bits"
 	"slices"
 
@@ -43,7 +42,7 @@ type entry struct {
 // size returns the length of an entry in bytes.
 func (e entry) size() int { return 8 + (len(e.name)+3)&^3 }
 
-// directory is the content of a directory, of which blocks are made when they are read.
+// directory is a directory, of which blocks are made when they are read.
 // A directory of more than one block has an index of hashes: block 0 is the root,
 // followed by nodes, if there are more leaves than entries in the root, and leaves with
 // the directory entries. (Documentation/filesystems/ext4, "Hash Tree Directories")
@@ -95,31 +94,7 @@ func (d *directory) layOut() error {
 	return nil
 }
 
-func (d *directory) Size() int64 { return d.blocks * blockSize }
-
-func (d *directory) ReadAt(p []byte, off int64) (int, error) {
-	return readBlocks(p, off, d.Size(), d.block)
-}
-
-// readBlocks implements ReadAt for content of size bytes, of which block makes block i;
-// nil is a block of zeros.
-func readBlocks(p []byte, off, size int64, block func(i int64) []byte) (int, error) {
-	n := 0
-	for n < len(p) {
-		if off < 0 || off >= size {
-			return n, io.EOF
-		}
-		part := p[n:min(int64(len(p)), int64(n)+blockSize-off%blockSize)]
-		if b := block(off / blockSize); b != nil {
-			copy(part, b[off%blockSize:])
-		} else {
-			clear(part)
-		}
-		n, off = n+len(part), off+int64(len(part))
-	}
-	return n, nil
-}
-
+// block makes block i.
 func (d *directory) block(i int64) []byte {
 	b := make([]byte, 0, blockSize)
 	leaf := i

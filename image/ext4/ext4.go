@@ -6,14 +6,14 @@
 // of any size has few extents. The kernel never reads the former content of the disk:
 // blocks that are not written are free or marked as uninitialised.
 //
-// Blocks have 4096 bytes, inodes 256. All metadata has checksums. The features are
-// those of Linux 4.9 and its e2fsck, without inline data, bigalloc, quota, project,
-// verity, encryption and case folding.
+// Blocks have 4096 bytes, inodes 256. All metadata has checksums. Linux 4.9 and its e2fsck
+// support all features; inline data, bigalloc, quota, project, verity, encryption and case
+// folding are not used.
 //
-// [Read] reads a file system as a tree, also those of other programs, if the files are
-// mapped by extents. A file system is never modified.
+// [Read] reads a file system as a tree, whichever program made it, if the files are mapped
+// by extents. A file system is never modified.
 //
-// All numbers are little-endian, apart from those of the journal. Names and values are
+// All numbers are little-endian, except in the journal. Names and values are
 // from fs/ext4/ext4.h and Documentation/filesystems/ext4 of Linux.
 package ext4
 
@@ -59,7 +59,6 @@ const (
 	compatible  = hasJournal | extAttr | hasResize | dirIndex
 	fileType    = 0x2
 	needsReplay = 0x4
-	metaGroups  = 0x10
 	withExtents = 0x40
 	with64bit   = 0x80
 	withMMP     = 0x100

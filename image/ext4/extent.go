@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"io"
 
 	"imgtool/image"
@@ -91,7 +92,7 @@ func (f *file) extentTree(seed uint32) (root []byte, blocks []image.Extent) {
 			le.PutUint32(b[end:], crc(seed, b[:end]))
 			at := free[0]
 			free = free[1:]
-			blocks = append(blocks, image.Extent{Name: "extents of " + f.path, Off: at * blockSize, Content: content(b)})
+			blocks = append(blocks, image.Extent{Name: "extents of " + f.path, Off: at * blockSize, Content: bytes.NewReader(b)})
 			up = append(up, item{level[0].at, appendTo(nil, uint32(level[0].at), uint32(at), uint16(at>>32), uint16(0))})
 			level = level[n:]
 		}
@@ -106,30 +107,5 @@ func section(c image.Content, off, size int64) image.Content {
 	if off+size <= c.Size() {
 		return io.NewSectionReader(c, off, size)
 	}
-	return &padded{c, off, size}
-}
-
-type padded struct {
-	c         image.Content
-	off, size int64
-}
-
-func (s *padded) Size() int64 { return s.size }
-
-func (s *padded) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off >= s.size {
-		return 0, io.EOF
-	}
-	var short error
-	if int64(len(p)) > s.size-off {
-		p, short = p[:s.size-off], io.EOF
-	}
-	data := p[:min(int64(len(p)), max(0, s.c.Size()-s.off-off))]
-	if len(data) > 0 {
-		if n, err := image.ReadFull(s.c, data, s.off+off); err != nil {
-			return n, err
-		}
-	}
-	clear(p[len(data):])
-	return len(p), short
+	return image.NewMapped(c, size, []image.Segment{{Off: off, Len: c.Size() - off}})
 }

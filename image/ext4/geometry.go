@@ -141,6 +141,17 @@ func hasSuper(group int64) bool {
 	return false
 }
 
+// supers returns the groups that begin with a copy of the superblock.
+func (g *geometry) supers() []int64 {
+	groups := []int64{0}
+	for i := int64(1); i < g.groups; i++ {
+		if hasSuper(i) {
+			groups = append(groups, i)
+		}
+	}
+	return groups
+}
+
 // base returns the number of blocks of the superblock, the descriptors and the blocks
 // reserved for more descriptors at the start of a group.
 func (g *geometry) base(group int64) int64 {
@@ -160,10 +171,8 @@ func (g *geometry) groupLen(group int64) int64 {
 func (g *geometry) place() {
 	g.blockBitmaps, g.inodeBitmaps, g.tables = make([]int64, g.groups), make([]int64, g.groups), make([]int64, g.groups)
 	var used []run
-	for group := range g.groups {
-		if n := g.base(group); n > 0 {
-			used = append(used, run{group * groupBlocks, n})
-		}
+	for _, group := range g.supers() {
+		used = append(used, run{group * groupBlocks, g.base(group)})
 	}
 	for first := int64(0); first < g.groups; first += flexGroups {
 		at := first * groupBlocks
@@ -201,11 +210,7 @@ func (g *geometry) place() {
 
 // overhead returns the number of blocks of all metadata and the journal.
 func (g *geometry) overhead() int64 {
-	n := g.groups*(2+g.table) + g.journal
-	for group := range g.groups {
-		n += g.base(group)
-	}
-	return n
+	return g.groups*(2+g.table) + g.journal + int64(len(g.supers()))*g.base(0)
 }
 
 // space allocates free blocks from the front.

@@ -45,7 +45,7 @@ func stage(t testing.TB, tr *tree.Tree) string {
 	return dir
 }
 
-// common returns a tree similar to that of a distribution.
+// common returns a tree similar to the tree of a distribution.
 func common(t testing.TB, files int) *tree.Tree {
 	rng := rand.New(rand.NewPCG(4, 4))
 	tr := tree.New(modTime)

@@ -20,7 +20,7 @@ type Options struct {
 	Size     int64    // in bytes, a multiple of 4096
 
 	Inodes      int64 // minimum number; 0 is the number that mke2fs would choose, or more if the tree needs more
-	JournalSize int64 // in bytes; 0 is the size that mke2fs would choose, up to 64 MiB; negative is no journal
+	JournalSize int64 // in bytes; 0 is the size that mke2fs would choose, up to 64 MiB; negative omits the journal
 	Reserved    int   // percentage of blocks that only root may use; 0 is 5, as in mke2fs; negative is none
 
 	// First has the paths of files, and of directories with files, that are first on
@@ -101,7 +101,7 @@ func collect(t *tree.Tree, opt Options) (*plan, error) {
 		}
 	}
 	p := &plan{opt: opt, seed: crc(math.MaxUint32, opt.UUID[:]), files: []*file{lost}}
-	c := &collector{plan: p, dirs: map[string]*file{}, linked: map[*tree.Inode]*file{}, blocks: newXattrBlocks()}
+	c := &collector{plan: p, dirs: map[string]*file{}, linked: map[*tree.Inode]*file{}, blocks: &xattrBlocks{same: map[string]*xattrBlock{}}}
 	for _, path := range p.paths(t) {
 		if err := c.add(path, t.Lookup(path)); err != nil {
 			return nil, err
@@ -113,20 +113,25 @@ func collect(t *tree.Tree, opt Options) (*plan, error) {
 		}
 	}
 	p.xattrs = c.blocks.all
-	// A lost+found that is not in the tree is at the same place as one that is.
+	// lost+found has the same place whether the tree contains it or not.
 	slices.SortFunc(p.root.dir.entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 
 	for _, f := range append([]*file{p.root}, p.files...) {
-		if err := f.layOut(); err != nil {
-			return nil, err
+		if f.dir == nil {
+			continue
 		}
+		if err := f.dir.layOut(); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.path, err)
+		}
+		f.size = f.dir.blocks * blockSize
+		f.content = &rendered{f.dir.blocks, f.dir.block}
 	}
 	p.arrange()
 	return p, nil
 }
 
-// paths returns the paths of a tree in the order of inode numbers: those of Options.Last
-// are last.
+// paths returns the paths of a tree in the order of inode numbers: the paths of
+// Options.Last are last.
 func (p *plan) paths(t *tree.Tree) []string {
 	var paths, last []string
 	for path := range t.All() {
@@ -236,19 +241,6 @@ func (f *file) fill(seed uint32, hashSeed [16]byte) error {
 	return nil
 }
 
-// layOut divides the entries of a directory among blocks.
-func (f *file) layOut() error {
-	if f.dir == nil {
-		return nil
-	}
-	if err := f.dir.layOut(); err != nil {
-		return fmt.Errorf("%s: %w", f.path, err)
-	}
-	f.size = f.dir.Size()
-	f.content = f.dir
-	return nil
-}
-
 // arrange sets the order on disk: first Options.First, then directories, then files in
 // the order of their paths.
 func (p *plan) arrange() {
@@ -289,7 +281,7 @@ func (p *plan) arrange() {
 
 // fit allocates all blocks in a file system of p.opt.Size bytes.
 func (p *plan) fit() error {
-	// Inodes 1 to 10 are reserved; the root is one of them.
+	// Inodes 1 to 10 are reserved; the root is inode 2.
 	g, err := choose(p.opt, int64(lostInode-1+len(p.files)))
 	if err != nil {
 		return err

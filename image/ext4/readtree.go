@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -29,12 +30,7 @@ func (s *scan) enter(path string, number, parent uint32, f *found) error {
 	return s.list(path, parent, f)
 }
 
-func show(path string) string {
-	if path == "" {
-		return "the root directory"
-	}
-	return path
-}
+func show(path string) string { return cmp.Or(path, "the root directory") }
 
 // node converts an inode.
 func (s *scan) node(f *found) (*tree.Inode, error) {
@@ -52,14 +48,12 @@ func (s *scan) node(f *found) (*tree.Inode, error) {
 			return nil, fmt.Errorf("damaged: invalid file size %d", f.size())
 		}
 		if f.size() > 0 {
-			d, err := s.data(f)
-			if err != nil {
+			if n.Content, err = s.content(f); err != nil {
 				return nil, err
 			}
-			n.Content = d
 		}
 	case tree.Symlink:
-		n.Mode = tree.Symlink | 0o777
+		n.Mode = tree.SymlinkMode
 		if n.Target, err = s.target(f); err != nil {
 			return nil, err
 		}
@@ -82,12 +76,12 @@ func (s *scan) target(f *found) (string, error) {
 	if f.Flags&extentFlag == 0 && size < fastSymlink {
 		return string(f.Block[:size]), nil
 	}
-	d, err := s.data(f)
+	c, err := s.content(f)
 	if err != nil {
 		return "", err
 	}
 	b := make([]byte, size)
-	if err := readFull(d, b, 0); err != nil {
+	if err := readFull(c, b, 0); err != nil {
 		return "", err
 	}
 	return string(b), s.spend(size)
@@ -95,14 +89,14 @@ func (s *scan) target(f *found) (string, error) {
 
 // list reads the directory at path and everything below it.
 func (s *scan) list(path string, parent uint32, f *found) error {
-	d, err := s.data(f)
+	extents, err := s.extents(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", show(path), err)
 	}
 	at := int64(0)
-	for _, e := range d.extents {
+	for _, e := range extents {
 		for i := range e.n {
-			if at*s.blockSize >= d.size {
+			if at*s.blockSize >= f.size() {
 				break
 			}
 			block := e.start + i
@@ -126,8 +120,8 @@ func (s *scan) list(path string, parent uint32, f *found) error {
 			at++
 		}
 	}
-	if at*s.blockSize != d.size || at == 0 {
-		return fmt.Errorf("%s: the directory is damaged: it has %d bytes and %d blocks", show(path), d.size, at)
+	if at*s.blockSize != f.size() || at == 0 {
+		return fmt.Errorf("%s: the directory is damaged: it has %d bytes and %d blocks", show(path), f.size(), at)
 	}
 	return nil
 }
@@ -200,10 +194,7 @@ func (s *scan) entries(b []byte, path string, parent uint32, f *found, i, block 
 		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 			return bad("invalid name %q", name)
 		}
-		full := name
-		if path != "" {
-			full = path + "/" + name
-		}
+		full := strings.TrimPrefix(path+"/"+name, "/")
 		if err := s.spend(256 + int64(len(name))); err != nil {
 			return err
 		}
@@ -222,8 +213,9 @@ func (s *scan) entries(b []byte, path string, parent uint32, f *found, i, block 
 func (s *scan) put(path string, number, parent uint32, kind uint8) error {
 	n := s.nodes[number]
 	var f *found
+	var kindOf uint8
 	if n != nil {
-		if n.Type() == tree.Dir {
+		if kindOf = kinds[n.Type()]; n.Type() == tree.Dir {
 			return fmt.Errorf("%s: directory of inode %d is in more than one place", path, number)
 		}
 	} else {
@@ -231,11 +223,6 @@ func (s *scan) put(path string, number, parent uint32, kind uint8) error {
 		if f, err = s.inode(number); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-	}
-	var kindOf uint8
-	if n != nil {
-		kindOf = kinds[n.Type()]
-	} else {
 		kindOf = kinds[f.Type()]
 	}
 	if kind != 0 && kind != kindOf {

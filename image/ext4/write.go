@@ -3,6 +3,7 @@ package ext4
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"math"
 
 	"imgtool/image"
@@ -35,15 +36,13 @@ func New(t *tree.Tree, opt Options) (*image.Image, error) {
 		b.resizeBlocks()
 	}
 	for _, x := range p.xattrs {
-		b.add("extended attributes", x.block, content(x.encode(p.seed)))
+		b.add("extended attributes", x.block, bytes.NewReader(x.encode(p.seed)))
 	}
 	for _, f := range p.all() {
 		b.blocks(f)
 	}
 	return image.New(opt.Size, b.extents...)
 }
-
-func content(b []byte) image.Content { return bytes.NewReader(b) }
 
 // builder makes extents of a plan.
 type builder struct {
@@ -72,7 +71,7 @@ func (b *builder) blocks(f *file) {
 	name := f.path
 	switch {
 	case f == b.root:
-		name = "root folder" // the name is in the manifests of images
+		name = "root folder" // manifests of released images contain both names
 	case f.dir != nil:
 		name = "folder " + name
 	}
@@ -146,10 +145,9 @@ func (b *builder) groups() []byte {
 		g.inodes = max(0, min(b.geometry.inodes, used-i*b.geometry.inodes))
 		g.written = ceil(g.inodes, perBlock)
 		unused := b.geometry.inodes - g.inodes
-		switch {
-		case g.inodes == 0 && i > 0:
+		if g.inodes == 0 && i > 0 {
 			flags |= inodeUninit
-		default:
+		} else {
 			sum := crc(b.seed, b.inodeBitmap(i)[:b.geometry.inodes/8])
 			g.InodeCsum, g.InodeCsumHigh = uint16(sum), uint16(sum>>16)
 		}
@@ -205,12 +203,12 @@ func (b *builder) bitmapsAndTables() {
 	for i := range b.desc {
 		g := &b.desc[i]
 		if g.Flags&blockUninit == 0 {
-			b.add("block bitmap", b.blockBitmaps[i], content(g.bitmap))
+			b.add("block bitmap", b.blockBitmaps[i], bytes.NewReader(g.bitmap))
 		}
 		if g.Flags&inodeUninit == 0 {
-			b.add("inode bitmap", b.inodeBitmaps[i], content(b.inodeBitmap(int64(i))))
+			b.add("inode bitmap", b.inodeBitmaps[i], bytes.NewReader(b.inodeBitmap(int64(i))))
 			from := int64(i) * b.geometry.table * blockSize
-			b.add("inode table", b.tables[i], content(b.table[from:from+g.written*blockSize]))
+			b.add("inode table", b.tables[i], bytes.NewReader(b.table[from:from+g.written*blockSize]))
 		}
 	}
 }
@@ -249,10 +247,7 @@ func (b *builder) superblocks(groups []byte) {
 	s.Made, s.Written, s.Checked = uint32(now), uint32(now), uint32(now)
 	s.MadeHigh, s.WrittenHigh, s.CheckedHigh = uint8(now>>32), uint8(now>>32), uint8(now>>32)
 
-	for i := range b.geometry.groups {
-		if !hasSuper(i) {
-			continue
-		}
+	for _, i := range b.supers() {
 		// The whole block, so that no signature of a former file system is left.
 		block := make([]byte, blockSize)
 		at := 0
@@ -263,8 +258,8 @@ func (b *builder) superblocks(groups []byte) {
 		encoded := appendTo(nil, s)
 		le.PutUint32(encoded[csumOff:], crc(math.MaxUint32, encoded[:csumOff]))
 		copy(block[at:], encoded)
-		b.add("superblock", i*groupBlocks, content(block))
-		b.add("group descriptors", i*groupBlocks+1, content(groups))
+		b.add("superblock", i*groupBlocks, bytes.NewReader(block))
+		b.add("group descriptors", i*groupBlocks+1, bytes.NewReader(groups))
 	}
 }
 
@@ -297,29 +292,37 @@ type rendered struct {
 func (r *rendered) Size() int64 { return r.blocks * blockSize }
 
 func (r *rendered) ReadAt(p []byte, off int64) (int, error) {
-	return readBlocks(p, off, r.Size(), r.block)
+	n := 0
+	for n < len(p) {
+		if off < 0 || off >= r.Size() {
+			return n, io.EOF
+		}
+		part := p[n:min(int64(len(p)), int64(n)+blockSize-off%blockSize)]
+		if b := r.block(off / blockSize); b != nil {
+			copy(part, b[off%blockSize:])
+		} else {
+			clear(part)
+		}
+		n, off = n+len(part), off+int64(len(part))
+	}
+	return n, nil
 }
 
 // resizeBlocks adds the double indirect block of the resize inode, which has the numbers
 // of the reserved descriptor blocks, and these, each of which has the numbers of its
 // copies.
 func (b *builder) resizeBlocks() {
-	var backups []int64
-	for i := int64(1); i < b.geometry.groups; i++ {
-		if hasSuper(i) {
-			backups = append(backups, i*groupBlocks)
-		}
-	}
+	backups := b.supers()[1:]
 	first := 1 + b.descs
 	dind := make([]byte, blockSize)
 	for i := range b.reserved {
 		le.PutUint32(dind[(b.descs+i)%(blockSize/4)*4:], uint32(first+i))
 	}
-	b.add("resize inode", b.resize[0].start, content(dind))
+	b.add("resize inode", b.resize[0].start, bytes.NewReader(dind))
 	b.add("reserved group descriptors", first, &rendered{b.reserved, func(i int64) []byte {
 		block := make([]byte, 0, blockSize)
-		for _, at := range backups {
-			block = le.AppendUint32(block, uint32(at+first+i))
+		for _, group := range backups {
+			block = le.AppendUint32(block, uint32(group*groupBlocks+first+i))
 		}
 		return block[:blockSize]
 	}})
@@ -335,21 +338,12 @@ func (b *builder) inodes() {
 	if b.resize == nil {
 		return
 	}
-	// The resize inode has indirect blocks. Its size is that of all blocks which a double
-	// indirect block can map.
+	// The resize inode has indirect blocks. Its size is the size of all blocks that a
+	// double indirect block can map.
 	n := b.encode(&file{node: &tree.Inode{Mode: tree.Regular | 0o600, ModTime: b.opt.Time}, number: resizeInode, links: 1})
 	const perBlock = blockSize / 4
-	size := int64(12+perBlock+perBlock*perBlock) * blockSize
-	n.Size, n.SizeHigh = halves(size)
-	backups := int64(0)
-	for i := int64(1); i < b.geometry.groups; i++ {
-		if hasSuper(i) {
-			backups++
-		}
-	}
-	n.Blocks = uint32((1 + b.reserved*(1+backups)) * sectors)
-	n.Flags = 0
-	clear(n.Block[:])
+	n.Size, n.SizeHigh = halves((12 + perBlock + perBlock*perBlock) * blockSize)
+	n.Blocks = uint32((1 + b.reserved*int64(len(b.supers()))) * sectors)
 	le.PutUint32(n.Block[13*4:], uint32(b.resize[0].start))
 	b.put(resizeInode, n, nil)
 }

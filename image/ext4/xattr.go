@@ -51,8 +51,6 @@ type xattrBlocks struct {
 	same map[string]*xattrBlock
 }
 
-func newXattrBlocks() *xattrBlocks { return &xattrBlocks{same: map[string]*xattrBlock{}} }
-
 // add encodes xattrs: as many as fit go into the inode, the rest into a block.
 func (s *xattrBlocks) add(list []tree.Xattr) ([]byte, *xattrBlock, error) {
 	if len(list) == 0 {

@@ -25,18 +25,20 @@ func (e *KindError) Error() string {
 }
 
 // Open opens a regular file for reading.
-func Open(path string) (*os.File, error) { return open(path, regular, "a regular file") }
+func Open(path string) (*os.File, error) {
+	return open(path, fs.FileMode.IsRegular, "a regular file")
+}
 
 // OpenDisk opens a regular file or a block device for reading.
 func OpenDisk(path string) (*os.File, error) {
-	return open(path, func(path string, mode fs.FileMode) bool { return regular(path, mode) || isDisk(mode) }, "a regular file or a disk")
+	return open(path, func(mode fs.FileMode) bool { return mode.IsRegular() || isDisk(mode) }, "a regular file or a disk")
 }
 
 // OpenStream opens a regular file for reading, or a pipe that the process inherited:
 // /dev/stdin, or /dev/fd/63 as a shell passes <(command).
 func OpenStream(path string) (*os.File, error) {
-	return open(path, func(path string, mode fs.FileMode) bool {
-		return regular(path, mode) || mode&fs.ModeNamedPipe != 0 && Inherited(path)
+	return open(path, func(mode fs.FileMode) bool {
+		return mode.IsRegular() || mode&fs.ModeNamedPipe != 0 && Inherited(path)
 	}, "a regular file")
 }
 
@@ -67,13 +69,11 @@ func read(path string, limit int64, open func(string) (*os.File, error)) ([]byte
 	return b, err
 }
 
-func regular(_ string, mode fs.FileMode) bool { return mode.IsRegular() }
-
 func isDisk(mode fs.FileMode) bool {
 	return mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0
 }
 
-func open(path string, ok func(path string, mode fs.FileMode) bool, want string) (*os.File, error) {
+func open(path string, ok func(mode fs.FileMode) bool, want string) (*os.File, error) {
 	// Opening some devices has side effects, so check the kind first.
 	info, err := os.Stat(path)
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
@@ -82,7 +82,7 @@ func open(path string, ok func(path string, mode fs.FileMode) bool, want string)
 	if err != nil {
 		return nil, err
 	}
-	if !ok(path, info.Mode()) {
+	if !ok(info.Mode()) {
 		return nil, &KindError{path, kind(info.Mode()), want}
 	}
 	// O_NONBLOCK: it may have become a FIFO.
@@ -90,7 +90,7 @@ func open(path string, ok func(path string, mode fs.FileMode) bool, want string)
 	if err != nil {
 		return nil, err
 	}
-	if info, err = f.Stat(); err == nil && !ok(path, info.Mode()) {
+	if info, err = f.Stat(); err == nil && !ok(info.Mode()) {
 		err = &KindError{path, kind(info.Mode()), want}
 	}
 	if err != nil {
@@ -126,4 +126,33 @@ func (d dirFS) Open(name string) (fs.File, error) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
 	}
 	return Open(filepath.Join(string(d), filepath.FromSlash(name)))
+}
+
+// Target follows symbolic links and returns the path of the file, which need not exist. A
+// program that replaces a file by renaming another needs it to keep the links.
+func Target(path string) (string, error) {
+	for range 40 {
+		to, err := os.Readlink(path)
+		if errors.Is(err, fs.ErrNotExist) || err != nil && !isLink(path) {
+			return path, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if !filepath.IsAbs(to) {
+			// The directory may be a symbolic link.
+			dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+			if err != nil {
+				return "", err
+			}
+			to = filepath.Join(dir, to)
+		}
+		path = to
+	}
+	return "", fmt.Errorf("%s: too many symbolic links", path)
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err != nil || info.Mode()&fs.ModeSymlink != 0
 }

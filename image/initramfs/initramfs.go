@@ -49,7 +49,7 @@ func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 			found, err = search(in, path, false)
 			at += in.n
 		case compress.Gzip:
-			found, err = search(limit(&gzipRun{in: in}, &left), path, true)
+			found, err = search(&limited{&gzipRun{in: in}, &left}, path, true)
 			at += in.n
 		default:
 			end, eerr := compress.End(format, r, at, size)
@@ -58,7 +58,7 @@ func Has(r io.ReaderAt, size int64, path string) (bool, error) {
 			}
 			var out io.ReadCloser
 			if out, err = compress.NewReader(io.NewSectionReader(r, at, end-at), format); err == nil {
-				found, err = search(limit(out, &left), path, true)
+				found, err = search(&limited{out, &left}, path, true)
 				out.Close()
 			}
 			at = end
@@ -135,7 +135,7 @@ func nextFile(c *counter) (name string, err error) {
 	}
 	b := make([]byte, (length+2+3)/4*4-2) // the header is two bytes longer than whole words
 	if _, err := io.ReadFull(c, b); err != nil {
-		return "", whole(err)
+		return "", err
 	}
 	if name = string(b[:length-1]); name == "" {
 		name = "."
@@ -143,18 +143,10 @@ func nextFile(c *counter) (name string, err error) {
 	if name != "TRAILER!!!" {
 		_, err = io.CopyN(io.Discard, c, int64(size+3)/4*4)
 	}
-	return name, whole(err)
+	return name, err
 }
 
 const maxName = 4096 // PATH_MAX of the kernel, with the final zero byte
-
-// whole converts io.EOF where data must follow.
-func whole(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
 
 func skipZeros(c *counter) error {
 	for {
@@ -225,9 +217,7 @@ func (g *gzipRun) Read(p []byte) (int, error) {
 	}
 }
 
-// limit returns a reader of r that fails after *left bytes.
-func limit(r io.Reader, left *int64) io.Reader { return &limited{r, left} }
-
+// limited reads from r and fails after *left bytes.
 type limited struct {
 	r    io.Reader
 	left *int64

@@ -85,7 +85,7 @@ func TestHas(t *testing.T) {
 	joined := other + "\x00\x00\x00\x00" + other + script
 	for name, data := range map[string]string{
 		"joined in one member":      pack["gzip"](joined),
-		"joined in one of bzip2":    other + piped(t, joined, "bzip2", "-c"),
+		"joined in a bzip2 stream":  other + piped(t, joined, "bzip2", "-c"),
 		"an archive in two frames":  pack["zstd"](joined[:len(joined)/2]) + pack["zstd"](joined[len(joined)/2:]),
 		"an archive in two members": pack["gzip"](joined[:len(joined)/2]) + pack["gzip"](joined[len(joined)/2:]),
 		"an archive in two streams": pack["xz"](joined[:len(joined)/2]) + pack["xz"](joined[len(joined)/2:]),

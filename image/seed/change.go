@@ -28,8 +28,8 @@ import (
 // The change is a JSON object that replaces the value at the place, or nil to delete it. A change
 // of network is merged instead, and null deletes a key. The result is not checked. Errors contain
 // keys, but no values.
-func Change(document []byte, place []string, change []byte) ([]byte, error) {
-	r := newReader(document, nil)
+func Change(doc []byte, place []string, change []byte) ([]byte, error) {
+	r := newReader(doc, nil)
 	if len(r.faults) > 0 {
 		return nil, errors.New("the existing configuration cannot be read")
 	}
@@ -44,35 +44,36 @@ func Change(document []byte, place []string, change []byte) ([]byte, error) {
 		}
 	}
 	at := strings.Join(place, ".")
+	var checkName func(string) string
+	var must []string // keys
 	switch {
-	case len(place) == 1 && place[0] == "network" && given != nil:
-		if err := onlyKeys(at, given, rulesOf("network")); err != nil {
+	case at == "network" && given != nil:
+		if err := onlyKeys(at, given, document.at(at)); err != nil {
 			return nil, err
 		}
-		r.root.tableAt("network").merge(given)
+		r.root.tableAt(at).merge(given)
+		return canonical(r.root)
 	case len(place) == 2 && place[0] == "users":
-		if what := check.User(place[1]); what != "" {
-			return nil, fmt.Errorf("%q %s", clip(place[1]), what)
-		}
-		if given != nil {
-			if err := onlyKeys(at, given, rulesOf("users").each, "isAdmin"); err != nil {
-				return nil, err
-			}
-		}
-		r.root.tableAt("users").set(place[1], given)
+		checkName, must = check.User, []string{"isAdmin"}
 	case len(place) == 3 && place[0] == "containers" && slices.Contains([]string{"container", "network", "volume"}, place[1]):
-		if what := check.Resource(place[2]); what != "" {
-			return nil, fmt.Errorf("%q %s", clip(place[2]), what)
-		}
-		if given != nil {
-			if err := onlyKeys(at, given, rulesOf("containers", place[1]).each); err != nil {
-				return nil, err
-			}
-		}
-		r.root.tableAt("containers").tableAt(place[1]).set(place[2], given)
+		checkName = check.Resource
 	default:
 		return nil, fmt.Errorf("%s is not a place that can be changed alone", at)
 	}
+	within, name := place[:len(place)-1], place[len(place)-1]
+	if what := checkName(name); what != "" {
+		return nil, fmt.Errorf("%q %s", clip(name), what)
+	}
+	if given != nil {
+		if err := onlyKeys(at, given, document.at(within...).each, must...); err != nil {
+			return nil, err
+		}
+	}
+	parent := r.root
+	for _, key := range within {
+		parent = parent.tableAt(key)
+	}
+	parent.set(name, given)
 	return canonical(r.root)
 }
 
@@ -92,8 +93,6 @@ func canonical(root *value) ([]byte, error) {
 	}
 	return []byte(strings.TrimSpace(b.String()) + "\n"), nil
 }
-
-func rulesOf(path ...string) *rule { return document.at(path...) }
 
 // onlyKeys returns an error if a table has unknown keys, or if keys are missing that the rule or
 // must requires.
@@ -245,7 +244,7 @@ func writeTOML(b *strings.Builder, path []string, t *value) error {
 		if b.Len() > 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintf(b, "[%s]\n", quotedPath(path))
+		fmt.Fprintf(b, "[%s]\n", joined(quoteTOML, path...))
 	}
 	for _, key := range t.keys {
 		if v := t.table[key]; v.kind != table {
@@ -253,7 +252,7 @@ func writeTOML(b *strings.Builder, path []string, t *value) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", dotted(append(slices.Clone(path), key)...), err)
 			}
-			fmt.Fprintf(b, "%s = %s\n", quotedPath([]string{key}), s)
+			fmt.Fprintf(b, "%s = %s\n", joined(quoteTOML, key), s)
 		}
 	}
 	for _, key := range t.keys {
@@ -287,17 +286,6 @@ func (v *value) toml() (string, error) {
 		return "[" + strings.Join(items, ", ") + "]", nil
 	}
 	return "", fmt.Errorf("is %v; it must be a string, an integer, a boolean or a list of these", v.kind)
-}
-
-func quotedPath(path []string) string {
-	var parts []string
-	for _, key := range path {
-		if key == "" || strings.Trim(key, bareKey) != "" {
-			key = quoteTOML(key)
-		}
-		parts = append(parts, key)
-	}
-	return strings.Join(parts, ".")
 }
 
 // JSON converts a TOML document, such as a part of a configuration, to a JSON object.

@@ -1,6 +1,8 @@
 package seed
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode/utf16"
@@ -15,82 +17,62 @@ type entry struct {
 // object is a JSON object, whose keys stay in their order.
 type object []entry
 
+func (o object) MarshalJSON() ([]byte, error) {
+	b := []byte("{")
+	for i, e := range o {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, indented(e.key)...), ':'), indented(e.value)...)
+	}
+	return append(b, '}'), nil
+}
+
+// indented returns a value as JSON with an indent of two, and a final newline.
+func indented(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		panic("seed: internal error: " + err.Error())
+	}
+	return b.Bytes()
+}
+
 // dump formats a value in the layout of Python's json.dumps with an indent of two, and a
-// final newline. A value is an object, a []any, a string, or what fmt prints as JSON.
+// final newline.
 func dump(v any) string {
-	var b strings.Builder
-	write(&b, v, "\n")
-	b.WriteByte('\n')
-	return b.String()
-}
-
-// write writes a value. newline is a line end followed by the current indent.
-func write(b *strings.Builder, v any, newline string) {
-	inner := newline + "  "
-	switch v := v.(type) {
-	case object:
-		if len(v) == 0 {
-			b.WriteString("{}")
-			return
-		}
-		for i, e := range v {
-			b.WriteString(opening(i, "{") + inner + quoteASCII(e.key) + ": ")
-			write(b, e.value, inner)
-		}
-		b.WriteString(newline + "}")
-	case []any:
-		if len(v) == 0 {
-			b.WriteString("[]")
-			return
-		}
-		for i, item := range v {
-			b.WriteString(opening(i, "[") + inner)
-			write(b, item, inner)
-		}
-		b.WriteString(newline + "]")
-	case string:
-		b.WriteString(quoteASCII(v))
-	default:
-		fmt.Fprint(b, v)
-	}
-}
-
-// opening returns the text before an item: a bracket or a comma.
-func opening(i int, bracket string) string {
-	if i == 0 {
-		return bracket
-	}
-	return ","
-}
-
-// quoteASCII quotes a string as JSON in ASCII, as Python does.
-func quoteASCII(s string) string { return quoteIn(s, false) }
-
-// quoteTOML quotes a string for TOML as the device does: like JSON, except for surrogates and
-// the character 0x7f, which TOML does not allow.
-func quoteTOML(s string) string { return quoteIn(s, true) }
-
-func quoteIn(s string, toml bool) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, c := range s {
-		if i := strings.IndexRune("\b\t\n\f\r\"\\", c); i >= 0 {
-			b.WriteByte('\\')
-			b.WriteByte(`btnfr"\`[i])
-			continue
-		}
-		switch {
-		case c >= ' ' && c < 0x7f || c == 0x7f && !toml:
-			b.WriteRune(c)
-		case c > 0xffff && toml:
-			fmt.Fprintf(&b, `\U%08x`, c)
-		case c > 0xffff:
+	return escaped(indented(v), func(c rune) string {
+		if c > 0xffff {
 			high, low := utf16.EncodeRune(c)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, c)
+			return fmt.Sprintf(`\u%04x\u%04x`, high, low)
+		}
+		return fmt.Sprintf(`\u%04x`, c)
+	})
+}
+
+// quoteTOML quotes a string for TOML as the device does: like dump, except for surrogates and
+// the character 0x7f, which TOML does not allow.
+func quoteTOML(s string) string {
+	text := escaped(bytes.TrimSuffix(indented(s), []byte("\n")), func(c rune) string {
+		if c > 0xffff {
+			return fmt.Sprintf(`\U%08x`, c)
+		}
+		return fmt.Sprintf(`\u%04x`, c)
+	})
+	return strings.ReplaceAll(text, "\x7f", `\u007f`)
+}
+
+// escaped replaces the characters of JSON that are not ASCII.
+func escaped(text []byte, escape func(c rune) string) string {
+	var b strings.Builder
+	for _, c := range string(text) {
+		if c <= 0x7f {
+			b.WriteRune(c)
+		} else {
+			b.WriteString(escape(c))
 		}
 	}
-	b.WriteByte('"')
 	return b.String()
 }

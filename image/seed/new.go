@@ -23,7 +23,7 @@ func New(a Answers) ([]byte, []Fault) {
 	var b strings.Builder
 	put := func(key, value string) { fmt.Fprintf(&b, "%s = %s\n", key, quote(value)) }
 	b.WriteString("version = 1\n\n")
-	fmt.Fprintf(&b, "[users.%s]\nisAdmin = true\n", quoteKey(a.User))
+	fmt.Fprintf(&b, "[users.%s]\nisAdmin = true\n", joined(quote, a.User))
 	put("ssh_key", a.Key)
 	if a.LAN != "" || a.Start != "" || a.End != "" {
 		b.WriteString("\n[network.dnsmasq]\n")
@@ -38,18 +38,15 @@ func New(a Answers) ([]byte, []Fault) {
 		b.WriteString("\n[os_upgrade]\n")
 		put("server_url", a.Update)
 	}
-	name := quoteKey(a.Container)
+	name := joined(quote, a.Container)
 	fmt.Fprintf(&b, "\n[containers.container.%s]\nprivileged = %v\n\n[containers.container.%s.Container]\n", name, a.Privileged, name)
 	put("Image", a.Image)
 	if len(a.Publish) > 0 {
-		b.WriteString("PublishPort = [")
-		for i, p := range a.Publish {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			b.WriteString(quote(p))
+		var ports []string
+		for _, p := range a.Publish {
+			ports = append(ports, quote(p))
 		}
-		b.WriteString("]\n")
+		fmt.Fprintf(&b, "PublishPort = [%s]\n", strings.Join(ports, ", "))
 	}
 	fmt.Fprintf(&b, "\n[containers.container.%s.Install]\nWantedBy = [\"multi-user.target\"]\n", name)
 	_, faults := Check([]byte(b.String()))
@@ -73,11 +70,4 @@ func quote(s string) string {
 	}
 	b.WriteByte('"')
 	return b.String()
-}
-
-func quoteKey(s string) string {
-	if s != "" && strings.Trim(s, bareKey) == "" {
-		return s
-	}
-	return quote(s)
 }

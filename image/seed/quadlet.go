@@ -76,30 +76,27 @@ func (v *value) eachShown() []string {
 	return all
 }
 
-// pair is a line of a unit file.
-type pair struct{ key, value string }
-
-// lines returns the lines of a section.
-func lines(section *value) []pair {
-	var all []pair
+// lines returns the lines of a section, which may be nil.
+func lines(section *value) []string {
+	var all []string
 	if section == nil {
 		return nil
 	}
 	for _, key := range section.keys {
 		for _, s := range directive(section.table[key]) {
-			all = append(all, pair{key, s})
+			all = append(all, key+"="+s)
 		}
 	}
 	return all
 }
 
-func writeSection(b *bytes.Buffer, name string, all []pair) {
+func writeSection(b *bytes.Buffer, name string, all []string) {
 	if b.Len() > 0 {
 		b.WriteByte('\n')
 	}
 	fmt.Fprintf(b, "[%s]\n", name)
-	for _, p := range all {
-		fmt.Fprintf(b, "%s=%s\n", p.key, p.value)
+	for _, line := range all {
+		b.WriteString(line + "\n")
 	}
 }
 
@@ -213,23 +210,23 @@ func (c *checker) container(at, name string, v *value) *unit {
 			c.warn(given.line, at+".Container.Network", "is %s; the device makes it %s, as for any container that is %s", shown(clip(strings.Join(given.eachShown(), ", "))), network, u.modes[0])
 		}
 	}
-	var inner []pair
+	var inner []string
 	done := false
 	for _, key := range section.keys {
 		w := section.table[key]
 		switch {
 		case key == "Network":
-			inner, done = append(inner, pair{key, network}), true
+			inner, done = append(inner, key+"="+network), true
 		case key == "PublishPort" && u.modes[0] == rootless:
 			inner = append(inner, c.publish(at+".Container.PublishPort", w)...)
 		default:
 			for _, s := range directive(w) {
-				inner = append(inner, pair{key, s})
+				inner = append(inner, key+"="+s)
 			}
 		}
 	}
 	if !done {
-		inner = append(inner, pair{"Network", network})
+		inner = append(inner, "Network="+network)
 	}
 	var b bytes.Buffer
 	if w := v.at("Unit"); w != nil {
@@ -249,8 +246,8 @@ func ended(b *bytes.Buffer) []byte {
 }
 
 // publish renders the ports of a rootless container: all of them on 127.0.0.1.
-func (c *checker) publish(at string, v *value) []pair {
-	var all []pair
+func (c *checker) publish(at string, v *value) []string {
+	var all []string
 	for i, item := range v.values() {
 		key := at
 		if v.kind == list {
@@ -275,7 +272,7 @@ func (c *checker) publish(at string, v *value) []pair {
 			}
 			c.warn(item.line, key, "is %s; the device makes it %s, as a rootless container is reached from the device alone", item.quoted(item.text), shown(bound))
 		}
-		all = append(all, pair{"PublishPort", tokens.Replace(s)})
+		all = append(all, "PublishPort="+tokens.Replace(s))
 	}
 	return all
 }

@@ -86,15 +86,16 @@ func (c *Config) inbound() object {
 // lanSettings returns the settings of the services on eth1.
 func (c *Config) lanSettings() object {
 	rules, served := document.at("network"), c.root.at("network", "dnsmasq")
-	names := []any{}
+	unique := []any{}
 	for _, name := range served.listAt("gateway_aliases", dnsNameOf) {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
+		if !slices.Contains(unique, name) {
+			unique = append(unique, name)
 		}
 	}
+	var names any = unique
 	// The default replaces an empty list, too.
-	if len(names) == 0 {
-		names = anyList(rules.at("dnsmasq", "gateway_aliases").fallback.([]string))
+	if len(unique) == 0 {
+		names = rules.at("dnsmasq", "gateway_aliases").fallback
 	}
 	gateway := c.lan.gateway
 	return object{
@@ -166,9 +167,6 @@ func (v *value) orFallback(r *rule, key string) any {
 	if w := v.at(key); w != nil {
 		return plain(w)
 	}
-	if list, ok := r.at(key).fallback.([]string); ok {
-		return anyList(list)
-	}
 	return r.at(key).fallback
 }
 
@@ -177,14 +175,6 @@ func (v *value) listAt(key string, each func(*value) any) []any {
 	all := []any{}
 	for _, item := range v.at(key).values() {
 		all = append(all, each(item))
-	}
-	return all
-}
-
-func anyList(list []string) []any {
-	all := []any{}
-	for _, s := range list {
-		all = append(all, s)
 	}
 	return all
 }

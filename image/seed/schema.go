@@ -1,10 +1,6 @@
 package seed
 
-import (
-	"bytes"
-	"encoding/json"
-	"strings"
-)
+import "strings"
 
 // Schema returns a JSON Schema (draft 2020-12) of the document, for editors. It contains the
 // rules for single values, but not those between values, which [Check] has.
@@ -12,14 +8,7 @@ func Schema() []byte {
 	s := document.schema()
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	s["title"] = "AtomixOS config.toml, version 1"
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(s); err != nil {
-		panic("seed: internal error: " + err.Error())
-	}
-	return b.Bytes()
+	return indented(s)
 }
 
 func (r *rule) schema() map[string]any {

@@ -96,16 +96,16 @@ func clip(s string) string {
 }
 
 // dotted joins the parts of a key with dots, and quotes parts where necessary.
-func dotted(key ...string) string {
-	var b strings.Builder
-	for i, k := range key {
-		if i > 0 {
-			b.WriteByte('.')
-		}
+func dotted(key ...string) string { return joined(strconv.Quote, key...) }
+
+// joined is dotted with a function that quotes a part.
+func joined(quote func(string) string, key ...string) string {
+	var parts []string
+	for _, k := range key {
 		if k == "" || strings.Trim(k, bareKey) != "" {
-			k = strconv.Quote(k)
+			k = quote(k)
 		}
-		b.WriteString(k)
+		parts = append(parts, k)
 	}
-	return b.String()
+	return strings.Join(parts, ".")
 }

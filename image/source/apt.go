@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -35,22 +34,8 @@ type apt struct {
 	options   []string
 }
 
-// debianArch returns Debian's name of a GOARCH.
-func debianArch(arch string) string {
-	switch arch {
-	case "386":
-		return "i386"
-	case "arm":
-		return "armhf"
-	case "ppc64le":
-		return "ppc64el"
-	case "mipsle":
-		return "mipsel"
-	case "mips64le":
-		return "mips64el"
-	}
-	return arch
-}
+// debianArch has Debian's names of architectures that differ from GOARCH.
+var debianArch = map[string]string{"386": "i386", "arm": "armhf", "ppc64le": "ppc64el", "mipsle": "mipsel", "mips64le": "mips64el"}
 
 // listsAge is the age at which package lists are fetched again.
 const listsAge = 24 * time.Hour
@@ -76,37 +61,21 @@ func (a *apt) get(ctx context.Context, name string) (*Package, error) {
 	}
 	defer unlock()
 
-	var stale error
-	if fi, err := os.Stat(a.stamp()); err != nil || time.Since(fi.ModTime()) > listsAge {
-		stale = a.refresh(ctx)
-	}
-	var p *Package
-	for {
-		if p, err = a.fetch(ctx, name); err == nil || ctx.Err() != nil {
-			break
-		}
-		var damaged *CorruptError
-		if errors.As(err, &damaged) {
-			break
-		}
-		if a.refreshed {
-			// The error of fetching the lists is the reason.
-			if stale != nil {
-				err = stale
-			}
-			break
-		}
+	stale := a.refreshOld(ctx)
+	p, err := a.fetch(ctx, name)
+	if err != nil && !a.refreshed && !errors.As(err, new(*CorruptError)) && ctx.Err() == nil {
 		// The package may be newer than the lists, or its version may have been replaced.
 		stale = a.refresh(ctx)
+		p, err = a.fetch(ctx, name)
+	}
+	if err != nil && stale != nil && !errors.As(err, new(*CorruptError)) {
+		err = stale // fetching the lists failed: that is the reason
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("package %s: %w", bare, err)
-	}
-	if a.packages == nil {
-		a.packages = map[string]*Package{}
 	}
 	a.packages[name] = p
 	return p, nil
@@ -128,15 +97,10 @@ func (a *apt) gather(ctx context.Context, names []string) {
 		return
 	}
 	defer unlock()
-	if fi, err := os.Stat(a.stamp()); err != nil || time.Since(fi.ModTime()) > listsAge {
-		a.refresh(ctx)
-	}
+	a.refreshOld(ctx)
 	out, err := a.show(ctx, names)
 	if err != nil {
 		return
-	}
-	if a.records == nil {
-		a.records = map[string]*record{}
 	}
 	var missing []*record
 	for text := range strings.SplitSeq(string(out), "\n\n") {
@@ -167,14 +131,14 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 			return nil, fmt.Errorf("package %s: %w", name, err)
 		}
 		a.o.opt.CacheDir = dir
-		a.o.keep(closer(func() error { return os.RemoveAll(dir) }))
+		a.o.keep(func() error { return os.RemoveAll(dir) })
 	}
 	// apt runs in other directories.
 	dir, err := filepath.Abs(a.o.opt.CacheDir)
 	if err != nil {
 		return nil, err
 	}
-	arch := debianArch(a.o.arch())
+	arch := cmp.Or(debianArch[a.o.arch()], a.o.arch())
 	a.dir = filepath.Join(dir, "apt-"+arch)
 	// Another user who can write the lists could make apt fetch any package.
 	for _, d := range []string{a.dir, a.debs()} {
@@ -182,7 +146,7 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 			return nil, fmt.Errorf("package %s: %w", name, err)
 		}
 	}
-	if sandbox().uid >= 0 {
+	if sandboxUser() >= 0 {
 		// apt's sandbox user needs access to the download directory.
 		for _, d := range []string{dir, a.dir, a.debs()} {
 			if err := os.Chmod(d, 0o711); err != nil {
@@ -230,32 +194,30 @@ func (a *apt) setUp(ctx context.Context, name string) (unlock func(), err error)
 	}
 }
 
-type closer func() error
-
-func (c closer) Close() error { return c() }
-
 func (a *apt) stamp() string { return filepath.Join(a.dir, "refreshed") }
 func (a *apt) debs() string  { return filepath.Join(filepath.Dir(a.dir), "deb") }
+
+// refreshOld fetches the package lists if they are old.
+func (a *apt) refreshOld(ctx context.Context) error {
+	if fi, err := os.Stat(a.stamp()); err == nil && time.Since(fi.ModTime()) <= listsAge {
+		return nil
+	}
+	return a.refresh(ctx)
+}
 
 func (a *apt) refresh(ctx context.Context) error {
 	a.refreshed, a.records = true, map[string]*record{}
 	if _, err := a.run(ctx, a.dir, a.program, "-oAPT::Update::Error-Mode=any", "update"); err != nil {
 		return fmt.Errorf("fetching the package lists: %w", err)
 	}
-	now := time.Now()
-	if err := os.WriteFile(a.stamp(), nil, 0o644); err != nil {
-		return err
-	}
-	return os.Chtimes(a.stamp(), now, now)
+	return os.WriteFile(a.stamp(), []byte("\n"), 0o644)
 }
 
 // run runs a program of apt and returns its output. The error is the last error message of the
 // program.
 func (a *apt) run(ctx context.Context, dir, program string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, program, append(slices.Clone(a.options), args...)...)
+	cmd := command(ctx, program, append(slices.Clone(a.options), args...)...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.WaitDelay = 5 * time.Second
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -265,6 +227,13 @@ func (a *apt) run(ctx context.Context, dir, program string, args ...string) ([]b
 		return nil, fmt.Errorf("%s: %s", filepath.Base(program), cmp.Or(lastError(errs.String()), err.Error()))
 	}
 	return out.Bytes(), nil
+}
+
+func command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
 }
 
 // lastError returns the last error message in the output of apt, or its last line.
@@ -315,12 +284,7 @@ func (a *apt) cached(ctx context.Context, r *record) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	fi, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	sum, err := hash(ctx, io.NewSectionReader(f, 0, fi.Size()))
+	sum, err := hash(ctx, f)
 	if err == nil && sum != r.sha256 {
 		if err = os.Remove(f.Name()); err == nil {
 			err = fs.ErrNotExist
@@ -340,9 +304,11 @@ func (a *apt) download(ctx context.Context, rs ...*record) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	user := sandbox()
-	if err := user.own(tmp); err != nil {
-		return err
+	uid := sandboxUser()
+	if uid >= 0 {
+		if err := os.Lchown(tmp, uid, 0); err != nil {
+			return err
+		}
 	}
 	args := []string{"download", "--"}
 	for _, r := range rs {
@@ -358,13 +324,13 @@ func (a *apt) download(ctx context.Context, rs ...*record) error {
 	if len(files) != len(rs) {
 		return fmt.Errorf("apt-get download created %d files, not %d", len(files), len(rs))
 	}
-	if err := user.disown(files); err != nil {
-		return err
-	}
 	byDigest := map[string]string{}
 	sum := ""
 	for _, file := range files {
-		if sum, err = hashFile(ctx, file); err != nil {
+		if err = takeOver(file, uid); err == nil {
+			sum, err = hashFile(ctx, file)
+		}
+		if err != nil {
 			return err
 		}
 		byDigest[sum] = file
@@ -386,9 +352,5 @@ func hashFile(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	return hash(ctx, io.NewSectionReader(f, 0, fi.Size()))
+	return hash(ctx, f)
 }

@@ -13,7 +13,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/blakesmith/ar"
 
@@ -100,21 +99,13 @@ func (o *Opener) debFile(ctx context.Context, ref, rest string) (*File, error) {
 			return nil, fmt.Errorf("%s: %d files in %s match: %s", ref, len(found), p.Name, strings.Join(found[:min(5, len(found))], ", "))
 		case len(found) == 1:
 			n, err := p.Tree.Open(found[0])
+			if err == nil && n.Type() != tree.Regular {
+				err = fmt.Errorf("not a regular file in %s %s", p.Name, p.Version)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", ref, err)
 			}
-			if n.Type() != tree.Regular {
-				return nil, fmt.Errorf("%s: not a regular file in %s %s", ref, p.Name, p.Version)
-			}
-			c := n.Content
-			if c == nil {
-				c = image.Zeros(0)
-			}
-			sum, err := hash(ctx, c)
-			if err != nil {
-				return nil, named(ref, err)
-			}
-			return &File{c, sum, "deb " + p.Name + " " + p.Version}, nil
+			return newFile(ctx, ref, contentOf(n), "deb "+p.Name+" "+p.Version)
 		case len(p.exact) != 1:
 			return nil, fmt.Errorf("%s: %w in %s %s", ref, fs.ErrNotExist, tried, p.Version)
 		}
@@ -192,7 +183,7 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 		}
 		var c image.Content = io.NewSectionReader(f, off, hdr.Size)
 		dpkg, derr := exec.LookPath("dpkg-deb")
-		if head, err := headOf(c); err != nil {
+		if head, err := image.Head(c, 512); err != nil {
 			return nil, err
 		} else if compress.Detect(head) == compress.XZ && derr == nil {
 			// dpkg-deb is twice as fast as the xz package, and is installed with apt.
@@ -209,9 +200,7 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 
 // fsysTar decompresses the data.tar of a package with dpkg-deb.
 func (a *apt) fsysTar(ctx context.Context, dpkg string, deb *os.File) (image.Content, error) {
-	cmd := exec.CommandContext(ctx, dpkg, "--fsys-tarfile", deb.Name())
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.WaitDelay = 5 * time.Second
+	cmd := command(ctx, dpkg, "--fsys-tarfile", deb.Name())
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()

@@ -1,17 +1,16 @@
 package source
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"imgtool/image"
 	"imgtool/image/tree"
 )
 
@@ -22,24 +21,15 @@ type dockerImage struct {
 	Layers   []string
 }
 
-func isDockerArchive(t *tree.Tree) bool {
-	n := t.Lookup("manifest.json")
-	if n == nil || n.Type() != tree.Regular || n.Size() > maxManifest {
-		return false
-	}
-	images, err := dockerImages(t)
-	return err == nil && len(images) > 0
-}
-
-// dockerImages returns the entries that have a config; others may be null.
-func dockerImages(t *tree.Tree) (images []dockerImage, err error) {
+// dockerImages returns the entries that have a config, because others may be null. A tar
+// without any is not an archive of "docker save".
+func dockerImages(t *tree.Tree) (images []dockerImage) {
 	r, err := openIn(t, "manifest.json")
 	raw, err := readAll(r, err, 0)
-	if err != nil {
-		return nil, err
+	if err != nil || json.Unmarshal(raw, &images) != nil {
+		return nil
 	}
-	err = json.Unmarshal(raw, &images)
-	return slices.DeleteFunc(images, func(im dockerImage) bool { return im.Config == "" }), err
+	return slices.DeleteFunc(images, func(im dockerImage) bool { return im.Config == "" })
 }
 
 // id returns the digest of the config, if its name contains it.
@@ -48,12 +38,8 @@ func (im dockerImage) id() (v1.Hash, error) {
 	return v1.NewHash("sha256:" + strings.TrimPrefix(name, "sha256:"))
 }
 
-func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree) (*Root, error) {
+func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree, images []dockerImage) (*Root, error) {
 	ref := in.ref
-	images, err := dockerImages(t)
-	if err != nil {
-		return nil, named(ref, err)
-	}
 	var all []held
 	for _, im := range images {
 		h := held{full: im.RepoTags, id: im.Config}
@@ -71,41 +57,23 @@ func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree) (*R
 		return nil, fmt.Errorf("%s: several images: choose one: %s", ref, in.list(all))
 	}
 	im := images[picked[0]]
-	if len(im.Layers) > maxLayers {
-		return nil, tooManyLayers(ref, len(im.Layers))
-	}
-
 	r, err := openIn(t, im.Config)
 	raw, err := readAll(r, err, 0)
 	if err != nil {
 		return nil, blobError(ref, "config", v1.Hash{}, err)
 	}
-	sum := sha256.Sum256(raw)
+	digest, _, err := v1.SHA256(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
 	if want, err := im.id(); err == nil {
-		if err := compare("digest", sum[:], want); err != nil {
+		if err := compare("digest", digest.Hex, want); err != nil {
 			return nil, blobError(ref, "config", want, err)
 		}
 	}
-	config, err := o.config(ref, raw)
-	if err != nil {
-		return nil, err
+	var layers []layer
+	for _, name := range im.Layers {
+		layers = append(layers, layer{open: func(context.Context) (io.ReadCloser, error) { return openIn(t, name) }})
 	}
-	if n, d := len(im.Layers), len(config.RootFS.DiffIDs); n != d {
-		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
-	}
-	root, err := o.layers(ctx, ref, len(im.Layers), func(ctx context.Context, i int) (image.Content, error) {
-		diffID := config.RootFS.DiffIDs[i]
-		r, err := openIn(t, im.Layers[i])
-		if err == nil {
-			var c image.Content
-			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", ref, i+1), r, nil, diffID); err == nil {
-				return c, nil
-			}
-		}
-		return nil, blobError(ref, fmt.Sprintf("layer %d", i+1), diffID, err)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &Root{Tree: root, Origin: "docker sha256:" + hex.EncodeToString(sum[:])}, nil
+	return o.layers(ctx, ref, "docker "+digest.String(), raw, layers)
 }

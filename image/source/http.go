@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -205,12 +206,8 @@ func broken(err error) bool {
 
 // temporary reports whether a request with this status is worth a retry.
 func temporary(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return true
-	}
-	return false
+	return slices.Contains([]int{http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}, status)
 }
 
 // retryAfter parses a Retry-After header: seconds or a date (RFC 9110, section 10.2.3).
@@ -252,12 +249,10 @@ func gone(host string, err error) error {
 // explain turns an error of an HTTP client into one sentence, without the URL, because the URL
 // of a redirection may contain a key.
 func explain(host string, err error) error {
-	var g *GoneError
-	if errors.As(err, &g) {
+	if g, ok := errors.AsType[*GoneError](err); ok {
 		return g
 	}
-	var answer *transport.Error
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		if answer.Request != nil {
 			host = answer.Request.URL.Host
 		}

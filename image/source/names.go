@@ -82,16 +82,11 @@ func (w within) pick(all []held) ([]int, error) {
 	}
 	want := strings.TrimPrefix(w.name, "@")
 	var picked []int
-	for i := range all {
-		if want == "" {
-			picked = append(picked, i)
-		}
-	}
 	exact := false
-	for n := 0; want != "" && n < len(matchers) && len(picked) == 0; n++ {
+	for n := 0; n < len(matchers) && len(picked) == 0; n++ {
 		for i, h := range all {
-			if matchers[n](h, want) {
-				picked, exact = append(picked, i), n == 0
+			if want == "" || matchers[n](h, want) {
+				picked, exact = append(picked, i), want != "" && n == 0
 			}
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgtool/image"
+	"imgtool/image/compress"
 	"imgtool/image/hostfile"
 	"imgtool/image/tree"
 	"imgtool/image/tree/tarfs"
@@ -35,21 +36,15 @@ const maxManifest = 16 << 20
 // maxLayers is the largest number of layers of an image. Docker allows 127.
 const maxLayers = 1000
 
-func tooManyLayers(ref string, n int) error {
-	return fmt.Errorf("%s: the image has %d layers, the limit is %d", ref, n, maxLayers)
-}
+// blobs opens a part of a container image, kind "manifests" or "blobs", by digest. The caller
+// verifies the digest: the layouts of go-containerregistry do not, and it has no type for a
+// mismatch.
+type blobs func(ctx context.Context, kind, digest string) (io.ReadCloser, error)
 
-// blobs has the parts of a container image by digest. The caller verifies the digests: the
-// layouts of go-containerregistry do not, and it has no type for a mismatch.
-type blobs interface {
-	manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error)
-	blob(ctx context.Context, d v1.Hash) (io.ReadCloser, error)
-}
-
-// layoutDir is an OCI layout in a directory.
-type layoutDir struct {
-	o    *Opener
-	path string
+// container is a source of container images and the reference to it.
+type container struct {
+	ref  string
+	open blobs
 }
 
 func isLayout(dir string) bool {
@@ -61,44 +56,9 @@ func isLayout(dir string) bool {
 	return true
 }
 
-func (l layoutDir) index() (io.ReadCloser, error) {
-	return hostfile.Open(filepath.Join(l.path, "index.json"))
-}
-
-func (l layoutDir) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
-	return l.blob(ctx, d)
-}
-
-func (l layoutDir) blob(_ context.Context, d v1.Hash) (io.ReadCloser, error) {
-	name := filepath.Join("blobs", d.Algorithm, d.Hex)
-	f, err := hostfile.Open(filepath.Join(l.path, name))
-	if err != nil {
-		return nil, reason(name, err)
-	}
-	l.o.keep(f)
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	return file{io.NewSectionReader(f, 0, fi.Size())}, nil
-}
-
-// layoutTar is an OCI layout in a tar.
-type layoutTar struct{ t *tree.Tree }
-
 func isLayoutArchive(t *tree.Tree) bool {
 	l, i := t.Lookup("oci-layout"), t.Lookup("index.json")
 	return l != nil && i != nil && l.Type() == tree.Regular && i.Type() == tree.Regular
-}
-
-func (l layoutTar) index() (io.ReadCloser, error) { return openIn(l.t, "index.json") }
-
-func (l layoutTar) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
-	return l.blob(ctx, d)
-}
-
-func (l layoutTar) blob(_ context.Context, d v1.Hash) (io.ReadCloser, error) {
-	return openIn(l.t, "blobs/"+d.Algorithm+"/"+d.Hex)
 }
 
 // file is a blob that can be read at any offset until the Opener is closed.
@@ -106,6 +66,21 @@ type file struct{ *io.SectionReader }
 
 func (file) Close() error { return nil }
 
+// openInDir opens a file of an OCI layout in a directory.
+func (o *Opener) openInDir(dir, name string) (io.ReadCloser, error) {
+	f, err := hostfile.Open(filepath.Join(dir, name))
+	if err != nil {
+		return nil, reason(name, err)
+	}
+	o.keep(f.Close)
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return file{io.NewSectionReader(f, 0, fi.Size())}, nil
+}
+
+// openIn opens a file of a container image in a tar.
 func openIn(t *tree.Tree, path string) (io.ReadCloser, error) {
 	n, err := t.Open(path)
 	if err != nil {
@@ -114,29 +89,36 @@ func openIn(t *tree.Tree, path string) (io.ReadCloser, error) {
 	if n.Type() != tree.Regular {
 		return nil, fmt.Errorf("%s: not a regular file", path)
 	}
-	if n.Content == nil {
-		return file{io.NewSectionReader(bytes.NewReader(nil), 0, 0)}, nil
-	}
-	return file{io.NewSectionReader(n.Content, 0, n.Size())}, nil
+	return file{io.NewSectionReader(contentOf(n), 0, n.Size())}, nil
 }
 
-// parseIndex parses index.json of a layout.
-func parseIndex(ref string, r io.ReadCloser, err error) ([]v1.Descriptor, error) {
+func contentOf(n *tree.Inode) image.Content {
+	if n.Content == nil {
+		return image.Zeros(0)
+	}
+	return n.Content
+}
+
+// layout opens the image of an OCI layout that in selects. open opens a file of the layout. t
+// is the tar that the layout is in, or nil.
+func (o *Opener) layout(ctx context.Context, in within, t *tree.Tree, open func(name string) (io.ReadCloser, error)) (*Root, error) {
+	r, err := open("index.json")
 	raw, err := readAll(r, err, 0)
 	if err != nil {
-		return nil, named(ref, err)
+		return nil, named(in.ref, err)
 	}
 	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
 	if err != nil {
-		return nil, &CorruptError{ref + ": index.json", err}
+		return nil, &CorruptError{in.ref + ": index.json", err}
 	}
-	return index.Manifests, nil
-}
-
-// layout opens the image of an OCI layout that in selects.
-func (o *Opener) layout(ctx context.Context, in within, b blobs, descs []v1.Descriptor) (*Root, error) {
+	// docker save writes both lists; the index may be empty.
+	if len(index.Manifests) == 0 && t != nil {
+		if images := dockerImages(t); len(images) > 0 {
+			return o.dockerArchive(ctx, in, t, images)
+		}
+	}
 	var all []held
-	for _, d := range descs {
+	for _, d := range index.Manifests {
 		all = append(all, heldOf(d))
 	}
 	picked, err := in.pick(all)
@@ -145,9 +127,11 @@ func (o *Opener) layout(ctx context.Context, in within, b blobs, descs []v1.Desc
 	}
 	var fit []v1.Descriptor
 	for _, i := range picked {
-		fit = append(fit, descs[i])
+		fit = append(fit, index.Manifests[i])
 	}
-	return o.choose(ctx, container{in.ref, b}, fit, 0)
+	return o.choose(ctx, container{in.ref, func(_ context.Context, _, digest string) (io.ReadCloser, error) {
+		return open("blobs/" + strings.Replace(digest, ":", "/", 1))
+	}}, fit, 0)
 }
 
 // readAll reads a manifest, index or config. size is the announced size, or 0.
@@ -177,15 +161,16 @@ func checked(r io.ReadCloser, err error, d v1.Descriptor) ([]byte, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(raw)
-	return raw, compare("digest", sum[:], d.Digest)
+	return raw, compare("digest", hex.EncodeToString(sum[:]), d.Digest)
 }
 
-func compare(what string, got []byte, want v1.Hash) error {
+// compare compares a SHA-256 in hexadecimal.
+func compare(what, got string, want v1.Hash) error {
 	if want.Algorithm != "sha256" {
 		return fmt.Errorf("%s %s: only sha256 is supported", what, want)
 	}
-	if sum := hex.EncodeToString(got); sum != want.Hex {
-		return &mismatchError{what, "sha256:" + sum, want.String()}
+	if got != want.Hex {
+		return &mismatchError{what, "sha256:" + got, want.String()}
 	}
 	return nil
 }
@@ -195,12 +180,6 @@ type mismatchError struct{ what, got, want string }
 
 func (e *mismatchError) Error() string {
 	return fmt.Sprintf("its %s is %s, not %s", e.what, e.got, e.want)
-}
-
-// container is a source of container images and the reference to it.
-type container struct {
-	ref string
-	blobs
 }
 
 // choose opens the image for the architecture of the board among the descriptors.
@@ -229,7 +208,7 @@ func (o *Opener) choose(ctx context.Context, in container, descs []v1.Descriptor
 		return nil, fmt.Errorf("%s: no image for linux/%s, only for %s", in.ref, o.arch(), strings.Join(there, ", "))
 	}
 	d := fit[0] // the first, as the specification says
-	r, err := in.manifest(ctx, d.Digest)
+	r, err := in.open(ctx, "manifests", d.Digest.String())
 	raw, err := checked(r, err, d)
 	if err != nil {
 		return nil, blobError(in.ref, "manifest", d.Digest, err)
@@ -266,45 +245,20 @@ func (o *Opener) manifest(ctx context.Context, in container, digest v1.Hash, raw
 		return nil, fmt.Errorf("%s: images of Docker schema 1 are not supported", in.ref)
 	case m.Config.Digest.Hex == "":
 		return nil, &CorruptError{in.ref + ": manifest " + digest.String(), errors.New("the config is missing")}
-	case len(m.Layers) > maxLayers:
-		return nil, tooManyLayers(in.ref, len(m.Layers))
 	}
-	r, err := in.blob(ctx, m.Config.Digest)
+	var layers []layer
+	for _, l := range m.Layers {
+		if !isLayer(l.MediaType) {
+			return nil, fmt.Errorf("%s: not a root file system, but %s", in.ref, l.MediaType)
+		}
+		layers = append(layers, layer{&l, func(ctx context.Context) (io.ReadCloser, error) { return in.open(ctx, "blobs", l.Digest.String()) }})
+	}
+	r, err := in.open(ctx, "blobs", m.Config.Digest.String())
 	conf, err := checked(r, err, m.Config)
 	if err != nil {
 		return nil, blobError(in.ref, "config", m.Config.Digest, err)
 	}
-	config, err := o.config(in.ref, conf)
-	if err != nil {
-		return nil, err
-	}
-	if n, d := len(m.Layers), len(config.RootFS.DiffIDs); n != d {
-		for _, l := range m.Layers {
-			if !isLayer(l.MediaType) {
-				return nil, fmt.Errorf("%s: not a root file system, but %s", in.ref, l.MediaType)
-			}
-		}
-		return nil, &CorruptError{in.ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
-	}
-	t, err := o.layers(ctx, in.ref, len(m.Layers), func(ctx context.Context, i int) (image.Content, error) {
-		l := m.Layers[i]
-		if !isLayer(l.MediaType) {
-			return nil, fmt.Errorf("%s: layer %d: not a file system, but %s", in.ref, i+1, l.MediaType)
-		}
-		r, err := in.blob(ctx, l.Digest)
-		if err == nil {
-			defer r.Close()
-			var c image.Content
-			if c, err = o.layer(ctx, fmt.Sprintf("%s: layer %d", in.ref, i+1), r, &l, config.RootFS.DiffIDs[i]); err == nil {
-				return c, nil
-			}
-		}
-		return nil, blobError(in.ref, fmt.Sprintf("layer %d", i+1), l.Digest, err)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &Root{Tree: t, Origin: "oci " + digest.String()}, nil
+	return o.layers(ctx, in.ref, "oci "+digest.String(), conf, layers)
 }
 
 // IsLayer does not know Docker's zstd layers, nor all nondistributable ones.
@@ -313,8 +267,7 @@ func isLayer(m types.MediaType) bool { return m.IsLayer() || strings.Contains(st
 // blobError adds the part of an image to an error.
 func blobError(ref, part string, d v1.Hash, err error) error {
 	name := fmt.Sprintf("%s: %s", ref, part)
-	var mismatch *mismatchError
-	if errors.As(err, &mismatch) {
+	if errors.As(err, new(*mismatchError)) {
 		return &CorruptError{name, err}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -340,18 +293,47 @@ func (o *Opener) config(ref string, raw []byte) (*v1.ConfigFile, error) {
 	return config, nil
 }
 
-// layers decompresses n layers, several at once, and applies them in order.
-func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx context.Context, i int) (image.Content, error)) (*tree.Tree, error) {
-	contents := make([]image.Content, n)
+// layer is a layer of an image. desc is nil in archives of "docker save", which state neither
+// size nor digest of the file.
+type layer struct {
+	desc *v1.Descriptor
+	open func(ctx context.Context) (io.ReadCloser, error)
+}
+
+// layers decompresses the layers of an image, several at once, and applies them in order. raw
+// is its config.
+func (o *Opener) layers(ctx context.Context, ref, origin string, raw []byte, layers []layer) (*Root, error) {
+	if len(layers) > maxLayers {
+		return nil, fmt.Errorf("%s: the image has %d layers, the limit is %d", ref, len(layers), maxLayers)
+	}
+	config, err := o.config(ref, raw)
+	if err != nil {
+		return nil, err
+	}
+	if n, d := len(layers), len(config.RootFS.DiffIDs); n != d {
+		return nil, &CorruptError{ref, fmt.Errorf("%d layers in the manifest, %d in the config", n, d)}
+	}
+	contents := make([]image.Content, len(layers))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(4, runtime.GOMAXPROCS(0)))
-	for i := range n {
-		g.Go(func() (err error) {
+	for i, l := range layers {
+		g.Go(func() error {
 			if gctx.Err() != nil {
 				return context.Cause(gctx)
 			}
-			contents[i], err = open(gctx, i)
-			return err
+			part, diffID := fmt.Sprintf("layer %d", i+1), config.RootFS.DiffIDs[i]
+			r, err := l.open(gctx)
+			if err == nil {
+				defer r.Close()
+				contents[i], err = o.layer(gctx, ref+": "+part, r, l.desc, diffID)
+			}
+			if err == nil {
+				return nil
+			}
+			if l.desc != nil {
+				diffID = l.desc.Digest
+			}
+			return blobError(ref, part, diffID, err)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -366,30 +348,27 @@ func (o *Opener) layers(ctx context.Context, ref string, n int, open func(ctx co
 			return nil, named(fmt.Sprintf("%s: layer %d", ref, i+1), err)
 		}
 	}
-	return t, nil
+	return &Root{Tree: t, Origin: origin}, nil
 }
 
 // maxRest limits the bytes of a layer that are read after the end of its compressed stream, or
 // after an error in it.
 const maxRest = 64 << 20
 
-// layer verifies a layer and decompresses it if necessary. desc is nil for archives of "docker
-// save", which state neither size nor digest of the file.
+// layer verifies a layer and decompresses it if necessary.
 func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.Descriptor, diffID v1.Hash) (image.Content, error) {
 	if f, ok := r.(file); ok {
 		if k, err := sniff(f); err != nil {
 			return nil, err
 		} else if k != packed {
-			sum := sha256.New()
-			if _, err := io.Copy(sum, &cancelable{ctx, f}); err != nil {
+			sum, err := hash(ctx, f)
+			if err == nil && desc != nil {
+				err = compare("digest", sum, desc.Digest)
+			}
+			if err != nil {
 				return nil, err
 			}
-			if desc != nil {
-				if err := compare("digest", sum.Sum(nil), desc.Digest); err != nil {
-					return nil, err
-				}
-			}
-			return f, compare("diff id", sum.Sum(nil), diffID)
+			return f, compare("diff id", sum, diffID)
 		}
 	}
 
@@ -400,16 +379,16 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 		}
 	}
 	packed, plain := sha256.New(), sha256.New()
-	from := &origin{r: io.LimitReader(r, limit)}
+	from := &compress.Input{R: io.LimitReader(r, limit)}
 	in := io.TeeReader(from, packed)
 	c, err := o.unpack(ctx, name, in, layerLike, plain)
-	if from.err != nil || ctx.Err() != nil {
+	if from.Err != nil || ctx.Err() != nil {
 		return nil, err
 	}
 	if desc != nil {
 		// The digest is of all bytes, and a wrong one explains more than an error of the
 		// decompressor.
-		n, rerr := io.CopyN(io.Discard, &cancelable{ctx, in}, maxRest+1)
+		n, rerr := io.CopyN(io.Discard, image.NewReader(ctx, in, nil), maxRest+1)
 		switch {
 		case rerr != nil && rerr != io.EOF:
 			return nil, rerr
@@ -418,7 +397,7 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 		case n > maxRest:
 			return nil, &CorruptError{"compressed stream", fmt.Errorf("more than %d bytes follow its end", maxRest)}
 		}
-		if err := compare("digest", packed.Sum(nil), desc.Digest); err != nil {
+		if err := compare("digest", hex.EncodeToString(packed.Sum(nil)), desc.Digest); err != nil {
 			return nil, err
 		}
 		if n, _ := r.Read(make([]byte, 1)); n > 0 {
@@ -428,7 +407,7 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 	if err != nil {
 		return nil, err
 	}
-	return c, compare("diff id", plain.Sum(nil), diffID)
+	return c, compare("diff id", hex.EncodeToString(plain.Sum(nil)), diffID)
 }
 
 // layerLike accepts a tar, or nothing: some tools write empty layers of no bytes.

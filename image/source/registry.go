@@ -53,15 +53,9 @@ func (r repository) get(ctx context.Context, what string, from int64) (*http.Res
 	return resp, nil
 }
 
-func (r repository) manifest(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
-	return r.open(ctx, "manifests/"+d.String())
-}
-
-func (r repository) blob(ctx context.Context, d v1.Hash) (io.ReadCloser, error) {
-	return r.open(ctx, "blobs/"+d.String())
-}
-
-func (r repository) open(ctx context.Context, what string) (io.ReadCloser, error) {
+// open opens a manifest or blob by its digest or tag.
+func (r repository) open(ctx context.Context, kind, id string) (io.ReadCloser, error) {
+	what := kind + "/" + id
 	resp, err := r.get(ctx, what, 0)
 	if err != nil {
 		return nil, err
@@ -123,7 +117,7 @@ func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error)
 		return nil, fmt.Errorf("%s: %w", ref, explain(in.Context().RegistryStr(), err))
 	}
 	// A digest is verified; the digest of a tag is computed.
-	r, err := repo.open(ctx, "manifests/"+in.Identifier())
+	r, err := repo.open(ctx, "manifests", in.Identifier())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
@@ -137,7 +131,7 @@ func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error)
 	if err != nil {
 		return nil, blobError(ref, "manifest", digest, err)
 	}
-	return o.manifest(ctx, container{ref, repo}, digest, raw, 0)
+	return o.manifest(ctx, container{ref, repo.open}, digest, raw, 0)
 }
 
 // login finds out the scheme and the authentication of a registry, and gets a token if it uses
@@ -162,6 +156,7 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 		repo.scheme = "http"
 	}
 	scopes := []string{in.Scope(transport.PullScope)}
+	token, final := &transport.Token{}, how
 	if strings.EqualFold(how.Scheme, "bearer") {
 		service, login, err := tokenService(ctx, reg, how, auth)
 		if err != nil {
@@ -175,19 +170,16 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 			}
 			return token, err
 		}}
+		if token, err = auth.(*tokens).exchange(ctx); err != nil {
+			return repo, err
+		}
 		own := *how
 		own.Parameters = maps.Clone(how.Parameters)
 		own.Parameters["realm"] = repo.scheme + "://" + reg.RegistryStr()
-		first, err := auth.(*tokens).exchange(ctx)
-		if err != nil {
-			return repo, err
-		}
-		repo.client = &http.Client{}
-		repo.client.Transport, err = transport.FromToken(reg, auth, transport.NewUserAgent(w, ""), &own, first)
-		return repo, err
+		final = &own
 	}
 	repo.client = &http.Client{}
-	repo.client.Transport, err = transport.FromToken(reg, auth, transport.NewUserAgent(w, ""), how, &transport.Token{})
+	repo.client.Transport, err = transport.FromToken(reg, auth, transport.NewUserAgent(w, ""), final, token)
 	return repo, err
 }
 
@@ -206,11 +198,7 @@ func tokenService(ctx context.Context, reg name.Registry, how *transport.Challen
 	case u.Host == reg.RegistryStr():
 		return reg, auth, nil
 	case isLocal(u.Hostname()):
-		host, _, _ := strings.Cut(reg.RegistryStr(), ":")
-		if h, err := url.Parse("//" + reg.RegistryStr()); err == nil {
-			host = h.Hostname()
-		}
-		if !isLocal(host) {
+		if own, err := url.Parse("//" + reg.RegistryStr()); err != nil || !isLocal(own.Hostname()) {
 			return reg, nil, fmt.Errorf("%s requires a token from %s, which is on this machine or a private network", reg.RegistryStr(), u.Host)
 		}
 		service, err := name.NewRegistry(u.Host, name.WeakValidation)

@@ -50,7 +50,7 @@ type Opener struct {
 	opt Options
 
 	mu   sync.Mutex
-	open []io.Closer
+	open []func() error // close what is open
 
 	apt apt
 }
@@ -58,7 +58,7 @@ type Opener struct {
 // NewOpener returns an Opener. The caller must call Close.
 func NewOpener(opt Options) *Opener {
 	o := &Opener{opt: opt}
-	o.apt.o = o
+	o.apt = apt{o: o, packages: map[string]*Package{}, records: map[string]*record{}}
 	return o
 }
 
@@ -67,17 +67,17 @@ func (o *Opener) Close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var errs []error
-	for _, c := range o.open {
-		errs = append(errs, c.Close())
+	for _, close := range o.open {
+		errs = append(errs, close())
 	}
 	o.open = nil
 	return errors.Join(errs...)
 }
 
-func (o *Opener) keep(c io.Closer) {
+func (o *Opener) keep(close func() error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.open = append(o.open, c)
+	o.open = append(o.open, close)
 }
 
 // CorruptError says that an input is damaged: malformed, cut short, or with the wrong digest.
@@ -92,9 +92,7 @@ func (e *CorruptError) Kind() string  { return fault.Corrupt }
 
 // named adds a name to an error. It keeps a *CorruptError, and turns the error of a damaged tar into one.
 func named(name string, err error) error {
-	var done *CorruptError
-	var damaged *tarfs.CorruptError
-	if !errors.As(err, &done) && errors.As(err, &damaged) {
+	if !errors.As(err, new(*CorruptError)) && errors.As(err, new(*tarfs.CorruptError)) {
 		return &CorruptError{name, err}
 	}
 	return fmt.Errorf("%s: %w", name, err)
@@ -125,12 +123,7 @@ func (o *Opener) File(ctx context.Context, ref string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := io.NewSectionReader(f, 0, fi.Size())
-	sum, err := hash(ctx, c)
-	if err != nil {
-		return nil, named(ref, err)
-	}
-	return &File{Content: c, SHA256: sum}, nil
+	return newFile(ctx, ref, io.NewSectionReader(f, 0, fi.Size()), "")
 }
 
 // Root opens a root file system: the path of a directory, a tar that may be compressed, a
@@ -215,7 +208,7 @@ func (o *Opener) openPath(ref, path string) (*os.File, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, reason(ref, err)
 	}
-	o.keep(f)
+	o.keep(f.Close)
 	if fi, err = f.Stat(); err != nil {
 		return nil, nil, reason(ref, err)
 	}
@@ -235,8 +228,7 @@ func (o *Opener) stat(ref, path string) (fs.FileInfo, error) {
 
 // reason replaces the path in an error with the reference.
 func reason(ref string, err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
 	}
 	return fmt.Errorf("%s: %w", ref, err)
@@ -251,13 +243,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	if fi.IsDir() {
 		dir := o.path(path)
 		if isLayout(dir) {
-			l := layoutDir{o, dir}
-			r, err := l.index()
-			descs, err := parseIndex(ref, r, err)
-			if err != nil {
-				return nil, err
-			}
-			return o.layout(ctx, in, l, descs)
+			return o.layout(ctx, in, nil, func(name string) (io.ReadCloser, error) { return o.openInDir(dir, name) })
 		}
 		t, err := hostfs.Read(dir, o.opt.KeepOwners, o.opt.ModTime)
 		if err != nil {
@@ -269,13 +255,14 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	var c image.Content = io.NewSectionReader(f, 0, fi.Size())
+	whole := io.NewSectionReader(f, 0, fi.Size())
+	var c image.Content = whole
 	kind, err := sniff(c)
 	if err != nil {
 		return nil, named(ref, err)
 	}
 	if kind == packed {
-		if c, err = o.unpack(ctx, ref, io.NewSectionReader(c, 0, c.Size()), rootLike, nil); err != nil {
+		if c, err = o.unpack(ctx, ref, whole, rootLike, nil); err != nil {
 			return nil, named(ref, err)
 		}
 		if kind, err = sniff(c); err != nil {
@@ -284,11 +271,11 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	}
 	switch kind {
 	case squash:
-		sum, err := hash(ctx, c)
+		file, err := newFile(ctx, ref, c, "")
 		if err != nil {
-			return nil, named(ref, err)
+			return nil, err
 		}
-		return &Root{Squashfs: &File{Content: c, SHA256: sum}}, nil
+		return &Root{Squashfs: file}, nil
 	case tarball:
 	default:
 		return nil, fmt.Errorf("%s: not a directory, tar, squashfs or container image", ref)
@@ -297,47 +284,34 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	if err != nil {
 		return nil, named(ref, err)
 	}
-	switch {
-	case isLayoutArchive(t):
-		return o.layoutArchive(ctx, in, t)
-	case isDockerArchive(t):
-		return o.dockerArchive(ctx, in, t)
+	if isLayoutArchive(t) {
+		return o.layout(ctx, in, t, func(name string) (io.ReadCloser, error) { return openIn(t, name) })
+	}
+	if images := dockerImages(t); len(images) > 0 {
+		return o.dockerArchive(ctx, in, t, images)
 	}
 	return &Root{Tree: t}, nil
 }
 
-// layoutArchive opens an image in a tar of an OCI layout.
-func (o *Opener) layoutArchive(ctx context.Context, in within, t *tree.Tree) (*Root, error) {
-	l := layoutTar{t}
-	r, err := l.index()
-	descs, err := parseIndex(in.ref, r, err)
-	if err != nil {
-		return nil, err
-	}
-	// docker save writes both lists; the index may be empty.
-	if len(descs) == 0 && isDockerArchive(t) {
-		return o.dockerArchive(ctx, in, t)
-	}
-	return o.layout(ctx, in, l, descs)
+// NewFile returns content as a file. It reads all of it for the digest.
+func NewFile(c image.Content, origin string) (*File, error) {
+	sum, err := hash(context.Background(), io.NewSectionReader(c, 0, c.Size()))
+	return &File{c, sum, origin}, err
 }
 
-func hash(ctx context.Context, c image.Content) (string, error) {
+func newFile(ctx context.Context, ref string, c image.Content, origin string) (*File, error) {
+	sum, err := hash(ctx, io.NewSectionReader(c, 0, c.Size()))
+	if err != nil {
+		return nil, named(ref, err)
+	}
+	return &File{c, sum, origin}, nil
+}
+
+// hash returns the SHA-256 in hexadecimal.
+func hash(ctx context.Context, r io.Reader) (string, error) {
 	h := sha256.New()
-	if _, err := io.Copy(h, &cancelable{ctx, io.NewSectionReader(c, 0, c.Size())}); err != nil {
+	if _, err := io.Copy(h, image.NewReader(ctx, r, nil)); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// cancelable is a reader that fails when its context ends.
-type cancelable struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *cancelable) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }

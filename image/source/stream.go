@@ -35,17 +35,8 @@ func kindOf(head []byte) kind {
 }
 
 func sniff(c image.Content) (kind, error) {
-	head, err := headOf(c)
+	head, err := image.Head(c, 512)
 	return kindOf(head), err
-}
-
-func headOf(c image.Content) ([]byte, error) {
-	head := make([]byte, 512)
-	n, err := c.ReadAt(head[:min(512, c.Size())], 0)
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
-	return head[:n], nil
 }
 
 // rootLike refuses decompressed streams that are neither a tar nor a squashfs by their first
@@ -57,34 +48,18 @@ func rootLike(head []byte) error {
 	return nil
 }
 
-// origin keeps the error of a reader. An error of a decompressor means damaged data only if
-// its input had no error.
-type origin struct {
-	r   io.Reader
-	err error
-}
-
-func (s *origin) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
 // unpack decompresses r to a scratch file, or copies it if it is not compressed. accept
 // checks the first 512 bytes of the result. The result is also written to also, if that is
 // not nil. A damaged stream is a *CorruptError. Data after the end of the compressed data are
 // an error if tar fails on them too, otherwise a warning about name.
 func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept func([]byte) error, also io.Writer) (image.Content, error) {
-	from := &origin{r: &cancelable{ctx, r}}
+	from := &compress.Input{R: image.NewReader(ctx, r, nil)}
 	bad := func(err error) error {
-		var memory *compress.MemoryError
 		var extra *compress.TrailingError
 		switch {
-		case from.err != nil:
-			return from.err
-		case errors.As(err, &memory):
+		case from.Err != nil:
+			return from.Err
+		case errors.As(err, new(*compress.MemoryError)):
 			return err
 		case errors.As(err, &extra):
 			return &CorruptError{"compressed stream", fmt.Errorf("%w: it is complete without them: decompress it with %s -dc, or remove them", extra, extra.Format)}
@@ -96,8 +71,8 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept fu
 
 	in := bufio.NewReaderSize(from, 1<<20)
 	head, _ := in.Peek(512)
-	if from.err != nil {
-		return nil, from.err
+	if from.Err != nil {
+		return nil, from.Err
 	}
 	format := compress.Detect(head)
 	var opt compress.Options
@@ -116,12 +91,12 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept fu
 	if err != nil {
 		return nil, err
 	}
-	o.keep(f)
+	o.keep(f.Close)
 	buf := make([]byte, 1<<20)
 	for {
 		n, err := compress.ReadFull(out, buf)
 		if err != nil && err != io.EOF {
-			if from.err == nil {
+			if from.Err == nil {
 				err = trailing(r, format, err)
 			}
 			return nil, bad(err)

@@ -41,11 +41,6 @@ func (p piece) read(b []byte, size int64) error {
 	return nil
 }
 
-// ownBlock reports whether a tail end of so many bytes is a separate block. It
-// would leave little space in a fragment block, and a change to a large file then
-// changes no fragment block.
-func ownBlock(tail, size int64) bool { return tail > size/8*5 }
-
 // hashed returns how many bytes each checksum of a file covers, given the block
 // size.
 func hashed(size int64) int64 { return min(sums.BlockSize, size) }
@@ -64,7 +59,9 @@ func (p *plan) cut(checksums *sums.Checksums, size int64) {
 		if left == 0 {
 			continue
 		}
-		if ownBlock(left, size) {
+		// A long tail end is a separate block: it would leave little space in a fragment
+		// block, and a change to a large file then changes no fragment block.
+		if left > size/8*5 {
 			d.blocks++
 			continue
 		}
@@ -162,8 +159,8 @@ func (n *node) piece(i, size int64) piece {
 	return piece{n, i * size, int(min(size, n.data.size-i*size))}
 }
 
-// equalBlocks reports whether all blocks of d equal those of other, beginning
-// with its block from.
+// equalBlocks reports whether all blocks of d equal the blocks of other from block
+// from on.
 func (d *fileData) equalBlocks(other *fileData, from, size int64) bool {
 	if from+d.blocks > other.blocks {
 		return false
@@ -196,7 +193,7 @@ func (d *fileData) zeroBlocks(i, size int64) int64 {
 
 func (d *fileData) blockLen(i, size int64) int64 { return min(size, d.size-i*size) }
 
-// sumOf returns a checksum of a piece, made from those of the file, or the zero
+// sumOf returns a checksum of a piece, made from the file's checksums, or the zero
 // Sum if the piece is all zeros.
 func sumOf(p piece, size int64) sums.Sum {
 	block := hashed(size)
@@ -294,7 +291,8 @@ func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
 }
 
 // locateShared sets the position of the blocks that files share with others, once
-// all blocks are written.
+// all blocks are written. It frees the checksums: for a million files they take more
+// memory than the tables.
 func (p *plan) locateShared() {
 	for d, at := range p.shared {
 		d.start = at.data.start
@@ -303,11 +301,6 @@ func (p *plan) locateShared() {
 		}
 		d.words = at.data.words[at.block : at.block+d.blocks]
 	}
-}
-
-// dropChecksums frees the checksums: those of a million files take more memory
-// than the tables do.
-func (p *plan) dropChecksums() {
 	for _, n := range p.files {
 		n.data.sums = nil
 	}

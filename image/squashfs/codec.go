@@ -65,11 +65,8 @@ var codecs = []codec{
 		name: "lz4", id: 5, library: module("pierrec", "github.com/pierrec/lz4/v4"),
 		min: 1, max: 9,
 		options: func(level int) []byte {
-			const version, highCompression = 1, 1
-			if level > 0 {
-				return appendTo(nil, uint32(version), uint32(highCompression))
-			}
-			return appendTo(nil, uint32(version), uint32(0))
+			// Version 1, flags; flag 1 is high compression.
+			return appendTo(nil, uint32(1), uint32(min(level, 1)))
 		},
 		encoder: lz4Encoder,
 		decoder: lz4Decoder,
@@ -111,7 +108,7 @@ func parseCodec(compression string) (*codec, int, error) {
 		}
 		return c, level, nil
 	}
-	return nil, 0, fmt.Errorf("compression %q is not one of zstd, gzip, xz and lz4", compression)
+	return nil, 0, fmt.Errorf("compression %q is unknown: it must be zstd, gzip, xz or lz4", compression)
 }
 
 // Codec returns the name of a compression with its level and library, such as
@@ -151,14 +148,17 @@ func gzipEncoder(level, _ int) (encoder, error) {
 	return func(dst, src []byte) ([]byte, error) {
 		out := bytes.NewBuffer(dst[:0])
 		w.Reset(out)
-		if _, err := w.Write(src); err != nil {
-			return nil, err
-		}
-		if err := w.Close(); err != nil {
-			return nil, err
-		}
-		return out.Bytes(), nil
+		return finish(out, w, src)
 	}, nil
+}
+
+// finish writes src to w, which compresses into out, and returns the content of out.
+func finish(out *bytes.Buffer, w io.WriteCloser, src []byte) ([]byte, error) {
+	if _, err := w.Write(src); err != nil {
+		return nil, err
+	}
+	err := w.Close()
+	return out.Bytes(), err
 }
 
 func gzipDecoder(int) (decoder, error) {
@@ -177,26 +177,20 @@ func gzipDecoder(int) (decoder, error) {
 	}, nil
 }
 
-// xzDictionary is the dictionary size that the kernel allocates without compressor
-// options. It refuses streams that need more.
-func xzDictionary(blockSize int) int { return max(blockSize, metaSize) }
+// kernelWindow is the largest xz dictionary and zstd window that the kernel allocates
+// memory for. It refuses streams that need more.
+func kernelWindow(blockSize int) int { return max(blockSize, metaSize) }
 
 func xzEncoder(_, blockSize int) (encoder, error) {
 	// CRC-32 is the only check that the kernel supports.
-	config := xz.WriterConfig{DictCap: xzDictionary(blockSize), CheckSum: xz.CRC32}
+	config := xz.WriterConfig{DictCap: kernelWindow(blockSize), CheckSum: xz.CRC32}
 	return func(dst, src []byte) ([]byte, error) {
 		out := bytes.NewBuffer(dst[:0])
 		w, err := config.NewWriter(out)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(src); err != nil {
-			return nil, err
-		}
-		if err := w.Close(); err != nil {
-			return nil, err
-		}
-		return out.Bytes(), nil
+		return finish(out, w, src)
 	}, nil
 }
 
@@ -234,7 +228,7 @@ func xzDecoder(blockSize int) (decoder, error) {
 			return 0, errHeader
 		}
 		dict, err := lzma.DecodeDictCap(head[2])
-		if err != nil || dict > int64(2*xzDictionary(blockSize)) {
+		if err != nil || dict > int64(2*kernelWindow(blockSize)) {
 			return 0, errHeader
 		}
 		// 4. The data, zeros to a multiple of four, the check.
@@ -278,9 +272,6 @@ func lz4Encoder(level, _ int) (encoder, error) {
 func lz4Decoder(int) (decoder, error) {
 	return func(dst, src []byte) (int, error) { return lz4.UncompressBlock(src, dst) }, nil
 }
-
-// kernelWindow is the largest zstd window that the kernel allocates memory for.
-func kernelWindow(blockSize int) int { return max(blockSize, metaSize) }
 
 // klauspostZstd returns an encoder that uses the Go library, which has four levels.
 func klauspostZstd(level, blockSize int) (encoder, error) {

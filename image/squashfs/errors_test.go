@@ -112,7 +112,7 @@ func TestOptionsCheck(t *testing.T) {
 	}{
 		{squashfs.Options{}, ""},
 		{squashfs.Options{Compression: "gzip:9", BlockSize: 4096}, ""},
-		{squashfs.Options{Compression: "bzip2"}, `compression "bzip2" is not one of`},
+		{squashfs.Options{Compression: "bzip2"}, `compression "bzip2" is unknown`},
 		{squashfs.Options{Compression: "gzip:10"}, "has the levels 1 to 9"},
 		{squashfs.Options{Compression: "gzip:"}, "has the levels 1 to 9"},
 		{squashfs.Options{Compression: "zstd:23"}, "has the levels 1 to "},

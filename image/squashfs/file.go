@@ -1,12 +1,8 @@
 package squashfs
 
 import (
-	"cmp"
 	"fmt"
 	"io"
-	"slices"
-
-	"imgtool/image/tree"
 )
 
 // file is the content of a regular file. It implements image.Sparse.
@@ -107,8 +103,4 @@ func (r *Reader) dataBlock(at int64, word uint32) ([]byte, error) {
 	}
 	r.data.put(at, cached{b, int64(word)})
 	return b, nil
-}
-
-func sortXattrs(set []tree.Xattr) {
-	slices.SortFunc(set, func(a, b tree.Xattr) int { return cmp.Compare(a.Name, b.Name) })
 }

@@ -117,7 +117,7 @@ func (t *tables) list(dir *node) error {
 
 // listRun returns how many of the entries can follow one header, and the size of
 // header and entries in bytes. Their inodes must be in one metadata block, with
-// numbers near that of the first. The run ends with the metadata block of the
+// numbers near the number of the first. The run ends with the metadata block of the
 // listing, so that the next header can have an index entry.
 func (t *tables) listRun(entries []child) (n, size int) {
 	const header, entry = 12, 8
@@ -138,25 +138,14 @@ func (t *tables) listRun(entries []child) (n, size int) {
 	return n, size
 }
 
-func basicType(t uint32) uint16 {
-	switch t {
-	case tree.Dir:
-		return typeDir
-	case tree.Regular:
-		return typeFile
-	case tree.Symlink:
-		return typeSymlink
-	case tree.BlockDev:
-		return typeBlock
-	case tree.CharDev:
-		return typeChar
-	case tree.Fifo:
-		return typeFifo
-	case tree.Socket:
-		return typeSocket
-	}
-	panic(fmt.Sprintf("squashfs: internal error: file type %#o", t))
+// types are the file types in modes, by inode type.
+var types = []uint32{
+	typeDir: tree.Dir, typeFile: tree.Regular, typeSymlink: tree.Symlink, typeBlock: tree.BlockDev,
+	typeChar: tree.CharDev, typeFifo: tree.Fifo, typeSocket: tree.Socket,
 }
+
+// basicType returns the inode type of a file type that [node.check] accepted.
+func basicType(t uint32) uint16 { return uint16(slices.Index(types, t)) }
 
 // inode writes n in the basic form if that can hold it, else in the extended
 // form: squashfs 4.0, "Inode Table".

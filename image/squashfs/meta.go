@@ -84,23 +84,17 @@ func (t *table) flush() {
 	t.buf = t.buf[:0]
 }
 
-// finish returns the stored form of all blocks. Inodes have 32 bits for the offset
-// of a block, which limits its length.
-func (t *table) finish() ([]byte, error) {
-	t.flush()
-	if t.err == nil && len(t.out) > math.MaxUint32 {
-		t.err = fmt.Errorf("a squashfs table of %d bytes exceeds the limit of %d", len(t.out), math.MaxUint32)
-	}
-	return t.out, t.err
-}
-
-// writeTable writes the blocks of a table.
+// writeTable writes the blocks of a table. Inodes have 32 bits for the offset of a
+// block, which limits the length of the table.
 func (o *output) writeTable(t *table) error {
-	blocks, err := t.finish()
-	if err != nil {
-		return err
+	t.flush()
+	if t.err != nil {
+		return t.err
 	}
-	return o.write(blocks)
+	if len(t.out) > math.MaxUint32 {
+		return fmt.Errorf("a squashfs table of %d bytes exceeds the limit of %d", len(t.out), math.MaxUint32)
+	}
+	return o.write(t.out)
 }
 
 // writeIndexed writes a table whose entries are found by number: its metadata

@@ -63,7 +63,7 @@ func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 }
 
 // packBlocks compresses and writes blocks, and returns the fragment table entries
-// of those that are fragment blocks: squashfs 4.0, "Fragment Table".
+// of the fragment blocks: squashfs 4.0, "Fragment Table".
 func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byte, error) {
 	codec, err := Codec(wr.opt.Compression)
 	if err != nil {

@@ -1,11 +1,14 @@
 package squashfs
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
+	"path"
 	"strings"
 
+	"imgtool/image"
 	"imgtool/image/tree"
 	"imgtool/image/tree/sums"
 )
@@ -47,12 +50,9 @@ type dirData struct {
 // path returns the node's first path.
 func (n *node) path() string {
 	if n.parent == nil {
-		return n.name
+		return ""
 	}
-	if up := n.parent.path(); up != "" {
-		return up + "/" + n.name
-	}
-	return n.name
+	return path.Join(n.parent.path(), n.name)
 }
 
 type child struct {
@@ -78,31 +78,25 @@ func newPlan(t *tree.Tree) (*plan, error) {
 	links := map[*tree.Inode]*node{}
 	idNumbers := map[uint32]uint16{}
 	xattrNumbers := map[string]uint32{}
-	var err error
 	for path, in := range t.All() {
-		dir, name := "", path
-		if i := strings.LastIndexByte(path, '/'); i >= 0 {
-			dir, name = path[:i], path[i+1:]
-		}
-		parent := dirs[dir]
+		parent := dirs[tree.Parent(path)] // nil for the root
+		name := path[strings.LastIndexByte(path, '/')+1:]
 		n := links[in]
 		if n == nil || in.Type() == tree.Dir {
 			// A copy, so that the path can be freed.
 			name = strings.Clone(name)
-			n = &node{Inode: in, name: name}
-			if path != "" {
-				n.parent = parent
+			n = &node{Inode: in, name: name, parent: parent}
+			err := n.check()
+			if err == nil {
+				n.uid, err = p.id(in.UID, idNumbers)
 			}
-			if err := n.check(); err != nil {
-				return nil, fmt.Errorf("%s: %w", show(path), err)
+			if err == nil {
+				n.gid, err = p.id(in.GID, idNumbers)
 			}
-			if n.uid, err = p.id(in.UID, idNumbers); err != nil {
-				return nil, fmt.Errorf("%s: %w", show(path), err)
+			if err == nil {
+				n.xattr, err = p.xattrSet(in.Xattrs, xattrNumbers)
 			}
-			if n.gid, err = p.id(in.GID, idNumbers); err != nil {
-				return nil, fmt.Errorf("%s: %w", show(path), err)
-			}
-			if n.xattr, err = p.xattrSet(in.Xattrs, xattrNumbers); err != nil {
+			if err != nil {
 				return nil, fmt.Errorf("%s: %w", show(path), err)
 			}
 			switch in.Type() {
@@ -118,7 +112,7 @@ func newPlan(t *tree.Tree) (*plan, error) {
 				links[in] = n
 			}
 		}
-		if path == "" {
+		if parent == nil {
 			continue
 		}
 		parent.dir.children = append(parent.dir.children, child{name, n})
@@ -228,19 +222,15 @@ func (p *plan) xattrSet(xattrs []tree.Xattr, numbers map[string]uint32) (uint32,
 
 // read reads len(b) bytes of the file at off.
 func (n *node) read(b []byte, off int64) error {
-	k, err := n.Content.ReadAt(b, off)
-	if k == len(b) {
+	k, err := image.ReadFull(n.Content, b, off)
+	if err == nil {
 		return nil
 	}
-	if err == nil || err == io.EOF {
-		err = fmt.Errorf("the file ends there, but its size is %d bytes: %w", n.data.size, io.ErrUnexpectedEOF)
+	if err == io.ErrUnexpectedEOF {
+		err = fmt.Errorf("the file ends there, but its size is %d bytes: %w", n.data.size, err)
 	}
 	return fmt.Errorf("%s: reading at byte %d: %w", show(n.path()), off+int64(k), err)
 }
 
-func show(path string) string {
-	if path == "" {
-		return "/"
-	}
-	return path
-}
+// show returns a path in the form for messages.
+func show(path string) string { return cmp.Or(path, "/") }

@@ -4,7 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
+
+	"imgtool/image"
 )
 
 // Summary is the content of a superblock.
@@ -33,10 +36,10 @@ type Reader struct {
 // tables are within it. r has size bytes, which may be more than the file system.
 func Open(r io.ReaderAt, size int64) (*Reader, error) {
 	buf := make([]byte, superblockSize)
-	if n, err := r.ReadAt(buf, 0); n < len(buf) {
-		if err == io.EOF || err == nil {
-			return nil, fmt.Errorf("squashfs: %d bytes are too few", n)
-		}
+	switch n, err := image.ReadFull(r, buf, 0); {
+	case err == io.ErrUnexpectedEOF:
+		return nil, fmt.Errorf("squashfs: %d bytes are too few", n)
+	case err != nil:
 		return nil, fmt.Errorf("squashfs: reading the superblock: %w", err)
 	}
 	var s superblock
@@ -56,16 +59,10 @@ func Open(r io.ReaderAt, size int64) (*Reader, error) {
 		s.IDTable < s.DirTable || s.DirTable > s.BytesUsed || s.Inodes == 0 || s.IDs == 0:
 		return nil, fmt.Errorf("squashfs: the tables are not in order")
 	}
-	rd := &Reader{src: r, super: s}
-	for i := range codecs {
-		if codecs[i].id == s.Compressor {
-			rd.codec = &codecs[i]
-		}
-	}
-	if rd.codec == nil {
+	i := slices.IndexFunc(codecs, func(c codec) bool { return c.id == s.Compressor })
+	if i < 0 {
 		return nil, fmt.Errorf("squashfs: compression %d is not supported, only gzip (1), xz (4), lz4 (5) and zstd (6)", s.Compressor)
 	}
-	rd.meta.max, rd.data.max = 256, 8
 	for _, t := range []struct {
 		name  string
 		start uint64
@@ -77,7 +74,7 @@ func Open(r io.ReaderAt, size int64) (*Reader, error) {
 			return nil, fmt.Errorf("squashfs: the %s table of %d entries at %d exceeds the file system of %d bytes", t.name, t.count, t.start, s.BytesUsed)
 		}
 	}
-	return rd, nil
+	return &Reader{src: r, super: s, codec: &codecs[i], meta: cache{max: 256}, data: cache{max: 8}}, nil
 }
 
 // Summary returns the content of the superblock.
@@ -124,7 +121,7 @@ func (c *cache) put(at int64, b cached) {
 	}
 	if len(c.order) == c.max {
 		delete(c.blocks, c.order[0])
-		c.order = append(c.order[:0], c.order[1:]...)
+		c.order = slices.Delete(c.order, 0, 1)
 	}
 	c.blocks[at] = b
 	c.order = append(c.order, at)
@@ -136,10 +133,7 @@ func (r *Reader) bytes(at int64, n int) ([]byte, error) {
 		return nil, fmt.Errorf("squashfs: %d bytes at %d exceed the file system of %d bytes", n, at, r.super.BytesUsed)
 	}
 	b := make([]byte, n)
-	if k, err := r.src.ReadAt(b, at); k < n {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if k, err := image.ReadFull(r.src, b, at); err != nil {
 		return nil, fmt.Errorf("squashfs: reading at byte %d: %w", at+int64(k), err)
 	}
 	return b, nil

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"imgtool/image/tree"
@@ -63,6 +64,7 @@ func (r *Reader) Tree() (*tree.Tree, error) {
 	return s.tree, nil
 }
 
+// spend counts n bytes of memory that the tree needs at least.
 func (s *scan) spend(n int64) error {
 	if s.left -= n; s.left < 0 {
 		return fmt.Errorf("squashfs: the metadata needs more memory than a valid file system of %d bytes", s.super.BytesUsed)
@@ -70,37 +72,31 @@ func (s *scan) spend(n int64) error {
 	return nil
 }
 
-// Memory that each entry and each directory need at least.
-const (
-	entryOverhead     = 320
-	directoryOverhead = 512
-)
-
-// list reads the directory at path and everything below it: squashfs 4.0,
+// list reads the directory dir of the tree and everything below it: squashfs 4.0,
 // "Directory Table".
-func (s *scan) list(path string, ref uint64, dir dirRef) error {
+func (s *scan) list(dir string, ref uint64, at dirRef) error {
 	if s.dirs[ref] {
-		return fmt.Errorf("squashfs: directory %s is in more than one place", show(path))
+		return fmt.Errorf("squashfs: directory %s is in more than one place", show(dir))
 	}
 	s.dirs[ref] = true
-	if dir.size <= listExtra {
+	if at.size <= listExtra {
 		return nil
 	}
-	c := s.cursor(s.super.DirTable, dir.ref)
+	c := s.cursor(s.super.DirTable, at.ref)
 	last := ""
-	for left := dir.size - listExtra; left > 0; {
+	for left := at.size - listExtra; left > 0; {
 		count, block, number := c.u32(), c.u32(), c.u32()
 		left -= 12
 		if c.err != nil {
 			return c.err
 		}
 		if count >= headEntries {
-			return fmt.Errorf("squashfs: %s: a directory header has %d entries, want at most %d", show(path), int64(count)+1, headEntries)
+			return fmt.Errorf("squashfs: %s: a directory header has %d entries, want at most %d", show(dir), int64(count)+1, headEntries)
 		}
 		for range count + 1 {
 			offset, delta, kind, length := c.u16(), int16(c.u16()), c.u16(), int(c.u16())+1
 			if c.err == nil && length > maxName {
-				return fmt.Errorf("squashfs: %s: a name has %d bytes, want at most %d", show(path), length, maxName)
+				return fmt.Errorf("squashfs: %s: a name has %d bytes, want at most %d", show(dir), length, maxName)
 			}
 			name := string(c.take(length))
 			left -= 8 + int64(length)
@@ -108,20 +104,16 @@ func (s *scan) list(path string, ref uint64, dir dirRef) error {
 				return c.err
 			}
 			if left < 0 {
-				return fmt.Errorf("squashfs: %s: the listing ends within an entry", show(path))
+				return fmt.Errorf("squashfs: %s: the listing ends within an entry", show(dir))
 			}
 			if name <= last || strings.IndexByte(name, '/') >= 0 {
-				return fmt.Errorf("squashfs: %s: the name %q is invalid or not sorted after %q", show(path), name, last)
+				return fmt.Errorf("squashfs: %s: the name %q is invalid or not sorted after %q", show(dir), name, last)
 			}
 			last = name
-			at := name
-			if path != "" {
-				at = path + "/" + name
-			}
-			if err := s.spend(entryOverhead + int64(len(name))); err != nil {
+			if err := s.spend(320 + int64(len(name))); err != nil {
 				return err
 			}
-			if err := s.put(at, reference(int64(block), int(offset)), number+uint32(int32(delta)), kind); err != nil {
+			if err := s.put(strings.TrimPrefix(dir+"/"+name, "/"), reference(int64(block), int(offset)), number+uint32(int32(delta)), kind); err != nil {
 				return err
 			}
 		}
@@ -155,15 +147,10 @@ func (s *scan) put(path string, ref uint64, number uint32, kind uint16) error {
 	if dir == nil {
 		return nil
 	}
-	if err := s.spend(directoryOverhead); err != nil {
+	if err := s.spend(512); err != nil {
 		return err
 	}
 	return s.list(path, ref, *dir)
-}
-
-var types = map[uint16]uint32{
-	typeDir: tree.Dir, typeFile: tree.Regular, typeSymlink: tree.Symlink, typeBlock: tree.BlockDev,
-	typeChar: tree.CharDev, typeFifo: tree.Fifo, typeSocket: tree.Socket,
 }
 
 // inode reads an inode, and for a directory the position of its listing:
@@ -178,11 +165,10 @@ func (s *scan) inode(ref uint64) (*tree.Inode, *dirRef, error) {
 	if long {
 		kind -= extended
 	}
-	t, ok := types[kind]
-	if !ok {
+	if kind == 0 || kind > typeSocket {
 		return nil, nil, fmt.Errorf("squashfs: inode %#x has an unknown type", ref)
 	}
-	n := &tree.Inode{Mode: t | uint32(mode&0o7777), ModTime: int64(mtime)}
+	n := &tree.Inode{Mode: types[kind] | uint32(mode&0o7777), ModTime: int64(mtime)}
 	var err error
 	if n.UID, err = s.id(uid); err != nil {
 		return nil, nil, err
@@ -396,7 +382,7 @@ func (s *scan) xattrSet(i uint32) ([]tree.Xattr, error) {
 		}
 		set = append(set, x)
 	}
-	sortXattrs(set)
+	slices.SortFunc(set, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
 	s.xattrs[i] = set
 	return set, nil
 }

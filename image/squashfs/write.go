@@ -2,7 +2,6 @@ package squashfs
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -20,7 +19,7 @@ type Options struct {
 	Compression string // "zstd", "gzip", "xz" or "lz4", with a level as in "zstd:9"; "" is zstd
 	BlockSize   int    // bytes, a power of two from 4096 to 1 MiB; 0 is 1 MiB
 	ModTime     int64  // of the file system, seconds since 1970
-	Max         int64  // largest size in bytes; 0 is no limit
+	Max         int64  // largest size in bytes; 0 is unlimited
 	Workers     int    // 0 is GOMAXPROCS; the bytes do not depend on it
 
 	Sums  *sums.Checksums // checksums of the files that are known already
@@ -29,13 +28,8 @@ type Options struct {
 	uncompressed bool // store everything uncompressed, for tests of the reader
 }
 
-// Cache keeps compressed blocks between calls of [Write]. Several goroutines
-// call its methods at the same time.
-type Cache interface {
-	// Get returns what was put for key, in dst if it has the capacity, or nil.
-	Get(dst []byte, key [sha256.Size]byte) []byte
-	Put(key [sha256.Size]byte, data []byte)
-}
+// Cache keeps compressed blocks between calls of [Write].
+type Cache = sums.Store
 
 // Check reports an invalid option.
 func (o Options) Check() error {
@@ -82,7 +76,6 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	wr.plan.locateShared()
-	wr.plan.dropChecksums()
 	if err := wr.writeInodes(ctx); err != nil {
 		return 0, err
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/DataDog/zstd"
 )
 
-// Blocks are, byte for byte, those of libzstd at the requested level; with the
+// Blocks are, byte for byte, as libzstd makes them at the requested level; with the
 // smaller hash table of hashLog they may be up to 1 % larger.
 func TestZstdLevelsAreLibzstds(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 9))

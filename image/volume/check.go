@@ -21,7 +21,7 @@ func (s *Source) Check(ctx context.Context) error {
 	defer s.opt.Reporter.EndPhase()
 	if b := s.beside.bmap; b != nil && s.Manifest == nil {
 		p := s.opt.Reporter.Phase("checking", b.Size)
-		r := &cancelReader{ctx, b.Reader(io.NewSectionReader(s.opened, 0, b.Size)), p}
+		r := image.NewReader(ctx, b.Reader(io.NewSectionReader(s.opened, 0, b.Size)), p)
 		_, err := io.Copy(io.Discard, r)
 		return s.Wrap(err)
 	}
@@ -49,20 +49,4 @@ func (s *Source) CheckedWith() string {
 		return fmt.Sprintf("its %s data are whole", s.Format)
 	}
 	return "there are no checksums to compare its bytes with"
-}
-
-// cancelReader reads until the context ends, and counts what was read.
-type cancelReader struct {
-	ctx context.Context
-	r   io.Reader
-	p   image.Progress
-}
-
-func (c *cancelReader) Read(b []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	n, err := c.r.Read(b)
-	c.p.Add(int64(n))
-	return n, err
 }

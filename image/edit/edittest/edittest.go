@@ -40,7 +40,7 @@ const (
 	reg  = tree.Regular | 0o644
 	key  = tree.Regular | 0o600
 	prog = tree.Regular | 0o755
-	link = tree.Symlink | 0o777
+	link = tree.SymlinkMode
 )
 
 var files = []file{
@@ -141,30 +141,30 @@ WantedBy=multi-user.target
 
 const registry = "[Service]\nExecStart=/usr/bin/docker start registry\n[Install]\nWantedBy=default.target\n"
 
+func put(t *tree.Tree, f file) {
+	n := &tree.Inode{Mode: f.mode, UID: f.owner, GID: f.owner, ModTime: ModTime}
+	switch n.Type() {
+	case tree.Symlink:
+		n.Target = f.text
+	case tree.CharDev:
+		n.Major, n.Minor = 1, 3
+	case tree.Regular:
+		n.Content = strings.NewReader(f.text)
+	}
+	if err := t.Put(f.path, n); err != nil {
+		panic("edittest: internal error: " + err.Error())
+	}
+}
+
 // L4T returns a new tree. /bin/ping has a capability and a second hard link.
 func L4T() *tree.Tree {
 	t := tree.New(ModTime)
-	put := func(path string, n *tree.Inode) {
-		if err := t.Put(path, n); err != nil {
-			panic("edittest: internal error: " + err.Error())
-		}
-	}
 	for _, f := range files {
-		n := &tree.Inode{Mode: f.mode, UID: f.owner, GID: f.owner, ModTime: ModTime}
-		switch n.Type() {
-		case tree.Symlink:
-			n.Target = f.text
-		case tree.CharDev:
-			n.Major, n.Minor = 1, 3
-		case tree.Regular:
-			n.Content = strings.NewReader(f.text)
-		}
-		if f.path == "bin/ping" {
-			n.Xattrs = []tree.Xattr{{Name: "security.capability", Value: "\x01\x00\x00\x02\x00\x20\x00\x00"}}
-			put("bin/ping4", n)
-		}
-		put(f.path, n)
+		put(t, f)
 	}
+	ping := t.Lookup("bin/ping")
+	ping.Xattrs = []tree.Xattr{{Name: "security.capability", Value: "\x01\x00\x00\x02\x00\x20\x00\x00"}}
+	t.Put("bin/ping4", ping)
 	return t
 }
 
@@ -175,36 +175,28 @@ func Agent() *tree.Tree {
 		return slices.Contains([]string{"media/rpi", "etc/rancher/k3s", "var/lib/docker/engine-id", "var/lib/rancher/k3s", "var/log/journal",
 			"etc/systemd/system/k3s.service", "run/initctl", "tmp/left", "dev/null"}, path)
 	})
-	put := func(mode uint32, path, text string) {
-		n := &tree.Inode{Mode: mode, ModTime: ModTime}
-		switch n.Type() {
-		case tree.Symlink:
-			n.Target = text
-		case tree.Regular:
-			n.Content = strings.NewReader(text)
-		}
-		if err := t.Put(path, n); err != nil {
-			panic("edittest: internal error: " + err.Error())
-		}
+	for _, f := range []file{
+		{prog, 0, "etc/rc.local", "#!/bin/bash -e\n/etc/waggle/factory/nvme_overlay.sh\n"},
+		{reg, 0, "etc/waggle/config-agent.ini", "[k3s]\nagent = true\n"},
+		{link, 0, "etc/waggle/config.ini", "/etc/waggle/config-agent.ini"},
+		{reg, 0, "etc/dnsmasq.d/20-rpi.conf", "tftp-root=/media/rpi/sage-rpi/boot\n"},
+		{reg, 0, "etc/fstab", "# <file system> <mount point> <type> <options> <dump> <pass>\n/dev/mmcblk0p1 / ext4 defaults 0 1\n"},
+		{reg, 0, "usr/lib/systemd/system/k3s-agent.service", "[Service]\n[Install]\nWantedBy=multi-user.target\n"},
+		{dir, 0, "etc/systemd/system/multi-user.target.wants", ""},
+		{key, 0, "etc/rancher/node/password", "made up\n"},
+		{reg, 0, "var/lib/docker/overlay2/l/x", "x"},
+		{link, 0, "var/lib/kubelet/link", "../x"},
+		{reg, 0, "var/lib/kubelet/pods/z", "z"},
+		{reg, 0, "var/lib/rancher/k3s/agent/y", "y"},
+		{dir, 0, "var/log/journal", ""},
+		{reg, 0, "var/log/journal/0123/system.journal", "LPKSHHRH"},
+		{dir, 0, "media", ""},
+		{reg, 0, "mnt/m", "m"},
+		{reg, 0, "run/r", "r"},
+		{reg, 0, "tmp/t", "t"},
+	} {
+		put(t, f)
 	}
-	put(prog, "etc/rc.local", "#!/bin/bash -e\n/etc/waggle/factory/nvme_overlay.sh\n")
-	put(reg, "etc/waggle/config-agent.ini", "[k3s]\nagent = true\n")
-	put(link, "etc/waggle/config.ini", "/etc/waggle/config-agent.ini")
-	put(reg, "etc/dnsmasq.d/20-rpi.conf", "tftp-root=/media/rpi/sage-rpi/boot\n")
-	put(reg, "etc/fstab", "# <file system> <mount point> <type> <options> <dump> <pass>\n/dev/mmcblk0p1 / ext4 defaults 0 1\n")
-	put(reg, "usr/lib/systemd/system/k3s-agent.service", "[Service]\n[Install]\nWantedBy=multi-user.target\n")
-	put(dir, "etc/systemd/system/multi-user.target.wants", "")
-	put(key, "etc/rancher/node/password", "made up\n")
-	put(reg, "var/lib/docker/overlay2/l/x", "x")
-	put(link, "var/lib/kubelet/link", "../x")
-	put(reg, "var/lib/kubelet/pods/z", "z")
-	put(reg, "var/lib/rancher/k3s/agent/y", "y")
-	put(dir, "var/log/journal", "")
-	put(reg, "var/log/journal/0123/system.journal", "LPKSHHRH")
-	put(dir, "media", "")
-	put(reg, "mnt/m", "m")
-	put(reg, "run/r", "r")
-	put(reg, "tmp/t", "t")
 	return t
 }
 
@@ -241,7 +233,7 @@ func Dump(t *tree.Tree) string {
 	return b.String()
 }
 
-// Text returns the content of the file that path leads to, or "" if there is none.
+// Text returns the content of the file that path leads to, or "" if it does not exist.
 func Text(t *tree.Tree, path string) string {
 	n, err := t.Open(path)
 	if err != nil || n.Type() != tree.Regular || n.Content == nil {

@@ -230,7 +230,7 @@ func Known(armour, signers []byte) error {
 	return err
 }
 
-// maxArmour is larger than any signature: one of RSA with 16,384 bits has 6 KiB.
+// maxArmour is larger than any signature: a signature of RSA with 16,384 bits has 6 KiB.
 const maxArmour = 10 << 10
 
 // signedBy parses a signature and finds its key in admin-signers.

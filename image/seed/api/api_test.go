@@ -18,7 +18,7 @@ import (
 )
 
 func TestMessage(t *testing.T) {
-	// The SHA-256 is that of an empty body, from sha256sum.
+	// The SHA-256 of an empty body is from sha256sum.
 	const want = "atomixos-reapply-v1\nnonce:n0\npath:/api/config/export\nsha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
 	if got := string(api.Message("n0", api.PathExport, sha256.Sum256(nil))); got != want {
 		t.Errorf("got %q", got)

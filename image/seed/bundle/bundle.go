@@ -30,8 +30,7 @@ const (
 	maxDepth  = 100       // directories of a path; the device has no such limit
 )
 
-// Limits are lower limits than those of an AtomixOS device. The zero value is the
-// device's own limits.
+// Limits are lower limits than an AtomixOS device has. The zero value is the device's own limits.
 type Limits struct {
 	Document int64  // bytes of config.toml; 0 is seed.MaxUpload, and MaxMember in a bundle
 	Window   uint64 // bytes of a zstd window; 0 is 128 MiB
@@ -39,7 +38,6 @@ type Limits struct {
 }
 
 func (l Limits) window() uint64 { return cmp.Or(l.Window, maxWindow) }
-func (l Limits) depth() int     { return cmp.Or(l.Depth, maxDepth) }
 
 var (
 	gzipNames = []string{".tar.gz", ".tgz"}
@@ -51,7 +49,7 @@ func hasSuffix(name string, suffixes []string) bool {
 	return slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(name, s) })
 }
 
-// IsName reports whether a file name is that of a bundle.
+// IsName reports whether a bundle can have this file name.
 func IsName(name string) bool { return hasSuffix(name, gzipNames) || hasSuffix(name, zstdNames) }
 
 // CorruptError reports an archive that is damaged, truncated or not an archive.
@@ -71,8 +69,8 @@ type Info struct {
 }
 
 // Check checks a bundle or a plain document as the device's API does. name is the file name
-// it is sent under, and may be empty. Only config.toml is unpacked, into memory. The faults
-// are those of the document. The error is a *CorruptError if the archive is damaged.
+// it is sent under, and may be empty. Only config.toml is unpacked, into memory. The faults are
+// the faults of the document. The error is a *CorruptError if the archive is damaged.
 func Check(name string, r io.Reader) (*Info, []seed.Fault, error) {
 	return Limits{}.Check(name, r)
 }
@@ -111,42 +109,30 @@ func (l Limits) Check(name string, r io.Reader) (*Info, []seed.Fault, error) {
 }
 
 func (l Limits) checkArchive(b *Info, r io.Reader) (*Info, []seed.Fault, error) {
-	in := &countingReader{r: &limitedReader{r: r, left: MaxTar, message: "the archive has more than 256 MiB unpacked; the device takes up to 256 MiB"}}
-	known := members{}
+	in := &limitedReader{r: r, left: MaxTar, message: "the archive has more than 256 MiB unpacked; the device takes up to 256 MiB"}
+	known := map[string]bool{} // whether a path is a directory
 	var text []byte
 	found := false
-	for t := tar.NewReader(in); ; {
-		h, err := t.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return nil, nil, l.archiveError(err)
-		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			continue
-		}
-		if b.Members++; b.Members > MaxMembers {
-			return nil, nil, fmt.Errorf("the archive has more than %d members; the device takes up to %d", MaxMembers, MaxMembers)
-		}
-		name, err := known.add(h, l.depth())
-		if err != nil {
-			return nil, nil, err
-		}
+	err := l.each(in, func(name string, isDir bool, t io.Reader) (err error) {
+		b.Members++
+		known[name] = isDir
 		if name == "config.toml" {
 			found = true
 			if text, err = l.readDocument(t); err != nil {
-				return nil, nil, l.archiveError(err)
+				return l.archiveError(err)
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
 	}
 	// Data after the end of the tar counts towards the limit, and the checksum at the end
 	// of the compressed stream is verified.
 	if _, err := io.Copy(io.Discard, in); err != nil {
 		return nil, nil, l.archiveError(err)
 	}
-	b.Size = in.n
-	if b.Size == 0 {
+	if b.Size = MaxTar - in.left; b.Size == 0 {
 		return nil, nil, &CorruptError{errors.New("it is empty")}
 	}
 	if !found {
@@ -164,11 +150,6 @@ func (l Limits) checkArchive(b *Info, r io.Reader) (*Info, []seed.Fault, error) 
 
 // Unpack calls put with config.toml and each file of a bundle or document that [Check]
 // accepted, by its clean path. A path can occur more than once: the last one counts.
-func Unpack(name string, r io.Reader, put func(path string, r io.Reader) error) error {
-	return Limits{}.Unpack(name, r, put)
-}
-
-// Unpack is the function [Unpack] with lower limits.
 func (l Limits) Unpack(name string, r io.Reader, put func(path string, r io.Reader) error) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	head, err := in.Peek(4)
@@ -184,8 +165,18 @@ func (l Limits) Unpack(name string, r io.Reader, put func(path string, r io.Read
 		return l.archiveError(err)
 	}
 	defer closeReader()
-	known := members{}
-	for t := tar.NewReader(u); ; {
+	return l.each(u, func(path string, isDir bool, r io.Reader) error {
+		if isDir {
+			return nil
+		}
+		return put(path, r)
+	})
+}
+
+// each calls f with the clean path and the content of each member of an archive.
+func (l Limits) each(r io.Reader, f func(path string, isDir bool, r io.Reader) error) error {
+	known, n := members{}, 0
+	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
 		switch {
 		case err == io.EOF:
@@ -195,14 +186,15 @@ func (l Limits) Unpack(name string, r io.Reader, put func(path string, r io.Read
 		case h.Typeflag == tar.TypeXGlobalHeader:
 			continue
 		}
-		path, err := known.add(h, l.depth())
+		if n++; n > MaxMembers {
+			return fmt.Errorf("the archive has more than %d members; the device takes up to %d", MaxMembers, MaxMembers)
+		}
+		path, err := known.add(h, cmp.Or(l.Depth, maxDepth))
 		if err != nil {
 			return err
 		}
-		if !known[path] && path != "." {
-			if err := put(path, t); err != nil {
-				return err
-			}
+		if err := f(path, path == "." || known[path], t); err != nil {
+			return err
 		}
 	}
 }

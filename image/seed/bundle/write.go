@@ -20,8 +20,8 @@ import (
 
 // Write packs config.toml and files/ of a directory. The name selects the format: .tar.zst
 // or .tar.gz, or their other spellings. The same directory and time give the same bytes.
-// Files that macOS adds to directories are left out. A document with faults is not packed;
-// warnings are those of the document and of changes that packing makes.
+// Files that macOS adds to directories are left out. A document with faults is not packed.
+// Warnings refer to the document, or to changes that packing makes.
 func Write(w io.Writer, name string, dir fs.FS, modTime time.Time) ([]seed.Fault, error) {
 	entries, text, err := collect(dir)
 	if err != nil {

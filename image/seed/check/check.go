@@ -1,9 +1,9 @@
 // Package check validates the strings of config.toml: names, addresses, URLs and keys.
 //
 // The device's validator is written in Python. The functions follow Python's notions of
-// white space, digits, addresses and URLs. Those that check a name return a message that
-// follows the quoted name; those that check a value get it without white space at its ends,
-// and quote it in their message with show. All return "" for a valid string.
+// white space, digits, addresses and URLs. Functions for names return a message that follows the
+// quoted name. Functions for values get a value without white space at its ends, and quote it in
+// their message with show. All return "" for a valid string.
 package check
 
 import (
@@ -57,7 +57,7 @@ const (
 const (
 	lower  = "abcdefghijklmnopqrstuvwxyz"
 	digits = "0123456789"
-	// resource are the characters of a resource name, which are those of a bare key in TOML.
+	// resource are the characters of a resource name, the same as in a bare key of TOML.
 	resource = lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + digits + "_-"
 )
 

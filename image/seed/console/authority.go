@@ -66,11 +66,11 @@ type permission int
 const (
 	signedOnly    permission = iota // of an admin
 	signedJob                       // of an admin, to start a job
-	signedOrFirst                   // of an admin, or of anyone while there is no configuration
-	firstOnly                       // of anyone, only while there is no configuration
+	signedOrFirst                   // of an admin, or of anyone before the first configuration
+	firstOnly                       // of anyone, only before the first configuration
 )
 
-// first reports whether anyone may send the request while there is no configuration.
+// first reports whether anyone may send the request before the first configuration.
 func (p permission) first() bool { return p == signedOrFirst || p == firstOnly }
 
 // claim contains the evidence of a request about its sender. It grants nothing before authorize
@@ -80,7 +80,7 @@ type claim struct {
 	path   string
 	nonce  string
 	armour []byte            // the armored signature
-	fault  error             // why there is no usable signature
+	fault  error             // why the signature is not usable
 	sum    [sha256.Size]byte // of the body
 	first  error             // why it cannot be the first configuration
 
@@ -120,8 +120,8 @@ func sameOrigin(r *http.Request) error {
 	return nil
 }
 
-// originOf returns the scheme, host and port of a URL, in lower case, with the default port if
-// there is none.
+// originOf returns the scheme, host and port of a URL, in lower case. A missing port is the
+// default port of the scheme.
 func originOf(s string) (origin url.URL, ok bool) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {

@@ -28,13 +28,13 @@ import (
 // Device is a device that is provisioned. Its methods may be called concurrently, except that
 // only one call of Apply or Change runs at a time.
 type Device interface {
-	// Config returns the active configuration, or nil if there is none.
+	// Config returns the active configuration, or nil before the first.
 	Config() ([]byte, error)
 	// Ready returns an error if the device cannot take a configuration now.
 	Ready() error
 	// Detail returns the reason why the device waits, or "".
 	Detail() string
-	// Known returns an error if the key in a signature is not that of an admin of the active
+	// Known returns an error if the key in a signature does not belong to an admin of the active
 	// configuration. It does not verify the signature.
 	Known(armour []byte) error
 	// Verify verifies that an admin of the active configuration signed a message.

@@ -33,14 +33,14 @@ func (d *stub) Config() ([]byte, error) { return d.config, nil }
 func (d *stub) Detail() string          { return "" }
 func (d *stub) Verify(message, armour []byte) error {
 	if string(armour) != "signed: "+string(message) {
-		return errors.New("somebody else")
+		return errors.New("another key")
 	}
 	return nil
 }
 func (d *stub) Ready() error { return d.unready }
 func (d *stub) Known(a []byte) error {
 	if !strings.HasPrefix(string(a), "signed: ") {
-		return errors.New("somebody else")
+		return errors.New("another key")
 	}
 	return nil
 }

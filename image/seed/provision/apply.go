@@ -33,7 +33,7 @@ type Request struct {
 	Report func(Event)
 }
 
-// Event is a step of Apply. One of its fields is set.
+// Event is a step of Apply. A single field is set.
 type Event struct {
 	Sent    bool       // the device has received the configuration and applies it
 	Step    *api.Event // a step of the job

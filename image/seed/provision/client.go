@@ -1,5 +1,5 @@
-// Package provision is the client of a device's provisioning service, whose protocol is that
-// of package api. It sends a device its configuration and reports the outcome.
+// Package provision is the client of a device's provisioning service, with the protocol of
+// package api. It sends a device its configuration and reports the outcome.
 //
 // A device speaks plain HTTP and does not authenticate itself. Control characters and secrets
 // of the configuration are removed from all texts of a device before they are returned.
@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -72,7 +73,7 @@ type request struct {
 	method, path string
 	body         []byte
 	header       map[string]string
-	timeout      time.Duration // 0: that of the client
+	timeout      time.Duration // 0: the client's
 }
 
 // do returns the answer, of any status. A GET is retried if the device answers that it has no
@@ -90,10 +91,8 @@ func (c *Client) do(ctx context.Context, r request) (status int, header http.Hea
 		if wait > maxRetryAfter {
 			return status, header, body, err
 		}
-		select {
-		case <-ctx.Done():
-			return 0, nil, nil, context.Cause(ctx)
-		case <-time.After(wait):
+		if err := sleep(ctx, wait); err != nil {
+			return 0, nil, nil, err
 		}
 	}
 }
@@ -170,14 +169,10 @@ func (c *Client) clean(s string) string {
 func (c *Client) errorText(status int, body []byte) string {
 	var message struct{ Error, Detail string }
 	json.Unmarshal(body, &message)
-	text := c.clean(message.Error + message.Detail)
-	if text == "" {
-		text = fmt.Sprintf("status %d", status)
-		if name := http.StatusText(status); name != "" {
-			text += ", " + name
-		}
+	if text := c.clean(message.Error + message.Detail); text != "" {
+		return text
 	}
-	return text
+	return strings.TrimSuffix(fmt.Sprintf("status %d, %s", status, http.StatusText(status)), ", ")
 }
 
 // refused returns the error of an answer with an unexpected status.
@@ -269,22 +264,18 @@ func (c *Client) signed(ctx context.Context, r request, key *Key) (int, http.Hea
 		if err != nil {
 			return 0, nil, nil, fmt.Errorf("%s: signing: %w", key.Name, err)
 		}
-		header := map[string]string{api.HeaderNonce: n.Nonce, api.HeaderSignature: signature}
-		for name, value := range r.header {
-			header[name] = value
-		}
 		s := r
-		s.header = header
+		s.header = map[string]string{api.HeaderNonce: n.Nonce, api.HeaderSignature: signature}
+		maps.Copy(s.header, r.header)
 		status, answer, body, err := c.do(ctx, s)
 		if err != nil || status != http.StatusUnauthorized {
 			return status, answer, body, err
 		}
 		text := c.errorText(status, body)
-		stale := strings.Contains(strings.ToLower(text), "nonce")
-		if stale && again {
+		switch stale := strings.Contains(strings.ToLower(text), "nonce"); {
+		case stale && again:
 			continue
-		}
-		if stale {
+		case stale:
 			return 0, nil, nil, &RefusedError{c.URL(), 0, fmt.Sprintf("the nonce of the device had expired when the signed request arrived, twice (%q)", text)}
 		}
 		return 0, nil, nil, &RefusedError{c.URL(), status, fmt.Sprintf("the device does not take the signature of %s (%q); "+

@@ -97,8 +97,8 @@ func readDocument(path string) ([]byte, error) {
 }
 
 // Check returns the document that the device gets. The error has a line for each fault that
-// would make the device refuse it; warnings go to warn. format is that of boards.Seed. No
-// error or warning contains a value of a unit.
+// would make the device refuse it; warnings go to warn. format is the format of a boards.Seed.
+// No error or warning contains a value of a unit.
 func (s *Seed) Check(format string, warn func(string)) ([]byte, error) {
 	text := s.Text
 	var faults []seed.Fault

@@ -124,7 +124,7 @@ func (t *table) find(unit string) (row, error) {
 	return row{}, fmt.Errorf("%s: unknown unit %q: the column %s has %d units, but not this one", t.file, unit, t.columns[0], len(t.rows))
 }
 
-// seed returns a template with the values of a row. name is that of the template.
+// seed returns a template with the values of a row. name is the template's.
 func (t *table) seed(r row, name string, text []byte) *Seed {
 	columns := map[string]string{}
 	for i, value := range r.values {

@@ -60,7 +60,7 @@ func (v *Verdict) Warn(warn func(string)) {
 }
 
 // Faulty returns an error with a line for each of the faults that is not a warning, and calls
-// warn with each warning. name is that of the document.
+// warn with each warning. name is the document's.
 func Faulty(name string, faults []seed.Fault, warn func(string)) error {
 	v := newVerdict(name, faults)
 	err := v.Faulty()

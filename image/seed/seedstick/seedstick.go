@@ -24,7 +24,7 @@ const (
 // New returns a disk with one FAT partition that contains the seed. A device finds it by its
 // label, or by its partition name, which differs from the names of the device's own partitions.
 // The partition type makes Windows and macOS mount it. Identifiers are derived from the seed;
-// time, in Unix seconds, is that of the files.
+// the files get the time, in Unix seconds.
 func New(seed []byte, time int64) (*image.Image, error) {
 	derive := func(name string) []byte {
 		sum := sha256.Sum256(append([]byte("imgtool seed stick "+name+"\x00"), seed...))

@@ -233,8 +233,7 @@ func pread(fd int, p []byte, off int64) (n int, err error) {
 
 // unwrapPathError replaces the path in an error of the host by path.
 func unwrapPathError(path string, err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return &fs.PathError{Op: pe.Op, Path: path, Err: pe.Err}
 	}
 	return err
@@ -296,16 +295,22 @@ func (h *file) ReadAt(p []byte, off int64) (int, error) {
 
 var errChanged = errors.New("changed while it was in use")
 
-func (h *file) read(p []byte, off int64) (int, error) {
-	path := h.dir.host(h.name)
+// open opens the file. Its path on the host is for messages.
+func (h *file) open() (fd int, path string, err error) {
+	path = h.dir.host(h.name)
 	short, release, err := openLongPath(path)
 	if err != nil {
-		return 0, err
+		return -1, path, err
 	}
 	defer release()
-	fd, err := open(short)
+	fd, err = open(short)
+	return fd, path, unwrapPathError(path, err)
+}
+
+func (h *file) read(p []byte, off int64) (int, error) {
+	fd, path, err := h.open()
 	if err != nil {
-		return 0, unwrapPathError(path, err)
+		return 0, err
 	}
 	defer unix.Close(fd)
 	// Check after the read, to detect changes up to then.
@@ -334,12 +339,7 @@ type sparse struct{ *file }
 
 // Hole implements [image.Sparse], if the file system reports holes.
 func (h *sparse) Hole(off int64) int64 {
-	short, release, err := openLongPath(h.dir.host(h.name))
-	if err != nil {
-		return 0
-	}
-	defer release()
-	fd, err := open(short)
+	fd, _, err := h.open()
 	if err != nil {
 		return 0
 	}
@@ -362,16 +362,9 @@ func (h *sparse) Hole(off int64) int64 {
 // Runs lists the runs of data for [image.Runs]. It opens the file once.
 func (h *sparse) Runs() iter.Seq[image.Span] {
 	return func(yield func(image.Span) bool) {
-		all := image.Span{Off: 0, Len: h.size}
-		short, release, err := openLongPath(h.dir.host(h.name))
+		fd, _, err := h.open()
 		if err != nil {
-			yield(all)
-			return
-		}
-		defer release()
-		fd, err := open(short)
-		if err != nil {
-			yield(all)
+			yield(image.Span{Off: 0, Len: h.size})
 			return
 		}
 		defer unix.Close(fd)

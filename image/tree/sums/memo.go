@@ -37,8 +37,10 @@ type memoEntry struct {
 	used bool // by this build
 }
 
-// Store keeps data by key, as a cache does: Get returns nil for an unknown key.
+// Store keeps data by key, as a cache does. Several goroutines call its methods at the
+// same time.
 type Store interface {
+	// Get returns the data that were put for key, in dst if it has the capacity, or nil.
 	Get(dst []byte, key [sha256.Size]byte) []byte
 	Put(key [sha256.Size]byte, data []byte)
 }

@@ -94,14 +94,6 @@ func (f *File) ZeroRun(i int64) int64 {
 	return 0
 }
 
-// Blocks returns how many blocks are not zero; a nil File has none.
-func (f *File) Blocks() int64 {
-	if f == nil {
-		return 0
-	}
-	return int64(len(f.sums))
-}
-
 // Same reports whether b has the CRC-32C of block i. It detects files that change while
 // they are read, but does not protect from an attacker.
 func (f *File) Same(i int64, b []byte) bool {

@@ -2,6 +2,7 @@ package tarfs
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -166,8 +167,8 @@ var errNoEnd = errors.New("the end of the archive is not marked")
 
 // meta reads the data of an extended header.
 func (t *tarReader) meta(at, size int64, kind byte) ([]byte, error) {
-	if limit := int64(maxMeta); size > limit {
-		return nil, fmt.Errorf("an extended header of %d bytes is longer than %d", size, limit)
+	if size > maxMeta {
+		return nil, fmt.Errorf("an extended header of %d bytes is longer than %d", size, int64(maxMeta))
 	}
 	if (kind == tarLongName || kind == tarLongLink) && size > maxRecords {
 		return nil, fmt.Errorf("a name of %d bytes is too long", size)
@@ -299,15 +300,12 @@ func (h *header) findSparse() error {
 	if name := h.records["GNU.sparse.name"]; name != "" {
 		h.name = name
 	}
-	for _, key := range []string{"GNU.sparse.size", "GNU.sparse.realsize"} {
-		if text := h.records[key]; text != "" {
-			n, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || n < 0 {
-				return errHeader
-			}
-			h.size = n
-			break
+	if text := cmp.Or(h.records["GNU.sparse.size"], h.records["GNU.sparse.realsize"]); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 0 {
+			return errHeader
 		}
+		h.size = n
 	}
 	return nil
 }

@@ -233,15 +233,15 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 			if hdr.size > maxSparse {
 				return 0, fmt.Errorf("%s: a sparse file of %d bytes is larger than %d", path, hdr.size, maxSparse)
 			}
-			content, after, err := readSparse(&archive{in}, hdr)
+			runs, after, err := readSparse(in, hdr)
 			if err != nil {
 				return 0, fail(hdr.data, err)
 			}
 			if t.at = after; after-padded(hdr.stored)+hdr.stored > size {
 				return 0, &CorruptError{size, path, io.ErrUnexpectedEOF}
 			}
-			if content.in = whole; hdr.size > 0 && e.node.Type() == tree.Regular {
-				e.node.Content = content
+			if hdr.size > 0 && e.node.Type() == tree.Regular {
+				e.node.Content = image.NewMapped(r, hdr.size, runs)
 			}
 		case e.node.Type() == tree.Regular && hdr.size > 0:
 			e.node = withSpan(e.node, span{whole, hdr.data, hdr.size})
@@ -277,8 +277,8 @@ func withSpan(n *tree.Inode, s span) *tree.Inode {
 	return &both.Inode
 }
 
-// trailing returns the number of bytes between at and size from the first on that is
-// not zero.
+// trailing returns the number of bytes from the first byte after at that is not zero up to
+// size.
 func trailing(r io.ReaderAt, at, size int64) (int64, error) {
 	buf := make([]byte, 64<<10)
 	for at < size {

@@ -180,27 +180,24 @@ const ID = "Y29uc29sZXQ"
 // Ready always returns nil.
 func (d *Device) Ready() error { return nil }
 
-// Known uses ssh-keygen.
-func (d *Device) Known(armour []byte) error {
-	config, _ := d.Config()
-	c, _ := seed.Check(config)
-	if c == nil {
-		return errors.New("no signers")
-	}
-	return sshKeygen(nil, armour, c.Signers(), "-Y", "find-principals")
-}
-
 // Detail returns "", as most devices.
 func (d *Device) Detail() string { return "" }
 
+// Known uses ssh-keygen.
+func (d *Device) Known(armour []byte) error {
+	return sshKeygen(nil, armour, d.signers(), "-Y", "find-principals")
+}
+
 // Verify uses ssh-keygen.
-func (d *Device) Verify(message, armour []byte) error {
+func (d *Device) Verify(message, armour []byte) error { return Verify(message, armour, d.signers()) }
+
+func (d *Device) signers() string {
 	config, _ := d.Config()
 	c, _ := seed.Check(config)
 	if c == nil {
-		return errors.New("no signers")
+		return ""
 	}
-	return Verify(message, armour, c.Signers())
+	return c.Signers()
 }
 
 // Verify verifies a signature with ssh-keygen and admin-signers, as the device does.
@@ -300,7 +297,7 @@ func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, rep
 			result.Warnings, err = judge(name, body)
 		case api.Promote:
 			body.Seek(0, io.SeekStart)
-			err = bundle.Unpack(name, body, func(path string, r io.Reader) error {
+			err = bundle.Limits{}.Unpack(name, body, func(path string, r io.Reader) error {
 				text, err := io.ReadAll(r)
 				if path == "config.toml" {
 					d.SetConfig(text)
