@@ -114,7 +114,7 @@ func Open(r io.ReaderAt) (*FS, error) {
 	return f, nil
 }
 
-// readBoot reads the boot sector, and checks that it is one of a FAT file system.
+// readBoot reads the boot sector, and checks that it belongs to a FAT file system.
 func readBoot(r io.ReaderAt) (b boot, b32 boot32, end bootEnd, err error) {
 	first := make([]byte, sector)
 	if _, err := image.ReadFull(r, first, 0); err != nil {
@@ -215,8 +215,8 @@ func (f *FS) Entries() ([]Entry, error) {
 }
 
 // Open finds a file by its path, without regard to case, and also by short names. The path
-// of the returned File is spelled as on the disk. The error is [fs.ErrNotExist] if there is
-// no such file.
+// of the returned File is spelled as on the disk. The error is [fs.ErrNotExist] if the
+// file does not exist.
 func (f *FS) Open(path string) (File, error) {
 	w := f.walk()
 	var in *item
@@ -287,7 +287,7 @@ func (f *FS) walk() *walker { return &walker{FS: f, seen: map[uint32]uint64{}} }
 // visit marks cluster n as visited.
 func (w *walker) visit(n uint32) error {
 	if n < firstCluster || int64(n) >= w.clusters+firstCluster {
-		return fmt.Errorf("it continues in cluster %d, which is not one of the %d clusters", n, w.clusters)
+		return fmt.Errorf("it continues in cluster %d; the file system has %d clusters", n, w.clusters)
 	}
 	if w.seen[n/64]>>(n%64)&1 != 0 {
 		return fmt.Errorf("its cluster %d is in use twice", n)

@@ -30,7 +30,7 @@ const EnvSize = 64 << 20
 type Machine struct {
 	Disks   []Disk
 	Env     string    // file of EnvSize with U-Boot's environment; empty: the default environment
-	Forward []Forward // through eth0; without any and without Network there is no network
+	Forward []Forward // through eth0; without any and without Network the machine has no network cards
 	LAN     []Forward // through eth1, to GatewayOfLAN
 	Network bool      // the machine can connect to other computers, and to this one at 10.0.2.2
 	Once    bool      // end instead of restarting
