@@ -10,6 +10,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,7 +176,6 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 	return d.finish(ctx)
 }
 
-// prepare checks the disks and the image.
 func (d *Deployment) prepare(ctx context.Context, names []string) error {
 	if len(names) > 1 && d.src.Unit != "" {
 		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", d.src.Unit, len(names))
@@ -330,7 +330,6 @@ func (d *Deployment) checkState(to *disk.Disk) error {
 	return nil
 }
 
-// dryRun reports what would be written.
 func (d *Deployment) dryRun(ctx context.Context) error {
 	if d.src.File == nil {
 		var disks []*disk.Disk
@@ -411,14 +410,10 @@ func (d *Deployment) conclude(ctx context.Context) error {
 	d.opt.Monitor.EndPhase()
 	var failed, logErr error
 	for _, t := range d.targets {
-		if err := d.opt.Log.Add(t.Disk.Path, t.Receipt); err != nil && logErr == nil {
-			logErr = err
-		}
+		logErr = cmp.Or(logErr, d.opt.Log.Add(t.Disk.Path, t.Receipt))
 		switch {
 		case t.Err == nil:
-			if err := d.opt.Done(t.Receipt); err != nil && failed == nil {
-				failed = err
-			}
+			failed = cmp.Or(failed, d.opt.Done(t.Receipt))
 		case failed == nil:
 			failed = t.ErrWithHint(ctx)
 		default:
@@ -428,10 +423,7 @@ func (d *Deployment) conclude(ctx context.Context) error {
 	if failed != nil && logErr != nil {
 		d.opt.Monitor.Warnf("%v", logErr)
 	}
-	if failed != nil {
-		return failed
-	}
-	return logErr
+	return cmp.Or(failed, logErr)
 }
 
 // ErrWithHint returns the error of a disk with what is on the disk now.

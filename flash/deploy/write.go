@@ -37,8 +37,10 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 			}
 		}
 	}
+	var paths []string
 	for _, t := range targets {
 		if t.dev, err = disk.Open(t.Disk); err == nil {
+			paths = append(paths, t.Disk.Path)
 			continue
 		}
 		t.dev = nil
@@ -48,7 +50,7 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 		}
 		return nil, err
 	}
-	awake, err := flash.Awake("writing " + strings.Join(paths(targets), ", "))
+	awake, err := flash.Awake("writing " + strings.Join(paths, ", "))
 	switch {
 	case err == nil:
 		disks := closeAll
@@ -78,7 +80,6 @@ func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
 	running.Wait()
 }
 
-// write writes a disk, and sets its receipt and error.
 func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *Options) {
 	begin := time.Now()
 	res, err := flash.Run(ctx, t.dev, t.job, func(phase string, total int64) image.Progress {
@@ -138,13 +139,13 @@ func phasesOf(p *Plan, targets []*Target, m Monitor) image.Phases {
 	if len(targets) == 1 {
 		return m.Phase
 	}
-	passes := int64(1)
+	total := size * int64(len(targets))
 	if verify == flash.Full {
-		passes = 2
+		total *= 2
 	}
-	all := m.Phase(fmt.Sprintf("flashing %d disks", len(targets)), passes*size*int64(len(targets)))
+	all := m.Phase(fmt.Sprintf("flashing %d disks", len(targets)), total)
 	return func(phase string, _ int64) image.Progress {
-		if phase == flash.Writing || phase == flash.Reading && passes == 2 {
+		if phase == flash.Writing || phase == flash.Reading && verify == flash.Full {
 			return all
 		}
 		return nil

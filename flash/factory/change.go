@@ -174,7 +174,6 @@ func (c *change) apply(r *rootDir) error {
 	return r.syncDir(path.Dir(c.Path))
 }
 
-// moveAside moves what is at a path out of the way.
 func moveAside(r *rootDir, at string) error {
 	if err := r.RemoveAll(at + oldSuffix); err != nil {
 		return err
@@ -256,10 +255,7 @@ func (c *change) setTime(r *rootDir, made string) error {
 	}
 	defer dir.Close()
 	when := unix.NsecToTimespec(c.Time * 1e9)
-	if err := unix.UtimesNanoAt(int(dir.Fd()), path.Base(made), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "utimes", Path: made, Err: err}
-	}
-	return nil
+	return unix.UtimesNanoAt(int(dir.Fd()), path.Base(made), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func (c *change) setDirMetadata(r *rootDir, at string) error {
@@ -278,11 +274,11 @@ func (c *change) setMetadata(f *os.File) error {
 	}
 	// After the owner, as changing that clears the setuid and setgid bits.
 	if err := unix.Fchmod(int(f.Fd()), c.Mode&0o7777); err != nil {
-		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
+		return err
 	}
 	for name, value := range c.Xattrs {
 		if err := unix.Fsetxattr(int(f.Fd()), name, value, 0); err != nil {
-			return &fs.PathError{Op: "setxattr " + name, Path: f.Name(), Err: err}
+			return err
 		}
 	}
 	return nil

@@ -149,8 +149,7 @@ func (l *live) plan(ctx context.Context) error {
 // readRoot reads the root file system without what only a running system has there, and
 // without the files of the provisioning itself.
 func (l *live) readRoot() (*tree.Tree, error) {
-	var mu sync.Mutex
-	var changed []string
+	var changed sync.Map // paths
 	skip := func(p string) bool {
 		if slices.ContainsFunc(edit.Live, func(pattern string) bool { ok, _ := path.Match(pattern[1:], p); return ok }) {
 			return true
@@ -161,10 +160,7 @@ func (l *live) readRoot() (*tree.Tree, error) {
 		})
 	}
 	return hostfs.ReadLive(l.opt.Root, l.opt.Time, skip, func(p string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if !slices.Contains(changed, p) {
-			changed = append(changed, p)
+		if _, again := changed.LoadOrStore(p, true); !again {
 			l.opt.Monitor.Warnf("/%s changes while it is copied: the copy may be a mix of both", p)
 		}
 	})
