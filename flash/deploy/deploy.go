@@ -29,8 +29,7 @@ import (
 	"imgtool/image/volume"
 )
 
-// A Monitor is informed about the writing of disks. Its methods may be called from several
-// goroutines.
+// A Monitor is informed about the writing of disks, from several goroutines.
 type Monitor interface {
 	progress.Reporter
 
@@ -104,8 +103,7 @@ type Deployment struct {
 	begun   bool // disks may have been written to
 }
 
-// New reads an image up to its first partition. The source must stay open until the
-// deployment is closed.
+// New reads an image up to its first partition. The source must stay open until Close.
 func New(src *volume.Source, opt Options) (*Deployment, error) {
 	d := &Deployment{src: src, opt: opt}
 	return d, d.setPlan(src)
@@ -290,8 +288,7 @@ func (d *Deployment) seek(ctx context.Context) error {
 	return d.src.ReadThrough(ctx, through)
 }
 
-// checkFill refuses disks of different sizes if a partition fills each, and warns if it
-// cannot fill the disk.
+// checkFill refuses disks of different sizes if a partition fills each, or warns that it cannot.
 func (d *Deployment) checkFill() error {
 	part := d.src.FillPartition()
 	if part == nil {
@@ -404,8 +401,7 @@ func (d *Deployment) finish(ctx context.Context) error {
 	return err
 }
 
-// conclude reports the result of each disk. It returns the first error of a disk, else the
-// error of the log.
+// conclude reports the result of each disk, and returns the first error.
 func (d *Deployment) conclude(ctx context.Context) error {
 	d.opt.Monitor.EndPhase()
 	var failed, logErr error

@@ -53,8 +53,7 @@ func (r *record) isFor(block []byte) bool {
 	return ok && json.Unmarshal(line, &other) == nil && other.Board == r.Board && other.Size == r.Size
 }
 
-// similar reports whether a disk has the partitions of the image, or was about to get them:
-// then most of the content may be there already.
+// similar reports whether a disk has the partitions of the image, or was about to get them.
 func (p *Plan) similar(d *disk.Disk) bool {
 	t, err := disk.OpenRead(d)
 	if err != nil {
@@ -74,8 +73,7 @@ func (p *Plan) similar(d *disk.Disk) bool {
 	})
 }
 
-// sectorSize returns the sector size that the partition table of a disk is in, 0 for a
-// regular file, which may have any.
+// sectorSize returns the sector size of a disk, 0 for a regular file, which may have any.
 func sectorSize(d *disk.Disk) int64 {
 	if d.File {
 		return 0
@@ -106,8 +104,7 @@ func Describe(d *disk.Disk) string {
 	return fmt.Sprintf("%s (%s), which has %s", d.Path, strings.Join(about, ", "), contents(d))
 }
 
-// contents says which partitions a disk has. It reads the disk, because the kernel may not
-// have read its partition table.
+// contents says which partitions a disk has. The kernel may not have read its partition table.
 func contents(d *disk.Disk) string {
 	const unreadable = "contents that cannot be read"
 	t, err := disk.OpenRead(d)

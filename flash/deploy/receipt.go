@@ -89,8 +89,7 @@ func (r Receipt) Summary() string {
 		time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), image.FormatSize(r.Rate))
 }
 
-// Log is a file that receipts are appended to, a JSON object a line. A nil Log takes no
-// receipts.
+// Log is a file of receipts, a JSON object a line. A nil Log takes no receipts.
 type Log struct {
 	f *os.File
 
@@ -204,8 +203,7 @@ func (l *Log) Add(disk string, receipt any) error {
 	return logError(l.f.Name(), err)
 }
 
-// oldReceipt is the part of a receipt that identifies a unit, which is of a disk or of a unit
-// with several media.
+// oldReceipt is the part of a receipt that identifies a disk, or a unit with several media.
 type oldReceipt struct {
 	Unit   string       `json:"unit"`
 	VSN    string       `json:"vsn"`

@@ -15,8 +15,7 @@ import (
 	"imgtool/image/volume"
 )
 
-// headReader reads at any offset near the start of a stream. It keeps what it has taken
-// from it.
+// headReader reads at any offset near the start of a stream, and keeps the chunks.
 type headReader struct {
 	next   func() (image.Chunk, error, bool)
 	chunks []image.Chunk

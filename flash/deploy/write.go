@@ -61,8 +61,7 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
-// Write writes open disks at the same time from one reading of the image, and sets the
-// receipt and the error of each target.
+// Write writes open disks from one reading of the image, and sets their Receipt and Err.
 func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
 	bodies, leave := share(p.body(), len(targets))
 	phases := phasesOf(p, targets, opt.Monitor)
@@ -106,8 +105,7 @@ func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *O
 	}
 }
 
-// Release closes a disk that was written. It checks that it still has its name, unless the
-// disk was ejected.
+// Release closes a disk that was written, and checks its name unless it was ejected.
 func (t *Target) Release(opt *Options, ejected bool) {
 	dev := t.dev
 	t.dev = nil
@@ -131,8 +129,7 @@ func (t *Target) Release(opt *Options, ejected bool) {
 // readShare is the divisor of how much of the partitions is read back.
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
-// phasesOf announces the phases and returns how each is shown: separately for one disk, as a
-// sum for several.
+// phasesOf announces the phases, which are shown as a sum for several disks.
 func phasesOf(p *Plan, targets []*Target, m Monitor) image.Phases {
 	size, verify := p.BodySize(), targets[0].job.Verify
 	m.Expect(Phase{flash.Wiping, 0}, Phase{flash.Writing, size}, Phase{flash.Reading, size / readShare[verify]})

@@ -82,8 +82,7 @@ func changes(from, to *tree.Tree, last []string, suffix string) ([]change, error
 	return all, nil
 }
 
-// changeOf returns what turns an inode, which may be nil, into another, or nil if they are
-// alike.
+// changeOf returns what turns an inode or nil into another, or nil if they are alike.
 func changeOf(p string, old, n *tree.Inode) (*change, error) {
 	if old == n {
 		return nil, nil
@@ -284,8 +283,7 @@ func (c *change) setMetadata(f *os.File) error {
 	return nil
 }
 
-// isDone reports whether the path is as it should be. It is false for directories, whose
-// metadata is always set again.
+// isDone reports whether the path is as it should be. It is false for directories.
 func (c *change) isDone(r *rootDir, info fs.FileInfo) bool {
 	if c.Link != "" {
 		other, err := r.Lstat(c.Link)

@@ -211,8 +211,7 @@ func (f *Factory) find(m *medium) (err error) {
 	return m.disk.Check(need)
 }
 
-// kindOf returns the kind of medium of a disk by its bus, or "" if the bus does not tell, as
-// for a disk on an adapter.
+// kindOf returns the kind of medium of a disk by its bus, or "" for a disk on an adapter.
 func kindOf(d *disk.Disk) string {
 	switch {
 	case d.Bus == "nvme":

@@ -44,8 +44,7 @@ type LiveOptions struct {
 // live is a system that is provisioned from its own root file system.
 //
 // First its other media are made from the root, which stays as it is. Then the changes to
-// the root are written to a journal beside the state file, and only then made. After an
-// interruption the whole journal is replayed.
+// the root are written to a journal beside the state file, and only then made.
 type live struct {
 	*Factory
 	opt     *LiveOptions
@@ -139,7 +138,7 @@ func LiveBoard(conf map[string]shconf.Value) (*boards.Board, error) {
 	if len(fit) == 1 {
 		return fit[0], nil
 	}
-	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))
+	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME (%s)", strings.Join(boards.Names(), ", "))
 }
 
 // LiveMedia returns the names of the media that a board makes from its root.
@@ -355,8 +354,7 @@ func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
 	return nil
 }
 
-// changeRoot makes the changes of the journal. Those that switch the boot over come last,
-// after the other steps are recorded.
+// changeRoot makes the changes of the journal, and records the steps before those of Live.Last.
 func (l *live) changeRoot(ctx context.Context) error {
 	if err := l.checkMounts(); err != nil {
 		return err
@@ -390,8 +388,7 @@ func (l *live) changeRoot(ctx context.Context) error {
 	return l.fs.removeFile(l.board.State.Paths[0] + todoSuffix)
 }
 
-// todo is the journal of a system that is provisioned from its own root: what is left to do
-// there after the other media were made.
+// todo is the journal: what is left to do in the root after the other media were made.
 type todo struct {
 	Build   string            `json:"build_id"`
 	Disks   map[string]string `json:"disks"` // GUIDs of the partition tables, by medium

@@ -108,8 +108,7 @@ func (l *live) findDisk(m boards.Medium) error {
 	return nil
 }
 
-// plan reads the root, and plans the images of the media and the changes to the root. It
-// changes nothing.
+// plan reads the root, and plans the images of the media and the changes to the root.
 func (l *live) plan(ctx context.Context) error {
 	root, err := l.readRoot()
 	if err != nil {
@@ -146,8 +145,7 @@ func (l *live) plan(ctx context.Context) error {
 	return err
 }
 
-// readRoot reads the root file system without what only a running system has there, and
-// without the files of the provisioning itself.
+// readRoot reads the root without what only a running system has there, and the journal.
 func (l *live) readRoot() (*tree.Tree, error) {
 	var changed sync.Map // paths
 	skip := func(p string) bool {
