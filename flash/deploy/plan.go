@@ -232,10 +232,7 @@ func (p *Plan) Job(size int64) (flash.Job, error) {
 // or a file system, and the image has no content: before the first partition, at the end of
 // the disk, and in every partition, also if the device makes it later.
 func (p *Plan) wipes(size int64) []image.Span {
-	const (
-		kib = 1 << 10
-		mib = 1 << 20
-	)
+	const kib, mib = 1 << 10, 1 << 20
 	spans := []image.Span{{Off: 0, Len: p.start}, {Off: size - 2*mib, Len: 2 * mib}}
 	add := func(off, length int64) {
 		if length <= 0 {

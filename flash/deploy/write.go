@@ -166,7 +166,6 @@ func share(chunks volume.Chunks, n int) (shared []volume.Chunks, leave func(int)
 		pipes[i], gone[i] = make(chan item, 1), make(chan struct{})
 	}
 	leave = func(i int) { left[i].Do(func() { close(gone[i]) }) }
-	var begin sync.Once
 	pump := func() {
 		for c, err := range chunks {
 			for i := range n {
@@ -180,10 +179,11 @@ func share(chunks volume.Chunks, n int) (shared []volume.Chunks, leave func(int)
 			close(pipes[i])
 		}
 	}
+	begin := sync.OnceFunc(func() { go pump() })
 	for i := range n {
 		shared = append(shared, func(yield func(image.Chunk, error) bool) {
 			defer leave(i)
-			begin.Do(func() { go pump() })
+			begin()
 			for it := range pipes[i] {
 				if !yield(it.c, it.err) || it.err != nil {
 					return

@@ -354,7 +354,7 @@ func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
 	return nil
 }
 
-// changeRoot makes the changes of the journal, and records the steps before those of Live.Last.
+// changeRoot makes the changes of the journal. All steps but the last are recorded before Live.Last.
 func (l *live) changeRoot(ctx context.Context) error {
 	if err := l.checkMounts(); err != nil {
 		return err
