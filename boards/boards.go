@@ -33,6 +33,7 @@ func Names() []string {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names) // the files sort differently, because of their ending
 	return names
 }
 
