@@ -9,8 +9,8 @@ import (
 	"imgtool/layouts"
 )
 
-// The digest of each built-in definition that has a former one is that one: a build ID must
-// not change with a comment. A change of the definition makes its row useless.
+// Built-in definitions keep their former digests, because a build ID must not change with a
+// comment. A row without a definition must be removed.
 func TestFormerDigests(t *testing.T) {
 	rows := layouts.FormerDigests()
 	check := func(name string, text []byte) {

@@ -22,24 +22,21 @@ const near = 256 << 10
 // from data. Ranges with less than near bytes between them are joined.
 func differences(data, old []byte) iter.Seq2[int, int] {
 	return func(yield func(int, int) bool) {
-		start, end := -1, 0
+		start, end := 0, 0
 		for at := 0; at < len(data); at += image.Block {
 			to := min(at+image.Block, len(data))
 			if bytes.Equal(data[at:to], old[at:to]) {
 				continue
 			}
-			if start >= 0 && at-end >= near {
-				if !yield(start, end) {
+			if end == 0 || at-end >= near {
+				if end > 0 && !yield(start, end) {
 					return
 				}
-				start = -1
-			}
-			if start < 0 {
 				start = at
 			}
 			end = to
 		}
-		if start >= 0 {
+		if end > 0 {
 			yield(start, end)
 		}
 	}
@@ -49,9 +46,6 @@ func differences(data, old []byte) iter.Seq2[int, int] {
 func part(c image.Chunk, start, end int) image.Chunk {
 	return image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]}
 }
-
-// isAll reports whether all bytes of p are b.
-func isAll(p []byte, b byte) bool { return bytes.Count(p, []byte{b}) == len(p) }
 
 // splitHead returns the parts of the chunks that are in the guard, and the rest, both from
 // the end of the disk to its start.
@@ -71,8 +65,9 @@ func splitHead(head []image.Chunk) (tables, rest []image.Chunk) {
 	return tables, rest
 }
 
-// notBefore fails at a chunk that starts before byte off.
-func notBefore(chunks iter.Seq2[image.Chunk, error], off int64) iter.Seq2[image.Chunk, error] {
+// checked returns the chunks and appends their spans to seen. It fails at a chunk that starts
+// before byte off.
+func checked(chunks iter.Seq2[image.Chunk, error], off int64, seen *[]image.Span) iter.Seq2[image.Chunk, error] {
 	return func(yield func(image.Chunk, error) bool) {
 		if chunks == nil {
 			return
@@ -81,21 +76,10 @@ func notBefore(chunks iter.Seq2[image.Chunk, error], off int64) iter.Seq2[image.
 			if err == nil && c.Off < off {
 				c, err = image.Chunk{}, fmt.Errorf("the image has content at byte %d, and the first %d bytes of the disk are reserved for partition tables and the in-progress record", c.Off, off)
 			}
-			if !yield(c, err) || err != nil {
-				return
-			}
-		}
-	}
-}
-
-// recorded returns the chunks and appends their spans to seen.
-func recorded(chunks iter.Seq2[image.Chunk, error], seen *[]image.Span) iter.Seq2[image.Chunk, error] {
-	return func(yield func(image.Chunk, error) bool) {
-		for c, err := range chunks {
 			if err == nil {
 				*seen = append(*seen, image.Span{Off: c.Off, Len: int64(len(c.Data))})
 			}
-			if !yield(c, err) {
+			if !yield(c, err) || err != nil {
 				return
 			}
 		}

@@ -15,14 +15,12 @@ type Change struct {
 	Timeout
 }
 
-// Edit changes parts of a disk, such as a file on a partition. Each step is
-// flushed and read back before the next one is written. If an edit is
-// interrupted, the disk is as after some of the steps, and
-// the next one may be written in part.
+// Edit changes parts of a disk, such as a file on a partition. It flushes each step and reads
+// it back before it writes the next one. An interrupted edit leaves the disk as after some of
+// the steps, with the next one written in part.
 //
-// Unlike [Run], Edit leaves the first block alone and does not probe the size of the disk,
-// for which it would have to overwrite the backup partition table. Errors are as from
-// Run.
+// Unlike [Run], Edit leaves the first block alone and does not probe the size of the disk: that
+// would overwrite the backup partition table. Errors are as from Run.
 func Edit(ctx context.Context, dev Device, c Change, phases image.Phases) (*Result, error) {
 	job := &Job{Timeout: c.Timeout}
 	r := &run{dev: newTimeoutDevice(ctx, dev, c.Timeout), job: job, phases: phases, res: &Result{}, before: map[int64][]byte{}}

@@ -121,7 +121,7 @@ func (r *run) lostWrite(ctx context.Context, off int64, before, want, found []by
 		return err
 	case !kept:
 		return &NoWritesError{r.dev.Path(), off}
-	case bytes.Equal(found, before) || isAll(found, 0) || isAll(found, 0xFF):
+	case bytes.Equal(found, before) || image.IsZero(found) || bytes.Count(found, []byte{0xFF}) == len(found):
 		return &FakeError{r.dev.Path(), r.job.Size, off, -1, 0}
 	}
 	err = image.Compare(ctx, bytes.NewReader(found), one(image.Chunk{Data: want}), nil)
@@ -145,11 +145,12 @@ func (r *run) keepsWrites(ctx context.Context) (bool, error) {
 		mark[i] = before[i] ^ byte(1+rand.N(255))
 	}
 	r.save(0, before)
-	if _, err := r.dev.WriteAt(mark, 0); err != nil {
-		return false, r.diskError(&image.WriteError{Err: err})
+	_, err := r.dev.WriteAt(mark, 0)
+	if err == nil {
+		defer r.restore(0, before)
+		err = r.dev.Sync()
 	}
-	defer r.restore(0, before)
-	if err := r.dev.Sync(); err != nil {
+	if err != nil {
 		return false, r.diskError(&image.WriteError{Err: err})
 	}
 	if _, err := r.dev.ReadAt(block, 0); err != nil {

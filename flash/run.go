@@ -1,12 +1,10 @@
 package flash
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,12 +17,11 @@ import (
 //
 // From the first write until the last one the disk has no partition table: nothing boots
 // from a disk on which a Run failed, and its record tells which image was being written.
-// The content before the first partition, such as boot loaders, is written last, from its
-// end to its start, and is removed again if an error follows and the disk still works.
+// Run writes the content before the first partition last, from its end to its start, and
+// removes it if an error follows.
 //
-// A place that is read back wrong is read again, and if it is still wrong, it is written
-// again up to three times where the job can supply the content. A write or flush that
-// fails is not retried.
+// Run reads a place that was read back wrong again, and writes it up to three more times if
+// the job has the content. It does not retry writes and flushes that failed.
 //
 // The error is a [*FailedError]. It wraps an *image.WriteError, *image.MismatchError,
 // [*ReadError], [*FakeError], [*NoWritesError], [*StallError], [*disk.GoneError] or
@@ -93,10 +90,8 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	written = append(written, body.Entries...)
-	slices.SortFunc(written, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })
-	r.res.Manifest.Entries = written
-	for _, e := range written {
+	r.res.Manifest.Entries = merge(written, body).Entries
+	for _, e := range r.res.Manifest.Entries {
 		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
 	}
 	return r.res, nil
@@ -132,7 +127,7 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 	begin := time.Now()
 	var found []image.Span
 	p := locked(r.phases.Start(Writing, job.BodySize))
-	content := recorded(notBefore(job.Body, max(guard, job.RecordOff+int64(len(padded(job.Record))))), &seen)
+	content := checked(job.Body, max(guard, job.RecordOff+int64(len(padded(job.Record)))), &seen)
 	if job.Zeros && !job.Delta {
 		content = r.withoutZeros(content, &found, p)
 	}
@@ -166,7 +161,7 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 
 // finish writes the head: rest first, then tables. The backup table in rest does not make
 // the disk bootable: firmware does not look for it without the protective MBR.
-func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.Entry, error) {
+func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) (*image.Manifest, error) {
 	r.finishing.Store(true)
 	p := r.phases.Start(Finishing, 2*(totalLen(spansOf(tables))+totalLen(spansOf(rest))))
 	m, err := r.settle(ctx, each(rest), p, p)
@@ -186,7 +181,7 @@ func (r *run) finish(ctx context.Context, tables, rest []image.Chunk) ([]image.E
 		r.undo(ctx, rest)
 		return nil, err
 	}
-	return append(m.Entries, last.Entries...), nil
+	return merge(m, last), nil
 }
 
 // undoTime is how long undo waits for operations in flight.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"imgtool/image"
 )
 
 // State is the content of a disk after a [Run] that failed or was interrupted, as read
@@ -28,8 +30,7 @@ type FailedError struct {
 func (e *FailedError) Error() string { return e.Err.Error() }
 func (e *FailedError) Unwrap() error { return e.Err }
 
-// StateAfter returns the state of a disk after a [Run] that returned err, and whether err
-// tells it.
+// StateAfter returns the state in the [*FailedError] in err, and whether err has it.
 func StateAfter(err error) (State, bool) {
 	if failed, ok := errors.AsType[*FailedError](err); ok {
 		return failed.State, true
@@ -111,7 +112,7 @@ func (r *run) state(canceled bool) State {
 			return Unchanged
 		}
 	}
-	if isAll(now, 0) {
+	if image.IsZero(now) {
 		return NoTable
 	}
 	return PartWritten

@@ -27,8 +27,7 @@ func (r *run) verify(ctx context.Context, part, all *image.Manifest, again func(
 	if err != nil {
 		return err
 	}
-	r.res.Verified += size(part)
-	if !written {
+	if r.res.Verified += size(part); !written {
 		return nil
 	}
 	if _, err := r.pass(ctx, all, nil, r.phases.Start(Reading, size(all))); err != nil {

@@ -18,7 +18,7 @@ func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], found *[]image.
 			if at == 0 {
 				b = b[:min(n, image.Block)]
 			}
-			if k, _ := r.dev.ReadAt(b, off+at); k < len(b) || !isAll(b, 0) {
+			if k, _ := r.dev.ReadAt(b, off+at); k < len(b) || !image.IsZero(b) {
 				return false
 			}
 			at += int64(len(b))
@@ -57,7 +57,7 @@ func zeroRuns(b []byte) iter.Seq2[int, int] {
 	return func(yield func(int, int) bool) {
 		start := 0
 		for at := 0; at <= len(b); at += image.Block {
-			if at+image.Block <= len(b) && isAll(b[at:at+image.Block], 0) {
+			if at+image.Block <= len(b) && image.IsZero(b[at:at+image.Block]) {
 				continue
 			}
 			if start < at && !yield(start, at) {

@@ -102,8 +102,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The partitions of the media of a Photon NX, in sectors: those of NVIDIA's flash XML, and
-// those that the factory's fdisk makes.
+// The partitions of the media of a Photon NX, in sectors, as in NVIDIA's flash XML and as
+// the factory's fdisk makes them.
 func TestPhotonLayouts(t *testing.T) {
 	for name, want := range map[string]string{
 		"photon-emmc": "1 APP 40 20971520, 2 kernel 20971560 131072, 3 kernel_b 21102632 131072, 4 kernel-dtb 21233704 896, 5 kernel-dtb_b 21234600 896, " +

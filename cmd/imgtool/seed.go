@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io/fs"
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
@@ -85,8 +84,8 @@ func (o seedOptions) valid(u *ui) (*seedfile.Verdict, error) {
 	return v, v.Faulty()
 }
 
-// writeNew writes a file completely or not at all. Only regular files are replaced.
-func writeNew(path string, data []byte, mode fs.FileMode) error {
+// writeNew writes a file with mode 0600 completely or not at all. Only regular files are replaced.
+func writeNew(path string, data []byte) error {
 	if err := hostfile.CheckOutput(path); err != nil {
 		return err
 	}
@@ -94,5 +93,5 @@ func writeNew(path string, data []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)))
+	return renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 }

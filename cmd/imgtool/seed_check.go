@@ -18,11 +18,9 @@ func newSeedCheckCommand(u *ui) *cobra.Command {
 		Use:   "check FILE",
 		Short: "Report all faults of a seed, a bundle or a template",
 		Long: `Check a config.toml, or a bundle (.tar.zst, .tar.gz), as the device does, and print all
-faults, each with its line. A bundle is not unpacked. FILE may be - for standard input. Exit
-status 3 if the device would refuse it, 6 if a bundle is damaged.
-
-With --values FILE is a template, and the documents of all units are checked, or with --unit of
-one unit. Lines refer to the template; values are not printed.`,
+faults, each with its line. FILE may be - for standard input. Exit status 3 if the device would
+refuse it, 6 if a bundle is damaged. With --values FILE is a template, checked for all units or
+for --unit; lines refer to the template, and values are not printed.`,
 		Example: `  imgtool seed check config.toml
   imgtool seed check --json config.tar.zst
   imgtool seed check --values units.csv seed.toml`,
@@ -80,9 +78,8 @@ func newSeedRenderCommand(u *ui) *cobra.Command {
 		Use:   "render FILE",
 		Short: "Show the files that a device makes of a seed",
 		Long: `Show the files that a device writes below /data/config when it takes a config.toml or a
-bundle, byte for byte. Files of the bundle are left out.
-
-With --values and --unit FILE is a template; the output contains the unit's values.`,
+bundle, byte for byte. Files of the bundle are left out. With --values and --unit FILE is a
+template; the output contains the unit's values.`,
 		Example: `  imgtool seed render config.toml
   imgtool seed render --values units.csv --unit W123 seed.toml`,
 		Args: cobra.ExactArgs(1),

@@ -3,10 +3,9 @@ package disk
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 )
 
 // Need is what an image requires of a disk. Fields that are zero require nothing.
@@ -86,14 +85,13 @@ func (d *Disk) checkIdentity(need Need) error {
 
 // quote quotes s for a shell if necessary.
 func quote(s string) string {
-	plain := func(r rune) bool {
-		return r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("._:-", r))
-	}
-	if strings.TrimFunc(s, plain) == "" {
+	if plain.MatchString(s) {
 		return s
 	}
 	return strconv.Quote(s)
 }
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9._:-]*$`)
 
 // sizes formats two different sizes in the same unit, so that the texts differ.
 func sizes(a, b int64) (string, string) {

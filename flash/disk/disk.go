@@ -6,10 +6,10 @@
 package disk
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -124,13 +124,24 @@ func Lost(path string, err error) error {
 	return nil
 }
 
+// resolve returns the path of a file below root without symbolic links. The error for a
+// directory is a [*RefusedError].
+func resolve(root, path string) (at string, info fs.FileInfo, err error) {
+	if at, err = filepath.Abs(path); err == nil {
+		at, err = filepath.EvalSymlinks(filepath.Join(root, at))
+	}
+	if err == nil {
+		info, err = os.Stat(at)
+	}
+	if err == nil && info.IsDir() {
+		err = &RefusedError{path, "a directory is not a disk: name a disk such as /dev/sdb, or a regular file"}
+	}
+	return at, info, err
+}
+
 // regularFile returns a regular file as a disk.
 func regularFile(path string, info fs.FileInfo) *Disk {
 	return &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
-}
-
-func sortParts(parts []Part) {
-	slices.SortFunc(parts, func(a, b Part) int { return cmp.Or(cmp.Compare(a.Off, b.Off), cmp.Compare(a.Name, b.Name)) })
 }
 
 // list joins names, and shortens a long list.

@@ -37,14 +37,7 @@ func USBDevices(root string) ([]USB, error) {
 // link or a regular file. For a file that can never be a disk the error is a
 // [*RefusedError]. root is "/".
 func Find(root, path string) (*Disk, error) {
-	at, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	if at, err = filepath.EvalSymlinks(at); err != nil {
-		return nil, err
-	}
-	info, err := os.Stat(at)
+	at, info, err := resolve("/", path)
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +47,6 @@ func Find(root, path string) (*Disk, error) {
 		d := regularFile(path, info)
 		d.InUse, err = fileUses(info)
 		return d, err
-	case info.IsDir():
-		return nil, &RefusedError{path, "a directory is not a disk: name a disk such as /dev/disk4, or a regular file"}
 	case info.Mode()&fs.ModeDevice == 0 || wholeName(name) == "":
 		return nil, &RefusedError{path, "it is neither a disk nor a regular file: name a disk such as /dev/disk4"}
 	}

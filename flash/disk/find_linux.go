@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,15 +43,7 @@ func List(root string) ([]Disk, error) {
 // Find returns the disk at path, which may be a symbolic link or a regular file. For a file
 // that can never be a disk the error is a [*RefusedError].
 func Find(root, path string) (*Disk, error) {
-	at, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	at, err = filepath.EvalSymlinks(filepath.Join(root, at))
-	if err != nil {
-		return nil, err
-	}
-	info, err := os.Stat(at)
+	at, info, err := resolve(root, path)
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +54,6 @@ func Find(root, path string) (*Disk, error) {
 	// A recorded machine has regular files instead of device nodes.
 	recorded := filepath.Clean(root) != "/" && strings.HasPrefix(at, filepath.Join(root, "dev")+"/")
 	switch {
-	case info.IsDir():
-		return refuse("a directory is not a disk: name a disk such as /dev/sdb, or a regular file")
 	case info.Mode()&fs.ModeCharDevice != 0:
 		return refuse("a character device is not a disk: name a disk such as /dev/sdb, or a regular file")
 	case !device && !info.Mode().IsRegular():
@@ -70,11 +61,11 @@ func Find(root, path string) (*Disk, error) {
 	}
 
 	m, err := query(root)
-	// Uses of a regular file can be found without sysfs.
-	if errors.Is(err, errNoSysfs) && (device || recorded) || err != nil && !errors.Is(err, errNoSysfs) {
-		if errors.Is(err, errNoSysfs) || errors.Is(err, errNoProc) {
-			return refuse("%v, so its uses are unknown", err)
-		}
+	switch noSysfs := errors.Is(err, errNoSysfs); {
+	case noSysfs && !device && !recorded: // uses of a regular file can be found without it
+	case noSysfs, errors.Is(err, errNoProc):
+		return refuse("%v, so its uses are unknown", err)
+	case err != nil:
 		return nil, err
 	}
 	if !device && !recorded {
@@ -84,8 +75,7 @@ func Find(root, path string) (*Disk, error) {
 	}
 	n := m.nodes[strings.ReplaceAll(strings.TrimPrefix(at, filepath.Join(root, "dev")+"/"), "/", "!")]
 	if device {
-		dev := uint64(info.Sys().(*syscall.Stat_t).Rdev)
-		n = m.byDev[fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))]
+		n = m.byDev[uint64(info.Sys().(*syscall.Stat_t).Rdev)]
 	}
 	if n == nil {
 		return refuse("the kernel does not list this disk")
@@ -104,7 +94,7 @@ func Find(root, path string) (*Disk, error) {
 type machine struct {
 	root   string
 	nodes  map[string]*node           // by the kernel's name, such as sda1
-	byDev  map[string]*node           // by major:minor
+	byDev  map[uint64]*node           // by device number, as in stat(2)
 	mounts []*mount                   // in the order of mounting
 	swaps  []string                   // swap files
 	open   map[uint64][]procs.Process // see openDevices
@@ -116,6 +106,7 @@ type machine struct {
 type node struct {
 	name, disk string // equal for a whole disk
 	dir        string // in sysfs
+	dev        uint64 // device number, or 0 if unknown
 	slaves     []string
 	holders    []string
 	loops      []string // loop devices of files on it
@@ -130,7 +121,7 @@ type node struct {
 func (n *node) path() string { return "/dev/" + strings.ReplaceAll(n.name, "!", "/") }
 
 func query(root string) (*machine, error) {
-	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[string]*node{}}
+	m := &machine{root: root, nodes: map[string]*node{}, byDev: map[uint64]*node{}}
 	names, err := readDir(filepath.Join(root, "sys/block"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && m.here():
@@ -173,7 +164,13 @@ func (m *machine) add(name, disk, dir string) {
 	n.slaves, _ = readDir(filepath.Join(dir, "slaves"))
 	n.holders, _ = readDir(filepath.Join(dir, "holders"))
 	m.nodes[name] = n
-	m.byDev[n.text("dev")] = n
+	major, minor, _ := strings.Cut(n.text("dev"), ":")
+	a, err1 := strconv.ParseUint(major, 10, 32)
+	b, err2 := strconv.ParseUint(minor, 10, 32)
+	if err1 == nil && err2 == nil {
+		n.dev = unix.Mkdev(uint32(a), uint32(b))
+		m.byDev[n.dev] = n
+	}
 }
 
 var (
@@ -220,10 +217,10 @@ func (m *machine) describe(n *node) *Disk {
 		Name:       n.name,
 		Size:       n.number("size") * 512, // always in units of 512 bytes
 		SectorSize: int(n.number("queue/logical_block_size")),
-		Model:      n.first("device/model", "device/name", "loop/backing_file"),
+		Model:      cmp.Or(n.text("device/model"), n.text("device/name"), n.text("loop/backing_file")),
 		Vendor:     n.text("device/vendor"),
 		Rev:        n.text("device/rev"),
-		Serial:     n.first("device/serial", "serial"),
+		Serial:     cmp.Or(n.text("device/serial"), n.text("serial"), n.page80()),
 		WWN:        n.wwn(),
 		Removable:  n.number("removable") == 1,
 		ReadOnly:   n.number("ro") == 1,
@@ -231,9 +228,6 @@ func (m *machine) describe(n *node) *Disk {
 	}
 	if n.loop != nil {
 		d.foundFile = n.loop.file
-	}
-	if d.Serial == "" {
-		d.Serial = n.page80()
 	}
 	d.USB = m.usb(n)
 	d.Bus = m.bus(n)
@@ -277,11 +271,10 @@ func (m *machine) bus(n *node) string {
 
 // wwn returns the world wide name of a disk, which is the same on every path to it.
 func (n *node) wwn() string {
-	id := n.first("device/wwid", "wwid")
-	for _, kind := range []string{"naa.", "eui.", "uuid."} {
-		if strings.HasPrefix(id, kind) {
-			return id
-		}
+	id := cmp.Or(n.text("device/wwid"), n.text("wwid"))
+	switch kind, _, _ := strings.Cut(id, "."); kind {
+	case "naa", "eui", "uuid":
+		return id
 	}
 	return "" // other IDs are composed of vendor, model and serial number
 }
@@ -302,25 +295,14 @@ func (n *node) backing() string {
 
 func (n *node) text(attr string) string { return text(filepath.Join(n.dir, attr)) }
 
-func (n *node) first(attrs ...string) string {
-	for _, a := range attrs {
-		if s := n.text(a); s != "" {
-			return s
-		}
-	}
-	return ""
-}
-
 func (n *node) number(attr string) int64 {
 	v, _ := strconv.ParseInt(n.text(attr), 10, 64)
 	return v
 }
 
+// text returns the content of a file, or "" without it: most disks have few attributes.
 func text(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "" // most disks have few attributes
-	}
+	b, _ := os.ReadFile(path)
 	return strings.TrimSpace(string(b))
 }
 

@@ -16,22 +16,14 @@ func macMedia(run func(args ...string) ([]byte, error)) (map[string]medium, erro
 		return nil, err
 	}
 	media := map[string]medium{}
-	for _, n := range nodes {
-		walk(n, func(n plist.Dict) {
-			if name := n.Text("BSD Name"); wholeName(name) != "" {
-				media[name] = medium{uint64(n.Int("IORegistryEntryID")), n.Int("Base")}
-			}
-		})
+	for len(nodes) > 0 {
+		n := nodes[0]
+		if name := n.Text("BSD Name"); wholeName(name) != "" {
+			media[name] = medium{uint64(n.Int("IORegistryEntryID")), n.Int("Base")}
+		}
+		nodes = append(n.Dicts("IORegistryEntryChildren"), nodes[1:]...)
 	}
 	return media, nil
-}
-
-// walk calls visit for a node of the IO registry and all nodes below it.
-func walk(n plist.Dict, visit func(plist.Dict)) {
-	visit(n)
-	for _, child := range n.Dicts("IORegistryEntryChildren") {
-		walk(child, visit)
-	}
 }
 
 // usbNode is a USB device in the IO registry.
@@ -112,24 +104,19 @@ func macPort(location uint32) string {
 
 // registry returns the nodes of a class in the IO registry, with the nodes below them.
 func (m *mac) registry(class string) ([]plist.Dict, error) {
-	v, err := m.ask("ioreg", "-a", "-l", "-r", "-c", class)
-	if err != nil {
-		return nil, err
-	}
-	return plist.Dict{"": v}.Dicts(""), nil
+	return m.dicts("ioreg", "-a", "-l", "-r", "-c", class)
 }
 
 // dict runs a program that prints a property list with a dictionary.
 func (m *mac) dict(args ...string) (plist.Dict, error) {
-	v, err := m.ask(args...)
+	all, err := m.dicts(args...)
 	if err != nil {
 		return nil, err
 	}
-	d, ok := v.(map[string]any)
-	if !ok {
+	if len(all) != 1 {
 		return nil, fmt.Errorf("%s: the answer is not a dictionary", strings.Join(args, " "))
 	}
-	return d, nil
+	return all[0], nil
 }
 
 // diskutilError is an error message in a property list.
@@ -137,18 +124,19 @@ type diskutilError struct{ command, message string }
 
 func (e *diskutilError) Error() string { return e.command + ": " + e.message }
 
-func (m *mac) ask(args ...string) (any, error) {
+// dicts runs a program that prints a property list with an array of dictionaries.
+func (m *mac) dicts(args ...string) ([]plist.Dict, error) {
 	command := strings.Join(args, " ")
 	out, failed := m.run(args...)
 	v, err := plist.Parse(out)
-	if d, ok := v.(map[string]any); ok && plist.Dict(d).Text("ErrorMessage") != "" {
-		return nil, &diskutilError{command, plist.Dict(d).Text("ErrorMessage")}
-	}
+	all := plist.Dict{"": v}.Dicts("")
 	switch {
+	case len(all) == 1 && all[0].Text("ErrorMessage") != "":
+		return nil, &diskutilError{command, all[0].Text("ErrorMessage")}
 	case failed != nil:
 		return nil, fmt.Errorf("%s: %w", command, failed)
 	case err != nil:
 		return nil, fmt.Errorf("%s: reading the answer: %w", command, err)
 	}
-	return v, nil
+	return all, nil
 }

@@ -233,7 +233,7 @@ func (m *mac) describe(name string, info plist.Dict) *Disk {
 		at := p.Text("DeviceIdentifier")
 		d.Parts = append(d.Parts, Part{at, m.media[at].base, p.Int("Size")})
 	}
-	sortParts(d.Parts)
+	slices.SortFunc(d.Parts, func(a, b Part) int { return cmp.Or(cmp.Compare(a.Off, b.Off), cmp.Compare(a.Name, b.Name)) })
 	m.users(name, d)
 	return d
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -37,9 +36,6 @@ func (m *machine) openDevices() map[uint64][]procs.Process {
 	now := m.openNow()
 	for dev := range m.open {
 		m.open[dev] = slices.DeleteFunc(m.open[dev], func(p procs.Process) bool { return !slices.Contains(now[dev], p) })
-		if len(m.open[dev]) == 0 {
-			delete(m.open, dev)
-		}
 	}
 	return m.open
 }
@@ -48,8 +44,8 @@ func (m *machine) openNow() map[uint64][]procs.Process {
 	open := map[uint64][]procs.Process{}
 	loops := map[procs.FileID]uint64{} // a write to its file changes a loop device
 	for _, n := range m.nodes {
-		if dev, ok := n.devNumber(); ok && n.loop != nil {
-			loops[n.loop.file] = dev
+		if n.loop != nil {
+			loops[n.loop.file] = n.dev
 		}
 	}
 	for _, o := range procs.Writers() {
@@ -64,24 +60,12 @@ func (m *machine) openNow() map[uint64][]procs.Process {
 	return open
 }
 
-// devNumber returns the number of a block device as in stat(2).
-func (n *node) devNumber() (uint64, bool) {
-	major, minor, _ := strings.Cut(n.text("dev"), ":")
-	a, err1 := strconv.ParseUint(major, 10, 32)
-	b, err2 := strconv.ParseUint(minor, 10, 32)
-	return unix.Mkdev(uint32(a), uint32(b)), err1 == nil && err2 == nil
-}
-
 // openBy adds to d the processes that have a device open for writing. The server process
 // of an nbd, which has it open as well, does not count.
 func (m *machine) openBy(nodes []*node, d *Disk) {
 	seen := map[int]bool{}
 	for _, n := range nodes {
-		dev, ok := n.devNumber()
-		if !ok {
-			continue
-		}
-		for _, p := range m.openDevices()[dev] {
+		for _, p := range m.openDevices()[n.dev] {
 			nbd := strings.HasPrefix(n.disk, "nbd") && procs.Serves(p.PID, text(filepath.Join("/sys/block", n.disk, "pid")))
 			if !seen[p.PID] && !nbd {
 				seen[p.PID] = true
@@ -152,18 +136,18 @@ type loopBacking struct {
 	disk uint64 // number of the block device, or 0 for a file
 }
 
-// loopStatus queries a loop device: see LOOP_GET_STATUS64 in loop(4).
-func loopStatus(fd int) (loopBacking, bool) {
+// loopStatus queries a loop device, and returns nil without an answer: see LOOP_GET_STATUS64 in loop(4).
+func loopStatus(fd int) *loopBacking {
 	info, err := unix.IoctlLoopGetStatus64(fd)
 	if err != nil {
-		return loopBacking{}, false
+		return nil
 	}
-	b := loopBacking{file: procs.FileID{Dev: fromKernel(info.Device), Ino: info.Inode}}
+	b := &loopBacking{file: procs.FileID{Dev: fromKernel(info.Device), Ino: info.Inode}}
 	// For a regular file, some kernels set Rdevice to the device of its file system.
 	if info.Rdevice != info.Device {
 		b.disk = fromKernel(info.Rdevice)
 	}
-	return b, true
+	return b
 }
 
 // fromKernel converts a device number of the kernel, which has the major number in bits 8
@@ -193,9 +177,7 @@ func (m *machine) findLoops() {
 		if err != nil {
 			continue
 		}
-		if b, ok := loopStatus(fd); ok {
-			n.loop = &b
-		}
+		n.loop = loopStatus(fd)
 		unix.Close(fd)
 	}
 }
@@ -208,11 +190,7 @@ func (m *machine) backed(n *node) *node {
 	if n.loop.disk == 0 {
 		return nil
 	}
-	return m.byNumber(n.loop.disk)
-}
-
-func (m *machine) byNumber(dev uint64) *node {
-	return m.byDev[fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))]
+	return m.byDev[n.loop.disk]
 }
 
 // sameBacking reports whether two loop devices have the same file.

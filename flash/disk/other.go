@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
 var errOther = errors.New("flashing disks is supported on Linux and macOS; a regular file works")
@@ -22,7 +21,7 @@ func Eject(root string, d *Disk) error { return errOther }
 
 // Find returns a regular file as a disk. Other files are not supported on this system.
 func Find(root, path string) (*Disk, error) {
-	info, err := os.Stat(filepath.Join(root, path))
+	_, info, err := resolve(root, path)
 	if err != nil {
 		return nil, err
 	}

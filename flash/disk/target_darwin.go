@@ -78,7 +78,7 @@ func (d *Disk) raw() string { return "/dev/r" + d.Name }
 
 // openRaw opens a device without waiting for another program to close it.
 func openRaw(path string, flags int) (*os.File, error) {
-	fd, err := unix.Open(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := -1, error(unix.EINTR)
 	for err == unix.EINTR {
 		fd, err = unix.Open(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	}

@@ -128,7 +128,7 @@ func (t *Target) identify() error {
 	if seq, err := ioctl64(fd, unix.BLKGETDISKSEQ); err == nil {
 		now.Diskseq = seq
 	}
-	if loop, ok := loopStatus(fd); ok {
+	if loop := loopStatus(fd); loop != nil {
 		now.foundFile = loop.file
 	}
 	return d.sameAs(&now)

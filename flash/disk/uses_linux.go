@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // systemMounts are the mount points of file systems that this computer runs from.
@@ -57,8 +58,8 @@ func (m *machine) findUses() error {
 			continue
 		}
 		on := m.below(back, nil)
-		if n.loop != nil && m.byNumber(n.loop.file.Dev) != nil {
-			on = []*node{m.byNumber(n.loop.file.Dev)}
+		if n.loop != nil && m.byDev[n.loop.file.Dev] != nil {
+			on = []*node{m.byDev[n.loop.file.Dev]}
 		}
 		for _, low := range on {
 			low.loops = append(low.loops, name)
@@ -154,7 +155,7 @@ func (m *machine) addMounts() error {
 				}
 			}
 		}
-		if n := m.byDev[fmt.Sprintf("%d:%d", info.Major, info.Minor)]; n != nil {
+		if n := m.byDev[unix.Mkdev(uint32(info.Major), uint32(info.Minor))]; n != nil {
 			add(n)
 		} else {
 			// bcachefs lists its disks separated by colons.

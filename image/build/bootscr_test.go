@@ -115,7 +115,7 @@ func (m *machine) source(vars map[string]string) string {
 	return string(out)
 }
 
-// trace is what was written since it was last asked for.
+// trace returns the writes since the last call.
 func (m *machine) trace() string {
 	text, _ := os.ReadFile(m.path("trace"))
 	os.Remove(m.path("trace"))
@@ -169,7 +169,7 @@ func (m *machine) debian() (slot, log string) {
 	return "", ""
 }
 
-// running is the slot that a console's text ends with.
+// running returns the slot at the end of the console's text.
 func running(t *testing.T, log string) string {
 	t.Helper()
 	if strings.HasSuffix(log, "PROMPT\n") {
@@ -312,14 +312,14 @@ func TestTriesAreCountedOnTrialOnly(t *testing.T) {
 	m.trace()
 	boots("A A", "")
 
-	// With nothing to fall back to nothing is counted.
+	// Without another slot nothing is counted.
 	os.RemoveAll(m.path("part/3"))
 	m.set("BOOT_A_LEFT", "2")
 	boots("A A A A A", "")
 	m.set("BOOT_A_LEFT", "0", "BOOT_B_LEFT", "0")
 	boots("A A A A A", "")
 
-	// A damaged sector, and a read-only one.
+	// A damaged sector, and a read-only sector.
 	m = newMachine(t, bootScript(t, "script"), "AB")
 	f, err := os.OpenFile(m.path("disk.img"), os.O_RDWR, 0)
 	if err != nil {

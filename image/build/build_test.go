@@ -63,11 +63,10 @@ func find(t *testing.T, m *image.Image, name string) image.Extent {
 			return e
 		}
 	}
-	t.Fatalf("there is no extent %s", name)
+	t.Fatalf("no extent %s", name)
 	return image.Extent{}
 }
 
-// The script is read by people in a review, and by U-Boot.
 func TestBootScriptGolden(t *testing.T) {
 	r := made(t, func(o *build.Options) { o.Cmdline = "quiet" })
 	e := find(t, r.Image, "boot-a/boot.scr")
@@ -116,8 +115,8 @@ func TestBootScriptGolden(t *testing.T) {
 	}
 }
 
-// Every byte before the first partition is content, and the start of a partition
-// that the device will make.
+// Extents cover every byte before the first partition, and the start of a deferred
+// partition.
 func TestGapIsContent(t *testing.T) {
 	r := made(t, nil)
 	at := int64(0)
@@ -190,7 +189,7 @@ privileged = false
 Image = "registry.example/web:1"
 `
 
-// Identifiers come from what goes in, and the seed does not.
+// Identifiers depend on all inputs except the seed.
 func TestIdentifiers(t *testing.T) {
 	plain := func(o *build.Options) { o.BuildID = "" }
 	id := func(change func(*build.Options)) string {

@@ -51,7 +51,7 @@ func scriptDisk(t testing.TB, script string) string {
 	return path
 }
 
-// U-Boot sets every argument as it was given.
+// U-Boot passes every argument unchanged.
 func TestKernelArgumentsInUBoot(t *testing.T) {
 	args := []string{"video=HDMI-A-1:1280x720M@30", "crashkernel=128M@0x90000000", "slub_debug=FZP,zs_handle,zspage;FZPU", "rootflags=subvol=@", "@BUILD_ID@ @CMDLINE@",
 		`dyndbg="file x.c +p"`, `a="b c";d`, "a=$v ${v} $(v) $", `a=\\b \n c\`, "a=`b`", `all=!"#$%&()*+,-./:;<=>?@[\]^_{|}~`, "two  spaces", "a # b", `"`, "$", `\`, "naïve=ü"}
@@ -102,7 +102,7 @@ func TestInvalidKernelArguments(t *testing.T) {
 	if err := checkCmdline("a\nb"); err == nil || !strings.Contains(err.Error(), `control character '\n'`) {
 		t.Error(err)
 	}
-	// Others stay as they were.
+	// Other lines do not change.
 	if made, err := putCmdline("# @CMDLINE@\nx \"@CMDLINE@\"\n", "quiet a=b;c#d"); err != nil || made != "# @CMDLINE@\nx \"quiet a=b;c#d\"\n" {
 		t.Errorf("%q, %v", made, err)
 	}

@@ -15,7 +15,7 @@ import (
 	"imgtool/image/tree"
 )
 
-// used is a root file system that was taken from a unit.
+// used returns a root file system like that of a unit in use.
 func used() *tree.Tree {
 	t := edittest.L4T()
 	for path, text := range map[string]string{
@@ -54,7 +54,7 @@ func TestPerUnitWarnings(t *testing.T) {
 	}
 }
 
-// Nothing but what is one unit's goes, and the device makes new SSH host keys.
+// Only per-unit data is removed, and the device makes new SSH host keys.
 func TestGeneralize(t *testing.T) {
 	var said []string
 	plain := edittest.L4T()
@@ -98,7 +98,7 @@ func TestGeneralize(t *testing.T) {
 		}
 	}
 
-	// systemd takes the unit.
+	// systemd accepts the unit.
 	dir := t.TempDir()
 	unit := filepath.Join(dir, "imgtool-ssh-host-keys.service")
 	text := edittest.Text(app, "/etc/systemd/system/imgtool-ssh-host-keys.service")

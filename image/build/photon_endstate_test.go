@@ -39,7 +39,7 @@ var (
 	section = regexp.MustCompile(`(?m)^\[(.*)\]\n`)
 )
 
-// became is what makes one tree of another, a path a line.
+// became returns the changes from one tree to another, a path a line.
 func became(before, after *tree.Tree) (lines []string) {
 	types := map[uint32]string{tree.Dir: "dir", tree.Regular: "file", tree.Symlink: "link", tree.CharDev: "device", tree.Fifo: "fifo"}
 	content := func(n *tree.Inode) string {
@@ -81,8 +81,8 @@ func became(before, after *tree.Tree) (lines []string) {
 	return lines
 }
 
-// upstreams are the sections of a golden of what upstream leaves, without what
-// it keeps beside the files it changes.
+// upstreams returns the sections of a golden file of upstream's changes, without its backups
+// of changed files.
 func upstreams(t *testing.T, name string) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", name+".txt"))
@@ -102,7 +102,7 @@ func upstreams(t *testing.T, name string) map[string][]string {
 	return all
 }
 
-// difference is what we do beyond upstream, and why.
+// difference is a change that upstream does not make, with the reason.
 type difference struct{ part, but, why string }
 
 func checkEndState(t *testing.T, golden string, before *tree.Tree, r *build.Result, differences []difference) {
@@ -230,7 +230,7 @@ func TestCoreEndState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Upstream's image has what is in /media/rpi on a partition.
+	// Upstream's image has the files of /media/rpi on a partition.
 	before = before.Without(func(path string) bool { return strings.HasPrefix(path, "media/rpi/") })
 	var differences []difference
 	for _, part := range []string{"APP", "recovery-root"} {

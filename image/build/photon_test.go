@@ -28,8 +28,8 @@ import (
 	"imgtool/image/vm"
 )
 
-// buildBoard builds a board's media from a root file system, or the starter if
-// there is none.
+// buildBoard builds a board's media from a root file system, or the starter
+// without one.
 func buildBoard(t *testing.T, board, rootfs string, change func(*build.Options)) (*build.Result, error) {
 	t.Helper()
 	b, err := boards.Get(board)
@@ -63,7 +63,7 @@ func medium(t *testing.T, r *build.Result, name string) build.Image {
 	t.Helper()
 	i := slices.IndexFunc(r.Images, func(m build.Image) bool { return m.Manifest.Medium == name })
 	if i < 0 {
-		t.Fatalf("there is no image of %s", name)
+		t.Fatalf("no image of %s", name)
 	}
 	return r.Images[i]
 }
@@ -88,8 +88,7 @@ func readBack(t *testing.T, r *build.Result, name, part string) *tree.Tree {
 	return nil
 }
 
-// l4t is a squashfs of edittest's tree, with keys of a registration that are no
-// secret.
+// l4t returns a squashfs of edittest's tree, with registration keys for tests.
 func l4t(t *testing.T, more map[string]string) string {
 	t.Helper()
 	root := edittest.L4T()
@@ -114,8 +113,8 @@ func l4t(t *testing.T, more map[string]string) string {
 
 const photonArgs = "rootwait rootfstype=ext4 console=ttyTCU0,115200n8 console=tty0 fbcon=map:0 net.ifnames=0\n"
 
-// photonFiles is what the factory's script leaves on a Photon NX core, but for
-// what is named.
+// photonFiles are the files that the factory's script leaves on a Photon NX core. Comments
+// name differences.
 var photonFiles = map[string]map[string]string{
 	"emmc": {
 		"/etc/fstab": `/dev/mmcblk0p1            /                     ext4           defaults                                     0 1
@@ -310,7 +309,7 @@ var photonTables = map[string]string{
 `,
 }
 
-// sfdiskLine is of a partition in what sfdisk --dump says.
+// sfdiskLine matches a partition in the output of sfdisk --dump.
 var sfdiskLine = regexp.MustCompile(`(?m)^.*start= *(\d+), size= *(\d+), type=([0-9A-F-]+), uuid=[0-9A-F-]+, name="([^"]+)"`)
 
 // fileSystems are the types of the file systems, by label.
@@ -334,15 +333,15 @@ func fsck(t *testing.T, r *build.Result, files map[string]string) {
 		if kind != "ext4" {
 			return
 		}
-		// It says the name of what it has checked.
+		// It prints the name of the checked file system.
 		if out := imagetest.Run(t, "e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", file, off)); !strings.Contains(out, label+": ") {
 			t.Errorf("%s: e2fsck: %s", label, out)
 		}
 	})
 }
 
-// The starter's media by other people's programs: sfdisk and sgdisk, e2fsck and
-// blkid, U-Boot's file system reader, and the kernel.
+// The starter's media are checked with sfdisk and sgdisk, e2fsck and blkid, U-Boot's file
+// system reader, and the kernel.
 func TestPhotonStarter(t *testing.T) {
 	begin := time.Now()
 	r, err := buildBoard(t, "photon-nx", "", func(o *build.Options) { o.BuildID = "boot-test-3" })
@@ -430,8 +429,8 @@ func TestPhotonStarter(t *testing.T) {
 	})
 }
 
-// bootPhoton boots a disk that is left alone, with an NVMe beside it that is not,
-// by the extlinux.conf that U-Boot finds on its first partition.
+// bootPhoton boots a disk that it does not change, with an NVMe that it does change, by the
+// extlinux.conf that U-Boot finds on its first partition.
 func bootPhoton(t *testing.T, ready, disk, nvme string, replies ...vm.Reply) string {
 	t.Helper()
 	m := vm.Machine{Disks: []vm.Disk{{Path: disk, Bus: "virtio"}}}
@@ -467,7 +466,7 @@ func TestAgentStarter(t *testing.T) {
 	}
 }
 
-// With Rock64's slots and no inputs there is a system too, for U-Boot.
+// A starter can also be built with Rock64's slots, for U-Boot.
 func TestPhotonStarterWithSlots(t *testing.T) {
 	r, err := buildBoard(t, "photon-nx.ab-squashfs", "", func(o *build.Options) { o.BuildID = "boot-test-4" })
 	if err != nil {

@@ -18,7 +18,7 @@ type unit struct {
 	*machine
 	uboot  string // debian, or the version with the method
 	rootB  bool   // rootfs-b has a file system
-	bootB  bool   // boot-b has one
+	bootB  bool   // boot-b has a file system
 	args   string // of the kernel that runs
 	broken map[string]bool
 }
@@ -54,7 +54,7 @@ func newUnit(t *testing.T, text, uboot, slots string) *unit {
 	return u
 }
 
-// environment is U-Boot's on the disk, or its defaults.
+// environment is U-Boot's environment on the disk, or its defaults.
 func (u *unit) environment() map[string]string {
 	vars := map[string]string{"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "3"}
 	out, err := exec.Command(imagetest.Need(u.t, "fw_printenv"), "-c", u.path("env.config")).Output()
@@ -69,7 +69,7 @@ func (u *unit) environment() map[string]string {
 	return vars
 }
 
-// save is what U-Boot's method does before it runs the script.
+// save saves the environment, as U-Boot's method does before it runs the script.
 func (u *unit) save(vars map[string]string) {
 	u.t.Helper()
 	text := ""
@@ -81,8 +81,8 @@ func (u *unit) save(vars map[string]string) {
 	imagetest.Run(u.t, "dd", "status=none", "if="+u.path("env.bin"), "of="+u.path("disk.img"), "bs=512", "seek=8128", "conv=notrunc")
 }
 
-// method is what U-Boot's boot method for RAUC does: the variables that it runs the script
-// with, nil where it leaves the boot to others. It stops if the slot has no script.
+// method does what U-Boot's boot method for RAUC does, and returns the variables that it runs
+// the script with, or nil if it boots nothing. It stops if the slot has no script.
 func (u *unit) method() (vars map[string]string, stops, resets bool) {
 	vars = u.environment()
 	has := map[string]bool{"A": true, "B": u.bootB && (u.rootB || u.uboot == uboot2026)}
@@ -143,7 +143,7 @@ func (u *unit) powerOn() (slot, log string) {
 	return "loops", log
 }
 
-// linux is the first boot's partitions, and mark-good of the starter.
+// linux makes the partitions on the first boot, and runs mark-good of the starter.
 func (u *unit) linux(args ...string) {
 	u.t.Helper()
 	script, err := os.ReadFile("../starter/scripts/mark-good.sh")
@@ -166,7 +166,7 @@ func (u *unit) linux(args ...string) {
 	}
 }
 
-// setTries does by hand what an update does, where the tries of this U-Boot are.
+// setTries sets the tries as an update does, in the place where this U-Boot has them.
 func (u *unit) setTries(vars ...string) {
 	u.t.Helper()
 	if !strings.Contains(u.args, "imgtool.tries=") {

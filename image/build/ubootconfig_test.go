@@ -18,8 +18,8 @@ import (
 	"imgtool/image/source"
 )
 
-// configOf is what each command of boot.scr needs in U-Boot's configuration. Nothing that
-// is left out can be used in the script.
+// configOf has the options of U-Boot's configuration that each command of boot.scr needs. The
+// script can use no other commands.
 var configOf = map[string]string{
 	"echo": "CMD_ECHO", "test": "HUSH_PARSER", "true": "HUSH_PARSER", "setenv": "CMDLINE", "reset": "CMDLINE", "run": "CMD_RUN", "sleep": "CMD_SLEEP",
 	"source": "CMD_SOURCE", "load": "CMD_FS_GENERIC", "test -e": "CMD_FS_GENERIC", "booti": "CMD_BOOTI", "itest.l": "CMD_ITEST", "saveenv": "CMD_SAVEENV",
@@ -41,7 +41,7 @@ var (
 	local   = regexp.MustCompile(`^\w+=`)
 )
 
-// commandsOf takes a script apart, and what a variable has for run, too.
+// commandsOf returns the commands of a script, and of variables that it runs.
 func commandsOf(text string) (all []command) {
 	text = comment.ReplaceAllString(text, "")
 	for _, s := range strung.FindAllStringSubmatch(text, -1) {
@@ -151,7 +151,7 @@ func TestBootScriptRunsOnShippedUBoot(t *testing.T) {
 		}
 	}
 
-	// The sector of the tries is in nothing else.
+	// Nothing else uses the sector of the tries.
 	const tries = 0x3f0000
 	number := func(symbol string) int64 {
 		n, err := strconv.ParseInt(has[symbol], 0, 64)
@@ -166,8 +166,8 @@ func TestBootScriptRunsOnShippedUBoot(t *testing.T) {
 	}
 }
 
-// For each board in the package, the missing commands of the binary are those that its
-// configuration lacks.
+// For each board in the package, the binary lacks the same commands as its
+// configuration.
 func TestLackedByUBoot(t *testing.T) {
 	open, names := ubootPackage(t)
 	all := slices.Sorted(maps.Keys(boards.UBootCommands))
@@ -193,7 +193,7 @@ func TestLackedByUBoot(t *testing.T) {
 			}
 		}
 	}
-	// Boards that have them are there, too.
+	// Some boards have the commands.
 	if seen["gpio"] == 0 || seen["ums"] == 0 {
 		t.Errorf("of the boards in the package so many have a command: %v", seen)
 	}

@@ -14,8 +14,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
-
 	"imgtool/image/xz"
 )
 
@@ -132,24 +130,19 @@ func (o Options) NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
 		out = r
 	}
 	if err != nil {
-		return nil, o.explain(f, err)
+		return nil, explain(err)
 	}
-	return &reader{out, f, o, close}, nil
+	return &reader{out, close}, nil
 }
 
 type reader struct {
 	r     io.Reader
-	f     Format
-	o     Options
 	close func()
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	if err != nil && err != io.EOF {
-		err = r.o.explain(r.f, err)
-	}
-	return n, err
+	return n, explain(err)
 }
 
 func (r *reader) Close() error {
@@ -157,17 +150,10 @@ func (r *reader) Close() error {
 	return nil
 }
 
-// explain turns the errors of the libraries for large windows into a *[MemoryError].
-func (o Options) explain(f Format, err error) error {
-	var dict *xz.DictError
-	var memory *MemoryError
-	switch {
-	case errors.As(err, &memory):
-		return memory
-	case errors.As(err, &dict):
-		return &MemoryError{f, dict.Want, dict.Max}
-	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		return &MemoryError{f, 0, o.MaxMemory}
+// explain replaces a *[xz.DictError] with a *[MemoryError].
+func explain(err error) error {
+	if dict, ok := errors.AsType[*xz.DictError](err); ok {
+		return &MemoryError{XZ, dict.Want, dict.Max}
 	}
 	return err
 }

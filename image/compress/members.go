@@ -77,21 +77,16 @@ type streams struct {
 }
 
 func newBzip2(r io.Reader, trailing func(int64)) *streams {
-	in := &lastBytes{in: bufio.NewReaderSize(r, 64<<10)}
+	in := &lastBytes{Reader: bufio.NewReaderSize(r, 64<<10)}
 	return &streams{in: in, z: bzip2.NewReader(in), trailing: trailing}
 }
 
-func (s *streams) Read(p []byte) (int, error) {
+func (s *streams) Read(p []byte) (n int, err error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	n, err := s.read(p)
-	s.err = err
-	return n, err
-}
-
-func (s *streams) read(p []byte) (int, error) {
-	n, err := s.z.Read(p)
+	defer func() { s.err = err }()
+	n, err = s.z.Read(p)
 	if err == nil || err == io.EOF {
 		return n, err
 	}
@@ -100,7 +95,7 @@ func (s *streams) read(p []byte) (int, error) {
 		return n, err
 	}
 	// The decoder has read up to four bytes to see whether they begin another stream.
-	rest := io.MultiReader(bytes.NewReader(over), s.in.in)
+	rest := io.MultiReader(bytes.NewReader(over), s.in.Reader)
 	in := bufio.NewReader(rest)
 	if head, _ := in.Peek(4); len(head) < 4 && bytes.HasPrefix([]byte("BZh"), head) {
 		return n, io.ErrUnexpectedEOF
@@ -110,16 +105,17 @@ func (s *streams) read(p []byte) (int, error) {
 
 func isBzip2(b []byte) bool { return string(b[:3]) == "BZh" && b[3] >= '1' && b[3] <= '9' }
 
-// lastBytes keeps the first and the last bytes that were read.
+// lastBytes keeps the first and the last bytes that were read with ReadByte: the decoder of
+// bzip2 uses nothing else.
 type lastBytes struct {
-	in   *bufio.Reader
+	*bufio.Reader
 	head []byte
 	last [16]byte // ring buffer
 	n    int      // bytes read
 }
 
 func (l *lastBytes) ReadByte() (byte, error) {
-	b, err := l.in.ReadByte()
+	b, err := l.Reader.ReadByte()
 	if err == nil {
 		if len(l.head) < 10 {
 			l.head = append(l.head, b)
@@ -128,18 +124,6 @@ func (l *lastBytes) ReadByte() (byte, error) {
 		l.n++
 	}
 	return b, err
-}
-
-func (l *lastBytes) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	b, err := l.ReadByte()
-	if err != nil {
-		return 0, err
-	}
-	p[0] = b
-	return 1, nil
 }
 
 // afterEnd returns the one to four bytes that were read after the end of a stream, or nil if
@@ -172,8 +156,16 @@ func (l *lastBytes) afterEnd() []byte {
 // bytes of the last member or stream.
 func ignore(r *bufio.Reader, f Format, first []byte, trailing func(int64)) error {
 	damaged := fmt.Errorf("more %s data follow the end of the %s data: the file is damaged, or several files were joined", f, f)
-	if head, _ := r.Peek(len(first)); len(head) == len(first) && distance(head, first) == 1 {
-		return damaged
+	if head, _ := r.Peek(len(first)); len(head) == len(first) {
+		differ := 0
+		for i := range head {
+			if head[i] != first[i] {
+				differ++
+			}
+		}
+		if differ == 1 {
+			return damaged
+		}
 	}
 	buf := make([]byte, 64<<10)
 	kept, zero := 0, true
@@ -199,16 +191,6 @@ func ignore(r *bufio.Reader, f Format, first []byte, trailing func(int64)) error
 			return io.EOF
 		}
 	}
-}
-
-// distance returns in how many bytes a and b differ.
-func distance(a, b []byte) (n int) {
-	for i := range a {
-		if a[i] != b[i] {
-			n++
-		}
-	}
-	return n
 }
 
 // begins reports whether compressed data begin anywhere in b.

@@ -2,11 +2,13 @@ package compress
 
 import "golang.org/x/sys/unix"
 
-// machineMemory returns the memory of this machine in bytes, or 0 if it is unknown.
-func machineMemory() int64 {
+// LargeMemory returns the limit for trusted streams: 2 GiB, the window of zstd --long=31, or
+// half of the memory of this machine if that is less.
+func LargeMemory() int64 {
+	const limit = 2 << 30
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
-		return 0
+		return limit
 	}
-	return int64(uint64(info.Totalram) * uint64(info.Unit))
+	return max(MaxMemory, int64(min(limit, uint64(info.Totalram)*uint64(info.Unit)/2)))
 }

@@ -2,5 +2,5 @@
 
 package compress
 
-// machineMemory returns 0: unknown.
-func machineMemory() int64 { return 0 }
+// LargeMemory returns the limit for trusted streams: 2 GiB, the window of zstd --long=31.
+func LargeMemory() int64 { return 2 << 30 }

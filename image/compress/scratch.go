@@ -3,10 +3,11 @@ package compress
 import (
 	"cmp"
 	"fmt"
-	"imgtool/image/fault"
 	"io"
 	"os"
 	"sync/atomic"
+
+	"imgtool/image/fault"
 )
 
 // DefaultMax is the default of Budget.Max, in bytes.
@@ -25,14 +26,6 @@ func (b *Budget) Limit() int64 {
 		return DefaultMax
 	}
 	return cmp.Or(b.Max, DefaultMax)
-}
-
-// take counts n bytes.
-func (b *Budget) take(n int64) error {
-	if b.used.Add(n) > b.Limit() {
-		return &TooLargeError{Max: b.Limit()}
-	}
-	return nil
 }
 
 // TooLargeError says that a stream decompresses to more bytes than the [Budget] allows.
@@ -123,9 +116,12 @@ func (s *Scratch) grow(end int64) error {
 	if end <= s.size {
 		return nil
 	}
-	err := s.budget.take(end - s.size)
+	used := s.budget.used.Add(end - s.size)
 	s.size = end
-	return err
+	if used > s.budget.Limit() {
+		return &TooLargeError{Max: s.budget.Limit()}
+	}
+	return nil
 }
 
 // Truncate changes the size of the file; a larger one has a hole at its end.

@@ -25,7 +25,7 @@ LABEL primary
 #    LABEL backup`
 
 // Without a line end at the end of the file.
-func TestChangesLeaveTheRestAlone(t *testing.T) {
+func TestChangesKeepOtherBytes(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		edit func(*extlinux.Config) error
@@ -65,7 +65,7 @@ func TestChangesLeaveTheRestAlone(t *testing.T) {
 	}
 }
 
-func TestACopyIsMadeAnewInItsPlace(t *testing.T) {
+func TestCopyReplacesLabel(t *testing.T) {
 	conf := extlinux.Parse("LABEL a\n LINUX /a\n APPEND x\nLABEL b\n LINUX /b\n# below\nLABEL c\n")
 	for range 2 {
 		if err := conf.Copy("b", "a"); err != nil {
@@ -77,7 +77,7 @@ func TestACopyIsMadeAnewInItsPlace(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeChanged(t *testing.T) {
+func TestErrors(t *testing.T) {
 	conf := extlinux.Parse("LABEL a\nLABEL b\nLABEL b\n")
 	for _, c := range []struct {
 		err  error
@@ -102,7 +102,7 @@ func TestWhatCannotBeChanged(t *testing.T) {
 	}
 }
 
-func TestArgsAreEditedByTheToken(t *testing.T) {
+func TestArgs(t *testing.T) {
 	a := extlinux.ParseArgs("rw root=/dev/a rwx  rw forward=rw console=a console=b quiet quiet=1")
 	if err := a.Replace("rw", "ro"); err != nil {
 		t.Error(err)
@@ -128,7 +128,7 @@ func TestArgsAreEditedByTheToken(t *testing.T) {
 	}
 }
 
-func TestLintHasARuleForEach(t *testing.T) {
+func TestLint(t *testing.T) {
 	size := func(path string) int64 {
 		return map[string]int64{"/Image": 30 << 20, "/initrd": 1, "/a.dtb": 1, "/big": 65 << 20}[path] - 1
 	}

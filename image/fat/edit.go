@@ -184,7 +184,7 @@ func (e *Editor) place(f File, clusters []uint32) {
 }
 
 // Remove removes a file, and directories that become empty. The error is [fs.ErrNotExist]
-// if there is no such file.
+// if the file does not exist.
 func (e *Editor) Remove(path string) error {
 	d := e.root
 	names := strings.Split(path, "/")

@@ -11,7 +11,7 @@ import (
 	"imgtool/image/fat"
 )
 
-// within fails on what lies outside of a file system.
+// within fails on reads outside of a file system.
 func within(t *testing.T, c *fat.Change, size int64) {
 	t.Helper()
 	m, err := image.New(size, c.Extents()...)
@@ -26,13 +26,13 @@ func within(t *testing.T, c *fat.Change, size int64) {
 func FuzzEdit(f *testing.F) {
 	for _, b := range heads(f) {
 		if _, err := edited(endless(b), 4*MiB, put("config.toml", make([]byte, 3000))); err != nil {
-			f.Fatal(err) // a start that cannot be edited proves little
+			f.Fatal(err) // a seed of the corpus that cannot be edited is useless
 		}
 		f.Add(b, "config.toml", uint16(3000))
 		f.Add(b, "D/E/another long name", uint16(0))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, path string, size uint16) {
-		// As much room as a small file system says it has.
+		// Room for the size in the boot sector, if that is small.
 		if len(b) < 512 {
 			return
 		}
@@ -56,7 +56,7 @@ func FuzzEdit(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// What it made can be edited once more.
+			// The result can be edited again.
 			if c, err = edited(over, room, put(path, make([]byte, size))); err == nil {
 				within(t, c, room)
 			} else if full := (*fat.FullError)(nil); !errors.As(err, &full) && !strings.Contains(err.Error(), "is full") {

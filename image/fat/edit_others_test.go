@@ -17,7 +17,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// theirs is a file system that mkfs.fat made, with what is in it.
+// theirs is a file system that mkfs.fat made, with its files.
 type theirs struct {
 	t     *testing.T
 	rng   *rand.Rand
@@ -35,7 +35,7 @@ func (v *theirs) run(program string, args ...string) error {
 	return nil
 }
 
-// newTheirs makes a file system by options of chance, nil if mkfs.fat knows no such.
+// newTheirs makes a file system with random options. It returns nil if mkfs.fat refuses them.
 func newTheirs(t *testing.T, rng *rand.Rand) (*theirs, string) {
 	v := &theirs{t: t, rng: rng, dir: t.TempDir(), files: map[string]string{}}
 	v.path = filepath.Join(v.dir, "x.img")
@@ -77,7 +77,7 @@ func newTheirs(t *testing.T, rng *rand.Rand) (*theirs, string) {
 
 func (v *theirs) random(n int) string { return string(bytesOf(v.t, content(v.rng, n))) }
 
-// put copies a file in by mcopy, and says whether there was room.
+// put copies a file into the file system with mcopy, and reports whether it fitted.
 func (v *theirs) put(name string, n int) bool {
 	src := filepath.Join(v.dir, "src")
 	text := v.random(n)
@@ -94,14 +94,14 @@ func (v *theirs) put(name string, n int) bool {
 	return true
 }
 
-// fill makes files in pieces, in a root and a directory that have deleted entries.
+// fill makes fragmented files in the root directory and a directory, which have deleted entries.
 func (v *theirs) fill() {
-	if err := v.run("mmd", "-i", v.path, "::Folder", "::empty one"); err != nil {
+	if err := v.run("mmd", "-i", v.path, "::Subdir", "::empty one"); err != nil {
 		v.t.Fatal(err)
 	}
 	var all []string
 	for i := range 5 + v.rng.IntN(40) {
-		name := []string{"Folder/some longer name %d.bin", "F%d.BIN", "Folder/F%d.TXT", "file with a name %d"}[v.rng.IntN(4)]
+		name := []string{"Subdir/some longer name %d.bin", "F%d.BIN", "Subdir/F%d.TXT", "file with a name %d"}[v.rng.IntN(4)]
 		name = fmt.Sprintf(name, i)
 		if !v.put(name, v.rng.IntN(9000)) {
 			break
@@ -120,7 +120,7 @@ func (v *theirs) fill() {
 			delete(v.files, name)
 		}
 	}
-	v.put("Folder/in pieces.bin", v.rng.IntN(200000))
+	v.put("Subdir/in pieces.bin", v.rng.IntN(200000))
 	if v.rng.IntN(3) == 0 {
 		v.put("CONFIG~1.TOM", 10)
 	}
@@ -146,8 +146,7 @@ func (v *theirs) apply(c *fat.Change) {
 	}
 }
 
-// clean fails the test unless fsck.fat has nothing to say and mcopy finds what is to be
-// there.
+// clean fails the test unless fsck.fat reports nothing and mcopy reads the expected files.
 func (v *theirs) clean(what string) {
 	v.t.Helper()
 	fsck(v.t, v.path)
@@ -157,9 +156,9 @@ func (v *theirs) clean(what string) {
 	same(v.t, "mcopy after "+what, v.files, extracted(v.t, v.path))
 }
 
-// File systems of others take files of any size, on any free space, and fsck.fat is
-// content each time.
-func TestOthersFileSystemsAreChanged(t *testing.T) {
+// Files of any size are put into file systems of mkfs.fat with any free space, and fsck.fat
+// reports nothing after each edit.
+func TestEditFileSystemsOfMkfs(t *testing.T) {
 	n := 16
 	if soak() {
 		n = 1500
@@ -180,7 +179,7 @@ func TestOthersFileSystemsAreChanged(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				path := []string{"config.toml", "CONFIG.TOML", "Folder/config of a unit.toml", "FOLDER/CONF.TXT", "new/deeper/one.toml"}[rng.IntN(5)]
+				path := []string{"config.toml", "CONFIG.TOML", "Subdir/config of a unit.toml", "SUBDIR/CONF.TXT", "new/deeper/one.toml"}[rng.IntN(5)]
 				names := []string{}
 				for name := range v.files {
 					if strings.EqualFold(name, path) {
@@ -230,15 +229,15 @@ func TestOthersFileSystemsAreChanged(t *testing.T) {
 	}
 }
 
-// spelled is a path with directories as they are spelled in the file system.
+// spelled returns a path with the directories spelled as in the file system.
 func (v *theirs) spelled(path string) string {
-	if rest, ok := strings.CutPrefix(path, "FOLDER/"); ok {
-		return "Folder/" + rest
+	if rest, ok := strings.CutPrefix(path, "SUBDIR/"); ok {
+		return "Subdir/" + rest
 	}
 	return path
 }
 
-// table is what the table of a file system says of each cluster, and where it is.
+// table is the file allocation table of a file system, with its offset.
 func tableOf(b []byte) (next []uint32, off, end, data int) {
 	le := binary.LittleEndian
 	sector, tables, roots := int(le.Uint16(b[11:])), int(b[16]), int(le.Uint16(b[17:]))
@@ -267,8 +266,8 @@ func tableOf(b []byte) (next []uint32, off, end, data int) {
 	return next, off, end, data
 }
 
-// owners are who has which cluster, before or after: 'f' the file at path, or a directory
-// that was made or removed, 'd' a directory, 'o' another file, 0 none.
+// owners returns the owner of each cluster, before or after: 'f' for the file at path, or a
+// directory that was made or removed, 'd' for a directory, 'o' for another file, 0 for none.
 func (v *theirs) owners(before, after []byte, path string) []byte {
 	v.t.Helper()
 	old, _, _, data := tableOf(before)
@@ -302,9 +301,9 @@ func (v *theirs) owners(before, after []byte, path string) []byte {
 	return owners
 }
 
-// confined fails the test if anything changed but clusters of the file at path, of
-// directories and free ones, the entries in the table of these, at most so many entries of
-// directories, and FSInfo.
+// confined fails the test if anything changed except free clusters, clusters of the file at
+// path and of directories, their entries in the table, a few entries of directories, and
+// FSInfo.
 func (v *theirs) confined(what string, before []byte, path string) {
 	v.t.Helper()
 	after, err := os.ReadFile(v.path)
@@ -336,7 +335,7 @@ func (v *theirs) confined(what string, before []byte, path string) {
 			if n := at % 512; data != tablesEnd || before[at-n] != 'R' || n < 488 || n >= 496 {
 				fault("the reserved sectors")
 			}
-		case at < tablesEnd: // looked at below
+		case at < tablesEnd: // checked below
 		case at < data:
 			slot()
 		default:
@@ -350,11 +349,11 @@ func (v *theirs) confined(what string, before []byte, path string) {
 			}
 		}
 	}
-	most := 3 // for a name, and directories of two entries more
+	most := 3 // for a name, and two more entries for directories
 	if strings.HasPrefix(path, "new/") {
 		most = 100
 	}
-	if strings.HasPrefix(path, "Folder/config") {
+	if strings.HasPrefix(path, "Subdir/config") {
 		most = 4
 	}
 	if entries > most {

@@ -18,7 +18,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// edited is what an edit changes in r, of size bytes.
+// edited returns the extents that an edit changes in r, which has size bytes.
 func edited(r io.ReaderAt, size int64, edit func(e *fat.Editor) error) (*fat.Change, error) {
 	f, err := fat.Open(r)
 	if err != nil {
@@ -44,7 +44,7 @@ func remove(path string) func(e *fat.Editor) error {
 	return func(e *fat.Editor) error { return e.Remove(path) }
 }
 
-// overlay is m with an edit.
+// overlay returns m with an edit applied.
 func overlay(t testing.TB, m *image.Image, edit func(e *fat.Editor) error) *image.Image {
 	t.Helper()
 	c, err := edited(m, m.Size(), edit)
@@ -58,7 +58,7 @@ func overlay(t testing.TB, m *image.Image, edit func(e *fat.Editor) error) *imag
 	return over
 }
 
-// leaves are the extents of an image with what is in them.
+// leaves returns the extents of an image with their contents.
 func leaves(t testing.TB, m *image.Image) []string {
 	t.Helper()
 	sums, err := image.Sum(t.Context(), m, nil)
@@ -72,16 +72,16 @@ func leaves(t testing.TB, m *image.Image) []string {
 	return list
 }
 
-// What is put into one of ours gives the bytes and extents that New gives, and removing
-// it those from before.
-func TestPutIsAsIfMadeWithIt(t *testing.T) {
+// Putting a file into a file system of New gives the bytes and extents that New gives with
+// the file. Removing it restores the previous bytes.
+func TestPutEqualsNew(t *testing.T) {
 	rng := seeded(20)
 	for _, size := range []int64{8 * MiB, 64 * MiB, 600 * MiB} {
 		for _, set := range sets {
-			for _, path := range []string{"config.toml", "SEED.TXT", "seed.txt", "overlays/one more.toml", "new/folder/x.toml"} {
+			for _, path := range []string{"config.toml", "SEED.TXT", "seed.txt", "overlays/one more.toml", "new/subdir/x.toml"} {
 				files := set.files(rng)
 				if size == 8*MiB && set.name == "a large root" {
-					files = files[:100] // or the root is full
+					files = files[:100] // more files do not fit in the root directory
 				}
 				plain, err := fat.New(size, options, files)
 				if err != nil {
@@ -106,7 +106,7 @@ func TestPutIsAsIfMadeWithIt(t *testing.T) {
 							}
 						}
 					}
-					// What is free is zeros.
+					// Free clusters are zeros.
 					if err := image.Compare(t.Context(), over, want.Chunks(image.PieceSize), nil); err != nil {
 						t.Errorf("%d bytes, %s: %s %s: %v", size, set.name, what, path, err)
 					}
@@ -114,7 +114,7 @@ func TestPutIsAsIfMadeWithIt(t *testing.T) {
 				one := overlay(t, plain, put(path, b))
 				compare("put", one, want)
 				compare("remove", overlay(t, one, remove(path)), plain)
-				// Another before it leaves nothing.
+				// A previous file leaves no data.
 				other := overlay(t, plain, put(path, bytesOf(t, content(rng, rng.IntN(300000)))))
 				compare("replace", overlay(t, other, put(strings.ToUpper(path), b)), want)
 			}
@@ -122,7 +122,7 @@ func TestPutIsAsIfMadeWithIt(t *testing.T) {
 	}
 }
 
-// mkfs is a file system of mkfs.fat in memory, after some programs of mtools.
+// mkfs returns a file system that mkfs.fat and then programs of mtools made, in memory.
 func mkfs(t testing.TB, size int64, args []string, programs ...[]string) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "x.img")
@@ -140,7 +140,7 @@ func mkfs(t testing.TB, size int64, args []string, programs ...[]string) []byte 
 	return b
 }
 
-// changed is b with an edit, which fsck.fat is content with.
+// changed returns b with an edit, and fails the test if fsck.fat reports anything.
 func changed(t testing.TB, b []byte, edit func(e *fat.Editor) error) []byte {
 	t.Helper()
 	c, err := edited(bytes.NewReader(b), int64(len(b)), edit)
@@ -182,7 +182,7 @@ func TestEditRefusals(t *testing.T) {
 		{"a full root", fat12, nil, config, `the root directory is full: "config.toml" needs 2 entries in a row, and of its 16 at most 1 in a row are free`},
 		{"a root with deleted entries apart", deleted, nil, config, `"config.toml" needs 2 entries in a row, and of its 16 at most 1 in a row are free`},
 		{"a full volume", fat12, nil, put("D1", nil), `"D1" is a directory`},
-		{"no room", fat12, nil, put("D1/X", make([]byte, MiB)), `"D1/X": 1048576 bytes of files do not fit: 1 MiB has `},
+		{"no room", fat12, nil, put("D1/X", make([]byte, MiB)), `"D1/X": 1.0 MiB of files do not fit: 1.0 MiB has `},
 		{"no room for a directory", fat16, func(b []byte) {
 			for i := range 2 {
 				for n := 2; n < len(b)/2048; n++ {
@@ -191,7 +191,7 @@ func TestEditRefusals(t *testing.T) {
 					}
 				}
 			}
-		}, put("DIR/sub/X", nil), "2048 bytes of files do not fit: 16 MiB has 0 bytes free"},
+		}, put("DIR/sub/X", nil), "2.0 KiB of files do not fit: 16.0 MiB has 0 bytes free"},
 		{"a file as a directory", fat12, nil, func(e *fat.Editor) error {
 			return errors.Join(e.Put(fat.File{Path: "D1/FILE"}, 0), e.Put(fat.File{Path: "D1/file/X"}, 0))
 		}, `"D1/file/X": "FILE" is a file, not a directory`},
@@ -223,8 +223,8 @@ func TestEditRefusals(t *testing.T) {
 	}
 }
 
-// What fsck.fat would repair is left alone, with the name of what is wrong.
-func TestDamageIsNotEdited(t *testing.T) {
+// Faults that fsck.fat would repair are errors that name the fault.
+func TestEditRefusesDamage(t *testing.T) {
 	m, err := fat.New(8*MiB, options, []fat.File{{"FILE", content(seeded(9), 5000)}, {"OTHER", content(seeded(9), 3000)}, {Path: "D/E/X"}})
 	if err != nil {
 		t.Fatal(err)
@@ -252,7 +252,7 @@ func TestDamageIsNotEdited(t *testing.T) {
 		{"a chain too long", func(b []byte) { le.PutUint32(b[entry["FILE"]+28:], 100) }, `"FILE": 100 bytes in 5 clusters; they take 1`},
 		{"no chain", func(b []byte) { b[entry["FILE"]+26] = 0 }, `"FILE": 5000 bytes in 0 clusters; they take 5`},
 		{"a chain of an empty file", func(b []byte) { le.PutUint32(b[entry["FILE"]+28:], 0) }, `"FILE": 0 bytes in 5 clusters; they take 0`},
-		{"a chain into nothing", func(b []byte) { set(b, first, 0) }, `"FILE": it continues in cluster 0,`},
+		{"a chain into nothing", func(b []byte) { set(b, first, 0) }, `"FILE": it continues in cluster 0;`},
 		{"entries behind the end", func(b []byte) { copy(b[entry["FILE"]+512:], b[entry["FILE"]:][:32]) }, "its entry 18 is in use, and it ends before entry 5"},
 		{"a circle", func(b []byte) { set(b, first+1, first) }, `"FILE": its cluster 2 is in use twice`},
 	} {
@@ -282,7 +282,7 @@ func TestEdits(t *testing.T) {
 			t.Errorf("%s is not %q (%v)", path, want, err)
 		}
 	}
-	// A deleted name's place is taken, in the middle too.
+	// The entries of a deleted name are used again, also in the middle.
 	b := mkfs(t, 16*MiB, []string{"-F", "16"}, []string{"mmd", "::first long name", "::D2", "::D3"}, []string{"mrd", "::first long name"})
 	end := bytes.Index(b, []byte("D3         ")) + 32
 	b = changed(t, b, put("config.toml", []byte("1")))
@@ -294,12 +294,12 @@ func TestEdits(t *testing.T) {
 		t.Errorf("%d entries are marked as deleted", n)
 	}
 
-	// An alias that another has, in a directory that is found by its alias.
+	// An alias that is in use, in a directory that is opened by its alias.
 	b = mkfs(t, 16*MiB, []string{"-F", "16"}, []string{"mmd", "::a long directory"}, []string{"mmd", "::ALONGD~1/CONFIG~1.TOM"})
 	b = changed(t, b, put("ALONGD~1/config.toml", []byte("1")))
 	readBack(b, "a long directory/CONFIG~2.TOM", "1")
 
-	// A table of FAT32 that is in use alone, and the free clusters not known.
+	// FAT32 with only one table in use, and an unknown number of free clusters.
 	b = mkfs(t, 64*MiB, []string{"-F", "32", "-s", "1"})
 	table, length := int(le.Uint16(b[14:]))*512, int(le.Uint32(b[36:]))*512
 	le.PutUint16(b[40:], 0x81)
@@ -325,7 +325,7 @@ func TestEdits(t *testing.T) {
 		t.Errorf("%d clusters are free from %d on, and FSInfo says %d", free, le.Uint32(b[512+492:]), got)
 	}
 
-	// The four bits that FAT32 does not use stay as they are.
+	// The four bits that FAT32 reserves do not change.
 	b = mkfs(t, 64*MiB, []string{"-F", "32", "-s", "1"})
 	for i := range 2 {
 		b[table+i*length+4*3+3] = 0xA0
@@ -335,7 +335,7 @@ func TestEdits(t *testing.T) {
 		t.Errorf("entry 3 of the table is %#x", got)
 	}
 
-	// A read-only file is replaced and stays read-only; made when it was made.
+	// A replaced read-only file stays read-only, and keeps its time of creation.
 	b = mkfs(t, 16*MiB, []string{"-F", "16"})
 	b = changed(t, b, put("SEED.TXT", []byte("one")))
 	at := bytes.Index(b, []byte("SEED    TXT"))
@@ -353,7 +353,7 @@ func TestEdits(t *testing.T) {
 	}
 }
 
-// littered is a file system with something in its free clusters.
+// littered returns a file system with data in its free clusters.
 func littered(t testing.TB, b []byte) []byte {
 	t.Helper()
 	f := open(t, bytes.NewReader(b))
@@ -383,9 +383,9 @@ func littered(t testing.TB, b []byte) []byte {
 	return b
 }
 
-// A directory whose clusters are full grows by one, and gives it back.
+// A directory whose clusters are full gets another cluster, and frees it later.
 func TestDirectoriesGrow(t *testing.T) {
-	b := mkfs(t, 16*MiB, []string{"-F", "12", "-s", "16"}, []string{"mmd", "::D"}) // 256 entries in a cluster, and 2 are taken
+	b := mkfs(t, 16*MiB, []string{"-F", "12", "-s", "16"}, []string{"mmd", "::D"}) // 256 entries in a cluster, 2 of them in use
 	for i := range 250 {
 		var err error
 		var c *fat.Change
@@ -417,7 +417,7 @@ func TestDirectoriesGrow(t *testing.T) {
 		if !bytes.Equal(b, changed(t, one, remove("D/config.toml"))) {
 			t.Errorf("with %d files it is not as it was before", 250+i)
 		}
-		// What is free may be anything.
+		// Free clusters may have any data.
 		changed(t, littered(t, b), put("D/config.toml", []byte("seed")))
 		b = changed(t, b, put(fmt.Sprintf("D/G%d", i), nil))
 	}
@@ -425,7 +425,7 @@ func TestDirectoriesGrow(t *testing.T) {
 		t.Error("no directory grew: that proves nothing")
 	}
 
-	// The root of FAT32 is one too.
+	// The root directory of FAT32 grows as well.
 	var files []fat.File
 	for i := range 126 {
 		files = append(files, fat.File{Path: fmt.Sprintf("F%d", i)})
@@ -451,7 +451,7 @@ func TestDirectoriesGrow(t *testing.T) {
 	}
 }
 
-// Beyond cluster 65536 a number of FAT32 is in two fields of an entry.
+// Numbers of clusters from 65536 on are in two fields of an entry.
 func TestHighClusters(t *testing.T) {
 	fill := filepath.Join(t.TempDir(), "fill")
 	if err := os.WriteFile(fill, make([]byte, 66000*512), 0o644); err != nil {
@@ -465,7 +465,7 @@ func TestHighClusters(t *testing.T) {
 	changed(t, b, remove("new/config.toml"))
 }
 
-// Several files are changed at once, the last one on all that is free then.
+// Several files are changed in one edit, and the last takes all free clusters.
 func TestOneEditOfSeveralFiles(t *testing.T) {
 	b := mkfs(t, 16*MiB, []string{"-F", "16", "-s", "4"}, []string{"mmd", "::D"})
 	b = changed(t, b, put("first", make([]byte, 20000)))
@@ -487,8 +487,8 @@ func TestOneEditOfSeveralFiles(t *testing.T) {
 	}
 }
 
-// Nothing that was there of a file is left, also if it had more clusters.
-func TestWhatIsRemovedIsZeroed(t *testing.T) {
+// No data of a replaced file is left, also if it had more clusters.
+func TestRemovedDataIsZeroed(t *testing.T) {
 	b := mkfs(t, 16*MiB, []string{"-F", "16"})
 	empty := bytes.Clone(b)
 	secret := bytes.Repeat([]byte("secret "), 5000)

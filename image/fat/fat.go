@@ -49,20 +49,7 @@ func (f File) length() int64 {
 type FullError struct{ Need, Free, Size int64 }
 
 func (e *FullError) Error() string {
-	need, free := sizes(e.Need, e.Free)
-	_, size := sizes(0, e.Size)
-	return fmt.Sprintf("%s of files do not fit: %s has %s free", need, size, free)
-}
-
-// sizes formats two sizes so that they differ.
-func sizes(a, b int64) (string, string) {
-	short := func(n int64) string {
-		return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/mib), ".0") + " MiB"
-	}
-	if short(a) != short(b) {
-		return short(a), short(b)
-	}
-	return fmt.Sprintf("%d bytes", a), fmt.Sprintf("%d bytes", b)
+	return fmt.Sprintf("%s of files do not fit: %s has %s free (%d bytes in %d)", image.FormatSize(e.Need), image.FormatSize(e.Size), image.FormatSize(e.Free), e.Need, e.Free)
 }
 
 // New returns a file system of size bytes, a multiple of 512, with files. Its extents are

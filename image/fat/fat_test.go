@@ -79,7 +79,7 @@ var sets = []struct {
 	{"deep directories", func(rng *rand.Rand) []fat.File {
 		var files []fat.File
 		for i := range 40 {
-			files = append(files, fat.File{strings.Repeat("folder/", i) + "x", content(rng, i*100)})
+			files = append(files, fat.File{strings.Repeat("subdir/", i) + "x", content(rng, i*100)})
 			files = append(files, fat.File{strings.Repeat("D/", i) + "Y", content(rng, i)})
 		}
 		return files
@@ -424,16 +424,16 @@ func TestTimes(t *testing.T) {
 		"2023-11-14  22:13": 1700000001,
 		"2107-12-31  23:59": 1 << 40,
 	} {
-		m, err := fat.New(8*MiB, fat.Options{Time: seconds}, []fat.File{{Path: "FOLDER/X"}})
+		m, err := fat.New(8*MiB, fat.Options{Time: seconds}, []fat.File{{Path: "SUBDIR/X"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		out := imagetest.Run(t, "mdir", "-/", "-i", write(t, m, false), "::")
-		if n := strings.Count(out, want); n != 4 { // FOLDER, . and .., X
+		if n := strings.Count(out, want); n != 4 { // SUBDIR, . and .., X
 			t.Errorf("mdir shows %q %d times:\n%s", want, n, out)
 		}
 		for e := range m.Extents() { // an odd second is only in the time of creation
-			if odd := bytesOf(t, e.Content); e.Name == "FOLDER" && odd[13] != byte(max(0, seconds)%2*100) && seconds < 1<<32 {
+			if odd := bytesOf(t, e.Content); e.Name == "SUBDIR" && odd[13] != byte(max(0, seconds)%2*100) && seconds < 1<<32 {
 				t.Errorf("%d hundredths at %d", odd[13], seconds)
 			}
 		}
@@ -574,7 +574,7 @@ func TestOneMoreFileMovesNoOther(t *testing.T) {
 		for _, set := range sets {
 			files := set.files(rng)
 			before := places(size, files)
-			for _, path := range []string{"config.toml", "overlays/one more.toml", "new/folder/x"} {
+			for _, path := range []string{"config.toml", "overlays/one more.toml", "new/subdir/x"} {
 				after := places(size, append(slices.Clip(files), fat.File{path, content(rng, 9000)}))
 				for name, off := range before {
 					if after[name] != off {
@@ -637,11 +637,11 @@ func TestExactlyFull(t *testing.T) {
 
 func TestFullErrorHasBothNumbers(t *testing.T) {
 	_, err := fat.New(128*MiB, options, []fat.File{{Path: "Image", Content: image.Zeros(130 * MiB)}})
-	if got, want := fmt.Sprint(err), "130 MiB of files do not fit: 128 MiB has 127.7 MiB free"; got != want {
+	if got, want := fmt.Sprint(err), "130.0 MiB of files do not fit: 128.0 MiB has 127.7 MiB free (136314880 bytes in 133937152)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	_, err = fat.New(128*MiB, options, []fat.File{{Path: "Image", Content: image.Zeros(65399*2048 + 1)}})
-	if got, want := fmt.Sprint(err), "133939200 bytes of files do not fit: 128 MiB has 133937152 bytes free"; got != want {
+	if got, want := fmt.Sprint(err), "127.7 MiB of files do not fit: 128.0 MiB has 127.7 MiB free (133939200 bytes in 133937152)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -867,18 +867,18 @@ func TestOthersFileSystemsAreRead(t *testing.T) {
 				imagetest.Run(t, "mdel", "-i", path, "::"+name)
 				delete(want, name)
 			}
-			imagetest.Run(t, "mmd", "-i", path, "::Folder", "::Folder/deeper one", "::UP")
+			imagetest.Run(t, "mmd", "-i", path, "::Subdir", "::Subdir/deeper one", "::UP")
 			for i := range 40 {
-				put(fmt.Sprintf("Folder/file number %d", i), 5000)
+				put(fmt.Sprintf("Subdir/file number %d", i), 5000)
 			}
 			for i := 0; i < 40; i += 2 {
-				remove(fmt.Sprintf("Folder/file number %d", i))
+				remove(fmt.Sprintf("Subdir/file number %d", i))
 			}
-			put("Folder/in pieces.bin", 200000)
+			put("Subdir/in pieces.bin", 200000)
 			put("lower.txt", 1)
 			put("UP/UPPER.TXT", 0)
 			put("UP/lower.TXT", 100)
-			put("Folder/deeper one/日本語", 4096)
+			put("Subdir/deeper one/日本語", 4096)
 			put("É.TXT", 3)
 
 			disk, err := os.Open(path)
@@ -895,8 +895,8 @@ func TestOthersFileSystemsAreRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			same(t, "our reader", want, contents(t, files))
-			got, err := f.Open("FOLDER/DEEPER ONE/日本語")
-			if err != nil || string(bytesOf(t, got)) != want["Folder/deeper one/日本語"] {
+			got, err := f.Open("SUBDIR/DEEPER ONE/日本語")
+			if err != nil || string(bytesOf(t, got)) != want["Subdir/deeper one/日本語"] {
 				t.Error(err)
 			}
 		})
@@ -916,10 +916,10 @@ func TestEntriesHaveTimesAndAttributes(t *testing.T) {
 	if err := os.Chtimes(src, when, when); err != nil {
 		t.Fatal(err)
 	}
-	imagetest.Run(t, "mmd", "-i", path, "::folder", "::folder/empty")
-	imagetest.Run(t, "mcopy", "-m", "-i", path, src, "::folder/kept")
+	imagetest.Run(t, "mmd", "-i", path, "::subdir", "::subdir/empty")
+	imagetest.Run(t, "mcopy", "-m", "-i", path, src, "::subdir/kept")
 	imagetest.Run(t, "mcopy", "-i", path, src, "::new")
-	imagetest.Run(t, "mattrib", "-i", path, "+r", "::folder/kept")
+	imagetest.Run(t, "mattrib", "-i", path, "+r", "::subdir/kept")
 	disk, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -933,7 +933,7 @@ func TestEntriesHaveTimesAndAttributes(t *testing.T) {
 	for _, e := range all {
 		got = append(got, fmt.Sprintf("%s %v %v %v %v", e.Path, e.Dir, e.ReadOnly, e.Time == when.Unix(), time.Since(time.Unix(e.Time, 0)) < time.Hour))
 	}
-	want := []string{"folder true false false true", "folder/empty true false false true", "folder/kept false true true false", "new false false false true"}
+	want := []string{"new false false false true", "subdir true false false true", "subdir/empty true false false true", "subdir/kept false true true false"}
 	slices.Sort(got)
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

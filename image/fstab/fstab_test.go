@@ -18,7 +18,7 @@ LABEL=my\040disk /media/my\040disk vfat
 nonsense
 `
 
-func TestEntriesAreRead(t *testing.T) {
+func TestEntries(t *testing.T) {
 	want := []fstab.Entry{
 		{"/dev/root", "/", "ext4", "defaults", "0", "1"},
 		{"LABEL=my disk", "/media/my disk", "vfat", "defaults", "0", "0"},

@@ -6,14 +6,13 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"slices"
 	"strings"
 	"unicode/utf16"
 
+	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/partition/gpt"
 	"github.com/google/uuid"
 
@@ -98,8 +97,10 @@ func (t *Table) Extents() ([]image.Extent, error) {
 	}, nil
 }
 
-// ends is a disk of which only the first and last sectors can be written.
+// ends is a disk of which only the first and last sectors can be written. Its embedded file is
+// nil: go-diskfs only calls WriteAt.
 type ends struct {
+	backend.File
 	head, tail []byte
 	size       int64
 }
@@ -113,12 +114,6 @@ func (e *ends) WriteAt(p []byte, off int64) (int, error) {
 	}
 	return 0, fmt.Errorf("a write at byte %d of %d, which is outside the partition tables", off, e.size)
 }
-
-func (e *ends) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
-func (e *ends) Seek(int64, int) (int64, error)    { return 0, errors.ErrUnsupported }
-func (e *ends) Read([]byte) (int, error)          { return 0, errors.ErrUnsupported }
-func (e *ends) Stat() (fs.FileInfo, error)        { return nil, errors.ErrUnsupported }
-func (e *ends) Close() error                      { return nil }
 
 // Start returns the offset of the first partition, or 0 without partitions.
 func (parts Parts) Start() int64 {
@@ -144,13 +139,10 @@ func guid(b []byte) string {
 }
 
 func utf16Name(b []byte) string {
-	var u []uint16
-	for ; len(b) >= 2; b = b[2:] {
-		c := binary.LittleEndian.Uint16(b)
-		if c == 0 {
-			break
-		}
-		u = append(u, c)
+	u := make([]uint16, len(b)/2)
+	binary.Decode(b, binary.LittleEndian, u)
+	if n := slices.Index(u, 0); n >= 0 {
+		u = u[:n]
 	}
 	return string(utf16.Decode(u))
 }

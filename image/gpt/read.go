@@ -70,7 +70,7 @@ func read(r io.ReaderAt, sector, lba int64) (*Table, error) {
 	}
 	for i := range t.Entries {
 		b := t.entries[i*t.EntrySize:][:entrySize]
-		if bytes.Equal(b[:16], make([]byte, 16)) {
+		if image.IsZero(b[:16]) {
 			continue
 		}
 		from, to := le.Uint64(b[32:]), le.Uint64(b[40:])

@@ -28,10 +28,9 @@ var sectors = []int64{512, 1024, 2048, 4096}
 // Read reads the partition table of an image or disk. As in Linux, a disk has a GPT only if
 // the MBR has an entry of type 0xEE.
 //
-// sector is the logical sector size of the disk in bytes, or 0 if it is unknown, as for an
-// image. In that case Read looks for a GPT in sector 1 with all sector sizes. An MBR has
-// sectors of 4096 bytes if a file system starts in a partition with this size and none does
-// with 512; else it has sectors of 512 bytes.
+// sector is the logical sector size of the disk in bytes. With 0, as for an image, Read looks
+// for a GPT with all sector sizes. An MBR has sectors of 4096 bytes if a file system starts in
+// a partition with this size and none does with 512; else it has sectors of 512 bytes.
 //
 // The error is [ErrNone], a [*gpt.UnsupportedError], an error of r, or describes damage.
 func Read(r io.ReaderAt, sector int64) (*Table, error) {

@@ -5,11 +5,11 @@ package report
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
 
+	"imgtool/image"
 	"imgtool/image/tree"
 )
 
@@ -25,12 +25,10 @@ type Finding struct {
 
 // String describes the finding, with the first of its paths.
 func (f Finding) String() string {
-	switch n := len(f.Paths); n {
-	case 1:
-		return fmt.Sprintf("%s (%s)", f.Kind, f.Paths[0])
-	default:
+	if n := len(f.Paths); n > 1 {
 		return fmt.Sprintf("%s (%s and %d more)", f.Kind, f.Paths[0], n-1)
 	}
+	return fmt.Sprintf("%s (%s)", f.Kind, f.Paths[0])
 }
 
 // Kinds of findings.
@@ -142,11 +140,6 @@ func isPrivateKey(text []byte) bool {
 
 func read(n *tree.Inode) ([]byte, error) {
 	text := make([]byte, min(n.Size(), maxKey))
-	if k, err := n.Content.ReadAt(text, 0); k < len(text) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, err
-	}
-	return text, nil
+	_, err := image.ReadFull(n.Content, text, 0)
+	return text, err
 }

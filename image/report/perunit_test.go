@@ -50,8 +50,8 @@ func write(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-// Keys made by the programs that make them on a device are found by what they are.
-func TestKeysOfOthersAreFound(t *testing.T) {
+// Keys of the usual programs are found by their content.
+func TestPrivateKeys(t *testing.T) {
 	keygen := imagetest.Need(t, "ssh-keygen")
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"etc/ssh/sshd_config": "Port 22\n", "root/.ssh/authorized_keys": "ssh-ed25519 AAAA\n"})
@@ -83,7 +83,7 @@ func TestKeysOfOthersAreFound(t *testing.T) {
 	}
 }
 
-func TestWhatIsOneUnitsIsFound(t *testing.T) {
+func TestPerUnit(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{
 		"etc/machine-id":                "0123456789abcdef0123456789abcdef\n",
@@ -114,9 +114,9 @@ func TestWhatIsOneUnitsIsFound(t *testing.T) {
 	}
 }
 
-// An image for many units may say that it has no machine ID yet, and link to where a
-// device keeps what is its own.
-func TestAGeneralRootFileSystemHasNothing(t *testing.T) {
+// An image for many units may have an uninitialized machine ID, and links to per-unit data
+// of the device.
+func TestNoPerUnitData(t *testing.T) {
 	for name, id := range map[string]string{"empty": "", "a line end": "\n", "uninitialized": "uninitialized\n"} {
 		dir := t.TempDir()
 		write(t, dir, map[string]string{"etc/machine-id": id, "var/lib/systemd/random-seed": "", "data/key": "x"})

@@ -9,7 +9,7 @@ import (
 	"imgtool/image/shconf"
 )
 
-func TestAssignmentsAreRead(t *testing.T) {
+func TestAssignments(t *testing.T) {
 	src := `#!/bin/bash -e
 ## what a factory sets
 STATE=/etc/waggle/state
@@ -46,7 +46,7 @@ b"
 	}
 }
 
-func TestAllElseIsRefusedWithItsLine(t *testing.T) {
+func TestErrorsHaveLines(t *testing.T) {
 	for src, want := range map[string]string{
 		"A=1\nrm -rf /":                   "f.conf:2: only assignments can be read, and nothing is run",
 		"A=$(id)":                         "f.conf:1: only text, quotes and variables can be read, and nothing is run",
@@ -93,7 +93,7 @@ func TestAllElseIsRefusedWithItsLine(t *testing.T) {
 }
 
 // A few lines must not become more than memory holds.
-func TestDoublingEnds(t *testing.T) {
+func TestDoublingIsBounded(t *testing.T) {
 	for _, line := range []string{"A=$A$A$A$A\n", "A=\"" + strings.Repeat("$A", 1<<12) + "\"\n"} {
 		_, err := shconf.Parse("f.conf", []byte("A=xxxxxxxx\n"+strings.Repeat(line, 40)))
 		if err == nil || !strings.Contains(err.Error(), "the text has more than") {

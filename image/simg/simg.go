@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 
 	"imgtool/image"
 )
@@ -122,11 +123,10 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 		}
 		if c.Type == fill {
 			var word [4]byte
-			if err := readFull(r, word[:], at+int64(h.ChunkSize)); err != nil {
+			if err := decode(r, at+int64(h.ChunkSize), &word); err != nil {
 				return nil, err
 			}
-			e.Content = repeated{word, out}
-			if word == [4]byte{} {
+			if e.Content = (repeated{word, out}); word == [4]byte{} {
 				e.Content = image.Zeros(out)
 			}
 		}
@@ -144,35 +144,24 @@ func Open(r io.ReaderAt, size int64) (*image.Image, error) {
 // Zeroed returns m with zeros as content where it has none: some tools write zeros as "don't
 // care" chunks, and the disk may not be blank.
 func Zeroed(m *image.Image) (*image.Image, error) {
-	var extents []image.Extent
+	extents := slices.Collect(m.Extents())
 	var content []image.Span
-	for e := range m.Extents() {
-		extents = append(extents, e)
+	for _, e := range extents {
 		content = append(content, image.Span{Off: e.Off, Len: e.Size()})
 	}
-	// The extents are sorted, so the gaps are between them.
-	at := int64(0)
-	for _, c := range append(content, image.Span{Off: m.Size()}) {
-		extents = append(extents, image.Extent{Name: "zeros", Off: at, Content: image.Zeros(c.Off - at)})
-		at = c.End()
+	for _, gap := range image.Subtract([]image.Span{{Len: m.Size()}}, content) {
+		extents = append(extents, image.Extent{Name: "zeros", Off: gap.Off, Content: image.Zeros(gap.Len)})
 	}
 	return image.New(m.Size(), extents...)
 }
 
 func decode(r io.ReaderAt, at int64, v any) error {
 	b := make([]byte, binary.Size(v))
-	if err := readFull(r, b, at); err != nil {
-		return err
+	if _, err := image.ReadFull(r, b, at); err != nil {
+		return fmt.Errorf("reading the sparse image at %d: %w", at, err)
 	}
 	_, err := binary.Decode(b, binary.LittleEndian, v)
 	return err
-}
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	if _, err := image.ReadFull(r, p, off); err != nil {
-		return fmt.Errorf("reading the sparse image at %d: %w", off, err)
-	}
-	return nil
 }
 
 // repeated is content that repeats a word.
@@ -184,17 +173,14 @@ type repeated struct {
 func (f repeated) Size() int64 { return f.size }
 
 func (f repeated) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off >= f.size {
-		return 0, io.EOF
-	}
-	var short error
-	if int64(len(p)) > f.size-off {
-		p, short = p[:f.size-off], io.EOF
-	}
-	for i := range p {
+	n := int(max(0, min(int64(len(p)), f.size-off)))
+	for i := range p[:n] {
 		p[i] = f.word[(off+int64(i))%4]
 	}
-	return len(p), short
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 // run is a number of blocks for one chunk.
@@ -223,13 +209,7 @@ func Write(w io.Writer, m *image.Image) error {
 	buf := make([]byte, 256*block)
 	at := int64(0)
 	for _, r := range runs {
-		size := int64(chunkSize)
-		switch r.kind {
-		case raw:
-			size += r.blocks * block
-		case fill:
-			size += 4
-		}
+		size := chunkSize + map[uint16]int64{raw: r.blocks * block, fill: 4}[r.kind]
 		if err := binary.Write(w, binary.LittleEndian, chunk{Type: r.kind, Blocks: uint32(r.blocks), Size: uint32(size)}); err != nil {
 			return err
 		}

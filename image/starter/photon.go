@@ -34,14 +34,11 @@ var (
 // NX changes. It has Debian's kernel and busybox, is not an L4T and boots in QEMU only. A
 // script in its initrd takes the place of Ubuntu's overlayroot.
 func (s *System) photonRoot(ctx context.Context) (*source.Root, error) {
-	busybox, err := s.packages.get(ctx, s.Board.Starter.Busybox)
+	from, err := s.packages.gather(ctx, []string{s.Board.Starter.Busybox, s.Board.Starter.Kernel})
 	if err != nil {
 		return nil, err
 	}
-	kernel, err := s.packages.get(ctx, s.Board.Starter.Kernel)
-	if err != nil {
-		return nil, err
-	}
+	busybox, kernel := from[0], from[1]
 	modules, err := modulesWithDependencies(kernel, s.Board.Starter.Modules)
 	if err != nil {
 		return nil, err
@@ -63,7 +60,7 @@ func (s *System) photonRoot(ctx context.Context) (*source.Root, error) {
 	}
 	b.file("boot/initrd.img-"+version, 0o644, bytes.NewReader(initrd))
 	b.link("boot/initrd", "initrd.img-"+version)
-	// QEMU has a device tree of its own.
+	// QEMU has another device tree.
 	if path := strings.Trim(cmp.Or(s.Vars["KERNEL_DTB"], s.Board.Vars["KERNEL_DTB"]), "/"); path != "" {
 		b.file(path, 0o644, bytes.NewReader(deviceTree(photonName)))
 	}
@@ -78,8 +75,7 @@ func (s *System) photonRoot(ctx context.Context) (*source.Root, error) {
 		return nil, b.err
 	}
 	digest, known, err := sums.Digest(ctx, b.tree, sums.Options{})
-	return &source.Root{Tree: b.tree, Digest: digest, Sums: known,
-		Origin: fmt.Sprintf("%s %s, %s %s", busybox.Name, busybox.Version, kernel.Name, kernel.Version)}, err
+	return &source.Root{Tree: b.tree, Digest: digest, Sums: known, Origin: origin(from)}, err
 }
 
 // kernel adds the kernel of a Debian package as /boot/Image, as in an L4T.

@@ -17,7 +17,7 @@ import (
 	"imgtool/image/tree"
 )
 
-// library is a shared library or a program whose dependencies are to be added.
+// library is a shared library or a program whose dependencies must be added.
 type library struct {
 	image.Content
 	name string // of the file
@@ -25,8 +25,8 @@ type library struct {
 
 // programs adds programs of Debian packages to a directory, and the shared libraries they
 // need to lib, the last directory in which the loader looks. It finds the libraries in the
-// packages that those of the programs depend on, and returns the packages it took a file
-// from.
+// packages of the programs and in the packages that these depend on, and returns the packages
+// it took a file from.
 func (b *treeBuilder) programs(ctx context.Context, packages *packages, dir string, list []boards.Program) (from []*source.Package, err error) {
 	if len(list) == 0 || b.err != nil {
 		return nil, b.err
@@ -136,7 +136,8 @@ func libraryIn(pool []*source.Package, name string) (*source.Package, image.Cont
 	return nil, nil
 }
 
-// file returns a program from the first of its packages that has it.
+// file returns a program from the first of its packages that has it. Without any the error
+// is [fs.ErrNotExist].
 func (p *packages) file(ctx context.Context, prog boards.Program) (*source.Package, image.Content, error) {
 	var tried []string
 	for name := range strings.SplitSeq(prog.Package, "|") {
@@ -156,14 +157,8 @@ func (p *packages) file(ctx context.Context, prog boards.Program) (*source.Packa
 		}
 		tried = append(tried, pkg.Name+" "+pkg.Version)
 	}
-	return nil, nil, &noProgramError{fmt.Sprintf("no /%s in %s", prog.Path, strings.Join(tried, " or "))}
+	return nil, nil, fmt.Errorf("no /%s in %s: %w", prog.Path, strings.Join(tried, " or "), fs.ErrNotExist)
 }
-
-// noProgramError means that no package has a program. It is fs.ErrNotExist.
-type noProgramError struct{ text string }
-
-func (e *noProgramError) Error() string        { return e.text }
-func (e *noProgramError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // deeper returns packages and the packages with libraries that they depend on.
 func (p *packages) deeper(ctx context.Context, pool []*source.Package) ([]*source.Package, error) {
@@ -194,7 +189,7 @@ func (p *packages) get(ctx context.Context, name string) (*source.Package, error
 	return all[0], nil
 }
 
-// gather returns packages, and opens at once those that were not opened before.
+// gather returns packages. It opens all new packages at once.
 func (p *packages) gather(ctx context.Context, names []string) (all []*source.Package, err error) {
 	lacking := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return p.loaded[name] != nil })
 	opened, err := p.open(ctx, lacking...)

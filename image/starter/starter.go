@@ -1,9 +1,9 @@
 // Package starter makes small systems from Debian's kernel and busybox, for boards whose
-// inputs are not given. They boot in QEMU, those of a Rock64 on the board too.
+// inputs are not given. They boot in QEMU; the system of a Rock64 also boots on the board.
 //
 // A definition names their parts as references below [Scheme]: starter:rootfs,
-// starter:initrd and starter:dtb are those of a board with slots, starter:photon is the
-// root file system of a Photon NX. [System] opens them.
+// starter:initrd and starter:dtb are for a board with slots, starter:photon is the root file
+// system of a Photon NX. [System] opens them.
 package starter
 
 import (

@@ -79,7 +79,7 @@ func TestInitrd(t *testing.T) {
 	}
 	for _, name := range []string{"bin/systemd-repart", "bin/mkfs.vfat", "bin/mkfs.f2fs", "lib/libc.so.6"} {
 		if files[name] == nil {
-			t.Errorf("there is no %s", name)
+			t.Errorf("no file %s", name)
 		}
 	}
 	for name, data := range files {

@@ -15,7 +15,6 @@ const (
 	page     = 4096
 	minPages = 10 // the least that mkswap accepts
 	headOff  = 1024
-	version  = 1
 
 	labelSize = 16 // including a zero byte
 	magic     = "SWAPSPACE2"
@@ -35,7 +34,7 @@ func New(size int64, uuid [16]byte, label string) (*image.Image, error) {
 	// union swap_header of linux/swap.h: version, last page, number of bad pages, UUID and
 	// label at byte 1024, and the magic at the end of the page.
 	b := make([]byte, page)
-	for i, v := range []uint32{version, uint32(pages - 1), 0} {
+	for i, v := range []uint32{1, uint32(pages - 1), 0} {
 		binary.LittleEndian.PutUint32(b[headOff+4*i:], v)
 	}
 	copy(b[headOff+12:], uuid[:])

@@ -12,7 +12,7 @@ import (
 
 const text = "echo hello\nbooti ${kernel_addr_r}\n"
 
-func TestScriptIsWhatMkimageMakes(t *testing.T) {
+func TestScriptEqualsMkimage(t *testing.T) {
 	dir := t.TempDir()
 	cmd := filepath.Join(dir, "boot.cmd")
 	os.WriteFile(cmd, []byte(text), 0o644)
@@ -58,7 +58,7 @@ func TestScriptReadsBack(t *testing.T) {
 	}
 }
 
-func TestScriptRefusesWhatUBootWouldNotRead(t *testing.T) {
+func TestScriptErrors(t *testing.T) {
 	for _, text := range []string{"", strings.Repeat("#", uboot.MaxScript-71)} {
 		if _, err := uboot.Script(text, 0); err == nil {
 			t.Errorf("%d bytes pass", len(text))

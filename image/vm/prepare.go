@@ -15,7 +15,7 @@ import (
 )
 
 // ParseForwards parses ports of a flag such as "8080" or "8081:8080", the port of this
-// computer first, and checks that those of this computer are free.
+// computer first, and checks that the ports of this computer are free.
 func ParseForwards(flag string, list []string) (all []Forward, err error) {
 	for _, text := range list {
 		host, guest, two := strings.Cut(text, ":")
@@ -37,7 +37,7 @@ func ParseForwards(flag string, list []string) (all []Forward, err error) {
 	return all, nil
 }
 
-// CreateEnv creates the file of [Machine.Env], or checks the size of one that exists.
+// CreateEnv creates the file of [Machine.Env], or checks the size of an existing file.
 func CreateEnv(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -65,7 +65,7 @@ func BootSlot(disk io.ReaderAt, slot string) ([]Reply, error) {
 	}
 	i := slices.IndexFunc(table.Parts, func(p gpt.Part) bool { return p.Name == "boot-"+slot })
 	if i < 0 {
-		return nil, fault.WithHint(fmt.Errorf("there is no slot %s: the disk has no partition boot-%s", slot, slot),
+		return nil, fault.WithHint(fmt.Errorf("no slot %s: the disk has no partition boot-%s", slot, slot),
 			"build an image with --slots ab, or boot it once with --keep and write the slot there")
 	}
 	n := table.Parts[i].Number

@@ -17,7 +17,7 @@ import (
 	"imgtool/image/vm"
 )
 
-// pretend puts a script in the place of QEMU, and starts it.
+// pretend starts a script instead of QEMU.
 func pretend(t *testing.T, ctx context.Context, script string, m vm.Machine) *vm.Running {
 	t.Helper()
 	if err := vm.Check(); err != nil {
@@ -35,7 +35,7 @@ func pretend(t *testing.T, ctx context.Context, script string, m vm.Machine) *vm
 	return r
 }
 
-func TestALineIsSeenWholeAndAPromptAsItIs(t *testing.T) {
+func TestWatchLinesAndPrompts(t *testing.T) {
 	r := pretend(t, t.Context(), `printf 'rea'; sleep 0.1; printf 'dy: sl'; sleep 0.1; printf 'ot a\r\nlogin: '; sleep 60`, vm.Machine{})
 	defer r.Kill()
 	var log bytes.Buffer
@@ -51,7 +51,7 @@ func TestALineIsSeenWholeAndAPromptAsItIs(t *testing.T) {
 }
 
 // The second text comes before the first reply, and counts only after it.
-func TestRepliesAreTypedInTheirOrder(t *testing.T) {
+func TestRepliesInOrder(t *testing.T) {
 	r := pretend(t, t.Context(), `printf '=> \nHit any key: '; read a; printf "\n=> "; read b; echo "got $a and $b"; sleep 60`, vm.Machine{})
 	defer r.Kill()
 	line, err := r.Watch(io.Discard, func(line string) bool { return strings.Contains(line, "got") },
@@ -61,7 +61,7 @@ func TestRepliesAreTypedInTheirOrder(t *testing.T) {
 	}
 }
 
-func TestTheEndOfAMachineIsSaid(t *testing.T) {
+func TestWatchReportsEnd(t *testing.T) {
 	never := func(string) bool { return false }
 	r := pretend(t, t.Context(), `echo bye`, vm.Machine{})
 	if _, err := r.Watch(io.Discard, never); err != io.EOF {
@@ -69,17 +69,17 @@ func TestTheEndOfAMachineIsSaid(t *testing.T) {
 	}
 	r = pretend(t, t.Context(), `echo 'no such disk' >&2; exit 1`, vm.Machine{})
 	if _, err := r.Watch(io.Discard, never); err == nil || err.Error() != "no such disk" {
-		t.Errorf("it complained: %v", err)
+		t.Errorf("it printed an error: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	r = pretend(t, ctx, `exec sleep 60`, vm.Machine{})
 	if _, err := r.Watch(io.Discard, never); err == nil || err == io.EOF {
-		t.Errorf("its time was over: %v", err)
+		t.Errorf("its context ended: %v", err)
 	}
 }
 
-// A comma in a path is no comma in QEMU's list, and a colon no protocol.
+// A comma in a path does not end an option of QEMU, and a colon does not end a protocol.
 func TestPathsReachQEMU(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a,b")
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -100,8 +100,8 @@ func TestPathsReachQEMU(t *testing.T) {
 	}
 }
 
-// The sandbox is asked for where QEMU has it, and a machine starts where it does not.
-func TestQEMUIsSandboxedWhereItCanBe(t *testing.T) {
+// The sandbox is used if QEMU supports it, and a machine starts without that too.
+func TestSandbox(t *testing.T) {
 	t.Setenv("PROBE", "yes")
 	for refused, want := range map[string]bool{"-none": true, "-sandbox": false} {
 		r := pretend(t, t.Context(), fmt.Sprintf(`for a; do [ "$a" != %s ] || exit 1; done; echo "$*"`, refused), vm.Machine{})

@@ -46,11 +46,6 @@ var branches = map[uint64]struct {
 	filterRISCV: {2, func() converter { return riscv }},
 }
 
-// supported reports whether the filter can be undone.
-func (f filter) supported() bool {
-	return branches[f.id].make != nil || f.id == filterDelta
-}
-
 // valid reports whether the properties of the filter are valid.
 func (f filter) valid() bool {
 	if f.id == filterDelta {

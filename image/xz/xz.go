@@ -288,7 +288,7 @@ func parseBlock(h []byte) (b *block, dict int64, err error) {
 	// The last filter is LZMA2, with one byte of properties.
 	last := len(b.filters) - 1
 	for i, f := range b.filters {
-		if (f.id == filterLZMA2) != (i == last) || i < last && !f.supported() {
+		if (f.id == filterLZMA2) != (i == last) || i < last && branches[f.id].make == nil && f.id != filterDelta {
 			return nil, 0, &FilterError{f.id}
 		}
 		if i < last && !f.valid() {
@@ -341,38 +341,25 @@ func (x *Reader) endBlock() error {
 	if b.packed >= 0 && packed != b.packed || b.unpacked >= 0 && b.n != b.unpacked {
 		return errSize
 	}
-	if err := x.zeros(-packed & 3); err != nil {
-		return err
-	}
 	var sum []byte
 	if b.sum != nil {
 		sum = b.sum.Sum(nil)
 	}
 	if x.check != 10 { // CRCs are little-endian
-		for i, j := 0, len(sum)-1; i < j; i, j = i+1, j-1 {
-			sum[i], sum[j] = sum[j], sum[i]
-		}
+		slices.Reverse(sum)
 	}
-	stored := make([]byte, len(sum))
+	pad := int(-packed & 3)
+	stored := make([]byte, pad+len(sum))
 	if err := x.full(stored); err != nil {
 		return unexpectedEOF(err)
 	}
-	if !bytes.Equal(stored, sum) {
+	if len(bytes.TrimLeft(stored[:pad], "\x00")) > 0 {
+		return errHeader
+	}
+	if !bytes.Equal(stored[pad:], sum) {
 		return errCheck
 	}
 	x.blocks.add(b.begin-b.start+packed+int64(len(sum)), b.n)
-	return nil
-}
-
-// zeros reads up to three bytes of padding.
-func (x *Reader) zeros(n int64) error {
-	var b [3]byte
-	if err := x.full(b[:n]); err != nil {
-		return unexpectedEOF(err)
-	}
-	if b != [3]byte{} {
-		return errHeader
-	}
 	return nil
 }
 
@@ -382,24 +369,25 @@ func (x *Reader) index(start int64) error {
 	sum := crc32.NewIEEE()
 	sum.Write([]byte{0})
 	in := &summedBytes{x: x, sum: sum}
-	n, err := binary.ReadUvarint(in)
-	if err != nil {
-		return err
+	var err error
+	number := func() (n int64) {
+		if err == nil {
+			var u uint64
+			u, err = binary.ReadUvarint(in)
+			n = int64(u)
+		}
+		return n
 	}
-	if n != uint64(x.blocks.n) {
+	n := number()
+	if err == nil && n != x.blocks.n {
 		return errIndex
 	}
 	listed := newRecords()
-	for range n {
-		unpadded, err := binary.ReadUvarint(in)
-		if err != nil {
-			return err
-		}
-		unpacked, err := binary.ReadUvarint(in)
-		if err != nil {
-			return err
-		}
-		listed.add(int64(unpadded), int64(unpacked))
+	for err == nil && listed.n < n {
+		listed.add(number(), number())
+	}
+	if err != nil {
+		return err
 	}
 	if !bytes.Equal(listed.sum.Sum(nil), x.blocks.sum.Sum(nil)) {
 		return errIndex

@@ -69,7 +69,7 @@ func UsersOf(f *os.File) (users []string) {
 			users = append(users, o.String())
 		}
 	}
-	if len(users) == 0 && openForWriting(f) {
+	if len(users) == 0 && leaseRefused(f, unix.F_RDLCK) {
 		if users = mappers(id); len(users) == 0 {
 			return []string{"another program has it open for writing (the kernel does not tell which)"}
 		}
@@ -129,7 +129,7 @@ func mountedAt(proc string, f *os.File) string {
 	}
 	// The file of that mount cannot be found: its name is relative, or was removed. It is f
 	// if the kernel has f open for no process.
-	if unknown != "" && openElsewhere(f) && !openInProcess(proc, id) {
+	if unknown != "" && leaseRefused(f, unix.F_WRLCK) && !openInProcess(proc, id) {
 		return unknown
 	}
 	return ""
@@ -186,15 +186,10 @@ func mappers(id FileID) (users []string) {
 	return users
 }
 
-// openForWriting asks the kernel whether a file is open for writing, also by processes of
-// other users and namespaces and by loop devices. f must be open for reading only. Some
-// file systems cannot tell, and only the owner of the file and root may ask.
-func openForWriting(f *os.File) bool { return leaseRefused(f, unix.F_RDLCK) }
-
-// openElsewhere asks the kernel in the same way whether a file has another descriptor.
-func openElsewhere(f *os.File) bool { return leaseRefused(f, unix.F_WRLCK) }
-
-// leaseRefused requests a lease and returns it at once: see F_SETLEASE in fcntl(2).
+// leaseRefused requests a lease and returns it at once: see F_SETLEASE in fcntl(2). The kernel
+// refuses F_RDLCK if a file is open for writing, and F_WRLCK if it has another descriptor, also
+// of other users and namespaces and of loop devices. f must be open for reading only. Some file
+// systems cannot tell, and only the owner of the file and root may ask.
 func leaseRefused(f *os.File, kind int) bool {
 	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, kind)
 	if err == nil {

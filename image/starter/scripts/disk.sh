@@ -54,9 +54,9 @@ sticks_settle() {
 	done
 }
 
-# mount_data DIR: mounts the data partition. One that does not mount is checked; one that
-# has nothing in it is made anew. Anything else is left as it is, and first-boot takes no
-# configuration until somebody has looked.
+# mount_data DIR: mounts the data partition. If it does not mount, it is checked; if it is
+# blank, a new file system is made. Otherwise it is left unchanged, and first-boot takes no
+# configuration until the partition is repaired.
 mount_data() {
 	data=/dev/disk/by-partlabel/data
 	[ -b $data ] || {

@@ -13,7 +13,7 @@ start() {
 	done </modules
 }
 
-# die reboots, for another slot may do better, unless somebody is there.
+# die reboots, because another slot may work, unless a key is pressed for a shell.
 die() {
 	echo "initrd: $*"
 	echo "initrd: rebooting in 5 seconds; press Enter for a shell"

@@ -14,11 +14,11 @@ done
 disk=$(basename "$(readlink -f "/sys/class/block/$part/..")")
 now() { fw_printenv -n "$1" 2>/dev/null; }
 if [ -n "$tries" ]; then
-	# The script on the boot partition counts, in a sector of its own.
+	# The script on the boot partition counts the tries, in a sector for that only.
 	echo "/dev/$disk $tries 0x200" >/etc/fw_env.config
 	echo "BOOT_ORDER=A B" >/etc/u-boot-initial-env # while nothing was saved
 	want=good
-	# A good slot stays good, and one that was never counted has all its tries.
+	# A good slot stays good, and a slot that was never counted has all its tries.
 	[ "$1" != waiting ] || case $(now BOOT_${slot}_LEFT) in
 	"" | good) exit 0 ;;
 	*) want=3 ;;

@@ -15,7 +15,7 @@ done
 [ -n "$root" ] || die "root= is missing on the kernel's command line"
 
 # QEMU has neither eMMC nor card for us: its virtio disk gets the names of the
-# one that root= is on.
+# disk in root=.
 case $root in
 /dev/mmcblk[0-9]p[0-9]*)
 	if [ ! -b "$root" ] && [ -b /dev/vda ]; then

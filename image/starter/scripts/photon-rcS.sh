@@ -1,10 +1,10 @@
 #!/bin/sh
 # Runs once, before the console: mounts what /etc/fstab lists beside the root,
-# counts the boot, and says what the root is made of.
+# counts the boot, and prints the file systems of the root.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 hostname "$(cat /etc/hostname)"
 
-# options LIST: those of fstab that are for mount(2).
+# options LIST: prints the options of fstab that are for mount(2).
 options() {
 	for o in $(echo "$1" | tr , ' '); do
 		case $o in
