@@ -74,8 +74,8 @@ type Options struct {
 // VerifyModes are how much can be read back, by name.
 var VerifyModes = map[string]flash.Verify{"full": flash.Full, "sampled": flash.Sampled, "none": flash.None}
 
-// status returns the exit status for an error.
-func (opt *Options) status(ctx context.Context, err error) int {
+// ExitStatus returns the exit status for an error.
+func (opt *Options) ExitStatus(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		err = fault.As(fault.Interrupted, err)
 	}
@@ -110,7 +110,7 @@ func New(src *volume.Source, opt Options) (*Deployment, error) {
 	return d, d.setPlan(src)
 }
 
-// setPlan replaces the plan by one of another source.
+// setPlan makes the plan again, from another source.
 func (d *Deployment) setPlan(src *volume.Source) error {
 	p, err := NewPlan(src)
 	if err != nil {
@@ -136,8 +136,8 @@ func (d *Deployment) Need() disk.Need {
 	return n
 }
 
-// Run writes the image to the disks with these names, and adds a receipt of each to a log. If
-// one of several cannot be written, the others are nevertheless; the error is the first.
+// Run writes the image to the disks with these names, and adds a receipt of each to a log. A
+// failure does not keep it from writing the other disks; the error is the first.
 func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err error) {
 	d.opt.Log = log
 	defer func() {

@@ -32,69 +32,57 @@ const receiptRoom = 64 << 10
 // be written later. Without a path it returns nil. Receipts have per-unit data, so a file that
 // is created is readable by its owner only.
 func OpenLog(path string) (*Log, error) {
-	if path == "" {
-		return nil, nil
+	f, err := openLog(path)
+	if f == nil {
+		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_RDWR|syscall.O_NONBLOCK, 0o600)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENXIO) {
-		f, err = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o600)
-	}
-	if err == nil {
-		if err = prepareLog(f, path); err != nil {
-			f.Close()
-		}
+	info, err := f.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		err = reserve(f, info.Size(), receiptRoom)
 	}
 	if err != nil {
+		f.Close()
 		return nil, logError(path, err)
 	}
 	return &Log{f: f, added: map[string]bool{}}, nil
 }
 
-// prepareLog checks that receipts can be written to an open file, and reserves room.
-func prepareLog(f *os.File, path string) error {
+// openLog opens a log and checks that receipts can be written to it. A file that the program
+// was started with, such as /dev/stdout, may be of any kind.
+func openLog(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
+	}
+	const flags = os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK
+	f, err := os.OpenFile(path, flags|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENXIO) {
+		f, err = os.OpenFile(path, flags|os.O_WRONLY, 0o600)
+	}
+	if err != nil {
+		return nil, logError(path, err)
+	}
 	info, err := f.Stat()
-	if err == nil {
-		err = checkLogKind(path, info)
+	if err == nil && !info.Mode().IsRegular() && !hostfile.Inherited(path) {
+		err = errors.New("it is not a regular file")
 	}
 	if err == nil {
-		_, err = f.Write(nil)
+		_, err = f.Write(nil) // on a full device even this fails
 	}
-	if err == nil && info.Mode().IsRegular() {
-		err = reserve(f, info.Size(), receiptRoom)
+	if err != nil {
+		f.Close()
+		return nil, logError(path, err)
 	}
-	return err
+	return f, nil
 }
 
 // CheckLog returns the error that [OpenLog] would return, and creates no file.
 func CheckLog(path string) error {
-	if path == "" {
-		return nil
-	}
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); path != "" && errors.Is(err, fs.ErrNotExist) {
 		return logError(path, hostfile.CheckOutput(path))
 	}
-	if err == nil {
-		err = checkLogKind(path, info)
-	}
-	if err == nil {
-		var f *os.File
-		if f, err = os.OpenFile(path, os.O_APPEND|os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
-			// On a full device even an empty write fails.
-			_, err = f.Write(nil)
-			f.Close()
-		}
-	}
-	return logError(path, err)
-}
-
-// checkLogKind refuses what does not keep receipts. A file that the program was started with,
-// such as /dev/stdout, may be of any kind.
-func checkLogKind(path string, info fs.FileInfo) error {
-	if info.Mode().IsRegular() || hostfile.Inherited(path) {
-		return nil
-	}
-	return errors.New("it is not a regular file")
+	f, err := openLog(path)
+	f.Close() // also if it is nil
+	return err
 }
 
 func logError(path string, err error) error {
@@ -116,7 +104,9 @@ func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
-	release(l.f)
+	if info, err := l.f.Stat(); err == nil && info.Mode().IsRegular() {
+		l.f.Truncate(info.Size())
+	}
 	return l.f.Close()
 }
 
@@ -141,8 +131,8 @@ func (l *Log) Add(disk string, receipt any) error {
 	return logError(l.f.Name(), err)
 }
 
-// oldReceipt is the part of a receipt that identifies a unit: a receipt of a disk, or one of
-// a unit with several media.
+// oldReceipt is the part of a receipt that identifies a unit, which is of a disk or of a unit
+// with several media.
 type oldReceipt struct {
 	Unit   string       `json:"unit"`
 	VSN    string       `json:"vsn"`
@@ -154,9 +144,9 @@ type oldReceipt struct {
 	Media  []oldReceipt `json:"media"`
 }
 
-// WarnReused warns if the log has a receipt of a unit already. medium is one of several media
-// of the unit, or empty. Whether it is the same disk is not known: serial numbers
-// are those of card readers, not of cards.
+// WarnReused warns if the log has a receipt of a unit already. medium is empty for a
+// unit with a single medium. Whether it is the same disk is not known: a card has the serial
+// number of its reader.
 func (l *Log) WarnReused(unit, medium string, r progress.Reporter) {
 	if l == nil || unit == "" {
 		return

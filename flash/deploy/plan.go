@@ -155,10 +155,7 @@ func (p *Plan) Report(r progress.Reporter) {
 func (p *Plan) contentSpans() (spans []image.Span) {
 	switch {
 	case p.src.Image != nil:
-		for s := range p.src.Image.Spans() {
-			spans = append(spans, s)
-		}
-		spans = append(spans, p.missing(p.src.Image.Size())...)
+		spans = slices.AppendSeq(p.missing(p.src.Image.Size()), p.src.Image.Spans())
 	case p.src.Manifest != nil:
 		for _, e := range p.src.Manifest.Pieces {
 			spans = append(spans, image.Span{Off: e.Off, Len: e.Len})
@@ -181,19 +178,18 @@ func (p *Plan) BodySize() (n int64) {
 
 // ExpectedSize returns the number of bytes of [Plan.Expected], 0 if it is not known.
 func (p *Plan) ExpectedSize() int64 {
-	n := p.BodySize()
-	if n > 0 {
-		n += p.start
+	if n := p.BodySize(); n > 0 {
+		return n + p.start
 	}
-	return n
+	return 0
 }
 
 // Need returns what the image requires of a disk.
 func (p *Plan) Need() disk.Need {
 	n := Need(p.src)
 	n.SectorSize = int(p.table.Sector)
-	if n.Size = p.size; p.src.FillPartition() != nil && p.src.Image != nil {
-		n.Size = 0 // it is made to fit
+	if p.src.Manifest == nil {
+		n.Size = p.size
 	}
 	return n
 }
@@ -205,7 +201,7 @@ func Need(src *volume.Source) disk.Need {
 		n.Size, n.Floor, n.Who, n.Exact = m.Size, m.Floor, m.Board, m.Disk
 	}
 	if src.FillPartition() != nil && src.Image != nil {
-		n.Size = 0
+		n.Size = 0 // it is made to fit
 	}
 	return n
 }
@@ -296,18 +292,9 @@ func (p *Plan) Expected(size int64) (volume.Chunks, error) {
 	if err := p.fits(size); err != nil {
 		return nil, err
 	}
-	chunks := func(list []image.Chunk) volume.Chunks {
-		return func(yield func(image.Chunk, error) bool) {
-			for _, c := range list {
-				if !yield(c, nil) {
-					return
-				}
-			}
-		}
-	}
 	if p.src.Image != nil {
 		before, after, err := p.ends(size)
-		return join(chunks(before), p.onto(size, p.body()), chunks(after)), err
+		return join(sequence(before), p.onto(size, p.body()), sequence(after)), err
 	}
 	// Both ends depend on what the image has after its last partition, so they come last.
 	ends := func(yield func(image.Chunk, error) bool) {
@@ -316,9 +303,19 @@ func (p *Plan) Expected(size int64) (volume.Chunks, error) {
 			yield(image.Chunk{}, err)
 			return
 		}
-		chunks(append(before, after...))(yield)
+		sequence(append(before, after...))(yield)
 	}
 	return join(p.onto(size, p.body()), ends), nil
+}
+
+func sequence(list []image.Chunk) volume.Chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		for _, c := range list {
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
 }
 
 // join returns one sequence after the other, up to the first error.
@@ -335,7 +332,7 @@ func join(all ...volume.Chunks) volume.Chunks {
 }
 
 // ReadThrough reads the body for its errors, and refuses an image that has more bytes than
-// one of the disks. After that the plan of a stream is used up.
+// a disk. After that the plan of a stream is used up.
 func (p *Plan) ReadThrough(ctx context.Context, disks []*disk.Disk, r progress.Reporter) error {
 	checked := r.Phase("checking", p.BodySize())
 	defer r.EndPhase()
@@ -358,14 +355,10 @@ func (p *Plan) ReadThrough(ctx context.Context, disks []*disk.Disk, r progress.R
 
 // upTo ends in an error if an image has more bytes than a disk.
 func upTo(chunks volume.Chunks, d *disk.Disk) volume.Chunks {
-	return func(yield func(image.Chunk, error) bool) {
-		for c, err := range chunks {
-			if end := c.Off + int64(len(c.Data)); err == nil && end > d.Size {
-				c, err = image.Chunk{}, &disk.RefusedError{Disk: d.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", d.Size, end)}
-			}
-			if !yield(c, err) || err != nil {
-				return
-			}
+	return mapped(chunks, func(c image.Chunk) ([]image.Chunk, error) {
+		if end := c.Off + int64(len(c.Data)); end > d.Size {
+			return nil, &disk.RefusedError{Disk: d.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", d.Size, end)}
 		}
-	}
+		return []image.Chunk{c}, nil
+	})
 }

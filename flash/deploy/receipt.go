@@ -52,7 +52,7 @@ func (r *Receipt) describe(d *disk.Disk, src *volume.Source) {
 
 // fail fills in an error.
 func (r *Receipt) fail(ctx context.Context, err error, opt *Options) {
-	r.Status, r.Error = opt.status(ctx, err), err.Error()
+	r.Status, r.Error = opt.ExitStatus(ctx, err), err.Error()
 	r.Left, _ = flash.StateAfter(err)
 }
 

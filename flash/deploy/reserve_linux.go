@@ -16,10 +16,3 @@ func reserve(f *os.File, end, n int64) error {
 	}
 	return err
 }
-
-// release frees what was reserved and not used.
-func release(f *os.File) {
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-		f.Truncate(info.Size())
-	}
-}

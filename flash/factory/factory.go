@@ -62,13 +62,12 @@ type medium struct {
 // New returns the factory of a unit.
 func New(opt Options) *Factory {
 	opt.Verify, opt.Delta = "full", "auto"
-	return &Factory{opt: opt, begin: time.Now()}
+	return &Factory{opt: opt, begin: time.Now(), receipt: Receipt{Board: opt.Board.Name, variables: opt.Board.Unit.Variables}}
 }
 
 // Run checks the images, the disks and the per-unit data, and then writes the media one after
 // the other, the boot medium last. It leaves one receipt.
 func (f *Factory) Run(ctx context.Context) (err error) {
-	f.receipt = newReceipt(f.opt.Board)
 	if f.opt.Unit != nil {
 		f.receipt.Values = f.opt.Unit.Values
 	}
@@ -250,15 +249,11 @@ func (m *medium) close() {
 // checkStatus refuses disks that were provisioned. A disk of this build and unit is accepted
 // if another that is written after it is not done: an interrupted provisioning continues.
 func (f *Factory) checkStatus() error {
-	var values map[string]string
-	if f.opt.Unit != nil {
-		values = f.opt.Unit.Values
-	}
 	unfinished := false // a later medium is not done
 	for _, m := range slices.Backward(f.media) {
 		s, path := m.status, m.disk.Path
-		isUnits := len(m.files) > 0 || s.hasUnit()
-		same := (s.build == "" || s.build == m.src.BuildID()) && (!isUnits || s.isFor(values))
+		isUnits := len(m.files) > 0 || s.isForAnother(nil)
+		same := (s.build == "" || s.build == m.src.BuildID()) && (!isUnits || s.isFor(f.receipt.Values))
 		switch {
 		case f.opt.Reprovision && s.err != nil:
 			f.opt.Monitor.Infof("%s: its content cannot be read and will be lost (%v)", path, s.err)

@@ -13,10 +13,12 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"imgtool/boards"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
+	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
@@ -58,20 +60,29 @@ func CheckRoot(dir string) error {
 	if err == nil && !info.IsDir() {
 		err = fmt.Errorf("%s is not a directory", dir)
 	}
+	var st unix.Statfs_t
+	if err == nil {
+		err = unix.Statfs(dir, &st)
+	}
 	if err != nil {
 		return fmt.Errorf("--root: %w", err)
 	}
-	return checkOverlay(dir)
+	const overlayfs = 0x794c7630 // Linux, include/uapi/linux/magic.h
+	if dir == "/" && uint32(st.Type) == overlayfs {
+		return &disk.RefusedError{Disk: dir, Reason: "it is an overlay, and changes to it would not be in the root file system: mount that read-write and name it with --root"}
+	}
+	return nil
 }
 
 // RunLive provisions a system from its own root file system. Options.Board must have a [live]
 // section, see [LiveBoard], and its root must satisfy [CheckRoot].
 func RunLive(ctx context.Context, opt LiveOptions) (err error) {
 	l := &live{Factory: New(opt.Options), opt: &opt, board: opt.Board}
-	l.receipt = newReceipt(l.board)
-	if l.fs, err = openRootDir(opt.Root); err != nil {
+	root, err := os.OpenRoot(opt.Root)
+	if err != nil {
 		return fmt.Errorf("--root: %w", err)
 	}
+	l.fs = &rootDir{root}
 	defer l.fs.Close()
 	defer func() {
 		if l.build != nil {
@@ -321,10 +332,11 @@ func (l *live) checkMounts() error {
 
 // writeMedia writes the disks that are not done, and then the journal.
 func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
+	hasState := func(p artifact.Partition) bool { return p.State != "" }
 	for i, m := range l.media {
 		step := l.board.Live.Media[i].Step
 		// A disk that can say that it is done must say so.
-		if !done[step] || !m.status.Done && m.hasState() {
+		if !done[step] || !m.status.Done && slices.ContainsFunc(m.src.Manifest.Partitions, hasState) {
 			if err := l.write(ctx, []*medium{m}); err != nil {
 				return err
 			}
@@ -346,28 +358,16 @@ func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
 	return nil
 }
 
-// hasState reports whether a partition of the medium has a state file.
-func (m *medium) hasState() bool {
-	for _, part := range m.plan.Source().Manifest.Partitions {
-		if part.State != "" {
-			return true
-		}
-	}
-	return false
-}
-
 // changeRoot makes the changes of the journal. Those that switch the boot over come last,
 // after the other steps are recorded.
 func (l *live) changeRoot(ctx context.Context) error {
 	if err := l.checkMounts(); err != nil {
 		return err
 	}
-	steps := len(l.board.State.Steps)
-	recorded := false
-	record := func() error {
-		recorded = true
-		for n := 2; n < steps; n++ {
-			if err := l.step(n); err != nil {
+	next, steps := 2, len(l.board.State.Steps)
+	record := func(until int) error {
+		for ; next < until; next++ {
+			if err := l.step(next); err != nil {
 				return err
 			}
 		}
@@ -377,8 +377,8 @@ func (l *live) changeRoot(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if slices.Contains(l.board.Live.Last, "/"+c.Path) && !recorded {
-			if err := record(); err != nil {
+		if slices.Contains(l.board.Live.Last, "/"+c.Path) {
+			if err := record(steps); err != nil {
 				return err
 			}
 		}
@@ -387,10 +387,7 @@ func (l *live) changeRoot(ctx context.Context) error {
 		}
 		l.toJournal(journal.PriInfo, "changed /"+c.Path)
 	}
-	if err := record(); err != nil {
-		return err
-	}
-	if err := l.step(steps); err != nil {
+	if err := record(steps + 1); err != nil {
 		return err
 	}
 	return l.fs.removeFile(l.board.State.Paths[0] + todoSuffix)

@@ -62,8 +62,10 @@ func (l *live) checkConf(files bool) error {
 	c, name := l.board.Conf, l.opt.ConfName
 	if files {
 		each(c.Require, func(key, p string) error {
-			if info, err := l.fs.stat(p); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-				return nil
+			if at, err := l.fs.resolve(p); err == nil {
+				if info, err := l.fs.Lstat(at); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
+					return nil
+				}
 			}
 			return fmt.Errorf("%s is missing or empty, and %s of %s requires it: the unit must be registered first", l.fs.path(p), key, name)
 		})

@@ -7,10 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"imgtool/boards"
 	"imgtool/flash/deploy"
 	"imgtool/image/boardinfo"
-	"imgtool/image/fault"
 )
 
 // Receipt is the result of provisioning a unit. In JSON the values of its variables are
@@ -27,8 +25,6 @@ type Receipt struct {
 
 	variables []boardinfo.Variable
 }
-
-func newReceipt(b *boards.Board) Receipt { return Receipt{Board: b.Name, variables: b.Unit.Variables} }
 
 // MediumReceipt is the receipt of one medium.
 type MediumReceipt struct {
@@ -74,11 +70,7 @@ func (f *Factory) conclude(ctx context.Context, failed error) error {
 	r := &f.receipt
 	r.Seconds = time.Since(f.begin).Seconds()
 	if failed != nil {
-		if r.Error = failed.Error(); ctx.Err() != nil {
-			r.Status = f.opt.Status(fault.As(fault.Interrupted, failed))
-		} else {
-			r.Status = f.opt.Status(failed)
-		}
+		r.Status, r.Error = f.opt.ExitStatus(ctx, failed), failed.Error()
 	}
 	f.opt.Monitor.EndPhase()
 	err := f.opt.Log.Add("", r)

@@ -106,6 +106,3 @@ func (s Status) isForAnother(values map[string]string) bool {
 	}
 	return false
 }
-
-// hasUnit reports whether the disk has a value of any unit.
-func (s Status) hasUnit() bool { return s.isForAnother(nil) }

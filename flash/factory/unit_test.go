@@ -137,8 +137,8 @@ func TestStatusIsForOneUnit(t *testing.T) {
 		{"empty disk", map[string]string{"serial-number": "", "site": ""}, false, false, false},
 	} {
 		s := Status{values: c.values}
-		if s.isFor(own) != c.is || s.isForAnother(own) != c.another || s.hasUnit() != c.any {
-			t.Errorf("%s: isFor %t, isForAnother %t, hasUnit %t", c.name, s.isFor(own), s.isForAnother(own), s.hasUnit())
+		if s.isFor(own) != c.is || s.isForAnother(own) != c.another || s.isForAnother(nil) != c.any {
+			t.Errorf("%s: isFor %t, isForAnother %t, hasUnit %t", c.name, s.isFor(own), s.isForAnother(own), s.isForAnother(nil))
 		}
 	}
 }
