@@ -11,6 +11,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/imagetest"
 )
 
 // fault breaks a disk around a byte of the body, permanently or once.
@@ -186,6 +187,7 @@ func once(at int64, change func(b []byte, off int64)) func(int, []byte, int64) (
 // Every fault is found, with its offset, or repaired and reported, and none leaves a bootable
 // disk.
 func TestFaultMatrix(t *testing.T) {
+	imagetest.Long(t)
 	seeds, first := 8, rand.Uint64N(1<<32)
 	if os.Getenv("SOAK") != "" {
 		seeds = 50

@@ -53,6 +53,7 @@ func seed(t *testing.T) uint64 {
 // Faults of a block device, through the kernel: each is found, or repaired and reported, and
 // only a disk with the right content is bootable.
 func TestBlockDeviceFaults(t *testing.T) {
+	imagetest.Long(t)
 	number := seed(t)
 	broken := func(errno syscall.Errno) func(error) bool {
 		return func(err error) bool { return is[*image.WriteError](err) && errors.Is(err, errno) }
@@ -150,6 +151,7 @@ func TestBlockDeviceFaults(t *testing.T) {
 // The power fails during a run, and the disk loses what it had not stored yet. Afterwards
 // the disk has no table, or the right content to the last byte.
 func TestPowerLoss(t *testing.T) {
+	imagetest.Long(t)
 	number := seed(t)
 	whole := 0
 	for i := range uint64(soak(6, 50)) {

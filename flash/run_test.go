@@ -14,6 +14,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/imagetest"
 )
 
 func TestRun(t *testing.T) {
@@ -280,6 +281,7 @@ func opsOf(t *testing.T, p payload) (ops, last int) {
 }
 
 func TestFaultsLeaveNoBootableDisk(t *testing.T) {
+	imagetest.Long(t)
 	p := newPayload(fakeSize, 96*kib)
 	ops, last := opsOf(t, p)
 	for _, kind := range []string{"once", "torn", "for good", "rot"} {

@@ -12,10 +12,12 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/imagetest"
 )
 
 // The reported state is the content of the disk.
 func TestFailedErrorState(t *testing.T) {
+	imagetest.Long(t)
 	const size = 128 * mib
 	lost := func(_ int, b []byte, _ int64) (int, error) { return len(b), nil }
 	for _, c := range []struct {

@@ -38,23 +38,20 @@ func Runs(c Content) iter.Seq[Span] {
 		return l.Runs()
 	}
 	return func(yield func(Span) bool) {
-		_, sparse := c.(Sparse)
-		run := Span{}
-		for off := int64(0); off < c.Size(); {
-			n := c.Size() - off
-			if sparse {
-				n = min(n, Block)
-				if hole := Hole(c, off); hole > 0 {
-					if run.Len > 0 && !yield(run) {
-						return
-					}
-					// The rest of a block after the end of a hole is data.
-					off += hole
-					run = Span{off, 0}
-					continue
+		run, off := Span{}, int64(0)
+		if _, sparse := c.(Sparse); !sparse {
+			run.Len, off = c.Size(), c.Size()
+		}
+		for off < c.Size() {
+			if hole := Hole(c, off); hole > 0 {
+				if run.Len > 0 && !yield(run) {
+					return
 				}
-				n = min(n, Block-off%Block)
+				off += hole
+				run = Span{off, 0}
+				continue
 			}
+			n := min(c.Size()-off, Block-off%Block)
 			run.Len += n
 			off += n
 		}
@@ -65,25 +62,7 @@ func Runs(c Content) iter.Seq[Span] {
 }
 
 // Zeros returns a Content of n zero bytes, which are written and verified.
-func Zeros(n int64) Content { return zeros(n) }
-
-type zeros int64
-
-func (z zeros) Size() int64 { return int64(z) }
-
-func (z zeros) Hole(off int64) int64 { return max(0, int64(z)-off) }
-
-func (z zeros) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off >= int64(z) {
-		return 0, io.EOF
-	}
-	n := min(int64(len(p)), int64(z)-off)
-	clear(p[:n])
-	if n < int64(len(p)) {
-		return int(n), io.EOF
-	}
-	return int(n), nil
-}
+func Zeros(n int64) Content { return NewMapped(nil, n, nil) }
 
 // ReadFull reads len(p) bytes of r at off and returns the number of bytes read. The
 // error is nil if and only if all were read; at the end of r it is

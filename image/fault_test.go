@@ -10,8 +10,7 @@ import (
 	"imgtool/image/fault"
 )
 
-// Package image depends on the standard library only and so repeats the kinds.
-func TestKindsAreThoseOfFault(t *testing.T) {
+func TestErrorKinds(t *testing.T) {
 	gone := fault.New(fault.Gone, "sda is gone")
 	for _, c := range []struct {
 		err  error
@@ -24,10 +23,6 @@ func TestKindsAreThoseOfFault(t *testing.T) {
 	} {
 		if got := fault.Kind(c.err); got != c.want {
 			t.Errorf("Kind(%v) = %q, want %q", c.err, got, c.want)
-		}
-		// Other packages derive the kind of a failed write from its cause.
-		if w, ok := c.err.(*image.WriteError); ok && fault.WriteKind(w.Err) != c.want {
-			t.Errorf("WriteKind(%v) = %q, want %q", w.Err, fault.WriteKind(w.Err), c.want)
 		}
 	}
 }

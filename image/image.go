@@ -5,7 +5,7 @@
 // [Zeros] for zeros that must be on the disk.
 //
 // The package knows no formats, boards or disks, and opens no files. It depends on the
-// standard library only.
+// standard library only, apart from the errors of [imgtool/image/fault].
 package image
 
 import (
@@ -14,6 +14,7 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"sort"
 )
 
 const (
@@ -81,39 +82,36 @@ func (m *Image) ReadAt(p []byte, off int64) (int, error) {
 	if int64(len(p)) > m.size-off {
 		p, short = p[:m.size-off], io.EOF
 	}
-	i, found := slices.BinarySearchFunc(m.extents, off, func(e Extent, off int64) int { return cmp.Compare(e.Off, off) })
-	if !found && i > 0 {
-		i--
-	}
 	n := 0
-	for ; n < len(p); i++ {
-		at := off + int64(n)
-		if i >= len(m.extents) {
-			clear(p[n:])
-			n = len(p)
-			break
+	for i := m.after(off); n < len(p); {
+		at, rest := off+int64(n), p[n:]
+		if i == len(m.extents) {
+			clear(rest)
+			return len(p), short
 		}
 		e := m.extents[i]
-		if e.End() <= at {
+		if e.Off > at {
+			hole := min(int64(len(rest)), e.Off-at)
+			clear(rest[:hole])
+			n += int(hole)
 			continue
 		}
-		if e.Off > at {
-			hole := p[n:min(int64(len(p)), int64(n)+e.Off-at)]
-			clear(hole)
-			n += len(hole)
-			at += int64(len(hole))
-		}
-		if n == len(p) {
-			break
-		}
-		part := p[n:min(int64(len(p)), int64(n)+e.End()-at)]
-		k, err := ReadFull(e, part, at-e.Off)
+		k, err := ReadFull(e, rest[:min(int64(len(rest)), e.End()-at)], at-e.Off)
 		n += k
+		i++
+		if err != nil && e.Name != "" {
+			err = fmt.Errorf("reading %s at %d: %w", e.Name, at-e.Off+int64(k), err)
+		}
 		if err != nil {
-			return n, fmt.Errorf("reading %s at %d: %w", e.Name, at-e.Off+int64(k), err)
+			return n, err
 		}
 	}
 	return n, short
+}
+
+// after returns the index of the first extent that ends after off.
+func (m *Image) after(off int64) int {
+	return sort.Search(len(m.extents), func(i int) bool { return m.extents[i].End() > off })
 }
 
 // Extents returns the extents of the image in order. Those of nested images have their

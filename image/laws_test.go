@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"imgtool/image"
+	"imgtool/image/imagetest"
 )
 
 // randomImage returns an image of random extents, some of them images, and the bytes it
@@ -115,6 +116,7 @@ func TestReadAtReadsExtentsAndZeros(t *testing.T) {
 }
 
 func TestWriteToADirtyDiskChangesOnlyContent(t *testing.T) {
+	imagetest.Long(t)
 	each(t, func(t *testing.T, r *rand.Rand, m *image.Image, painted []byte) {
 		size := int64(image.Block * (1 + r.IntN(4)))
 		blank, dirty := make(disk, len(painted)), disk(bytes.Repeat([]byte{0xAA}, len(painted)))
@@ -178,6 +180,7 @@ func TestChunksAreAlignedAndInOrder(t *testing.T) {
 }
 
 func TestFlippedBitIsFoundAtItsOffset(t *testing.T) {
+	imagetest.Long(t)
 	each(t, func(t *testing.T, r *rand.Rand, m *image.Image, painted []byte) {
 		var spans []image.Span
 		for s := range m.Spans() {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 
+	"imgtool/image/fault"
 	"imgtool/image/parallel"
 )
 
@@ -43,11 +44,6 @@ func summed(chunks iter.Seq2[Chunk, error]) iter.Seq2[sum, error] {
 			}
 		}
 	}
-}
-
-func (m *Manifest) add(s sum) {
-	m.Entries = append(m.Entries, Entry{"", s.Off, int64(len(s.Data)), hex.EncodeToString(s.sha256[:])})
-	m.Size = max(m.Size, s.Off+int64(len(s.Data)))
 }
 
 // Checksums has the hashes of the extents of an image, split at piece boundaries, and of
@@ -294,5 +290,4 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
 }
 
-// Kind returns "mismatch", see package [imgtool/image/fault].
-func (e *MismatchError) Kind() string { return "mismatch" }
+func (e *MismatchError) Kind() string { return fault.Mismatch }

@@ -2,11 +2,12 @@ package image
 
 import (
 	"context"
-	"errors"
+	"encoding/hex"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
+
+	"imgtool/image/fault"
 )
 
 // Progress is called with the number of bytes done since the last call, by one
@@ -63,7 +64,8 @@ func Write(ctx context.Context, w io.WriterAt, chunks iter.Seq2[Chunk, error], p
 		if err := s.write(w); err != nil {
 			return nil, err
 		}
-		m.add(s)
+		m.Entries = append(m.Entries, Entry{"", s.Off, int64(len(s.Data)), hex.EncodeToString(s.sha256[:])})
+		m.Size = max(m.Size, s.Off+int64(len(s.Data)))
 		p.Add(int64(len(s.Data)))
 	}
 	return m, nil
@@ -77,22 +79,7 @@ type WriteError struct {
 
 func (e *WriteError) Error() string { return fmt.Sprintf("writing at byte %d: %v", e.Off, e.Err) }
 func (e *WriteError) Unwrap() error { return e.Err }
-
-// Kind returns the kind of Err if it has one, else "permission" or "write", see package
-// [imgtool/image/fault].
-func (e *WriteError) Kind() string {
-	var inner interface {
-		error
-		Kind() string
-	}
-	switch {
-	case errors.As(e.Err, &inner):
-		return inner.Kind()
-	case errors.Is(e.Err, fs.ErrPermission):
-		return "permission"
-	}
-	return "write"
-}
+func (e *WriteError) Kind() string  { return fault.WriteKind(e.Err) }
 
 // ahead runs a sequence in another goroutine, one item ahead of its consumer. When the
 // consumer takes an item, it has finished with the previous one.

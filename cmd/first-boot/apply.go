@@ -195,7 +195,7 @@ func (d *device) activate(config *seed.Config, report func(api.Event)) error {
 	return nil
 }
 
-// runtimeUnit is an entry of quadlet-runtime.json: a unit in one of its modes.
+// runtimeUnit is an entry of quadlet-runtime.json: a unit in a mode.
 type runtimeUnit struct{ Filename, Service, Mode string }
 
 func runtimeUnits(files map[string]string) ([]runtimeUnit, error) {

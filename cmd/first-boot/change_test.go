@@ -46,6 +46,7 @@ func (b *box) change(c *provision.Client, place, value string) (warnings []strin
 // A change of one place keeps everything else, and the files of the bundle with the changes that
 // containers made, except for links and pipes.
 func TestChangeOfOnePlace(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.start()
 	dir := t.TempDir()
@@ -147,6 +148,7 @@ func TestChangeOfOnePlace(t *testing.T) {
 
 // Changes take as little memory as configurations.
 func TestMemoryOfChanges(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.start()
 	const most = api.MaxChange - 200

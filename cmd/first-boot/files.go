@@ -24,17 +24,15 @@ func (s *store) carry(candidate *os.Root) (skipped []string, err error) {
 		return nil, err
 	}
 	defer config.Close()
-	if info, err := config.Lstat("files"); errors.Is(err, fs.ErrNotExist) {
+	switch info, err := config.Lstat("files"); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	} else if err != nil {
+	case err != nil:
 		return nil, err
-	} else if !info.IsDir() {
+	case !info.IsDir():
 		return []string{"files"}, nil
 	}
-	if err := candidate.Mkdir("files", 0o700); err != nil {
-		return nil, err
-	}
-	if err := candidate.Lchown("files", s.service, s.service); err != nil {
+	if err := errors.Join(candidate.Mkdir("files", 0o700), candidate.Lchown("files", s.service, s.service)); err != nil {
 		return nil, err
 	}
 	from, err := config.OpenRoot("files")

@@ -544,6 +544,7 @@ func TestPageForm(t *testing.T) {
 // After a kill at any time, the next boot ends provisioned or waiting, with a complete
 // configuration or none.
 func TestKill(t *testing.T) {
+	imagetest.Long(t)
 	n := 12
 	if os.Getenv("SOAK") != "" {
 		n = 200

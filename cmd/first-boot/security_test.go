@@ -111,6 +111,7 @@ func TestDelayedUploadDoesNotBypassAuthorization(t *testing.T) {
 }
 
 func TestLinksOfUsersAreNotFollowed(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.start()
 	if _, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("first"))); err != nil {
@@ -194,6 +195,7 @@ func (b *box) sign(q *http.Request, base string, body []byte) {
 }
 
 func TestUserIDs(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.start()
 	with := func(image string, users ...string) []byte {
@@ -346,6 +348,7 @@ func (b *box) memory() int {
 const mostMemory = 64 << 10
 
 func TestServiceUnderManyConnections(t *testing.T) {
+	imagetest.Long(t)
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Max < 4096 {
 		t.Fatalf("this test opens 1,200 connections; the limit of open files is %d", limit.Max)
@@ -426,6 +429,7 @@ func member(w *tar.Writer, name string, text []byte) {
 }
 
 func TestMemory(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.start()
 	b.client(b.wan)
@@ -503,6 +507,7 @@ type zeroes struct{}
 func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func TestUploadsLeaveFreeSpace(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	data := filepath.Join(b.root, "data")
 	if err := unix.Mount("tmpfs", data, "tmpfs", 0, "size=100m"); err != nil {

@@ -120,7 +120,7 @@ func (d *device) sshd() error {
 		"KbdInteractiveAuthentication no\nUsePAM no\nPidFile none\n", 0o644)
 }
 
-// restart stops the running daemons and starts others. It fails if one of them is not ready in
+// restart stops the running daemons and starts others. It fails if a daemon is not ready in
 // time.
 func (s *services) restart(list []daemon, report func(api.Event)) error {
 	s.mu.Lock()

@@ -16,6 +16,7 @@ import (
 // A build that is ended at any moment, also by SIGKILL, leaves the old image or the complete
 // new one and no other file, and a valid cache.
 func TestAnEndedBuildLeavesNothing(t *testing.T) {
+	imagetest.Long(t)
 	r := random(t)
 	dir := t.TempDir()
 	in := filepath.Join(dir, "in")

@@ -207,6 +207,7 @@ func swapHeader(t *testing.T, file string) string {
 
 // An interrupt at any moment leaves the disk unchanged, without a table, or complete.
 func TestInterruptedFlashIsNotBootable(t *testing.T) {
+	imagetest.Long(t)
 	dir := built(t)
 	x := filepath.Join(dir, "x.img.zst")
 	disk := sparseFile(t, filepath.Join(dir, "disk"), 2500<<20)

@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/image"
 	"imgtool/image/fault"
+	"imgtool/image/hostfile"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
 )
@@ -101,18 +103,15 @@ func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 		return nil, err
 	}
 	if v.Format == "toml" && v.Config.UsesFiles() {
-		u.warn(opt.seed.file + " is not a bundle, but its containers use files of a bundle")
+		u.Warn(opt.seed.file + " is not a bundle, but its containers use files of a bundle")
 	}
 	return provision.NewPayload(v), nil
 }
 
 // connect connects to the device. p is the payload for it, or nil.
 func (opt *provisionOptions) connect(ctx context.Context, p *provision.Payload, u *ui) (*provision.Client, error) {
-	c, err := provision.Connect(ctx, provision.Target{Address: opt.address, Device: opt.device, Wait: opt.wait, Waiting: func(err error) {
-		if opt.wait > 0 {
-			u.Infof("%v; waiting up to %s", err, opt.wait)
-		}
-	}})
+	c, err := provision.Connect(ctx, provision.Target{Address: opt.address, Device: opt.device, Wait: opt.wait,
+		Waiting: func(err error) { u.Infof("%v; waiting up to %s", err, opt.wait) }})
 	if err != nil {
 		return nil, opt.hint(err)
 	}
@@ -129,12 +128,12 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 	if err != nil || c.Encrypted() {
 		return c, err
 	}
-	u.warn(c.URL() + " is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
+	u.Warn(c.URL() + " is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
 	if c.Local() || opt.yes {
 		return c, nil
 	}
 	reason := c.URL() + " is not a local address, and the configuration may contain secrets"
-	line, err := u.answer(ctx, reason+".\nType yes to go on: ", reason+"; pass --yes to go on")
+	line, err := u.Answer(ctx, reason+".\nType yes to go on: ", reason+"; pass --yes to go on")
 	if err == nil && line != "yes" {
 		err = &provision.RefusedError{Address: c.URL(), Reason: "nothing was sent: the answer was not yes"}
 	}
@@ -145,14 +144,11 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *ui) provision.KeyFunc {
 	return func() ([]*provision.Key, error) {
 		home, _ := os.UserHomeDir()
-		ring := &provision.Keyring{ID: opt.key, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.warn,
+		ring := &provision.Keyring{ID: opt.key, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.Warn,
 			Touch: func(name string) { u.Infof("touch the security key %s", name) },
 			Passphrase: func(ctx context.Context, file string, again bool) (string, error) {
-				question := fmt.Sprintf("Passphrase of %s: ", file)
-				if again {
-					question = "It is wrong. " + question
-				}
-				return u.secret(ctx, question, fmt.Sprintf("%s has a passphrase; add it to ssh-agent with ssh-add", file))
+				question := map[bool]string{true: "It is wrong. "}[again] + "Passphrase of " + file + ": "
+				return u.Secret(ctx, question, file+" has a passphrase; add it to ssh-agent with ssh-add")
 			}}
 		return ring.Find(ctx, config)
 	}
@@ -166,11 +162,11 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 	done, err := c.Apply(ctx, r)
 	state := map[string]string{fault.Refused: "refused", fault.RolledBack: "rolled-back", fault.Unknown: "unknown"}[fault.Kind(err)]
 	switch {
-	case err != nil && u.json && state != "":
-		return errors.Join(u.print(map[string]any{"state": state, "address": c.URL(), "why": err.Error()}), opt.hint(err))
+	case err != nil && u.JSON && state != "":
+		return errors.Join(u.Print(map[string]any{"state": state, "address": c.URL(), "why": err.Error()}), opt.hint(err))
 	case err != nil:
 		return opt.hint(err)
-	case u.json:
+	case u.JSON:
 		result := map[string]any{"state": "applied", "address": c.URL(), "reapply": done.Reapply, "seconds": time.Since(begin).Seconds()}
 		if done.Forwarding != "" {
 			result["forwarding_url"] = done.Forwarding
@@ -178,7 +174,7 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 		if done.Key != nil {
 			result["key"] = done.Key.Name
 		}
-		return u.print(result)
+		return u.Print(result)
 	}
 	u.Infof("applied in %.1f s", time.Since(begin).Seconds())
 	if done.Forwarding != "" {
@@ -208,13 +204,13 @@ func (opt *provisionOptions) hint(err error) error {
 func showProvisioning(e provision.Event, u *ui) {
 	switch {
 	case e.Sent:
-		u.leaves("the device has the configuration and continues with it")
+		u.Leaves("the device has the configuration and continues with it")
 	case e.Warning != "":
-		u.warn(e.Warning)
+		u.Warn(e.Warning)
 	case e.Note != "":
 		u.Infof("%s", e.Note)
-	case u.json:
-		u.event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
+	case u.JSON:
+		u.Event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
 			"service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status})
 	default:
 		line := fmt.Sprintf("%7.1f s  %s", e.Step.Elapsed, e.Step.Step)
@@ -226,4 +222,213 @@ func showProvisioning(e provision.Event, u *ui) {
 		}
 		u.Infof("%s", line)
 	}
+}
+
+func newProvisionSetCommand(u *ui) *cobra.Command {
+	opt := &provisionOptions{}
+	return opt.applying(&cobra.Command{
+		Use:   "set ADDRESS KEY FILE",
+		Short: "Change one part of the configuration of a device",
+		Long: `Change one part of the configuration of a device. Everything else stays, including the files
+of a bundle. KEY is a place in config.toml: users.NAME; containers.container.NAME,
+containers.network.NAME or containers.volume.NAME; network, or a key in it, such as
+network.dnsmasq.domain.
+
+FILE contains the new value, as JSON, or as TOML without the header of the table; - is standard
+input. It replaces the old value, except for the network, where it is merged: tables key by key,
+and in JSON null deletes a key.
+
+The device's configuration is read first, which requires an admin's key, and the change is
+checked: a change that seed check would refuse is not sent. The device rewrites its config.toml,
+so comments and the layout are lost. Exit statuses: as of imgtool provision.`,
+		Example: `  imgtool provision set 172.20.30.1 users.ops ops.json
+  imgtool provision set 172.20.30.1 containers.container.web web.toml --key ~/.ssh/id_ed25519
+  echo '{"dns_servers": ["9.9.9.9"], "default_gateway": null}' | imgtool provision set 172.20.30.1 network -
+  echo '[22, 443]' | imgtool provision set 172.20.30.1 network.firewall.inbound.wan.tcp -`,
+	}, 3, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
+}
+
+func newProvisionUnsetCommand(u *ui) *cobra.Command {
+	opt := &provisionOptions{}
+	return opt.applying(&cobra.Command{
+		Use:   "unset ADDRESS KEY",
+		Short: "Delete one part of the configuration of a device",
+		Long: `Delete one part of the configuration of a device. Everything else stays, including the files
+of a bundle. KEY is a place as in imgtool provision set, but the network as a whole cannot be
+deleted. As there, a change that seed check would refuse is not sent, and comments are lost.`,
+		Example: `  imgtool provision unset 172.20.30.1 users.ops
+  imgtool provision unset 172.20.30.1 network.default_gateway
+  imgtool provision unset 172.20.30.1 containers.volume.data --key ~/.ssh/id_ed25519`,
+	}, 2, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
+}
+
+// runProvisionSet sets a place to the value in a file, or deletes it if no file is given.
+func runProvisionSet(ctx context.Context, opt *provisionOptions, u *ui) (err error) {
+	var value []byte
+	if len(opt.args) == 2 {
+		if value, err = provision.ReadValue(opt.args[1], u.In); err != nil {
+			return err
+		}
+	}
+	change, err := provision.ParseChange(opt.args[0], value)
+	if err != nil {
+		return err
+	}
+	c, err := opt.connectConfidential(ctx, nil, u)
+	if err != nil {
+		return err
+	}
+	e, err := c.Edit(ctx, change, opt.keys(ctx, nil, u))
+	if err != nil {
+		return opt.hint(err)
+	}
+	if e.Unchanged {
+		u.Infof("the device has this value already; nothing was sent")
+		if u.JSON {
+			return u.Print(map[string]any{"state": "same", "address": c.URL()})
+		}
+		return nil
+	}
+	if e.LosesLayout {
+		u.Warn("the device rewrites its config.toml: comments and the layout are lost")
+	}
+	return opt.apply(ctx, c, e.Request, u)
+}
+
+func newProvisionStatusCommand(u *ui) *cobra.Command {
+	opt := &provisionOptions{}
+	return opt.command(&cobra.Command{
+		Use:   "status ADDRESS",
+		Short: "Show whether a device is up and has a configuration",
+		Long: `Show whether a device is up and has a configuration, and with --seed whether it is that
+configuration, for which the device requires the signature of an admin. Exit status 0: it is up
+and has the configuration; 8: the configuration differs; 9: the device does not answer.`,
+		Example: `  imgtool provision status 172.20.30.1 --wait 5m
+  imgtool provision status 172.20.30.1 --seed config.toml`,
+	}, 1, "config.toml or bundle that it should have", func(ctx context.Context) error { return runProvisionStatus(ctx, opt, u) })
+}
+
+func runProvisionStatus(ctx context.Context, opt *provisionOptions, u *ui) error {
+	var p *provision.Payload
+	var want *seed.Config
+	connect := opt.connect
+	if opt.seed.given() {
+		var err error
+		if p, err = opt.payload(u); err != nil {
+			return err
+		}
+		want, connect = p.Config, opt.connectConfidential
+	}
+	c, err := connect(ctx, p, u)
+	if err != nil {
+		return err
+	}
+	s, err := c.Status(ctx, want, opt.keys(ctx, want, u))
+	if err != nil {
+		return opt.hint(err)
+	}
+	state, words := "provisioned", "up, and has a configuration"
+	switch {
+	case s.Fresh:
+		state, words = "fresh", "up, and waits for its first configuration"
+	case s.Same:
+		words = "up, and has the configuration of " + opt.seed.file
+	case want != nil:
+		words = "up, and has another configuration than " + opt.seed.file
+	}
+	if want == nil && c.Device != "" {
+		words += " (device " + c.Device + ")"
+	}
+	if u.JSON {
+		result := map[string]any{"address": c.URL(), "state": state}
+		if c.Device != "" {
+			result["device"] = c.Device
+		}
+		if want != nil {
+			result["same"] = s.Same
+		}
+		err = u.Print(result)
+	} else {
+		err = u.Printf("%s: %s\n", c.URL(), words)
+	}
+	if err == nil && want != nil && !s.Same {
+		err = fault.New(fault.Mismatch, "%s: %s", c.URL(), words)
+	}
+	return err
+}
+
+func newProvisionValidateCommand(u *ui) *cobra.Command {
+	opt := &provisionOptions{}
+	return opt.command(&cobra.Command{
+		Use:   "validate ADDRESS --seed FILE",
+		Short: "Make a device check a configuration without applying it",
+		Long: `Make a device check a config.toml or a bundle without applying it. The device does so for its
+admins only, so that a device without a configuration refuses; imgtool seed check needs no
+device. Exit status 4 if the device refuses it.`,
+		Example: `  imgtool provision validate 172.20.30.1 --seed config.toml`,
+	}, 1, "config.toml or bundle to check", func(ctx context.Context) error { return runProvisionValidate(ctx, opt, u) })
+}
+
+func runProvisionValidate(ctx context.Context, opt *provisionOptions, u *ui) error {
+	p, err := opt.payload(u)
+	if err != nil {
+		return err
+	}
+	c, err := opt.connectConfidential(ctx, p, u)
+	if err != nil {
+		return err
+	}
+	return opt.hint(c.WithKey(ctx, opt.keys(ctx, p.Config, u), func(key *provision.Key) error {
+		warnings, err := c.Validate(ctx, p.Name, p.Body, key)
+		if err != nil {
+			return err
+		}
+		if u.JSON {
+			return u.Print(map[string]any{"ok": true, "address": c.URL(), "warnings": append([]string{}, warnings...)})
+		}
+		for _, w := range warnings {
+			u.Warn(w)
+		}
+		u.Infof("%s would take %s", c.URL(), opt.seed.file)
+		return nil
+	}))
+}
+
+func newProvisionExportCommand(u *ui) *cobra.Command {
+	opt := &provisionOptions{}
+	cmd := &cobra.Command{
+		Use:     "export ADDRESS",
+		Short:   "Print the configuration of a device",
+		Long:    `Print the config.toml of a device. The device requires the signature of an admin. Files of a bundle are not included.`,
+		Example: `  imgtool provision export 172.20.30.1 -o config.toml`,
+	}
+	cmd.Flags().StringVarP(&opt.output, "output", "o", "", "file to write (default: standard output)")
+	return opt.command(cmd, 1, "", func(ctx context.Context) error { return runProvisionExport(ctx, opt, u) })
+}
+
+func runProvisionExport(ctx context.Context, opt *provisionOptions, u *ui) error {
+	toFile := opt.output != "" && opt.output != "-"
+	if toFile {
+		if err := hostfile.CheckOutput(opt.output); err != nil {
+			return err
+		}
+	}
+	c, err := opt.connectConfidential(ctx, nil, u)
+	if err != nil {
+		return err
+	}
+	return opt.hint(c.WithKey(ctx, opt.keys(ctx, nil, u), func(key *provision.Key) error {
+		config, err := c.Export(ctx, key)
+		if err != nil {
+			return err
+		}
+		if !toFile {
+			return u.Write(config)
+		}
+		if err := writeNew(opt.output, config); err != nil {
+			return err
+		}
+		u.Infof("%s: %s", opt.output, image.FormatSize(int64(len(config))))
+		return nil
+	}))
 }

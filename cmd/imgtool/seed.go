@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io/fs"
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
@@ -64,7 +63,7 @@ var errSeedPipe = fault.New(fault.Usage, "the seed must be a file, not a pipe")
 // verdict reads and checks a seed, which may also be a bundle or come from standard input.
 func (o seedOptions) verdict(u *ui) (*seedfile.Verdict, error) {
 	if o.values == "" && o.unit == "" {
-		return seedfile.ReadVerdict(o.file, u.in)
+		return seedfile.ReadVerdict(o.file, u.In)
 	}
 	s, err := o.read()
 	if err != nil {
@@ -80,13 +79,13 @@ func (o seedOptions) valid(u *ui) (*seedfile.Verdict, error) {
 		return nil, err
 	}
 	if v.OK {
-		v.Warn(u.warn)
+		v.Warn(u.Warn)
 	}
 	return v, v.Faulty()
 }
 
-// writeNew writes a file completely or not at all. Only regular files are replaced.
-func writeNew(path string, data []byte, mode fs.FileMode) error {
+// writeNew writes a file with mode 0600 completely or not at all. Only regular files are replaced.
+func writeNew(path string, data []byte) error {
 	if err := hostfile.CheckOutput(path); err != nil {
 		return err
 	}
@@ -94,5 +93,5 @@ func writeNew(path string, data []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, data, mode, renameio.WithTempDir(filepath.Dir(path)))
+	return renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 }

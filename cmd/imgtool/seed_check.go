@@ -18,11 +18,9 @@ func newSeedCheckCommand(u *ui) *cobra.Command {
 		Use:   "check FILE",
 		Short: "Report all faults of a seed, a bundle or a template",
 		Long: `Check a config.toml, or a bundle (.tar.zst, .tar.gz), as the device does, and print all
-faults, each with its line. A bundle is not unpacked. FILE may be - for standard input. Exit
-status 3 if the device would refuse it, 6 if a bundle is damaged.
-
-With --values FILE is a template, and the documents of all units are checked, or with --unit of
-one unit. Lines refer to the template; values are not printed.`,
+faults, each with its line. FILE may be - for standard input. Exit status 3 if the device would
+refuse it, 6 if a bundle is damaged. With --values FILE is a template, checked for all units or
+for --unit; lines refer to the template, and values are not printed.`,
 		Example: `  imgtool seed check config.toml
   imgtool seed check --json config.tar.zst
   imgtool seed check --values units.csv seed.toml`,
@@ -43,13 +41,13 @@ func runSeedCheck(opt seedOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	if u.json {
-		return errors.Join(u.print(v), v.Refused())
+	if u.JSON {
+		return errors.Join(u.Print(v), v.Refused())
 	}
 	for _, f := range v.Faults {
-		u.printf("%s:%v\n", v.Name, f)
+		u.Printf("%s:%v\n", v.Name, f)
 	}
-	v.Warn(u.warn)
+	v.Warn(u.Warn)
 	if v.OK {
 		u.Infof("%s: the device takes it", v.Name)
 	}
@@ -64,10 +62,10 @@ func runSeedCheckUnits(opt seedOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	if u.json {
-		return errors.Join(u.print(all), all.Refused())
+	if u.JSON {
+		return errors.Join(u.Print(all), all.Refused())
 	}
-	all.Each(func(fault string) { u.printf("%s\n", fault) }, u.warn)
+	all.Each(func(fault string) { u.Printf("%s\n", fault) }, u.Warn)
 	if all.OK {
 		u.Infof("%s: the device takes it for each of %d units", opt.file, len(all.Units))
 	}
@@ -80,9 +78,8 @@ func newSeedRenderCommand(u *ui) *cobra.Command {
 		Use:   "render FILE",
 		Short: "Show the files that a device makes of a seed",
 		Long: `Show the files that a device writes below /data/config when it takes a config.toml or a
-bundle, byte for byte. Files of the bundle are left out.
-
-With --values and --unit FILE is a template; the output contains the unit's values.`,
+bundle, byte for byte. Files of the bundle are left out. With --values and --unit FILE is a
+template; the output contains the unit's values.`,
 		Example: `  imgtool seed render config.toml
   imgtool seed render --values units.csv --unit W123 seed.toml`,
 		Args: cobra.ExactArgs(1),
@@ -101,14 +98,14 @@ func runSeedRender(opt seedOptions, u *ui) error {
 		return err
 	}
 	files := v.Config.Render()
-	if u.json {
-		return u.print(files)
+	if u.JSON {
+		return u.Print(files)
 	}
 	for i, f := range files {
 		if i > 0 {
-			u.printf("\n")
+			u.Printf("\n")
 		}
-		if err := u.text(fmt.Sprintf("==> /data/config/%s <==\n%s\n", sanitize.Line(f.Path), strings.TrimSuffix(f.Text, "\n"))); err != nil {
+		if err := u.Text(fmt.Sprintf("==> /data/config/%s <==\n%s\n", sanitize.Line(f.Path), strings.TrimSuffix(f.Text, "\n"))); err != nil {
 			return err
 		}
 	}
@@ -123,6 +120,6 @@ func newSeedSchemaCommand(u *ui) *cobra.Command {
 with a schema. It has fewer rules than imgtool seed check.`,
 		Example: `  imgtool seed schema > atomixos.schema.json`,
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return u.write(seed.Schema()) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return u.Write(seed.Schema()) },
 	}
 }

@@ -19,15 +19,13 @@ import (
 	"imgtool/image/seed"
 	"imgtool/image/seed/bundle"
 	"imgtool/image/seed/seedfile"
+	"imgtool/image/seed/seedstick"
+	"imgtool/image/volume"
 )
 
-type seedNewOptions struct {
-	seed.Answers
-	output string
-}
-
 func newSeedNewCommand(u *ui) *cobra.Command {
-	var opt seedNewOptions
+	var opt seed.Answers
+	var output string
 	cmd := &cobra.Command{
 		Use:   "new",
 		Short: "Write a seed from a few answers",
@@ -37,7 +35,7 @@ are not given by flags.`,
   imgtool seed new --user ops --ssh-key ~/.ssh/id_ed25519.pub --container web \
       --image registry.example/web:1 --publish 8080:80 > config.toml`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runSeedNew(cmd.Context(), opt, u) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runSeedNew(cmd.Context(), opt, output, u) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&opt.User, "user", "", "name of the admin")
@@ -50,13 +48,13 @@ are not given by flags.`,
 	f.StringVar(&opt.Start, "dhcp-start", "", "first address for clients on the LAN")
 	f.StringVar(&opt.End, "dhcp-end", "", "last address for clients on the LAN")
 	f.StringVar(&opt.Update, "update-url", "", "https address of the update server")
-	f.StringVarP(&opt.output, "output", "o", "", "file to write (default: standard output)")
+	f.StringVarP(&output, "output", "o", "", "file to write (default: standard output)")
 	return cmd
 }
 
-func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
-	if opt.output != "" {
-		if err := hostfile.CheckOutput(opt.output); err != nil {
+func runSeedNew(ctx context.Context, opt seed.Answers, output string, u *ui) error {
+	if output != "" {
+		if err := hostfile.CheckOutput(output); err != nil {
 			return err
 		}
 	}
@@ -72,27 +70,26 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 		if *q.answer != "" {
 			continue
 		}
-		line, err := u.answer(ctx, q.question, "pass --user, --ssh-key, --container and --image")
+		line, err := u.Answer(ctx, q.question, "pass --user, --ssh-key, --container and --image")
 		if err != nil {
 			return err
 		}
 		*q.answer = cmp.Or(line, q.fallback)
 	}
 	if opt.Key != "" && !strings.Contains(opt.Key, " ") {
-		key, err := seedfile.ReadPublicKey(opt.Key)
-		if err != nil {
+		var err error
+		if opt.Key, err = seedfile.ReadPublicKey(opt.Key); err != nil {
 			return err
 		}
-		opt.Key = key
 	}
-	text, faults := seed.New(opt.Answers)
-	if err := seedfile.Faulty("seed", faults, u.warn); err != nil {
+	text, faults := seed.New(opt)
+	if err := seedfile.Faulty("seed", faults, u.Warn); err != nil {
 		return err
 	}
-	if opt.output == "" {
-		return u.write(text)
+	if output == "" {
+		return u.Write(text)
 	}
-	return writeNew(opt.output, text, 0o600)
+	return writeNew(output, text)
 }
 
 func newSeedBundleCommand(u *ui) *cobra.Command {
@@ -135,15 +132,71 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
-	if err := seedfile.Faulty(filepath.Join(dir, "config.toml"), faults, u.warn); err != nil {
+	if err := seedfile.Faulty(filepath.Join(dir, "config.toml"), faults, u.Warn); err != nil {
 		return err
 	}
-	if err := writeNew(output, b.Bytes(), 0o600); err != nil {
+	if err := writeNew(output, b.Bytes()); err != nil {
 		return err
 	}
-	if u.json {
-		return u.print(map[string]any{"bundle": output, "bytes": b.Len()})
+	if u.JSON {
+		return u.Print(map[string]any{"bundle": output, "bytes": b.Len()})
 	}
 	u.Infof("%s: %s", output, image.FormatSize(int64(b.Len())))
 	return nil
+}
+
+func newSeedStickCommand(u *ui) *cobra.Command {
+	opt := flashOptions{delta: "auto", verify: "full"}
+	cmd := &cobra.Command{
+		Use:   "stick DISK SEED",
+		Short: "Make a USB stick that a device takes its seed from",
+		Long: `Make a USB stick that a device takes its seed from. Everything on the stick is lost. A device
+that was flashed without a seed looks for a stick on its first boot, and takes the first with a
+config.toml; plug it in before the boot, and no other stick.
+
+DISK is a disk, or a regular file in place of one, of 66 MiB or more. It is checked, written and
+read back as by imgtool flash. Computers show the stick as SEED.`,
+		Example: `  imgtool seed stick /dev/sdX config.toml
+  imgtool seed stick --values units.csv --unit W123 /dev/sdX seed.toml
+  truncate -s 66M stick.img && imgtool seed stick --yes stick.img config.toml`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.seed.file = args[1]
+			return runSeedStick(cmd.Context(), args[0], opt, u)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation (safety checks still apply)")
+	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
+	f.StringVar(&opt.serial, "serial", "", "require this serial number of the disk")
+	f.StringVar(&opt.receipt, "receipt", "", "append the result to this file, as a JSON object in a line")
+	f.BoolVar(&opt.again, "reprovision", false, "give a unit a second stick without a warning")
+	addStallFlag(cmd, &opt.stall)
+	opt.seed.addFlags(cmd)
+	return cmd
+}
+
+func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) error {
+	if err := opt.check(); err != nil {
+		return err
+	}
+	s, err := opt.seed.read()
+	if err != nil {
+		return err
+	}
+	text, err := s.Check("atomixos", u.Warn)
+	if err != nil {
+		return err
+	}
+	when, _, err := build.SourceDate()
+	if err != nil {
+		return err
+	}
+	img, err := seedstick.New(text, when)
+	if err != nil {
+		return err
+	}
+	pic := volume.FromImage("a seed stick with "+opt.seed.file, img, nil)
+	pic.Unit = opt.seed.unit
+	return flashSource(ctx, []string{disk}, pic, opt, u)
 }

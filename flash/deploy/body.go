@@ -8,27 +8,22 @@ import (
 	"imgtool/image/volume"
 )
 
-// body returns the content of the image from start on, without the backup table. Partitions
-// that end after the image are filled with zeros.
-func (p *Plan) body() volume.Chunks { return p.withoutBackup(p.padded(p.rest)) }
+// body returns the content of the image from start on, without the backup table.
+func (p *Plan) body() volume.Chunks { return p.withoutBackup(p.padded(p.rest())) }
 
-// rest yields the content of the image from start on.
-func (p *Plan) rest(yield func(image.Chunk, error) bool) {
-	for _, c := range p.first {
-		if !yield(c, nil) {
-			return
+// rest returns the content of the image from start on.
+func (p *Plan) rest() volume.Chunks {
+	return join(sequence(p.first), func(yield func(image.Chunk, error) bool) {
+		for {
+			c, err, ok := p.next()
+			if err != nil {
+				c, err = image.Chunk{}, p.src.Wrap(err)
+			}
+			if !ok && err == nil || !yield(c, err) || err != nil {
+				return
+			}
 		}
-	}
-	for {
-		c, err, ok := p.next()
-		if err != nil {
-			yield(image.Chunk{}, p.src.Wrap(err))
-			return
-		}
-		if !ok || !yield(c, nil) {
-			return
-		}
-	}
+	})
 }
 
 // padded adds zeros to an image that ends before its last partition does.
@@ -62,12 +57,12 @@ func (p *Plan) padded(chunks volume.Chunks) volume.Chunks {
 			return
 		}
 		for _, s := range missing {
-			for s.Len > 0 {
-				n := min(s.Len, image.PieceSize-s.Off%image.PieceSize)
-				if !yield(image.Chunk{Off: s.Off, Data: make([]byte, n)}, nil) {
+			for off := s.Off; off < s.End(); {
+				n := min(s.End()-off, image.PieceSize-off%image.PieceSize)
+				if !yield(image.Chunk{Off: off, Data: make([]byte, n)}, nil) {
 					return
 				}
-				s = image.Span{Off: s.Off + n, Len: s.Len - n}
+				off += n
 			}
 		}
 		p.setEnd(end)
@@ -82,11 +77,7 @@ func (p *Plan) withoutBackup(chunks volume.Chunks) volume.Chunks {
 	at, free := p.backup(), p.table.End()
 	return func(yield func(image.Chunk, error) bool) {
 		p.tail = make([]byte, at.Len)
-		for c, err := range chunks {
-			if err != nil {
-				yield(c, err)
-				return
-			}
+		mapped(chunks, func(c image.Chunk) ([]image.Chunk, error) {
 			before, rest := cut(c, at.Off)
 			inside, after := cut(rest, at.End())
 			if len(inside.Data) > 0 {
@@ -97,6 +88,25 @@ func (p *Plan) withoutBackup(chunks volume.Chunks) volume.Chunks {
 				if n := len(bytes.TrimRight(behind.Data, "\x00")); n > 0 {
 					p.dataEnd = max(p.dataEnd, behind.Off+int64(n))
 				}
+			}
+			return []image.Chunk{before, after}, nil
+		})(yield)
+	}
+}
+
+// mapped returns the parts that f makes of each chunk, up to the first error.
+func mapped(chunks volume.Chunks, f func(image.Chunk) ([]image.Chunk, error)) volume.Chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			var parts []image.Chunk
+			if err == nil {
+				parts, err = f(c)
+			}
+			if err != nil {
+				yield(image.Chunk{}, err)
+				return
+			}
+			for _, c := range parts {
 				if len(c.Data) > 0 && !yield(c, nil) {
 					return
 				}
@@ -113,32 +123,21 @@ func (p *Plan) onto(size int64, body volume.Chunks) volume.Chunks {
 		return body
 	}
 	end := size / g.Sector * g.Sector
-	return func(yield func(image.Chunk, error) bool) {
-		for c, err := range body {
-			if err != nil {
-				yield(c, err)
-				return
-			}
-			parts := []image.Chunk{c}
-			if before, after := cut(c, end-g.TailLen()); len(bytes.TrimRight(after.Data, "\x00")) == 0 {
-				// A regular file may end within a sector.
-				_, last := cut(after, end)
-				last, _ = cut(last, size)
-				parts = []image.Chunk{before, last}
-			}
-			for _, c := range parts {
-				if len(c.Data) > 0 && !yield(c, nil) {
-					return
-				}
-			}
+	return mapped(body, func(c image.Chunk) ([]image.Chunk, error) {
+		before, after := cut(c, end-g.TailLen())
+		if len(bytes.TrimRight(after.Data, "\x00")) > 0 {
+			return []image.Chunk{c}, nil
 		}
-	}
+		// A regular file may end within a sector.
+		_, last := cut(after, end)
+		last, _ = cut(last, size)
+		return []image.Chunk{before, last}, nil
+	})
 }
 
 // ends returns what goes before start and to the end of a disk of size bytes: the head with
 // the partition table fitted to the disk, and the backup table. The body must have been
-// read. If the image has data where the backup table of the disk belongs, its own table stays
-// as it is.
+// read. If the image has data where the backup table of the disk belongs, its own table stays.
 func (p *Plan) ends(size int64) (before, after []image.Chunk, err error) {
 	before = slices.Clone(p.head)
 	g := p.movable()

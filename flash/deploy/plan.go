@@ -50,8 +50,7 @@ const maxHead = 64 << 20
 
 func corrupt(format string, args ...any) error { return fault.New(fault.Corrupt, format, args...) }
 
-// NewPlan reads an image up to its first partition. The source must stay open until the
-// plan is closed.
+// NewPlan reads an image up to its first partition. The source must stay open until Close.
 func NewPlan(src *volume.Source) (*Plan, error) {
 	p := &Plan{src: src}
 	p.next, p.close = iter.Pull2(src.Chunks())
@@ -68,8 +67,7 @@ func (p *Plan) Close() { p.close() }
 // Source returns the image.
 func (p *Plan) Source() *volume.Source { return p.src }
 
-// Size returns the least size of a disk for the image, in bytes. It may grow while a stream is
-// read.
+// Size returns the least size of a disk in bytes. It may grow while a stream is read.
 func (p *Plan) Size() int64 { return p.size }
 
 func (p *Plan) read() error {
@@ -140,8 +138,7 @@ func (p *Plan) note(format string, args ...any) {
 	}
 }
 
-// Report warns of what is unusual about the image and was not reported before. More may be
-// known after the body was read.
+// Report warns of what is unusual about the image and was not reported before.
 func (p *Plan) Report(r progress.Reporter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,15 +147,11 @@ func (p *Plan) Report(r progress.Reporter) {
 	}
 }
 
-// contentSpans are where the body is known to have content. There are none for a stream
-// without a manifest.
+// contentSpans are where the body has content; none for a stream without a manifest.
 func (p *Plan) contentSpans() (spans []image.Span) {
 	switch {
 	case p.src.Image != nil:
-		for s := range p.src.Image.Spans() {
-			spans = append(spans, s)
-		}
-		spans = append(spans, p.missing(p.src.Image.Size())...)
+		spans = slices.AppendSeq(p.missing(p.src.Image.Size()), p.src.Image.Spans())
 	case p.src.Manifest != nil:
 		for _, e := range p.src.Manifest.Pieces {
 			spans = append(spans, image.Span{Off: e.Off, Len: e.Len})
@@ -181,19 +174,18 @@ func (p *Plan) BodySize() (n int64) {
 
 // ExpectedSize returns the number of bytes of [Plan.Expected], 0 if it is not known.
 func (p *Plan) ExpectedSize() int64 {
-	n := p.BodySize()
-	if n > 0 {
-		n += p.start
+	if n := p.BodySize(); n > 0 {
+		return n + p.start
 	}
-	return n
+	return 0
 }
 
 // Need returns what the image requires of a disk.
 func (p *Plan) Need() disk.Need {
 	n := Need(p.src)
 	n.SectorSize = int(p.table.Sector)
-	if n.Size = p.size; p.src.FillPartition() != nil && p.src.Image != nil {
-		n.Size = 0 // it is made to fit
+	if p.src.Manifest == nil {
+		n.Size = p.size
 	}
 	return n
 }
@@ -205,7 +197,7 @@ func Need(src *volume.Source) disk.Need {
 		n.Size, n.Floor, n.Who, n.Exact = m.Size, m.Floor, m.Board, m.Disk
 	}
 	if src.FillPartition() != nil && src.Image != nil {
-		n.Size = 0
+		n.Size = 0 // it is made to fit
 	}
 	return n
 }
@@ -240,10 +232,7 @@ func (p *Plan) Job(size int64) (flash.Job, error) {
 // or a file system, and the image has no content: before the first partition, at the end of
 // the disk, and in every partition, also if the device makes it later.
 func (p *Plan) wipes(size int64) []image.Span {
-	const (
-		kib = 1 << 10
-		mib = 1 << 20
-	)
+	const kib, mib = 1 << 10, 1 << 20
 	spans := []image.Span{{Off: 0, Len: p.start}, {Off: size - 2*mib, Len: 2 * mib}}
 	add := func(off, length int64) {
 		if length <= 0 {
@@ -279,8 +268,7 @@ func (p *Plan) wipes(size int64) []image.Span {
 	return image.Subtract(whole, p.wholeSectors())
 }
 
-// wholeSectors returns the whole sectors that the body is known to fill, without the backup
-// table.
+// wholeSectors returns the sectors that the body is known to fill, without the backup table.
 func (p *Plan) wholeSectors() (spans []image.Span) {
 	for _, s := range p.contentSpans() {
 		end := s.End() / p.table.Sector * p.table.Sector
@@ -296,18 +284,9 @@ func (p *Plan) Expected(size int64) (volume.Chunks, error) {
 	if err := p.fits(size); err != nil {
 		return nil, err
 	}
-	chunks := func(list []image.Chunk) volume.Chunks {
-		return func(yield func(image.Chunk, error) bool) {
-			for _, c := range list {
-				if !yield(c, nil) {
-					return
-				}
-			}
-		}
-	}
 	if p.src.Image != nil {
 		before, after, err := p.ends(size)
-		return join(chunks(before), p.onto(size, p.body()), chunks(after)), err
+		return join(sequence(before), p.onto(size, p.body()), sequence(after)), err
 	}
 	// Both ends depend on what the image has after its last partition, so they come last.
 	ends := func(yield func(image.Chunk, error) bool) {
@@ -316,9 +295,19 @@ func (p *Plan) Expected(size int64) (volume.Chunks, error) {
 			yield(image.Chunk{}, err)
 			return
 		}
-		chunks(append(before, after...))(yield)
+		sequence(append(before, after...))(yield)
 	}
 	return join(p.onto(size, p.body()), ends), nil
+}
+
+func sequence(list []image.Chunk) volume.Chunks {
+	return func(yield func(image.Chunk, error) bool) {
+		for _, c := range list {
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
 }
 
 // join returns one sequence after the other, up to the first error.
@@ -335,7 +324,7 @@ func join(all ...volume.Chunks) volume.Chunks {
 }
 
 // ReadThrough reads the body for its errors, and refuses an image that has more bytes than
-// one of the disks. After that the plan of a stream is used up.
+// a disk. After that the plan of a stream is used up.
 func (p *Plan) ReadThrough(ctx context.Context, disks []*disk.Disk, r progress.Reporter) error {
 	checked := r.Phase("checking", p.BodySize())
 	defer r.EndPhase()
@@ -358,14 +347,10 @@ func (p *Plan) ReadThrough(ctx context.Context, disks []*disk.Disk, r progress.R
 
 // upTo ends in an error if an image has more bytes than a disk.
 func upTo(chunks volume.Chunks, d *disk.Disk) volume.Chunks {
-	return func(yield func(image.Chunk, error) bool) {
-		for c, err := range chunks {
-			if end := c.Off + int64(len(c.Data)); err == nil && end > d.Size {
-				c, err = image.Chunk{}, &disk.RefusedError{Disk: d.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", d.Size, end)}
-			}
-			if !yield(c, err) || err != nil {
-				return
-			}
+	return mapped(chunks, func(c image.Chunk) ([]image.Chunk, error) {
+		if end := c.Off + int64(len(c.Data)); end > d.Size {
+			return nil, &disk.RefusedError{Disk: d.Path, Reason: fmt.Sprintf("%d bytes is too small: the image needs at least %d when unpacked: use a larger disk", d.Size, end)}
 		}
-	}
+		return []image.Chunk{c}, nil
+	})
 }

@@ -222,7 +222,7 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// All consumers get all chunks, also if one of them leaves early or never begins.
+// All consumers get all chunks, also if another leaves early or never begins.
 func TestShare(t *testing.T) {
 	var all volume.Chunks = func(yield func(image.Chunk, error) bool) {
 		for i := range int64(100) {

@@ -162,6 +162,7 @@ func TestTargetUnalignedBuffers(t *testing.T) {
 // Every disk that is in use stays as it is, to the byte, and is refused when it
 // is looked at and when it is opened.
 func TestDiskInUseIsRefused(t *testing.T) {
+	imagetest.Long(t)
 	for _, c := range []struct {
 		name string
 		use  func(t *testing.T, dev string)

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"imgtool/flash/disk"
+	"imgtool/image/imagetest"
 )
 
 // A random machine is a graph of block devices that grows step by step. Each new use of a
@@ -673,6 +674,7 @@ func (t *topology) check(root string, n *count) error {
 // No disk in use may be written. SEED=number sets the seed of the first machine; later
 // machines have the next numbers.
 func TestRandomMachines(t *testing.T) {
+	imagetest.Long(t)
 	seed, many := rand.Uint64()>>16, 500
 	if os.Getenv("SOAK") != "" {
 		many = 10000

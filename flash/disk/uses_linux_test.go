@@ -37,6 +37,7 @@ c.mmap.restype = ctypes.c_void_p; assert c.mmap(None, ctypes.c_size_t(4096), 3, 
 // A disk that another program writes to is refused by Find, and by Open if the program
 // started after Find.
 func TestOpenForWritingIsRefused(t *testing.T) {
+	imagetest.Long(t)
 	for _, kind := range []string{"file", "disk", "partition", "file of the disk"} {
 		cases := holders
 		if kind == "file" {

@@ -82,13 +82,12 @@ func changes(from, to *tree.Tree, last []string, suffix string) ([]change, error
 	return all, nil
 }
 
-// changeOf returns what turns an inode, which may be nil, into another, or nil if they are
-// alike.
+// changeOf returns what turns an inode or nil into another, or nil if they are alike.
 func changeOf(p string, old, n *tree.Inode) (*change, error) {
 	if old == n {
 		return nil, nil
 	}
-	alike := old != nil && old.Mode == n.Mode && old.UID == n.UID && old.GID == n.GID && old.Target == n.Target && slices.Equal(old.Xattrs, n.Xattrs)
+	alike := old != nil && old.Size() == n.Size() && old.Mode == n.Mode && old.UID == n.UID && old.GID == n.GID && old.Target == n.Target && slices.Equal(old.Xattrs, n.Xattrs)
 	c := &change{Path: p, Mode: n.Mode, UID: n.UID, GID: n.GID, Time: n.ModTime, Target: n.Target}
 	for _, x := range n.Xattrs {
 		if c.Xattrs == nil {
@@ -106,11 +105,9 @@ func changeOf(p string, old, n *tree.Inode) (*change, error) {
 		if c.Data, err = content(n); err != nil {
 			return nil, err
 		}
-		if alike && old.Size() == n.Size() {
+		if alike {
 			was, err := content(old)
 			alike = err == nil && bytes.Equal(was, c.Data)
-		} else {
-			alike = false
 		}
 	default:
 		return nil, errors.New("only files, directories and symbolic links of a running system can be changed")
@@ -123,10 +120,10 @@ func changeOf(p string, old, n *tree.Inode) (*change, error) {
 
 // content returns the content of a regular file.
 func content(n *tree.Inode) ([]byte, error) {
-	if n.Content == nil {
-		return nil, nil
-	}
 	b := make([]byte, n.Size())
+	if n.Content == nil {
+		return b, nil
+	}
 	_, err := image.ReadFull(n.Content, b, 0)
 	return b, err
 }
@@ -153,9 +150,8 @@ func (c *change) apply(r *rootDir) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	exists := err == nil
-	err = nil
-	switch isDir := c.Mode&tree.TypeMask == tree.Dir; {
+	exists, isDir := err == nil, c.Mode&tree.TypeMask == tree.Dir
+	switch err = nil; {
 	case c.Remove && exists:
 		err = moveAside(r, c.Path)
 	case c.Remove:
@@ -166,15 +162,17 @@ func (c *change) apply(r *rootDir) error {
 	case isDir && exists && info.IsDir():
 		err = c.setDirMetadata(r, c.Path)
 	default:
-		err = c.replace(r, info, isDir)
+		err = c.replace(r, info)
+	}
+	if err == nil {
+		err = errors.Join(r.RemoveAll(c.Path+oldSuffix), r.RemoveAll(c.Path+newSuffix))
 	}
 	if err != nil {
 		return err
 	}
-	return sweep(r, c.Path)
+	return r.syncDir(path.Dir(c.Path))
 }
 
-// moveAside moves what is at a path out of the way.
 func moveAside(r *rootDir, at string) error {
 	if err := r.RemoveAll(at + oldSuffix); err != nil {
 		return err
@@ -182,16 +180,8 @@ func moveAside(r *rootDir, at string) error {
 	return r.Rename(at, at+oldSuffix)
 }
 
-// sweep removes what a change left beside its path, and syncs the directory.
-func sweep(r *rootDir, at string) error {
-	if err := errors.Join(r.RemoveAll(at+oldSuffix), r.RemoveAll(at+newSuffix)); err != nil {
-		return err
-	}
-	return r.syncDir(path.Dir(at))
-}
-
 // replace puts a new file, directory or link at the path. old is nil if there was nothing.
-func (c *change) replace(r *rootDir, old fs.FileInfo, isDir bool) error {
+func (c *change) replace(r *rootDir, old fs.FileInfo) error {
 	if c.Backup != "" && old != nil && old.Mode().IsRegular() {
 		// A second name of the old file, which stays as it is.
 		if err := r.Link(c.Path, c.Backup); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -206,7 +196,7 @@ func (c *change) replace(r *rootDir, old fs.FileInfo, isDir bool) error {
 		return err
 	}
 	// A rename replaces neither a directory nor anything by a directory.
-	if old != nil && (old.IsDir() || isDir) {
+	if old != nil && (old.IsDir() || c.Mode&tree.TypeMask == tree.Dir) {
 		if err := moveAside(r, c.Path); err != nil {
 			return err
 		}
@@ -232,7 +222,7 @@ func (c *change) create(r *rootDir, made string) error {
 		if err := r.Lchown(made, int(c.UID), int(c.GID)); err != nil {
 			return err
 		}
-		return c.setLinkTime(r, made)
+		return c.setTime(r, made)
 	case tree.Regular:
 		f, err := r.OpenFile(made, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
@@ -243,8 +233,7 @@ func (c *change) create(r *rootDir, made string) error {
 			err = c.setMetadata(f)
 		}
 		if err == nil {
-			when := time.Unix(c.Time, 0)
-			err = r.Chtimes(made, when, when)
+			err = c.setTime(r, made)
 		}
 		if err == nil {
 			err = f.Sync()
@@ -257,17 +246,15 @@ func (c *change) create(r *rootDir, made string) error {
 	return r.Link(c.Link, made)
 }
 
-func (c *change) setLinkTime(r *rootDir, made string) error {
+// setTime sets the time of a file or symbolic link.
+func (c *change) setTime(r *rootDir, made string) error {
 	dir, err := r.Open(path.Dir(made))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	when := unix.NsecToTimespec(c.Time * 1e9)
-	if err := unix.UtimesNanoAt(int(dir.Fd()), path.Base(made), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "utimes", Path: made, Err: err}
-	}
-	return nil
+	return unix.UtimesNanoAt(int(dir.Fd()), path.Base(made), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func (c *change) setDirMetadata(r *rootDir, at string) error {
@@ -286,18 +273,17 @@ func (c *change) setMetadata(f *os.File) error {
 	}
 	// After the owner, as changing that clears the setuid and setgid bits.
 	if err := unix.Fchmod(int(f.Fd()), c.Mode&0o7777); err != nil {
-		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
+		return err
 	}
 	for name, value := range c.Xattrs {
 		if err := unix.Fsetxattr(int(f.Fd()), name, value, 0); err != nil {
-			return &fs.PathError{Op: "setxattr " + name, Path: f.Name(), Err: err}
+			return err
 		}
 	}
 	return nil
 }
 
-// isDone reports whether the path is as it should be. It is false for directories, whose
-// metadata is always set again.
+// isDone reports whether the path is as it should be. It is false for directories.
 func (c *change) isDone(r *rootDir, info fs.FileInfo) bool {
 	if c.Link != "" {
 		other, err := r.Lstat(c.Link)

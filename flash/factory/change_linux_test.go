@@ -114,7 +114,7 @@ func TestChangesCanBeMadeAgain(t *testing.T) {
 				continue
 			}
 			plant(t, root)
-			r, err := openRootDir(root)
+			r, err := openRoot(root)
 			treetest.Must(t, err)
 			for _, c := range all[:i] {
 				treetest.Must(t, c.make(r))
@@ -144,7 +144,7 @@ func TestChangeRefusesALinkInPlaceOfItsDirectory(t *testing.T) {
 	dir := t.TempDir()
 	treetest.Must(t, os.Mkdir(filepath.Join(dir, "other"), 0o755))
 	treetest.Must(t, os.Symlink("other", filepath.Join(dir, "etc")))
-	r, err := openRootDir(dir)
+	r, err := openRoot(dir)
 	treetest.Must(t, err)
 	defer r.Close()
 	if err := newFile("etc/fstab", nil, 0o644).make(r); err == nil || !strings.Contains(err.Error(), "/etc leads to /other by a symbolic link") {

@@ -61,7 +61,7 @@ func spaced(kind string) string { return strings.ReplaceAll(kind, "-", " ") }
 
 var sshKeyType = regexp.MustCompile(`^(?:ssh|ecdsa|sk)-[a-z0-9@.-]{1,60}$`)
 
-// kindOfKey returns one of [boardinfo.KeyKinds], "private-key-with-a-passphrase", or "" if the
+// kindOfKey returns a kind of [boardinfo.KeyKinds], "private-key-with-a-passphrase", or "" if the
 // data are not a complete key in PEM or on a line of OpenSSH.
 func kindOfKey(data []byte) string {
 	if block, rest := pem.Decode(data); block != nil {

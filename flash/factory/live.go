@@ -2,6 +2,7 @@ package factory
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,10 +14,12 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"imgtool/boards"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
+	"imgtool/image/artifact"
 	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
@@ -41,8 +44,7 @@ type LiveOptions struct {
 // live is a system that is provisioned from its own root file system.
 //
 // First its other media are made from the root, which stays as it is. Then the changes to
-// the root are written to a journal beside the state file, and only then made. After an
-// interruption the whole journal is replayed.
+// the root are written to a journal beside the state file, and only then made.
 type live struct {
 	*Factory
 	opt     *LiveOptions
@@ -58,20 +60,29 @@ func CheckRoot(dir string) error {
 	if err == nil && !info.IsDir() {
 		err = fmt.Errorf("%s is not a directory", dir)
 	}
+	var st unix.Statfs_t
+	if err == nil {
+		err = unix.Statfs(dir, &st)
+	}
 	if err != nil {
 		return fmt.Errorf("--root: %w", err)
 	}
-	return checkOverlay(dir)
+	const overlayfs = 0x794c7630 // Linux, include/uapi/linux/magic.h
+	if dir == "/" && uint32(st.Type) == overlayfs {
+		return &disk.RefusedError{Disk: dir, Reason: "it is an overlay, and changes to it would not be in the root file system: mount that read-write and name it with --root"}
+	}
+	return nil
 }
 
 // RunLive provisions a system from its own root file system. Options.Board must have a [live]
 // section, see [LiveBoard], and its root must satisfy [CheckRoot].
 func RunLive(ctx context.Context, opt LiveOptions) (err error) {
 	l := &live{Factory: New(opt.Options), opt: &opt, board: opt.Board}
-	l.receipt = newReceipt(l.board)
-	if l.fs, err = openRootDir(opt.Root); err != nil {
+	root, err := os.OpenRoot(opt.Root)
+	if err != nil {
 		return fmt.Errorf("--root: %w", err)
 	}
+	l.fs = &rootDir{root}
 	defer l.fs.Close()
 	defer func() {
 		if l.build != nil {
@@ -127,7 +138,7 @@ func LiveBoard(conf map[string]shconf.Value) (*boards.Board, error) {
 	if len(fit) == 1 {
 		return fit[0], nil
 	}
-	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))
+	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME (%s)", strings.Join(boards.Names(), ", "))
 }
 
 // LiveMedia returns the names of the media that a board makes from its root.
@@ -140,7 +151,7 @@ func LiveMedia(b *boards.Board) (names []string) {
 
 func (l *live) run(ctx context.Context) error {
 	state := l.board.State.Paths[0]
-	done, err := l.steps()
+	_, done, err := l.steps()
 	if err != nil {
 		return err
 	}
@@ -220,36 +231,32 @@ func (l *live) quiesce(ctx context.Context, planned bool) error {
 	return nil
 }
 
-// steps returns the steps that are done according to the state file.
-func (l *live) steps() (map[int]bool, error) {
+// steps returns the content of the state file, and the steps that are done according to it.
+func (l *live) steps() (text []byte, done map[int]bool, err error) {
 	path := l.board.State.Paths[0]
-	text, err := l.fs.readFile(path)
+	text, err = l.fs.readFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
-	done := map[int]bool{}
+	done = map[int]bool{}
 	for _, e := range statefile.Parse(string(text)) {
 		if e.Steps == len(l.board.State.Steps) {
 			done[e.Step] = true
 		}
 	}
 	if len(text) > 0 && len(done) == 0 {
-		return nil, &disk.RefusedError{Disk: l.fs.path(path), Reason: "it is not a known state file: remove it if the unit is not provisioned"}
+		return nil, nil, &disk.RefusedError{Disk: l.fs.path(path), Reason: "it is not a known state file: remove it if the unit is not provisioned"}
 	}
-	return done, nil
+	return text, done, nil
 }
 
 // step adds a step to the state file, once.
 func (l *live) step(n int) error {
-	done, err := l.steps()
+	text, done, err := l.steps()
 	if err != nil || done[n] {
 		return err
 	}
 	paths, steps := l.board.State.Paths, l.board.State.Steps
-	text, err := l.fs.readFile(paths[0])
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	entry := statefile.Entry{Step: n, Steps: len(steps), Name: steps[n-1], Board: l.board.Name, Build: l.journal.Build}
 	text = append(text, entry.Line(time.Now())...)
 	if n == len(steps) {
@@ -321,10 +328,11 @@ func (l *live) checkMounts() error {
 
 // writeMedia writes the disks that are not done, and then the journal.
 func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
+	hasState := func(p artifact.Partition) bool { return p.State != "" }
 	for i, m := range l.media {
 		step := l.board.Live.Media[i].Step
 		// A disk that can say that it is done must say so.
-		if !done[step] || !m.status.Done && m.hasState() {
+		if !done[step] || !m.status.Done && slices.ContainsFunc(m.src.Manifest.Partitions, hasState) {
 			if err := l.write(ctx, []*medium{m}); err != nil {
 				return err
 			}
@@ -346,28 +354,15 @@ func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
 	return nil
 }
 
-// hasState reports whether a partition of the medium has a state file.
-func (m *medium) hasState() bool {
-	for _, part := range m.plan.Source().Manifest.Partitions {
-		if part.State != "" {
-			return true
-		}
-	}
-	return false
-}
-
-// changeRoot makes the changes of the journal. Those that switch the boot over come last,
-// after the other steps are recorded.
+// changeRoot makes the changes of the journal. All steps but the last are recorded before Live.Last.
 func (l *live) changeRoot(ctx context.Context) error {
 	if err := l.checkMounts(); err != nil {
 		return err
 	}
-	steps := len(l.board.State.Steps)
-	recorded := false
-	record := func() error {
-		recorded = true
-		for n := 2; n < steps; n++ {
-			if err := l.step(n); err != nil {
+	next, steps := 2, len(l.board.State.Steps)
+	record := func(until int) error {
+		for ; next < until; next++ {
+			if err := l.step(next); err != nil {
 				return err
 			}
 		}
@@ -377,8 +372,8 @@ func (l *live) changeRoot(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if slices.Contains(l.board.Live.Last, "/"+c.Path) && !recorded {
-			if err := record(); err != nil {
+		if slices.Contains(l.board.Live.Last, "/"+c.Path) {
+			if err := record(steps); err != nil {
 				return err
 			}
 		}
@@ -387,11 +382,51 @@ func (l *live) changeRoot(ctx context.Context) error {
 		}
 		l.toJournal(journal.PriInfo, "changed /"+c.Path)
 	}
-	if err := record(); err != nil {
-		return err
-	}
-	if err := l.step(steps); err != nil {
+	if err := record(steps + 1); err != nil {
 		return err
 	}
 	return l.fs.removeFile(l.board.State.Paths[0] + todoSuffix)
+}
+
+// todo is the journal: what is left to do in the root after the other media were made.
+type todo struct {
+	Build   string            `json:"build_id"`
+	Disks   map[string]string `json:"disks"` // GUIDs of the partition tables, by medium
+	Changes []change          `json:"changes"`
+}
+
+// todoSuffix is added to the name of the state file.
+const todoSuffix = ".todo"
+
+func readTodo(root *rootDir, p string) (*todo, error) {
+	const restart = "remove it and the state file, and start over"
+	at := root.path(p)
+	text, err := root.readFile(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &disk.RefusedError{Disk: at, Reason: "it is missing, and the state file says that the media are made: remove the state file and start over"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &todo{}
+	if err := json.Unmarshal(text, t); err != nil {
+		return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): %s", err, restart)}
+	}
+	for _, c := range t.Changes {
+		for _, p := range []string{c.Path, c.Link, c.Backup} {
+			if p != "" && (!fs.ValidPath(p) || p == ".") || c.Path == "" {
+				return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is not a path: %s", p, restart)}
+			}
+		}
+	}
+	return t, nil
+}
+
+// write writes the journal to a file that only root can read.
+func (t *todo) write(root *rootDir, p string) error {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return root.replaceFile(p, text, 0o600)
 }

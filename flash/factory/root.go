@@ -8,9 +8,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
 
 	"imgtool/flash/disk"
 )
@@ -20,60 +20,17 @@ import (
 // of the directory is read or written, even through links.
 type rootDir struct{ *os.Root }
 
-func openRootDir(dir string) (*rootDir, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, err
-	}
-	return &rootDir{root}, nil
-}
-
 // path returns a path of the system as a path of this one, for messages.
 func (r *rootDir) path(p string) string { return filepath.Join(r.Name(), p) }
-
-// maxLinks is how many symbolic links Linux follows.
-const maxLinks = 40
 
 // resolve returns where a path of the system leads, relative to the root and without symbolic
 // links. Components that do not exist stay as they are.
 func (r *rootDir) resolve(p string) (string, error) {
-	parts := func(p string) []string { return strings.Split(p, "/") }
-	at, todo := ".", parts(path.Clean("/"+p))
-	for links := 0; len(todo) > 0; {
-		next := todo[0]
-		todo = todo[1:]
-		switch next {
-		case "", ".":
-			continue
-		case "..":
-			at = path.Dir(at) // the parent of the root is the root
-			continue
-		}
-		to := path.Join(at, next)
-		info, err := r.Lstat(to)
-		if errors.Is(err, fs.ErrNotExist) {
-			return path.Join(append([]string{"/", to}, todo...)...)[1:], nil
-		}
-		if err != nil {
-			return "", r.wrap(p, err)
-		}
-		if info.Mode()&fs.ModeSymlink == 0 {
-			at = to
-			continue
-		}
-		if links++; links > maxLinks {
-			return "", fmt.Errorf("%s: %w", r.path(p), syscall.ELOOP)
-		}
-		target, err := r.Readlink(to)
-		if err != nil {
-			return "", r.wrap(p, err)
-		}
-		if path.IsAbs(target) {
-			at = "."
-		}
-		todo = slices.Concat(parts(target), todo)
+	at, err := securejoin.SecureJoin(r.Name(), p)
+	if err != nil {
+		return "", r.wrap(p, err)
 	}
-	return at, nil
+	return filepath.Rel(r.Name(), at)
 }
 
 // wrap returns an error with the path as a path of this system.
@@ -82,15 +39,6 @@ func (r *rootDir) wrap(p string, err error) error {
 		err = pathErr.Err
 	}
 	return fmt.Errorf("%s: %w", r.path(p), err)
-}
-
-// stat returns the information of the file that a path of the system leads to.
-func (r *rootDir) stat(p string) (fs.FileInfo, error) {
-	at, err := r.resolve(p)
-	if err != nil {
-		return nil, err
-	}
-	return r.Lstat(at)
 }
 
 // exists reports whether the system has something at a path, which may be a broken link.
@@ -114,11 +62,7 @@ func (r *rootDir) readFile(p string) ([]byte, error) {
 		return nil, r.wrap(p, err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return nil, r.wrap(p, err)
-	}
-	return b, nil
+	return io.ReadAll(f)
 }
 
 // openFile opens a regular file by a path without links. It refuses everything else, as

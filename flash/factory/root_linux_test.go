@@ -31,6 +31,11 @@ var outsides = map[string]func(t *testing.T, link, outside string) error{
 	},
 }
 
+func openRoot(dir string) (*rootDir, error) {
+	root, err := os.OpenRoot(dir)
+	return &rootDir{root}, err
+}
+
 // leak returns a root with a directory and a file that are links to the outside, and the
 // outside directory.
 func leak(t *testing.T, how string) (r *rootDir, outside string) {
@@ -45,7 +50,7 @@ func leak(t *testing.T, how string) (r *rootDir, outside string) {
 	treetest.Must(t, os.WriteFile(filepath.Join(root, "own"), []byte("own"), 0o640))
 	treetest.Must(t, outsides[how](t, filepath.Join(root, "dir"), outside))
 	treetest.Must(t, outsides[how](t, filepath.Join(root, "link"), filepath.Join(outside, "file")))
-	r, err := openRootDir(root)
+	r, err := openRoot(root)
 	treetest.Must(t, err)
 	t.Cleanup(func() { r.Close() })
 	return r, outside
@@ -101,9 +106,6 @@ func TestRootDirKeepsInside(t *testing.T) {
 			if b, err := r.readFile(p); err == nil {
 				t.Errorf("%s: %s reads %q", how, p, b)
 			}
-			if info, err := r.stat(p); err == nil {
-				t.Errorf("%s: there is %s, %v", how, p, info.Mode())
-			}
 			if p != "/link" && r.exists(p) {
 				t.Errorf("%s: there is %s", how, p)
 			}
@@ -126,7 +128,7 @@ func TestRootDirFollowsLinksAsChroot(t *testing.T) {
 		treetest.Must(t, os.Symlink(target, filepath.Join(root, link)))
 	}
 	treetest.Must(t, unix.Mkfifo(filepath.Join(root, "pipe"), 0o600))
-	r, err := openRootDir(root)
+	r, err := openRoot(root)
 	treetest.Must(t, err)
 	defer r.Close()
 	for _, p := range []string{"/abs/file", "/abs-file", "/a/up/file", "/far/file", "/chain/file", "/a/abs/file", "/loop", "/loop/x", "/gone", "/gone/x",

@@ -64,11 +64,11 @@ func stopUnit(ctx context.Context, bus *dbus.Conn, name string) (ran bool, err e
 
 func reboot(ctx context.Context) error {
 	bus, err := dbus.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return fmt.Errorf("rebooting: %w: reboot by hand", err)
+	if err == nil {
+		defer bus.Close()
+		_, err = bus.StartUnitContext(ctx, "reboot.target", "replace-irreversibly", nil)
 	}
-	defer bus.Close()
-	if _, err := bus.StartUnitContext(ctx, "reboot.target", "replace-irreversibly", nil); err != nil {
+	if err != nil {
 		return fmt.Errorf("rebooting: %w: reboot by hand", err)
 	}
 	return nil

@@ -131,14 +131,14 @@ func TestStatusIsForOneUnit(t *testing.T) {
 	}{
 		{"no file for the unit", nil, true, false, false},
 		{"its values", map[string]string{"serial-number": "0042", "site": "north"}, true, false, true},
-		{"one of its values", map[string]string{"serial-number": "0042"}, true, false, true},
+		{"the only value that is read", map[string]string{"serial-number": "0042"}, true, false, true},
 		{"a value is missing", map[string]string{"serial-number": "0042", "site": ""}, false, false, true},
 		{"another unit", map[string]string{"serial-number": "0043", "site": "north"}, false, true, true},
 		{"empty disk", map[string]string{"serial-number": "", "site": ""}, false, false, false},
 	} {
 		s := Status{values: c.values}
-		if s.isFor(own) != c.is || s.isForAnother(own) != c.another || s.hasUnit() != c.any {
-			t.Errorf("%s: isFor %t, isForAnother %t, hasUnit %t", c.name, s.isFor(own), s.isForAnother(own), s.hasUnit())
+		if s.isFor(own) != c.is || s.isForAnother(own) != c.another || s.isForAnother(nil) != c.any {
+			t.Errorf("%s: isFor %t, isForAnother %t, hasUnit %t", c.name, s.isFor(own), s.isForAnother(own), s.isForAnother(nil))
 		}
 	}
 }

@@ -78,6 +78,7 @@ var unpackers = map[string][]string{
 }
 
 func TestToolsDecompressSavedImages(t *testing.T) {
+	imagetest.Long(t)
 	_, want := sample(t)
 	for name, unpack := range unpackers {
 		path, _ := save(t, name)
@@ -95,6 +96,7 @@ func TestToolsDecompressSavedImages(t *testing.T) {
 }
 
 func TestSaveIsReproducible(t *testing.T) {
+	imagetest.Long(t)
 	for name := range unpackers {
 		a, _ := save(t, name)
 		b, _ := save(t, name)
@@ -144,6 +146,7 @@ func paint(size int64, chunks iter.Seq2[image.Chunk, error]) (disk []byte, err e
 }
 
 func TestOpenReadsSavedImages(t *testing.T) {
+	imagetest.Long(t)
 	img, want := sample(t)
 	written, err := paint(img.Size(), img.Chunks(image.PieceSize))
 	if err != nil {
@@ -259,6 +262,7 @@ func drain(t testing.TB, b []byte, sidecar *artifact.Manifest) (opened, streamed
 }
 
 func TestDamageIsFound(t *testing.T) {
+	imagetest.Long(t)
 	for name := range unpackers {
 		path, m := save(t, name)
 		whole := read(t, path)
@@ -312,6 +316,7 @@ func first(a, _ error) error  { return a }
 func second(_, b error) error { return b }
 
 func TestStreamReadsFilesOfOtherTools(t *testing.T) {
+	imagetest.Long(t)
 	_, want := sample(t)
 	raw := filepath.Join(t.TempDir(), "x.img")
 	os.WriteFile(raw, want, 0o644)
@@ -339,6 +344,7 @@ func TestStreamReadsFilesOfOtherTools(t *testing.T) {
 }
 
 func TestSaveLeavesNothingAfterErrors(t *testing.T) {
+	imagetest.Long(t)
 	for name := range unpackers {
 		dir := t.TempDir()
 		bad, err := image.New(10*mib, image.Extent{Name: "bad", Content: failing{}})
@@ -471,6 +477,7 @@ func TestSeekTableFollowsSpecification(t *testing.T) {
 // Concatenated archives are one image. A cut at any offset is found, except between two
 // archives, where a valid shorter file is left.
 func TestStreamConcatenatedArchives(t *testing.T) {
+	imagetest.Long(t)
 	want := make([]byte, 700_000)
 	rand.NewChaCha8([32]byte{3}).Read(want[:400_000])
 	dir := t.TempDir()

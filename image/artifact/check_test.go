@@ -30,6 +30,7 @@ func checked(t testing.TB, b []byte, sidecar *artifact.Manifest) error {
 }
 
 func TestCheckFindsFlippedBits(t *testing.T) {
+	imagetest.Long(t)
 	path, m := save(t, "x.img.zst")
 	b := read(t, path)
 	if err := checked(t, b, nil); err != nil {
@@ -217,6 +218,7 @@ func TestBlockMapsOfBmaptool(t *testing.T) {
 }
 
 func TestZipArchives(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.Need(t, "zip")
 	path, _ := save(t, "x.img")
 	want := read(t, path)

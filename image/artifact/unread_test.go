@@ -16,6 +16,7 @@ import (
 
 // A read error is returned as it is through all decompressors.
 func TestReadErrorIsNotCorruption(t *testing.T) {
+	imagetest.Long(t)
 	data := make([]byte, 3<<20)
 	rand.NewChaCha8([32]byte{}).Read(data)
 	for _, packer := range [][]string{{"cat"}, {"xz", "-c0"}, {"gzip", "-c1"}, {"bzip2", "-c"}, {"lz4", "-c"}, {"zstd", "-qc"}} {

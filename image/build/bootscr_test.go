@@ -263,6 +263,7 @@ func TestBootScriptWithoutRecovery(t *testing.T) {
 // A slot on trial has three boots, each of which is one write of one sector; then the
 // other slot boots.
 func TestTriesAreCountedOnTrialOnly(t *testing.T) {
+	imagetest.Long(t)
 	m := newMachine(t, bootScript(t, "script"), "AB")
 	boots := func(slots, trace string) {
 		t.Helper()

@@ -343,6 +343,7 @@ func fsck(t *testing.T, r *build.Result, files map[string]string) {
 // The starter's media are checked with sfdisk and sgdisk, e2fsck and blkid, U-Boot's file
 // system reader, and the kernel.
 func TestPhotonStarter(t *testing.T) {
+	imagetest.Long(t)
 	begin := time.Now()
 	r, err := buildBoard(t, "photon-nx", "", func(o *build.Options) { o.BuildID = "boot-test-3" })
 	if err != nil {
@@ -453,6 +454,7 @@ func wantLines(t *testing.T, log string, lines ...string) {
 }
 
 func TestAgentStarter(t *testing.T) {
+	imagetest.Long(t)
 	r, err := buildBoard(t, "photon-nx-agent", "", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -468,6 +470,7 @@ func TestAgentStarter(t *testing.T) {
 
 // A starter can also be built with Rock64's slots, for U-Boot.
 func TestPhotonStarterWithSlots(t *testing.T) {
+	imagetest.Long(t)
 	r, err := buildBoard(t, "photon-nx.ab-squashfs", "", func(o *build.Options) { o.BuildID = "boot-test-4" })
 	if err != nil {
 		t.Fatal(err)

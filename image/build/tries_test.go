@@ -183,6 +183,7 @@ func (u *unit) setTries(vars ...string) {
 // stays there too. An update of slot B that fails three times returns to A, a working one
 // stays.
 func TestTriesOverTime(t *testing.T) {
+	imagetest.Long(t)
 	text := bootScript(t, "script")
 	lives := 1
 	if os.Getenv("SOAK") != "" {

@@ -129,6 +129,7 @@ const ubootConfigs = "usr/share/doc/u-boot-rockchip/configs/config."
 // The script of the starter runs with the U-Boot that the starter ships: each command is
 // there, or the script goes on without it.
 func TestBootScriptRunsOnShippedUBoot(t *testing.T) {
+	imagetest.Long(t)
 	open, _ := ubootPackage(t)
 	has := config(t, open(ubootConfigs+"rock64-rk3328.gz"))
 	used := map[string]bool{}

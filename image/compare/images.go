@@ -216,7 +216,7 @@ func (c *comparison) partitions() error {
 	for _, k := range slices.SortedFunc(maps.Keys(other), func(a, b string) int { return cmp.Compare(other[a].Off, other[b].Off) }) {
 		p := other[k]
 		d := describe(p)
-		if m := c.a.Source.Manifest; m != nil && slices.ContainsFunc(m.Partitions, func(l artifact.Partition) bool { return l.Late && l.Name == p.Name }) {
+		if slices.ContainsFunc(c.a.Source.Late(), func(r volume.Row) bool { return r.Name == p.Name }) {
 			d = append(d, Detail{What: "made by the device"})
 		}
 		c.add(Difference{Change: "added", Partition: volume.PartName(p), Details: d})

@@ -186,6 +186,7 @@ func FuzzLook(f *testing.F) {
 
 // An image with a wrong byte, or cut short, gives an error or a list.
 func TestDamagedImages(t *testing.T) {
+	imagetest.Long(t)
 	for i, good := range append(others(t), smallSquashfs(t, "gzip"), smallDisk(t, smallSquashfs(t, "zstd:1"))) {
 		if err := look(good); err != nil {
 			t.Fatalf("%d: %v", i, err)

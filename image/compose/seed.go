@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 
 	"imgtool/boards"
 	"imgtool/image"
@@ -53,7 +54,7 @@ func EditSeed(s *volume.Source, opt SeedOptions) (*SeedEdit, error) {
 		if e.want, err = opt.Seed.Check(boot.place.Format, warn); err != nil {
 			return nil, err
 		}
-		if b := boot.place.SlotB; b != "" && boot.has(b) {
+		if b := boot.place.SlotB; b != "" && slices.ContainsFunc(boot.table.Parts, func(p gpt.Part) bool { return p.Name == b }) {
 			return nil, s.Wrap(fault.New(fault.Refused, "the device would ignore the seed: it takes a seed only on the first boot after a flash, which it recognises by there being no %s", b))
 		}
 	}
@@ -154,16 +155,6 @@ func findBoot(r io.ReaderAt, m *artifact.Manifest, board *boards.Board) (*bootPa
 	return b, nil
 }
 
-// has reports whether the partition table has a partition of this name.
-func (b *bootPartition) has(name string) bool {
-	for _, p := range b.table.Parts {
-		if p.Name == name {
-			return true
-		}
-	}
-	return false
-}
-
 // text returns the seed, or nil without one.
 func (b *bootPartition) text() ([]byte, error) {
 	if b.seed == nil {
@@ -221,9 +212,5 @@ func (e *SeedEdit) edit() error {
 
 // overlay returns the image with the change in it.
 func (e *SeedEdit) overlay() (*image.Image, error) {
-	var all []image.Extent
-	for _, step := range e.Steps {
-		all = append(all, step...)
-	}
-	return e.source.Image.Overlay(all...)
+	return e.source.Image.Overlay(slices.Concat(e.Steps...)...)
 }

@@ -59,6 +59,7 @@ func byPackage(packed []byte) (data []byte, trailing int64, err error) {
 }
 
 func TestTrailingDataIsHandledAsByTools(t *testing.T) {
+	imagetest.Long(t)
 	data := make([]byte, 70_000)
 	rand.NewChaCha8([32]byte{1}).Read(data[:40_000])
 	tails := []string{"", "\x00", "\x00\x00\x00\x00", strings.Repeat("\x00", 512), strings.Repeat("\x00", 8192), "X", "\x1f", "B", "BZ", "BZh", "BZh9", "BZh9abcdefghi",
@@ -123,6 +124,7 @@ func TestTrailingDataIsErrorByDefault(t *testing.T) {
 }
 
 func TestLZ4AndZstdVariants(t *testing.T) {
+	imagetest.Long(t)
 	data := make([]byte, 20<<20)
 	rand.NewChaCha8([32]byte{2}).Read(data[:9<<20])
 	skip := []byte("\x5a\x2a\x4d\x18\x04\x00\x00\x00abcd")
@@ -174,6 +176,7 @@ func TestMemoryErrorHasWindowSize(t *testing.T) {
 }
 
 func TestXZFilters(t *testing.T) {
+	imagetest.Long(t)
 	// Data with branch instructions: the test binary, and noise.
 	self, err := os.Executable()
 	if err != nil {

@@ -117,6 +117,7 @@ func apply(t testing.TB, tr *tree.Tree, text string) (*tree.Tree, error) {
 }
 
 func TestApply(t *testing.T) {
+	imagetest.Long(t)
 	for _, c := range []struct{ name, edit, want string }{
 		{"a new file", `write path="/etc/n" text="@NAME@\n"`, "+/etc/n 100644 0:0 @9\n\tvalue\n"},
 		{"an empty file", `write path="/etc/n" text=""`, "+/etc/n 100644 0:0 @9\n"},

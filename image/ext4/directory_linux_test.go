@@ -23,6 +23,7 @@ func names(t testing.TB, tr *tree.Tree, format string, n int) {
 }
 
 func TestNewIndexesLargeDirectories(t *testing.T) {
+	imagetest.Long(t)
 	n := 20_000
 	if soak() {
 		n = 100_000
@@ -83,6 +84,7 @@ func TestNewHashCollisionAcrossLeaves(t *testing.T) {
 }
 
 func TestNewMoreSubdirectoriesThanLinks(t *testing.T) {
+	imagetest.Long(t)
 	tr := tree.New(modTime)
 	n := 65_100
 	for i := range n {

@@ -26,12 +26,14 @@ import (
 func soak() bool { return os.Getenv("SOAK") == "1" }
 
 func TestNewEmpty(t *testing.T) {
+	imagetest.Long(t)
 	for _, size := range []int64{mib, 8*mib - 4096, 8 * mib, 16 * mib, 64 * mib, 128*mib - 4096, 128 * mib, 129 * mib, 130 * mib, 200 * mib, 511 * mib, gib, 3 * gib, 5*gib + 77*4096} {
 		judge(t, nil, write(t, build(t, nil, sized(size))))
 	}
 }
 
 func TestNewHugeIsSmall(t *testing.T) {
+	imagetest.Long(t)
 	for _, c := range []struct {
 		size     int64
 		judge    bool
@@ -160,6 +162,7 @@ func TestNewAllTypes(t *testing.T) {
 }
 
 func TestNewOnUsedDisk(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.NeedRoot(t)
 	size := int64(420*mib + 8192)
 	if soak() {
@@ -402,6 +405,7 @@ func randomTree(t testing.TB, seed uint64) *tree.Tree {
 }
 
 func TestNewRandomTrees(t *testing.T) {
+	imagetest.Long(t)
 	n, first := 8, rand.Uint64()
 	if soak() {
 		n = 300

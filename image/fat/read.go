@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"math/bits"
 	"slices"
 	"strings"
@@ -296,12 +297,6 @@ func (w *walker) visit(n uint32) error {
 	return nil
 }
 
-// after returns the cluster that follows n, or last if n ends its chain.
-func (w *walker) after(n uint32) (next uint32, last bool, err error) {
-	next, err = w.value(n)
-	return next, next >= w.last(), err
-}
-
 // last returns the smallest value in the table that ends a chain.
 func (f *FS) last() uint32 { return uint32(endOfChain&(1<<min(f.Kind, 28)-1)) &^ 7 }
 
@@ -328,22 +323,36 @@ func (w *walker) value(n uint32) (uint32, error) {
 	return binary.LittleEndian.Uint32(p) & endOfChain, nil
 }
 
+// follow yields the clusters of a chain, or an error at last.
+func (w *walker) follow(first uint32) iter.Seq2[uint32, error] {
+	return func(yield func(uint32, error) bool) {
+		for n := first; ; {
+			err := w.visit(n)
+			if !yield(n, err) || err != nil {
+				return
+			}
+			if n, err = w.value(n); err != nil {
+				yield(0, err)
+				return
+			}
+			if n >= w.last() {
+				return
+			}
+		}
+	}
+}
+
 // chain returns the clusters of a chain. A chain of more than most clusters is an error.
-func (w *walker) chain(first uint32, most int64) ([]uint32, error) {
-	var list []uint32
-	for n := first; ; {
-		if err := w.visit(n); err != nil {
+func (w *walker) chain(first uint32, most int64) (list []uint32, err error) {
+	for n, err := range w.follow(first) {
+		if err != nil {
 			return nil, err
 		}
 		if list = append(list, n); int64(len(list)) > most {
 			return nil, fmt.Errorf("it has more than %d clusters", most)
 		}
-		next, last, err := w.after(n)
-		if err != nil || last {
-			return list, err
-		}
-		n = next
 	}
+	return list, nil
 }
 
 func (w *walker) clusterOff(n uint32) int64 {
@@ -367,8 +376,9 @@ func (w *walker) readDir(in *item) ([]*item, string, error) {
 		n = in.first
 	}
 	buf := make([]byte, w.cluster)
-	for read := int64(0); ; {
-		if err := w.visit(n); err != nil {
+	read := int64(0)
+	for n, err := range w.follow(n) {
+		if err != nil {
 			return nil, "", err
 		}
 		if read += w.cluster; read > max(maxSlots*entrySize, w.cluster) {
@@ -384,35 +394,34 @@ func (w *walker) readDir(in *item) ([]*item, string, error) {
 		if err != nil || end {
 			return p.items, p.label, err
 		}
-		next, last, err := w.after(n)
-		if err != nil || last {
-			return p.items, p.label, err
-		}
-		n = next
 	}
+	return p.items, p.label, nil
 }
 
 // content returns the content of a file, with an extent for each run of clusters.
 func (w *walker) content(it *item) (image.Content, error) {
-	var extents []image.Extent
-	for at, n := int64(0), it.first; at < it.size; {
-		start, length := n, int64(0)
-		for at+length < it.size && int64(n) == int64(start)+length/w.cluster {
-			if err := w.visit(n); err != nil {
-				return nil, err
-			}
-			length += w.cluster
-			next, last, err := w.after(n)
-			if err != nil {
-				return nil, err
-			}
-			if last && at+length < it.size {
-				return nil, fmt.Errorf("it ends after %d of %d bytes", at+length, it.size)
-			}
-			n = next
+	if it.size == 0 {
+		return image.Zeros(0), nil
+	}
+	var clusters []uint32
+	room := int64(0)
+	for n, err := range w.follow(it.first) {
+		if err != nil {
+			return nil, err
 		}
-		length = min(length, it.size-at)
-		extents = append(extents, image.Extent{Name: it.name, Off: at, Content: io.NewSectionReader(w.r, w.clusterOff(start), length)})
+		clusters = append(clusters, n)
+		if room += w.cluster; room >= it.size {
+			break
+		}
+	}
+	if room < it.size {
+		return nil, fmt.Errorf("it ends after %d of %d bytes", room, it.size)
+	}
+	var extents []image.Extent
+	at := int64(0)
+	for first, n := range rows(clusters) {
+		length := min(n*w.cluster, it.size-at)
+		extents = append(extents, image.Extent{Name: it.name, Off: at, Content: io.NewSectionReader(w.r, w.clusterOff(first), length)})
 		at += length
 	}
 	if len(extents) == 1 {

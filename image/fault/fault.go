@@ -2,8 +2,7 @@
 // status, and a hint about what to do next.
 //
 // An error has a kind if it, or an error it wraps, has a method Kind() string.
-// The outermost kind counts. Packages that must not import this one, such as
-// [imgtool/image], declare the method on their own error types.
+// The outermost kind counts.
 package fault
 
 import (
@@ -12,7 +11,7 @@ import (
 	"io/fs"
 )
 
-// Kinds of errors. An error without a kind is one of bad input.
+// Kinds of errors. An error without a kind means bad input.
 const (
 	Usage       = "usage"       // invalid command-line usage
 	Input       = "input"       // an input is missing, malformed or does not fit

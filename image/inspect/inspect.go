@@ -20,7 +20,6 @@ import (
 	"imgtool/image/report"
 	"imgtool/image/uboot"
 	"imgtool/image/volume"
-	"imgtool/layouts"
 )
 
 // Source inspects an image with random access. Damage is reported as failed checks; the
@@ -56,12 +55,8 @@ func Source(s *volume.Source) (*Report, error) {
 		}
 		r.Partitions = append(r.Partitions, *part)
 	}
-	if m := s.Manifest; m != nil {
-		for _, p := range m.Partitions {
-			if p.Late {
-				r.Partitions = append(r.Partitions, Partition{Number: p.Number, Name: p.Name, Type: p.Type, Off: p.Off, Len: p.Len, Late: true})
-			}
-		}
+	for _, row := range s.Late() {
+		r.Partitions = append(r.Partitions, Partition{Row: row})
 	}
 	r.blobs(s.Image)
 	return r, nil
@@ -79,7 +74,7 @@ func (r *Report) check(what string, err error) {
 // partition inspects one partition.
 func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 	name := volume.PartName(p)
-	part := &Partition{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
+	part := &Partition{Row: volume.RowOf(p)}
 	if p.Off+p.Len > s.Image.Size() {
 		r.check(name, fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, s.Image.Size()))
 		return part, nil
@@ -95,7 +90,7 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 		return part, nil
 	}
 	kind := v.Kind
-	if strings.HasPrefix(kind, "FAT") {
+	if v.FAT != nil {
 		kind = "FAT"
 	}
 	r.check(name+": "+kind, err)
@@ -142,7 +137,7 @@ func (r *Report) fat(name string, v *volume.FileSystem) *FAT {
 			continue
 		}
 		b := make([]byte, file.Size())
-		_, err := io.ReadFull(io.NewSectionReader(file, 0, file.Size()), b)
+		_, err := image.ReadFull(file, b, 0)
 		if err == nil {
 			f.Script, err = uboot.ParseScript(b)
 		}
@@ -197,7 +192,14 @@ func (r *Report) blobsOf(board string, info *boardinfo.Info, img *image.Image) {
 		off := b.Sector * 512
 		content := io.NewSectionReader(img, off, max(0, img.Size()-off))
 		if boards.LooksLike(b.Kind, content) {
-			found = append(found, Blob{b.Input, off, b.Kind, lacked(b, content)})
+			var lacked []string
+			if len(b.Commands) > 0 {
+				var err error
+				if lacked, err = boards.LackedByUBoot(content, b.Commands); err != nil {
+					lacked = []string{fmt.Sprintf("it cannot be read: %v", err)}
+				}
+			}
+			found = append(found, Blob{b.Input, off, b.Kind, lacked})
 		} else {
 			missing = append(missing, fmt.Sprintf("%s is not at sector %d", b.Input, b.Sector))
 		}
@@ -211,16 +213,4 @@ func (r *Report) blobsOf(board string, info *boardinfo.Info, img *image.Image) {
 		err = errors.New(strings.Join(missing, ", "))
 	}
 	r.check("boot loaders of "+board, err)
-}
-
-// lacked returns what U-Boot lacks for recovery, each as a sentence.
-func lacked(b boardinfo.Blob, content io.Reader) []string {
-	if len(b.Commands) == 0 {
-		return nil
-	}
-	all, err := boards.LackedByUBoot(content, b.Commands)
-	if err != nil {
-		return []string{fmt.Sprintf("it cannot be read: %v", err)}
-	}
-	return all
 }

@@ -33,13 +33,7 @@ type Report struct {
 
 // Partition is a partition, and its file system if it has one.
 type Partition struct {
-	Number   int          `json:"number"`
-	Name     string       `json:"name"`
-	Type     string       `json:"type"`
-	GUID     string       `json:"guid,omitempty"`
-	Off      int64        `json:"offset"`
-	Len      int64        `json:"length"`
-	Late     bool         `json:"late,omitempty"` // made by the device
+	volume.Row
 	FAT      *FAT         `json:"fat,omitempty"`
 	Squashfs *Squashfs    `json:"squashfs,omitempty"`
 	Ext4     *Ext4        `json:"ext4,omitempty"`
@@ -107,8 +101,7 @@ func (c Check) String() string {
 }
 
 // Faults returns how many checks fail.
-func (r *Report) Faults() int {
-	n := 0
+func (r *Report) Faults() (n int) {
 	for _, c := range r.Checks {
 		if c.Fault != "" {
 			n++

@@ -3,8 +3,8 @@
 // may contain escape sequences that move the cursor and so hide or forge a line, or
 // characters that change the order of the displayed text.
 //
-// Control characters, invalid UTF-8, invisible format characters (for example those that
-// change the direction of text) and all spaces except U+0020 are replaced by Go escapes:
+// Control characters, invalid UTF-8, invisible format characters (for example marks for the
+// direction of text) and all spaces except U+0020 are replaced by Go escapes:
 // \x1b, \n, \u202e. Other characters are unchanged. Backslashes are not escaped, so that
 // sanitizing twice has no further effect; callers quote text that must not be ambiguous.
 package sanitize

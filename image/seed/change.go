@@ -294,38 +294,8 @@ func JSON(src []byte) ([]byte, error) {
 	if len(r.faults) > 0 {
 		return nil, errors.New(r.faults[0].String())
 	}
-	v, err := r.root.json()
-	if err != nil {
+	if _, err := canonical(r.root); err != nil {
 		return nil, err
 	}
-	return []byte(dump(v)), nil
-}
-
-// json returns a value for dump.
-func (v *value) json() (any, error) {
-	switch v.kind {
-	case table:
-		o := object{}
-		for _, key := range v.keys {
-			w, err := v.table[key].json()
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", dotted(key), err)
-			}
-			o = append(o, entry{key, w})
-		}
-		return o, nil
-	case list:
-		all := []any{}
-		for _, item := range v.items {
-			w, err := item.json()
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, w)
-		}
-		return all, nil
-	case text, boolean, integer:
-		return plain(v), nil
-	}
-	return nil, fmt.Errorf("is %v, which a configuration cannot contain", v.kind)
+	return []byte(dump(plain(r.root))), nil
 }

@@ -15,15 +15,13 @@ func (c *Config) Gateway() netip.Addr { return c.lan.gateway.Addr() }
 // Activation returns the time limit for starting the containers, and how long they must stay up
 // afterwards.
 func (c *Config) Activation() (timeout, settle time.Duration) {
-	timeout, settle = 300*time.Second, 0
-	act := c.root.at("activation")
-	if v := act.at("timeout_seconds"); v != nil {
-		timeout = time.Duration(v.integer.Int64()) * time.Second
+	seconds := func(key string, fallback int64) time.Duration {
+		if v := c.root.at("activation", key); v != nil {
+			fallback = v.integer.Int64()
+		}
+		return time.Duration(fallback) * time.Second
 	}
-	if v := act.at("settle_seconds"); v != nil {
-		settle = time.Duration(v.integer.Int64()) * time.Second
-	}
-	return timeout, settle
+	return seconds("timeout_seconds", 300), seconds("settle_seconds", 0)
 }
 
 // Admins returns the public keys of the admins, who can sign requests to the device.

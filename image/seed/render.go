@@ -193,7 +193,7 @@ func addressOf(v *value) any {
 	return a.String()
 }
 
-// plain returns a text, boolean, integer or list for JSON.
+// plain returns a text, boolean, integer, list or table for JSON.
 func plain(v *value) any {
 	switch v.kind {
 	case text:
@@ -202,6 +202,12 @@ func plain(v *value) any {
 		return v.boolean
 	case integer:
 		return v.integer
+	case table:
+		o := object{}
+		for _, key := range v.keys {
+			o = append(o, entry{key, plain(v.table[key])})
+		}
+		return o
 	}
 	all := []any{}
 	for _, item := range v.items {

@@ -76,11 +76,6 @@ func (r *rule) or(fallback any) *rule {
 	return r
 }
 
-func (r *rule) without(names []string) *rule {
-	r.not = names
-	return r
-}
-
 func (r *rule) like(pattern string) *rule {
 	r.pattern = pattern
 	return r
@@ -95,8 +90,9 @@ const (
 	maxSettle    = 300
 )
 
-func section(about string) *rule {
-	return entries(about, 0, check.Directive, check.DirectivePattern, &rule{scalar: true})
+// section returns the rule of a section with some fixed keys.
+func section(about string, keys ...key) *rule {
+	return &rule{kind: table, about: about, keys: keys, name: check.Directive, names: check.DirectivePattern, each: &rule{scalar: true}}
 }
 
 func dns(about string) *rule {
@@ -124,12 +120,12 @@ func cidr(about string) *rule {
 // document is config.toml of version 1.
 var document = tableOf("config.toml of an AtomixOS device.",
 	must("version", number("Version of this format.", 1, 1)),
-	must("users", entries("Users, who log in by SSH key only. At least one is an admin with a key.", 1, check.User, check.UserPattern,
-		tableOf("",
+	must("users", &rule{kind: table, about: "Users, who log in by SSH key only. At least one is an admin with a key.", least: 1, name: check.User, names: check.UserPattern,
+		not: check.Reserved, each: tableOf("",
 			may("isAdmin", &rule{kind: boolean, about: "Whether the user administers the device.", fallback: false}),
 			may("ssh_key", &rule{kind: text, about: "Public key as a line: TYPE BASE64 [COMMENT].", check: check.Key, blank: true}),
 			may("shell", oneOf("Login shell. The default is zsh for admins and bash for others.", "bash", "sh", "zsh")),
-		)).without(check.Reserved)),
+		)}),
 	may("network", tableOf("Addresses, names, time and firewall.",
 		may("dns_servers", dns("Addresses of name servers.")),
 		may("dns_search_domains", search("Domains to search for names without dots.")),
@@ -178,7 +174,7 @@ var document = tableOf("config.toml of an AtomixOS device.",
 		must("container", entries("Containers, by name.", 1, check.Resource, check.ResourcePattern,
 			tableOf("",
 				must("privileged", &rule{kind: boolean, about: "true: run as root on the host's network; false: run as the user appsvc behind pasta."}),
-				must("Container", tableOrEntries("The [Container] section.", must("Image", &rule{scalar: true, about: "Reference of the image; exactly one."}))),
+				must("Container", section("The [Container] section.", must("Image", &rule{scalar: true, about: "Reference of the image; exactly one."}))),
 				may("Unit", section("The [Unit] section.")),
 				may("Install", section("The [Install] section.")),
 			))),
@@ -187,13 +183,6 @@ var document = tableOf("config.toml of an AtomixOS device.",
 		may("build", entries("Image builds, by name.", 0, check.Resource, check.ResourcePattern, tableOf("", must("Build", section("The [Build] section."))))),
 	)),
 )
-
-// tableOrEntries returns the rule of a section with some fixed keys.
-func tableOrEntries(about string, keys ...key) *rule {
-	r := section(about)
-	r.keys = keys
-	return r
-}
 
 // checker collects faults.
 type checker struct {

@@ -257,79 +257,47 @@ func (r *reader) number(v *value) {
 		end++
 	}
 	word := r.src[start:end]
-	digits := func(s string, base int) (string, bool) {
-		if s == "" || strings.HasPrefix(s, "_") || strings.HasSuffix(s, "_") || strings.Contains(s, "__") {
-			return "", false
-		}
-		s = strings.ReplaceAll(s, "_", "")
-		for _, c := range []byte(s) {
-			if d := strings.IndexByte("0123456789abcdef", c|0x20); d < 0 || d >= base || base <= 10 && c > '9' {
-				return "", false
-			}
-		}
-		return s, true
-	}
-	bad := func() {
-		if word == "" {
-			r.fail("%s is unexpected; a value is a string in quotes, an integer, true, false, a list or a table", r.what())
-		}
-		r.fail("%q is not a value; a string must be in quotes", shown(clip(word)))
-	}
-	sign, number := "", word
-	if strings.HasPrefix(word, "+") || strings.HasPrefix(word, "-") {
-		sign, number = strings.TrimPrefix(word[:1], "+"), word[1:]
-	}
-	base := 10
-	if sign == "" && number == word {
-		for _, p := range []struct {
-			prefix string
-			base   int
-		}{{"0x", 16}, {"0o", 8}, {"0b", 2}} {
-			if s, ok := strings.CutPrefix(word, p.prefix); ok {
-				base, number = p.base, s
-			}
-		}
-	}
-	plain, ok := digits(number, base)
+	number := strings.TrimLeft(word, "+-")
 	switch {
-	case ok && base == 10 && len(plain) > 1 && plain[0] == '0':
-		r.fail("%q begins with a zero, which an integer must not", shown(clip(word)))
-	case ok && len(plain) > 5*maxDigits, ok && base == 10 && len(plain) > maxDigits:
-		r.fail("the integer has %d digits; the device takes up to %d", len(plain), maxDigits)
-	case ok:
+	case anInteger.MatchString(word):
+		digits, base := strings.ReplaceAll(number, "_", ""), 10
+		if len(digits) > 1 && digits[0] == '0' {
+			base = map[byte]int{'x': 16, 'o': 8, 'b': 2}[digits[1]]
+			digits = digits[2:]
+		}
+		switch {
+		case base == 0:
+			r.fail("%q begins with a zero, which an integer must not", shown(clip(word)))
+		case len(digits) > 5*maxDigits, base == 10 && len(digits) > maxDigits:
+			r.fail("the integer has %d digits; the device takes up to %d", len(digits), maxDigits)
+		}
 		v.kind = integer
-		v.integer, _ = new(big.Int).SetString(sign+plain, base)
+		v.integer, _ = new(big.Int).SetString(digits, base)
+		if word[0] == '-' {
+			v.integer.Neg(v.integer)
+		}
 		if base != 10 && len(v.integer.String()) > maxDigits {
 			r.fail("the integer has more than %d digits, the most that the device takes", maxDigits)
 		}
-	case isDate(word):
+	case aDate.MatchString(word):
 		v.kind = date
 		// A space can separate a date from its time.
 		if len(word) == 10 && end+2 < len(r.src) && r.src[end] == ' ' && r.src[end+1] >= '0' && r.src[end+1] <= '9' {
 			for end++; end < len(r.src) && strings.IndexByte(bareKey+"+.:", r.src[end]) >= 0; end++ {
 			}
 		}
-	case aFloat.MatchString(number):
+	case aFloat.MatchString(word):
 		v.kind = float
+	case word == "":
+		r.fail("%s is unexpected; a value is a string in quotes, an integer, true, false, a list or a table", r.what())
 	default:
-		bad()
+		r.fail("%q is not a value; a string must be in quotes", shown(clip(word)))
 	}
 	r.pos = end
 }
 
-var aFloat = regexp.MustCompile(`^(inf|nan|(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][+-]?[0-9](_?[0-9])*)?)$`)
-
-func isDate(s string) bool {
-	shape := func(pattern string) bool {
-		if len(s) < len(pattern) {
-			return false
-		}
-		for i, p := range []byte(pattern) {
-			if p == '0' && (s[i] < '0' || s[i] > '9') || p != '0' && s[i] != p {
-				return false
-			}
-		}
-		return true
-	}
-	return shape("0000-00-00") || shape("00:00:00")
-}
+var (
+	anInteger = regexp.MustCompile(`^([+-]?[0-9](_?[0-9])*|0x[0-9A-Fa-f](_?[0-9A-Fa-f])*|0o[0-7](_?[0-7])*|0b[01](_?[01])*)$`)
+	aFloat    = regexp.MustCompile(`^[+-]?(inf|nan|(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][+-]?[0-9](_?[0-9])*)?)$`)
+	aDate     = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{2}:[0-9]{2}:[0-9]{2})`)
+)

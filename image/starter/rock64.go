@@ -3,11 +3,12 @@ package starter
 import (
 	"bytes"
 	"context"
-	_ "embed"
+	"embed"
 	"slices"
 	"strings"
 
 	"imgtool/boards"
+	"imgtool/image"
 	"imgtool/image/source"
 	"imgtool/image/tree/sums"
 )
@@ -101,4 +102,18 @@ func origin(packages []*source.Package) string {
 // programsIn returns the programs for the initrd or the rootfs.
 func programsIn(s boards.Starter, in string) []boards.Program {
 	return slices.DeleteFunc(slices.Clone(s.Programs), func(p boards.Program) bool { return p.In != in })
+}
+
+// firstBootDir has the program first-boot of cmd/first-boot for arm64, if make built it.
+//
+//go:embed first-boot
+var firstBootDir embed.FS
+
+// firstBoot returns that program, or nil.
+func firstBoot() image.Content {
+	text, err := firstBootDir.ReadFile("first-boot/first-boot")
+	if err != nil {
+		return nil
+	}
+	return strings.NewReader(string(text))
 }

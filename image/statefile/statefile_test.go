@@ -43,7 +43,7 @@ func TestForeignLines(t *testing.T) {
 	}
 }
 
-// The date is the one that date(1) prints.
+// The date is as date(1) prints it.
 func TestDate(t *testing.T) {
 	cmd := exec.Command(imagetest.Need(t, "date"), "-u", "-d", "@1780000000")
 	cmd.Env = []string{"LC_ALL=C"}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/ext4"
 	"imgtool/image/fat"
@@ -75,9 +76,7 @@ func ReadFS(r io.ReaderAt, size int64) (*FileSystem, error) {
 		v.Tree, v.Ext4, err = ext4.Read(r, size)
 	case "swap":
 		head := make([]byte, 4096)
-		if _, err = r.ReadAt(head, 0); err == io.EOF {
-			err = nil
-		}
+		_, err = image.ReadFull(r, head, 0)
 		v.Swap = Swap{Label: strings.TrimRight(string(head[1052:1068]), "\x00"), UUID: uuid.UUID(head[1036:1052]).String()}
 	case "FAT":
 		if v.FAT, err = fat.Open(r); err == nil {
@@ -165,7 +164,7 @@ func (v *FileSystem) ReadText(path string, limit int64) string {
 		return ""
 	}
 	text := make([]byte, n.Size())
-	if _, err := n.Content.ReadAt(text, 0); err != nil && err != io.EOF {
+	if _, err := image.ReadFull(n.Content, text, 0); err != nil {
 		return ""
 	}
 	return string(text)

@@ -63,9 +63,6 @@ func readManifest(path string) *artifact.Manifest {
 	if err != nil {
 		return nil
 	}
-	m, err := artifact.ParseManifest(b)
-	if err != nil {
-		return nil
-	}
+	m, _ := artifact.ParseManifest(b) // nil if it is invalid
 	return m
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -76,18 +77,12 @@ func (p *Partitions) names() string {
 // find returns the partition with a name or, if none has that name, with that number.
 // image is for errors.
 func (p *Partitions) find(image, name string) (gpt.Part, error) {
-	var found []gpt.Part
-	for _, part := range p.List {
-		if part.Name == name {
-			found = append(found, part)
-		}
+	match := func(ok func(gpt.Part) bool) []gpt.Part {
+		return slices.DeleteFunc(slices.Clone(p.List), func(part gpt.Part) bool { return !ok(part) })
 	}
+	found := match(func(part gpt.Part) bool { return part.Name == name })
 	if len(found) == 0 {
-		for _, part := range p.List {
-			if strconv.Itoa(part.Number) == name {
-				found = append(found, part)
-			}
-		}
+		found = match(func(part gpt.Part) bool { return strconv.Itoa(part.Number) == name })
 	}
 	switch len(found) {
 	case 0:
@@ -110,16 +105,13 @@ type Row struct {
 	Holds  string `json:"holds,omitempty"` // squashfs, ext4, FAT or swap
 }
 
-// Rows returns the partitions of the image, and after them those that the device makes.
-func (l *Location) Rows() (all []Row, err error) {
-	s := l.Source
-	for _, p := range l.Partitions.List {
-		row := Row{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
-		if row.Holds, err = Detect(io.NewSectionReader(s.Image, p.Off, p.Len)); err != nil {
-			return nil, s.Wrap(err)
-		}
-		all = append(all, row)
-	}
+// RowOf returns a row without Holds.
+func RowOf(p gpt.Part) Row {
+	return Row{Number: p.Number, Name: p.Name, Type: layouts.TypeName(p.Type), GUID: p.GUID, Off: p.Off, Len: p.Len}
+}
+
+// Late returns the partitions of the manifest that the device makes on its first boot.
+func (s *Source) Late() (all []Row) {
 	if s.Manifest != nil {
 		for _, p := range s.Manifest.Partitions {
 			if p.Late {
@@ -127,5 +119,18 @@ func (l *Location) Rows() (all []Row, err error) {
 			}
 		}
 	}
-	return all, nil
+	return all
+}
+
+// Rows returns the partitions of the image and, after them, the partitions [Source.Late].
+func (l *Location) Rows() (all []Row, err error) {
+	s := l.Source
+	for _, p := range l.Partitions.List {
+		row := RowOf(p)
+		if row.Holds, err = Detect(io.NewSectionReader(s.Image, p.Off, p.Len)); err != nil {
+			return nil, s.Wrap(err)
+		}
+		all = append(all, row)
+	}
+	return append(all, s.Late()...), nil
 }

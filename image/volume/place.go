@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"imgtool/image"
@@ -123,12 +124,8 @@ func (l *Location) Section() (*io.SectionReader, error) {
 	}
 	p, err := l.Partitions.find(name, l.Part)
 	if err != nil {
-		if m := l.Source.Manifest; m != nil {
-			for _, part := range m.Partitions {
-				if part.Late && part.Name == l.Part {
-					err = fmt.Errorf("%s: %s is not in the image: the device makes it on its first boot", name, l.Part)
-				}
-			}
+		if slices.ContainsFunc(l.Source.Late(), func(r Row) bool { return r.Name == l.Part }) {
+			err = fmt.Errorf("%s: %s is not in the image: the device makes it on its first boot", name, l.Part)
 		}
 		return nil, err
 	}

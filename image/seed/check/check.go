@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -183,16 +184,12 @@ func ParseCIDR(s string) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	b := m.As4()
-	bits := binary.BigEndian.Uint32(b[:])
-	for n := range 33 {
-		if net := ^uint32(0) << (32 - n); bits == net {
-			return netip.PrefixFrom(a, n), true
-		}
-	}
-	for n := range 33 {
-		if net := ^uint32(0) << (32 - n); bits == ^net {
-			return netip.PrefixFrom(a, n), true
-		}
+	mask32 := binary.BigEndian.Uint32(b[:])
+	switch ones := bits.OnesCount32(mask32); {
+	case ^mask32&(^mask32+1) == 0:
+		return netip.PrefixFrom(a, ones), true
+	case mask32&(mask32+1) == 0:
+		return netip.PrefixFrom(a, 32-ones), true
 	}
 	return netip.Prefix{}, false
 }

@@ -182,10 +182,7 @@ func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, api.Verdict{Error: err.Error()})
 		return
 	}
-	if warnings == nil {
-		warnings = []string{}
-	}
-	answer(w, http.StatusOK, api.Verdict{OK: true, Warnings: warnings})
+	answer(w, http.StatusOK, api.Verdict{OK: true, Warnings: append([]string{}, warnings...)})
 }
 
 func (c *Console) export(w http.ResponseWriter, r *http.Request) {
@@ -202,14 +199,12 @@ func (c *Console) export(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) config(w http.ResponseWriter, r *http.Request) {
+	var submitted api.Submitted
 	b, err := c.receive(w, r, signedOrFirst, api.MaxBody)
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	submitted, err := c.apply(filename(r), b)
-	if err != nil {
-		b.Close()
+	if err == nil {
+		if submitted, err = c.apply(filename(r), b); err != nil {
+			b.Close()
+		}
 	}
 	begun(w, submitted, err)
 }

@@ -95,9 +95,7 @@ func (c *Console) run(j *job, w work) {
 	}
 	report(api.Event{Step: "running"})
 	result, rollback, err := w(c.ctx, report)
-	if result.Warnings == nil {
-		result.Warnings = []string{}
-	}
+	result.Warnings = append([]string{}, result.Warnings...) // not nil
 	if err == nil {
 		report(api.Event{Step: "completed"})
 	}

@@ -101,7 +101,7 @@ type Target struct {
 	Address string        // see [Address]
 	Device  string        // identifier that it must have; empty: any device
 	Wait    time.Duration // how long to wait until it answers
-	Waiting func(error)   // called when it does not answer at once; may be nil
+	Waiting func(error)   // called if it does not answer at once and Wait is positive; may be nil
 }
 
 // Connect waits until a device answers, and returns a client for it.
@@ -124,7 +124,7 @@ func Connect(ctx context.Context, t Target) (*Client, error) {
 		case ctx.Err() != nil || errors.As(err, new(*OtherError)) || time.Now().After(deadline):
 			return nil, err
 		}
-		if first && t.Waiting != nil {
+		if first && t.Wait > 0 && t.Waiting != nil {
 			t.Waiting(err)
 		}
 		if err := sleep(ctx, 2*pollInterval); err != nil {

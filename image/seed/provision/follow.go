@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,11 +16,8 @@ import (
 
 // follow polls the job until it ends.
 func (a *applier) follow(id string) (*Applied, error) {
-	seen := 0
-	step := ""
-	promoted := false
-	ended := 0
-	lost := false
+	seen, ended, step := 0, 0, ""
+	lost, promoted := false, false
 	for {
 		if time.Now().After(a.deadline) {
 			return nil, &UnknownError{a.c.URL(), fmt.Sprintf("the job did not end within %s; its last step was %q", a.Timeout.Round(time.Second), step)}
@@ -124,10 +122,7 @@ func (a *applier) succeeded(job *api.Job) *Applied {
 }
 
 func (a *applier) failed(job *api.Job, step string, promoted bool) error {
-	why := a.c.clean(job.Error)
-	if why == "" {
-		why = "the job failed"
-	}
+	why := cmp.Or(a.c.clean(job.Error), "the job failed")
 	at := ""
 	if step != "" {
 		at = " at the step " + step

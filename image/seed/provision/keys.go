@@ -89,14 +89,8 @@ func sortByAdmin(keys []*Key, config *seed.Config) {
 		}
 	}
 	rank := func(k *Key) int {
-		n := 0
-		if !slices.Contains(admins, string(k.PublicKey().Marshal())) {
-			n = 2
-		}
-		if isSecurityKey(k.PublicKey()) {
-			n++
-		}
-		return n
+		score := map[bool]int{true: 1}
+		return 2*score[!slices.Contains(admins, string(k.PublicKey().Marshal()))] + score[isSecurityKey(k.PublicKey())]
 	}
 	slices.SortStableFunc(keys, func(a, b *Key) int { return rank(a) - rank(b) })
 }
@@ -234,7 +228,5 @@ func (r *Keyring) unlock(ctx context.Context, id string, text []byte) (ssh.Signe
 	}
 }
 
-func readKeyFile(path string) ([]byte, error) {
-	// The largest keys in use, RSA with 16,384 bits, have 13 KiB.
-	return hostfile.ReadStream(path, 64<<10)
-}
+// readKeyFile reads a key; the largest in use, RSA with 16,384 bits, have 13 KiB.
+func readKeyFile(path string) ([]byte, error) { return hostfile.ReadStream(path, 64<<10) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -107,10 +108,8 @@ func checkColumn(i int, name string, before []string) error {
 	case strings.ContainsAny(name, `@{}"\`) || strings.ContainsFunc(name, unicode.IsControl):
 		return fmt.Errorf("column %d has a name that contains @ { } \" \\ or a control character", i+1)
 	}
-	for j, other := range before {
-		if other == name {
-			return fmt.Errorf("columns %d and %d are both named %s", j+1, i+1, name)
-		}
+	if j := slices.Index(before, name); j >= 0 {
+		return fmt.Errorf("columns %d and %d are both named %s", j+1, i+1, name)
 	}
 	return nil
 }

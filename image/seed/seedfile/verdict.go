@@ -42,14 +42,11 @@ func (v *Verdict) Faulty() error { return errors.Join(lines(v.Name, v.Faults)...
 
 // Refused returns an error with the number of faults, or nil.
 func (v *Verdict) Refused() error {
-	switch n := len(v.Faults); n {
-	case 0:
+	n := len(v.Faults)
+	if n == 0 {
 		return nil
-	case 1:
-		return fmt.Errorf("%s: the device would refuse it: 1 fault", v.Name)
-	default:
-		return fmt.Errorf("%s: the device would refuse it: %d faults", v.Name, n)
 	}
+	return fmt.Errorf("%s: the device would refuse it: %d fault%s", v.Name, n, map[bool]string{true: "s"}[n > 1])
 }
 
 // Warn calls warn with each warning.

@@ -1,5 +1,0 @@
-//go:build !linux
-
-package factory
-
-func checkOverlay(root string) error { return nil }
