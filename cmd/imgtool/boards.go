@@ -48,14 +48,14 @@ func runRepart(args []string, u *ui) error {
 	if all == nil {
 		return fmt.Errorf("%s leaves no partition to the device: all are in its images", b.Name)
 	}
-	if u.json {
-		return u.print(all)
+	if u.JSON {
+		return u.Print(all)
 	}
 	for i, d := range all {
 		if i > 0 {
-			u.printf("\n")
+			u.Printf("\n")
 		}
-		if err := u.text(fmt.Sprintf("# %s\n%s", sanitize.Line(d.Name), d.Text)); err != nil {
+		if err := u.Text(fmt.Sprintf("# %s\n%s", sanitize.Line(d.Name), d.Text)); err != nil {
 			return err
 		}
 	}
@@ -68,10 +68,10 @@ func runBoards(args []string, u *ui) error {
 		if err != nil {
 			return err
 		}
-		if u.json {
-			return u.print(b)
+		if u.JSON {
+			return u.Print(b)
 		}
-		return u.write(b.Source)
+		return u.Write(b.Source)
 	}
 	type row struct {
 		Name        string   `json:"name"`
@@ -87,11 +87,11 @@ func runBoards(args []string, u *ui) error {
 		}
 		rows = append(rows, row{b.Name, b.Description, b.Arch, b.Inputs()})
 	}
-	if u.json {
-		return u.print(rows)
+	if u.JSON {
+		return u.Print(rows)
 	}
 	for _, r := range rows {
-		if err := u.printf("%-12s %-8s %s\n", r.Name, r.Arch, r.Description); err != nil {
+		if err := u.Printf("%-12s %-8s %s\n", r.Name, r.Arch, r.Description); err != nil {
 			return err
 		}
 	}

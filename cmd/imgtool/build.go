@@ -87,7 +87,7 @@ few blocks are compressed again. The image is the same with the cache and withou
 func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	begin := time.Now()
 	opt.Keep = []string{opt.seed.file, opt.seed.values}
-	job, err := build.Prepare(opt.Request, u.warn)
+	job, err := build.Prepare(opt.Request, u.Warn)
 	if err != nil {
 		return err
 	}
@@ -102,29 +102,29 @@ func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
 	}
 	several := len(job.Board.Media) > 1
 	all := []build.File{}
-	err = job.Run(ctx, blocks, &u.unpacked, u, func(f build.File) error {
+	err = job.Run(ctx, blocks, &u.Unpacked, u, func(f build.File) error {
 		all = append(all, f)
-		if u.json {
+		if u.JSON {
 			return nil
 		}
 		name := f.Board
 		if several {
 			name += " " + f.Medium
 		}
-		return u.builtFile(name, f, time.Since(begin))
+		return builtFile(u, name, f, time.Since(begin))
 	})
-	if err != nil || !u.json {
+	if err != nil || !u.JSON {
 		return err
 	}
 	u.EndPhase()
 	if several {
-		return u.print(all)
+		return u.Print(all)
 	}
-	return u.print(all[0])
+	return u.Print(all[0])
 }
 
 // builtFile describes an image that was saved, and prints its path.
-func (u *ui) builtFile(name string, f build.File, took time.Duration) error {
+func builtFile(u *ui, name string, f build.File, took time.Duration) error {
 	size := image.FormatSize(f.FileSize)
 	if f.Allocated < f.FileSize {
 		size = image.FormatSize(f.Allocated) + " on disk"
@@ -142,5 +142,5 @@ func (u *ui) builtFile(name string, f build.File, took time.Duration) error {
 		}
 		u.Infof("  %2d %-*s %s", p.Number, wide, p.Name, use)
 	}
-	return u.printf("%s\n", f.Path)
+	return u.Printf("%s\n", f.Path)
 }

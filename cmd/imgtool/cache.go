@@ -37,7 +37,7 @@ func (o *cacheOptions) open(u *ui) (_ *cache.Dir, err error) {
 	if o.Max, err = parseCacheSize("--cache-size", o.size); err != nil {
 		return nil, err
 	}
-	return o.Options.Open(u.warn)
+	return o.Options.Open(u.Warn)
 }
 
 func parseCacheSize(what, text string) (int64, error) {
@@ -113,18 +113,18 @@ func runCache(opt cacheOptions, u *ui) error {
 			return fmt.Errorf("cache: %w", err)
 		}
 	}
-	if u.json {
+	if u.JSON {
 		all := map[string]any{"path": path, "entries": entries, "size": size}
 		if entries > 0 {
 			all["oldest"] = oldest.UTC().Format(time.RFC3339)
 		}
-		return u.print(all)
+		return u.Print(all)
 	}
-	u.printf("%s\n", path)
+	u.Printf("%s\n", path)
 	if entries == 0 {
-		err = u.printf("empty\n")
+		err = u.Printf("empty\n")
 	} else {
-		err = u.printf("%d blocks, %s, the oldest used %s\n", entries, image.FormatSize(size), oldest.UTC().Format("2006-01-02 15:04"))
+		err = u.Printf("%d blocks, %s, the oldest used %s\n", entries, image.FormatSize(size), oldest.UTC().Format("2006-01-02 15:04"))
 	}
 	return err
 }
@@ -140,8 +140,8 @@ func runTrim(opt cacheOptions, size int64, u *ui) error {
 			return err
 		}
 	}
-	if u.json {
-		return u.print(map[string]any{"path": path, "freed": freed})
+	if u.JSON {
+		return u.Print(map[string]any{"path": path, "freed": freed})
 	}
 	u.Infof("%s: %s freed", path, image.FormatSize(freed))
 	return nil

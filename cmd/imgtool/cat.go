@@ -36,7 +36,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 	if !p.Inside {
 		return fault.New(fault.Usage, "%s: name a partition or file to print: IMAGE:PARTITION/PATH", arg)
 	}
-	l, err := p.Open(ctx, u.opening())
+	l, err := p.Open(ctx, u.Opening())
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 		return err
 	}
 	u.EndPhase()
-	out := u.data()
+	out := u.Data()
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < c.Size(); {
 		if ctx.Err() != nil {
@@ -56,7 +56,7 @@ func runCat(ctx context.Context, arg string, u *ui) error {
 		if n, err := image.ReadFull(c, part, off); err != nil {
 			return volume.Unreadable(l.Name(), fmt.Errorf("at byte %d: %w", off+int64(n), err))
 		}
-		if off == 0 && u.toTerminal() && bytes.IndexByte(part, 0) >= 0 {
+		if off == 0 && u.ToTerminal() && bytes.IndexByte(part, 0) >= 0 {
 			return fault.New(fault.Usage, "%s is binary, and stdout is a terminal: redirect it to a file or a pipe", arg)
 		}
 		if _, err := out.Write(part); err != nil {

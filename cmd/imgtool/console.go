@@ -20,15 +20,15 @@ func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) e
 	if err != nil {
 		return err
 	}
-	fd := int(u.in.(*os.File).Fd())
+	fd := int(u.In.(*os.File).Fd())
 	before, err := term.MakeRaw(fd)
 	if err != nil {
 		r.Kill()
 		return err
 	}
 	defer term.Restore(fd, before)
-	go io.Copy(r.Keyboard, u.in)
-	if _, err := r.Watch(u.machineConsole(), nil, replies...); err != io.EOF {
+	go io.Copy(r.Keyboard, u.In)
+	if _, err := r.Watch(u.Console(), nil, replies...); err != io.EOF {
 		return err
 	}
 	return nil
@@ -36,8 +36,8 @@ func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) e
 
 // runHeadless prints the console, as events with --json.
 func runHeadless(ctx context.Context, m vm.Machine, opt vmOptions, replies []vm.Reply, u *ui) error {
-	if !u.json {
-		out := u.data()
+	if !u.JSON {
+		out := u.Data()
 		defer out.Close()
 		_, err := m.RunUntil(ctx, opt.pattern, opt.timeout, out, replies...)
 		return err
@@ -47,7 +47,7 @@ func runHeadless(ctx context.Context, m vm.Machine, opt vmOptions, replies []vm.
 	if err != nil {
 		return err
 	}
-	return u.print(map[string]any{"line": line, "seconds": time.Since(begin).Seconds()})
+	return u.Print(map[string]any{"line": line, "seconds": time.Since(begin).Seconds()})
 }
 
 // consoleEvents prints every line of a console as an event.
@@ -63,7 +63,7 @@ func (c *consoleEvents) Write(p []byte) (int, error) {
 		if !ended {
 			return len(p), nil
 		}
-		c.u.event(map[string]any{"event": "console", "line": strings.TrimRight(string(line), "\r")})
+		c.u.Event(map[string]any{"event": "console", "line": strings.TrimRight(string(line), "\r")})
 		c.rest = rest
 	}
 }

@@ -42,12 +42,12 @@ func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 	if placeA.File == "-" && placeB.File == "-" {
 		return fault.New(fault.Usage, "only one of the two can be standard input")
 	}
-	a, err := placeA.Open(ctx, u.opening())
+	a, err := placeA.Open(ctx, u.Opening())
 	if err != nil {
 		return err
 	}
 	defer a.Source.Close()
-	b, err := placeB.Open(ctx, u.opening())
+	b, err := placeB.Open(ctx, u.Opening())
 	if err != nil {
 		return err
 	}
@@ -56,12 +56,12 @@ func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 	if err != nil {
 		return err
 	}
-	if u.json {
-		err = u.print(map[string]any{"a": a.Name(), "b": b.Name(), "same": len(list) == 0, "differences": append([]compare.Difference{}, list...)})
+	if u.JSON {
+		err = u.Print(map[string]any{"a": a.Name(), "b": b.Name(), "same": len(list) == 0, "differences": append([]compare.Difference{}, list...)})
 	}
 	for _, d := range list {
-		if err == nil && !u.json {
-			err = u.printf("%s\n", d.String())
+		if err == nil && !u.JSON {
+			err = u.Printf("%s\n", d.String())
 		}
 	}
 	if err == nil && len(list) > 0 {

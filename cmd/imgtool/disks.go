@@ -45,15 +45,15 @@ func runDisks(u *ui) error {
 		}
 		rows = append(rows, r)
 	}
-	if u.json {
-		return u.print(rows)
+	if u.JSON {
+		return u.Print(rows)
 	}
 	for _, r := range rows {
 		verdict := "can be flashed"
 		if !r.Target {
 			verdict = "no: " + r.Reason
 		}
-		err := u.printf("%-16s %10s  %-8s %-28s %s\n", r.Path, image.FormatSize(r.Size), strings.TrimSpace(r.Bus+" "+r.Kind), strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
+		err := u.Printf("%-16s %10s  %-8s %-28s %s\n", r.Path, image.FormatSize(r.Size), strings.TrimSpace(r.Bus+" "+r.Kind), strings.TrimSpace(r.Vendor+" "+r.Model), verdict)
 		if err != nil {
 			return err
 		}

@@ -162,12 +162,12 @@ func enabled(keepKeys bool) map[string]bool {
 
 // options returns how the unit is provisioned, without what is opened or read.
 func (opt *factoryOptions) options(board *boards.Board, u *ui) factory.Options {
-	o := factory.Options{Options: u.deploying(opt.yes, opt.stall), Source: u.opening(), Board: board, Disks: opt.disks, Images: opt.images,
+	o := factory.Options{Options: deploying(u, opt.yes, opt.stall), Source: u.Opening(), Board: board, Disks: opt.disks, Images: opt.images,
 		Enabled: enabled(opt.keepKeys), Serials: opt.serials}
 	o.Fixed, o.Reprovision, o.DryRun = opt.fixed, opt.again, opt.dryRun
 	o.DoneUnit = func(r *factory.Receipt) error {
-		if u.json {
-			return u.print(r)
+		if u.JSON {
+			return u.Print(r)
 		}
 		return nil
 	}
@@ -208,8 +208,8 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 	}
 	defer o.Log.Close()
 	f := factory.New(o)
-	u.beforeEnd(f.Abandon)
-	if err := f.Run(ctx); err != nil || opt.dryRun || u.json {
+	u.BeforeEnd(f.Abandon)
+	if err := f.Run(ctx); err != nil || opt.dryRun || u.JSON {
 		return err
 	}
 	var names []string

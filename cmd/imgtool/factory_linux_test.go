@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/terminal"
 	"imgtool/flash"
 	"imgtool/flash/deploy"
 	"imgtool/flash/factory"
@@ -127,7 +128,7 @@ func (b *bench) has(medium, file string) (status factory.Status, is bool) {
 	d, err := deploy.Find(b.disks[medium])
 	must(err)
 	imagetest.Run(b.t, "blockdev", "--flushbufs", b.disks[medium])
-	o := (&ui{stderr: io.Discard}).deploying(true, flash.DefaultStall)
+	o := deploying(terminal.New(nil, io.Discard, io.Discard), true, flash.DefaultStall)
 	_, err = deploy.Verify(b.t.Context(), d, src, files, &o)
 	return factory.ReadStatus(d, src.Manifest, &b.board.Unit), err == nil
 }

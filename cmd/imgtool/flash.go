@@ -120,7 +120,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 	if err := opt.check(); err != nil {
 		return err
 	}
-	src, err := u.openImage(&opt.image, "--image FILE")
+	src, err := openImage(u, &opt.image, "--image FILE")
 	if err != nil {
 		return err
 	}
@@ -142,37 +142,37 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 
 // openImage opens the image of a file, or the newest one if it is empty, which is set then.
 // usage is how the user names another.
-func (u *ui) openImage(file *string, usage string) (src *volume.Source, err error) {
+func openImage(u *ui, file *string, usage string) (src *volume.Source, err error) {
 	if *file == "" {
 		if *file, err = volume.Newest(usage); err != nil {
 			return nil, err
 		}
 		u.Infof("image: %s, the newest in out/", *file)
 	}
-	if src, err = volume.Open(*file, u.opening()); err == nil {
+	if src, err = volume.Open(*file, u.Opening()); err == nil {
 		src.ReportBeside()
 	}
 	return src, err
 }
 
 // deploying returns how all commands write disks.
-func (u *ui) deploying(yes bool, stall time.Duration) deploy.Options {
-	o := deploy.Options{Monitor: u, Scratch: &u.unpacked, Status: exitStatus, Stall: stall, Begin: u.writeDisks, Done: func(r deploy.Receipt) error {
-		if u.json {
-			return u.print(r)
+func deploying(u *ui, yes bool, stall time.Duration) deploy.Options {
+	o := deploy.Options{Monitor: u, Scratch: &u.Unpacked, Status: exitStatus, Stall: stall, Begin: u.WriteDisks, Done: func(r deploy.Receipt) error {
+		if u.JSON {
+			return u.Print(r)
 		}
 		u.Infof("%s", r.Summary())
 		return nil
 	}}
 	if !yes {
-		o.Confirm = u.confirm
+		o.Confirm = u.Confirm
 	}
 	return o
 }
 
 // flashSource writes an open image to disks.
 func flashSource(ctx context.Context, names []string, src *volume.Source, opt flashOptions, u *ui) error {
-	o := u.deploying(opt.yes, opt.stall)
+	o := deploying(u, opt.yes, opt.stall)
 	o.Verify, o.Delta, o.DryRun, o.Reprovision, o.Fixed, o.Serial = opt.verify, opt.delta, opt.dryRun, opt.again, opt.fixed, opt.serial
 	if opt.image == "-" && !opt.yes {
 		o.Confirm = func(context.Context, string) error {
@@ -211,7 +211,7 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		}
 		defer log.Close()
 	}
-	u.beforeEnd(d.Abandon)
+	u.BeforeEnd(d.Abandon)
 	return d.Run(ctx, names, log)
 }
 
@@ -252,7 +252,7 @@ func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string,
 	case quiet:
 		return "", fault.New(fault.Usage, "say which disk: nothing is asked with --yes, or with the image on standard input. There is %s", strings.Join(list, "; and "))
 	}
-	n, err := u.choose(ctx, "Disks that can be written:", list)
+	n, err := u.Choose(ctx, "Disks that can be written:", list)
 	if err != nil {
 		return "", err
 	}

@@ -26,7 +26,7 @@ not a fault.`,
 }
 
 func runInspect(ctx context.Context, path string, u *ui) error {
-	s, err := volume.Open(path, u.opening())
+	s, err := volume.Open(path, u.Opening())
 	if err != nil {
 		return err
 	}
@@ -39,10 +39,10 @@ func runInspect(ctx context.Context, path string, u *ui) error {
 		return s.Wrap(err)
 	}
 	u.EndPhase()
-	if u.json {
-		err = u.print(r)
+	if u.JSON {
+		err = u.Print(r)
 	} else {
-		err = u.text(r.Text())
+		err = u.Text(r.Text())
 	}
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/terminal"
 	"imgtool/image"
 	"imgtool/image/fileinfo"
 	"imgtool/image/inspect"
@@ -43,7 +44,7 @@ Names with characters that are not printable are quoted as in Go.`,
 }
 
 func runLs(ctx context.Context, arg string, opt lsOptions, u *ui) error {
-	l, err := volume.ParsePlace(arg).Open(ctx, u.opening())
+	l, err := volume.ParsePlace(arg).Open(ctx, u.Opening())
 	if err != nil {
 		return err
 	}
@@ -70,18 +71,18 @@ func runLs(ctx context.Context, arg string, opt lsOptions, u *ui) error {
 	case opt.recursive:
 		files = below(v.Tree.Sub(at))
 	}
-	if u.json {
+	if u.JSON {
 		return printFiles(files, dir, opt, u)
 	}
-	out := u.listing()
+	out := u.Listing()
 	for name, n := range files {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		out.printf("%s\n", fileinfo.Long(name, n))
+		out.Printf("%s\n", fileinfo.Long(name, n))
 		if opt.xattrs {
 			for _, x := range n.Xattrs {
-				out.printf("    %s=%s\n", fileinfo.Quote(x.Name), fileinfo.Xattr(x))
+				out.Printf("    %s=%s\n", fileinfo.Quote(x.Name), fileinfo.Xattr(x))
 			}
 		}
 	}
@@ -105,8 +106,8 @@ func listPartitions(l *volume.Location, u *ui) error {
 		return err
 	}
 	u.EndPhase()
-	if u.json {
-		return u.print(all)
+	if u.JSON {
+		return u.Print(all)
 	}
 	wide := 0
 	for _, p := range all {
@@ -121,7 +122,7 @@ func listPartitions(l *volume.Location, u *ui) error {
 			size = "the rest"
 		}
 		line := fmt.Sprintf("%3d %-*s %-14s %10s %10s  %s", p.Number, wide, p.Name, p.Type, inspect.FormatOffset(p.Off), size, holds)
-		if err := u.printf("%s\n", strings.TrimRight(line, " ")); err != nil {
+		if err := u.Printf("%s\n", strings.TrimRight(line, " ")); err != nil {
 			return err
 		}
 	}
@@ -130,23 +131,23 @@ func listPartitions(l *volume.Location, u *ui) error {
 
 // printFiles prints a JSON list one element at a time: there may be a million.
 func printFiles(files iter.Seq2[string, *tree.Inode], dir string, opt lsOptions, u *ui) error {
-	out := u.listing()
+	out := u.Listing()
 	separator := "[\n"
 	for name, n := range files {
 		f := fileinfo.New(path.Join(dir, name), n)
 		if !opt.xattrs {
 			f.Xattrs = nil
 		}
-		line, err := encode(f, "")
+		line, err := terminal.Encode(f, "")
 		if err != nil {
 			return err
 		}
-		out.printf(separator+"%s", line)
+		out.Printf(separator+"%s", line)
 		separator = ",\n"
 	}
 	if separator == "[\n" {
-		out.printf("[")
+		out.Printf("[")
 	}
-	out.printf("\n]\n")
+	out.Printf("\n]\n")
 	return out.Flush()
 }

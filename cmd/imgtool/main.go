@@ -11,10 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/terminal"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 	"imgtool/layouts"
 )
+
+// ui is short for the user interface that all commands have.
+type ui = terminal.UI
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -26,23 +30,22 @@ const grace = 2 * time.Second
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	out := &results{to: stdout}
-	u := &ui{in: stdin, stdout: out, stderr: stderr}
-	stop := u.handleSignals(out, cancel)
+	u := terminal.New(stdin, stdout, stderr)
+	stop := u.HandleSignals(cancel)
 	defer stop()
 	// A second signal ends the program at once, and so does the end of the grace period: the
 	// command may wait for a pipe that nothing is written to.
 	defer context.AfterFunc(ctx, func() {
 		stop()
 		time.Sleep(grace)
-		u.end()
-		u.fail(u.interrupted(), exitInterrupted)
+		u.End()
+		u.Fail(u.Interrupted(), exitInterrupted)
 		os.Exit(exitInterrupted)
 	})()
 	defer func() {
 		if r := recover(); r != nil {
 			u.EndPhase()
-			u.line("imgtool: internal error: %v", r)
+			u.Line("imgtool: internal error: %v", r)
 			status = exitInternal
 		}
 	}()
@@ -50,28 +53,27 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	cmd.SetArgs(args)
 	cmd.SetIn(stdin)
 	// Cobra repeats arguments that it does not know.
-	cmd.SetOut(sanitize.NewWriter(out))
+	cmd.SetOut(u.Stdout())
 	cmd.SetErr(sanitize.NewWriter(stderr))
 	err := cmd.ExecuteContext(ctx)
 	u.EndPhase()
-	lost := out.failed()
+	lost := u.Lost()
 	switch {
 	case lost != nil:
-		out.die()
 		err = lost
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errDiffers):
 		return exitDiffers
-	case !u.started:
+	case !u.Started:
 		err = fault.As(fault.Usage, err)
 	}
 	status = exitStatus(err)
 	if ctx.Err() != nil {
 		status = exitInterrupted
-		err = u.interrupted()
+		err = u.Interrupted()
 	}
-	u.fail(err, status)
+	u.Fail(err, status)
 	return status
 }
 
@@ -90,11 +92,11 @@ Data go to stdout, messages and progress to stderr.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 		PersistentPreRun: func(cmd *cobra.Command, args []string) {
-			u.start()
+			u.Start()
 		},
 	}
-	cmd.PersistentFlags().BoolVar(&u.json, "json", false, "print results, messages and progress as JSON")
-	cmd.PersistentFlags().Var((*sizeFlag)(&u.unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
+	cmd.PersistentFlags().BoolVar(&u.JSON, "json", false, "print results, messages and progress as JSON")
+	cmd.PersistentFlags().Var((*sizeFlag)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
 	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
 		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),
 		newDisksCommand(u), newBoardsCommand(u), newCacheCommand(u), newVersionCommand(u))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
+	"imgtool/cmd/imgtool/terminal"
 	"imgtool/image/imagetest"
 )
 
@@ -170,16 +172,16 @@ func TestDiskReplacedDuringTheQuestionIsNotWritten(t *testing.T) {
 func TestChoosingADisk(t *testing.T) {
 	for line, want := range map[string]int{"1\n": 0, " 3 \n": 2, "0\n": -1, "4\n": -1, "\n": -1, "one\n": -1} {
 		p := newPerson(t)
-		u := &ui{in: p.screen, stdout: p.screen, stderr: p.screen}
+		u := terminal.New(p.screen, p.screen, p.screen)
 		p.types(line)
-		n, err := u.choose(t.Context(), "Disks:", []string{"a", "b", "c"})
+		n, err := u.Choose(t.Context(), "Disks:", []string{"a", "b", "c"})
 		if want < 0 && exitStatus(err) != exitUsage || want >= 0 && (err != nil || n != want) {
 			t.Errorf("%q: %d, %v", line, n, err)
 		}
 		p.sees("  3  c\n")
 	}
-	u := &ui{in: strings.NewReader("1\n"), stderr: &bytes.Buffer{}}
-	if _, err := u.choose(t.Context(), "Disks:", []string{"a disk"}); exitStatus(err) != exitUsage || !strings.Contains(err.Error(), "a disk") {
+	u := terminal.New(strings.NewReader("1\n"), io.Discard, &bytes.Buffer{})
+	if _, err := u.Choose(t.Context(), "Disks:", []string{"a disk"}); exitStatus(err) != exitUsage || !strings.Contains(err.Error(), "a disk") {
 		t.Error(err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"imgtool/cmd/imgtool/terminal"
 	"imgtool/image"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
@@ -269,27 +270,27 @@ func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 // Names in a manifest beside an image, and messages of a registry or program, are escaped.
 func TestMessagesHaveNoEffectOnATerminal(t *testing.T) {
 	p := newPerson(t)
-	u := &ui{in: p.screen, stdout: p.screen, stderr: p.screen}
-	u.start()
+	u := terminal.New(p.screen, p.screen, p.screen)
+	u.Start()
 	u.Infof("%s", hostile)
 	u.Warnf("%s", hostile)
-	u.fail(fault.WithHint(fmt.Errorf("%s: %w", hostile, os.ErrNotExist), "%s", hostile), exitUsage)
+	u.Fail(fault.WithHint(fmt.Errorf("%s: %w", hostile, os.ErrNotExist), "%s", hostile), exitUsage)
 	u.Phase(hostile, 1000)(10)
 	u.EndPhase()
 	u.Phase(hostile, 0)(10)
-	u.json = true
+	u.JSON = true
 	u.Infof("%s", hostile)
-	u.fail(fmt.Errorf("%s", hostile), exitInput)
-	u.event(map[string]any{hostile: hostile})
-	u.print(map[string]any{hostile: hostile})
-	u.json = false
+	u.Fail(fmt.Errorf("%s", hostile), exitInput)
+	u.Event(map[string]any{hostile: hostile})
+	u.Print(map[string]any{hostile: hostile})
+	u.JSON = false
 	u.EndPhase()
-	u.printf("%s %v\n", hostile, []string{hostile})
-	l := u.listing()
-	l.printf("%s\n", hostile)
+	u.Printf("%s %v\n", hostile, []string{hostile})
+	l := u.Listing()
+	l.Printf("%s\n", hostile)
 	l.Flush()
 	go p.types("1\n")
-	if n, err := u.choose(t.Context(), "Disks:", []string{hostile}); n != 0 || err != nil {
+	if n, err := u.Choose(t.Context(), "Disks:", []string{hostile}); n != 0 || err != nil {
 		t.Error(n, err)
 	}
 	p.screen.WriteString("this is all")

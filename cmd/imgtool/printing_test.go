@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -11,17 +9,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"imgtool/image/fault"
 )
 
 // printers are the functions that may write to stdout and stderr, or pass them to
-// others. Those in ui.go sanitize their output unless documented otherwise.
+// others. Those of package terminal sanitize their output unless documented otherwise.
 var printers = map[string][]string{
-	"cmd/imgtool/main.go":     {"main", "run"},
-	"cmd/imgtool/ui.go":       {"line", "printf", "listing", "text", "write", "data", "toTerminal", "machineConsole", "event", "print", "start", "await"},
-	"cmd/imgtool/progress.go": {"draw"},
-	"cmd/first-boot/main.go":  {"main", "say"},
+	"cmd/imgtool/main.go":              {"main", "run"},
+	"cmd/imgtool/terminal/ui.go":       {"New", "Line", "Printf", "Listing", "Text", "Write", "Data", "ToTerminal", "Console", "Event", "Print", "Start", "await"},
+	"cmd/imgtool/terminal/stdout.go":   {"Stdout", "Lost"},
+	"cmd/imgtool/terminal/signals.go":  {"HandleSignals"},
+	"cmd/imgtool/terminal/progress.go": {"draw"},
+	"cmd/first-boot/main.go":           {"main", "say"},
 }
 
 // All output goes through the ui, which sanitizes it, or through the log of first-boot.
@@ -50,7 +48,7 @@ func TestThereIsOneWayToPrint(t *testing.T) {
 			}
 			ast.Inspect(decl, func(n ast.Node) bool {
 				what := prints(n)
-				if what == "" || what == ".machineConsole" && name == "cmd/imgtool/console.go" {
+				if what == "" || what == ".Console" && name == "cmd/imgtool/console.go" {
 					return true
 				}
 				if seen[name] = true; !slices.Contains(printers[name], in) {
@@ -77,7 +75,7 @@ func prints(n ast.Node) string {
 	case *ast.SelectorExpr:
 		from, _ := n.X.(*ast.Ident)
 		switch name := n.Sel.Name; {
-		case slices.Contains([]string{"stdout", "stderr", "machineConsole"}, name):
+		case slices.Contains([]string{"stdout", "stderr", "Console"}, name):
 			return "." + name
 		case from == nil:
 		case from.Name == "os" && (name == "Stdout" || name == "Stderr"), from.Name == "slog",
@@ -90,24 +88,4 @@ func prints(n ast.Node) string {
 		}
 	}
 	return ""
-}
-
-// Each of several joined errors is printed on its own line, also when wrapped; newlines in names are escaped.
-func TestErrorsHaveLines(t *testing.T) {
-	a, b := errors.New("a\nx"), errors.New("b")
-	for _, test := range []struct {
-		err  error
-		want []string
-	}{
-		{a, []string{"a\nx"}},
-		{errors.Join(a, b), []string{"a\nx", "b"}},
-		{fmt.Errorf("in\ny: %w", errors.Join(a, b)), []string{"in\ny: a\nx", "b"}},
-		{fault.WithHint(fault.As(fault.Usage, errors.Join(errors.Join(a, b), b)), "h"), []string{"a\nx", "b", "b"}},
-		{fmt.Errorf("%w and %w", a, b), []string{"a\nx and b"}},
-		{fmt.Errorf("%w, which is bad", errors.Join(a, b)), []string{"a\nx\nb, which is bad"}},
-	} {
-		if got := errorLines(test.err); !slices.Equal(got, test.want) {
-			t.Errorf("%q, not %q", got, test.want)
-		}
-	}
 }

@@ -103,7 +103,7 @@ func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 		return nil, err
 	}
 	if v.Format == "toml" && v.Config.UsesFiles() {
-		u.warn(opt.seed.file + " is not a bundle, but its containers use files of a bundle")
+		u.Warn(opt.seed.file + " is not a bundle, but its containers use files of a bundle")
 	}
 	return provision.NewPayload(v), nil
 }
@@ -128,12 +128,12 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 	if err != nil || c.Encrypted() {
 		return c, err
 	}
-	u.warn(c.URL() + " is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
+	u.Warn(c.URL() + " is plain HTTP: others in the network can read what is sent, and the device is not authenticated")
 	if c.Local() || opt.yes {
 		return c, nil
 	}
 	reason := c.URL() + " is not a local address, and the configuration may contain secrets"
-	line, err := u.answer(ctx, reason+".\nType yes to go on: ", reason+"; pass --yes to go on")
+	line, err := u.Answer(ctx, reason+".\nType yes to go on: ", reason+"; pass --yes to go on")
 	if err == nil && line != "yes" {
 		err = &provision.RefusedError{Address: c.URL(), Reason: "nothing was sent: the answer was not yes"}
 	}
@@ -144,11 +144,11 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *ui) provision.KeyFunc {
 	return func() ([]*provision.Key, error) {
 		home, _ := os.UserHomeDir()
-		ring := &provision.Keyring{ID: opt.key, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.warn,
+		ring := &provision.Keyring{ID: opt.key, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.Warn,
 			Touch: func(name string) { u.Infof("touch the security key %s", name) },
 			Passphrase: func(ctx context.Context, file string, again bool) (string, error) {
 				question := map[bool]string{true: "It is wrong. "}[again] + "Passphrase of " + file + ": "
-				return u.secret(ctx, question, file+" has a passphrase; add it to ssh-agent with ssh-add")
+				return u.Secret(ctx, question, file+" has a passphrase; add it to ssh-agent with ssh-add")
 			}}
 		return ring.Find(ctx, config)
 	}
@@ -162,11 +162,11 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 	done, err := c.Apply(ctx, r)
 	state := map[string]string{fault.Refused: "refused", fault.RolledBack: "rolled-back", fault.Unknown: "unknown"}[fault.Kind(err)]
 	switch {
-	case err != nil && u.json && state != "":
-		return errors.Join(u.print(map[string]any{"state": state, "address": c.URL(), "why": err.Error()}), opt.hint(err))
+	case err != nil && u.JSON && state != "":
+		return errors.Join(u.Print(map[string]any{"state": state, "address": c.URL(), "why": err.Error()}), opt.hint(err))
 	case err != nil:
 		return opt.hint(err)
-	case u.json:
+	case u.JSON:
 		result := map[string]any{"state": "applied", "address": c.URL(), "reapply": done.Reapply, "seconds": time.Since(begin).Seconds()}
 		if done.Forwarding != "" {
 			result["forwarding_url"] = done.Forwarding
@@ -174,7 +174,7 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 		if done.Key != nil {
 			result["key"] = done.Key.Name
 		}
-		return u.print(result)
+		return u.Print(result)
 	}
 	u.Infof("applied in %.1f s", time.Since(begin).Seconds())
 	if done.Forwarding != "" {
@@ -204,13 +204,13 @@ func (opt *provisionOptions) hint(err error) error {
 func showProvisioning(e provision.Event, u *ui) {
 	switch {
 	case e.Sent:
-		u.leaves("the device has the configuration and continues with it")
+		u.Leaves("the device has the configuration and continues with it")
 	case e.Warning != "":
-		u.warn(e.Warning)
+		u.Warn(e.Warning)
 	case e.Note != "":
 		u.Infof("%s", e.Note)
-	case u.json:
-		u.event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
+	case u.JSON:
+		u.Event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
 			"service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status})
 	default:
 		line := fmt.Sprintf("%7.1f s  %s", e.Step.Elapsed, e.Step.Step)
@@ -266,7 +266,7 @@ deleted. As there, a change that seed check would refuse is not sent, and commen
 func runProvisionSet(ctx context.Context, opt *provisionOptions, u *ui) (err error) {
 	var value []byte
 	if len(opt.args) == 2 {
-		if value, err = provision.ReadValue(opt.args[1], u.in); err != nil {
+		if value, err = provision.ReadValue(opt.args[1], u.In); err != nil {
 			return err
 		}
 	}
@@ -284,13 +284,13 @@ func runProvisionSet(ctx context.Context, opt *provisionOptions, u *ui) (err err
 	}
 	if e.Unchanged {
 		u.Infof("the device has this value already; nothing was sent")
-		if u.json {
-			return u.print(map[string]any{"state": "same", "address": c.URL()})
+		if u.JSON {
+			return u.Print(map[string]any{"state": "same", "address": c.URL()})
 		}
 		return nil
 	}
 	if e.LosesLayout {
-		u.warn("the device rewrites its config.toml: comments and the layout are lost")
+		u.Warn("the device rewrites its config.toml: comments and the layout are lost")
 	}
 	return opt.apply(ctx, c, e.Request, u)
 }
@@ -339,7 +339,7 @@ func runProvisionStatus(ctx context.Context, opt *provisionOptions, u *ui) error
 	if want == nil && c.Device != "" {
 		words += " (device " + c.Device + ")"
 	}
-	if u.json {
+	if u.JSON {
 		result := map[string]any{"address": c.URL(), "state": state}
 		if c.Device != "" {
 			result["device"] = c.Device
@@ -347,9 +347,9 @@ func runProvisionStatus(ctx context.Context, opt *provisionOptions, u *ui) error
 		if want != nil {
 			result["same"] = s.Same
 		}
-		err = u.print(result)
+		err = u.Print(result)
 	} else {
-		err = u.printf("%s: %s\n", c.URL(), words)
+		err = u.Printf("%s: %s\n", c.URL(), words)
 	}
 	if err == nil && want != nil && !s.Same {
 		err = fault.New(fault.Mismatch, "%s: %s", c.URL(), words)
@@ -383,11 +383,11 @@ func runProvisionValidate(ctx context.Context, opt *provisionOptions, u *ui) err
 		if err != nil {
 			return err
 		}
-		if u.json {
-			return u.print(map[string]any{"ok": true, "address": c.URL(), "warnings": append([]string{}, warnings...)})
+		if u.JSON {
+			return u.Print(map[string]any{"ok": true, "address": c.URL(), "warnings": append([]string{}, warnings...)})
 		}
 		for _, w := range warnings {
-			u.warn(w)
+			u.Warn(w)
 		}
 		u.Infof("%s would take %s", c.URL(), opt.seed.file)
 		return nil
@@ -423,7 +423,7 @@ func runProvisionExport(ctx context.Context, opt *provisionOptions, u *ui) error
 			return err
 		}
 		if !toFile {
-			return u.write(config)
+			return u.Write(config)
 		}
 		if err := writeNew(opt.output, config); err != nil {
 			return err

@@ -107,7 +107,7 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return deploy.SaveSeed(ctx, opt.target, seed, u.deploying(true, opt.stall))
+		return deploy.SaveSeed(ctx, opt.target, seed, deploying(u, true, opt.stall))
 	}
 	// The file may be in use as a disk.
 	if d, err := deploy.Find(opt.target); err != nil {
@@ -148,7 +148,7 @@ func runSeedGet(path, board string, u *ui) error {
 	if err != nil {
 		return err
 	}
-	return u.write(seed)
+	return u.Write(seed)
 }
 
 // seeded returns an image with the seed of flags in it. board may be nil.

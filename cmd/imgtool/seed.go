@@ -63,7 +63,7 @@ var errSeedPipe = fault.New(fault.Usage, "the seed must be a file, not a pipe")
 // verdict reads and checks a seed, which may also be a bundle or come from standard input.
 func (o seedOptions) verdict(u *ui) (*seedfile.Verdict, error) {
 	if o.values == "" && o.unit == "" {
-		return seedfile.ReadVerdict(o.file, u.in)
+		return seedfile.ReadVerdict(o.file, u.In)
 	}
 	s, err := o.read()
 	if err != nil {
@@ -79,7 +79,7 @@ func (o seedOptions) valid(u *ui) (*seedfile.Verdict, error) {
 		return nil, err
 	}
 	if v.OK {
-		v.Warn(u.warn)
+		v.Warn(u.Warn)
 	}
 	return v, v.Faulty()
 }

@@ -41,13 +41,13 @@ func runSeedCheck(opt seedOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	if u.json {
-		return errors.Join(u.print(v), v.Refused())
+	if u.JSON {
+		return errors.Join(u.Print(v), v.Refused())
 	}
 	for _, f := range v.Faults {
-		u.printf("%s:%v\n", v.Name, f)
+		u.Printf("%s:%v\n", v.Name, f)
 	}
-	v.Warn(u.warn)
+	v.Warn(u.Warn)
 	if v.OK {
 		u.Infof("%s: the device takes it", v.Name)
 	}
@@ -62,10 +62,10 @@ func runSeedCheckUnits(opt seedOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	if u.json {
-		return errors.Join(u.print(all), all.Refused())
+	if u.JSON {
+		return errors.Join(u.Print(all), all.Refused())
 	}
-	all.Each(func(fault string) { u.printf("%s\n", fault) }, u.warn)
+	all.Each(func(fault string) { u.Printf("%s\n", fault) }, u.Warn)
 	if all.OK {
 		u.Infof("%s: the device takes it for each of %d units", opt.file, len(all.Units))
 	}
@@ -98,14 +98,14 @@ func runSeedRender(opt seedOptions, u *ui) error {
 		return err
 	}
 	files := v.Config.Render()
-	if u.json {
-		return u.print(files)
+	if u.JSON {
+		return u.Print(files)
 	}
 	for i, f := range files {
 		if i > 0 {
-			u.printf("\n")
+			u.Printf("\n")
 		}
-		if err := u.text(fmt.Sprintf("==> /data/config/%s <==\n%s\n", sanitize.Line(f.Path), strings.TrimSuffix(f.Text, "\n"))); err != nil {
+		if err := u.Text(fmt.Sprintf("==> /data/config/%s <==\n%s\n", sanitize.Line(f.Path), strings.TrimSuffix(f.Text, "\n"))); err != nil {
 			return err
 		}
 	}
@@ -120,6 +120,6 @@ func newSeedSchemaCommand(u *ui) *cobra.Command {
 with a schema. It has fewer rules than imgtool seed check.`,
 		Example: `  imgtool seed schema > atomixos.schema.json`,
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return u.write(seed.Schema()) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return u.Write(seed.Schema()) },
 	}
 }

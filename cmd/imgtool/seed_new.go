@@ -70,7 +70,7 @@ func runSeedNew(ctx context.Context, opt seed.Answers, output string, u *ui) err
 		if *q.answer != "" {
 			continue
 		}
-		line, err := u.answer(ctx, q.question, "pass --user, --ssh-key, --container and --image")
+		line, err := u.Answer(ctx, q.question, "pass --user, --ssh-key, --container and --image")
 		if err != nil {
 			return err
 		}
@@ -83,11 +83,11 @@ func runSeedNew(ctx context.Context, opt seed.Answers, output string, u *ui) err
 		}
 	}
 	text, faults := seed.New(opt)
-	if err := seedfile.Faulty("seed", faults, u.warn); err != nil {
+	if err := seedfile.Faulty("seed", faults, u.Warn); err != nil {
 		return err
 	}
 	if output == "" {
-		return u.write(text)
+		return u.Write(text)
 	}
 	return writeNew(output, text)
 }
@@ -132,14 +132,14 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
-	if err := seedfile.Faulty(filepath.Join(dir, "config.toml"), faults, u.warn); err != nil {
+	if err := seedfile.Faulty(filepath.Join(dir, "config.toml"), faults, u.Warn); err != nil {
 		return err
 	}
 	if err := writeNew(output, b.Bytes()); err != nil {
 		return err
 	}
-	if u.json {
-		return u.print(map[string]any{"bundle": output, "bytes": b.Len()})
+	if u.JSON {
+		return u.Print(map[string]any{"bundle": output, "bytes": b.Len()})
 	}
 	u.Infof("%s: %s", output, image.FormatSize(int64(b.Len())))
 	return nil
@@ -184,7 +184,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	text, err := s.Check("atomixos", u.warn)
+	text, err := s.Check("atomixos", u.Warn)
 	if err != nil {
 		return err
 	}

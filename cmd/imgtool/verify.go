@@ -85,7 +85,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	} else {
 		opt.seed.unit = ""
 	}
-	src, err := u.openImage(&opt.image, "--image FILE")
+	src, err := openImage(u, &opt.image, "--image FILE")
 	if err != nil {
 		return err
 	}
@@ -117,15 +117,15 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 			return err
 		}
 	}
-	o := u.deploying(true, opt.stall)
+	o := deploying(u, true, opt.stall)
 	n, err := deploy.Verify(ctx, disk, src, files, &o)
 	if err != nil {
 		return err
 	}
 	took := time.Since(begin)
-	if u.json {
+	if u.JSON {
 		u.EndPhase()
-		return u.print(map[string]any{"disk": disk.Path, "image": src.Name, "build_id": src.BuildID(), "verified": n, "seconds": took.Seconds()})
+		return u.Print(map[string]any{"disk": disk.Path, "image": src.Name, "build_id": src.BuildID(), "verified": n, "seconds": took.Seconds()})
 	}
 	u.Infof("%s: %s are as in %s, in %s", disk.Path, image.FormatSize(n), src.Name, took.Round(100*time.Millisecond))
 	return nil
@@ -152,7 +152,7 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 // runVerifyImage checks an image without a disk.
 func runVerifyImage(ctx context.Context, file string, u *ui) error {
 	begin := time.Now()
-	src, err := u.openImage(&file, "imgtool verify FILE")
+	src, err := openImage(u, &file, "imgtool verify FILE")
 	if err != nil {
 		return err
 	}
@@ -176,8 +176,8 @@ func runVerifyImage(ctx context.Context, file string, u *ui) error {
 		}
 	}
 	took := time.Since(begin)
-	if u.json {
-		return u.print(map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()})
+	if u.JSON {
+		return u.Print(map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()})
 	}
 	u.Infof("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil

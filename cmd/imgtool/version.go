@@ -35,12 +35,12 @@ func runVersion(u *ui) error {
 		}
 		codecs = append(codecs, c)
 	}
-	if u.json {
-		return u.print(map[string]any{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH, "codecs": codecs})
+	if u.JSON {
+		return u.Print(map[string]any{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH, "codecs": codecs})
 	}
-	u.printf("imgtool %s %s/%s %s\n", v, runtime.GOOS, runtime.GOARCH, runtime.Version())
+	u.Printf("imgtool %s %s/%s %s\n", v, runtime.GOOS, runtime.GOARCH, runtime.Version())
 	for _, c := range codecs {
-		u.printf("  squashfs %s\n", c)
+		u.Printf("  squashfs %s\n", c)
 	}
 	return nil
 }

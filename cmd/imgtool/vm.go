@@ -139,7 +139,7 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 
 // check checks the options before anything is opened.
 func (opt *vmOptions) check(timed bool, u *ui) (err error) {
-	in, ok := u.in.(*os.File)
+	in, ok := u.In.(*os.File)
 	switch terminal := ok && term.IsTerminal(int(in.Fd())); {
 	case opt.slot != "" && opt.slot != "a" && opt.slot != "b":
 		return fault.New(fault.Usage, "--slot is %q; it must be a or b", opt.slot)
@@ -147,7 +147,7 @@ func (opt *vmOptions) check(timed bool, u *ui) (err error) {
 		return fault.New(fault.Usage, "--until and --timeout need --headless")
 	case opt.timeout <= 0:
 		return fault.New(fault.Usage, "--timeout is %s; it must be positive", opt.timeout)
-	case !opt.headless && u.json:
+	case !opt.headless && u.JSON:
 		return fault.New(fault.Usage, "--json needs --headless: otherwise the console is the terminal")
 	case !opt.headless && !terminal:
 		return fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
@@ -206,7 +206,7 @@ func (opt *vmOptions) checkKept(f *os.File, args []string) error {
 // newDisk makes a disk of size bytes with an image on it, or the newest image if file is
 // empty. The disk is a file at a path, or temporary.
 func newDisk(ctx context.Context, path, file string, size int64, u *ui) (*os.File, error) {
-	src, err := u.openImage(&file, "imgtool vm FILE")
+	src, err := openImage(u, &file, "imgtool vm FILE")
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,7 @@ import (
 	"imgtool/image/volume"
 )
 
-// body returns the content of the image from start on, without the backup table. Partitions
-// that end after the image are filled with zeros.
+// body returns the content of the image from start on, without the backup table.
 func (p *Plan) body() volume.Chunks { return p.withoutBackup(p.padded(p.rest())) }
 
 // rest returns the content of the image from start on.
@@ -138,8 +137,7 @@ func (p *Plan) onto(size int64, body volume.Chunks) volume.Chunks {
 
 // ends returns what goes before start and to the end of a disk of size bytes: the head with
 // the partition table fitted to the disk, and the backup table. The body must have been
-// read. If the image has data where the backup table of the disk belongs, its own table stays
-// as it is.
+// read. If the image has data where the backup table of the disk belongs, its own table stays.
 func (p *Plan) ends(size int64) (before, after []image.Chunk, err error) {
 	before = slices.Clone(p.head)
 	g := p.movable()

@@ -10,6 +10,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,8 +29,7 @@ import (
 	"imgtool/image/volume"
 )
 
-// A Monitor is informed about the writing of disks. Its methods may be called from several
-// goroutines.
+// A Monitor is informed about the writing of disks, from several goroutines.
 type Monitor interface {
 	progress.Reporter
 
@@ -103,8 +103,7 @@ type Deployment struct {
 	begun   bool // disks may have been written to
 }
 
-// New reads an image up to its first partition. The source must stay open until the
-// deployment is closed.
+// New reads an image up to its first partition. The source must stay open until Close.
 func New(src *volume.Source, opt Options) (*Deployment, error) {
 	d := &Deployment{src: src, opt: opt}
 	return d, d.setPlan(src)
@@ -175,7 +174,6 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 	return d.finish(ctx)
 }
 
-// prepare checks the disks and the image.
 func (d *Deployment) prepare(ctx context.Context, names []string) error {
 	if len(names) > 1 && d.src.Unit != "" {
 		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", d.src.Unit, len(names))
@@ -290,8 +288,7 @@ func (d *Deployment) seek(ctx context.Context) error {
 	return d.src.ReadThrough(ctx, through)
 }
 
-// checkFill refuses disks of different sizes if a partition fills each, and warns if it
-// cannot fill the disk.
+// checkFill refuses disks of different sizes if a partition fills each, or warns that it cannot.
 func (d *Deployment) checkFill() error {
 	part := d.src.FillPartition()
 	if part == nil {
@@ -330,7 +327,6 @@ func (d *Deployment) checkState(to *disk.Disk) error {
 	return nil
 }
 
-// dryRun reports what would be written.
 func (d *Deployment) dryRun(ctx context.Context) error {
 	if d.src.File == nil {
 		var disks []*disk.Disk
@@ -405,20 +401,15 @@ func (d *Deployment) finish(ctx context.Context) error {
 	return err
 }
 
-// conclude reports the result of each disk. It returns the first error of a disk, else the
-// error of the log.
+// conclude reports the result of each disk, and returns the first error.
 func (d *Deployment) conclude(ctx context.Context) error {
 	d.opt.Monitor.EndPhase()
 	var failed, logErr error
 	for _, t := range d.targets {
-		if err := d.opt.Log.Add(t.Disk.Path, t.Receipt); err != nil && logErr == nil {
-			logErr = err
-		}
+		logErr = cmp.Or(logErr, d.opt.Log.Add(t.Disk.Path, t.Receipt))
 		switch {
 		case t.Err == nil:
-			if err := d.opt.Done(t.Receipt); err != nil && failed == nil {
-				failed = err
-			}
+			failed = cmp.Or(failed, d.opt.Done(t.Receipt))
 		case failed == nil:
 			failed = t.ErrWithHint(ctx)
 		default:
@@ -428,10 +419,7 @@ func (d *Deployment) conclude(ctx context.Context) error {
 	if failed != nil && logErr != nil {
 		d.opt.Monitor.Warnf("%v", logErr)
 	}
-	if failed != nil {
-		return failed
-	}
-	return logErr
+	return cmp.Or(failed, logErr)
 }
 
 // ErrWithHint returns the error of a disk with what is on the disk now.

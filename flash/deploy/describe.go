@@ -2,15 +2,84 @@ package deploy
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"imgtool/flash/disk"
 	"imgtool/image"
+	"imgtool/image/gpt"
 	"imgtool/image/partition"
 	"imgtool/layouts"
 )
+
+// record is on a disk while an image is written to it.
+type record struct {
+	Board   string `json:"board,omitempty"`
+	BuildID string `json:"build_id,omitempty"`
+	Unit    string `json:"unit,omitempty"`
+	Size    int64  `json:"size"` // of the image, in bytes
+}
+
+const recordMagic = "imgtool: flash in progress\n"
+
+// recordOff is the offset of the record: after the first block, which holds the header of
+// the partition table, and before any partition.
+const recordOff = image.Block
+
+func (p *Plan) record() *record {
+	r := &record{Size: p.size, Unit: p.src.Unit}
+	if m := p.src.Manifest; m != nil {
+		r.Board, r.BuildID = m.Board, m.BuildID
+	}
+	return r
+}
+
+func (r *record) encode() []byte {
+	text, err := json.Marshal(r)
+	if err != nil {
+		panic("deploy: internal error: " + err.Error())
+	}
+	return append(append([]byte(recordMagic), text...), '\n')
+}
+
+// isFor reports whether a block of a disk is a record for the same board and size of image.
+func (r *record) isFor(block []byte) bool {
+	text, ok := bytes.CutPrefix(block, []byte(recordMagic))
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	var other record
+	return ok && json.Unmarshal(line, &other) == nil && other.Board == r.Board && other.Size == r.Size
+}
+
+// similar reports whether a disk has the partitions of the image, or was about to get them.
+func (p *Plan) similar(d *disk.Disk) bool {
+	t, err := disk.OpenRead(d)
+	if err != nil {
+		return false
+	}
+	defer t.Close()
+	block := make([]byte, image.Block)
+	if n, _ := t.ReadAt(block, recordOff); n == len(block) && p.record().isFor(block) {
+		return true
+	}
+	table, err := partition.Read(t, sectorSize(d))
+	if err != nil || (table.GPT == nil) != (p.table.GPT == nil) || len(table.Parts) < len(p.table.Parts) {
+		return false
+	}
+	return slices.EqualFunc(p.table.Parts, table.Parts[:len(p.table.Parts)], func(a, b gpt.Part) bool {
+		return a.Name == b.Name && a.Off == b.Off && a.Len == b.Len && a.Type == b.Type
+	})
+}
+
+// sectorSize returns the sector size of a disk, 0 for a regular file, which may have any.
+func sectorSize(d *disk.Disk) int64 {
+	if d.File {
+		return 0
+	}
+	return int64(d.SectorSize)
+}
 
 // Describe returns a line that identifies the image.
 func (p *Plan) Describe() string {
@@ -26,27 +95,16 @@ func (p *Plan) Describe() string {
 
 // Describe returns a line that identifies a disk and says what is on it.
 func Describe(d *disk.Disk) string {
-	about := []string{image.FormatSize(d.Size)}
-	if name := strings.TrimSpace(d.Vendor + " " + d.Model); name != "" {
-		about = append(about, name)
-	}
-	if d.Serial != "" {
-		about = append(about, "serial "+d.Serial)
-	}
-	if d.Bus != "" {
-		about = append(about, d.Bus)
-	}
+	about := []string{image.FormatSize(d.Size), strings.TrimSpace(d.Vendor + " " + d.Model), "serial " + d.Serial, d.Bus}
 	if d.File {
 		about = append(about, "a file")
 	}
-	if len(d.Mounted) > 0 {
-		about = append(about, "mounted at "+strings.Join(d.Mounted, ", "))
-	}
+	about = append(about, "mounted at "+strings.Join(d.Mounted, ", "))
+	about = slices.DeleteFunc(about, func(s string) bool { return s == "" || s == "serial " || s == "mounted at " })
 	return fmt.Sprintf("%s (%s), which has %s", d.Path, strings.Join(about, ", "), contents(d))
 }
 
-// contents says which partitions a disk has. It reads the disk, because the kernel may not
-// have read its partition table.
+// contents says which partitions a disk has. The kernel may not have read its partition table.
 func contents(d *disk.Disk) string {
 	const unreadable = "contents that cannot be read"
 	t, err := disk.OpenRead(d)
@@ -73,18 +131,13 @@ func contents(d *disk.Disk) string {
 }
 
 func partitions(table *partition.Table) string {
-	const most = 8
 	var parts []string
-	for i, p := range table.Parts {
-		if i == most {
-			parts = append(parts, fmt.Sprintf("and %d more", len(table.Parts)-i))
-			break
-		}
+	for _, p := range table.Parts {
 		name := strconv.Quote(p.Name)
 		if p.Name == "" {
 			name = fmt.Sprintf("%d (type %s)", p.Number, layouts.TypeName(p.Type))
 		}
 		parts = append(parts, fmt.Sprintf("%s of %s", name, image.FormatSize(p.Len)))
 	}
-	return strings.Join(parts, ", ")
+	return list(parts, 8)
 }

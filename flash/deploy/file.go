@@ -16,8 +16,7 @@ import (
 )
 
 // CreateFile makes a file the disk of size bytes to which the image would be flashed; see
-// [WriteFile]. If path is empty, the file is temporary, and gone when it is closed. A file
-// that exists is replaced.
+// [WriteFile]. If path is empty, the file is gone when it is closed.
 func CreateFile(ctx context.Context, path string, src *volume.Source, size int64, r progress.Reporter) (*os.File, error) {
 	dir := ""
 	if path != "" {

@@ -50,8 +50,7 @@ const maxHead = 64 << 20
 
 func corrupt(format string, args ...any) error { return fault.New(fault.Corrupt, format, args...) }
 
-// NewPlan reads an image up to its first partition. The source must stay open until the
-// plan is closed.
+// NewPlan reads an image up to its first partition. The source must stay open until Close.
 func NewPlan(src *volume.Source) (*Plan, error) {
 	p := &Plan{src: src}
 	p.next, p.close = iter.Pull2(src.Chunks())
@@ -68,8 +67,7 @@ func (p *Plan) Close() { p.close() }
 // Source returns the image.
 func (p *Plan) Source() *volume.Source { return p.src }
 
-// Size returns the least size of a disk for the image, in bytes. It may grow while a stream is
-// read.
+// Size returns the least size of a disk in bytes. It may grow while a stream is read.
 func (p *Plan) Size() int64 { return p.size }
 
 func (p *Plan) read() error {
@@ -140,8 +138,7 @@ func (p *Plan) note(format string, args ...any) {
 	}
 }
 
-// Report warns of what is unusual about the image and was not reported before. More may be
-// known after the body was read.
+// Report warns of what is unusual about the image and was not reported before.
 func (p *Plan) Report(r progress.Reporter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,8 +147,7 @@ func (p *Plan) Report(r progress.Reporter) {
 	}
 }
 
-// contentSpans are where the body is known to have content. There are none for a stream
-// without a manifest.
+// contentSpans are where the body has content; none for a stream without a manifest.
 func (p *Plan) contentSpans() (spans []image.Span) {
 	switch {
 	case p.src.Image != nil:
@@ -236,10 +232,7 @@ func (p *Plan) Job(size int64) (flash.Job, error) {
 // or a file system, and the image has no content: before the first partition, at the end of
 // the disk, and in every partition, also if the device makes it later.
 func (p *Plan) wipes(size int64) []image.Span {
-	const (
-		kib = 1 << 10
-		mib = 1 << 20
-	)
+	const kib, mib = 1 << 10, 1 << 20
 	spans := []image.Span{{Off: 0, Len: p.start}, {Off: size - 2*mib, Len: 2 * mib}}
 	add := func(off, length int64) {
 		if length <= 0 {
@@ -271,8 +264,7 @@ func (p *Plan) wipes(size int64) []image.Span {
 	return image.Subtract(whole, p.wholeSectors())
 }
 
-// wholeSectors returns the whole sectors that the body is known to fill, without the backup
-// table.
+// wholeSectors returns the sectors that the body is known to fill, without the backup table.
 func (p *Plan) wholeSectors() (spans []image.Span) {
 	for _, s := range p.contentSpans() {
 		end := s.End() / p.table.Sector * p.table.Sector

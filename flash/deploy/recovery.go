@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -119,11 +120,7 @@ func (w *wait) once(m disk.Match) (*disk.Disk, error) {
 	var wanted []disk.Disk
 	var names []string
 	for _, d := range hits {
-		serial := d.USB.Serial
-		if serial == "" {
-			serial = "none"
-		}
-		name := fmt.Sprintf("%s (serial %s, port %s)", d.Path, serial, d.USB.Port)
+		name := fmt.Sprintf("%s (serial %s, port %s)", d.Path, cmp.Or(d.USB.Serial, "none"), d.USB.Port)
 		if (w.Serial == "" || d.USB.Serial == w.Serial) && (w.Port == "" || d.USB.Port == w.Port) {
 			wanted, names = append(wanted, d), append(names, name)
 		} else {

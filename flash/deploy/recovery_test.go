@@ -108,7 +108,7 @@ func jetson(path, vendor string, size int64) disk.Disk {
 		USB: &disk.USB{VendorID: "1d6b", ProductID: "0104", BCD: "0001", Manufacturer: "NVIDIA", Product: "Linux for Tegra", Serial: "9f1c2e3d", Port: "2-1", Interface: "08/06/50"}}
 }
 
-// The medium of the image selects one of the board's disks.
+// The medium of the image selects a disk of the board.
 func TestRecoveryTakesTheDiskOfTheMedium(t *testing.T) {
 	board, err := boards.Get("photon-nx")
 	if err != nil {

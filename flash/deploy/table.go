@@ -15,8 +15,7 @@ import (
 	"imgtool/image/volume"
 )
 
-// headReader reads at any offset near the start of a stream. It keeps what it has taken
-// from it.
+// headReader reads at any offset near the start of a stream, and keeps the chunks.
 type headReader struct {
 	next   func() (image.Chunk, error, bool)
 	chunks []image.Chunk
@@ -153,7 +152,7 @@ func (p *Plan) setEnd(end int64) {
 			}
 		}
 		p.note("the image ends at byte %d, and its partition table has partitions up to byte %d (%s): the rest of them is written as zeros",
-			end, p.table.End(), list(parts))
+			end, p.table.End(), list(parts, 4))
 	case g != nil && end < g.Size:
 		p.note("the image ends at byte %d, and its partition table is for a disk of %d bytes: it has no backup partition table, so one is made", end, g.Size)
 	case g != nil && p.dataEnd > g.Size:
@@ -161,11 +160,10 @@ func (p *Plan) setEnd(end int64) {
 	}
 }
 
-// list joins names, and counts them if there are many.
-func list(names []string) string {
-	const few = 4
-	if len(names) > few {
-		names = append(names[:few:few], fmt.Sprintf("and %d more", len(names)-few))
+// list joins names, and counts those after the first n.
+func list(names []string, n int) string {
+	if len(names) > n {
+		names = append(names[:n:n], fmt.Sprintf("and %d more", len(names)-n))
 	}
 	return strings.Join(names, ", ")
 }

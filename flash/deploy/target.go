@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"imgtool/flash"
@@ -57,12 +58,7 @@ func Candidates(need disk.Need) ([]disk.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	var fit []disk.Disk
-	for _, d := range disks {
-		if d.Bus != "loop" && d.Bus != "nbd" && d.Check(need) == nil {
-			fit = append(fit, d)
-		}
-	}
+	fit := slices.DeleteFunc(disks, func(d disk.Disk) bool { return d.Bus == "loop" || d.Bus == "nbd" || d.Check(need) != nil })
 	if len(fit) == 0 && need.Serial != "" {
 		return nil, NoDisk("serial " + need.Serial)
 	}
@@ -96,11 +92,4 @@ func LeftText(path string, left flash.State) string {
 		return path + " is partly written, and its start is not as the image has it; flash it again"
 	}
 	return "the content of " + path + " is not known, because it could not be read back; flash it again"
-}
-
-func paths(targets []*Target) (paths []string) {
-	for _, t := range targets {
-		paths = append(paths, t.Disk.Path)
-	}
-	return paths
 }

@@ -37,8 +37,10 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 			}
 		}
 	}
+	var paths []string
 	for _, t := range targets {
 		if t.dev, err = disk.Open(t.Disk); err == nil {
+			paths = append(paths, t.Disk.Path)
 			continue
 		}
 		t.dev = nil
@@ -48,7 +50,7 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 		}
 		return nil, err
 	}
-	awake, err := flash.Awake("writing " + strings.Join(paths(targets), ", "))
+	awake, err := flash.Awake("writing " + strings.Join(paths, ", "))
 	switch {
 	case err == nil:
 		disks := closeAll
@@ -59,8 +61,7 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
-// Write writes open disks at the same time from one reading of the image, and sets the
-// receipt and the error of each target.
+// Write writes open disks from one reading of the image, and sets their Receipt and Err.
 func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
 	bodies, leave := share(p.body(), len(targets))
 	phases := phasesOf(p, targets, opt.Monitor)
@@ -78,7 +79,6 @@ func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
 	running.Wait()
 }
 
-// write writes a disk, and sets its receipt and error.
 func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *Options) {
 	begin := time.Now()
 	res, err := flash.Run(ctx, t.dev, t.job, func(phase string, total int64) image.Progress {
@@ -105,8 +105,7 @@ func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *O
 	}
 }
 
-// Release closes a disk that was written. It checks that it still has its name, unless the
-// disk was ejected.
+// Release closes a disk that was written, and checks its name unless it was ejected.
 func (t *Target) Release(opt *Options, ejected bool) {
 	dev := t.dev
 	t.dev = nil
@@ -130,21 +129,20 @@ func (t *Target) Release(opt *Options, ejected bool) {
 // readShare is the divisor of how much of the partitions is read back.
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
-// phasesOf announces the phases and returns how each is shown: separately for one disk, as a
-// sum for several.
+// phasesOf announces the phases, which are shown as a sum for several disks.
 func phasesOf(p *Plan, targets []*Target, m Monitor) image.Phases {
 	size, verify := p.BodySize(), targets[0].job.Verify
 	m.Expect(Phase{flash.Wiping, 0}, Phase{flash.Writing, size}, Phase{flash.Reading, size / readShare[verify]})
 	if len(targets) == 1 {
 		return m.Phase
 	}
-	passes := int64(1)
+	total := size * int64(len(targets))
 	if verify == flash.Full {
-		passes = 2
+		total *= 2
 	}
-	all := m.Phase(fmt.Sprintf("flashing %d disks", len(targets)), passes*size*int64(len(targets)))
+	all := m.Phase(fmt.Sprintf("flashing %d disks", len(targets)), total)
 	return func(phase string, _ int64) image.Progress {
-		if phase == flash.Writing || phase == flash.Reading && passes == 2 {
+		if phase == flash.Writing || phase == flash.Reading && verify == flash.Full {
 			return all
 		}
 		return nil
@@ -168,7 +166,6 @@ func share(chunks volume.Chunks, n int) (shared []volume.Chunks, leave func(int)
 		pipes[i], gone[i] = make(chan item, 1), make(chan struct{})
 	}
 	leave = func(i int) { left[i].Do(func() { close(gone[i]) }) }
-	var begin sync.Once
 	pump := func() {
 		for c, err := range chunks {
 			for i := range n {
@@ -182,10 +179,11 @@ func share(chunks volume.Chunks, n int) (shared []volume.Chunks, leave func(int)
 			close(pipes[i])
 		}
 	}
+	begin := sync.OnceFunc(func() { go pump() })
 	for i := range n {
 		shared = append(shared, func(yield func(image.Chunk, error) bool) {
 			defer leave(i)
-			begin.Do(func() { go pump() })
+			begin()
 			for it := range pipes[i] {
 				if !yield(it.c, it.err) || it.err != nil {
 					return

@@ -82,8 +82,7 @@ func changes(from, to *tree.Tree, last []string, suffix string) ([]change, error
 	return all, nil
 }
 
-// changeOf returns what turns an inode, which may be nil, into another, or nil if they are
-// alike.
+// changeOf returns what turns an inode or nil into another, or nil if they are alike.
 func changeOf(p string, old, n *tree.Inode) (*change, error) {
 	if old == n {
 		return nil, nil
@@ -174,7 +173,6 @@ func (c *change) apply(r *rootDir) error {
 	return r.syncDir(path.Dir(c.Path))
 }
 
-// moveAside moves what is at a path out of the way.
 func moveAside(r *rootDir, at string) error {
 	if err := r.RemoveAll(at + oldSuffix); err != nil {
 		return err
@@ -256,10 +254,7 @@ func (c *change) setTime(r *rootDir, made string) error {
 	}
 	defer dir.Close()
 	when := unix.NsecToTimespec(c.Time * 1e9)
-	if err := unix.UtimesNanoAt(int(dir.Fd()), path.Base(made), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "utimes", Path: made, Err: err}
-	}
-	return nil
+	return unix.UtimesNanoAt(int(dir.Fd()), path.Base(made), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func (c *change) setDirMetadata(r *rootDir, at string) error {
@@ -278,18 +273,17 @@ func (c *change) setMetadata(f *os.File) error {
 	}
 	// After the owner, as changing that clears the setuid and setgid bits.
 	if err := unix.Fchmod(int(f.Fd()), c.Mode&0o7777); err != nil {
-		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
+		return err
 	}
 	for name, value := range c.Xattrs {
 		if err := unix.Fsetxattr(int(f.Fd()), name, value, 0); err != nil {
-			return &fs.PathError{Op: "setxattr " + name, Path: f.Name(), Err: err}
+			return err
 		}
 	}
 	return nil
 }
 
-// isDone reports whether the path is as it should be. It is false for directories, whose
-// metadata is always set again.
+// isDone reports whether the path is as it should be. It is false for directories.
 func (c *change) isDone(r *rootDir, info fs.FileInfo) bool {
 	if c.Link != "" {
 		other, err := r.Lstat(c.Link)

@@ -2,6 +2,7 @@ package factory
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,8 +44,7 @@ type LiveOptions struct {
 // live is a system that is provisioned from its own root file system.
 //
 // First its other media are made from the root, which stays as it is. Then the changes to
-// the root are written to a journal beside the state file, and only then made. After an
-// interruption the whole journal is replayed.
+// the root are written to a journal beside the state file, and only then made.
 type live struct {
 	*Factory
 	opt     *LiveOptions
@@ -138,7 +138,7 @@ func LiveBoard(conf map[string]shconf.Value) (*boards.Board, error) {
 	if len(fit) == 1 {
 		return fit[0], nil
 	}
-	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME, one of %s", strings.Join(boards.Names(), ", "))
+	return nil, fault.New(fault.Usage, "the configuration does not say which board it is for: pass --board NAME (%s)", strings.Join(boards.Names(), ", "))
 }
 
 // LiveMedia returns the names of the media that a board makes from its root.
@@ -151,7 +151,7 @@ func LiveMedia(b *boards.Board) (names []string) {
 
 func (l *live) run(ctx context.Context) error {
 	state := l.board.State.Paths[0]
-	done, err := l.steps()
+	_, done, err := l.steps()
 	if err != nil {
 		return err
 	}
@@ -231,36 +231,32 @@ func (l *live) quiesce(ctx context.Context, planned bool) error {
 	return nil
 }
 
-// steps returns the steps that are done according to the state file.
-func (l *live) steps() (map[int]bool, error) {
+// steps returns the content of the state file, and the steps that are done according to it.
+func (l *live) steps() (text []byte, done map[int]bool, err error) {
 	path := l.board.State.Paths[0]
-	text, err := l.fs.readFile(path)
+	text, err = l.fs.readFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
-	done := map[int]bool{}
+	done = map[int]bool{}
 	for _, e := range statefile.Parse(string(text)) {
 		if e.Steps == len(l.board.State.Steps) {
 			done[e.Step] = true
 		}
 	}
 	if len(text) > 0 && len(done) == 0 {
-		return nil, &disk.RefusedError{Disk: l.fs.path(path), Reason: "it is not a known state file: remove it if the unit is not provisioned"}
+		return nil, nil, &disk.RefusedError{Disk: l.fs.path(path), Reason: "it is not a known state file: remove it if the unit is not provisioned"}
 	}
-	return done, nil
+	return text, done, nil
 }
 
 // step adds a step to the state file, once.
 func (l *live) step(n int) error {
-	done, err := l.steps()
+	text, done, err := l.steps()
 	if err != nil || done[n] {
 		return err
 	}
 	paths, steps := l.board.State.Paths, l.board.State.Steps
-	text, err := l.fs.readFile(paths[0])
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	entry := statefile.Entry{Step: n, Steps: len(steps), Name: steps[n-1], Board: l.board.Name, Build: l.journal.Build}
 	text = append(text, entry.Line(time.Now())...)
 	if n == len(steps) {
@@ -358,8 +354,7 @@ func (l *live) writeMedia(ctx context.Context, done map[int]bool) error {
 	return nil
 }
 
-// changeRoot makes the changes of the journal. Those that switch the boot over come last,
-// after the other steps are recorded.
+// changeRoot makes the changes of the journal. All steps but the last are recorded before Live.Last.
 func (l *live) changeRoot(ctx context.Context) error {
 	if err := l.checkMounts(); err != nil {
 		return err
@@ -391,4 +386,47 @@ func (l *live) changeRoot(ctx context.Context) error {
 		return err
 	}
 	return l.fs.removeFile(l.board.State.Paths[0] + todoSuffix)
+}
+
+// todo is the journal: what is left to do in the root after the other media were made.
+type todo struct {
+	Build   string            `json:"build_id"`
+	Disks   map[string]string `json:"disks"` // GUIDs of the partition tables, by medium
+	Changes []change          `json:"changes"`
+}
+
+// todoSuffix is added to the name of the state file.
+const todoSuffix = ".todo"
+
+func readTodo(root *rootDir, p string) (*todo, error) {
+	const restart = "remove it and the state file, and start over"
+	at := root.path(p)
+	text, err := root.readFile(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &disk.RefusedError{Disk: at, Reason: "it is missing, and the state file says that the media are made: remove the state file and start over"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &todo{}
+	if err := json.Unmarshal(text, t); err != nil {
+		return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged (%v): %s", err, restart)}
+	}
+	for _, c := range t.Changes {
+		for _, p := range []string{c.Path, c.Link, c.Backup} {
+			if p != "" && (!fs.ValidPath(p) || p == ".") || c.Path == "" {
+				return nil, &disk.RefusedError{Disk: at, Reason: fmt.Sprintf("it is damaged: %q is not a path: %s", p, restart)}
+			}
+		}
+	}
+	return t, nil
+}
+
+// write writes the journal to a file that only root can read.
+func (t *todo) write(root *rootDir, p string) error {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return root.replaceFile(p, text, 0o600)
 }

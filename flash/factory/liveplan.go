@@ -108,8 +108,7 @@ func (l *live) findDisk(m boards.Medium) error {
 	return nil
 }
 
-// plan reads the root, and plans the images of the media and the changes to the root. It
-// changes nothing.
+// plan reads the root, and plans the images of the media and the changes to the root.
 func (l *live) plan(ctx context.Context) error {
 	root, err := l.readRoot()
 	if err != nil {
@@ -146,11 +145,9 @@ func (l *live) plan(ctx context.Context) error {
 	return err
 }
 
-// readRoot reads the root file system without what only a running system has there, and
-// without the files of the provisioning itself.
+// readRoot reads the root without what only a running system has there, and the journal.
 func (l *live) readRoot() (*tree.Tree, error) {
-	var mu sync.Mutex
-	var changed []string
+	var changed sync.Map // paths
 	skip := func(p string) bool {
 		if slices.ContainsFunc(edit.Live, func(pattern string) bool { ok, _ := path.Match(pattern[1:], p); return ok }) {
 			return true
@@ -161,10 +158,7 @@ func (l *live) readRoot() (*tree.Tree, error) {
 		})
 	}
 	return hostfs.ReadLive(l.opt.Root, l.opt.Time, skip, func(p string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if !slices.Contains(changed, p) {
-			changed = append(changed, p)
+		if _, again := changed.LoadOrStore(p, true); !again {
 			l.opt.Monitor.Warnf("/%s changes while it is copied: the copy may be a mix of both", p)
 		}
 	})

@@ -74,16 +74,8 @@ func (s *Status) readUnit(d *disk.Disk, part artifact.Partition, place boardinfo
 
 // String returns the status as a clause.
 func (s Status) String() string {
-	var about []string
-	if s.step != "" {
-		about = append(about, "step "+s.step)
-	}
-	if s.build != "" {
-		about = append(about, "build "+s.build)
-	}
-	if s.Unit != "" {
-		about = append(about, "unit "+s.Unit)
-	}
+	about := []string{"step " + s.step, "build " + s.build, "unit " + s.Unit}
+	about = slices.DeleteFunc(about, func(s string) bool { return s == "step " || s == "build " || s == "unit " })
 	return fmt.Sprintf("%s says that it was provisioned (%s)", s.where, strings.Join(about, ", "))
 }
 

@@ -132,8 +132,7 @@ func checkKeyNames(keys map[string]string, def *boardinfo.Unit, board string) er
 	return nil
 }
 
-// checkFiles refuses files without the files that they need, and warns of files that others
-// make useless.
+// checkFiles refuses files without those they need, and warns of files that are not used.
 func (u *Unit) checkFiles(file string, r progress.Reporter) error {
 	has := func(name string) bool { _, ok := u.files[name]; return ok }
 	for _, f := range u.def.Files {

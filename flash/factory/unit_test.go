@@ -131,7 +131,7 @@ func TestStatusIsForOneUnit(t *testing.T) {
 	}{
 		{"no file for the unit", nil, true, false, false},
 		{"its values", map[string]string{"serial-number": "0042", "site": "north"}, true, false, true},
-		{"one of its values", map[string]string{"serial-number": "0042"}, true, false, true},
+		{"the only value that is read", map[string]string{"serial-number": "0042"}, true, false, true},
 		{"a value is missing", map[string]string{"serial-number": "0042", "site": ""}, false, false, true},
 		{"another unit", map[string]string{"serial-number": "0043", "site": "north"}, false, true, true},
 		{"empty disk", map[string]string{"serial-number": "", "site": ""}, false, false, false},

@@ -46,8 +46,7 @@ var (
 	about = regexp.MustCompile(`^ (.*): board (.*), build ([^\s,]+)(?:, profile (\S+))?`)
 )
 
-// Parse returns the entries of a file, in its order. Lines without numbers of a step are
-// left out.
+// Parse returns the entries of a file, without lines that are not of steps.
 func Parse(text string) (all []Entry) {
 	for line := range strings.Lines(text) {
 		m := step.FindStringSubmatch(line)

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"cmp"
@@ -29,14 +29,14 @@ type phase struct {
 const rateAfter = time.Second
 
 // Expect announces phases, so that the time left includes all of them.
-func (u *ui) Expect(phases ...deploy.Phase) {
+func (u *UI) Expect(phases ...deploy.Phase) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.ahead = phases
 }
 
 // Phase shows a new phase.
-func (u *ui) Phase(name string, total int64) image.Progress {
+func (u *UI) Phase(name string, total int64) image.Progress {
 	u.EndPhase()
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -52,12 +52,12 @@ func (u *ui) Phase(name string, total int64) image.Progress {
 	switch {
 	case u.terminal:
 		u.draw(p)
-	case u.json:
+	case u.JSON:
 		u.progress(p)
 	case total > 0:
-		u.line("%s: %s", name, image.FormatSize(total))
+		u.Line("%s: %s", name, image.FormatSize(total))
 	default:
-		u.line("%s", name)
+		u.Line("%s", name)
 	}
 	return func(n int64) {
 		u.mu.Lock()
@@ -67,7 +67,7 @@ func (u *ui) Phase(name string, total int64) image.Progress {
 		switch {
 		case u.terminal:
 			every = 100 * time.Millisecond
-		case u.json:
+		case u.JSON:
 			every = 300 * time.Millisecond
 		}
 		now := time.Now()
@@ -82,16 +82,16 @@ func (u *ui) Phase(name string, total int64) image.Progress {
 		case u.terminal && u.phase != p:
 		case u.terminal:
 			u.draw(p)
-		case u.json:
+		case u.JSON:
 			u.progress(p)
 		default:
-			u.line("%s", p.name+": "+p.text())
+			u.Line("%s", p.name+": "+p.text())
 		}
 	}
 }
 
 // Notef shows a message and does not end the phase.
-func (u *ui) Notef(format string, args ...any) {
+func (u *UI) Notef(format string, args ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.clear()
@@ -144,7 +144,7 @@ func (p *phase) pace() (s string) {
 }
 
 // draw draws the bar of a phase over the last one.
-func (u *ui) draw(p *phase) {
+func (u *UI) draw(p *phase) {
 	width := 80
 	if f, ok := u.stderr.(*os.File); ok {
 		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
@@ -186,7 +186,7 @@ func asciiTerminal(env func(string) string) bool {
 }
 
 // clear removes the bar from the terminal.
-func (u *ui) clear() {
+func (u *UI) clear() {
 	if p := u.phase; p != nil && p.bar != nil {
 		p.bar.Clear()
 		p.bar = nil
@@ -194,7 +194,7 @@ func (u *ui) clear() {
 }
 
 // progress writes the progress of a phase as JSON.
-func (u *ui) progress(p *phase) {
+func (u *UI) progress(p *phase) {
 	e := map[string]any{"event": "progress", "phase": p.name, "bytes": p.done}
 	if p.total > 0 {
 		e["total"] = p.total
@@ -205,18 +205,18 @@ func (u *ui) progress(p *phase) {
 	if left, ok := p.left(); ok {
 		e["eta_s"] = int64(left.Seconds())
 	}
-	u.event(e)
+	u.Event(e)
 }
 
 // EndPhase ends the phase, if there is one.
-func (u *ui) EndPhase() {
+func (u *UI) EndPhase() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.phase == nil {
 		return
 	}
 	u.clear()
-	if u.json {
+	if u.JSON {
 		u.progress(u.phase)
 	}
 	u.phase = nil

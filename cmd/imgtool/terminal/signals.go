@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"context"
@@ -24,20 +24,20 @@ func notify(to chan<- os.Signal, signals ...os.Signal) bool {
 	return len(heeded) > 0
 }
 
-// handleSignals calls cancel when a signal asks the program to end. While disks are written, a
+// HandleSignals calls cancel when a signal asks the program to end. While disks are written, a
 // closed terminal does not do that, and neither does a pipe whose reader is gone: the disk
 // would be left without a partition table. After stop, signals end the program at once.
-func (u *ui) handleSignals(out *results, cancel context.CancelFunc) (stop func()) {
+func (u *UI) HandleSignals(cancel context.CancelFunc) (stop func()) {
 	ends, hangups, pipes := make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan os.Signal, 1)
 	notify(ends, os.Interrupt, syscall.SIGTERM)
 	notify(hangups, syscall.SIGHUP)
 	// With a handler, writing to a broken pipe is an error.
 	if notify(pipes, syscall.SIGPIPE) {
-		out.broken = func() {
+		u.stdout.broken = func() {
 			if u.writing.Load() == 0 {
 				// End as programs usually do when the reader of their output is gone.
 				signal.Reset(syscall.SIGPIPE)
-				out.to.Write([]byte("\n"))
+				u.stdout.to.Write([]byte("\n"))
 			}
 		}
 	}
@@ -63,8 +63,8 @@ func (u *ui) handleSignals(out *results, cancel context.CancelFunc) (stop func()
 	})
 }
 
-// writeDisks marks the time from now until done as one in which disks are written.
-func (u *ui) writeDisks() (done func()) {
+// WriteDisks marks the time from now until done as one in which disks are written.
+func (u *UI) WriteDisks() (done func()) {
 	u.writing.Add(1)
 	return func() { u.writing.Add(-1) }
 }

@@ -1,4 +1,6 @@
-package main
+// Package terminal has the user interface of imgtool: messages, progress, questions and
+// results, on a terminal, in a log or as JSON, and the signals that end a command.
+package terminal
 
 import (
 	"bufio"
@@ -27,22 +29,23 @@ import (
 	"imgtool/image/volume"
 )
 
-// ui writes everything that users see. Data go to stdout, messages to stderr: without
+// UI writes everything that users see. Data go to stdout, messages to stderr: without
 // capitals and full stops, except in whole paragraphs. On a terminal a phase is a bar that
 // disappears when it is done; in a log it is a line when it begins and one every ten seconds;
 // with --json it is an object a line. It is the reporter of the packages that do the work.
 //
-// Text from outside is sanitized here: in each argument of printf, Infof and Warnf, each line
+// Text from outside is sanitized here: in each argument of Printf, Infof and Warnf, each line
 // of an error and of a question, and each string of JSON, so that no name or message can
-// control a terminal. Only write, data and machineConsole pass bytes on unchanged. A test checks that
+// control a terminal. Only Write, Data and Console pass bytes on unchanged. A test checks that
 // nothing else in the program writes to stdout or stderr.
-type ui struct {
-	in             io.Reader
-	stdout, stderr io.Writer
-	json           bool
-	unpacked       compress.Budget // for scratch files
+type UI struct {
+	In       io.Reader
+	JSON     bool
+	Unpacked compress.Budget // for scratch files
+	Started  bool            // the command line is valid
 
-	started  bool // the command line is valid
+	stdout   *results
+	stderr   io.Writer
 	terminal bool
 
 	mu    sync.Mutex
@@ -55,9 +58,15 @@ type ui struct {
 	last    func()       // called before an interrupted program ends, or nil
 }
 
-func (u *ui) start() {
-	u.started = true
-	u.terminal = !u.json && isTerminal(u.stderr) && os.Getenv("TERM") != "dumb"
+// New returns a UI. Its standard input, output and error are usually those of the program.
+func New(stdin io.Reader, stdout, stderr io.Writer) *UI {
+	return &UI{In: stdin, stdout: &results{to: stdout}, stderr: stderr}
+}
+
+// Start is called when the command line is valid.
+func (u *UI) Start() {
+	u.Started = true
+	u.terminal = !u.JSON && isTerminal(u.stderr) && os.Getenv("TERM") != "dumb"
 }
 
 // isTerminal reports whether a reader or writer is a terminal.
@@ -66,76 +75,78 @@ func isTerminal(file any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// opening returns how commands open images.
-func (u *ui) opening() volume.Options {
-	return volume.Options{Stdin: u.in, Scratch: &u.unpacked, Reporter: u}
+// Opening returns how commands open images.
+func (u *UI) Opening() volume.Options {
+	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u}
 }
 
 // Infof shows a message.
-func (u *ui) Infof(format string, args ...any) {
+func (u *UI) Infof(format string, args ...any) {
 	u.EndPhase()
 	u.message("message", "", format, args)
 }
 
 // Warnf shows a warning.
-func (u *ui) Warnf(format string, args ...any) {
+func (u *UI) Warnf(format string, args ...any) {
 	u.EndPhase()
 	u.message("warning", "imgtool: warning: ", format, args)
 }
 
-// warn shows a warning that is formatted already.
-func (u *ui) warn(text string) { u.Warnf("%s", text) }
+// Warn shows a warning that is formatted already.
+func (u *UI) Warn(text string) { u.Warnf("%s", text) }
 
 // message writes a line with a prefix, or a JSON event.
-func (u *ui) message(event, prefix, format string, args []any) {
-	if u.json {
-		u.event(map[string]any{"event": event, "message": fmt.Sprintf(format, args...)})
+func (u *UI) message(event, prefix, format string, args []any) {
+	if u.JSON {
+		u.Event(map[string]any{"event": event, "message": fmt.Sprintf(format, args...)})
 		return
 	}
-	u.line(prefix+format, args...)
+	u.Line(prefix+format, args...)
 }
 
-// line writes a line to stderr.
-func (u *ui) line(format string, args ...any) {
+// Line writes a line to stderr.
+func (u *UI) Line(format string, args ...any) {
 	io.WriteString(u.stderr, sanitize.Sprintf(format+"\n", args...))
 }
 
-// printf writes text to stdout. Line ends in arguments are escaped.
-func (u *ui) printf(format string, args ...any) error {
+// Printf writes text to stdout. Line ends in arguments are escaped.
+func (u *UI) Printf(format string, args ...any) error {
 	_, err := io.WriteString(u.stdout, sanitize.Sprintf(format, args...))
 	return err
 }
 
-// listing returns a buffered printf for many lines. It must be flushed.
-func (u *ui) listing() *listing { return &listing{bufio.NewWriter(u.stdout)} }
+// Listing returns a buffer for many lines. It must be flushed.
+func (u *UI) Listing() *Lines { return &Lines{bufio.NewWriter(u.stdout)} }
 
-type listing struct{ w *bufio.Writer }
+// Lines are lines for standard output.
+type Lines struct{ w *bufio.Writer }
 
-func (l *listing) printf(format string, args ...any) {
+// Printf adds text. Line ends in arguments are escaped.
+func (l *Lines) Printf(format string, args ...any) {
 	l.w.WriteString(sanitize.Sprintf(format, args...))
 }
 
 // Flush writes the rest. It returns the first error of writing.
-func (l *listing) Flush() error { return l.w.Flush() }
+func (l *Lines) Flush() error { return l.w.Flush() }
 
-// text writes text of several lines to stdout.
-func (u *ui) text(s string) error {
+// Text writes text of several lines to stdout.
+func (u *UI) Text(s string) error {
 	_, err := io.WriteString(u.stdout, sanitize.Text(s))
 	return err
 }
 
-// write writes data to stdout: unchanged, or sanitized if it is a terminal.
-func (u *ui) write(data []byte) error {
-	if u.toTerminal() {
-		return u.text(string(data))
+// Write writes data to stdout: unchanged, or sanitized if it is a terminal.
+func (u *UI) Write(data []byte) error {
+	if u.ToTerminal() {
+		return u.Text(string(data))
 	}
 	_, err := u.stdout.Write(data)
 	return err
 }
 
-// data returns a writer that does the same for data in pieces. It must be closed.
-func (u *ui) data() io.WriteCloser {
-	if u.toTerminal() {
+// Data returns a writer that does the same for data in pieces. It must be closed.
+func (u *UI) Data() io.WriteCloser {
+	if u.ToTerminal() {
 		return sanitize.NewWriter(u.stdout)
 	}
 	return struct {
@@ -144,28 +155,24 @@ func (u *ui) data() io.WriteCloser {
 	}{u.stdout, io.NopCloser(nil)}
 }
 
-// toTerminal reports whether stdout is a terminal.
-func (u *ui) toTerminal() bool {
-	out := u.stdout
-	if r, ok := out.(*results); ok {
-		out = r.to
-	}
-	return isTerminal(out)
+// ToTerminal reports whether stdout is a terminal.
+func (u *UI) ToTerminal() bool {
+	return isTerminal(u.stdout.to)
 }
 
-// machineConsole returns the terminal as the console of an emulated machine, which may send
+// Console returns the terminal as the console of an emulated machine, which may send
 // any control characters.
-func (u *ui) machineConsole() io.Writer { return u.stdout }
+func (u *UI) Console() io.Writer { return u.stdout }
 
-// leaves sets what an interrupt leaves behind from now on.
-func (u *ui) leaves(state string) {
+// Leaves sets what an interrupt leaves behind from now on.
+func (u *UI) Leaves(state string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.state = state
 }
 
 // SetLeft sets what a disk contains if the program ends now; empty: what it should.
-func (u *ui) SetLeft(disk string, left flash.State) {
+func (u *UI) SetLeft(disk string, left flash.State) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.left == nil {
@@ -176,15 +183,15 @@ func (u *ui) SetLeft(disk string, left flash.State) {
 	}
 }
 
-// beforeEnd sets a function that is called if the command does not end after an interrupt.
-func (u *ui) beforeEnd(do func()) {
+// BeforeEnd sets a function that is called if the command does not end after an interrupt.
+func (u *UI) BeforeEnd(do func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.last = do
 }
 
-// end calls the function that beforeEnd has set.
-func (u *ui) end() {
+// End calls the function that BeforeEnd has set.
+func (u *UI) End() {
 	u.mu.Lock()
 	do := u.last
 	u.mu.Unlock()
@@ -193,8 +200,8 @@ func (u *ui) end() {
 	}
 }
 
-// interrupted returns the error of an interrupted command, with what it leaves behind.
-func (u *ui) interrupted() error {
+// Interrupted returns the error of an interrupted command, with what it leaves behind.
+func (u *UI) Interrupted() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	var left []string
@@ -210,10 +217,11 @@ func (u *ui) interrupted() error {
 	return errors.New("interrupted: " + strings.Join(left, "; "))
 }
 
-func (u *ui) fail(err error, status int) {
+// Fail shows the error that ends the command, and advice.
+func (u *UI) Fail(err error, status int) {
 	advice := fault.Hint(err)
 	message := err.Error()
-	if u.json {
+	if u.JSON {
 		e := map[string]any{"event": "error", "error": message, "status": status}
 		if advice != "" {
 			e["hint"] = advice
@@ -227,17 +235,17 @@ func (u *ui) fail(err error, status int) {
 			e["disks"] = u.left
 		}
 		u.mu.Unlock()
-		u.event(e)
+		u.Event(e)
 		return
 	}
 	for _, line := range errorLines(err) {
-		u.line("imgtool: %s", line)
+		u.Line("imgtool: %s", line)
 	}
 	if advice != "" {
-		u.line("imgtool: %s", advice)
+		u.Line("imgtool: %s", advice)
 	}
-	if status == exitUsage {
-		u.line("imgtool: see imgtool --help")
+	if fault.Kind(err) == fault.Usage {
+		u.Line("imgtool: see imgtool --help")
 	}
 }
 
@@ -262,22 +270,23 @@ func errorLines(err error) []string {
 	return []string{text}
 }
 
-func (u *ui) event(e map[string]any) {
+// Event writes a JSON object for machines to stderr.
+func (u *UI) Event(e map[string]any) {
 	b, _ := json.Marshal(e)
 	u.stderr.Write(append(sanitize.JSON(b), '\n'))
 }
 
-// print writes a result as JSON.
-func (u *ui) print(v any) error {
-	text, err := encode(v, "  ")
+// Print writes a result as JSON.
+func (u *UI) Print(v any) error {
+	text, err := Encode(v, "  ")
 	if err == nil {
 		_, err = u.stdout.Write(append(text, '\n'))
 	}
 	return err
 }
 
-// encode returns v as JSON, in one line if indent is empty.
-func encode(v any, indent string) ([]byte, error) {
+// Encode returns v as JSON, in one line if indent is empty.
+func Encode(v any, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -286,25 +295,25 @@ func encode(v any, indent string) ([]byte, error) {
 	return sanitize.JSON(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), err
 }
 
-// confirm asks a question, and returns an error unless the answer is "yes". Names in the
+// Confirm asks a question, and returns an error unless the answer is "yes". Names in the
 // question must be sanitized.
-func (u *ui) confirm(ctx context.Context, question string) error {
-	line, err := u.answer(ctx, question+"\nType yes to go on: ", "pass --yes to write without a question")
+func (u *UI) Confirm(ctx context.Context, question string) error {
+	line, err := u.Answer(ctx, question+"\nType yes to go on: ", "pass --yes to write without a question")
 	if err == nil && line != "yes" {
 		err = fault.New(fault.Refused, "nothing is written: the answer was not yes")
 	}
 	return err
 }
 
-// choose lets the user choose from a list, and returns the index.
-func (u *ui) choose(ctx context.Context, title string, list []string) (int, error) {
+// Choose lets the user choose from a list, and returns the index.
+func (u *UI) Choose(ctx context.Context, title string, list []string) (int, error) {
 	var b strings.Builder
 	fmt.Fprintln(&b, title)
 	for i, s := range list {
 		b.WriteString(sanitize.Sprintf("%3d  %s\n", i+1, s))
 	}
 	fmt.Fprint(&b, "Type a number: ")
-	line, err := u.answer(ctx, b.String(), "name the disk; there is "+strings.Join(list, "; and "))
+	line, err := u.Answer(ctx, b.String(), "name the disk; there is "+strings.Join(list, "; and "))
 	if err != nil {
 		return 0, err
 	}
@@ -315,22 +324,22 @@ func (u *ui) choose(ctx context.Context, title string, list []string) (int, erro
 	return n - 1, nil
 }
 
-// answer returns the line that the user types. without says what to do if standard input is
+// Answer returns the line that the user types. without says what to do if standard input is
 // not a terminal.
-func (u *ui) answer(ctx context.Context, question, without string) (string, error) {
-	if !isTerminal(u.in) {
+func (u *UI) Answer(ctx context.Context, question, without string) (string, error) {
+	if !isTerminal(u.In) {
 		return "", fault.New(fault.Usage, "standard input is not a terminal: %s", without)
 	}
-	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.in) })
+	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.In) })
 	return strings.TrimSpace(line), err
 }
 
-// secret returns an answer that is not shown.
-func (u *ui) secret(ctx context.Context, question, without string) (string, error) {
-	if !isTerminal(u.in) {
+// Secret returns an answer that is not shown.
+func (u *UI) Secret(ctx context.Context, question, without string) (string, error) {
+	if !isTerminal(u.In) {
 		return "", fault.New(fault.Usage, "standard input is not a terminal: %s", without)
 	}
-	fd := int(u.in.(*os.File).Fd())
+	fd := int(u.In.(*os.File).Fd())
 	shown, err := term.GetState(fd)
 	if err != nil {
 		return "", err
@@ -338,7 +347,7 @@ func (u *ui) secret(ctx context.Context, question, without string) (string, erro
 	// After an interrupt too, the terminal must show what is typed.
 	defer func() {
 		term.Restore(fd, shown)
-		u.line("")
+		u.Line("")
 	}()
 	return u.await(ctx, question, func() (string, error) {
 		b, err := term.ReadPassword(fd)
@@ -346,7 +355,7 @@ func (u *ui) secret(ctx context.Context, question, without string) (string, erro
 	})
 }
 
-func (u *ui) await(ctx context.Context, question string, read func() (string, error)) (string, error) {
+func (u *UI) await(ctx context.Context, question string, read func() (string, error)) (string, error) {
 	u.EndPhase()
 	io.WriteString(u.stderr, sanitize.Text(question))
 	type answer struct {
@@ -360,7 +369,7 @@ func (u *ui) await(ctx context.Context, question string, read func() (string, er
 	}()
 	select {
 	case <-ctx.Done():
-		u.line("")
+		u.Line("")
 		return "", context.Cause(ctx)
 	case a := <-answers:
 		return a.line, a.err

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 // A rate is shown after a second, and the remaining time covers all phases.
 func TestRemainingTimeCoversAllPhases(t *testing.T) {
 	var log bytes.Buffer
-	u := &ui{stderr: &log, stdout: &log}
+	u := New(nil, &log, &log)
 	const mib = 1 << 20
 	u.Expect(deploy.Phase{Name: "writing", Total: 300 * mib}, deploy.Phase{Name: "reading back", Total: 300 * mib}, deploy.Phase{Name: "after", Total: 100 * mib})
 	u.Phase("writing", 300*mib)(100 * mib)
@@ -67,7 +67,8 @@ func TestBarUsesCharactersOfTheTerminal(t *testing.T) {
 // The bar is removed before a message and at the end.
 func TestBarIsRemoved(t *testing.T) {
 	var screen bytes.Buffer
-	u := &ui{stderr: &screen, stdout: &screen, terminal: true}
+	u := New(nil, &screen, &screen)
+	u.terminal = true
 	t.Setenv("LC_ALL", "C")
 	more := u.Phase("writing", 1000)
 	u.phase.last = time.Time{}

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"imgtool/image/fault"
+	"imgtool/image/sanitize"
 )
 
 // results is standard output. It keeps the first error and drops what follows, so commands
@@ -45,9 +46,16 @@ func (r *results) die() {
 	}
 }
 
-// failed returns the first error of writing, or nil.
-func (r *results) failed() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.err
+// Stdout returns a writer to standard output, whose text is sanitized.
+func (u *UI) Stdout() io.Writer { return sanitize.NewWriter(u.stdout) }
+
+// Lost returns the first error of writing to standard output, or nil. It ends the program if
+// the reader is gone.
+func (u *UI) Lost() error {
+	u.stdout.mu.Lock()
+	defer u.stdout.mu.Unlock()
+	if u.stdout.err != nil {
+		u.stdout.die()
+	}
+	return u.stdout.err
 }
