@@ -164,28 +164,18 @@ func (m *Image) Overlay(patches ...Extent) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	extents, rest := slices.Clone(over.extents), over.extents
+	extents := slices.Clone(over.extents)
+	var covered []Span
+	for _, p := range over.extents {
+		covered = append(covered, Span{p.Off, p.Size()})
+	}
 	for e := range m.Extents() {
-		keep := func(off, end int64) {
-			if off < end {
-				extents = append(extents, Extent{Name: e.Name, Off: off, Content: io.NewSectionReader(e.Content, off-e.Off, end-off)})
+		for _, s := range Subtract([]Span{{e.Off, e.Size()}}, covered) {
+			left := e
+			if s.Len < e.Size() {
+				left.Off, left.Content = s.Off, io.NewSectionReader(e.Content, s.Off-e.Off, s.Len)
 			}
-		}
-		for len(rest) > 0 && rest[0].End() <= e.Off {
-			rest = rest[1:]
-		}
-		at := e.Off
-		for _, p := range rest {
-			if p.Off >= e.End() {
-				break
-			}
-			keep(at, p.Off)
-			at = max(at, p.End())
-		}
-		if at == e.Off {
-			extents = append(extents, e)
-		} else {
-			keep(at, e.End())
+			extents = append(extents, left)
 		}
 	}
 	return New(m.size, extents...)

@@ -251,12 +251,8 @@ func (p *Plan) wipes(size int64) []image.Span {
 	for _, part := range p.table.Parts {
 		add(part.Off, part.Len)
 	}
-	if m := p.src.Manifest; m != nil {
-		for _, part := range m.Partitions {
-			if part.Late {
-				add(part.Off, part.Len)
-			}
-		}
+	for _, part := range p.src.Late() {
+		add(part.Off, part.Len)
 	}
 	whole, sector := spans[:0], p.table.Sector
 	for _, s := range spans {

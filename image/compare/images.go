@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -140,34 +139,26 @@ func extentName(m *artifact.Manifest, off int64) string {
 // firstDifference returns the offset of the first byte in spans at which a and b differ,
 // or -1. The end of a or b within spans is a difference.
 func (c *comparison) firstDifference(spans []image.Span, a, b image.Content) (int64, error) {
-	bufA, bufB := make([]byte, 1<<20), make([]byte, 1<<20)
+	bufs := [2][]byte{make([]byte, 1<<20), make([]byte, 1<<20)}
 	for _, s := range spans {
 		for at := s.Off; at < s.End(); {
 			if c.ctx.Err() != nil {
 				return 0, context.Cause(c.ctx)
 			}
-			n := min(int64(len(bufA)), s.End()-at, a.Size()-at, b.Size()-at)
+			n := min(1<<20, s.End()-at, a.Size()-at, b.Size()-at)
 			if n <= 0 {
 				return at, nil
 			}
-			for _, side := range []struct {
-				l    *volume.Location
-				r    io.ReaderAt
-				into []byte
-			}{{c.a, a, bufA[:n]}, {c.b, b, bufB[:n]}} {
-				if k, err := side.r.ReadAt(side.into, at); k < len(side.into) {
-					if err == nil || err == io.EOF {
-						err = io.ErrUnexpectedEOF
-					}
-					return 0, volume.Unreadable(side.l.Source.Name, err)
+			for i, r := range []image.Content{a, b} {
+				if _, err := image.ReadFull(r, bufs[i][:n], at); err != nil {
+					return 0, volume.Unreadable([]*volume.Location{c.a, c.b}[i].Source.Name, err)
 				}
 			}
-			if !bytes.Equal(bufA[:n], bufB[:n]) {
-				i := 0
-				for bufA[i] == bufB[i] {
-					i++
+			if !bytes.Equal(bufs[0][:n], bufs[1][:n]) {
+				for bufs[0][0] == bufs[1][0] {
+					bufs[0], bufs[1], at = bufs[0][1:], bufs[1][1:], at+1
 				}
-				return at + int64(i), nil
+				return at, nil
 			}
 			at += n
 			c.progress.Add(n)

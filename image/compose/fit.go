@@ -76,9 +76,7 @@ func newFitting(s *volume.Source) (*fitting, error) {
 	if read.GPT == nil {
 		return nil, corrupt("its partition table is an MBR, and its manifest is of an image with a GPT")
 	}
-	f := &fitting{Source: s, table: read.GPT, old: slices.Clone(read.GPT.Parts)}
-	f.table.Parts = slices.Clone(f.table.Parts)
-	return f, nil
+	return &fitting{s, read.GPT, slices.Clone(read.GPT.Parts)}, nil
 }
 
 // find returns the index of a partition of the manifest.

@@ -191,7 +191,7 @@ func (e *SeedEdit) edit() error {
 		err = editor.Put(fat.File{Path: b.place.Path, Content: bytes.NewReader(e.want)}, when)
 	}
 	if errors.As(err, new(*fat.FullError)) {
-		return fmt.Errorf("%s: %w: the seed is too large for it", name, err)
+		err = fmt.Errorf("%w: the seed is too large for it", err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -98,15 +98,14 @@ func mode(mode uint32) string {
 // something else: if it is empty, begins with a quote, has spaces at its ends, or contains
 // an arrow or characters that are not printable.
 func Quote(name string) string {
-	plain := utf8.ValidString(name) && name != "" && name[0] != '"' && !strings.Contains(name, " -> ") && name == strings.TrimSpace(name)
-	if plain && printable(name) {
+	if printable(name) && name != "" && name[0] != '"' && !strings.Contains(name, " -> ") && name == strings.TrimSpace(name) {
 		return name
 	}
 	return strconv.Quote(name)
 }
 
 func printable(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // Xattr returns the value of an extended attribute: capabilities by name, text in quotes,
@@ -116,7 +115,7 @@ func Xattr(x tree.Xattr) string {
 		return text
 	}
 	// Many programs store C strings, with their NUL.
-	if text := strings.TrimSuffix(x.Value, "\x00"); utf8.ValidString(text) && printable(text) {
+	if text := strings.TrimSuffix(x.Value, "\x00"); printable(text) {
 		return strconv.Quote(x.Value)
 	}
 	return "0x" + hex.EncodeToString([]byte(x.Value))

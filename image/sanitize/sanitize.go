@@ -12,8 +12,10 @@ package sanitize
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -46,20 +48,11 @@ func escape(s, keep string) string {
 }
 
 func writeEscape(b *strings.Builder, s string, r rune) {
-	switch {
-	case r == '\n':
-		b.WriteString(`\n`)
-	case r == '\r':
-		b.WriteString(`\r`)
-	case r == '\t':
-		b.WriteString(`\t`)
-	case r < utf8.RuneSelf || r == utf8.RuneError:
+	if r == utf8.RuneError || r < utf8.RuneSelf && !strings.ContainsRune("\n\r\t", r) {
 		fmt.Fprintf(b, `\x%02x`, s[0])
-	case r < 0x10000:
-		fmt.Fprintf(b, `\u%04x`, r)
-	default:
-		fmt.Fprintf(b, `\U%08x`, r)
+		return
 	}
+	b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
 }
 
 // Sprintf is like [fmt.Sprintf], with each argument sanitized as by [Line]. The format is
@@ -80,12 +73,9 @@ type line struct{ value any }
 
 func (l line) Format(f fmt.State, verb rune) {
 	format := fmt.FormatString(f, verb)
-	switch v := l.value.(type) {
-	case string:
-		if verb == 's' || verb == 'v' {
-			fmt.Fprintf(f, format, Line(v))
-			return
-		}
+	if s, ok := l.value.(string); ok && (verb == 's' || verb == 'v') {
+		fmt.Fprintf(f, format, Line(s))
+		return
 	}
 	io.WriteString(f, Line(fmt.Sprintf(format, l.value)))
 }
@@ -100,14 +90,12 @@ func JSON(b []byte) []byte {
 	}
 	var out strings.Builder
 	for _, r := range s {
-		switch {
-		case !odd(r):
+		if !odd(r) {
 			out.WriteRune(r)
-		case r < 0x10000:
-			fmt.Fprintf(&out, `\u%04x`, r)
-		default:
-			r -= 0x10000
-			fmt.Fprintf(&out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			fmt.Fprintf(&out, `\u%04x`, unit)
 		}
 	}
 	return []byte(out.String())

@@ -181,7 +181,7 @@ func matchesTable(m *artifact.Manifest, table *gpt.Table) bool {
 // useBmap limits the content of the image to the ranges of the block map.
 func (s *Source) useBmap() error {
 	b := s.beside.bmap
-	if b == nil || s.Image == nil {
+	if b == nil || s.Image == nil || s.Manifest != nil {
 		return nil
 	}
 	if s.Image.Size() != b.Size {

@@ -77,11 +77,11 @@ func (s *Source) WithoutHoles(targets []string) (*Source, error) {
 			return s, nil // opening it for writing will report the error
 		}
 		info, err := f.Stat()
-		if err == nil && info.Mode().IsRegular() {
+		regular := err == nil && info.Mode().IsRegular()
+		if regular {
 			spans = append(spans, dataSpans(f, info.Size())...)
 		}
-		f.Close()
-		if err != nil || !info.Mode().IsRegular() {
+		if f.Close(); !regular {
 			return s, nil
 		}
 	}

@@ -122,7 +122,7 @@ func (s *Source) Late() (all []Row) {
 	return all
 }
 
-// Rows returns the partitions of the image and, after them, the partitions [Source.Late].
+// Rows returns the partitions of the image and, after these, of [Source.Late].
 func (l *Location) Rows() (all []Row, err error) {
 	s := l.Source
 	for _, p := range l.Partitions.List {

@@ -114,10 +114,7 @@ func (s *Source) open() error {
 	if s.Manifest == nil && s.beside.manifestErr != nil {
 		return s.beside.manifestErr
 	}
-	if s.Manifest == nil {
-		return s.useBmap()
-	}
-	return nil
+	return s.useBmap()
 }
 
 // IsDisk reports whether the image is read directly from a block device.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"math"
-	"slices"
 
 	"imgtool/image"
 	"imgtool/image/artifact"
@@ -128,9 +127,8 @@ func (s *Source) unpack(ctx context.Context, f *compress.Scratch, through func(C
 	s.Image, s.File = o.Image, f.File()
 	if s.Manifest == nil {
 		s.plain = o.Image
-		return s.useBmap()
 	}
-	return nil
+	return s.useBmap()
 }
 
 // SkipZeros cuts the zeros off the start of each chunk, all but the last byte, so that a
@@ -139,10 +137,7 @@ func SkipZeros(chunks Chunks) Chunks {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {
 			if err == nil && len(c.Data) > 0 {
-				first := slices.IndexFunc(c.Data, func(b byte) bool { return b != 0 })
-				if first < 0 {
-					first = len(c.Data) - 1
-				}
+				first := len(c.Data) - max(1, len(bytes.TrimLeft(c.Data, "\x00")))
 				c = image.Chunk{Off: c.Off + int64(first), Data: c.Data[first:]}
 			}
 			if !yield(c, err) {
