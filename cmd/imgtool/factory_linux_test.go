@@ -144,7 +144,7 @@ func TestKernelReadsPerUnitData(t *testing.T) {
 	at := filepath.Join(b.dir, "at")
 	os.Mkdir(at, 0o755)
 	for _, c := range []struct {
-		medium, name, folder, want string
+		medium, name, sub, want string
 	}{
 		{"nvme", "system-data", "overlay", "600 bk_key.pem\n600 bk_key.pem-cert.pub\n600 bk_pubkey.pem\n644 node-id\n644 vsn\n"},
 		{"sd", "recovery-root", "", "644 node-id\n644 vsn\n"},
@@ -153,8 +153,8 @@ func TestKernelReadsPerUnitData(t *testing.T) {
 		part := partOf(t, b.files[c.medium], c.name)
 		dev := strings.TrimSpace(imagetest.Run(t, "losetup", "--find", "--show", "--read-only", "--offset", fmt.Sprint(part.Off), "--sizelimit", fmt.Sprint(part.Len), b.files[c.medium]))
 		imagetest.Run(t, "mount", "-t", "ext4", "-o", "ro,noload", dev, at)
-		got := imagetest.Run(t, "sh", "-c", "cd "+filepath.Join(at, c.folder, "etc/waggle")+" && for f in *; do case $f in vsn|node-id|bk_*|sage_*) stat -c '%a %n' $f;; esac; done")
-		key, err := os.ReadFile(filepath.Join(at, c.folder, "etc/waggle/bk_key.pem"))
+		got := imagetest.Run(t, "sh", "-c", "cd "+filepath.Join(at, c.sub, "etc/waggle")+" && for f in *; do case $f in vsn|node-id|bk_*|sage_*) stat -c '%a %n' $f;; esac; done")
+		key, err := os.ReadFile(filepath.Join(at, c.sub, "etc/waggle/bk_key.pem"))
 		imagetest.Run(t, "umount", at)
 		imagetest.Run(t, "losetup", "--detach", dev)
 		if got != c.want {

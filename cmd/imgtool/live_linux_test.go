@@ -259,15 +259,15 @@ func TestLiveUnitLogsToTheJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	const folder = "/run/systemd/journal"
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	const logs = "/run/systemd/journal"
+	if err := os.MkdirAll(logs, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(socket, folder+"/socket"); err == nil {
-		defer os.Remove(folder + "/socket")
+	if err := os.Symlink(socket, logs+"/socket"); err == nil {
+		defer os.Remove(logs + "/socket")
 	} else {
 		// This machine has a journal: only imgtool uses the one of the test.
-		b.wrap = []string{imagetest.Need(t, "unshare"), "--mount", "sh", "-c", "mount -t tmpfs journal " + folder + " && ln -s " + socket + " " + folder + `/socket && exec "$@"`, "sh"}
+		b.wrap = []string{imagetest.Need(t, "unshare"), "--mount", "sh", "-c", "mount -t tmpfs journal " + logs + " && ln -s " + socket + " " + logs + `/socket && exec "$@"`, "sh"}
 	}
 	got := make(chan string, 1000)
 	go func() {

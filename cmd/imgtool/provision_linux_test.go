@@ -189,14 +189,14 @@ func TestProvisionBundle(t *testing.T) {
 	s := newSite(t)
 	for _, name := range []string{"config.tar.zst", "config.tar.gz"} {
 		bundle := filepath.Join(s.dir, name)
-		folder := t.TempDir()
+		dir := t.TempDir()
 		text, _ := os.ReadFile(s.seed)
-		s.write(filepath.Join(folder, "config.toml"), strings.Replace(string(text), "Environment =", "Volume = \"${FILES_DIR}/site:/site\"\nEnvironment =", 1))
-		if err := os.Mkdir(filepath.Join(folder, "files"), 0o755); err != nil {
+		s.write(filepath.Join(dir, "config.toml"), strings.Replace(string(text), "Environment =", "Volume = \"${FILES_DIR}/site:/site\"\nEnvironment =", 1))
+		if err := os.Mkdir(filepath.Join(dir, "files"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		s.write(filepath.Join(folder, "files", "site"), "hello")
-		s.wants(0, "", "seed", "bundle", folder, "-o", bundle)
+		s.write(filepath.Join(dir, "files", "site"), "hello")
+		s.wants(0, "", "seed", "bundle", dir, "-o", bundle)
 		d := s.fresh(&consoletest.Device{})
 		s.wants(0, "applied in", "provision", d.URL(), "--seed", bundle)
 		s.has(d, "new")
@@ -204,7 +204,7 @@ func TestProvisionBundle(t *testing.T) {
 		// The device deletes the files of the bundle.
 		s.wants(0, "files of a bundle; the device deletes them", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 		s.wants(0, "applied in", "provision", d.URL(), "--seed", bundle, "--key", s.path("admin"))
-		s.wants(0, "is not a bundle, but its containers use files of a bundle", "provision", d.URL(), "--seed", filepath.Join(folder, "config.toml"), "--key", s.path("admin"))
+		s.wants(0, "is not a bundle, but its containers use files of a bundle", "provision", d.URL(), "--seed", filepath.Join(dir, "config.toml"), "--key", s.path("admin"))
 	}
 }
 

@@ -71,7 +71,7 @@ func (b *builder) blocks(f *file) {
 	name := f.path
 	switch {
 	case f == b.root:
-		name = "root folder" // manifests of released images contain both names
+		name = "root folder" // these names are kept: manifests contain them
 	case f.dir != nil:
 		name = "folder " + name
 	}

@@ -825,7 +825,7 @@ func TestGoDiskfsReadsIt(t *testing.T) {
 	}
 }
 
-// What mkfs.vfat and mcopy make, with files in pieces.
+// File systems of mkfs.vfat and mcopy are read, with files in fragments.
 func TestOthersFileSystemsAreRead(t *testing.T) {
 	t.Setenv("LC_ALL", "C.UTF-8")
 	for _, c := range []struct {

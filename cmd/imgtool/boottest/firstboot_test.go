@@ -272,7 +272,7 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 	log := b.runs("first-boot: the console is at", "", func() {
 		b.site.wants(4, "the data partition is not mounted", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
 	})
-	wantLines(t, log, "initrd: /dev/vda5 does not mount: checking it", "initrd: /data cannot be mounted; to begin anew, write zeros to the first 64 KiB of /dev/vda5",
+	wantLines(t, log, "initrd: /dev/vda5 does not mount: checking it", "initrd: /data cannot be mounted; to start over, write zeros to the first 64 KiB of /dev/vda5",
 		"first-boot: the data partition is not mounted at /data")
 	if strings.Contains(log, "first-boot: provisioned") || strings.Contains(log, "marked good") {
 		t.Errorf("it says that it is provisioned:\n%s", log)
@@ -284,7 +284,7 @@ func TestADataPartitionThatDoesNotMount(t *testing.T) {
 	log = b.runs(waiting, "", func() {
 		b.site.wants(0, "applied in", "provision", b.url(), "--seed", b.site.seed, "--wait", "30s")
 	})
-	wantLines(t, log, "initrd: /dev/vda5 is empty: making /data anew", "/data mounted: f2fs on ", "fresh flash: no")
+	wantLines(t, log, "initrd: /dev/vda5 is empty: formatting /data again", "/data mounted: f2fs on ", "fresh flash: no")
 	if strings.Contains(log, "first-boot: provisioned") {
 		t.Errorf("it says that it is provisioned:\n%s", log)
 	}

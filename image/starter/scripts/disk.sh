@@ -66,14 +66,14 @@ mount_data() {
 	mkdir -p "$1"
 	! mount -t f2fs -o noatime $data "$1" || return 0
 	if blank $data; then
-		echo "initrd: $(readlink -f $data) is empty: making /data anew"
+		echo "initrd: $(readlink -f $data) is empty: formatting /data again"
 		make_data "$1" && return 0
 	else
 		echo "initrd: $(readlink -f $data) does not mount: checking it"
 		fsck.f2fs -f -y $data
 		! mount -t f2fs -o noatime $data "$1" || return 0
 	fi
-	echo "initrd: /data cannot be mounted; to begin anew, write zeros to the first 64 KiB of $(readlink -f $data)"
+	echo "initrd: /data cannot be mounted; to start over, write zeros to the first 64 KiB of $(readlink -f $data)"
 	return 1
 }
 

@@ -1,4 +1,4 @@
-# What the starters' initrds share. init, the program to hand over to, is /sbin/init
+# Functions of the initrds of all starters. init, the program to hand over to, is /sbin/init
 # unless the kernel's command line has another.
 init=/sbin/init
 

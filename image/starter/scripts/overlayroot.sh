@@ -1,5 +1,5 @@
-# What Ubuntu's package overlayroot does, reduced: puts an overlay on the root file
-# system at $rootmnt as its /etc/overlayroot.conf asks for, and sets overlaid.
+# A reduced version of Ubuntu's package overlayroot: mounts an overlay over the root file
+# system at $rootmnt as configured in its /etc/overlayroot.conf, and sets overlaid.
 # recurse= and swap= are for the rest of the fstab, which is left alone here.
 overlayroot=
 [ ! -r $rootmnt/etc/overlayroot.conf ] || . $rootmnt/etc/overlayroot.conf
