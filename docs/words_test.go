@@ -30,7 +30,7 @@ var phrases = []struct {
 	{regexp.MustCompile(`\b(?:is|are|was|were|be) told\b`), "receives, is given, reports", 0, nil},
 	{regexp.MustCompile(`\bas far as\b`), "where, to the extent that", 0, nil},
 	{regexp.MustCompile(`\banew\b`), "again", 0, nil},
-	{regexp.MustCompile("\\bcannot be(?:[.,:;\"`]|$)"), "is invalid, because ...", 0},
+	{regexp.MustCompile("\\bcannot be(?:[.,:;\"`]|$)"), "is invalid, because ...", 0, nil},
 	{regexp.MustCompile(`\bfor want of\b`), "because ... is missing", 0, nil},
 	{regexp.MustCompile(`\b(?:one|ones|those) (?:that|who|of)\b`), "the noun itself", 0.7, nil},
 }
