@@ -274,7 +274,6 @@ func (opt *factoryOptions) findImages() error {
 	return nil
 }
 
-// checkLive refuses flags that do not go with --live.
 func (opt *factoryOptions) checkLive() error {
 	switch {
 	case opt.conf == "":

@@ -136,7 +136,6 @@ func (e *ReplacedError) Error() string {
 // Kind returns [fault.Refused].
 func (e *ReplacedError) Kind() string { return fault.Refused }
 
-// entries replaces the entries in the region.
 func (r *Replacement) entries(all, inRegion []image.Entry) []image.Entry {
 	kept := slices.DeleteFunc(slices.Clone(all), func(e image.Entry) bool { return r.Region.Off <= e.Off && e.Off < r.Region.End() })
 	kept = append(kept, inRegion...)

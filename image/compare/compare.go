@@ -92,7 +92,6 @@ func Locations(ctx context.Context, a, b *volume.Location, r progress.Reporter) 
 	return c.list, nil
 }
 
-// comparison collects differences.
 type comparison struct {
 	ctx      context.Context
 	a, b     *volume.Location

@@ -17,7 +17,6 @@ import (
 	"imgtool/layouts"
 )
 
-// images compares two images with partitions.
 func (c *comparison) images() error {
 	a, b := c.a.Partitions, c.b.Partitions
 	for _, l := range []*volume.Location{c.a, c.b} {
@@ -215,7 +214,6 @@ func (c *comparison) partitions() error {
 	return nil
 }
 
-// partition compares two partitions.
 func (c *comparison) partition(p, q gpt.Part) error {
 	name := volume.PartName(p)
 	var d []Detail

@@ -44,7 +44,6 @@ func New(t *tree.Tree, opt Options) (*image.Image, error) {
 	return image.New(opt.Size, b.extents...)
 }
 
-// builder makes extents of a plan.
 type builder struct {
 	*plan
 	extents []image.Extent
@@ -66,7 +65,6 @@ func (p *plan) all() []*file {
 	return append(all, p.files...)
 }
 
-// blocks adds the content of a file.
 func (b *builder) blocks(f *file) {
 	name := f.path
 	switch {

@@ -119,7 +119,6 @@ func (l *lint) file(text string) {
 	slices.SortStableFunc(l.problems, func(a, b Problem) int { return a.Line - b.Line })
 }
 
-// line checks the syntax of a line.
 func (l *lint) line(n int, raw string, this line) {
 	body, comment, cut := strings.Cut(strings.TrimRight(raw, "\n"), "#")
 	body = strings.Trim(body, blanks)
@@ -170,7 +169,6 @@ func (l *lint) name(n int, name string, names []string) {
 	}
 }
 
-// value checks a value.
 func (l *lint) value(n int, this line, names []string) {
 	v := this.value
 	if v == "" {

@@ -242,7 +242,6 @@ func (r *Running) end() error {
 	return fmt.Errorf("%s: %w", program, err)
 }
 
-// watcher searches the output of a console.
 type watcher struct {
 	done     func(string) bool
 	replies  []Reply
