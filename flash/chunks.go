@@ -178,7 +178,6 @@ func zeroEntries(spans []image.Span) *image.Manifest {
 	return m
 }
 
-// merge returns the entries of both manifests, in order.
 func merge(a, b *image.Manifest) *image.Manifest {
 	entries := slices.Concat(a.Entries, b.Entries)
 	slices.SortFunc(entries, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })

@@ -310,7 +310,6 @@ func (m *machine) allUses(nodes []*node, d *Disk) {
 	}
 }
 
-// uses adds to d the uses of n and of the devices assembled from it.
 func (m *machine) uses(n *node, seen map[*node]bool, d *Disk) {
 	if seen[n] {
 		return

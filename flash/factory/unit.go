@@ -111,7 +111,6 @@ func (u *Unit) readFiles(dir string, keys map[string]string, r progress.Reporter
 	return nil
 }
 
-// checkKeyNames refuses keys that the board has no file for.
 func checkKeyNames(keys map[string]string, def *boardinfo.Unit, board string) error {
 	var known []string
 	for _, f := range def.Files {

@@ -99,7 +99,6 @@ type comparison struct {
 	list     []Difference
 }
 
-// fit fits an image to the disk it is compared with.
 func (c *comparison) fit() error {
 	for _, pair := range [][2]**volume.Location{{&c.a, &c.b}, {&c.b, &c.a}} {
 		l, disk := *pair[0], *pair[1]

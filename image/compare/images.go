@@ -107,7 +107,6 @@ func boundaries(m *artifact.Manifest) (cuts []int64) {
 	return append(cuts, last.Off+last.Len)
 }
 
-// rawRange compares a range outside of partitions.
 func (c *comparison) rawRange(s image.Span) error {
 	at, err := c.firstDifference([]image.Span{s}, c.a.Source.Image, c.b.Source.Image)
 	if err != nil || at < 0 {

@@ -56,7 +56,6 @@ func (b *builder) add(name string, block int64, c image.Content) {
 	b.extents = append(b.extents, image.Extent{Name: name, Off: block * blockSize, Content: c})
 }
 
-// all returns all inodes that are made of files.
 func (p *plan) all() []*file {
 	all := []*file{p.root}
 	if p.journal != nil {

@@ -227,7 +227,6 @@ func (l *lint) path(n int, key, path string) {
 	}
 }
 
-// label checks for missing keys of a label.
 func (l *lint) label(n int, name string, has map[string]int) {
 	if has[Linux] == 0 {
 		l.say(n, true, "label %s has no LINUX", name)

@@ -304,7 +304,6 @@ func (e *Editor) now(n uint32) (uint32, error) {
 	return e.value(n)
 }
 
-// link chains clusters.
 func (e *Editor) link(clusters []uint32) {
 	for i, c := range clusters {
 		e.next[c] = endOfChain
