@@ -10,10 +10,8 @@ import (
 	"io"
 	"iter"
 	"runtime"
-	"slices"
-
-	"imgtool/image/fault"
-	"imgtool/image/parallel"
+	"sync"
+	"sync/atomic"
 )
 
 // Manifest lists the content of an image with hashes.
@@ -124,45 +122,46 @@ func Sum(ctx context.Context, m *Image, p Progress) (*Checksums, error) {
 // WriteSum is like [Sum], and writes what it reads to w unless w is nil: several pieces
 // at once, in any order.
 func WriteSum(ctx context.Context, w io.WriterAt, m *Image, p Progress) (*Checksums, error) {
-	// Steps fit into the cache of a processor.
-	const step = 256 << 10
-	type slot struct {
-		piece int
-		buf   []byte
-	}
-	// More workers do not make a disk faster.
-	workers := min(runtime.GOMAXPROCS(0), 4)
-	slots := make([]slot, workers+2)
 	t := NewChecksums(m)
-	next := 0
-	fill := func(s *slot) bool {
-		s.piece = next
-		next++
-		return s.piece < len(t.Pieces.Entries)
-	}
-	work := func(s *slot) error {
-		e := t.Pieces.Entries[s.piece]
-		if s.buf == nil {
-			s.buf = make([]byte, step)
-		}
-		h := t.Piece(s.piece)
-		for at := int64(0); at < e.Len; at += step {
-			c := Chunk{e.Off + at, s.buf[:min(step, e.Len-at)]}
-			if _, err := m.ReadAt(c.Data, c.Off); err != nil && err != io.EOF {
-				return err
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var workers sync.WaitGroup
+	var mu sync.Mutex // for p
+	var next atomic.Int64
+	// More workers do not make a disk faster.
+	for range min(runtime.GOMAXPROCS(0), 4) {
+		workers.Go(func() {
+			buf := make([]byte, 256<<10) // fits into the cache of a processor
+			for i := int(next.Add(1)) - 1; i < len(t.Pieces.Entries) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				if err := t.writePiece(w, m, i, buf); err != nil {
+					cancel(err)
+					return
+				}
+				mu.Lock()
+				p.Add(t.Pieces.Entries[i].Len)
+				mu.Unlock()
 			}
-			h.Write(c.Data)
-			if err := c.write(w); err != nil {
-				return err
-			}
+		})
+	}
+	workers.Wait()
+	return t, context.Cause(ctx)
+}
+
+// writePiece hashes piece i, and writes it to w unless w is nil.
+func (t *Checksums) writePiece(w io.WriterAt, m *Image, i int, buf []byte) error {
+	e := t.Pieces.Entries[i]
+	h := t.Piece(i)
+	for at := int64(0); at < e.Len; at += int64(len(buf)) {
+		c := Chunk{e.Off + at, buf[:min(int64(len(buf)), e.Len-at)]}
+		if _, err := m.ReadAt(c.Data, c.Off); err != nil && err != io.EOF {
+			return err
 		}
-		return nil
+		h.Write(c.Data)
+		if err := c.write(w); err != nil {
+			return err
+		}
 	}
-	take := func(s *slot) error {
-		p.Add(t.Pieces.Entries[s.piece].Len)
-		return nil
-	}
-	return t, parallel.Map(ctx, slots, fill, slices.Repeat([]func(*slot) error{work}, workers), take)
+	return nil
 }
 
 // write writes a chunk to w, unless w is nil.
@@ -289,4 +288,4 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
 }
 
-func (e *MismatchError) Kind() string { return fault.Mismatch }
+func (e *MismatchError) Kind() string { return "mismatch" }

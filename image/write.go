@@ -3,11 +3,11 @@ package image
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
-
-	"imgtool/image/fault"
 )
 
 // Progress is called with the number of bytes done since the last call, by one
@@ -79,7 +79,22 @@ type WriteError struct {
 
 func (e *WriteError) Error() string { return fmt.Sprintf("writing at byte %d: %v", e.Off, e.Err) }
 func (e *WriteError) Unwrap() error { return e.Err }
-func (e *WriteError) Kind() string  { return fault.WriteKind(e.Err) }
+
+// Kind returns the kind of Err, "permission" or "write", like WriteKind of
+// [imgtool/image/fault], which this package must not import.
+func (e *WriteError) Kind() string {
+	var inner interface {
+		error
+		Kind() string
+	}
+	switch {
+	case errors.As(e.Err, &inner):
+		return inner.Kind()
+	case errors.Is(e.Err, fs.ErrPermission):
+		return "permission"
+	}
+	return "write"
+}
 
 // ahead runs a sequence in another goroutine, one item ahead of its consumer. When the
 // consumer takes an item, it has finished with the previous one.

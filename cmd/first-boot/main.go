@@ -402,7 +402,11 @@ func (d *device) finish() error {
 		say("the slot is marked good")
 	}
 	if _, err := os.Stat(d.store.done()); err != nil {
-		if err := os.WriteFile(d.store.done(), []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {
+		part := d.store.done() + ".new" // so that a power cut leaves no empty file
+		if err := os.WriteFile(part, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(part, d.store.done()); err != nil {
 			return err
 		}
 	}

@@ -80,12 +80,23 @@ func imgtool(t testing.TB, args ...string) string {
 	return stdout.String()
 }
 
+// long are the scripts that are skipped with -short.
+var long = []string{"reseed.txt", "flash.txt", "cache.txt", "vm.txt", "flash_odd.txt", "formats.txt", "photon_conf.txt", "photon.txt", "diff.txt",
+	"factory_live.txt", "cat.txt", "ls.txt", "own_board.txt"}
+
 func TestScripts(t *testing.T) {
 	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "mcopy", "blkid", "wipefs", "mkfs.ext4", "unsquashfs", "mksquashfs", "cmp", "umoci", "skopeo", "lz4", "bzip2"} {
 		imagetest.Need(t, program)
 	}
+	files, err := filepath.Glob("testdata/script/*.txt")
+	if err != nil || len(files) < 20 {
+		t.Fatal(files, err)
+	}
+	if testing.Short() {
+		files = slices.DeleteFunc(files, func(f string) bool { return slices.Contains(long, filepath.Base(f)) })
+	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Files: files,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Setenv("TMPDIR", env.WorkDir)
