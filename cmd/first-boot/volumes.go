@@ -16,7 +16,6 @@ import (
 	"imgtool/image/seed"
 )
 
-// volume is a FAT file system on a disk.
 type volume struct {
 	device    string // /dev/sda1
 	disk      string // sda

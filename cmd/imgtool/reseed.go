@@ -30,7 +30,6 @@ func askedBoard(name string) (*boards.Board, error) {
 	return boards.Load(name)
 }
 
-// reseedOptions are the options of seed put and seed rm.
 type reseedOptions struct {
 	target string // image or disk
 	seed   seedOptions

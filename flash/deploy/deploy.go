@@ -213,7 +213,6 @@ func (d *Deployment) prepare(ctx context.Context, names []string) error {
 	return nil
 }
 
-// find finds the disks and checks that each may be written.
 func (d *Deployment) find(names []string) error {
 	for _, name := range names {
 		found, err := Find(name)

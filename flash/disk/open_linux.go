@@ -192,7 +192,6 @@ func (m *machine) backed(n *node) *node {
 	return m.byDev[n.loop.disk]
 }
 
-// sameBacking reports whether two loop devices have the same file.
 func sameBacking(a, b *node) bool {
 	if a.loop != nil && b.loop != nil {
 		return a.loop.file == b.loop.file

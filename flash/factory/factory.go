@@ -180,7 +180,6 @@ func (f *Factory) open(ctx context.Context, of boards.Medium) error {
 	return src.Seek(ctx)
 }
 
-// find finds the disk of a medium, and checks that it may be written.
 func (f *Factory) find(m *medium) (err error) {
 	if m.disk, err = deploy.Find(f.opt.Disks[m.name]); err != nil {
 		return err

@@ -109,7 +109,6 @@ func isLZMA(b []byte) bool {
 	return dict >= 4096 && dict < 1<<30 && (high == 1 || high == 3) && (size == math.MaxUint64 || size < 1<<40)
 }
 
-// isText reports whether b begins with printable UTF-8.
 func isText(b []byte) bool {
 	b = b[:min(len(b), 512)]
 	if len(b) > 500 {

@@ -93,7 +93,6 @@ func accessOf(path string) (*access, error) {
 	return a, nil
 }
 
-// setAccess changes the permissions and the owner of the file.
 func (p *pending) setAccess(a *access) error {
 	// Group and others get no access before the owner is right.
 	err := p.Chmod(a.mode & 0o700)

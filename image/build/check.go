@@ -28,7 +28,6 @@ func (e *MissingInputsError) Error() string {
 
 var goodID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
-// check checks the options, without opening inputs.
 func (b *builder) check() (err error) {
 	if err := b.checkMedia(); err != nil {
 		return err

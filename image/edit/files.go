@@ -151,7 +151,6 @@ func (w *work) symlink(e *Edit) error {
 	return w.link(at, e.Target)
 }
 
-// link makes a symbolic link at a resolved path.
 func (w *work) link(at, target string) error {
 	if n := w.t.Lookup(at); n != nil && n.Type() == tree.Symlink && n.Target == target {
 		return nil

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,24 +59,6 @@ type GoneError struct {
 func (e *GoneError) Error() string { return e.Host + " does not answer: " + e.Err.Error() }
 func (e *GoneError) Unwrap() error { return e.Err }
 func (e *GoneError) Kind() string  { return fault.Gone }
-
-// DeniedError says that a registry denies access: it needs a login, or another one.
-type DeniedError struct {
-	Host   string
-	Status int    // 401 or 403
-	Said   string // message of the registry
-}
-
-func (e *DeniedError) Error() string {
-	said := ""
-	if e.Said != "" {
-		said = fmt.Sprintf(" (%q)", e.Said)
-	}
-	return fmt.Sprintf("%s denies access with status %d%s: log in with docker login, podman login or skopeo login", e.Host, e.Status, said)
-}
-
-// Is reports true for [os.ErrPermission].
-func (e *DeniedError) Is(target error) bool { return target == os.ErrPermission }
 
 // wire is the innermost transport. It limits the time and the size of responses and retries
 // temporary failures.
@@ -265,7 +246,10 @@ func explain(host string, err error) error {
 		}
 		switch status := answer.StatusCode; {
 		case status == http.StatusUnauthorized || status == http.StatusForbidden:
-			return &DeniedError{host, status, words}
+			if words != "" {
+				words = fmt.Sprintf(" (%q)", words)
+			}
+			return fault.New(fault.Permission, "%s denies access with status %d%s: log in with docker login, podman login or skopeo login", host, status, words)
 		case temporary(status):
 			return fmt.Errorf("%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
 		}

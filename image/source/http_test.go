@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	unpack "imgtool/image/compress"
+	"imgtool/image/fault"
 	"imgtool/image/source"
 )
 
@@ -129,7 +129,7 @@ func TestRegistryTimeouts(t *testing.T) {
 			}
 			var g *source.GoneError
 			var bad *source.CorruptError
-			is := map[string]bool{gone: errors.As(err, &g), corrupt: errors.As(err, &bad), denied: errors.Is(err, os.ErrPermission)}
+			is := map[string]bool{gone: errors.As(err, &g), corrupt: errors.As(err, &bad), denied: fault.Kind(err) == fault.Permission}
 			is[other] = !is[gone] && !is[corrupt] && !is[denied]
 			if !is[c.kind] {
 				t.Errorf("%v: not %s", err, c.kind)
@@ -311,7 +311,7 @@ func TestTokenServiceOnLoopback(t *testing.T) {
 			write(t, dir+"/config.json", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, loginFor, strings.TrimPrefix(basic, "Basic ")))
 			t.Setenv("DOCKER_CONFIG", dir)
 			_, err = opens(t, "docker://"+host+"/x:1", source.Options{Network: hasty})
-			if (err == nil) != tt.ok || err != nil && !errors.Is(err, os.ErrPermission) {
+			if (err == nil) != tt.ok || err != nil && fault.Kind(err) != fault.Permission {
 				t.Error(err)
 			}
 			if leaked := len(c.logins["service"]) > 0; leaked != tt.leaking {

@@ -69,9 +69,9 @@ type applier struct {
 const pollInterval = 500 * time.Millisecond
 
 // Apply sends the device a configuration and waits until it is applied. The error is a
-// *GoneError or *OtherError if nothing was sent; a *RefusedError, a *BusyError or an
-// error of the kind [fault.RolledBack] if the device has the configuration that it had
-// before; or an error of the kind [fault.Unknown].
+// *GoneError or has the kind [fault.WrongBoard] if nothing was sent; is a *RefusedError or a
+// *BusyError, or has the kind [fault.RolledBack], if the device has the configuration that
+// it had before; or has the kind [fault.Unknown].
 func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 	a := &applier{Request: r, ctx: ctx, first: c, c: c, addresses: []*Client{c}}
 	if a.Timeout == 0 {

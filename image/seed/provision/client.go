@@ -138,7 +138,7 @@ func (c *Client) once(ctx context.Context, r request) (int, http.Header, []byte,
 		return gone(err)
 	}
 	if len(body) > api.MaxBody {
-		return 0, nil, nil, &OtherError{c.URL(), "its answer is larger than 32 MiB"}
+		return 0, nil, nil, notDevice(c.URL(), "its answer is larger than 32 MiB")
 	}
 	return answer.StatusCode, answer.Header, body, nil
 }
@@ -180,7 +180,7 @@ func (c *Client) refused(status int, body []byte) error {
 	text := c.errorText(status, body)
 	switch {
 	case status/100 == 3 || status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status/100 == 2:
-		return &OtherError{c.URL(), text}
+		return notDevice(c.URL(), text)
 	case status == http.StatusRequestEntityTooLarge:
 		text = "it is larger than the 32 MiB that the device takes"
 	}
@@ -196,7 +196,7 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 		return c.refused(status, body)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return &OtherError{c.URL(), "its answer is not JSON"}
+		return notDevice(c.URL(), "its answer is not JSON")
 	}
 	return nil
 }
@@ -211,7 +211,7 @@ func (c *Client) Health(ctx context.Context) error {
 		return &RefusedError{c.URL(), http.StatusOK, fmt.Sprintf("its health is %q", c.clean(h.Status))}
 	}
 	if raw, err := base64.RawURLEncoding.DecodeString(h.Device); h.Device != "" && (err != nil || len(raw) != api.DeviceIDSize) {
-		return &OtherError{c.URL(), "its identifier is malformed"}
+		return notDevice(c.URL(), "its identifier is malformed")
 	}
 	if c.Device == "" {
 		c.Device = h.Device
@@ -254,10 +254,10 @@ func (c *Client) signed(ctx context.Context, r request, key *Key) (int, http.Hea
 			return 0, nil, nil, err
 		}
 		if n.Nonce == "" || strings.ContainsFunc(n.Nonce, func(r rune) bool { return !unicode.IsGraphic(r) || r == ' ' || r > unicode.MaxASCII }) {
-			return 0, nil, nil, &OtherError{c.URL(), "its nonce is malformed"}
+			return 0, nil, nil, notDevice(c.URL(), "its nonce is malformed")
 		}
 		if !c.isOwn(n.Nonce) {
-			return 0, nil, nil, &OtherError{c.URL(), "its nonce is not a nonce of the device " + c.Device}
+			return 0, nil, nil, notDevice(c.URL(), "its nonce is not a nonce of the device "+c.Device)
 		}
 		signature, err := api.Sign(api.Message(n.Nonce, r.path, sha256.Sum256(r.body)), key.Signer)
 		if err != nil {

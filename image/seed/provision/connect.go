@@ -121,7 +121,7 @@ func Connect(ctx context.Context, t Target) (*Client, error) {
 			return nil, wrongDevice(c.URL(), c.Device, t.Device)
 		case err == nil:
 			return c, nil
-		case ctx.Err() != nil || errors.As(err, new(*OtherError)) || time.Now().After(deadline):
+		case ctx.Err() != nil || fault.Kind(err) == fault.WrongBoard || time.Now().After(deadline):
 			return nil, err
 		}
 		if first && t.Wait > 0 && t.Waiting != nil {

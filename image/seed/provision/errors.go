@@ -46,13 +46,10 @@ func connectionError(err error) string {
 	return err.Error()
 }
 
-// OtherError reports a server that is not a device's provisioning service.
-type OtherError struct{ Address, Reason string }
-
-func (e *OtherError) Error() string {
-	return e.Address + " is not the provisioning service of an AtomixOS device: " + e.Reason
+// notDevice is the error of a server that is not a device's provisioning service.
+func notDevice(address, reason string) error {
+	return fault.New(fault.WrongBoard, "%s is not the provisioning service of an AtomixOS device: %s", address, reason)
 }
-func (e *OtherError) Kind() string { return fault.WrongBoard }
 
 // wrongDevice is the error of a device whose identifier, "" for none, is not the required one.
 func wrongDevice(address, has, want string) error {
