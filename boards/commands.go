@@ -46,7 +46,6 @@ func LackedByUBoot(blob io.Reader, commands []string) ([]string, error) {
 	return lacking, nil
 }
 
-// checkCommands checks the U-Boot commands that recovery needs.
 func (r *Recovery) checkCommands(inputs []string) error {
 	if len(r.Commands) > 0 && !slices.Contains(inputs, r.UBoot) {
 		return fmt.Errorf("[recovery] has u-boot = %q, which is not an input of the board; it has %s", r.UBoot, strings.Join(inputs, ", "))

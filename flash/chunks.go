@@ -42,7 +42,6 @@ func differences(data, old []byte) iter.Seq2[int, int] {
 	}
 }
 
-// part returns the bytes of a chunk from start to end.
 func part(c image.Chunk, start, end int) image.Chunk {
 	return image.Chunk{Off: c.Off + int64(start), Data: c.Data[start:end:end]}
 }
@@ -117,7 +116,6 @@ func checkOverlap(head []image.Chunk, body []image.Span) error {
 	return nil
 }
 
-// zeros returns chunks of zeros that cover the spans.
 func zeros(spans []image.Span) iter.Seq2[image.Chunk, error] {
 	zero := make([]byte, 1<<20)
 	return func(yield func(image.Chunk, error) bool) {
@@ -171,7 +169,6 @@ func spansIn(m *image.Manifest) (spans []image.Span) {
 	return spans
 }
 
-// zeroEntries returns entries for spans filled with zeros.
 func zeroEntries(spans []image.Span) *image.Manifest {
 	m := &image.Manifest{}
 	for c := range zeros(spans) {
@@ -181,7 +178,6 @@ func zeroEntries(spans []image.Span) *image.Manifest {
 	return m
 }
 
-// merge returns the entries of both manifests, in order.
 func merge(a, b *image.Manifest) *image.Manifest {
 	entries := slices.Concat(a.Entries, b.Entries)
 	slices.SortFunc(entries, func(a, b image.Entry) int { return cmp.Compare(a.Off, b.Off) })

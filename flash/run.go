@@ -42,7 +42,6 @@ func Run(ctx context.Context, dev Device, job Job, phases image.Phases) (*Result
 	return res, nil
 }
 
-// run is a Run in progress.
 type run struct {
 	dev    timeoutDevice
 	job    *Job

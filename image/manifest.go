@@ -202,7 +202,6 @@ func Verify(ctx context.Context, r io.ReaderAt, m *Manifest, p Progress) error {
 	return nil
 }
 
-// part is a piece of an entry with its data.
 type part struct {
 	entry int
 	data  []byte

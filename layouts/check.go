@@ -82,7 +82,6 @@ func (p *Partition) check() error {
 	return nil
 }
 
-// checkPlace checks offset and size of a partition.
 func (l *Layout) checkPlace(p Partition, last bool) error {
 	switch {
 	case p.Offset%l.Align != 0 || p.Size%l.Align != 0:

@@ -40,7 +40,6 @@ func (l *Layout) Repart() []Definition {
 	return all
 }
 
-// repartType returns systemd-repart's name of a type.
 func repartType(name string) string {
 	if name == "microsoft" { // systemd has no name for it
 		return strings.ToLower(Types[name])

@@ -88,7 +88,6 @@ func (d *device) Change(ctx context.Context, change api.Change, report func(api.
 	return d.replace(ctx, source{body: bytes.NewReader(changed), keepFiles: true}, report)
 }
 
-// source is a configuration to apply.
 type source struct {
 	body      io.ReadSeeker // a document or bundle
 	keepFiles bool          // keep the files of the active configuration

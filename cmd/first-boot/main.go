@@ -321,7 +321,6 @@ func (d *device) boot(ctx context.Context, report func(api.Event)) error {
 // errWaiting is the result of a device without a configuration and a seed.
 var errWaiting = errors.New("no seed was found; waiting for a configuration on port 8080")
 
-// seek looks for a seed and applies it.
 func (d *device) seek(ctx context.Context, report func(api.Event)) error {
 	all := volumes(d.root)
 	disk := ""

@@ -8,7 +8,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -28,6 +27,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/fat"
+	"imgtool/image/fault"
 	"imgtool/image/imagetest"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
@@ -464,9 +464,8 @@ func TestFailedFirstConfigurationIsDiscarded(t *testing.T) {
 	b.mkdir("etc/nftables.conf/no")
 	b.write("sbin/mark-good", "#!/bin/sh\n[ \"$1\" = waiting ] || echo good >>"+b.root+"/marks\n")
 	b.start()
-	var back *provision.RolledBackError
 	_, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("first")))
-	if !errors.As(err, &back) {
+	if fault.Kind(err) != fault.RolledBack {
 		t.Errorf("%v", err)
 	}
 	if b.read("data/config/config.toml") != "" {

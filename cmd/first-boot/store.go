@@ -238,7 +238,6 @@ func reportRendering(files []seed.File, report func(step string)) {
 	}
 }
 
-// inStepOrder sorts files by the order of their steps.
 func inStepOrder(files []seed.File) []seed.File {
 	slices.SortStableFunc(files, func(a, b seed.File) int {
 		return slices.Index(api.Steps, stepOf(a.Path)) - slices.Index(api.Steps, stepOf(b.Path))
@@ -285,7 +284,6 @@ func (s *store) promote() error {
 	return s.exchange()
 }
 
-// exchange swaps configuration and candidate.
 func (s *store) exchange() error {
 	if err := unix.Renameat2(unix.AT_FDCWD, s.other(), unix.AT_FDCWD, s.config(), unix.RENAME_EXCHANGE); err != nil {
 		return fmt.Errorf("%s: %w", s.config(), err)

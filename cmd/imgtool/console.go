@@ -13,7 +13,6 @@ import (
 	"imgtool/image/vm"
 )
 
-// runTerminal makes the terminal the console of a machine.
 func runTerminal(ctx context.Context, m vm.Machine, replies []vm.Reply, u *ui) error {
 	u.Infof("type Ctrl-A x to leave")
 	r, err := m.Start(ctx)

@@ -139,7 +139,6 @@ func (f mapFlag) Set(text string) error {
 func (f mapFlag) Type() string   { return f.kind }
 func (f mapFlag) String() string { return "" }
 
-// diskFlag returns how the disk of a medium is given.
 func diskFlag(medium, disk string) string {
 	if slices.Contains(boardinfo.Kinds, medium) {
 		return "--" + medium + " " + disk
@@ -147,7 +146,6 @@ func diskFlag(medium, disk string) string {
 	return "--disk " + medium + "=" + disk
 }
 
-// imageFlag returns how the image of a medium is given.
 func imageFlag(medium string) string {
 	if slices.Contains(boardinfo.Kinds, medium) {
 		return "--" + medium + "-image FILE"
@@ -274,7 +272,6 @@ func (opt *factoryOptions) findImages() error {
 	return nil
 }
 
-// checkLive refuses flags that do not go with --live.
 func (opt *factoryOptions) checkLive() error {
 	switch {
 	case opt.conf == "":

@@ -52,7 +52,6 @@ func (opt *flashOptions) check() error {
 	return deploy.CheckLog(opt.receipt)
 }
 
-// addStallFlag adds --stall-timeout to a command that waits for disks.
 func addStallFlag(cmd *cobra.Command, stall *time.Duration) {
 	cmd.Flags().DurationVar(stall, "stall-timeout", flash.DefaultStall, "how long a disk may take over one read, write or flush")
 }

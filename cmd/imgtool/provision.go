@@ -93,7 +93,6 @@ func runProvision(ctx context.Context, opt *provisionOptions, u *ui) error {
 	return opt.apply(ctx, c, provision.Request{Payload: p, Keys: opt.keys(ctx, p.Config, u)}, u)
 }
 
-// payload reads and checks the seed.
 func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 	if !opt.seed.given() {
 		return nil, fault.New(fault.Usage, "name the configuration: --seed config.toml")
@@ -154,7 +153,6 @@ func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *u
 	}
 }
 
-// apply sends a configuration and reports the outcome.
 func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r provision.Request, u *ui) error {
 	r.Wait, r.Timeout = opt.wait, opt.timeout
 	r.Report = func(e provision.Event) { showProvisioning(e, u) }
@@ -183,7 +181,6 @@ func (opt *provisionOptions) apply(ctx context.Context, c *provision.Client, r p
 	return nil
 }
 
-// hint adds advice to an error.
 func (opt *provisionOptions) hint(err error) error {
 	var refused *provision.RefusedError
 	switch {
@@ -193,9 +190,9 @@ func (opt *provisionOptions) hint(err error) error {
 		return fault.WithHint(err, "name the key of an admin with --key, or add it to ssh-agent")
 	case errors.As(err, new(*provision.BusyError)):
 		return fault.WithHint(err, "wait until it ends with --wait 10m")
-	case errors.As(err, new(*provision.UnknownError)) && opt.seed.file == "":
+	case fault.Kind(err) == fault.Unknown && opt.seed.file == "":
 		return fault.WithHint(err, "check later: imgtool provision export %s", opt.address)
-	case errors.As(err, new(*provision.UnknownError)):
+	case fault.Kind(err) == fault.Unknown:
 		return fault.WithHint(err, "check later: imgtool provision status %s --seed %s", opt.address, opt.seed.file)
 	}
 	return err

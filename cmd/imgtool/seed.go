@@ -38,7 +38,6 @@ func (o *seedOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.unit, "unit", "", "the unit, by the first column of --values")
 }
 
-// given reports whether any of the options is set.
 func (o seedOptions) given() bool { return o != seedOptions{} }
 
 // read reads a seed for an image or a stick. It does not check it.

@@ -149,7 +149,6 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-// runVerifyImage checks an image without a disk.
 func runVerifyImage(ctx context.Context, file string, u *ui) error {
 	begin := time.Now()
 	src, err := openImage(u, &file, "imgtool verify FILE")

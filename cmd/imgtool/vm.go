@@ -187,7 +187,6 @@ func (opt *vmOptions) mainDisk(ctx context.Context, args []string, u *ui) (*os.F
 	return newDisk(ctx, opt.keep, strings.Join(args, ""), int64(opt.disk), u)
 }
 
-// checkKept checks an existing file of --keep.
 func (opt *vmOptions) checkKept(f *os.File, args []string) error {
 	info, err := f.Stat()
 	switch {

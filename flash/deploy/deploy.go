@@ -109,7 +109,6 @@ func New(src *volume.Source, opt Options) (*Deployment, error) {
 	return d, d.setPlan(src)
 }
 
-// setPlan makes the plan again, from another source.
 func (d *Deployment) setPlan(src *volume.Source) error {
 	p, err := NewPlan(src)
 	if err != nil {

@@ -122,7 +122,6 @@ func (p *Plan) divide(c image.Chunk) {
 	}
 }
 
-// cut divides a chunk at an offset of the image.
 func cut(c image.Chunk, at int64) (before, after image.Chunk) {
 	n := min(max(at-c.Off, 0), int64(len(c.Data)))
 	return image.Chunk{Off: c.Off, Data: c.Data[:n:n]}, image.Chunk{Off: c.Off + n, Data: c.Data[n:]}

@@ -53,7 +53,6 @@ type Receipt struct {
 // Now returns the time as receipts have it.
 func Now() string { return time.Now().UTC().Format(time.RFC3339) }
 
-// describe fills in the disk, the image and the time.
 func (r *Receipt) describe(d *disk.Disk, src *volume.Source) {
 	r.Disk, r.Model, r.Serial, r.Size = d.Path, d.Model, d.Serial, d.Size
 	r.Image, r.Unit, r.Time = src.Name, src.Unit, Now()

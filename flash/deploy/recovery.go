@@ -83,7 +83,6 @@ func (r *Recovery) Wait(ctx context.Context, rep progress.Reporter) (*disk.Disk,
 	}
 }
 
-// wait is the state of waiting for a disk.
 type wait struct {
 	Recovery
 	rep      progress.Reporter

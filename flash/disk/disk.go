@@ -139,7 +139,6 @@ func resolve(root, path string) (at string, info fs.FileInfo, err error) {
 	return at, info, err
 }
 
-// regularFile returns a regular file as a disk.
 func regularFile(path string, info fs.FileInfo) *Disk {
 	return &Disk{Path: path, Name: filepath.Base(path), Size: info.Size(), SectorSize: 512, File: true, found: info}
 }

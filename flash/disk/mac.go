@@ -27,7 +27,6 @@ type mac struct {
 	rootless bool // the disk of / is unknown, so it may be any disk in use
 }
 
-// macMount is a mounted file system.
 type macMount struct{ from, at string } // /dev/disk3s1s1, /
 
 // medium is a disk or a partition in the IO registry.

@@ -91,7 +91,6 @@ func (m *machine) claimed(d *Disk) bool {
 	return err == unix.EBUSY
 }
 
-// fileUses returns the uses of the regular file at a path.
 func (m *machine) fileUses(at string, info fs.FileInfo) ([]string, error) {
 	same := func(path string) bool {
 		other, err := os.Stat(filepath.Join(m.root, path))

@@ -51,7 +51,6 @@ func (d *Disk) target(f *os.File, check func(*Target) error) (*Target, error) {
 	return t, nil
 }
 
-// openFile opens a regular file as a disk.
 func openFile(d *Disk, flags int) (*Target, error) {
 	// O_NONBLOCK: if a FIFO has the name now, do not wait for a writer.
 	f, err := os.OpenFile(d.Path, flags|syscall.O_NONBLOCK, 0)
@@ -74,7 +73,6 @@ func openFile(d *Disk, flags int) (*Target, error) {
 	return t, nil
 }
 
-// openError returns the meaning of an error of opening a disk.
 func (d *Disk) openError(err error) error {
 	switch {
 	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EAGAIN):

@@ -178,7 +178,6 @@ func (t *Target) identify() error {
 	return d.sameAs(&now)
 }
 
-// lockFile locks a regular file that is opened for writing.
 func lockFile(d *Disk, f *os.File) error {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return d.refuse("another program has locked the file")

@@ -134,7 +134,6 @@ func (t *Target) identify() error {
 	return d.sameAs(&now)
 }
 
-// lockFile locks a regular file that is opened for writing.
 func lockFile(d *Disk, f *os.File) error {
 	switch {
 	case procs.LockedInPart(f):

@@ -20,21 +20,18 @@ import (
 // systemMounts are the mount points of file systems that this computer runs from.
 var systemMounts = []string{"/", "/usr", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/var", "/nix", "/nix/store"}
 
-// mount is a mounted file system.
 type mount struct {
 	at     string
 	on     []*node  // block devices
 	layers []string // directories of an overlay
 }
 
-// addNew appends v to a list unless the list contains it.
 func addNew[T comparable](list *[]T, v T) {
 	if !slices.Contains(*list, v) {
 		*list = append(*list, v)
 	}
 }
 
-// findUses sets the uses of all block devices.
 func (m *machine) findUses() error {
 	for _, n := range m.nodes {
 		for _, s := range n.slaves {
@@ -296,7 +293,6 @@ func unescape(s string) string {
 
 var octal = regexp.MustCompile(`\\[0-3][0-7]{2}`)
 
-// allUses adds the uses of a disk and its partitions to d.
 func (m *machine) allUses(nodes []*node, d *Disk) {
 	seen := map[*node]bool{}
 	for _, n := range nodes {
@@ -314,7 +310,6 @@ func (m *machine) allUses(nodes []*node, d *Disk) {
 	}
 }
 
-// uses adds to d the uses of n and of the devices assembled from it.
 func (m *machine) uses(n *node, seen map[*node]bool, d *Disk) {
 	if seen[n] {
 		return

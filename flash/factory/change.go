@@ -118,7 +118,6 @@ func changeOf(p string, old, n *tree.Inode) (*change, error) {
 	return c, nil
 }
 
-// content returns the content of a regular file.
 func content(n *tree.Inode) ([]byte, error) {
 	b := make([]byte, n.Size())
 	if n.Content == nil {
@@ -246,7 +245,6 @@ func (c *change) create(r *rootDir, made string) error {
 	return r.Link(c.Link, made)
 }
 
-// setTime sets the time of a file or symbolic link.
 func (c *change) setTime(r *rootDir, made string) error {
 	dir, err := r.Open(path.Dir(made))
 	if err != nil {

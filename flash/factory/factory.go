@@ -50,7 +50,6 @@ type Factory struct {
 	begun   bool // disks may have been written to
 }
 
-// medium is a medium of the unit and the image that is written to it.
 type medium struct {
 	name string
 	kind string         // of the medium, see boardinfo.Kinds

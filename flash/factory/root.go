@@ -51,7 +51,6 @@ func (r *rootDir) exists(p string) bool {
 	return err == nil
 }
 
-// readFile returns the content of a file of the system.
 func (r *rootDir) readFile(p string) ([]byte, error) {
 	at, err := r.resolve(p)
 	if err != nil {

@@ -50,7 +50,6 @@ func ReadStatus(d *disk.Disk, m *artifact.Manifest, def *boardinfo.Unit) Status 
 	return s
 }
 
-// readUnit reads the unit's variables from a place on a disk.
 func (s *Status) readUnit(d *disk.Disk, part artifact.Partition, place boardinfo.Place, def *boardinfo.Unit) {
 	for _, name := range place.Files {
 		f, _ := def.File(name)
@@ -79,7 +78,6 @@ func (s Status) String() string {
 	return fmt.Sprintf("%s says that it was provisioned (%s)", s.where, strings.Join(about, ", "))
 }
 
-// isFor reports whether the disk has the values of a unit.
 func (s Status) isFor(values map[string]string) bool {
 	for name, v := range s.values {
 		if values[name] != v {
@@ -89,7 +87,6 @@ func (s Status) isFor(values map[string]string) bool {
 	return true
 }
 
-// isForAnother reports whether the disk has a value of another unit.
 func (s Status) isForAnother(values map[string]string) bool {
 	for name, v := range s.values {
 		if v != "" && values[name] != v {

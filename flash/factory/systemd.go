@@ -36,7 +36,6 @@ func stop(ctx context.Context, units []string, log func(format string, args ...a
 	return stopped, nil
 }
 
-// stopUnit stops a unit, and reports whether it was running.
 func stopUnit(ctx context.Context, bus *dbus.Conn, name string) (ran bool, err error) {
 	state, err := bus.GetUnitPropertyContext(ctx, name, "ActiveState")
 	if err != nil {

@@ -70,7 +70,6 @@ func ReadUnit(file string, def *boardinfo.Unit, board string, r progress.Reporte
 	return u, nil
 }
 
-// decodeUnit returns the values and the names of keys in a unit's file.
 func decodeUnit(file string, text []byte, def *boardinfo.Unit) (values, keys map[string]string, err error) {
 	fields := []reflect.StructField{{Name: "Keys", Type: reflect.TypeFor[map[string]string](), Tag: `toml:"keys"`}}
 	names := def.Keys()
@@ -90,7 +89,6 @@ func decodeUnit(file string, text []byte, def *boardinfo.Unit) (values, keys map
 	return values, doc.Elem().Field(0).Interface().(map[string]string), nil
 }
 
-// readFiles makes the files of the unit of its values and keys.
 func (u *Unit) readFiles(dir string, keys map[string]string, r progress.Reporter) error {
 	for _, f := range u.def.Files {
 		var data []byte
@@ -113,7 +111,6 @@ func (u *Unit) readFiles(dir string, keys map[string]string, r progress.Reporter
 	return nil
 }
 
-// checkKeyNames refuses keys that the board has no file for.
 func checkKeyNames(keys map[string]string, def *boardinfo.Unit, board string) error {
 	var known []string
 	for _, f := range def.Files {

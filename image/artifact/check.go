@@ -61,7 +61,6 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 	return o.Holes(ctx, data)
 }
 
-// check compares the file with the sums in it.
 func (s *seekable) check(ctx context.Context, p image.Progress) error {
 	for i, part := range []image.Span{{Len: s.first}, {Off: s.first, Len: s.packed - sumsSize - s.first}} {
 		h := sha256.New()

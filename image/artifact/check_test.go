@@ -14,6 +14,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/fault"
 	"imgtool/image/imagetest"
 )
 
@@ -300,14 +301,12 @@ func TestForeignNamesOtherFiles(t *testing.T) {
 	made("squashfs", "mksquashfs", "x", "squashfs", "-quiet", "-no-progress")
 	for name, want := range map[string]string{"tar": "a tar archive", "lzma": "an .lzma file", "zip.zip": "a zip archive", "squashfs": "a squashfs file system"} {
 		b := read(t, filepath.Join(dir, name))
-		foreign := new(artifact.ForeignError)
-		if err := artifact.Foreign(artifact.Gzip, b[:min(len(b), image.PieceSize)]); !errors.As(err, &foreign) || foreign.What != want || !strings.Contains(err.Error(), "compressed with gzip") {
+		if err := artifact.Foreign(artifact.Gzip, b[:min(len(b), image.PieceSize)]); fault.Kind(err) != fault.Input || !strings.HasPrefix(err.Error(), "it is "+want+", compressed with gzip, not a disk image: ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for text, want := range map[string]string{"<!DOCTYPE html><html>404": "a web page", "\n <HTML><head>": "a web page", "version https://git-lfs.github.com/spec/v1\n": "a pointer of Git LFS", "QFI\xfb\x00\x00\x00\x03": "a QCOW2 image", "not found\n": "text that begins with \"not found\""} {
-		foreign := new(artifact.ForeignError)
-		if err := artifact.Foreign(artifact.Raw, []byte(text)); !errors.As(err, &foreign) || foreign.What != want {
+		if err := artifact.Foreign(artifact.Raw, []byte(text)); fault.Kind(err) != fault.Input || !strings.HasPrefix(err.Error(), "it is "+want+", not a disk image: ") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -13,24 +13,6 @@ import (
 	"imgtool/image/fault"
 )
 
-// ForeignError says that a file is not a disk image.
-type ForeignError struct {
-	Format Format // compression of the file
-	What   string // its content, such as "a tar archive"
-	Advice string // what to do
-}
-
-func (e *ForeignError) Error() string {
-	packed := ""
-	if e.Format != Raw {
-		packed = fmt.Sprintf(", compressed with %s", e.Format)
-	}
-	return fmt.Sprintf("it is %s%s, not a disk image: %s", e.What, packed, e.Advice)
-}
-
-// Kind returns [fault.Input].
-func (e *ForeignError) Kind() string { return fault.Input }
-
 const (
 	convert  = "convert it with qemu-img convert -O raw"
 	partOnly = "it has no partition table; write it to a partition with dd"
@@ -76,14 +58,20 @@ var foreign = []struct {
 	{4086, "SWAPSPACE2", "a swap partition", partOnly},
 }
 
-// Foreign returns a *[ForeignError] if head, the first bytes of a file after decompression
+// Foreign returns an error if head, the first bytes of a file after decompression
 // from the format f, begins a known kind of file that is not a disk image. A file with an MBR
 // is always taken for a disk image.
 func Foreign(f Format, head []byte) error {
 	if len(head) >= 512 && head[510] == 0x55 && head[511] == 0xAA {
 		return nil
 	}
-	name := func(what, advice string) error { return &ForeignError{f, what, advice} }
+	packed := ""
+	if f != Raw {
+		packed = fmt.Sprintf(", compressed with %s", f)
+	}
+	name := func(what, advice string) error {
+		return fault.New(fault.Input, "it is %s%s, not a disk image: %s", what, packed, advice)
+	}
 	for _, k := range foreign {
 		if len(head) >= k.off && bytes.HasPrefix(head[k.off:], []byte(k.magic)) {
 			return name(k.what, k.advice)

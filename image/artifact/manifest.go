@@ -146,7 +146,6 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	return m, nil
 }
 
-// checkInfo checks what is recorded of the board.
 func (m *Manifest) checkInfo() error {
 	if m.Info == nil {
 		return nil
@@ -204,7 +203,6 @@ func checkZeros(data []byte, off int64, where string) error {
 // noContent says where [checkZeros] was called for an image with a manifest.
 const noContent = "where the manifest has no content"
 
-// spans returns the ranges of entries.
 func spans(entries []image.Entry) (all []image.Span) {
 	for _, e := range entries {
 		all = append(all, image.Span{Off: e.Off, Len: e.Len})
@@ -212,7 +210,6 @@ func spans(entries []image.Entry) (all []image.Span) {
 	return all
 }
 
-// checkPiece compares a piece with its entry in the manifest.
 func checkPiece(p image.Entry, data []byte) error {
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != p.SHA256 {
 		return corrupt("the piece at byte %d, %d bytes long, is corrupt: its SHA-256 is %x, the manifest says %s", p.Off, p.Len, sum, p.SHA256)

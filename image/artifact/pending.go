@@ -72,7 +72,6 @@ func (p *pending) Cleanup() {
 	p.Close()
 }
 
-// access is the permissions and the owner of a file.
 type access struct {
 	mode     fs.FileMode
 	uid, gid int

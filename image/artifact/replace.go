@@ -85,7 +85,7 @@ func Patch(ctx context.Context, path string, f *os.File, patches []image.Extent)
 }
 
 // rewrite replaces the file at path, which is open as f, by a file that write writes, with
-// the same access. If another file has the name by then, the error is a *[ReplacedError].
+// the same access. If another file has the name by then, the error has the kind [fault.Refused].
 // The manifest and block map beside it are written too, unless m is nil.
 func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) error) error {
 	target, err := filepath.EvalSymlinks(path)
@@ -115,7 +115,7 @@ func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) erro
 		return err
 	}
 	if now, err := os.Stat(out.path); err != nil || !os.SameFile(was, now) {
-		return &ReplacedError{out.path}
+		return fault.New(fault.Refused, "%s was replaced by another file while it was in use: try again", out.path)
 	}
 	return commit(out, m, func(path string) (*access, error) {
 		a, err := accessOf(path)
@@ -126,17 +126,6 @@ func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) erro
 	})
 }
 
-// ReplacedError says that another file has the name of an image since it was opened.
-type ReplacedError struct{ Path string }
-
-func (e *ReplacedError) Error() string {
-	return e.Path + " was replaced by another file while it was in use: try again"
-}
-
-// Kind returns [fault.Refused].
-func (e *ReplacedError) Kind() string { return fault.Refused }
-
-// entries replaces the entries in the region.
 func (r *Replacement) entries(all, inRegion []image.Entry) []image.Entry {
 	kept := slices.DeleteFunc(slices.Clone(all), func(e image.Entry) bool { return r.Region.Off <= e.Off && e.Off < r.Region.End() })
 	kept = append(kept, inRegion...)

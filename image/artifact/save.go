@@ -32,7 +32,6 @@ func Save(ctx context.Context, path string, img *image.Image, m *Manifest, phase
 	return save(ctx, out, &saver{format: format, img: img, m: m, phases: phases})
 }
 
-// saver writes an image to a file.
 type saver struct {
 	format  Format
 	img     *image.Image

@@ -145,7 +145,6 @@ func (s *seekable) readSums(skipped []frame, ours bool) error {
 
 func (s *seekable) Size() int64 { return s.size }
 
-// frame decompresses a frame.
 func (s *seekable) frame(i int) ([]byte, error) {
 	f := s.frames[i]
 	packed := make([]byte, f.packedLen)

@@ -112,7 +112,6 @@ type builder struct {
 	result  *Result
 }
 
-// disk is a medium that is being built.
 type disk struct {
 	*boards.Medium
 	placed *layouts.Placed

@@ -93,7 +93,6 @@ func (b *builder) checkFstab(made *tree.Tree) error {
 	return nil
 }
 
-// readText returns the text of a file.
 func readText(t *tree.Tree, path string) (string, error) {
 	n, err := t.Open(path)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"imgtool/layouts"
 )
 
-// applyConf applies the settings of a factory_provision.conf.
 func (o *Options) applyConf(path string) error {
 	text, err := hostfile.ReadStream(path, hostfile.Text)
 	if err != nil {
@@ -63,7 +62,6 @@ func (o *Options) ApplySetting(key string, v shconf.Value) error {
 	return nil
 }
 
-// setVar sets a variable that the command line does not set.
 func (o *Options) setVar(name, value string) {
 	if _, ok := o.Vars[name]; !ok {
 		o.Vars[name] = value

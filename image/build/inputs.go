@@ -160,7 +160,6 @@ func (b *builder) rootTree() (*tree.Tree, error) {
 	return r.Tree()
 }
 
-// openParts opens the contents of Options.Parts.
 func (b *builder) openParts(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
 		full := name

@@ -155,7 +155,6 @@ func partitions(img *image.Image, m *artifact.Manifest) (all []Partition) {
 	return all
 }
 
-// path returns the path of a medium's image.
 func (j *Job) path(medium string) string {
 	if j.output != "" && len(j.Board.Media) > 1 {
 		return artifact.MediumPath(j.output, medium)

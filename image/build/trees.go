@@ -115,7 +115,6 @@ func (b *builder) replaceInRoot(vars map[string]string) error {
 	return nil
 }
 
-// ext4 returns the file system of a partition.
 func (b *builder) ext4(d *disk, p layouts.Part) (*image.Image, error) {
 	t := b.trees[p.Tree]
 	if t == nil {

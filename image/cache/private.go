@@ -91,7 +91,6 @@ func MakePrivate(path string) error {
 	return private(at, info, true)
 }
 
-// split returns the elements of a path.
 func split(path string) []string {
 	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 }

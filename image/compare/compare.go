@@ -92,7 +92,6 @@ func Locations(ctx context.Context, a, b *volume.Location, r progress.Reporter) 
 	return c.list, nil
 }
 
-// comparison collects differences.
 type comparison struct {
 	ctx      context.Context
 	a, b     *volume.Location
@@ -100,7 +99,6 @@ type comparison struct {
 	list     []Difference
 }
 
-// fit fits an image to the disk it is compared with.
 func (c *comparison) fit() error {
 	for _, pair := range [][2]**volume.Location{{&c.a, &c.b}, {&c.b, &c.a}} {
 		l, disk := *pair[0], *pair[1]

@@ -80,7 +80,6 @@ func (c *comparison) read(l *volume.Location, name string, r *io.SectionReader) 
 	return v, nil
 }
 
-// facts returns names and values of the properties of a file system.
 func facts(v *volume.FileSystem) [][2]string {
 	facts := [][2]string{{"file system", "not known"}, {"label", ""}, {"identifier", ""}, {"compression", ""}}
 	switch {
@@ -99,7 +98,6 @@ func facts(v *volume.FileSystem) [][2]string {
 	return facts
 }
 
-// trees compares the files of two file systems.
 func (c *comparison) trees(name string, a, b *tree.Tree) error {
 	for d, err := range tree.Diff(c.ctx, a, b, c.progress) {
 		var read *tree.ReadError
@@ -148,7 +146,6 @@ var properties = []struct {
 	{tree.Device, "device", fileinfo.Device},
 }
 
-// details returns the properties of a file that differ.
 func details(d tree.Change) []Detail {
 	var list []Detail
 	a, b := d.A, d.B

@@ -17,7 +17,6 @@ import (
 	"imgtool/layouts"
 )
 
-// images compares two images with partitions.
 func (c *comparison) images() error {
 	a, b := c.a.Partitions, c.b.Partitions
 	for _, l := range []*volume.Location{c.a, c.b} {
@@ -108,7 +107,6 @@ func boundaries(m *artifact.Manifest) (cuts []int64) {
 	return append(cuts, last.Off+last.Len)
 }
 
-// rawRange compares a range outside of partitions.
 func (c *comparison) rawRange(s image.Span) error {
 	at, err := c.firstDifference([]image.Span{s}, c.a.Source.Image, c.b.Source.Image)
 	if err != nil || at < 0 {
@@ -215,7 +213,6 @@ func (c *comparison) partitions() error {
 	return nil
 }
 
-// partition compares two partitions.
 func (c *comparison) partition(p, q gpt.Part) error {
 	name := volume.PartName(p)
 	var d []Detail

@@ -79,7 +79,6 @@ func newFitting(s *volume.Source) (*fitting, error) {
 	return &fitting{s, read.GPT, slices.Clone(read.GPT.Parts)}, nil
 }
 
-// find returns the index of a partition of the manifest.
 func (f *fitting) find(part *artifact.Partition) (int, error) {
 	i := slices.IndexFunc(f.old, func(p gpt.Part) bool { return p.Number == part.Number })
 	if i < 0 || f.old[i].Off != part.Off || f.old[i].Len != part.Len {
@@ -109,7 +108,6 @@ func (f *fitting) grow(fill *artifact.Partition, size int64) error {
 	return nil
 }
 
-// extents returns the content of the new image.
 func (f *fitting) extents(files map[string][]File) ([]image.Extent, error) {
 	extents, err := f.table.Extents()
 	if err != nil {

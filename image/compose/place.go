@@ -10,7 +10,6 @@ import (
 	"imgtool/image/fault"
 )
 
-// seedPlace is where a board takes a seed.
 type seedPlace struct {
 	board string
 	*boardinfo.Seed
@@ -50,7 +49,6 @@ func seedPlaces(m *artifact.Manifest, board *boards.Board) ([]seedPlace, error) 
 	return all, nil
 }
 
-// placesOf returns the places of a board on all its media.
 func placesOf(b *boards.Board) (all []seedPlace) {
 	for _, medium := range b.Media {
 		if s := b.Info(medium.Name).Seed; s != nil {
@@ -60,7 +58,6 @@ func placesOf(b *boards.Board) (all []seedPlace) {
 	return all
 }
 
-// expected describes places for an error.
 func expected(places []seedPlace) string {
 	var all []string
 	for _, p := range places {

@@ -84,7 +84,6 @@ func (e *SeedEdit) CheckSaved(opt SeedOptions) error {
 	return nil
 }
 
-// save replaces the image file by one with the change.
 func (e *SeedEdit) save(ctx context.Context) error {
 	s := e.source
 	if s.Manifest == nil && s.Format == artifact.Raw {

@@ -168,7 +168,6 @@ func (b *bootPartition) text() ([]byte, error) {
 	return text, err
 }
 
-// edit sets Steps.
 func (e *SeedEdit) edit() error {
 	b := e.boot
 	name := b.part.Name
@@ -210,7 +209,6 @@ func (e *SeedEdit) edit() error {
 	return nil
 }
 
-// overlay returns the image with the change in it.
 func (e *SeedEdit) overlay() (*image.Image, error) {
 	return e.source.Image.Overlay(slices.Concat(e.Steps...)...)
 }

@@ -137,7 +137,6 @@ func xzStream(w *walker) {
 	}
 }
 
-// lzma2 skips the chunks of a block.
 func lzma2(w *walker) {
 	for w.err == nil {
 		control := w.take(1)

@@ -28,7 +28,6 @@ func newGzip(r io.Reader, trailing func(int64)) (*members, error) {
 	return m, m.begin()
 }
 
-// begin reads the header of the next member.
 func (m *members) begin() error {
 	head, _ := m.in.Peek(10)
 	m.head = bytes.Clone(head)

@@ -177,7 +177,6 @@ func (w *work) apply(e *Edit) error {
 	return verbs[e.Do].apply(w, e)
 }
 
-// work is a tree that is being edited.
 type work struct {
 	t       *tree.Tree
 	modTime int64
@@ -187,7 +186,6 @@ type work struct {
 
 var variable = regexp.MustCompile(`@([A-Z][A-Z0-9_]*)@`)
 
-// substitute replaces variables by their values.
 func (e *Edit) substitute(vars map[string]string) error {
 	var missing string
 	text := func(s string) string {

@@ -90,7 +90,6 @@ func Parse(name string, text []byte) ([]Edit, error) {
 	return edits, errors.Join(errs...)
 }
 
-// table is an [[edit]] before it is decoded.
 type table struct {
 	line int
 	do   string

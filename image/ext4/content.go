@@ -8,7 +8,6 @@ import (
 	"imgtool/image"
 )
 
-// content returns the content of a file.
 func (s *scan) content(f *found) (image.Content, error) {
 	extents, err := s.extents(f)
 	if err != nil {

@@ -31,7 +31,6 @@ const (
 	halfMD4 = 1 // s_def_hash_version
 )
 
-// entry is a directory entry.
 type entry struct {
 	name   string
 	number uint32
@@ -94,7 +93,6 @@ func (d *directory) layOut() error {
 	return nil
 }
 
-// block makes block i.
 func (d *directory) block(i int64) []byte {
 	b := make([]byte, 0, blockSize)
 	leaf := i

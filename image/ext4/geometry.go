@@ -7,7 +7,6 @@ import (
 	"slices"
 )
 
-// run is a run of n blocks.
 type run struct{ start, n int64 }
 
 func (r run) end() int64 { return r.start + r.n }
@@ -161,7 +160,6 @@ func (g *geometry) base(group int64) int64 {
 	return 1 + g.descs + g.reserved
 }
 
-// groupLen returns the number of blocks in a group.
 func (g *geometry) groupLen(group int64) int64 {
 	return min(groupBlocks, g.blocks-group*groupBlocks)
 }

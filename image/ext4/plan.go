@@ -39,7 +39,6 @@ func (o *Options) last(path string) bool {
 	})
 }
 
-// file is an inode to write.
 type file struct {
 	path    string
 	node    *tree.Inode
@@ -144,7 +143,6 @@ func (p *plan) paths(t *tree.Tree) []string {
 	return append(paths, last...)
 }
 
-// collector adds the inodes of a tree to a plan.
 type collector struct {
 	*plan
 	dirs   map[string]*file // by path
@@ -191,7 +189,6 @@ func (c *collector) add(path string, n *tree.Inode) error {
 	return nil
 }
 
-// enter adds the name of f to its directory.
 func (c *collector) enter(f *file, path string) {
 	if path == "" {
 		return

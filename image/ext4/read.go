@@ -53,7 +53,6 @@ func Read(r io.ReaderAt, size int64) (*tree.Tree, *Options, error) {
 	return s.tree, opt, nil
 }
 
-// scan reads a file system.
 type scan struct {
 	r         io.ReaderAt
 	super     superblock
@@ -78,7 +77,6 @@ func (s *scan) spend(n int64) error {
 	return nil
 }
 
-// open reads and checks the superblock.
 func (s *scan) open(size int64) error {
 	b := make([]byte, superSize)
 	if size < superOff+superSize {
@@ -165,7 +163,6 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 	return nil
 }
 
-// block reads block n, which has metadata.
 func (s *scan) block(n int64) ([]byte, error) {
 	if n <= 0 || n >= s.blocks {
 		return nil, fmt.Errorf("block %d does not exist, there are %d", n, s.blocks)
@@ -174,7 +171,6 @@ func (s *scan) block(n int64) ([]byte, error) {
 	return b, readFull(s.r, b, n*s.blockSize)
 }
 
-// found is an inode that was read.
 type found struct {
 	inode
 	number uint32
@@ -186,7 +182,6 @@ func (f *found) size() int64 { return int64(f.SizeHigh)<<32 | int64(f.Size) }
 
 func (f *found) Type() uint32 { return uint32(f.Mode) & tree.TypeMask }
 
-// table returns the first block of a group's inode table.
 func (s *scan) table(group int64) (int64, error) {
 	if at, ok := s.tables[group]; ok {
 		return at, nil

@@ -32,7 +32,6 @@ func (s *scan) enter(path string, number, parent uint32, f *found) error {
 
 func show(path string) string { return cmp.Or(path, "the root directory") }
 
-// node converts an inode.
 func (s *scan) node(f *found) (*tree.Inode, error) {
 	n := &tree.Inode{
 		Mode: uint32(f.Mode), UID: uint32(f.UID) | uint32(f.UIDHigh)<<16, GID: uint32(f.GID) | uint32(f.GIDHigh)<<16,
@@ -87,7 +86,6 @@ func (s *scan) target(f *found) (string, error) {
 	return string(b), s.spend(size)
 }
 
-// list reads the directory at path and everything below it.
 func (s *scan) list(path string, parent uint32, f *found) error {
 	extents, err := s.extents(f)
 	if err != nil {

@@ -44,7 +44,6 @@ func New(t *tree.Tree, opt Options) (*image.Image, error) {
 	return image.New(opt.Size, b.extents...)
 }
 
-// builder makes extents of a plan.
 type builder struct {
 	*plan
 	extents []image.Extent
@@ -57,7 +56,6 @@ func (b *builder) add(name string, block int64, c image.Content) {
 	b.extents = append(b.extents, image.Extent{Name: name, Off: block * blockSize, Content: c})
 }
 
-// all returns all inodes that are made of files.
 func (p *plan) all() []*file {
 	all := []*file{p.root}
 	if p.journal != nil {
@@ -66,7 +64,6 @@ func (p *plan) all() []*file {
 	return append(all, p.files...)
 }
 
-// blocks adds the content of a file.
 func (b *builder) blocks(f *file) {
 	name := f.path
 	switch {

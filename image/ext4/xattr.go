@@ -193,7 +193,6 @@ func encodeACL(value string) (string, error) {
 	return string(out), nil
 }
 
-// decodeACL reverses encodeACL.
 func decodeACL(value string) (string, error) {
 	v := []byte(value)
 	if len(v) < 4 || le.Uint32(v) != 1 {
@@ -218,7 +217,6 @@ func decodeACL(value string) (string, error) {
 	return string(out), nil
 }
 
-// allXattrs reads the xattrs in an inode and in its block.
 func (s *scan) allXattrs(f *found) ([]tree.Xattr, error) {
 	var all []tree.Xattr
 	if len(f.rest) > 8 && le.Uint32(f.rest) == xattrMagic {

@@ -119,7 +119,6 @@ func (l *lint) file(text string) {
 	slices.SortStableFunc(l.problems, func(a, b Problem) int { return a.Line - b.Line })
 }
 
-// line checks the syntax of a line.
 func (l *lint) line(n int, raw string, this line) {
 	body, comment, cut := strings.Cut(strings.TrimRight(raw, "\n"), "#")
 	body = strings.Trim(body, blanks)
@@ -170,7 +169,6 @@ func (l *lint) name(n int, name string, names []string) {
 	}
 }
 
-// value checks a value.
 func (l *lint) value(n int, this line, names []string) {
 	v := this.value
 	if v == "" {
@@ -229,7 +227,6 @@ func (l *lint) path(n int, key, path string) {
 	}
 }
 
-// label checks for missing keys of a label.
 func (l *lint) label(n int, name string, has map[string]int) {
 	if has[Linux] == 0 {
 		l.say(n, true, "label %s has no LINUX", name)

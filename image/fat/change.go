@@ -155,7 +155,6 @@ func (e *Editor) Change() (*Change, error) {
 	return change, nil
 }
 
-// name returns the name of the directory's extents.
 func (d *directory) name() string {
 	if d.path == "" {
 		return "root directory"
@@ -163,7 +162,6 @@ func (d *directory) name() string {
 	return d.path
 }
 
-// changedTables returns the changed sectors of all copies of the table.
 func (e *Editor) changedTables() ([]image.Extent, error) {
 	sectors := map[int64][]byte{}
 	byteAt := func(off int64) (*byte, error) {

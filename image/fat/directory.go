@@ -57,7 +57,6 @@ type longEntry struct {
 	Name3    [2]uint16
 }
 
-// newDir is a directory in a [layout].
 type newDir struct {
 	path     string
 	parent   *newDir
@@ -233,7 +232,6 @@ func pack(base, ext string) [11]byte {
 	return [11]byte([]byte(fmt.Sprintf("%-8s%-3s", base, ext)))
 }
 
-// shortRune returns the character for r in a short name.
 func shortRune(r rune) rune {
 	switch {
 	case 'a' <= r && r <= 'z':
@@ -299,7 +297,6 @@ func basis(name string) (base, ext string) {
 	return clean(name, 8), clean(ext, 3)
 }
 
-// parser parses a directory, one part after the other.
 type parser struct {
 	items []*item
 	label string

@@ -27,13 +27,11 @@ type Editor struct {
 	freed  map[uint32]bool       // clusters that are zeroed if they stay free
 }
 
-// slotRef is an entry of a directory.
 type slotRef struct {
 	d    *directory
 	slot int
 }
 
-// directory is a directory in an [Editor].
 type directory struct {
 	path     string
 	parent   *directory // nil of the root
@@ -44,7 +42,6 @@ type directory struct {
 	end      int // the first slot after all that were ever used
 }
 
-// join returns the path of a name in the directory.
 func (d *directory) join(name string) string { return strings.TrimPrefix(d.path+"/"+name, "/") }
 
 // at returns the offset of an entry in the file system.
@@ -56,7 +53,6 @@ func (e *Editor) at(d *directory, slot int) int64 {
 	return e.clusterOff(d.clusters[off/e.cluster]) + off%e.cluster
 }
 
-// set changes an entry.
 func (e *Editor) set(d *directory, slot int, b []byte) {
 	copy(d.raw[slot*entrySize:][:entrySize], b)
 	e.slots[slotRef{d, slot}] = true
@@ -98,7 +94,6 @@ func (w *walker) load(in *item, path string, parent *directory) (*directory, err
 	return d, nil
 }
 
-// open returns a subdirectory of d.
 func (e *Editor) open(d *directory, it *item) (*directory, error) {
 	if sub := e.loaded[it]; sub != nil {
 		return sub, nil
@@ -309,7 +304,6 @@ func (e *Editor) now(n uint32) (uint32, error) {
 	return e.value(n)
 }
 
-// link chains clusters.
 func (e *Editor) link(clusters []uint32) {
 	for i, c := range clusters {
 		e.next[c] = endOfChain
@@ -319,7 +313,6 @@ func (e *Editor) link(clusters []uint32) {
 	}
 }
 
-// mkdir makes a directory in d.
 func (e *Editor) mkdir(d *directory, name string, now stamp) (*directory, error) {
 	it, err := e.add(d, name, attrDir, now)
 	if err != nil {
@@ -429,7 +422,6 @@ func newEntry(name [11]byte, attr uint8, now stamp) entry {
 	}
 }
 
-// encode returns an entry in its on-disk form.
 func (e *Editor) encode(en entry, first uint32, size int64) []byte {
 	en.ClusterLow, en.Size = uint16(first), uint32(size)
 	if e.Kind == 32 {

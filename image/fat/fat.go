@@ -199,7 +199,6 @@ func (l *layout) add(f File) error {
 	return nil
 }
 
-// grow adds n entries to a directory.
 func (l *layout) grow(f *newDir, n int64) error {
 	f.slots += n
 	if f.fixed && f.slots > rootSlots {

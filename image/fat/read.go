@@ -257,7 +257,6 @@ func find(items []*item, name string) *item {
 	return items[i]
 }
 
-// item is an entry of a directory.
 type item struct {
 	name  string
 	alias string
@@ -285,7 +284,6 @@ type walker struct {
 
 func (f *FS) walk() *walker { return &walker{FS: f, seen: map[uint32]uint64{}} }
 
-// visit marks cluster n as visited.
 func (w *walker) visit(n uint32) error {
 	if n < firstCluster || int64(n) >= w.clusters+firstCluster {
 		return fmt.Errorf("it continues in cluster %d; the file system has %d clusters", n, w.clusters)

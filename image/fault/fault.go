@@ -27,7 +27,6 @@ const (
 	Interrupted = "interrupted" // the user stopped it
 )
 
-// fault is an error with a kind.
 type fault struct {
 	error
 	kind string
@@ -61,7 +60,6 @@ func Kind(err error) string {
 	return ""
 }
 
-// hinted is an error with a hint.
 type hinted struct {
 	error
 	hint string

@@ -87,7 +87,6 @@ func read(r io.ReaderAt, sector, lba int64) (*Table, error) {
 	return t, nil
 }
 
-// checkHeader checks a header in sector lba, without the entries.
 func checkHeader(h []byte, lba int64) error {
 	le := binary.LittleEndian
 	size := le.Uint32(h[12:])

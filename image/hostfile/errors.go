@@ -65,20 +65,8 @@ func readError(path string, off int64, err error) error {
 	return &ReadError{path, off, err}
 }
 
-// OutputError is the error for an output file in a directory that is not writable.
-type OutputError struct {
-	Path, Dir string
-	Err       error
-}
-
-func (e *OutputError) Error() string {
-	return fmt.Sprintf("%s: the directory %s is not writable: %v", e.Path, e.Dir, e.Err)
-}
-func (e *OutputError) Unwrap() error { return e.Err }
-func (e *OutputError) Kind() string  { return fault.WriteKind(e.Err) }
-
 // CheckOutput checks that a regular file can be made or replaced at path: its directory
-// exists and is writable (if not, the error is an *[OutputError]), and path is not a file
+// exists and is writable, and path is not a file
 // of another kind. It makes nothing.
 func CheckOutput(path string) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
@@ -95,7 +83,7 @@ func CheckOutput(path string) error {
 		return fmt.Errorf("%s: %s is not a directory", path, dir)
 	}
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-		return &OutputError{path, dir, err}
+		return fault.New(fault.WriteKind(err), "%s: the directory %s is not writable: %w", path, dir, err)
 	}
 	return nil
 }

@@ -71,7 +71,6 @@ func (r *Report) check(what string, err error) {
 	r.Checks = append(r.Checks, c)
 }
 
-// partition inspects one partition.
 func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 	name := volume.PartName(p)
 	part := &Partition{Row: volume.RowOf(p)}
@@ -125,7 +124,6 @@ func stateFile(m *artifact.Manifest, number int) string {
 	return ""
 }
 
-// fat inspects a FAT and its boot script.
 func (r *Report) fat(name string, v *volume.FileSystem) *FAT {
 	f := &FAT{Kind: v.FAT.Kind, Label: v.FAT.Label, Serial: fileinfo.FATSerial(v.FAT.Serial)}
 	for _, file := range v.Entries {

@@ -157,7 +157,6 @@ func (r *Report) Text() string {
 	return t.String()
 }
 
-// partitions adds the table of partitions.
 func (r *Report) partitions(t *text) {
 	if len(r.Partitions) == 0 {
 		return
@@ -202,7 +201,6 @@ func (r *Report) files(t *text) {
 	}
 }
 
-// holds describes the content of a partition.
 func (p *Partition) holds() string {
 	switch {
 	case p.Late:

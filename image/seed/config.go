@@ -104,7 +104,6 @@ func (c *Config) MissingFiles(exists func(path string) bool) []Fault {
 	return faults
 }
 
-// entries returns the values of a table.
 func (v *value) entries() []*value {
 	if v == nil || v.kind != table {
 		return nil

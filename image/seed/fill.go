@@ -13,7 +13,6 @@ import (
 // Since keys cannot contain @{}, a value adds no line and no key. Comments are not changed.
 // The text @{ is written \u0040{.
 
-// edit replaces a part of a template.
 type edit struct {
 	from, to int
 	text     string

@@ -8,7 +8,6 @@ import (
 	"unicode/utf16"
 )
 
-// entry is a key of an object and its value.
 type entry struct {
 	key   string
 	value any

@@ -18,7 +18,6 @@ const (
 	rootless mode = "rootless"
 )
 
-// unit is a Quadlet file.
 type unit struct {
 	kind, name string // such as container and web
 	modes      []mode
@@ -35,7 +34,6 @@ func (u *unit) service() string {
 // tokens are replaced in all strings of units.
 var tokens = strings.NewReplacer("${CONFIG_DIR}", "/data/config", "${FILES_DIR}", "/data/config/files")
 
-// directive returns the values of a directive as texts.
 func directive(v *value) []string {
 	switch {
 	case v == nil:

@@ -83,7 +83,6 @@ func (c *Config) inbound() object {
 	return inbound
 }
 
-// lanSettings returns the settings of the services on eth1.
 func (c *Config) lanSettings() object {
 	rules, served := document.at("network"), c.root.at("network", "dnsmasq")
 	unique := []any{}
@@ -150,7 +149,6 @@ func interfaceSettings(eth *value) object {
 	return settings
 }
 
-// at returns the rule at a path of keys.
 func (r *rule) at(path ...string) *rule {
 	for _, name := range path {
 		i := slices.IndexFunc(r.keys, func(k key) bool { return k.name == name })

@@ -41,7 +41,6 @@ type rule struct {
 	fallback any // default
 }
 
-// key is a key of a table.
 type key struct {
 	name string
 	need bool
@@ -184,7 +183,6 @@ var document = tableOf("config.toml of an AtomixOS device.",
 	)),
 )
 
-// checker collects faults.
 type checker struct {
 	root   *value
 	lost   bool
@@ -211,7 +209,6 @@ func (c *checker) warn(line int, key, format string, args ...any) {
 	}
 }
 
-// join appends a key to a path.
 func join(at, key string) string {
 	if at == "" {
 		return dotted(key)
@@ -324,7 +321,6 @@ func (c *checker) table(at string, v *value, r *rule) {
 	}
 }
 
-// want describes the values that a rule takes.
 func (r *rule) want() string {
 	switch {
 	case r.only != nil:
@@ -337,7 +333,6 @@ func (r *rule) want() string {
 	return r.kind.String()
 }
 
-// scalar checks the value of a directive.
 func (c *checker) scalar(at string, v *value, mayList bool) {
 	switch v.kind {
 	case broken, integer, boolean:

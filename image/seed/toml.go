@@ -18,7 +18,6 @@ const (
 	maxValues  = 1 << 20 // bounds memory; the device has no such limit
 )
 
-// reader reads a document.
 type reader struct {
 	src     string
 	pos     int
@@ -59,7 +58,6 @@ func (r *reader) fault(line int, key []string, format string, args ...any) {
 	r.faults = append(r.faults, newFault(line, dotted(key...), false, format, args...))
 }
 
-// lineAt returns the line of an offset.
 func (r *reader) lineAt(pos int) int {
 	if pos < r.counted {
 		return 1 + strings.Count(r.src[:pos], "\n")
@@ -281,7 +279,6 @@ func (r *reader) header() *value {
 	return w
 }
 
-// keyValue reads key = value into a table.
 func (r *reader) keyValue(here *value) {
 	line := r.lineAt(r.pos)
 	known := false

@@ -220,7 +220,6 @@ func (r *reader) long(quote string) string {
 	}
 }
 
-// escape reads an escape sequence.
 func (r *reader) escape(b []byte) []byte {
 	at := r.pos
 	r.pos++

@@ -7,7 +7,6 @@ import (
 	"strings"
 )
 
-// kind is the type of a value.
 type kind int
 
 const (
@@ -26,7 +25,6 @@ func (k kind) String() string {
 	return [...]string{"broken", "a string", "an integer", "a boolean", "a float", "a date or time", "a list", "a table", "null"}[k]
 }
 
-// value is a value of a document.
 type value struct {
 	kind    kind
 	line    int
@@ -81,7 +79,6 @@ func (v *value) or(what any) shown {
 	return shown(fmt.Sprint(what))
 }
 
-// clip shortens a text for a message.
 func clip(s string) string {
 	const most = 60
 	if len(s) <= most {

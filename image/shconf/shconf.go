@@ -140,7 +140,6 @@ func (r *reader) word(w *syntax.Word, list bool) (string, error) {
 	})
 }
 
-// join returns the texts of the parts of a word.
 func (r *reader) join(parts []syntax.WordPart, textOf func(syntax.WordPart) (string, error)) (string, error) {
 	var b strings.Builder
 	for _, part := range parts {

@@ -164,7 +164,6 @@ func decode(r io.ReaderAt, at int64, v any) error {
 	return err
 }
 
-// repeated is content that repeats a word.
 type repeated struct {
 	word [4]byte
 	size int64

@@ -24,7 +24,6 @@ type record struct {
 	depends, exact        []string
 }
 
-// show runs apt-cache show.
 func (a *apt) show(ctx context.Context, names []string) ([]byte, error) {
 	return a.run(ctx, a.dir, filepath.Join(filepath.Dir(a.program), "apt-cache"), append([]string{"show", "--no-all-versions", "--"}, names...)...)
 }

@@ -198,7 +198,6 @@ func (a *apt) unpack(ctx context.Context, f *os.File) (*tree.Tree, error) {
 	}
 }
 
-// fsysTar decompresses the data.tar of a package with dpkg-deb.
 func (a *apt) fsysTar(ctx context.Context, dpkg string, deb *os.File) (image.Content, error) {
 	cmd := command(ctx, dpkg, "--fsys-tarfile", deb.Name())
 	var errs bytes.Buffer

@@ -66,7 +66,6 @@ type file struct{ *io.SectionReader }
 
 func (file) Close() error { return nil }
 
-// openInDir opens a file of an OCI layout in a directory.
 func (o *Opener) openInDir(dir, name string) (io.ReadCloser, error) {
 	f, err := hostfile.Open(filepath.Join(dir, name))
 	if err != nil {
@@ -80,7 +79,6 @@ func (o *Opener) openInDir(dir, name string) (io.ReadCloser, error) {
 	return file{io.NewSectionReader(f, 0, fi.Size())}, nil
 }
 
-// openIn opens a file of a container image in a tar.
 func openIn(t *tree.Tree, path string) (io.ReadCloser, error) {
 	n, err := t.Open(path)
 	if err != nil {
@@ -164,7 +162,6 @@ func checked(r io.ReadCloser, err error, d v1.Descriptor) ([]byte, error) {
 	return raw, compare("digest", hex.EncodeToString(sum[:]), d.Digest)
 }
 
-// compare compares a SHA-256 in hexadecimal.
 func compare(what, got string, want v1.Hash) error {
 	if want.Algorithm != "sha256" {
 		return fmt.Errorf("%s %s: only sha256 is supported", what, want)
@@ -264,7 +261,6 @@ func (o *Opener) manifest(ctx context.Context, in container, digest v1.Hash, raw
 // IsLayer does not know Docker's zstd layers, nor all nondistributable ones.
 func isLayer(m types.MediaType) bool { return m.IsLayer() || strings.Contains(string(m), ".tar") }
 
-// blobError adds the part of an image to an error.
 func blobError(ref, part string, d v1.Hash, err error) error {
 	name := fmt.Sprintf("%s: %s", ref, part)
 	if errors.As(err, new(*mismatchError)) {

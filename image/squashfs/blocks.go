@@ -103,7 +103,6 @@ func (p *plan) checkBlockCount(size int) error {
 		all, size, maxBlocks, show(largest.path()), largest.data.size)
 }
 
-// position is a block of a file.
 type position struct {
 	data  *fileData
 	block int64
@@ -154,7 +153,6 @@ func (p *plan) share(size int64) {
 	}
 }
 
-// piece returns block i of a file.
 func (n *node) piece(i, size int64) piece {
 	return piece{n, i * size, int(min(size, n.data.size-i*size))}
 }
@@ -277,7 +275,6 @@ func (p *plan) dataBlocks(size int64, yield func(block) bool) bool {
 	return true
 }
 
-// fragmentBlocks yields the fragment blocks.
 func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
 	for _, tailEnds := range fragments {
 		b := block{pieces: make([]piece, 0, len(tailEnds))}

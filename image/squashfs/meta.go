@@ -49,7 +49,6 @@ func appendMeta(b []byte, encode encoder, p, scratch []byte) ([]byte, error) {
 	return append(binary.LittleEndian.AppendUint16(b, head), data...), nil
 }
 
-// table is a table of metadata blocks that is made in memory.
 type table struct {
 	encode  encoder
 	buf     []byte // content of the last block

@@ -21,7 +21,6 @@ type block struct {
 	bytes  int64     // length of the hole
 }
 
-// slot is a block in progress.
 type slot struct {
 	block
 	buf     []byte // the content as read
@@ -168,7 +167,6 @@ func (s *slot) key(codec string, size int) (key [sha256.Size]byte, zero bool) {
 	return key, zero
 }
 
-// read reads the content of a block into s.buf.
 func (s *slot) read(size int) error {
 	s.buf = s.buf[:0]
 	for _, p := range s.pieces {

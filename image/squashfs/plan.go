@@ -26,7 +26,6 @@ type plan struct {
 	duplicates  bool
 }
 
-// node is an inode to write.
 type node struct {
 	*tree.Inode
 	name     string // its first name, in parent
@@ -41,7 +40,6 @@ type node struct {
 	dir      *dirData  // of a directory
 }
 
-// dirData is the part of a node that only directories have.
 type dirData struct {
 	children []child
 	listing  listing
@@ -220,7 +218,6 @@ func (p *plan) xattrSet(xattrs []tree.Xattr, numbers map[string]uint32) (uint32,
 	return n, nil
 }
 
-// read reads len(b) bytes of the file at off.
 func (n *node) read(b []byte, off int64) error {
 	k, err := image.ReadFull(n.Content, b, off)
 	if err == nil {
@@ -232,5 +229,4 @@ func (n *node) read(b []byte, off int64) error {
 	return fmt.Errorf("%s: reading at byte %d: %w", show(n.path()), off+int64(k), err)
 }
 
-// show returns a path in the form for messages.
 func show(path string) string { return cmp.Or(path, "/") }

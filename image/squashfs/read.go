@@ -159,7 +159,6 @@ func (r *Reader) decode(stored []byte, at int64, size int) ([]byte, error) {
 	return dst[:n], nil
 }
 
-// metaBlock reads the metadata block at a byte offset.
 func (r *Reader) metaBlock(at int64) (cached, error) {
 	if b, ok := r.meta.get(at); ok {
 		return b, nil

@@ -213,7 +213,6 @@ func (s *scan) inode(ref uint64) (*tree.Inode, *dirRef, error) {
 	return n, dir, err
 }
 
-// readDirInode reads the part of an inode that only directories have.
 func readDirInode(c *cursor, long bool) (dir *dirRef, xattr uint32) {
 	dir, xattr = &dirRef{}, none
 	var block, offset uint64

@@ -93,14 +93,12 @@ func sketch(s []uint32, b []byte, n int) []uint32 {
 // to one file changes one or two groups.
 const sketchGroupSize = 128
 
-// sketches are the sketches of all tail ends.
 type sketches struct {
 	each int      // capacity of a sketch
 	all  []uint32 // the sketch of tail end i begins at i*each
 	lens []uint8  // lengths of the sketches
 }
 
-// of returns the sketch of tail end i.
 func (s *sketches) of(i int) []uint32 { return s.all[i*s.each : i*s.each+int(s.lens[i])] }
 
 // sketch computes the sketches of all tail ends, or takes them from the cache.

@@ -88,7 +88,6 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	return wr.finish()
 }
 
-// writer is a file system that is being written.
 type writer struct {
 	opt      Options
 	codec    *codec

@@ -180,7 +180,6 @@ type packages struct {
 	loaded map[string]*source.Package
 }
 
-// get returns one package.
 func (p *packages) get(ctx context.Context, name string) (*source.Package, error) {
 	all, err := p.gather(ctx, []string{name})
 	if err != nil {

@@ -99,7 +99,6 @@ func origin(packages []*source.Package) string {
 	return strings.Join(all, ", ")
 }
 
-// programsIn returns the programs for the initrd or the rootfs.
 func programsIn(s boards.Starter, in string) []boards.Program {
 	return slices.DeleteFunc(slices.Clone(s.Programs), func(p boards.Program) bool { return p.In != in })
 }

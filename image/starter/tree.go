@@ -74,7 +74,6 @@ func (b *treeBuilder) link(path, target string) {
 	b.put(path, &tree.Inode{Mode: tree.Symlink | 0o777, Target: target})
 }
 
-// files adds the files of an embedded directory.
 func (b *treeBuilder) files(from embed.FS, dir string) {
 	err := fs.WalkDir(from, dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

@@ -105,7 +105,6 @@ func linkTo(first map[*Inode]string, n *Inode, path string) string {
 	return path
 }
 
-// comparison holds the buffers for reading.
 type comparison struct {
 	progress image.Progress
 	a, b     []byte

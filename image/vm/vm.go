@@ -53,24 +53,17 @@ const GatewayOfLAN = "172.20.30.1"
 // Forward forwards a port of 127.0.0.1 to a port of the machine.
 type Forward struct{ Host, Guest uint16 }
 
-// MissingError means that programs or files for the emulation are missing.
-type MissingError struct{ What, Packages []string }
-
-func (e *MissingError) Error() string {
-	return fmt.Sprintf("%s is missing: install %s", strings.Join(e.What, " and "), strings.Join(e.Packages, " and "))
-}
-
-// Check returns a [*MissingError] if this computer lacks something for the emulation.
+// Check returns an error if this computer lacks a program or file for the emulation.
 func Check() error {
-	var e MissingError
+	var missing, packages []string
 	if _, err := exec.LookPath(program); err != nil {
-		e.What, e.Packages = append(e.What, program), append(e.Packages, "qemu-system-arm")
+		missing, packages = append(missing, program), append(packages, "qemu-system-arm")
 	}
 	if _, err := os.Stat(uboot); err != nil {
-		e.What, e.Packages = append(e.What, uboot), append(e.Packages, "u-boot-qemu")
+		missing, packages = append(missing, uboot), append(packages, "u-boot-qemu")
 	}
-	if e.What != nil {
-		return &e
+	if missing != nil {
+		return fmt.Errorf("%s is missing: install %s", strings.Join(missing, " and "), strings.Join(packages, " and "))
 	}
 	return nil
 }
@@ -242,7 +235,6 @@ func (r *Running) end() error {
 	return fmt.Errorf("%s: %w", program, err)
 }
 
-// watcher searches the output of a console.
 type watcher struct {
 	done     func(string) bool
 	replies  []Reply

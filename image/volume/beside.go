@@ -134,7 +134,6 @@ func (s *Source) mayBe(other string) bool {
 	return err != nil || os.SameFile(info, s.Info) || strings.HasPrefix(filepath.Base(s.Name), filepath.Base(other)+".")
 }
 
-// readGPT returns the partition table at the start of the image.
 func (s *Source) readGPT() (*gpt.Table, error) {
 	read := func(r io.ReaderAt) (*gpt.Table, error) {
 		table, err := partition.Read(r, 512)

@@ -168,7 +168,6 @@ func (s *Source) BuildID() string {
 	return s.Manifest.BuildID
 }
 
-// contents returns the bytes of the file.
 func (s *Source) contents() *io.SectionReader {
 	return io.NewSectionReader(hostfile.NewReaderAt(s.Name, s.File), 0, s.size)
 }

@@ -19,7 +19,6 @@ const (
 	filterLZMA2 = 0x21
 )
 
-// filter is a filter of a block with its properties from the header.
 type filter struct {
 	id    uint64
 	props []byte
@@ -46,7 +45,6 @@ var branches = map[uint64]struct {
 	filterRISCV: {2, func() converter { return riscv }},
 }
 
-// valid reports whether the properties of the filter are valid.
 func (f filter) valid() bool {
 	if f.id == filterDelta {
 		return len(f.props) == 1
@@ -54,7 +52,6 @@ func (f filter) valid() bool {
 	return len(f.props) == 0 || len(f.props) == 4 && binary.LittleEndian.Uint32(f.props)%branches[f.id].align == 0
 }
 
-// undo returns a reader of the data of r without the filter.
 func (f filter) undo(r io.Reader) io.Reader {
 	if f.id == filterDelta {
 		return &delta{r: r, last: make([]byte, int(f.props[0])+1)}
@@ -83,7 +80,6 @@ func (d *delta) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// branch applies a converter to its input.
 type branch struct {
 	r       io.Reader
 	convert converter

@@ -415,7 +415,6 @@ func (x *Reader) index(start int64) error {
 	return nil
 }
 
-// summedBytes adds the bytes that are read to a checksum.
 type summedBytes struct {
 	x   *Reader
 	sum hash.Hash32

@@ -116,7 +116,6 @@ func (p *phase) left() (time.Duration, bool) {
 	return time.Duration(float64(p.total-p.done+p.later) / rate * float64(time.Second)), true
 }
 
-// text returns the progress of the phase for a log.
 func (p *phase) text() string {
 	percent := ""
 	if p.total > 0 {

@@ -69,7 +69,6 @@ func (u *UI) Start() {
 	u.terminal = !u.JSON && isTerminal(u.stderr) && os.Getenv("TERM") != "dumb"
 }
 
-// isTerminal reports whether a reader or writer is a terminal.
 func isTerminal(file any) bool {
 	f, ok := file.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

@@ -233,7 +233,6 @@ type limitError string
 
 func (e limitError) Error() string { return string(e) }
 
-// archiveError converts an error of reading an archive.
 func (l Limits) archiveError(err error) error {
 	var limit limitError
 	if errors.As(err, &limit) {

@@ -74,7 +74,6 @@ func compressor(name string, w io.Writer) (io.WriteCloser, error) {
 	return nil, fmt.Errorf("%s: a bundle is called NAME.tar.zst or NAME.tar.gz", name)
 }
 
-// entry is a file or directory to pack.
 type entry struct {
 	name      string
 	size      int64
@@ -145,7 +144,6 @@ func collect(dir fs.FS) ([]entry, []byte, error) {
 	return found, text, err
 }
 
-// copyFile copies size bytes of a file.
 func copyFile(w io.Writer, dir fs.FS, name string, size int64) error {
 	f, err := dir.Open(name)
 	if err != nil {

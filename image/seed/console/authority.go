@@ -21,7 +21,6 @@ import (
 	"imgtool/image/seed/api"
 )
 
-// refusal is the error of a request that is refused.
 type refusal struct {
 	status int
 	reason string

@@ -43,7 +43,6 @@ func (c *Console) submit(k *claim, w work) (api.Submitted, error) {
 	}), nil
 }
 
-// apply starts a job that applies a body and then closes it.
 func (c *Console) apply(name string, body *upload) (api.Submitted, error) {
 	return c.submit(body.claim, func(ctx context.Context, report func(api.Event)) (api.Result, string, error) {
 		defer body.Close()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"imgtool/image/fault"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 )
@@ -49,7 +50,6 @@ type Applied struct {
 	Key        *Key          // that signed it; nil if none was needed
 }
 
-// applier is the state of Apply.
 type applier struct {
 	Request
 	ctx       context.Context
@@ -69,9 +69,9 @@ type applier struct {
 const pollInterval = 500 * time.Millisecond
 
 // Apply sends the device a configuration and waits until it is applied. The error is a
-// *GoneError or *OtherError if nothing was sent; a *RefusedError, *BusyError or
-// *RolledBackError if the device has the configuration that it had before; or an
-// *UnknownError.
+// *GoneError or *OtherError if nothing was sent; a *RefusedError, a *BusyError or an
+// error of the kind [fault.RolledBack] if the device has the configuration that it had
+// before; or an error of the kind [fault.Unknown].
 func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 	a := &applier{Request: r, ctx: ctx, first: c, c: c, addresses: []*Client{c}}
 	if a.Timeout == 0 {
@@ -116,7 +116,7 @@ func (c *Client) Apply(ctx context.Context, r Request) (*Applied, error) {
 			again = err
 		}
 		if id == "" && (err != nil || left <= 0) {
-			return nil, &UnknownError{c.URL(), fmt.Sprintf("the answer of the device was lost, and it gave no other within %s: %v", a.Timeout.Round(time.Second), again)}
+			return nil, fault.New(fault.Unknown, "%s: the answer of the device was lost, and it gave no other within %s: %v", c.URL(), a.Timeout.Round(time.Second), again)
 		}
 	}
 	if err != nil {

@@ -187,7 +187,6 @@ func (c *Client) refused(status int, body []byte) error {
 	return &RefusedError{c.URL(), status, "the device refused it: " + text}
 }
 
-// get decodes the JSON answer of a GET into v.
 func (c *Client) get(ctx context.Context, path string, v any) error {
 	status, _, body, err := c.do(ctx, request{method: http.MethodGet, path: path})
 	if err != nil {
@@ -218,7 +217,7 @@ func (c *Client) Health(ctx context.Context) error {
 		c.Device = h.Device
 	}
 	if c.Device != h.Device {
-		return &DeviceError{c.URL(), h.Device, c.Device}
+		return wrongDevice(c.URL(), h.Device, c.Device)
 	}
 	return nil
 }
@@ -301,7 +300,6 @@ func (c *Client) Validate(ctx context.Context, name string, body []byte, key *Ke
 	return nil, c.refused(status, answer)
 }
 
-// cleaned applies clean to each text.
 func (c *Client) cleaned(list []string) []string {
 	var all []string
 	for _, s := range list {

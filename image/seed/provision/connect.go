@@ -118,7 +118,7 @@ func Connect(ctx context.Context, t Target) (*Client, error) {
 		}
 		switch {
 		case err == nil && t.Device != "" && c.Device != t.Device:
-			return nil, &DeviceError{Address: c.URL(), Has: c.Device, Want: t.Device}
+			return nil, wrongDevice(c.URL(), c.Device, t.Device)
 		case err == nil:
 			return c, nil
 		case ctx.Err() != nil || errors.As(err, new(*OtherError)) || time.Now().After(deadline):

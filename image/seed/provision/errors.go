@@ -2,7 +2,6 @@ package provision
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -55,17 +54,13 @@ func (e *OtherError) Error() string {
 }
 func (e *OtherError) Kind() string { return fault.WrongBoard }
 
-// DeviceError reports a device with another identifier than required. Has is empty if the
-// device has none.
-type DeviceError struct{ Address, Has, Want string }
-
-func (e *DeviceError) Error() string {
-	if e.Has == "" {
-		return e.Address + " does not show an identifier; it must be " + e.Want
+// wrongDevice is the error of a device whose identifier, "" for none, is not the required one.
+func wrongDevice(address, has, want string) error {
+	if has == "" {
+		return fault.New(fault.WrongBoard, "%s does not show an identifier; it must be %s", address, want)
 	}
-	return fmt.Sprintf("%s is the device %s; it must be %s", e.Address, e.Has, e.Want)
+	return fault.New(fault.WrongBoard, "%s is the device %s; it must be %s", address, has, want)
 }
-func (e *DeviceError) Kind() string { return fault.WrongBoard }
 
 // RefusedError reports a request that had no effect on the device.
 type RefusedError struct {
@@ -88,15 +83,3 @@ type BusyError struct{ Address, Reason string }
 
 func (e *BusyError) Error() string { return e.Address + ": the device is busy: " + e.Reason }
 func (e *BusyError) Kind() string  { return fault.Refused }
-
-// RolledBackError reports a configuration that the device tried and gave up.
-type RolledBackError struct{ Address, Reason string }
-
-func (e *RolledBackError) Error() string { return e.Address + ": " + e.Reason }
-func (e *RolledBackError) Kind() string  { return fault.RolledBack }
-
-// UnknownError reports that it is unknown whether the device has the new configuration.
-type UnknownError struct{ Address, Reason string }
-
-func (e *UnknownError) Error() string { return e.Address + ": " + e.Reason }
-func (e *UnknownError) Kind() string  { return fault.Unknown }

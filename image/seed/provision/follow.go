@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"time"
 
+	"imgtool/image/fault"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 )
@@ -20,7 +21,7 @@ func (a *applier) follow(id string) (*Applied, error) {
 	lost, promoted := false, false
 	for {
 		if time.Now().After(a.deadline) {
-			return nil, &UnknownError{a.c.URL(), fmt.Sprintf("the job did not end within %s; its last step was %q", a.Timeout.Round(time.Second), step)}
+			return nil, fault.New(fault.Unknown, "%s: the job did not end within %s; its last step was %q", a.c.URL(), a.Timeout.Round(time.Second), step)
 		}
 		job, err := a.job(id)
 		var gone *GoneError
@@ -41,7 +42,7 @@ func (a *applier) follow(id string) (*Applied, error) {
 			a.note("the device has restarted and lost the job; reading the configuration that it has now")
 			return a.compareActive()
 		case err != nil:
-			return nil, &UnknownError{a.c.URL(), "the job cannot be followed: " + err.Error()}
+			return nil, fault.New(fault.Unknown, "%s: the job cannot be followed: %v", a.c.URL(), err)
 		default:
 			if lost {
 				a.note("%s answers again", a.c.URL())
@@ -80,7 +81,6 @@ func (a *applier) follow(id string) (*Applied, error) {
 	}
 }
 
-// nextAddress makes the next address the current one.
 func (a *applier) nextAddress() {
 	a.addresses = append(a.addresses[1:], a.addresses[0])
 	a.c = a.addresses[0]
@@ -133,15 +133,15 @@ func (a *applier) failed(job *api.Job, step string, promoted bool) error {
 	}
 	switch {
 	case rolled == api.RollbackCompleted:
-		return &RolledBackError{a.c.URL(), fmt.Sprintf("it failed%s and the device went back to the previous configuration: %s", at, why)}
+		return fault.New(fault.RolledBack, "%s: it failed%s and the device went back to the previous configuration: %s", a.c.URL(), at, why)
 	case rolled == api.RollbackDiscarded:
-		return &RolledBackError{a.c.URL(), fmt.Sprintf("it failed%s and the device waits for a configuration again: %s", at, why)}
+		return fault.New(fault.RolledBack, "%s: it failed%s and the device waits for a configuration again: %s", a.c.URL(), at, why)
 	case rolled == api.RollbackFailed:
-		return &UnknownError{a.c.URL(), fmt.Sprintf("it failed%s, and the rollback failed too: %s", at, why)}
+		return fault.New(fault.Unknown, "%s: it failed%s, and the rollback failed too: %s", a.c.URL(), at, why)
 	case !promoted:
 		return &RefusedError{a.c.URL(), 0, fmt.Sprintf("the device refused it%s and kept its configuration: %s", at, why)}
 	}
-	return &UnknownError{a.c.URL(), fmt.Sprintf("it failed%s, and the device did not report a rollback: %s", at, why)}
+	return fault.New(fault.Unknown, "%s: it failed%s, and the device did not report a rollback: %s", a.c.URL(), at, why)
 }
 
 // compareActive finds out which configuration a device has that has lost the job, which then
@@ -153,7 +153,7 @@ func (a *applier) compareActive() (*Applied, error) {
 			return done, err
 		}
 		if time.Now().After(a.deadline) {
-			return nil, &UnknownError{a.c.URL(), fmt.Sprintf("the job was lost, and the device has not answered for %s", a.Timeout.Round(time.Second))}
+			return nil, fault.New(fault.Unknown, "%s: the job was lost, and the device has not answered for %s", a.c.URL(), a.Timeout.Round(time.Second))
 		}
 		if err := sleep(a.ctx, 2*pollInterval); err != nil {
 			return nil, err
@@ -164,14 +164,14 @@ func (a *applier) compareActive() (*Applied, error) {
 // compareOnce returns nil and nil if the device does not answer.
 func (a *applier) compareOnce() (*Applied, error) {
 	unknown := func(why string) (*Applied, error) {
-		return nil, &UnknownError{a.c.URL(), "the job was lost, and " + why}
+		return nil, fault.New(fault.Unknown, "%s: the job was lost, and %s", a.c.URL(), why)
 	}
 	fresh, err := a.c.Fresh(a.ctx)
 	switch {
 	case err != nil:
 		return nil, nil
 	case fresh && a.fresh:
-		return nil, &RolledBackError{a.c.URL(), "the job was lost, and the device still waits for its first configuration"}
+		return nil, fault.New(fault.RolledBack, "%s: the job was lost, and the device still waits for its first configuration", a.c.URL())
 	case fresh:
 		return unknown("the device has no configuration any more")
 	}
@@ -199,7 +199,7 @@ func (a *applier) compareOnce() (*Applied, error) {
 		case has != nil && has.Same(a.Config):
 			return &Applied{Reapply: !a.fresh, Key: key}, nil
 		case has != nil && had != nil && has.Same(had):
-			return nil, &RolledBackError{a.c.URL(), "the job was lost, and the device has the previous configuration"}
+			return nil, fault.New(fault.RolledBack, "%s: the job was lost, and the device has the previous configuration", a.c.URL())
 		}
 		return unknown("the device has a third configuration")
 	}

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"imgtool/image/fault"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/provision"
@@ -182,7 +183,7 @@ func TestAgainstRecordedAnswers(t *testing.T) {
 	const steps = "prepare validate render-containers render-container-volumes promote activate web.service=starting web.service=running health-check"
 	for name, c := range map[string]struct {
 		replies map[string][]reply
-		want    string // steps and warnings, or the type of the error and a part of it
+		want    string // steps and warnings, or "*", the kind of the error, ": " and a part of it
 		reapply bool
 	}{
 		"a first one": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["first"])},
@@ -197,18 +198,18 @@ func TestAgainstRecordedAnswers(t *testing.T) {
 			"submitted running " + steps + " cleanup completed", true},
 		"a device provisioned in the meantime": {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {onlySigned, submitted}, getJob: polls(jobs["again"])},
 			"submitted running " + steps + " cleanup completed", true},
-		"the key of another device": {map[string][]reply{"POST " + api.PathValidate: {badKey}, "POST " + api.PathConfig: {onlySigned}}, "*provision.RefusedError does not take the signature of key", false},
-		"not valid":                 {map[string][]reply{"POST " + api.PathValidate: {invalid}}, "*provision.RefusedError is not valid: the reason", false},
-		"a first one, not valid":    {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*provision.RefusedError refused it at the step validate and kept its configuration: the reason", false},
-		"rolled back":               {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*provision.RolledBackError went back to the previous configuration: the reason", false},
-		"discarded":                 {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*provision.RolledBackError waits for a configuration again: the reason", false},
-		"not rolled back":           {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*provision.UnknownError did not report a rollback: the reason", false},
+		"the key of another device": {map[string][]reply{"POST " + api.PathValidate: {badKey}, "POST " + api.PathConfig: {onlySigned}}, "*refused: does not take the signature of key", false},
+		"not valid":                 {map[string][]reply{"POST " + api.PathValidate: {invalid}}, "*refused: is not valid: the reason", false},
+		"a first one, not valid":    {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*refused: refused it at the step validate and kept its configuration: the reason", false},
+		"rolled back":               {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*rolled back: went back to the previous configuration: the reason", false},
+		"discarded":                 {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*rolled back: waits for a configuration again: the reason", false},
+		"not rolled back":           {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*unknown: did not report a rollback: the reason", false},
 		"a restart that loses the job": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob),
 			"GET " + api.PathExport: {{200, fmt.Sprintf(document, "old"), ""}, {200, fmt.Sprintf(document, "new"), ""}}}, "submitted running", true},
 		"a restart with the previous configuration": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob)},
-			"*provision.RolledBackError has the previous configuration", false},
+			"*rolled back: has the previous configuration", false},
 		"a large body": {map[string][]reply{"POST " + api.PathConfig: {{413, `{"status_code":413,"detail":"Request Entity Too Large"}`, ""}}},
-			"*provision.RefusedError larger than the 32 MiB", false},
+			"*refused: larger than the 32 MiB", false},
 		"an export that fails": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["again"]),
 			"GET " + api.PathExport: {{500, `{"status_code":500,"detail":"Internal Server Error"}`, ""}}}, "submitted running " + steps + " cleanup completed", true},
 	} {
@@ -222,8 +223,8 @@ func TestAgainstRecordedAnswers(t *testing.T) {
 
 func sameEnd(t *testing.T, want string, reapply bool, done *provision.Applied, events []provision.Event, err error) {
 	t.Helper()
-	if kind, words, ok := strings.Cut(want, " "); ok && strings.HasPrefix(kind, "*") {
-		if err == nil || fmt.Sprintf("%T", err) != kind || !strings.Contains(err.Error(), words) {
+	if kind, words, ok := strings.Cut(want, ": "); ok && strings.HasPrefix(kind, "*") {
+		if err == nil || "*"+fault.Kind(err) != kind || !strings.Contains(err.Error(), words) {
 			t.Errorf("%T %v, want %s", err, err, want)
 		}
 		return

@@ -176,7 +176,7 @@ func TestNoncesOfOtherDevicesAreNotSigned(t *testing.T) {
 	}
 	var d consoletest.Device
 	d.Start(t, nil)
-	if _, err := provision.Connect(t.Context(), provision.Target{Address: d.URL(), Device: otherID}); !errors.As(err, new(*provision.DeviceError)) {
+	if _, err := provision.Connect(t.Context(), provision.Target{Address: d.URL(), Device: otherID}); fault.Kind(err) != fault.WrongBoard || !strings.Contains(err.Error(), "it must be "+otherID) {
 		t.Errorf("another device: %v", err)
 	}
 }

@@ -65,7 +65,6 @@ func read(w *walk, dir string) (*tree.Tree, error) {
 	return w.t, nil
 }
 
-// walk is a walk through a directory of the host.
 type walk struct {
 	keepOwners bool
 	t          *tree.Tree
@@ -231,7 +230,6 @@ func pread(fd int, p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// unwrapPathError replaces the path in an error of the host by path.
 func unwrapPathError(path string, err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return &fs.PathError{Op: pe.Op, Path: path, Err: pe.Err}
@@ -247,7 +245,6 @@ type directory struct {
 	changed func(path string) // nil: a changed file is an error
 }
 
-// at returns the path in the tree of an entry.
 func (d *directory) at(name string) string {
 	for ; d.up != nil; d = d.up {
 		name = d.name + "/" + name
@@ -334,7 +331,6 @@ func (h *file) read(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// sparse is a file with holes.
 type sparse struct{ *file }
 
 // Hole implements [image.Sparse], if the file system reports holes.

@@ -43,7 +43,6 @@ const (
 	tarVolume    = 'V' // a volume label
 )
 
-// header is the header of one entry, with its extended headers.
 type header struct {
 	kind         byte
 	name, link   string
@@ -59,7 +58,6 @@ type header struct {
 	version      string            // of its sparse map in PAX records; "" if it has none
 }
 
-// tarReader reads the headers of a tar.
 type tarReader struct {
 	r      io.ReaderAt
 	size   int64
@@ -143,7 +141,6 @@ func (t *tarReader) next() (*header, error) {
 	}
 }
 
-// headerBlock reads the next block and checks that it is a header.
 func (t *tarReader) headerBlock() ([]byte, error) {
 	b := make([]byte, block)
 	n, err := t.r.ReadAt(b[:min(block, max(0, t.size-t.at))], t.at)
@@ -165,7 +162,6 @@ func (t *tarReader) headerBlock() ([]byte, error) {
 // errNoEnd is the error for an archive that is complete but for its end mark.
 var errNoEnd = errors.New("the end of the archive is not marked")
 
-// meta reads the data of an extended header.
 func (t *tarReader) meta(at, size int64, kind byte) ([]byte, error) {
 	if size > maxMeta {
 		return nil, fmt.Errorf("an extended header of %d bytes is longer than %d", size, int64(maxMeta))
@@ -201,7 +197,6 @@ func (t *tarReader) merge(records map[string]string) {
 	}
 }
 
-// parseHeader parses a header block.
 func parseHeader(b []byte) (*header, error) {
 	h := &header{kind: b[156], name: cString(b[:100]), link: cString(b[157:257])}
 	fields := []struct {

@@ -15,7 +15,6 @@ import (
 // bytes can claim any size.
 var maxSparse int64 = 16 << 40
 
-// archive is a tar that contents are read from.
 type archive struct{ io.ReaderAt }
 
 // span is a file that is stored in one piece.

@@ -253,7 +253,6 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 	return trailing(r, min(t.at+block, size), size)
 }
 
-// checkStart checks that r begins as a tar.
 func checkStart(r io.ReaderAt, size int64) error {
 	var head [block]byte
 	n, err := r.ReadAt(head[:min(block, max(0, size))], 0)
@@ -322,7 +321,6 @@ func cleanPath(name string) (string, error) {
 	return path, tree.CheckPath(path)
 }
 
-// inode returns the inode that a header describes, without content.
 func inode(hdr *header) (*tree.Inode, error) {
 	n := &tree.Inode{ModTime: hdr.mtime}
 	switch hdr.kind {
