@@ -177,6 +177,7 @@ func TestProbeRestoresContent(t *testing.T) {
 
 // Run waits for a slow disk and reports it. It does not wait for an unplugged disk.
 func TestTimeoutSlow(t *testing.T) {
+	imagetest.Long(t)
 	p := newPayload(fakeSize, 128*kib)
 	f := newFake(fakeSize)
 	var said []bool

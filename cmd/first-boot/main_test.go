@@ -373,6 +373,7 @@ func TestBadSeedIsSkipped(t *testing.T) {
 }
 
 func TestConsole(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.start()
 	c := b.client(b.wan)

@@ -87,6 +87,7 @@ func TestLiveAgentEqualsTheOfflineOne(t *testing.T) {
 // Per-unit data of an agent is stored in both of its root file systems, and its NVMe is
 // recognised as the NVMe of a unit.
 func TestPerUnitDataOfAnAgent(t *testing.T) {
+	imagetest.Long(t)
 	b := newAgent(t)
 	unit := filepath.Join(b.dir, "A1.toml")
 	if err := os.WriteFile(unit, []byte("vsn = \"A1\"\nnode-id = \"000048B02D012345\"\n"), 0o600); err != nil {

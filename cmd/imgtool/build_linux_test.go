@@ -81,7 +81,7 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		early := 0
-		for range soak(8, 100) {
+		for range soak(4, 100) {
 			cmd := build()
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -130,7 +130,7 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 		if readText(t, filepath.Join(out, name)) != want {
 			t.Errorf("%s: after all that it is another image", name)
 		}
-		t.Logf("%s: %d of %d ended before the image was there", name, early, soak(8, 100))
+		t.Logf("%s: %d of %d ended before the image was there", name, early, soak(4, 100))
 	}
 }
 

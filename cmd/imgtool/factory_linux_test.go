@@ -135,6 +135,7 @@ func (b *bench) has(medium, file string) (status factory.Status, is bool) {
 
 // The kernel mounts the file systems and finds the files of the unit.
 func TestKernelReadsPerUnitData(t *testing.T) {
+	imagetest.Long(t)
 	b := newBench(t)
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
 	unit := b.unitFile("W1")
@@ -210,6 +211,7 @@ func TestPerUnitDataMovesNothing(t *testing.T) {
 // A factory run that is killed at any moment leaves no disk that is wrongly marked as
 // provisioned, and the same command completes it.
 func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
+	imagetest.Long(t)
 	b := newBench(t)
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
 	r := random(t)
@@ -221,7 +223,7 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 	whole := time.Since(begin)
 	t.Logf("a whole one takes %s", whole.Round(10*time.Millisecond))
 	var early, halfway, done int
-	for i := range soak(6, 50) {
+	for i := range soak(3, 50) {
 		// On blank disks, or on disks of another unit.
 		next, args := i%2, []string{"--reprovision"}
 		fresh := r.IntN(2) == 0

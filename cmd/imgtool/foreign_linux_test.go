@@ -354,6 +354,7 @@ func (f *foreign) judge(t *testing.T, data, after []byte) {
 }
 
 func TestForeignImagesAreWrittenAsByDD(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.NeedRoot(t)
 	count, seed := 24, uint64(20)
 	if os.Getenv("SOAK") != "" {

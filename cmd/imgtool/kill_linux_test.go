@@ -36,6 +36,7 @@ func random(t *testing.T) *rand.Rand {
 // A flash that is killed at any moment leaves the disk unchanged, without a table, or
 // complete, and the next one completes it.
 func TestAKilledFlashIsFinishedByTheNext(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.NeedRoot(t)
 	r := random(t)
 	images := [2]string{tiny(t, "kill-a"), tiny(t, "kill-b")}
@@ -48,7 +49,7 @@ func TestAKilledFlashIsFinishedByTheNext(t *testing.T) {
 	has := func(i int) bool { return tool(t, "verify", "--image", images[i], dev).Run() == nil }
 	on := 0
 	var untouched, halfway, done int
-	for range soak(20, 200) {
+	for range soak(10, 200) {
 		next := 1 - on
 		delta := []string{"no", "yes"}[r.IntN(2)]
 		cmd := tool(t, "flash", "--yes", "--delta", delta, "-i", images[next], dev)

@@ -103,6 +103,7 @@ func (b *bench) live(root, conf string, args ...string) (int, string) {
 // A unit that provisions itself gets the same files as one that is provisioned offline, also
 // if it is killed at any moment and run again.
 func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
+	imagetest.Long(t)
 	b, root, conf := newLive(t)
 	// The same root file system, offline, without the key, which must not be in an image.
 	all := liveTree()
@@ -189,7 +190,7 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 	run := func() *exec.Cmd {
 		return tool(t, "factory", "--live", "-y", "-c", conf, "--root", root, "--sd", b.disks["sd"], "--nvme", b.disks["nvme"])
 	}
-	for i := range soak(20, 100) {
+	for i := range soak(8, 100) {
 		plantLive(t, root)
 		if r.IntN(2) == 0 {
 			b.blank()

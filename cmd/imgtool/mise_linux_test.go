@@ -14,6 +14,7 @@ import (
 // The mise tasks need no network if Go and the modules are present, and build the program
 // only if its sources changed.
 func TestMiseTasks(t *testing.T) {
+	imagetest.Long(t)
 	mise := imagetest.Need(t, "mise")
 	imagetest.NeedRoot(t) // for a network namespace
 	dir := t.TempDir()

@@ -91,6 +91,7 @@ func TestAttachedFileIsRefused(t *testing.T) {
 }
 
 func TestTargetUnalignedBuffers(t *testing.T) {
+	imagetest.Long(t)
 	for _, c := range []struct {
 		name string
 		path func(*testing.T, string) string
