@@ -17,9 +17,9 @@ FIRST_BOOT = image/starter/first-boot/first-boot
 
 build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
-	$(GO) build -trimpath -o imgtool ./cmd/imgtool
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o imgtool ./cmd/imgtool
 
-VERSION ?= $(shell git describe --tags --always --dirty)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 release: first-boot ## static programs in dist/: for this Linux with libzstd, for macOS in pure Go
 	@.ci/deps build

@@ -104,7 +104,7 @@ run pulled imgtool flash --yes --board rock64 --image /x.img.zst --timeout 60s
 table pulled
 
 (sleep 1 && plug && eject_midway ejected) &
-run ejected imgtool flash --yes --board rock64 --image /x.img.zst --timeout 60s
+run ejected imgtool flash --yes --delta no --board rock64 --image /x.img.zst --timeout 60s
 wait
 echo >$board/UDC
 echo /dev/vda >$lun/file
