@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/scanner"
 	"go/token"
+	"imgtool/image/imagetest"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -47,6 +48,7 @@ type text struct {
 
 // Comments, messages, scripts and pages use the terms of the glossary.
 func TestWords(t *testing.T) {
+	imagetest.Long(t)
 	total := 0
 	found := make([][]string, len(phrases))
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {

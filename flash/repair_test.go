@@ -10,6 +10,7 @@ import (
 
 	"imgtool/flash"
 	"imgtool/image"
+	"imgtool/image/imagetest"
 )
 
 // again lets the job read its body again.
@@ -198,6 +199,7 @@ func (m *mapped) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestRunReportsStalledDisk(t *testing.T) {
+	imagetest.Long(t)
 	for _, what := range []string{"write", "read", "flush"} {
 		p := newPayload(fakeSize, 128*kib)
 		p.job.Stall = 50 * time.Millisecond

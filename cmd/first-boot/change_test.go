@@ -193,6 +193,7 @@ func TestMemoryOfChanges(t *testing.T) {
 // Files of an older version below /data/config are rewritten from config.toml at the next boot, and
 // others removed. The signature of an admin is accepted before and after.
 func TestFilesOfAnOlderVersion(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.start()
 	if _, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("first"))); err != nil {

@@ -300,6 +300,7 @@ func (b *box) health() string {
 func (b *box) fresh() { b.write("etc/atomixos/fresh-flash", "") }
 
 func TestSeedAfterFlash(t *testing.T) {
+	imagetest.Long(t)
 	b := newBox(t)
 	b.write("sbin/mark-good", "#!/bin/sh\necho good >>"+b.root+"/marks\n")
 	b.volume("mmcblk1", "p1", "BOOT-A", "boot-a", map[string]string{"config.toml": b.seed("boot")})

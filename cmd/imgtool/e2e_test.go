@@ -47,6 +47,7 @@ func sparseFile(t *testing.T, path string, size int64) string {
 }
 
 func TestALoopDeviceIsFlashedAndVerified(t *testing.T) {
+	imagetest.Long(t)
 	dir := built(t)
 	x := filepath.Join(dir, "x.img.zst")
 	disk := sparseFile(t, filepath.Join(dir, "disk"), 3<<30)

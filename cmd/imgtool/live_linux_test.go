@@ -253,6 +253,7 @@ func killed(t *testing.T, cmd *exec.Cmd, from string, after time.Duration) {
 
 // Every step is logged to the journal, under the identifier that the guide uses.
 func TestLiveUnitLogsToTheJournal(t *testing.T) {
+	imagetest.Long(t)
 	b, root, conf := newLive(t)
 	socket := filepath.Join(t.TempDir(), "socket")
 	in, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})

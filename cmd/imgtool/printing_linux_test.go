@@ -72,6 +72,7 @@ func checkTerminal(t *testing.T, p *person, args ...string) string {
 
 // Every command is run with hostile arguments and a hostile value of each flag.
 func TestArgumentsHaveNoEffectOnATerminal(t *testing.T) {
+	imagetest.Long(t)
 	t.Chdir(t.TempDir())
 	t.Setenv("TERM", "xterm")
 	commands := 0

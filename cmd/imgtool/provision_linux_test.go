@@ -185,6 +185,7 @@ func TestProvisionFirst(t *testing.T) {
 }
 
 func TestProvisionBundle(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	for _, name := range []string{"config.tar.zst", "config.tar.gz"} {
@@ -210,6 +211,7 @@ func TestProvisionBundle(t *testing.T) {
 
 // Keys of all types can sign.
 func TestProvisionKeyTypes(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	for _, kind := range [][]string{{"ed25519"}, {"ecdsa", "-b", "256"}, {"ecdsa", "-b", "384"}, {"ecdsa", "-b", "521"}, {"rsa", "-b", "3072"}} {
 		t.Run(strings.Join(kind, ""), func(t *testing.T) {
@@ -283,6 +285,7 @@ func (s *site) startAgent(names ...string) {
 }
 
 func TestProvisionAgentKeys(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	s.key("other", "", "-t", "ed25519")
@@ -328,6 +331,7 @@ func (k *keyring) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) {
 }
 
 func TestProvisionSecurityKey(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	for _, key := range []*consoletest.SecurityKey{consoletest.NewSKEd25519(t), consoletest.NewSKECDSA(t)} {
 		s := newSite(t)
@@ -354,6 +358,7 @@ func TestProvisionSecurityKey(t *testing.T) {
 }
 
 func TestProvisionRefused(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	s.key("other", "", "-t", "ed25519")
@@ -405,6 +410,7 @@ func TestProvisionRefused(t *testing.T) {
 }
 
 func TestProvisionBusyDevice(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	hold := make(chan struct{})
@@ -429,6 +435,7 @@ func TestProvisionBusyDevice(t *testing.T) {
 }
 
 func TestProvisionRollback(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	admin := s.path("admin")
@@ -475,6 +482,7 @@ func restart(d *consoletest.Device, step string) *consoletest.Device {
 }
 
 func TestProvisionRestart(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	admin := s.path("admin")
@@ -538,6 +546,7 @@ func hangUp(w http.ResponseWriter) {
 
 // Another device has the same address on its LAN, and the same configuration.
 func TestProvisionSameAddressElsewhere(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	other := &consoletest.Device{}
@@ -553,6 +562,7 @@ func TestProvisionSameAddressElsewhere(t *testing.T) {
 
 // The answer to the configuration is lost.
 func TestProvisionLostAnswer(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	for _, fresh := range []bool{false, true} {
@@ -592,6 +602,7 @@ func TestProvisionLostAnswer(t *testing.T) {
 }
 
 func TestProvisionNoDevice(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -743,6 +754,7 @@ func TestProvisionExport(t *testing.T) {
 
 // Per-unit values are secrets, too.
 func TestProvisionUnit(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	text, _ := os.ReadFile(s.seed)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/image/imagetest"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/console/consoletest"
@@ -24,6 +25,7 @@ func (s *site) now(d *consoletest.Device) string {
 }
 
 func TestProvisionSetAndUnset(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	d := s.device(&consoletest.Device{})
@@ -147,6 +149,7 @@ func TestProvisionSetInvalid(t *testing.T) {
 
 // The loss of comments is reported once.
 func TestProvisionSetLosesComments(t *testing.T) {
+	imagetest.Long(t)
 	t.Parallel()
 	s := newSite(t)
 	text := "# ours\n" + s.config("old", s.key("more", "", "-t", "ed25519"))

@@ -90,6 +90,7 @@ func overwrite(t *testing.T, path string, off int64, b []byte) {
 // After a flash, only signatures of the image are on the disk, also in the places of
 // deferred partitions.
 func TestOnlyTheImagesSignaturesRemain(t *testing.T) {
+	imagetest.Long(t)
 	const mib = 1 << 20
 	dir := built(t)
 	x := filepath.Join(dir, "x.img.zst")

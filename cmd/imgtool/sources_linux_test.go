@@ -82,6 +82,7 @@ var packings = map[string]string{
 }
 
 func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
+	imagetest.Long(t)
 	needAll(t, "sfdisk", "xz", "bzip2", "lz4", "zstd", "zip")
 	dir := t.TempDir()
 	want := othersImage(t, filepath.Join(dir, "x.img"), 8<<20, 2<<20)
@@ -169,6 +170,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 }
 
 func TestManifestsAreFoundUnderOtherNames(t *testing.T) {
+	imagetest.Long(t)
 	dir := built(t)
 	inputs := filepath.Join(dir, "in")
 	for _, d := range []string{"img", "out", "moved", "packed", "two"} {
@@ -210,6 +212,7 @@ func TestManifestsAreFoundUnderOtherNames(t *testing.T) {
 }
 
 func TestABlockMapBesideIsUsed(t *testing.T) {
+	imagetest.Long(t)
 	needAll(t, "bmaptool", "sfdisk")
 	dir := t.TempDir()
 	want := othersImage(t, filepath.Join(dir, "core.wic"), 24<<20, 6<<20)
@@ -247,6 +250,7 @@ func TestABlockMapBesideIsUsed(t *testing.T) {
 // The next flash of the same image completes one that was killed, also for images from
 // other builders.
 func TestKilledFlashOfAForeignImageIsCompleted(t *testing.T) {
+	imagetest.Long(t)
 	needAll(t, "sfdisk", "lz4")
 	dir := t.TempDir()
 	want := othersImage(t, filepath.Join(dir, "x.img"), 200<<20, 190<<20)

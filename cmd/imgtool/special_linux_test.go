@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"imgtool/image/imagetest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +42,7 @@ var special = map[string]func(path string) error{
 // A special file in the place of any input or output is an error, reported at once with
 // its name.
 func TestSpecialFilesAreRefusedAtOnce(t *testing.T) {
+	imagetest.Long(t)
 	dir := t.TempDir()
 	t.Chdir(dir)
 	must(makeInputs("in"))

@@ -28,6 +28,7 @@ func ended(t *testing.T, cmd *exec.Cmd) (int, string) {
 // A full disk and a disk that is not writable are reported, and no incomplete image is
 // left.
 func TestOutputThatCannotBeWritten(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.NeedRoot(t)
 	dir := t.TempDir()
 	if err := makeInputs(filepath.Join(dir, "in")); err != nil {
@@ -114,6 +115,7 @@ func TestAnImageIsNotWrittenOverItself(t *testing.T) {
 
 // An interrupt ends a flash that waits for a pipe, and the state of the disk is reported.
 func TestAnInterruptDoesNotWaitForAPipe(t *testing.T) {
+	imagetest.Long(t)
 	dir := t.TempDir()
 	in, img := filepath.Join(dir, "in"), filepath.Join(dir, "t.img.zst")
 	if err := makeInputs(in); err != nil {

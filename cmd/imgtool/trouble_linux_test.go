@@ -67,6 +67,7 @@ func jsonLines(t *testing.T, text string) (lines []map[string]any) {
 // The messages, receipt and JSON of a failed flash describe the disk as sgdisk and cmp find
 // it.
 func TestFailedFlashReportsTheStateOfTheDisk(t *testing.T) {
+	imagetest.Long(t)
 	x := tiny(t, "left")
 	for _, c := range []struct {
 		name, delta string
@@ -114,6 +115,7 @@ func TestFailedFlashReportsTheStateOfTheDisk(t *testing.T) {
 // imgtool waits for a slow write as long as --stall-timeout says, and does not report the
 // disk as gone.
 func TestASlowDiskIsWaitedForAndNamed(t *testing.T) {
+	imagetest.Long(t)
 	x := tiny(t, "slow")
 	dev := bad(t, gptDisk(t), "mode=stall", "every=12", "seconds=2.5")
 	status, out := ended(t, tool(t, "flash", "--yes", "--stall-timeout", "8s", "-i", x, dev))
@@ -133,6 +135,7 @@ func TestASlowDiskIsWaitedForAndNamed(t *testing.T) {
 
 // A bad sector below an image is not reported as a fault of the target disk.
 func TestAnImageThatCannotBeReadIsNamed(t *testing.T) {
+	imagetest.Long(t)
 	x := tiny(t, "unread")
 	raw := filepath.Join(t.TempDir(), "raw")
 	must(os.WriteFile(raw, nil, 0o644))
@@ -190,6 +193,7 @@ func begun(t *testing.T, dev string) {
 // A flash completes and writes its receipt when its terminal is closed, under nohup, and
 // when the readers of its output exit.
 func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
+	imagetest.Long(t)
 	x := tiny(t, "outlive")
 	path, err := exec.LookPath("imgtool")
 	must(err)
@@ -263,6 +267,7 @@ func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 
 // A disk that hangs and an interrupt leave a receipt too.
 func TestAnInterruptedFlashOfAHangingDiskHasAReceipt(t *testing.T) {
+	imagetest.Long(t)
 	x := tiny(t, "hang")
 	dev := bad(t, gptDisk(t), "mode=stall", "every=12", "seconds=6")
 	log := filepath.Join(t.TempDir(), "log")

@@ -232,6 +232,7 @@ func TestDiskInUseIsRefused(t *testing.T) {
 }
 
 func TestClaimedDiskIsRefused(t *testing.T) {
+	imagetest.Long(t)
 	d := find(t, imagetest.Loop(t, dirty(t, mib)))
 	for name, hold := range map[string]func(*os.File) error{
 		"opened for itself": func(*os.File) error { return nil },

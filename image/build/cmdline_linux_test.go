@@ -53,6 +53,7 @@ func scriptDisk(t testing.TB, script string) string {
 
 // U-Boot passes every argument unchanged.
 func TestKernelArgumentsInUBoot(t *testing.T) {
+	imagetest.Long(t)
 	args := []string{"video=HDMI-A-1:1280x720M@30", "crashkernel=128M@0x90000000", "slub_debug=FZP,zs_handle,zspage;FZPU", "rootflags=subvol=@", "@BUILD_ID@ @CMDLINE@",
 		`dyndbg="file x.c +p"`, `a="b c";d`, "a=$v ${v} $(v) $", `a=\\b \n c\`, "a=`b`", `all=!"#$%&()*+,-./:;<=>?@[\]^_{|}~`, "two  spaces", "a # b", `"`, "$", `\`, "naïve=ü"}
 	contexts := []struct{ line, want string }{

@@ -43,6 +43,7 @@ func TestDetectAndNewReader(t *testing.T) {
 }
 
 func TestNewReaderBoundsMemory(t *testing.T) {
+	imagetest.Long(t)
 	for _, c := range []struct {
 		format  compress.Format
 		command string

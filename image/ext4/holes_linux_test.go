@@ -68,6 +68,7 @@ func blocksOf(t testing.TB, path string) map[string]int64 {
 }
 
 func TestNewOmitsHoles(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.NeedRoot(t)
 	dir := sparseDir(t)
 	theirs := filepath.Join(t.TempDir(), "mke2fs")

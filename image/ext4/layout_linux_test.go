@@ -134,6 +134,7 @@ func writeMetadata(t testing.TB, tr *tree.Tree, m *image.Image) string {
 }
 
 func TestNewManyExtents(t *testing.T) {
+	imagetest.Long(t)
 	tr := tree.New(modTime)
 	put(t, tr, "large", tree.Inode{Mode: tree.Regular | 0o644, ModTime: modTime, Content: pattern(700*mib + 123)})
 	path := write(t, build(t, tr, sized(gib)))

@@ -76,6 +76,7 @@ func mke2fs(t testing.TB, dir, path string, size int64) {
 }
 
 func TestNewMatchesMke2fs(t *testing.T) {
+	imagetest.Long(t)
 	tr := common(t, 3000)
 	dir := stage(t, tr)
 	for _, size := range []int64{128 * mib, 600 * mib, 5 * gib} {

@@ -20,6 +20,7 @@ import (
 )
 
 func TestReadMke2fs(t *testing.T) {
+	imagetest.Long(t)
 	tr := common(t, 500)
 	names(t, tr, "indexed/%d", 2000)
 	dir := stage(t, tr)
@@ -131,6 +132,7 @@ func metadata(tr *tree.Tree, m *image.Image) []image.Span {
 }
 
 func TestReadDamagedMetadata(t *testing.T) {
+	imagetest.Long(t)
 	tr := tree.New(modTime)
 	names(t, tr, "indexed/%d"+strings.Repeat("x", 200), 400)
 	for i := range 8 {

@@ -159,6 +159,7 @@ func (v *theirs) clean(what string) {
 // Files of any size are put into file systems of mkfs.fat with any free space, and fsck.fat
 // reports nothing after each edit.
 func TestEditFileSystemsOfMkfs(t *testing.T) {
+	imagetest.Long(t)
 	n := 16
 	if soak() {
 		n = 1500

@@ -75,6 +75,7 @@ func leaves(t testing.TB, m *image.Image) []string {
 // Putting a file into a file system of New gives the bytes and extents that New gives with
 // the file. Removing it restores the previous bytes.
 func TestPutEqualsNew(t *testing.T) {
+	imagetest.Long(t)
 	rng := seeded(20)
 	for _, size := range []int64{8 * MiB, 64 * MiB, 600 * MiB} {
 		for _, set := range sets {

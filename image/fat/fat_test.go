@@ -257,6 +257,7 @@ func sampleSizes(rng *rand.Rand, n int) []int64 {
 }
 
 func TestOthersReadWhatIsWritten(t *testing.T) {
+	imagetest.Long(t)
 	rng := seeded(2)
 	sizes, each := sampleSizes(rng, 6), 1
 	if soak() {
@@ -827,6 +828,7 @@ func TestGoDiskfsReadsIt(t *testing.T) {
 
 // File systems of mkfs.vfat and mcopy are read, with files in fragments.
 func TestOthersFileSystemsAreRead(t *testing.T) {
+	imagetest.Long(t)
 	t.Setenv("LC_ALL", "C.UTF-8")
 	for _, c := range []struct {
 		name string

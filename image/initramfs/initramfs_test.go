@@ -46,6 +46,7 @@ func has(data string) (bool, error) {
 }
 
 func TestHas(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.Need(t, "cpio")
 	other, script := archive(t, "bin/busybox"), archive(t, wanted)
 	pack := map[string]func(string) string{

@@ -36,6 +36,7 @@ func made(t *testing.T, script string) string {
 }
 
 func TestPartitionsAreThoseOfSfdisk(t *testing.T) {
+	imagetest.Long(t)
 	for name, script := range map[string]string{
 		"primary":   "label: dos\nstart=2048,size=4096,type=c,bootable\nstart=8192,size=4096,type=83\n",
 		"gaps":      "label: dos\n2 : start=2048,size=4096,type=83\n4 : start=8192,size=4096,type=82\n",

@@ -74,6 +74,7 @@ func moved(t *testing.T, disk []byte, table *gpt.Table, size int64) []byte {
 }
 
 func TestEveryFormOfAGPTIsReadAndMoved(t *testing.T) {
+	imagetest.Long(t)
 	for name, c := range map[string]struct {
 		sgdisk  []string
 		sector  int64
@@ -206,6 +207,7 @@ func TestAProtectiveEntryDecides(t *testing.T) {
 }
 
 func TestTheSectorsOfADiskCount(t *testing.T) {
+	imagetest.Long(t)
 	file := blank(t, 40*mib)
 	dev := loop4096(t, file)
 	sfdisk(t, dev, "label: dos\nstart=512,size=512,type=83\n")

@@ -321,6 +321,7 @@ func TestPackagesAsUnprivilegedUser(t *testing.T) {
 
 // TestPackagesFromDebian fetches 60 MB from the host's archive the first time.
 func TestPackagesFromDebian(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.Need(t, "apt-get")
 	if id, err := os.ReadFile("/etc/os-release"); err != nil || !strings.Contains(string(id), "\nID=debian") {
 		imagetest.Skip(t, "not a Debian, which has arm64 in its archive")

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 )
@@ -49,6 +50,7 @@ func TestWriteTooLarge(t *testing.T) {
 }
 
 func TestWriteErrors(t *testing.T) {
+	imagetest.Long(t)
 	cause := errors.New("bad sector")
 	for _, test := range []struct {
 		name string

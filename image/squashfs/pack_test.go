@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 	"imgtool/image/tree/sums"
@@ -57,6 +58,7 @@ func bytesOf(t *testing.T, tr *tree.Tree, opt squashfs.Options) []byte {
 // The bytes are the same without a cache, with an empty and with a full one; a full one
 // has every block.
 func TestWriteIsIndependentOfCache(t *testing.T) {
+	imagetest.Long(t)
 	for _, codec := range []string{"zstd:3", "zstd:15", "gzip:1", "lz4", "xz"} {
 		for _, block := range []int{4096, 64 << 10, 256 << 10} {
 			opt := squashfs.Options{Compression: codec, BlockSize: block}

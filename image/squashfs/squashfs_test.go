@@ -22,6 +22,7 @@ var blockSizes = []int{4096, 128 << 10, 1 << 20}
 // The reader, the kernel and unsquashfs see the tree that was written, with every
 // codec and block size.
 func TestWriteCodecs(t *testing.T) {
+	imagetest.Long(t)
 	for _, codec := range []string{"zstd", "gzip", "xz", "lz4", "lz4:9", "gzip:1", "zstd:1", "zstd:4"} {
 		for i, block := range blockSizes {
 			if strings.Contains(codec, ":") && i != 1 {
@@ -88,6 +89,7 @@ func TestWriteFileSizes(t *testing.T) {
 // Listings have many headers and many metadata blocks. (Another library that writes
 // squashfs lost all but 235 of 3,000 files.)
 func TestWriteLargeDirectories(t *testing.T) {
+	imagetest.Long(t)
 	for _, test := range []struct {
 		name         string
 		dirs, files  int
@@ -126,6 +128,7 @@ func TestWriteLargeDirectories(t *testing.T) {
 // The inode number of a hard link may be too far from its neighbours' numbers for
 // the 16-bit difference in a listing.
 func TestWriteDistantHardLinks(t *testing.T) {
+	imagetest.Long(t)
 	tr := tree.New(0)
 	first := file("shared")
 	in := put(t, tr, "a/first", first)
@@ -363,6 +366,7 @@ func TestSummary(t *testing.T) {
 
 // mksquashfs stores equal values of xattrs out of line, which this writer does not.
 func TestReadMksquashfs(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.NeedRoot(t)
 	mksquashfs := imagetest.Need(t, "mksquashfs")
 	tr := randomTree(t, 11, 64<<10)

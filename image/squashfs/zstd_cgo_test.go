@@ -4,6 +4,7 @@ package squashfs
 
 import (
 	"bytes"
+	"imgtool/image/imagetest"
 	"math/rand/v2"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 // Blocks are, byte for byte, as libzstd makes them at the requested level; with the
 // smaller hash table of hashLog they may be up to 1 % larger.
 func TestZstdLevelsAreLibzstds(t *testing.T) {
+	imagetest.Long(t)
 	rng := rand.New(rand.NewPCG(9, 9))
 	for _, size := range []int{1, 300, 9000, 100_000, 200_000, 1 << 20} {
 		src := sample(rng, size)

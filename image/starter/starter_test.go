@@ -47,6 +47,7 @@ func newSystem(t *testing.T) *starter.System {
 // In the initrd each program has its loader and its libraries, and the same packages give
 // the same bytes.
 func TestInitrd(t *testing.T) {
+	imagetest.Long(t)
 	var twice [2][]byte
 	for i := range twice {
 		f, err := newSystem(t).File(t.Context(), "starter:initrd")

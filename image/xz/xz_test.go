@@ -122,6 +122,7 @@ func TestSmallBlocksGetSmallDictionaries(t *testing.T) {
 }
 
 func TestAllChecksAndLevels(t *testing.T) {
+	imagetest.Long(t)
 	data := make([]byte, 300_000)
 	rand.NewChaCha8([32]byte{1}).Read(data[:100_000])
 	copy(data[200_000:], data)

@@ -44,6 +44,7 @@ func signers(t *testing.T, file string) string {
 }
 
 func TestSignaturesAgreeWithOpenSSH(t *testing.T) {
+	imagetest.Long(t)
 	kinds := [][]string{{"ed25519"}, {"ecdsa", "-b", "256"}, {"ecdsa", "-b", "384"}, {"ecdsa", "-b", "521"}, {"rsa", "-b", "2048"}, {"rsa", "-b", "4096"}}
 	for _, kind := range kinds {
 		t.Run(strings.Join(kind, ""), func(t *testing.T) {

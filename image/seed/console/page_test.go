@@ -18,6 +18,7 @@ import (
 
 // In a real browser, a configuration is pasted or uploaded, and its job followed to its end.
 func TestPageInABrowser(t *testing.T) {
+	imagetest.Long(t)
 	chromium := imagetest.Need(t, "chromium")
 	key := filepath.Join(t.TempDir(), "key")
 	imagetest.Run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)

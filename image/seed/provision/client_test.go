@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"imgtool/image/imagetest"
 	"imgtool/image/seed/provision"
 )
 
@@ -73,6 +74,7 @@ func health(t *testing.T, h http.HandlerFunc, timeout time.Duration) (took time.
 }
 
 func TestClientRetriesGET(t *testing.T) {
+	imagetest.Long(t)
 	for status, wait := range map[int]string{429: "1", 503: ""} {
 		var n atomic.Int32
 		took, err := health(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"imgtool/image/fault"
+	"imgtool/image/imagetest"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/console/consoletest"
@@ -99,6 +100,7 @@ func apply(t *testing.T, c *provision.Client, p *provision.Payload, keys provisi
 }
 
 func TestApplyToDevice(t *testing.T) {
+	imagetest.Long(t)
 	_, admin, line := newKey(t)
 	_, other, _ := newKey(t)
 	var d consoletest.Device
