@@ -245,7 +245,7 @@ func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string,
 	}
 	switch {
 	case len(fit) == 0:
-		return "", fault.New(fault.Usage, "there is no disk to choose: no disk on USB and no card is large enough and not in use; imgtool disks lists the reasons")
+		return "", fault.New(fault.Usage, "no disk can be chosen: no USB disk or card is large enough and unused; imgtool disks lists the reasons")
 	case len(fit) == 1 && need.Serial != "":
 		return fit[0].Path, nil
 	case quiet:

@@ -142,7 +142,7 @@ func runSeedGet(path, board string, u *ui) error {
 	defer s.Close()
 	seed, err := compose.ReadSeed(s, asked)
 	if err == nil && seed == nil {
-		err = fmt.Errorf("%s: there is no seed in it", path)
+		err = fmt.Errorf("%s: it has no seed", path)
 	}
 	if err != nil {
 		return err
