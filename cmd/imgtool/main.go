@@ -73,7 +73,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		status = exitInterrupted
 		err = u.Interrupted()
 	}
-	u.Fail(err, status)
+	u.Fail(withSudo(err, args), status)
 	return status
 }
 

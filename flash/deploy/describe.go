@@ -99,7 +99,7 @@ func Describe(d *disk.Disk) string {
 	if d.File {
 		about = append(about, "a file")
 	}
-	about = append(about, "mounted at "+strings.Join(d.Mounted, ", "))
+	about = append(about, "mounted at "+strings.Join(d.MountPoints(), ", "))
 	about = slices.DeleteFunc(about, func(s string) bool { return s == "" || s == "serial " || s == "mounted at " })
 	return fmt.Sprintf("%s (%s), which has %s", d.Path, strings.Join(about, ", "), contents(d))
 }
@@ -107,7 +107,7 @@ func Describe(d *disk.Disk) string {
 // contents says which partitions a disk has. The kernel may not have read its partition table.
 func contents(d *disk.Disk) string {
 	const unreadable = "contents that cannot be read"
-	t, err := disk.OpenRead(d)
+	t, err := disk.Peek(d)
 	if err != nil {
 		return unreadable
 	}
