@@ -5,17 +5,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/disk"
 	"imgtool/image"
 )
 
 func newDisksCommand(u *ui) *cobra.Command {
 	return &cobra.Command{
-		Use:     "disks",
-		Short:   "List the disks of this machine and why each may be flashed or not",
-		Example: "  imgtool disks\n  imgtool disks --json",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return runDisks(u) },
+		Use:        "disks",
+		Short:      "List the disks of this machine and why each may be flashed or not",
+		Example:    "  imgtool disks\n  imgtool disks --json",
+		SuggestFor: []string{"devices", "drives", "list", "lsblk"},
+		Args:       usage.None("it lists all disks"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runDisks(u) },
 	}
 }
 
