@@ -85,7 +85,7 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	usage.Group(cmd, "Image", "slots", "medium", "size", "cmdline", "build-id")
 
 	usage.AddEnum(cmd, &opt.Profile, "profile", "what is provisioned; development leaves out the lockdown", boards.Profiles...)
-	f.StringVar(&opt.Edits, "edits", "", "`FILE` of edits of the root file system, see docs/edits.md")
+	f.StringVar(&opt.Edits, "edits", "", "`FILE` of edits of the root file system, see docs/reference/edits.md")
 	f.StringArrayVar(&opt.Vars, "var", nil, "`NAME=TEXT`, a variable of the board's edits or of --edits; may be repeated")
 	f.BoolVar(&opt.Generalize, "generalize", false, "remove SSH host keys, machine IDs, random seeds and other per-unit data")
 	f.BoolVar(&opt.KeepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
@@ -96,7 +96,7 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	opt.seed.addFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 
-	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip, lz4 or none")
+	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
 	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, a `SIZE` from 4KiB to 1MiB")
 	f.IntVar(&opt.Jobs, "jobs", 0, "blocks to compress in parallel (default: one per processor); the image is the same")
 	opt.cache.addFlags(cmd)
