@@ -3,7 +3,7 @@
 // of inputs.
 //
 // [Load] returns a [Board] by its name or reads its definition, a TOML file that
-// docs/boards.md describes.
+// docs/reference/boards.md describes.
 package boards
 
 import (

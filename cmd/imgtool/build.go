@@ -73,7 +73,7 @@ few blocks are compressed again. The image is the same with the cache and withou
 	f.StringArrayVar(&opt.Sizes, "size", nil, "MEDIUM=N, size of the disk to fill: bytes, or with KiB, MiB, GiB or s for sectors")
 	f.StringArrayVar(&opt.Parts, "partition", nil, "[MEDIUM/]NAME=REF, content of a partition, raw or Android sparse; may be repeated")
 	f.StringVar(&opt.Profile, "profile", "", "production (default) or development, which leaves out the lockdown")
-	f.StringVar(&opt.Edits, "edits", "", "file of edits of the root file system, see docs/edits.md")
+	f.StringVar(&opt.Edits, "edits", "", "file of edits of the root file system, see docs/reference/edits.md")
 	f.StringArrayVar(&opt.Vars, "var", nil, "NAME=TEXT, a variable of the board's edits or of --edits; may be repeated")
 	f.BoolVar(&opt.Generalize, "generalize", false, "remove SSH host keys, machine IDs, random seeds and other per-unit data from the root file system")
 	f.BoolVar(&opt.KeepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
