@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -235,15 +236,18 @@ func (opt *flashOptions) findDisk(ctx context.Context, board *boards.Board, src 
 // chooseDisk lets the user choose one of the disks on USB and cards. A serial chooses without
 // a question. If quiet, nothing is asked.
 func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string, error) {
-	fit, err := deploy.Candidates(need)
+	all, err := deploy.Disks(need)
 	if err != nil {
 		return "", err
 	}
+	fit := slices.DeleteFunc(all, func(c deploy.Candidate) bool { return !c.Offered() })
 	var list []string
 	for i := range fit {
-		list = append(list, deploy.Describe(&fit[i]))
+		list = append(list, deploy.Describe(&fit[i].Disk))
 	}
 	switch {
+	case len(fit) == 0 && need.Serial != "":
+		return "", deploy.NoDisk("serial " + need.Serial)
 	case len(fit) == 0:
 		return "", fault.New(fault.Usage, "no disk can be chosen: no USB disk or card is large enough and unused; imgtool disks lists the reasons")
 	case len(fit) == 1 && need.Serial != "":
