@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
 	"sync/atomic"
 
 	"imgtool/flash"
@@ -53,19 +52,6 @@ func NoDisk(name string) error {
 	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file", name), "imgtool disks lists the disks there are")
 }
 
-// Candidates returns the removable disks that satisfy a need. Loop devices are left out.
-func Candidates(need disk.Need) ([]disk.Disk, error) {
-	disks, err := disk.List("/")
-	if err != nil {
-		return nil, err
-	}
-	fit := slices.DeleteFunc(disks, func(d disk.Disk) bool { return d.Bus == "loop" || d.Bus == "nbd" || d.Check(need) != nil })
-	if len(fit) == 0 && need.Serial != "" {
-		return nil, NoDisk("serial " + need.Serial)
-	}
-	return fit, nil
-}
-
 // Permit checks that this user can open the disks with these names, for writing if write is
 // set, before anything is asked or read. The user's desktop may ask for a password. A disk that
 // does not exist or is refused is left to later checks.
@@ -84,7 +70,7 @@ func Permit(ctx context.Context, names []string, write bool) error {
 
 // PermitAny is like [Permit] before one of several disks is chosen: it asks for a password only
 // if none of them can be written without one.
-func PermitAny(ctx context.Context, disks []disk.Disk) error {
+func PermitAny(ctx context.Context, disks []Candidate) error {
 	for i := range disks {
 		if disks[i].Permit(ctx, true, false) == nil {
 			return nil
