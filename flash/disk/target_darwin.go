@@ -45,7 +45,7 @@ func Open(d *Disk) (*Target, error) {
 	var f *os.File
 	// After the volumes are unmounted, system services open the disk for a moment.
 	err = retry(unix.EBUSY, 2*time.Second, func() (err error) {
-		f, err = d.open(unix.O_RDWR|unix.O_EXLOCK)
+		f, err = d.open(unix.O_RDWR | unix.O_EXLOCK)
 		return err
 	})
 	if errors.Is(err, unix.ENOTSUP) {
