@@ -13,7 +13,7 @@ TESTFLAGS = -vet=off -ldflags=-w -p 4
 
 FIRST_BOOT = image/starter/first-boot/first-boot
 
-.PHONY: help build release first-boot image test short race soak lint bench fuzz clean
+.PHONY: help build release first-boot reference image test short race soak lint bench fuzz clean
 
 build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
@@ -28,6 +28,9 @@ release: first-boot ## static programs in dist/: for this Linux with libzstd, fo
 
 first-boot: ## the program that runs on a Rock64 with the starter; embedded in imgtool
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
+
+reference: build ## docs/reference/commands.md, from the program
+	./imgtool gen markdown >docs/reference/commands.md
 
 image: build ## an image of BOARD in out/
 	@.ci/deps image

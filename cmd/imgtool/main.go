@@ -100,7 +100,7 @@ Data go to stdout, messages and progress to stderr.`,
 	cmd.PersistentFlags().Var((*sizeFlag)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
 	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
 		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),
-		newDisksCommand(u), newBoardsCommand(u), newCacheCommand(u), newVersionCommand(u))
+		newDisksCommand(u), newBoardsCommand(u), newCacheCommand(u), newVersionCommand(u), newGenCommand(u))
 	return cmd
 }
 
