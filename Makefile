@@ -26,8 +26,9 @@ release: first-boot ## static programs in dist/: for this Linux with libzstd, fo
 	CGO_ENABLED=1 $(GO) build -trimpath -tags netgo,osusergo -ldflags '-s -w -X main.version=$(VERSION) -linkmode external -extldflags "-static"' -o dist/imgtool-linux-$$($(GO) env GOARCH) ./cmd/imgtool
 	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=darwin GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/imgtool-darwin-$$arch ./cmd/imgtool || exit 1; done
 
-first-boot: ## the program that runs on a Rock64 with the starter; embedded in imgtool
+first-boot: ## the program that runs on a Rock64 with the starter; a part of imgtool
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
+	gzip -9nf $(FIRST_BOOT)
 
 reference: build ## docs/reference/commands.md, from the program
 	./imgtool gen markdown >docs/reference/commands.md
@@ -67,7 +68,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $${FUZZTIME:-30s}
 
 clean: ## remove all build products
-	rm -rf imgtool dist $(FIRST_BOOT) $(OUT)
+	rm -rf imgtool dist $(FIRST_BOOT).gz $(OUT)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

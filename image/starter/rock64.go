@@ -4,8 +4,13 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
 
 	"imgtool/boards"
 	"imgtool/image"
@@ -67,7 +72,10 @@ func (s *System) slotRoot(ctx context.Context) (*source.Root, error) {
 		return nil, err
 	}
 	var services []string
-	provisioning := firstBoot()
+	provisioning, err := firstBoot()
+	if err != nil {
+		return nil, fmt.Errorf("unpacking first-boot: %w", err)
+	}
 	if provisioning != nil {
 		services = []string{"/sbin/first-boot"}
 	}
@@ -103,16 +111,22 @@ func programsIn(s boards.Starter, in string) []boards.Program {
 	return slices.DeleteFunc(slices.Clone(s.Programs), func(p boards.Program) bool { return p.In != in })
 }
 
-// firstBootDir has the program first-boot of cmd/first-boot for arm64, if make built it.
+// firstBootDir has the program first-boot of cmd/first-boot for arm64, if make built it,
+// compressed with gzip.
 //
 //go:embed first-boot
 var firstBootDir embed.FS
 
 // firstBoot returns that program, or nil.
-func firstBoot() image.Content {
-	text, err := firstBootDir.ReadFile("first-boot/first-boot")
+var firstBoot = sync.OnceValues(func() (image.Content, error) {
+	packed, err := firstBootDir.Open("first-boot/first-boot.gz")
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	return strings.NewReader(string(text))
-}
+	z, err := gzip.NewReader(packed)
+	if err != nil {
+		return nil, err
+	}
+	program, err := io.ReadAll(z)
+	return bytes.NewReader(program), err
+})
