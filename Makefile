@@ -28,7 +28,7 @@ release: first-boot ## static programs in dist/: for this Linux with libzstd, fo
 
 first-boot: ## the program that runs on a Rock64 with the starter; a part of imgtool
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
-	gzip -9nf $(FIRST_BOOT)
+	gzip -9nf $(FIRST_BOOT) && mv $(FIRST_BOOT).gz $(FIRST_BOOT)
 
 reference: build ## docs/reference/commands.md, from the program
 	./imgtool gen markdown >docs/reference/commands.md
@@ -68,7 +68,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $${FUZZTIME:-30s}
 
 clean: ## remove all build products
-	rm -rf imgtool dist $(FIRST_BOOT).gz $(OUT)
+	rm -rf imgtool dist $(FIRST_BOOT) $(OUT)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -2,15 +2,13 @@ package starter
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"embed"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"sync"
-
-	"github.com/klauspost/compress/gzip"
 
 	"imgtool/boards"
 	"imgtool/image"
@@ -74,7 +72,7 @@ func (s *System) slotRoot(ctx context.Context) (*source.Root, error) {
 	var services []string
 	provisioning, err := firstBoot()
 	if err != nil {
-		return nil, fmt.Errorf("unpacking first-boot: %w", err)
+		return nil, err
 	}
 	if provisioning != nil {
 		services = []string{"/sbin/first-boot"}
@@ -111,22 +109,24 @@ func programsIn(s boards.Starter, in string) []boards.Program {
 	return slices.DeleteFunc(slices.Clone(s.Programs), func(p boards.Program) bool { return p.In != in })
 }
 
-// firstBootDir has the program first-boot of cmd/first-boot for arm64, if make built it,
-// compressed with gzip.
+// firstBootDir has the program first-boot of cmd/first-boot for arm64, compressed with gzip, if
+// make built it.
 //
 //go:embed first-boot
 var firstBootDir embed.FS
 
 // firstBoot returns that program, or nil.
-var firstBoot = sync.OnceValues(func() (image.Content, error) {
-	packed, err := firstBootDir.Open("first-boot/first-boot.gz")
+func firstBoot() (image.Content, error) {
+	text, err := firstBootDir.ReadFile("first-boot/first-boot")
 	if err != nil {
 		return nil, nil
 	}
-	z, err := gzip.NewReader(packed)
+	r, err := gzip.NewReader(bytes.NewReader(text))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the program first-boot inside imgtool: %w: run make first-boot again", err)
 	}
-	program, err := io.ReadAll(z)
-	return bytes.NewReader(program), err
-})
+	if text, err = io.ReadAll(r); err != nil {
+		return nil, fmt.Errorf("the program first-boot inside imgtool: %w", err)
+	}
+	return bytes.NewReader(text), nil
+}

@@ -60,7 +60,7 @@ func needVM(t *testing.T) {
 	if err := vm.Check(); err != nil {
 		imagetest.Skip(t, "%v", err)
 	}
-	if _, err := os.Stat("../../../image/starter/first-boot/first-boot.gz"); err != nil {
+	if _, err := os.Stat("../../../image/starter/first-boot/first-boot"); err != nil {
 		imagetest.Skip(t, "imgtool has no first-boot inside: run make first-boot")
 	}
 }
