@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/reference"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/build"
 )
 
@@ -33,9 +34,10 @@ var files = []reference.Entry{
 // newGenCommand returns the command that packages and the documentation are made with.
 func newGenCommand(u *ui) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:    "gen",
-		Short:  "Write man pages or the command reference",
-		Hidden: true,
+		Use:     "gen",
+		Short:   "Write man pages or the command reference",
+		Example: "  imgtool gen markdown > docs/reference/commands.md",
+		Hidden:  true,
 	}
 	describe := func(cmd *cobra.Command) (reference.Reference, error) {
 		epoch, _, err := build.SourceDate()
@@ -46,9 +48,10 @@ func newGenCommand(u *ui) *cobra.Command {
 		}, err
 	}
 	cmd.AddCommand(&cobra.Command{
-		Use:   "man DIR",
-		Short: "Write the man pages into a directory, with the date of SOURCE_DATE_EPOCH",
-		Args:  cobra.ExactArgs(1),
+		Use:     "man DIR",
+		Short:   "Write the man pages into a directory, with the date of SOURCE_DATE_EPOCH",
+		Example: "  imgtool gen man /usr/local/share/man/man1",
+		Args:    usage.Operands("directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := describe(cmd)
 			if err != nil {
@@ -57,9 +60,10 @@ func newGenCommand(u *ui) *cobra.Command {
 			return r.Man(args[0])
 		},
 	}, &cobra.Command{
-		Use:   "markdown",
-		Short: "Print the command reference in Markdown",
-		Args:  cobra.NoArgs,
+		Use:     "markdown",
+		Short:   "Print the command reference in Markdown",
+		Example: "  imgtool gen markdown > docs/reference/commands.md",
+		Args:    usage.None(""),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := describe(cmd)
 			if err != nil {

@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"imgtool/cmd/imgtool/usage"
 )
 
 // Man writes a man page of each command into a directory, in the man macros of roff.
@@ -38,20 +41,26 @@ func (r Reference) page(c *cobra.Command) string {
 	} else {
 		p.prose(strings.TrimSuffix(c.Short, ".") + ".")
 	}
-	for i, s := range commandSections(c) {
+	for i, s := range usage.Commands(c) {
 		if i == 0 {
 			p.macro("SH", "COMMANDS")
 		}
-		if s.title != "" {
-			p.macro("SS", s.title)
+		if c == r.Root {
+			p.macro("SS", s.Title)
 		}
-		for _, sub := range s.items {
+		for _, sub := range s.Items {
 			p.tag(bold(sub.CommandPath()), sub.Short)
 		}
 	}
-	own, global := r.options(c)
-	p.options("OPTIONS", own)
-	p.options("GLOBAL OPTIONS", global)
+	p.macro("SH", "OPTIONS")
+	for i, s := range usage.Flags(c) {
+		if i > 0 {
+			p.macro("SS", s.Title)
+		}
+		for _, f := range s.Items {
+			p.flag(f)
+		}
+	}
 	if c.Example != "" {
 		p.macro("SH", "EXAMPLES")
 		p.kept(unindent(strings.Split(c.Example, "\n")))
@@ -72,7 +81,7 @@ func (r Reference) page(c *cobra.Command) string {
 		for parent := c.Parent(); parent != nil; parent = parent.Parent() {
 			see = append(see, pageName(parent)+"(1)")
 		}
-		for _, sub := range subcommands(c) {
+		for _, sub := range commands(c)[1:] {
 			see = append(see, pageName(sub)+"(1)")
 		}
 		slices.Sort(see)
@@ -145,30 +154,24 @@ func (p *roff) kept(lines []string) {
 }
 
 func (p *roff) synopsis(c *cobra.Command) {
-	use := c.UseLine()
-	path := c.CommandPath()
-	p.text(bold(path) + escape(strings.TrimPrefix(use, path)))
-	if c.HasAvailableSubCommands() {
-		p.line(".br")
-		p.text(bold(path) + escape(" COMMAND [flags]"))
+	for i, line := range usage.Lines(c) {
+		if i > 0 {
+			p.line(".br")
+		}
+		p.text(bold(c.CommandPath()) + escape(strings.TrimPrefix(line, c.CommandPath())))
 	}
 }
 
-func (p *roff) options(title string, all []option) {
-	if len(all) > 0 {
-		p.macro("SH", title)
+func (p *roff) flag(f *pflag.Flag) {
+	tag := bold("--" + f.Name)
+	if f.Shorthand != "" {
+		tag = bold("-"+f.Shorthand) + ", " + tag
 	}
-	for _, o := range all {
-		var names []string
-		for _, n := range o.names {
-			names = append(names, bold(n))
-		}
-		tag := strings.Join(names, ", ")
-		if o.argument != "" {
-			tag += ` \fI` + escape(o.argument) + `\fR`
-		}
-		p.tag(tag, o.meaning)
+	value, about := usage.Describe(f)
+	if value != "" {
+		tag += ` \fI` + escape(value) + `\fR`
 	}
+	p.tag(tag, about)
 }
 
 func (p *roff) entries(title string, all []Entry) {

@@ -3,9 +3,13 @@ package reference
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"imgtool/cmd/imgtool/usage"
 )
 
 // Markdown writes a page with all commands, options, exit statuses, variables and files.
@@ -26,7 +30,7 @@ func (r Reference) Markdown(w io.Writer) error {
 
 func (r Reference) command(p *page, c *cobra.Command) {
 	p.line("## " + c.CommandPath())
-	p.code([]string{c.UseLine()})
+	p.code(usage.Lines(c))
 	if c.Long == "" {
 		p.line(plain(strings.TrimSuffix(c.Short, ".") + "."))
 	}
@@ -37,23 +41,20 @@ func (r Reference) command(p *page, c *cobra.Command) {
 			p.line(plain(b.lines[0]))
 		}
 	}
-	for _, s := range commandSections(c) {
-		title := s.title
-		if title == "" {
-			title = "Commands"
-		}
-		p.line("**" + title + "**")
+	for _, s := range usage.Commands(c) {
+		p.line("**" + s.Title + "**")
 		rows := [][2]string{}
-		for _, sub := range s.items {
+		for _, sub := range s.Items {
 			path := sub.CommandPath()
 			rows = append(rows, [2]string{fmt.Sprintf("[`%s`](#%s)", path, strings.ReplaceAll(path, " ", "-")), sub.Short})
 		}
 		p.table("command", "purpose", rows)
 	}
-	own, global := r.options(c)
-	p.options("Options", own)
-	if c == r.Root {
-		p.options("Options of all commands", global)
+	for _, s := range usage.Flags(c) {
+		if c != r.Root { // its page has these
+			s.Items = slices.DeleteFunc(s.Items, func(f *pflag.Flag) bool { return s.Title == usage.Global || f.Name == "help" })
+		}
+		p.flags(s.Title, s.Items)
 	}
 	if c.Example != "" {
 		p.line("**Examples**")
@@ -71,19 +72,24 @@ func (p *page) code(lines []string) {
 	p.line("```\n" + strings.Join(lines, "\n") + "\n```")
 }
 
-func (p *page) options(title string, all []option) {
+func (p *page) flags(title string, flags []*pflag.Flag) {
+	if len(flags) == 0 {
+		return
+	}
+	p.line("**" + title + "**")
 	rows := [][2]string{}
-	for _, o := range all {
-		names := "`" + strings.Join(o.names, "`, `") + "`"
-		if o.argument != "" {
-			names += " *" + plain(o.argument) + "*"
+	for _, f := range flags {
+		name := "`--" + f.Name + "`"
+		if f.Shorthand != "" {
+			name = "`-" + f.Shorthand + "`, " + name
 		}
-		rows = append(rows, [2]string{names, o.meaning})
+		value, about := usage.Describe(f)
+		if value != "" {
+			name += " *" + plain(value) + "*"
+		}
+		rows = append(rows, [2]string{name, about})
 	}
-	if len(rows) > 0 {
-		p.line("**" + title + "**")
-		p.table("option", "meaning", rows)
-	}
+	p.table("flag", "meaning", rows)
 }
 
 func (p *page) entries(title, kind string, all []Entry) {

@@ -1,16 +1,16 @@
 // Package reference writes the reference of a program's command line from its commands: man
-// pages and a page in Markdown.
+// pages and a page in Markdown. They have the texts of the help.
 package reference
 
 import (
-	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
+
+	"imgtool/cmd/imgtool/usage"
 )
 
 // A Reference describes a program.
@@ -30,16 +30,12 @@ type Entry struct{ Name, Meaning string }
 // followed by its subcommands.
 func commands(root *cobra.Command) (all []*cobra.Command) {
 	all = append(all, root)
-	for _, c := range subcommands(root) {
-		all = append(all, commands(c)...)
+	for _, s := range usage.Commands(root) {
+		for _, c := range s.Items {
+			all = append(all, commands(c)...)
+		}
 	}
 	return all
-}
-
-func subcommands(c *cobra.Command) []*cobra.Command {
-	return slices.DeleteFunc(slices.Clone(c.Commands()), func(c *cobra.Command) bool {
-		return !c.IsAvailableCommand() || c.Name() == "help"
-	})
 }
 
 // A block is a part of a text: prose, which may be wrapped, or lines that are kept, such as
@@ -54,7 +50,7 @@ func blocks(text string) (all []block) {
 	last := -1 // the block that the next line may continue
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(strings.ReplaceAll(line, "\t", "  "), " \n")
-		kept := strings.HasPrefix(line, "  ")
+		kept := strings.HasPrefix(line, " ")
 		switch {
 		case line == "" && last >= 0 && !all[last].kept:
 			last = -1
@@ -94,69 +90,6 @@ func unindent(lines []string) []string {
 		out = append(out, l[min(indent, len(l)):])
 	}
 	return out
-}
-
-// A section has the commands or the options that help shows together.
-type section[T any] struct {
-	title string
-	items []T
-}
-
-// commandSections returns the subcommands of a command in their groups.
-func commandSections(c *cobra.Command) (all []section[*cobra.Command]) {
-	for _, g := range append(c.Groups(), &cobra.Group{}) {
-		s := section[*cobra.Command]{title: strings.TrimSuffix(g.Title, ":")}
-		for _, sub := range subcommands(c) {
-			if sub.GroupID == g.ID {
-				s.items = append(s.items, sub)
-			}
-		}
-		if len(s.items) > 0 {
-			all = append(all, s)
-		}
-	}
-	return all
-}
-
-// An option is a flag as it is typed, and its meaning.
-type option struct {
-	names    []string // with dashes
-	argument string
-	meaning  string
-}
-
-// options returns the options of a command, and those of all commands.
-func (r Reference) options(c *cobra.Command) (own, global []option) {
-	global = flagOptions(r.Root.PersistentFlags())
-	if c == r.Root {
-		c.InitDefaultHelpFlag()
-		c.InitDefaultVersionFlag()
-	}
-	for _, o := range append(flagOptions(c.NonInheritedFlags()), flagOptions(c.InheritedFlags())...) {
-		if !slices.ContainsFunc(global, func(g option) bool { return slices.Equal(g.names, o.names) }) {
-			own = append(own, o)
-		}
-	}
-	return own, global
-}
-
-func flagOptions(flags *pflag.FlagSet) (all []option) {
-	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Hidden {
-			return
-		}
-		var o option
-		o.argument, o.meaning = pflag.UnquoteUsage(f)
-		if f.Shorthand != "" {
-			o.names = append(o.names, "-"+f.Shorthand)
-		}
-		o.names = append(o.names, "--"+f.Name)
-		if !slices.Contains([]string{"", "0", "0s", "false", "[]"}, f.DefValue) {
-			o.meaning += " (default " + f.DefValue + ")"
-		}
-		all = append(all, o)
-	})
-	return all
 }
 
 // lowerFirst returns a text with a small first letter, unless it begins with an abbreviation.

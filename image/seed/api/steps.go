@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// steps are the steps of a job in their order, and what people are told about them. A job leaves
+// steps are the steps of a job in their order, and their descriptions for people. A job leaves
 // out steps that are not needed.
 var steps = []struct{ name, words string }{
 	{"running", "Starting"},
