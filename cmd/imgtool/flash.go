@@ -81,7 +81,7 @@ are not needed where UDisks2 and its rules allow it. The format of the
 image is detected by its content: raw, zstd, xz, gzip, bzip2, lz4, zip or Android sparse;
 - is standard input. An image that is a file is checked completely before anything is
 written: against its manifest or block map (.bmap), and the checksums of its compression.
-What must be unpacked for that goes into a scratch file (TMPDIR).
+Data that must be unpacked for that go into a scratch file (TMPDIR).
 
 While a disk is written, other programs can neither open nor mount it, and the computer
 does not go to sleep.`,
