@@ -208,6 +208,9 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
+	if err := deploy.Permit(ctx, slices.Sorted(maps.Values(opt.disks)), true); err != nil {
+		return err
+	}
 	o := opt.options(board, u)
 	if opt.unit != "" {
 		if o.Unit, err = factory.ReadUnit(opt.unit, &board.Unit, board.Name, u); err != nil {

@@ -78,12 +78,14 @@ and take it if there is exactly one. With --board and a disk, refuse an image fo
 board.
 
 DISK is a disk, or a regular file that stands for a disk of its size. A disk that
-is mounted, in use, read-only, too small or this system's own is refused, and no
-flag changes that; on macOS, volumes in /Volumes are unmounted instead. The format of the
+is in use, read-only, too small or this system's own is refused, and no flag changes
+that. A disk that is only mounted, as a desktop does it, is unmounted after the question,
+and refused with --yes; on macOS, volumes in /Volumes are always unmounted. Root's rights
+are not needed where UDisks2 and its rules allow it. The format of the
 image is detected by its content: raw, zstd, xz, gzip, bzip2, lz4, zip or Android sparse;
 - is standard input. An image that is a file is checked completely before anything is
 written: against its manifest or block map (.bmap), and the checksums of its compression.
-What must be unpacked for that goes into a scratch file (TMPDIR).
+Data that must be unpacked for that go into a scratch file (TMPDIR).
 
 While a disk is written, other programs can neither open nor mount it, and the computer
 does not go to sleep.`,
@@ -148,6 +150,9 @@ func checkNamed(disks []string) error {
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) error {
 	if err := opt.check(); err != nil {
+		return err
+	}
+	if err := deploy.Permit(ctx, names, true); err != nil {
 		return err
 	}
 	src, err := openImage(u, &opt.image, "--image FILE")
@@ -233,6 +238,9 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 			return err
 		}
 		names = []string{name}
+		if err := deploy.Permit(ctx, names, true); err != nil {
+			return err
+		}
 	}
 	var log *deploy.Log
 	if !opt.dryRun {
@@ -271,6 +279,9 @@ func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string,
 		return "", err
 	}
 	fit := slices.DeleteFunc(all, func(c deploy.Candidate) bool { return !c.Offered() })
+	if err := deploy.PermitAny(ctx, fit); err != nil {
+		return "", err
+	}
 	var list []string
 	for i := range fit {
 		list = append(list, deploy.Describe(&fit[i].Disk))
