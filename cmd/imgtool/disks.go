@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/terminal"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
 	"imgtool/image"
@@ -19,9 +20,10 @@ func newDisksCommand(u *ui) *cobra.Command {
 		Short: "List the disks of this machine and why each may be flashed or not",
 		Long: `List the disks of this machine: size, model, what is on them, and whether they can be
 flashed. On a terminal each disk takes several lines, elsewhere one.`,
-		Example: "  imgtool disks\n  imgtool disks --json",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return runDisks(u) },
+		Example:    "  imgtool disks\n  imgtool disks --json",
+		SuggestFor: []string{"devices", "drives", "list", "lsblk"},
+		Args:       usage.None("it lists all disks"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runDisks(u) },
 	}
 }
 
