@@ -261,7 +261,7 @@ func (p *phase) mark(now time.Time) {
 // rate returns the bytes per second of the last seconds, or 0 if they are not known yet.
 func (p *phase) rate() float64 {
 	from := mark{p.begin, 0}
-	if len(p.marks) > 0 && time.Since(p.begin) > rateOver {
+	if len(p.marks) > 0 && time.Since(p.marks[0].at) >= rateAfter && time.Since(p.begin) > rateOver {
 		from = p.marks[0]
 	}
 	took := time.Since(from.at)
@@ -279,11 +279,13 @@ func (p *phase) left(s *steps) (left time.Duration, guess, ok bool) {
 		return 0, false, false
 	}
 	seconds := float64(p.total-p.done) / rate
+	speed := cost(p.name, 1) * rate // in costs per second
+	if costs[p.name] < costs[flash.Reading] {
+		speed = costs[flash.Writing] * min(rate, usualRate)
+	}
 	for _, later := range s.later(p) {
-		if costs[p.name] < costs[flash.Reading] && later.Total > 0 {
-			guess, rate = true, min(rate, usualRate)
-		}
-		seconds += float64(later.Total) / rate
+		guess = guess || later.Total > 0 && costs[p.name] < costs[flash.Reading]
+		seconds += cost(later.Name, later.Total) / speed
 	}
 	return time.Duration(seconds * float64(time.Second)), guess, true
 }

@@ -34,13 +34,13 @@ func TestRemainingTimeCoversAllPhases(t *testing.T) {
 	checked("150.0 MiB of 300.0 MiB, 50 %", 0.05)
 	ago(2 * time.Second)
 	// The rates of the disk are not known yet.
-	checked("150.0 MiB of 300.0 MiB, 50 %, 75.0 MiB/s, about 26s left", 0.05)
+	checked("150.0 MiB of 300.0 MiB, 50 %, 75.0 MiB/s, about 20s left", 0.05)
 	u.Phase("wiping", 0)
 	checked("0 bytes", 0.1)
 	u.Phase("writing", 300*mib)(100 * mib)
 	checked("100.0 MiB of 300.0 MiB, 33 %", 0.3)
 	ago(10 * time.Second)
-	checked("100.0 MiB of 300.0 MiB, 33 %, 10.0 MiB/s, 50s left", 0.3)
+	checked("100.0 MiB of 300.0 MiB, 33 %, 10.0 MiB/s, 35s left", 0.3)
 	u.Phase("reading back", 300*mib)(150 * mib)
 	checked("150.0 MiB of 300.0 MiB, 50 %", 0.85)
 	u.Phase("finishing", 0)
@@ -98,9 +98,9 @@ func TestLinesFitTheTerminal(t *testing.T) {
 	u.Phase("writing", 3000*mib)(1500 * mib)
 	u.phase.begin = time.Now().Add(-60 * time.Second)
 	for width, want := range map[int]string{
-		200: "2/3 writing       40% |████████████████░░░░░░░░░░░░░░░░░░░░░░░░| 3m0s left, 1.5 GiB of 2.9 GiB, 25.0 MiB/s",
-		79:  "2/3 writing       40% |█████░░░░░░░░| 3m0s left, 1.5 GiB of 2.9 GiB, 25.0 MiB/s",
-		39:  "writing       40% |███░░░░░░| 3m0s left",
+		200: "2/3 writing       40% |████████████████░░░░░░░░░░░░░░░░░░░░░░░░| 2m0s left, 1.5 GiB of 2.9 GiB, 25.0 MiB/s",
+		79:  "2/3 writing       40% |█████░░░░░░░░| 2m0s left, 1.5 GiB of 2.9 GiB, 25.0 MiB/s",
+		39:  "writing       40% |███░░░░░░| 2m0s left",
 		25:  "writing   39%",
 	} {
 		got := u.phaseLine(u.phase, width)
