@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +16,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
+	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/volume"
 )
@@ -93,7 +97,19 @@ does not go to sleep.`,
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
 		SuggestFor: []string{"burn", "write", "dd", "install", "copy"},
 		Args:       usage.Any,
-		RunE:       func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			waiting := []string{"port", "timeout"}
+			err := usage.CheckUseless(cmd,
+				usage.Useless{If: opt.board == "", Why: "without --board, the board to wait for", Flags: waiting},
+				usage.Useless{If: len(args) > 0, Why: "with a named disk: leave out the disk to wait for the board", Flags: waiting})
+			if err == nil {
+				err = checkNamed(args)
+			}
+			if err != nil {
+				return err
+			}
+			return runFlash(cmd.Context(), args, opt, u)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&opt.image, "image", "i", "", "image `FILE` to write, - for standard input (default: the newest in out/)")
@@ -116,6 +132,20 @@ does not go to sleep.`,
 	usage.Group(cmd, "A board in recovery mode", "board", "port", "timeout")
 	usage.Group(cmd, "Checks", "serial", "fixed", "reprovision", "delta", "verify", "stall-timeout")
 	return cmd
+}
+
+// checkNamed checks that the disks exist, and that none is an image that was meant to be written.
+func checkNamed(disks []string) error {
+	for _, name := range disks {
+		info, err := os.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return deploy.NoDisk(name)
+		}
+		if format, _ := artifact.FormatOf(name); err == nil && info.Mode().IsRegular() && format != artifact.Raw {
+			return fault.New(fault.Usage, "%s is an image and not a disk: name it with -i %s, and then the disk", name, name)
+		}
+	}
+	return nil
 }
 
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) error {
