@@ -27,19 +27,11 @@ func TestDocsNameTestsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages, err := filepath.Glob(filepath.Join(top, "docs/*.md"))
-	if err != nil || len(pages) < 9 {
-		t.Fatal(pages, err)
-	}
 	named := 0
-	for _, page := range pages {
-		text, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(string(text), -1) {
+	for _, page := range readPages(t) {
+		for _, m := range regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(page.text, -1) {
 			if named++; !there[m[1]] {
-				t.Errorf("%s names %s, and there is no such test", filepath.Base(page), m[1])
+				t.Errorf("%s names %s, and there is no such test", page.name, m[1])
 			}
 		}
 	}

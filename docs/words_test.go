@@ -23,7 +23,7 @@ var phrases = []struct {
 	except *regexp.Regexp
 }{
 	// Former keys of definitions, and names in manifests, are still read and written.
-	{regexp.MustCompile(`[Ff]olders?\b`), "directory", 0, regexp.MustCompile(`^(boards/info_test|image/boardinfo/unit|image/ext4/write|layouts/layouts|layouts/layouts_test)\.go$|^(CHANGELOG|docs/boards|docs/glossary)\.md$`)},
+	{regexp.MustCompile(`[Ff]olders?\b`), "directory", 0, regexp.MustCompile(`^(boards/info_test|image/boardinfo/unit|image/ext4/write|layouts/layouts|layouts/layouts_test)\.go$|^(CHANGELOG|docs/reference/boards|docs/glossary)\.md$`)},
 	{regexp.MustCompile(`(?:^|[.;:!] )(?:What|Who|Whoever|Whatever) [^?]*?[.;]`), "a sentence with a noun as its subject", 0, nil},
 	{regexp.MustCompile(`\b(?:lies|lie|lain)\b`), "is, is stored, is at", 0, nil},
 	// "nobody" is also the name of a user.

@@ -14,12 +14,14 @@ import (
 	"golang.org/x/term"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/vm"
 	"imgtool/image/volume"
+	"imgtool/layouts"
 )
 
 type vmOptions struct {
@@ -64,23 +66,24 @@ a Rock64: the board's boot loaders do not run, and its disk is /dev/vda.`,
   imgtool vm --keep disk.raw
   imgtool vm --headless --until 'starter ready' --timeout 2m x.img.zst
   imgtool vm --forward 8080 --usb stick.img x.img.zst`,
-		Args: cobra.MaximumNArgs(1),
+		SuggestFor: []string{"run", "boot", "qemu", "emulate", "start", "try"},
+		Args:       usage.Operands("?image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runVM(cmd.Context(), args, opt, cmd.Flags().Changed("timeout"), u)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opt.slot, "slot", "", "boot this slot first, a or b, whatever its try counters say")
+	usage.AddEnum(cmd, &opt.slot, "slot", "boot this slot first, whatever its try counters say", "a", "b")
 	f.Var(&opt.disk, "disk", "size of the disk, such as 16GiB (default: what the board needs, at least 4GiB)")
-	f.StringVar(&opt.keep, "keep", "", "file to use as the disk, and keep; if it exists, it is booted again unchanged")
-	f.StringVar(&opt.env, "env", "", "file with the flash for U-Boot's environment, and keep; created if it does not exist")
-	f.StringVar(&opt.usb, "usb", "", "raw image of a USB stick, which is never changed")
-	f.StringVar(&opt.nvme, "nvme", "", "image on an NVMe disk besides the board's disk")
-	f.StringArrayVar(&opt.forward, "forward", nil, "port of 127.0.0.1 that is forwarded to the same port of the machine, or PORT:PORT")
-	f.StringArrayVar(&opt.lan, "lan", nil, "the same to the machine's LAN, eth1, on which AtomixOS has the address "+vm.GatewayOfLAN)
+	f.StringVar(&opt.keep, "keep", "", "`FILE` to use as the disk, and keep; if it exists, it is booted again unchanged")
+	f.StringVar(&opt.env, "env", "", "`FILE` with the flash for U-Boot's environment, and keep; created if it does not exist")
+	f.StringVar(&opt.usb, "usb", "", "raw image `FILE` of a USB stick, which is never changed")
+	f.StringVar(&opt.nvme, "nvme", "", "image `FILE` on an NVMe disk besides the board's disk")
+	f.StringArrayVar(&opt.forward, "forward", nil, "`PORT[:PORT]` of 127.0.0.1 that is forwarded to the same or the second port of the machine")
+	f.StringArrayVar(&opt.lan, "lan", nil, "the same, `PORT[:PORT]`, to the machine's LAN, eth1, on which AtomixOS has the address "+vm.GatewayOfLAN)
 	f.BoolVar(&opt.network, "network", false, "let the machine reach other computers and, at 10.0.2.2, services of this one's 127.0.0.1")
 	f.BoolVar(&opt.headless, "headless", false, "no terminal: the console goes to stdout")
-	f.StringVar(&opt.until, "until", "", "with --headless: exit with 0 when a line of the console matches this regular expression")
+	f.StringVar(&opt.until, "until", "", "with --headless: exit with 0 when a line of the console matches this `REGEXP`")
 	f.DurationVar(&opt.timeout, "timeout", 5*time.Minute, "with --headless: exit with 9 after this time")
 	return cmd
 }
@@ -90,12 +93,20 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 	if err != nil {
 		return err
 	}
+	for _, file := range append([]string{opt.usb, opt.nvme}, args...) {
+		if _, err := os.Stat(file); file != "" && file != "-" && err != nil {
+			return err
+		}
+	}
 	m := vm.Machine{Env: opt.env, Network: opt.network}
 	if m.Forward, err = vm.ParseForwards("--forward", opt.forward); err != nil {
 		return err
 	}
 	if m.LAN, err = vm.ParseForwards("--lan", opt.lan); err != nil {
 		return err
+	}
+	if in, ok := u.In.(*os.File); !opt.headless && !(ok && term.IsTerminal(int(in.Fd()))) {
+		return fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
 	}
 	if err := vm.Check(); err != nil {
 		return err
@@ -139,18 +150,15 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 
 // check checks the options before anything is opened.
 func (opt *vmOptions) check(timed bool, u *ui) (err error) {
-	in, ok := u.In.(*os.File)
-	switch terminal := ok && term.IsTerminal(int(in.Fd())); {
-	case opt.slot != "" && opt.slot != "a" && opt.slot != "b":
-		return fault.New(fault.Usage, "--slot is %q; it must be a or b", opt.slot)
+	switch {
 	case !opt.headless && (opt.until != "" || timed):
 		return fault.New(fault.Usage, "--until and --timeout need --headless")
 	case opt.timeout <= 0:
 		return fault.New(fault.Usage, "--timeout is %s; it must be positive", opt.timeout)
 	case !opt.headless && u.JSON:
 		return fault.New(fault.Usage, "--json needs --headless: otherwise the console is the terminal")
-	case !opt.headless && !terminal:
-		return fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
+	case opt.disk != 0 && opt.disk < layouts.MiB:
+		return fault.New(fault.Usage, "--disk is %d bytes; write a size such as 16GiB", opt.disk)
 	}
 	for _, file := range []string{opt.keep, opt.env} {
 		if _, err := os.Stat(file); file == "" || err == nil {

@@ -1,10 +1,10 @@
 package deploy
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
 	"sync/atomic"
 
 	"imgtool/flash"
@@ -52,17 +52,34 @@ func NoDisk(name string) error {
 	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file", name), "imgtool disks lists the disks there are")
 }
 
-// Candidates returns the removable disks that satisfy a need. Loop devices are left out.
-func Candidates(need disk.Need) ([]disk.Disk, error) {
-	disks, err := disk.List("/")
-	if err != nil {
-		return nil, err
+// Permit checks that this user can open the disks with these names, for writing if write is
+// set, before anything is asked or read. The user's desktop may ask for a password. A disk that
+// does not exist or is refused is left to later checks.
+func Permit(ctx context.Context, names []string, write bool) error {
+	for _, name := range names {
+		d, err := disk.Find("/", name)
+		if err != nil || write && d.Check(disk.Need{Unmount: true}) != nil {
+			continue
+		}
+		if err := d.Permit(ctx, write, true); err != nil {
+			return err
+		}
 	}
-	fit := slices.DeleteFunc(disks, func(d disk.Disk) bool { return d.Bus == "loop" || d.Bus == "nbd" || d.Check(need) != nil })
-	if len(fit) == 0 && need.Serial != "" {
-		return nil, NoDisk("serial " + need.Serial)
+	return nil
+}
+
+// PermitAny is like [Permit] before one of several disks is chosen: it asks for a password only
+// if none of them can be written without one.
+func PermitAny(ctx context.Context, disks []Candidate) error {
+	for i := range disks {
+		if disks[i].Permit(ctx, true, false) == nil {
+			return nil
+		}
 	}
-	return fit, nil
+	if len(disks) == 0 {
+		return nil
+	}
+	return disks[0].Permit(ctx, true, true)
 }
 
 // CheckSource refuses a disk that an image is read from, even under another name.
