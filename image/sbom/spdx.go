@@ -79,7 +79,7 @@ type (
 func (d *Document) Encode() []byte {
 	w := &spdxWriter{ids: map[Info]string{}, taken: map[string]bool{}, related: map[spdxRelationship]bool{}}
 	w.doc = spdxDocument{Version: "SPDX-2.3", DataLicense: "CC0-1.0", ID: "SPDXRef-DOCUMENT", Name: d.Name,
-		Creation: spdxCreation{Created: time.Unix(d.Time, 0).UTC().Format(time.RFC3339), Creators: []string{"Tool: " + d.Tool}}}
+		Creation: spdxCreation{Created: time.Unix(d.Time, 0).UTC().Format(time.RFC3339), Creators: []string{"Tool: " + idSafe(d.Tool)}}}
 	w.relate(w.doc.ID, "DESCRIBES", w.add(d.Image))
 	// The namespace must be unique for each version of a document, so it is derived from all that
 	// the document says.
