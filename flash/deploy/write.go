@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
-	"imgtool/image/fault"
 	"imgtool/image/progress"
 	"imgtool/image/volume"
 )
@@ -24,11 +21,18 @@ func (t *Target) Configure(p *Plan, opt *Options) {
 	t.job.Verify, t.Receipt.Verify = VerifyModes[opt.Verify], opt.Verify
 	t.job.Timeout = opt.timeout(t.Disk.Path)
 	t.job.Watch = new(flash.Watch)
-	t.job.Delta = opt.Delta == "yes" || opt.Delta == "auto" && p.similar(t.Disk)
+	t.job.Delta = opt.Delta == "yes"
+	if opt.Delta == "auto" {
+		why := p.similar(t.Disk)
+		if t.job.Delta = why != ""; why != "" {
+			opt.Monitor.Infof("%s %s", t.Disk.Path, why)
+		}
+	}
 }
 
-// Open opens the disks, and keeps the computer from going to sleep until they are closed.
-func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
+// Open opens the disks, and keeps the computer from going to sleep until they are closed. Disks
+// that are mounted and [disk.Disk.Releasable] are unmounted.
+func Open(ctx context.Context, targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 	closeAll = func() {
 		for _, t := range targets {
 			if t.dev != nil {
@@ -39,16 +43,18 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 	}
 	var paths []string
 	for _, t := range targets {
-		if t.dev, err = disk.Open(t.Disk); err == nil {
-			paths = append(paths, t.Disk.Path)
-			continue
+		if err = t.unmount(ctx, r); err == nil {
+			t.dev, err = disk.Open(t.Disk)
 		}
-		t.dev = nil
-		closeAll()
-		if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-			err = fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
+		if err != nil {
+			t.dev = nil
+			closeAll()
+			return nil, err
 		}
-		return nil, err
+		paths = append(paths, t.Disk.Path)
+		if unseen := t.Disk.Unseen(); unseen != "" {
+			r.Infof("%s: without root's rights, %s cannot be seen", t.Disk.Path, unseen)
+		}
 	}
 	awake, err := flash.Awake("writing " + strings.Join(paths, ", "))
 	switch {
@@ -61,19 +67,39 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
+func (t *Target) unmount(ctx context.Context, r progress.Reporter) error {
+	if !t.Disk.Releasable() {
+		return nil
+	}
+	if err := t.Disk.Unmount(ctx); err != nil {
+		return err
+	}
+	r.Infof("%s: unmounted %s", t.Disk.Path, strings.Join(t.Disk.MountPoints(), ", "))
+	now, err := t.Disk.Again()
+	if err == nil {
+		t.Disk = now
+	}
+	return err
+}
+
 // Write writes open disks from one reading of the image, and sets their Receipt and Err.
 func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
 	bodies, leave := share(p.body(), len(targets))
-	phases := phasesOf(p, targets, opt.Monitor)
+	opt.Monitor.Expect(writePhases(p.BodySize(), targets[0].job.Verify, false)...)
 	defer opt.Monitor.Expect()
 	var running sync.WaitGroup
 	for i, t := range targets {
 		t.job.Body = p.onto(t.Disk.Size, bodies[i])
 		t.Receipt.describe(t.Disk, p.src)
+		phases, end := image.Phases(opt.Monitor.Phase), func(error) {}
+		if len(targets) > 1 {
+			phases, end = opt.Monitor.Disk(t.Disk.Path)
+		}
 		running.Go(func() {
 			defer leave(i)
 			defer t.ended.Store(true)
 			t.write(ctx, p, phases, opt)
+			end(t.Err)
 		})
 	}
 	running.Wait()
@@ -113,11 +139,12 @@ func (t *Target) Release(opt *Options, ejected bool) {
 		dev.Close()
 		return
 	}
-	if err := dev.Reread(); err != nil {
-		opt.Monitor.Warnf("the image is written, but %v", err)
-	}
 	t.Err = dev.Named()
-	if err := dev.Close(); err != nil {
+	notRead, err := dev.CloseReread()
+	if notRead != nil {
+		opt.Monitor.Warnf("the image is written, but %v", notRead)
+	}
+	if err != nil {
 		t.Err = &image.WriteError{Err: fmt.Errorf("closing %s: %w", t.Disk.Path, err)}
 	}
 	if t.Err != nil {
@@ -129,24 +156,16 @@ func (t *Target) Release(opt *Options, ejected bool) {
 // readShare is the divisor of how much of the partitions is read back.
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
-// phasesOf announces the phases, which are shown as a sum for several disks.
-func phasesOf(p *Plan, targets []*Target, m Monitor) image.Phases {
-	size, verify := p.BodySize(), targets[0].job.Verify
-	m.Expect(Phase{flash.Wiping, 0}, Phase{flash.Writing, size}, Phase{flash.Reading, size / readShare[verify]})
-	if len(targets) == 1 {
-		return m.Phase
-	}
-	total := size * int64(len(targets))
-	if verify == flash.Full {
-		total *= 2
-	}
-	all := m.Phase(fmt.Sprintf("flashing %d disks", len(targets)), total)
-	return func(phase string, _ int64) image.Progress {
-		if phase == flash.Writing || phase == flash.Reading && verify == flash.Full {
-			return all
-		}
+// writePhases returns the phases of writing that take time.
+func writePhases(size int64, verify flash.Verify, none bool) []Phase {
+	if none {
 		return nil
 	}
+	phases := []Phase{{flash.Writing, size}, {flash.Reading, size / readShare[verify]}}
+	if verify == flash.None {
+		phases = phases[:1]
+	}
+	return phases
 }
 
 // share returns n sequences of the same chunks, which are consumed at the same time; the

@@ -16,6 +16,7 @@ import (
 	"iter"
 	"os"
 
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
@@ -78,6 +79,9 @@ func Open(path string, opt Options) (*Source, error) {
 	if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a pipe" {
 		return nil, fault.WithHint(err, "give an image from a pipe as -")
 	}
+	if info, statErr := os.Stat(path); errors.Is(err, fs.ErrPermission) && statErr == nil && info.Mode()&fs.ModeDevice != 0 {
+		f, err = disk.OpenDevice(path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +132,9 @@ func (s *Source) IsDisk() bool {
 
 // Close closes the file. It does not close standard input.
 func (s *Source) Close() error {
+	if s.stream != nil {
+		s.stream.Close()
+	}
 	if s.File == nil {
 		return nil
 	}
@@ -189,10 +196,15 @@ func (s *Source) load() error {
 }
 
 // Restart begins the stream of a file again.
-func (s *Source) Restart() (err error) {
-	if s.stream, err = artifact.StreamFile(s.contents(), s.beside.manifest, s.beside.bmap); err != nil {
+func (s *Source) Restart() error {
+	if s.stream != nil {
+		s.stream.Close()
+	}
+	stream, err := artifact.StreamFile(s.contents(), s.beside.manifest, s.beside.bmap)
+	if err != nil {
 		return err
 	}
+	s.stream = stream
 	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
 	return nil
 }
