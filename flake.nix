@@ -12,7 +12,7 @@
         inherit version;
         src = self;
         # The test of packaging/ prints the new value after a change of go.mod.
-        vendorHash = "sha256-m5PzRHoZ+wlxXse8D1Ib1lVIAHur1/9li1pByuAr+Gc=";
+        vendorHash = "sha256-w6Noc/AVckgXUDrrlcU2zWcSqX+JPTQycaMp3+OxGxc=";
         subPackages = [ "cmd/imgtool" ];
         ldflags = [ "-s" "-w" "-X main.version=${version}" ];
         nativeBuildInputs = [ pkgs.installShellFiles ];
