@@ -141,7 +141,7 @@ func (d *device) apply(ctx context.Context, from source, report func(api.Event))
 			return result, "", d.finish()
 		}
 	}
-	step("rollback")
+	step(api.Rollback)
 	before, e := d.store.back()
 	d.load()
 	if e != nil {

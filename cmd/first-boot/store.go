@@ -240,7 +240,7 @@ func reportRendering(files []seed.File, report func(step string)) {
 
 func inStepOrder(files []seed.File) []seed.File {
 	slices.SortStableFunc(files, func(a, b seed.File) int {
-		return slices.Index(api.Steps, stepOf(a.Path)) - slices.Index(api.Steps, stepOf(b.Path))
+		return api.StepIndex(stepOf(a.Path)) - api.StepIndex(stepOf(b.Path))
 	})
 	return files
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -210,14 +209,7 @@ func showProvisioning(e provision.Event, u *ui) {
 		u.Event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
 			"service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status})
 	default:
-		line := fmt.Sprintf("%7.1f s  %s", e.Step.Elapsed, e.Step.Step)
-		if e.Step.Service != "" {
-			line += fmt.Sprintf(": %s (%s): %s", e.Step.Service, e.Step.Mode, e.Step.Status)
-		}
-		if e.Step.Message != "" {
-			line += ": " + e.Step.Message
-		}
-		u.Infof("%s", line)
+		u.Infof("%7.1f s  %s", e.Step.Elapsed, e.Step.Words())
 	}
 }
 

@@ -173,7 +173,7 @@ func TestProvisionFirst(t *testing.T) {
 	s.wants(0, "up, and waits for its first configuration", "provision", "status", d.URL())
 	said := s.wants(0, "applied in", "provision", d.URL(), "--seed", s.seed)
 	s.has(d, "new")
-	for _, words := range []string{"is plain HTTP", "s  promote\n", "web.service (rootless): running", "s  completed\n"} {
+	for _, words := range []string{"is plain HTTP", "s  Switching to the new configuration\n", "web.service (rootless): running", "s  Finished\n"} {
 		if strings.Count(said, words) != 1 {
 			t.Errorf("%q is not said once:\n%s", words, said)
 		}
@@ -393,7 +393,7 @@ func TestProvisionRefused(t *testing.T) {
 	s.wants(4, "the configuration is not valid: no", "provision", "validate", d.URL(), "--seed", s.seed, "--key", admin)
 	s.has(d, "old")
 	f := s.fresh(&consoletest.Device{Fail: "validate", Error: "bad TOKEN=" + secretToken})
-	s.wants(4, "the device refused it at the step validate and kept its configuration: bad TOKEN=***", "provision", f.URL(), "--seed", s.seed)
+	s.wants(4, "the device refused it at the step \"Checking the configuration\" and kept its configuration: bad TOKEN=***", "provision", f.URL(), "--seed", s.seed)
 	s.has(f, "")
 	f = s.fresh(&consoletest.Device{})
 	s.wants(4, "has no admin who could do this", "provision", "export", f.URL(), "--key", admin)
@@ -440,7 +440,7 @@ func TestProvisionRollback(t *testing.T) {
 	s := newSite(t)
 	admin := s.path("admin")
 	d := s.device(&consoletest.Device{Fail: "health-check", Error: "web.service: exit 1, TOKEN=" + secretToken})
-	s.wants(11, "it failed at the step rollback and the device went back to the previous configuration: web.service: exit 1, TOKEN=***", "provision", d.URL(), "--seed", s.seed, "--key", admin)
+	s.wants(11, "it failed at the step \"Checking the health of the device\" and the device went back to the previous configuration: web.service: exit 1, TOKEN=***", "provision", d.URL(), "--seed", s.seed, "--key", admin)
 	s.has(d, "old")
 	d = s.fresh(&consoletest.Device{Fail: "activate", Error: "no network"})
 	s.wants(11, "and the device waits for a configuration again: no network", "provision", d.URL(), "--seed", s.seed)

@@ -116,20 +116,6 @@ const (
 	RollbackDiscarded = "discarded" // there was no previous configuration, and the new one was deleted
 )
 
-// Steps are the steps of a job in their order. A job leaves out steps that are not needed.
-var Steps = []string{"running", "prepare", "recover", "validate", "write-candidate", "write-config", "copy-files", "write-admin-signers", "write-users",
-	"write-firewall", "write-lan", "write-network", "write-os-upgrade", "write-health", "render-containers", "render-container-networks",
-	"render-container-volumes", "render-container-builds", "write-quadlets", "write-runtime-metadata", Promote, "service-deploy", "activate",
-	"service-restart", "settle", "service-status", "health-check", "rollback", "cleanup", "complete", "completed"}
-
-// Promote is the step that makes the new configuration the active one.
-const Promote = "promote"
-
-// Promoted reports whether a step is Promote or a later one.
-func Promoted(step string) bool {
-	return slices.Index(Steps, step) >= slices.Index(Steps, Promote)
-}
-
 // Job is the state of a job. Empty fields are absent, except for the step.
 type Job struct {
 	ID       string   `json:"id"`

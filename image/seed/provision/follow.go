@@ -21,7 +21,7 @@ func (a *applier) follow(id string) (*Applied, error) {
 	lost, promoted := false, false
 	for {
 		if time.Now().After(a.deadline) {
-			return nil, fault.New(fault.Unknown, "%s: the job did not end within %s; its last step was %q", a.c.URL(), a.Timeout.Round(time.Second), step)
+			return nil, fault.New(fault.Unknown, "%s: the job did not end within %s; its last step was %q", a.c.URL(), a.Timeout.Round(time.Second), api.StepWords(step))
 		}
 		job, err := a.job(id)
 		var gone *GoneError
@@ -54,11 +54,13 @@ func (a *applier) follow(id string) (*Applied, error) {
 			for _, e := range job.Events[seen:] {
 				e.Step, e.Message, e.Service, e.Mode, e.Status = a.c.clean(e.Step), a.c.clean(e.Message), a.c.clean(e.Service), a.c.clean(e.Mode), a.c.clean(e.Status)
 				a.Report(Event{Step: &e})
-				step = e.Step
+				if e.Step != api.Rollback {
+					step = e.Step
+				}
 				promoted = promoted || api.Promoted(e.Step)
 			}
 			seen = len(job.Events)
-			if s := a.c.clean(job.Step); s != "" && s != step {
+			if s := a.c.clean(job.Step); s != "" && s != step && s != api.Rollback {
 				step = s
 				a.Report(Event{Step: &api.Event{Step: s}})
 			}
@@ -125,7 +127,7 @@ func (a *applier) failed(job *api.Job, step string, promoted bool) error {
 	why := cmp.Or(a.c.clean(job.Error), "the job failed")
 	at := ""
 	if step != "" {
-		at = " at the step " + step
+		at = fmt.Sprintf(" at the step %q", api.StepWords(step))
 	}
 	rolled := job.Rollback
 	if rolled == "" && job.Result != nil && job.Result.RolledBack != nil && *job.Result.RolledBack {

@@ -200,7 +200,7 @@ func TestAgainstRecordedAnswers(t *testing.T) {
 			"submitted running " + steps + " cleanup completed", true},
 		"the key of another device": {map[string][]reply{"POST " + api.PathValidate: {badKey}, "POST " + api.PathConfig: {onlySigned}}, "*refused: does not take the signature of key", false},
 		"not valid":                 {map[string][]reply{"POST " + api.PathValidate: {invalid}}, "*refused: is not valid: the reason", false},
-		"a first one, not valid":    {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*refused: refused it at the step validate and kept its configuration: the reason", false},
+		"a first one, not valid":    {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["invalid"])}, "*refused: refused it at the step \"Checking the configuration\" and kept its configuration: the reason", false},
 		"rolled back":               {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["failed"])}, "*rolled back: went back to the previous configuration: the reason", false},
 		"discarded":                 {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*rolled back: waits for a configuration again: the reason", false},
 		"not rolled back":           {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*unknown: did not report a rollback: the reason", false},

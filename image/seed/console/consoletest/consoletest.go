@@ -271,9 +271,9 @@ func (d *Device) Change(ctx context.Context, change api.Change, report func(api.
 func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (api.Result, string, error) {
 	before, _ := d.Config()
 	var result api.Result
-	for _, step := range api.Steps[1:] {
+	for _, step := range api.Steps()[1:] {
 		switch step {
-		case "recover", "rollback", "copy-files", "complete", "completed":
+		case "recover", api.Rollback, "copy-files", "complete", "completed":
 			continue
 		}
 		report(api.Event{Step: step})
@@ -316,7 +316,7 @@ func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, rep
 		case !api.Promoted(step):
 			return result, "", err
 		}
-		report(api.Event{Step: "rollback"})
+		report(api.Event{Step: api.Rollback})
 		if d.StuckRollback {
 			return result, api.RollbackFailed, err
 		}
