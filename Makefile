@@ -28,6 +28,7 @@ release: first-boot ## static programs in dist/: for this Linux with libzstd, fo
 
 first-boot: ## the program that runs on a Rock64 with the starter; embedded in imgtool
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
+	gzip -9nf $(FIRST_BOOT) && mv $(FIRST_BOOT).gz $(FIRST_BOOT)
 
 image: build ## an image of BOARD in out/
 	@.ci/deps image

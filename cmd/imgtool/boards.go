@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 )
@@ -24,7 +25,8 @@ are for systemd-repart --empty=allow --discard=no: its discard wipes the boot lo
 		Example: `  imgtool boards
   imgtool boards rock64 > mine.toml
   imgtool boards rock64 --repart`,
-		Args: cobra.MaximumNArgs(1),
+		SuggestFor: []string{"targets", "platforms", "machines", "list"},
+		Args:       usage.Operands("?board"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if repart {
 				return runRepart(args, u)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/build"
 )
@@ -52,36 +54,53 @@ few blocks are compressed again. The image is the same with the cache and withou
   imgtool build --board ./mine.toml --rootfs docker://localhost:5000/os:1 \
       --input Image=rootfs:/boot/vmlinuz --inputs ./boot --seed config.toml
   imgtool build --board photon-nx --rootfs l4t.tar -o photon.img.zst`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runBuild(cmd.Context(), opt, u) },
+		SuggestFor: []string{"make", "create", "mk", "image", "compile", "mkimage"},
+		Args:       usage.None("-o names the output, and --input, --inputs and --rootfs the inputs"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runBuild(cmd.Context(), opt, u) },
 	}
+	opt.addFlags(cmd)
+	return cmd
+}
+
+func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&opt.Board, "board", "", "a board's name, or the path of its definition")
-	f.StringVar(&opt.InputsDir, "inputs", "", "directory with the inputs under the names the board uses")
-	f.StringArrayVar(&opt.Inputs, "input", nil, "NAME=REF, one input; may be repeated")
-	f.StringVar(&opt.Rootfs, "rootfs", "", "REF of the root file system")
-	f.StringVarP(&opt.Output, "output", "o", "", "image to write (default out/BOARD-BUILDID.img.zst)")
-	f.StringVar(&opt.Slots, "slots", "a", "slots in the image: a, or ab")
-	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system: CODEC[:LEVEL]")
-	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, 4KiB to 1MiB")
+	f.StringVar(&opt.Board, "board", "", "a board's `NAME`, or the path of its definition")
+	f.StringVar(&opt.Layout, "layout", "", "another layout of the board, by its `NAME`, such as ab-squashfs")
+	f.StringVarP(&opt.Output, "output", "o", "", "image `FILE` to write (default out/BOARD-BUILDID.img.zst)")
+
+	f.StringVar(&opt.InputsDir, "inputs", "", "directory `DIR` with the inputs under the names that the board uses")
+	f.StringArrayVar(&opt.Inputs, "input", nil, "`NAME=REF`, one input; may be repeated")
+	f.StringVar(&opt.Rootfs, "rootfs", "", "`REF` of the root file system")
+	f.BoolVar(&opt.KeepOwners, "keep-owners", false, "keep the owners of a root file system that is a directory")
+	f.StringArrayVar(&opt.Parts, "partition", nil, "`[MEDIUM/]NAME=REF`, content of a partition, raw or Android sparse; may be repeated")
+	usage.Group(cmd, "Inputs", "inputs", "input", "rootfs", "keep-owners", "partition")
+
+	opt.Slots, opt.Profile = "a", boards.Profiles[0]
+	usage.AddEnum(cmd, &opt.Slots, "slots", "slots in the image", "a", "ab")
+	f.StringArrayVar(&opt.Media, "medium", nil, "build the medium with this `NAME` only; may be repeated")
+	f.StringArrayVar(&opt.Sizes, "size", nil, "`MEDIUM=N`, size of the disk to fill: bytes, or with KiB, MiB, GiB or s for sectors; may be repeated")
 	f.StringVar(&opt.Cmdline, "cmdline", "", "kernel arguments to add")
-	f.StringVar(&opt.BuildID, "build-id", "", "build ID (default: derived from the inputs)")
-	f.StringVar(&opt.seed.file, "seed", "", "config.toml for the device's first boot")
-	opt.seed.addFlags(cmd)
-	f.StringVar(&opt.Layout, "layout", "", "another layout of the board, such as ab-squashfs")
-	f.StringArrayVar(&opt.Media, "medium", nil, "build this medium only; may be repeated")
-	f.StringArrayVar(&opt.Sizes, "size", nil, "MEDIUM=N, size of the disk to fill: bytes, or with KiB, MiB, GiB or s for sectors")
-	f.StringArrayVar(&opt.Parts, "partition", nil, "[MEDIUM/]NAME=REF, content of a partition, raw or Android sparse; may be repeated")
-	f.StringVar(&opt.Profile, "profile", "", "production (default) or development, which leaves out the lockdown")
-	f.StringVar(&opt.Edits, "edits", "", "file of edits of the root file system, see docs/reference/edits.md")
-	f.StringArrayVar(&opt.Vars, "var", nil, "NAME=TEXT, a variable of the board's edits or of --edits; may be repeated")
-	f.BoolVar(&opt.Generalize, "generalize", false, "remove SSH host keys, machine IDs, random seeds and other per-unit data from the root file system")
+	f.StringVar(&opt.BuildID, "build-id", "", "build `ID` (default: derived from the inputs)")
+	usage.MayBeEmpty(cmd, "cmdline", "build-id")
+	usage.Group(cmd, "Image", "slots", "medium", "size", "cmdline", "build-id")
+
+	usage.AddEnum(cmd, &opt.Profile, "profile", "what is provisioned; development leaves out the lockdown", boards.Profiles...)
+	f.StringVar(&opt.Edits, "edits", "", "`FILE` of edits of the root file system, see docs/reference/edits.md")
+	f.StringArrayVar(&opt.Vars, "var", nil, "`NAME=TEXT`, a variable of the board's edits or of --edits; may be repeated")
+	f.BoolVar(&opt.Generalize, "generalize", false, "remove SSH host keys, machine IDs, random seeds and other per-unit data")
 	f.BoolVar(&opt.KeepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
-	f.StringVar(&opt.ProvisionConf, "provision-conf", "", "factory_provision.conf with sizes, labels and lists")
+	f.StringVar(&opt.ProvisionConf, "provision-conf", "", "factory_provision.conf with sizes, labels and lists, a `FILE`")
+	usage.Group(cmd, "Root file system", "profile", "edits", "var", "generalize", "keep-registration-keys", "provision-conf")
+
+	f.StringVar(&opt.seed.file, "seed", "", "config.toml for the device's first boot, a `FILE`")
+	opt.seed.addFlags(cmd)
+	usage.Group(cmd, "Seed", "seed", "values", "unit")
+
+	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
+	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, a `SIZE` from 4KiB to 1MiB")
 	f.IntVar(&opt.Jobs, "jobs", 0, "blocks to compress in parallel (default: one per processor); the image is the same")
 	opt.cache.addFlags(cmd)
-	f.BoolVar(&opt.KeepOwners, "keep-owners", false, "keep the owners of a root file system that is a directory")
-	return cmd
+	usage.Group(cmd, "Compression", "compression", "block-size", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")
 }
 
 func runBuild(ctx context.Context, opt buildOptions, u *ui) error {

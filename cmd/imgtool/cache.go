@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/cache"
 	"imgtool/image/fault"
@@ -22,13 +23,13 @@ type cacheOptions struct {
 }
 
 func (o *cacheOptions) addDir(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.Dir, "cache-dir", "", "directory of the cache (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache); it must belong to you and be writable by no other user")
+	cmd.Flags().StringVar(&o.Dir, "cache-dir", "", "`DIR` of the cache, writable by you only (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache)")
 }
 
 func (o *cacheOptions) addFlags(cmd *cobra.Command) {
 	o.addDir(cmd)
-	cmd.Flags().StringVar(&o.Key, "cache-key", "", "file of 32 bytes or more that authenticates the cache's entries, for a cache that is stored or shared elsewhere")
-	cmd.Flags().StringVar(&o.size, "cache-size", cacheSize, "size of the cache: entries that were not used for the longest time are removed first")
+	cmd.Flags().StringVar(&o.Key, "cache-key", "", "`FILE` of 32 bytes or more that authenticates the cache's entries, for a cache that is stored or shared elsewhere")
+	cmd.Flags().StringVar(&o.size, "cache-size", cacheSize, "`SIZE` of the cache: entries that were not used for the longest time are removed first")
 	cmd.Flags().BoolVar(&o.None, "no-cache", false, "compress everything, and store nothing")
 }
 
@@ -69,16 +70,18 @@ without it are not used.`,
 		Example: `  imgtool cache
   imgtool cache trim 1GiB
   imgtool cache clear
-  imgtool build --board rock64 --cache-dir ./ci-cache --cache-key ~/cache.key --rootfs rootfs.tar --inputs boot`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCache(opt, u) },
+  imgtool build --board rock64 --cache-dir ./ci-cache --cache-key ~/cache.key`,
+		SuggestFor: []string{"clean", "clear", "prune", "gc"},
+		Args:       usage.None(""),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runCache(opt, u) },
 	}
 	opt.addDir(cmd)
 	trim := &cobra.Command{
-		Use:     "trim SIZE",
-		Short:   "Remove entries until they take no more than SIZE, the least recently used first",
-		Example: "  imgtool cache trim 1GiB",
-		Args:    cobra.ExactArgs(1),
+		Use:        "trim SIZE",
+		Short:      "Remove the entries used least recently until the cache has SIZE or less",
+		Example:    "  imgtool cache trim 1GiB",
+		SuggestFor: []string{"shrink", "prune", "gc"},
+		Args:       usage.Operands("size"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			size, err := parseCacheSize("SIZE", args[0])
 			if err != nil {
@@ -89,11 +92,12 @@ without it are not used.`,
 	}
 	opt.addDir(trim)
 	empty := &cobra.Command{
-		Use:     "clear",
-		Short:   "Remove all entries",
-		Example: "  imgtool cache clear",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return runTrim(opt, 0, u) },
+		Use:        "clear",
+		Short:      "Remove all entries",
+		Example:    "  imgtool cache clear",
+		SuggestFor: []string{"clean", "empty", "rm", "remove", "delete"},
+		Args:       usage.None(""),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runTrim(opt, 0, u) },
 	}
 	opt.addDir(empty)
 	cmd.AddCommand(trim, empty)

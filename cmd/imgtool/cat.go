@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fault"
 	"imgtool/image/volume"
@@ -26,8 +27,9 @@ refused. Files and pipes get the data unchanged.
 		Example: `  imgtool cat x.img.zst:boot-a/boot.scr
   imgtool cat /dev/sdX:rootfs-a/etc/os-release
   imgtool cat x.img:rootfs-a > root.squashfs`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runCat(cmd.Context(), args[0], u) },
+		SuggestFor: []string{"print", "read", "extract", "get", "show"},
+		Args:       usage.Operands("file"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runCat(cmd.Context(), args[0], u) },
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/compare"
 	"imgtool/image/fault"
 	"imgtool/image/volume"
@@ -21,16 +22,18 @@ changed, and whether in content, mode, owner, time, target, device numbers, exte
 attributes or hard links. Each difference is a line with the value in A and then in B.
 The exit status is 0 if nothing differs, 1 if something does.
 
-Outside of file systems only the content that either manifest lists is compared. Without a manifest all bytes count, but of a disk only the bytes that the
-image has. File systems are compared by their files; unknown ones byte by byte.
+Outside of file systems only the content that either manifest lists is compared. Without
+a manifest all bytes count, but of a disk only the bytes that the image has. File systems
+are compared by their files; unknown ones byte by byte.
 
 ` + volume.PlaceHelp,
 		Example: `  imgtool diff old.img.zst new.img.zst
   imgtool diff x.img.zst /dev/sdX
   imgtool diff x.img:rootfs-a x.img:rootfs-b
   imgtool diff root.squashfs x.img.zst:rootfs-a`,
-		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error { return runDiff(cmd.Context(), args[0], args[1], u) },
+		SuggestFor: []string{"compare", "cmp"},
+		Args:       usage.Operands("image", "other image"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runDiff(cmd.Context(), args[0], args[1], u) },
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/factory"
 	"imgtool/image/artifact"
@@ -46,7 +47,7 @@ type factoryOptions struct {
 func newFactoryCommand(u *ui) *cobra.Command {
 	opt := factoryOptions{images: map[string]string{}, disks: map[string]string{}}
 	cmd := &cobra.Command{
-		Use:   "factory --board NAME --image PREFIX.img --emmc DISK --sd DISK --nvme DISK --unit UNIT.toml",
+		Use:   "factory --board NAME --image PREFIX.img --MEDIUM DISK... --unit UNIT.toml",
 		Short: "Provision a unit: write all its media, with per-unit data",
 		Long: `Write all media of a unit, each with its image of one build, and add the per-unit
 data: its serial number, its id and its keys. All images, disks and keys are
@@ -76,10 +77,11 @@ it is refused until the state file is removed. --root DIR provisions the root fi
 that is mounted there instead, and --sd and --nvme name other disks.`,
 		Example: `  imgtool factory --board photon-nx --image photon.img.zst --unit W123.toml \
       --emmc /dev/sdb --sd /dev/sdc --nvme /dev/sdd --receipt units.jsonl
-  imgtool factory --board photon-nx --image photon.img.zst --unit W123.toml --sd /dev/sdc
-  imgtool factory --board ./mine.toml --image mine.img --disk main=/dev/sdb --disk data=/dev/sdc
+  imgtool factory --board photon-nx -i photon.img --unit W123.toml --sd /dev/sdX
+  imgtool factory --board ./mine.toml -i mine.img --disk main=/dev/sdb
   imgtool factory --live -r -c /etc/waggle/factory/factory_provision.conf`,
-		Args: cobra.NoArgs,
+		SuggestFor: []string{"produce", "station", "manufacture", "unit"},
+		Args:       usage.None("--unit names the file of the unit, and --emmc, --sd and --nvme the disks"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if opt.live {
 				return runLive(cmd.Context(), opt, u)
@@ -91,27 +93,28 @@ that is mounted there instead, and --sd and --nvme name other disks.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opt.board, "board", "", "a board's name, or the path of its definition")
-	f.StringVarP(&opt.image, "image", "i", "", "the images of all media, by the common part of their names")
+	f.StringVar(&opt.board, "board", "", "a board's `NAME`, or the path of its definition")
+	f.StringVarP(&opt.image, "image", "i", "", "the images of all media, by the common part `PREFIX.img` of their names")
 	for _, m := range boardinfo.Kinds {
 		f.Var(mapFlag{opt.disks, m, "DISK"}, m, "disk for the medium "+m)
 		f.Var(mapFlag{opt.images, m, "FILE"}, m+"-image", "image of the medium "+m)
 	}
 	f.Var(mapFlag{opt.disks, "", "NAME=DISK"}, "disk", "disk for a medium of any name; may be repeated")
 	f.Var(mapFlag{opt.images, "", "NAME=FILE"}, "disk-image", "image of a medium of any name; may be repeated")
-	f.StringVar(&opt.unit, "unit", "", "file with per-unit data")
-	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of the unit to this file, a JSON object a line")
+	f.StringVar(&opt.unit, "unit", "", "`FILE` with per-unit data")
+	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of the unit to this `FILE`, a JSON object a line")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation; safety checks still apply")
 	f.BoolVar(&opt.again, "reprovision", false, "write over disks that say they were provisioned")
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
 	f.BoolVar(&opt.keepKeys, "keep-registration-keys", false, "put the unit's own keys on the recovery card as well")
 	f.BoolVar(&opt.fixed, "fixed", false, "allow internal disks that are not in use, with their --serial")
 	f.BoolVar(&opt.live, "live", false, "provision the unit that this runs on from its own root file system")
-	f.StringVarP(&opt.conf, "conf", "c", "", "factory_provision.conf, for --live")
-	f.StringVar(&opt.root, "root", "", "mounted root file system of a unit, for --live")
+	f.StringVarP(&opt.conf, "conf", "c", "", "factory_provision.conf `FILE`, for --live")
+	f.StringVar(&opt.root, "root", "", "directory `DIR` with the mounted root file system of a unit, for --live")
 	f.BoolVarP(&opt.reboot, "reboot", "r", false, "reboot when it is complete, with --live")
 	addStallFlag(cmd, &opt.stall)
-	f.StringArrayVar(&opt.serials, "serial", nil, "serial number of an internal disk; may be repeated")
+	usage.Group(cmd, "With --live", "live", "conf", "root", "reboot")
+	f.StringArrayVar(&opt.serials, "serial", nil, "`SERIAL` number of an internal disk; may be repeated")
 	return cmd
 }
 

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
@@ -34,12 +36,6 @@ type flashOptions struct {
 
 // check checks what needs no image and no disk.
 func (opt *flashOptions) check() error {
-	if opt.delta != "auto" && opt.delta != "yes" && opt.delta != "no" {
-		return fault.New(fault.Usage, "--delta is %q; it must be yes, no or auto", opt.delta)
-	}
-	if _, ok := deploy.VerifyModes[opt.verify]; !ok {
-		return fault.New(fault.Usage, "--verify is %q; it must be full, sampled or none", opt.verify)
-	}
 	if opt.timeout < 0 {
 		return fault.New(fault.Usage, "--timeout is %s; it must not be negative", opt.timeout)
 	}
@@ -88,30 +84,35 @@ What must be unpacked for that goes into a scratch file (TMPDIR).
 While a disk is written, other programs can neither open nor mount it, and the computer
 does not go to sleep.`,
 		Example: `  imgtool flash /dev/sdX
-  imgtool flash --yes --image out/rock64.img.zst /dev/disk/by-id/usb-…
-  ssh builder cat x.img.zst | imgtool flash --yes --image - /dev/sdX
+  imgtool flash --yes -i x.img.zst /dev/disk/by-id/usb-…
+  ssh builder cat x.img.zst | imgtool flash --yes -i - /dev/sdX
   imgtool flash --board rock64
-  imgtool flash --image x.img.zst --seed seed.toml --values units.csv --unit W123 /dev/sdX
+  imgtool flash --seed seed.toml --values units.csv --unit W123 /dev/sdX
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
+		SuggestFor: []string{"burn", "write", "dd", "install", "copy"},
+		Args:       usage.Any,
+		RunE:       func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&opt.image, "image", "i", "", "image to write, - for standard input (default: the newest in out/)")
+	f.StringVarP(&opt.image, "image", "i", "", "image `FILE` to write, - for standard input (default: the newest in out/)")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation; safety checks still apply")
-	f.StringVar(&opt.delta, "delta", "auto", "read first and write only what differs: yes, no, or auto: if the disk carries an image of the board")
-	f.StringVar(&opt.verify, "verify", "full", "what is read back: full, sampled (a piece in 16 of the partitions), or none (boot loaders and tables alone)")
+	opt.delta, opt.verify = "auto", "full"
+	usage.AddEnum(cmd, &opt.delta, "delta", "read first and write only what differs; auto: if the disk carries an image of the board", "yes", "no", "auto")
+	usage.AddEnum(cmd, &opt.verify, "verify", "what is read back: all, a piece in 16 of the partitions, or boot loaders and tables alone", "full", "sampled", "none")
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
-	f.StringVar(&opt.board, "board", "", "a board's name, or the path of its definition")
-	f.StringVar(&opt.serial, "serial", "", "take the disk only if this is its serial; in recovery mode, the board with it")
+	f.StringVar(&opt.board, "board", "", "a board's `NAME`, or the path of its definition")
+	f.StringVar(&opt.serial, "serial", "", "take the disk only if this `SERIAL` is its own; in recovery mode, the board with it")
 	f.BoolVar(&opt.fixed, "fixed", false, "allow an internal disk that is not in use, with its --serial")
-	f.StringVar(&opt.port, "port", "", "USB port of the board in recovery mode, such as 1-2.3")
+	f.StringVar(&opt.port, "port", "", "USB `PORT` of the board in recovery mode, such as 1-2.3")
 	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
-	f.StringVar(&opt.seed.file, "seed", "", "config.toml for the device's first boot, put in while the image is written")
+	f.StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` for the device's first boot, put in while the image is written")
 	opt.seed.addFlags(cmd)
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
-	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of each disk to this file, a JSON object a line")
+	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of each disk to this `FILE`, a JSON object a line")
 	addStallFlag(cmd, &opt.stall)
+	usage.Group(cmd, "Seed", "seed", "values", "unit")
+	usage.Group(cmd, "A board in recovery mode", "board", "port", "timeout")
+	usage.Group(cmd, "Checks", "serial", "fixed", "reprovision", "delta", "verify", "stall-timeout")
 	return cmd
 }
 
@@ -235,15 +236,18 @@ func (opt *flashOptions) findDisk(ctx context.Context, board *boards.Board, src 
 // chooseDisk lets the user choose one of the disks on USB and cards. A serial chooses without
 // a question. If quiet, nothing is asked.
 func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string, error) {
-	fit, err := deploy.Candidates(need)
+	all, err := deploy.Disks(need)
 	if err != nil {
 		return "", err
 	}
+	fit := slices.DeleteFunc(all, func(c deploy.Candidate) bool { return !c.Offered() })
 	var list []string
 	for i := range fit {
-		list = append(list, deploy.Describe(&fit[i]))
+		list = append(list, deploy.Describe(&fit[i].Disk))
 	}
 	switch {
+	case len(fit) == 0 && need.Serial != "":
+		return "", deploy.NoDisk("serial " + need.Serial)
 	case len(fit) == 0:
 		return "", fault.New(fault.Usage, "no disk can be chosen: no USB disk or card is large enough and unused; imgtool disks lists the reasons")
 	case len(fit) == 1 && need.Serial != "":

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
 	"imgtool/image/inspect"
 	"imgtool/image/volume"
@@ -20,8 +21,9 @@ exit status is 6 if a check fails. Per-unit data, such as SSH host keys, is a wa
 not a fault.`,
 		Example: `  imgtool inspect x.img.zst
   imgtool inspect --json /dev/sdX`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), args[0], u) },
+		SuggestFor: []string{"info", "show", "view", "describe", "dump", "print"},
+		Args:       usage.Operands("image"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), args[0], u) },
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/terminal"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fileinfo"
 	"imgtool/image/inspect"
@@ -35,8 +36,9 @@ Names with characters that are not printable are quoted as in Go.`,
   imgtool ls x.img.zst:rootfs-a/etc
   imgtool ls -R --xattrs x.img:rootfs-a
   imgtool ls root.squashfs:/usr/bin`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runLs(cmd.Context(), args[0], opt, u) },
+		SuggestFor: []string{"list", "dir", "tree", "files", "partitions"},
+		Args:       usage.Operands("image"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runLs(cmd.Context(), args[0], opt, u) },
 	}
 	cmd.Flags().BoolVarP(&opt.recursive, "recursive", "R", false, "list directories recursively")
 	cmd.Flags().BoolVar(&opt.xattrs, "xattrs", false, "show extended attributes and capabilities, one a line")

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/terminal"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
 	"imgtool/layouts"
@@ -49,13 +50,20 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 			status = exitInternal
 		}
 	}()
-	cmd := newCommand(u)
-	cmd.SetArgs(args)
-	cmd.SetIn(stdin)
+	root := newCommand(u)
+	root.SetArgs(args)
+	root.SetIn(stdin)
 	// Cobra repeats arguments that it does not know.
-	cmd.SetOut(u.Stdout())
-	cmd.SetErr(sanitize.NewWriter(stderr))
-	err := cmd.ExecuteContext(ctx)
+	root.SetOut(u.Stdout())
+	root.SetErr(sanitize.NewWriter(stderr))
+	err := usage.Check(root, args)
+	if err == nil {
+		var cmd *cobra.Command
+		if cmd, err = root.ExecuteContextC(ctx); !u.Started {
+			err = fault.As(fault.Usage, err)
+		}
+		err = usage.Explain(cmd, err)
+	}
 	u.EndPhase()
 	lost := u.Lost()
 	switch {
@@ -65,8 +73,6 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		return exitOK
 	case errors.Is(err, errDiffers):
 		return exitDiffers
-	case !u.Started:
-		err = fault.As(fault.Usage, err)
 	}
 	status = exitStatus(err)
 	if ctx.Err() != nil {
@@ -90,18 +96,32 @@ Data go to stdout, messages and progress to stderr.`,
 		Version:       programVersion(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, args []string) error { return cmd.Help() },
-		PersistentPreRun: func(cmd *cobra.Command, args []string) {
+		Args:          usage.None(""),
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := usage.CheckEmpty(cmd); err != nil {
+				return err
+			}
 			u.Start()
+			return nil
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&u.JSON, "json", false, "print results, messages and progress as JSON")
 	cmd.PersistentFlags().Var((*sizeFlag)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
-	cmd.AddCommand(newBuildCommand(u), newFlashCommand(u), newFactoryCommand(u), newVerifyCommand(u), newInspectCommand(u),
-		newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSeedCommand(u), newProvisionCommand(u), newVMCommand(u),
-		newDisksCommand(u), newBoardsCommand(u), newCacheCommand(u), newVersionCommand(u))
+	addGroup(cmd, "Images", newBuildCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newVMCommand(u))
+	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
+	addGroup(cmd, "Configurations", newSeedCommand(u), newProvisionCommand(u))
+	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), newCompletionCommand(), newVersionCommand(u))
+	usage.Install(cmd)
 	return cmd
+}
+
+// addGroup adds commands to the root under a heading of its help.
+func addGroup(root *cobra.Command, heading string, commands ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: heading, Title: heading})
+	for _, cmd := range commands {
+		cmd.GroupID = heading
+		root.AddCommand(cmd)
+	}
 }
 
 // sizeFlag is a size in bytes; 0 is the default.

@@ -127,7 +127,7 @@ func TestQuestionBeforeWriting(t *testing.T) {
 		p := newPerson(t)
 		cmd := p.starts("flash", "-i", x, disk)
 		p.sees("Type yes to go on: ")
-		if want := disk + " (64.0 MiB, a file), which has no partition table"; !strings.Contains(p.text(), want) {
+		if want := "64.0 MiB file at " + disk + ", which has no partition table"; !strings.Contains(p.text(), want) {
 			t.Errorf("it does not say %q:\n%s", want, p.text())
 		}
 		p.types(answer)

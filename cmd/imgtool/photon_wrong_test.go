@@ -87,7 +87,7 @@ func TestPhotonErrors(t *testing.T) {
 		{"an NVMe that is too small", nil, []string{"--size", "nvme=500000000000"}, 3, `nvme: a disk of 500000000000 bytes is too small: .* 512000000000`},
 		{"half a sector", nil, []string{"--size", "sd=16000000001"}, 2, `whole sectors`},
 		{"a payload that is too large", nil, []string{"--input", "kernel.img=" + big}, 3, `kernel\.img: 68157440 bytes do not fit in the partition kernel, which has 67108864`},
-		{"a profile there is not", nil, []string{"--profile", "test"}, 3, `unknown profile "test" \(known: production, development\)`},
+		{"a profile there is not", nil, []string{"--profile", "test"}, 2, `--profile is "test"; it must be production or development`},
 		{"a variable without a value", nil, []string{"--var", "KERNEL"}, 2, `--var "KERNEL": it must be NAME=VALUE`},
 		{"an edit there is not", nil, []string{"--edits", file("e.toml", "[[edit]]\ndo = \"burn\"\n")}, 3, `e\.toml:\d: .*burn`},
 		{"an edit of what is not there", nil, []string{"--edits", file("f.toml", "[[edit]]\ndo = \"chmod\"\npath = \"/none\"\nmode = \"0600\"\n")}, 3, `f\.toml:1: chmod: /none`},

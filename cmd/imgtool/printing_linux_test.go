@@ -261,7 +261,7 @@ func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 	if status := p.ends(cmd); status != exitRefused {
 		t.Errorf("exit status %d", status)
 	}
-	for _, want := range []string{`d\x1b]0;T\x07\u202e\nimgtool: FORGED.img`, `p\x1b]0;T\a\u202e\u009b\nimgtool: FORGED`} {
+	for _, want := range []string{`d\x1b]0;T\x07\u202e\nimgtool: FORGED.img`, `p\x1b]0;T\x07\u202e\u009b\nimgtool: FORGED`} {
 		if got := checkTerminal(t, p, "flash"); !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
 		}

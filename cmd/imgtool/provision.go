@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
@@ -30,35 +31,39 @@ type provisionOptions struct {
 
 // command completes a command whose first argument is the address of a device. seed is the usage
 // of its flag --seed, or empty.
-func (opt *provisionOptions) command(cmd *cobra.Command, args int, seed string, run func(context.Context) error) *cobra.Command {
-	cmd.Args = cobra.ExactArgs(args)
+func (opt *provisionOptions) command(cmd *cobra.Command, args []string, seed string, run func(context.Context) error) *cobra.Command {
+	cmd.Args = usage.Operands(args...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		opt.address, opt.args = args[0], args[1:]
 		return run(cmd.Context())
 	}
 	f := cmd.Flags()
 	if seed != "" {
-		f.StringVar(&opt.seed.file, "seed", "", seed)
+		f.StringVar(&opt.seed.file, "seed", "", "`FILE`, a "+seed)
 		opt.seed.addFlags(cmd)
 	}
-	f.StringVar(&opt.key, "key", "", "key of an admin: a private key file, or the public key file, fingerprint or comment of a key in ssh-agent (default: keys of ssh-agent and ~/.ssh)")
+	f.StringVar(&opt.key, "key", "", "`KEY` of an admin: a private key file, or the public key file, fingerprint or comment of a key in ssh-agent (default: keys of ssh-agent and ~/.ssh)")
 	f.DurationVar(&opt.wait, "wait", 0, "how long to wait for a device that does not answer yet, or runs another job")
-	f.StringVar(&opt.device, "device", "", "required identifier of the device, as provision status and the device's page show it")
+	f.StringVar(&opt.device, "device", "", "required identifier `ID` of the device, as provision status and the device's page show it")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation for an address that is not local")
 	return cmd
 }
 
 // applying is command for a command that applies a configuration.
-func (opt *provisionOptions) applying(cmd *cobra.Command, args int, seed string, run func(context.Context) error) *cobra.Command {
+func (opt *provisionOptions) applying(cmd *cobra.Command, args []string, seed string, run func(context.Context) error) *cobra.Command {
 	cmd.Flags().DurationVar(&opt.timeout, "timeout", 0, "time limit for applying the configuration (default: twice its activation timeout, and 5m)")
 	return opt.command(cmd, args, seed, run)
 }
 
+// addressOnly are the arguments of commands about a device.
+var addressOnly = []string{"device, by its address"}
+
 func newProvisionCommand(u *ui) *cobra.Command {
 	opt := &provisionOptions{}
 	cmd := opt.applying(&cobra.Command{
-		Use:   "provision ADDRESS --seed FILE",
-		Short: "Send a running device its configuration",
+		Use:        "provision ADDRESS --seed FILE",
+		SuggestFor: []string{"deploy", "apply", "push", "send", "setup"},
+		Short:      "Send a running device its configuration",
 		Long: `Send a running AtomixOS device its configuration, a config.toml or a bundle, and wait until
 it is applied. ADDRESS is a host, HOST:PORT or a URL; the default port is 8080. A device that
 has a configuration takes another only with the signature of one of its admins.
@@ -71,10 +76,10 @@ The device speaks plain HTTP and does not authenticate itself. An admin's signat
 identifier of the device, if it has one, so that no device can use a signature made for another:
 pass the identifier with --device.`,
 		Example: `  imgtool provision 172.20.30.1 --seed config.toml
-  imgtool provision 172.20.30.1 --seed config.tar.zst --key ~/.ssh/id_ed25519 --wait 5m
+  imgtool provision 172.20.30.1 --seed config.tar.zst --key ~/.ssh/key --wait 5m
   imgtool provision 172.20.30.1 --seed seed.toml --values units.csv --unit W123
   imgtool provision status 172.20.30.1`,
-	}, 1, "config.toml or bundle to apply", func(ctx context.Context) error { return runProvision(ctx, opt, u) })
+	}, addressOnly, "config.toml or bundle to apply", func(ctx context.Context) error { return runProvision(ctx, opt, u) })
 	cmd.AddCommand(newProvisionValidateCommand(u), newProvisionExportCommand(u), newProvisionStatusCommand(u),
 		newProvisionSetCommand(u), newProvisionUnsetCommand(u))
 	return cmd
@@ -231,10 +236,12 @@ The device's configuration is read first, which requires an admin's key, and the
 checked: a change that seed check would refuse is not sent. The device rewrites its config.toml,
 so comments and the layout are lost. Exit statuses: as of imgtool provision.`,
 		Example: `  imgtool provision set 172.20.30.1 users.ops ops.json
-  imgtool provision set 172.20.30.1 containers.container.web web.toml --key ~/.ssh/id_ed25519
-  echo '{"dns_servers": ["9.9.9.9"], "default_gateway": null}' | imgtool provision set 172.20.30.1 network -
-  echo '[22, 443]' | imgtool provision set 172.20.30.1 network.firewall.inbound.wan.tcp -`,
-	}, 3, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
+  imgtool provision set 172.20.30.1 containers.container.web web.toml
+  echo '{"dns_servers": ["9.9.9.9"], "default_gateway": null}' |
+      imgtool provision set 172.20.30.1 network -
+  echo '[22, 443]' |
+      imgtool provision set 172.20.30.1 network.firewall.inbound.wan.tcp -`,
+	}, []string{"device, by its address", "part of the configuration", "file has its new value"}, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
 }
 
 func newProvisionUnsetCommand(u *ui) *cobra.Command {
@@ -247,8 +254,8 @@ of a bundle. KEY is a place as in imgtool provision set, but the network as a wh
 deleted. As there, a change that seed check would refuse is not sent, and comments are lost.`,
 		Example: `  imgtool provision unset 172.20.30.1 users.ops
   imgtool provision unset 172.20.30.1 network.default_gateway
-  imgtool provision unset 172.20.30.1 containers.volume.data --key ~/.ssh/id_ed25519`,
-	}, 2, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
+  imgtool provision unset 172.20.30.1 containers.volume.data --key ~/.ssh/key`,
+	}, []string{"device, by its address", "part of the configuration"}, "", func(ctx context.Context) error { return runProvisionSet(ctx, opt, u) })
 }
 
 // runProvisionSet sets a place to the value in a file, or deletes it if no file is given.
@@ -294,7 +301,7 @@ configuration, for which the device requires the signature of an admin. Exit sta
 and has the configuration; 8: the configuration differs; 9: the device does not answer.`,
 		Example: `  imgtool provision status 172.20.30.1 --wait 5m
   imgtool provision status 172.20.30.1 --seed config.toml`,
-	}, 1, "config.toml or bundle that it should have", func(ctx context.Context) error { return runProvisionStatus(ctx, opt, u) })
+	}, addressOnly, "config.toml or bundle that it should have", func(ctx context.Context) error { return runProvisionStatus(ctx, opt, u) })
 }
 
 func runProvisionStatus(ctx context.Context, opt *provisionOptions, u *ui) error {
@@ -355,7 +362,7 @@ func newProvisionValidateCommand(u *ui) *cobra.Command {
 admins only, so that a device without a configuration refuses; imgtool seed check needs no
 device. Exit status 4 if the device refuses it.`,
 		Example: `  imgtool provision validate 172.20.30.1 --seed config.toml`,
-	}, 1, "config.toml or bundle to check", func(ctx context.Context) error { return runProvisionValidate(ctx, opt, u) })
+	}, addressOnly, "config.toml or bundle to check", func(ctx context.Context) error { return runProvisionValidate(ctx, opt, u) })
 }
 
 func runProvisionValidate(ctx context.Context, opt *provisionOptions, u *ui) error {
@@ -391,8 +398,8 @@ func newProvisionExportCommand(u *ui) *cobra.Command {
 		Long:    `Print the config.toml of a device. The device requires the signature of an admin. Files of a bundle are not included.`,
 		Example: `  imgtool provision export 172.20.30.1 -o config.toml`,
 	}
-	cmd.Flags().StringVarP(&opt.output, "output", "o", "", "file to write (default: standard output)")
-	return opt.command(cmd, 1, "", func(ctx context.Context) error { return runProvisionExport(ctx, opt, u) })
+	cmd.Flags().StringVarP(&opt.output, "output", "o", "", "`FILE` to write (default: standard output)")
+	return opt.command(cmd, addressOnly, "", func(ctx context.Context) error { return runProvisionExport(ctx, opt, u) })
 }
 
 func runProvisionExport(ctx context.Context, opt *provisionOptions, u *ui) error {

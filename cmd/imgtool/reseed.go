@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
 	"imgtool/image/compose"
@@ -19,7 +20,7 @@ import (
 
 // addBoardFlag adds --board to a command that looks for the seed of an image or disk.
 func addBoardFlag(cmd *cobra.Command, board *string) {
-	cmd.Flags().StringVar(board, "board", "", "a board's name, or the path of its definition, for images without a manifest that names it")
+	cmd.Flags().StringVar(board, "board", "", "a board's `NAME`, or the path of its definition, for images without a manifest that names it")
 }
 
 // askedBoard returns the board of a --board flag, or nil.
@@ -54,7 +55,8 @@ name and number of the boot partition, or named with --board.`,
   imgtool seed put --board rock64 atomixos-25.11.img config.toml
   imgtool seed put /dev/sdX config.toml
   imgtool seed put --values units.csv --unit W123 /dev/sdX seed.toml`,
-		Args: cobra.ExactArgs(2),
+		SuggestFor: []string{"add", "set", "insert", "inject", "write"},
+		Args:       usage.Operands("image or disk", "seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt.target, opt.seed.file = args[0], args[1]
 			return runReseed(cmd.Context(), opt, u)
@@ -69,10 +71,11 @@ name and number of the boot partition, or named with --board.`,
 func newSeedRmCommand(u *ui) *cobra.Command {
 	var opt reseedOptions
 	cmd := &cobra.Command{
-		Use:     "rm IMAGE|DISK",
-		Short:   "Remove the seed from an image or a flashed disk",
-		Example: "  imgtool seed rm x.img.zst",
-		Args:    cobra.ExactArgs(1),
+		Use:        "rm IMAGE|DISK",
+		Short:      "Remove the seed from an image or a flashed disk",
+		Example:    "  imgtool seed rm x.img.zst",
+		SuggestFor: []string{"remove", "delete", "del", "unset"},
+		Args:       usage.Operands("image or disk"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt.target = args[0]
 			return runReseed(cmd.Context(), opt, u)
@@ -120,11 +123,12 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 func newSeedGetCommand(u *ui) *cobra.Command {
 	var board string
 	cmd := &cobra.Command{
-		Use:     "get IMAGE|DISK",
-		Short:   "Print the seed of an image or a disk",
-		Example: "  imgtool seed get x.img.zst > config.toml",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runSeedGet(args[0], board, u) },
+		Use:        "get IMAGE|DISK",
+		Short:      "Print the seed of an image or a disk",
+		Example:    "  imgtool seed get x.img.zst > config.toml",
+		SuggestFor: []string{"cat", "export", "extract", "read"},
+		Args:       usage.Operands("image or disk"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runSeedGet(args[0], board, u) },
 	}
 	addBoardFlag(cmd, &board)
 	return cmd

@@ -6,6 +6,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/seed/seedfile"
@@ -20,8 +21,8 @@ alone or in a bundle with the files that its containers use. A device reads the 
 flashed with only once.`,
 		Example: `  imgtool seed new > config.toml
   imgtool seed check config.toml`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return cmd.Help() },
+		SuggestFor: []string{"config", "configuration", "configure"},
+		Args:       usage.None(""),
 	}
 	cmd.AddCommand(newSeedCheckCommand(u), newSeedRenderCommand(u), newSeedSchemaCommand(u), newSeedNewCommand(u), newSeedBundleCommand(u),
 		newSeedPutCommand(u), newSeedGetCommand(u), newSeedRmCommand(u), newSeedStickCommand(u))
@@ -34,8 +35,8 @@ type seedOptions struct {
 }
 
 func (o *seedOptions) addFlags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.values, "values", "", "CSV with the values of each unit; the seed is a template with @{COLUMN}")
-	cmd.Flags().StringVar(&o.unit, "unit", "", "the unit, by the first column of --values")
+	cmd.Flags().StringVar(&o.values, "values", "", "CSV `FILE` with the values of each unit; the seed is a template with @{COLUMN}")
+	cmd.Flags().StringVar(&o.unit, "unit", "", "`NAME` of the unit in the first column of --values")
 }
 
 func (o seedOptions) given() bool { return o != seedOptions{} }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/sanitize"
 	"imgtool/image/seed"
 	"imgtool/image/seed/seedfile"
@@ -24,7 +25,8 @@ for --unit; lines refer to the template, and values are not printed.`,
 		Example: `  imgtool seed check config.toml
   imgtool seed check --json config.tar.zst
   imgtool seed check --values units.csv seed.toml`,
-		Args: cobra.ExactArgs(1),
+		SuggestFor: []string{"validate", "verify", "lint", "test"},
+		Args:       usage.Operands("seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if opt.file = args[0]; opt.values != "" && opt.unit == "" {
 				return runSeedCheckUnits(opt, u)
@@ -82,7 +84,8 @@ bundle, byte for byte. Files of the bundle are left out. With --values and --uni
 template; the output contains the unit's values.`,
 		Example: `  imgtool seed render config.toml
   imgtool seed render --values units.csv --unit W123 seed.toml`,
-		Args: cobra.ExactArgs(1),
+		SuggestFor: []string{"show", "files", "print"},
+		Args:       usage.Operands("seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt.file = args[0]
 			return runSeedRender(opt, u)
@@ -119,7 +122,7 @@ func newSeedSchemaCommand(u *ui) *cobra.Command {
 		Long: `Print a JSON Schema (draft 2020-12) of config.toml, for editors that complete and check TOML
 with a schema. It has fewer rules than imgtool seed check.`,
 		Example: `  imgtool seed schema > atomixos.schema.json`,
-		Args:    cobra.NoArgs,
+		Args:    usage.None(""),
 		RunE:    func(cmd *cobra.Command, args []string) error { return u.Write(seed.Schema()) },
 	}
 }

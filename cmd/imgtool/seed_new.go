@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/build"
 	"imgtool/image/fault"
@@ -34,21 +35,22 @@ are not given by flags.`,
 		Example: `  imgtool seed new -o config.toml
   imgtool seed new --user ops --ssh-key ~/.ssh/id_ed25519.pub --container web \
       --image registry.example/web:1 --publish 8080:80 > config.toml`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runSeedNew(cmd.Context(), opt, output, u) },
+		SuggestFor: []string{"create", "make", "init", "generate"},
+		Args:       usage.None("-o names the file to write"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runSeedNew(cmd.Context(), opt, output, u) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&opt.User, "user", "", "name of the admin")
-	f.StringVar(&opt.Key, "ssh-key", "", "the admin's public key, or the file with it")
-	f.StringVar(&opt.Container, "container", "", "name of the container")
-	f.StringVar(&opt.Image, "image", "", "reference of the container's image")
+	f.StringVar(&opt.User, "user", "", "`NAME` of the admin")
+	f.StringVar(&opt.Key, "ssh-key", "", "the admin's public `KEY`, or the file with it")
+	f.StringVar(&opt.Container, "container", "", "`NAME` of the container")
+	f.StringVar(&opt.Image, "image", "", "`REFERENCE` of the container's image")
 	f.BoolVar(&opt.Privileged, "privileged", false, "run the container as root, on the host's network")
-	f.StringArrayVar(&opt.Publish, "publish", nil, "HOSTPORT:PORT of the container; may be repeated")
-	f.StringVar(&opt.LAN, "lan", "", "the device's address on the LAN, with prefix")
-	f.StringVar(&opt.Start, "dhcp-start", "", "first address for clients on the LAN")
-	f.StringVar(&opt.End, "dhcp-end", "", "last address for clients on the LAN")
-	f.StringVar(&opt.Update, "update-url", "", "https address of the update server")
-	f.StringVarP(&output, "output", "o", "", "file to write (default: standard output)")
+	f.StringArrayVar(&opt.Publish, "publish", nil, "`HOSTPORT:PORT` of the container; may be repeated")
+	f.StringVar(&opt.LAN, "lan", "", "the device's `ADDRESS/PREFIX` on the LAN")
+	f.StringVar(&opt.Start, "dhcp-start", "", "first `ADDRESS` for clients on the LAN")
+	f.StringVar(&opt.End, "dhcp-end", "", "last `ADDRESS` for clients on the LAN")
+	f.StringVar(&opt.Update, "update-url", "", "https `URL` of the update server")
+	f.StringVarP(&output, "output", "o", "", "`FILE` to write (default: standard output)")
 	return cmd
 }
 
@@ -100,11 +102,12 @@ func newSeedBundleCommand(u *ui) *cobra.Command {
 		Long: `Pack config.toml and files/ of a directory into a bundle for the device's web interface. The
 name of the bundle selects the compression: .tar.zst or .tar.gz. Links and special files are
 refused; files that macOS adds to directories are left out. Times come from SOURCE_DATE_EPOCH.`,
-		Example: `  imgtool seed bundle ./site -o config.tar.zst`,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runSeedBundle(args[0], output, u) },
+		Example:    `  imgtool seed bundle ./site -o config.tar.zst`,
+		SuggestFor: []string{"pack", "tar", "zip"},
+		Args:       usage.Operands("directory"),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runSeedBundle(args[0], output, u) },
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "bundle to write, NAME.tar.zst or NAME.tar.gz")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "bundle `FILE` to write, NAME.tar.zst or NAME.tar.gz")
 	return cmd
 }
 
@@ -159,7 +162,8 @@ read back as by imgtool flash. Computers show the stick as SEED.`,
 		Example: `  imgtool seed stick /dev/sdX config.toml
   imgtool seed stick --values units.csv --unit W123 /dev/sdX seed.toml
   truncate -s 66M stick.img && imgtool seed stick --yes stick.img config.toml`,
-		Args: cobra.ExactArgs(2),
+		SuggestFor: []string{"usb", "drive"},
+		Args:       usage.Operands("disk", "seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt.seed.file = args[1]
 			return runSeedStick(cmd.Context(), args[0], opt, u)
@@ -168,8 +172,8 @@ read back as by imgtool flash. Computers show the stick as SEED.`,
 	f := cmd.Flags()
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation (safety checks still apply)")
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
-	f.StringVar(&opt.serial, "serial", "", "require this serial number of the disk")
-	f.StringVar(&opt.receipt, "receipt", "", "append the result to this file, as a JSON object in a line")
+	f.StringVar(&opt.serial, "serial", "", "require this `SERIAL` number of the disk")
+	f.StringVar(&opt.receipt, "receipt", "", "append the result to this `FILE`, as a JSON object in a line")
 	f.BoolVar(&opt.again, "reprovision", false, "give a unit a second stick without a warning")
 	addStallFlag(cmd, &opt.stall)
 	opt.seed.addFlags(cmd)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/factory"
 	"imgtool/image"
@@ -43,7 +44,8 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
   imgtool verify x.img.zst`,
-		Args: cobra.MaximumNArgs(1),
+		SuggestFor: []string{"check", "test", "validate", "compare"},
+		Args:       usage.Operands("?disk or image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			image := opt.image
 			if image == "" && len(args) == 1 && isImage(args[0]) {
@@ -58,13 +60,13 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
 	}
-	cmd.Flags().StringVar(&opt.image, "image", "", "image to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` to compare with, - for standard input (default: the newest in out/)")
 	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
-	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml that was put in while the image was written")
+	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` that was put in while the image was written")
 	opt.seed.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
-	cmd.Flags().Lookup("unit").Usage = "file with per-unit data, as for imgtool factory; with --values its row there"
+	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
 

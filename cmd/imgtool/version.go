@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/squashfs"
 )
 
@@ -22,11 +23,12 @@ func programVersion() string {
 
 func newVersionCommand(u *ui) *cobra.Command {
 	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version, and the codecs that are in",
-		Example: "  imgtool version",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return runVersion(u) },
+		Use:        "version",
+		SuggestFor: []string{"about", "ver"},
+		Short:      "Print the version, and the codecs that are in",
+		Example:    "  imgtool version",
+		Args:       usage.None(""),
+		RunE:       func(cmd *cobra.Command, args []string) error { return runVersion(u) },
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
@@ -64,23 +65,24 @@ a Rock64: the board's boot loaders do not run, and its disk is /dev/vda.`,
   imgtool vm --keep disk.raw
   imgtool vm --headless --until 'starter ready' --timeout 2m x.img.zst
   imgtool vm --forward 8080 --usb stick.img x.img.zst`,
-		Args: cobra.MaximumNArgs(1),
+		SuggestFor: []string{"run", "boot", "qemu", "emulate", "start", "try"},
+		Args:       usage.Operands("?image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runVM(cmd.Context(), args, opt, cmd.Flags().Changed("timeout"), u)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opt.slot, "slot", "", "boot this slot first, a or b, whatever its try counters say")
+	usage.AddEnum(cmd, &opt.slot, "slot", "boot this slot first, whatever its try counters say", "a", "b")
 	f.Var(&opt.disk, "disk", "size of the disk, such as 16GiB (default: what the board needs, at least 4GiB)")
-	f.StringVar(&opt.keep, "keep", "", "file to use as the disk, and keep; if it exists, it is booted again unchanged")
-	f.StringVar(&opt.env, "env", "", "file with the flash for U-Boot's environment, and keep; created if it does not exist")
-	f.StringVar(&opt.usb, "usb", "", "raw image of a USB stick, which is never changed")
-	f.StringVar(&opt.nvme, "nvme", "", "image on an NVMe disk besides the board's disk")
-	f.StringArrayVar(&opt.forward, "forward", nil, "port of 127.0.0.1 that is forwarded to the same port of the machine, or PORT:PORT")
-	f.StringArrayVar(&opt.lan, "lan", nil, "the same to the machine's LAN, eth1, on which AtomixOS has the address "+vm.GatewayOfLAN)
+	f.StringVar(&opt.keep, "keep", "", "`FILE` to use as the disk, and keep; if it exists, it is booted again unchanged")
+	f.StringVar(&opt.env, "env", "", "`FILE` with the flash for U-Boot's environment, and keep; created if it does not exist")
+	f.StringVar(&opt.usb, "usb", "", "raw image `FILE` of a USB stick, which is never changed")
+	f.StringVar(&opt.nvme, "nvme", "", "image `FILE` on an NVMe disk besides the board's disk")
+	f.StringArrayVar(&opt.forward, "forward", nil, "`PORT[:PORT]` of 127.0.0.1 that is forwarded to the same or the second port of the machine")
+	f.StringArrayVar(&opt.lan, "lan", nil, "the same, `PORT[:PORT]`, to the machine's LAN, eth1, on which AtomixOS has the address "+vm.GatewayOfLAN)
 	f.BoolVar(&opt.network, "network", false, "let the machine reach other computers and, at 10.0.2.2, services of this one's 127.0.0.1")
 	f.BoolVar(&opt.headless, "headless", false, "no terminal: the console goes to stdout")
-	f.StringVar(&opt.until, "until", "", "with --headless: exit with 0 when a line of the console matches this regular expression")
+	f.StringVar(&opt.until, "until", "", "with --headless: exit with 0 when a line of the console matches this `REGEXP`")
 	f.DurationVar(&opt.timeout, "timeout", 5*time.Minute, "with --headless: exit with 9 after this time")
 	return cmd
 }
@@ -141,8 +143,6 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 func (opt *vmOptions) check(timed bool, u *ui) (err error) {
 	in, ok := u.In.(*os.File)
 	switch terminal := ok && term.IsTerminal(int(in.Fd())); {
-	case opt.slot != "" && opt.slot != "a" && opt.slot != "b":
-		return fault.New(fault.Usage, "--slot is %q; it must be a or b", opt.slot)
 	case !opt.headless && (opt.until != "" || timed):
 		return fault.New(fault.Usage, "--until and --timeout need --headless")
 	case opt.timeout <= 0:

@@ -255,10 +255,10 @@ func TestDescribe(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "disk")
 	raw := content(t, testImage(t))
 	for want, b := range map[string][]byte{
-		`which has the partitions "data" of 4.0 MiB, "rest" of 4.0 MiB`: raw,
-		"which has no partition table":                                  make([]byte, mib),
-		"which has something other than partitions":                     bytes.Repeat([]byte{7}, mib),
-		"which has an image that was not written completely":            append(make([]byte, recordOff), append((&record{}).encode(), make([]byte, mib)...)...),
+		"16.0 MiB file at " + file + ", which has 2 partitions: data (linux-generic 4.0 MiB), rest (linux-generic 4.0 MiB)": raw,
+		"1.0 MiB file at " + file + ", which has no partition table":                                                        make([]byte, mib),
+		"which has data of an unknown kind":                                                                                 bytes.Repeat([]byte{7}, mib),
+		"which has an image that was not written completely":                                                                append(make([]byte, recordOff), append((&record{}).encode(), make([]byte, mib)...)...),
 	} {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
 	"sync/atomic"
 
 	"imgtool/flash"
@@ -50,19 +49,6 @@ func Find(name string) (*disk.Disk, error) {
 // NoDisk is the error of a disk that does not exist.
 func NoDisk(name string) error {
 	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file", name), "imgtool disks lists the disks there are")
-}
-
-// Candidates returns the removable disks that satisfy a need. Loop devices are left out.
-func Candidates(need disk.Need) ([]disk.Disk, error) {
-	disks, err := disk.List("/")
-	if err != nil {
-		return nil, err
-	}
-	fit := slices.DeleteFunc(disks, func(d disk.Disk) bool { return d.Bus == "loop" || d.Bus == "nbd" || d.Check(need) != nil })
-	if len(fit) == 0 && need.Serial != "" {
-		return nil, NoDisk("serial " + need.Serial)
-	}
-	return fit, nil
 }
 
 // CheckSource refuses a disk that an image is read from, even under another name.

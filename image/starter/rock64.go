@@ -2,8 +2,11 @@ package starter
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"embed"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -67,7 +70,10 @@ func (s *System) slotRoot(ctx context.Context) (*source.Root, error) {
 		return nil, err
 	}
 	var services []string
-	provisioning := firstBoot()
+	provisioning, err := firstBoot()
+	if err != nil {
+		return nil, err
+	}
 	if provisioning != nil {
 		services = []string{"/sbin/first-boot"}
 	}
@@ -103,16 +109,24 @@ func programsIn(s boards.Starter, in string) []boards.Program {
 	return slices.DeleteFunc(slices.Clone(s.Programs), func(p boards.Program) bool { return p.In != in })
 }
 
-// firstBootDir has the program first-boot of cmd/first-boot for arm64, if make built it.
+// firstBootDir has the program first-boot of cmd/first-boot for arm64, compressed with gzip, if
+// make built it.
 //
 //go:embed first-boot
 var firstBootDir embed.FS
 
 // firstBoot returns that program, or nil.
-func firstBoot() image.Content {
+func firstBoot() (image.Content, error) {
 	text, err := firstBootDir.ReadFile("first-boot/first-boot")
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	return strings.NewReader(string(text))
+	r, err := gzip.NewReader(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("the program first-boot inside imgtool: %w: run make first-boot again", err)
+	}
+	if text, err = io.ReadAll(r); err != nil {
+		return nil, fmt.Errorf("the program first-boot inside imgtool: %w", err)
+	}
+	return bytes.NewReader(text), nil
 }

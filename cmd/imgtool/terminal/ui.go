@@ -243,9 +243,6 @@ func (u *UI) Fail(err error, status int) {
 	if advice != "" {
 		u.Line("imgtool: %s", advice)
 	}
-	if fault.Kind(err) == fault.Usage {
-		u.Line("imgtool: see imgtool --help")
-	}
 }
 
 // errorLines returns the text of an error, a line for each of several joined errors. Other

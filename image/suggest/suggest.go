@@ -1,0 +1,63 @@
+// Package suggest finds the name that a user probably meant.
+package suggest
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+)
+
+// Closest returns the known name that is most like word, or "" if none is like it. Case does not
+// count. A name is like word if it begins with it, or if it is the same but for a third of its
+// letters, at most three. People rarely mistype the first letter, so another one counts more.
+func Closest(word string, known []string) string {
+	word = strings.ToLower(word)
+	if word == "" {
+		return ""
+	}
+	best, least := "", 2*min(3, (len(word)+2)/3)+2
+	for _, name := range known {
+		if name == "" {
+			continue
+		}
+		cost := 2 * levenshtein.Distance(word, strings.ToLower(name), nil)
+		if strings.ToLower(name)[0] != word[0] {
+			cost += 3
+		}
+		if cost < least {
+			best, least = name, cost
+		}
+	}
+	if best != "" || len(word) < 3 {
+		return best
+	}
+	if i := slices.IndexFunc(known, func(name string) bool { return strings.HasPrefix(strings.ToLower(name), word) }); i >= 0 {
+		return known[i]
+	}
+	return ""
+}
+
+// DidYouMean returns a clause that ends an error about word, such as "; did you mean rock64?",
+// or "" if no known name is like it.
+func DidYouMean(word string, known []string) string {
+	return Question(Closest(word, known))
+}
+
+// Question returns a clause that asks whether one of the names was meant, or "" for none.
+func Question(names ...string) string {
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == "" })
+	if len(names) == 0 {
+		return ""
+	}
+	return "; did you mean " + Or(names) + "?"
+}
+
+// Or returns names as "a, b or c".
+func Or(names []string) string {
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
