@@ -37,20 +37,27 @@ var treatments = []treatment{
 	// Disks are regular files, devices and registries are servers of this test, and no person
 	// answers questions.
 	{match: `/dev/sd([a-zX-Z])\b`, replace: `sd$1`},
-	{match: `\./imgtool\b`, replace: `imgtool`},
+	{match: `\bsudo imgtool\b`, replace: `imgtool`},
 	{match: `imgtool (flash|factory|seed stick)\b( --yes)?`, replace: `imgtool $1 --yes`},
 	{match: `\blocalhost:5000\b`, replace: `$$REGISTRY`},
 	{match: `\b172\.20\.30\.1\b`, replace: `$$DEVICE`},
 	{match: `imgtool vm\b( --headless)?`, replace: `imgtool vm --headless`},
+	{page: "docs/tutorials/rock64.md", match: `imgtool vm --headless$`, replace: `imgtool vm --headless --until "imgtool starter ready"`},
+	{page: "docs/tutorials/rock64.md", match: `--forward 8080`, replace: `--forward 18080:8080`},
+	{page: "docs/tutorials/rock64.md", match: `imgtool vm --headless --forward`, behind: true},
+	{page: "docs/tutorials/rock64.md", match: `\b127\.0\.0\.1\b`, replace: `127.0.0.1:18080`},
 	{page: "docs/reference/first-boot.md", match: `\b127\.0\.0\.1\b`, replace: `$$DEVICE`},
 	{match: `imgtool seed new -o (\S+)$`, replace: `imgtool seed new --user ops --ssh-key ~/.ssh/id_ed25519.pub --container web --image registry.example/web:1 -o $1`},
 
 	{page: "docs/reference/seed.md", match: `(imgtool provision )unset (\S+ containers.container.old)`, replace: `${1}set ${2} web.toml; ${1}unset ${2}`},
 	{page: "docs/reference/seed.md", match: `(imgtool provision )unset (\S+ network.dnsmasq.domain)`, replace: `echo '{"dnsmasq": {"domain": "lan"}}' | ${1}set $$DEVICE network -; ${1}unset ${2}`},
 
+	{page: "docs/reference/image.md", match: `--rootfs l4t.tar`, replace: `--rootfs l4t.tar --input initrd=initrd`},
 	{match: `imgtool diff old.img.zst new.img.zst`, status: exitDiffers},
 	{match: `imgtool diff x.img.zst sdX`, status: exitDiffers}, // a regular file has another size than the image
 
+	{match: `^sudo (apt|dnf) |^brew |^nix |^sudo install `, skip: "changes this computer"},
+	{match: `^picocom `, skip: "needs a serial adapter"},
 	{match: `^make (image|build|test|short|race|soak|lint|bench|fuzz|help|dist|release)\b`, skip: "compiles the program, or runs other tests"},
 	{match: `^fw_setenv |^reboot$`, skip: "runs on the device"},
 	{match: `imgtool flash --yes --board rock64$`, skip: "waits for a board in recovery mode: recovery.txt tests it"},

@@ -10,7 +10,7 @@ import (
 	"imgtool/image/fault"
 )
 
-// Exit statuses, also in README.md.
+// Exit statuses, also in docs/reference/exit-statuses.md.
 const (
 	exitOK          = 0
 	exitDiffers     = 1
