@@ -17,6 +17,7 @@ import (
 
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/suggest"
 	"imgtool/layouts"
 )
 
@@ -50,7 +51,8 @@ func Layouts(board string) []string {
 func Get(name string) (*Board, error) {
 	text, err := builtin.ReadFile(name + ".toml")
 	if err != nil {
-		return nil, fmt.Errorf("unknown board %q (known: %s; or the path of a definition such as ./mine.toml)", name, strings.Join(Names(), ", "))
+		return nil, fault.New(fault.Usage, "unknown board %q%s (known: %s; or the path of a definition such as ./mine.toml)", name,
+			suggest.DidYouMean(name, Names()), strings.Join(Names(), ", "))
 	}
 	return Parse("boards/"+name+".toml", text, nil)
 }
@@ -143,9 +145,9 @@ func LoadLayout(name, layout string) (*Board, error) {
 	others := Layouts(name)
 	switch {
 	case len(others) == 0:
-		return nil, fault.New(fault.Usage, "%s has no other layout", name)
+		return nil, fault.New(fault.Usage, "%s has no other layout than its own: leave out --layout", name)
 	case !slices.Contains(others, layout):
-		return nil, fault.New(fault.Usage, "%s has no layout %q; it has %s", name, layout, strings.Join(others, ", "))
+		return nil, fault.New(fault.Usage, "%s has no layout %q%s (it has %s)", name, layout, suggest.DidYouMean(layout, others), strings.Join(others, ", "))
 	}
 	return Get(name + "." + layout)
 }

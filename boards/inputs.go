@@ -65,9 +65,7 @@ func (b *Board) Inputs() (names []string) {
 			names = append(names, use.Input)
 		}
 	}
-	root := slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.From == "rootfs" }) || slices.ContainsFunc(b.Media, func(m Medium) bool {
-		return slices.ContainsFunc(m.Layout.Partitions, func(p layouts.Partition) bool { return p.Content == "rootfs" })
-	})
+	root := slices.ContainsFunc(b.Trees, func(t Tree) bool { return t.From == "rootfs" }) || b.HasSquashfs()
 	if root && !slices.Contains(names, "rootfs") {
 		names = append(names, "rootfs")
 	}
@@ -132,6 +130,26 @@ func (b *Board) Options() (names []string) {
 		}
 	}
 	return names
+}
+
+// HasProfiles reports whether the profiles of the board differ.
+func (b *Board) HasProfiles() bool {
+	return slices.ContainsFunc(b.Trees, func(t Tree) bool { return slices.ContainsFunc(t.Steps, func(s Step) bool { return s.Profile != "" }) }) ||
+		slices.ContainsFunc(b.Conf.Lists, func(l List) bool { return l.Profile != "" })
+}
+
+// HasSlots reports whether a medium has a second slot.
+func (b *Board) HasSlots() bool {
+	return b.hasPartition(func(p layouts.Partition) bool { return p.Slot == "b" })
+}
+
+// HasSquashfs reports whether a medium has a compressed root file system.
+func (b *Board) HasSquashfs() bool {
+	return b.hasPartition(func(p layouts.Partition) bool { return p.Content == "rootfs" })
+}
+
+func (b *Board) hasPartition(such func(layouts.Partition) bool) bool {
+	return slices.ContainsFunc(b.Media, func(m Medium) bool { return slices.ContainsFunc(m.Layout.Partitions, such) })
 }
 
 func (b *Board) treeNames() (names []string) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"imgtool/image/suggest"
 )
 
 // Decode reads TOML into v, a pointer to a struct. Unknown keys are errors. Errors have the
@@ -24,8 +26,9 @@ func Decode(file string, text []byte, v any) error {
 		for _, e := range missing.Errors {
 			line, _ := e.Position()
 			key := e.Key()
-			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q (known: %s)", file, line,
-				strings.Join(key, "."), strings.Join(keysAt(reflect.TypeOf(v), key[:len(key)-1]), ", ")))
+			known := keysAt(reflect.TypeOf(v), key[:len(key)-1])
+			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q%s (known: %s)", file, line,
+				strings.Join(key, "."), suggest.DidYouMean(key[len(key)-1], known), strings.Join(known, ", ")))
 		}
 		return errors.Join(errs...)
 	}

@@ -10,6 +10,8 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"imgtool/image/suggest"
 )
 
 //go:embed *.toml
@@ -104,7 +106,7 @@ func Get(name string) (*Layout, error) {
 func Source(name string) ([]byte, error) {
 	text, err := builtin.ReadFile(path.Base(name) + ".toml")
 	if err != nil {
-		return nil, fmt.Errorf("unknown layout %q (known: %s)", name, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("unknown layout %q%s (known: %s)", name, suggest.DidYouMean(name, Names()), strings.Join(Names(), ", "))
 	}
 	return text, nil
 }

@@ -54,7 +54,7 @@ func TestInvalidLayouts(t *testing.T) {
 	}
 	for _, c := range []struct{ name, text, want string }{
 		{"a valid one", good, ""},
-		{"an unknown key", strings.Replace(good, "tail", "tial", 1), `x.toml:3: unknown key "tial" (known: align, description, disk, first-usable, min-disk, name, partition, sector-size, tail)`},
+		{"an unknown key", strings.Replace(good, "tail", "tial", 1), `x.toml:3: unknown key "tial"; did you mean tail? (known: align, description, disk, first-usable, min-disk, name, partition, sector-size, tail)`},
 		{"an unknown key of a partition", good + "colour = 1\n", `x.toml:9: unknown key "partition.colour" (known: content, deferred, directories, format, input, label, min-size, name, number, offset, size, slot, tree, type)`},
 		{"a wrong type", strings.Replace(good, "number = 1", `number = "1"`, 1), "x.toml:5: "},
 		{"no TOML", "name = \n", "x.toml:1: "},

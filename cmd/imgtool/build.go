@@ -1,8 +1,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +56,7 @@ few blocks are compressed again. The image is the same with the cache and withou
   imgtool build --board photon-nx --rootfs l4t.tar -o photon.img.zst`,
 		SuggestFor: []string{"make", "create", "mk", "image", "compile", "mkimage"},
 		Args:       usage.None("-o names the output, and --input, --inputs and --rootfs the inputs"),
-		RunE:       func(cmd *cobra.Command, args []string) error { return runBuild(cmd.Context(), opt, u) },
+		RunE:       func(cmd *cobra.Command, args []string) error { return runBuild(cmd, opt, u) },
 	}
 	opt.addFlags(cmd)
 	return cmd
@@ -103,10 +103,18 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	usage.Group(cmd, "Compression", "compression", "block-size", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")
 }
 
-func runBuild(ctx context.Context, opt buildOptions, u *ui) error {
-	begin := time.Now()
+func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
+	ctx, begin := cmd.Context(), time.Now()
 	opt.Keep = []string{opt.seed.file, opt.seed.values}
 	job, err := build.Prepare(opt.Request, u.Warn)
+	if err != nil {
+		return err
+	}
+	root, _ := os.Stat(job.Inputs["rootfs"])
+	err = usage.CheckUseless(cmd,
+		usage.Useless{If: !job.Board.HasSquashfs(), Why: "for " + job.Board.Name + ", which has no squashfs", Flags: []string{"compression", "block-size", "jobs"}},
+		usage.Useless{If: opt.cache.None, Why: "with --no-cache", Flags: []string{"cache-dir", "cache-key", "cache-size"}},
+		usage.Useless{If: root == nil || !root.IsDir(), Why: "unless the root file system is a directory", Flags: []string{"keep-owners"}})
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,9 @@ func documentedPages(t *testing.T) map[string]string {
 	return pages
 }
 
+// generated is the page with all commands, which shows their forms, too.
+const generated = "docs/reference/commands.md"
+
 // saveAs is how a page asks to save the next block.
 var saveAs = regexp.MustCompile("[Ss]ave this as `([^`]+)`[^`]*:$")
 
@@ -110,7 +113,7 @@ func commandsOf(t *testing.T, b block) (commands []command) {
 	case b.lang == "yaml":
 		text = runsOf(text)
 	case b.lang != "sh":
-		if m := lookLikeCommands.FindString(text); m != "" {
+		if m := lookLikeCommands.FindString(text); m != "" && b.page != generated {
 			t.Errorf("%s: the code block is not in sh and has the command %q", b, m)
 		}
 		return nil

@@ -56,6 +56,7 @@ var treatments = []treatment{
 	{match: `imgtool diff old.img.zst new.img.zst`, status: exitDiffers},
 	{match: `imgtool diff x.img.zst sdX`, status: exitDiffers}, // a regular file has another size than the image
 
+	{page: generated, match: ``, skip: "examples of the help: the other pages run such commands"},
 	{match: `^sudo (apt|dnf) |^brew |^nix |^sudo install `, skip: "changes this computer"},
 	{match: `^picocom `, skip: "needs a serial adapter"},
 	{match: `^make (image|build|test|short|race|soak|lint|bench|fuzz|help|dist|release)\b`, skip: "compiles the program, or runs other tests"},

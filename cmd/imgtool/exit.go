@@ -7,10 +7,11 @@ import (
 	"slices"
 	"syscall"
 
+	"imgtool/cmd/imgtool/reference"
 	"imgtool/image/fault"
 )
 
-// Exit statuses, also in docs/reference/exit-statuses.md.
+// Exit statuses. Their meanings are in exitMeanings.
 const (
 	exitOK          = 0
 	exitDiffers     = 1
@@ -28,6 +29,25 @@ const (
 	exitInternal    = 70
 	exitInterrupted = 130
 )
+
+// exitMeanings are the exit statuses as the man page and the reference explain them.
+var exitMeanings = []reference.Entry{
+	{Name: "0", Meaning: "success"},
+	{Name: "1", Meaning: "diff only: something differs"},
+	{Name: "2", Meaning: "invalid command-line usage"},
+	{Name: "3", Meaning: "bad definition, input, option or seed"},
+	{Name: "4", Meaning: "the disk is refused, for example because it is in use or is not the disk that was shown; a device refuses the configuration; or the answer to the question was not yes"},
+	{Name: "5", Meaning: "permission denied; a registry requires a login"},
+	{Name: "6", Meaning: "a source is corrupt or unreadable: damaged, truncated, with another digest than expected, or on a medium with bad sectors"},
+	{Name: "7", Meaning: "writing failed, for example on a full disk or a read-only file system, to standard output, or of a receipt"},
+	{Name: "8", Meaning: "the data read back differs or cannot be read; a device has another configuration"},
+	{Name: "9", Meaning: "the disk, file, device or registry does not exist, disappeared or does not answer; a board did not appear; an emulated machine did not print the expected line"},
+	{Name: "10", Meaning: "the image is for another board; the address that answers is not a device"},
+	{Name: "11", Meaning: "provisioning failed, and the device went back to its previous configuration"},
+	{Name: "12", Meaning: "provisioning: it is unknown whether the device has the configuration"},
+	{Name: "70", Meaning: "internal error"},
+	{Name: "130", Meaning: "interrupted"},
+}
 
 // statuses are the exit statuses of the kinds of errors.
 var statuses = map[string]int{

@@ -139,8 +139,18 @@ func (f mapFlag) Set(text string) error {
 	return nil
 }
 
-func (f mapFlag) Type() string   { return f.kind }
-func (f mapFlag) String() string { return "" }
+func (f mapFlag) Type() string { return f.kind }
+
+func (f mapFlag) String() string {
+	if f.key != "" {
+		return f.m[f.key]
+	}
+	var all []string
+	for _, key := range slices.Sorted(maps.Keys(f.m)) {
+		all = append(all, key+"="+f.m[key])
+	}
+	return strings.Join(all, ",")
+}
 
 func diskFlag(medium, disk string) string {
 	if slices.Contains(boardinfo.Kinds, medium) {
@@ -196,6 +206,9 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		err = opt.findImages()
 	}
 	if err != nil {
+		return err
+	}
+	if err := deploy.Permit(ctx, slices.Sorted(maps.Values(opt.disks)), true); err != nil {
 		return err
 	}
 	o := opt.options(board, u)

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +16,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
+	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/volume"
 )
@@ -74,12 +78,14 @@ and take it if there is exactly one. With --board and a disk, refuse an image fo
 board.
 
 DISK is a disk, or a regular file that stands for a disk of its size. A disk that
-is mounted, in use, read-only, too small or this system's own is refused, and no
-flag changes that; on macOS, volumes in /Volumes are unmounted instead. The format of the
+is in use, read-only, too small or this system's own is refused, and no flag changes
+that. A disk that is only mounted, as a desktop does it, is unmounted after the question,
+and refused with --yes; on macOS, volumes in /Volumes are always unmounted. Root's rights
+are not needed where UDisks2 and its rules allow it. The format of the
 image is detected by its content: raw, zstd, xz, gzip, bzip2, lz4, zip or Android sparse;
 - is standard input. An image that is a file is checked completely before anything is
 written: against its manifest or block map (.bmap), and the checksums of its compression.
-What must be unpacked for that goes into a scratch file (TMPDIR).
+Data that must be unpacked for that go into a scratch file (TMPDIR).
 
 While a disk is written, other programs can neither open nor mount it, and the computer
 does not go to sleep.`,
@@ -91,7 +97,19 @@ does not go to sleep.`,
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
 		SuggestFor: []string{"burn", "write", "dd", "install", "copy"},
 		Args:       usage.Any,
-		RunE:       func(cmd *cobra.Command, args []string) error { return runFlash(cmd.Context(), args, opt, u) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			waiting := []string{"port", "timeout"}
+			err := usage.CheckUseless(cmd,
+				usage.Useless{If: opt.board == "", Why: "without --board, the board to wait for", Flags: waiting},
+				usage.Useless{If: len(args) > 0, Why: "with a named disk: leave out the disk to wait for the board", Flags: waiting})
+			if err == nil {
+				err = checkNamed(args)
+			}
+			if err != nil {
+				return err
+			}
+			return runFlash(cmd.Context(), args, opt, u)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&opt.image, "image", "i", "", "image `FILE` to write, - for standard input (default: the newest in out/)")
@@ -116,8 +134,25 @@ does not go to sleep.`,
 	return cmd
 }
 
+// checkNamed checks that the disks exist, and that none is an image that was meant to be written.
+func checkNamed(disks []string) error {
+	for _, name := range disks {
+		info, err := os.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return deploy.NoDisk(name)
+		}
+		if format, _ := artifact.FormatOf(name); err == nil && info.Mode().IsRegular() && format != artifact.Raw {
+			return fault.New(fault.Usage, "%s is an image and not a disk: name it with -i %s, and then the disk", name, name)
+		}
+	}
+	return nil
+}
+
 func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) error {
 	if err := opt.check(); err != nil {
+		return err
+	}
+	if err := deploy.Permit(ctx, names, true); err != nil {
 		return err
 	}
 	src, err := openImage(u, &opt.image, "--image FILE")
@@ -203,6 +238,9 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 			return err
 		}
 		names = []string{name}
+		if err := deploy.Permit(ctx, names, true); err != nil {
+			return err
+		}
 	}
 	var log *deploy.Log
 	if !opt.dryRun {
@@ -241,6 +279,9 @@ func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string,
 		return "", err
 	}
 	fit := slices.DeleteFunc(all, func(c deploy.Candidate) bool { return !c.Offered() })
+	if err := deploy.PermitAny(ctx, fit); err != nil {
+		return "", err
+	}
 	var list []string
 	for i := range fit {
 		list = append(list, deploy.Describe(&fit[i].Disk))

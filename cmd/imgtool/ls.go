@@ -38,20 +38,25 @@ Names with characters that are not printable are quoted as in Go.`,
   imgtool ls root.squashfs:/usr/bin`,
 		SuggestFor: []string{"list", "dir", "tree", "files", "partitions"},
 		Args:       usage.Operands("image"),
-		RunE:       func(cmd *cobra.Command, args []string) error { return runLs(cmd.Context(), args[0], opt, u) },
+		RunE:       func(cmd *cobra.Command, args []string) error { return runLs(cmd, args[0], opt, u) },
 	}
 	cmd.Flags().BoolVarP(&opt.recursive, "recursive", "R", false, "list directories recursively")
 	cmd.Flags().BoolVar(&opt.xattrs, "xattrs", false, "show extended attributes and capabilities, one a line")
 	return cmd
 }
 
-func runLs(ctx context.Context, arg string, opt lsOptions, u *ui) error {
+func runLs(cmd *cobra.Command, arg string, opt lsOptions, u *ui) error {
+	ctx := cmd.Context()
 	l, err := volume.ParsePlace(arg).Open(ctx, u.Opening())
 	if err != nil {
 		return err
 	}
 	defer l.Source.Close()
 	if !l.Inside && !l.Partitions.None() {
+		why := "on a list of partitions: name one, as in " + arg + ":" + volume.PartName(l.Partitions.List[0])
+		if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: why, Flags: []string{"recursive", "xattrs"}}); err != nil {
+			return err
+		}
 		return listPartitions(l, u)
 	}
 	v, err := l.FileSystem()
@@ -61,7 +66,7 @@ func runLs(ctx context.Context, arg string, opt lsOptions, u *ui) error {
 	u.EndPhase()
 	at, err := v.Find(l.Path, strings.HasSuffix(l.Path, "/"))
 	if err != nil {
-		return fmt.Errorf("%s: %w", l.Name(), err)
+		return l.Wrap(err)
 	}
 	n := v.Tree.Lookup(at)
 	dir := "/" + at

@@ -79,7 +79,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		status = exitInterrupted
 		err = u.Interrupted()
 	}
-	u.Fail(err, status)
+	u.Fail(withSudo(err, args), status)
 	return status
 }
 
@@ -111,6 +111,7 @@ Data go to stdout, messages and progress to stderr.`,
 	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
 	addGroup(cmd, "Configurations", newSeedCommand(u), newProvisionCommand(u))
 	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), newCompletionCommand(), newVersionCommand(u))
+	cmd.AddCommand(newGenCommand(u))
 	usage.Install(cmd)
 	return cmd
 }

@@ -293,7 +293,7 @@ func runProvisionSet(ctx context.Context, opt *provisionOptions, u *ui) (err err
 
 func newProvisionStatusCommand(u *ui) *cobra.Command {
 	opt := &provisionOptions{}
-	return opt.command(&cobra.Command{
+	cmd := opt.command(&cobra.Command{
 		Use:   "status ADDRESS",
 		Short: "Show whether a device is up and has a configuration",
 		Long: `Show whether a device is up and has a configuration, and with --seed whether it is that
@@ -302,6 +302,14 @@ and has the configuration; 8: the configuration differs; 9: the device does not 
 		Example: `  imgtool provision status 172.20.30.1 --wait 5m
   imgtool provision status 172.20.30.1 --seed config.toml`,
 	}, addressOnly, "config.toml or bundle that it should have", func(ctx context.Context) error { return runProvisionStatus(ctx, opt, u) })
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := usage.CheckUseless(cmd, usage.Useless{If: !opt.seed.given(), Why: "without --seed", Flags: []string{"key", "yes"}}); err != nil {
+			return err
+		}
+		return run(cmd, args)
+	}
+	return cmd
 }
 
 func runProvisionStatus(ctx context.Context, opt *provisionOptions, u *ui) error {

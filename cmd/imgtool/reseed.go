@@ -91,8 +91,11 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 	if err := checkStall(opt.stall); err != nil {
 		return err
 	}
+	err := deploy.Permit(ctx, []string{opt.target}, true)
+	if err != nil {
+		return err
+	}
 	seed := compose.SeedOptions{Reporter: u}
-	var err error
 	if opt.seed.given() {
 		if seed.Seed, err = opt.seed.read(); err != nil {
 			return err

@@ -51,6 +51,15 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 			if image == "" && len(args) == 1 && isImage(args[0]) {
 				image, args = args[0], nil
 			}
+			err := usage.CheckUseless(cmd,
+				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"board", "stall-timeout", "keep-registration-keys"}},
+				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
+			if err == nil {
+				err = checkNamed(args)
+			}
+			if err != nil {
+				return err
+			}
 			if len(args) == 0 {
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
@@ -79,6 +88,9 @@ func isImage(path string) bool {
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
 	begin := time.Now()
 	if err := checkStall(opt.stall); err != nil {
+		return err
+	}
+	if err := deploy.Permit(ctx, []string{target}, false); err != nil {
 		return err
 	}
 	unit := opt.seed.unit

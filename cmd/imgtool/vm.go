@@ -21,6 +21,7 @@ import (
 	"imgtool/image/hostfile"
 	"imgtool/image/vm"
 	"imgtool/image/volume"
+	"imgtool/layouts"
 )
 
 type vmOptions struct {
@@ -92,12 +93,20 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 	if err != nil {
 		return err
 	}
+	for _, file := range append([]string{opt.usb, opt.nvme}, args...) {
+		if _, err := os.Stat(file); file != "" && file != "-" && err != nil {
+			return err
+		}
+	}
 	m := vm.Machine{Env: opt.env, Network: opt.network}
 	if m.Forward, err = vm.ParseForwards("--forward", opt.forward); err != nil {
 		return err
 	}
 	if m.LAN, err = vm.ParseForwards("--lan", opt.lan); err != nil {
 		return err
+	}
+	if in, ok := u.In.(*os.File); !opt.headless && !(ok && term.IsTerminal(int(in.Fd()))) {
+		return fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
 	}
 	if err := vm.Check(); err != nil {
 		return err
@@ -141,16 +150,15 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 
 // check checks the options before anything is opened.
 func (opt *vmOptions) check(timed bool, u *ui) (err error) {
-	in, ok := u.In.(*os.File)
-	switch terminal := ok && term.IsTerminal(int(in.Fd())); {
+	switch {
 	case !opt.headless && (opt.until != "" || timed):
 		return fault.New(fault.Usage, "--until and --timeout need --headless")
 	case opt.timeout <= 0:
 		return fault.New(fault.Usage, "--timeout is %s; it must be positive", opt.timeout)
 	case !opt.headless && u.JSON:
 		return fault.New(fault.Usage, "--json needs --headless: otherwise the console is the terminal")
-	case !opt.headless && !terminal:
-		return fault.New(fault.Usage, "the console needs a terminal: pass --headless to have it on stdout")
+	case opt.disk != 0 && opt.disk < layouts.MiB:
+		return fault.New(fault.Usage, "--disk is %d bytes; write a size such as 16GiB", opt.disk)
 	}
 	for _, file := range []string{opt.keep, opt.env} {
 		if _, err := os.Stat(file); file == "" || err == nil {

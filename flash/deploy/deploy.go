@@ -131,6 +131,7 @@ func (d *Deployment) Close() {
 func (d *Deployment) Need() disk.Need {
 	n := d.plan.Need()
 	n.Fixed, n.Serial = d.opt.Fixed, d.opt.Serial
+	n.Unmount = d.opt.Confirm != nil && !d.opt.DryRun // the question names the mounts
 	return n
 }
 
@@ -158,7 +159,7 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 		t.Configure(d.plan, &d.opt)
 		t.job.Zeros = d.src.Manifest == nil && d.opt.Delta != "no"
 	}
-	closeAll, err := Open(d.targets, d.opt.Monitor)
+	closeAll, err := Open(ctx, d.targets, d.opt.Monitor)
 	if err != nil {
 		return err
 	}

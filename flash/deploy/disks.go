@@ -100,15 +100,15 @@ func identify(d *disk.Disk) string {
 // they are mounted.
 func Contents(d *disk.Disk) string {
 	text := contents(d)
-	if len(d.Mounted) > 0 {
-		text += ", mounted at " + strings.Join(d.Mounted, ", ")
+	if at := d.MountPoints(); len(at) > 0 {
+		text += ", mounted at " + strings.Join(at, ", ")
 	}
 	return text
 }
 
 func contents(d *disk.Disk) string {
 	const unreadable = "contents that cannot be read"
-	t, err := disk.OpenRead(d)
+	t, err := disk.Peek(d)
 	if errors.Is(err, fs.ErrPermission) {
 		return cmp.Or(udevContents(d), unreadable+" (permission denied)")
 	}

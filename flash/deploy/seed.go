@@ -47,13 +47,14 @@ func SaveSeed(ctx context.Context, name string, seed compose.SeedOptions, opt Op
 		}
 		return fault.WithHint(err, "the boot partition of %s may be changed in part: run it again, or repair it with fsck.fat -a", d.Path)
 	}
-	if err := dev.Reread(); err != nil {
-		opt.Monitor.Warnf("%v", err)
-	}
 	if err := dev.Named(); err != nil {
 		return err
 	}
-	if err := dev.Close(); err != nil {
+	notRead, err := dev.CloseReread()
+	if notRead != nil {
+		opt.Monitor.Warnf("%v", notRead)
+	}
+	if err != nil {
 		return &image.WriteError{Err: fmt.Errorf("closing %s: %w", d.Path, err)}
 	}
 	return e.CheckSaved(seed)

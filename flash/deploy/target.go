@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -49,6 +50,36 @@ func Find(name string) (*disk.Disk, error) {
 // NoDisk is the error of a disk that does not exist.
 func NoDisk(name string) error {
 	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file", name), "imgtool disks lists the disks there are")
+}
+
+// Permit checks that this user can open the disks with these names, for writing if write is
+// set, before anything is asked or read. The user's desktop may ask for a password. A disk that
+// does not exist or is refused is left to later checks.
+func Permit(ctx context.Context, names []string, write bool) error {
+	for _, name := range names {
+		d, err := disk.Find("/", name)
+		if err != nil || write && d.Check(disk.Need{Unmount: true}) != nil {
+			continue
+		}
+		if err := d.Permit(ctx, write, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PermitAny is like [Permit] before one of several disks is chosen: it asks for a password only
+// if none of them can be written without one.
+func PermitAny(ctx context.Context, disks []Candidate) error {
+	for i := range disks {
+		if disks[i].Permit(ctx, true, false) == nil {
+			return nil
+		}
+	}
+	if len(disks) == 0 {
+		return nil
+	}
+	return disks[0].Permit(ctx, true, true)
 }
 
 // CheckSource refuses a disk that an image is read from, even under another name.

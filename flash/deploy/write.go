@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
-	"imgtool/image/fault"
 	"imgtool/image/progress"
 	"imgtool/image/volume"
 )
@@ -27,8 +24,9 @@ func (t *Target) Configure(p *Plan, opt *Options) {
 	t.job.Delta = opt.Delta == "yes" || opt.Delta == "auto" && p.similar(t.Disk)
 }
 
-// Open opens the disks, and keeps the computer from going to sleep until they are closed.
-func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
+// Open opens the disks, and keeps the computer from going to sleep until they are closed. Disks
+// that are mounted and [disk.Disk.Releasable] are unmounted.
+func Open(ctx context.Context, targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 	closeAll = func() {
 		for _, t := range targets {
 			if t.dev != nil {
@@ -39,16 +37,18 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 	}
 	var paths []string
 	for _, t := range targets {
-		if t.dev, err = disk.Open(t.Disk); err == nil {
-			paths = append(paths, t.Disk.Path)
-			continue
+		if err = t.unmount(ctx, r); err == nil {
+			t.dev, err = disk.Open(t.Disk)
 		}
-		t.dev = nil
-		closeAll()
-		if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-			err = fault.WithHint(err, "writing to a disk takes root's rights: run it with sudo")
+		if err != nil {
+			t.dev = nil
+			closeAll()
+			return nil, err
 		}
-		return nil, err
+		paths = append(paths, t.Disk.Path)
+		if unseen := t.Disk.Unseen(); unseen != "" {
+			r.Infof("%s: without root's rights, %s cannot be seen", t.Disk.Path, unseen)
+		}
 	}
 	awake, err := flash.Awake("writing " + strings.Join(paths, ", "))
 	switch {
@@ -59,6 +59,21 @@ func Open(targets []*Target, r progress.Reporter) (closeAll func(), err error) {
 		r.Warnf("keep this computer from going to sleep: %v", err)
 	}
 	return closeAll, nil
+}
+
+func (t *Target) unmount(ctx context.Context, r progress.Reporter) error {
+	if !t.Disk.Releasable() {
+		return nil
+	}
+	if err := t.Disk.Unmount(ctx); err != nil {
+		return err
+	}
+	r.Infof("%s: unmounted %s", t.Disk.Path, strings.Join(t.Disk.MountPoints(), ", "))
+	now, err := t.Disk.Again()
+	if err == nil {
+		t.Disk = now
+	}
+	return err
 }
 
 // Write writes open disks from one reading of the image, and sets their Receipt and Err.
@@ -113,11 +128,12 @@ func (t *Target) Release(opt *Options, ejected bool) {
 		dev.Close()
 		return
 	}
-	if err := dev.Reread(); err != nil {
-		opt.Monitor.Warnf("the image is written, but %v", err)
-	}
 	t.Err = dev.Named()
-	if err := dev.Close(); err != nil {
+	notRead, err := dev.CloseReread()
+	if notRead != nil {
+		opt.Monitor.Warnf("the image is written, but %v", notRead)
+	}
+	if err != nil {
 		t.Err = &image.WriteError{Err: fmt.Errorf("closing %s: %w", t.Disk.Path, err)}
 	}
 	if t.Err != nil {

@@ -15,6 +15,7 @@ type Need struct {
 	Who        string // what requires Floor, such as "rock64"
 	Exact      int64  // the only supported size of the disk, in bytes
 	SectorSize int    // of the image's partition table, in bytes
+	Unmount    bool   // a disk that is [Disk.Releasable] will be unmounted
 
 	// Fixed allows to write a fixed disk with this Serial: the serial number of the disk,
 	// or its WWN if it has none.
@@ -36,7 +37,7 @@ func (d *Disk) Check(need Need) error {
 		return d.refuse("this system runs from it")
 	case d.Internal:
 		return d.refuse("it is an internal disk: use an external disk or a card")
-	case users != "":
+	case users != "" && !(need.Unmount && d.Releasable()):
 		return d.refuse("%s: unmount or release it first", users)
 	case d.Size == 0 && d.File:
 		return d.refuse("the file is empty: give it the size of a disk first, with truncate -s")

@@ -40,8 +40,10 @@ type Disk struct {
 	Diskseq    uint64 // a number the kernel uses for no other disk until it reboots; 0 if unknown
 	Parts      []Part
 	InUse      []string // uses of the disk, one sentence each
+	Mounts     []Mount  // of the disk and its partitions; they are in InUse as well. Not on macOS
 	System     bool     // this computer runs from it
 
+	dev       uint64       // device number as in stat(2), if known
 	found     fs.FileInfo  // of a regular file
 	foundFile procs.FileID // of the file of a loop device, if known
 
@@ -73,6 +75,30 @@ type Part struct {
 	Off, Size int64
 }
 
+// Mount is a mounted file system.
+type Mount struct {
+	Device string   // such as /dev/sdb1
+	At     []string // mount points
+}
+
+// Releasable reports whether nothing keeps the disk in use but mounts that [Disk.Unmount] can
+// end: this computer does not run from it, and it is not swap or part of another device.
+func (d *Disk) Releasable() bool {
+	return len(d.Mounts) > 0 && len(d.Mounts) == len(d.InUse) && !d.System
+}
+
+// MountPoints returns where file systems of the disk are mounted that [Disk.Unmount] or [Open]
+// can unmount.
+func (d *Disk) MountPoints() []string {
+	at := slices.Clone(d.Mounted)
+	if d.Releasable() {
+		for _, m := range d.Mounts {
+			at = append(at, m.At...)
+		}
+	}
+	return at
+}
+
 // Fixed reports whether a disk is part of the computer: it is not removable, on USB, an SD
 // card or eMMC, a loop device, an nbd or a regular file.
 func (d *Disk) Fixed() bool {
@@ -88,6 +114,13 @@ func (e *RefusedError) Kind() string  { return fault.Refused }
 func (d *Disk) refuse(format string, args ...any) error {
 	return &RefusedError{d.Path, fmt.Sprintf(format, args...)}
 }
+
+// PermissionError is a disk or file that this user may not open. It is an [fs.ErrPermission].
+type PermissionError struct{ Disk, Reason string }
+
+func (e *PermissionError) Error() string        { return e.Disk + ": " + e.Reason }
+func (e *PermissionError) Kind() string         { return fault.Permission }
+func (e *PermissionError) Is(target error) bool { return target == fs.ErrPermission }
 
 // GoneError is a disk that was removed, or replaced by another one.
 type GoneError struct {

@@ -111,6 +111,7 @@ type node struct {
 	holders    []string
 	loops      []string // loop devices of files on it
 	mounts     []string
+	partly     bool     // a directory or file of its file system is mounted by itself
 	layers     []string // mount points of overlays of the system with directories on it
 	swapFiles  []string
 	groups     []string // mounted file systems on several disks that include it
@@ -225,6 +226,7 @@ func (m *machine) describe(n *node) *Disk {
 		Removable:  n.number("removable") == 1,
 		ReadOnly:   n.number("ro") == 1,
 		Diskseq:    uint64(n.number("diskseq")),
+		dev:        n.dev,
 	}
 	if n.loop != nil {
 		d.foundFile = n.loop.file

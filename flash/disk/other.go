@@ -3,6 +3,7 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -42,8 +43,23 @@ func Open(d *Disk) (*Target, error) {
 // OpenRead opens a regular file for reading.
 func OpenRead(d *Disk) (*Target, error) { return openFile(d, os.O_RDONLY) }
 
-// Reread does nothing: a regular file has no partitions.
-func (t *Target) Reread() error { return nil }
+// Peek opens a regular file for reading.
+func Peek(d *Disk) (*Target, error) { return OpenRead(d) }
+
+// Permit checks that this process can open a regular file.
+func (d *Disk) Permit(ctx context.Context, write, ask bool) error { return nil }
+
+// Unmount is not supported on this system.
+func (d *Disk) Unmount(ctx context.Context) error { return errOther }
+
+// OpenDevice is not supported on this system.
+func OpenDevice(path string) (*os.File, error) { return nil, errOther }
+
+// Unseen returns "".
+func (d *Disk) Unseen() string { return "" }
+
+// CloseReread closes the file: a regular file has no partitions.
+func (t *Target) CloseReread() (notRead, err error) { return nil, t.Close() }
 
 // errNoMedium is an error that regular files do not have.
 var errNoMedium = errors.New("no medium")

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -46,9 +47,24 @@ func (d *Disk) Contains(file fs.FileInfo) bool {
 	return err == nil && os.SameFile(file, info)
 }
 
+// Again finds the disk again after it was unmounted, and checks that it is the same.
+func (d *Disk) Again() (*Disk, error) {
+	now, err := Find("/", d.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &GoneError{d.Path, unwrapPath(err)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return now, d.sameAs(now)
+}
+
 // sameAs returns a [*GoneError] if now, which has the name of d, is another disk.
 func (d *Disk) sameAs(now *Disk) error {
 	switch {
+	case d.dev != 0 && d.dev != now.dev:
+		return d.replaced("it had the device number %d:%d, this one has %d:%d",
+			unix.Major(d.dev), unix.Minor(d.dev), unix.Major(now.dev), unix.Minor(now.dev))
 	case d.Diskseq != 0 && d.Diskseq != now.Diskseq:
 		return d.replaced("it had the number %d, this one has %d", d.Diskseq, now.Diskseq)
 	case d.foundFile != (procs.FileID{}) && d.foundFile != now.foundFile:

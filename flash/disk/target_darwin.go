@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,8 +23,8 @@ const (
 // Open opens a disk for writing and for exclusive use. It first unmounts the disk's volumes,
 // which macOS mounts when a disk is connected. The error is a [*RefusedError] if [Disk.Check]
 // refuses the disk, if it is in use now, or if a volume has open files; a [*GoneError] if it
-// was removed or replaced; and [fs.ErrPermission] without the rights to write: nothing is
-// unmounted then.
+// was removed or replaced; and a [*PermissionError] without the rights to write. If it takes
+// a password to open the disk, it is asked for after the volumes are unmounted.
 func Open(d *Disk) (*Target, error) {
 	if err := d.Check(Need{}); err != nil {
 		return nil, err
@@ -31,8 +32,8 @@ func Open(d *Disk) (*Target, error) {
 	if d.File {
 		return openFile(d, os.O_RDWR)
 	}
-	if err := unix.Access(d.raw(), unix.W_OK); err != nil {
-		return nil, d.openError(&fs.PathError{Op: "open", Path: d.raw(), Err: err})
+	if err := d.Permit(context.Background(), true, true); err != nil {
+		return nil, err
 	}
 	m, err := d.recheck()
 	if err != nil {
@@ -44,11 +45,11 @@ func Open(d *Disk) (*Target, error) {
 	var f *os.File
 	// After the volumes are unmounted, system services open the disk for a moment.
 	err = retry(unix.EBUSY, 2*time.Second, func() (err error) {
-		f, err = openRaw(d.raw(), unix.O_RDWR|unix.O_EXLOCK)
+		f, err = d.open(unix.O_RDWR | unix.O_EXLOCK)
 		return err
 	})
 	if errors.Is(err, unix.ENOTSUP) {
-		f, err = openRaw(d.raw(), unix.O_RDWR)
+		f, err = d.open(unix.O_RDWR)
 	}
 	if err != nil {
 		return nil, d.openError(err)
@@ -61,7 +62,7 @@ func OpenRead(d *Disk) (*Target, error) {
 	if d.File {
 		return openFile(d, os.O_RDONLY)
 	}
-	f, err := openRaw(d.raw(), unix.O_RDONLY)
+	f, err := d.open(unix.O_RDONLY)
 	if err != nil {
 		return nil, d.openError(err)
 	}
@@ -197,8 +198,8 @@ func (t *Target) present() error {
 	return err
 }
 
-// Reread does nothing: macOS reads the partition table when the disk is closed.
-func (t *Target) Reread() error { return nil }
+// CloseReread closes the disk. macOS reads the partition table then.
+func (t *Target) CloseReread() (notRead, err error) { return nil, t.Close() }
 
 // flush flushes the disk's cache. A disk without the command has no cache, and fsync does
 // not support character devices.

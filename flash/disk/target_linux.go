@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -15,8 +16,9 @@ import (
 
 // Open opens a disk for writing and for exclusive use. The error is a [*RefusedError] if
 // [Disk.Check] refuses the disk, if it was mounted, claimed or write-protected since it was
-// found, or if another disk has its name now; a [*GoneError] if it was removed; and
-// [fs.ErrPermission] without the rights to write.
+// found, or if another disk has its name now; a [*GoneError] if it was removed; and a
+// [*PermissionError] without the rights to write. Users without these open it through UDisks2,
+// which may ask for a password.
 func Open(d *Disk) (*Target, error) {
 	if err := d.Check(Need{}); err != nil {
 		return nil, err
@@ -29,7 +31,7 @@ func Open(d *Disk) (*Target, error) {
 	}
 	var f *os.File
 	err := retry(unix.EBUSY, 300*time.Millisecond, func() (err error) {
-		f, err = os.OpenFile(d.Path, os.O_RDWR|unix.O_EXCL|unix.O_DIRECT, 0)
+		f, err = d.open(os.O_RDWR|unix.O_EXCL|unix.O_DIRECT, true)
 		return err
 	})
 	if err != nil {
@@ -38,12 +40,18 @@ func Open(d *Disk) (*Target, error) {
 	return d.target(f, (*Target).settle)
 }
 
-// OpenRead opens a disk for reading past the page cache. The disk may be in use.
-func OpenRead(d *Disk) (*Target, error) {
+// OpenRead opens a disk for reading past the page cache. The disk may be in use. Like [Open],
+// it may ask for a password.
+func OpenRead(d *Disk) (*Target, error) { return openRead(d, true) }
+
+// Peek is like [OpenRead], but asks for no password.
+func Peek(d *Disk) (*Target, error) { return openRead(d, false) }
+
+func openRead(d *Disk, ask bool) (*Target, error) {
 	if d.File {
 		return openFile(d, os.O_RDONLY)
 	}
-	f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_DIRECT, 0)
+	f, err := d.open(os.O_RDONLY|unix.O_DIRECT, ask)
 	if err != nil {
 		return nil, d.openError(err)
 	}
@@ -123,7 +131,7 @@ func (t *Target) identify() error {
 		return fmt.Errorf("%s: asking for its sector size: %w", d.Path, err)
 	}
 	now := *d
-	now.Size, now.SectorSize = int64(size), int(sector)
+	now.Size, now.SectorSize, now.dev = int64(size), int(sector), uint64(info.Sys().(*syscall.Stat_t).Rdev)
 	// Linux has this number since 5.15.
 	if seq, err := ioctl64(fd, unix.BLKGETDISKSEQ); err == nil {
 		now.Diskseq = seq
@@ -162,25 +170,43 @@ func (t *Target) present() error {
 	if err := t.identify(); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(t.disk.Path, os.O_RDONLY, 0)
+	f, err := t.disk.open(os.O_RDONLY, false)
+	if errors.Is(err, fs.ErrPermission) { // without the right to open it twice
+		_, err = os.Stat(t.disk.Path)
+		return err
+	}
 	if err != nil {
 		return err
 	}
 	return f.Close()
 }
 
-// Reread makes the kernel read the new partition table. A disk that does not support
-// partitions, or that has mounted partitions, is left as it is.
+// Reread makes the kernel read the new partition table, which takes root's rights. A disk that
+// does not support partitions, or that has mounted partitions, is left as it is.
 func (t *Target) Reread() error {
 	if t.disk.File {
 		return nil
 	}
 	err := unix.IoctlSetInt(int(t.f.Fd()), unix.BLKRRPART, 0)
 	switch err {
-	case nil, unix.EBUSY, unix.EINVAL, unix.ENOTTY, unix.EACCES, unix.EPERM:
+	case nil, unix.EBUSY, unix.EINVAL, unix.ENOTTY:
 		return nil
 	}
 	return fmt.Errorf("%s: rereading its partition table: %w", t.disk.Path, err)
+}
+
+// CloseReread makes the kernel read the new partition table and closes the disk. Without root's
+// rights, udev or UDisks2 does it after the disk is closed. The error notRead is why the kernel
+// may still have the old partition table.
+func (t *Target) CloseReread() (notRead, err error) {
+	notRead = t.Reread()
+	err = t.Close()
+	if errors.Is(notRead, fs.ErrPermission) {
+		if notRead = t.disk.rescan(); notRead != nil {
+			notRead = fmt.Errorf("%s: rereading its partition table: %w", t.disk.Path, notRead)
+		}
+	}
+	return notRead, err
 }
 
 func (t *Target) flush() error { return t.f.Sync() }

@@ -611,7 +611,7 @@ func (t *topology) check(root string, n *count) error {
 		if want.runsSystem && !got.System {
 			wrong("%s: this system runs from it and it is not said: %v", want.name, got.InUse)
 		}
-		if t.noRoot && want.inUse && !got.System {
+		if t.noRoot && want.inUse && want.fixed && !got.System {
 			wrong("%s: it may be what this system runs from", want.name)
 		}
 		free := !want.inUse && !want.empty && !want.readOnly

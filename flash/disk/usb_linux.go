@@ -1,11 +1,14 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"imgtool/flash/disk/udisks"
 )
 
 // USBDevices returns the interfaces of the USB devices of the machine with the root
@@ -53,7 +56,13 @@ func Eject(root string, d *Disk) error {
 	if d.USB == nil || d.USB.Port == "" {
 		return errors.New("it is not on USB")
 	}
-	return os.WriteFile(filepath.Join(root, "sys/bus/usb/devices", d.USB.Port, "remove"), []byte("1"), 0)
+	err := os.WriteFile(filepath.Join(root, "sys/bus/usb/devices", d.USB.Port, "remove"), []byte("1"), 0)
+	if errors.Is(err, fs.ErrPermission) && filepath.Clean(root) == "/" {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return d.permission(udisks.PowerOff(ctx, d.Path), true)
+	}
+	return err
 }
 
 // usb returns the USB interface of a disk, or nil.

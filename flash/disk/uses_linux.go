@@ -181,6 +181,7 @@ func (m *machine) addMounts() error {
 		}
 		for _, n := range at.on {
 			addNew(&n.mounts, at.at)
+			n.partly = n.partly || info.Root != "/"
 		}
 		m.mounts = append(m.mounts, at)
 	}
@@ -305,9 +306,17 @@ func (m *machine) allUses(nodes []*node, d *Disk) {
 	if len(d.InUse) == 0 && m.claimed(d) {
 		d.InUse = []string{"the kernel or another program has claimed it: it is mounted in another mount namespace, such as a container's, part of a file system on several disks, or used by a virtual machine"}
 	}
-	if m.rootless && len(d.InUse) > 0 {
+	if m.rootless && len(d.InUse) > 0 && !m.plain(d) {
 		d.System = true
 	}
+}
+
+// plain reports whether a removable disk is used only by mounts of whole file systems. A
+// system's own disk, if it is not found, has other uses: parts of it are mounted, or it has
+// the files of loop devices.
+func (m *machine) plain(d *Disk) bool {
+	used := append([]*node{m.nodes[d.Name]}, m.parts(m.nodes[d.Name])...)
+	return d.Releasable() && !d.Fixed() && !slices.ContainsFunc(used, func(n *node) bool { return n.partly || len(n.loops) > 0 })
 }
 
 func (m *machine) uses(n *node, seen map[*node]bool, d *Disk) {
@@ -320,6 +329,9 @@ func (m *machine) uses(n *node, seen map[*node]bool, d *Disk) {
 	}
 	if len(n.mounts) > 0 {
 		use("is mounted at %s", list(n.mounts))
+		if n.disk == d.Name && len(n.groups) == 0 {
+			d.Mounts = append(d.Mounts, Mount{n.path(), n.mounts})
+		}
 		d.System = d.System || slices.ContainsFunc(n.mounts, func(at string) bool { return slices.Contains(systemMounts, at) })
 	} else {
 		for _, group := range n.groups {

@@ -301,7 +301,7 @@ func (f *Factory) write(ctx context.Context, media []*medium) error {
 		m.Target.Configure(m.plan, &f.opt.Options)
 		targets = append(targets, m.Target)
 	}
-	closeAll, err := deploy.Open(targets, f.opt.Monitor)
+	closeAll, err := deploy.Open(ctx, targets, f.opt.Monitor)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package build
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -10,7 +9,10 @@ import (
 	"strings"
 
 	"imgtool/boards"
+	"imgtool/image/fault"
 	"imgtool/image/squashfs"
+	"imgtool/image/suggest"
+	"imgtool/layouts"
 )
 
 // MissingInputsError means that inputs were not given.
@@ -28,13 +30,28 @@ func (e *MissingInputsError) Error() string {
 
 var goodID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
+// check checks the options without opening an input.
 func (b *builder) check() (err error) {
 	if err := b.checkMedia(); err != nil {
 		return err
 	}
+	if err := b.checkOptions(); err != nil {
+		return fault.As(fault.Usage, err)
+	}
+	if b.codec, err = squashfs.Codec(b.Compression); err != nil {
+		return fault.As(fault.Usage, err)
+	}
+	if err := b.checkSeed(); err != nil {
+		return err
+	}
+	return b.checkInputs()
+}
+
+// checkOptions checks what is said about the board and not in a file.
+func (b *builder) checkOptions() error {
 	b.Profile = cmp.Or(b.Profile, boards.Profiles[0])
-	if !slices.Contains(boards.Profiles, b.Profile) {
-		return fmt.Errorf("unknown profile %q (known: %s)", b.Profile, strings.Join(boards.Profiles, ", "))
+	if err := b.checkProfile(); err != nil {
+		return err
 	}
 	for flag := range b.Flags {
 		if !slices.Contains(b.Board.Options(), flag) {
@@ -44,11 +61,16 @@ func (b *builder) check() (err error) {
 	if err := b.squashfs().Check(); err != nil {
 		return err
 	}
-	if b.codec, err = squashfs.Codec(b.Compression); err != nil {
-		return err
-	}
 	if b.BuildID != "" && !goodID.MatchString(b.BuildID) {
 		return fmt.Errorf("build id %q: it must be 1 to 64 letters, digits and . _ + -, starting with a letter or digit", b.BuildID)
+	}
+	for name := range b.Parts {
+		if _, _, err := b.part(name); err != nil {
+			return err
+		}
+	}
+	if err := b.checkVars(); err != nil {
+		return err
 	}
 	if err := checkCmdline(b.Cmdline); err != nil {
 		return err
@@ -58,10 +80,42 @@ func (b *builder) check() (err error) {
 	} else if _, err := putCmdline(script, b.Cmdline); err != nil {
 		return err
 	}
-	if err := b.checkSeed(); err != nil {
-		return err
+	return nil
+}
+
+func (b *builder) checkProfile() error {
+	if !slices.Contains(boards.Profiles, b.Profile) {
+		return fmt.Errorf("unknown profile %q (known: %s)", b.Profile, strings.Join(boards.Profiles, ", "))
 	}
+	if b.Profile != boards.Profiles[0] && !b.Board.HasProfiles() && !b.uses("PROFILE") {
+		return fmt.Errorf("%s is the same in all profiles: leave out --profile %s", b.Board.Name, b.Profile)
+	}
+	return nil
+}
+
+// checkVars refuses variables that nothing uses.
+func (b *builder) checkVars() error {
+	known := slices.AppendSeq(slices.Collect(maps.Keys(b.Board.Vars)), maps.Keys(b.partitionVars()))
+	for name := range b.Vars {
+		if slices.Contains(known, name) || slices.Contains([]string{"KERNEL", "KERNEL_DTB", "TFTP_ROOT"}, name) || b.uses(name) {
+			continue
+		}
+		return fmt.Errorf("variable %s: nothing in the build of %s uses @%s@%s", name, b.Board.Name, name, suggest.DidYouMean(name, known))
+	}
+	return nil
+}
+
+// checkInputs checks the names of the inputs, and sets the missing ones to their default.
+func (b *builder) checkInputs() error {
 	inputs := b.Board.Inputs()
+	for name, ref := range b.Inputs {
+		if !slices.Contains(inputs, name) {
+			return fault.New(fault.Usage, "%s has no input %q%s (it has %s)", b.Board.Name, name, suggest.DidYouMean(name, inputs), strings.Join(inputs, ", "))
+		}
+		if ref == "starter" && b.Board.Starter.Inputs[name] == "" {
+			return fault.New(fault.Usage, "%s has no default source for %s: pass --input %s=FILE", b.Board.Name, name, name)
+		}
+	}
 	none := len(b.Inputs) == 0
 	if none {
 		b.Inputs = map[string]string{}
@@ -80,13 +134,8 @@ func (b *builder) check() (err error) {
 		return &MissingInputsError{b.Board.Name, missing}
 	}
 	for name, ref := range b.Inputs {
-		if !slices.Contains(inputs, name) {
-			return fmt.Errorf("%s has no input %q; it has %s", b.Board.Name, name, strings.Join(inputs, ", "))
-		}
 		if ref == "starter" {
-			if b.Inputs[name] = b.Board.Starter.Inputs[name]; b.Inputs[name] == "" {
-				return fmt.Errorf("%s has no default source for %s: pass --input %s=FILE", b.Board.Name, name, name)
-			}
+			b.Inputs[name] = b.Board.Starter.Inputs[name]
 		}
 	}
 	return nil
@@ -95,7 +144,7 @@ func (b *builder) check() (err error) {
 func (b *builder) checkMedia() error {
 	for _, name := range slices.AppendSeq(slices.Clone(b.Media), maps.Keys(b.Sizes)) {
 		if !slices.Contains(b.Board.MediaNames(), name) {
-			return fmt.Errorf("%s has no medium %q; it has %s", b.Board.Name, name, strings.Join(b.Board.MediaNames(), ", "))
+			return fault.New(fault.Usage, "%s has no medium %q%s (it has %s)", b.Board.Name, name, suggest.DidYouMean(name, b.Board.MediaNames()), strings.Join(b.Board.MediaNames(), ", "))
 		}
 	}
 	for i := range b.Board.Media {
@@ -108,11 +157,28 @@ func (b *builder) checkMedia() error {
 		}
 		var err error
 		if d.placed, err = d.Layout.Place(b.Slots, b.Sizes[d.Name]); err != nil {
-			return fmt.Errorf("%s: %w", d.Name, err)
+			err = fmt.Errorf("%s: %w", d.Name, err)
+			if b.Sizes[d.Name] != 0 {
+				err = fault.As(fault.Usage, err)
+			}
+			return err
 		}
 		b.disks = append(b.disks, d)
 	}
+	if b.Slots == "ab" && !b.used(func(p layouts.Part) bool { return p.Slot == "b" }) {
+		return fault.New(fault.Usage, "%s", b.noSlots())
+	}
 	return nil
+}
+
+func (b *builder) noSlots() string {
+	text := b.Board.Name + " has no second slot: leave out --slots ab"
+	for _, name := range boards.Layouts(b.Board.Name) {
+		if other, err := boards.LoadLayout(b.Board.Name, name); err == nil && other.HasSlots() {
+			text += ", or choose a layout with two by --layout " + name
+		}
+	}
+	return text
 }
 
 func (b *builder) checkSeed() (err error) {
@@ -122,7 +188,7 @@ func (b *builder) checkSeed() (err error) {
 	case b.Board.Seed.Path == "":
 		return b.Board.NoSeed()
 	case strings.Contains(b.Slots, "b"):
-		return errors.New("an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
+		return fault.New(fault.Usage, "an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
 	}
 	b.seed, err = b.Seed.Check(b.Board.Seed.Format, b.Warn)
 	return err

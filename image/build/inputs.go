@@ -18,6 +18,7 @@ import (
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
 	"imgtool/image/starter"
+	"imgtool/image/suggest"
 	"imgtool/image/tree"
 	"imgtool/layouts"
 )
@@ -162,20 +163,7 @@ func (b *builder) rootTree() (*tree.Tree, error) {
 
 func (b *builder) openParts(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
-		full := name
-		if !strings.Contains(name, "/") {
-			var found []string
-			for _, m := range b.Board.Media {
-				if _, err := b.Board.Partition(m.Name + "/" + name); err == nil {
-					found = append(found, m.Name+"/"+name)
-				}
-			}
-			if len(found) != 1 {
-				return fmt.Errorf("%s has %d partitions %s (%s): name one as MEDIUM/NAME", b.Board.Name, len(found), name, strings.Join(found, ", "))
-			}
-			full = found[0]
-		}
-		p, err := b.Board.Partition(full)
+		full, p, err := b.part(name)
 		if err != nil {
 			return err
 		}
@@ -193,6 +181,27 @@ func (b *builder) openParts(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// part returns a partition by its name, or as MEDIUM/NAME, and its name with the medium.
+func (b *builder) part(name string) (full string, p *layouts.Partition, err error) {
+	var all, found []string
+	for _, m := range b.Board.Media {
+		for _, p := range m.Layout.Partitions {
+			all = append(all, p.Name, m.Name+"/"+p.Name)
+			if name == p.Name || name == m.Name+"/"+p.Name {
+				found = append(found, m.Name+"/"+p.Name)
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", nil, fmt.Errorf("%s has no partition %q%s", b.Board.Name, name, suggest.DidYouMean(name, all))
+	case 1:
+		p, err = b.Board.Partition(found[0])
+		return found[0], p, err
+	}
+	return "", nil, fmt.Errorf("%s has %d partitions %s: name one of %s", b.Board.Name, len(found), name, strings.Join(found, ", "))
 }
 
 // fitting returns the content of an input for a partition, expanded if it is an Android

@@ -83,7 +83,18 @@ func Prepare(r Request, warn func(string)) (*Job, error) {
 	if j.Inputs, err = r.gatherInputs(board); err != nil {
 		return nil, err
 	}
+	if err := j.checkOptions(); err != nil {
+		return nil, err
+	}
 	return j, j.checkOverwrite(append(r.Keep, r.Board))
+}
+
+// checkOptions checks the options as [Build] does, before anything else is done.
+func (j *Job) checkOptions() error {
+	opt := j.Options
+	opt.Inputs, opt.Warn = maps.Clone(opt.Inputs), func(string) {}
+	b := &builder{Options: opt}
+	return withHint(b.check(), j.Board)
 }
 
 // parse sets the options that are texts or files.
@@ -138,6 +149,9 @@ func parsePairs(flag string, list []string) (map[string]string, error) {
 		if !ok || name == "" {
 			return nil, fault.New(fault.Usage, "%s %q: it must be NAME=VALUE", flag, text)
 		}
+		if _, again := pairs[name]; again {
+			return nil, fault.New(fault.Usage, "%s %s is given twice", flag, name)
+		}
 		pairs[name] = value
 	}
 	return pairs, nil
@@ -165,7 +179,7 @@ func parseBlockSize(s string) (int, error) {
 			return n << 10, nil
 		}
 	}
-	return 0, fmt.Errorf("block size %q: it must be a power of two from 4KiB to 1MiB", s)
+	return 0, fault.New(fault.Usage, "--block-size is %q; it must be a power of two from 4KiB to 1MiB", s)
 }
 
 // gatherInputs returns where each input comes from, or nothing if none is given. Inputs
@@ -189,14 +203,21 @@ func (r *Request) gatherInputs(board *boards.Board) (map[string]string, error) {
 			}
 		}
 	}
+	named := map[string]bool{}
 	for _, in := range r.Inputs {
 		name, ref, _ := strings.Cut(in, "=")
 		if name == "" || ref == "" {
 			return nil, fault.New(fault.Usage, "--input %s: write it as NAME=REF", in)
 		}
-		refs[name] = ref
+		if named[name] {
+			return nil, fault.New(fault.Usage, "--input %s is given twice", name)
+		}
+		refs[name], named[name] = ref, true
 	}
 	if r.Rootfs != "" {
+		if named["rootfs"] {
+			return nil, fault.New(fault.Usage, "--rootfs and --input rootfs are the same input: give one of them")
+		}
 		refs["rootfs"] = r.Rootfs
 	}
 	if len(refs) == 0 && r.InputsDir != "" {

@@ -71,6 +71,9 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 	j.Opener = source.NewOpener(source.Options{Arch: j.Board.Arch, KeepOwners: j.keepOwners, ModTime: j.Time, Clamp: j.Clamp,
 		CacheDir: packages, TempDir: j.TempDir, Memo: memo, Unpacked: scratch, Warn: warn})
 	defer j.Opener.Close()
+	if err := j.checkOptions(); err != nil {
+		return err
+	}
 	if len(j.Inputs) == 0 && len(j.Board.Inputs()) > 0 {
 		r.Infof("no inputs given: building a small starter system from Debian's packages")
 	}

@@ -159,7 +159,7 @@ func (c *comparison) places() error {
 		}
 		at, err := v.Find(l.Path, true)
 		if err != nil {
-			return fmt.Errorf("%s: %w", l.Name(), err)
+			return l.Wrap(err)
 		}
 		if trees[i] = v.Tree.Sub(at); trees[i] == nil {
 			return fault.New(fault.Usage, "%s is not a directory: print files with imgtool cat to compare them", l.Name())

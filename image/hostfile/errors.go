@@ -66,8 +66,7 @@ func readError(path string, off int64, err error) error {
 }
 
 // CheckOutput checks that a regular file can be made or replaced at path: its directory
-// exists and is writable, and path is not a file
-// of another kind. It makes nothing.
+// exists and is writable, and path is not a file of another kind. It leaves nothing behind.
 func CheckOutput(path string) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return &KindError{path, kind(info.Mode()), "a regular file"}
@@ -82,8 +81,26 @@ func CheckOutput(path string) error {
 	case !info.IsDir():
 		return fmt.Errorf("%s: %s is not a directory", path, dir)
 	}
-	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+	if err := tryWrite(dir); err != nil {
 		return fault.New(fault.WriteKind(err), "%s: the directory %s is not writable: %w", path, dir, err)
 	}
 	return nil
+}
+
+// tryWrite checks that files can be made in a directory. Root may write to every directory, but
+// not every file system has directories that take files: /proc has none.
+func tryWrite(dir string) error {
+	err := unix.Access(dir, unix.W_OK|unix.X_OK)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".imgtool-")
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathErr.Err
+	}
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return os.Remove(f.Name())
 }

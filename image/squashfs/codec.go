@@ -18,6 +18,8 @@ import (
 	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz"
 	"github.com/ulikunitz/xz/lzma"
+
+	"imgtool/image/suggest"
 )
 
 // encoder compresses src. It returns dst resliced, if that has the capacity, or a
@@ -108,7 +110,8 @@ func parseCodec(compression string) (*codec, int, error) {
 		}
 		return c, level, nil
 	}
-	return nil, 0, fmt.Errorf("compression %q is unknown: it must be zstd, gzip, xz or lz4", compression)
+	names := []string{"zstd", "gzip", "xz", "lz4"}
+	return nil, 0, fmt.Errorf("compression %q is unknown: it must be %s%s", compression, suggest.Or(names), suggest.DidYouMean(name, names))
 }
 
 // Codec returns the name of a compression with its level and library, such as

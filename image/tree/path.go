@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"imgtool/image/suggest"
 )
 
 // maxLinks is the number of symbolic links that Linux follows in one path.
@@ -24,11 +26,28 @@ func (t *Tree) Open(path string) (*Inode, error) {
 	for up := Parent(real); t.Lookup(up) == nil; up = Parent(up) {
 		missing = up
 	}
-	if strings.Trim(path, "/") == missing {
-		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+	var names []string
+	for name := range t.List(Parent(missing)) {
+		names = append(names, name)
 	}
-	return nil, fmt.Errorf("%s: %s: %w", path, missing, fs.ErrNotExist)
+	return nil, &NotExistError{path, missing, suggest.Closest(base(missing), names)}
 }
+
+// NotExistError is the error of a path that does not exist in a tree.
+type NotExistError struct {
+	Path    string // as it was given
+	Missing string // the first part of the path that does not exist, without symbolic links
+	Like    string // a name in the same directory that is like the missing one, or ""
+}
+
+func (e *NotExistError) Error() string {
+	if strings.Trim(e.Path, "/") == e.Missing {
+		return fmt.Sprintf("%s: %v", e.Path, fs.ErrNotExist)
+	}
+	return fmt.Sprintf("%s: %s: %v", e.Path, e.Missing, fs.ErrNotExist)
+}
+
+func (e *NotExistError) Unwrap() error { return fs.ErrNotExist }
 
 // Resolve returns the path in the tree that path leads to. It follows symbolic links as
 // [Tree.Open] does: those in parent directories, and with last that in the last element

@@ -12,6 +12,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/gpt"
 	"imgtool/image/partition"
+	"imgtool/image/suggest"
 	"imgtool/layouts"
 )
 
@@ -65,11 +66,15 @@ func PartName(p gpt.Part) string {
 	return p.Name
 }
 
-// names returns the names of all partitions, separated by commas.
+// names returns the numbers and names of all partitions, separated by commas.
 func (p *Partitions) names() string {
 	var names []string
 	for _, part := range p.List {
-		names = append(names, PartName(part))
+		name := strconv.Itoa(part.Number)
+		if part.Name != "" {
+			name += " " + part.Name
+		}
+		names = append(names, name)
 	}
 	return strings.Join(names, ", ")
 }
@@ -86,7 +91,11 @@ func (p *Partitions) find(image, name string) (gpt.Part, error) {
 	}
 	switch len(found) {
 	case 0:
-		return gpt.Part{}, fmt.Errorf("%s has no partition %q; it has %s", image, name, p.names())
+		var known []string
+		for _, part := range p.List {
+			known = append(known, part.Name)
+		}
+		return gpt.Part{}, fmt.Errorf("%s has no partition %q%s (it has %s)", image, name, suggest.DidYouMean(name, known), p.names())
 	case 1:
 		return found[0], nil
 	}

@@ -14,6 +14,7 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/fileinfo"
 	"imgtool/image/gpt"
+	"imgtool/image/suggest"
 	"imgtool/image/tree"
 )
 
@@ -105,6 +106,19 @@ func (l *Location) Name() string {
 	return l.Source.Name + ":" + l.Part + "/" + l.Path
 }
 
+// Wrap adds the name of the place to an error of a path in its file system.
+func (l *Location) Wrap(err error) error {
+	missing, ok := errors.AsType[*tree.NotExistError](err)
+	if !ok {
+		return fmt.Errorf("%s: %w", l.Name(), err)
+	}
+	text := l.Name() + " does not exist"
+	if missing.Missing != strings.Trim(missing.Path, "/") {
+		text = fmt.Sprintf("%s: %s does not exist", l.Name(), missing.Missing)
+	}
+	return fault.New(fault.Input, "%s%s", text, suggest.Question(missing.Like))
+}
+
 // Section returns the bytes of the partition, or of the whole image if it has no
 // partitions.
 func (l *Location) Section() (*io.SectionReader, error) {
@@ -120,7 +134,7 @@ func (l *Location) Section() (*io.SectionReader, error) {
 	case len(l.Partitions.List) == 0:
 		return nil, fmt.Errorf("%s: its partition table has no partitions", name)
 	case l.Part == "":
-		return nil, fault.New(fault.Usage, "%s: name a partition, as in %s:%s; there are %s", name, name, PartName(l.Partitions.List[0]), l.Partitions.names())
+		return nil, fault.New(fault.Usage, "%s: name a partition, as in %s:%s (it has %s)", name, name, PartName(l.Partitions.List[0]), l.Partitions.names())
 	}
 	p, err := l.Partitions.find(name, l.Part)
 	if err != nil {
@@ -180,7 +194,7 @@ func (l *Location) Content() (image.Content, error) {
 		err = errors.New("it is not a regular file, but a " + fileinfo.Type(n))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", l.Name(), err)
+		return nil, l.Wrap(err)
 	}
 	if n.Content == nil {
 		return image.Zeros(0), nil

@@ -48,8 +48,8 @@ func TestPlaceErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ arg, kind, want string }{
-		{path, fault.Usage, "name a partition, as in " + path + ":root; there are root"},
-		{path + ":none", "", `has no partition "none"; it has root`},
+		{path, fault.Usage, "name a partition, as in " + path + ":root (it has 1 root)"},
+		{path + ":none", "", `has no partition "none" (it has 1 root)`},
 		{path + ":root", "", path + ":root has no known file system (squashfs, ext4, FAT)"},
 		{text, fault.Corrupt, "it is neither a disk image nor a known file system"},
 		{text + ":root", fault.Corrupt, "has no partition table"},

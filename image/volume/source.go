@@ -16,6 +16,7 @@ import (
 	"iter"
 	"os"
 
+	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
@@ -77,6 +78,9 @@ func Open(path string, opt Options) (*Source, error) {
 	f, err := hostfile.OpenDisk(path)
 	if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a pipe" {
 		return nil, fault.WithHint(err, "give an image from a pipe as -")
+	}
+	if info, statErr := os.Stat(path); errors.Is(err, fs.ErrPermission) && statErr == nil && info.Mode()&fs.ModeDevice != 0 {
+		f, err = disk.OpenDevice(path)
 	}
 	if err != nil {
 		return nil, err

@@ -219,7 +219,8 @@ func (u *UI) Interrupted() error {
 // Fail shows the error that ends the command, and advice.
 func (u *UI) Fail(err error, status int) {
 	advice := fault.Hint(err)
-	message := err.Error()
+	plain := fault.Replacer(err)
+	message := plain.Replace(err.Error())
 	if u.JSON {
 		e := map[string]any{"event": "error", "error": message, "status": status}
 		if advice != "" {
@@ -238,7 +239,7 @@ func (u *UI) Fail(err error, status int) {
 		return
 	}
 	for _, line := range errorLines(err) {
-		u.Line("imgtool: %s", line)
+		u.Line("imgtool: %s", plain.Replace(line))
 	}
 	if advice != "" {
 		u.Line("imgtool: %s", advice)

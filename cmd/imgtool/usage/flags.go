@@ -107,12 +107,20 @@ func AddEnum(cmd *cobra.Command, value *string, name, about string, known ...str
 	cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// NoEffect refuses flags that would be ignored if useless is true. why completes the sentence
-// "--FLAG has no effect".
-func NoEffect(cmd *cobra.Command, useless bool, why string, flags ...string) error {
-	for _, name := range flags {
-		if useless && cmd.Flags().Changed(name) {
-			return fault.New(fault.Usage, "--%s has no effect %s", name, why)
+// Useless says when flags of a command are ignored. Why completes "--FLAG has no effect".
+type Useless struct {
+	If    bool
+	Why   string
+	Flags []string
+}
+
+// CheckUseless refuses flags that would be ignored.
+func CheckUseless(cmd *cobra.Command, rules ...Useless) error {
+	for _, rule := range rules {
+		for _, name := range rule.Flags {
+			if rule.If && cmd.Flags().Changed(name) {
+				return fault.New(fault.Usage, "--%s has no effect %s", name, rule.Why)
+			}
 		}
 	}
 	return nil

@@ -51,11 +51,8 @@ func Help(cmd *cobra.Command) string {
 		long = cmd.Short + "."
 	}
 	fmt.Fprintf(&b, "%s\nUsage:\n", filled(long))
-	if cmd.Runnable() {
-		b.WriteString(wrapped("  ", "      ", useLine(cmd)))
-	}
-	if cmd.HasAvailableSubCommands() {
-		fmt.Fprintf(&b, "  %s COMMAND\n", cmd.CommandPath())
+	for _, line := range Lines(cmd) {
+		b.WriteString(wrapped("  ", "      ", line))
 	}
 	if cmd.Example != "" {
 		fmt.Fprintf(&b, "\nExamples:\n%s\n", strings.TrimRight(cmd.Example, "\n"))
@@ -76,65 +73,114 @@ func useLine(cmd *cobra.Command) string {
 	return use + " [FLAG...]"
 }
 
+// Lines returns the command lines that a command takes.
+func Lines(cmd *cobra.Command) (all []string) {
+	if cmd.Runnable() {
+		all = append(all, useLine(cmd))
+	}
+	if cmd.HasAvailableSubCommands() {
+		all = append(all, cmd.CommandPath()+" COMMAND")
+	}
+	return all
+}
+
+// A Section is a heading of a help text with the commands or flags under it.
+type Section[T any] struct {
+	Title string
+	Items []T
+}
+
+// Commands returns the commands below cmd in their groups.
+func Commands(cmd *cobra.Command) (all []Section[*cobra.Command]) {
+	for _, g := range append(slices.Clone(cmd.Groups()), &cobra.Group{Title: "Commands"}) {
+		s := Section[*cobra.Command]{Title: g.Title}
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() && c.GroupID == g.ID {
+				s.Items = append(s.Items, c)
+			}
+		}
+		if len(s.Items) > 0 {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 func writeCommands(b *strings.Builder, cmd *cobra.Command) {
 	wide := 0
-	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
+	for _, s := range Commands(cmd) {
+		for _, c := range s.Items {
 			wide = max(wide, len(c.Name()))
 		}
 	}
-	section := func(title, id string) {
-		first := true
-		for _, c := range cmd.Commands() {
-			if !c.IsAvailableCommand() || c.GroupID != id {
-				continue
-			}
-			if first {
-				fmt.Fprintf(b, "\n%s:\n", title)
-				first = false
-			}
+	for _, s := range Commands(cmd) {
+		fmt.Fprintf(b, "\n%s:\n", s.Title)
+		for _, c := range s.Items {
 			b.WriteString(wrapped(fmt.Sprintf("  %-*s  ", wide, c.Name()), strings.Repeat(" ", wide+4), c.Short))
 		}
 	}
-	for _, g := range cmd.Groups() {
-		section(g.Title, g.ID)
-	}
-	section("Commands", "")
 }
 
-func writeFlags(b *strings.Builder, cmd *cobra.Command) {
-	local := cmd.NonInheritedFlags()
+// Global is the title of the section of the flags that all commands have.
+const Global = "Flags of all commands"
+
+// Flags returns the flags of cmd in their groups. The last section has those of
+// all commands.
+func Flags(cmd *cobra.Command) (all []Section[*pflag.Flag]) {
 	section := func(title string, flags *pflag.FlagSet, heading string) {
-		first := true
+		s := Section[*pflag.Flag]{Title: title}
 		flags.VisitAll(func(f *pflag.Flag) {
-			if f.Hidden || strings.Join(f.Annotations[groupKey], "") != heading {
-				return
+			if !f.Hidden && strings.Join(f.Annotations[groupKey], "") == heading {
+				s.Items = append(s.Items, f)
 			}
-			if first {
-				fmt.Fprintf(b, "\n%s:\n", title)
-				first = false
-			}
-			writeFlag(b, f)
 		})
+		if len(s.Items) > 0 {
+			all = append(all, s)
+		}
+	}
+	local, global := cmd.NonInheritedFlags(), cmd.InheritedFlags()
+	if !cmd.HasParent() {
+		local, global = cmd.LocalNonPersistentFlags(), cmd.PersistentFlags()
 	}
 	section("Flags", local, "")
 	for _, heading := range headings(cmd.Annotations) {
 		section(heading, local, heading)
 	}
-	section("Flags of all commands", cmd.InheritedFlags(), "")
+	section(Global, global, "")
+	return all
+}
+
+func writeFlags(b *strings.Builder, cmd *cobra.Command) {
+	for _, s := range Flags(cmd) {
+		fmt.Fprintf(b, "\n%s:\n", s.Title)
+		for _, f := range s.Items {
+			writeFlag(b, f)
+		}
+	}
+}
+
+// Describe returns what stands for the value of a flag in help, or "", and what the flag does.
+func Describe(f *pflag.Flag) (value, about string) {
+	value, about = pflag.UnquoteUsage(f)
+	if f.Value.Type() == "bool" {
+		value = ""
+	} else {
+		value = metavar(f, value)
+	}
+	if d := f.DefValue; d != "" && d != "false" && d != "0" && d != "0s" && d != "[]" {
+		about += " (default " + d + ")"
+	}
+	return value, about
 }
 
 func writeFlag(b *strings.Builder, f *pflag.Flag) {
-	name, about := pflag.UnquoteUsage(f)
+	value, about := Describe(f)
 	head := "      --" + f.Name
 	if f.Shorthand != "" {
 		head = "  -" + f.Shorthand + ", --" + f.Name
 	}
-	if f.Value.Type() != "bool" {
-		head += " " + metavar(f, name)
-	}
-	if d := f.DefValue; d != "" && d != "false" && d != "0" && d != "0s" && d != "[]" {
-		about += " (default " + d + ")"
+	if value != "" {
+		head += " " + value
 	}
 	indent := strings.Repeat(" ", flagColumn)
 	if len(head)+2 > flagColumn {

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/cmd/imgtool/reference"
+	"imgtool/cmd/imgtool/usage"
+	"imgtool/image/build"
+)
+
+var environment = []reference.Entry{
+	{Name: "SOURCE_DATE_EPOCH", Meaning: "seconds since 1970: the time in images, and the latest time of their files (default: a constant)"},
+	{Name: "IMGTOOL_CACHE_DIR", Meaning: "directory of the cache of compressed blocks (default: imgtool/blocks in the user's cache directory)"},
+	{Name: "XDG_CACHE_HOME", Meaning: "the user's cache directory on Linux (default: ~/.cache)"},
+	{Name: "TMPDIR", Meaning: "directory of scratch files (default: /tmp)"},
+	{Name: "SSH_AUTH_SOCK", Meaning: "socket of the ssh-agent whose keys sign configurations (provision)"},
+	{Name: "DOCKER_CONFIG", Meaning: "directory of config.json with logins of registries (default: ~/.docker)"},
+	{Name: "REGISTRY_AUTH_FILE", Meaning: "file with logins of registries, if Docker's has none (default: containers/auth.json in XDG_RUNTIME_DIR)"},
+	{Name: "HTTPS_PROXY", Meaning: "proxy for registries; HTTP_PROXY for http addresses, NO_PROXY for hosts that are reached directly"},
+	{Name: "TERM", Meaning: "the terminal: with dumb, progress is printed as lines"},
+	{Name: "LC_ALL", Meaning: "locale, before LC_CTYPE and LANG: progress is drawn in ASCII unless it is a UTF-8 locale"},
+}
+
+var files = []reference.Entry{
+	{Name: "out/", Meaning: "images that build writes without -o; flash and vm take the newest image in it"},
+	{Name: "NAME.manifest.json", Meaning: "beside an image: offset and SHA-256 of all its contents"},
+	{Name: "NAME.bmap", Meaning: "beside an image: its block map, which bmaptool reads too"},
+	{Name: "~/.cache/imgtool/blocks/", Meaning: "the cache of compressed blocks"},
+	{Name: "~/.ssh/", Meaning: "keys that sign configurations (provision)"},
+}
+
+// newGenCommand returns the command that packages and the documentation are made with.
+func newGenCommand(u *ui) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "gen",
+		Short:   "Write man pages or the command reference",
+		Example: "  imgtool gen markdown > docs/reference/commands.md",
+		Hidden:  true,
+	}
+	describe := func(cmd *cobra.Command) (reference.Reference, error) {
+		epoch, _, err := build.SourceDate()
+		return reference.Reference{
+			Root: cmd.Root(), Version: programVersion(), Date: time.Unix(epoch, 0),
+			Statuses: exitMeanings, Environment: environment, Files: files,
+			SeeAlso: []string{"bmaptool(1)", "dd(1)", "lsblk(8)", "qemu-system-aarch64(1)"},
+		}, err
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:     "man DIR",
+		Short:   "Write the man pages into a directory, with the date of SOURCE_DATE_EPOCH",
+		Example: "  imgtool gen man /usr/local/share/man/man1",
+		Args:    usage.Operands("directory"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := describe(cmd)
+			if err != nil {
+				return err
+			}
+			return r.Man(args[0])
+		},
+	}, &cobra.Command{
+		Use:     "markdown",
+		Short:   "Print the command reference in Markdown",
+		Example: "  imgtool gen markdown > docs/reference/commands.md",
+		Args:    usage.None(""),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := describe(cmd)
+			if err != nil {
+				return err
+			}
+			return r.Markdown(u.Stdout())
+		},
+	})
+	return cmd
+}

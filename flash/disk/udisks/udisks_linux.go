@@ -1,0 +1,5 @@
+package udisks
+
+import "syscall"
+
+var noMedium = []syscall.Errno{syscall.ENOMEDIUM, syscall.EMEDIUMTYPE}

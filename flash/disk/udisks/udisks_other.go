@@ -1,0 +1,7 @@
+//go:build !linux
+
+package udisks
+
+import "syscall"
+
+var noMedium []syscall.Errno
