@@ -20,6 +20,7 @@ import (
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/bundle"
+	"imgtool/image/seed/console"
 )
 
 // serviceID is the user and group id of appsvc, which runs unprivileged containers.
@@ -29,18 +30,12 @@ const serviceID = 990
 // windows of 128 MiB.
 var limits = bundle.Limits{Document: 128 << 10, Window: 8 << 20, Depth: 16}
 
-// maxFaults is the maximum number of faults that are reported.
-const maxFaults = 20
+// maxSkipped is the maximum number of files that a job names as not carried over.
+const maxSkipped = 20
 
 // Validate ignores the file name, which is not signed. The first bytes of the body show its
 // format.
-func (d *device) Validate(_ string, body io.ReadSeeker) ([]string, error) {
-	return d.judge(body)
-}
-
-// judge checks a document or bundle. Its messages go to the log, to the console and to the health
-// of the device, which anyone can read, so they contain no values of the document.
-func (d *device) judge(body io.ReadSeeker) (warnings []string, err error) {
+func (d *device) Validate(_ string, body io.ReadSeeker) ([]seed.Fault, error) {
 	// Only one check runs at a time, to bound memory.
 	d.judging.Lock()
 	defer d.judging.Unlock()
@@ -48,25 +43,7 @@ func (d *device) judge(body io.ReadSeeker) (warnings []string, err error) {
 		return nil, err
 	}
 	_, faults, err := limits.Check("", body)
-	if err != nil {
-		return nil, err
-	}
-	var wrong []string
-	for _, f := range faults {
-		switch {
-		case f.Warning && len(warnings) < maxFaults:
-			warnings = append(warnings, f.Public())
-		case !f.Warning:
-			wrong = append(wrong, "config.toml:"+f.Public())
-		}
-	}
-	if wrong == nil {
-		return warnings, nil
-	}
-	if n := len(wrong); n > maxFaults {
-		wrong = append(wrong[:maxFaults], fmt.Sprintf("and %d more", n-maxFaults))
-	}
-	return warnings, errors.New(strings.Join(wrong, "; "))
+	return faults, err
 }
 
 // Ready returns an error if the device cannot store a configuration.
@@ -113,7 +90,11 @@ func (d *device) apply(ctx context.Context, from source, report func(api.Event))
 	if err := d.store.ready(); err != nil {
 		return result, "", err
 	}
-	if result.Warnings, err = d.judge(from.body); err != nil {
+	faults, err := d.Validate("", from.body)
+	if err == nil {
+		result.Warnings, err = console.Judge(faults)
+	}
+	if err != nil {
 		return result, "", err
 	}
 	if _, err := from.body.Seek(0, io.SeekStart); err != nil {
@@ -123,10 +104,10 @@ func (d *device) apply(ctx context.Context, from source, report func(api.Event))
 	if err != nil {
 		return result, "", err
 	}
-	for _, path := range skipped[:min(len(skipped), maxFaults)] {
+	for _, path := range skipped[:min(len(skipped), maxSkipped)] {
 		result.Warnings = append(result.Warnings, path+" is neither a file nor a directory; it is not carried over")
 	}
-	if n := len(skipped) - maxFaults; n > 0 {
+	if n := len(skipped) - maxSkipped; n > 0 {
 		result.Warnings = append(result.Warnings, fmt.Sprintf("and %d more below files are not carried over", n))
 	}
 	step(api.Promote)

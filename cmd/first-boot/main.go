@@ -9,14 +9,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -26,8 +22,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"imgtool/image/sanitize"
 	"imgtool/image/seed"
@@ -77,7 +71,7 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 	if err != nil {
 		return err
 	}
-	handler := console.New(ctx, d, console.Options{ID: id, Spool: uploads})
+	handler := console.New(ctx, d, console.Options{ID: id, Spool: uploads, Unit: d.unit})
 	s := &server{handler: handler}
 	d.configured = func(first bool) {
 		wait := narrow
@@ -107,43 +101,6 @@ func run(ctx context.Context, root, listen string, narrow time.Duration, mounted
 		return err
 	}
 	<-ctx.Done()
-	return nil
-}
-
-// server serves the console at one address at a time.
-type server struct {
-	handler http.Handler
-
-	mu sync.Mutex
-	on *http.Server
-	at string
-}
-
-// listen moves to another address, after running requests have ended.
-func (s *server) listen(ctx context.Context, at string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if at == s.at {
-		return nil
-	}
-	if s.on != nil {
-		end, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		s.on.Shutdown(end)
-		s.on.Close()
-	}
-	// The address can be configured later.
-	anywhere := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
-		return errors.Join(e, err)
-	}}
-	l, err := anywhere.Listen(ctx, "tcp4", at)
-	if err != nil {
-		return err
-	}
-	s.on, s.at = console.NewServer(s.handler), at
-	go s.on.Serve(console.Limit(l))
-	say("the console is at http://%s", l.Addr())
 	return nil
 }
 
@@ -221,30 +178,6 @@ func (d *device) Verify(message, armour []byte) error {
 		return err
 	}
 	return api.Verify(message, armour, signers)
-}
-
-// id returns the identifier of the device, see api.Health. It is derived from the serial number
-// in the device tree, or else from a random number on /data.
-func (d *device) id() (string, error) {
-	cut := func(text []byte) string {
-		sum := sha256.Sum256(append([]byte("imgtool device\x00"), text...))
-		return base64.RawURLEncoding.EncodeToString(sum[:api.DeviceIDSize])
-	}
-	serial, err := os.ReadFile(filepath.Join(d.root, "proc/device-tree/serial-number"))
-	if serial = bytes.Trim(serial, "\x00 \n"); err == nil && len(bytes.Trim(serial, "0")) > 0 {
-		return cut(serial), nil
-	}
-	file := filepath.Join(d.store.dir, "device-id")
-	kept, err := os.ReadFile(file)
-	if err == nil && len(kept) > 0 {
-		return cut(kept), nil
-	}
-	kept = make([]byte, 32)
-	rand.Read(kept)
-	if d.store.ready() != nil {
-		return cut(kept), nil
-	}
-	return cut(kept), errors.Join(os.WriteFile(file, kept, 0o600), d.store.sync())
 }
 
 // address returns the address of the console. With a configuration it is on the LAN only.

@@ -482,6 +482,9 @@ func TestFailedFirstConfigurationIsDiscarded(t *testing.T) {
 
 func TestPageForm(t *testing.T) {
 	b := newBox(t)
+	b.write("etc/hostname", "rock64\n")
+	b.write("proc/device-tree/model", "Pine64 Rock64\x00")
+	b.write("sys/class/net/eth0/address", "02:ba:91:4c:11:07\n")
 	b.start()
 	b.client(b.wan)
 	base := "http://" + b.wan + ":8080"
@@ -498,6 +501,11 @@ func TestPageForm(t *testing.T) {
 	token := regexp.MustCompile(`name="bootstrap_token" value="([^"]{43})"`).FindStringSubmatch(page)
 	if token == nil {
 		t.Fatalf("the page has no token:\n%s", page)
+	}
+	for _, of := range []string{"<dd>rock64</dd>", "<dd>Pine64 Rock64</dd>", "<dd>02:ba:91:4c:11:07</dd>", "<dd>" + b.wan + ":8080</dd>", "<dt>Device id</dt>"} {
+		if !strings.Contains(page, of) {
+			t.Errorf("the page does not say %s:\n%s", of, page)
+		}
 	}
 	post := func(token string, header map[string]string) *http.Response {
 		var form bytes.Buffer
@@ -530,10 +538,10 @@ func TestPageForm(t *testing.T) {
 		t.Fatalf("%d %s", answer.StatusCode, job)
 	}
 	_, events := get(job + "/events")
-	if !strings.Contains(events, "event: step\ndata: {\"step\":\"promote\"") || !strings.Contains(events, "event: end\ndata: {\"class\":\"good\"") {
+	if !strings.Contains(events, "event: step\ndata: {\"step\":\"promote\"") || !strings.Contains(events, "event: end\ndata: {\"state\":\"succeeded\"") {
 		t.Errorf("events:\n%s", events)
 	}
-	if _, view := get(job); !strings.Contains(view, "The device has its configuration.") {
+	if _, view := get(job); !strings.Contains(view, "The configuration was applied") {
 		t.Errorf("the job's page:\n%s", view)
 	}
 	b.has("pasted")

@@ -40,6 +40,23 @@ func (c *Config) Admins() []string {
 	return keys
 }
 
+// User is a user of a device.
+type User struct {
+	Name  string
+	Admin bool
+}
+
+// Users returns the users in the order of the document.
+func (c *Config) Users() []User {
+	var all []User
+	users := c.root.at("users")
+	for _, name := range users.keys {
+		admin := users.table[name].at("isAdmin")
+		all = append(all, User{name, admin != nil && admin.boolean})
+	}
+	return all
+}
+
 // Signers returns the device's file admin-signers, with a public key in each line.
 func (c *Config) Signers() string { return strings.Join(c.Admins(), "\n") + "\n" }
 

@@ -35,7 +35,7 @@ var steps = []struct{ name, words string }{
 	{"settle", "Waiting until the services are stable"},
 	{"service-status", "Checking the services"},
 	{"health-check", "Checking the health of the device"},
-	{Rollback, "Going back to the previous configuration"},
+	{Rollback, "Undoing the change"},
 	{"cleanup", "Cleaning up"},
 	{"complete", "Confirming the configuration"},
 	{"completed", "Finished"},

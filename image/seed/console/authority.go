@@ -104,12 +104,10 @@ func newClaim(r *http.Request, needs permission) *claim {
 // device has no configuration, this is its only protection against pages that use a browser in
 // its network to provision it.
 func sameOrigin(r *http.Request) error {
-	own, ok := originOf("http://" + r.Host)
-	_, err := netip.ParseAddr(own.Hostname())
-	named := slices.Contains([]string{"localhost", "gateway", "atomixos"}, own.Hostname()) || strings.HasSuffix(own.Hostname(), ".local")
-	if !ok || err != nil && !named {
+	if !allowedHost(r) {
 		return unauthorized("Host is not allowed before provisioning")
 	}
+	own, _ := originOf("http://" + r.Host)
 	for _, header := range []string{"Origin", "Referer"} {
 		value := r.Header.Get(header)
 		if from, ok := originOf(value); value != "" && (!ok || from != own) {
@@ -117,6 +115,15 @@ func sameOrigin(r *http.Request) error {
 		}
 	}
 	return nil
+}
+
+// allowedHost reports whether a request was sent to an address, or to a name that no other page can
+// have.
+func allowedHost(r *http.Request) bool {
+	own, ok := originOf("http://" + r.Host)
+	_, err := netip.ParseAddr(own.Hostname())
+	named := slices.Contains([]string{"localhost", "gateway", "atomixos"}, own.Hostname()) || strings.HasSuffix(own.Hostname(), ".local")
+	return ok && (err == nil || named)
 }
 
 // originOf returns the scheme, host and port of a URL, in lower case. A missing port is the

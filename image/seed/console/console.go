@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 )
 
@@ -39,8 +40,9 @@ type Device interface {
 	Known(armour []byte) error
 	// Verify verifies that an admin of the active configuration signed a message.
 	Verify(message, armour []byte) error
-	// Validate checks a document or bundle without applying it.
-	Validate(name string, body io.ReadSeeker) (warnings []string, err error)
+	// Validate checks a document or bundle without applying it. The error is returned if it cannot
+	// be read.
+	Validate(name string, body io.ReadSeeker) ([]seed.Fault, error)
 	// Apply makes a document or bundle the active configuration, and reports its steps. If it
 	// returns an error, the job failed, and rollback is a rollback state of package api.
 	Apply(ctx context.Context, name string, body io.ReadSeeker, report func(api.Event)) (result api.Result, rollback string, err error)
@@ -53,6 +55,7 @@ type Options struct {
 	ID    string           // of the device, as in api.Health
 	Spool string           // directory for large bodies; empty: os.TempDir
 	Now   func() time.Time // clock for the expiry of nonces; nil: time.Now
+	Unit  func() Unit      // what the page says about the device; nil: nothing
 }
 
 // Console is an http.Handler.
@@ -60,6 +63,7 @@ type Console struct {
 	device Device
 	ctx    context.Context
 	id     string
+	unit   func() Unit
 	spool  string
 	mux    *http.ServeMux
 	token  string // of the page's form
@@ -78,11 +82,13 @@ func New(ctx context.Context, device Device, o Options) *Console {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	c := &Console{device: device, ctx: ctx, id: o.ID, spool: o.Spool, mux: http.NewServeMux(), token: random(), nonces: newNonces(o.ID, o.Now),
+	c := &Console{device: device, ctx: ctx, id: o.ID, unit: o.Unit, spool: o.Spool, mux: http.NewServeMux(), token: random(), nonces: newNonces(o.ID, o.Now),
 		small: &places{limit: smallPlaces}, large: &places{limit: 1}, views: make(chan struct{}, maxViews)}
 	for pattern, handler := range map[string]http.HandlerFunc{
 		"GET " + api.PathPage + "{$}":     c.page,
-		"POST " + pathApply:               c.pasted,
+		"POST " + pathApply:               c.submitted(true),
+		"POST " + pathCheck:               c.submitted(false),
+		"GET " + pathAssets + "{name}":    asset,
 		"GET " + pathView + "{id}":        c.view,
 		"GET " + pathView + "{id}/events": c.events,
 		"GET " + api.PathHealth:           c.health,
@@ -116,7 +122,12 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Only the mux knows whether the status is 404 or 405.
 		quiet := &discarded{ResponseWriter: w}
 		handler.ServeHTTP(quiet, r)
-		(&refusal{quiet.status, http.StatusText(quiet.status)}).answer(w)
+		refused := &refusal{quiet.status, http.StatusText(quiet.status)}
+		if r.Method == http.MethodGet {
+			c.problem(w, r, refused, "")
+		} else {
+			refused.answer(w)
+		}
 		return
 	}
 	c.mux.ServeHTTP(w, r)
@@ -177,7 +188,11 @@ func (c *Console) validate(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	warnings, err := c.device.Validate(filename(r), b)
+	faults, err := c.device.Validate(filename(r), b)
+	var warnings []string
+	if err == nil {
+		warnings, err = Judge(faults)
+	}
 	if err != nil {
 		answer(w, http.StatusBadRequest, api.Verdict{Error: err.Error()})
 		return

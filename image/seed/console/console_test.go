@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/console"
 	"imgtool/image/seed/console/consoletest"
@@ -44,7 +45,7 @@ func (d *stub) Known(a []byte) error {
 	}
 	return nil
 }
-func (d *stub) Validate(name string, _ io.ReadSeeker) ([]string, error) {
+func (d *stub) Validate(name string, _ io.ReadSeeker) ([]seed.Fault, error) {
 	d.names = append(d.names, name)
 	return nil, nil
 }

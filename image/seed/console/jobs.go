@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 )
 
@@ -19,6 +20,7 @@ const (
 type job struct {
 	api.Job
 	begun time.Time
+	users []string // of a first configuration, after its success
 }
 
 // work is the function of a job. rollback is a rollback state of package api, or "" if nothing
@@ -98,6 +100,10 @@ func (c *Console) run(j *job, w work) {
 	if err == nil {
 		report(api.Event{Step: "completed"})
 	}
+	var users []string
+	if err == nil && !result.Reapply {
+		users = c.users()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	age := j.age()
@@ -109,7 +115,26 @@ func (c *Console) run(j *job, w work) {
 	if result.Reapply {
 		result.RolledBack = new(bool)
 	}
-	j.State, j.Result = api.Succeeded, &result
+	j.State, j.Result, j.users = api.Succeeded, &result, users
+}
+
+const admin = " (admin)"
+
+// users returns the users of the active configuration. The names of admins are followed by admin.
+func (c *Console) users() []string {
+	text, _ := c.device.Config()
+	config, _ := seed.Check(text)
+	if config == nil {
+		return nil
+	}
+	var names []string
+	for _, u := range config.Users() {
+		if u.Admin {
+			u.Name += admin
+		}
+		names = append(names, u.Name)
+	}
+	return names
 }
 
 // age returns the seconds since the job was submitted, rounded to hundredths.
@@ -124,14 +149,14 @@ func cut(s string) string {
 }
 
 // find returns the current state of a job, or nil.
-func (c *Console) find(id string) *api.Job {
+func (c *Console) find(id string) *job {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := slices.IndexFunc(c.jobs, func(j *job) bool { return j.ID == id })
 	if i < 0 {
 		return nil
 	}
-	now := c.jobs[i].Job
+	now := *c.jobs[i]
 	return &now
 }
 
@@ -141,5 +166,5 @@ func (c *Console) job(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, api.Problem{Error: "job not found"})
 		return
 	}
-	answer(w, http.StatusOK, j)
+	answer(w, http.StatusOK, j.Job)
 }

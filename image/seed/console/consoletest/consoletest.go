@@ -43,6 +43,10 @@ type Device struct {
 	Stale int
 	// Forwarding is the new address of the service in the result of a job.
 	Forwarding string
+	// Unit is what the page says about the device.
+	Unit console.Unit
+	// Reason is why the device waits.
+	Reason string
 	// Intercept can answer a request; it then returns true.
 	Intercept func(w http.ResponseWriter, r *http.Request) bool
 
@@ -74,7 +78,7 @@ func (d *Device) Up() {
 	}
 	d.addr = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := console.New(ctx, d, console.Options{ID: ID, Now: d.now})
+	c := console.New(ctx, d, console.Options{ID: ID, Now: d.now, Unit: func() console.Unit { return d.Unit }})
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { d.serve(c, w, r) })}
 	d.mu.Lock()
 	d.server, d.end = s, cancel
@@ -136,6 +140,10 @@ func (d *Device) serve(c *console.Console, w http.ResponseWriter, r *http.Reques
 	if d.Intercept != nil && d.Intercept(w, r) {
 		return
 	}
+	if strings.HasSuffix(r.URL.Path, "/events") {
+		c.ServeHTTP(w, r)
+		return
+	}
 	rec := httptest.NewRecorder()
 	c.ServeHTTP(rec, r)
 	body := rec.Body.Bytes()
@@ -180,8 +188,8 @@ const ID = "Y29uc29sZXQ"
 // Ready always returns nil.
 func (d *Device) Ready() error { return nil }
 
-// Detail returns "", as most devices.
-func (d *Device) Detail() string { return "" }
+// Detail returns the field Reason.
+func (d *Device) Detail() string { return d.Reason }
 
 // Known uses ssh-keygen.
 func (d *Device) Known(armour []byte) error {
@@ -230,23 +238,9 @@ func sshKeygen(message, armour []byte, signers string, args ...string) error {
 }
 
 // Validate checks a document or bundle as the device does.
-func (d *Device) Validate(name string, body io.ReadSeeker) ([]string, error) {
-	return judge(name, body)
-}
-
-func judge(name string, body io.ReadSeeker) ([]string, error) {
+func (d *Device) Validate(name string, body io.ReadSeeker) ([]seed.Fault, error) {
 	_, faults, err := bundle.Check(name, body)
-	if err != nil {
-		return nil, err
-	}
-	var warnings []string
-	for _, f := range faults {
-		if !f.Warning {
-			return nil, errors.New(f.String())
-		}
-		warnings = append(warnings, f.String())
-	}
-	return warnings, nil
+	return faults, err
 }
 
 // pace is the minimum duration of a step, so that the answer to a request arrives before the
@@ -294,7 +288,10 @@ func (d *Device) apply(ctx context.Context, name string, body io.ReadSeeker, rep
 		var err error
 		switch step {
 		case "validate":
-			result.Warnings, err = judge(name, body)
+			var faults []seed.Fault
+			if faults, err = d.Validate(name, body); err == nil {
+				result.Warnings, err = console.Judge(faults)
+			}
 		case api.Promote:
 			body.Seek(0, io.SeekStart)
 			err = bundle.Limits{}.Unpack(name, body, func(path string, r io.Reader) error {
