@@ -57,7 +57,9 @@ var treatments = []treatment{
 	{match: `imgtool diff x.img.zst sdX`, status: exitDiffers}, // a regular file has another size than the image
 
 	{page: generated, match: ``, skip: "examples of the help: the other pages run such commands"},
-	{match: `^sudo (apt|dnf) |^brew |^nix |^sudo install `, skip: "changes this computer"},
+	{page: "docs/how-to/factory.md", match: `read -r -p .*`, replace: `true`},
+	{match: `^sudo (apt|apt-get|dnf|udevadm) |^brew |^nix |^sudo install `, skip: "changes this computer"},
+	{match: `^udisksctl `, skip: "needs a mounted stick"},
 	{match: `^picocom `, skip: "needs a serial adapter"},
 	{match: `^make (image|build|test|short|race|soak|lint|bench|fuzz|help|dist|release)\b`, skip: "compiles the program, or runs other tests"},
 	{match: `^fw_setenv |^reboot$`, skip: "runs on the device"},
