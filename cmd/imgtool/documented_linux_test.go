@@ -67,7 +67,7 @@ func documentedPages(t *testing.T) map[string]string {
 const generated = "docs/reference/commands.md"
 
 // saveAs is how a page asks to save the next block.
-var saveAs = regexp.MustCompile("[Ss]ave this as `([^`]+)`[^`]*:$")
+var saveAs = regexp.MustCompile("[Ss]ave this as `([^`]+)`[^`(]*:$")
 
 // blocksOf returns the code blocks of a page, and its prose as a single text.
 func blocksOf(t *testing.T, page, text string) (blocks []block, prose string) {
