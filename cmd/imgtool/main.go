@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/complete"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
@@ -114,6 +115,7 @@ Data go to stdout, messages and progress to stderr.`,
 	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), newCompletionCommand(), newVersionCommand(u))
 	cmd.AddCommand(newGenCommand(u))
 	usage.Install(cmd)
+	complete.Install(cmd)
 	return cmd
 }
 
