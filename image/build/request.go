@@ -1,7 +1,10 @@
 package build
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +17,7 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/source"
 	"imgtool/layouts"
 )
 
@@ -100,7 +104,24 @@ func (j *Job) checkOptions() error {
 	opt := j.Options
 	opt.Inputs, opt.Warn = maps.Clone(opt.Inputs), func(string) {}
 	b := &builder{Options: opt}
-	return withHint(b.check(), j.Board)
+	if err := b.check(); err != nil {
+		return withHint(err, j.Board)
+	}
+	return cmp.Or(missing("", j.Inputs), missing("partition ", j.Parts))
+}
+
+// missing returns the error of the first reference to a file that does not exist.
+func missing(what string, refs map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(refs)) {
+		ref := refs[name]
+		if ref == "starter" || strings.HasPrefix(ref, "rootfs:") || !source.IsPath(ref) {
+			continue
+		}
+		if _, err := os.Stat(ref); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s%s: %w", what, name, err)
+		}
+	}
+	return nil
 }
 
 // parse sets the options that are texts or files.

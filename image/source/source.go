@@ -243,9 +243,19 @@ func (o *Opener) stat(ref, path string) (fs.FileInfo, error) {
 // reason replaces the path in an error with the reference.
 func reason(ref string, err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err
+		return &fs.PathError{Op: pe.Op, Path: ref, Err: pe.Err}
 	}
 	return fmt.Errorf("%s: %w", ref, err)
+}
+
+// IsPath reports whether a reference is a path of this computer.
+func IsPath(ref string) bool {
+	for _, prefix := range []string{"deb:", "oci:", "docker://"} {
+		if strings.HasPrefix(ref, prefix) {
+			return false
+		}
+	}
+	return true
 }
 
 func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
