@@ -27,6 +27,7 @@ release: first-boot ## static programs in dist/: for this Linux with libzstd, fo
 	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=darwin GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/imgtool-darwin-$$arch ./cmd/imgtool || exit 1; done
 
 first-boot: ## the program that runs on a Rock64 with the starter; a part of imgtool
+	@rm -f $(FIRST_BOOT)
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
 	gzip -9nf $(FIRST_BOOT) && mv $(FIRST_BOOT).gz $(FIRST_BOOT)
 

@@ -23,6 +23,7 @@ type Board struct {
 	Seed        Seed              `toml:"seed"`
 	Script      Script            `toml:"script"`
 	Recovery    Recovery          `toml:"recovery"`
+	AfterFlash  string            `toml:"after-flash"` // what to do with a disk that was written
 	Starter     Starter           `toml:"starter"`
 
 	Source []byte `toml:"-"` // the text of the definition

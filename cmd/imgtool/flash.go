@@ -250,7 +250,13 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		defer log.Close()
 	}
 	u.BeforeEnd(d.Abandon)
-	return d.Run(ctx, names, log)
+	if err := d.Run(ctx, names, log); err != nil || opt.dryRun {
+		return err
+	}
+	for _, line := range d.After(board) {
+		u.Infof("%s", line)
+	}
+	return nil
 }
 
 // findDisk returns the disk of a board in recovery mode. Without a board it lets the user

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/complete"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
@@ -106,6 +107,7 @@ Data go to stdout, messages and progress to stderr.`,
 		},
 	}
 	cmd.PersistentFlags().BoolVar(&u.JSON, "json", false, "print results, messages and progress as JSON")
+	cmd.PersistentFlags().BoolVar(&u.Plain, "plain", false, "write lines instead of drawing on the terminal; as without one, or with NO_COLOR or TERM=dumb")
 	cmd.PersistentFlags().Var((*sizeFlag)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
 	addGroup(cmd, "Images", newBuildCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newVMCommand(u))
 	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
@@ -113,6 +115,7 @@ Data go to stdout, messages and progress to stderr.`,
 	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), newCompletionCommand(), newVersionCommand(u))
 	cmd.AddCommand(newGenCommand(u))
 	usage.Install(cmd)
+	complete.Install(cmd)
 	return cmd
 }
 

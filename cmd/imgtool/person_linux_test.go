@@ -71,11 +71,14 @@ func (p *person) text() string {
 	return strings.ReplaceAll(p.seen.String(), "\r", "")
 }
 
-// sees waits until a text is on the screen.
+// inOneLine removes all white space from text that may be wrapped.
+func inOneLine(text string) string { return strings.Join(strings.Fields(text), "") }
+
+// sees waits until a text is on the screen, possibly wrapped.
 func (p *person) sees(text string) {
 	p.t.Helper()
 	for range 1000 {
-		if strings.Contains(p.text(), text) {
+		if strings.Contains(inOneLine(p.text()), inOneLine(text)) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -123,11 +126,11 @@ func TestQuestionBeforeWriting(t *testing.T) {
 	x := tiny(t, "ask")
 	disk := sparseFile(t, filepath.Join(t.TempDir(), "disk"), 64<<20)
 	before := hashFile(t, disk)
-	for _, answer := range []string{"no\n", "\n", "y\n", "\x04"} {
+	for _, answer := range []string{"no\n", "\n", "N\n", "maybe\nno\n", "\x04"} {
 		p := newPerson(t)
 		cmd := p.starts("flash", "-i", x, disk)
-		p.sees("Type yes to go on: ")
-		if want := "64.0 MiB file at " + disk + ", which has no partition table"; !strings.Contains(p.text(), want) {
+		p.sees("[y/N] ")
+		if want := "64.0 MiB file at " + disk + ", which has no partition table"; !strings.Contains(inOneLine(p.text()), inOneLine(want)) {
 			t.Errorf("it does not say %q:\n%s", want, p.text())
 		}
 		p.types(answer)
@@ -135,14 +138,16 @@ func TestQuestionBeforeWriting(t *testing.T) {
 			t.Errorf("%q: exit status %d:\n%s", answer, status, p.text())
 		}
 	}
-	p := newPerson(t)
-	cmd := p.starts("flash", "-i", x, disk)
-	p.sees("Type yes to go on: ")
-	p.types("yes\n")
-	if status := p.ends(cmd); status != exitOK {
-		t.Errorf("exit status %d:\n%s", status, p.text())
+	for _, answer := range []string{"y\n", "perhaps\nYes\n"} {
+		p := newPerson(t)
+		cmd := p.starts("flash", "-i", x, disk)
+		p.sees("[y/N] ")
+		p.types(answer)
+		if status := p.ends(cmd); status != exitOK || strings.HasPrefix(answer, "p") != strings.Contains(p.text(), "Answer y for yes, or n for no: ") {
+			t.Errorf("%q: exit status %d:\n%s", answer, status, p.text())
+		}
+		imgtool(t, "verify", "--image", x, disk)
 	}
-	imgtool(t, "verify", "--image", x, disk)
 }
 
 // While the question waits for an answer, the disk is replaced by another of the same name.
@@ -154,7 +159,7 @@ func TestDiskReplacedDuringTheQuestionIsNotWritten(t *testing.T) {
 	dev := imagetest.Loop(t, one)
 	p := newPerson(t)
 	cmd := p.starts("flash", "-i", x, dev)
-	p.sees("Type yes to go on: ")
+	p.sees("[y/N] ")
 	imagetest.Run(t, "losetup", "--detach", dev)
 	imagetest.Run(t, "losetup", dev, other)
 	p.types("yes\n")
@@ -170,12 +175,12 @@ func TestDiskReplacedDuringTheQuestionIsNotWritten(t *testing.T) {
 }
 
 func TestChoosingADisk(t *testing.T) {
-	for line, want := range map[string]int{"1\n": 0, " 3 \n": 2, "0\n": -1, "4\n": -1, "\n": -1, "one\n": -1} {
+	for line, want := range map[string]int{"1\n": 0, " 3 \n": 2, "0\n2\n": 1, "4\none\n3\n": 2, "\n": -1, "9\n\n": -1} {
 		p := newPerson(t)
 		u := terminal.New(p.screen, p.screen, p.screen)
 		p.types(line)
 		n, err := u.Choose(t.Context(), "Disks:", []string{"a", "b", "c"})
-		if want < 0 && exitStatus(err) != exitUsage || want >= 0 && (err != nil || n != want) {
+		if want < 0 && exitStatus(err) != exitRefused || want >= 0 && (err != nil || n != want) {
 			t.Errorf("%q: %d, %v", line, n, err)
 		}
 		p.sees("  3  c\n")

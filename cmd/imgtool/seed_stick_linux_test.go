@@ -55,7 +55,7 @@ func TestSeedStickConfirmation(t *testing.T) {
 		p := newPerson(t)
 		cmd := p.starts("seed", "stick", "--values", values, "--unit", "W1", disk, template)
 		p.sees("Write a seed stick with " + template + " (66.0 MiB) for unit W1")
-		p.sees("Type yes to go on: ")
+		p.sees("[y/N] ")
 		p.types(answer + "\n")
 		status, written := p.ends(cmd), hashFile(t, disk) != before
 		if yes := answer == "yes"; written != yes || yes != (status == exitOK) || !yes && status != exitRefused {

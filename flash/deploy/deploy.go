@@ -36,8 +36,13 @@ type Monitor interface {
 	// Notef is Infof that does not end the phase.
 	Notef(format string, args ...any)
 
-	// Expect announces phases, so that the time that is left can be estimated.
+	// Expect announces the phases of an operation, so that its overall progress is shown and the
+	// time that is left can be estimated. It ends without phases.
 	Expect(phases ...Phase)
+
+	// Disk begins the work on one of several disks that are written at once. The phases are
+	// shown with the name of the disk until end is called with the result.
+	Disk(path string) (phases image.Phases, end func(error))
 
 	// SetLeft is called with what a disk would contain if the program ended now. Left is
 	// empty if that is what the user wants.
@@ -144,16 +149,22 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 			d.refused(ctx, names, err)
 		}
 	}()
-	if err := d.prepare(ctx, names); err != nil {
+	if err := d.prepare(names); err != nil {
+		return err
+	}
+	d.plan.Report(d.opt.Monitor)
+	if d.opt.Confirm != nil && !d.opt.DryRun {
+		if err := d.opt.Confirm(ctx, d.question()); err != nil {
+			return err
+		}
+	}
+	defer d.opt.Monitor.Expect()
+	d.expect()
+	if err := d.check(ctx, names); err != nil {
 		return err
 	}
 	if d.opt.DryRun {
 		return d.dryRun(ctx)
-	}
-	if d.opt.Confirm != nil {
-		if err := d.opt.Confirm(ctx, d.question()); err != nil {
-			return err
-		}
 	}
 	for _, t := range d.targets {
 		t.Configure(d.plan, &d.opt)
@@ -174,7 +185,8 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 	return d.finish(ctx)
 }
 
-func (d *Deployment) prepare(ctx context.Context, names []string) error {
+// prepare finds the disks and checks all that does not need the whole image.
+func (d *Deployment) prepare(names []string) error {
 	if len(names) > 1 && d.src.Unit != "" {
 		return fault.New(fault.Usage, "%s is one unit, and there are %d disks: flash one at a time", d.src.Unit, len(names))
 	}
@@ -184,6 +196,18 @@ func (d *Deployment) prepare(ctx context.Context, names []string) error {
 	if err := d.find(names); err != nil {
 		return err
 	}
+	for _, t := range d.targets {
+		if !d.opt.Reprovision {
+			if err := d.checkState(t.Disk); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// check checks the image, and fits it to the disks.
+func (d *Deployment) check(ctx context.Context, names []string) error {
 	if err := d.open(ctx, names); err != nil {
 		return err
 	}
@@ -201,17 +225,22 @@ func (d *Deployment) prepare(ctx context.Context, names []string) error {
 		if err := t.setPlan(d.plan); err != nil {
 			return fmt.Errorf("%s: %w", d.src.Name, err)
 		}
-		if !d.opt.Reprovision {
-			if err := d.checkState(t.Disk); err != nil {
-				return err
-			}
-		}
 	}
+	d.expect()
 	if err := d.src.Check(ctx); err != nil {
 		return err
 	}
 	d.plan.Report(d.opt.Monitor)
 	return nil
+}
+
+// expect announces the phases of the flash.
+func (d *Deployment) expect() {
+	size, first := d.plan.BodySize(), "checking"
+	if d.src.Image == nil && d.src.File != nil {
+		first = "unpacking"
+	}
+	d.opt.Monitor.Expect(append([]Phase{{first, 0}}, writePhases(size, VerifyModes[d.opt.Verify], d.opt.DryRun)...)...)
 }
 
 func (d *Deployment) find(names []string) error {
@@ -352,7 +381,7 @@ func (d *Deployment) question() string {
 	if d.src.Unit != "" {
 		what += " for unit " + d.src.Unit
 	}
-	return fmt.Sprintf("Write %s\nto %s.\nEverything there will be lost.", sanitize.Line(what), strings.Join(disks, "\nand "))
+	return fmt.Sprintf("Write %s\nto %s?\nEverything there will be lost.", sanitize.Line(what), strings.Join(disks, "\nand "))
 }
 
 // refused leaves a receipt of each disk if nothing was written because of an error.

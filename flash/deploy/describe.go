@@ -50,24 +50,29 @@ func (r *record) isFor(block []byte) bool {
 	return ok && json.Unmarshal(line, &other) == nil && other.Board == r.Board && other.Size == r.Size
 }
 
-// similar reports whether a disk has the partitions of the image, or was about to get them.
-func (p *Plan) similar(d *disk.Disk) bool {
+// similar returns a clause that says why only what differs is written to a disk: it has the
+// partitions of the image, or was about to get them. Otherwise it returns "".
+func (p *Plan) similar(d *disk.Disk) string {
 	t, err := disk.OpenRead(d)
 	if err != nil {
-		return false
+		return ""
 	}
 	defer t.Close()
 	block := make([]byte, image.Block)
 	if n, _ := t.ReadAt(block, recordOff); n == len(block) && p.record().isFor(block) {
-		return true
+		return "was not written completely: the flash continues, and what is there already is only compared"
 	}
 	table, err := partition.Read(t, sectorSize(d))
 	if err != nil || (table.GPT == nil) != (p.table.GPT == nil) || len(table.Parts) < len(p.table.Parts) {
-		return false
+		return ""
 	}
-	return slices.EqualFunc(p.table.Parts, table.Parts[:len(p.table.Parts)], func(a, b gpt.Part) bool {
+	same := slices.EqualFunc(p.table.Parts, table.Parts[:len(p.table.Parts)], func(a, b gpt.Part) bool {
 		return a.Name == b.Name && a.Off == b.Off && a.Len == b.Len && a.Type == b.Type
 	})
+	if !same {
+		return ""
+	}
+	return "has the partitions of the image: it is compared, and what differs is written"
 }
 
 // sectorSize returns the sector size of a disk, 0 for a regular file, which may have any.

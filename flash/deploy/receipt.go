@@ -80,9 +80,9 @@ func (r Receipt) Summary() string {
 	if r.Skipped > 0 {
 		skipped = fmt.Sprintf(", %s were there already", image.FormatSize(r.Skipped))
 	}
-	verified := image.FormatSize(r.Verified) + " verified"
+	verified := "all read back from the disk and verified"
 	if r.Unread > 0 {
-		verified += fmt.Sprintf(", %s not read back (--verify=%s)", image.FormatSize(r.Unread), r.Verify)
+		verified = fmt.Sprintf("%s read back and verified, %s not read back (--verify=%s)", image.FormatSize(r.Verified), image.FormatSize(r.Unread), r.Verify)
 	}
 	return fmt.Sprintf("%s: %s written%s, %s, in %s, %s/s", r.Disk, image.FormatSize(r.Written), skipped, verified,
 		time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), image.FormatSize(r.Rate))

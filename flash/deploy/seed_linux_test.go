@@ -51,7 +51,10 @@ func (m *monitor) Notef(format string, args ...any)   { m.add(format, args...) }
 func (m *monitor) Phase(string, int64) image.Progress { return nil }
 func (m *monitor) EndPhase()                          {}
 func (m *monitor) Expect(...deploy.Phase)             {}
-func (m *monitor) SetLeft(string, flash.State)        {}
+func (m *monitor) Disk(string) (image.Phases, func(error)) {
+	return nil, func(error) {}
+}
+func (m *monitor) SetLeft(string, flash.State) {}
 
 // rock64 returns an image with the boot partition of a Rock64.
 func rock64(t *testing.T) *image.Image {

@@ -21,7 +21,13 @@ func (t *Target) Configure(p *Plan, opt *Options) {
 	t.job.Verify, t.Receipt.Verify = VerifyModes[opt.Verify], opt.Verify
 	t.job.Timeout = opt.timeout(t.Disk.Path)
 	t.job.Watch = new(flash.Watch)
-	t.job.Delta = opt.Delta == "yes" || opt.Delta == "auto" && p.similar(t.Disk)
+	t.job.Delta = opt.Delta == "yes"
+	if opt.Delta == "auto" {
+		why := p.similar(t.Disk)
+		if t.job.Delta = why != ""; why != "" {
+			opt.Monitor.Infof("%s %s", t.Disk.Path, why)
+		}
+	}
 }
 
 // Open opens the disks, and keeps the computer from going to sleep until they are closed. Disks
@@ -79,16 +85,21 @@ func (t *Target) unmount(ctx context.Context, r progress.Reporter) error {
 // Write writes open disks from one reading of the image, and sets their Receipt and Err.
 func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
 	bodies, leave := share(p.body(), len(targets))
-	phases := phasesOf(p, targets, opt.Monitor)
+	opt.Monitor.Expect(writePhases(p.BodySize(), targets[0].job.Verify, false)...)
 	defer opt.Monitor.Expect()
 	var running sync.WaitGroup
 	for i, t := range targets {
 		t.job.Body = p.onto(t.Disk.Size, bodies[i])
 		t.Receipt.describe(t.Disk, p.src)
+		phases, end := image.Phases(opt.Monitor.Phase), func(error) {}
+		if len(targets) > 1 {
+			phases, end = opt.Monitor.Disk(t.Disk.Path)
+		}
 		running.Go(func() {
 			defer leave(i)
 			defer t.ended.Store(true)
 			t.write(ctx, p, phases, opt)
+			end(t.Err)
 		})
 	}
 	running.Wait()
@@ -145,24 +156,16 @@ func (t *Target) Release(opt *Options, ejected bool) {
 // readShare is the divisor of how much of the partitions is read back.
 var readShare = map[flash.Verify]int64{flash.Full: 1, flash.Sampled: 16, flash.None: math.MaxInt64}
 
-// phasesOf announces the phases, which are shown as a sum for several disks.
-func phasesOf(p *Plan, targets []*Target, m Monitor) image.Phases {
-	size, verify := p.BodySize(), targets[0].job.Verify
-	m.Expect(Phase{flash.Wiping, 0}, Phase{flash.Writing, size}, Phase{flash.Reading, size / readShare[verify]})
-	if len(targets) == 1 {
-		return m.Phase
-	}
-	total := size * int64(len(targets))
-	if verify == flash.Full {
-		total *= 2
-	}
-	all := m.Phase(fmt.Sprintf("flashing %d disks", len(targets)), total)
-	return func(phase string, _ int64) image.Progress {
-		if phase == flash.Writing || phase == flash.Reading && verify == flash.Full {
-			return all
-		}
+// writePhases returns the phases of writing that take time.
+func writePhases(size int64, verify flash.Verify, none bool) []Phase {
+	if none {
 		return nil
 	}
+	phases := []Phase{{flash.Writing, size}, {flash.Reading, size / readShare[verify]}}
+	if verify == flash.None {
+		phases = phases[:1]
+	}
+	return phases
 }
 
 // share returns n sequences of the same chunks, which are consumed at the same time; the

@@ -62,16 +62,20 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 }
 
 func (s *seekable) check(ctx context.Context, p image.Progress) error {
-	for i, part := range []image.Span{{Len: s.first}, {Off: s.first, Len: s.packed - sumsSize - s.first}} {
+	for _, sum := range s.sums {
 		h := sha256.New()
-		r := image.NewReader(ctx, io.NewSectionReader(s.r, part.Off, part.Len), p)
-		if n, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
-			return err
-		} else if n < part.Len {
-			return corrupt("the image is cut short at byte %d of the file", part.Off+n)
+		var size int64
+		for _, part := range sum.parts {
+			size += part.Len
+			r := image.NewReader(ctx, io.NewSectionReader(s.r, part.Off, part.Len), p)
+			if n, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
+				return err
+			} else if n < part.Len {
+				return corrupt("the image is cut short at byte %d of the file", part.Off+n)
+			}
 		}
-		if sum := h.Sum(nil); !bytes.Equal(sum, s.sums[i]) {
-			return corrupt("the %s, %d bytes at byte %d of the file, is corrupt: its SHA-256 is %x, it should be %x", [...]string{"manifest", "content"}[i], part.Len, part.Off, sum, s.sums[i])
+		if got := h.Sum(nil); !bytes.Equal(got, sum.want) {
+			return corrupt("the %s, %d bytes of the file, is corrupt: its SHA-256 is %x, it should be %x", sum.name, size, got, sum.want)
 		}
 	}
 	return nil

@@ -2,9 +2,7 @@ package artifact
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"iter"
@@ -12,135 +10,146 @@ import (
 	"runtime"
 	"slices"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/klauspost/pgzip"
 
 	"imgtool/image"
 	"imgtool/image/parallel"
+	"imgtool/image/xz"
 )
 
-// compressor compresses a piece as a complete frame, stream or member, so that the results
-// can be concatenated. It uses dst if that is large enough.
-type compressor func(dst, data []byte) ([]byte, error)
-
-func newCompressor(f Format) (compressor, error) {
-	switch f {
-	case Zstd:
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(true), zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), 8)), zstd.WithLowerEncoderMem(true))
-		if err != nil {
-			return nil, err
-		}
-		return func(dst, data []byte) ([]byte, error) { return e.EncodeAll(data, dst[:0]), nil }, nil
-	case XZ:
-		return writerCompressor(func(w io.Writer) (io.WriteCloser, error) {
-			return xz.WriterConfig{DictCap: image.PieceSize, CheckSum: xz.CRC32}.NewWriter(w)
-		}), nil
-	case Gzip:
-		return writerCompressor(func(w io.Writer) (io.WriteCloser, error) {
-			return gzip.NewWriterLevel(w, gzip.DefaultCompression)
-		}), nil
-	}
-	return nil, fmt.Errorf("writing %s images is not supported", f)
+// encoder is how windows of an image are compressed on their own, several at once.
+type encoder struct {
+	holeSize int64                                  // largest window without content
+	compress func(dst, data []byte) ([]byte, error) // uses dst if that is large enough
+	hole     func(n int64) ([]byte, error)          // compresses n zeros
 }
 
-func writerCompressor(newWriter func(io.Writer) (io.WriteCloser, error)) compressor {
-	return func(dst, data []byte) ([]byte, error) {
-		b := bytes.NewBuffer(dst[:0])
-		w, err := newWriter(b)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(data); err != nil {
-			return nil, err
-		}
-		err = w.Close()
-		return b.Bytes(), err
+// zstdEncoder compresses a window as a frame.
+func zstdEncoder() (*encoder, error) {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(true), zstd.WithEncoderConcurrency(workers()), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return nil, err
 	}
+	return &encoder{holeFrame,
+		func(dst, data []byte) ([]byte, error) { return z.EncodeAll(data, dst[:0]), nil },
+		func(n int64) ([]byte, error) { return zeroFrame(n), nil }}, nil
 }
 
-// compressed writes the image piece by piece. An .img.zst begins with the manifest; it
-// is written last, over a placeholder of the same length, because it has the hashes.
+// xzEncoder compresses a window as a block.
+func xzEncoder() *encoder {
+	return &encoder{image.PieceSize, xz.AppendBlock,
+		func(n int64) ([]byte, error) { return xz.AppendBlock(nil, make([]byte, n)) }}
+}
+
+// workers is how many windows are compressed at once; it bounds the memory on large machines.
+func workers() int { return min(runtime.GOMAXPROCS(0), 8) }
+
+// compressed writes the image in a compressed format.
 func (s *saver) compressed(ctx context.Context, file *os.File) error {
 	sums := image.NewChecksums(s.img)
 	s.m.fill(sums)
 	out := bufio.NewWriterSize(file, image.PieceSize)
-	t := frames{w: out}
-	if s.format != Zstd {
-		if err := s.pieces(ctx, sums, t.add); err != nil {
+	switch s.format {
+	case Zstd:
+		return s.zstd(ctx, file, out, sums)
+	case XZ:
+		w, err := xz.NewWriter(out)
+		if err == nil {
+			err = s.windows(ctx, sums, xzEncoder(), func(block []byte, _ int64) error { return w.WriteBlock(block) })
+		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
 			return err
 		}
-		return out.Flush()
+	case Gzip:
+		if err := s.gzip(ctx, out, sums); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("writing %s images is not supported", s.format)
 	}
+	return out.Flush()
+}
 
-	placeholder := skippable(skippableManifest, s.m.Encode())
-	if err := t.add(placeholder, 0); err != nil {
-		return err
-	}
-	content := sha256.New()
-	err := s.pieces(ctx, sums, func(packed []byte, n int64) error {
-		content.Write(packed)
-		return t.add(packed, n)
-	})
+// zstd writes frames. The manifest is written last, over a placeholder of the same length,
+// because it has the hashes.
+func (s *saver) zstd(ctx context.Context, file *os.File, out *bufio.Writer, sums *image.Checksums) error {
+	enc, err := zstdEncoder()
 	if err != nil {
 		return err
 	}
-	manifest := skippable(skippableManifest, s.m.Encode())
-	if len(manifest) != len(placeholder) {
-		return fmt.Errorf("internal error: the manifest has %d bytes, the space for it has %d", len(manifest), len(placeholder))
+	t := newFrames(out, s.m)
+	if err := s.windows(ctx, sums, enc, t.add); err != nil {
+		return err
 	}
-	if err := t.finish(manifest, content); err != nil {
+	manifest := skippable(skippableManifest, s.m.Encode())
+	if len(manifest) != len(t.manifest) {
+		return fmt.Errorf("internal error: the manifest has %d bytes, the space for it has %d", len(manifest), len(t.manifest))
+	}
+	if err := t.finish(manifest); err != nil {
 		return err
 	}
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	_, err = file.WriteAt(manifest, 0)
+	_, err = file.WriteAt(manifest, t.manifestAt)
 	return err
 }
 
-// pieces compresses the image in windows of PieceSize, several at once, and hashes its
-// pieces. emit receives the compressed windows in order, with their sizes in the image.
-func (s *saver) pieces(ctx context.Context, sums *image.Checksums, emit func(packed []byte, n int64) error) error {
-	compress, err := newCompressor(s.format)
-	if err != nil {
+// gzip writes one member.
+func (s *saver) gzip(ctx context.Context, out io.Writer, sums *image.Checksums) error {
+	z := pgzip.NewWriter(out)
+	if err := z.SetConcurrency(1<<20, workers()); err != nil { // the block size affects the result, the number of workers does not
 		return err
 	}
-	// All holes of this size compress to the same bytes.
-	holeSize := min(image.PieceSize, s.img.Size())
-	hole, err := compress(nil, make([]byte, holeSize))
-	if err != nil {
-		return err
+	data := make([]byte, image.PieceSize)
+	for w := range windows(s.img, image.PieceSize) {
+		err := context.Cause(ctx)
+		if err == nil {
+			err = s.read(w, data[:w.len], sums)
+		}
+		if err == nil {
+			_, err = z.Write(data[:w.len])
+		}
+		if err != nil {
+			z.Close()
+			return err
+		}
+		s.progress(w)
 	}
+	return z.Close()
+}
+
+// windows compresses the windows of the image, several at once, and hashes its pieces. emit
+// receives the compressed windows in order, with their sizes in the image.
+func (s *saver) windows(ctx context.Context, sums *image.Checksums, enc *encoder, emit func(packed []byte, n int64) error) error {
 	type slot struct {
 		window
 		data   []byte // of the window; has a capacity of PieceSize
 		buf    []byte // for packed
 		packed []byte
 	}
-	workers := min(runtime.GOMAXPROCS(0), 8) // bounds the memory on large machines
-	slots := make([]slot, workers+2)
-	nextWindow, stop := iter.Pull(windows(s.img))
+	slots := make([]slot, workers()+2)
+	nextWindow, stop := iter.Pull(windows(s.img, enc.holeSize))
 	defer stop()
 	next := func(sl *slot) (ok bool) {
 		sl.window, ok = nextWindow()
 		return ok
 	}
+	holes := &holes{compress: enc.hole}
 	work := func(sl *slot) (err error) {
-		if len(sl.pieces) == 0 && sl.len == holeSize {
-			sl.packed = hole
-			return nil
+		if len(sl.pieces) == 0 {
+			sl.packed, err = holes.get(sl.len)
+			return err
 		}
 		sl.data = slices.Grow(sl.data[:0], image.PieceSize)[:sl.len]
-		clear(sl.data)
-		for i, e := range sl.pieces {
-			part := sl.data[e.Off-sl.off:][:e.Len]
-			if _, err := s.img.ReadAt(part, e.Off); err != nil && err != io.EOF {
-				return err
-			}
-			sums.Piece(sl.first + i).Write(part)
+		if err := s.read(sl.window, sl.data, sums); err != nil {
+			return err
 		}
-		sl.packed, err = compress(sl.buf, sl.data)
+		sl.packed, err = enc.compress(sl.buf, sl.data)
 		sl.buf = sl.packed
 		return err
 	}
@@ -148,29 +157,56 @@ func (s *saver) pieces(ctx context.Context, sums *image.Checksums, emit func(pac
 		if err := emit(sl.packed, sl.len); err != nil {
 			return err
 		}
-		for _, e := range sl.pieces {
-			s.done.Add(e.Len)
-		}
+		s.progress(sl.window)
 		return nil
 	}
-	return parallel.Map(ctx, slots, next, slices.Repeat([]func(*slot) error{work}, workers), take)
+	return parallel.Map(ctx, slots, next, slices.Repeat([]func(*slot) error{work}, workers()), take)
 }
 
-// window is a range of an image between two multiples of PieceSize.
+// read reads a window into data, and hashes its pieces.
+func (s *saver) read(w window, data []byte, sums *image.Checksums) error {
+	clear(data)
+	for i, e := range w.pieces {
+		part := data[e.Off-w.off:][:e.Len]
+		if _, err := s.img.ReadAt(part, e.Off); err != nil && err != io.EOF {
+			return err
+		}
+		sums.Piece(w.first + i).Write(part)
+	}
+	return nil
+}
+
+func (s *saver) progress(w window) {
+	for _, e := range w.pieces {
+		s.done.Add(e.Len)
+	}
+}
+
+// window is a range of an image: the range between two multiples of PieceSize, or several
+// of these without content.
 type window struct {
 	off, len int64
 	pieces   []image.Span // in the window
 	first    int          // index of pieces[0] among all pieces of the image
 }
 
-func windows(m *image.Image) iter.Seq[window] {
+// windows returns the windows of an image. Those without content end at multiples of
+// holeSize, which is a multiple of PieceSize.
+func windows(m *image.Image, holeSize int64) iter.Seq[window] {
 	return func(yield func(window) bool) {
 		next, stop := iter.Pull(m.Pieces(image.PieceSize))
 		defer stop()
 		s, ok := next()
 		n := 0
-		for off := int64(0); off < m.Size(); off += image.PieceSize {
+		for off := int64(0); off < m.Size(); {
 			w := window{off: off, len: min(image.PieceSize, m.Size()-off), first: n}
+			if !ok || s.Off >= off+w.len {
+				end := min(m.Size(), (off/holeSize+1)*holeSize)
+				if ok {
+					end = min(end, s.Off/image.PieceSize*image.PieceSize)
+				}
+				w.len = end - off
+			}
 			for ok && s.Off < off+w.len {
 				w.pieces = append(w.pieces, s)
 				s, ok = next()
@@ -179,6 +215,7 @@ func windows(m *image.Image) iter.Seq[window] {
 			if !yield(w) {
 				return
 			}
+			off += w.len
 		}
 	}
 }

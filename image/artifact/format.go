@@ -5,11 +5,12 @@
 // [StreamFile] and [Stream] the others, from front to back. [Replace] and [Patch]
 // change a part of a file.
 //
-// An .img.zst is in the zstd seekable format: a skippable frame with the manifest, a frame
-// for each range of [image.PieceSize], a skippable frame with two checksums of the file, and
-// the table of frames. So the file needs no manifest beside it, is verified through a pipe
-// too, can be read at any offset without decompressing the rest, and any zstd decompresses
-// it. Holes are frames of a few hundred bytes.
+// An .img.zst is in the zstd seekable format: a frame for each range of [image.PieceSize], a
+// skippable frame with the manifest after the first of them, a skippable frame with
+// checksums of the file, and the table of frames. So the file needs no manifest beside it, is
+// verified through a pipe too, can be read at any offset without decompressing the rest, and
+// any zstd decompresses it. A hole takes four bytes for 128 KiB. An .img.xz is one stream of
+// blocks for each range of [image.PieceSize], an .img.gz is one member.
 package artifact
 
 import (
@@ -83,12 +84,12 @@ func detect(head []byte) Format {
 	return compressed[compress.Detect(head)] // the zero Format is Raw
 }
 
-// unpack returns a reader that decompresses r. trailing is as in [compress.Options].
-func unpack(f Format, r io.Reader, trailing func(int64)) (io.Reader, error) {
+// unpack returns a reader that decompresses r. It must be closed.
+func unpack(f Format, r io.Reader, opt compress.Options) (io.ReadCloser, error) {
 	for packed, format := range compressed {
 		if format == f {
-			return compress.Options{MaxMemory: compress.LargeMemory(), Trailing: trailing}.NewReader(r, packed)
+			return opt.NewReader(r, packed)
 		}
 	}
-	return r, nil
+	return io.NopCloser(r), nil
 }

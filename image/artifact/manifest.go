@@ -112,16 +112,12 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		}
 	}
 	// The pieces are the extents rounded out to blocks.
-	var extents []image.Extent
-	for _, e := range m.Entries {
-		extents = append(extents, image.Extent{Off: e.Off, Content: image.Zeros(e.Len)})
-	}
-	whole, err := image.New(m.Size, extents...)
+	shape, err := m.shape()
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	i := 0
-	for s := range whole.Pieces(image.PieceSize) {
+	for s := range shape.Pieces(image.PieceSize) {
 		if i == len(m.Pieces) || m.Pieces[i].Off != s.Off || m.Pieces[i].Len != s.Len {
 			return nil, fmt.Errorf("manifest: the extents have %d bytes of content at byte %d, the pieces do not", s.Len, s.Off)
 		}
@@ -144,6 +140,15 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("manifest: board_info: %w", err)
 	}
 	return m, nil
+}
+
+// shape returns an image with the extents of the manifest, of zeros.
+func (m *Manifest) shape() (*image.Image, error) {
+	var extents []image.Extent
+	for _, e := range m.Entries {
+		extents = append(extents, image.Extent{Off: e.Off, Content: image.Zeros(e.Len)})
+	}
+	return image.New(m.Size, extents...)
 }
 
 func (m *Manifest) checkInfo() error {

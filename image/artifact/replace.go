@@ -1,9 +1,9 @@
 package artifact
 
 import (
+	"bufio"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +56,7 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacem
 		if o.Format == Raw {
 			return r.writeRaw(ctx, out, f)
 		}
-		return r.writeFrames(ctx, out, f, frames, m)
+		return r.writeFrames(ctx, out, frames, m)
 	})
 }
 
@@ -183,63 +183,53 @@ func copyData(ctx context.Context, out, in *os.File, s image.Span) error {
 	return nil
 }
 
-// writeFrames copies the frames of s, the .img.zst in, around the region and compresses the
-// region.
-func (r *Replacement) writeFrames(ctx context.Context, out, in *os.File, s *seekable, m *Manifest) error {
-	compress, err := newCompressor(Zstd)
+// writeFrames copies the frames of s outside of the region, and compresses the region. The
+// result is the file that [Save] writes for the changed image.
+func (r *Replacement) writeFrames(ctx context.Context, out *os.File, s *seekable, m *Manifest) error {
+	enc, err := zstdEncoder()
 	if err != nil {
 		return err
 	}
-	t := frames{w: out}
-	manifest := skippable(skippableManifest, m.Encode())
-	if err := t.add(manifest, 0); err != nil {
+	shape, err := m.shape()
+	if err != nil {
 		return err
 	}
-	outside := func(f frame) bool { return f.off >= r.Region.End() || f.off+f.len <= r.Region.Off }
-	for todo := s.frames; len(todo) > 0; {
+	buf := bufio.NewWriterSize(out, image.PieceSize)
+	t := newFrames(buf, m)
+	holes := &holes{compress: enc.hole}
+	old := s.frames
+	for w := range windows(shape, enc.holeSize) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		f := todo[0]
-		if !outside(f) {
-			if f.off < r.Region.Off || f.off+f.len > r.Region.End() {
-				return ErrStream // its frames are not pieces
-			}
-			data := make([]byte, f.len)
-			if _, err := r.Content.ReadAt(data, f.off); err != nil && err != io.EOF {
+		for len(old) > 0 && old[0].off < w.off {
+			old = old[1:]
+		}
+		var packed []byte
+		switch {
+		case len(w.pieces) == 0:
+			packed, err = holes.get(w.len)
+		case r.Region.Off <= w.off && w.off < r.Region.End():
+			data := make([]byte, w.len)
+			if _, err := r.Content.ReadAt(data, w.off); err != nil && err != io.EOF {
 				return err
 			}
-			packed, err := compress(nil, data)
-			if err == nil {
-				err = t.add(packed, f.len)
-			}
-			if err != nil {
-				return err
-			}
-			todo = todo[1:]
-			continue
+			packed, err = enc.compress(nil, data)
+		case len(old) == 0 || old[0].off != w.off || old[0].len != w.len:
+			return ErrStream // its frames are not pieces
+		default:
+			packed = make([]byte, old[0].packedLen)
+			_, err = image.ReadFull(s.r, packed, old[0].packed)
 		}
-		// Copy adjacent frames at once.
-		end := f.packed
-		for len(todo) > 0 && todo[0].packed == end && outside(todo[0]) {
-			end += todo[0].packedLen
-			t.note(todo[0].packedLen, todo[0].len)
-			todo = todo[1:]
+		if err == nil {
+			err = t.add(packed, w.len)
 		}
-		if _, err := in.Seek(f.packed, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(out, in, end-f.packed); err != nil {
+		if err != nil {
 			return err
 		}
 	}
-	size, err := out.Seek(0, io.SeekCurrent)
-	if err != nil {
+	if err := t.finish(t.manifest); err != nil {
 		return err
 	}
-	content := sha256.New()
-	if _, err := io.Copy(content, io.NewSectionReader(out, int64(len(manifest)), size-int64(len(manifest)))); err != nil {
-		return err
-	}
-	return t.finish(manifest, content)
+	return buf.Flush()
 }

@@ -2,8 +2,10 @@ package artifact
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
@@ -17,11 +19,19 @@ type seekable struct {
 	dec    *zstd.Decoder
 	frames []frame
 	size   int64
-	packed int64    // size of the file before the table of frames
-	first  int64    // size of the frame with the manifest
-	sums   [][]byte // SHA-256 of the first frame, and of the frames between it and the sums; nil if unknown
+	packed int64 // size of the file before the table of frames
+
+	manifest image.Span // in the file; its length is 0 without a manifest
+	sums     []summed   // what the sums are of; nil without sums
 
 	cached // the frames, decompressed
+}
+
+// summed are parts of a file and the SHA-256 of their bytes.
+type summed struct {
+	name  string
+	parts []image.Span
+	want  []byte
 }
 
 type frame struct {
@@ -38,24 +48,50 @@ const maxFrames = 1 << 20
 // frames is read as a stream.
 const maxFrame = 64 << 20
 
-// openSeekable reads the manifest at the start, if there is one, and the table at the end.
-// Without a table, the error is [ErrStream].
+// openSeekable reads the table at the end, and the manifest if there is one. Without a table,
+// the error is [ErrStream].
 func openSeekable(r image.Content) (*seekable, *Manifest, error) {
-	m, err := manifestFrame(io.NewSectionReader(r, 0, r.Size()))
+	s, skipped, table, err := readTable(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	missing := ErrStream
-	if m != nil {
-		missing = corrupt("the image is cut short: the table of frames at its end is missing")
+	if s == nil {
+		m, err := manifestFrame(io.NewSectionReader(r, 0, r.Size()))
+		if err == nil && m != nil {
+			err = corrupt("the image is cut short: the table of frames at its end is missing")
+		}
+		return nil, nil, cmp.Or(err, ErrStream)
 	}
+	m, err := s.readManifest(skipped)
+	if err == nil {
+		err = s.readSums(skipped, m != nil, table)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range s.frames {
+		if f.len <= maxFrame && f.packedLen <= 2*maxFrame {
+			continue
+		}
+		if m != nil {
+			return nil, nil, corrupt("the table has a frame of %d bytes, the limit is %d", max(f.len, f.packedLen), maxFrame)
+		}
+		return nil, nil, ErrStream
+	}
+	s.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame), zstd.WithDecoderMaxWindow(maxFrame))
+	return s, m, err
+}
+
+// readTable reads the table of frames. It returns the frames without data apart, and the
+// table with its header. Without a table all are nil.
+func readTable(r image.Content) (s *seekable, skipped []frame, table []byte, err error) {
 	le := binary.LittleEndian
 	footer := make([]byte, footerSize)
 	if r.Size() < 8+footerSize {
-		return nil, nil, missing
+		return nil, nil, nil, nil
 	}
 	if _, err := r.ReadAt(footer, r.Size()-footerSize); err != nil && err != io.EOF {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	n, flags := int64(le.Uint32(footer)), footer[4]
 	entry := int64(8)
@@ -63,54 +99,56 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 		entry = 12
 	}
 	tableSize := n*entry + footerSize
-	if le.Uint32(footer[5:]) != seekableMagic || flags&0x7c != 0 || m != nil && flags != 0 || tableSize+8 > r.Size() || n > maxFrames {
-		return nil, nil, missing
+	if le.Uint32(footer[5:]) != seekableMagic || flags&0x7c != 0 || tableSize+8 > r.Size() || n > maxFrames {
+		return nil, nil, nil, nil
 	}
-	table := make([]byte, 8+tableSize)
+	table = make([]byte, 8+tableSize)
 	if _, err := r.ReadAt(table, r.Size()-int64(len(table))); err != nil && err != io.EOF {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if le.Uint32(table) != skippableTable || int64(le.Uint32(table[4:])) != tableSize {
-		return nil, nil, missing
+		return nil, nil, nil, nil
 	}
-	s := &seekable{r: r}
+	s = &seekable{r: r}
 	s.load = s.frame
-	packed := int64(0)
-	var skipped []frame
 	for t := table[8 : 8+n*entry]; len(t) > 0; t = t[entry:] {
-		f := frame{packed: packed, off: s.size, packedLen: int64(le.Uint32(t)), len: int64(le.Uint32(t[4:]))}
-		packed += f.packedLen
+		f := frame{packed: s.packed, off: s.size, packedLen: int64(le.Uint32(t)), len: int64(le.Uint32(t[4:]))}
+		s.packed += f.packedLen
 		if f.len == 0 {
 			skipped = append(skipped, f)
 			continue
-		}
-		if f.len > maxFrame || f.packedLen > 2*maxFrame {
-			if m != nil {
-				return nil, nil, corrupt("the table has a frame of %d bytes, the limit is %d", max(f.len, f.packedLen), maxFrame)
-			}
-			return nil, nil, ErrStream
 		}
 		s.size += f.len
 		s.frames = append(s.frames, f)
 		s.spans = append(s.spans, image.Span{Off: f.off, Len: f.len})
 	}
-	if want := r.Size() - int64(len(table)); packed != want {
-		return nil, nil, corrupt("the table has %d bytes of frames, the file has %d before the table", packed, want)
+	if want := r.Size() - int64(len(table)); s.packed != want {
+		return nil, nil, nil, corrupt("the table has %d bytes of frames, the file has %d before the table", s.packed, want)
 	}
-	s.packed = packed
-	if err := s.readSums(skipped, m != nil); err != nil {
-		return nil, nil, err
+	return s, skipped, table, nil
+}
+
+// readManifest reads the manifest, if the first frame without data is one. That is the second
+// frame of the file, or the first in files of earlier versions.
+func (s *seekable) readManifest(skipped []frame) (*Manifest, error) {
+	if len(skipped) == 0 || skipped[0].off > 0 && skipped[0].off != s.frames[0].len {
+		return nil, nil
 	}
-	s.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame), zstd.WithDecoderMaxWindow(maxFrame))
-	return s, m, err
+	at := image.Span{Off: skipped[0].packed, Len: skipped[0].packedLen}
+	m, err := parseManifestFrame(io.NewSectionReader(s.r, at.Off, at.Len))
+	if m == nil || err != nil {
+		return nil, err
+	}
+	s.manifest = at
+	return m, nil
 }
 
 // readSums reads the frame with the sums, if it is the last one before the table. skipped
 // are the frames without data. ours says that the file has a manifest: then the only such
-// frames are the manifest and the sums, which files of earlier versions do not have.
-func (s *seekable) readSums(skipped []frame, ours bool) error {
+// frames are the manifest and the sums, which files of the first versions do not have.
+func (s *seekable) readSums(skipped []frame, ours bool, table []byte) error {
 	n := len(skipped)
-	if ours && (n < 1 || n > 2 || skipped[0].packed != 0) {
+	if ours && n > 2 {
 		return corrupt("the table has %d frames without data, an image has one or two: its manifest and sums", n)
 	}
 	if n == 0 {
@@ -123,13 +161,14 @@ func (s *seekable) readSums(skipped []frame, ours bool) error {
 		}
 		return nil
 	}
-	b := make([]byte, sumsSize)
-	if last.packedLen == sumsSize {
+	var b []byte
+	if last.packedLen == sumsSize || last.packedLen == oldSumsSize {
+		b = make([]byte, last.packedLen)
 		if k, err := s.r.ReadAt(b, last.packed); k < len(b) {
 			return err
 		}
 	}
-	if !bytes.Equal(b[:8], skippable(skippableSums, b[8:])[:8]) {
+	if b == nil || !bytes.Equal(b[:8], skippable(skippableSums, b[8:])[:8]) {
 		if ours {
 			return corrupt("the frame with the sums, at byte %d of the file, is damaged", last.packed)
 		}
@@ -138,8 +177,14 @@ func (s *seekable) readSums(skipped []frame, ours bool) error {
 	if !ours {
 		return corrupt("the manifest in it is damaged")
 	}
-	s.first = skipped[0].packedLen
-	s.sums = [][]byte{b[8:][:sha256.Size], b[8+sha256.Size:]}
+	sum := func(i int) []byte { return b[8+i*sha256.Size:][:sha256.Size] }
+	end := s.manifest.End()
+	s.sums = []summed{
+		{"manifest", []image.Span{s.manifest}, sum(0)},
+		{"content", []image.Span{{Len: s.manifest.Off}, {Off: end, Len: last.packed - end}}, sum(1)}}
+	if len(b) == sumsSize {
+		s.sums = append(s.sums, summed{"table of frames", []image.Span{{Off: s.packed, Len: int64(len(table))}}, sum(2)})
+	}
 	return nil
 }
 
@@ -161,9 +206,63 @@ func (s *seekable) frame(i int) ([]byte, error) {
 	return data, nil
 }
 
-// manifestFrame returns the manifest if r starts with one, and nil if not. It reads an
-// unspecified number of bytes then.
+// firstFrame is the largest size in the file of a first frame that is read in search of the
+// manifest after it.
+const firstFrame = 2 * image.PieceSize
+
+// manifestFrame returns the manifest if r starts with one, or with one frame and a manifest
+// after it, and nil if not. It reads an unspecified number of bytes then.
 func manifestFrame(r io.Reader) (*Manifest, error) {
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(r, magic); err != nil {
+		return nil, nil
+	}
+	if binary.LittleEndian.Uint32(magic) == zstdMagic {
+		if err := skipFrame(r); err != nil {
+			return nil, nil
+		}
+		return parseManifestFrame(r)
+	}
+	return parseManifestFrame(io.MultiReader(bytes.NewReader(magic), r))
+}
+
+// skipFrame reads the rest of a frame after its magic number (RFC 8878, section 3.1.1).
+func skipFrame(r io.Reader) error {
+	left := int64(firstFrame)
+	skip := func(n int) error {
+		if left -= int64(n); left < 0 {
+			return errors.New("the frame is large")
+		}
+		_, err := io.CopyN(io.Discard, r, int64(n))
+		return err
+	}
+	b := make([]byte, 3)
+	if _, err := io.ReadFull(r, b[:1]); err != nil {
+		return err
+	}
+	single, checksum := int(b[0]>>5&1), int(b[0]>>2&1)
+	if err := skip([]int{0, 1, 2, 4}[b[0]&3] + []int{single, 2, 4, 8}[b[0]>>6] + 1 - single); err != nil {
+		return err
+	}
+	for last := false; !last; {
+		if _, err := io.ReadFull(r, b); err != nil {
+			return err
+		}
+		n := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
+		last = n&1 == 1
+		size := n >> 3
+		if n>>1&3 == 1 {
+			size = 1 // RLE
+		}
+		if err := skip(size); err != nil {
+			return err
+		}
+	}
+	return skip(4 * checksum)
+}
+
+// parseManifestFrame returns the manifest if r starts with one, and nil if not.
+func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	h := make([]byte, 8)
 	if _, err := io.ReadFull(r, h); err != nil || binary.LittleEndian.Uint32(h) != skippableManifest {
 		return nil, nil

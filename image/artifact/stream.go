@@ -3,7 +3,6 @@ package artifact
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/xz"
 )
 
 // Streamed is an image that is read from front to back.
@@ -20,9 +20,13 @@ type Streamed struct {
 	Others   []string  // the names of other files in a zip archive
 	Trailing int64     // bytes after the end of the compressed data, after all was read
 
-	raw io.Reader
-	in  *compress.Input
+	raw   io.Reader
+	in    *compress.Input
+	close func() error
 }
+
+// Close ends the decompression. It does not close the input.
+func (s *Streamed) Close() error { return s.close() }
 
 // StreamFile is like [Stream] for a file, which may be a zip archive too. If b is not nil and
 // there is no manifest, the image is compared with b when it is read.
@@ -33,13 +37,17 @@ func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) 
 		return nil, err
 	}
 	var others []string
+	var sizes []xz.Size
+	if detect(head) == XZ {
+		sizes = xz.ReadSizes(r, r.Size())
+	}
 	packed := detect(head) == Zip
 	if packed {
 		if in, others, err = openZip(r); err != nil {
 			return nil, err
 		}
 	}
-	s, err := Stream(in, sidecar)
+	s, err := stream(in, sidecar, sizes)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +62,10 @@ func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) 
 
 // Stream opens a raw or compressed image; its first bytes give the format. sidecar is the
 // manifest beside it, or nil; a manifest in the image has precedence.
-func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
+func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) { return stream(r, sidecar, nil) }
+
+// stream is Stream for a file whose blocks have these sizes if it is an xz file.
+func stream(r io.Reader, sidecar *Manifest, sizes []xz.Size) (*Streamed, error) {
 	from := &compress.Input{R: r}
 	in := bufio.NewReaderSize(from, 1<<20)
 	head, err := in.Peek(headSize)
@@ -69,15 +80,19 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 	}
 	s := &Streamed{Format: detect(head), Manifest: sidecar, in: from}
 	var all io.Reader = in
-	if s.Format == Zstd && len(head) >= 8 && binary.LittleEndian.Uint32(head) == skippableManifest {
+	if s.Format == Zstd {
 		var kept bytes.Buffer
 		m, err := manifestFrame(io.TeeReader(in, &kept))
 		if err != nil {
 			return nil, err
 		}
-		if s.Manifest = m; m == nil {
-			s.Manifest, all = sidecar, io.MultiReader(&kept, in)
+		if from.Err != nil {
+			return nil, from.Err
 		}
+		if m != nil {
+			s.Manifest = m
+		}
+		all = io.MultiReader(&kept, in)
 	}
 	if s.Format == Sparse {
 		return nil, errors.New("an Android sparse image cannot be read from a pipe or an archive: unpack it to a file")
@@ -85,8 +100,13 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) {
 	if s.Format == Zip {
 		return nil, errors.New("a zip archive cannot be read from a pipe or another archive: use the output of unzip -p")
 	}
-	s.raw, err = unpack(s.Format, all, func(n int64) { s.Trailing = n })
-	return s, s.wrap(err, 0)
+	raw, err := unpack(s.Format, all, compress.Options{
+		MaxMemory: compress.LargeMemory(), Trailing: func(n int64) { s.Trailing = n }, Ahead: true, Sizes: sizes})
+	if err != nil {
+		return nil, s.wrap(err, 0)
+	}
+	s.raw, s.close = raw, raw.Close
+	return s, nil
 }
 
 // wrap makes an error of a decompressor a *[CorruptError] with the offset in the image,

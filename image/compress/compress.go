@@ -93,7 +93,18 @@ type Options struct {
 	// compressed data, if gzip or bzip2 ignore them too. If it is nil, such bytes are a
 	// *[TrailingError]. Zeros after gzip or bzip2 data are always ignored.
 	Trailing func(n int64)
+
+	// Ahead decompresses ahead of Read, in other goroutines, and several blocks of xz at
+	// once. The input must not be used by others until the reader is closed.
+	Ahead bool
+
+	// Sizes are the sizes of all blocks of an xz file, see [xz.ReadSizes]. With Ahead they
+	// allow blocks to be decompressed at once whose headers do not have their sizes.
+	Sizes []xz.Size
 }
+
+// aheadMemory is the limit of the memory for blocks of xz that are decompressed at once.
+const aheadMemory = 1 << 30
 
 // TrailingError says that other data follow the compressed data.
 type TrailingError struct {
@@ -119,6 +130,13 @@ func (o Options) NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
 	case Gzip:
 		out, err = newGzip(r, o.Trailing)
 	case XZ:
+		if o.Ahead {
+			var p *xz.Parallel
+			if p, err = xz.NewParallel(r, xz.Options{MaxDict: o.MaxMemory, Memory: min(o.MaxMemory, aheadMemory), Sizes: o.Sizes}); err == nil {
+				out, close = p, func() { p.Close() }
+			}
+			break
+		}
 		out, err = xz.NewReader(r, o.MaxMemory)
 	case Bzip2:
 		out = newBzip2(r, o.Trailing)

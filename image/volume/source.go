@@ -132,6 +132,9 @@ func (s *Source) IsDisk() bool {
 
 // Close closes the file. It does not close standard input.
 func (s *Source) Close() error {
+	if s.stream != nil {
+		s.stream.Close()
+	}
 	if s.File == nil {
 		return nil
 	}
@@ -193,10 +196,15 @@ func (s *Source) load() error {
 }
 
 // Restart begins the stream of a file again.
-func (s *Source) Restart() (err error) {
-	if s.stream, err = artifact.StreamFile(s.contents(), s.beside.manifest, s.beside.bmap); err != nil {
+func (s *Source) Restart() error {
+	if s.stream != nil {
+		s.stream.Close()
+	}
+	stream, err := artifact.StreamFile(s.contents(), s.beside.manifest, s.beside.bmap)
+	if err != nil {
 		return err
 	}
+	s.stream = stream
 	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
 	return nil
 }

@@ -1,6 +1,9 @@
-// Package xz decompresses .xz files (version 1.2.0 of the format) in bounded memory. It uses
-// ulikunitz/xz for LZMA2 only: for a whole file that library allocates the dictionary in the
-// header, up to 4 GiB, and accepts a stream that ends between two blocks.
+// Package xz reads and writes .xz files (version 1.2.0 of the format) in bounded memory. The
+// container is done here; LZMA2 is decompressed by liblzma if the program is built with cgo
+// and the tag liblzma, else by a port of XZ Embedded to Go, and compressed by ulikunitz/xz.
+//
+// A [Reader] reads a stream from front to back. [Parallel] decompresses several blocks at
+// once. A [Writer] writes blocks that were compressed by themselves.
 package xz
 
 import (
@@ -15,8 +18,6 @@ import (
 	"hash/crc64"
 	"io"
 	"slices"
-
-	"github.com/ulikunitz/xz/lzma"
 )
 
 // MaxDict is a limit for most uses: twice the dictionary of xz -9.
@@ -55,6 +56,7 @@ type Reader struct {
 	err error
 
 	maxDict int64
+	sizes   []Size // of the blocks that have not begun, from the index; nil if not known
 
 	check  byte // type of the checksums in the stream
 	block  block
@@ -69,6 +71,7 @@ type block struct {
 	begin            int64     // offset of its data
 	packed, unpacked int64     // sizes in the header, or -1
 	n                int64     // bytes decompressed so far
+	dict             int64     // size of the dictionary in the header
 	filters          []filter  // before LZMA2, in the order of the encoder
 }
 
@@ -107,8 +110,7 @@ func unexpectedEOF(err error) error {
 	return err
 }
 
-// counted counts the bytes that are read. It has no ReadByte, so that lzma does not read
-// ahead.
+// counted counts the bytes that are read.
 type counted struct{ x *Reader }
 
 func (c counted) Read(p []byte) (int, error) {
@@ -139,7 +141,11 @@ func (x *Reader) Read(p []byte) (int, error) {
 func (x *Reader) read(p []byte) (int, error) {
 	b := &x.block
 	if b.data == nil {
-		return 0, x.next()
+		block, err := x.next()
+		if err == nil && block {
+			err = x.begin()
+		}
+		return 0, err
 	}
 	n, err := b.data.Read(p)
 	b.n += int64(n)
@@ -155,20 +161,26 @@ func (x *Reader) read(p []byte) (int, error) {
 	return n, err
 }
 
-// next begins the next block, or ends the stream and begins the next one.
-func (x *Reader) next() error {
+// next reads the header of the next block and reports true, or ends the stream and reads the
+// header of the next one.
+func (x *Reader) next() (block bool, err error) {
 	start := x.off
 	var first [1]byte
 	if err := x.full(first[:]); err != nil {
-		return unexpectedEOF(err)
+		return false, unexpectedEOF(err)
 	}
 	if first[0] != 0 {
-		return unexpectedEOF(x.blockHeader(start, first[0]))
+		return true, unexpectedEOF(x.blockHeader(start, first[0]))
 	}
 	if err := x.index(start); err != nil {
-		return unexpectedEOF(err)
+		return false, unexpectedEOF(err)
 	}
-	// Stream padding (section 2.2), then the end or another stream.
+	return false, x.padding()
+}
+
+// padding reads the padding of a stream (section 2.2), then the end or the header of another
+// stream.
+func (x *Reader) padding() error {
 	for {
 		head, err := x.in.Peek(4)
 		if len(head) == 0 {
@@ -186,7 +198,10 @@ func (x *Reader) next() error {
 	}
 }
 
-const streamHeader = 12
+const (
+	streamHeader = 12
+	streamMagic  = "\xfd7zXZ\x00"
+)
 
 // streamHeader reads a stream header (section 2.1.1): magic, flags, CRC-32 of the flags.
 func (x *Reader) streamHeader() error {
@@ -194,7 +209,7 @@ func (x *Reader) streamHeader() error {
 	if err := x.full(h[:]); err != nil {
 		return err
 	}
-	if string(h[:6]) != "\xfd7zXZ\x00" || binary.LittleEndian.Uint32(h[8:]) != crc32.ChecksumIEEE(h[6:8]) {
+	if string(h[:6]) != streamMagic || binary.LittleEndian.Uint32(h[8:]) != crc32.ChecksumIEEE(h[6:8]) {
 		return errHeader
 	}
 	x.check, x.blocks = h[7], newRecords()
@@ -219,43 +234,66 @@ func newCheck(kind byte) (hash.Hash, error) {
 	return nil, errHeader
 }
 
-// blockHeader reads a block header (section 3.1) after its first byte, and begins the block.
+// checkSize returns the size of a checksum.
+func checkSize(kind byte) int64 { return map[byte]int64{1: 4, 4: 8, 10: 32}[kind] }
+
+// blockHeader reads a block header (section 3.1) after its first byte.
 func (x *Reader) blockHeader(start int64, first byte) error {
 	h := make([]byte, (int(first)+1)*4)
 	h[0] = first
 	if err := x.full(h[1:]); err != nil {
 		return err
 	}
-	b, dict, err := parseBlock(h)
+	b, err := parseBlock(h)
 	if err != nil {
 		return err
 	}
-	if dict > x.maxDict {
-		return &DictError{dict, x.maxDict}
+	if b.dict > x.maxDict {
+		return &DictError{b.dict, x.maxDict}
 	}
+	b.start, b.begin = start, x.off
+	if len(x.sizes) > 0 {
+		listed := x.sizes[0]
+		x.sizes = x.sizes[1:]
+		packed := listed.unpadded - int64(len(h)) - checkSize(x.check)
+		if b.packed < 0 && packed > 0 {
+			b.packed = packed
+		}
+		if b.unpacked < 0 {
+			b.unpacked = listed.unpacked
+		}
+	}
+	x.block = *b
+	return nil
+}
+
+// begin begins to decompress the block whose header was read.
+func (x *Reader) begin() (err error) {
+	b := &x.block
+	if b.sum, err = newCheck(x.check); err != nil {
+		return err
+	}
+	dict := b.dict
 	if b.unpacked >= 0 {
 		dict = min(dict, b.unpacked)
 	}
 	if n, ok := x.upcoming(); ok {
 		dict = min(dict, n)
 	}
-	b.start, b.begin = start, x.off
-	if b.sum, err = newCheck(x.check); err != nil {
-		return err
-	}
-	b.data, err = lzma.Reader2Config{DictCap: int(max(dict, lzma.MinDictCap))}.NewReader2(counted{x})
+	b.data, err = newLZMA2(&lzma2{r: counted{x}}, max(dict, minDict))
 	for _, f := range slices.Backward(b.filters) {
 		b.data = f.undo(b.data)
 	}
-	x.block = *b
 	return err
 }
 
-// parseBlock parses a block header and returns the size of the dictionary.
-func parseBlock(h []byte) (b *block, dict int64, err error) {
+const minDict = 4096
+
+// parseBlock parses a block header.
+func parseBlock(h []byte) (b *block, err error) {
 	body := h[2 : len(h)-4]
 	if binary.LittleEndian.Uint32(h[len(h)-4:]) != crc32.ChecksumIEEE(h[:len(h)-4]) || h[1]&0x3c != 0 {
-		return nil, 0, errHeader
+		return nil, errHeader
 	}
 	number := func() int64 {
 		n, k := binary.Uvarint(body)
@@ -277,32 +315,33 @@ func parseBlock(h []byte) (b *block, dict int64, err error) {
 		f := filter{id: uint64(number())}
 		size := number()
 		if err != nil || size > int64(len(body)) {
-			return nil, 0, errHeader
+			return nil, errHeader
 		}
 		f.props, body = body[:size], body[size:]
 		b.filters = append(b.filters, f)
 	}
 	if len(bytes.TrimRight(body, "\x00")) > 0 {
-		return nil, 0, errHeader
+		return nil, errHeader
 	}
 	// The last filter is LZMA2, with one byte of properties.
 	last := len(b.filters) - 1
 	for i, f := range b.filters {
 		if (f.id == filterLZMA2) != (i == last) || i < last && branches[f.id].make == nil && f.id != filterDelta {
-			return nil, 0, &FilterError{f.id}
+			return nil, &FilterError{f.id}
 		}
 		if i < last && !f.valid() {
-			return nil, 0, errHeader
+			return nil, errHeader
 		}
 	}
 	if len(b.filters[last].props) != 1 {
-		return nil, 0, errHeader
+		return nil, errHeader
 	}
-	if dict, err = lzma.DecodeDictCap(b.filters[last].props[0]); err != nil {
-		return nil, 0, errHeader
+	code := b.filters[last].props[0]
+	if code > 40 {
+		return nil, errHeader
 	}
-	b.filters = b.filters[:last]
-	return b, dict, nil
+	b.dict, b.filters = dictSize(code), b.filters[:last]
+	return b, nil
 }
 
 // upcoming returns the uncompressed size of the block at the current offset, if the whole

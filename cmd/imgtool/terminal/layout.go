@@ -30,7 +30,7 @@ func Wrap(text string, width int, indent string) string {
 		b.WriteString("\n" + indent)
 		at = 0
 	}
-	for i, field := range strings.Fields(text) {
+	for i, field := range strings.Split(text, " ") {
 		word := []rune(field)
 		if i > 0 && at+1+len(word) > width {
 			next()

@@ -10,7 +10,7 @@ func TestWrap(t *testing.T) {
 	}{
 		{"one two three", 80, "one two three"},
 		{"one two three", 8, "one two\n  three"},
-		{"one  two\nthree", 13, "one two three"},
+		{"one  two three", 14, "one  two three"},
 		{"/a/very/long/path is", 10, "/a/very/lo\n  ng/path is"},
 		{"is /a/very/long/path", 10, "is\n  /a/very/lo\n  ng/path"},
 		{"ööööööö ööö", 8, "ööööööö\n  ööö"},

@@ -41,6 +41,7 @@ import (
 type UI struct {
 	In       io.Reader
 	JSON     bool
+	Plain    bool            // write lines and draw nothing
 	Unpacked compress.Budget // for scratch files
 	Started  bool            // the command line is valid
 
@@ -48,11 +49,14 @@ type UI struct {
 	stderr   io.Writer
 	terminal bool
 
-	mu    sync.Mutex
-	phase *phase
-	ahead []deploy.Phase         // expected phases, in order
-	state string                 // what an interrupt leaves behind, apart from disks
-	left  map[string]flash.State // what disks contain that are not written completely
+	mu     sync.Mutex
+	phase  *phase
+	before *phase   // the phase that ended last
+	rows   []*phase // of several disks
+	steps  *steps   // nil unless phases were announced
+	screen block
+	state  string                 // what an interrupt leaves behind, apart from disks
+	left   map[string]flash.State // what disks contain that are not written completely
 
 	writing atomic.Int32 // disks are being written: a closed terminal does not interrupt
 	last    func()       // called before an interrupted program ends, or nil
@@ -66,7 +70,8 @@ func New(stdin io.Reader, stdout, stderr io.Writer) *UI {
 // Start is called when the command line is valid.
 func (u *UI) Start() {
 	u.Started = true
-	u.terminal = !u.JSON && isTerminal(u.stderr) && os.Getenv("TERM") != "dumb"
+	name := os.Getenv("TERM")
+	u.terminal = !u.JSON && !u.Plain && isTerminal(u.stderr) && name != "" && name != "dumb" && os.Getenv("NO_COLOR") == ""
 }
 
 func isTerminal(file any) bool {
@@ -292,33 +297,55 @@ func Encode(v any, indent string) ([]byte, error) {
 	return sanitize.JSON(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), err
 }
 
-// Confirm asks a question, and returns an error unless the answer is "yes". Names in the
-// question must be sanitized.
+// Confirm asks a question until the answer is yes or no, and returns an error unless it is yes.
+// Names in the question must be sanitized.
 func (u *UI) Confirm(ctx context.Context, question string) error {
-	line, err := u.Answer(ctx, question+"\nType yes to go on: ", "pass --yes to write without a question")
-	if err == nil && line != "yes" {
-		err = fault.New(fault.Refused, "nothing is written: the answer was not yes")
+	prompt := u.wrapped(question) + " [y/N] "
+	for {
+		line, err := u.Answer(ctx, prompt, "pass --yes to write without a question")
+		if err != nil {
+			return err
+		}
+		switch strings.ToLower(line) {
+		case "y", "yes":
+			return nil
+		case "", "n", "no":
+			return fault.New(fault.Refused, "nothing is written: the answer was not yes")
+		}
+		prompt = "Answer y for yes, or n for no: "
 	}
-	return err
 }
 
-// Choose lets the user choose from a list, and returns the index.
+// wrapped breaks the lines of a text that are longer than the terminal is wide.
+func (u *UI) wrapped(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = Wrap(line, widthOf(u.stderr)-4, "   ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Choose lets the user choose from a list until the answer is one of its numbers, and returns
+// the index.
 func (u *UI) Choose(ctx context.Context, title string, list []string) (int, error) {
 	var b strings.Builder
 	fmt.Fprintln(&b, title)
 	for i, s := range list {
-		b.WriteString(sanitize.Sprintf("%3d  %s\n", i+1, s))
+		fmt.Fprintf(&b, "%3d  %s\n", i+1, Wrap(sanitize.Line(s), widthOf(u.stderr)-6, "     "))
 	}
-	fmt.Fprint(&b, "Type a number: ")
-	line, err := u.Answer(ctx, b.String(), "name the disk; there is "+strings.Join(list, "; and "))
-	if err != nil {
-		return 0, err
+	fmt.Fprintf(&b, "Type a number, or nothing to stop: ")
+	for prompt := b.String(); ; prompt = fmt.Sprintf("Type a number from 1 to %d, or nothing to stop: ", len(list)) {
+		line, err := u.Answer(ctx, prompt, "name the disk; there is "+strings.Join(list, "; and "))
+		if err != nil {
+			return 0, err
+		}
+		if line == "" {
+			return 0, fault.New(fault.Refused, "nothing is written: no disk was chosen")
+		}
+		if n, err := strconv.Atoi(line); err == nil && n >= 1 && n <= len(list) {
+			return n - 1, nil
+		}
 	}
-	n, err := strconv.Atoi(line)
-	if err != nil || n < 1 || n > len(list) {
-		return 0, fault.New(fault.Usage, "%q is not a number from 1 to %d", line, len(list))
-	}
-	return n - 1, nil
 }
 
 // Answer returns the line that the user types. without says what to do if standard input is

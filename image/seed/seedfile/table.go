@@ -131,3 +131,15 @@ func (t *table) seed(r row, name string, text []byte) *Seed {
 	}
 	return &Seed{Name: fmt.Sprintf("%s:%d: %s: %s", t.file, r.line, r.unit, name), Text: text, Columns: columns, Unit: r.unit, Line: r.line}
 }
+
+// Units returns the names of the units in a table of values.
+func Units(values string) (names []string, err error) {
+	t, err := readTable(values)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range t.rows {
+		names = append(names, row.unit)
+	}
+	return names, nil
+}
