@@ -13,7 +13,7 @@ TESTFLAGS = -vet=off -ldflags=-w -p 4
 
 FIRST_BOOT = image/starter/first-boot/first-boot
 
-.PHONY: help build release first-boot reference image test short race soak lint bench fuzz clean
+.PHONY: help build dist first-boot reference image test short race soak lint bench fuzz clean
 
 build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
@@ -21,15 +21,14 @@ build: first-boot ## the program, as ./imgtool
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
-release: first-boot ## static programs in dist/: for this Linux with libzstd, for macOS in pure Go
-	@.ci/deps build
-	CGO_ENABLED=1 $(GO) build -trimpath -tags netgo,osusergo -ldflags '-s -w -X main.version=$(VERSION) -linkmode external -extldflags "-static"' -o dist/imgtool-linux-$$($(GO) env GOARCH) ./cmd/imgtool
-	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=darwin GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/imgtool-darwin-$$arch ./cmd/imgtool || exit 1; done
+dist: ## the files of a release in dist/: archives, packages, checksums; see packaging/README.md
+	@.ci/deps dist
+	packaging/dist dist
 
 first-boot: ## the program that runs on a Rock64 with the starter; a part of imgtool
-	@rm -f $(FIRST_BOOT)
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT) ./cmd/first-boot
-	gzip -9nf $(FIRST_BOOT) && mv $(FIRST_BOOT).gz $(FIRST_BOOT)
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(FIRST_BOOT).unpacked ./cmd/first-boot
+	gzip -9nc $(FIRST_BOOT).unpacked >$(FIRST_BOOT)
+	rm $(FIRST_BOOT).unpacked
 
 reference: build ## docs/reference/commands.md, from the program
 	./imgtool gen markdown >docs/reference/commands.md

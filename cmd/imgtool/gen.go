@@ -16,6 +16,7 @@ var environment = []reference.Entry{
 	{Name: "XDG_CACHE_HOME", Meaning: "the user's cache directory on Linux (default: ~/.cache)"},
 	{Name: "TMPDIR", Meaning: "directory of scratch files (default: /tmp)"},
 	{Name: "SSH_AUTH_SOCK", Meaning: "socket of the ssh-agent whose keys sign configurations (provision)"},
+	{Name: "SSH_CONNECTION", Meaning: "on macOS: set in a session over SSH, where no window can ask for the password that opens a disk"},
 	{Name: "DOCKER_CONFIG", Meaning: "directory of config.json with logins of registries (default: ~/.docker)"},
 	{Name: "REGISTRY_AUTH_FILE", Meaning: "file with logins of registries, if Docker's has none (default: containers/auth.json in XDG_RUNTIME_DIR)"},
 	{Name: "HTTPS_PROXY", Meaning: "proxy for registries; HTTP_PROXY for http addresses, NO_PROXY for hosts that are reached directly"},
