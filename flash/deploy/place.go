@@ -104,7 +104,7 @@ func (p *Plan) clause(w volume.Where, off int64) string {
 	case w.File != "":
 		return fmt.Sprintf("%s/%s differs", w.Partition, w.File)
 	case w.Metadata:
-		return fmt.Sprintf("the directories or tables of the file system in %s differ", w.Partition)
+		return fmt.Sprintf("%s differs outside of its files", w.Partition)
 	case w.Partition != "":
 		return fmt.Sprintf("the partition %s differs", w.Partition)
 	}
