@@ -71,12 +71,13 @@ func (d *desktop) start(dir string) {
 	if err := qemu.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	d.t.Cleanup(func() {
+	t := d.t
+	t.Cleanup(func() {
 		qemu.Process.Kill()
 		qemu.Wait()
-		if d.t.Failed() {
-			log := readFile(d.t, at("log"))
-			d.t.Logf("the machine's console ends with\n%s", log[max(0, len(log)-2000):])
+		if t.Failed() {
+			log := readFile(t, at("log"))
+			t.Logf("the machine's console ends with\n%s", log[max(0, len(log)-500):])
 		}
 	})
 	begin := time.Now()
@@ -87,6 +88,9 @@ func (d *desktop) start(dir string) {
 	d.root.want(0, "seat0 tty1", "export SYSTEMD_PAGER=cat; until [ -b /dev/sda ] && loginctl list-sessions | grep seat0; do sleep 0.2; done")
 	d.t.Logf("booted after %s", time.Since(begin).Round(time.Second))
 }
+
+// use makes faults those of t.
+func (d *desktop) use(t *testing.T) { d.t, d.root.t, d.ssh.t = t, t, t }
 
 // desk runs a command of the user pi on tty1, in an active session of seat0.
 func (d *desktop) desk(command string) (output string, status int) {

@@ -23,12 +23,19 @@ func TestFlashWithoutRoot(t *testing.T) {
 	same := sparseFile(t, filepath.Join(dir, "same"), cardSize)
 	imgtool(t, "flash", "--yes", "-i", img, same)
 	flashed := func() {
-		t.Helper()
-		imagetest.Run(t, "cmp", d.card, same)
+		d.t.Helper()
+		imagetest.Run(d.t, "cmp", d.card, same)
+	}
+	step := func(name string, do func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			d.use(t)
+			do(t)
+		})
+		d.use(t)
 	}
 
 	const flash = "imgtool flash --yes -i x.img /dev/sda"
-	t.Run("a session without a seat", func(t *testing.T) {
+	step("a session without a seat", func(t *testing.T) {
 		oneSentence(t, d.ssh.want(5, "password is needed", "imgtool flash --yes -i x.img.xz /dev/sda"),
 			"/dev/sda: to write to it, an administrator's password is needed, and this session has no program that asks for it",
 			"run: sudo imgtool flash --yes -i x.img.xz /dev/sda")
@@ -38,17 +45,17 @@ func TestFlashWithoutRoot(t *testing.T) {
 			t.Error("the card was written")
 		}
 	})
-	t.Run("the user at the computer", func(t *testing.T) {
+	step("the user at the computer", func(t *testing.T) {
 		d.wantDesk(0, "without root's rights, programs of other users .* cannot be seen", flash)
 		flashed()
 		d.root.want(0, "BOOT", "udevadm settle; lsblk -no LABEL /dev/sda1")
 		d.wantDesk(0, "are as in x.img", "imgtool verify -i x.img /dev/sda")
 		d.wantDesk(0, "boot", "imgtool ls /dev/sda")
 	})
-	t.Run("a mounted card", func(t *testing.T) {
+	step("a mounted card", func(t *testing.T) {
 		d.wantDesk(0, "at /media/pi/BOOT", "udisksctl mount -b /dev/sda1")
 		d.wantDesk(4, "/dev/sda1 is mounted at /media/pi/BOOT", flash)
-		d.wantDesk(0, "unmounted /media/pi/BOOT", "(sleep 5; echo yes; sleep 60) | script -qec 'imgtool flash -i x.img /dev/sda' /dev/null")
+		d.wantDesk(0, "unmounted /media/pi/BOOT", "script -qec 'imgtool flash -i x.img /dev/sda' /dev/null < <(sleep 5; echo yes; sleep 60)")
 		flashed()
 		d.root.want(1, "", "findmnt /dev/sda1")
 		// The rule is not for a disk that the system uses.
@@ -56,15 +63,15 @@ func TestFlashWithoutRoot(t *testing.T) {
 		d.wantDesk(5, "password is needed", "imgtool ls /dev/sda")
 		d.root.want(0, "", "umount /srv")
 	})
-	t.Run("an interrupted flash", func(t *testing.T) {
-		d.wantDesk(130, "no partition table", "(head -c 30000000 x.img; sleep 30) | timeout --preserve-status -s INT 10 imgtool flash --delta no --yes -i - /dev/sda")
+	step("an interrupted flash", func(t *testing.T) {
+		d.wantDesk(130, "no partition table", "timeout --preserve-status -s INT 10 imgtool flash --delta no --yes -i - /dev/sda < <(head -c 30000000 x.img; sleep 30)")
 		if table := readFile(t, d.card)[:1024]; !bytes.Equal(table, make([]byte, len(table))) {
 			t.Error("the card has a partition table")
 		}
 		d.wantDesk(0, "", flash)
 		flashed()
 	})
-	t.Run("fixed disks", func(t *testing.T) {
+	step("fixed disks", func(t *testing.T) {
 		d.wantDesk(4, "/dev/vd[ab]: it is a fixed disk", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-FIXED")
 		d.wantDesk(5, "run: sudo imgtool flash", "imgtool flash --fixed --serial FIXED --yes -i x.img /dev/disk/by-id/virtio-FIXED")
 		d.wantDesk(4, "this system runs from it", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-ROOT")
@@ -72,19 +79,19 @@ func TestFlashWithoutRoot(t *testing.T) {
 			t.Error("the fixed disk was written")
 		}
 	})
-	t.Run("with a password", func(t *testing.T) {
+	step("with a password", func(t *testing.T) {
 		d.ssh.send("bash -c 'pkttyagent -p $$ & sleep 2; exec imgtool ls /dev/sda'\n")
 		d.ssh.until("Password: ", time.Minute)
 		d.ssh.send("secret\n")
 		d.ssh.until("boot", time.Minute)
 		d.ssh.want(0, "", "true")
 	})
-	t.Run("without the rule", func(t *testing.T) {
+	step("without the rule", func(t *testing.T) {
 		d.root.want(0, "", "mv /usr/share/polkit-1/rules.d/60-imgtool.rules /root; systemctl restart polkit")
 		oneSentence(t, d.wantDesk(5, "password is needed", flash),
 			"/dev/sda: to write to it, an administrator's password is needed, and this session has no program that asks for it", "run: sudo "+flash)
 	})
-	t.Run("without UDisks2", func(t *testing.T) {
+	step("without UDisks2", func(t *testing.T) {
 		d.root.want(0, "", "systemctl mask --now udisks2")
 		oneSentence(t, d.wantDesk(5, "UDisks2", flash),
 			"/dev/sda: only root may write to it, because UDisks2, which opens disks for other users, is not running", "run: sudo "+flash)
