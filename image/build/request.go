@@ -50,13 +50,18 @@ type Request struct {
 	KeepKeys      bool // leave registration keys on the recovery card
 	KeepOwners    bool
 	Jobs          int
+	SBOM          bool
+	Provenance    bool
+	ImageSHA256   bool   // state the SHA-256 of the decompressed image, too
+	Version       string // of imgtool
 }
 
 // Job is a checked request. Seed may be set before [Job.Run].
 type Job struct {
 	Options
-	output     string
-	keepOwners bool
+	output      string
+	keepOwners  bool
+	imageSHA256 bool
 }
 
 // Prepare checks a request, and that its outputs can be written. It writes nothing.
@@ -73,8 +78,9 @@ func Prepare(r Request, warn func(string)) (*Job, error) {
 	if r.Jobs < 0 || r.Jobs > maxJobs {
 		return nil, fault.New(fault.Usage, "--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", r.Jobs, maxJobs)
 	}
-	j := &Job{output: r.Output, keepOwners: r.KeepOwners, Options: Options{Board: board, Media: r.Media, Slots: r.Slots, Profile: r.Profile,
-		Compression: r.Compression, Cmdline: r.Cmdline, BuildID: r.BuildID, Generalize: r.Generalize, Jobs: r.Jobs, TempDir: os.Getenv("TMPDIR"), Warn: warn}}
+	j := &Job{output: r.Output, keepOwners: r.KeepOwners, imageSHA256: r.ImageSHA256, Options: Options{Board: board, Media: r.Media, Slots: r.Slots, Profile: r.Profile,
+		Compression: r.Compression, Cmdline: r.Cmdline, BuildID: r.BuildID, Generalize: r.Generalize, Jobs: r.Jobs, TempDir: os.Getenv("TMPDIR"), Warn: warn,
+		SBOM: r.SBOM, Provenance: r.Provenance, Version: r.Version}}
 	if err := j.checkOutputs(); err != nil {
 		return nil, err
 	}
