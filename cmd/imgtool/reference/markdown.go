@@ -30,13 +30,13 @@ func (r Reference) Markdown(w io.Writer) error {
 
 func (r Reference) command(p *page, c *cobra.Command) {
 	p.line("## " + c.CommandPath())
-	p.code(usage.Lines(c))
+	p.code("text", usage.Lines(c))
 	if c.Long == "" {
 		p.line(plain(strings.TrimSuffix(c.Short, ".") + "."))
 	}
 	for _, b := range blocks(c.Long) {
 		if b.kept {
-			p.code(b.lines)
+			p.code("text", b.lines)
 		} else {
 			p.line(plain(b.lines[0]))
 		}
@@ -58,7 +58,7 @@ func (r Reference) command(p *page, c *cobra.Command) {
 	}
 	if c.Example != "" {
 		p.line("**Examples**")
-		p.code(unindent(strings.Split(c.Example, "\n")))
+		p.code("sh", unindent(strings.Split(c.Example, "\n")))
 	}
 }
 
@@ -68,8 +68,8 @@ type page struct{ strings.Builder }
 // line writes a paragraph of one line.
 func (p *page) line(text string) { p.WriteString(text + "\n\n") }
 
-func (p *page) code(lines []string) {
-	p.line("```\n" + strings.Join(lines, "\n") + "\n```")
+func (p *page) code(language string, lines []string) {
+	p.line("```" + language + "\n" + strings.Join(lines, "\n") + "\n```")
 }
 
 func (p *page) flags(title string, flags []*pflag.Flag) {

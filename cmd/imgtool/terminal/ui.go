@@ -234,6 +234,15 @@ func (u *UI) Fail(err error, status int) {
 		var wrong *image.MismatchError
 		if errors.As(err, &wrong) {
 			e["offset"], e["length"], e["expected"], e["got"] = wrong.Off, wrong.Len, wrong.Want, wrong.Got
+			if wrong.Partition != "" {
+				e["partition"] = wrong.Partition
+			}
+			if wrong.File != "" {
+				e["file"] = wrong.File
+			}
+			if wrong.File != "" && wrong.FileOff >= 0 {
+				e["file_offset"] = wrong.FileOff
+			}
 		}
 		u.mu.Lock()
 		if len(u.left) > 0 {
@@ -314,6 +323,16 @@ func (u *UI) Confirm(ctx context.Context, question string) error {
 		}
 		prompt = "Answer y for yes, or n for no: "
 	}
+}
+
+// Paragraph shows a message that is wrapped between words on a terminal.
+func (u *UI) Paragraph(text string) {
+	if !u.drawing() {
+		u.Infof("%s", text)
+		return
+	}
+	u.EndPhase()
+	io.WriteString(u.stderr, u.wrapped(sanitize.Line(text))+"\n")
 }
 
 // wrapped breaks the lines of a text that are longer than the terminal is wide.
