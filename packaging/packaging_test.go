@@ -118,19 +118,6 @@ func TestLintian(t *testing.T) {
 	}
 }
 
-// The same program gives the same package.
-func TestPackagesAreReproducible(t *testing.T) {
-	p := build(t)
-	for script, first := range map[string]string{"./deb": p.deb, "./rpm": p.rpm} {
-		t.Setenv("TMPDIR", t.TempDir())
-		again := filepath.Join(t.TempDir(), "again")
-		imagetest.Run(t, script, again, p.program)
-		if digest(t, again) != digest(t, first) {
-			t.Errorf("%s makes another package of the same program", script)
-		}
-	}
-}
-
 func digest(t *testing.T, file string) string {
 	t.Helper()
 	b, err := os.ReadFile(file)

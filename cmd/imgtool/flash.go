@@ -5,8 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,7 +70,8 @@ func newFlashCommand(u *ui) *cobra.Command {
 bootable: an interrupted or failed flash leaves a disk that nothing boots. Several
 disks are written at once, each verified separately.
 
-Without a disk, choose among the disks on USB and cards, or take the one with --serial.
+Without a disk, choose among the disks on USB and cards, or take the one with --serial;
+if there is none, plug one in. Mounted disks are unmounted after the question.
 With --board and no disk, wait for the board to show its disk over USB in recovery mode,
 and take it if there is exactly one. With --board and a disk, refuse an image for another
 board.
@@ -196,7 +195,7 @@ func deploying(u *ui, yes bool, stall time.Duration) deploy.Options {
 		if u.JSON {
 			return u.Print(r)
 		}
-		u.Infof("%s", r.Summary())
+		u.Paragraph(r.Summary())
 		return nil
 	}}
 	if !yes {
@@ -254,7 +253,7 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		return err
 	}
 	for _, line := range d.After(board) {
-		u.Infof("%s", line)
+		u.Paragraph(line)
 	}
 	return nil
 }
@@ -275,36 +274,4 @@ func (opt *flashOptions) findDisk(ctx context.Context, board *boards.Board, src 
 	}
 	u.Infof("found %s", deploy.Describe(found))
 	return found.Path, nil
-}
-
-// chooseDisk lets the user choose one of the disks on USB and cards. A serial chooses without
-// a question. If quiet, nothing is asked.
-func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string, error) {
-	all, err := deploy.Disks(need)
-	if err != nil {
-		return "", err
-	}
-	fit := slices.DeleteFunc(all, func(c deploy.Candidate) bool { return !c.Offered() })
-	if err := deploy.PermitAny(ctx, fit); err != nil {
-		return "", err
-	}
-	var list []string
-	for i := range fit {
-		list = append(list, deploy.Describe(&fit[i].Disk))
-	}
-	switch {
-	case len(fit) == 0 && need.Serial != "":
-		return "", deploy.NoDisk("serial " + need.Serial)
-	case len(fit) == 0:
-		return "", fault.New(fault.Usage, "no disk can be chosen: no USB disk or card is large enough and unused; imgtool disks lists the reasons")
-	case len(fit) == 1 && need.Serial != "":
-		return fit[0].Path, nil
-	case quiet:
-		return "", fault.New(fault.Usage, "say which disk: nothing is asked with --yes, or with the image on standard input. There is %s", strings.Join(list, "; and "))
-	}
-	n, err := u.Choose(ctx, "Disks that can be written:", list)
-	if err != nil {
-		return "", err
-	}
-	return fit[n].Path, nil
 }

@@ -2,13 +2,10 @@ package terminal
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -89,111 +86,66 @@ func playDisks(u *UI, next func() (int64, bool)) {
 	time.Sleep(time.Minute)
 }
 
-// screen is a terminal of tmux in which the test program plays.
+// screen is a terminal in which the test program plays.
 type screen struct {
-	t      *testing.T
-	socket string
+	*imagetest.Screen
 	orders *os.File
 }
 
 func startScreen(t *testing.T, play string, width, height int) *screen {
 	t.Helper()
-	dir := t.TempDir()
-	s := &screen{t: t, socket: filepath.Join(dir, "tmux")}
-	fifo := filepath.Join(dir, "orders")
+	fifo := filepath.Join(t.TempDir(), "orders")
 	noError(t, syscall.Mkfifo(fifo, 0o600))
-	imagetest.Need(t, "tmux")
-	command := fmt.Sprintf("env LC_ALL=C.UTF-8 %s=%s:%s %s", playVariable, play, fifo, os.Args[0])
-	s.tmux("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), command)
-	t.Cleanup(func() { exec.Command("tmux", "-S", s.socket, "kill-server").Run() })
+	s := &screen{Screen: imagetest.StartScreen(t, width, height, fmt.Sprintf("%s=%s:%s %s", playVariable, play, fifo, os.Args[0]))}
 	var err error
 	s.orders, err = os.OpenFile(fifo, os.O_WRONLY, 0)
 	noError(t, err)
 	t.Cleanup(func() { s.orders.Close() })
+	s.Draw = func() { s.orders.WriteString("draw\n") }
 	return s
 }
 
-func (s *screen) tmux(args ...string) string {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "tmux", append([]string{"-S", s.socket}, args...)...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		s.t.Fatalf("tmux %q: %v: %s", args, err, out)
-	}
-	return string(out)
-}
-
-func (s *screen) resize(width, height int) {
-	s.t.Helper()
-	s.tmux("resize-window", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height))
-}
-
-func (s *screen) keys(keys ...string) {
-	s.t.Helper()
-	s.tmux(append([]string{"send-keys"}, keys...)...)
-}
-
 func (s *screen) next() { s.orders.WriteString("next\n") }
-
-// sees waits until the screen matches a pattern as a whole, and returns what it shows.
-func (s *screen) sees(pattern string) string {
-	s.t.Helper()
-	re := regexp.MustCompile("^" + strings.TrimSpace(pattern) + "$")
-	got := ""
-	for range 100 {
-		s.orders.WriteString("draw\n") // the size of the window reaches the program late
-		got = strings.TrimSpace(s.tmux("capture-pane", "-p"))
-		if re.MatchString(got) {
-			return got
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	s.t.Fatalf("the screen does not match %s:\n%s", pattern, got)
-	return ""
-}
 
 // Progress takes one line at any width, also after the window was made smaller or larger, and
 // nothing is left of it.
 func TestProgressInAWindow(t *testing.T) {
 	s := startScreen(t, "flash", 80, 24)
 	s.next()
-	s.sees(`2/3 writing +20% \|█+░+\| 8m0s left, 512\.0 MiB of 3\.0 GiB, 8\.5 MiB/s`)
-	s.resize(40, 20)
+	s.Sees(`2/3 writing +20% \|█+░+\| 8m0s left, 512\.0 MiB of 3\.0 GiB, 8\.5 MiB/s`)
+	s.Resize(40, 20)
 	s.next()
-	s.sees(`writing +30% \|█+░+\| 3m30s left`)
-	s.resize(200, 50)
+	s.Sees(`writing +30% \|█+░+\| 3m30s left`)
+	s.Resize(200, 50)
 	s.next()
-	s.sees(`2/3 writing +40% \|█{16}░{24}\| 2m0s left, 1\.5 GiB of 3\.0 GiB, 25\.6 MiB/s`)
-	s.resize(40, 20)
+	s.Sees(`2/3 writing +40% \|█{16}░{24}\| 2m0s left, 1\.5 GiB of 3\.0 GiB, 25\.6 MiB/s`)
+	s.Resize(40, 20)
 	s.orders.Close()
-	s.sees("the end")
+	s.Sees("the end")
 }
 
 // With several disks each has a line.
 func TestRowsInAWindow(t *testing.T) {
 	s := startScreen(t, "disks", 80, 24)
 	s.next()
-	s.sees(`3 disks +\d+% \|█+░+\| 8m0s left, 1 of 3 ended
+	s.Sees(`3 disks +\d+% \|█+░+\| 8m0s left, 1 of 3 ended
 /dev/sdb  writing +\d+% \|█+░+\| \S+ left, 8\.5 MiB/s
 /dev/sdc  writing +\d+% \|█+░+\| \S+ left, 17\.1 MiB/s
 /dev/sdd  failed`)
-	s.resize(40, 20)
+	s.Resize(40, 20)
 	s.next()
-	s.sees(`3 disks +\d+% \|█+░+\| 3m30s left
+	s.Sees(`3 disks +\d+% \|█+░+\| 3m30s left
 /dev/sdb +\d+% \|█+░+\| 3m30s left
 /dev/sdc +\d+% \|█+░+\| \S+ left
 /dev/sdd  failed`)
-	s.resize(200, 50)
+	s.Resize(200, 50)
 	s.next()
-	s.sees(`3 disks +\d+% \|█+░+\| 2m0s left, 1 of 3 ended
+	s.Sees(`3 disks +\d+% \|█+░+\| 2m0s left, 1 of 3 ended
 /dev/sdb  writing +\d+% \|█+░+\| 2m0s left, 25\.6 MiB/s, 1\.5 GiB of 3\.0 GiB
 /dev/sdc  writing +\d+% \|█+░*\| \S+ left, 51\.2 MiB/s, 3\.0 GiB of 3\.0 GiB
 /dev/sdd  failed`)
 	s.orders.Close()
-	s.sees("the end")
+	s.Sees("the end")
 }
 
 func noError(t *testing.T, err error) {

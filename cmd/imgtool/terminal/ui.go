@@ -316,6 +316,16 @@ func (u *UI) Confirm(ctx context.Context, question string) error {
 	}
 }
 
+// Paragraph shows a message that is wrapped between words on a terminal.
+func (u *UI) Paragraph(text string) {
+	if !u.drawing() {
+		u.Infof("%s", text)
+		return
+	}
+	u.EndPhase()
+	io.WriteString(u.stderr, u.wrapped(sanitize.Line(text))+"\n")
+}
+
 // wrapped breaks the lines of a text that are longer than the terminal is wide.
 func (u *UI) wrapped(text string) string {
 	lines := strings.Split(text, "\n")
