@@ -20,7 +20,6 @@ var environment = []reference.Entry{
 	{Name: "DOCKER_CONFIG", Meaning: "directory of config.json with logins of registries (default: ~/.docker)"},
 	{Name: "REGISTRY_AUTH_FILE", Meaning: "file with logins of registries, if Docker's has none (default: containers/auth.json in XDG_RUNTIME_DIR)"},
 	{Name: "HTTPS_PROXY", Meaning: "proxy for registries; HTTP_PROXY for http addresses, NO_PROXY for hosts that are reached directly"},
-	{Name: "SSH_CONNECTION", Meaning: "set in a session over SSH, where macOS cannot ask for permission to open a disk"},
 	{Name: "TERM", Meaning: "the terminal: with dumb, progress is printed as lines"},
 	{Name: "NO_COLOR", Meaning: "if it is set, progress is printed as lines and nothing is drawn"},
 	{Name: "LC_ALL", Meaning: "locale, before LC_CTYPE and LANG: progress is drawn in ASCII unless it is a UTF-8 locale"},

@@ -75,6 +75,9 @@ func TestManPages(t *testing.T) {
 func TestReferenceIsComplete(t *testing.T) {
 	documented := map[string]bool{}
 	for _, e := range append(exitMeanings, environment...) {
+		if documented[e.Name] {
+			t.Errorf("%s is there twice", e.Name)
+		}
 		documented[e.Name] = true
 	}
 	for kind, status := range statuses {

@@ -31,6 +31,9 @@ func (r Reference) page(c *cobra.Command) string {
 	// mandoc knows no date with escapes.
 	p.line(fmt.Sprintf(`.TH "%s" "1" "%s" "%s" "User Commands"`, escape(strings.ToUpper(pageName(c))), r.Date.UTC().Format("2006-01-02"),
 		escape(strings.TrimSpace(r.Root.Name()+" "+r.Version))))
+	// Names of commands and flags are not divided.
+	p.line(".nh")
+	p.line(".ad l")
 	p.macro("SH", "NAME")
 	p.text(pageName(c) + ` \- ` + escape(lowerFirst(c.Short)))
 	p.macro("SH", "SYNOPSIS")
@@ -77,7 +80,7 @@ func (r Reference) page(c *cobra.Command) string {
 		see = append(see, r.SeeAlso...)
 	} else {
 		p.macro("SH", "EXIT STATUS")
-		p.prose("See imgtool(1), which also lists environment variables and files.")
+		p.prose("See " + pageName(r.Root) + "(1), which also lists environment variables and files.")
 		for parent := c.Parent(); parent != nil; parent = parent.Parent() {
 			see = append(see, pageName(parent)+"(1)")
 		}
@@ -150,6 +153,7 @@ func (p *roff) kept(lines []string) {
 		p.line(guard(escape(l)))
 	}
 	p.line(".EE")
+	p.line(".nh") // .EE allows it again
 	p.line(".RE")
 }
 
