@@ -18,7 +18,7 @@ const (
 	margin     = 14
 )
 
-// colours are those of a terminal, 0 to 15.
+// colours are the colours of a terminal, 0 to 15.
 var colours = [16]string{"#1d2129", "#e06c75", "#98c379", "#e5c07b", "#61afef", "#c678dd", "#56b6c2", "#c8ccd4",
 	"#7f8696", "#ff7b86", "#b5e090", "#ffd78a", "#82c4ff", "#dd9bf0", "#7fd5df", "#ffffff"}
 
