@@ -43,7 +43,8 @@ photon-emmc.img, photon-sd.img and photon-nvme.img. --medium builds one of them;
 is the size of the disk that the last partition of a medium fills.
 
 The image's name determines its format: .img, .img.zst, .img.xz, .img.gz, or .simg for
-Android sparse. NAME.manifest.json and NAME.bmap are written beside it. Times come from
+Android sparse. NAME.manifest.json and NAME.bmap are written beside it, and on request
+NAME.spdx.json and NAME.provenance.json. Times come from
 SOURCE_DATE_EPOCH, and later times of files become that one. Scratch files are in
 TMPDIR, and what is unpacked there is limited by --max-unpacked.
 
@@ -96,6 +97,11 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	opt.seed.addFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 
+	f.BoolVar(&opt.SBOM, "sbom", false, "list the packages in the image as SPDX, in NAME.spdx.json beside it")
+	f.BoolVar(&opt.Provenance, "provenance", false, "state how the image was built as SLSA, in NAME.provenance.json beside it")
+	f.BoolVar(&opt.ImageSHA256, "image-sha256", false, "compute the SHA-256 of the decompressed image, too, for --json")
+	usage.Group(cmd, "Documents", "sbom", "provenance", "image-sha256")
+
 	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
 	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, a `SIZE` from 4KiB to 1MiB")
 	f.IntVar(&opt.Jobs, "jobs", 0, "blocks to compress in parallel (default: one per processor); the image is the same")
@@ -105,7 +111,7 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 
 func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	ctx, begin := cmd.Context(), time.Now()
-	opt.Keep = []string{opt.seed.file, opt.seed.values}
+	opt.Keep, opt.Version = []string{opt.seed.file, opt.seed.values}, programVersion()
 	job, err := build.Prepare(opt.Request, u.Warn)
 	if err != nil {
 		return err

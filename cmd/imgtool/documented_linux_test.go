@@ -246,7 +246,7 @@ func TestDocumentedCommandsAreAccepted(t *testing.T) {
 		}
 		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(prose, -1) {
 			span := strings.Join(strings.Fields(m[1]), " ")
-			if name := regexp.MustCompile(`^--[a-z-]+`).FindString(span); name != "" && !flags[name] && !slices.Contains(flagsOfOthers, span) {
+			if name := regexp.MustCompile(`^--[a-z0-9-]+`).FindString(span); name != "" && !flags[name] && !slices.Contains(flagsOfOthers, span) {
 				t.Errorf("%s: no command has the flag in `%s`", page, span)
 			}
 			if !regexp.MustCompile(`^(sudo )?(\./)?imgtool [a-z-]`).MatchString(span) || strings.Contains(span, "…") {

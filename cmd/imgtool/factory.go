@@ -250,7 +250,7 @@ func (opt *factoryOptions) checkMedia() (*boards.Board, error) {
 	for _, given := range []map[string]string{opt.disks, opt.images} {
 		for _, name := range slices.Sorted(maps.Keys(given)) {
 			if !slices.Contains(names, name) {
-				return nil, fault.New(fault.Usage, "%s has no %s; it has %s", board.Name, name, strings.Join(names, ", "))
+				return nil, fault.New(fault.Usage, "%s has no medium %s (it has %s)", board.Name, name, strings.Join(names, ", "))
 			}
 			if opt.disks[name] == "" {
 				return nil, fault.New(fault.Usage, "an image of the %s is given, and no disk for it: pass %s", name, diskFlag(name, "DISK"))
@@ -282,6 +282,9 @@ func (opt *factoryOptions) findImages() error {
 		case opt.image == "":
 			return fault.New(fault.Usage, "say which image: --image PREFIX.img for PREFIX-%s.img, or %s", name, imageFlag(name))
 		default:
+			if base, suffix, _ := artifact.Split(opt.image); strings.HasSuffix(base, "-"+name) {
+				return fault.New(fault.Usage, "--image %s is the image of the %s: give the part of the name that all have, --image %s", opt.image, name, strings.TrimSuffix(base, "-"+name)+suffix)
+			}
 			opt.images[name] = artifact.MediumPath(opt.image, name)
 		}
 	}

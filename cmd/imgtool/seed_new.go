@@ -24,20 +24,25 @@ import (
 	"imgtool/image/volume"
 )
 
+type seedNewOptions struct {
+	seed.Answers
+	output string
+	force  bool
+}
+
 func newSeedNewCommand(u *ui) *cobra.Command {
-	var opt seed.Answers
-	var output string
+	var opt seedNewOptions
 	cmd := &cobra.Command{
 		Use:   "new",
 		Short: "Write a seed from a few answers",
 		Long: `Write a config.toml with one admin and one container. imgtool asks for required values that
-are not given by flags.`,
+are not given by flags, and asks again if the device would refuse an answer.`,
 		Example: `  imgtool seed new -o config.toml
   imgtool seed new --user ops --ssh-key ~/.ssh/id_ed25519.pub --container web \
       --image registry.example/web:1 --publish 8080:80 > config.toml`,
 		SuggestFor: []string{"create", "make", "init", "generate"},
 		Args:       usage.None("-o names the file to write"),
-		RunE:       func(cmd *cobra.Command, args []string) error { return runSeedNew(cmd.Context(), opt, output, u) },
+		RunE:       func(cmd *cobra.Command, args []string) error { return runSeedNew(cmd.Context(), opt, u) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&opt.User, "user", "", "`NAME` of the admin")
@@ -50,49 +55,115 @@ are not given by flags.`,
 	f.StringVar(&opt.Start, "dhcp-start", "", "first `ADDRESS` for clients on the LAN")
 	f.StringVar(&opt.End, "dhcp-end", "", "last `ADDRESS` for clients on the LAN")
 	f.StringVar(&opt.Update, "update-url", "", "https `URL` of the update server")
-	f.StringVarP(&output, "output", "o", "", "`FILE` to write (default: standard output)")
+	f.StringVarP(&opt.output, "output", "o", "", "`FILE` to write (default: standard output)")
+	f.BoolVar(&opt.force, "force", false, "replace the file if it exists")
 	return cmd
 }
 
-func runSeedNew(ctx context.Context, opt seed.Answers, output string, u *ui) error {
-	if output != "" {
-		if err := hostfile.CheckOutput(output); err != nil {
+func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
+	if opt.output != "" {
+		if err := hostfile.CheckOutput(opt.output); err != nil {
 			return err
 		}
-	}
-	for _, q := range []struct {
-		answer             *string
-		question, fallback string
-	}{
-		{&opt.User, "Name of the admin [ops]: ", "ops"},
-		{&opt.Key, "The admin's SSH public key, or the file with it: ", ""},
-		{&opt.Container, "Name of the container [app]: ", "app"},
-		{&opt.Image, "Reference of its image: ", ""},
-	} {
-		if *q.answer != "" {
-			continue
+		if _, err := os.Lstat(opt.output); err == nil && !opt.force {
+			return fault.New(fault.Usage, "%s exists: choose another name, or replace it with --force", opt.output)
 		}
-		line, err := u.Answer(ctx, q.question, "pass --user, --ssh-key, --container and --image")
-		if err != nil {
-			return err
-		}
-		*q.answer = cmp.Or(line, q.fallback)
+	} else if opt.force {
+		return fault.New(fault.Usage, "--force has no effect on standard output: name the file to write with -o")
 	}
-	if opt.Key != "" && !strings.Contains(opt.Key, " ") {
-		var err error
-		if opt.Key, err = seedfile.ReadPublicKey(opt.Key); err != nil {
-			return err
-		}
+	if err := opt.check(); err != nil {
+		return err
 	}
-	text, faults := seed.New(opt)
+	if err := opt.ask(ctx, u); err != nil {
+		return err
+	}
+	text, faults := seed.New(opt.Answers)
 	if err := seedfile.Faulty("seed", faults, u.Warn); err != nil {
 		return err
 	}
-	if output == "" {
+	if opt.output == "" {
 		return u.Write(text)
 	}
-	return writeNew(output, text)
+	if err := writeNew(opt.output, text); err != nil {
+		return err
+	}
+	u.Infof("%s: admin %s, container %s with %s; imgtool flash --seed %s puts it on a disk", opt.output, opt.User, opt.Container, opt.Image, opt.output)
+	return nil
 }
+
+// check checks the values that flags give.
+func (opt *seedNewOptions) check() error {
+	for _, q := range seed.Questions {
+		answer := q.Answer(&opt.Answers)
+		if *answer == "" {
+			continue
+		}
+		if err := accept(q, answer); err != nil {
+			return fmt.Errorf("--%s: %w", q.Flag, err)
+		}
+	}
+	for _, port := range opt.Publish {
+		if err := seed.CheckPublish(port, opt.Privileged); err != nil {
+			return fault.New(fault.Usage, "--publish: %w", err)
+		}
+	}
+	return nil
+}
+
+// accept checks an answer. That of a file with a key becomes the key.
+func accept(q seed.Question, answer *string) error {
+	value := *answer
+	if q.Flag == "ssh-key" && value != "" && !strings.Contains(value, " ") {
+		var err error
+		if value, err = seedfile.ReadPublicKey(value); err != nil {
+			return err
+		}
+	}
+	if err := q.Check(value); err != nil {
+		return fault.As(fault.Usage, err)
+	}
+	*answer = value
+	return nil
+}
+
+// ask asks for what is missing, and again after an answer that the device would refuse.
+func (opt *seedNewOptions) ask(ctx context.Context, u *ui) error {
+	var without []string
+	for _, q := range seed.Questions {
+		if !q.Optional && *q.Answer(&opt.Answers) == "" {
+			without = append(without, "the "+q.Text+" with --"+q.Flag)
+		}
+	}
+	for _, q := range seed.Questions {
+		if q.Optional || *q.Answer(&opt.Answers) != "" {
+			continue
+		}
+		question := strings.ToUpper(q.Text[:1]) + q.Text[1:]
+		if q.Default != "" {
+			question += " [" + q.Default + "]"
+		}
+		var err error
+		for range tries {
+			var line string
+			if line, err = u.Answer(ctx, question+": ", "give "+strings.Join(without, " and ")); err != nil {
+				return err
+			}
+			line = cmp.Or(line, q.Default)
+			if err = accept(q, &line); err == nil {
+				*q.Answer(&opt.Answers) = line
+				break
+			}
+			u.Infof("%s", fault.Plain(err))
+		}
+		if err != nil {
+			return fmt.Errorf("no valid answer after %d: %w", tries, err)
+		}
+	}
+	return nil
+}
+
+// tries is how often a question is asked.
+const tries = 5
 
 func newSeedBundleCommand(u *ui) *cobra.Command {
 	var output string

@@ -98,6 +98,11 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 			return err
 		}
 	}
+	if opt.usb != "" {
+		if err := checkStick(opt.usb); err != nil {
+			return err
+		}
+	}
 	m := vm.Machine{Env: opt.env, Network: opt.network}
 	if m.Forward, err = vm.ParseForwards("--forward", opt.forward); err != nil {
 		return err
@@ -126,9 +131,6 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 		m.Disks = append(m.Disks, vm.Disk{File: nvme, Bus: "nvme"})
 	}
 	if opt.usb != "" {
-		if err := checkStick(opt.usb); err != nil {
-			return err
-		}
 		m.Disks = append(m.Disks, vm.Disk{Path: opt.usb, Bus: "usb"})
 	}
 	var replies []vm.Reply

@@ -251,7 +251,7 @@ func (d *Deployment) find(names []string) error {
 		}
 		for _, other := range d.targets {
 			if found.Same(other.Disk) {
-				return fault.New(fault.Usage, "%s and %s are one disk", other.Disk.Path, found.Path)
+				return fault.New(fault.Usage, "%s and %s are one disk: name it once", other.Disk.Path, found.Path)
 			}
 		}
 		if err := CheckSource(found, d.src); err != nil {

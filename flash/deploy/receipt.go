@@ -149,7 +149,10 @@ func openLog(path string) (*os.File, error) {
 // CheckLog returns the error that [OpenLog] would return, and creates no file.
 func CheckLog(path string) error {
 	if _, err := os.Stat(path); path != "" && errors.Is(err, fs.ErrNotExist) {
-		return logError(path, hostfile.CheckOutput(path))
+		if err := hostfile.CheckOutput(path); err != nil {
+			return fault.New(fault.WriteKind(err), "receipt: %w", err)
+		}
+		return nil
 	}
 	f, err := openLog(path)
 	f.Close() // also if it is nil

@@ -14,6 +14,8 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
+	"imgtool/image/provenance"
+	"imgtool/image/sbom"
 	"imgtool/image/seed/seedfile"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
@@ -54,6 +56,9 @@ type Options struct {
 	TempDir     string         // for scratch files
 	Output      Output         // nil: none
 	Opener      *source.Opener
+	SBOM        bool   // describe the images: Image.SBOM
+	Provenance  bool   // state how they were built: Image.Provenance
+	Version     string // of imgtool, for these two
 	Warn        func(string)
 	Phases      image.Phases
 }
@@ -82,6 +87,9 @@ type Image struct {
 	*image.Image
 	Manifest *artifact.Manifest
 	Written  []image.Span // ranges that the file of Options.Output holds already
+
+	SBOM       *sbom.Document        // without file name and checksum of the image; nil unless asked for
+	Provenance *provenance.Statement // without subject; nil unless asked for
 }
 
 // Close releases the scratch files.
@@ -107,9 +115,11 @@ type builder struct {
 	clamped bool   // some file was later than Time, which no digest of an input includes
 	seed    []byte // the text for the device
 	buildID string
-	digest  []byte // of all inputs and options except the seed
-	codec   string
-	result  *Result
+
+	installed map[string][]sbom.Package // in partitions, by medium/partition
+	digest    []byte                    // of all inputs and options except the seed
+	codec     string
+	result    *Result
 }
 
 type disk struct {
@@ -147,12 +157,15 @@ func Build(ctx context.Context, opt Options) (_ *Result, err error) {
 		return nil, err
 	}
 	b.result.Trees = b.trees
+	if err := b.scan(); err != nil {
+		return nil, err
+	}
 	for _, d := range b.disks {
 		extents, err := b.extents(ctx, d)
 		if err == nil {
 			var img *image.Image
 			if img, err = image.New(d.placed.Size, extents...); err == nil {
-				b.result.Images = append(b.result.Images, Image{img, b.manifest(d), d.written})
+				b.result.Images = append(b.result.Images, Image{img, b.manifest(d), d.written, b.bom(d), b.provenance(d)})
 			}
 		}
 		if err != nil && d.prefix != "" {

@@ -1,7 +1,10 @@
 package build
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +17,7 @@ import (
 	"imgtool/image/edit"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/source"
 	"imgtool/layouts"
 )
 
@@ -46,13 +50,18 @@ type Request struct {
 	KeepKeys      bool // leave registration keys on the recovery card
 	KeepOwners    bool
 	Jobs          int
+	SBOM          bool
+	Provenance    bool
+	ImageSHA256   bool   // state the SHA-256 of the decompressed image, too
+	Version       string // of imgtool
 }
 
 // Job is a checked request. Seed may be set before [Job.Run].
 type Job struct {
 	Options
-	output     string
-	keepOwners bool
+	output      string
+	keepOwners  bool
+	imageSHA256 bool
 }
 
 // Prepare checks a request, and that its outputs can be written. It writes nothing.
@@ -69,8 +78,9 @@ func Prepare(r Request, warn func(string)) (*Job, error) {
 	if r.Jobs < 0 || r.Jobs > maxJobs {
 		return nil, fault.New(fault.Usage, "--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", r.Jobs, maxJobs)
 	}
-	j := &Job{output: r.Output, keepOwners: r.KeepOwners, Options: Options{Board: board, Media: r.Media, Slots: r.Slots, Profile: r.Profile,
-		Compression: r.Compression, Cmdline: r.Cmdline, BuildID: r.BuildID, Generalize: r.Generalize, Jobs: r.Jobs, TempDir: os.Getenv("TMPDIR"), Warn: warn}}
+	j := &Job{output: r.Output, keepOwners: r.KeepOwners, imageSHA256: r.ImageSHA256, Options: Options{Board: board, Media: r.Media, Slots: r.Slots, Profile: r.Profile,
+		Compression: r.Compression, Cmdline: r.Cmdline, BuildID: r.BuildID, Generalize: r.Generalize, Jobs: r.Jobs, TempDir: os.Getenv("TMPDIR"), Warn: warn,
+		SBOM: r.SBOM, Provenance: r.Provenance, Version: r.Version}}
 	if err := j.checkOutputs(); err != nil {
 		return nil, err
 	}
@@ -94,7 +104,24 @@ func (j *Job) checkOptions() error {
 	opt := j.Options
 	opt.Inputs, opt.Warn = maps.Clone(opt.Inputs), func(string) {}
 	b := &builder{Options: opt}
-	return withHint(b.check(), j.Board)
+	if err := b.check(); err != nil {
+		return withHint(err, j.Board)
+	}
+	return cmp.Or(missing("", j.Inputs), missing("partition ", j.Parts))
+}
+
+// missing returns the error of the first reference to a file that does not exist.
+func missing(what string, refs map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(refs)) {
+		ref := refs[name]
+		if ref == "starter" || strings.HasPrefix(ref, "rootfs:") || !source.IsPath(ref) {
+			continue
+		}
+		if _, err := os.Stat(ref); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s%s: %w", what, name, err)
+		}
+	}
+	return nil
 }
 
 // parse sets the options that are texts or files.

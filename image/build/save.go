@@ -36,6 +36,11 @@ type File struct {
 	Content  int64  `json:"content"`   // of it, what is written
 	FileSize int64  `json:"file_size"` // of the file
 
+	SHA256      string `json:"sha256,omitempty"`       // of the file
+	ImageSHA256 string `json:"image_sha256,omitempty"` // of the image, decompressed
+	SBOM        string `json:"sbom,omitempty"`         // its path
+	Provenance  string `json:"provenance,omitempty"`   // its path
+
 	Allocated  int64       `json:"-"` // of the file, on its disk
 	Partitions []Partition `json:"-"`
 }
@@ -143,7 +148,10 @@ func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File,
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		file.Allocated = st.Blocks * 512
 	}
-	return file, nil
+	if err := j.hash(ctx, img, &file); err != nil {
+		return File{}, err
+	}
+	return file, j.document(img, &file)
 }
 
 // partitions returns how full each partition is.
@@ -181,7 +189,14 @@ func (j *Job) checkOutputs() error {
 			continue
 		}
 		path := j.path(medium)
-		for _, file := range []string{path, artifact.ManifestPath(path), artifact.BmapPath(path)} {
+		files := []string{path, artifact.ManifestPath(path), artifact.BmapPath(path)}
+		if j.SBOM {
+			files = append(files, artifact.SBOMPath(path))
+		}
+		if j.Provenance {
+			files = append(files, artifact.ProvenancePath(path))
+		}
+		for _, file := range files {
 			if err := hostfile.CheckOutput(file); err != nil {
 				return err
 			}

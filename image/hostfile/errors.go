@@ -81,7 +81,11 @@ func CheckOutput(path string) error {
 	case !info.IsDir():
 		return fmt.Errorf("%s: %s is not a directory", path, dir)
 	}
-	if err := tryWrite(dir); err != nil {
+	err = tryWrite(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
+		return fault.New(fault.Write, "%s: no file can be made in the directory %s", path, dir)
+	}
+	if err != nil {
 		return fault.New(fault.WriteKind(err), "%s: the directory %s is not writable: %w", path, dir, err)
 	}
 	return nil

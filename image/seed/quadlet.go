@@ -1,13 +1,15 @@
 package seed
 
 import (
-	"imgtool/image/seed/check"
-
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"imgtool/image/seed/check"
+	"imgtool/image/suggest"
 )
 
 // mode is the user of a unit: root, or the user appsvc.
@@ -212,6 +214,9 @@ func (c *checker) container(at, name string, v *value) *unit {
 	done := false
 	for _, key := range section.keys {
 		w := section.table[key]
+		if like := suggest.Closest(key, containerKeys); like != "" && !slices.Contains(containerKeys, key) {
+			c.warn(w.line, at+".Container."+key, "is not a key that Podman knows; did you mean %s?", like)
+		}
 		switch {
 		case key == "Network":
 			inner, done = append(inner, key+"="+network), true
@@ -270,9 +275,23 @@ func (c *checker) publish(at string, v *value) []string {
 			}
 			c.warn(item.line, key, "is %s; the device makes it %s, as a rootless container is reached from the device alone", item.quoted(item.text), shown(bound))
 		}
+		if port := impossiblePort(s); port != "" {
+			c.warn(item.line, key, "is %s, but there is no port %s: ports are 1 to 65535, and the container will not start", item.quoted(item.text), item.or(port))
+		}
 		all = append(all, "PublishPort="+tokens.Replace(s))
 	}
 	return all
+}
+
+// impossiblePort returns a number in a published port that cannot be one, or "".
+func impossiblePort(s string) string {
+	s, _, _ = strings.Cut(s[strings.LastIndexByte(s, ']')+1:], "/")
+	for part := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ':' || r == '-' }) {
+		if n, err := strconv.ParseUint(part, 10, 64); errors.Is(err, strconv.ErrRange) || err == nil && (n == 0 || n > 65535) {
+			return part
+		}
+	}
+	return ""
 }
 
 // loopback binds a published port to 127.0.0.1. foreign reports whether it named another host,

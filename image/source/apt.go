@@ -272,7 +272,7 @@ func (a *apt) fetch(ctx context.Context, name string) (*Package, error) {
 	if err != nil {
 		return nil, named(r.name+" "+r.version, err)
 	}
-	return &Package{t, r.name, r.version, r.depends, r.exact}, nil
+	return &Package{Deb{r.name, r.version, r.arch, r.sha256}, t, r.depends, r.exact}, nil
 }
 
 func (a *apt) file(r *record) string { return filepath.Join(a.debs(), r.sha256+".deb") }

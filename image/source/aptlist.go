@@ -20,8 +20,8 @@ var (
 
 // record is the entry of a package in the package lists.
 type record struct {
-	name, version, sha256 string
-	depends, exact        []string
+	name, version, arch, sha256 string
+	depends, exact              []string
 }
 
 func (a *apt) show(ctx context.Context, names []string) ([]byte, error) {
@@ -55,7 +55,7 @@ func parseRecord(text string) (*record, error) {
 			fields[k] = strings.TrimSpace(v)
 		}
 	}
-	r := &record{name: fields["Package"], version: fields["Version"], sha256: strings.ToLower(fields["SHA256"])}
+	r := &record{name: fields["Package"], version: fields["Version"], arch: fields["Architecture"], sha256: strings.ToLower(fields["SHA256"])}
 	if r.name == "" || r.version == "" {
 		return nil, errNoRecord
 	}

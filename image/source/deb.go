@@ -24,10 +24,9 @@ import (
 
 // Package is a Debian package.
 type Package struct {
+	Deb
 	Tree    *tree.Tree // the files it installs
-	Name    string
-	Version string
-	Depends []string // names of its dependencies; the first of alternatives
+	Depends []string   // names of its dependencies; the first of alternatives
 
 	exact []string // dependencies on exactly one version, as NAME=VERSION
 }
@@ -105,7 +104,12 @@ func (o *Opener) debFile(ctx context.Context, ref, rest string) (*File, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", ref, err)
 			}
-			return newFile(ctx, ref, contentOf(n), "deb "+p.Name+" "+p.Version)
+			file, err := newFile(ctx, ref, contentOf(n), "deb "+p.Name+" "+p.Version)
+			if err != nil {
+				return nil, err
+			}
+			file.Debs = []Deb{p.Deb}
+			return file, nil
 		case len(p.exact) != 1:
 			return nil, fmt.Errorf("%s: %w in %s %s", ref, fs.ErrNotExist, tried, p.Version)
 		}

@@ -344,7 +344,15 @@ func (o *Opener) layers(ctx context.Context, ref, origin string, raw []byte, lay
 			return nil, named(fmt.Sprintf("%s: layer %d", ref, i+1), err)
 		}
 	}
-	return &Root{Tree: t, Origin: origin}, nil
+	root := &Root{Tree: t, Origin: origin}
+	for i, l := range layers {
+		about := Layer{Digest: config.RootFS.DiffIDs[i].String()}
+		if l.desc != nil {
+			about = Layer{string(l.desc.MediaType), l.desc.Digest.String(), l.desc.Size}
+		}
+		root.Layers = append(root.Layers, about)
+	}
+	return root, nil
 }
 
 // maxRest limits the bytes of a layer that are read after the end of its compressed stream, or

@@ -103,6 +103,18 @@ type File struct {
 	image.Content
 	SHA256 string // hexadecimal
 	Origin string // such as "deb u-boot-rockchip 2023.01+dfsg-2+deb12u1"; "" for a path
+	Debs   []Deb  // packages that it, or a part of it, was taken from
+}
+
+// Deb identifies a Debian package.
+type Deb struct{ Name, Version, Arch, SHA256 string }
+
+// Layer identifies a layer of a container image. In archives of "docker save" it has a digest
+// only, which is of the uncompressed layer.
+type Layer struct {
+	MediaType string
+	Digest    string // as "sha256:…"
+	Size      int64
 }
 
 // Root is a root file system: a tree or a squashfs. The other field is nil.
@@ -112,6 +124,8 @@ type Root struct {
 	Digest   string          // of the tree or the squashfs, hexadecimal
 	Sums     *sums.Checksums // of the files of the tree
 	Origin   string          // such as "oci sha256:…", the digest of the manifest; "" for a path
+	Layers   []Layer         // of a container image
+	Debs     []Deb           // packages that files of the tree were taken from
 }
 
 // File opens PATH or deb:PACKAGE/PATH.
@@ -229,9 +243,19 @@ func (o *Opener) stat(ref, path string) (fs.FileInfo, error) {
 // reason replaces the path in an error with the reference.
 func reason(ref string, err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err
+		return &fs.PathError{Op: pe.Op, Path: ref, Err: pe.Err}
 	}
 	return fmt.Errorf("%s: %w", ref, err)
+}
+
+// IsPath reports whether a reference is a path of this computer.
+func IsPath(ref string) bool {
+	for _, prefix := range []string{"deb:", "oci:", "docker://"} {
+		if strings.HasPrefix(ref, prefix) {
+			return false
+		}
+	}
+	return true
 }
 
 func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
@@ -296,7 +320,7 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 // NewFile returns content as a file. It reads all of it for the digest.
 func NewFile(c image.Content, origin string) (*File, error) {
 	sum, err := hash(context.Background(), io.NewSectionReader(c, 0, c.Size()))
-	return &File{c, sum, origin}, err
+	return &File{Content: c, SHA256: sum, Origin: origin}, err
 }
 
 func newFile(ctx context.Context, ref string, c image.Content, origin string) (*File, error) {
@@ -304,7 +328,7 @@ func newFile(ctx context.Context, ref string, c image.Content, origin string) (*
 	if err != nil {
 		return nil, named(ref, err)
 	}
-	return &File{c, sum, origin}, nil
+	return &File{Content: c, SHA256: sum, Origin: origin}, nil
 }
 
 // hash returns the SHA-256 in hexadecimal.

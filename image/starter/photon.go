@@ -75,7 +75,7 @@ func (s *System) photonRoot(ctx context.Context) (*source.Root, error) {
 		return nil, b.err
 	}
 	digest, known, err := sums.Digest(ctx, b.tree, sums.Options{})
-	return &source.Root{Tree: b.tree, Digest: digest, Sums: known, Origin: origin(from)}, err
+	return &source.Root{Tree: b.tree, Digest: digest, Sums: known, Origin: origin(from), Debs: debs(from)}, err
 }
 
 // kernel adds the kernel of a Debian package as /boot/Image, as in an L4T.

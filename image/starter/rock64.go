@@ -59,7 +59,13 @@ func (s *System) slotInitrd(ctx context.Context) (*source.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return source.NewFile(bytes.NewReader(data), origin(append(from, more...)))
+	from = append(from, more...)
+	file, err := source.NewFile(bytes.NewReader(data), origin(from))
+	if err != nil {
+		return nil, err
+	}
+	file.Debs = debs(from)
+	return file, nil
 }
 
 // slotRoot returns a root file system of busybox. Its init runs rcS, which prints the slot
@@ -93,7 +99,8 @@ func (s *System) slotRoot(ctx context.Context) (*source.Root, error) {
 		return nil, err
 	}
 	digest, known, err := sums.Digest(ctx, b.tree, sums.Options{})
-	return &source.Root{Tree: b.tree, Digest: digest, Sums: known, Origin: origin(append([]*source.Package{busybox}, more...))}, err
+	from := append([]*source.Package{busybox}, more...)
+	return &source.Root{Tree: b.tree, Digest: digest, Sums: known, Origin: origin(from), Debs: debs(from)}, err
 }
 
 // origin returns the names and versions of packages.
@@ -103,6 +110,13 @@ func origin(packages []*source.Package) string {
 		all = append(all, p.Name+" "+p.Version)
 	}
 	return strings.Join(all, ", ")
+}
+
+func debs(packages []*source.Package) (all []source.Deb) {
+	for _, p := range packages {
+		all = append(all, p.Deb)
+	}
+	return all
 }
 
 func programsIn(s boards.Starter, in string) []boards.Program {

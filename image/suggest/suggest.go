@@ -21,9 +21,13 @@ func Closest(word string, known []string) string {
 		if name == "" {
 			continue
 		}
-		cost := 2 * levenshtein.Distance(word, strings.ToLower(name), nil)
-		if strings.ToLower(name)[0] != word[0] {
+		lower := strings.ToLower(name)
+		cost := 2 * levenshtein.Distance(word, lower, nil)
+		if lower[0] != word[0] {
 			cost += 3
+		}
+		if isSwapped(word, lower) {
+			cost = 2
 		}
 		if cost < least {
 			best, least = name, cost
@@ -36,6 +40,16 @@ func Closest(word string, known []string) string {
 		return known[i]
 	}
 	return ""
+}
+
+// isSwapped reports whether two neighbouring letters of a are swapped in b.
+func isSwapped(a, b string) bool {
+	for i := 1; i < len(a) && len(a) == len(b); i++ {
+		if a[i-1] != b[i-1] {
+			return a[i-1] == b[i] && a[i] == b[i-1] && a[i+1:] == b[i+1:]
+		}
+	}
+	return false
 }
 
 // DidYouMean returns a clause that ends an error about word, such as "; did you mean rock64?",

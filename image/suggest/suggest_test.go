@@ -25,6 +25,8 @@ func TestClosest(t *testing.T) {
 		{"bot-a", []string{"boot-a", "rootfs-a"}, "boot-a"},
 		{"uild", []string{"flash", "build"}, "build"},
 		{"rs", []string{"ls"}, ""},
+		{"ect", []string{"bin", "etc", "dev"}, "etc"},
+		{"sl", []string{"ls", "vm"}, "ls"},
 		{"rootf-a", []string{"boot-a", "rootfs-a"}, "rootfs-a"},
 		{"buid", []string{"flash", "build"}, "build"},
 		{"beaglebone", boards, ""},

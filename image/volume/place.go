@@ -192,6 +192,9 @@ func (l *Location) Content() (image.Content, error) {
 	n, err := v.Tree.Open(v.spelling(l.Path))
 	if err == nil && n.Type() != tree.Regular {
 		err = errors.New("it is not a regular file, but a " + fileinfo.Type(n))
+		if n.Type() == tree.Dir {
+			err = errors.New("it is a directory: list it with imgtool ls")
+		}
 	}
 	if err != nil {
 		return nil, l.Wrap(err)

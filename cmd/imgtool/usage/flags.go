@@ -24,8 +24,8 @@ func flagError(cmd *cobra.Command, err error) error {
 		err = unknownFlag(cmd, unknown)
 	case errors.As(err, &valueless):
 		f := valueless.GetFlag()
-		name, about := pflag.UnquoteUsage(f)
-		err = fmt.Errorf("%s needs a value, %s: %s", spelled(f), metavar(f, name), about)
+		_, about := pflag.UnquoteUsage(f)
+		err = fmt.Errorf("%s needs a value: %s", spelled(f), about)
 	case errors.As(err, &invalid):
 		err = fmt.Errorf("--%s is %q; %s", invalid.GetFlag().Name, invalid.GetValue(), must(invalid))
 	}
@@ -134,8 +134,8 @@ func CheckEmpty(cmd *cobra.Command) (err error) {
 			empty = strings.Join(list.GetSlice(), "") == ""
 		}
 		if _, may := f.Annotations[maybeEmpty]; empty && !may && err == nil {
-			name, about := pflag.UnquoteUsage(f)
-			err = fault.As(fault.Usage, fmt.Errorf("--%s is empty; give it %s: %s", f.Name, metavar(f, name), about))
+			_, about := pflag.UnquoteUsage(f)
+			err = fault.New(fault.Usage, "--%s is empty, but needs a value: %s", f.Name, about)
 		}
 	})
 	return err

@@ -245,9 +245,14 @@ func TestPageWithoutScripts(t *testing.T) {
 	config := sample(t)
 	focused := func(want string) {
 		t.Helper()
-		if got := eval[string](b, "document.activeElement.tagName + '.' + document.activeElement.className"); got != want {
-			t.Errorf("the focus is on %s, wanted %s", got, want)
+		var got string
+		for range 100 { // the browser sets it some time after the page is there
+			if got = eval[string](b, "document.activeElement.tagName + '.' + document.activeElement.className"); got == want {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
+		t.Errorf("the focus is on %s, wanted %s", got, want)
 	}
 	b.do(chromedp.Navigate(d.URL()), chromedp.SetValue(area, strings.Replace(config, "version = 1", "version = 2", 1)), chromedp.Click(check), chromedp.WaitVisible("#state .box.bad"))
 	b.wants("#state", "1 fault in the configuration", "version is 2; it must be 1")

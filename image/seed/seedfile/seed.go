@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -169,6 +170,11 @@ func ReadVerdict(file string, stdin io.Reader) (*Verdict, error) {
 
 // ReadPublicKey reads the one line of an SSH public key file.
 func ReadPublicKey(file string) (string, error) {
+	if rest, ok := strings.CutPrefix(file, "~/"); ok { // from an answer, which no shell has read
+		if home, err := os.UserHomeDir(); err == nil {
+			file = filepath.Join(home, rest)
+		}
+	}
 	// The largest keys in use, RSA with 16,384 bits, have 3 KiB.
 	b, err := hostfile.ReadStream(file, 64<<10)
 	if err != nil {

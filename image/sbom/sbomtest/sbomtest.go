@@ -1,0 +1,96 @@
+// Package sbomtest checks SPDX documents with the schema of SPDX and with SPDX's own library.
+package sbomtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	spdxjson "github.com/spdx/tools-golang/json"
+	"github.com/spdx/tools-golang/spdx"
+	"github.com/spdx/tools-golang/spdx/v2/common"
+	"github.com/spdx/tools-golang/spdxlib"
+
+	"imgtool/image/imagetest"
+)
+
+// Read checks a document and returns it: it is valid by the JSON schema of SPDX 2.3, and SPDX's
+// library reads it, finds every element of its relationships, and reaches every package from
+// the one that the document describes.
+func Read(t testing.TB, doc []byte) *spdx.Document {
+	t.Helper()
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
+	if err == nil {
+		err = schema(t).Validate(value)
+	}
+	if err != nil {
+		t.Fatalf("the document is not valid by the schema: %v\n%.2000s", err, doc)
+	}
+	d, err := spdxjson.Read(bytes.NewReader(doc))
+	if err == nil {
+		err = spdxlib.ValidateDocument(d)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	described, err := spdxlib.GetDescribedPackageIDs(d)
+	if err != nil || len(described) != 1 {
+		t.Fatalf("it describes %v, not one package: %v", described, err)
+	}
+	reached := map[common.ElementID]bool{described[0]: true}
+	for range d.Packages {
+		for _, r := range d.Relationships {
+			if reached[r.RefA.ElementRefID] {
+				reached[r.RefB.ElementRefID] = true
+			}
+		}
+	}
+	for _, p := range d.Packages {
+		if !reached[p.PackageSPDXIdentifier] {
+			t.Errorf("%s is not related to the image", p.PackageSPDXIdentifier)
+		}
+	}
+	return d
+}
+
+// PURLs returns the package URLs of a kind, such as deb, sorted.
+func PURLs(d *spdx.Document, kind string) (all []string) {
+	for _, p := range d.Packages {
+		for _, ref := range p.PackageExternalReferences {
+			if ref.RefType == "purl" && strings.HasPrefix(ref.Locator, "pkg:"+kind+"/") {
+				all = append(all, ref.Locator)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// schema returns the JSON schema of SPDX 2.3. It is in the module of a program that writes such
+// documents; only its file is used.
+func schema(t testing.TB) *jsonschema.Schema {
+	t.Helper()
+	const module = "github.com/anchore/syft@v1.57.1"
+	cmd := exec.Command(imagetest.Need(t, "go"), "mod", "download", "-json", module)
+	cmd.Dir = t.TempDir() // outside of our module, which does not depend on that one
+	cmd.Env = append(os.Environ(), "GOFLAGS=")
+	out, err := cmd.Output()
+	if err != nil {
+		imagetest.Skip(t, "%s cannot be downloaded: %v", module, err)
+	}
+	var about struct{ Dir string }
+	if err := json.Unmarshal(out, &about); err != nil {
+		t.Fatal(err)
+	}
+	s, err := jsonschema.NewCompiler().Compile(filepath.Join(about.Dir, "schema/spdx-json/spdx-schema-2.3.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
