@@ -75,7 +75,7 @@ func (r *run) check(ctx context.Context, entries []image.Entry, p image.Progress
 func (r *run) repair(ctx context.Context, e image.Entry, first *image.MismatchError, again func(image.Span) ([]byte, error)) (written bool, err error) {
 	s := image.Span{Off: e.Off, Len: e.Len}
 	check := func() (*image.MismatchError, error) { return r.check(ctx, []image.Entry{e}, nil) }
-	final := func(how string) error { return fmt.Errorf("%s: %w (%s)", r.dev.Path(), first, how) }
+	final := func(how string) error { return &differsError{r.dev.Path(), first, how} }
 	second, err := check()
 	switch {
 	case err != nil:
@@ -121,6 +121,17 @@ func (r *run) repair(ctx context.Context, e image.Entry, first *image.MismatchEr
 
 func times(n int) string { return [...]string{"", "once", "twice", "three times"}[n] }
 
+// differsError says where a disk differs. Its text follows the *image.MismatchError, to which the
+// file may be added later.
+type differsError struct {
+	disk  string
+	wrong *image.MismatchError
+	how   string // what another read gave
+}
+
+func (e *differsError) Error() string { return fmt.Sprintf("%s: %v (%s)", e.disk, e.wrong, e.how) }
+func (e *differsError) Unwrap() error { return e.wrong }
+
 // Compare compares chunks with the content of a disk. A difference is an
 // *image.MismatchError; other errors are as from [Run].
 func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, error], timeout Timeout, p image.Progress) error {
@@ -131,13 +142,28 @@ func Compare(ctx context.Context, dev Device, chunks iter.Seq2[image.Chunk, erro
 		}
 		err = image.Compare(ctx, r.dev, one(c), p)
 		if wrong, ok := errors.AsType[*image.MismatchError](err); ok {
-			return fmt.Errorf("%s: %w", dev.Path(), wrong)
+			return &differsError{dev.Path(), wrong, again(ctx, r.dev, c, wrong)}
 		}
 		if err != nil {
 			return r.readError(ctx, err)
 		}
 	}
 	return nil
+}
+
+// again compares a chunk that differs once more, and returns what that says about the disk.
+func again(ctx context.Context, dev Device, c image.Chunk, first *image.MismatchError) string {
+	err := image.Compare(ctx, dev, one(c), nil)
+	second, wrong := errors.AsType[*image.MismatchError](err)
+	switch {
+	case wrong && *second == *first:
+		return "read again: the same"
+	case wrong:
+		return "read again: other data; the disk or its cable is unreliable"
+	case err != nil:
+		return "read again: " + err.Error()
+	}
+	return "read again: as expected; the disk or its cable is unreliable"
 }
 
 // readError returns the error of a failed read: the cause of ctx if that ended, else a

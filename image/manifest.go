@@ -274,10 +274,18 @@ type MismatchError struct {
 	Name      string
 	Off, Len  int64
 	Want, Got string
+
+	// Where it is, if that is known.
+	Place           string // a clause such as "boot-a/config.toml differs from its byte 7 on"
+	Partition, File string
+	FileOff         int64 // in File; -1 if it is not known
 }
 
 func (e *MismatchError) Error() string {
-	name := ""
+	name, place := "", ""
+	if e.Place != "" {
+		place = e.Place + ": "
+	}
 	if e.Name != "" {
 		name = " (" + e.Name + ")"
 	}
@@ -285,7 +293,7 @@ func (e *MismatchError) Error() string {
 	if e.Len == 1 {
 		unit = "byte differs"
 	}
-	return fmt.Sprintf("at byte %d%s %d %s: expected %s, got %s", e.Off, name, e.Len, unit, e.Want, e.Got)
+	return fmt.Sprintf("%sat byte %d%s %d %s: expected %s, got %s", place, e.Off, name, e.Len, unit, e.Want, e.Got)
 }
 
 func (e *MismatchError) Kind() string { return "mismatch" }

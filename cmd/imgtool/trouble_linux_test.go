@@ -80,6 +80,7 @@ func TestFailedFlashReportsTheStateOfTheDisk(t *testing.T) {
 		{"failing", "no", []string{"mode=nospace", "at=0"}, exitWrite, "unchanged", "is unchanged"},
 		{"failing", "yes", []string{"mode=nospace", "at=0"}, exitWrite, "unchanged", "is unchanged"},
 		{"failing later", "no", []string{"mode=eio", fmt.Sprint("at=", bodyOf(t, x))}, exitWrite, "no partition table", "has no partition table now"},
+		{"wrong in a file", "no", []string{"mode=flip", "at=20000000"}, exitMismatch, "no partition table", "boot-a/Image differs from its byte "},
 		{"dead later", "no", []string{"mode=dies", "every=8"}, exitWrite, "unknown", "is not known"},
 	} {
 		t.Run(c.name+" "+c.delta, func(t *testing.T) {

@@ -51,6 +51,8 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 	defer t.Close()
 	compared := opt.Monitor.Phase("comparing", p.ExpectedSize())
 	err = flash.Compare(ctx, t, expected, opt.timeout(d.Path), func(k int64) { n += k; compared.Add(k) })
+	p.place(ctx, err, opt.Monitor)
+	p.placeFile(ctx, err, t)
 	if errors.As(err, new(*image.MismatchError)) && src.Manifest == nil {
 		err = fault.WithHint(err, "%s has no manifest, so what is free in it counts as content: with its manifest beside it, or as .img.zst, only what was written is compared", src.Name)
 	}

@@ -116,6 +116,7 @@ func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *O
 	})
 	t.Receipt.describe(t.Disk, p.src)
 	t.Receipt.Seconds = time.Since(begin).Seconds()
+	p.place(ctx, err, opt.Monitor)
 	if t.Err = err; err != nil {
 		t.Receipt.fail(ctx, err, opt)
 		opt.Monitor.SetLeft(t.Disk.Path, t.Receipt.Left)

@@ -234,6 +234,15 @@ func (u *UI) Fail(err error, status int) {
 		var wrong *image.MismatchError
 		if errors.As(err, &wrong) {
 			e["offset"], e["length"], e["expected"], e["got"] = wrong.Off, wrong.Len, wrong.Want, wrong.Got
+			if wrong.Partition != "" {
+				e["partition"] = wrong.Partition
+			}
+			if wrong.File != "" {
+				e["file"] = wrong.File
+			}
+			if wrong.File != "" && wrong.FileOff >= 0 {
+				e["file_offset"] = wrong.FileOff
+			}
 		}
 		u.mu.Lock()
 		if len(u.left) > 0 {
