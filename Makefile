@@ -1,6 +1,7 @@
 BOARD ?= rock64
 OUT ?= out
 GO ?= go
+TAGS = $$(.ci/tags)
 # An optimised libzstd is faster and writes the same bytes.
 export CGO_CFLAGS ?= -O3
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -9,7 +10,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 GOTESTSUM = gotest.tools/gotestsum@v1.13.0
 # make lint runs vet; without debugging information test programs link faster; some tests
 # wait for timeouts, so more packages than processors run at once.
-TESTFLAGS = -vet=off -ldflags=-w -p 4
+TESTFLAGS = $(TAGS) -vet=off -ldflags=-w -p 4
 
 FIRST_BOOT = image/starter/first-boot/first-boot
 
@@ -17,7 +18,7 @@ FIRST_BOOT = image/starter/first-boot/first-boot
 
 build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
-	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o imgtool ./cmd/imgtool
+	$(GO) build -trimpath $(TAGS) -ldflags '-X main.version=$(VERSION)' -o imgtool ./cmd/imgtool
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
@@ -54,7 +55,7 @@ soak: first-boot ## all tests, with the large matrices in full
 lint: ## formatting, vet, linters, known vulnerabilities
 	@.ci/deps lint
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
-	$(GO) vet ./...
+	$(GO) vet $(TAGS) ./...
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(ACTIONLINT)

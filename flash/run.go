@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,23 +125,30 @@ func (r *run) wipe(ctx context.Context, wipes []image.Span) (*image.Manifest, er
 func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *image.Manifest, seen []image.Span, err error) {
 	job := r.job
 	begin := time.Now()
-	var found []image.Span
+	var skipped skipped
 	p := locked(r.phases.Start(Writing, job.BodySize))
 	content := checked(job.Body, max(guard, job.RecordOff+int64(len(padded(job.Record)))), &seen)
 	if job.Zeros && !job.Delta {
-		content = r.withoutZeros(content, &found, p)
+		content = r.withoutZeros(content, &skipped, p)
 	}
 	if body, err = r.write(ctx, content, p); err != nil {
 		return nil, nil, err
 	}
 	r.res.Writing, begin = time.Since(begin), time.Now()
+	blank := merge(zeroEntries(image.Subtract(spansIn(wiped), seen)), sample(zeroEntries(skipped.found), job.Verify))
 	part := sample(body, job.Verify)
 	r.res.Unread = size(body) - size(part)
-	blank, isBlank := zeroEntries(image.Subtract(spansIn(wiped), seen)), map[int64]bool{}
-	blank = merge(blank, sample(zeroEntries(found), job.Verify))
-	for _, e := range blank.Entries {
+	part = merge(blank, part)
+	p = r.phases.Start(Reading, totalLen(skipped.later)+size(part))
+	late, err := r.blank(ctx, skipped.later, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	isBlank := map[int64]bool{}
+	for _, e := range slices.Concat(blank.Entries, late.Entries) {
 		isBlank[e.Off] = true
 	}
+	part = merge(part, late)
 	again := func(s image.Span) ([]byte, error) {
 		switch {
 		case isBlank[s.Off]:
@@ -150,8 +158,9 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 		}
 		return job.Again(s)
 	}
-	all, part := merge(blank, body), merge(blank, part)
-	if err := r.verify(ctx, part, all, again, r.phases.Start(Reading, size(part))); err != nil {
+	body = merge(body, late)
+	all := merge(merge(blank, body), zeroEntries(image.Subtract(skipped.later, spansIn(late))))
+	if err := r.verify(ctx, part, all, again, p); err != nil {
 		return nil, nil, err
 	}
 	r.res.Reading = time.Since(begin)

@@ -11,6 +11,9 @@ import (
 // body returns the content of the image from start on, without the backup table.
 func (p *Plan) body() volume.Chunks { return p.withoutBackup(p.padded(p.rest())) }
 
+// all returns the content of the image. It can be called once, and instead of body.
+func (p *Plan) all() volume.Chunks { return join(sequence(p.head), p.rest()) }
+
 // rest returns the content of the image from start on.
 func (p *Plan) rest() volume.Chunks {
 	return join(sequence(p.first), func(yield func(image.Chunk, error) bool) {

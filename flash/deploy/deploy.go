@@ -267,6 +267,13 @@ func (d *Deployment) find(names []string) error {
 
 // open gives the image random access if possible, and leaves out holes.
 func (d *Deployment) open(ctx context.Context, names []string) error {
+	sequential, err := d.src.Sequential()
+	if err == nil && sequential {
+		err = d.setPlan(d.src)
+	}
+	if err != nil {
+		return err
+	}
 	stream := d.src.File != nil && d.src.Image == nil
 	if stream {
 		if err := d.seek(ctx); err != nil {
@@ -289,14 +296,11 @@ func (d *Deployment) open(ctx context.Context, names []string) error {
 	return nil
 }
 
-// seek unpacks the stream of a file into a scratch file. If there is not enough room for
-// that, it is read through for its errors, and stays a stream.
+// seek unpacks the stream of a file into a scratch file, from where the plan has read it to. If
+// there is not enough room for that, it is read through for its errors, and stays a stream.
 func (d *Deployment) seek(ctx context.Context) error {
 	if err := d.src.Check(ctx); err != nil {
 		return err
-	}
-	if err := d.src.Restart(); err != nil {
-		return d.src.Wrap(err)
 	}
 	through := func(c volume.Chunks) volume.Chunks {
 		if d.src.FillPartition() != nil { // it is made to fit
@@ -307,7 +311,7 @@ func (d *Deployment) seek(ctx context.Context) error {
 		}
 		return c
 	}
-	err := d.src.Unpack(ctx, through)
+	err := d.src.Unpack(ctx, func(volume.Chunks) volume.Chunks { return through(d.plan.all()) })
 	tooLarge := errors.As(err, new(*compress.TooLargeError)) && (d.opt.Scratch == nil || d.opt.Scratch.Max == 0)
 	if !tooLarge && !errors.As(err, new(*compress.ScratchError)) {
 		return err

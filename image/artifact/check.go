@@ -29,6 +29,12 @@ func (o *Opened) CheckSize() int64 {
 	return n
 }
 
+// Unpacks reports whether [Opened.Check] decompresses the image.
+func (o *Opened) Unpacks() bool {
+	s, ok := o.raw.(*seekable)
+	return ok && s.sums == nil
+}
+
 // Check reads the image once and compares it with the best checksums there are: the sums in
 // an .img.zst, else the SHA-256 of the pieces in the manifest, else the checksums of zstd. It
 // returns a *[CorruptError] if they differ. data is as for [Opened.Holes].

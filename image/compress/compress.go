@@ -143,12 +143,20 @@ func (o Options) NewReader(r io.Reader, f Format) (io.ReadCloser, error) {
 	case LZ4:
 		out = newLZ4(r)
 	case Zstd:
-		out, close, err = newFrames(r, o.MaxMemory)
+		if o.Ahead {
+			out, close, err = newFrames(r, o.MaxMemory, newFastZstd)
+			break
+		}
+		out, close, err = newFrames(r, o.MaxMemory, newZstd)
 	default:
 		out = r
 	}
 	if err != nil {
 		return nil, explain(err)
+	}
+	if o.Ahead && f != XZ && f != None {
+		a := newAhead(out, close)
+		out, close = a, a.stop
 	}
 	return &reader{out, close}, nil
 }

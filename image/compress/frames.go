@@ -22,8 +22,8 @@ func isSkippable(head []byte) bool {
 	return len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18"
 }
 
-// newFrames decompresses zstd, or lz4 if that follows skippable frames.
-func newFrames(r io.Reader, maxWindow int64) (io.Reader, func(), error) {
+// newFrames decompresses zstd with a decoder, or lz4 if that follows skippable frames.
+func newFrames(r io.Reader, maxWindow int64, newZstd func(io.Reader, int64) (io.Reader, func(), error)) (io.Reader, func(), error) {
 	in := bufio.NewReader(r)
 	for {
 		head, err := in.Peek(8)
@@ -43,7 +43,12 @@ func newFrames(r io.Reader, maxWindow int64) (io.Reader, func(), error) {
 			return nil, nil, err
 		}
 	}
-	z := &zstdReader{in: &recent{r: in}, max: maxWindow}
+	return newZstd(in, maxWindow)
+}
+
+// newZstd decompresses frames in Go.
+func newZstd(r io.Reader, maxWindow int64) (io.Reader, func(), error) {
+	z := &zstdReader{in: &recent{r: r}, max: maxWindow}
 	var err error
 	z.d, err = zstd.NewReader(z.in, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(uint64(maxWindow)), zstd.WithDecoderLowmem(true))
 	if err != nil {

@@ -264,3 +264,86 @@ func TestDocument(t *testing.T) {
 		t.Errorf("%d packages, created %s", len(one.Packages), one.CreationInfo.Created)
 	}
 }
+
+// The packages of a database that rpm wrote are those that rpm lists.
+func TestRPM(t *testing.T) {
+	imagetest.Need(t, "rpmbuild")
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	db := filepath.Join(root, "usr/lib/sysimage/rpm")
+	os.MkdirAll(db, 0o755)
+	for i, extra := range []string{"Epoch: 3\nLicense: GPL-2.0-or-later AND MIT\nVendor: Some Vendor", "License: GPLv2+"} {
+		name := []string{"first", "second"}[i]
+		spec := filepath.Join(dir, name+".spec")
+		os.WriteFile(spec, []byte("Name: "+name+"\nVersion: 1.0\nRelease: 2.fc40\nBuildArch: noarch\nSummary: x\n"+extra+"\n%description\nx\n%files\n"), 0o644)
+		imagetest.Run(t, "rpmbuild", "-bb", "--quiet", "--define", "_topdir "+dir, "--define", "_rpmdir "+dir, spec)
+		imagetest.Run(t, "rpm", "-i", "--justdb", "--nodeps", "--dbpath", db, "--define", "_db_backend sqlite", filepath.Join(dir, "noarch", name+"-1.0-2.fc40.noarch.rpm"))
+	}
+	os.MkdirAll(filepath.Join(root, "etc"), 0o755)
+	os.WriteFile(filepath.Join(root, "etc/os-release"), []byte("ID=fedora\nVERSION_ID=40\n"), 0o644)
+	tr, err := hostfs.Read(root, false, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := scan(t, tr)
+	want := strings.Fields(imagetest.Run(t, "rpm", "-qa", "--dbpath", db, "--define", "_db_backend sqlite"))
+	slices.Sort(want)
+	var got []string
+	for _, p := range found {
+		_, version, ok := strings.Cut(p.Version, ":")
+		if !ok {
+			version = p.Version
+		}
+		got = append(got, p.Name+"-"+version+"."+p.Arch)
+	}
+	equal(t, got, want)
+	d := sbomtest.Read(t, document(found))
+	equal(t, sbomtest.PURLs(d, "rpm"), []string{"pkg:rpm/fedora/first@1.0-2.fc40?arch=noarch&distro=fedora-40&epoch=3&upstream=first-1.0-2.fc40.src.rpm",
+		"pkg:rpm/fedora/second@1.0-2.fc40?arch=noarch&distro=fedora-40&upstream=second-1.0-2.fc40.src.rpm"})
+	if first := found[0]; first.License != "GPL-2.0-or-later AND MIT" || first.Supplier != "Organization: Some Vendor" || found[1].License != "" {
+		t.Errorf("%+v", found)
+	}
+}
+
+// The store paths of a store that Nix wrote are those that Nix lists, and names are split as Nix
+// splits them.
+func TestNixStore(t *testing.T) {
+	imagetest.Need(t, "nix-store")
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	os.Mkdir(root, 0o755)
+	names := []string{"glibc-2.40-66", "unit-sshd.service", "nixos-system-atomixos-25.11.2026", "python3.12-foo-1.0", "7zip-22.01", "source", "linux-6.12.1-modules-shrunk",
+		"a-B-c", "etc-os-release", "x-+1", "initrd-linux-6.12.1"}
+	var args []string
+	var split strings.Builder
+	for _, name := range names {
+		file := filepath.Join(dir, name)
+		os.WriteFile(file, []byte(name), 0o644)
+		args = append(args, file)
+		split.WriteString(`(let d = builtins.parseDrvName "` + name + `"; in d.name + "|" + d.version)`)
+	}
+	t.Setenv("NIX_CONFIG", "build-users-group =\nexperimental-features = nix-command")
+	t.Setenv("NIX_STATE_DIR", filepath.Join(dir, "state"))
+	imagetest.Run(t, "nix-store", append([]string{"--store", root, "--add"}, args...)...)
+	want := lines(imagetest.Run(t, "nix", "path-info", "--all", "--store", root))
+	tr, err := hostfs.Read(root, false, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := scan(t, tr)
+	var got, gotSplit []string
+	for _, p := range found {
+		got = append(got, strings.TrimPrefix(p.Comment, "store path "))
+		gotSplit = append(gotSplit, p.Name+"|"+p.Version)
+	}
+	slices.Sort(got)
+	equal(t, got, want)
+	text := imagetest.Run(t, "nix-instantiate", "--store", "dummy://", "--eval", "-E", `builtins.concatStringsSep " " [`+split.String()+`]`)
+	wantSplit := strings.Fields(strings.Trim(text, "\"\n"))
+	slices.Sort(wantSplit)
+	slices.Sort(gotSplit)
+	equal(t, gotSplit, wantSplit)
+	if d := sbomtest.Read(t, document(found)); len(sbomtest.PURLs(d, "nix")) != len(names) {
+		t.Errorf("the document has %d store paths of %d", len(sbomtest.PURLs(d, "nix")), len(names))
+	}
+}

@@ -39,6 +39,16 @@ func (s *Source) SeekFile(ctx context.Context) error {
 	return s.Seek(ctx)
 }
 
+// Sequential makes an image a stream if it would be decompressed to check it, and again to
+// read it. It reports whether it did.
+func (s *Source) Sequential() (bool, error) {
+	if s.opened == nil || !s.opened.Unpacks() {
+		return false, nil
+	}
+	s.Image, s.opened = nil, nil
+	return true, s.Wrap(s.Restart())
+}
+
 // ReadThrough reads the stream of a file to its end for its errors and its length, and
 // begins it again. The chunks pass through a filter.
 func (s *Source) ReadThrough(ctx context.Context, through func(Chunks) Chunks) error {

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"hash"
 	"hash/crc32"
-	"hash/crc64"
 	"io"
 	"slices"
 )
@@ -227,7 +226,7 @@ func newCheck(kind byte) (hash.Hash, error) {
 	case 1:
 		return crc32.NewIEEE(), nil
 	case 4:
-		return crc64.New(crc64.MakeTable(crc64.ECMA)), nil
+		return newCRC64(), nil
 	case 10:
 		return sha256.New(), nil
 	}
