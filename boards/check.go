@@ -1,7 +1,6 @@
 package boards
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"imgtool/image/boardinfo"
+	"imgtool/image/suggest"
 )
 
 var hexID = regexp.MustCompile(`^[0-9a-f]{4}$`)
@@ -65,7 +65,7 @@ func (b *Board) checkBoot() error {
 		return errors.New("[script] needs both path and text")
 	}
 	if by := b.Script.SlotSelect; by != "" && !slices.Contains(SlotSelects, by) {
-		return fmt.Errorf("[script]: unknown slot-select %q (known: %s)", by, strings.Join(SlotSelects, ", "))
+		return fmt.Errorf("[script]: %s", suggest.Unknown("slot-select", by, SlotSelects))
 	}
 	if b.Seed.Path != "" && b.Seed.Without != "" {
 		return errors.New("[seed] has both a path and a reason for having none")
@@ -110,7 +110,7 @@ func (b *Board) checkRecovery() error {
 	media := b.MediaNames()
 	for _, u := range b.Recovery.USB {
 		if u.Medium != "" && !slices.Contains(media, u.Medium) || u.Medium == "" && len(media) > 1 {
-			return fmt.Errorf("[[recovery.usb]]: unknown medium %q (known: %s)", u.Medium, strings.Join(media, ", "))
+			return fmt.Errorf("[[recovery.usb]]: %s", suggest.Unknown("medium", u.Medium, media))
 		}
 		if !hexID.MatchString(u.VendorID) || slices.ContainsFunc(u.ProductIDs, func(id string) bool { return !hexID.MatchString(id) }) {
 			return fmt.Errorf("[[recovery.usb]] has the IDs %q and %q; each must be four lower-case hexadecimal digits", u.VendorID, u.ProductIDs)
@@ -126,7 +126,7 @@ func (b *Board) checkRecovery() error {
 
 func (b *Board) checkStarter() error {
 	if by := b.Starter.SlotSelect; by != "" && !slices.Contains(SlotSelects, by) {
-		return fmt.Errorf("[starter]: unknown slot-select %q (known: %s)", by, strings.Join(SlotSelects, ", "))
+		return fmt.Errorf("[starter]: %s", suggest.Unknown("slot-select", by, SlotSelects))
 	}
 	for _, p := range b.Starter.Programs {
 		if p.Package == "" || !fs.ValidPath(p.Path) || p.In != "initrd" && p.In != "rootfs" {
@@ -155,7 +155,7 @@ func (b *Board) checkTrees() error {
 		}
 		for _, s := range t.Steps {
 			if s.Profile != "" && !slices.Contains(Profiles, s.Profile) {
-				return fmt.Errorf("tree %s: unknown profile %q (known: %s)", t.Name, s.Profile, strings.Join(Profiles, ", "))
+				return fmt.Errorf("tree %s: %s", t.Name, suggest.Unknown("profile", s.Profile, Profiles))
 			}
 			if _, err := b.Partition(s.Partition); s.Partition != "" && err != nil {
 				return fmt.Errorf("tree %s: %w", t.Name, err)
@@ -166,7 +166,7 @@ func (b *Board) checkTrees() error {
 	for _, m := range b.Media {
 		for _, p := range m.Layout.Partitions {
 			if p.Tree == "rootfs" || !known[p.Tree] {
-				return fmt.Errorf("partition %s of medium %s: unknown tree %q (known: %s)", p.Name, m.Name, p.Tree, cmp.Or(strings.Join(b.treeNames(), ", "), "none"))
+				return fmt.Errorf("partition %s of medium %s: %s", p.Name, m.Name, suggest.Unknown("tree", p.Tree, b.treeNames()))
 			}
 		}
 	}
@@ -179,14 +179,14 @@ func (b *Board) checkLive() error {
 		return nil
 	}
 	if !slices.Contains(b.treeNames(), l.Tree) {
-		return fmt.Errorf("[live]: unknown tree %q (known: %s)", l.Tree, strings.Join(b.treeNames(), ", "))
+		return fmt.Errorf("[live]: %s", suggest.Unknown("tree", l.Tree, b.treeNames()))
 	}
 	if len(b.State.Paths) == 0 || len(b.State.Steps) < 2 {
 		return errors.New("[live] needs [state] with paths and steps")
 	}
 	for _, m := range l.Media {
 		if !slices.Contains(b.MediaNames(), m.Name) {
-			return fmt.Errorf("[[live.medium]]: unknown medium %q (known: %s)", m.Name, strings.Join(b.MediaNames(), ", "))
+			return fmt.Errorf("[[live.medium]]: %s", suggest.Unknown("medium", m.Name, b.MediaNames()))
 		}
 		if m.Step < 2 || m.Step >= len(b.State.Steps) || steps[m.Step] {
 			return fmt.Errorf("[[live.medium]] %s has the step %d; it must be from 2 to %d, and be used once", m.Name, m.Step, len(b.State.Steps)-1)

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"imgtool/image/suggest"
 )
 
 // UBootCommands are the commands of U-Boot that recovery can need. Help is the text by which
@@ -52,7 +54,7 @@ func (r *Recovery) checkCommands(inputs []string) error {
 	}
 	for _, name := range r.Commands {
 		if _, ok := UBootCommands[name]; !ok {
-			return fmt.Errorf("[recovery]: unknown U-Boot command %q (known: %s)", name, strings.Join(slices.Sorted(maps.Keys(UBootCommands)), ", "))
+			return fmt.Errorf("[recovery]: %s", suggest.Unknown("U-Boot command", name, slices.Sorted(maps.Keys(UBootCommands))))
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"imgtool/image/suggest"
 	"imgtool/layouts"
 )
 
@@ -108,7 +109,7 @@ func (b *Board) checkConf() error {
 			return fmt.Errorf("[[conf.list]] %s: unknown tree %q", l.Key, l.Tree)
 		}
 		if l.Profile != "" && !slices.Contains(Profiles, l.Profile) {
-			return fmt.Errorf("[[conf.list]] %s: unknown profile %q (known: %s)", l.Key, l.Profile, strings.Join(Profiles, ", "))
+			return fmt.Errorf("[[conf.list]] %s: %s", l.Key, suggest.Unknown("profile", l.Profile, Profiles))
 		}
 	}
 	return nil

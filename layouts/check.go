@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf16"
+
+	"imgtool/image/suggest"
 )
 
 func (l *Layout) check() error {
@@ -63,9 +65,9 @@ func (p *Partition) check() error {
 	case p.Number < 1 || p.Number > 128:
 		return fmt.Errorf("number is %d; it must be 1 to 128", p.Number)
 	case Types[p.Type] == "":
-		return fmt.Errorf("unknown type %q (known: %s)", p.Type, strings.Join(slices.Sorted(maps.Keys(Types)), ", "))
+		return errors.New(suggest.Unknown("type", p.Type, slices.Sorted(maps.Keys(Types))))
 	case p.Content != "" && !slices.Contains(Contents, p.Content):
-		return fmt.Errorf("unknown content %q (known: %s)", p.Content, strings.Join(Contents, ", "))
+		return errors.New(suggest.Unknown("content", p.Content, Contents))
 	case p.Tree != "" && p.Content != "ext4":
 		return errors.New("tree is for content ext4 only")
 	case (p.Input != "") != (p.Content == "input"):

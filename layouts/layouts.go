@@ -5,6 +5,7 @@ package layouts
 
 import (
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -106,7 +107,7 @@ func Get(name string) (*Layout, error) {
 func Source(name string) ([]byte, error) {
 	text, err := builtin.ReadFile(path.Base(name) + ".toml")
 	if err != nil {
-		return nil, fmt.Errorf("unknown layout %q%s (known: %s)", name, suggest.DidYouMean(name, Names()), strings.Join(Names(), ", "))
+		return nil, errors.New(suggest.Unknown("layout", name, Names()))
 	}
 	return text, nil
 }

@@ -65,7 +65,7 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 		if err := hostfile.CheckOutput(opt.output); err != nil {
 			return err
 		}
-		if _, err := os.Lstat(opt.output); err == nil && !opt.force {
+		if _, err := os.Stat(opt.output); err == nil && !opt.force {
 			return fault.New(fault.Usage, "%s exists: choose another name, or replace it with --force", opt.output)
 		}
 	} else if opt.force {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 )
 
 // wrongInputs are command lines that are wrong, each with its exit status and a pattern of the
@@ -198,7 +200,7 @@ var wrongInputs = []struct {
 	{"seed new -o d", 3, `d is not a regular file, but a directory$`},
 	{"seed new", 2, `give the name of the admin with --user`},
 	{"seed bundle d", 2, `name the bundle to write: -o config.tar.zst$`},
-	{"flash --yes -i x.img.zst --receipt nope/r.jsonl disk", 7, `receipt: nope/r.jsonl: the directory nope does not exist$`},
+	{"flash --yes -i x.img.zst --receipt nope/r.jsonl disk", 7, `nope/r.jsonl: writing the receipt: the directory nope does not exist$`},
 	{"provision export 127.0.0.1:1 -o nope/x", 3, `nope/x: the directory nope does not exist$`},
 }
 
@@ -302,5 +304,28 @@ func TestTyposSuggestTheCommand(t *testing.T) {
 				t.Errorf("%q: exit status %d: %s", args, status, errs.String())
 			}
 		}
+	}
+}
+
+// A typo in any flag suggests it, and the hint is the help of its command.
+func TestTyposSuggestTheFlag(t *testing.T) {
+	n := 0
+	for path, cmd := range commands() {
+		words := strings.Fields(path)[1:]
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if len(f.Name) < 4 {
+				return
+			}
+			n++
+			typo := f.Name[:2] + f.Name[3:]
+			var errs bytes.Buffer
+			status := run(append(words[:len(words):len(words)], "--"+typo), strings.NewReader(""), &errs, &errs)
+			if want := "did you mean --" + f.Name + "?"; status != exitUsage || !strings.Contains(errs.String(), want) || !strings.HasSuffix(errs.String(), "see "+path+" --help\n") {
+				t.Errorf("%s --%s: exit status %d, want %s: %s", path, typo, status, want, errs.String())
+			}
+		})
+	}
+	if n < 150 {
+		t.Errorf("only %d flags", n)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -150,7 +151,7 @@ func openLog(path string) (*os.File, error) {
 func CheckLog(path string) error {
 	if _, err := os.Stat(path); path != "" && errors.Is(err, fs.ErrNotExist) {
 		if err := hostfile.CheckOutput(path); err != nil {
-			return fault.New(fault.WriteKind(err), "receipt: %w", err)
+			return fault.New(fault.WriteKind(err), "%s: writing the receipt: %s", path, strings.TrimPrefix(err.Error(), path+": "))
 		}
 		return nil
 	}

@@ -10,7 +10,8 @@ import (
 	"io/fs"
 	"regexp"
 	"slices"
-	"strings"
+
+	"imgtool/image/suggest"
 )
 
 // Info is the record of a board's definition in the manifest of one medium's image.
@@ -103,7 +104,7 @@ func (m Medium) Check() error {
 		return fmt.Errorf("invalid medium name %.80q: it must be %s", m.Name, NameRule)
 	}
 	if m.Kind != "" && !slices.Contains(Kinds, m.Kind) {
-		return fmt.Errorf("medium %s: unknown kind %.80q (known: %s)", m.Name, m.Kind, strings.Join(Kinds, ", "))
+		return fmt.Errorf("medium %s: %s", m.Name, suggest.Unknown("kind", m.Kind, Kinds))
 	}
 	return nil
 }

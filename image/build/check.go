@@ -2,6 +2,7 @@ package build
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -85,7 +86,7 @@ func (b *builder) checkOptions() error {
 
 func (b *builder) checkProfile() error {
 	if !slices.Contains(boards.Profiles, b.Profile) {
-		return fmt.Errorf("unknown profile %q (known: %s)", b.Profile, strings.Join(boards.Profiles, ", "))
+		return errors.New(suggest.Unknown("profile", b.Profile, boards.Profiles))
 	}
 	if b.Profile != boards.Profiles[0] && !b.Board.HasProfiles() && !b.uses("PROFILE") {
 		return fmt.Errorf("%s is the same in all profiles: leave out --profile %s", b.Board.Name, b.Profile)

@@ -2,6 +2,7 @@
 package suggest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -74,4 +75,14 @@ func Or(names []string) string {
 	}
 	last := len(names) - 1
 	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
+// Unknown returns the text of an error about a name of some kind that is not among those known:
+// `unknown type "swpa"; did you mean swap? (known: esp, swap)`.
+func Unknown(kind, name string, known []string) string {
+	list := strings.Join(known, ", ")
+	if list == "" {
+		list = "none"
+	}
+	return fmt.Sprintf("unknown %s %.80q%s (known: %s)", kind, name, DidYouMean(name, known), list)
 }
