@@ -27,7 +27,7 @@ type seekable struct {
 	manifest image.Span // in the file; its length is 0 without a manifest
 	sums     []summed   // what the sums are of; nil without sums
 
-	cached  // the frames, decompressed
+	cached            // the frames, decompressed
 	buffers sync.Pool // for compressed frames
 }
 
