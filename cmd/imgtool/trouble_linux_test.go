@@ -52,6 +52,25 @@ func bodyOf(t *testing.T, image string) int64 {
 	return last.Offset + last.Length/2
 }
 
+// kernelOf returns the offset of a byte of the kernel on the first boot partition of an image.
+func kernelOf(t *testing.T, image string) int64 {
+	t.Helper()
+	var m struct {
+		Extents []struct {
+			Name           string
+			Offset, Length int64
+		}
+	}
+	must(json.Unmarshal(readFile(t, image+".manifest.json"), &m))
+	for _, e := range m.Extents {
+		if e.Name == "boot-a/Image" {
+			return e.Offset + e.Length/2
+		}
+	}
+	t.Fatal("it has no kernel")
+	return 0
+}
+
 func jsonLines(t *testing.T, text string) (lines []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(text) {
@@ -80,7 +99,7 @@ func TestFailedFlashReportsTheStateOfTheDisk(t *testing.T) {
 		{"failing", "no", []string{"mode=nospace", "at=0"}, exitWrite, "unchanged", "is unchanged"},
 		{"failing", "yes", []string{"mode=nospace", "at=0"}, exitWrite, "unchanged", "is unchanged"},
 		{"failing later", "no", []string{"mode=eio", fmt.Sprint("at=", bodyOf(t, x))}, exitWrite, "no partition table", "has no partition table now"},
-		{"wrong in a file", "no", []string{"mode=flip", "at=20000000"}, exitMismatch, "no partition table", "boot-a/Image differs from its byte "},
+		{"wrong in a file", "no", []string{"mode=flip", fmt.Sprint("at=", kernelOf(t, x))}, exitMismatch, "no partition table", "boot-a/Image differs from its byte "},
 		{"dead later", "no", []string{"mode=dies", "every=8"}, exitWrite, "unknown", "is not known"},
 	} {
 		t.Run(c.name+" "+c.delta, func(t *testing.T) {
