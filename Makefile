@@ -14,7 +14,7 @@ TESTFLAGS = $(TAGS) -vet=off -ldflags=-w -p 4
 
 FIRST_BOOT = image/starter/first-boot/first-boot
 
-.PHONY: help build dist first-boot reference image test short race soak lint bench fuzz clean
+.PHONY: help build dist first-boot reference image pictures test short race soak lint bench fuzz clean
 
 build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
@@ -33,6 +33,9 @@ first-boot: ## the program that runs on a Rock64 with the starter; a part of img
 
 reference: build ## docs/reference/commands.md, from the program
 	./imgtool gen markdown >docs/reference/commands.md
+
+pictures: build ## the pictures of terminals in docs/pictures, from real runs; needs root and QEMU
+	cd docs/pictures && $(GO) run . $(CURDIR)/imgtool .
 
 image: build ## an image of BOARD in out/
 	@.ci/deps image

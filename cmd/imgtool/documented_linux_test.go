@@ -246,7 +246,7 @@ func TestDocumentedCommandsAreAccepted(t *testing.T) {
 		}
 		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(prose, -1) {
 			span := strings.Join(strings.Fields(m[1]), " ")
-			if name := regexp.MustCompile(`^--[a-z-]+`).FindString(span); name != "" && !flags[name] && !slices.Contains(flagsOfOthers, span) {
+			if name := regexp.MustCompile(`^--[a-z0-9-]+`).FindString(span); name != "" && !flags[name] && !slices.Contains(flagsOfOthers, span) {
 				t.Errorf("%s: no command has the flag in `%s`", page, span)
 			}
 			if !regexp.MustCompile(`^(sudo )?(\./)?imgtool [a-z-]`).MatchString(span) || strings.Contains(span, "…") {
@@ -293,4 +293,40 @@ func makeTargets(t *testing.T) map[string]bool {
 		targets[m[1]] = true
 	}
 	return targets
+}
+
+// Paths of the host in the code are in the table of files.
+func TestPathsAreDocumented(t *testing.T) {
+	documented := ""
+	for _, f := range files {
+		documented += f.Name + " " + f.Meaning + "\n"
+	}
+	path := regexp.MustCompile(`"(/(?:etc|proc|sys|dev|run|usr|var|lib)/?[^"%* ]*)[^" ]*"`)
+	found := 0
+	for _, dir := range []string{".", "../../flash", "../../image/source", "../../image/cache", "../../image/vm", "../../image/hostfile", "../../image/artifact", "../../image/compress", "../../image/volume"} {
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || name == "gen.go" {
+				return err
+			}
+			text, err := os.ReadFile(name)
+			for line := range strings.Lines(string(text)) {
+				for _, m := range path.FindAllStringSubmatch(line, -1) {
+					found++
+					covered := slices.ContainsFunc(strings.FieldsFunc(documented, func(r rune) bool { return strings.ContainsRune(" ,:;\n", r) }), func(word string) bool {
+						return word == m[1] || strings.HasSuffix(word, "/") && strings.HasPrefix(word, "/") && strings.HasPrefix(m[1]+"/", word)
+					})
+					if !covered && !strings.Contains(line, "systemMounts") {
+						t.Errorf("%s: %s is not in the table of files", name, m[1])
+					}
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d paths were found", found)
+	}
 }

@@ -37,7 +37,6 @@ var treatments = []treatment{
 	// Disks are regular files, devices and registries are servers of this test, and no person
 	// answers questions.
 	{match: `/dev/sd([a-zX-Z])\b`, replace: `sd$1`},
-	{match: `\bsudo imgtool\b`, replace: `imgtool`},
 	{match: `imgtool (flash|factory|seed stick)\b( --yes)?`, replace: `imgtool $1 --yes`},
 	{match: `\blocalhost:5000\b`, replace: `$$REGISTRY`},
 	{match: `\b172\.20\.30\.1\b`, replace: `$$DEVICE`},
@@ -59,6 +58,7 @@ var treatments = []treatment{
 	{page: generated, match: ``, skip: "examples of the help: the other pages run such commands"},
 	{page: "docs/how-to/factory.md", match: `read -r -p .*`, replace: `true`},
 	{match: `^sudo (apt|apt-get|dnf|udevadm) |^brew |^nix |^sudo install `, skip: "changes this computer"},
+	{match: `imgtool flash --yes$`, skip: "offers disks of this computer: TestChoosingADisk tests it"},
 	{match: `^udisksctl `, skip: "needs a mounted stick"},
 	{match: `^picocom `, skip: "needs a serial adapter"},
 	{match: `^make (image|build|test|short|race|soak|lint|bench|fuzz|help|dist|release)\b`, skip: "compiles the program, or runs other tests"},

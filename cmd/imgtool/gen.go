@@ -30,7 +30,19 @@ var files = []reference.Entry{
 	{Name: "NAME.manifest.json", Meaning: "beside an image: offset and SHA-256 of all its contents"},
 	{Name: "NAME.bmap", Meaning: "beside an image: its block map, which bmaptool reads too"},
 	{Name: "~/.cache/imgtool/blocks/", Meaning: "the cache of compressed blocks"},
+	{Name: "~/.cache/imgtool/apt-ARCH/", Meaning: "apt's lists for the packages of a board (build, with deb: or the starter)"},
+	{Name: "~/.cache/imgtool/deb/", Meaning: "the packages themselves"},
+	{Name: "~/.docker/config.json", Meaning: "logins of registries, see DOCKER_CONFIG"},
 	{Name: "~/.ssh/", Meaning: "keys that sign configurations (provision)"},
+	{Name: "/dev/", Meaning: "disks; /dev/loop0 and so on, to find the files attached to them"},
+	{Name: "/proc/", Meaning: "which disks and files are mounted, open, locked or used as swap; without it, nothing is flashed"},
+	{Name: "/sys/", Meaning: "which disks there are, and what uses them; without it, only regular files are flashed"},
+	{Name: "/run/udev/", Meaning: "the file systems that udev found on disks, and whether udev is running"},
+	{Name: "/run/systemd/system", Meaning: "whether systemd runs the system (factory --live)"},
+	{Name: "/usr/lib/u-boot/qemu_arm64/u-boot.bin", Meaning: "the firmware of the emulated machine (vm), of the package u-boot-qemu"},
+	{Name: "/usr/sbin/diskutil", Meaning: "on macOS, with /usr/sbin/ioreg and /usr/bin/hdiutil: which disks there are"},
+	{Name: "/usr/libexec/authopen", Meaning: "on macOS: opens a disk after asking for a password"},
+	{Name: "/usr/bin/caffeinate", Meaning: "on macOS: keeps the computer awake while a disk is written"},
 }
 
 // newGenCommand returns the command that packages and the documentation are made with.
