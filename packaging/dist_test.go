@@ -17,6 +17,7 @@ import (
 // With SOAK=1 everything is compiled, twice and without a cache. Otherwise a script stands for the
 // programs.
 func TestDist(t *testing.T) {
+	t.Parallel()
 	p := build(t)
 	for _, program := range []string{"git", "ruby", "ssh-keygen", "x86_64-linux-gnu-gcc", "aarch64-linux-gnu-gcc"} {
 		imagetest.Need(t, program)
