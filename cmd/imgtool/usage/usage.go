@@ -77,9 +77,12 @@ func Check(root *cobra.Command, args []string) error {
 	if word := firstWord(cmd, rest); word != "" && cmd.HasAvailableSubCommands() && takesNone(cmd) {
 		return unknownCommand(cmd, word)
 	}
-	for _, arg := range rest {
+	for i, arg := range rest {
 		if arg == "--" {
 			break
+		}
+		if f := valued(cmd, arg); f != nil && i+1 < len(rest) && isLong(cmd, rest[i+1]) {
+			return fault.As(fault.Usage, withHelp(cmd, needsValue(f)))
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
 		if f := cmd.Flags().Lookup(name); f != nil && oneDash.MatchString(arg) {
@@ -87,6 +90,26 @@ func Check(root *cobra.Command, args []string) error {
 		}
 	}
 	return nil
+}
+
+// valued returns the flag that takes its value from the argument after arg, or nil.
+func valued(cmd *cobra.Command, arg string) (f *pflag.Flag) {
+	if name, long := strings.CutPrefix(arg, "--"); long {
+		f = cmd.Flags().Lookup(name)
+	} else if len(arg) == 2 && arg[0] == '-' {
+		f = cmd.Flags().ShorthandLookup(arg[1:])
+	}
+	if f == nil || f.NoOptDefVal != "" {
+		return nil
+	}
+	return f
+}
+
+// isLong reports whether an argument is a long flag of a command.
+func isLong(cmd *cobra.Command, arg string) bool {
+	name, long := strings.CutPrefix(arg, "--")
+	name, _, _ = strings.Cut(name, "=")
+	return long && cmd.Flags().Lookup(name) != nil
 }
 
 var oneDash = regexp.MustCompile(`^-[a-z][a-z-]+(=|$)`)
@@ -132,7 +155,16 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return withHelp(cmd, err)
 }
 
-// meant returns the commands below cmd that a word may stand for.
+// Meant returns a clause that asks whether an argument of cmd is a mistyped command below it, or "".
+func Meant(cmd *cobra.Command, arg string) string {
+	names := meant(cmd, arg)
+	for i, name := range names {
+		names[i] = cmd.CommandPath() + " " + name
+	}
+	return suggest.Question(names...)
+}
+
+// meant returns the commands below cmd that a word may stand for, without the path of cmd.
 func meant(cmd *cobra.Command, word string) (names []string) {
 	var known []string
 	for _, c := range cmd.Commands() {
@@ -151,8 +183,8 @@ func meant(cmd *cobra.Command, word string) (names []string) {
 			return []string{name}
 		}
 		for c := range All(cmd) { // a command of a command
-			if c.Name() == word {
-				names = append(names, strings.TrimPrefix(c.CommandPath(), cmd.Root().Name()+" "))
+			if c.Name() == word && c != cmd {
+				names = append(names, strings.TrimPrefix(c.CommandPath(), cmd.CommandPath()+" "))
 			}
 		}
 	}
