@@ -84,18 +84,17 @@ func OpenDevice(path string) (*os.File, error) {
 // permission returns a [*PermissionError] for an error of package udisks that means one.
 func (d *Disk) permission(err error, write bool) error {
 	denied, ok := errors.AsType[*udisks.DeniedError](err)
-	do := verb(write) + " it"
 	switch {
 	case errors.Is(err, udisks.ErrUnavailable):
-		return &PermissionError{d.Path, "only root may " + do + " here, because UDisks2, which opens disks for other users, is not running"}
+		return &PermissionError{d.Path, "only root may " + verb(write) + " it, because UDisks2, which opens disks for other users, is not running"}
 	case !ok:
 		return err
 	case denied.Dismissed:
-		return &PermissionError{d.Path, "to " + do + " takes an administrator's password, and none was given"}
+		return &PermissionError{d.Path, "to " + verb(write) + " it, an administrator's password is needed, and none was given"}
 	case denied.Password:
-		return &PermissionError{d.Path, "to " + do + " takes an administrator's password, and no program of this session can ask for one"}
+		return &PermissionError{d.Path, "to " + verb(write) + " it, an administrator's password is needed, and this session has no program that asks for it"}
 	}
-	return &PermissionError{d.Path, "this user may not " + do}
+	return &PermissionError{d.Path, "the system does not let this user " + verb(write) + " it"}
 }
 
 func verb(write bool) string {

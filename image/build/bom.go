@@ -13,7 +13,6 @@ import (
 	"imgtool/image/sbom"
 	"imgtool/image/source"
 	"imgtool/image/tree"
-	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -51,14 +50,10 @@ func (b *builder) treeIn(d *disk, p layouts.Part) (*tree.Tree, error) {
 	case p.Deferred:
 		return nil, nil
 	case c != nil:
-		v, err := volume.ReadFS(c, c.Size())
-		if err != nil {
-			b.Warn(fmt.Sprintf("partition %s: its packages are not listed: %v", full, err))
+		if v := sbom.ReadFS("partition "+full, c, c.Size(), b.Warn); v != nil {
+			return v.Tree, nil
 		}
-		if err != nil || v == nil {
-			return nil, nil
-		}
-		return v.Tree, nil
+		return nil, nil
 	case p.Content == "rootfs":
 		return b.rootTree()
 	}
@@ -99,8 +94,7 @@ func (b *builder) bom(d *disk) *sbom.Document {
 		img.From = append(img.From, b.rootInput())
 	}
 	if b.Seed != nil && b.Board.Seed.Path != "" {
-		img.Contains = append(img.Contains, sbom.Package{Info: sbom.Info{Kind: "seed", Name: "seed", Purpose: "OTHER",
-			Comment: "The configuration for the first boot. It may contain secrets, so neither its content nor its checksum is given."}})
+		img.Contains = append(img.Contains, sbom.Package{Info: sbom.Seed})
 	}
 	for _, def := range b.definitions(d) {
 		img.From = append(img.From, sbom.Package{Info: sbom.Info{Kind: "definition", Name: def.name, SHA256: def.sha256, Purpose: "SOURCE"}})
