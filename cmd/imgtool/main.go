@@ -112,7 +112,7 @@ Data go to stdout, messages and progress to stderr.`,
 	addGroup(cmd, "Images", newBuildCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSBOMCommand(u), newVMCommand(u))
 	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
 	addGroup(cmd, "Configurations", newSeedCommand(u), newProvisionCommand(u))
-	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), newCompletionCommand(), newVersionCommand(u))
+	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), complete.NewCommand(), newVersionCommand(u))
 	cmd.AddCommand(newGenCommand(u))
 	usage.Install(cmd)
 	complete.Install(cmd)

@@ -2,12 +2,10 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,10 +69,10 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 	} else if opt.force {
 		return fault.New(fault.Usage, "--force has no effect on standard output: name the file to write with -o")
 	}
-	if err := opt.check(); err != nil {
+	if err := seedfile.CheckAnswers(&opt.Answers); err != nil {
 		return err
 	}
-	if err := opt.ask(ctx, u); err != nil {
+	if err := seedfile.Ask(ctx, &opt.Answers, u.Answer, func(err error) { u.Infof("%s", fault.Plain(err)) }); err != nil {
 		return err
 	}
 	text, faults := seed.New(opt.Answers)
@@ -90,80 +88,6 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 	u.Infof("%s: admin %s, container %s with %s; imgtool flash --seed %s puts it on a disk", opt.output, opt.User, opt.Container, opt.Image, opt.output)
 	return nil
 }
-
-// check checks the values that flags give.
-func (opt *seedNewOptions) check() error {
-	for _, q := range seed.Questions {
-		answer := q.Answer(&opt.Answers)
-		if *answer == "" {
-			continue
-		}
-		if err := accept(q, answer); err != nil {
-			return fmt.Errorf("--%s: %w", q.Flag, err)
-		}
-	}
-	for _, port := range opt.Publish {
-		if err := seed.CheckPublish(port, opt.Privileged); err != nil {
-			return fault.New(fault.Usage, "--publish: %w", err)
-		}
-	}
-	return nil
-}
-
-// accept checks an answer. That of a file with a key becomes the key.
-func accept(q seed.Question, answer *string) error {
-	value := *answer
-	if q.Flag == "ssh-key" && value != "" && !strings.Contains(value, " ") {
-		var err error
-		if value, err = seedfile.ReadPublicKey(value); err != nil {
-			return err
-		}
-	}
-	if err := q.Check(value); err != nil {
-		return fault.As(fault.Usage, err)
-	}
-	*answer = value
-	return nil
-}
-
-// ask asks for what is missing, and again after an answer that the device would refuse.
-func (opt *seedNewOptions) ask(ctx context.Context, u *ui) error {
-	var without []string
-	for _, q := range seed.Questions {
-		if !q.Optional && *q.Answer(&opt.Answers) == "" {
-			without = append(without, "the "+q.Text+" with --"+q.Flag)
-		}
-	}
-	for _, q := range seed.Questions {
-		if q.Optional || *q.Answer(&opt.Answers) != "" {
-			continue
-		}
-		question := strings.ToUpper(q.Text[:1]) + q.Text[1:]
-		if q.Default != "" {
-			question += " [" + q.Default + "]"
-		}
-		var err error
-		for range tries {
-			var line string
-			if line, err = u.Answer(ctx, question+": ", "give "+strings.Join(without, " and ")); err != nil {
-				return err
-			}
-			line = cmp.Or(line, q.Default)
-			if err = accept(q, &line); err == nil {
-				*q.Answer(&opt.Answers) = line
-				break
-			}
-			u.Infof("%s", fault.Plain(err))
-		}
-		if err != nil {
-			return fmt.Errorf("no valid answer after %d: %w", tries, err)
-		}
-	}
-	return nil
-}
-
-// tries is how often a question is asked.
-const tries = 5
 
 func newSeedBundleCommand(u *ui) *cobra.Command {
 	var output string

@@ -10,6 +10,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image/fault"
+	"imgtool/image/suggest"
 	"imgtool/image/volume"
 )
 
@@ -49,7 +50,7 @@ func Find(name string) (*disk.Disk, error) {
 
 // NoDisk is the error of a disk that does not exist.
 func NoDisk(name string) error {
-	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file", name), "imgtool disks lists the disks there are")
+	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file%s", name, suggest.Question(suggest.File(name))), "imgtool disks lists the disks there are")
 }
 
 // Permit checks that this user can open the disks with these names, for writing if write is

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -48,18 +47,6 @@ func walk(err error, do func(error)) {
 	}
 }
 
-// names returns names of files in a directory, and none of one that has very many.
-func names(dir string) (list []string) {
-	f, err := os.Open(filepath.Clean(dir))
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	list, _ = f.Readdirnames(1000)
-	slices.Sort(list)
-	return list
-}
-
 // temporary matches names of files that are renamed when they are complete.
 var temporary = regexp.MustCompile(`^\..*\d{6,}$`)
 
@@ -84,7 +71,7 @@ func plain(err error) (path, text string) {
 	case op == "write" || op == "pwrite" || op == "sync" || op == "fsync":
 		return path, fmt.Sprintf("writing %s: %v", path, err)
 	case errors.Is(err, fs.ErrNotExist):
-		return path, path + " does not exist" + suggest.DidYouMean(name, names(dir))
+		return path, path + " does not exist" + suggest.Question(suggest.File(path))
 	case errors.Is(err, syscall.ENOTDIR):
 		return path, path + " does not exist: a part of the path is not a directory"
 	case errors.Is(err, syscall.EISDIR):

@@ -3,6 +3,8 @@ package suggest
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -34,7 +36,7 @@ func Closest(word string, known []string) string {
 			best, least = name, cost
 		}
 	}
-	if best != "" || len(word) < 3 {
+	if best != "" || len(word) < 2 {
 		return best
 	}
 	if i := slices.IndexFunc(known, func(name string) bool { return strings.HasPrefix(strings.ToLower(name), word) }); i >= 0 {
@@ -51,6 +53,26 @@ func isSwapped(a, b string) bool {
 		}
 	}
 	return false
+}
+
+// File returns the path of a file that exists and is most like path, or "" if none is like it: a
+// name in the same directory, or for "sdb" the device /dev/sdb.
+func File(path string) string {
+	dir, name := filepath.Split(path)
+	if _, err := os.Stat(filepath.Join("/dev", name)); err == nil && dir == "" && name != "" {
+		return filepath.Join("/dev", name)
+	}
+	f, err := os.Open(filepath.Clean(dir))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	list, _ := f.Readdirnames(1000)
+	slices.Sort(list)
+	if like := Closest(name, list); like != "" {
+		return dir + like
+	}
+	return ""
 }
 
 // DidYouMean returns a clause that ends an error about word, such as "; did you mean rock64?",

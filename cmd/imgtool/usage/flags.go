@@ -23,13 +23,16 @@ func flagError(cmd *cobra.Command, err error) error {
 	case errors.As(err, &unknown):
 		err = unknownFlag(cmd, unknown)
 	case errors.As(err, &valueless):
-		f := valueless.GetFlag()
-		_, about := pflag.UnquoteUsage(f)
-		err = fmt.Errorf("%s needs a value: %s", spelled(f), about)
+		err = needsValue(valueless.GetFlag())
 	case errors.As(err, &invalid):
 		err = fmt.Errorf("--%s is %q; %s", invalid.GetFlag().Name, invalid.GetValue(), must(invalid))
 	}
 	return fault.As(fault.Usage, withHelp(cmd, err))
+}
+
+func needsValue(f *pflag.Flag) error {
+	_, about := pflag.UnquoteUsage(f)
+	return fmt.Errorf("%s needs a value: %s", spelled(f), about)
 }
 
 func unknownFlag(cmd *cobra.Command, e *pflag.NotExistError) error {

@@ -77,9 +77,12 @@ func Check(root *cobra.Command, args []string) error {
 	if word := firstWord(cmd, rest); word != "" && cmd.HasAvailableSubCommands() && takesNone(cmd) {
 		return unknownCommand(cmd, word)
 	}
-	for _, arg := range rest {
+	for i, arg := range rest {
 		if arg == "--" {
 			break
+		}
+		if f := valued(cmd, arg); f != nil && i+1 < len(rest) && isLong(cmd, rest[i+1]) {
+			return fault.As(fault.Usage, withHelp(cmd, needsValue(f)))
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
 		if f := cmd.Flags().Lookup(name); f != nil && oneDash.MatchString(arg) {
@@ -87,6 +90,26 @@ func Check(root *cobra.Command, args []string) error {
 		}
 	}
 	return nil
+}
+
+// valued returns the flag that takes its value from the argument after arg, or nil.
+func valued(cmd *cobra.Command, arg string) (f *pflag.Flag) {
+	if name, long := strings.CutPrefix(arg, "--"); long {
+		f = cmd.Flags().Lookup(name)
+	} else if len(arg) == 2 && arg[0] == '-' {
+		f = cmd.Flags().ShorthandLookup(arg[1:])
+	}
+	if f == nil || f.NoOptDefVal != "" {
+		return nil
+	}
+	return f
+}
+
+// isLong reports whether an argument is a long flag of a command.
+func isLong(cmd *cobra.Command, arg string) bool {
+	name, long := strings.CutPrefix(arg, "--")
+	name, _, _ = strings.Cut(name, "=")
+	return long && cmd.Flags().Lookup(name) != nil
 }
 
 var oneDash = regexp.MustCompile(`^-[a-z][a-z-]+(=|$)`)

@@ -1,4 +1,4 @@
-package main
+package complete
 
 import (
 	"io"
@@ -41,7 +41,8 @@ func bashScript(root *cobra.Command, w io.Writer) error {
 	return err
 }
 
-func newCompletionCommand() *cobra.Command {
+// NewCommand returns the command that prints the completion script of a shell.
+func NewCommand() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish", "powershell"}
 	return &cobra.Command{
 		Use:   "completion SHELL",
