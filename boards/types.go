@@ -1,8 +1,9 @@
 package boards
 
 import (
+	"fmt"
+
 	"imgtool/image/boardinfo"
-	"imgtool/image/fault"
 	"imgtool/layouts"
 )
 
@@ -116,9 +117,9 @@ type Seed struct {
 // NoSeed returns the error for a seed if the board takes none.
 func (b *Board) NoSeed() error {
 	if b.Seed.Without == "" {
-		return fault.New(fault.Usage, "%s takes no seed: its definition has no path in [seed]", b.Name)
+		return fmt.Errorf("%s takes no seed: its definition has no path in [seed]", b.Name)
 	}
-	return fault.New(fault.Usage, "%s takes no seed: %s", b.Name, b.Seed.Without)
+	return fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
 }
 
 // Script is the boot script. @BUILD_ID@, @CMDLINE@ and @SLOT_SELECT@ are replaced in its text.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,7 +25,7 @@ flashed. On a terminal each disk takes several lines, elsewhere one.`,
 		Example:    "  imgtool disks\n  imgtool disks --json",
 		SuggestFor: []string{"devices", "drives", "list", "lsblk"},
 		Args:       usage.None("it lists all disks"),
-		RunE:       func(cmd *cobra.Command, args []string) error { return runDisks(u) },
+		RunE:       func(cmd *cobra.Command, args []string) error { return runDisks(cmd.Context(), u) },
 	}
 }
 
@@ -41,16 +43,20 @@ type diskRow struct {
 	Contents  string `json:"contents,omitempty"`
 	Target    bool   `json:"target"`
 	Reason    string `json:"reason,omitempty"` // why it is none
+	Needs     string `json:"needs,omitempty"`  // of a target: "password" or "root"
 }
 
-func runDisks(u *ui) error {
+func runDisks(ctx context.Context, u *ui) error {
 	disks, err := deploy.Disks(disk.Need{SectorSize: 512})
 	if err != nil {
 		return err
 	}
 	rows := []diskRow{}
 	for _, d := range disks {
-		r := diskRow{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Kind, d.Removable, "", d.Refused == nil, d.Reason()}
+		r := diskRow{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Kind, d.Removable, "", d.Refused == nil, d.Reason(), ""}
+		if r.Target {
+			r.Needs = needs(ctx, &d.Disk)
+		}
 		if d.Size > 0 {
 			r.Contents = deploy.Contents(&d.Disk)
 		}
@@ -86,10 +92,27 @@ func (r *diskRow) columns() [3]string {
 }
 
 func (r *diskRow) verdict() string {
-	if r.Target {
-		return "can be flashed"
+	switch {
+	case !r.Target:
+		return "no: " + r.Reason
+	case r.Needs == "password":
+		return "can be flashed with an administrator's password"
+	case r.Needs == "root":
+		return "can be flashed by root"
 	}
-	return "no: " + r.Reason
+	return "can be flashed"
+}
+
+// needs returns what this user lacks to write a disk: "password", "root" or "".
+func needs(ctx context.Context, d *disk.Disk) string {
+	denied, ok := errors.AsType[*disk.PermissionError](d.Permit(ctx, true, false))
+	switch {
+	case !ok:
+		return ""
+	case denied.Password:
+		return "password"
+	}
+	return "root"
 }
 
 // diskPages shows each disk as a line with path, size and model, and indented lines with what

@@ -27,6 +27,7 @@ type provisionOptions struct {
 	timeout time.Duration
 	device  string
 	output  string
+	meant   string // a question about a mistyped command, or empty
 }
 
 // command completes a command whose first argument is the address of a device. seed is the usage
@@ -34,7 +35,7 @@ type provisionOptions struct {
 func (opt *provisionOptions) command(cmd *cobra.Command, args []string, seed string, run func(context.Context) error) *cobra.Command {
 	cmd.Args = usage.Operands(args...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		opt.address, opt.args = args[0], args[1:]
+		opt.address, opt.args, opt.meant = args[0], args[1:], usage.Meant(cmd, args[0])
 		return run(cmd.Context())
 	}
 	f := cmd.Flags()
@@ -99,7 +100,7 @@ func runProvision(ctx context.Context, opt *provisionOptions, u *ui) error {
 
 func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 	if !opt.seed.given() {
-		return nil, fault.New(fault.Usage, "name the configuration: --seed config.toml")
+		return nil, fault.New(fault.Usage, "name the configuration: --seed config.toml%s", opt.meant)
 	}
 	v, err := opt.seed.valid(u)
 	if err != nil {

@@ -236,7 +236,8 @@ func (d *Deployment) check(ctx context.Context, names []string) error {
 
 // expect announces the phases of the flash.
 func (d *Deployment) expect() {
-	size, first := d.plan.BodySize(), "checking"
+	// The length of a stream is not known: its partitions are taken to fill it.
+	size, first := cmp.Or(d.plan.BodySize(), d.plan.table.End()-d.plan.start), "checking"
 	if d.src.Image == nil && d.src.File != nil {
 		first = "unpacking"
 	}

@@ -78,7 +78,7 @@ func WriteFile(ctx context.Context, f *os.File, src *volume.Source, size int64, 
 	if err != nil {
 		return src.Wrap(err)
 	}
-	_, err = image.Write(ctx, f, volume.SkipZeros(all), r.Phase("making the disk", p.ExpectedSize()))
+	_, err = image.Write(ctx, f, volume.SkipZeros(all, r.Phase("making the disk", p.ExpectedSize())), nil)
 	r.EndPhase()
 	if err != nil {
 		return fmt.Errorf("writing the disk: %w", err)

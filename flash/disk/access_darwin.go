@@ -31,12 +31,12 @@ func (d *Disk) Permit(ctx context.Context, write, ask bool) error {
 	case err != unix.EACCES:
 		return nil // whatever else is wrong is found when it is opened
 	case d.File:
-		return &PermissionError{d.Path, "this user may not " + do + " the file"}
+		return &PermissionError{d.Path, "this user may not " + do + " the file", false}
 	case os.Getenv("SSH_CONNECTION") != "":
-		return &PermissionError{d.Path, "to " + do + " it takes an administrator's password, and over SSH no window can ask for one"}
+		return &PermissionError{d.Path, "to " + do + " it takes an administrator's password, and over SSH no window can ask for one", true}
 	}
 	if _, err := os.Stat(authopen.Program); err != nil {
-		return &PermissionError{d.Path, "only root may " + do + " it, because this system has no " + authopen.Program}
+		return &PermissionError{d.Path, "only root may " + do + " it, because this system has no " + authopen.Program, false}
 	}
 	return nil
 }
@@ -51,7 +51,7 @@ func (d *Disk) open(flags int) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if f, err = authopen.Open(ctx, authopen.Program, d.raw(), flags|unix.O_NONBLOCK); err != nil {
-		return nil, &PermissionError{d.Path, "it could not be opened with an administrator's password: " + err.Error()}
+		return nil, &PermissionError{d.Path, "it could not be opened with an administrator's password: " + err.Error(), true}
 	}
 	if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
 		f.Close()

@@ -29,7 +29,7 @@ func (d *Disk) Permit(ctx context.Context, write, ask bool) error {
 	}
 	err := unix.Faccessat(unix.AT_FDCWD, d.Path, mode, unix.AT_EACCESS)
 	if err == unix.EACCES && d.File {
-		return &PermissionError{d.Path, "this user may not " + verb(write) + " the file"}
+		return &PermissionError{d.Path, "this user may not " + verb(write) + " the file", false}
 	}
 	if err != unix.EACCES {
 		return nil // whatever else is wrong is found when it is opened
@@ -86,15 +86,15 @@ func (d *Disk) permission(err error, write bool) error {
 	denied, ok := errors.AsType[*udisks.DeniedError](err)
 	switch {
 	case errors.Is(err, udisks.ErrUnavailable):
-		return &PermissionError{d.Path, "only root may " + verb(write) + " it, because UDisks2, which opens disks for other users, is not running"}
+		return &PermissionError{d.Path, "only root may " + verb(write) + " it, because UDisks2, which opens disks for other users, is not running", false}
 	case !ok:
 		return err
 	case denied.Dismissed:
-		return &PermissionError{d.Path, "to " + verb(write) + " it, an administrator's password is needed, and none was given"}
+		return &PermissionError{d.Path, "to " + verb(write) + " it, an administrator's password is needed, and none was given", true}
 	case denied.Password:
-		return &PermissionError{d.Path, "to " + verb(write) + " it, an administrator's password is needed, and this session has no program that asks for it"}
+		return &PermissionError{d.Path, "to " + verb(write) + " it, an administrator's password is needed, and this session has no program that asks for it", true}
 	}
-	return &PermissionError{d.Path, "the system does not let this user " + verb(write) + " it"}
+	return &PermissionError{d.Path, "the system does not let this user " + verb(write) + " it", false}
 }
 
 func verb(write bool) string {

@@ -116,7 +116,10 @@ func (d *Disk) refuse(format string, args ...any) error {
 }
 
 // PermissionError is a disk or file that this user may not open. It is an [fs.ErrPermission].
-type PermissionError struct{ Disk, Reason string }
+type PermissionError struct {
+	Disk, Reason string
+	Password     bool // an administrator's password would do
+}
 
 func (e *PermissionError) Error() string        { return e.Disk + ": " + e.Reason }
 func (e *PermissionError) Kind() string         { return fault.Permission }

@@ -19,6 +19,7 @@ type Streamed struct {
 	Manifest *Manifest // nil if it has none
 	Others   []string  // the names of other files in a zip archive
 	Trailing int64     // bytes after the end of the compressed data, after all was read
+	Claimed  int64     // length of the content that the index of an xz file claims, or 0
 
 	raw   io.Reader
 	in    *compress.Input
@@ -51,6 +52,7 @@ func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) 
 	if err != nil {
 		return nil, err
 	}
+	s.Claimed = xz.Unpacked(sizes)
 	if s.Others = others; packed && s.Format == Raw {
 		s.Format = Zip
 	}

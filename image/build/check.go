@@ -187,7 +187,7 @@ func (b *builder) checkSeed() (err error) {
 	case b.Seed == nil:
 		return nil
 	case b.Board.Seed.Path == "":
-		return b.Board.NoSeed()
+		return fault.As(fault.Usage, b.Board.NoSeed())
 	case strings.Contains(b.Slots, "b"):
 		return fault.New(fault.Usage, "an image with both slots cannot carry a seed: the device takes a seed from boot-a only on the first boot after a flash, and knows that boot by there being no boot-b; leave out --slots ab or --seed")
 	}

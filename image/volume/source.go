@@ -9,12 +9,14 @@
 package volume
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"os"
+	"sync/atomic"
 
 	"imgtool/flash/disk"
 	"imgtool/image"
@@ -45,12 +47,13 @@ type Source struct {
 	Unit     string      // the unit whose per-unit data was added, or ""
 	Total    int64       // length in bytes of a stream that was read through, or 0
 
-	opt    Options
-	stream *artifact.Streamed
-	opened *artifact.Opened // as it is in the file
-	plain  *image.Image     // Image, if that is File byte for byte: holes of the file are its own
-	size   int64            // of the file
-	beside beside
+	opt      Options
+	stream   *artifact.Streamed
+	position *atomic.Int64    // in the file, of the stream
+	opened   *artifact.Opened // as it is in the file
+	plain    *image.Image     // Image, if that is File byte for byte: holes of the file are its own
+	size     int64            // of the file
+	beside   beside
 }
 
 // FromImage returns a source for an image in memory. m may be nil.
@@ -195,12 +198,40 @@ func (s *Source) load() error {
 	return nil
 }
 
+// positioned keeps where it was read last.
+type positioned struct {
+	image.Content
+	at *atomic.Int64
+}
+
+func (p positioned) ReadAt(b []byte, off int64) (int, error) {
+	n, err := p.Content.ReadAt(b, off)
+	p.at.Store(off + int64(n))
+	return n, err
+}
+
+// phase begins a phase that reads the stream of a file. If the length of the content is not known,
+// the progress is that in the file.
+func (s *Source) phase(name string) image.Progress {
+	if total := cmp.Or(s.length(), s.stream.Claimed); total > 0 || s.File == nil {
+		return s.opt.Reporter.Phase(name, total)
+	}
+	p, last := s.opt.Reporter.Phase(name, s.size), int64(0)
+	return func(int64) {
+		if now := s.position.Load(); now > last {
+			p.Add(now - last)
+			last = now
+		}
+	}
+}
+
 // Restart begins the stream of a file again.
 func (s *Source) Restart() error {
 	if s.stream != nil {
 		s.stream.Close()
 	}
-	stream, err := artifact.StreamFile(s.contents(), s.beside.manifest, s.beside.bmap)
+	s.position = new(atomic.Int64)
+	stream, err := artifact.StreamFile(positioned{s.contents(), s.position}, s.beside.manifest, s.beside.bmap)
 	if err != nil {
 		return err
 	}

@@ -257,6 +257,46 @@ func TestSeekLimits(t *testing.T) {
 	}
 }
 
+// counts is a Reporter that adds up the progress of phases.
+type counts struct {
+	messages
+	total, done int64
+}
+
+func (c *counts) Phase(_ string, total int64) image.Progress {
+	c.total, c.done = total, 0
+	return func(n int64) { c.done += n }
+}
+
+// The progress of unpacking includes zeros. If it is not known how much there is, it is the
+// progress in the file.
+func TestProgressOfUnpacking(t *testing.T) {
+	path := mbrGzip(t, 7*mib, 8*mib, 0)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c counts
+	s, err := volume.Open(path, volume.Options{Reporter: &c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.ReadThrough(t.Context(), func(c volume.Chunks) volume.Chunks { return c }); err != nil {
+		t.Fatal(err)
+	}
+	if c.total != info.Size() || c.done > c.total || c.done < 64 {
+		t.Errorf("%d of %d bytes of a file of %d", c.done, c.total, info.Size())
+	}
+	// Its length is known now.
+	if err := s.Seek(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c.total != 8*mib || c.done != 8*mib {
+		t.Errorf("%d of %d bytes", c.done, c.total)
+	}
+}
+
 // Holes in the file and in all targets are left out, and nothing else is.
 func TestWithoutHoles(t *testing.T) {
 	file := func(name string, data int64) string {

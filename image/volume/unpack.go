@@ -56,7 +56,7 @@ func (s *Source) ReadThrough(ctx context.Context, through func(Chunks) Chunks) e
 		return s.Wrap(err)
 	}
 	end := int64(0)
-	progress := s.opt.Reporter.Phase("checking", s.length())
+	progress := s.phase("checking")
 	for c, err := range through(s.stream.Chunks()) {
 		if err == nil {
 			err = context.Cause(ctx)
@@ -110,7 +110,8 @@ func (s *Source) unpack(ctx context.Context, f *compress.Scratch, through func(C
 	if limit := s.opt.Scratch.Limit(); total > limit {
 		return &compress.TooLargeError{Size: total, Max: limit}
 	}
-	m, err := image.Write(ctx, f, SkipZeros(through(s.stream.Chunks())), s.opt.Reporter.Phase("unpacking", total))
+	chunks := SkipZeros(through(s.stream.Chunks()), s.phase("unpacking"))
+	m, err := image.Write(ctx, f, chunks, nil)
 	if err != nil {
 		if large, ok := errors.AsType[*compress.TooLargeError](err); ok {
 			return large
@@ -142,10 +143,11 @@ func (s *Source) unpack(ctx context.Context, f *compress.Scratch, through func(C
 }
 
 // SkipZeros cuts the zeros off the start of each chunk, all but the last byte, so that a
-// file that is written has holes there.
-func SkipZeros(chunks Chunks) Chunks {
+// file that is written has holes there. Progress includes the zeros.
+func SkipZeros(chunks Chunks, p image.Progress) Chunks {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {
+			p.Add(int64(len(c.Data)))
 			if err == nil && len(c.Data) > 0 {
 				first := len(c.Data) - max(1, len(bytes.TrimLeft(c.Data, "\x00")))
 				c = image.Chunk{Off: c.Off + int64(first), Data: c.Data[first:]}

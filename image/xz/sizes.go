@@ -13,6 +13,17 @@ type Size struct {
 	unpacked int64
 }
 
+// Unpacked returns the sum of the sizes of blocks after unpacking, or 0 if there are none or the
+// sum is too large.
+func Unpacked(sizes []Size) (n int64) {
+	for _, s := range sizes {
+		if n += s.unpacked; n < 0 || s.unpacked < 0 {
+			return 0
+		}
+	}
+	return n
+}
+
 const (
 	maxBlocks = 1 << 20 // whose sizes are read
 	maxIndex  = 16 << 20

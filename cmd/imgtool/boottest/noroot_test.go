@@ -40,6 +40,7 @@ func TestFlashWithoutRoot(t *testing.T) {
 			"/dev/sda: to write to it, an administrator's password is needed, and this session has no program that asks for it",
 			"run: sudo imgtool flash --yes -i x.img.xz /dev/sda")
 		d.ssh.want(5, "run: sudo imgtool flash -i x.img /dev/sda\n", "imgtool flash -i x.img")
+		d.ssh.want(0, "/dev/sda .* can be flashed with an administrator's password\n", "imgtool disks")
 		d.ssh.want(5, "run: sudo imgtool verify -i x.img /dev/sda\n", "imgtool verify -i x.img /dev/sda")
 		if card := readFile(t, d.card); !bytes.Equal(card, make([]byte, len(card))) {
 			t.Error("the card was written")
@@ -78,6 +79,11 @@ func TestFlashWithoutRoot(t *testing.T) {
 		if fixed := readFile(t, d.fixed); !bytes.Equal(fixed, make([]byte, len(fixed))) {
 			t.Error("the fixed disk was written")
 		}
+	})
+	step("the udev rule", func(t *testing.T) {
+		d.root.want(1, "", "journalctl -b | grep 70-imgtool.rules")
+		d.wantDesk(0, "", "until [ -c /dev/ttyUSB0 ]; do sleep 0.2; done; test -w /dev/ttyUSB0")
+		d.wantDesk(1, "", "test -w /dev/ttyS3")
 	})
 	step("with a password", func(t *testing.T) {
 		d.ssh.send("bash -c 'pkttyagent -p $$ & sleep 2; exec imgtool ls /dev/sda'\n")

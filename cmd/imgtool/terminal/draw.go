@@ -20,24 +20,38 @@ type block struct {
 }
 
 // draw draws lines over the last ones. It expects that no line is as wide as the terminal.
+//
+// Rows are cleared one by one: clearing all that is below the cursor puts it into the history of
+// some terminals.
 func (b *block) draw(w io.Writer, width int, lines []string) {
 	var out strings.Builder
-	b.back(&out, width)
+	rows := b.back(&out, width)
 	for i, line := range lines {
 		if i > 0 {
 			out.WriteByte('\n')
 		}
 		out.WriteString(line + "\x1b[K")
 	}
-	out.WriteString("\x1b[J")
+	n := max(1, len(lines))
+	if len(lines) == 0 {
+		out.WriteString("\x1b[K")
+	}
+	for range rows - n {
+		out.WriteString("\n\r\x1b[K")
+	}
+	if rows > n {
+		fmt.Fprintf(&out, "\x1b[%dA", rows-n)
+		if len(lines) > 0 {
+			fmt.Fprintf(&out, "\r\x1b[%dC", columns(lines[n-1]))
+		}
+	}
 	b.lines = lines
 	io.WriteString(w, out.String())
 }
 
-// back moves the cursor to the start of the block. If the window was made narrower, terminals
-// have wrapped the lines since.
-func (b *block) back(out *strings.Builder, width int) {
-	rows := 0
+// back moves the cursor to the start of the block, and returns the rows of the block. If the window
+// was made narrower, terminals have wrapped the lines since.
+func (b *block) back(out *strings.Builder, width int) (rows int) {
 	for _, line := range b.lines {
 		rows += max(1, (columns(line)+width-1)/width)
 	}
@@ -45,18 +59,14 @@ func (b *block) back(out *strings.Builder, width int) {
 	if rows > 1 {
 		fmt.Fprintf(out, "\x1b[%dA", rows-1)
 	}
+	return rows
 }
 
 // clear removes the block from the screen.
 func (b *block) clear(w io.Writer, width int) {
-	if len(b.lines) == 0 {
-		return
+	if len(b.lines) > 0 {
+		b.draw(w, width, nil)
 	}
-	var out strings.Builder
-	b.back(&out, width)
-	out.WriteString("\x1b[J")
-	b.lines = nil
-	io.WriteString(w, out.String())
 }
 
 func columns(s string) int { return uniseg.StringWidth(s) }
@@ -223,6 +233,7 @@ func renderBar(progress float64, width int) string {
 	const whole = 1000
 	bar := progressbar.NewOptions64(whole, progressbar.OptionSetWriter(io.Discard), progressbar.OptionSetTheme(theme), progressbar.OptionSetWidth(width),
 		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionUseANSICodes(false))
+	bar.RenderBlank() // for less than a percent, Set64 renders nothing
 	bar.Set64(int64(whole * min(max(progress, 0), 1)))
 	return strings.TrimRight(strings.TrimLeft(bar.String(), "\r"), " \n")
 }

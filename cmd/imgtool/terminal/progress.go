@@ -284,10 +284,14 @@ func (p *phase) left(s *steps) (left time.Duration, guess, ok bool) {
 		speed = costs[flash.Writing] * min(rate, usualRate)
 	}
 	for _, later := range s.later(p) {
+		if later.Total == 0 {
+			return 0, false, false
+		}
 		guess = guess || later.Total > 0 && costs[p.name] < costs[flash.Reading]
 		seconds += cost(later.Name, later.Total) / speed
 	}
-	return time.Duration(seconds * float64(time.Second)), guess, true
+	// At its end, a phase may still wait for something that is not counted.
+	return time.Duration(seconds * float64(time.Second)), guess, seconds > 0
 }
 
 // timeLeft returns a text such as "3m20s left", or "".
@@ -325,6 +329,9 @@ func (p *phase) overall(s *steps) (float64, bool) {
 	}
 	later := 0.0
 	for _, l := range s.later(p) {
+		if l.Total == 0 {
+			return 0, false
+		}
 		later += cost(l.Name, l.Total)
 	}
 	if p.total == 0 && s.index(p.name) >= 0 {

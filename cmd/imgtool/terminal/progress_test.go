@@ -128,6 +128,15 @@ func TestLinesFitTheTerminal(t *testing.T) {
 	}
 }
 
+func TestBarOfLittleProgress(t *testing.T) {
+	t.Setenv("LC_ALL", "C")
+	for progress, want := range map[float64]string{0: "   0% [..........]", 0.001: "   0% [..........]", 0.5: "  50% [====>.....]", 1: " 100% [==========]", 2: " 100% [==========]"} {
+		if got := renderBar(progress, 10); got != want {
+			t.Errorf("%v: got %q, want %q", progress, got, want)
+		}
+	}
+}
+
 // The bar is removed before a message and at the end.
 func TestBarIsRemoved(t *testing.T) {
 	var screen bytes.Buffer
@@ -192,9 +201,8 @@ func shown(written string) string {
 			switch in[0] {
 			case 'A':
 				row -= n
-			case 'J':
-				clear(lines[row+1:])
-				fallthrough
+			case 'C':
+				col += n
 			case 'K':
 				lines[row] = lines[row][:min(col, len(lines[row]))]
 			}

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/image/fault"
-	"imgtool/image/suggest"
 )
 
 // Operands returns a check for commands with these arguments, each given by what it is, such as
@@ -39,8 +38,8 @@ func tooMany(cmd *cobra.Command, args []string, most int, instead string) error 
 	}
 	extra := args[most]
 	switch {
-	case cmd.HasAvailableSubCommands() && most > 0 && len(meant(cmd, args[0])) > 0:
-		return fmt.Errorf("unexpected argument %q%s", extra, suggest.Question(cmd.CommandPath()+" "+meant(cmd, args[0])[0]))
+	case cmd.HasAvailableSubCommands() && most > 0 && Meant(cmd, args[0]) != "":
+		return fmt.Errorf("unexpected argument %q%s", extra, Meant(cmd, args[0]))
 	case cmd.Flags().Lookup(extra) != nil:
 		return fmt.Errorf("unexpected argument %q; did you mean --%s?", extra, extra)
 	case most > 0:

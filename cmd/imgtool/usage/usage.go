@@ -155,7 +155,16 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return withHelp(cmd, err)
 }
 
-// meant returns the commands below cmd that a word may stand for.
+// Meant returns a clause that asks whether an argument of cmd is a mistyped command below it, or "".
+func Meant(cmd *cobra.Command, arg string) string {
+	names := meant(cmd, arg)
+	for i, name := range names {
+		names[i] = cmd.CommandPath() + " " + name
+	}
+	return suggest.Question(names...)
+}
+
+// meant returns the commands below cmd that a word may stand for, without the path of cmd.
 func meant(cmd *cobra.Command, word string) (names []string) {
 	var known []string
 	for _, c := range cmd.Commands() {
@@ -174,8 +183,8 @@ func meant(cmd *cobra.Command, word string) (names []string) {
 			return []string{name}
 		}
 		for c := range All(cmd) { // a command of a command
-			if c.Name() == word {
-				names = append(names, strings.TrimPrefix(c.CommandPath(), cmd.Root().Name()+" "))
+			if c.Name() == word && c != cmd {
+				names = append(names, strings.TrimPrefix(c.CommandPath(), cmd.CommandPath()+" "))
 			}
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"imgtool/image/hostfile"
-	"imgtool/image/suggest"
 )
 
 // table holds the per-unit values of a template: a column for each value, and a row for each
@@ -121,11 +120,7 @@ func (t *table) find(unit string) (row, error) {
 			return row, nil
 		}
 	}
-	var units []string
-	for _, row := range t.rows[:min(len(t.rows), 1000)] {
-		units = append(units, row.unit)
-	}
-	return row{}, fmt.Errorf("%s: unknown unit %q: the column %s has %d units, but not this one%s", t.file, unit, t.columns[0], len(t.rows), suggest.DidYouMean(unit, units))
+	return row{}, fmt.Errorf("%s: unknown unit %q: the column %s has %d units, but not this one", t.file, unit, t.columns[0], len(t.rows))
 }
 
 // seed returns a template with the values of a row. name is the template's.
