@@ -101,6 +101,7 @@ func TestProgram(t *testing.T) {
 
 // lintian has nothing to say, apart from the tags that packaging/lintian-overrides explains.
 func TestLintian(t *testing.T) {
+	t.Parallel()
 	imagetest.Need(t, "lintian")
 	p := build(t)
 	// Its exit status also counts overridden errors.
@@ -131,6 +132,7 @@ func digest(t *testing.T, file string) string {
 // On a bare Debian the package installs, its program, man pages and completions work, and purging
 // leaves nothing.
 func TestDebianPackage(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.Need(t, "mmdebstrap")
 	tree := filepath.Join(t.TempDir(), "debian")
@@ -222,6 +224,7 @@ func paths(t *testing.T, tree string) (all []string) {
 
 // The RPM package installs into an empty root, and its files are those of the Debian package.
 func TestRPMPackage(t *testing.T) {
+	t.Parallel()
 	imagetest.NeedRoot(t)
 	imagetest.Need(t, "rpm")
 	p := build(t)
@@ -282,6 +285,7 @@ func TestPackageVersions(t *testing.T) {
 
 // The flake can be evaluated, and its hash is of the Go modules that the program uses.
 func TestFlake(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.Need(t, "nix-instantiate")
 	imagetest.Need(t, "nix-hash")
 	flake, err := filepath.Abs("../flake.nix")
