@@ -258,7 +258,7 @@ func (d *Deployment) find(names []string) error {
 		if err := CheckSource(found, d.src); err != nil {
 			return err
 		}
-		if err := found.Check(d.Need()); err != nil {
+		if err := Check(found, d.Need()); err != nil {
 			return err
 		}
 		d.targets = append(d.targets, &Target{Disk: found})

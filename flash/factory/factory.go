@@ -206,7 +206,7 @@ func (f *Factory) find(m *medium) (err error) {
 			}
 		}
 	}
-	return m.disk.Check(need)
+	return deploy.Check(m.disk, need)
 }
 
 // kindOf returns the kind of medium of a disk by its bus, or "" for a disk on an adapter.
