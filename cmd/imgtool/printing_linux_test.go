@@ -73,7 +73,7 @@ func checkTerminal(t *testing.T, p *person, args ...string) string {
 }
 
 // drawn are the sequences with which progress is drawn: they clear lines and go up.
-var drawn = regexp.MustCompile(`\x1b\[(K|[0-9]+[AC])`)
+var drawn = regexp.MustCompile(`\x1b\[(K|[0-9]+[AC]|[?]7[hl])`)
 
 // Every command is run with hostile arguments and a hostile value of each flag.
 func TestArgumentsHaveNoEffectOnATerminal(t *testing.T) {

@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,6 +123,11 @@ func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 // piece reads a piece and compares it with the manifest.
 func (o *Opened) piece(i int) ([]byte, error) {
 	p := o.Manifest.Pieces[i]
+	if s, ok := o.raw.(*seekable); ok {
+		if data, err := s.part(p.Off, p.Len); data != nil || err != nil {
+			return data, cmp.Or(err, checkPiece(p, data))
+		}
+	}
 	data := make([]byte, p.Len)
 	if n, err := o.raw.ReadAt(data, p.Off); n < len(data) {
 		if err == nil || err == io.EOF {

@@ -7,6 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
+	"sort"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -24,7 +27,8 @@ type seekable struct {
 	manifest image.Span // in the file; its length is 0 without a manifest
 	sums     []summed   // what the sums are of; nil without sums
 
-	cached // the frames, decompressed
+	cached            // the frames, decompressed
+	buffers sync.Pool // for compressed frames
 }
 
 // summed are parts of a file and the SHA-256 of their bytes.
@@ -111,6 +115,7 @@ func readTable(r image.Content) (s *seekable, skipped []frame, table []byte, err
 	}
 	s = &seekable{r: r}
 	s.load = s.frame
+	s.buffers.New = func() any { return new([]byte) }
 	for t := table[8 : 8+n*entry]; len(t) > 0; t = t[entry:] {
 		f := frame{packed: s.packed, off: s.size, packedLen: int64(le.Uint32(t)), len: int64(le.Uint32(t[4:]))}
 		s.packed += f.packedLen
@@ -188,11 +193,28 @@ func (s *seekable) readSums(skipped []frame, ours bool, table []byte) error {
 	return nil
 }
 
+// part returns bytes that are in one frame, without copying them, or nil if they are not.
+func (s *seekable) part(off, n int64) ([]byte, error) {
+	i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].off+s.frames[i].len > off })
+	if i == len(s.frames) || off+n > s.frames[i].off+s.frames[i].len {
+		return nil, nil
+	}
+	data, err := s.get(i)
+	if err != nil {
+		return nil, err
+	}
+	off -= s.frames[i].off
+	return data[off : off+n : off+n], nil
+}
+
 func (s *seekable) Size() int64 { return s.size }
 
 func (s *seekable) frame(i int) ([]byte, error) {
 	f := s.frames[i]
-	packed := make([]byte, f.packedLen)
+	buf := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(buf)
+	*buf = slices.Grow((*buf)[:0], int(f.packedLen))[:f.packedLen]
+	packed := *buf
 	if _, err := image.ReadFull(s.r, packed, f.packed); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,8 @@ type Screen struct {
 	// it late.
 	Draw func()
 
+	History bool // what was scrolled off the screen counts as well
+
 	t      testing.TB
 	socket string
 }
@@ -62,12 +64,15 @@ func (s *Screen) Keys(keys ...string) {
 func (s *Screen) Sees(pattern string) string {
 	s.t.Helper()
 	re := regexp.MustCompile("(?s)^" + strings.TrimSpace(pattern) + "$")
-	got := ""
+	got, show := "", []string{"capture-pane", "-p"}
+	if s.History {
+		show = append(show, "-S", "-")
+	}
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if s.Draw != nil {
 			s.Draw()
 		}
-		if got = strings.TrimSpace(s.tmux("capture-pane", "-p")); re.MatchString(got) {
+		if got = strings.TrimSpace(s.tmux(show...)); re.MatchString(got) {
 			return got
 		}
 	}

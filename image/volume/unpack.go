@@ -111,7 +111,7 @@ func (s *Source) unpack(ctx context.Context, f *compress.Scratch, through func(C
 		return &compress.TooLargeError{Size: total, Max: limit}
 	}
 	chunks := SkipZeros(through(s.stream.Chunks()), s.phase("unpacking"))
-	m, err := image.Write(ctx, f, chunks, nil)
+	end, err := s.writeTo(ctx, f, chunks)
 	if err != nil {
 		if large, ok := errors.AsType[*compress.TooLargeError](err); ok {
 			return large
@@ -123,7 +123,7 @@ func (s *Source) unpack(ctx context.Context, f *compress.Scratch, through func(C
 	}
 	s.opt.Reporter.EndPhase()
 	s.ReportTrailing()
-	size := m.Size
+	size := end
 	if s.Manifest != nil {
 		size = s.Manifest.Size
 	}
@@ -140,6 +140,23 @@ func (s *Source) unpack(ctx context.Context, f *compress.Scratch, through func(C
 		s.plain = o.Image
 	}
 	return s.useBmap()
+}
+
+// writeTo writes chunks to a scratch file, and returns the offset of their end.
+func (s *Source) writeTo(ctx context.Context, f *compress.Scratch, chunks Chunks) (end int64, err error) {
+	for c, err := range chunks {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if _, err := f.WriteAt(c.Data, c.Off); err != nil {
+			return 0, &image.WriteError{Off: c.Off, Err: err}
+		}
+		end = c.Off + int64(len(c.Data))
+	}
+	return end, nil
 }
 
 // SkipZeros cuts the zeros off the start of each chunk, all but the last byte, so that a

@@ -22,9 +22,11 @@ type block struct {
 // draw draws lines over the last ones. It expects that no line is as wide as the terminal.
 //
 // Rows are cleared one by one: clearing all that is below the cursor puts it into the history of
-// some terminals.
+// some terminals. Lines are cut by the terminal and not wrapped (DECAWM): it may be narrower
+// already than the program knows.
 func (b *block) draw(w io.Writer, width int, lines []string) {
 	var out strings.Builder
+	out.WriteString("\x1b[?7l")
 	rows := b.back(&out, width)
 	for i, line := range lines {
 		if i > 0 {
@@ -45,6 +47,7 @@ func (b *block) draw(w io.Writer, width int, lines []string) {
 			fmt.Fprintf(&out, "\r\x1b[%dC", columns(lines[n-1]))
 		}
 	}
+	out.WriteString("\x1b[?7h")
 	b.lines = lines
 	io.WriteString(w, out.String())
 }

@@ -195,8 +195,8 @@ func shown(written string) string {
 			row, col = row+1, 0
 		case 0x1b:
 			n := 0
-			for in = in[2:]; in[0] >= '0' && in[0] <= '9'; in = in[1:] {
-				n = 10*n + int(in[0]-'0')
+			for in = in[2:]; in[0] == '?' || in[0] >= '0' && in[0] <= '9'; in = in[1:] {
+				n = 10*n + max(0, int(in[0]-'0'))%10
 			}
 			switch in[0] {
 			case 'A':

@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 	lines := bufio.NewScanner(f)
 	u := New(os.Stdin, os.Stdout, os.Stderr)
 	u.Start()
+	for range 60 {
+		u.Infof("a message")
+	}
 	plays[name](u, func() (int64, bool) {
 		more := lines.Scan()
 		return int64(strings.Count(lines.Text(), "next")), more
@@ -101,6 +104,7 @@ func startScreen(t *testing.T, play string, width, height int) *screen {
 	s.orders, err = os.OpenFile(fifo, os.O_WRONLY, 0)
 	noError(t, err)
 	t.Cleanup(func() { s.orders.Close() })
+	s.History = true
 	s.Draw = func() { s.orders.WriteString("draw\n") }
 	return s
 }
@@ -112,40 +116,49 @@ func (s *screen) next() { s.orders.WriteString("next\n") }
 func TestProgressInAWindow(t *testing.T) {
 	s := startScreen(t, "flash", 80, 24)
 	s.next()
-	s.Sees(`2/3 writing +20% \|█+░+\| 8m0s left, 512\.0 MiB of 3\.0 GiB, 8\.5 MiB/s`)
+	s.Sees(`(a message
+)+2/3 writing +20% \|█+░+\| 8m0s left, 512\.0 MiB of 3\.0 GiB, 8\.5 MiB/s`)
 	s.Resize(40, 20)
 	s.next()
-	s.Sees(`writing +30% \|█+░+\| 3m30s left`)
+	s.Sees(`(a message
+)+writing +30% \|█+░+\| 3m30s left`)
 	s.Resize(200, 50)
 	s.next()
-	s.Sees(`2/3 writing +40% \|█{16}░{24}\| 2m0s left, 1\.5 GiB of 3\.0 GiB, 25\.6 MiB/s`)
+	s.Sees(`(a message
+)+2/3 writing +40% \|█{16}░{24}\| 2m0s left, 1\.5 GiB of 3\.0 GiB, 25\.6 MiB/s`)
 	s.Resize(40, 20)
+	s.Sees(`(a message
+)+writing +40% .*`)
+	s.Draw = nil
 	s.orders.Close()
-	s.Sees("the end")
+	s.Sees("(a message\n)+the end")
 }
 
 // With several disks each has a line.
 func TestRowsInAWindow(t *testing.T) {
 	s := startScreen(t, "disks", 80, 24)
 	s.next()
-	s.Sees(`3 disks +\d+% \|█+░+\| 8m0s left, 1 of 3 ended
+	s.Sees(`(a message
+)+3 disks +\d+% \|█+░+\| 8m0s left, 1 of 3 ended
 /dev/sdb  writing +\d+% \|█+░+\| \S+ left, 8\.5 MiB/s
 /dev/sdc  writing +\d+% \|█+░+\| \S+ left, 17\.1 MiB/s
 /dev/sdd  failed`)
 	s.Resize(40, 20)
 	s.next()
-	s.Sees(`3 disks +\d+% \|█+░+\| 3m30s left
+	s.Sees(`(a message
+)+3 disks +\d+% \|█+░+\| 3m30s left
 /dev/sdb +\d+% \|█+░+\| 3m30s left
 /dev/sdc +\d+% \|█+░+\| \S+ left
 /dev/sdd  failed`)
 	s.Resize(200, 50)
 	s.next()
-	s.Sees(`3 disks +\d+% \|█+░+\| 2m0s left, 1 of 3 ended
+	s.Sees(`(a message
+)+3 disks +\d+% \|█+░+\| 2m0s left, 1 of 3 ended
 /dev/sdb  writing +\d+% \|█+░+\| 2m0s left, 25\.6 MiB/s, 1\.5 GiB of 3\.0 GiB
 /dev/sdc  writing +\d+% \|█+░*\| \S+ left, 51\.2 MiB/s, 3\.0 GiB of 3\.0 GiB
 /dev/sdd  failed`)
 	s.orders.Close()
-	s.Sees("the end")
+	s.Sees("(a message\n)+the end")
 }
 
 func noError(t *testing.T, err error) {
