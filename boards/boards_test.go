@@ -48,7 +48,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor"; did you mean sector? (known: input, kind, sector)`},
 		{"no name", change(`"x"`, `""`), `name is ""`},
 		{"a path for a name", change(`"x"`, `"../x"`), `name is "../x"`},
-		{"an unknown layout", change("ab-squashfs", "ab"), `unknown layout "ab" (known: ab-squashfs`},
+		{"an unknown layout", change("ab-squashfs", "ab"), `unknown layout "ab"; did you mean ab-squashfs? (known: ab-squashfs`},
 		{"a layout beside it", change(`"ab-squashfs"`, `"l.toml"`), ""},
 		{"a bad layout beside it", change(`"ab-squashfs"`, `"bad.toml"`), "bad.toml:1: "},
 		{"a missing layout", change(`"ab-squashfs"`, `"none.toml"`), "none.toml"},

@@ -6,7 +6,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"imgtool/image/imagetest"
 )
@@ -14,15 +17,16 @@ import (
 // fakeDisks is a directory that stands for /sys in a mount namespace: its disks are on USB, and
 // their device nodes are loop devices.
 type fakeDisks struct {
-	t   *testing.T
-	sys string
-	dev string
+	t      *testing.T
+	sys    string
+	dev    string
+	before string // shell commands before imgtool
 }
 
 func newFakeDisks(t *testing.T) *fakeDisks {
 	t.Helper()
 	imagetest.NeedRoot(t)
-	f := &fakeDisks{t, t.TempDir(), t.TempDir()}
+	f := &fakeDisks{t, t.TempDir(), t.TempDir(), "true"}
 	noError(t, os.MkdirAll(filepath.Join(f.sys, "block"), 0o755))
 	return f
 }
@@ -61,7 +65,7 @@ func (f *fakeDisks) command(args ...string) string {
 	path, err := exec.LookPath("imgtool")
 	noError(f.t, err)
 	return fmt.Sprintf(`unshare --mount sh -c 'mount -t tmpfs dev /mnt && cp -a /dev/null /dev/zero /dev/urandom /dev/tty /mnt && mkdir /mnt/pts && mount --bind /dev/pts /mnt/pts && `+
-		`for n in sdb sdc sdd; do ln -s %s/$n /mnt/$n; done; mount --move /mnt /dev && mount --bind %s /sys && exec %s %s'`, f.dev, f.sys, path, strings.Join(args, " "))
+		`for n in sdb sdc sdd; do ln -s %s/$n /mnt/$n; done; mount --move /mnt /dev && mount --bind %s /sys && %s && exec %s %s'`, f.dev, f.sys, f.before, path, strings.Join(args, " "))
 }
 
 // Without a disk, one is waited for; disks that are plugged in appear, and those that are pulled
@@ -108,6 +112,33 @@ func TestPickingADisk(t *testing.T) {
 	if blocks := imagetest.Run(t, "stat", "-c", "%b", blank); strings.TrimSpace(blocks) != "0" {
 		t.Error("the other disk was written")
 	}
+}
+
+// A disk that is mounted is offered, and unmounted after the question.
+func TestMountedDiskIsUnmounted(t *testing.T) {
+	var root syscall.Stat_t
+	noError(t, syscall.Stat("/", &root))
+	if unix.Major(root.Dev) == 0 {
+		t.Skip("the disk of / is not known here, so every mounted disk may be it")
+	}
+	x := tiny(t, "mounted")
+	disk, at := sparseFile(t, filepath.Join(t.TempDir(), "disk"), 64<<20), t.TempDir()
+	imagetest.Run(t, "mkfs.ext4", "-q", "-L", "pictures", disk)
+	f := newFakeDisks(t)
+	for path, text := range map[string]string{"dev": fmt.Sprintf("%d:%d", unix.Major(root.Dev), unix.Minor(root.Dev)), "size": "1000"} {
+		path = filepath.Join(f.sys, "block/vda", path)
+		noError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		noError(t, os.WriteFile(path, []byte(text+"\n"), 0o644))
+	}
+	f.plug("sdb", disk, "SanDisk", "Ultra")
+	f.before = "mount /dev/sdb " + at
+	listed := imagetest.StartScreen(t, 80, 24, f.command("disks"))
+	listed.Sees(`.*/dev/sdb .*ext4 "pictures", .*mounted at\s+` + at + `\s+mounted: imgtool flash unmounts it after a question.*`)
+	s := imagetest.StartScreen(t, 80, 24, f.command("flash", "-i", x))
+	s.Sees(`.*ext4\s+"pictures", .*mounted\s+at\s+` + at + `\?\s+What is mounted will be unmounted, and.*\[y/N\]`)
+	s.Keys("y", "Enter")
+	s.Sees(`.*unmounted.*all read\s+back.*`)
+	imgtool(t, "verify", "--image", x, disk)
 }
 
 // A single disk is one question. One that is plugged in while imgtool waits is taken.

@@ -44,6 +44,8 @@ type diskRow struct {
 	Target    bool   `json:"target"`
 	Reason    string `json:"reason,omitempty"` // why it is none
 	Needs     string `json:"needs,omitempty"`  // of a target: "password" or "root"
+
+	releasable bool // it is mounted, and not in use otherwise
 }
 
 func runDisks(ctx context.Context, u *ui) error {
@@ -53,7 +55,7 @@ func runDisks(ctx context.Context, u *ui) error {
 	}
 	rows := []diskRow{}
 	for _, d := range disks {
-		r := diskRow{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Kind, d.Removable, "", d.Refused == nil, d.Reason(), ""}
+		r := diskRow{d.Path, d.Size, d.SectorSize, d.Vendor, d.Model, d.Serial, d.Bus, d.Kind, d.Removable, "", d.Refused == nil, d.Reason(), "", d.Releasable()}
 		if r.Target {
 			r.Needs = needs(ctx, &d.Disk)
 		}
@@ -93,6 +95,8 @@ func (r *diskRow) columns() [3]string {
 
 func (r *diskRow) verdict() string {
 	switch {
+	case r.releasable && !r.Target:
+		return "mounted: imgtool flash unmounts it after a question"
 	case !r.Target:
 		return "no: " + r.Reason
 	case r.Needs == "password":

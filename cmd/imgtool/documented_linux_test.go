@@ -99,7 +99,7 @@ func blocksOf(t *testing.T, page, text string) (blocks []block, prose string) {
 
 // languages are those of code blocks. Only blocks in sh contain commands, and the run keys of
 // workflows in yaml.
-var languages = []string{"sh", "text", "toml", "json", "csv", "yaml"}
+var languages = []string{"sh", "text", "toml", "json", "csv", "yaml", "js"}
 
 var lookLikeCommands = regexp.MustCompile(`(?m)^\s*(?:\$ |sudo |\./)?imgtool (?:build|flash|verify|inspect|ls|cat|diff|seed|provision|vm|disks|boards|factory|cache) `)
 

@@ -102,8 +102,8 @@ func TestDocumentedCommandsRun(t *testing.T) {
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Setenv("TMPDIR", env.WorkDir)
 			env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
-			env.Setenv("XDG_CACHE_HOME", cache) // Debian's packages
-			env.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(env.WorkDir, ".blocks"))
+			env.Setenv("XDG_CACHE_HOME", cache)                           // Debian's packages
+			env.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(dir, "blocks")) // of all pages
 			boards, err := filepath.Abs("../../testdata/boards")
 			env.Setenv("BOARDS", boards)
 			return err

@@ -237,9 +237,9 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 			return err
 		}
 		names = []string{name}
-		if err := deploy.Permit(ctx, names, true); err != nil {
-			return err
-		}
+	}
+	if err := deploy.Permit(ctx, names, true); err != nil {
+		return err
 	}
 	var log *deploy.Log
 	if !opt.dryRun {

@@ -36,7 +36,7 @@ func TestHelpFits(t *testing.T) {
 			t.Errorf("%s --help: exit status %d", path, status)
 		}
 		for line := range strings.Lines(out.String()) {
-			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > usage.Width {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
 				t.Errorf("%s: %d columns: %s", path, n, line)
 			}
 		}

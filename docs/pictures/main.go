@@ -53,7 +53,7 @@ func run(program, out string) (err error) {
 	}
 	defer free()
 	pictures := []picture{
-		{name: "build", rows: 12, command: []string{"imgtool", "build", "--board", "rock64", "-o", "rock64.img.zst"}},
+		{name: "build", rows: 15, command: []string{"imgtool", "build", "--board", "rock64", "-o", "rock64.img.zst"}},
 		{name: "flash", rows: 12, command: []string{"imgtool", "flash", "--image", "large.img.zst", disk},
 			answers: []answer{{"[y/N]", "y\n"}}},
 		{name: "vm", rows: 16, command: []string{"imgtool", "vm", "rock64.img.zst"}, end: "imgtool starter ready"},

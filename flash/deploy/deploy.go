@@ -258,7 +258,7 @@ func (d *Deployment) find(names []string) error {
 		if err := CheckSource(found, d.src); err != nil {
 			return err
 		}
-		if err := found.Check(d.Need()); err != nil {
+		if err := Check(found, d.Need()); err != nil {
 			return err
 		}
 		d.targets = append(d.targets, &Target{Disk: found})
@@ -386,7 +386,13 @@ func (d *Deployment) question() string {
 	if d.src.Unit != "" {
 		what += " for unit " + d.src.Unit
 	}
-	return fmt.Sprintf("Write %s\nto %s?\nEverything there will be lost.", sanitize.Line(what), strings.Join(disks, "\nand "))
+	lost := "Everything there will be lost."
+	for _, t := range d.targets {
+		if len(t.Disk.MountPoints()) > 0 {
+			lost = "What is mounted will be unmounted, and everything there will be lost."
+		}
+	}
+	return fmt.Sprintf("Write %s\nto %s?\n"+lost, sanitize.Line(what), strings.Join(disks, "\nand "))
 }
 
 // refused leaves a receipt of each disk if nothing was written because of an error.

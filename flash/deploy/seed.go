@@ -19,7 +19,7 @@ func SaveSeed(ctx context.Context, name string, seed compose.SeedOptions, opt Op
 	if err != nil {
 		return err
 	}
-	if err := d.Check(disk.Need{SectorSize: 512}); err != nil {
+	if err := Check(d, disk.Need{SectorSize: 512}); err != nil {
 		return err
 	}
 	dev, err := disk.Open(d)

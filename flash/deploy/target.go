@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"imgtool/flash"
@@ -51,6 +52,24 @@ func Find(name string) (*disk.Disk, error) {
 // NoDisk is the error of a disk that does not exist.
 func NoDisk(name string) error {
 	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file%s", name, suggest.Question(suggest.File(name))), "imgtool disks lists the disks there are")
+}
+
+// Check refuses a disk as [disk.Disk.Check] does, with the command that unmounts it if that is
+// enough.
+func Check(d *disk.Disk, need disk.Need) error {
+	err := d.Check(need)
+	if err == nil || need.Unmount || !d.Releasable() {
+		return err
+	}
+	unmount := "udisksctl unmount -b "
+	if os.Geteuid() == 0 {
+		unmount = "umount "
+	}
+	var commands []string
+	for _, m := range d.Mounts {
+		commands = append(commands, unmount+m.Device)
+	}
+	return fault.WithHint(err, "to unmount it: %s", strings.Join(commands, " && "))
 }
 
 // Permit checks that this user can open the disks with these names, for writing if write is

@@ -105,14 +105,20 @@ func verb(write bool) string {
 }
 
 // rescan makes the kernel read the partition table of a disk that this process just closed.
+// udev does so when a disk is closed that was open for writing, but it may be notified before the
+// kernel has released the lock of the disk, and then does nothing.
 func (d *Disk) rescan() error {
-	// udev does so itself when a disk is closed that was open for writing.
-	if exists("/run/udev/control") {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return udisks.Rescan(ctx, d.Path)
+	err := udisks.Rescan(ctx, d.Path)
+	if err == nil || !exists("/run/udev/control") {
+		return err
+	}
+	f, openErr := os.OpenFile(d.Path, os.O_WRONLY, 0) // without a lock, udev reads it when it is closed
+	if openErr != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // Unmount unmounts the file systems of a disk that is [Disk.Releasable]. A user without root's

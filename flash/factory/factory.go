@@ -206,7 +206,7 @@ func (f *Factory) find(m *medium) (err error) {
 			}
 		}
 	}
-	return m.disk.Check(need)
+	return deploy.Check(m.disk, need)
 }
 
 // kindOf returns the kind of medium of a disk by its bus, or "" for a disk on an adapter.
@@ -308,8 +308,8 @@ func (f *Factory) write(ctx context.Context, media []*medium) error {
 	defer closeAll()
 	f.begun = true
 	defer f.opt.Begin()()
-	for _, m := range media {
-		f.opt.Monitor.Infof("%s: %s", m.name, m.disk.Path)
+	for i, m := range media {
+		f.opt.Monitor.Infof("%d of %d: %s, %s", i+1, len(media), m.name, deploy.Title(m.disk)+" at "+m.disk.Path)
 		deploy.Write(ctx, m.plan, []*deploy.Target{m.Target}, &f.opt.Options)
 		m.Release(&f.opt.Options, false)
 		f.receipt.Media = append(f.receipt.Media, MediumReceipt{m.name, m.files, m.Target.Receipt})

@@ -40,6 +40,9 @@ func (b *builder) scan() error {
 			b.installed[full] = known[t]
 		}
 	}
+	if b.root != nil && b.root.Debs == nil && !slices.ContainsFunc(slices.Collect(maps.Values(b.installed)), func(found []sbom.Package) bool { return len(found) > 0 }) {
+		b.Warn("--sbom: " + sbom.NoPackages)
+	}
 	return nil
 }
 

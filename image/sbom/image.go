@@ -53,6 +53,9 @@ func OfImage(ctx context.Context, l *volume.Location, when int64, tool string, w
 			return nil, err
 		}
 	}
+	if !slices.ContainsFunc(d.Image.Contains, func(p Package) bool { return p.PURL != "" }) {
+		warn(s.Name + ": " + NoPackages)
+	}
 	if m := s.Manifest; m != nil {
 		d.addManifest(m)
 	}

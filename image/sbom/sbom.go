@@ -58,6 +58,9 @@ func Scan(t *tree.Tree, warn func(string)) ([]Package, error) {
 	return sorted(s.found), nil
 }
 
+// NoPackages is the warning about an image without packages.
+const NoPackages = "no packages are listed: no database of dpkg, apk or rpm and no Nix store was found"
+
 type scanner struct {
 	tree  *tree.Tree
 	os    osRelease

@@ -141,7 +141,7 @@ func TestDistroless(t *testing.T) {
 		"etc/os-release":                      "ID=debian\nVERSION_ID=\"12\"\n",
 		"var/lib/dpkg/status.d/base":          "Package: base-files\nVersion: 12.4\nArchitecture: arm64\n",
 		"var/lib/dpkg/status.d/tzdata":        "Package: tzdata\nVersion: 2024a-0\nArchitecture: all\n",
-		"var/lib/dpkg/status.d/base.md5sums":  "00  usr/x\n",
+		"var/lib/dpkg/status.d/base.md5sums":  "00  usr/share/doc/a:b\n",
 		"usr/share/doc/tzdata/copyright":      "This package was debianized by somebody.\n",
 		"usr/share/doc/base-files/copyright":  "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-2+\n text\n",
 		"usr/share/doc/base-files/changelog":  "x",

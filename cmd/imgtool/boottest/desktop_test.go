@@ -58,7 +58,7 @@ func (d *desktop) start(dir string) {
 	// Not KVM: it may be present without working.
 	args := []string{"-accel", "tcg,thread=multi", "-m", "1024", "-smp", "2", "-nodefaults", "-vga", "std", "-display", "none", "-no-reboot",
 		"-kernel", at("vmlinuz"), "-initrd", at("initrd"), "-append", "console=ttyS2 mitigations=off", "-device", "qemu-xhci",
-		"-chardev", "null,id=adapter", "-device", "usb-serial,chardev=adapter",
+		"-chardev", "null,id=adapter", "-device", "usb-serial,always-plugged=on,chardev=adapter",
 		"-serial", "unix:" + at("pi") + ",server=on,wait=off", "-serial", "unix:" + at("root") + ",server=on,wait=off", "-serial", "file:" + at("log")}
 	for _, disk := range []struct{ name, file, device string }{
 		{"root", at("root.img"), "virtio-blk-pci,serial=ROOT"},

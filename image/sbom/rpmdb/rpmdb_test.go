@@ -98,6 +98,7 @@ func compare(t *testing.T, name, dir, file, backend string) []byte {
 // Databases of CentOS are read as rpm reads them, in Berkeley DB and after rpm converted them to
 // SQLite. Damaged ones end with an error or with other packages, and never without end.
 func TestAgainstRPM(t *testing.T) {
+	imagetest.Long(t)
 	imagetest.Need(t, "rpm")
 	r := rand.New(rand.NewPCG(1, 2))
 	for name, dir := range databases(t) {

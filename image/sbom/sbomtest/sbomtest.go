@@ -51,7 +51,15 @@ func Read(t testing.TB, doc []byte) *spdx.Document {
 			}
 		}
 	}
+	taken := map[common.ElementID]bool{}
 	for _, p := range d.Packages {
+		if taken[p.PackageSPDXIdentifier] {
+			t.Errorf("two packages are %s", p.PackageSPDXIdentifier)
+		}
+		taken[p.PackageSPDXIdentifier] = true
+		if p.PackageName == "" || p.PackageDownloadLocation == "" || p.PackageSupplier == nil {
+			t.Errorf("%s has no name, download location or supplier", p.PackageSPDXIdentifier)
+		}
 		if !reached[p.PackageSPDXIdentifier] {
 			t.Errorf("%s is not related to the image", p.PackageSPDXIdentifier)
 		}
