@@ -1,0 +1,48 @@
+package xz
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"testing"
+)
+
+// The decoder in Go and the one that the program is built with decompress the same data, and
+// find the same data cut or changed.
+func TestDecodersAgree(t *testing.T) {
+	noise := make([]byte, 200_000)
+	rand.NewChaCha8([32]byte{6}).Read(noise)
+	text := bytes.Repeat([]byte("imgtool reads and writes images. "), 9000)
+	r := rand.New(rand.NewPCG(6, 6))
+	for name, data := range map[string][]byte{"nothing": {}, "a byte": {1}, "zeros": make([]byte, 5<<20), "noise": noise, "mixed": append(append(bytes.Clone(noise), text...), noise...)} {
+		block, err := AppendBlock(nil, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := block[blockHeaderSize:]
+		decode := func(newDecoder func(*lzma2, int64) (io.Reader, error), b []byte) ([]byte, error) {
+			z, err := newDecoder(&lzma2{r: bytes.NewReader(b)}, dictSize(dictCode(int64(len(data)))))
+			if err != nil {
+				return nil, err
+			}
+			return io.ReadAll(z)
+		}
+		for decoder, f := range map[string]func(*lzma2, int64) (io.Reader, error){"Go": goLZMA2, Library: newLZMA2} {
+			if got, err := decode(f, body); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%s, %s: %d bytes of %d, %v", name, decoder, len(got), len(data), err)
+			}
+			if _, err := decode(f, body[:r.IntN(max(1, len(body)-8))]); err == nil {
+				t.Errorf("%s, %s: the data are cut, and no error follows", name, decoder)
+			}
+		}
+		for range 50 {
+			damaged := bytes.Clone(body)
+			damaged[r.IntN(len(damaged))] ^= 1 << r.IntN(8)
+			one, oneErr := decode(goLZMA2, damaged)
+			two, twoErr := decode(newLZMA2, damaged)
+			if (oneErr == nil) != (twoErr == nil) || oneErr == nil && !bytes.Equal(one, two) {
+				t.Errorf("%s, changed: Go gives %d bytes and %v, %s %d bytes and %v", name, len(one), oneErr, Library, len(two), twoErr)
+			}
+		}
+	}
+}
