@@ -17,19 +17,15 @@ import (
 	"imgtool/image/provenance"
 )
 
-// maxHashed is the size of the largest raw image that is hashed without need: SHA-256 cannot
-// skip holes.
-const maxHashed = 4 << 30
-
-// hash sets the checksums of a saved image. That of the decompressed image is only set if it is
-// asked for or costs nothing.
+// hash sets the checksums of a saved image. A raw image is hashed only if it is asked for or a
+// document needs it: SHA-256 cannot skip holes, so it may take longer than the build.
 func (j *Job) hash(ctx context.Context, img Image, file *File) error {
 	format, err := artifact.FormatOf(file.Path)
 	if err != nil {
 		return err
 	}
 	raw := format == artifact.Raw
-	if raw && file.FileSize > maxHashed && !j.SBOM && !j.Provenance && !j.imageSHA256 {
+	if raw && !j.SBOM && !j.Provenance && !j.imageSHA256 {
 		return nil
 	}
 	f, err := hostfile.Open(file.Path)

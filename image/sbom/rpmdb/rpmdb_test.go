@@ -208,6 +208,18 @@ func TestNdb(t *testing.T) {
 	}
 }
 
+// A small file cannot list the same package without end.
+func TestNdbRepeats(t *testing.T) {
+	b := ndbFile()
+	first := slices.Clone(b[32:48])
+	for i := 48; i < 4096; i += 16 {
+		copy(b[i:], first)
+	}
+	if found, err := Read(bytes.NewReader(b), int64(len(b))); err == nil || !strings.Contains(err.Error(), "larger than the file") {
+		t.Errorf("%d packages: %v", len(found), err)
+	}
+}
+
 func TestOthersAreRefused(t *testing.T) {
 	for _, text := range []string{"", "SQLite format 3\x00", strings.Repeat("x", 5000)} {
 		if found, err := Read(strings.NewReader(text), int64(len(text))); err == nil {
