@@ -12,7 +12,7 @@
         inherit version;
         src = self;
         # The test of packaging/ prints the new value after a change of go.mod.
-        vendorHash = "sha256-ZBL2XjpCMlCq3pTSpEiNbSwxD8GkC4/eiIHIM2oPjV0=";
+        vendorHash = "sha256-6mqb0pmALhNGIPPg41XipqQRV8nS+33heLAj/arBCg0=";
         subPackages = [ "cmd/imgtool" ];
         ldflags = [ "-s" "-w" "-X main.version=${version}" ];
         nativeBuildInputs = [ pkgs.installShellFiles ];

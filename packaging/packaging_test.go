@@ -54,6 +54,12 @@ func build(t *testing.T) packages {
 	for _, program := range []string{"gcc", "make", "dpkg-deb"} {
 		imagetest.Need(t, program)
 	}
+	// Go repeats a test only if files changed that the test itself has read.
+	for _, pattern := range []string{"*", "udev/*", "polkit/*"} {
+		for _, file := range glob(t, pattern) {
+			os.ReadFile(file)
+		}
+	}
 	p, err := built()
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +145,7 @@ func TestDebianPackage(t *testing.T) {
 	var made sync.WaitGroup
 	var failed error
 	made.Go(func() {
-		out, err := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include=man-db,bash-completion,zsh,fish", "bookworm", tree).CombinedOutput()
+		out, err := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io", "--include=man-db,bash-completion,zsh,fish,udev", "bookworm", tree).CombinedOutput()
 		if err != nil {
 			failed = fmt.Errorf("mmdebstrap: %w\n%s", err, out)
 		}
@@ -154,7 +160,7 @@ func TestDebianPackage(t *testing.T) {
 	imagetest.Run(t, "cp", p.deb, filepath.Join(tree, "tmp/imgtool.deb"))
 	in := func(program string, args ...string) string {
 		t.Helper()
-		mount := `mount -t proc proc "$1/proc" && exec chroot "$@"`
+		mount := `mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys" && exec chroot "$@"`
 		cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", mount, "sh", tree, program}, args...)...)
 		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "MANWIDTH=80"}
 		var stderr bytes.Buffer
@@ -192,6 +198,10 @@ func TestDebianPackage(t *testing.T) {
 			t.Errorf("%s: %v %v", rule, info, err)
 		}
 	}
+	rule := "/usr/lib/udev/rules.d/70-imgtool.rules"
+	if out := in("sh", "-c", "udevadm test --action=add /sys/class/mem/null 2>&1"); !strings.Contains(out, "Reading rules file: "+rule+"\n") || strings.Contains(out, rule+":") {
+		t.Errorf("udev does not take the rules:\n%s", out)
+	}
 	in("rm", "/tmp/imgtool.deb")
 	in("apt-get", "purge", "-y", "imgtool")
 	after := paths(t, tree)
@@ -205,10 +215,10 @@ func TestDebianPackage(t *testing.T) {
 	}
 }
 
-// paths lists a tree apart from databases, caches and logs of Debian's own programs.
+// paths lists a tree apart from what Debian's own programs write while they run.
 func paths(t *testing.T, tree string) (all []string) {
 	t.Helper()
-	own := regexp.MustCompile(`^var/(lib/(dpkg|apt)|log|cache)/|^root/\.(local|config|cache)`)
+	own := regexp.MustCompile(`^(var/(lib/(dpkg|apt)|log|cache)|run|dev)/|^root/\.(local|config|cache)`)
 	err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
 		path = strings.TrimPrefix(path, tree+"/")
 		if err == nil && !own.MatchString(path) {
@@ -291,6 +301,9 @@ func TestFlake(t *testing.T) {
 	flake, err := filepath.Abs("../flake.nix")
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, file := range []string{flake, "../go.mod", "../go.sum"} {
+		os.ReadFile(file) // Go repeats the test if one changed
 	}
 	// nix knows nothing about the network here: nixpkgs is a replacement that keeps arguments.
 	nix := func(attribute string) string {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
+
 	"imgtool/image/imagetest"
 )
 
@@ -234,5 +236,16 @@ func TestCompletionScripts(t *testing.T) {
 			t.Fatal(err)
 		}
 		imagetest.Run(t, append(check, file)[0], append(check, file)[1:]...)
+	}
+}
+
+// Every flag with a value has a completion, even if that is none.
+func TestEveryFlagIsCompleted(t *testing.T) {
+	for path, cmd := range commands() {
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if _, ok := cmd.GetFlagCompletionFunc(f.Name); !ok && f.Value.Type() != "bool" {
+				t.Errorf("%s --%s: it is not in the table of complete", path, f.Name)
+			}
+		})
 	}
 }

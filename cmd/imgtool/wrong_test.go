@@ -56,6 +56,8 @@ var wrongInputs = []struct {
 	{"disks /dev/vda", 2, `unexpected argument "/dev/vda": imgtool disks takes none`},
 	{"version x", 2, `unexpected argument "x": imgtool version takes none$`},
 	{"inspect x.img.zst y", 2, `unexpected argument "y": write imgtool inspect FILE\|DISK$`},
+	{`""`, 2, `an argument is empty: write imgtool COMMAND$`},
+	{`seed ""`, 2, `an argument is empty: write imgtool seed COMMAND$`},
 	{`inspect ""`, 2, `argument 1 is empty: write imgtool inspect FILE\|DISK$`},
 	{`flash ""`, 2, `argument 1 is empty: write imgtool flash`},
 	{"vm a b", 2, `unexpected argument "b": write imgtool vm \[IMAGE\]$`},

@@ -32,6 +32,7 @@ assert d.eof and d.unused_data == b"", (d.eof, len(d.unused_data))
 `
 
 func TestToolsReadFormsWhole(t *testing.T) {
+	imagetest.Long(t)
 	_, want := sample(t)
 	for name, commands := range map[string][][]string{
 		"x.img.gz":  {{"python3", "-c", oneStream}, {"bsdcat"}, {"gzip", "-dc"}},
@@ -74,6 +75,7 @@ func TestToolsReadFormsWhole(t *testing.T) {
 
 // The number of workers does not affect the bytes of a file.
 func TestFormsDoNotDependOnWorkers(t *testing.T) {
+	imagetest.Long(t)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for name := range unpackers {
 		var first []byte
@@ -107,6 +109,7 @@ func saveAs(t testing.TB, name string, size, at int64, content []byte) (string, 
 
 // A hole takes four bytes for 128 KiB, the size of the largest block, and little more.
 func TestHolesAreSmall(t *testing.T) {
+	imagetest.Long(t)
 	const tb = 1_000_000_000_000
 	path, m := saveAs(t, "x.img.zst", tb, tb/2, []byte("content"))
 	info, err := os.Stat(path)
@@ -294,7 +297,7 @@ func swapEntries(r *rand.Rand, b []byte) ([]byte, string) {
 
 // No corruption of an .img.zst passes the check that flash makes before it touches a disk.
 func TestCorruptionsAreFoundByCheck(t *testing.T) {
-	count := 300
+	count := 1000
 	if os.Getenv("SOAK") != "" {
 		count = 10_000
 	}

@@ -136,16 +136,24 @@ func readTable(r image.Content) (s *seekable, skipped []frame, table []byte, err
 // readManifest reads the manifest, if the first frame without data is one. That is the second
 // frame of the file, or the first in files of earlier versions.
 func (s *seekable) readManifest(skipped []frame) (*Manifest, error) {
-	if len(skipped) == 0 || skipped[0].off > 0 && skipped[0].off != s.frames[0].len {
-		return nil, nil
+	for i, f := range skipped {
+		if i > 1 {
+			break // not ours
+		}
+		m, err := parseManifestFrame(io.NewSectionReader(s.r, f.packed, f.packedLen))
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			continue
+		}
+		if i > 0 || f.off > 0 && f.off != s.frames[0].len {
+			return nil, corrupt("the manifest in it is not where it belongs, at byte %d of the file", f.packed)
+		}
+		s.manifest = image.Span{Off: f.packed, Len: f.packedLen}
+		return m, nil
 	}
-	at := image.Span{Off: skipped[0].packed, Len: skipped[0].packedLen}
-	m, err := parseManifestFrame(io.NewSectionReader(s.r, at.Off, at.Len))
-	if m == nil || err != nil {
-		return nil, err
-	}
-	s.manifest = at
-	return m, nil
+	return nil, nil
 }
 
 // readSums reads the frame with the sums, if it is the last one before the table. skipped

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -74,8 +75,13 @@ func Check(root *cobra.Command, args []string) error {
 		return nil
 	}
 	cmd, rest, _ := root.Find(args)
-	if word := firstWord(cmd, rest); word != "" && cmd.HasAvailableSubCommands() && takesNone(cmd) {
-		return unknownCommand(cmd, word)
+	if cmd.HasAvailableSubCommands() && takesNone(cmd) {
+		if word := firstWord(cmd, rest); word != "" {
+			return unknownCommand(cmd, word)
+		}
+		if slices.Contains(rest, "") {
+			return withHelp(cmd, fault.New(fault.Usage, "an argument is empty: write %s COMMAND", cmd.CommandPath()))
+		}
 	}
 	for i, arg := range rest {
 		if arg == "--" {
