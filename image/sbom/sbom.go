@@ -46,7 +46,7 @@ type Package struct {
 const maxDatabase = 256 << 20
 
 // Scan returns the packages that are installed in a tree, sorted. Its errors name the file that
-// could not be read. Databases that cannot be read for want of support are warned of.
+// could not be read. Unsupported databases cause a warning.
 func Scan(t *tree.Tree, warn func(string)) ([]Package, error) {
 	s := &scanner{tree: t, warn: warn, os: readOS(t), licenses: map[*tree.Inode]string{}}
 	for _, scan := range []func() error{s.dpkg, s.apk, s.rpm} {

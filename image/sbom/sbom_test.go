@@ -65,7 +65,7 @@ func equal(t *testing.T, got, want []string) {
 	}
 }
 
-// The packages of this machine's Debian are those that dpkg-query lists.
+// The packages of this machine's Debian are the packages that dpkg-query lists.
 func TestDebian(t *testing.T) {
 	imagetest.Need(t, "dpkg-query")
 	database, err := hostfs.Read("/var/lib/dpkg", false, 0)
@@ -265,7 +265,7 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-// The packages of a database that rpm wrote are those that rpm lists.
+// The packages of a database that rpm wrote are the packages that rpm lists.
 func TestRPM(t *testing.T) {
 	imagetest.Need(t, "rpmbuild")
 	dir := t.TempDir()
@@ -305,7 +305,7 @@ func TestRPM(t *testing.T) {
 	}
 }
 
-// The store paths of a store that Nix wrote are those that Nix lists, and names are split as Nix
+// The store paths of a store that Nix wrote are the paths that Nix lists, and names are split as Nix
 // splits them.
 func TestNixStore(t *testing.T) {
 	imagetest.Need(t, "nix-store")

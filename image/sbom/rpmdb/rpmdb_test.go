@@ -67,7 +67,7 @@ func databases(t *testing.T) map[string]string {
 	return copies
 }
 
-// compare compares the packages in a database with those that rpm lists.
+// compare compares the packages in a database with the packages that rpm lists.
 func compare(t *testing.T, name, dir, file, backend string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, file))
