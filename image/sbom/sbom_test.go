@@ -347,3 +347,16 @@ func TestNixStore(t *testing.T) {
 		t.Errorf("the document has %d store paths of %d", len(sbomtest.PURLs(d, "nix")), len(names))
 	}
 }
+
+func TestOCI(t *testing.T) {
+	const digest = "sha256:244fd47e07d10"
+	for ref, want := range map[string]string{
+		"docker://localhost:5000/os/Root:1.2": "pkg:oci/root@" + digest + "?repository_url=localhost:5000%2Fos%2FRoot&tag=1.2",
+		"oci://example.org/os@" + digest:      "pkg:oci/os@" + digest + "?repository_url=example.org%2Fos",
+		"layout":                              "pkg:oci/layout@" + digest,
+	} {
+		if got := sbom.OCI(ref, digest); got != want {
+			t.Errorf("%s: %s, want %s", ref, got, want)
+		}
+	}
+}
