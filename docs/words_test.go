@@ -27,7 +27,7 @@ var phrases = []struct {
 	{regexp.MustCompile(`(?:^|[.;:!] )(?:What|Who|Whoever|Whatever) [^?]*?[.;]`), "a sentence with a noun as its subject", 0, nil},
 	{regexp.MustCompile(`\b(?:lies|lie|lain)\b`), "is, is stored, is at", 0, nil},
 	// "nobody" is also the name of a user.
-	{regexp.MustCompile(`\b(?:[Nn]obody|[Ss]omebody)\b`), "no user, no process, a person", 0, regexp.MustCompile(`^(cmd/imgtool/(e2e|status|provision_linux)_test|image/seed/check/check|image/source/deb_test)\.go$`)},
+	{regexp.MustCompile(`\b(?:[Nn]obody|[Ss]omebody)\b`), "no user, no process, a person", 0, regexp.MustCompile(`^(cmd/imgtool/(e2e|status|provision_linux)_test|image/seed/check/check|image/source/deb_test|flash/disk/access_linux_test|image/sbom/sbom_test)\.go$`)},
 	{regexp.MustCompile(`\b(?:is|are|was|were|be) told\b`), "receives, is given, reports", 0, nil},
 	{regexp.MustCompile(`\bas far as\b`), "where, to the extent that", 0, nil},
 	{regexp.MustCompile(`\banew\b`), "again", 0, nil},

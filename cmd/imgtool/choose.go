@@ -76,7 +76,7 @@ func pickDisk(ctx context.Context, need disk.Need, u *ui) (string, error) {
 	return path, nil
 }
 
-// diskItems returns the lines of disks. What is on a disk is read once, and kept in seen.
+// diskItems returns the lines of disks. The contents of a disk are read once, and kept in seen.
 func diskItems(list []deploy.Candidate, seen map[string]picker.Item) (items []picker.Item) {
 	for i := range list {
 		c := &list[i]

@@ -68,7 +68,7 @@ func (f *fakeDisks) command(args ...string) string {
 		`for n in sdb sdc sdd; do ln -s %s/$n /mnt/$n; done; mount --move /mnt /dev && mount --bind %s /sys && %s && exec %s %s'`, f.dev, f.sys, f.before, path, strings.Join(args, " "))
 }
 
-// Without a disk, one is waited for; disks that are plugged in appear, and those that are pulled
+// Without a disk, one is waited for; disks that are plugged in appear, and disks that are pulled
 // disappear. The disk of the line is the one that is written.
 func TestPickingADisk(t *testing.T) {
 	x := tiny(t, "pick")
@@ -135,7 +135,7 @@ func TestMountedDiskIsUnmounted(t *testing.T) {
 	listed := imagetest.StartScreen(t, 80, 24, f.command("disks"))
 	listed.Sees(`.*/dev/sdb .*ext4 "pictures", .*mounted at\s+` + at + `\s+mounted: imgtool flash unmounts it after a question.*`)
 	s := imagetest.StartScreen(t, 80, 24, f.command("flash", "-i", x))
-	s.Sees(`.*ext4\s+"pictures", .*mounted\s+at\s+` + at + `\?\s+What is mounted will be unmounted, and.*\[y/N\]`)
+	s.Sees(`.*ext4\s+"pictures", .*mounted\s+at\s+` + at + `\?\s+Mounted file systems will be\s+unmounted, and.*\[y/N\]`)
 	s.Keys("y", "Enter")
 	s.Sees(`.*unmounted.*all read\s+back.*`)
 	imgtool(t, "verify", "--image", x, disk)
@@ -162,7 +162,7 @@ func TestSingleDiskIsOneQuestion(t *testing.T) {
 	}
 }
 
-// Without a terminal, no disk is status 9, and one that must be named is status 2.
+// Without a terminal, no disk is status 9, and a disk that must be named is status 2.
 func TestNoDiskWithoutATerminal(t *testing.T) {
 	x := tiny(t, "none")
 	f := newFakeDisks(t)

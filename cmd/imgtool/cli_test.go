@@ -19,11 +19,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"imgtool/cmd/imgtool/complete"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
 )
 
 func TestMain(m *testing.M) {
+	complete.Limit = time.Minute // tests run on busy computers
 	testscript.Main(cached{m}, map[string]func(){
 		"imgtool":  main,
 		"mkinputs": func() { must(makeInputs(os.Args[1])) },

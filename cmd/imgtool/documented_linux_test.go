@@ -97,7 +97,7 @@ func blocksOf(t *testing.T, page, text string) (blocks []block, prose string) {
 	return blocks, prose
 }
 
-// languages are those of code blocks. Only blocks in sh contain commands, and the run keys of
+// languages are the languages of code blocks. Only blocks in sh contain commands, and the run keys of
 // workflows in yaml.
 var languages = []string{"sh", "text", "toml", "json", "csv", "yaml", "js"}
 
@@ -217,8 +217,8 @@ func parse(args []string, mention bool) error {
 	return errors.Join(cmd.ValidateArgs(cmd.Flags().Args()), cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups())
 }
 
-// Every command of imgtool in the docs, in code blocks and in sentences, is one that imgtool
-// accepts, and every flag in a sentence is a flag of imgtool or listed with its program.
+// Every command of imgtool in the docs, in code blocks and in sentences, is accepted by
+// imgtool, and every flag in a sentence is a flag of imgtool or listed with its program.
 func TestDocumentedCommandsAreAccepted(t *testing.T) {
 	targets := makeTargets(t)
 	accepted := 0

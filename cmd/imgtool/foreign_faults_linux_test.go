@@ -123,9 +123,9 @@ func TestAllCommandsReadTheSameTable(t *testing.T) {
 		file    string
 		on, has string
 	}{
-		{write("stale", stale), "the partitions 1 (type 0x83) of 12 MiB, 2 (type 0x83) of 24 MiB", "(it has 1, 2)"},
-		{write("logical", logical), "the partitions 1 (type 0x0c) of 12 MiB, 2 (type 0x05) of 24 MiB, 5 (type 0x83) of 24 MiB", "(it has 1, 2, 5)"},
-		{write("wide", wide), `the partitions "a" of 12 MiB, "b" of 20 MiB`, "(it has 1 a, 2 b)"},
+		{write("stale", stale), "2 partitions: 1 (0x83 12 MiB), 2 (0x83 24 MiB)", "(it has 1, 2)"},
+		{write("logical", logical), "3 partitions: 1 (0x0c 12 MiB), 2 (0x05 24 MiB), 5 (0x83 24 MiB)", "(it has 1, 2, 5)"},
+		{write("wide", wide), `2 partitions: a (`, "(it has 1 a, 2 b)"},
 	} {
 		out, err := tool(t, "flash", "--yes", "--dry-run", "--image", c.file, c.file+"-disk").CombinedOutput()
 		if err == nil {

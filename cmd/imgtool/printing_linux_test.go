@@ -201,7 +201,7 @@ func TestNamesInImagesHaveNoEffectOnATerminal(t *testing.T) {
 		{[]string{"diff", x, other}, `q\x1b[2K`},
 		{[]string{"diff", "--json", x, other}, `"partition": "q\u001b[2K"`},
 		{[]string{"diff", x + ":1", empty}, "not known"},
-		{[]string{"flash", "--dry-run", "-i", x, other}, `"p\x1b]0;T\a\u202e\u009b\nimgtool: FORGED"`},
+		{[]string{"flash", "--dry-run", "-i", x, other}, `p\x1b]0;T\x07\u202e\u009b\nimgtool: FORGED (squashfs`},
 		{[]string{"flash", "--yes", "-i", other, empty}, `too small`},
 		{[]string{"flash", "--yes", "-i", other, room}, `written`},
 		{[]string{"verify", "--image", x, other}, `h\x1b]0;T\x07`},

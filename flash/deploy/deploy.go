@@ -389,7 +389,7 @@ func (d *Deployment) question() string {
 	lost := "Everything there will be lost."
 	for _, t := range d.targets {
 		if len(t.Disk.MountPoints()) > 0 {
-			lost = "What is mounted will be unmounted, and everything there will be lost."
+			lost = "Mounted file systems will be unmounted, and everything there will be lost."
 		}
 	}
 	return fmt.Sprintf("Write %s\nto %s?\n"+lost, sanitize.Line(what), strings.Join(disks, "\nand "))

@@ -72,12 +72,29 @@ func (s *scanner) dpkgFile(file, text string, hasStatus bool) error {
 			upstream = source + "@" + sourceVersion
 		}
 		p.PURL = s.os.purl("deb", "debian", name, version, map[string]string{"arch": p.Arch, "upstream": upstream})
-		if text, err := s.read("usr/share/doc/" + name + "/copyright"); err == nil {
-			p.License = copyrightLicense(string(text))
-		}
+		p.License = s.copyright("usr/share/doc/" + name + "/copyright")
 		s.add(p)
 	}
 	return nil
+}
+
+// maxCopyright is the size of the largest copyright file that is read, in bytes.
+const maxCopyright = 1 << 20
+
+// copyright returns the license in a copyright file, or "". Packages of one source share it.
+func (s *scanner) copyright(path string) string {
+	n, err := s.tree.Open(path)
+	if err != nil || n.Type() != tree.Regular || n.Size() > maxCopyright {
+		return ""
+	}
+	license, ok := s.licenses[n]
+	if !ok {
+		if text, err := readNode(path, n); err == nil {
+			license = copyrightLicense(string(text))
+		}
+		s.licenses[n] = license
+	}
+	return license
 }
 
 func person(maintainer string) string {

@@ -28,7 +28,7 @@ var Seed = Info{Kind: "seed", Name: "seed", Purpose: "OTHER",
 // maxHashed is the size of the largest image file that is hashed.
 const maxHashed = 4 << 30
 
-// OfImage describes an image as far as it can be read: the packages in its file systems, boot
+// OfImage describes the readable parts of an image: the packages in its file systems, boot
 // files on its FATs and, if it has a manifest, the inputs that it was built from. The document's
 // time is when, unless the manifest has one.
 func OfImage(ctx context.Context, l *volume.Location, when int64, tool string, warn func(string)) (*Document, error) {

@@ -23,6 +23,9 @@ func (s *scanner) rpm() error {
 			if wal, err := s.tree.Open(path + "-wal"); err == nil && wal.Size() > 0 {
 				s.warn(fmt.Sprintf("%s-wal is not read: packages that were installed or removed last may be wrong", path))
 			}
+			if n.Size() > maxDatabase {
+				return fmt.Errorf("%s has %d bytes, the limit for package databases is %d", path, n.Size(), maxDatabase)
+			}
 			all, err := rpmdb.Read(n.Content, n.Size())
 			if err != nil {
 				return fmt.Errorf("%s: %w", path, err)

@@ -46,9 +46,9 @@ type Package struct {
 const maxDatabase = 256 << 20
 
 // Scan returns the packages that are installed in a tree, sorted. Its errors name the file that
-// could not be read. Databases that cannot be read for want of support are warned of.
+// could not be read. Unsupported databases cause a warning.
 func Scan(t *tree.Tree, warn func(string)) ([]Package, error) {
-	s := &scanner{tree: t, warn: warn, os: readOS(t)}
+	s := &scanner{tree: t, warn: warn, os: readOS(t), licenses: map[*tree.Inode]string{}}
 	for _, scan := range []func() error{s.dpkg, s.apk, s.rpm} {
 		if err := scan(); err != nil {
 			return nil, err
@@ -66,6 +66,8 @@ type scanner struct {
 	os    osRelease
 	warn  func(string)
 	found []Package
+
+	licenses map[*tree.Inode]string // in copyright files
 }
 
 func (s *scanner) add(p Info) { s.found = append(s.found, Package{Info: p}) }

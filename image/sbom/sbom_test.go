@@ -65,7 +65,7 @@ func equal(t *testing.T, got, want []string) {
 	}
 }
 
-// The packages of this machine's Debian are those that dpkg-query lists.
+// The packages of this machine's Debian are the packages that dpkg-query lists.
 func TestDebian(t *testing.T) {
 	imagetest.Need(t, "dpkg-query")
 	database, err := hostfs.Read("/var/lib/dpkg", false, 0)
@@ -265,7 +265,7 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-// The packages of a database that rpm wrote are those that rpm lists.
+// The packages of a database that rpm wrote are the packages that rpm lists.
 func TestRPM(t *testing.T) {
 	imagetest.Need(t, "rpmbuild")
 	dir := t.TempDir()
@@ -305,7 +305,7 @@ func TestRPM(t *testing.T) {
 	}
 }
 
-// The store paths of a store that Nix wrote are those that Nix lists, and names are split as Nix
+// The store paths of a store that Nix wrote are the paths that Nix lists, and names are split as Nix
 // splits them.
 func TestNixStore(t *testing.T) {
 	imagetest.Need(t, "nix-store")
@@ -345,5 +345,18 @@ func TestNixStore(t *testing.T) {
 	equal(t, gotSplit, wantSplit)
 	if d := sbomtest.Read(t, document(found)); len(sbomtest.PURLs(d, "nix")) != len(names) {
 		t.Errorf("the document has %d store paths of %d", len(sbomtest.PURLs(d, "nix")), len(names))
+	}
+}
+
+func TestOCI(t *testing.T) {
+	const digest = "sha256:244fd47e07d10"
+	for ref, want := range map[string]string{
+		"docker://localhost:5000/os/Root:1.2": "pkg:oci/root@" + digest + "?repository_url=localhost:5000%2Fos%2FRoot&tag=1.2",
+		"oci://example.org/os@" + digest:      "pkg:oci/os@" + digest + "?repository_url=example.org%2Fos",
+		"layout":                              "pkg:oci/layout@" + digest,
+	} {
+		if got := sbom.OCI(ref, digest); got != want {
+			t.Errorf("%s: %s, want %s", ref, got, want)
+		}
 	}
 }

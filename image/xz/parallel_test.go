@@ -95,7 +95,7 @@ func TestParallelFindsDamage(t *testing.T) {
 	}
 }
 
-// Who reads the start of a file starts no work on the rest of it, and Close ends all.
+// Reading the start of a file starts no work on the rest of it, and Close ends all.
 func TestParallelCloseEndsAllGoroutines(t *testing.T) {
 	b := blocks(t, program(t))["sizes in the headers"]
 	before := runtime.NumGoroutine()

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limit is how long a completion may take on a busy computer: a person waits for it.
-const limit = 400 * time.Millisecond
+// Limit is how long a completion may take on a busy computer: a person waits for it.
+var Limit = 400 * time.Millisecond
 
 // source returns the candidates for a word.
 type source func(r request) []cobra.Completion
@@ -91,7 +91,7 @@ func completion(s source) cobra.CompletionFunc {
 		all := []cobra.Completion{anyFile}
 		select {
 		case all = <-found:
-		case <-time.After(limit):
+		case <-time.After(Limit):
 		}
 		directive := cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 		var matching []cobra.Completion

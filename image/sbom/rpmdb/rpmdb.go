@@ -40,7 +40,12 @@ func Read(r io.ReaderAt, size int64) ([]Package, error) {
 		return nil, errors.New("not a database of rpm")
 	}
 	var all []Package
+	total := int64(0)
 	err = blobs(db, head, func(header []byte) error {
+		// Each header is in the file once.
+		if total += int64(len(header)); total > size {
+			return fmt.Errorf("damaged: the headers of %d packages are larger than the file of %d bytes", len(all)+1, size)
+		}
 		p, err := parseHeader(header)
 		if err == nil {
 			all = append(all, p)

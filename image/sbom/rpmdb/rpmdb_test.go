@@ -67,7 +67,7 @@ func databases(t *testing.T) map[string]string {
 	return copies
 }
 
-// compare compares the packages in a database with those that rpm lists.
+// compare compares the packages in a database with the packages that rpm lists.
 func compare(t *testing.T, name, dir, file, backend string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, file))
@@ -205,6 +205,18 @@ func TestNdb(t *testing.T) {
 		if _, err := Read(bytes.NewReader(b[:size]), int64(size)); err == nil {
 			t.Errorf("cut to %d bytes it is read without an error", size)
 		}
+	}
+}
+
+// A small file cannot list the same package without end.
+func TestNdbRepeats(t *testing.T) {
+	b := ndbFile()
+	first := slices.Clone(b[32:48])
+	for i := 48; i < 4096; i += 16 {
+		copy(b[i:], first)
+	}
+	if found, err := Read(bytes.NewReader(b), int64(len(b))); err == nil || !strings.Contains(err.Error(), "larger than the file") {
+		t.Errorf("%d packages: %v", len(found), err)
 	}
 }
 

@@ -29,7 +29,7 @@ var assets embed.FS
 var pageTemplate = template.Must(template.ParseFS(assets, "assets/page.html"))
 
 // example is a configuration that lacks only the key of its admin. The device refuses it as it is,
-// so that nobody applies it by accident.
+// so that it is not applied by accident.
 var example = func() string {
 	text, err := assets.ReadFile("assets/example.toml")
 	if err != nil {

@@ -49,7 +49,7 @@ func visit(t *testing.T, d console.Device, unit console.Unit) *visitor {
 
 var (
 	tokenField = regexp.MustCompile(`name="bootstrap_token" value="([^"]{43})"`)
-	// What the policy of the page would not allow.
+	// inline matches content that the policy of the page would not allow.
 	inline = regexp.MustCompile(`(?i)<style|<script(?:>| [^>]*[^r]>)[^<]|\son[a-z]+=|\sstyle=|javascript:|https?://[^1<]|http-equiv`)
 )
 

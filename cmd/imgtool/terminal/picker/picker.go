@@ -78,16 +78,16 @@ type itemsMsg []Item
 // settledMsg comes when an item may have been the only one for long enough.
 type settledMsg struct{ key string }
 
-// model is the state of a picker. Its methods are those of a bubbletea model.
+// model is the state of a picker. Its methods make it a bubbletea model.
 type model struct {
 	opt           Options
 	width, height int
 
-	items    []Item // those that can be chosen come first
+	items    []Item // selectable items come first
 	selected string // key
 	since    time.Time
 	empty    bool   // there was nothing to choose
-	others   bool   // show those that cannot be chosen
+	others   bool   // show items that cannot be chosen
 	digits   string // typed so far
 	chosen   string
 }
