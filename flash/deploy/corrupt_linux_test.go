@@ -69,7 +69,7 @@ func corrupted(r *rand.Rand, whole []byte) ([]byte, string) {
 func TestCorruptImagesAreNotWritten(t *testing.T) {
 	count := 40
 	if os.Getenv("SOAK") != "" {
-		count = 3400 // with three forms some 10,000
+		count = 1500
 	}
 	old := bytes.Repeat([]byte{0xA5}, 12*mib)
 	disk := filepath.Join(t.TempDir(), "disk")

@@ -27,7 +27,8 @@ func TestDecodersAgree(t *testing.T) {
 			}
 			return io.ReadAll(z)
 		}
-		for decoder, f := range map[string]func(*lzma2, int64) (io.Reader, error){"Go": goLZMA2, Library: newLZMA2} {
+		for i, f := range []func(*lzma2, int64) (io.Reader, error){goLZMA2, newLZMA2} {
+			decoder := []string{"Go", Library}[i]
 			if got, err := decode(f, body); err != nil || !bytes.Equal(got, data) {
 				t.Errorf("%s, %s: %d bytes of %d, %v", name, decoder, len(got), len(data), err)
 			}
