@@ -193,17 +193,10 @@ func TestOddAgents(t *testing.T) {
 		},
 		"no first-boot script": func(t *tree.Tree) { t.Remove("etc/rc.local") },
 		"no journal":           func(t *tree.Tree) { t.Remove("var/log/journal") },
-		"a development image":  nil,
 	} {
 		root := edittest.Agent()
-		if change != nil {
-			change(root)
-		}
-		r, err := buildBoard(t, "photon-nx-agent", squashed(t, root), func(o *build.Options) {
-			if change == nil {
-				o.Profile = "development"
-			}
-		})
+		change(root)
+		r, err := buildBoard(t, "photon-nx-agent", squashed(t, root), func(*build.Options) {})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -90,7 +90,7 @@ func TestImageNamesAsInSkopeo(t *testing.T) {
 		"oci:" + full + ":@3":                "oci:" + full + ":@3: there is no image number 3: the 3 images begin with @0",
 		full:                                 full + ": several images: choose one: " + list,
 		"oci:" + full + ":foo:9":             "oci:" + full + ":foo:9: there is no image foo:9, only " + list,
-		"oci:" + full + "x:foo:9":            "oci:" + full + "x:foo:9: no such file or directory",
+		"oci:" + full + "x:foo:9":            "stat oci:" + full + "x:foo:9: no such file or directory",
 		"oci:" + full + "@sha256:0123456789": "oci:" + full + "@sha256:0123456789: there is no image sha256:0123456789, only " + list,
 	} {
 		if got := chosen(t, ref); got != want {

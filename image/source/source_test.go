@@ -184,7 +184,7 @@ func TestFileIsNotChanged(t *testing.T) {
 		t.Error(f, err)
 	}
 	for ref, want := range map[string]string{
-		"nope": "nope: no such file or directory", "sub": "sub: not a regular file", "": `"": no path`,
+		"nope": "stat nope: no such file or directory", "sub": "sub: not a regular file", "": `"": no path`,
 		"deb:x": "deb:x: it must be deb:PACKAGE/PATH", "deb:/x": "deb:/x: it must be deb:PACKAGE/PATH",
 	} {
 		_, err := o.File(t.Context(), ref)
@@ -214,13 +214,13 @@ func TestRootRefusesOtherFiles(t *testing.T) {
 		"empty":                        "empty: not a directory, tar, squashfs or container image",
 		"text.zstd":                    "text.zstd: neither a tar nor a squashfs after decompression",
 		"fifo":                         "fifo: not a regular file",
-		"rootfs.tar.gz":                "rootfs.tar.gz: no such file or directory",
-		"debian:12":                    "debian:12: no such file or directory",
-		"./localhost/x:y":              "./localhost/x:y: no such file or directory",
-		"build.out/rootfs:1":           "build.out/rootfs:1: no such file or directory",
-		"registry.example/rootfs.tar":  "registry.example/rootfs.tar: no such file or directory",
+		"rootfs.tar.gz":                "stat rootfs.tar.gz: no such file or directory",
+		"debian:12":                    "stat debian:12: no such file or directory",
+		"./localhost/x:y":              "stat ./localhost/x:y: no such file or directory",
+		"build.out/rootfs:1":           "stat build.out/rootfs:1: no such file or directory",
+		"registry.example/rootfs.tar":  "stat registry.example/rootfs.tar: no such file or directory",
 		"oci:build.out":                "oci:build.out: not an OCI layout",
-		"oci:nope:tag":                 "oci:nope:tag: no such file or directory",
+		"oci:nope:tag":                 "stat oci:nope:tag: no such file or directory",
 		"docker://UPPER CASE/is wrong": "docker://UPPER CASE/is wrong: could not parse reference: UPPER CASE/is wrong",
 	} {
 		_, err := o.Root(t.Context(), ref)
