@@ -23,7 +23,7 @@ import (
 // [*image.MismatchError].
 func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[string][]compose.File, opt *Options) (n int64, err error) {
 	// These are written from an image with random access.
-	if len(files) > 0 || src.File != nil && (src.FillPartition() != nil || src.HasBlockMap()) {
+	if len(files) > 0 || src.File != nil && (src.FillPartition() != nil || src.BlockMap() != "") {
 		if err := src.Seek(ctx); err != nil {
 			return 0, err
 		}
