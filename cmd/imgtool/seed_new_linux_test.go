@@ -22,7 +22,7 @@ func TestSeedNewAsksAgain(t *testing.T) {
 		{"Name of the container [app]: ", "a/b"},
 		{`"a/b" is not a valid name`, ""},
 		{"Reference of the container's image: ", ""},
-		{"must be one string that is not blank", "registry.example/web:1"},
+		{"is required", "registry.example/web:1"},
 	} {
 		p.sees(c[0])
 		p.types(strings.TrimPrefix(c[1], `"`) + "\n")

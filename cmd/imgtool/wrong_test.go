@@ -231,6 +231,7 @@ var wrongInputs = []struct {
 	{"build --board in/tiny.toml --inputs in --rootfs docker:os", 3, `rootfs: docker:os: write an image in a registry as docker://HOST`},
 	{"build --board in/tiny.toml --inputs in --rootfs https://host/os.tar", 3, `URLs are not read: download the file and give its path$`},
 	{"build --board in/tiny.toml --inputs in --cache-dir u.csv", 3, `u.csv is not a directory$`},
+	{"build --board in/tiny.toml --inputs in --slots a --partition data=u.csv", 2, `partition data: the device makes it on its first boot, so the image cannot have its content$`},
 
 	// Receipts are not appended to other files
 	{"flash --yes -i x.img.zst --receipt y.img.zst disk", 7, `y.img.zst: writing the receipt: the file is not one of receipts`},

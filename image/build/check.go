@@ -65,11 +65,6 @@ func (b *builder) checkOptions() error {
 	if b.BuildID != "" && !goodID.MatchString(b.BuildID) {
 		return fmt.Errorf("build id %q: it must be 1 to 64 letters, digits and . _ + -, starting with a letter or digit", b.BuildID)
 	}
-	for name := range b.Parts {
-		if _, _, err := b.part(name); err != nil {
-			return err
-		}
-	}
 	if err := b.checkVars(); err != nil {
 		return err
 	}
@@ -168,6 +163,22 @@ func (b *builder) checkMedia() error {
 	}
 	if b.Slots == "ab" && !b.used(func(p layouts.Part) bool { return p.Slot == "b" }) {
 		return fault.New(fault.Usage, "%s", b.noSlots())
+	}
+	return b.checkParts()
+}
+
+// checkParts refuses content for partitions that the image leaves to the device.
+func (b *builder) checkParts() error {
+	for name := range b.Parts {
+		full, _, err := b.part(name)
+		if err != nil {
+			return fault.As(fault.Usage, err)
+		}
+		for _, d := range b.disks {
+			if slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool { return p.Deferred && d.Name+"/"+p.Name == full }) {
+				return fault.New(fault.Usage, "partition %s: the device makes it on its first boot, so the image cannot have its content", name)
+			}
+		}
 	}
 	return nil
 }

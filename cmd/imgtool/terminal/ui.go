@@ -374,6 +374,10 @@ func (u *UI) Answer(ctx context.Context, question, without string) (string, erro
 		return "", fault.New(fault.Usage, "standard input is not a terminal: %s", without)
 	}
 	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.In) })
+	if err == io.EOF {
+		u.Line("")
+		err = fault.New(fault.Refused, "nothing is written: the question was not answered")
+	}
 	return strings.TrimSpace(line), err
 }
 
@@ -419,12 +423,13 @@ func (u *UI) await(ctx context.Context, question string, read func() (string, er
 	}
 }
 
-// readLine reads a line, and nothing after it.
+// readLine reads a line, and nothing after it. The error at the end of the input, as by Ctrl-D, is
+// [io.EOF].
 func readLine(r io.Reader) (string, error) {
 	var line []byte
 	for b := make([]byte, 1); ; {
 		n, err := r.Read(b)
-		if n == 1 && b[0] == '\n' || err == io.EOF {
+		if n == 1 && b[0] == '\n' || err == io.EOF && len(line) > 0 {
 			return string(line), nil
 		}
 		if err != nil {

@@ -42,6 +42,9 @@ func CheckAnswers(a *seed.Answers) error {
 
 func accept(q seed.Question, answer *string) error {
 	value := *answer
+	if value == "" {
+		return fault.New(fault.Usage, "the %s is required", q.Text)
+	}
 	if q.Flag == "ssh-key" && value != "" && !strings.Contains(value, " ") {
 		var err error
 		if value, err = ReadPublicKey(value); err != nil {
