@@ -65,6 +65,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		}
 		err = usage.Explain(cmd, err)
 	}
+	if !u.Started {
+		u.JSON = usage.AsksJSON(args) // the parser stops at the first mistake
+	}
 	u.EndPhase()
 	lost := u.Lost()
 	switch {
@@ -99,7 +102,7 @@ Data go to stdout, messages and progress to stderr.`,
 		SilenceErrors: true,
 		Args:          usage.None(""),
 		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
-			if err := usage.CheckEmpty(cmd); err != nil {
+			if err := usage.CheckValues(cmd); err != nil {
 				return err
 			}
 			u.Start()

@@ -120,7 +120,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := hostfile.OpenRoot(dir)
 	if err != nil {
 		return err
 	}

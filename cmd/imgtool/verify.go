@@ -93,6 +93,9 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	if err := deploy.Permit(ctx, []string{target}, false); err != nil {
 		return err
 	}
+	if _, err := deploy.Find(target); err != nil {
+		return err
+	}
 	unit := opt.seed.unit
 	if opt.seed.values != "" {
 		unit = ""

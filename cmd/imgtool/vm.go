@@ -162,6 +162,14 @@ func (opt *vmOptions) check(timed bool, u *ui) (err error) {
 	case opt.disk != 0 && opt.disk < layouts.MiB:
 		return fault.New(fault.Usage, "--disk is %d bytes; write a size such as 16GiB", opt.disk)
 	}
+	if opt.env != "" {
+		if opt.env == opt.keep {
+			return fault.New(fault.Usage, "--env and --keep are one file, %s: name two", opt.env)
+		}
+		if err := vm.CheckEnv(opt.env); err != nil {
+			return fmt.Errorf("--env: %w", err)
+		}
+	}
 	for _, file := range []string{opt.keep, opt.env} {
 		if _, err := os.Stat(file); file == "" || err == nil {
 			continue
@@ -172,7 +180,7 @@ func (opt *vmOptions) check(timed bool, u *ui) (err error) {
 	}
 	if opt.until != "" {
 		if opt.pattern, err = regexp.Compile(opt.until); err != nil {
-			return fault.New(fault.Usage, "--until: %w", err)
+			return fault.New(fault.Usage, "--until %q is not a regular expression: %s", opt.until, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 		}
 	}
 	return nil

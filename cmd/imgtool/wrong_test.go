@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/pflag"
@@ -209,6 +211,47 @@ var wrongInputs = []struct {
 	{"seed bundle d", 2, `name the bundle to write: -o config.tar.zst$`},
 	{"flash --yes -i x.img.zst --receipt nope/r.jsonl disk", 7, `nope/r.jsonl: writing the receipt: the directory nope does not exist$`},
 	{"provision export 127.0.0.1:1 -o nope/x", 3, `nope/x: the directory nope does not exist$`},
+
+	// Links, pipes and other files in place of the expected ones
+	{"inspect dangling", 3, `^imgtool: dangling does not exist; it is a symbolic link to nowhere$`},
+	{"inspect circle", 3, `^imgtool: circle is a symbolic link that leads back to itself$`},
+	{"flash --yes -i x.img.zst dangling", 9, `dangling: there is no such disk or file; it is a symbolic link to nowhere$`},
+	{"flash --yes -i x.img.zst circle", 3, `circle is a symbolic link that leads back to itself$`},
+	{"verify d", 4, `d: a directory is not a disk`},
+	{"verify -i x.img.zst small", 8, `small is too small to have x.img.zst on it: the partitions end at byte 34603008 and a disk of 1048576 bytes`},
+	{"seed bundle fifo -o b.tar.zst", 3, `fifo is not a directory, but a pipe$`},
+	{"seed bundle u.csv -o b.tar.zst", 3, `u.csv is not a directory, but a regular file$`},
+	{"seed check x.img.zst", 6, `x.img.zst: the archive is corrupt: what it holds is not a tar`},
+	{"diff x.img.zst u.csv", 6, `u.csv: it starts with no partition table \(no MBR: the disk has 12 bytes\)$`},
+	{"diff x.img.zst x.img.zst:bot-a", 3, `x.img.zst has no partition "bot-a"; did you mean boot-a\?`},
+	{"cat in/rootfs.tar:etc/passwd", 6, `in/rootfs.tar: it starts with no partition table`},
+	{"build --board in/tiny.toml", 3, `tiny needs the inputs idbloader.img, Image, rootfs, which are missing$`},
+	{"build --board in/tiny.toml --inputs in --rootfs fifo", 3, `rootfs: fifo is not a regular file, but a pipe$`},
+	{"build --board in/tiny.toml --inputs in --rootfs docker://", 3, `rootfs: docker:// is not the name of an image in a registry`},
+	{"build --board in/tiny.toml --inputs in --rootfs docker:os", 3, `rootfs: docker:os: write an image in a registry as docker://HOST`},
+	{"build --board in/tiny.toml --inputs in --rootfs https://host/os.tar", 3, `URLs are not read: download the file and give its path$`},
+	{"build --board in/tiny.toml --inputs in --cache-dir u.csv", 3, `u.csv is not a directory$`},
+
+	// Receipts are not appended to other files
+	{"flash --yes -i x.img.zst --receipt y.img.zst disk", 7, `y.img.zst: writing the receipt: the file is not one of receipts`},
+	{"flash --yes -i x.img.zst --receipt x.img.zst disk", 7, `x.img.zst: writing the receipt: the file is not one of receipts`},
+	{"flash --yes -i x.img.zst --receipt in/config.toml disk", 7, `in/config.toml: writing the receipt: the file is not one of receipts`},
+	{"flash --yes -i x.img.zst --receipt disk disk", 7, `disk: writing the receipt: the file is not one of receipts`},
+	{"flash --yes -i x.img.zst --receipt d disk", 7, `d: writing the receipt: it is a directory$`},
+	{"seed stick --yes --receipt in/Image disk in/config.toml", 7, `in/Image: writing the receipt: the file is not one of receipts`},
+
+	// Values
+	{"provision 127.0.0.1:1 --seed in/config.toml --wait -1s", 2, `--wait is -1s; it must not be negative$`},
+	{"provision 127.0.0.1:1 --seed in/config.toml --timeout -5m", 2, `--timeout is -5m0s; it must not be negative$`},
+	{"verify --stall-timeout -1s -i x.img.zst disk", 2, `--stall-timeout is -1s; it must not be negative$`},
+	{"vm --headless --env k --keep k x.img.zst", 2, `--env and --keep are one file, k: name two$`},
+	{"vm --headless --env in/config.toml x.img.zst", 3, `--env: in/config.toml has 280 bytes`},
+	{"vm --headless --env d x.img.zst", 3, `--env: d is not a regular file, but a directory$`},
+	{"vm --headless --until ( x.img.zst", 2, `--until "\(" is not a regular expression: missing closing \)`},
+	{"seed new --lan 300.1.1.1/24", 2, `--lan: "300.1.1.1/24" is not an IPv4 address with a prefix`},
+	{"seed new --lan 10.0.0.1", 2, `--lan has the prefix /32; the LAN's must be /16 to /30$`},
+	{"seed new --lan 10.0.0.1/24", 2, `--lan is in 10.0.0.0/24, .*; give --dhcp-start and --dhcp-end$`},
+	{"seed new --dhcp-start 10.0.0.5", 2, `--dhcp-start is 10.0.0.5, which is not in the LAN 172.20.30.0/24$`},
 }
 
 // Each wrong input gets one sentence with its remedy, at most one hint, and its exit status, and
@@ -235,6 +278,14 @@ func TestWrongInputs(t *testing.T) {
 	}
 	sparseFile(t, "disk", 64<<20)
 	sparseFile(t, "small", 1<<20)
+	for name, to := range map[string]string{"dangling": "nowhere", "circle": "circle"} {
+		if err := os.Symlink(to, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo("fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
 	before := contents(t, dir)
 	seen := map[string]bool{}
 	for _, c := range wrongInputs {
@@ -264,6 +315,18 @@ func TestWrongInputs(t *testing.T) {
 	}
 	if len(seen) < 150 {
 		t.Errorf("only %d inputs", len(seen))
+	}
+}
+
+// Mistakes that the parser of the flags finds are JSON, too, also before --json.
+func TestWrongInputsAreJSON(t *testing.T) {
+	for _, line := range []string{"buid --json", "build --bord x --json", "--json disks --foo", "flash --timeout 5 --json", "seed chek --json=true"} {
+		var errs bytes.Buffer
+		status := run(strings.Split(line, " "), strings.NewReader(""), &errs, &errs)
+		var e struct{ Event, Error, Hint string }
+		if err := json.Unmarshal(errs.Bytes(), &e); err != nil || status != exitUsage || e.Event != "error" || e.Hint == "" {
+			t.Errorf("%s: exit status %d, %v: %s", line, status, err, errs.String())
+		}
 	}
 }
 

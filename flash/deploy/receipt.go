@@ -137,6 +137,9 @@ func openLog(path string) (*os.File, error) {
 	if err == nil && !info.Mode().IsRegular() && !hostfile.Inherited(path) {
 		err = errors.New("it is not a regular file")
 	}
+	if err == nil && info.Mode().IsRegular() && !holdsReceipts(f, info.Size()) {
+		err = errors.New("the file is not one of receipts, as it does not begin with a JSON object: name a new file")
+	}
 	if err == nil {
 		_, err = f.Write(nil) // on a full device even this fails
 	}
@@ -145,6 +148,15 @@ func openLog(path string) (*os.File, error) {
 		return nil, logError(path, err)
 	}
 	return f, nil
+}
+
+// holdsReceipts reports whether a file may be one of receipts, and not an image, a disk or a
+// configuration that would be damaged. A file that cannot be read may be one.
+func holdsReceipts(f *os.File, size int64) bool {
+	const begin = `{"`
+	b := make([]byte, len(begin))
+	n, err := f.ReadAt(b, 0)
+	return size == 0 || n == 0 && err != nil || string(b[:n]) == begin
 }
 
 // CheckLog returns the error that [OpenLog] would return, and creates no file.
@@ -166,6 +178,9 @@ func logError(path string, err error) error {
 	}
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathErr.Err
+	}
+	if errors.Is(err, syscall.EISDIR) {
+		err = errors.New("it is a directory")
 	}
 	kind := fault.Write
 	if errors.Is(err, fs.ErrPermission) {

@@ -51,7 +51,7 @@ func Find(name string) (*disk.Disk, error) {
 
 // NoDisk is the error of a disk that does not exist.
 func NoDisk(name string) error {
-	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file%s", name, suggest.Question(suggest.File(name))), "imgtool disks lists the disks there are")
+	return fault.WithHint(fault.New(fault.Gone, "%s: there is no such disk or file%s", name, suggest.Missing(name)), "imgtool disks lists the disks there are")
 }
 
 // Check refuses a disk as [disk.Disk.Check] does, with the command that unmounts it if that is

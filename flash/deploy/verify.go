@@ -23,7 +23,7 @@ import (
 // [*image.MismatchError].
 func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[string][]compose.File, opt *Options) (n int64, err error) {
 	// These are written from an image with random access.
-	if len(files) > 0 || src.File != nil && (src.FillPartition() != nil || src.HasBlockMap()) {
+	if len(files) > 0 || src.File != nil && (src.FillPartition() != nil || src.BlockMap() != "") {
 		if err := src.Seek(ctx); err != nil {
 			return 0, err
 		}
@@ -42,7 +42,7 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 	defer p.Close()
 	expected, err := p.Expected(d.Size)
 	if err != nil {
-		return 0, &image.MismatchError{Name: "size", Len: d.Size, Want: fmt.Sprintf("%d bytes", p.size), Got: fmt.Sprintf("%d bytes, where %v", d.Size, err)}
+		return 0, fault.New(fault.Mismatch, "%s is too small to have %s on it: %w", d.Path, src.Name, err)
 	}
 	t, err := disk.OpenRead(d)
 	if err != nil {

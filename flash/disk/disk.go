@@ -164,10 +164,11 @@ func Lost(path string, err error) error {
 // directory is a [*RefusedError].
 func resolve(root, path string) (at string, info fs.FileInfo, err error) {
 	if at, err = filepath.Abs(path); err == nil {
-		at, err = filepath.EvalSymlinks(filepath.Join(root, at))
+		at = filepath.Join(root, at)
+		info, err = os.Stat(at) // its error for links that form a circle is of the system
 	}
 	if err == nil {
-		info, err = os.Stat(at)
+		at, err = filepath.EvalSymlinks(at)
 	}
 	if err == nil && info.IsDir() {
 		err = &RefusedError{path, "a directory is not a disk: name a disk such as /dev/sdb, or a regular file"}

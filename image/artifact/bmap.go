@@ -120,6 +120,31 @@ func ParseBmap(text []byte) (*Bmap, error) {
 	return b, nil
 }
 
+// EncodeBmap returns a block map of version 2.0 of an image of size bytes. The ranges begin at
+// multiples of [image.Block], and have the SHA-256 of their content.
+func EncodeBmap(size int64, ranges []image.Entry) []byte {
+	const block = image.Block
+	blank := strings.Repeat("0", 64)
+	doc := bmapXML{Version: "2.0", Size: size, Block: block, Blocks: (size + block - 1) / block, Checksum: "sha256", FileSum: blank}
+	for _, p := range ranges {
+		first, last := p.Off/block, (p.Off+p.Len-1)/block
+		doc.Mapped += last - first + 1
+		blocks := fmt.Sprintf("%d-%d", first, last)
+		if first == last {
+			blocks = fmt.Sprint(first)
+		}
+		doc.Ranges = append(doc.Ranges, bmapRange{Sum: p.SHA256, Blocks: blocks})
+	}
+	b, err := xml.MarshalIndent(doc, "", "  ")
+	if err != nil {
+		panic("artifact: internal error: " + err.Error())
+	}
+	b = slices.Concat([]byte(xml.Header), b, []byte("\n"))
+	// The checksum of the file is computed with zeros in its own place.
+	sum := sha256.Sum256(b)
+	return bytes.Replace(b, []byte(blank), []byte(hex.EncodeToString(sum[:])), 1)
+}
+
 // Image returns the ranges of the image r.
 func (b *Bmap) Image(r image.Content) (*image.Image, error) {
 	var extents []image.Extent

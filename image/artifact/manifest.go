@@ -5,11 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/xml"
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 
 	"imgtool/image"
 	"imgtool/image/boardinfo"
@@ -160,30 +158,6 @@ func (m *Manifest) checkInfo() error {
 		return fmt.Errorf("seed: the image has no partition %d with the name %.80q", s.Number, s.Partition)
 	}
 	return m.Info.Check()
-}
-
-// Bmap returns the block map of the image for bmaptool, version 2.0 of the format.
-func (m *Manifest) Bmap() []byte {
-	const block = image.Block
-	blank := strings.Repeat("0", 64)
-	doc := bmapXML{Version: "2.0", Size: m.Size, Block: block, Blocks: (m.Size + block - 1) / block, Checksum: "sha256", FileSum: blank}
-	for _, p := range m.Pieces {
-		first, last := p.Off/block, (p.Off+p.Len-1)/block
-		doc.Mapped += last - first + 1
-		blocks := fmt.Sprintf("%d-%d", first, last)
-		if first == last {
-			blocks = fmt.Sprint(first)
-		}
-		doc.Ranges = append(doc.Ranges, bmapRange{Sum: p.SHA256, Blocks: blocks})
-	}
-	b, err := xml.MarshalIndent(doc, "", "  ")
-	if err != nil {
-		panic("artifact: internal error: " + err.Error())
-	}
-	b = slices.Concat([]byte(xml.Header), b, []byte("\n"))
-	// The checksum of the file is computed with zeros in its own place.
-	sum := sha256.Sum256(b)
-	return bytes.Replace(b, []byte(blank), []byte(hex.EncodeToString(sum[:])), 1)
 }
 
 // CorruptError says that an image is damaged: it does not match its checksums or its format.

@@ -77,7 +77,7 @@ func commit(out *pending, m *Manifest, accessFor func(path string) (*access, err
 	// The image is last: when it is visible, so are the files that belong to it.
 	var files []*pending
 	if m != nil {
-		for _, s := range []sidecar{{BmapPath(out.path), m.Bmap()}, {ManifestPath(out.path), m.Encode()}} {
+		for _, s := range []sidecar{{BmapPath(out.path), EncodeBmap(m.Size, m.Pieces)}, {ManifestPath(out.path), m.Encode()}} {
 			f, err := s.create(accessFor)
 			if err != nil {
 				return err

@@ -125,7 +125,7 @@ func (b *builder) checkInputs() error {
 	for _, name := range inputs {
 		_, optional := b.Board.IsOptional(name)
 		switch {
-		case none && (!optional || b.Board.Starter.Inputs[name] != ""):
+		case none && b.Board.Starter.Inputs[name] != "":
 			b.Inputs[name] = "starter"
 		case b.Inputs[name] == "" && !optional:
 			missing = append(missing, name)

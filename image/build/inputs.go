@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -76,7 +77,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		if f.Size() == 0 {
-			return fmt.Errorf("%s: the file is empty", name)
+			return fmt.Errorf("%s: %s is empty", name, b.Inputs[name])
 		}
 		b.files[name] = f
 		b.inputs = append(b.inputs, artifact.Input{Name: name, SHA256: f.SHA256, Origin: f.Origin})
@@ -137,6 +138,9 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 			return nil, err
 		}
 		n, err := t.Open(inside)
+		if missing, ok := errors.AsType[*tree.NotExistError](err); ok {
+			return nil, fmt.Errorf("%s does not exist in the root file system%s", ref, suggest.Question(missing.Like))
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", ref, err)
 		}

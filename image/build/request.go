@@ -118,7 +118,7 @@ func missing(what string, refs map[string]string) error {
 			continue
 		}
 		if _, err := os.Stat(ref); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s%s: %w", what, name, err)
+			return fmt.Errorf("%s%s: %w", what, name, cmp.Or(source.CheckScheme(ref), err))
 		}
 	}
 	return nil

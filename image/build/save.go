@@ -79,7 +79,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 	if err := j.checkOptions(); err != nil {
 		return err
 	}
-	if len(j.Inputs) == 0 && len(j.Board.Inputs()) > 0 {
+	if len(j.Inputs) == 0 && len(j.Board.Starter.Inputs) > 0 {
 		r.Infof("no inputs given: building a small starter system from Debian's packages")
 	}
 	files := map[string]*artifact.RawFile{} // by medium
@@ -217,7 +217,11 @@ func withHint(err error, board *boards.Board) error {
 				flags = append(flags, "--input "+name+"=REF")
 			}
 		}
-		return fault.WithHint(err, "put them into the directory of --inputs under these names, or pass %s; REF may be starter for the board's default source", strings.Join(flags, " "))
+		hint := "put them into the directory of --inputs under these names, or pass " + strings.Join(flags, " ")
+		if len(board.Starter.Inputs) > 0 {
+			hint += "; REF may be starter for the board's default source"
+		}
+		return fault.WithHint(err, "%s", hint)
 	}
 	if errors.As(err, new(*source.NoAptError)) {
 		return fault.WithHint(err, "pass the inputs instead: --inputs DIR with %s", strings.Join(board.Inputs(), ", "))

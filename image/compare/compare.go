@@ -80,6 +80,14 @@ func Locations(ctx context.Context, a, b *volume.Location, r progress.Reporter) 
 	if err := c.fit(); err != nil {
 		return nil, err
 	}
+	for _, l := range []*volume.Location{c.a, c.b} {
+		if _, err := l.Section(); l.Part != "" && err != nil {
+			return nil, err
+		}
+	}
+	if !a.Inside && !b.Inside && a.Partitions.None() != b.Partitions.None() {
+		return nil, noTable(c.a, c.b)
+	}
 	c.progress = r.Phase("comparing", 0)
 	defer r.EndPhase()
 	compare := c.images

@@ -17,13 +17,16 @@ import (
 	"imgtool/layouts"
 )
 
+// noTable returns the error that one of two images has no partition table.
+func noTable(a, b *volume.Location) error {
+	if a.Partitions.None() {
+		b = a
+	}
+	return fault.New(fault.Corrupt, "%s: %w", b.Source.Name, b.Partitions.Primary)
+}
+
 func (c *comparison) images() error {
 	a, b := c.a.Partitions, c.b.Partitions
-	for _, l := range []*volume.Location{c.a, c.b} {
-		if l.Partitions.None() {
-			return fault.New(fault.Corrupt, "%s: it has no partition table: %w", l.Source.Name, l.Partitions.Primary)
-		}
-	}
 	var whole []Detail
 	if !c.a.Source.IsDisk() && !c.b.Source.IsDisk() {
 		whole = differ(whole, "size", fmt.Sprint(c.a.Source.Image.Size()), fmt.Sprint(c.b.Source.Image.Size()))

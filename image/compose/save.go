@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -47,9 +46,6 @@ func SaveSeed(ctx context.Context, path string, opt SeedOptions) error {
 	if err := e.save(ctx); err != nil {
 		return err
 	}
-	if _, err := os.Stat(artifact.BmapPath(path)); err == nil && s.Manifest == nil {
-		opt.Reporter.Warnf("%s describes the image before the change: bmaptool would refuse the changed parts", artifact.BmapPath(path))
-	}
 	return e.CheckSaved(opt)
 }
 
@@ -87,7 +83,7 @@ func (e *SeedEdit) CheckSaved(opt SeedOptions) error {
 func (e *SeedEdit) save(ctx context.Context) error {
 	s := e.source
 	if s.Manifest == nil && s.Format == artifact.Raw {
-		return artifact.Patch(ctx, s.Name, s.File, slices.Concat(e.Steps...))
+		return e.patch(ctx)
 	}
 	err := artifact.ErrStream
 	if s.Manifest != nil {
@@ -101,6 +97,32 @@ func (e *SeedEdit) save(ctx context.Context) error {
 		return fmt.Errorf("%s: a seed can be put into an .img, and into an .img.zst that imgtool made", s.Name)
 	}
 	return err
+}
+
+// patch changes a raw image without a manifest, and the block map beside it. The image must match
+// its block map, because the new one has new checksums of all ranges.
+func (e *SeedEdit) patch(ctx context.Context) error {
+	s := e.source
+	if err := s.Check(ctx); err != nil {
+		return err
+	}
+	blockMap := s.BlockMap()
+	var text []byte
+	if blockMap != "" {
+		after, err := e.overlay()
+		if err != nil {
+			return err
+		}
+		sums, err := image.Sum(ctx, after, nil)
+		if err != nil {
+			return err
+		}
+		text = artifact.EncodeBmap(after.Size(), sums.Pieces.Entries)
+	}
+	if err := artifact.Patch(ctx, s.Name, s.File, slices.Concat(e.Steps...)); err != nil || blockMap == "" {
+		return err
+	}
+	return artifact.WriteBeside(blockMap, text)
 }
 
 // region returns the boot partition after the change with what is around it, up to the

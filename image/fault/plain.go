@@ -71,7 +71,11 @@ func plain(err error) (path, text string) {
 	case op == "write" || op == "pwrite" || op == "sync" || op == "fsync":
 		return path, fmt.Sprintf("writing %s: %v", path, err)
 	case errors.Is(err, fs.ErrNotExist):
-		return path, path + " does not exist" + suggest.Question(suggest.File(path))
+		return path, path + " does not exist" + suggest.Missing(path)
+	case errors.Is(err, syscall.ELOOP):
+		return path, path + " is a symbolic link that leads back to itself"
+	case errors.Is(err, syscall.ENOTDIR) && exists(path):
+		return path, path + " is not a directory"
 	case errors.Is(err, syscall.ENOTDIR):
 		return path, path + " does not exist: a part of the path is not a directory"
 	case errors.Is(err, syscall.EISDIR):
@@ -80,4 +84,9 @@ func plain(err error) (path, text string) {
 		return path, path + " exists already"
 	}
 	return path, fmt.Sprintf("%s: %v", path, err)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

@@ -69,7 +69,7 @@ func readError(path string, off int64, err error) error {
 // exists and is writable, and path is not a file of another kind. It leaves nothing behind.
 func CheckOutput(path string) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return &KindError{path, kind(info.Mode()), "a regular file"}
+		return &KindError{path, Kind(info.Mode()), "a regular file"}
 	}
 	dir := filepath.Dir(path)
 	info, err := os.Stat(dir)

@@ -83,7 +83,7 @@ func open(path string, ok func(mode fs.FileMode) bool, want string) (*os.File, e
 		return nil, err
 	}
 	if !ok(info.Mode()) {
-		return nil, &KindError{path, kind(info.Mode()), want}
+		return nil, &KindError{path, Kind(info.Mode()), want}
 	}
 	// O_NONBLOCK: it may have become a FIFO.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -91,7 +91,7 @@ func open(path string, ok func(mode fs.FileMode) bool, want string) (*os.File, e
 		return nil, err
 	}
 	if info, err = f.Stat(); err == nil && !ok(info.Mode()) {
-		err = &KindError{path, kind(info.Mode()), want}
+		err = &KindError{path, Kind(info.Mode()), want}
 	}
 	if err != nil {
 		f.Close()
@@ -100,8 +100,11 @@ func open(path string, ok func(mode fs.FileMode) bool, want string) (*os.File, e
 	return f, nil
 }
 
-func kind(mode fs.FileMode) string {
+// Kind returns what a file is, in words.
+func Kind(mode fs.FileMode) string {
 	switch {
+	case mode.IsRegular():
+		return "a regular file"
 	case mode.IsDir():
 		return "a directory"
 	case mode&fs.ModeNamedPipe != 0:
@@ -114,6 +117,18 @@ func kind(mode fs.FileMode) string {
 		return "a character device"
 	}
 	return "a special file"
+}
+
+// OpenRoot opens a directory. Other files are refused without opening them.
+func OpenRoot(dir string) (*os.Root, error) {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = &KindError{dir, Kind(info.Mode()), "a directory"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(dir)
 }
 
 // DirFS returns a file system of the regular files in a directory.

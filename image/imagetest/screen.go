@@ -29,8 +29,8 @@ func StartScreen(t testing.TB, width, height int, command string) *Screen {
 	t.Helper()
 	Need(t, "tmux")
 	s := &Screen{t: t, socket: filepath.Join(t.TempDir(), "tmux")}
-	s.tmux("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "env LC_ALL=C.UTF-8 "+command)
-	s.tmux("set-option", "-g", "remain-on-exit", "on")
+	// The shell stays when the program has ended: tmux would scroll the screen by a line.
+	s.tmux("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "trap : INT; env LC_ALL=C.UTF-8 "+command+"; exec sleep 600")
 	t.Cleanup(func() { exec.Command("tmux", "-S", s.socket, "kill-server").Run() })
 	return s
 }

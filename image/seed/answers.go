@@ -45,6 +45,22 @@ func CheckPublish(port string, privileged bool) error {
 	return err
 }
 
+// CheckNetwork returns the first of the flags lan, dhcp-start and dhcp-end that is wrong, and what is
+// wrong with it.
+func CheckNetwork(answers Answers) (flag string, err error) {
+	a := valid
+	a.LAN, a.Start, a.End = answers.LAN, answers.Start, answers.End
+	_, faults := New(a)
+	for _, f := range faults {
+		if flag := networkFlags[f.Key]; flag != "" && !f.Warning {
+			return flag, errors.New(f.Text)
+		}
+	}
+	return "", nil
+}
+
+var networkFlags = map[string]string{"network.dnsmasq.gateway_cidr": "lan", "network.dnsmasq.dhcp_start": "dhcp-start", "network.dnsmasq.dhcp_end": "dhcp-end"}
+
 // valid are answers that make a valid document, in which one can be checked.
 var valid = Answers{User: "ops", Key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f", Container: "app", Image: "registry.example/app:1"}
 

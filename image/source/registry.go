@@ -110,7 +110,7 @@ func (d *download) Close() error { return d.body.Close() }
 func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error) {
 	in, err := name.ParseReference(image)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, fmt.Errorf("%s is not the name of an image in a registry, such as docker://HOST/REPOSITORY:TAG", ref)
 	}
 	repo, err := o.login(ctx, in)
 	if err != nil {

@@ -8,6 +8,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -182,10 +183,25 @@ func (o *Opener) root(ctx context.Context, ref string) (*Root, error) {
 		return r, err
 	}
 	r, err := o.rootPath(ctx, within{ref: ref, path: ref})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = cmp.Or(CheckScheme(ref), err)
+	}
 	if errors.Is(err, fs.ErrNotExist) && o.looksRemote(ref) {
 		return o.registry(ctx, ref, ref)
 	}
 	return r, err
+}
+
+// CheckScheme returns an error for a reference that does not name a file and is written like one
+// that is read from elsewhere.
+func CheckScheme(ref string) error {
+	switch scheme, _, _ := strings.Cut(ref, ":"); scheme {
+	case "http", "https", "ftp", "s3":
+		return fmt.Errorf("%s: URLs are not read: download the file and give its path", ref)
+	case "docker":
+		return fmt.Errorf("%s: write an image in a registry as docker://HOST/REPOSITORY:TAG", ref)
+	}
+	return nil
 }
 
 // looksRemote reports whether ref is HOST/REPOSITORY with a tag or digest, and there is no
@@ -216,7 +232,7 @@ func (o *Opener) openPath(ref, path string) (*os.File, fs.FileInfo, error) {
 		return nil, nil, err
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("%s: not a regular file", ref)
+		return nil, nil, fmt.Errorf("%s is not a regular file, but %s", ref, hostfile.Kind(fi.Mode()))
 	}
 	f, err := hostfile.Open(o.path(path))
 	if err != nil {
@@ -231,7 +247,7 @@ func (o *Opener) openPath(ref, path string) (*os.File, fs.FileInfo, error) {
 
 func (o *Opener) stat(ref, path string) (fs.FileInfo, error) {
 	if path == "" {
-		return nil, fmt.Errorf("%q: no path", ref)
+		return nil, errors.New("no path is given")
 	}
 	fi, err := os.Stat(o.path(path))
 	if err != nil {

@@ -184,7 +184,7 @@ func TestFileIsNotChanged(t *testing.T) {
 		t.Error(f, err)
 	}
 	for ref, want := range map[string]string{
-		"nope": "stat nope: no such file or directory", "sub": "sub: not a regular file", "": `"": no path`,
+		"nope": "stat nope: no such file or directory", "sub": "sub is not a regular file, but a directory", "": "no path is given",
 		"deb:x": "deb:x: it must be deb:PACKAGE/PATH", "deb:/x": "deb:/x: it must be deb:PACKAGE/PATH",
 	} {
 		_, err := o.File(t.Context(), ref)
@@ -213,7 +213,7 @@ func TestRootRefusesOtherFiles(t *testing.T) {
 		"text":                         "text: not a directory, tar, squashfs or container image",
 		"empty":                        "empty: not a directory, tar, squashfs or container image",
 		"text.zstd":                    "text.zstd: neither a tar nor a squashfs after decompression",
-		"fifo":                         "fifo: not a regular file",
+		"fifo":                         "fifo is not a regular file, but a pipe",
 		"rootfs.tar.gz":                "stat rootfs.tar.gz: no such file or directory",
 		"debian:12":                    "stat debian:12: no such file or directory",
 		"./localhost/x:y":              "stat ./localhost/x:y: no such file or directory",
@@ -221,7 +221,7 @@ func TestRootRefusesOtherFiles(t *testing.T) {
 		"registry.example/rootfs.tar":  "stat registry.example/rootfs.tar: no such file or directory",
 		"oci:build.out":                "oci:build.out: not an OCI layout",
 		"oci:nope:tag":                 "stat oci:nope:tag: no such file or directory",
-		"docker://UPPER CASE/is wrong": "docker://UPPER CASE/is wrong: could not parse reference: UPPER CASE/is wrong",
+		"docker://UPPER CASE/is wrong": "docker://UPPER CASE/is wrong is not the name of an image in a registry, such as docker://HOST/REPOSITORY:TAG",
 	} {
 		_, err := o.Root(t.Context(), ref)
 		if err == nil || err.Error() != want {

@@ -68,11 +68,21 @@ func File(path string) string {
 	}
 	defer f.Close()
 	list, _ := f.Readdirnames(1000)
+	list = slices.DeleteFunc(list, func(s string) bool { return s == name })
 	slices.Sort(list)
 	if like := Closest(name, list); like != "" {
 		return dir + like
 	}
 	return ""
+}
+
+// Missing returns a clause that ends an error about a file that does not exist: where its symbolic
+// link points, or the question whether a file with a name like it was meant.
+func Missing(path string) string {
+	if to, err := os.Readlink(path); err == nil {
+		return "; it is a symbolic link to " + to
+	}
+	return Question(File(path))
 }
 
 // DidYouMean returns a clause that ends an error about word, such as "; did you mean rock64?",

@@ -1,8 +1,10 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
@@ -11,6 +13,7 @@ import (
 
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
+	"imgtool/image/hostfile"
 	"imgtool/image/partition"
 )
 
@@ -29,7 +32,7 @@ func ParseForwards(flag string, list []string) (all []Forward, err error) {
 		}
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", from))
 		if err != nil {
-			return nil, fault.WithHint(fmt.Errorf("%s: %w", flag, err), "use another port of this computer, such as %s %d:%d", flag, from+1, to)
+			return nil, fault.WithHint(fault.New(fault.Usage, "%s: port %d of 127.0.0.1 is in use or not allowed", flag, from), "use another port of this computer, such as %s %d:%d", flag, from+1, to)
 		}
 		defer l.Close()
 		all = append(all, Forward{Host: uint16(from), Guest: uint16(to)})
@@ -37,23 +40,37 @@ func ParseForwards(flag string, list []string) (all []Forward, err error) {
 	return all, nil
 }
 
-// CreateEnv creates the file of [Machine.Env], or checks the size of an existing file.
+// CheckEnv checks the file of [Machine.Env] if it exists.
+func CheckEnv(path string) error {
+	f, err := hostfile.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.Size() != 0 && info.Size() != EnvSize {
+		err = fmt.Errorf("%s has %d bytes, and the flash of U-Boot's environment has %d", path, info.Size(), EnvSize)
+	}
+	return err
+}
+
+// CreateEnv creates the file of [Machine.Env], or checks an existing file.
 func CreateEnv(path string) error {
+	if err := CheckEnv(path); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return err
-	case info.Size() == 0:
-		return f.Truncate(EnvSize)
-	case info.Size() != EnvSize:
-		return fmt.Errorf("%s has %d bytes, and the flash of U-Boot's environment has %d", path, info.Size(), EnvSize)
+	if err == nil && info.Size() == 0 {
+		err = f.Truncate(EnvSize)
 	}
-	return nil
+	return err
 }
 
 // BootSlot returns the replies to U-Boot that make it boot slot "a" or "b" of the first

@@ -196,8 +196,13 @@ func (s *Source) useBmap() error {
 	return nil
 }
 
-// HasBlockMap reports whether a block map limits the content of the source.
-func (s *Source) HasBlockMap() bool { return s.beside.bmap != nil }
+// BlockMap returns the path of the block map that limits the content of the source, or "".
+func (s *Source) BlockMap() string {
+	if s.beside.bmap == nil {
+		return ""
+	}
+	return s.beside.bmapPath
+}
 
 // explain adds a hint to an error of an image whose manifest was found by its content.
 func (s *Source) explain(err error) error {

@@ -128,7 +128,7 @@ func (l *Location) Section() (*io.SectionReader, error) {
 		if kind, _ := Detect(img); kind != "" {
 			return nil, fmt.Errorf("%s is a file system and has no partitions: write %s:/PATH", name, name)
 		}
-		return nil, corrupt("%s has no partition table: %w", name, l.Partitions.Primary)
+		return nil, corrupt("%s: %w", name, l.Partitions.Primary)
 	case l.Partitions.None():
 		return io.NewSectionReader(img, 0, img.Size()), nil
 	case len(l.Partitions.List) == 0:

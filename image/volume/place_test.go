@@ -52,7 +52,7 @@ func TestPlaceErrors(t *testing.T) {
 		{path + ":none", "", `has no partition "none" (it has 1 root)`},
 		{path + ":root", "", path + ":root has no known file system (squashfs, ext4, FAT)"},
 		{text, fault.Corrupt, "it is neither a disk image nor a known file system"},
-		{text + ":root", fault.Corrupt, "has no partition table"},
+		{text + ":root", fault.Corrupt, "it starts with no partition table"},
 	} {
 		l, err := volume.ParsePlace(c.arg).Open(t.Context(), volume.Options{})
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -68,7 +67,6 @@ func (d *desktop) start(dir string) {
 		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,format=raw,file=%s", disk.name, disk.file), "-device", disk.device+",drive="+disk.name)
 	}
 	qemu := exec.Command("qemu-system-x86_64", args...)
-	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := qemu.Start(); err != nil {
 		d.t.Fatal(err)
 	}

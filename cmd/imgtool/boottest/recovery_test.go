@@ -47,7 +47,7 @@ func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 		"-drive", "if=none,id=stick,format=raw,file="+stick, "-device", "qemu-xhci", "-device", "usb-storage,drive=stick,removable=on")
 	for _, want := range []string{
 		`(?m)^table before: there$`,
-		`(?m)^found /dev/sdb \(2\.44 GiB, Linux UMS disk 0, serial rock64-0001, usb\)`,
+		`(?m)^found 2\.4 GiB Linux UMS disk 0 at /dev/sdb \(usb, serial rock64-0001, port 3-1\)`,
 		`(?m)^imgtool: /dev/sdb: the disk is gone`,
 		`(?m)^imgtool: the content of /dev/sdb is not known, because it could not be read back; flash it again$`,
 		fmt.Sprintf(`(?m)^status pulled %d `, 9),

@@ -129,9 +129,13 @@ func CheckUseless(cmd *cobra.Command, rules ...Useless) error {
 	return nil
 }
 
-// CheckEmpty refuses flags with an empty text: it is mostly a variable of a shell that is not set.
-func CheckEmpty(cmd *cobra.Command) (err error) {
+// CheckValues refuses flags with an empty text, which is mostly a variable of a shell that is not
+// set, and with a negative time.
+func CheckValues(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "duration" && strings.HasPrefix(f.Value.String(), "-") && err == nil {
+			err = fault.New(fault.Usage, "--%s is %s; it must not be negative", f.Name, f.Value)
+		}
 		empty := f.Value.String() == "" && f.Value.Type() != "bool"
 		if list, ok := f.Value.(pflag.SliceValue); ok {
 			empty = strings.Join(list.GetSlice(), "") == ""

@@ -98,6 +98,21 @@ func Check(root *cobra.Command, args []string) error {
 	return nil
 }
 
+// AsksJSON reports whether a command line that may be wrong has the flag --json.
+func AsksJSON(args []string) (asks bool) {
+	for _, arg := range args {
+		switch arg {
+		case "--":
+			return asks
+		case "--json", "--json=true":
+			asks = true
+		case "--json=false":
+			asks = false
+		}
+	}
+	return asks
+}
+
 // valued returns the flag that takes its value from the argument after arg, or nil.
 func valued(cmd *cobra.Command, arg string) (f *pflag.Flag) {
 	if name, long := strings.CutPrefix(arg, "--"); long {

@@ -243,6 +243,8 @@ func (l Limits) archiveError(err error) error {
 		return fmt.Errorf("the archive needs a zstd window of more than %d MiB, the largest that the device supports; compress it without --long", l.window()>>20)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = errors.New("it ends too early")
+	case errors.Is(err, tar.ErrHeader):
+		err = errors.New("what it holds is not a tar, or a header in it is damaged")
 	}
 	return &CorruptError{err}
 }

@@ -30,6 +30,13 @@ func CheckAnswers(a *seed.Answers) error {
 			return fault.New(fault.Usage, "--publish: %w", err)
 		}
 	}
+	if flag, err := seed.CheckNetwork(*a); err != nil {
+		text := strings.Replace(err.Error(), "set dhcp_start and dhcp_end in [network.dnsmasq]", "give --dhcp-start and --dhcp-end", 1)
+		if strings.HasPrefix(text, `"`) {
+			return fault.New(fault.Usage, "--%s: %s", flag, text)
+		}
+		return fault.New(fault.Usage, "--%s %s", flag, text)
+	}
 	return nil
 }
 
