@@ -160,8 +160,13 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 	}
 	body = merge(body, late)
 	all := merge(merge(blank, body), zeroEntries(image.Subtract(skipped.later, spansIn(late))))
-	if err := r.verify(ctx, part, all, again, p); err != nil {
+	readAll, err := r.verify(ctx, part, all, again, p)
+	if err != nil {
 		return nil, nil, err
+	}
+	if readAll {
+		r.res.Verified += r.res.Unread
+		r.res.Unread = 0
 	}
 	r.res.Reading = time.Since(begin)
 	return body, seen, nil
@@ -232,7 +237,8 @@ func (r *run) settle(ctx context.Context, chunks iter.Seq2[image.Chunk, error], 
 		}
 		panic("flash: internal error: a chunk that was written is missing")
 	}
-	return m, r.verify(ctx, m, m, again, verified)
+	_, err = r.verify(ctx, m, m, again, verified)
+	return m, err
 }
 
 // write writes the chunks and flushes. It returns the entries it wrote.

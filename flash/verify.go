@@ -20,22 +20,18 @@ var errReadOnce = errors.New("it comes from a pipe and cannot be written again")
 
 // verify reads part of what was written back, and repairs it. If a repair wrote anything,
 // verify then reads all of it: on a disk that mistakes one place for another, repairing
-// one place breaks another. again returns the content of a span, or fails with
-// errReadOnce.
-func (r *run) verify(ctx context.Context, part, all *image.Manifest, again func(image.Span) ([]byte, error), p image.Progress) error {
+// one place breaks another, and reports that it did. again returns the content of a span, or
+// fails with errReadOnce.
+func (r *run) verify(ctx context.Context, part, all *image.Manifest, again func(image.Span) ([]byte, error), p image.Progress) (readAll bool, err error) {
 	written, err := r.pass(ctx, part, again, p)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if r.res.Verified += size(part); !written {
-		return nil
+		return false, nil
 	}
-	if _, err := r.pass(ctx, all, nil, r.phases.Start(Reading, size(all))); err != nil {
-		return err
-	}
-	r.res.Verified += size(all) - size(part)
-	r.res.Unread -= size(all) - size(part)
-	return nil
+	_, err = r.pass(ctx, all, nil, r.phases.Start(Reading, size(all)))
+	return err == nil, err
 }
 
 // pass reads entries back, repairs wrong places, and reports whether a repair

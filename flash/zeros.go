@@ -2,8 +2,10 @@ package flash
 
 import (
 	"context"
+	"errors"
 	"iter"
 
+	"imgtool/flash/disk"
 	"imgtool/image"
 )
 
@@ -73,8 +75,8 @@ func (r *run) withoutZeros(chunks iter.Seq2[image.Chunk, error], out *skipped, p
 	}
 }
 
-// blank compares the disk with runs of zeros, and writes zeros where it has other data. It
-// returns the entries it wrote.
+// blank compares the disk with runs of zeros, and writes zeros where it has other data or
+// cannot be read. It returns the entries it wrote, which p does not include.
 func (r *run) blank(ctx context.Context, runs []image.Span, p image.Progress) (*image.Manifest, error) {
 	var dirty []image.Span
 	buf, none := make([]byte, image.PieceSize), make([]byte, image.PieceSize)
@@ -84,14 +86,19 @@ func (r *run) blank(ctx context.Context, runs []image.Span, p image.Progress) (*
 				return nil, context.Cause(ctx)
 			}
 			b := buf[:min(s.End()-at, int64(len(buf)))]
-			if k, _ := r.dev.ReadAt(b, at); k < len(b) {
+			old := len(dirty)
+			k, err := r.dev.ReadAt(b, at)
+			switch {
+			case errors.As(err, new(*StallError)) || disk.Lost(r.dev.Path(), err) != nil:
+				return nil, r.readError(ctx, err) // not one timeout after another
+			case k < len(b):
 				dirty = append(dirty, image.Span{Off: at, Len: int64(len(b))})
-			} else if !image.IsZero(b) {
+			case !image.IsZero(b):
 				for start, end := range differences(none[:len(b)], b) {
 					dirty = append(dirty, image.Span{Off: at + int64(start), Len: int64(end - start)})
 				}
 			}
-			p.Add(int64(len(b)))
+			p.Add(int64(len(b)) - totalLen(dirty[old:])) // the others are read again
 			at += int64(len(b))
 		}
 	}

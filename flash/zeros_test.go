@@ -2,11 +2,14 @@ package flash_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"imgtool/flash"
 	"imgtool/image"
@@ -72,11 +75,17 @@ func TestZerosAreSkipped(t *testing.T) {
 			}
 			job := p.job
 			job.Verify = c.verify
-			var told, total int64
+			var told, total, read, toRead int64
 			res, err := flash.Run(t.Context(), f, job, func(phase string, n int64) image.Progress {
+				if phase == flash.Reading {
+					toRead += n
+				}
 				return func(n int64) {
-					if phase == flash.Writing {
+					switch phase {
+					case flash.Writing:
 						told += n
+					case flash.Reading:
+						read += n
 					}
 				}
 			})
@@ -88,6 +97,9 @@ func TestZerosAreSkipped(t *testing.T) {
 			}
 			if total = job.BodySize; res.Skipped != c.want || told != total {
 				t.Errorf("%d bytes were not written, want %d; of %d bytes %d are reported", res.Skipped, c.want, total, told)
+			}
+			if read != toRead {
+				t.Errorf("%d bytes are to be read, %d are reported", toRead, read)
 			}
 			if all := res.Written + res.Skipped; c.verify == flash.Full && res.Verified < job.BodySize {
 				t.Errorf("%d bytes written or found, %d verified", all, res.Verified)
@@ -171,5 +183,60 @@ func TestUnreadableZerosAreWritten(t *testing.T) {
 	}
 	if i := differ(p.want, f.data); i >= 0 || len(read) == 0 || res.Skipped == 0 {
 		t.Errorf("the disk differs at byte %d after %v could not be read", i, read)
+	}
+}
+
+// Zeros that were skipped and compared count once, also if all is read again after a repair.
+func TestRepairCountsSkippedZerosOnce(t *testing.T) {
+	p, _ := newZeros()
+	p.again()
+	for _, verify := range []flash.Verify{flash.Full, flash.Sampled} {
+		p.job.Verify = verify
+		var want *flash.Result
+		for _, spoil := range []bool{false, true} {
+			f := &fake{data: make([]byte, len(p.want))}
+			f.write = func(_ int, b []byte, off int64) (int, error) {
+				if off == headSize && spoil { // the first piece is in every sample
+					b[77] ^= 1
+					spoil = false
+				}
+				return through, nil
+			}
+			res, err := flash.Run(t.Context(), f, p.job, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want == nil {
+				want = res
+				continue
+			}
+			if len(res.Repaired) != 1 || res.Unread != 0 || res.Verified != want.Verified+want.Unread {
+				t.Errorf("with a repair %d bytes are verified and %d are not, without one %d and %d; repaired: %v", res.Verified, res.Unread, want.Verified, want.Unread, res.Repaired)
+			}
+		}
+	}
+}
+
+// A disk that hangs while it is compared with zeros ends the run after one timeout.
+func TestDiskHangsAtSkippedZeros(t *testing.T) {
+	p, zeros := newZeros()
+	p.job.Stall = 50 * time.Millisecond
+	f := &fake{data: make([]byte, len(p.want))}
+	hang := make(chan struct{})
+	defer close(hang)
+	var reads atomic.Int32
+	f.read = func(_ int, b []byte, off int64) error {
+		if len(b) > image.Block && off >= zeros[0].Off {
+			reads.Add(1)
+			<-hang
+		}
+		return nil
+	}
+	_, err := flash.Run(t.Context(), f, p.job, nil)
+	if _, ok := errors.AsType[*flash.StallError](err); !ok || reads.Load() != 1 {
+		t.Errorf("after %d reads that hang: %v", reads.Load(), err)
+	}
+	if p.bootable(f.data) {
+		t.Error("the disk has a partition table")
 	}
 }

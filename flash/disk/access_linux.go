@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,17 @@ import (
 	"imgtool/flash/disk/udisks"
 )
 
-// patience is how long a user may take to type a password, and UDisks2 to answer.
-const patience = 3 * time.Minute
+const (
+	patience = 3 * time.Minute  // how long a user may take to type a password, and UDisks2 to finish
+	quick    = 30 * time.Second // how long UDisks2 may take to open a disk without a password
+)
+
+func timeToOpen(ask bool) time.Duration {
+	if ask {
+		return patience
+	}
+	return quick
+}
 
 // Permit checks that this process can open the disk, for writing if write is set: directly or
 // through UDisks2. It opens nothing for longer than a moment. If it takes a password and ask is
@@ -34,7 +44,7 @@ func (d *Disk) Permit(ctx context.Context, write, ask bool) error {
 	if err != unix.EACCES {
 		return nil // whatever else is wrong is found when it is opened
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeToOpen(ask))
 	defer cancel()
 	// polkit has no answer before the disk is opened: it judges by properties of the disk, which
 	// only UDisks2 may pass to it. The action is the same for reading and writing.
@@ -51,10 +61,10 @@ func (d *Disk) Permit(ctx context.Context, write, ask bool) error {
 // open opens the disk with the flags of open(2), through UDisks2 if this user may not open it.
 func (d *Disk) open(flags int, ask bool) (*os.File, error) {
 	f, err := os.OpenFile(d.Path, flags, 0)
-	if !errors.Is(err, fs.ErrPermission) {
+	if !errors.Is(err, fs.ErrPermission) || os.Geteuid() == 0 {
 		return f, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), timeToOpen(ask))
 	defer cancel()
 	mode := "r"
 	if flags&os.O_RDWR != 0 {
@@ -87,6 +97,8 @@ func (d *Disk) permission(err error, write bool) error {
 	switch {
 	case errors.Is(err, udisks.ErrUnavailable):
 		return &PermissionError{d.Path, "only root may " + verb(write) + " it, because UDisks2, which opens disks for other users, is not running", false}
+	case errors.Is(err, udisks.ErrSilent):
+		return &PermissionError{d.Path, "this user may not " + verb(write) + " it, and UDisks2 or the question for a password was not answered in time", false}
 	case !ok:
 		return err
 	case denied.Dismissed:
@@ -121,36 +133,66 @@ func (d *Disk) rescan() error {
 	return f.Close()
 }
 
-// Unmount unmounts the file systems of a disk that is [Disk.Releasable]. A user without root's
-// rights does so through UDisks2, which may ask for a password. Find the disk again afterwards.
+// Unmount unmounts the file systems of a disk that is [Disk.Releasable], if it is still the disk
+// that was found. A user without root's rights does so through UDisks2, which may ask for a
+// password. Find the disk again afterwards.
 func (d *Disk) Unmount(ctx context.Context) error {
 	if !d.Releasable() {
 		return d.refuse("it is in use by more than mounts")
 	}
-	for _, m := range d.Mounts {
-		var err error
+	now, err := d.Again()
+	switch {
+	case err != nil:
+		return err
+	case !now.Releasable() && len(now.InUse) > 0:
+		return now.Check(Need{})
+	}
+	for i, m := range d.Mounts {
 		if os.Geteuid() == 0 {
-			err = unmountAll(m.At)
+			err = unmountAll(m)
 		} else {
-			ask, cancel := context.WithTimeout(ctx, patience)
-			err = d.permission(udisks.Unmount(ask, m.Device, true), true)
-			cancel()
+			err = d.permission(udisks.Unmount(ctx, m.Device, true), true)
 		}
 		switch {
-		case errors.Is(err, unix.EBUSY):
-			return d.refuse("%s cannot be unmounted from %s: close the programs that use files there", m.Device, list(m.At))
+		case err == nil:
+			continue
 		case errors.As(err, new(*PermissionError)), ctx.Err() != nil:
 			return err
-		case err != nil:
-			return d.refuse("%s cannot be unmounted from %s (%v): unmount it first", m.Device, list(m.At), err)
+		case errors.Is(err, unix.EBUSY):
+			return d.refuse("%s cannot be unmounted from %s: close the programs that use files there%s", m.Device, list(m.At), unmounted(d.Mounts[:i]))
 		}
+		return d.refuse("%s cannot be unmounted from %s (%v): unmount it first%s", m.Device, list(m.At), err, unmounted(d.Mounts[:i]))
 	}
 	return nil
 }
 
-func unmountAll(at []string) error {
-	for _, path := range at {
-		// A path that is not a mount point any more is what is wanted.
+// unmounted returns a clause that says which file systems were unmounted, or "".
+func unmounted(mounts []Mount) string {
+	if len(mounts) == 0 {
+		return ""
+	}
+	var names []string
+	for _, m := range mounts {
+		names = append(names, m.Device)
+	}
+	return " (" + list(names) + " was unmounted)"
+}
+
+// unmountAll unmounts a device at its mount points, the last one first.
+func unmountAll(mount Mount) error {
+	for _, path := range slices.Backward(mount.At) {
+		m, err := query("/")
+		if err != nil {
+			return err
+		}
+		top := m.below(path, nil)
+		n := m.bySource(mount.Device)
+		switch {
+		case n == nil || !slices.Contains(n.mounts, path):
+			continue // it was unmounted meanwhile
+		case !slices.Contains(top, n):
+			return fmt.Errorf("another file system is mounted over it at %s", path)
+		}
 		if err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 			return fmt.Errorf("unmounting %s: %w", path, err)
 		}

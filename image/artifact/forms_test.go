@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/imagetest"
@@ -324,5 +326,31 @@ func TestCorruptionsAreFoundByCheck(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: it is not found", how)
 		}
+	}
+}
+
+// A skippable frame that pzstd writes before a frame, the size of that in 4 bytes, is not taken for
+// a manifest, whatever its first byte is.
+func TestFrameOfPzstdIsNoManifest(t *testing.T) {
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := bytes.Repeat([]byte("image "), 1000)
+	packed := append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00{\x12\x00\x00"), z.EncodeAll(data, nil)...)
+	s, err := artifact.Stream(bytes.NewReader(packed), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var got []byte
+	for c, err := range s.Chunks() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, c.Data...)
+	}
+	if !bytes.Equal(got, data) {
+		t.Errorf("%d bytes of %d", len(got), len(data))
 	}
 }

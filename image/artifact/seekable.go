@@ -291,6 +291,9 @@ func skipFrame(r io.Reader) error {
 	return skip(4 * checksum)
 }
 
+// minManifest is less than the size of any manifest, in bytes.
+const minManifest = 64
+
 // parseManifestFrame returns the manifest if r starts with one, and nil if not.
 func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	h := make([]byte, 8)
@@ -298,8 +301,8 @@ func parseManifestFrame(r io.Reader) (*Manifest, error) {
 		return nil, nil
 	}
 	size := binary.LittleEndian.Uint32(h[4:])
-	if size > MaxManifest {
-		return nil, nil
+	if size < minManifest || size > MaxManifest {
+		return nil, nil // a skippable frame of another program, such as those of pzstd, of 4 bytes
 	}
 	// ReadAll allocates for the bytes there are, not for the size in the header.
 	b, err := io.ReadAll(io.LimitReader(r, int64(size)))

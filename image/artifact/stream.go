@@ -77,8 +77,8 @@ func stream(r io.Reader, sidecar *Manifest, sizes []xz.Size) (*Streamed, error) 
 		}
 		return nil, err
 	}
-	if from.Err != nil {
-		return nil, from.Err
+	if from.Err() != nil {
+		return nil, from.Err()
 	}
 	s := &Streamed{Format: detect(head), Manifest: sidecar, in: from}
 	var all io.Reader = in
@@ -88,8 +88,8 @@ func stream(r io.Reader, sidecar *Manifest, sizes []xz.Size) (*Streamed, error) 
 		if err != nil {
 			return nil, err
 		}
-		if from.Err != nil {
-			return nil, from.Err
+		if from.Err() != nil {
+			return nil, from.Err()
 		}
 		if m != nil {
 			s.Manifest = m
@@ -117,8 +117,8 @@ func (s *Streamed) wrap(err error, at int64) error {
 	if err == nil {
 		return nil
 	}
-	if s.in.Err != nil {
-		return s.in.Err
+	if s.in.Err() != nil {
+		return s.in.Err()
 	}
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return corrupt("the image is cut short at byte %d", at)

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"imgtool/image/xz"
 )
@@ -185,16 +186,28 @@ func explain(err error) error {
 }
 
 // Input is the input of a decompressor. It keeps the first error of R, because
-// decompressors may replace it: their own errors mean damaged data only if Err is nil.
+// decompressors may replace it: their own errors mean damaged data only if Err is nil. A
+// decompressor that reads ahead may still be reading when Err is called.
 type Input struct {
-	R   io.Reader
-	Err error
+	R io.Reader
+
+	mu  sync.Mutex
+	err error
+}
+
+// Err returns the first error of R, without [io.EOF].
+func (i *Input) Err() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err
 }
 
 func (i *Input) Read(p []byte) (int, error) {
 	n, err := i.R.Read(p)
-	if err != nil && err != io.EOF && i.Err == nil {
-		i.Err = err
+	if err != nil && err != io.EOF {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.err = cmp.Or(i.err, err)
 	}
 	return n, err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -96,5 +97,15 @@ func (r *recent) window() int64 {
 	if at < 0 || h.Decode(r.last[at:]) != nil {
 		return 0
 	}
-	return int64(h.WindowSize)
+	return windowSize(&h)
+}
+
+// windowSize returns the memory that a decoder needs for a frame: the window, or the whole
+// content of a frame of a single segment, which has no window. It is 0 for a skippable frame.
+func windowSize(h *zstd.Header) int64 {
+	n := h.WindowSize
+	if h.SingleSegment {
+		n = h.FrameContentSize
+	}
+	return int64(min(n, math.MaxInt64))
 }

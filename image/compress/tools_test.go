@@ -208,3 +208,30 @@ func TestXZFilters(t *testing.T) {
 		}
 	}
 }
+
+// A frame of a single segment has no window: its decoder keeps the whole content.
+func TestLimitOfSingleSegment(t *testing.T) {
+	const want = 3 << 20
+	frame := []byte("\x28\xb5\x2f\xfd\xa0\x00\x00\x30\x00") // content size of 4 bytes
+	for i := range want >> 17 {
+		last := byte(0)
+		if i == want>>17-1 {
+			last = 1
+		}
+		frame = append(frame, last|1<<1, 0, 1<<17>>13, 0) // 128 KiB of zeros
+	}
+	for _, ahead := range []bool{false, true} {
+		for _, limit := range []int64{want, want - 1} {
+			r, err := compress.Options{MaxMemory: limit, Ahead: ahead}.NewReader(bytes.NewReader(frame), compress.Zstd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(r)
+			r.Close()
+			large, ok := errors.AsType[*compress.MemoryError](err)
+			if limit >= want && (err != nil || len(b) != want) || limit < want && (!ok || large.Want != want) {
+				t.Errorf("ahead %v, limit %d: %d bytes, %v", ahead, limit, len(b), err)
+			}
+		}
+	}
+}

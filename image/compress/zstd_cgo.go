@@ -107,8 +107,11 @@ func (z *libzstd) header() error {
 		return err
 	}
 	var h zstd.Header
-	if h.Decode(b) == nil && !h.Skippable && int64(h.WindowSize) > z.max {
-		return &MemoryError{Zstd, int64(h.WindowSize), z.max}
+	if h.Decode(b) != nil {
+		return nil // the decoder says what is wrong
+	}
+	if n := windowSize(&h); n > z.max {
+		return &MemoryError{Zstd, n, z.max}
 	}
 	return nil
 }

@@ -200,8 +200,11 @@ func infoFree(r io.ReaderAt, off int64) int64 {
 
 // fat16Free counts the free clusters in the first table of a FAT16, or returns -1.
 func fat16Free(r io.ReaderAt, off, count int64) (free int64) {
+	if count > 65524 { // more than a FAT16 has
+		return -1
+	}
 	table := make([]byte, 2*(count+2))
-	if _, err := image.ReadFull(r, table, off); count > 65524 || err != nil {
+	if _, err := image.ReadFull(r, table, off); err != nil {
 		return -1
 	}
 	for e := range chunks(table[4:], 2) {

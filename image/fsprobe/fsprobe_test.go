@@ -1,9 +1,11 @@
 package fsprobe
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -92,6 +94,24 @@ func TestUsedSpace(t *testing.T) {
 	}
 	if want := int64(64<<20/4096-free) * 4096; free == 0 || Probe(f).Used != want {
 		t.Errorf("got %d, dumpe2fs says %d", Probe(f).Used, want)
+	}
+}
+
+// A FAT16 that says it has billions of clusters takes no memory for them.
+func TestHugeFAT(t *testing.T) {
+	b := make([]byte, 66<<10)
+	copy(b[510:], "\x55\xaa")
+	le.PutUint16(b[11:], 512)
+	le.PutUint16(b[14:], 1)
+	le.PutUint16(b[22:], 1)
+	le.PutUint32(b[32:], 0xffffffff)
+	b[13], b[16] = 1, 1
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got := Probe(bytes.NewReader(b))
+	runtime.ReadMemStats(&after)
+	if size := after.TotalAlloc - before.TotalAlloc; got.Kind == "" || got.Used != -1 || size > 1<<20 {
+		t.Errorf("%+v took %d bytes", got, size)
 	}
 }
 

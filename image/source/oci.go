@@ -386,7 +386,7 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 	from := &compress.Input{R: io.LimitReader(r, limit)}
 	in := io.TeeReader(from, packed)
 	c, err := o.unpack(ctx, name, in, layerLike, plain)
-	if from.Err != nil || ctx.Err() != nil {
+	if from.Err() != nil || ctx.Err() != nil {
 		return nil, err
 	}
 	if desc != nil {

@@ -57,8 +57,8 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept fu
 	bad := func(err error) error {
 		var extra *compress.TrailingError
 		switch {
-		case from.Err != nil:
-			return from.Err
+		case from.Err() != nil:
+			return from.Err()
 		case errors.As(err, new(*compress.MemoryError)):
 			return err
 		case errors.As(err, &extra):
@@ -71,8 +71,8 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept fu
 
 	in := bufio.NewReaderSize(from, 1<<20)
 	head, _ := in.Peek(512)
-	if from.Err != nil {
-		return nil, from.Err
+	if from.Err() != nil {
+		return nil, from.Err()
 	}
 	format := compress.Detect(head)
 	var opt compress.Options
@@ -96,7 +96,7 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept fu
 	for {
 		n, err := compress.ReadFull(out, buf)
 		if err != nil && err != io.EOF {
-			if from.Err == nil {
+			if from.Err() == nil {
 				err = trailing(r, format, err)
 			}
 			return nil, bad(err)

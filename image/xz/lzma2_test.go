@@ -47,3 +47,27 @@ func TestDecodersAgree(t *testing.T) {
 		}
 	}
 }
+
+// A block that is longer than its header says is not reported as a file that is cut short.
+func TestParallelReportsWrongSize(t *testing.T) {
+	noise := make([]byte, 100_000)
+	rand.NewChaCha8([32]byte{7}).Read(noise)
+	block, err := AppendBlock(nil, noise)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := parseBlock(block[:blockHeaderSize])
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(block, blockHeader((info.packed-4000)&^3, info.unpacked, info.dict))
+	file := append(streamStart(0), block...) // neither padding nor a checksum follows the data
+	p, err := NewParallel(bytes.NewReader(file), Options{MaxDict: MaxDict, Memory: 1 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := io.ReadAll(p); err != errSize {
+		t.Errorf("got %v", err)
+	}
+}

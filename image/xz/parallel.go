@@ -228,5 +228,11 @@ func (x *Reader) detach() (*Reader, error) {
 	x.blocks.add(b.begin-b.start+b.packed+checkSize(x.check), b.unpacked)
 	x.block = block{}
 	b.start, b.begin = b.start-b.begin, 0
-	return &Reader{in: bufio.NewReader(&data), check: x.check, maxDict: x.maxDict, blocks: newRecords(), block: b}, nil
+	return &Reader{in: bufio.NewReader(io.MultiReader(&data, wrongSize{})), check: x.check, maxDict: x.maxDict, blocks: newRecords(), block: b}, nil
 }
+
+// wrongSize is read after the data of a detached block: a block that needs more of them is longer
+// than its header or the index says.
+type wrongSize struct{}
+
+func (wrongSize) Read([]byte) (int, error) { return 0, errSize }

@@ -40,7 +40,7 @@ var (
 	errHeader = errors.New("xz: damaged header")
 	errIndex  = errors.New("xz: the index does not match the blocks")
 	errFooter = errors.New("xz: damaged footer")
-	errSize   = errors.New("xz: the size of a block does not match its header")
+	errSize   = errors.New("xz: the size of a block is not as its header or the index says")
 	errCheck  = errors.New("xz: checksum mismatch")
 )
 

@@ -59,11 +59,9 @@ func TestFlashWithoutRoot(t *testing.T) {
 		d.wantDesk(0, "unmounted /media/pi/BOOT", "script -qec 'imgtool flash -i x.img /dev/sda' /dev/null < <(sleep 5; echo yes; sleep 3)")
 		flashed()
 		d.root.want(1, "", "findmnt /dev/sda1")
-		// The rule is not for a disk that the system uses.
-		d.root.want(0, "", "mount /dev/sda1 /srv")
-		d.wantDesk(5, "password is needed", "imgtool ls /dev/sda")
-		d.root.want(0, "", "umount /srv")
 	})
+	step("a card that the system uses", d.cardOfTheSystem)
+	step("loop devices", d.loopDevices)
 	step("an interrupted flash", func(t *testing.T) {
 		d.wantDesk(130, "no partition table", "timeout --preserve-status -s INT 10 imgtool flash --delta no --yes -i - /dev/sda < <(head -c 30000000 x.img; sleep 30)")
 		if table := readFile(t, d.card)[:1024]; !bytes.Equal(table, make([]byte, len(table))) {
@@ -72,26 +70,9 @@ func TestFlashWithoutRoot(t *testing.T) {
 		d.wantDesk(0, "", flash)
 		flashed()
 	})
-	step("fixed disks", func(t *testing.T) {
-		d.wantDesk(4, "/dev/vd[ab]: it is a fixed disk", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-FIXED")
-		d.wantDesk(5, "run: sudo imgtool flash", "imgtool flash --fixed --serial FIXED --yes -i x.img /dev/disk/by-id/virtio-FIXED")
-		d.wantDesk(4, "this system runs from it", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-ROOT")
-		if fixed := readFile(t, d.fixed); !bytes.Equal(fixed, make([]byte, len(fixed))) {
-			t.Error("the fixed disk was written")
-		}
-	})
-	step("the udev rule", func(t *testing.T) {
-		d.root.want(1, "", "journalctl -b | grep 70-imgtool.rules")
-		d.wantDesk(0, "", "until [ -c /dev/ttyUSB0 ]; do sleep 0.2; done; test -w /dev/ttyUSB0")
-		d.wantDesk(1, "", "test -w /dev/ttyS3")
-	})
-	step("with a password", func(t *testing.T) {
-		d.ssh.send("bash -c 'pkttyagent -p $$ & sleep 2; exec imgtool ls /dev/sda'\n")
-		d.ssh.until("Password: ", time.Minute)
-		d.ssh.send("secret\n")
-		d.ssh.until("boot", time.Minute)
-		d.ssh.want(0, "", "true")
-	})
+	step("fixed disks", d.fixedDisks)
+	step("the udev rule", d.udevRule)
+	step("with a password", d.withPassword)
 	step("without the rule", func(t *testing.T) {
 		d.root.want(0, "", "mv /usr/share/polkit-1/rules.d/60-imgtool.rules /root; systemctl restart polkit")
 		oneSentence(t, d.wantDesk(5, "password is needed", flash),
@@ -104,6 +85,62 @@ func TestFlashWithoutRoot(t *testing.T) {
 		d.root.want(0, "", "cd /home/pi && "+flash)
 	})
 	flashed()
+}
+
+// The rule is not for a disk that the system uses, even if it is mounted at /media as well.
+func (d *desktop) cardOfTheSystem(t *testing.T) {
+	d.root.want(0, "", "mount /dev/sda1 /srv")
+	d.wantDesk(5, "password is needed", "imgtool ls /dev/sda")
+	d.root.want(0, "", "mkdir -p /media/pi/too; mount -o nosuid /dev/sda1 /media/pi/too")
+	d.wantDesk(5, "password is needed", "imgtool ls /dev/sda")
+	d.root.want(0, "", "umount /srv")
+	d.wantDesk(0, "boot", "imgtool ls /dev/sda")
+	d.root.want(0, "", "mount -o remount,suid /dev/sda1 /media/pi/too")
+	d.wantDesk(5, "password is needed", "imgtool ls /dev/sda")
+	d.root.want(0, "", "umount /media/pi/too")
+}
+
+// The rule is for loop devices that the user set up through UDisks2, and not for what has the name
+// of one later.
+func (d *desktop) loopDevices(t *testing.T) {
+	d.wantDesk(0, "as /dev/loop0", "truncate -s 100M own && udisksctl loop-setup -f own")
+	d.wantDesk(0, "are as in x.img", "imgtool flash --yes -i x.img /dev/loop0 && imgtool verify -i x.img /dev/loop0")
+	d.wantDesk(0, "", "cmp -i 1M -n 50M x.img own")
+	d.ssh.want(5, "run: sudo imgtool flash", "imgtool flash --yes -i x.img /dev/loop0")
+	d.root.want(0, "", "truncate -s 100M /home/pi/roots && losetup /dev/loop1 /home/pi/roots")
+	d.wantDesk(5, "password is needed", "imgtool flash --yes -i x.img /dev/loop1")
+	// Not a device of pi any more, under the same name.
+	d.wantDesk(0, "", "udisksctl loop-delete -b /dev/loop0")
+	d.root.want(0, "", "losetup -d /dev/loop1; losetup /dev/loop0 /home/pi/roots")
+	d.wantDesk(5, "password is needed", "imgtool flash --yes -i x.img /dev/loop0")
+	d.root.want(0, "", "losetup -d /dev/loop0")
+	d.wantDesk(0, "as /dev/loop0", "udisksctl loop-setup -f own")
+	d.root.want(0, "", "losetup -d /dev/loop0; losetup /dev/loop0 /home/pi/roots")
+	d.wantDesk(5, "password is needed", "imgtool flash --yes -i x.img /dev/loop0")
+	d.root.want(0, "", "cmp -n 100000000 /home/pi/roots /dev/zero; losetup -d /dev/loop0")
+}
+
+func (d *desktop) fixedDisks(t *testing.T) {
+	d.wantDesk(4, "/dev/vd[ab]: it is a fixed disk", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-FIXED")
+	d.wantDesk(5, "run: sudo imgtool flash", "imgtool flash --fixed --serial FIXED --yes -i x.img /dev/disk/by-id/virtio-FIXED")
+	d.wantDesk(4, "this system runs from it", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-ROOT")
+	if fixed := readFile(t, d.fixed); !bytes.Equal(fixed, make([]byte, len(fixed))) {
+		t.Error("the fixed disk was written")
+	}
+}
+
+func (d *desktop) udevRule(t *testing.T) {
+	d.root.want(1, "", "journalctl -b | grep 70-imgtool.rules")
+	d.wantDesk(0, "", "until [ -c /dev/ttyUSB0 ]; do sleep 0.2; done; test -w /dev/ttyUSB0")
+	d.wantDesk(1, "", "test -w /dev/ttyS3")
+}
+
+func (d *desktop) withPassword(t *testing.T) {
+	d.ssh.send("bash -c 'pkttyagent -p $$ & sleep 2; exec imgtool ls /dev/sda'\n")
+	d.ssh.until("Password: ", time.Minute)
+	d.ssh.send("secret\n")
+	d.ssh.until("boot", time.Minute)
+	d.ssh.want(0, "", "true")
 }
 
 // oneSentence checks that nothing but an error and its remedy is printed.

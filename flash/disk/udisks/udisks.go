@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -20,6 +21,12 @@ const service = "org.freedesktop.UDisks2"
 
 // ErrUnavailable is the error if there is no system bus, or no UDisks2 on it.
 var ErrUnavailable = errors.New("UDisks2 is not available")
+
+// ErrSilent is the error if the bus, UDisks2 or the user does not answer in time.
+var ErrSilent = errors.New("UDisks2 does not answer in time")
+
+// startTime is how long UDisks2 may take to start.
+var startTime = 30 * time.Second
 
 // DeniedError is an operation that polkit does not allow. It is an [fs.ErrPermission].
 type DeniedError struct {
@@ -121,6 +128,24 @@ func interactive(ask bool) dbus.Flags {
 
 // call calls UDisks2's object of a block device.
 func call(ctx context.Context, device, op string, do func(bus *dbus.Conn, block dbus.BusObject) error) error {
+	starting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	late := time.AfterFunc(startTime, cancel)
+	err := callBefore(starting, device, op, func(bus *dbus.Conn, block dbus.BusObject) error {
+		late.Stop()
+		return do(bus, block)
+	})
+	switch {
+	case err == nil || starting.Err() == nil:
+		return err
+	case context.Cause(ctx) == nil || ctx.Err() == context.DeadlineExceeded:
+		return ErrSilent
+	}
+	return context.Cause(ctx)
+}
+
+// callBefore is like call, and closes the connection to the bus when ctx ends.
+func callBefore(ctx context.Context, device, op string, do func(bus *dbus.Conn, block dbus.BusObject) error) error {
 	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("%w: no system bus: %v", ErrUnavailable, err)
@@ -151,7 +176,7 @@ var numbers = []syscall.Errno{syscall.EBUSY, syscall.EROFS, syscall.ENXIO, sysca
 func translate(device, op string, err error) error {
 	e, ok := errors.AsType[dbus.Error](err)
 	if !ok {
-		return err // nil, or the end of ctx
+		return err // nil, the end of ctx, or a connection that was closed
 	}
 	if slices.ContainsFunc(missing, func(prefix string) bool { return strings.HasPrefix(e.Name, prefix) }) {
 		return fmt.Errorf("%w: %v", ErrUnavailable, e)

@@ -125,15 +125,12 @@ func (m *model) replace(items []Item) tea.Cmd {
 	m.items = slices.Clone(items)
 	slices.SortStableFunc(m.items, func(a, b Item) int { return min(1, len(a.Reason)) - min(1, len(b.Reason)) })
 	now := m.choices()
-	if m.index() < 0 {
-		m.selected = ""
-		if len(now) > 0 {
-			m.selected = now[0].Key
-		}
-	}
-	if len(now) == 0 {
-		m.empty = true
-	}
+	switch {
+	case len(now) == 0:
+		m.selected, m.empty = "", true
+	case m.selected == "":
+		m.selected = now[0].Key
+	} // If the selected item is gone, none is selected: Enter must not choose another one.
 	if m.opt.Settle == 0 || !m.empty || len(now) != 1 {
 		return nil
 	}

@@ -111,7 +111,16 @@ Which?
 
      ext4
 1 more cannot be used; ? shows why`)
-	s.list(one, small).press("?").shows(`
+	// The selected disk is gone: Enter does not choose another one.
+	if s.list(one, small).press("enter"); s.stopped {
+		t.Error("a disk that was not selected is chosen")
+	}
+	s.press("?").shows(`
+Which?
+  1  /dev/sdb  14.9 GiB  SanDisk Ultra
+
+` + faint("     /dev/sdd  1.0 GiB: too small"))
+	s.press("down").shows(`
 Which?
 > 1  /dev/sdb  14.9 GiB  SanDisk Ultra
 
