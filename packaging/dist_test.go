@@ -110,8 +110,8 @@ func checkSums(t *testing.T, out, key string) {
 	}
 }
 
-// checkArchives checks that the archives have all parts, that the licenses are those of every
-// module, and that the formula names the archives' checksums.
+// checkArchives checks that the archives have all parts, that every module has its
+// license, and that the formula names the archives' checksums.
 func checkArchives(t *testing.T, out string) {
 	t.Helper()
 	formula := imagetest.Run(t, "cat", filepath.Join(out, "imgtool.rb"))

@@ -232,7 +232,7 @@ func paths(t *testing.T, tree string) (all []string) {
 	return all
 }
 
-// The RPM package installs into an empty root, and its files are those of the Debian package.
+// The RPM package installs into an empty root, and it has the same files as the Debian package.
 func TestRPMPackage(t *testing.T) {
 	t.Parallel()
 	imagetest.NeedRoot(t)

@@ -68,7 +68,7 @@ func (f *fakeDisks) command(args ...string) string {
 		`for n in sdb sdc sdd; do ln -s %s/$n /mnt/$n; done; mount --move /mnt /dev && mount --bind %s /sys && %s && exec %s %s'`, f.dev, f.sys, f.before, path, strings.Join(args, " "))
 }
 
-// Without a disk, one is waited for; disks that are plugged in appear, and disks that are pulled
+// Without a disk, the program waits; disks that are plugged in appear, and disks that are pulled
 // disappear. The disk of the line is the one that is written.
 func TestPickingADisk(t *testing.T) {
 	x := tiny(t, "pick")

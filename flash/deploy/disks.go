@@ -38,7 +38,7 @@ func (c *Candidate) Reason() string {
 	return ""
 }
 
-// Disks returns the disks of this computer, those that satisfy a need first.
+// Disks returns the disks of this computer, suitable disks first.
 func Disks(need disk.Need) ([]Candidate, error) {
 	disks, err := disk.List("/")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"imgtool/image/volume"
 )
 
-// placeTime limits how long files are read to find the one that differs.
+// placeTime limits how long files are read to find the file that differs.
 const placeTime = time.Minute
 
 // place adds to an [*image.MismatchError] in err which partition and file of the image it is in.

@@ -302,7 +302,7 @@ func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	}
 	size := binary.LittleEndian.Uint32(h[4:])
 	if size < minManifest || size > MaxManifest {
-		return nil, nil // a skippable frame of another program, such as those of pzstd, of 4 bytes
+		return nil, nil // a skippable frame of another program, such as pzstd's, of 4 bytes
 	}
 	// ReadAll allocates for the bytes there are, not for the size in the header.
 	b, err := io.ReadAll(io.LimitReader(r, int64(size)))

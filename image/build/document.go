@@ -53,7 +53,7 @@ func (j *Job) digest(ctx context.Context, r io.Reader, size int64) (string, erro
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// document writes the documents about a saved image beside it. It warns of those of an earlier
+// document writes the documents about a saved image beside it. It warns of documents of an earlier
 // image.
 func (j *Job) document(img Image, file *File) error {
 	path, err := hostfile.Target(file.Path)

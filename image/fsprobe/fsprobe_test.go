@@ -12,7 +12,7 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// Kinds and labels are those that blkid finds, in file systems of the usual tools.
+// Kinds and labels are as blkid finds them, in file systems of the usual tools.
 func TestProbeAgreesWithBlkid(t *testing.T) {
 	imagetest.Need(t, "blkid")
 	for _, c := range []struct {

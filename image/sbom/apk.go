@@ -17,7 +17,7 @@ func (s *scanner) apk() error {
 		if text == nil {
 			continue
 		}
-		// lib may be a link to usr/lib: the first one that exists is all of it.
+		// lib may be a link to usr/lib: the first path that exists is all of it.
 		return s.apkFile(file, string(text))
 	}
 	return nil

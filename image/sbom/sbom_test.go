@@ -93,7 +93,7 @@ func TestDebian(t *testing.T) {
 	}
 }
 
-// A package that was removed is not listed, although its configuration remains; one that was
+// A package that was removed is not listed, although its configuration remains; a package that was
 // unpacked and not configured is.
 func TestDebianStates(t *testing.T) {
 	imagetest.NeedRoot(t)

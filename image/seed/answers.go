@@ -15,7 +15,7 @@ type Question struct {
 	field func(*Answers) *string
 }
 
-// Questions are about all values of a new document that are one text, those that it needs first.
+// Questions are about all values of a new document that are one text, required values first.
 var Questions = []Question{
 	{"user", "name of the admin", "ops", false, func(a *Answers) *string { return &a.User }},
 	{"ssh-key", "admin's SSH public key", "", false, func(a *Answers) *string { return &a.Key }},

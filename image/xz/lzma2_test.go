@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The decoder in Go and the one that the program is built with decompress the same data, and
+// The decoder in Go and the decoder of this build decompress the same data, and
 // find the same data cut or changed.
 func TestDecodersAgree(t *testing.T) {
 	noise := make([]byte, 200_000)

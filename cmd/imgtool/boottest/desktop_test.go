@@ -88,7 +88,7 @@ func (d *desktop) start(dir string) {
 	d.t.Logf("booted after %s", time.Since(begin).Round(time.Second))
 }
 
-// use makes faults those of t.
+// use makes t report the faults.
 func (d *desktop) use(t *testing.T) { d.t, d.root.t, d.ssh.t = t, t, t }
 
 // desk runs a command of the user pi on tty1, in an active session of seat0.

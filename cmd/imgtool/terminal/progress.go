@@ -29,7 +29,7 @@ type mark struct {
 // steps are the phases of an operation that is shown as a whole.
 type steps struct {
 	phases []deploy.Phase
-	at     int     // index of the phase that began last, apart from those of single disks
+	at     int     // index of the phase that began last, apart from phases of single disks
 	past   float64 // cost of the phases that ended, apart from those of single disks
 	shown  float64 // progress that was shown, which does not go back
 }

@@ -62,7 +62,7 @@ type UI struct {
 	last    func()       // called before an interrupted program ends, or nil
 }
 
-// New returns a UI. Its standard input, output and error are usually those of the program.
+// New returns a UI. Its standard input, output and error are usually the program's.
 func New(stdin io.Reader, stdout, stderr io.Writer) *UI {
 	return &UI{In: stdin, stdout: &results{to: stdout}, stderr: stderr}
 }
