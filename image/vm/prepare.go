@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
@@ -32,7 +34,13 @@ func ParseForwards(flag string, list []string) (all []Forward, err error) {
 		}
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", from))
 		if err != nil {
-			return nil, fault.WithHint(fault.New(fault.Usage, "%s: port %d of 127.0.0.1 is in use or not allowed", flag, from), "use another port of this computer, such as %s %d:%d", flag, from+1, to)
+			why := err.Error()
+			if errors.Is(err, unix.EADDRINUSE) {
+				why = "another program uses it"
+			} else if errors.Is(err, fs.ErrPermission) {
+				why = "only root may use it"
+			}
+			return nil, fault.WithHint(fault.New(fault.Usage, "%s: port %d of 127.0.0.1: %s", flag, from, why), "use another port of this computer, such as %s %d:%d", flag, from+1, to)
 		}
 		defer l.Close()
 		all = append(all, Forward{Host: uint16(from), Guest: uint16(to)})

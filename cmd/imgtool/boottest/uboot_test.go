@@ -43,7 +43,7 @@ func TestForwardOfABusyPort(t *testing.T) {
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
 	status, _, out := end(t, exec.Command("imgtool", "vm", "--headless", "--forward", fmt.Sprint(port), starter(t, "boot-1")))
-	if status != 3 || !strings.Contains(out, "address already in use") || !strings.Contains(out, fmt.Sprintf("--forward %d:%d", port+1, port)) {
+	if status != 2 || !strings.Contains(out, "another program uses it") || !strings.Contains(out, fmt.Sprintf("--forward %d:%d", port+1, port)) {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 }
