@@ -34,7 +34,7 @@ func newDesktop(t *testing.T, files ...string) *desktop {
 	t.Helper()
 	imagetest.NeedRoot(t)
 	if runtime.GOARCH != "amd64" {
-		t.Skip("the machine runs this computer's imgtool, and is a PC")
+		imagetest.Skip(t, "the machine runs this computer's imgtool, and is a PC")
 	}
 	for _, program := range []string{"qemu-system-x86_64", "mmdebstrap", "cpio", "busybox", "mke2fs", "dpkg-deb"} {
 		imagetest.Need(t, program)
