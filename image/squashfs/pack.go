@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgtool/image/parallel"
+	"imgtool/image/squashfs/codec"
 	"imgtool/image/tree/sums"
 )
 
@@ -64,7 +65,7 @@ func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 // packBlocks compresses and writes blocks, and returns the fragment table entries
 // of the fragment blocks: squashfs 4.0, "Fragment Table".
 func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byte, error) {
-	codec, err := Codec(wr.opt.Compression)
+	name, err := codec.Describe(wr.opt.Compression)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byt
 		if err != nil {
 			return nil, err
 		}
-		workers = append(workers, func(s *slot) error { return s.pack(encode, codec, wr.opt) })
+		workers = append(workers, func(s *slot) error { return s.pack(encode, name, wr.opt) })
 	}
 	// Two slots per worker: one is compressed while the other waits to be written.
 	slots := make([]slot, 2*wr.opt.Workers)
@@ -106,7 +107,7 @@ func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byt
 }
 
 // pack sets what is stored of a block, from the cache or by compressing it.
-func (s *slot) pack(encode encoder, codec string, opt Options) error {
+func (s *slot) pack(encode codec.Encoder, codec string, opt Options) error {
 	if s.zeros > 0 {
 		s.stored, s.word, s.len = nil, 0, 0
 		return nil

@@ -30,6 +30,7 @@ package squashfs
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 )
 
 const (
@@ -125,3 +126,5 @@ func appendTo(b []byte, v ...any) []byte {
 func reference(block int64, offset int) uint64 { return uint64(block)<<16 | uint64(offset) }
 
 func clampTime(t int64) uint32 { return uint32(min(max(t, 0), math.MaxUint32)) }
+
+func blockLog(size int) uint16 { return uint16(bits.TrailingZeros(uint(size))) }

@@ -9,6 +9,7 @@ import (
 	"runtime"
 
 	"imgtool/image"
+	"imgtool/image/squashfs/codec"
 	"imgtool/image/tree"
 	"imgtool/image/tree/sums"
 )
@@ -33,7 +34,7 @@ type Cache = sums.Store
 
 // Check reports an invalid option.
 func (o Options) Check() error {
-	if _, _, err := parseCodec(o.Compression); err != nil {
+	if _, _, err := codec.Parse(o.Compression); err != nil {
 		return err
 	}
 	if b := o.BlockSize; b != 0 && (b < minBlock || b > maxBlock || b&(b-1) != 0) {
@@ -90,9 +91,9 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 
 type writer struct {
 	opt      Options
-	codec    *codec
+	codec    *codec.Codec
 	level    int
-	encode   encoder // of metadata
+	encode   codec.Encoder // of metadata
 	plan     *plan
 	out      *output
 	super    superblock
@@ -117,7 +118,7 @@ func newWriter(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options) (*
 		wr.out.max = opt.Max
 	}
 	var err error
-	if wr.codec, wr.level, err = parseCodec(opt.Compression); err != nil {
+	if wr.codec, wr.level, err = codec.Parse(opt.Compression); err != nil {
 		return nil, err
 	}
 	if wr.encode, err = wr.newEncoder(); err != nil {
@@ -140,7 +141,7 @@ func newWriter(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options) (*
 		ModTime:    clampTime(opt.ModTime),
 		BlockSize:  uint32(opt.BlockSize),
 		BlockLog:   blockLog(opt.BlockSize),
-		Compressor: wr.codec.id,
+		Compressor: wr.codec.ID,
 		Flags:      flagExportable,
 		IDs:        uint16(len(wr.plan.ids)),
 		Major:      4,
@@ -153,17 +154,17 @@ func newWriter(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options) (*
 }
 
 // newEncoder returns an encoder for one goroutine.
-func (wr *writer) newEncoder() (encoder, error) {
+func (wr *writer) newEncoder() (codec.Encoder, error) {
 	if wr.opt.uncompressed {
 		return func(_, src []byte) ([]byte, error) { return src, nil }, nil
 	}
-	return wr.codec.encoder(wr.level, wr.opt.BlockSize)
+	return wr.codec.NewEncoder(wr.level, wr.opt.BlockSize)
 }
 
 // writeOptions writes the compressor options, an uncompressed metadata block:
 // squashfs 4.0, "Compression Options".
 func (wr *writer) writeOptions() error {
-	options := wr.codec.options(wr.level)
+	options := wr.codec.Options(wr.level)
 	if options == nil {
 		return nil
 	}
