@@ -17,6 +17,9 @@
 //     several at a time. Holes take no space.
 //  5. writeInodes and the steps after it: the tables.
 //
+// The blocks of a file, and each fragment block, begin at a multiple of 4 KiB unless
+// that leaves a large gap: see maxGap. The format permits gaps between them.
+//
 // The bytes do not depend on the number of workers or on the cache. The file
 // system has an export table. LZO and LZMA are not supported.
 //
@@ -41,9 +44,9 @@ const (
 	blockRaw       = 1 << 24 // in the size word of a block: stored uncompressed
 	minBlock       = 4096
 	maxBlock       = 1 << 20
-	padding        = 4096
-	fragmentLen    = 16 // bytes of a fragment table entry
-	xattrIDLen     = 16 // bytes of an xattr ID table entry
+	alignment      = 4096 // of the size, and of blocks: a block of most devices and page caches
+	fragmentLen    = 16   // bytes of a fragment table entry
+	xattrIDLen     = 16   // bytes of an xattr ID table entry
 
 	none      = math.MaxUint32 // no fragment, no xattrs
 	noTable   = math.MaxUint64

@@ -20,6 +20,7 @@ type Options struct {
 	Compression string // "zstd", "gzip", "xz" or "lz4", with a level as in "zstd:9"; "" is zstd
 	BlockSize   int    // bytes, a power of two from 4096 to 1 MiB; 0 is 1 MiB
 	ModTime     int64  // of the file system, seconds since 1970
+	Packed      bool   // leave no gaps: do not begin blocks at multiples of 4 KiB
 	Max         int64  // largest size in bytes; 0 is unlimited
 	Workers     int    // 0 is GOMAXPROCS; the bytes do not depend on it
 
@@ -248,7 +249,7 @@ func (wr *writer) writeXattrs() error {
 func (wr *writer) finish() (int64, error) {
 	out := wr.out
 	wr.super.BytesUsed = uint64(out.pos)
-	if err := out.write(make([]byte, -out.pos&(padding-1))); err != nil {
+	if err := out.write(make([]byte, -out.pos&(alignment-1))); err != nil {
 		return 0, err
 	}
 	if out.pos > out.max {
