@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -146,14 +147,14 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 		}
 		return builtFile(u, name, f, time.Since(begin))
 	})
-	if err != nil || !u.JSON {
-		return err
-	}
 	u.EndPhase()
-	if several {
-		return u.Print(all)
+	switch {
+	case !u.JSON || len(all) == 0:
+		return err
+	case several:
+		return errors.Join(u.Print(all), err)
 	}
-	return u.Print(all[0])
+	return errors.Join(u.Print(all[0]), err)
 }
 
 // builtFile describes an image that was saved, and prints its path.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/spf13/cobra"
 
@@ -47,5 +48,8 @@ func runSBOM(ctx context.Context, path string, u *ui) error {
 		return err
 	}
 	u.EndPhase()
+	if u.JSON {
+		return u.Print(json.RawMessage(doc.Encode()))
+	}
 	return u.Write(doc.Encode())
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -123,6 +124,11 @@ func newSeedSchemaCommand(u *ui) *cobra.Command {
 with a schema. It has fewer rules than imgtool seed check.`,
 		Example: `  imgtool seed schema > atomixos.schema.json`,
 		Args:    usage.None(""),
-		RunE:    func(cmd *cobra.Command, args []string) error { return u.Write(seed.Schema()) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if u.JSON {
+				return u.Print(json.RawMessage(seed.Schema()))
+			}
+			return u.Write(seed.Schema())
+		},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -25,7 +26,7 @@ import (
 // Source inspects an image with random access. Damage is reported as failed checks; the
 // error is about reading the image.
 func Source(s *volume.Source) (*Report, error) {
-	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size()}
+	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size(), Partitions: []Partition{}, Checks: []Check{}}
 	if m := s.Manifest; m != nil {
 		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
 		if info, err := boards.InfoOf(m.Board, m.Medium, m.Info); err == nil {
@@ -106,7 +107,7 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 		r.perUnit(name, v)
 	default:
 		q := v.Squashfs
-		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, q.ModTime}
+		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, time.Unix(q.ModTime, 0).UTC().Format(time.RFC3339)}
 		r.perUnit(name, v)
 	}
 	return part, nil
