@@ -1,4 +1,4 @@
-package source
+package registry
 
 import (
 	"cmp"
@@ -28,6 +28,7 @@ type Network struct {
 	Tries   int           // of a request with a temporary failure; default 4
 	Pause   time.Duration // after the first try, doubled after each other; default 1 s
 	Wait    time.Duration // longest Retry-After that is obeyed; default 60 s
+	Commit  time.Duration // from the end of an upload to the response; default 10 min
 }
 
 func (n Network) withDefaults() Network {
@@ -38,6 +39,7 @@ func (n Network) withDefaults() Network {
 		Tries:   cmp.Or(n.Tries, 4),
 		Pause:   cmp.Or(n.Pause, time.Second),
 		Wait:    cmp.Or(n.Wait, time.Minute),
+		Commit:  cmp.Or(n.Commit, 10*time.Minute),
 	}
 }
 
@@ -65,12 +67,13 @@ func (e *GoneError) Kind() string  { return fault.Gone }
 type wire struct {
 	Network
 	inner http.RoundTripper
+	slow  http.RoundTripper     // for uploads, which a registry stores before it responds
 	plain atomic.Pointer[error] // error of the last request without TLS
 }
 
 func newWire(n Network) *wire {
 	n = n.withDefaults()
-	return &wire{Network: n, inner: &http.Transport{
+	inner := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: n.Connect}).DialContext,
 		TLSHandshakeTimeout:    n.Connect,
@@ -79,7 +82,10 @@ func newWire(n Network) *wire {
 		IdleConnTimeout:        90 * time.Second,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true, // digests are of what was sent
-	}}
+	}
+	slow := inner.Clone()
+	slow.ResponseHeaderTimeout = n.Commit
+	return &wire{Network: n, inner: inner, slow: slow}
 }
 
 func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -92,9 +98,18 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
+	repeatable := req.Method == http.MethodGet || req.Method == http.MethodHead || req.GetBody != nil || req.Body == nil
 	for try, pause := 1, w.Pause; ; try, pause = try+1, 2*pause {
+		// A request that was sent before, here or by the caller, has no body left.
+		if req.GetBody != nil {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			req.Body = body
+		}
 		resp, err := w.once(req)
-		last := try >= w.Tries || req.Method != http.MethodGet
+		last := try >= w.Tries || !repeatable
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
@@ -106,22 +121,32 @@ func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 		case err == nil && (last || !temporary(resp.StatusCode)):
 			return resp, nil
 		}
-		wait := pause
+		after := ""
 		if err == nil {
 			resp.Body.Close()
-			if after, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
-				wait = max(wait, after)
-			}
-			if wait > w.Wait {
-				return nil, fmt.Errorf("%s responds with status %d and asks to retry after %v, the limit is %v: try again later",
-					req.URL.Host, resp.StatusCode, wait.Round(time.Second), w.Wait)
-			}
+			after = resp.Header.Get("Retry-After")
+			err = fmt.Errorf("%s responds with status %d", req.URL.Host, resp.StatusCode)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(wait):
+		if err := w.sleep(ctx, pause, after, err); err != nil {
+			return nil, err
 		}
+	}
+}
+
+// sleep waits before the next try: for pause, or for longer if the header Retry-After of the
+// response says so. why is what happened.
+func (w *wire) sleep(ctx context.Context, pause time.Duration, header string, why error) error {
+	if after, ok := retryAfter(header, time.Now()); ok {
+		pause = max(pause, after)
+	}
+	if pause > w.Wait {
+		return fmt.Errorf("%w and asks to retry after %v, the limit is %v: try again later", why, pause.Round(time.Second), w.Wait)
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(pause):
+		return nil
 	}
 }
 
@@ -129,7 +154,11 @@ func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 // manifests and blobs, whose readers limit them; these are the requests with an Accept header.
 func (w *wire) once(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
-	resp, err := w.inner.RoundTrip(req.WithContext(ctx))
+	inner := w.inner
+	if req.Method == http.MethodPut {
+		inner = w.slow
+	}
+	resp, err := inner.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		cancel()
 		return nil, err
@@ -253,7 +282,10 @@ func explain(host string, err error) error {
 		case temporary(status):
 			return fmt.Errorf("%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
 		}
-		return err
+		if words != "" {
+			words = fmt.Sprintf(" (%q)", words)
+		}
+		return fmt.Errorf("%s responds with status %d, %s%s", host, answer.StatusCode, http.StatusText(answer.StatusCode), words)
 	}
 	for u := new(url.Error); errors.As(err, &u); {
 		err = u.Err
