@@ -69,9 +69,14 @@ func (c *Client) do(req *http.Request, what string, statuses ...int) (*http.Resp
 		resp.Body.Close()
 		return nil, &NotFoundError{c.repo.String(), what}
 	}
+	return c.checked(resp, statuses...)
+}
+
+// checked closes a response with another status than expected and returns its error.
+func (c *Client) checked(resp *http.Response, statuses ...int) (*http.Response, error) {
 	if err := transport.CheckError(resp, statuses...); err != nil {
 		resp.Body.Close()
-		return nil, explain(c.host(), err)
+		return resp, explain(c.host(), err)
 	}
 	return resp, nil
 }
@@ -89,7 +94,11 @@ func (c *Client) get(ctx context.Context, what string, from int64) (*http.Respon
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
 	}
 	kind, id, _ := strings.Cut(what, "/")
-	return c.do(req, strings.TrimSuffix(kind, "s")+" "+id, http.StatusOK, http.StatusPartialContent)
+	resp, err := c.do(req, strings.TrimSuffix(kind, "s")+" "+id, http.StatusOK, http.StatusPartialContent)
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // Get opens a manifest or blob, kind "manifests" or "blobs", by its digest or tag. The caller
