@@ -103,7 +103,7 @@ func (f *File) read(ctx context.Context, p image.Progress) error {
 	}
 	f.layer.Annotations = annotations(title, filepath.Base(f.Path), unpackedSize, size)
 	if f.Manifest != nil {
-		f.layer.Annotations[manifestSHA256] = sum(f.Manifest.Encode()).Hex
+		f.layer.Annotations[manifestSHA256] = sum(f.Manifest.Text()).Hex
 	}
 	if s := sums["block map"]; s != "" {
 		f.layer.Annotations[bmapSHA256] = s

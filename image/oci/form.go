@@ -60,15 +60,15 @@ type Part struct {
 
 // maxPart is the size of the largest file that belongs to an image, except for its manifest and
 // block map.
-const maxPart = 64 << 20
+const maxPart = artifact.MaxAttachment
 
 // Parts are what may belong to an image.
 var Parts = []Part{
 	{"manifest", "application/vnd.imgtool.manifest.v1+json", artifact.ManifestPath, artifact.MaxManifest},
 	{"block map", "application/vnd.imgtool.bmap.v2+xml", artifact.BmapPath, artifact.MaxBmap},
-	{"signature", "application/vnd.imgtool.signature.v1", func(p string) string { return artifact.ManifestPath(p) + ".sig" }, maxPart},
-	{"sbom", "application/spdx+json", artifact.SBOMPath, maxPart},
-	{"provenance", "application/vnd.in-toto+json", artifact.ProvenancePath, maxPart},
+	{artifact.Signature, "application/vnd.imgtool.signature.v1", artifact.SignaturePath, maxPart},
+	{artifact.SBOM, "application/spdx+json", artifact.SBOMPath, maxPart},
+	{artifact.Provenance, "application/vnd.in-toto+json", artifact.ProvenancePath, maxPart},
 }
 
 // partOf returns the part with an artifact type, or nil.

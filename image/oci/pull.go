@@ -206,8 +206,7 @@ func (p *pull) run(ctx context.Context, done image.Progress) error {
 
 func (p *pull) done() Pulled {
 	i := p.image
-	d := Pulled{Path: p.path, Board: i.Board, Medium: i.Medium, Digest: i.Digest.String(), Layer: i.Layer.Digest.String(), Size: i.Layer.Size, Beside: []string{}, Had: p.had}
-	return d
+	return Pulled{Path: p.path, Board: i.Board, Medium: i.Medium, Digest: i.Digest.String(), Layer: i.Layer.Digest.String(), Size: i.Layer.Size, Beside: append([]string{}, p.names...), Had: p.had}
 }
 
 // Download writes the file of the image to w, and verifies its size and digest.

@@ -22,7 +22,7 @@ import (
 // PushOptions are how images are pushed.
 type PushOptions struct {
 	Network     registry.Network
-	Insecure    bool              // allow HTTP without TLS
+	PlainHTTP   bool              // allow HTTP without TLS
 	Tags        []string          // more tags than the one in the reference
 	Annotations map[string]string // of the manifests of images and of the index
 	Reporter    progress.Reporter
@@ -109,7 +109,7 @@ type part struct {
 
 // check checks what needs no registry.
 func (p *push) check(ref string, files []*File) error {
-	in, err := parse(ref, p.opt.Insecure)
+	in, err := parse(ref, p.opt.PlainHTTP)
 	if err != nil {
 		return err
 	}

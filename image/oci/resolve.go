@@ -20,9 +20,9 @@ import (
 
 // Options are how images in registries are found and read.
 type Options struct {
-	Network  registry.Network
-	Insecure bool   // allow HTTP without TLS
-	Medium   string // of the image; empty if there is only one, or all are meant
+	Network   registry.Network
+	PlainHTTP bool   // allow HTTP without TLS
+	Medium    string // of the image; empty if there is only one, or all are meant
 }
 
 // Image is a disk image in a registry.
@@ -66,7 +66,7 @@ func media(images []*Image) string {
 }
 
 func find(ctx context.Context, ref string, opt Options) ([]*Image, error) {
-	in, err := parse(ref, opt.Insecure)
+	in, err := parse(ref, opt.PlainHTTP)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,8 @@ func find(ctx context.Context, ref string, opt Options) ([]*Image, error) {
 	}
 	var images []*Image
 	for _, d := range top.Manifests {
-		if d.ArtifactType != ArtifactType {
+		// Programs from before artifact types drop them when they copy an index.
+		if d.ArtifactType != ArtifactType && d.Annotations[medium] == "" {
 			continue
 		}
 		images = append(images, &Image{Reference: ref, Digest: d.Digest, Board: d.Annotations[board], Medium: d.Annotations[medium]})
@@ -205,9 +206,8 @@ func (m *manifest) notOurs(ref string) error {
 	return fmt.Errorf("it is not a disk image, but %q with %d layers", kind, len(m.Layers))
 }
 
-// part returns what belongs to the image: the file of a kind, or nil. The block map and the
-// manifest are those that the layer's annotations name. Of several others, which only those who
-// can push make, it is the first.
+// parts returns what belongs to the image, by the names of parts. The block map and the manifest
+// are those that the layer's annotations name; of several others it is the first that is listed.
 func (i *Image) parts(ctx context.Context) (map[string][]byte, error) {
 	list, _, err := i.client.Referrers(ctx, i.Digest)
 	if err != nil {
@@ -216,37 +216,44 @@ func (i *Image) parts(ctx context.Context) (map[string][]byte, error) {
 	found := map[string][]byte{}
 	for _, d := range list {
 		p := partOf(d.ArtifactType)
-		if p == nil || found[p.Name] != nil {
+		if p == nil && d.ArtifactType != "" && d.ArtifactType != emptyType || p != nil && found[p.Name] != nil {
 			continue
 		}
-		data, err := i.part(ctx, d, p)
+		name, data, err := i.part(ctx, d)
 		if err != nil {
-			return nil, fmt.Errorf("its %s: %w", p.Name, err)
+			return nil, err
 		}
-		if data != nil {
-			found[p.Name] = data
+		if data != nil && found[name] == nil {
+			found[name] = data
 		}
 	}
 	return found, nil
 }
 
-// part reads a part, or returns nil if it belongs to another image.
-func (i *Image) part(ctx context.Context, d v1.Descriptor, p *Part) ([]byte, error) {
+// part reads a part and its name. Without data it belongs to another image, or is not known. Some
+// registries list the type of the config as that of the artifact, so it is read from the manifest.
+func (i *Image) part(ctx context.Context, d v1.Descriptor) (name string, data []byte, err error) {
 	r, err := i.client.Get(ctx, "manifests", d.Digest.String())
 	m, err := readManifest(r, err, &d)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	if m.Subject == nil || m.Subject.Digest != i.Digest {
-		return nil, fault.New(fault.Corrupt, "manifest %s is listed, and does not name %s as its subject", d.Digest, i.Digest)
-	}
-	if len(m.Layers) != 1 {
-		return nil, fault.New(fault.Corrupt, "manifest %s has %d layers, not one", d.Digest, len(m.Layers))
+	p := partOf(m.ArtifactType)
+	switch {
+	case p == nil:
+		return "", nil, nil
+	case m.Subject == nil || m.Subject.Digest != i.Digest:
+		return "", nil, fault.New(fault.Corrupt, "manifest %s is listed for %s, and does not name it as its subject", d.Digest, i.Digest)
+	case len(m.Layers) != 1:
+		return "", nil, fault.New(fault.Corrupt, "manifest %s has %d layers, that of a %s has one", d.Digest, len(m.Layers), p.Name)
 	}
 	want := map[string]string{"manifest": i.Layer.Annotations[manifestSHA256], "block map": i.Layer.Annotations[bmapSHA256]}
 	if sha, ok := want[p.Name]; ok && m.Layers[0].Digest.Hex != sha {
-		return nil, nil
+		return "", nil, nil
 	}
 	r, err = i.client.Get(ctx, "blobs", m.Layers[0].Digest.String())
-	return registry.ReadLimited(r, err, m.Layers[0], p.Limit)
+	if data, err = registry.ReadLimited(r, err, m.Layers[0], p.Limit); err != nil {
+		return "", nil, fmt.Errorf("its %s: %w", p.Name, err)
+	}
+	return p.Name, data, nil
 }
