@@ -18,7 +18,7 @@ var layers = []struct {
 	{"value", "everything is a function of an image, so it depends on nothing but the standard library",
 		[]string{"image"}},
 	{"mechanisms", "each does one thing that has nothing to do with images or boards", []string{
-		"image/suggest", "image/fault", "image/parallel", "image/sanitize", "image/cache", "image/hostfile", "image/progress", "image/xz",
+		"image/suggest", "image/fault", "image/parallel", "image/sanitize", "image/cache", "image/hostfile", "image/progress", "image/remote", "image/xz",
 		"image/compress", "image/initramfs"}},
 	{"formats", "they know one format each, and neither boards nor users", []string{
 		"image/statefile", "image/boardinfo", "image/fstab", "image/extlinux", "image/shconf", "image/uboot", "image/mbr", "image/gpt",
