@@ -27,6 +27,7 @@ var documents = []struct{ page, heading, pkg, structure string }{
 	{"output.md", "inspect", "image/artifact", "Input"},
 	{"output.md", "Partitions", "image/volume", "Row"},
 	{"output.md", "Partitions", "image/inspect", "Partition"},
+	{"output.md", "inspect", "image/artifact", "Attached"},
 	{"output.md", "Partitions", "image/inspect", "FAT"},
 	{"output.md", "Partitions", "image/inspect", "File"},
 	{"output.md", "Partitions", "image/inspect", "Squashfs"},
