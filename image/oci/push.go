@@ -17,11 +17,12 @@ import (
 	"imgtool/image/hostfile"
 	"imgtool/image/progress"
 	"imgtool/image/registry"
+	"imgtool/image/remote"
 )
 
 // PushOptions are how images are pushed.
 type PushOptions struct {
-	Network     registry.Network
+	Network     remote.Network
 	PlainHTTP   bool              // allow HTTP without TLS
 	Tags        []string          // more tags than the one in the reference
 	Annotations map[string]string // of the manifests of images and of the index

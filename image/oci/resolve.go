@@ -15,12 +15,13 @@ import (
 
 	"imgtool/image/fault"
 	"imgtool/image/registry"
+	"imgtool/image/remote"
 	"imgtool/image/suggest"
 )
 
 // Options are how images in registries are found and read.
 type Options struct {
-	Network   registry.Network
+	Network   remote.Network
 	PlainHTTP bool   // allow HTTP without TLS
 	Medium    string // of the image; empty if there is only one, or all are meant
 }

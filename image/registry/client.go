@@ -14,7 +14,10 @@ import (
 	"net/http"
 	"strings"
 
+	"imgtool/image/remote"
+
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -22,7 +25,7 @@ import (
 // Client is a repository in a registry. Its errors are sentences that name the registry.
 type Client struct {
 	http   *http.Client
-	wire   *wire
+	wire   *remote.Transport
 	scheme string
 	repo   name.Repository
 }
@@ -39,24 +42,6 @@ func (c *Client) host() string { return c.repo.RegistryStr() }
 // url returns the URL of what, such as "blobs/sha256:…".
 func (c *Client) url(what string) string {
 	return fmt.Sprintf("%s://%s/v2/%s/%s", c.scheme, c.host(), c.repo.RepositoryStr(), what)
-}
-
-// BlobURL returns the URL of a blob, for a client that uses [Client.Transport].
-func (c *Client) BlobURL(digest string) string { return c.url("blobs/" + digest) }
-
-// Transport returns a transport that logs in to the registry, and only there: a host that a
-// request is redirected to gets no login.
-func (c *Client) Transport() http.RoundTripper { return blobTransport{c.http.Transport} }
-
-// blobTransport marks requests as those of blobs, whose size the caller limits.
-type blobTransport struct{ inner http.RoundTripper }
-
-func (t blobTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Header.Get("Accept") == "" {
-		req = req.Clone(req.Context())
-		req.Header.Set("Accept", "*/*")
-	}
-	return t.inner.RoundTrip(req)
 }
 
 // do sends a request and checks the status of the response.
@@ -81,78 +66,44 @@ func (c *Client) checked(resp *http.Response, statuses ...int) (*http.Response, 
 	return resp, nil
 }
 
-// get requests what, from byte offset from on if the registry supports ranges.
-func (c *Client) get(ctx context.Context, what string, from int64) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(what), nil)
-	if err != nil {
-		return nil, err
-	}
+// options are how a manifest or blob is read. The status of a response that is an error is
+// turned into one that says so.
+func (c *Client) options(kind, id string) remote.Options {
+	accept := http.Header{}
 	for _, t := range []types.MediaType{types.OCIImageIndex, types.OCIManifestSchema1, types.DockerManifestList, types.DockerManifestSchema2} {
-		req.Header.Add("Accept", string(t))
+		accept.Add("Accept", string(t))
 	}
-	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
-	}
-	kind, id, _ := strings.Cut(what, "/")
-	resp, err := c.do(req, strings.TrimSuffix(kind, "s")+" "+id, http.StatusOK, http.StatusPartialContent)
-	if err != nil {
-		return nil, err
-	}
-	return resp, nil
-}
-
-// Get opens a manifest or blob, kind "manifests" or "blobs", by its digest or tag. The caller
-// verifies the digest.
-func (c *Client) Get(ctx context.Context, kind, id string) (io.ReadCloser, error) {
-	what := kind + "/" + id
-	resp, err := c.get(ctx, what, 0)
-	if err != nil {
-		return nil, err
-	}
-	return &download{ctx: ctx, client: c, what: what, body: resp.Body}, nil
-}
-
-// download reads a manifest or blob, and resumes it after the connection was closed.
-type download struct {
-	ctx    context.Context
-	client *Client
-	what   string
-	body   io.ReadCloser
-	off    int64
-	cuts   int
-}
-
-func (d *download) Read(p []byte) (int, error) {
-	n, err := d.body.Read(p)
-	d.off += int64(n)
-	if err == nil || err == io.EOF || !broken(err) || d.ctx.Err() != nil {
-		return n, err
-	}
-	if d.cuts++; d.cuts >= d.client.wire.Tries {
-		return n, &GoneError{d.client.host(), fmt.Errorf("it closed the connection %d times, the last time after %d bytes", d.cuts, d.off)}
-	}
-	return n, d.resume()
-}
-
-// resume requests the rest.
-func (d *download) resume() error {
-	d.body.Close()
-	resp, err := d.client.get(d.ctx, d.what, d.off)
-	if err != nil {
-		return err
-	}
-	d.body = resp.Body
-	if resp.StatusCode == http.StatusPartialContent {
-		if want := fmt.Sprintf("bytes %d-", d.off); !strings.HasPrefix(resp.Header.Get("Content-Range"), want) {
-			return fmt.Errorf("%s sent another range of %s than requested", d.client.host(), d.what)
+	return remote.Options{Transport: c.http.Transport, Network: c.wire.Network, Header: accept, Status: func(resp *http.Response) error {
+		if resp.StatusCode == http.StatusNotFound {
+			return &NotFoundError{c.repo.String(), strings.TrimSuffix(kind, "s") + " " + id}
 		}
-		return nil
-	}
-	_, err = io.CopyN(io.Discard, resp.Body, d.off)
-	return err
+		return explain(c.host(), transport.CheckError(resp))
+	}}
 }
 
-func (d *download) Close() error { return d.body.Close() }
+// Get opens a manifest or blob, kind "manifests" or "blobs", by its digest or tag, to be read from
+// front to back. The caller verifies the digest.
+func (c *Client) Get(ctx context.Context, kind, id string) (io.ReadCloser, error) {
+	opt := c.options(kind, id)
+	opt.Sequential = true
+	f, err := remote.Open(ctx, c.url(kind+"/"+id), opt)
+	if err != nil {
+		return nil, explain(c.host(), err)
+	}
+	return f.Stream(ctx, 0)
+}
+
+// Open opens a blob to be read at any offset, which the registry may not support. count is called
+// with the number of bytes that arrive; it may be nil. The caller verifies what it reads.
+func (c *Client) Open(ctx context.Context, d v1.Descriptor, count func(int64)) (*remote.File, error) {
+	opt := c.options("blobs", d.Digest.String())
+	opt.Size, opt.SHA256, opt.Count = d.Size, d.Digest.Hex, count
+	f, err := remote.Open(ctx, c.url("blobs/"+d.Digest.String()), opt)
+	if err != nil {
+		return nil, explain(c.host(), err)
+	}
+	return f, nil
+}
 
 // isNotFound reports whether the registry has no such manifest or blob.
 func isNotFound(err error) bool {

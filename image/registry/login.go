@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 
+	"imgtool/image/remote"
+
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -17,7 +19,7 @@ import (
 
 // Options are how a registry is used.
 type Options struct {
-	Network Network
+	Network remote.Network
 	Push    bool // ask for the right to push, too
 }
 
@@ -35,7 +37,7 @@ func Open(ctx context.Context, in name.Repository, opt Options) (*Client, error)
 // tokens.
 func login(ctx context.Context, in name.Repository, opt Options) (*Client, error) {
 	reg := in.Registry
-	w := newWire(opt.Network)
+	w := remote.NewTransport(opt.Network)
 	repo := &Client{scheme: "https", repo: in, wire: w}
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, in)
 	if err != nil {
@@ -44,8 +46,8 @@ func login(ctx context.Context, in name.Repository, opt Options) (*Client, error
 	how, err := transport.Ping(ctx, reg, w)
 	if err != nil {
 		// TLS was tried first; the error of plain HTTP explains more.
-		if plain := w.plain.Load(); plain != nil && *plain != nil && ctx.Err() == nil {
-			err = *plain
+		if plain := w.PlainError(); plain != nil && ctx.Err() == nil {
+			err = plain
 		}
 		return repo, err
 	}

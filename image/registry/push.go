@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"imgtool/image/fault"
+	"imgtool/image/remote"
 )
 
 // Has reports whether the repository has a manifest or blob, kind "manifests" or "blobs".
@@ -53,17 +54,17 @@ func (c *Client) PutManifest(ctx context.Context, id string, media types.MediaTy
 func (c *Client) PutBlob(ctx context.Context, d v1.Descriptor, content io.ReaderAt, sent func(int64)) error {
 	u := &upload{client: c, desc: d, content: content, sent: sent}
 	for try, pause := 1, c.wire.Pause; ; try, pause = try+1, 2*pause {
-		after, err := u.try(ctx)
+		again, err := u.try(ctx)
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if try >= c.wire.Tries || after == nil {
+		if try >= c.wire.Tries || again == nil {
 			return fmt.Errorf("storing blob %s: %w", d.Digest, err)
 		}
-		if err := c.wire.sleep(ctx, pause, *after, err); err != nil {
+		if err := c.wire.Await(ctx, pause, again); err != nil {
 			return err
 		}
 	}
@@ -79,9 +80,9 @@ type upload struct {
 	most    int64 // bytes that were sent in the try that got furthest
 }
 
-// try begins an upload and sends the blob. If it is worth another try, it returns the
-// Retry-After of the response.
-func (u *upload) try(ctx context.Context) (after *string, err error) {
+// try begins an upload and sends the blob. If it is worth another try, it returns the response
+// that says when, or an empty one.
+func (u *upload) try(ctx context.Context) (again *http.Response, err error) {
 	where, err := u.begin(ctx)
 	if err != nil {
 		return nil, err // the transport has retried it
@@ -91,7 +92,7 @@ func (u *upload) try(ctx context.Context) (after *string, err error) {
 	b := &sending{ctx: ctx, upload: u, in: io.NewSectionReader(u.content, 0, u.desc.Size)}
 	stall := u.client.wire.Stall
 	b.stall = time.AfterFunc(stall, func() {
-		cancel(&GoneError{u.client.host(), fmt.Errorf("it accepted nothing for %v", stall)})
+		cancel(&remote.GoneError{Host: u.client.host(), Err: fmt.Errorf("it accepted nothing for %v", stall)})
 	})
 	defer b.stall.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, where, b)
@@ -101,24 +102,24 @@ func (u *upload) try(ctx context.Context) (after *string, err error) {
 	req.ContentLength = u.desc.Size
 	req.Header.Set("Content-Type", "application/octet-stream")
 	resp, err := u.client.http.Do(req)
+	empty := &http.Response{Request: req}
 	if cause := context.Cause(ctx); cause != nil {
-		return new(string), cause
+		return empty, cause
 	}
 	if b.failed != nil {
 		return nil, b.failed // reading the file
 	}
 	if err != nil {
-		return new(string), explain(u.client.host(), err)
+		return empty, explain(u.client.host(), err)
 	}
-	header := resp.Header.Get("Retry-After")
-	resp, err = u.client.checked(resp, http.StatusCreated, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
-	if err == nil {
+	status := resp.StatusCode
+	if resp, err = u.client.checked(resp, http.StatusCreated, http.StatusOK, http.StatusAccepted, http.StatusNoContent); err == nil {
 		return nil, resp.Body.Close()
 	}
-	if temporary(resp.StatusCode) || resp.StatusCode == http.StatusNotFound { // an upload that the registry forgot
-		after = &header
+	if remote.Temporary(status) || status == http.StatusNotFound { // an upload that the registry forgot
+		return resp, err
 	}
-	return after, err
+	return nil, err
 }
 
 // begin asks for an upload, and returns the URL to send the blob to.
@@ -192,7 +193,7 @@ func (c *Client) Referrers(ctx context.Context, subject v1.Hash) (list []v1.Desc
 	r, err := c.Get(ctx, "referrers", subject.String())
 	if api = err == nil; !api {
 		// Registries without the API respond with 404, and some with other errors.
-		if fault.Kind(err) == fault.Permission || errors.As(err, new(*GoneError)) || ctx.Err() != nil {
+		if fault.Kind(err) == fault.Permission || errors.As(err, new(*remote.GoneError)) || ctx.Err() != nil {
 			return nil, false, err
 		}
 		r, err = c.Get(ctx, "manifests", FallbackTag(subject))
