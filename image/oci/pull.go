@@ -30,14 +30,14 @@ type PullOptions struct {
 
 // Pulled is an image that [Pull] wrote.
 type Pulled struct {
-	Path   string   `json:"image"`
+	Path   string   `json:"path"`
 	Board  string   `json:"board,omitempty"`
 	Medium string   `json:"medium,omitempty"`
-	Digest string   `json:"digest"` // of its manifest
-	Layer  string   `json:"layer"`  // the digest of the file
-	Size   int64    `json:"size"`   // of the file
-	Beside []string `json:"beside"` // files that belong to it, written beside it
-	Had    bool     `json:"had"`    // the file was there
+	Digest string   `json:"digest"`    // of its manifest
+	Layer  string   `json:"layer"`     // the digest of the file
+	Size   int64    `json:"file_size"` // of the file
+	Beside []string `json:"beside"`    // files that belong to it, written beside it
+	Had    bool     `json:"had"`       // the file was there
 }
 
 // Pull writes the images that a reference names, with the files that belong to them, under the

@@ -41,12 +41,12 @@ type Pushed struct {
 
 // PushedImage is an image of what was pushed.
 type PushedImage struct {
-	Path   string   `json:"image"`
+	Path   string   `json:"path"`
 	Medium string   `json:"medium,omitempty"`
-	Digest string   `json:"digest"` // of its manifest
-	Layer  string   `json:"layer"`  // the digest of the file
-	Size   int64    `json:"size"`   // of the file
-	Parts  []string `json:"parts"`  // what belongs to it and was pushed too
+	Digest string   `json:"digest"`    // of its manifest
+	Layer  string   `json:"layer"`     // the digest of the file
+	Size   int64    `json:"file_size"` // of the file
+	Parts  []string `json:"parts"`     // what belongs to it and was pushed too
 }
 
 // Push stores images in a registry: several as an index, for the media of a board. Tags are set
