@@ -17,7 +17,7 @@ func newPullCommand(u *ui) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull REF",
 		Short: "Fetch images from a registry into files",
-		Long: `Write the images of a registry into files, with what belongs to them beside them:
+		Long: `Write the images of a registry into files, and beside them the files that belong to them:
 manifest, block map, signature, SBOM and provenance. Of an index, the images of all media
 are fetched. REF is HOST/REPOSITORY[:TAG][@DIGEST].
 

@@ -25,11 +25,11 @@ func newPushCommand(u *ui) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "push REF IMAGE...",
 		Short: "Store images in a registry",
-		Long: `Check images and store them in a registry, as they are, with what belongs to them: the
-manifest, block map, signature, SBOM and provenance in them or beside them. The images of
+		Long: `Check images and store them in a registry, as they are, with the files that belong to
+them: manifest, block map, signature, SBOM and provenance, in the image or beside it. The images of
 several media of a board become one index. REF is HOST/REPOSITORY[:TAG].
 
-Logins are those of docker login, podman login and skopeo login. The same files give the
+The logins of docker login, podman login and skopeo login are used. The same files give the
 same digests, and files that the repository has are not sent again. Tags are set last.`,
 		Example: `  imgtool push registry.example.com/boards/rock64:1.4 x.img.zst
   imgtool push registry.example.com/boards/photon:1.4 --tag latest x-emmc.img.zst x-nvme.img.zst`,

@@ -74,7 +74,7 @@ func (f *File) board() string {
 	return f.Manifest.Board
 }
 
-// read computes the digest of the file and reads what belongs to it.
+// read computes the digest of the file and reads the files that belong to it.
 func (f *File) read(ctx context.Context, p image.Progress) error {
 	if err := checkTitle(filepath.Base(f.Path)); err != nil {
 		return fmt.Errorf("%s: its name cannot be that of a layer: %w", f.Path, err)
@@ -148,7 +148,7 @@ func (f *File) config() (blob, error) {
 	return encode(types.OCIConfigJSON, config)
 }
 
-// about returns the annotations of the image's manifest. more are those of the user.
+// about returns the annotations of the image's manifest. more are the user's.
 func (f *File) about(more map[string]string) map[string]string {
 	name, _, err := artifact.Split(filepath.Base(f.Path))
 	if err != nil {
@@ -203,7 +203,7 @@ func checkSet(files []*File) error {
 			return fault.New(fault.WrongBoard, "%s is for the board %s, %s for %s: push them to different repositories", first.Path, cmp.Or(first.board(), "?"), f.Path, f.board())
 		}
 		if other := byMedium[f.medium()]; other != nil {
-			return fmt.Errorf("%s and %s are both for the medium %s of %s: push one of them", other.Path, f.Path, f.medium(), f.board())
+			return fmt.Errorf("%s and %s are both for the medium %s of %s: push only one", other.Path, f.Path, f.medium(), f.board())
 		}
 		byMedium[f.medium()] = f
 	}

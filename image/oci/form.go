@@ -3,7 +3,7 @@
 //
 // An image file is a manifest with the artifact type [ArtifactType], a config that states the
 // architecture, and one layer: the file as it is. The images of a board's media are the
-// manifests of an index. What belongs to an image, such as its signature, is in manifests of
+// manifests of an index. Files that belong to an image, such as its signature, are in manifests of
 // their own whose subject is the image.
 package oci
 
@@ -114,7 +114,7 @@ func timeOf(m *artifact.Manifest) string {
 	return time.Unix(m.Time, 0).UTC().Format(time.RFC3339)
 }
 
-// annotations returns the pairs of keys and values without those of empty values.
+// annotations returns the pairs of keys and values whose value is not empty.
 func annotations(pairs ...string) map[string]string {
 	m := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {

@@ -84,7 +84,7 @@ type pull struct {
 	opt   PullOptions
 	path  string
 	had   bool              // the file is there
-	files map[string][]byte // what belongs to it, by path
+	files map[string][]byte // that belong to it, by path
 	names []string          // the paths, in order
 	stale []string          // files of another image beside it
 }
@@ -175,7 +175,7 @@ func (p *pull) hasImage(ctx context.Context) (bool, error) {
 	return hex.EncodeToString(h.Sum(nil)) == p.image.Layer.Digest.Hex, nil
 }
 
-// run writes the files. The image is last: when it is visible, so is what belongs to it.
+// run writes the files. The image is last: when it is visible, so are the files that belong to it.
 func (p *pull) run(ctx context.Context, done image.Progress) error {
 	var out *artifact.Output
 	if !p.had {

@@ -46,7 +46,7 @@ type PushedImage struct {
 	Digest string   `json:"digest"`    // of its manifest
 	Layer  string   `json:"layer"`     // the digest of the file
 	Size   int64    `json:"file_size"` // of the file
-	Parts  []string `json:"parts"`     // what belongs to it and was pushed too
+	Parts  []string `json:"parts"`     // files that belong to it and were pushed too
 }
 
 // Push stores images in a registry: several as an index, for the media of a board. Tags are set
@@ -174,7 +174,7 @@ func (p *push) describe(files []*File) error {
 
 func (f *File) created() string { return timeOf(f.Manifest) }
 
-// image makes the manifest of an image and those of its parts. It returns the descriptor for an
+// image makes the manifests of an image and of its parts. It returns the descriptor for an
 // index.
 func (p *push) image(f *File) (v1.Descriptor, error) {
 	config, err := f.config()

@@ -37,7 +37,7 @@ type Image struct {
 	client *registry.Client
 }
 
-// Find returns the images that a reference names: those of all media, or that of opt.Medium.
+// Find returns the images that a reference names: of all media, or of opt.Medium.
 func Find(ctx context.Context, ref string, opt Options) ([]*Image, error) {
 	images, err := find(ctx, ref, opt)
 	if err != nil {
@@ -207,8 +207,8 @@ func (m *manifest) notOurs(ref string) error {
 	return fmt.Errorf("it is not a disk image, but %q with %d layers", kind, len(m.Layers))
 }
 
-// parts returns what belongs to the image, by the names of parts. The block map and the manifest
-// are those that the layer's annotations name; of several others it is the first that is listed.
+// parts returns what belongs to the image, by the names of parts. The layer's annotations name
+// the block map and the manifest; of several others it is the first that is listed.
 func (i *Image) parts(ctx context.Context) (map[string][]byte, error) {
 	list, _, err := i.client.Referrers(ctx, i.Digest)
 	if err != nil {

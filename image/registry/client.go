@@ -67,7 +67,7 @@ func (c *Client) checked(resp *http.Response, statuses ...int) (*http.Response, 
 }
 
 // options are how a manifest or blob is read. The status of a response that is an error is
-// turned into one that says so.
+// turned into a sentence.
 func (c *Client) options(kind, id string) remote.Options {
 	accept := http.Header{}
 	for _, t := range []types.MediaType{types.OCIImageIndex, types.OCIManifestSchema1, types.DockerManifestList, types.DockerManifestSchema2} {

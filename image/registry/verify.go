@@ -58,7 +58,7 @@ func ReadLimited(r io.ReadCloser, err error, d v1.Descriptor, limit int64) ([]by
 	return raw, Compare("digest", hex.EncodeToString(sum[:]), d.Digest)
 }
 
-// Compare compares a digest, hexadecimal, with the one that is stated for what.
+// Compare compares a digest, hexadecimal, with the stated digest of what.
 func Compare(what, got string, want v1.Hash) error {
 	if want.Algorithm != "sha256" {
 		return fmt.Errorf("%s %s: only sha256 is supported", what, want)

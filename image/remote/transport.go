@@ -65,8 +65,8 @@ func (e *GoneError) Error() string { return e.Host + " does not answer: " + e.Er
 func (e *GoneError) Unwrap() error { return e.Err }
 func (e *GoneError) Kind() string  { return fault.Gone }
 
-// Transport limits the time and the size of responses and retries temporary failures. Proxies
-// are those of the environment.
+// Transport limits the time and the size of responses and retries temporary failures. It uses
+// the proxies of the environment.
 type Transport struct {
 	Network
 	inner http.RoundTripper
