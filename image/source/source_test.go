@@ -148,7 +148,7 @@ func TestRootSources(t *testing.T) {
 			t.Errorf("%s: %v", filepath.Base(ref), err)
 			continue
 		}
-		if got.Digest != want.Digest || got.Origin != "" || got.Squashfs != nil {
+		if got.Digest != want.Digest || got.Origin != "" || got.Ready != nil {
 			t.Errorf("%s: %+v, want digest %s", filepath.Base(ref), got, want.Digest)
 		}
 	}
@@ -164,7 +164,7 @@ func TestSquashfsIsNotChanged(t *testing.T) {
 	for _, ref := range []string{path, compress(t, "zstd", path)} {
 		r, err := o.Root(t.Context(), ref)
 		must(t, err)
-		if r.Tree != nil || r.Squashfs == nil || contents(t, r.Squashfs) != string(data) || r.Digest != sum(string(data)) || r.Squashfs.SHA256 != r.Digest {
+		if r.Tree != nil || r.Ready == nil || contents(t, r.Ready) != string(data) || r.Digest != sum(string(data)) || r.Ready.SHA256 != r.Digest {
 			t.Errorf("%s: %+v", ref, r)
 		}
 	}
