@@ -210,9 +210,9 @@ func TestRootRefusesOtherFiles(t *testing.T) {
 	must(t, os.Mkdir(d+"/build.out", 0o755))
 	o := opener(t, source.Options{Dir: d})
 	for ref, want := range map[string]string{
-		"text":                         "text: not a directory, tar, squashfs or container image",
-		"empty":                        "empty: not a directory, tar, squashfs or container image",
-		"text.zstd":                    "text.zstd: neither a tar nor a squashfs after decompression",
+		"text":                         "text: not a directory, tar, squashfs, erofs or container image",
+		"empty":                        "empty: not a directory, tar, squashfs, erofs or container image",
+		"text.zstd":                    "text.zstd: not a tar, squashfs or erofs after decompression",
 		"fifo":                         "fifo is not a regular file, but a pipe",
 		"rootfs.tar.gz":                "stat rootfs.tar.gz: no such file or directory",
 		"debian:12":                    "stat debian:12: no such file or directory",
