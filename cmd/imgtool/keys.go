@@ -8,8 +8,8 @@ import (
 	"imgtool/image/sshkey"
 )
 
-// keyring returns the keys that the user can sign with. id is the value of a flag --key.
-func keyring(id string, u *ui) *sshkey.Keyring {
+// userKeys returns the keys that the user can sign with. id is the value of a flag --key.
+func userKeys(id string, u *ui) *sshkey.Keyring {
 	home, _ := os.UserHomeDir()
 	return &sshkey.Keyring{ID: id, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.Warn,
 		Touch: func(name string) { u.Infof("touch the security key %s", name) },

@@ -145,7 +145,7 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 // keys finds the keys to sign with. config may be nil.
 func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *ui) provision.KeyFunc {
 	return func() ([]*provision.Key, error) {
-		return provision.FindKeys(ctx, keyring(opt.key, u), config)
+		return provision.FindKeys(ctx, userKeys(opt.key, u), config)
 	}
 }
 
