@@ -3,115 +3,32 @@ package cms_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"imgtool/image/cms"
+	"imgtool/image/cms/cmstest"
 	"imgtool/image/imagetest"
 )
 
-type identity struct {
-	key  crypto.Signer
-	cert *x509.Certificate
-}
-
-// issue returns a certificate with a new key. It signs itself if by is nil.
-func issue(t *testing.T, key crypto.Signer, by *identity, change func(*x509.Certificate)) *identity {
-	t.Helper()
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "Signer " + serial.String()},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true}
-	if by == nil {
-		c.IsCA, c.KeyUsage, c.Subject.CommonName = true, x509.KeyUsageCertSign, "CA "+serial.String()
-	}
-	if change != nil {
-		change(c)
-	}
-	parent, signer := c, key
-	if by != nil {
-		parent, signer = by.cert, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &identity{key, cert}
-}
-
-func ecKey(t *testing.T) crypto.Signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
 func keys(t *testing.T) map[string]crypto.Signer {
 	t.Helper()
-	r, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, e, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return map[string]crypto.Signer{"RSA": r, "ECDSA": ecKey(t), "Ed25519": e}
-}
-
-// file writes a file in a new directory, certificates and keys as PEM.
-func file(t *testing.T, content any) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	var b []byte
-	switch c := content.(type) {
-	case []byte:
-		b = c
-	case *x509.Certificate:
-		b = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-	case crypto.Signer:
-		der, err := x509.MarshalPKCS8PrivateKey(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	}
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return map[string]crypto.Signer{"RSA": cmstest.RSA(t), "ECDSA": cmstest.EC(t), "Ed25519": cmstest.Ed25519(t)}
 }
 
 var content = []byte("[update]\ncompatible=x\n")
 
 // OpenSSL accepts a signed message, and the same inputs give the same bytes.
 func TestOpenSSLVerifies(t *testing.T) {
-	ca := issue(t, ecKey(t), nil, nil)
-	middle := issue(t, ecKey(t), ca, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign })
+	ca := cmstest.Issue(t, cmstest.EC(t), nil, nil)
+	middle := cmstest.Issue(t, cmstest.EC(t), ca, cmstest.CA)
 	for name, key := range keys(t) {
-		leaf := issue(t, key, middle, nil)
-		s := cms.Signer{Key: key, Cert: leaf.cert, Others: []*x509.Certificate{middle.cert}, Time: time.Now()}
+		leaf := cmstest.Issue(t, key, middle, nil)
+		s := cms.Signer{Key: key, Cert: leaf.Cert, Others: []*x509.Certificate{middle.Cert}, Time: time.Now()}
 		der, err := s.Sign(content)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -121,7 +38,7 @@ func TestOpenSSLVerifies(t *testing.T) {
 		}
 		// OpenSSL 3.0 has no Ed25519 here; the test of messages of OpenSSL does not have it either.
 		if name != "Ed25519" {
-			out := imagetest.Run(t, "openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", file(t, der), "-CAfile", file(t, ca.cert))
+			out := imagetest.Run(t, "openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", cmstest.File(t, der), "-CAfile", cmstest.File(t, ca.Cert))
 			if out != string(content) {
 				t.Errorf("%s: openssl printed %q", name, out)
 			}
@@ -133,10 +50,10 @@ func TestOpenSSLVerifies(t *testing.T) {
 		if err := m.Verify(nil); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := m.Trust([]*x509.Certificate{ca.cert}, time.Now(), cms.SMIMESign); err != nil {
+		if err := m.Trust([]*x509.Certificate{ca.Cert}, time.Now(), cms.SMIMESign); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if got := m.Signatures[0]; !got.Cert.Equal(leaf.cert) || got.Time.Unix() != s.Time.Unix() || !bytes.Equal(m.Content, content) {
+		if got := m.Signatures[0]; !got.Cert.Equal(leaf.Cert) || got.Time.Unix() != s.Time.Unix() || !bytes.Equal(m.Content, content) {
 			t.Errorf("%s: signed by %s at %s", name, cms.Name(got.Cert), got.Time)
 		}
 	}
@@ -145,14 +62,14 @@ func TestOpenSSLVerifies(t *testing.T) {
 // Messages of OpenSSL are accepted, attached and detached.
 func TestOpenSSLSigns(t *testing.T) {
 	for name, key := range keys(t) {
-		ca := issue(t, key, nil, func(c *x509.Certificate) { c.KeyUsage = 0; c.SubjectKeyId = []byte("the key") })
+		ca := cmstest.Issue(t, key, nil, func(c *x509.Certificate) { c.KeyUsage = 0; c.SubjectKeyId = []byte("the key") })
 		for _, flags := range [][]string{nil, {"-nodetach"}, {"-nodetach", "-keyid"}, {"-nodetach", "-md", "sha512"},
 			{"-nodetach", "-keyopt", "rsa_padding_mode:pss"}} {
 			if len(flags) > 2 && flags[1] != "-keyid" && name != "RSA" || name == "Ed25519" {
 				continue // openssl 3.0 does not sign with Ed25519
 			}
-			out := file(t, nil)
-			args := []string{"cms", "-sign", "-binary", "-outform", "DER", "-in", file(t, content), "-signer", file(t, ca.cert), "-inkey", file(t, key), "-out", out}
+			out := cmstest.File(t)
+			args := []string{"cms", "-sign", "-binary", "-outform", "DER", "-in", cmstest.File(t, content), "-signer", cmstest.File(t, ca.Cert), "-inkey", cmstest.File(t, key), "-out", out}
 			imagetest.Run(t, "openssl", append(args, flags...)...)
 			der, err := os.ReadFile(out)
 			if err != nil {
@@ -180,8 +97,8 @@ func TestOpenSSLSigns(t *testing.T) {
 // other certificates that are not used.
 func TestEveryByteCounts(t *testing.T) {
 	for name, key := range keys(t) {
-		self := issue(t, key, nil, func(c *x509.Certificate) { c.KeyUsage = 0 })
-		der, err := cms.Signer{Key: key, Cert: self.cert, Time: time.Now()}.Sign(content)
+		self := cmstest.Issue(t, key, nil, func(c *x509.Certificate) { c.KeyUsage = 0 })
+		der, err := cms.Signer{Key: key, Cert: self.Cert, Time: time.Now()}.Sign(content)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +110,7 @@ func TestEveryByteCounts(t *testing.T) {
 			bad := bytes.Clone(der)
 			bad[i] ^= 1
 			m, err := cms.Parse(bad)
-			if err == nil && m.Verify(nil) == nil && m.Trust([]*x509.Certificate{self.cert}, time.Now(), cms.SMIMESign) == nil {
+			if err == nil && m.Verify(nil) == nil && m.Trust([]*x509.Certificate{self.Cert}, time.Now(), cms.SMIMESign) == nil {
 				if !bytes.Equal(m.Content, content) {
 					t.Errorf("%s, byte %d: other content is accepted", name, i)
 				}
@@ -210,13 +127,13 @@ func TestEveryByteCounts(t *testing.T) {
 
 // What openssl refuses, Trust refuses.
 func TestTrust(t *testing.T) {
-	ca, other := issue(t, ecKey(t), nil, nil), issue(t, ecKey(t), nil, nil)
-	middle := issue(t, ecKey(t), ca, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign })
+	ca, other := cmstest.Issue(t, cmstest.EC(t), nil, nil), cmstest.Issue(t, cmstest.EC(t), nil, nil)
+	middle := cmstest.Issue(t, cmstest.EC(t), ca, cmstest.CA)
 	for _, c := range []struct {
 		name    string
-		by      *identity
+		by      *cmstest.Identity
 		change  func(*x509.Certificate)
-		trusted *identity
+		trusted *cmstest.Identity
 		want    string // in the error; empty: trusted
 	}{
 		{"plain", ca, nil, ca, ""},
@@ -230,8 +147,8 @@ func TestTrust(t *testing.T) {
 		{"for encryption", ca, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }, ca, "key usage"},
 		{"for signatures", ca, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }, ca, ""},
 	} {
-		leaf := issue(t, ecKey(t), c.by, c.change)
-		der, err := cms.Signer{Key: leaf.key, Cert: leaf.cert, Others: []*x509.Certificate{middle.cert}, Time: time.Now()}.Sign(content)
+		leaf := cmstest.Issue(t, cmstest.EC(t), c.by, c.change)
+		der, err := cms.Signer{Key: leaf.Key, Cert: leaf.Cert, Others: []*x509.Certificate{middle.Cert}, Time: time.Now()}.Sign(content)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,27 +156,27 @@ func TestTrust(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = m.Trust([]*x509.Certificate{c.trusted.cert}, time.Now(), cms.SMIMESign)
+		err = m.Trust([]*x509.Certificate{c.trusted.Cert}, time.Now(), cms.SMIMESign)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}
-		out, err := exec.Command(imagetest.Need(t, "openssl"), "cms", "-verify", "-binary", "-inform", "DER", "-in", file(t, der), "-CAfile", file(t, c.trusted.cert)).CombinedOutput()
+		out, err := exec.Command(imagetest.Need(t, "openssl"), "cms", "-verify", "-binary", "-inform", "DER", "-in", cmstest.File(t, der), "-CAfile", cmstest.File(t, c.trusted.Cert)).CombinedOutput()
 		if (err == nil) != (c.want == "") {
 			t.Errorf("%s: openssl: %v %s", c.name, err, out)
 		}
 	}
-	code := issue(t, ecKey(t), ca, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} })
+	code := cmstest.Issue(t, cmstest.EC(t), ca, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} })
 	for purpose, want := range map[cms.Purpose]bool{cms.CodeSign: true, cms.SMIMESign: false} {
-		if err := cms.CheckTrust(code.cert, nil, []*x509.Certificate{ca.cert}, time.Now(), purpose); (err == nil) != want {
+		if err := cms.CheckTrust(code.Cert, nil, []*x509.Certificate{ca.Cert}, time.Now(), purpose); (err == nil) != want {
 			t.Errorf("a certificate for signing code, for %s: %v", purpose, err)
 		}
 	}
 }
 
 func TestEncrypted(t *testing.T) {
-	self := issue(t, keys(t)["RSA"], nil, func(c *x509.Certificate) { c.KeyUsage = 0 })
-	out := file(t, nil)
-	imagetest.Run(t, "openssl", "cms", "-encrypt", "-binary", "-aes-256-cbc", "-outform", "DER", "-in", file(t, content), "-out", out, file(t, self.cert))
+	self := cmstest.Issue(t, keys(t)["RSA"], nil, func(c *x509.Certificate) { c.KeyUsage = 0 })
+	out := cmstest.File(t)
+	imagetest.Run(t, "openssl", "cms", "-encrypt", "-binary", "-aes-256-cbc", "-outform", "DER", "-in", cmstest.File(t, content), "-out", out, cmstest.File(t, self.Cert))
 	der, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
