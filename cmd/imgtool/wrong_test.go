@@ -46,6 +46,8 @@ var wrongInputs = []struct {
 	{"ls", 2, `say which image: imgtool ls IMAGE`},
 	{"cat", 2, `say which file: imgtool cat IMAGE:PARTITION`},
 	{"diff x.img.zst", 2, `say which other image: imgtool diff A`},
+	{"catalog", 2, `say which image: imgtool catalog IMAGE`},
+	{"catalog x.img.zst", 2, `say where the images will be published: --url https://`},
 	{"seed put x.img.zst", 2, `say which seed: imgtool seed put IMAGE\|DISK SEED$`},
 	{"seed check", 2, `say which seed: imgtool seed check FILE$`},
 	{"seed stick", 2, `say which disk: imgtool seed stick DISK SEED$`},

@@ -89,7 +89,7 @@ func (s *saver) zstd(ctx context.Context, file *os.File, out *bufio.Writer, sums
 	if len(manifest) != len(t.manifest) {
 		return fmt.Errorf("internal error: the manifest has %d bytes, the space for it has %d", len(manifest), len(t.manifest))
 	}
-	if err := t.finish(manifest); err != nil {
+	if err := t.finish(manifest, nil); err != nil {
 		return err
 	}
 	if err := out.Flush(); err != nil {

@@ -36,6 +36,8 @@ type Manifest struct {
 
 	// Private says that the image contains secrets: only the owner can read its files.
 	Private bool `json:"-"`
+
+	text []byte // what it was parsed from
 }
 
 // Input is a file or tree that an image was built from.
@@ -80,9 +82,18 @@ func (m *Manifest) Encode() []byte {
 	return b.Bytes()
 }
 
+// Text returns the bytes that a signature of the manifest signs: those it was parsed from, or
+// [Manifest.Encode] of one that was made.
+func (m *Manifest) Text() []byte {
+	if m.text != nil {
+		return m.text
+	}
+	return m.Encode()
+}
+
 // ParseManifest parses and checks a manifest.
 func ParseManifest(b []byte) (*Manifest, error) {
-	m := &Manifest{}
+	m := &Manifest{text: b}
 	if err := json.Unmarshal(b, m); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}

@@ -59,7 +59,8 @@ func Source(s *volume.Source) (*Report, error) {
 		r.Partitions = append(r.Partitions, Partition{Row: row})
 	}
 	r.blobs(s.Image)
-	return r, nil
+	r.Attachments, err = s.Attachments()
+	return r, err
 }
 
 // check adds a check, which fails if err is not nil.

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -27,6 +28,8 @@ type Report struct {
 	Blobs      []Blob           `json:"blobs,omitempty"`
 	Inputs     []artifact.Input `json:"inputs,omitempty"`
 	Checks     []Check          `json:"checks"`
+
+	Attachments []artifact.Attached `json:"attachments,omitempty"` // in the image and beside it
 
 	info *boardinfo.Info // nil if the board is not known
 }
@@ -160,6 +163,12 @@ func (r *Report) Text() string {
 		t.printf("\ninputs\n")
 		for _, in := range r.Inputs {
 			t.printf("  %.16s…  %s  %s\n", in.SHA256, in.Name, in.Origin)
+		}
+	}
+	if len(r.Attachments) > 0 {
+		t.printf("\nattachments\n")
+		for _, a := range r.Attachments {
+			t.printf("  %.16s…  %s, %d bytes, %s\n", a.SHA256, a.Name, a.Size, cmp.Or(a.Path, "in the image"))
 		}
 	}
 	t.printf("\nchecks\n")

@@ -25,6 +25,7 @@ import (
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/remote"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
 	"imgtool/image/tree/sums"
@@ -42,7 +43,7 @@ type Options struct {
 	CacheDir   string           // of imgtool in the user's cache; "" keeps packages for this Opener only
 	TempDir    string           // for scratch files; "" is the default
 	Unpacked   *compress.Budget // for scratch files; may be nil
-	Network    Network          // timeouts of registries
+	Network    remote.Network   // timeouts of registries
 	Warn       func(string)     // receives warnings; may be nil
 }
 
