@@ -29,8 +29,8 @@ sizes and SHA-256 of the files and of the images in them, and the devices that t
 for. Publish it together with the images, and with the block maps beside them.
 
 Names and dates come from the manifests. An image without a manifest needs --board or
---device, and --date or SOURCE_DATE_EPOCH. Each image is read once; one that differs from
-its manifest is an error. The same images give the same list.`,
+--device, and --date or SOURCE_DATE_EPOCH. Each image is read once, and compared with its
+manifest or block map. The same images give the same list.`,
 		Example: `  imgtool catalog out/*.img.xz --url https://example.com/images -o os.json
   rpi-imager --repo https://example.com/images/os.json
   imgtool catalog x.img.xz --url file:///srv/images -o x.rpi-imager-manifest`,

@@ -25,7 +25,7 @@ type Imager struct {
 	Devices []Device `json:"devices"`
 }
 
-// Device is a kind of board. Images are offered for it whose devices have one of its tags.
+// Device is a kind of board. An image is offered for it if one tag of the device is in the devices of the image.
 type Device struct {
 	Name         string   `json:"name"`
 	Description  string   `json:"description"`
@@ -55,7 +55,7 @@ type Entry struct {
 	Info         string   `json:"info_text,omitempty"` // of bb-imager: what to do after writing
 }
 
-// architectures are the names that rpi-imager gives to those of Debian.
+// architectures has rpi-imager's names of Debian's architectures.
 var architectures = map[string]string{"arm64": "armv8", "armhf": "armhf", "armel": "armel"}
 
 // noIcon is the icon without another one: bb-imager leaves out an entry whose icon is no URL.

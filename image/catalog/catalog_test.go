@@ -71,7 +71,7 @@ func texts(v any) error {
 func oneOf(values ...any) rule {
 	return func(v any) error {
 		if !slices.Contains(values, v) {
-			return fmt.Errorf("%v is none of %v", v, values)
+			return fmt.Errorf("%v is not in %v", v, values)
 		}
 		return nil
 	}
@@ -196,7 +196,7 @@ func TestBothProgramsAcceptTheCatalog(t *testing.T) {
 	if n := len(made.Imager.Devices); n != 2 {
 		t.Errorf("%d devices, not the two of both images", n)
 	}
-	// An entry is offered for a device of one of its tags only.
+	// Every tag of an entry belongs to a device.
 	for _, e := range made.Images {
 		for _, tag := range e.Devices {
 			if !slices.ContainsFunc(made.Imager.Devices, func(d catalog.Device) bool { return slices.Contains(d.Tags, tag) }) {

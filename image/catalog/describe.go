@@ -35,7 +35,7 @@ func (m *maker) describe(e *Entry, s *volume.Source) error {
 		}
 		e.Name = strings.Join(append(parts, man.BuildID), " ")
 		e.Description = strings.Join(append(slices.DeleteFunc([]string{e.Description}, isEmpty), needs(man)), "; ")
-		e.Init = "none" // a seed is none of the formats that these programs know
+		e.Init = "none" // these programs do not know the format of seeds
 		e.ReleaseDate = date(man.Time)
 		if s.Info.Mode().Perm()&0o077 == 0 {
 			m.warn("%s can only be read by its owner, as images with a seed are: everyone who downloads it will be able to read the secrets in it", s.Name)

@@ -55,7 +55,7 @@ func Make(ctx context.Context, r Request) (*Catalog, error) {
 	}
 	for _, b := range r.Boards {
 		if !m.used[b.Name] {
-			return nil, fault.New(fault.WrongBoard, "--board %s: none of the images is for it", b.Name)
+			return nil, fault.New(fault.WrongBoard, "--board %s: no image is for it", b.Name)
 		}
 	}
 	m.tellApart()
