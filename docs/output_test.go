@@ -42,6 +42,7 @@ var documents = []struct{ page, heading, pkg, structure string }{
 	{"output.md", "seed check", "image/seed", "Fault"},
 	{"manifest.md", "Fields", "image/artifact", "Manifest"},
 	{"manifest.md", "Fields", "image", "Manifest"},
+	{"manifest.md", "Fields", "image/artifact", "DocumentSum"},
 	{"manifest.md", "Inputs", "image/artifact", "Input"},
 	{"manifest.md", "Partitions", "image/artifact", "Partition"},
 	{"manifest.md", "Ranges", "image", "Entry"},
