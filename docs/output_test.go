@@ -40,6 +40,8 @@ var documents = []struct{ page, heading, pkg, structure string }{
 	{"output.md", "seed check", "image/seed/seedfile", "UnitsVerdict"},
 	{"output.md", "seed check", "image/seed/bundle", "Info"},
 	{"output.md", "seed check", "image/seed", "Fault"},
+	{"../how-to/catalog.md", "What is in the list", "image/catalog", "Device"},
+	{"../how-to/catalog.md", "What is in the list", "image/catalog", "Entry"},
 	{"manifest.md", "Fields", "image/artifact", "Manifest"},
 	{"manifest.md", "Fields", "image", "Manifest"},
 	{"manifest.md", "Fields", "image/artifact", "DocumentSum"},

@@ -17,93 +17,36 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"imgtool/image/remote"
 )
 
 // repository is a repository in a registry. The caller verifies digests. It is used in place of
 // package remote of go-containerregistry, which does not resume interrupted downloads, reads
 // manifests of up to 100 MiB, and has no error type for wrong sizes and digests.
 type repository struct {
-	client *http.Client
-	scheme string
-	name   name.Repository
-	tries  int
+	transport http.RoundTripper
+	network   remote.Network
+	scheme    string
+	name      name.Repository
 }
 
-// get requests what, from byte offset from on if the registry supports ranges.
-func (r repository) get(ctx context.Context, what string, from int64) (*http.Response, error) {
-	url := fmt.Sprintf("%s://%s/v2/%s/%s", r.scheme, r.name.RegistryStr(), r.name.RepositoryStr(), what)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range []types.MediaType{types.OCIImageIndex, types.OCIManifestSchema1, types.DockerManifestList, types.DockerManifestSchema2} {
-		req.Header.Add("Accept", string(t))
-	}
-	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
-	}
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, explain(r.name.RegistryStr(), err)
-	}
-	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
-		resp.Body.Close()
-		return nil, explain(r.name.RegistryStr(), err)
-	}
-	return resp, nil
-}
-
-// open opens a manifest or blob by its digest or tag.
+// open opens a manifest or blob by its digest or tag, to be read from front to back.
 func (r repository) open(ctx context.Context, kind, id string) (io.ReadCloser, error) {
-	what := kind + "/" + id
-	resp, err := r.get(ctx, what, 0)
+	url := fmt.Sprintf("%s://%s/v2/%s/%s/%s", r.scheme, r.name.RegistryStr(), r.name.RepositoryStr(), kind, id)
+	accept := http.Header{}
+	for _, t := range []types.MediaType{types.OCIImageIndex, types.OCIManifestSchema1, types.DockerManifestList, types.DockerManifestSchema2} {
+		accept.Add("Accept", string(t))
+	}
+	f, err := remote.Open(ctx, url, remote.Options{
+		Transport: r.transport, Network: r.network, Header: accept, Sequential: true,
+		Status: func(resp *http.Response) error { return transport.CheckError(resp) },
+	})
 	if err != nil {
-		return nil, err
+		return nil, explain(r.name.RegistryStr(), err)
 	}
-	return &download{ctx: ctx, repo: r, what: what, body: resp.Body}, nil
+	return f.Stream(ctx, 0)
 }
-
-// download reads a manifest or blob, and resumes it after the connection was closed.
-type download struct {
-	ctx  context.Context
-	repo repository
-	what string
-	body io.ReadCloser
-	off  int64
-	cuts int
-}
-
-func (d *download) Read(p []byte) (int, error) {
-	n, err := d.body.Read(p)
-	d.off += int64(n)
-	if err == nil || err == io.EOF || !broken(err) || d.ctx.Err() != nil {
-		return n, err
-	}
-	if d.cuts++; d.cuts >= d.repo.tries {
-		return n, &GoneError{d.repo.name.RegistryStr(), fmt.Errorf("it closed the connection %d times, the last time after %d bytes", d.cuts, d.off)}
-	}
-	return n, d.resume()
-}
-
-// resume requests the rest.
-func (d *download) resume() error {
-	d.body.Close()
-	resp, err := d.repo.get(d.ctx, d.what, d.off)
-	if err != nil {
-		return err
-	}
-	d.body = resp.Body
-	if resp.StatusCode == http.StatusPartialContent {
-		if want := fmt.Sprintf("bytes %d-", d.off); !strings.HasPrefix(resp.Header.Get("Content-Range"), want) {
-			return fmt.Errorf("%s sent another range of %s than requested", d.repo.name.RegistryStr(), d.what)
-		}
-		return nil
-	}
-	_, err = io.CopyN(io.Discard, resp.Body, d.off)
-	return err
-}
-
-func (d *download) Close() error { return d.body.Close() }
 
 // registry opens an image in a registry with the logins of the user. It uses HTTP without TLS
 // only for registries on this machine or a private network.
@@ -138,8 +81,8 @@ func (o *Opener) registry(ctx context.Context, ref, image string) (*Root, error)
 // tokens.
 func (o *Opener) login(ctx context.Context, in name.Reference) (repository, error) {
 	reg := in.Context().Registry
-	w := newWire(o.opt.Network)
-	repo := repository{scheme: "https", name: in.Context(), tries: w.Tries}
+	w := remote.NewTransport(o.opt.Network)
+	repo := repository{scheme: "https", name: in.Context(), network: w.Network}
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, in.Context())
 	if err != nil {
 		return repo, err
@@ -147,8 +90,8 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 	how, err := transport.Ping(ctx, reg, w)
 	if err != nil {
 		// TLS was tried first; the error of plain HTTP explains more.
-		if plain := w.plain.Load(); plain != nil && *plain != nil && ctx.Err() == nil {
-			err = *plain
+		if plain := w.PlainError(); plain != nil && ctx.Err() == nil {
+			err = plain
 		}
 		return repo, err
 	}
@@ -178,8 +121,7 @@ func (o *Opener) login(ctx context.Context, in name.Reference) (repository, erro
 		own.Parameters["realm"] = repo.scheme + "://" + reg.RegistryStr()
 		final = &own
 	}
-	repo.client = &http.Client{}
-	repo.client.Transport, err = transport.FromToken(reg, auth, transport.NewUserAgent(w, ""), final, token)
+	repo.transport, err = transport.FromToken(reg, auth, transport.NewUserAgent(w, ""), final, token)
 	return repo, err
 }
 
