@@ -60,6 +60,9 @@ func Source(s *volume.Source) (*Report, error) {
 	}
 	r.blobs(s.Image)
 	r.Attachments, err = s.Attachments()
+	if err == nil && s.Manifest != nil && len(s.Manifest.Documents) > 0 {
+		r.check("documents", s.CheckAttachments())
+	}
 	return r, err
 }
 
