@@ -135,6 +135,13 @@ func TestScripts(t *testing.T) {
 			return os.Geteuid() == 0, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			// registry VARIABLE [FAULT...] starts a registry and stores its host and port. See
+			// newRegistry for the faults.
+			"registry": func(ts *testscript.TestScript, neg bool, args []string) {
+				host, close := newRegistry(args[1:]...)
+				ts.Defer(close)
+				ts.Setenv(args[0], host)
+			},
 			// status N PROGRAM ARG... runs a program that must end with N.
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])

@@ -262,7 +262,7 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 	return nil
 }
 
-// receipts are those of the disks of a flash, the result with --json.
+// receipts collects the receipts of a flash, its result with --json.
 type receipts struct {
 	u       *ui
 	several bool

@@ -224,11 +224,10 @@ func TestDocuments(t *testing.T) {
 	sparseFile(t, "small", 1<<20)
 	sparseFile(t, "stick", 66<<20)
 	imgtool(t, "build", "--board", "in/tiny.toml", "--inputs", "in", "-o", "x.img.zst")
+	host, closeRegistry := newRegistry()
+	defer closeRegistry()
 	for _, c := range documentLines {
-		args := strings.Fields(c.line)
-		for i, arg := range args {
-			args[i] = strings.ReplaceAll(arg, `""`, "")
-		}
+		args := strings.Fields(strings.ReplaceAll(c.line, "HOST", host))
 		status, out := runJSON(t, c.stdin, args...)
 		if status != c.status || !strings.Contains(string(out), c.has) {
 			t.Errorf("%s: exit status %d, want %d and %s: %.1000s", c.line, status, c.status, c.has, out)
@@ -238,7 +237,7 @@ func TestDocuments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, image := range []string{"x.img.zst", "rock.img.zst"} {
+	for _, image := range []string{"x.img.zst", "y.img.zst", "rock.img.zst"} {
 		manifest, err := os.ReadFile(image + ".manifest.json")
 		if err == nil {
 			err = s.Validate("manifest", manifest)
@@ -258,7 +257,8 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// documentLines are command lines whose documents are checked. They follow each other.
+// documentLines are command lines whose documents are checked. They follow each other. HOST is a
+// registry.
 var documentLines = []struct {
 	line   string
 	status int
@@ -292,6 +292,15 @@ var documentLines = []struct {
 	{line: "diff x.img.zst rock.img.zst", status: 1, has: `"same": false`},
 	{line: "diff x.img.zst nope", status: 3},
 	{line: "sbom x.img.zst", has: `"spdxVersion"`},
+	{line: "sbom y.img.zst", has: `"spdxVersion"`},
+	{line: "inspect y.img.zst", has: `"attachments"`},
+	{line: "catalog --url https://example.com y.img.zst", has: `"os_list"`},
+	{line: "catalog --url https://example.com y.img.zst -o os.json", has: `"os_list"`},
+	{line: "catalog --url x y.img.zst", status: 2},
+	{line: "push HOST/boards/tiny:1 y.img.zst", has: `"digest": "sha256:`},
+	{line: "push HOST/boards/tiny:1 nope", status: 3},
+	{line: "pull HOST/boards/tiny:1 -o pulled.img.zst", has: `"had": false`},
+	{line: "pull HOST/boards/tiny:2", status: 3},
 	{line: "verify x.img.zst", has: `"checked_with"`},
 	{line: "verify -i x.img.zst disk", status: 8, has: `"kind": "mismatch"`},
 	{line: "flash --dry-run -i x.img.zst disk", has: `"to_write"`},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -124,11 +123,6 @@ func newSeedSchemaCommand(u *ui) *cobra.Command {
 with a schema. It has fewer rules than imgtool seed check.`,
 		Example: `  imgtool seed schema > atomixos.schema.json`,
 		Args:    usage.None(""),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if u.JSON {
-				return u.Print(json.RawMessage(seed.Schema()))
-			}
-			return u.Write(seed.Schema())
-		},
+		RunE:    func(cmd *cobra.Command, args []string) error { return u.WriteJSON(seed.Schema()) },
 	}
 }

@@ -46,6 +46,8 @@ var wrongInputs = []struct {
 	{"ls", 2, `say which image: imgtool ls IMAGE`},
 	{"cat", 2, `say which file: imgtool cat IMAGE:PARTITION`},
 	{"diff x.img.zst", 2, `say which other image: imgtool diff A`},
+	{"catalog", 2, `say which image: imgtool catalog IMAGE`},
+	{"catalog x.img.zst", 2, `say where the images will be published: --url https://`},
 	{"seed put x.img.zst", 2, `say which seed: imgtool seed put IMAGE\|DISK SEED$`},
 	{"seed check", 2, `say which seed: imgtool seed check FILE$`},
 	{"seed stick", 2, `say which disk: imgtool seed stick DISK SEED$`},
@@ -196,7 +198,7 @@ var wrongInputs = []struct {
 	{"seed get x.img.zst", 3, `x.img.zst: it has no seed$`},
 	{"build --board bad.toml", 3, `bad.toml:1: invalid character`},
 	{"build --board in/tiny.toml --inputs u.csv", 3, `inputs: u.csv is not a directory$`},
-	{"build --board in/tiny.toml --inputs in --rootfs u.csv", 3, `rootfs: u.csv: not a directory, tar, squashfs or container image$`},
+	{"build --board in/tiny.toml --inputs in --rootfs u.csv", 3, `rootfs: u.csv: not a directory, tar, squashfs, erofs or container image$`},
 	{"build --board in/tiny.toml --inputs in --seed bad.toml", 3, `bad.toml:1: `},
 	{"seed render bad.toml", 3, `bad.toml:1: `},
 

@@ -60,7 +60,11 @@ func Source(s *volume.Source) (*Report, error) {
 		r.Partitions = append(r.Partitions, Partition{Row: row})
 	}
 	r.blobs(s.Image)
-	return r, nil
+	r.Attachments, err = s.Attachments()
+	if err == nil && s.Manifest != nil && len(s.Manifest.Documents) > 0 {
+		r.check("documents", s.CheckAttachments())
+	}
+	return r, err
 }
 
 // check adds a check, which fails if err is not nil.
@@ -105,13 +109,22 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 			part.Ext4.Content += n.Size()
 		}
 		r.perUnit(name, v)
+	case v.Kind == "erofs":
+		q := v.Erofs
+		part.Erofs = &Erofs{q.Label, q.UUID, q.Codecs, q.BlockSize, q.Inodes, q.BytesUsed, timeOf(q.ModTime)}
+		if v.Tree != nil {
+			r.perUnit(name, v)
+		}
 	default:
 		q := v.Squashfs
-		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, time.Unix(q.ModTime, 0).UTC().Format(time.RFC3339)}
+		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, timeOf(q.ModTime)}
 		r.perUnit(name, v)
 	}
 	return part, nil
 }
+
+// timeOf returns a time in seconds since 1970 as RFC 3339.
+func timeOf(seconds int64) string { return time.Unix(seconds, 0).UTC().Format(time.RFC3339) }
 
 // stateFile returns the path of the file with the provisioning state of a partition, or "".
 func stateFile(m *artifact.Manifest, number int) string {

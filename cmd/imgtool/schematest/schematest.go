@@ -34,6 +34,7 @@ var shared = map[string]string{
 	"provision unset":  "provision",
 	"provision export": "file",
 	"seed new":         "file",
+	"catalog":          "other",
 	"sbom":             "other",
 	"seed schema":      "other",
 }
@@ -229,8 +230,7 @@ func (s *Schemas) see(at string, schema, value any) {
 	}
 }
 
-// fits reports whether an alternative may be the one of a value: events differ by a
-// constant.
+// fits reports whether a schema may be meant for a value: events differ by a constant.
 func (s *Schemas) fits(schema, value any) bool {
 	node, _ := schema.(map[string]any)
 	object, _ := value.(map[string]any)

@@ -99,6 +99,14 @@ func (u *UI) Print(v any) (err error) {
 	return err
 }
 
+// WriteJSON writes a result that is JSON anyway.
+func (u *UI) WriteJSON(text []byte) error {
+	if u.documented() {
+		return u.Print(json.RawMessage(text))
+	}
+	return u.Write(text)
+}
+
 // List begins a result that is a list, and that is printed one element at a time.
 func (u *UI) List() *List {
 	u.doc.mu.Lock()
