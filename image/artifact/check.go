@@ -42,7 +42,15 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 	s, packed := o.raw.(*seekable)
 	switch {
 	case packed && s.sums != nil:
-		return s.check(ctx, p)
+		if err := s.check(ctx, p); err != nil {
+			return err
+		}
+		for _, a := range s.attached {
+			if _, err := o.Attachment(a.name); err != nil {
+				return err
+			}
+		}
+		return nil
 	case packed && o.Manifest == nil:
 		for c, err := range o.Image.Chunks(image.PieceSize) {
 			if err == nil {
@@ -69,20 +77,28 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 
 func (s *seekable) check(ctx context.Context, p image.Progress) error {
 	for _, sum := range s.sums {
-		h := sha256.New()
-		var size int64
-		for _, part := range sum.parts {
-			size += part.Len
-			r := image.NewReader(ctx, io.NewSectionReader(s.r, part.Off, part.Len), p)
-			if n, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
-				return err
-			} else if n < part.Len {
-				return corrupt("the image is cut short at byte %d of the file", part.Off+n)
-			}
+		got, size, err := s.sum(ctx, sum.parts, p)
+		if err != nil {
+			return err
 		}
-		if got := h.Sum(nil); !bytes.Equal(got, sum.want) {
+		if !bytes.Equal(got, sum.want) {
 			return corrupt("the %s, %d bytes of the file, is corrupt: its SHA-256 is %x, it should be %x", sum.name, size, got, sum.want)
 		}
 	}
 	return nil
+}
+
+// sum returns the SHA-256 of parts of the file, and how many bytes they have.
+func (s *seekable) sum(ctx context.Context, parts []image.Span, p image.Progress) (sum []byte, size int64, err error) {
+	h := sha256.New()
+	for _, part := range parts {
+		size += part.Len
+		r := image.NewReader(ctx, io.NewSectionReader(s.r, part.Off, part.Len), p)
+		if n, err := io.CopyBuffer(h, r, make([]byte, 1<<20)); err != nil {
+			return nil, 0, err
+		} else if n < part.Len {
+			return nil, 0, corrupt("the image is cut short at byte %d of the file", part.Off+n)
+		}
+	}
+	return h.Sum(nil), size, nil
 }

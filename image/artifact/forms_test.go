@@ -174,7 +174,7 @@ func TestReplaceGivesTheFileOfSave(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := artifact.Replacement{Region: image.Span{Off: 80 * mib, Len: 8 * mib}, Content: changed}
-		if err := artifact.Replace(t.Context(), path, f, o, r); err != nil {
+		if _, err := artifact.Replace(t.Context(), path, f, o, r); err != nil {
 			t.Fatal(err)
 		}
 		whole, err := image.New(size, image.Extent{Name: "first", Content: strings.NewReader("first")},

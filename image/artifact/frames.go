@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"hash"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
@@ -14,20 +15,22 @@ import (
 // 0.1.1): after the frames, a skippable frame with a table of their sizes, which ends
 // with a footer of 9 bytes: the number of frames, a descriptor and a magic number.
 const (
-	skippableManifest = 0x184D2A50 // the second frame of an .img.zst; the first in files of earlier versions
-	skippableSums     = 0x184D2A51 // the frame before the table
-	skippableTable    = 0x184D2A5E
-	seekableMagic     = 0x8F92EAB1
-	zstdMagic         = 0xFD2FB528
-	footerSize        = 9
+	skippableManifest   = 0x184D2A50 // the second frame of an .img.zst; the first in files of earlier versions
+	skippableSums       = 0x184D2A51 // the frame before the table
+	skippableAttachment = 0x184D2A52 // frames before that one
+	skippableTable      = 0x184D2A5E
+	seekableMagic       = 0x8F92EAB1
+	zstdMagic           = 0xFD2FB528
+	footerSize          = 9
 )
 
-// sumsSize is the size of the frame with the SHA-256 of the manifest's frame, of all other
-// frames before this one, and of the table of frames. Files of earlier versions have
-// oldSumsSize: no SHA-256 of the table.
+// sumsSize is the size of the frame with the SHA-256 of the manifest's frame, of all frames of
+// the image, and of the table of frames. With attachments it has attachedSize, and the SHA-256
+// of their frames last. Files of earlier versions have oldSumsSize: no SHA-256 of the table.
 const (
-	sumsSize    = 8 + 3*sha256.Size
-	oldSumsSize = 8 + 2*sha256.Size
+	sumsSize     = 8 + 3*sha256.Size
+	attachedSize = 8 + 4*sha256.Size
+	oldSumsSize  = 8 + 2*sha256.Size
 )
 
 // skippable returns a skippable frame (RFC 8878, section 3.1.2).
@@ -72,16 +75,38 @@ func (t *frames) write(packed []byte, unpacked int64) error {
 	return err
 }
 
-// finish writes the frame with the sums and the table. manifest is the final frame of the
+// finish writes what follows the frames of the image. manifest is the final frame of the
 // manifest.
-func (t *frames) finish(manifest []byte) error {
-	table := binary.LittleEndian.AppendUint32(t.table, sumsSize)
+func (t *frames) finish(manifest []byte, list []attached) error {
+	sum := sha256.Sum256(manifest)
+	return t.end(sum[:], t.content.Sum(nil), list)
+}
+
+// end writes the attachments, the frame with the sums, and the table. manifest and content are
+// SHA-256 of the frames before.
+func (t *frames) end(manifest, content []byte, list []attached) error {
+	h := sha256.New()
+	for _, a := range list {
+		f := a.frame()
+		h.Write(f)
+		if err := t.write(f, 0); err != nil {
+			return err
+		}
+	}
+	size := sumsSize
+	if len(list) > 0 {
+		size = attachedSize
+	}
+	table := binary.LittleEndian.AppendUint32(t.table, uint32(size))
 	table = binary.LittleEndian.AppendUint32(table, 0)
 	table = binary.LittleEndian.AppendUint32(table, uint32(len(table)/8))
 	table = append(table, 0) // no checksums in the table: each frame has its own
 	table = skippable(skippableTable, binary.LittleEndian.AppendUint32(table, seekableMagic))
-	first, last := sha256.Sum256(manifest), sha256.Sum256(table)
-	sums := append(t.content.Sum(first[:]), last[:]...)
+	last := sha256.Sum256(table)
+	sums := slices.Concat(manifest, content, last[:])
+	if len(list) > 0 {
+		sums = h.Sum(sums)
+	}
 	if err := t.write(skippable(skippableSums, sums), 0); err != nil {
 		return err
 	}

@@ -31,33 +31,46 @@ type Replacement struct {
 // manifest is updated. The image must be raw or an .img.zst with a manifest; for others
 // Replace returns [ErrStream].
 //
+// A signature of the manifest, in the file or beside it, does not match the new one: it is
+// removed, and dropped says so. Other attachments are kept.
+//
 // The files keep their permissions and owners; a manifest or block map that did not
 // exist gets the permissions and owner of the image. If path is a symbolic link, its target is replaced.
-func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacement) error {
+func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacement) (dropped bool, err error) {
 	if r.Region.Off%image.PieceSize != 0 || r.Region.End()%image.PieceSize != 0 && r.Region.End() != o.Size() || r.Content.Size() != o.Size() {
-		return fmt.Errorf("the %d bytes at byte %d of an image of %d are not whole pieces of %d", r.Region.Len, r.Region.Off, o.Size(), int64(image.PieceSize))
+		return false, fmt.Errorf("the %d bytes at byte %d of an image of %d are not whole pieces of %d", r.Region.Len, r.Region.Off, o.Size(), int64(image.PieceSize))
 	}
 	frames, _ := o.raw.(*seekable)
 	if o.Format != Raw && (frames == nil || o.Manifest == nil) {
-		return ErrStream
+		return false, ErrStream
 	}
 	m := o.Manifest
 	if m != nil {
 		sums, err := image.Sum(ctx, r.Content, nil)
 		if err != nil {
-			return err
+			return false, err
 		}
 		changed := *m
+		changed.text, changed.ImageSHA256 = nil, ""
 		changed.Entries = r.entries(m.Entries, sums.Extents.Entries)
 		changed.Pieces = r.entries(m.Pieces, sums.Pieces.Entries)
 		m = &changed
 	}
-	return rewrite(path, f, m, func(out *os.File) error {
+	err = rewrite(path, f, m, func(out *os.File) error {
 		if o.Format == Raw {
 			return r.writeRaw(ctx, out, f)
 		}
 		return r.writeFrames(ctx, out, frames, m)
 	})
+	if err != nil || m == nil {
+		return false, err
+	}
+	if frames != nil {
+		_, err := o.Attachment(Signature)
+		dropped = err == nil
+	}
+	beside, err := removeBeside(path, Signature)
+	return dropped || beside, err
 }
 
 // Patch saves a raw image without a manifest, which was opened from f, under its own
@@ -117,7 +130,11 @@ func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) erro
 	if now, err := os.Stat(out.path); err != nil || !os.SameFile(was, now) {
 		return fault.New(fault.Refused, "%s was replaced by another file while it was in use: try again", out.path)
 	}
-	return commit(out, m, func(path string) (*access, error) {
+	var beside []sidecar
+	if m != nil {
+		beside = sidecars(out.path, m)
+	}
+	return commit(out, beside, func(path string) (*access, error) {
 		a, err := accessOf(path)
 		if a == nil && err == nil {
 			a = old
@@ -228,7 +245,11 @@ func (r *Replacement) writeFrames(ctx context.Context, out *os.File, s *seekable
 			return err
 		}
 	}
-	if err := t.finish(t.manifest); err != nil {
+	kept := slices.DeleteFunc(slices.Clone(s.attached), func(a attached) bool { return a.name == Signature })
+	if err := s.readData(kept); err != nil {
+		return err
+	}
+	if err := t.finish(t.manifest, kept); err != nil {
 		return err
 	}
 	return buf.Flush()

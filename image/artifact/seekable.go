@@ -25,6 +25,9 @@ type seekable struct {
 	packed int64 // size of the file before the table of frames
 
 	manifest image.Span // in the file; its length is 0 without a manifest
+	end      int64      // offset in the file of the end of the manifest and the image
+	entries  []byte     // of the table, up to there
+	attached []attached // in order of their names
 	sums     []summed   // what the sums are of; nil without sums
 
 	cached            // the frames, decompressed
@@ -68,7 +71,7 @@ func openSeekable(r image.Content) (*seekable, *Manifest, error) {
 	}
 	m, err := s.readManifest(skipped)
 	if err == nil {
-		err = s.readSums(skipped, m != nil, table)
+		err = s.readTail(skipped, table)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -156,47 +159,88 @@ func (s *seekable) readManifest(skipped []frame) (*Manifest, error) {
 	return nil, nil
 }
 
-// readSums reads the frame with the sums, if it is the last one before the table. skipped
-// are the frames without data. ours says that the file has a manifest: then the only such
-// frames are the manifest and the sums, which files of the first versions do not have.
-func (s *seekable) readSums(skipped []frame, ours bool, table []byte) error {
-	n := len(skipped)
-	if ours && n > 2 {
-		return corrupt("the table has %d frames without data, an image has one or two: its manifest and sums", n)
+// readTail reads the frames after those of the manifest and the image: attachments and then the
+// sums, which files of the first versions do not have. skipped are the frames without data.
+// Without a manifest it is a file of another program.
+func (s *seekable) readTail(skipped []frame, table []byte) error {
+	if s.manifest.Len == 0 {
+		return s.readForeign(skipped)
 	}
-	if n == 0 {
-		return nil
+	n := len(s.frames) + 1
+	if len(table) != 8+8*(len(s.frames)+len(skipped))+footerSize {
+		return corrupt("the table of frames has checksums, that of an image has none")
 	}
-	last := skipped[n-1]
-	if last.packed+last.packedLen != s.packed || last.packed == 0 {
-		if n > 1 && ours {
+	s.end = s.manifest.End()
+	if k := len(s.frames); k > 0 {
+		s.end = max(s.end, s.frames[k-1].packed+s.frames[k-1].packedLen)
+	}
+	s.entries = table[8 : 8+8*n]
+	if len(skipped) == 1 {
+		if s.end != s.packed {
 			return corrupt("the table has a frame without data between others")
 		}
 		return nil
 	}
-	var b []byte
-	if last.packedLen == sumsSize || last.packedLen == oldSumsSize {
-		b = make([]byte, last.packedLen)
-		if k, err := s.r.ReadAt(b, last.packed); k < len(b) {
-			return err
-		}
+	last := skipped[len(skipped)-1]
+	if err := s.readList(skipped[1 : len(skipped)-1]); err != nil {
+		return err
 	}
-	if b == nil || !bytes.Equal(b[:8], skippable(skippableSums, b[8:])[:8]) {
-		if ours {
-			return corrupt("the frame with the sums, at byte %d of the file, is damaged", last.packed)
-		}
-		return nil
+	end := s.end
+	for _, f := range skipped[1 : len(skipped)-1] {
+		end += f.packedLen
 	}
-	if !ours {
-		return corrupt("the manifest in it is damaged")
+	if last.packed != end {
+		return corrupt("the table has a frame without data between others, at byte %d of the file", last.packed)
+	}
+	return s.readSums(last, table)
+}
+
+// readSums reads the frame with the sums.
+func (s *seekable) readSums(last frame, table []byte) error {
+	bad := corrupt("the frame with the sums, at byte %d of the file, is damaged", last.packed)
+	switch {
+	case len(s.attached) > 0 && last.packedLen != attachedSize:
+		return bad
+	case len(s.attached) == 0 && last.packedLen != sumsSize && last.packedLen != oldSumsSize:
+		return bad
+	}
+	b := make([]byte, last.packedLen)
+	if _, err := image.ReadFull(s.r, b, last.packed); err != nil {
+		return err
+	}
+	if !bytes.Equal(b[:8], skippable(skippableSums, b[8:])[:8]) {
+		return bad
 	}
 	sum := func(i int) []byte { return b[8+i*sha256.Size:][:sha256.Size] }
 	end := s.manifest.End()
 	s.sums = []summed{
 		{"manifest", []image.Span{s.manifest}, sum(0)},
-		{"content", []image.Span{{Len: s.manifest.Off}, {Off: end, Len: last.packed - end}}, sum(1)}}
-	if len(b) == sumsSize {
+		{"content", []image.Span{{Len: s.manifest.Off}, {Off: end, Len: s.end - end}}, sum(1)}}
+	if len(b) >= sumsSize {
 		s.sums = append(s.sums, summed{"table of frames", []image.Span{{Off: s.packed, Len: int64(len(table))}}, sum(2)})
+	}
+	if len(s.attached) > 0 {
+		s.sums = append(s.sums, summed{"part with the attachments", []image.Span{{Off: s.end, Len: last.packed - s.end}}, sum(3)})
+	}
+	return nil
+}
+
+// readForeign checks that a file without a manifest does not end with our sums: then its
+// manifest is damaged.
+func (s *seekable) readForeign(skipped []frame) error {
+	if len(skipped) == 0 {
+		return nil
+	}
+	last := skipped[len(skipped)-1]
+	if last.packed+last.packedLen != s.packed || last.packed == 0 || last.packedLen != sumsSize && last.packedLen != oldSumsSize && last.packedLen != attachedSize {
+		return nil
+	}
+	head := make([]byte, 8)
+	if _, err := image.ReadFull(s.r, head, last.packed); err != nil {
+		return err
+	}
+	if bytes.Equal(head, skippable(skippableSums, make([]byte, last.packedLen-8))[:8]) {
+		return corrupt("the manifest in it is damaged")
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ type Streamed struct {
 
 	raw   io.Reader
 	in    *compress.Input
+	tail  *trailer // of an .img.zst with a manifest
+	ended bool     // the image was read to its end
 	close func() error
 }
 
@@ -95,6 +97,10 @@ func stream(r io.Reader, sidecar *Manifest, sizes []xz.Size) (*Streamed, error) 
 			s.Manifest = m
 		}
 		all = io.MultiReader(&kept, in)
+		if m != nil {
+			s.tail = newTrailer(all)
+			all = s.tail
+		}
 	}
 	if s.Format == Sparse {
 		return nil, errors.New("an Android sparse image cannot be read from a pipe or an archive: unpack it to a file")
@@ -188,9 +194,52 @@ func (s *Streamed) Chunks() iter.Seq2[image.Chunk, error] {
 				}
 			}
 			if err != nil {
+				if err := s.end(); err != nil {
+					yield(image.Chunk{}, err)
+				}
 				return
 			}
 			off = end
 		}
 	}
+}
+
+// end checks what follows the image.
+func (s *Streamed) end() error {
+	s.ended = true
+	if s.tail == nil {
+		return nil
+	}
+	if err := s.tail.check(); err != nil {
+		return err
+	}
+	for _, a := range s.tail.list {
+		if err := s.Manifest.checkDocument(a.name, a.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Attachments describes the attachments in the image, after all of it was read.
+func (s *Streamed) Attachments() (all []Attached) {
+	if s.ended && s.tail != nil {
+		for _, a := range s.tail.list {
+			all = append(all, Describe(a.name, a.data))
+		}
+	}
+	return all
+}
+
+// Attachment returns an attachment in the image, after all of it was read. Without one the
+// error is [fs.ErrNotExist].
+func (s *Streamed) Attachment(name string) ([]byte, error) {
+	if s.ended && s.tail != nil {
+		for _, a := range s.tail.list {
+			if a.name == name {
+				return a.data, s.Manifest.checkDocument(name, a.data)
+			}
+		}
+	}
+	return nil, noAttachment(name)
 }

@@ -12,6 +12,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/fat"
 	"imgtool/image/hostfile"
+	"imgtool/image/progress"
 	"imgtool/image/volume"
 )
 
@@ -43,7 +44,7 @@ func SaveSeed(ctx context.Context, path string, opt SeedOptions) error {
 		e.ReportUnchanged(opt)
 		return nil
 	}
-	if err := e.save(ctx); err != nil {
+	if err := e.save(ctx, opt.Reporter); err != nil {
 		return err
 	}
 	return e.CheckSaved(opt)
@@ -80,7 +81,7 @@ func (e *SeedEdit) CheckSaved(opt SeedOptions) error {
 	return nil
 }
 
-func (e *SeedEdit) save(ctx context.Context) error {
+func (e *SeedEdit) save(ctx context.Context, r progress.Reporter) error {
 	s := e.source
 	if s.Manifest == nil && s.Format == artifact.Raw {
 		return e.patch(ctx)
@@ -91,7 +92,11 @@ func (e *SeedEdit) save(ctx context.Context) error {
 		if fault != nil {
 			return s.Wrap(fault)
 		}
-		err = artifact.Replace(ctx, s.Name, s.File, s.Opened(), artifact.Replacement{Region: region, Content: content})
+		dropped := false
+		dropped, err = artifact.Replace(ctx, s.Name, s.File, s.Opened(), artifact.Replacement{Region: region, Content: content})
+		if dropped {
+			r.Warnf("%s: its signature was removed, because the image has changed: sign it again", s.Name)
+		}
 	}
 	if errors.Is(err, artifact.ErrStream) {
 		return fmt.Errorf("%s: a seed can be put into an .img, and into an .img.zst that imgtool made", s.Name)

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -28,6 +29,8 @@ type Report struct {
 	Inputs     []artifact.Input `json:"inputs,omitempty"`
 	Checks     []Check          `json:"checks"`
 
+	Attachments []artifact.Attached `json:"attachments,omitempty"` // in the image and beside it
+
 	info *boardinfo.Info // nil if the board is not known
 }
 
@@ -36,14 +39,15 @@ type Partition struct {
 	volume.Row
 	FAT      *FAT         `json:"fat,omitempty"`
 	Squashfs *Squashfs    `json:"squashfs,omitempty"`
+	Erofs    *Erofs       `json:"erofs,omitempty"`
 	Ext4     *Ext4        `json:"ext4,omitempty"`
 	Swap     *volume.Swap `json:"swap,omitempty"`
 }
 
 // Ext4 is an ext4 file system.
 type Ext4 struct {
-	Label    string `json:"label"`
-	UUID     string `json:"uuid"`
+	Label    string `json:"label,omitempty"`
+	UUID     string `json:"uuid,omitempty"`
 	Files    int    `json:"files"` // with directories and all else
 	Content  int64  `json:"content"`
 	Extlinux string `json:"extlinux,omitempty"` // text of /boot/extlinux/extlinux.conf
@@ -53,7 +57,7 @@ type Ext4 struct {
 // FAT is a FAT file system.
 type FAT struct {
 	Kind   int    `json:"kind"` // 12, 16 or 32
-	Label  string `json:"label"`
+	Label  string `json:"label,omitempty"`
 	Serial string `json:"serial"`
 	Files  []File `json:"files"`
 	Script string `json:"script,omitempty"` // text of boot.scr
@@ -71,14 +75,25 @@ type Squashfs struct {
 	BlockSize int    `json:"block_size"`
 	Inodes    int    `json:"inodes"`
 	Used      int64  `json:"used"`
-	Time      int64  `json:"time"`
+	Time      string `json:"time"` // RFC 3339
+}
+
+// Erofs is an erofs file system.
+type Erofs struct {
+	Label     string   `json:"label,omitempty"`
+	UUID      string   `json:"uuid,omitempty"`
+	Codecs    []string `json:"codecs,omitempty"` // none if it is not compressed
+	BlockSize int      `json:"block_size"`
+	Inodes    int64    `json:"inodes"`
+	Used      int64    `json:"used"`
+	Time      string   `json:"time"` // RFC 3339
 }
 
 // Blob is a boot loader outside of partitions.
 type Blob struct {
 	Name string `json:"name"`
 	Off  int64  `json:"offset"`
-	Kind string `json:"kind"`
+	Kind string `json:"kind,omitempty"`
 
 	Lacked []string `json:"lacked,omitempty"` // recovery functions it lacks, each a sentence
 }
@@ -150,6 +165,12 @@ func (r *Report) Text() string {
 			t.printf("  %.16s…  %s  %s\n", in.SHA256, in.Name, in.Origin)
 		}
 	}
+	if len(r.Attachments) > 0 {
+		t.printf("\nattachments\n")
+		for _, a := range r.Attachments {
+			t.printf("  %.16s…  %s, %d bytes, %s\n", a.SHA256, a.Name, a.Size, cmp.Or(a.Path, "in the image"))
+		}
+	}
 	t.printf("\nchecks\n")
 	for _, c := range r.Checks {
 		t.printf("  %s\n", c.String())
@@ -213,6 +234,9 @@ func (p *Partition) holds() string {
 		return "swap " + p.Swap.Label
 	case p.Squashfs != nil:
 		return fmt.Sprintf("squashfs %s, %s in %d inodes", p.Squashfs.Codec, image.FormatSize(p.Squashfs.Used), p.Squashfs.Inodes)
+	case p.Erofs != nil:
+		codecs := strings.Join(p.Erofs.Codecs, ",")
+		return strings.TrimSpace("erofs "+codecs) + fmt.Sprintf(", %s in %d inodes", image.FormatSize(p.Erofs.Used), p.Erofs.Inodes)
 	}
 	return ""
 }

@@ -14,7 +14,8 @@ var (
 )
 
 // submitted returns the handler for the page's form. The configuration is checked, and with apply
-// it is applied if it has no faults. The check does not use api.PathValidate, which always needs a
+// it is applied if it has no faults. Clients other than browsers get a job for a configuration with
+// faults too, as from AtomixOS. The check does not use api.PathValidate, which always needs a
 // signature.
 func (c *Console) submitted(apply bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -25,7 +26,7 @@ func (c *Console) submitted(apply bool) http.HandlerFunc {
 		}
 		text := document(body)
 		v, err := c.try(name, text, body)
-		if err == nil && v.OK() && apply {
+		if err == nil && apply && (v.OK() || !wantsHTML(r)) {
 			var job api.Submitted
 			if job, err = c.apply(name, body); err == nil {
 				http.Redirect(w, r, pathView+job.JobID, http.StatusSeeOther)

@@ -190,10 +190,13 @@ func (c *Console) page(w http.ResponseWriter, r *http.Request) {
 	c.show(w, http.StatusOK, data)
 }
 
+// wantsHTML reports whether a request comes from a browser.
+func wantsHTML(r *http.Request) bool { return strings.Contains(r.Header.Get("Accept"), "text/html") }
+
 // problem answers a request of a browser with an error and the page, which keeps the text of the
 // form. Other clients get the error as JSON.
 func (c *Console) problem(w http.ResponseWriter, r *http.Request, err error, text string) {
-	if !strings.Contains(r.Header.Get("Accept"), "text/html") {
+	if !wantsHTML(r) {
 		refuse(w, err)
 		return
 	}

@@ -85,6 +85,12 @@ func (v *visitor) get(path string) (int, string) {
 // send submits the form with a file, which can be "", and a text.
 func (v *visitor) send(path, name, file, text string) (int, string, http.Header) {
 	v.t.Helper()
+	return v.ask(v.form(path, name, file, text))
+}
+
+// form returns the request of the form.
+func (v *visitor) form(path, name, file, text string) *http.Request {
+	v.t.Helper()
 	token := v.token
 	if token == "" {
 		v.get("/")
@@ -99,7 +105,22 @@ func (v *visitor) send(path, name, file, text string) (int, string, http.Header)
 	w.Close()
 	q := httptest.NewRequest("POST", path, &form)
 	q.Header.Set("Content-Type", w.FormDataContentType())
-	return v.ask(q)
+	return q
+}
+
+// A client that is not a browser gets a job for a configuration with faults, as from AtomixOS.
+func TestFormOfOtherClients(t *testing.T) {
+	for _, path := range []string{"/apply", "/check"} {
+		v := visit(t, &paged{}, console.Unit{})
+		q := v.form(path, "", "", "[users.ops]\nisAdmin = 1\n")
+		q.Host = v.host
+		w := httptest.NewRecorder()
+		v.handler.ServeHTTP(w, q)
+		want := map[string]int{"/apply": http.StatusSeeOther, "/check": http.StatusBadRequest}[path]
+		if job := strings.HasPrefix(w.Header().Get("Location"), "/ui/jobs/"); w.Code != want || job != (path == "/apply") {
+			t.Errorf("%s: status %d, wanted %d; location %q", path, w.Code, want, w.Header().Get("Location"))
+		}
+	}
 }
 
 func wantsPage(t *testing.T, what string, status, want int, page string, parts ...string) {

@@ -1,4 +1,9 @@
-package source
+// Package remote reads files from web servers and registries.
+//
+// A [Transport] limits the time and the size of responses, and retries temporary failures. A
+// [File] is read at any offset with Range requests, or from front to back; both resume after
+// the connection was closed, and notice if the file changed.
+package remote
 
 import (
 	"cmp"
@@ -8,7 +13,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,11 +20,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"imgtool/image/fault"
 )
 
-// Network has the timeouts and retries for registries. Zero fields mean the defaults.
+// Network has the timeouts and retries for servers. Zero fields mean the defaults.
 type Network struct {
 	Connect time.Duration // to connect, and for the TLS handshake; default 10 s
 	Header  time.Duration // from the request to the end of the response header; default 30 s
@@ -28,6 +31,7 @@ type Network struct {
 	Tries   int           // of a request with a temporary failure; default 4
 	Pause   time.Duration // after the first try, doubled after each other; default 1 s
 	Wait    time.Duration // longest Retry-After that is obeyed; default 60 s
+	Commit  time.Duration // from the end of an upload to the response; default 10 min
 }
 
 func (n Network) withDefaults() Network {
@@ -38,6 +42,7 @@ func (n Network) withDefaults() Network {
 		Tries:   cmp.Or(n.Tries, 4),
 		Pause:   cmp.Or(n.Pause, time.Second),
 		Wait:    cmp.Or(n.Wait, time.Minute),
+		Commit:  cmp.Or(n.Commit, 10*time.Minute),
 	}
 }
 
@@ -60,17 +65,19 @@ func (e *GoneError) Error() string { return e.Host + " does not answer: " + e.Er
 func (e *GoneError) Unwrap() error { return e.Err }
 func (e *GoneError) Kind() string  { return fault.Gone }
 
-// wire is the innermost transport. It limits the time and the size of responses and retries
-// temporary failures.
-type wire struct {
+// Transport limits the time and the size of responses and retries temporary failures. It uses
+// the proxies of the environment.
+type Transport struct {
 	Network
 	inner http.RoundTripper
-	plain atomic.Pointer[error] // error of the last request without TLS
+	slow  http.RoundTripper // for uploads, which a server stores before it responds
+	plain atomic.Pointer[error]
 }
 
-func newWire(n Network) *wire {
+// NewTransport returns a transport. Zero fields of n mean the defaults.
+func NewTransport(n Network) *Transport {
 	n = n.withDefaults()
-	return &wire{Network: n, inner: &http.Transport{
+	inner := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: n.Connect}).DialContext,
 		TLSHandshakeTimeout:    n.Connect,
@@ -78,23 +85,45 @@ func newWire(n Network) *wire {
 		MaxResponseHeaderBytes: maxHeader,
 		IdleConnTimeout:        90 * time.Second,
 		ForceAttemptHTTP2:      true,
-		DisableCompression:     true, // digests are of what was sent
-	}}
+		DisableCompression:     true, // offsets and digests are of what was sent
+	}
+	slow := inner.Clone()
+	slow.ResponseHeaderTimeout = n.Commit
+	return &Transport{Network: n, inner: inner, slow: slow}
 }
 
-func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := w.roundTrip(req)
+// PlainError returns the error of the last request without TLS, or nil.
+func (t *Transport) PlainError() error {
+	if err := t.plain.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// RoundTrip sends a request. The body of a response is limited to 1 MiB, unless its status is
+// 2xx and the request has an Accept header: those are of files, whose readers limit them.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.roundTrip(req)
 	if req.URL.Scheme == "http" {
-		w.plain.Store(&err)
+		t.plain.Store(&err)
 	}
 	return resp, err
 }
 
-func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
+func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	for try, pause := 1, w.Pause; ; try, pause = try+1, 2*pause {
-		resp, err := w.once(req)
-		last := try >= w.Tries || req.Method != http.MethodGet
+	repeatable := req.Body == nil || req.GetBody != nil
+	for try, pause := 1, t.Pause; ; try, pause = try+1, 2*pause {
+		// A request that was sent before, here or by the caller, has no body left.
+		if req.GetBody != nil {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			req.Body = body
+		}
+		resp, err := t.once(req)
+		last := try >= t.Tries || !repeatable
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
@@ -106,35 +135,66 @@ func (w *wire) roundTrip(req *http.Request) (*http.Response, error) {
 		case err == nil && (last || !temporary(resp.StatusCode)):
 			return resp, nil
 		}
-		wait := pause
 		if err == nil {
 			resp.Body.Close()
-			if after, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
-				wait = max(wait, after)
-			}
-			if wait > w.Wait {
-				return nil, fmt.Errorf("%s responds with status %d and asks to retry after %v, the limit is %v: try again later",
-					req.URL.Host, resp.StatusCode, wait.Round(time.Second), w.Wait)
-			}
+			err = t.Await(ctx, pause, resp)
+		} else {
+			err = sleep(ctx, pause)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(wait):
+		if err != nil {
+			return nil, err
 		}
 	}
 }
 
-// once sends a request once. The body of a response is limited to maxAnswer, except for
-// manifests and blobs, whose readers limit them; these are the requests with an Accept header.
-func (w *wire) once(req *http.Request) (*http.Response, error) {
+// Await waits before a request is sent again whose response is temporary: for pause, or for
+// longer if the response says so.
+func (t *Transport) Await(ctx context.Context, pause time.Duration, resp *http.Response) error {
+	if after, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
+		pause = max(pause, after)
+	}
+	if pause > t.Wait {
+		return &BusyError{resp.Request.URL.Host, resp.StatusCode, pause.Round(time.Second), t.Wait}
+	}
+	return sleep(ctx, pause)
+}
+
+// BusyError says that a server asks to wait longer than is allowed.
+type BusyError struct {
+	Host        string
+	Status      int
+	Wait, Limit time.Duration
+}
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("%s responds with status %d and asks to retry after %v, the limit is %v: try again later", e.Host, e.Status, e.Wait, e.Limit)
+}
+
+func (e *BusyError) Kind() string { return fault.Gone }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+func (t *Transport) once(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
-	resp, err := w.inner.RoundTrip(req.WithContext(ctx))
+	inner := t.inner
+	if req.Method == http.MethodPut {
+		inner = t.slow
+	}
+	resp, err := inner.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	b := &body{ReadCloser: resp.Body, host: req.URL.Host, cancel: cancel, wire: w, left: w.Stall, room: maxAnswer}
+	b := &body{ReadCloser: resp.Body, host: req.URL.Host, cancel: cancel, stall: t.Stall, left: t.Stall, room: maxAnswer}
 	if req.Header.Get("Accept") != "" && resp.StatusCode/100 == 2 {
 		b.room = -1
 	}
@@ -147,7 +207,7 @@ type body struct {
 	io.ReadCloser
 	host    string
 	cancel  context.CancelFunc
-	wire    *wire
+	stall   time.Duration
 	left    time.Duration // time left for the rest of minProgress
 	got     int64         // bytes of minProgress that have arrived
 	room    int64         // bytes that are allowed; negative for no limit
@@ -162,10 +222,10 @@ func (b *body) Read(p []byte) (int, error) {
 	t.Stop()
 	b.left -= time.Since(begin)
 	if b.got += int64(n); b.got >= minProgress {
-		b.got, b.left = 0, b.wire.Stall
+		b.got, b.left = 0, b.stall
 	}
 	if b.stalled.Load() && err != io.EOF {
-		return n, &GoneError{b.host, fmt.Errorf("less than %d bytes arrived in %v", minProgress, b.wire.Stall)}
+		return n, &GoneError{b.host, fmt.Errorf("less than %d bytes arrived in %v", minProgress, b.stall)}
 	}
 	if b.room >= 0 {
 		if b.room -= int64(n); b.room < 0 {
@@ -225,41 +285,4 @@ func gone(host string, err error) error {
 		return err
 	}
 	return &GoneError{host, err}
-}
-
-// explain turns an error of an HTTP client into one sentence, without the URL, because the URL
-// of a redirection may contain a key.
-func explain(host string, err error) error {
-	if g, ok := errors.AsType[*GoneError](err); ok {
-		return g
-	}
-	if answer, ok := errors.AsType[*transport.Error](err); ok {
-		if answer.Request != nil {
-			host = answer.Request.URL.Host
-		}
-		words := ""
-		if len(answer.Errors) > 0 {
-			words = cmp.Or(answer.Errors[0].Message, string(answer.Errors[0].Code))
-		}
-		if len(words) > 200 {
-			words = strings.ToValidUTF8(words[:200], "") + "…"
-		}
-		switch status := answer.StatusCode; {
-		case status == http.StatusUnauthorized || status == http.StatusForbidden:
-			if words != "" {
-				words = fmt.Sprintf(" (%q)", words)
-			}
-			return fault.New(fault.Permission, "%s denies access with status %d%s: log in with docker login, podman login or skopeo login", host, status, words)
-		case temporary(status):
-			return fmt.Errorf("%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
-		}
-		return err
-	}
-	for u := new(url.Error); errors.As(err, &u); {
-		err = u.Err
-	}
-	if strings.HasPrefix(err.Error(), host) {
-		return err
-	}
-	return fmt.Errorf("%s: %w", host, err)
 }
