@@ -12,7 +12,7 @@
         inherit version;
         src = self;
         # The test of packaging/ prints the new value after a change of go.mod.
-        vendorHash = "sha256-6mqb0pmALhNGIPPg41XipqQRV8nS+33heLAj/arBCg0=";
+        vendorHash = "sha256-ZQ8YTkZSmojSzoI7Moji54pKB2zc7PZ6Pt+56kYDT4Y=";
         subPackages = [ "cmd/imgtool" ];
         ldflags = [ "-s" "-w" "-X main.version=${version}" ];
         nativeBuildInputs = [ pkgs.installShellFiles ];

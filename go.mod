@@ -3,6 +3,7 @@ module imgtool
 go 1.26.8
 
 require (
+	aead.dev/minisign v0.3.0
 	charm.land/bubbletea/v2 v2.1.1
 	github.com/DataDog/zstd v1.5.7
 	github.com/agext/levenshtein v1.2.3

@@ -19,7 +19,7 @@ var layers = []struct {
 		[]string{"image"}},
 	{"mechanisms", "each does one thing that has nothing to do with images or boards", []string{
 		"image/suggest", "image/fault", "image/parallel", "image/sanitize", "image/cache", "image/hostfile", "image/progress", "image/remote", "image/xz",
-		"image/compress", "image/initramfs"}},
+		"image/compress", "image/initramfs", "image/sshkey", "image/sign"}},
 	{"formats", "they know one format each, and neither boards nor users", []string{
 		"image/statefile", "image/boardinfo", "image/fstab", "image/extlinux", "image/shconf", "image/uboot", "image/mbr", "image/gpt",
 		"image/partition", "image/vm", "image/imagetest", "image/swap", "image/simg", "image/fat", "image/tree", "image/tree/sums", "image/tree/hostfs",

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -147,14 +145,7 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 // keys finds the keys to sign with. config may be nil.
 func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *ui) provision.KeyFunc {
 	return func() ([]*provision.Key, error) {
-		home, _ := os.UserHomeDir()
-		ring := &provision.Keyring{ID: opt.key, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.Warn,
-			Touch: func(name string) { u.Infof("touch the security key %s", name) },
-			Passphrase: func(ctx context.Context, file string, again bool) (string, error) {
-				question := map[bool]string{true: "It is wrong. "}[again] + "Passphrase of " + file + ": "
-				return u.Secret(ctx, question, file+" has a passphrase; add it to ssh-agent with ssh-add")
-			}}
-		return ring.Find(ctx, config)
+		return provision.FindKeys(ctx, userKeys(opt.key, u), config)
 	}
 }
 
