@@ -42,7 +42,10 @@ func (f *RawFile) Save(ctx context.Context, img *image.Image, written []image.Sp
 	return save(ctx, f.out, &saver{format: Raw, img: img, m: m, phases: phases, written: written})
 }
 
-// Close discards the file unless it was saved.
+// Commit gives the file its name as it is. It is for other files than images.
+func (f *RawFile) Commit() error { return f.out.Commit() }
+
+// Close discards the file unless it was saved or committed.
 func (f *RawFile) Close() { f.out.Cleanup() }
 
 // skipWriter is an [io.WriterAt] that does not write ranges which have been written.
