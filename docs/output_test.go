@@ -44,6 +44,7 @@ var documents = []struct{ page, heading, pkg, structure string }{
 	{"../how-to/catalog.md", "What is in the list", "image/catalog", "Entry"},
 	{"manifest.md", "Fields", "image/artifact", "Manifest"},
 	{"manifest.md", "Fields", "image", "Manifest"},
+	{"manifest.md", "Fields", "image/artifact", "DocumentSum"},
 	{"manifest.md", "Inputs", "image/artifact", "Input"},
 	{"manifest.md", "Partitions", "image/artifact", "Partition"},
 	{"manifest.md", "Ranges", "image", "Entry"},

@@ -34,9 +34,9 @@ A reference (REF) is a path, or
   rootfs:/PATH           a file in the root file system
   deb:PACKAGE/PATH       a file in a Debian package of the board's architecture
   starter                the board's default source
-and for --rootfs also a directory, a tar (.tar, .gz, .xz, .zst), a squashfs, an OCI
-layout or archive, a docker archive, oci:PATH:NAME or oci:PATH@DIGEST for one image of
-several, or docker://HOST/NAME:TAG.
+and for --rootfs also a directory, a tar (.tar, .gz, .xz, .zst), a squashfs or erofs,
+an OCI layout or archive, a docker archive, oci:PATH:NAME or oci:PATH@DIGEST for one
+image of several, or docker://HOST/NAME:TAG.
 
 For a board with several media there is an image for each: -o photon.img is
 photon-emmc.img, photon-sd.img and photon-nvme.img. --medium builds one of them; --size

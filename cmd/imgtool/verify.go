@@ -176,6 +176,9 @@ func runVerifyImage(ctx context.Context, file string, u *ui) error {
 	if err := src.Check(ctx); err != nil {
 		return err
 	}
+	if err := src.CheckAttachments(); err != nil {
+		return err
+	}
 	if src.Image == nil && src.File != nil {
 		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
 			return err

@@ -198,7 +198,7 @@ var wrongInputs = []struct {
 	{"seed get x.img.zst", 3, `x.img.zst: it has no seed$`},
 	{"build --board bad.toml", 3, `bad.toml:1: invalid character`},
 	{"build --board in/tiny.toml --inputs u.csv", 3, `inputs: u.csv is not a directory$`},
-	{"build --board in/tiny.toml --inputs in --rootfs u.csv", 3, `rootfs: u.csv: not a directory, tar, squashfs or container image$`},
+	{"build --board in/tiny.toml --inputs in --rootfs u.csv", 3, `rootfs: u.csv: not a directory, tar, squashfs, erofs or container image$`},
 	{"build --board in/tiny.toml --inputs in --seed bad.toml", 3, `bad.toml:1: `},
 	{"seed render bad.toml", 3, `bad.toml:1: `},
 

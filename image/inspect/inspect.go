@@ -60,6 +60,9 @@ func Source(s *volume.Source) (*Report, error) {
 	}
 	r.blobs(s.Image)
 	r.Attachments, err = s.Attachments()
+	if err == nil && s.Manifest != nil && len(s.Manifest.Documents) > 0 {
+		r.check("documents", s.CheckAttachments())
+	}
 	return r, err
 }
 
@@ -105,6 +108,12 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 			part.Ext4.Content += n.Size()
 		}
 		r.perUnit(name, v)
+	case v.Kind == "erofs":
+		q := v.Erofs
+		part.Erofs = &Erofs{q.Label, q.UUID, q.Codecs, q.BlockSize, q.Inodes, q.BytesUsed, q.ModTime}
+		if v.Tree != nil {
+			r.perUnit(name, v)
+		}
 	default:
 		q := v.Squashfs
 		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, q.ModTime}

@@ -39,6 +39,7 @@ type Partition struct {
 	volume.Row
 	FAT      *FAT         `json:"fat,omitempty"`
 	Squashfs *Squashfs    `json:"squashfs,omitempty"`
+	Erofs    *Erofs       `json:"erofs,omitempty"`
 	Ext4     *Ext4        `json:"ext4,omitempty"`
 	Swap     *volume.Swap `json:"swap,omitempty"`
 }
@@ -75,6 +76,17 @@ type Squashfs struct {
 	Inodes    int    `json:"inodes"`
 	Used      int64  `json:"used"`
 	Time      int64  `json:"time"`
+}
+
+// Erofs is an erofs file system.
+type Erofs struct {
+	Label     string   `json:"label"`
+	UUID      string   `json:"uuid"`
+	Codecs    []string `json:"codecs,omitempty"` // none if it is not compressed
+	BlockSize int      `json:"block_size"`
+	Inodes    int64    `json:"inodes"`
+	Used      int64    `json:"used"`
+	Time      int64    `json:"time"`
 }
 
 // Blob is a boot loader outside of partitions.
@@ -222,6 +234,9 @@ func (p *Partition) holds() string {
 		return "swap " + p.Swap.Label
 	case p.Squashfs != nil:
 		return fmt.Sprintf("squashfs %s, %s in %d inodes", p.Squashfs.Codec, image.FormatSize(p.Squashfs.Used), p.Squashfs.Inodes)
+	case p.Erofs != nil:
+		codecs := strings.Join(p.Erofs.Codecs, ",")
+		return strings.TrimSpace("erofs "+codecs) + fmt.Sprintf(", %s in %d inodes", image.FormatSize(p.Erofs.Used), p.Erofs.Inodes)
 	}
 	return ""
 }

@@ -111,7 +111,7 @@ type Row struct {
 	Off    int64  `json:"offset"`
 	Len    int64  `json:"length"`
 	Late   bool   `json:"late,omitempty"`  // made by the device on its first boot
-	Holds  string `json:"holds,omitempty"` // squashfs, ext4, FAT or swap
+	Holds  string `json:"holds,omitempty"` // squashfs, erofs, ext4, FAT or swap
 }
 
 // RowOf returns a row without Holds.
