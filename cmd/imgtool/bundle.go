@@ -39,9 +39,9 @@ image that imgtool has built, or of a board's inputs as imgtool build takes them
 board's definition says which partitions are in the bundle, and for which devices it is
 ([rauc], see docs/reference/boards.md).
 
-The bundle has the format verity, and by default a hash for each 4 KiB of its images
-(adaptive=block-hash-index), so that a device that streams it fetches only blocks that
-it does not have. This needs neither root rights nor the programs of RAUC.
+The bundle has the format verity, and if the definition says so a hash for each 4 KiB of
+an image (adaptive=block-hash-index), so that a device that streams it fetches only
+blocks that it does not have. Neither root rights nor the program rauc are needed.
 
 The key is a PEM file or a PKCS#11 URI (pkcs11:...), which needs the openssl program. Its
 passphrase is asked for, or in IMGTOOL_KEY_PASSPHRASE. The same inputs and the same key
@@ -82,7 +82,7 @@ func (opt *bundleOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&opt.signing.Cert, "cert", "", "its certificate, a PEM `FILE`")
 	f.StringArrayVar(&opt.signing.Intermediates, "intermediate", nil, "PEM `FILE` with certificates between it and those that devices trust; may be repeated")
 	f.BoolVar(&opt.signing.Dev, "dev", false, "for development: accept a key that is no secret, without --key one that is made for you")
-	addKeyring(cmd, &opt.keyring, &opt.purpose, "check before that devices with these certificates, a PEM `FILE`, would accept the signature")
+	addKeyring(cmd, &opt.keyring, &opt.purpose, "PEM `FILE` with the certificates that devices trust: refuse to sign with a key that they do not")
 	usage.Group(cmd, "Signature", "key", "cert", "intermediate", "dev", "keyring", "purpose")
 
 	opt.in.addInputs(cmd)

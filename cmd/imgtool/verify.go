@@ -24,6 +24,7 @@ type verifyOptions struct {
 	seed     seedOptions
 	keepKeys bool
 	stall    time.Duration
+	bundle   bundleTrust
 }
 
 func newVerifyCommand(u *ui) *cobra.Command {
@@ -39,11 +40,15 @@ With a file and no --image, or --image and no disk, the image is checked alone, 
 does it before it writes: it is read once, and compared with its manifest or block map
 and with the checksums of its compression.
 
+An update bundle of RAUC (.raucb) is checked as RAUC does before it installs it, and each
+of its images besides. --keyring says which signers are trusted.
+
 With --unit, the per-unit data that imgtool factory writes is expected as well. With
 --values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
-  imgtool verify x.img.zst`,
+  imgtool verify x.img.zst
+  imgtool verify x.raucb --keyring ca.pem --compatible rock64`,
 		SuggestFor: []string{"check", "test", "validate", "compare"},
 		Args:       usage.Operands("?disk or image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,7 +58,8 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 			}
 			err := usage.CheckUseless(cmd,
 				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"board", "stall-timeout", "keep-registration-keys"}},
-				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
+				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
+				usage.Useless{If: len(args) > 0, Why: "unless an update bundle is checked", Flags: bundleFlags})
 			if err == nil {
 				err = checkNamed(args)
 			}
@@ -64,7 +70,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return runVerifyImage(cmd.Context(), image, u)
+				return runVerifyImage(cmd, image, opt.bundle, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
@@ -75,6 +81,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	opt.seed.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
+	opt.bundle.addFlags(cmd)
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
@@ -166,13 +173,19 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-func runVerifyImage(ctx context.Context, file string, u *ui) error {
-	begin := time.Now()
+func runVerifyImage(cmd *cobra.Command, file string, trust bundleTrust, u *ui) error {
+	ctx, begin := cmd.Context(), time.Now()
 	src, err := openImage(u, &file, "imgtool verify FILE")
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	if src.IsBundle() {
+		return verifyBundle(ctx, src, trust, u)
+	}
+	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
+		return err
+	}
 	if err := src.Check(ctx); err != nil {
 		return err
 	}
