@@ -48,8 +48,8 @@ passphrase is asked for, or in IMGTOOL_KEY_PASSPHRASE. The same inputs and the s
 give the same bundle.`,
 		Example: `  imgtool bundle x.img.zst --key signing.key.pem --cert signing.pem
   imgtool bundle --board rock64 --inputs ./boot --rootfs rootfs.tar --dev
-  imgtool bundle x.img.zst --key 'pkcs11:token=release;object=rauc' --cert signing.pem \
-      --intermediate ca2.pem --keyring ca.pem --bundle-version 25.11.3`,
+  imgtool bundle x.img.zst --key 'pkcs11:token=release;object=rauc' \
+      --cert signing.pem --keyring ca.pem --bundle-version 25.11.3`,
 		SuggestFor: []string{"raucb", "update", "ota", "rauc"},
 		Args:       usage.Operands("?image"),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runBundle(cmd, args, opt, u) },
@@ -64,7 +64,7 @@ var only = []string{"layout", "inputs", "input", "rootfs", "keep-owners", "parti
 
 func (opt *bundleOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&opt.in.Board, "board", "", "a board's `NAME`, or the path of its definition (default: the one of the image)")
+	f.StringVar(&opt.in.Board, "board", "", "a board's `NAME`, or the path of its definition (default: from the image)")
 	f.StringVar(&opt.in.Layout, "layout", "", "another layout of the board, by its `NAME`")
 	f.StringVarP(&opt.out.Output, "output", "o", "", "bundle `FILE` to write (default out/BOARD-BUILDID.raucb)")
 	f.StringVar(&opt.in.BuildID, "build-id", "", "build `ID` (default: derived from the inputs)")
@@ -80,8 +80,8 @@ func (opt *bundleOptions) addFlags(cmd *cobra.Command) {
 
 	f.StringVar(&opt.signing.Key, "key", "", "private key to sign with: a PEM `FILE`, or a URI that begins with pkcs11:")
 	f.StringVar(&opt.signing.Cert, "cert", "", "its certificate, a PEM `FILE`")
-	f.StringArrayVar(&opt.signing.Intermediates, "intermediate", nil, "PEM `FILE` with certificates between it and those that devices trust; may be repeated")
-	f.BoolVar(&opt.signing.Dev, "dev", false, "for development: accept a key that is no secret, without --key one that is made for you")
+	f.StringArrayVar(&opt.signing.Intermediates, "intermediate", nil, "PEM `FILE` with certificates between it and the devices' keyring; may be repeated")
+	f.BoolVar(&opt.signing.Dev, "dev", false, "for development: accept a key that is no secret; without --key, make one and use it")
 	addKeyring(cmd, &opt.keyring, &opt.purpose, "PEM `FILE` with the certificates that devices trust: refuse to sign with a key that they do not")
 	usage.Group(cmd, "Signature", "key", "cert", "intermediate", "dev", "keyring", "purpose")
 

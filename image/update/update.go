@@ -31,7 +31,7 @@ type Options struct {
 	Board  *boards.Board
 	Output string // empty: a name in out/
 
-	Compatible, Version, Description string // replace those of the board
+	Compatible, Version, Description string // replace the board's
 
 	Signer  cms.Signer
 	Keyring []*x509.Certificate // that devices trust; empty: unknown
@@ -196,7 +196,7 @@ func (opt *Options) path(src *volume.Source) (string, error) {
 	return path, hostfile.CheckOutput(path)
 }
 
-// BoardOf returns the board that is named, or else the one of an image's manifest.
+// BoardOf returns the board that is named, or else the board of an image's manifest.
 func BoardOf(name string, src *volume.Source) (*boards.Board, error) {
 	if name == "" && src.Manifest == nil {
 		return nil, fault.New(fault.Usage, "%s has no manifest that names its board: say which it is with --board", src.Name)

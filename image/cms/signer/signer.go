@@ -113,7 +113,7 @@ func (opt *Options) parseKey(ctx context.Context, text []byte) (any, error) {
 		}
 		switch {
 		case strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED"):
-			return nil, errors.New("its encryption is an old one that does not protect it; change it with openssl pkcs8 -topk8")
+			return nil, errors.New("its old encryption does not protect it; change it with openssl pkcs8 -topk8")
 		case block.Type == "PRIVATE KEY":
 			return x509.ParsePKCS8PrivateKey(block.Bytes)
 		case block.Type == "RSA PRIVATE KEY":
