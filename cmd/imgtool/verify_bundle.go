@@ -45,8 +45,9 @@ func verifyBundle(ctx context.Context, src *volume.Source, t bundleTrust, u *ui)
 	}
 	took := time.Since(begin)
 	if u.JSON {
-		return u.Print(map[string]any{"image": src.Name, "build_id": b.Manifest.Build, "size": src.Image.Size(), "bundle": b.Manifest, "signers": signers,
-			"trusted": len(ring) > 0, "seconds": took.Seconds()})
+		result := verified(src, took)
+		result["size"], result["bundle"], result["signers"], result["trusted"] = src.Image.Size(), b.Manifest, signers, len(ring) > 0
+		return u.Print(result)
 	}
 	who := fmt.Sprintf("whether devices trust its signer, %s, was not checked: give their certificates with --keyring", signers[0])
 	if len(ring) > 0 {

@@ -187,7 +187,7 @@ func ParseManifest(text []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manifest{Format: Plain}
+	m := &Manifest{Format: Plain, Images: []Image{}}
 	for i := range f {
 		g := &f[i]
 		switch g.name {
