@@ -226,6 +226,7 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		}
 		o.Eject = len(names) == 0
 	}
+	o.Likely = names
 	d, err := deploy.New(src, o)
 	if err != nil {
 		return err

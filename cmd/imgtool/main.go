@@ -33,6 +33,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	u := terminal.New(stdin, stdout, stderr)
+	u.Context = ctx
 	stop := u.HandleSignals(cancel)
 	defer stop()
 	// A second signal ends the program at once, and so does the end of the grace period: the

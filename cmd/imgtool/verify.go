@@ -15,6 +15,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
+	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -79,10 +80,11 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	return cmd
 }
 
-// isImage reports whether an argument can only be an image: a regular file, or standard input.
+// isImage reports whether an argument can only be an image: a regular file, standard input or a
+// URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || err == nil && info.Mode().IsRegular()
+	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
@@ -173,7 +175,7 @@ func runVerifyImage(ctx context.Context, file string, u *ui) error {
 		return err
 	}
 	defer src.Close()
-	if err := src.Check(ctx); err != nil {
+	if err := src.CheckAll(ctx); err != nil {
 		return err
 	}
 	if src.Image == nil && src.File != nil {
@@ -186,7 +188,7 @@ func runVerifyImage(ctx context.Context, file string, u *ui) error {
 		return err
 	}
 	defer p.Close()
-	if src.File == nil {
+	if src.Image == nil && src.File == nil {
 		if err := p.ReadThrough(ctx, nil, u); err != nil {
 			return err
 		}

@@ -16,10 +16,24 @@ func (s *Source) Attachment(name string) ([]byte, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return data, s.Wrap(err)
 	}
-	if path := s.attachmentPath(name); path != "" {
-		return artifact.ReadBeside(path, name)
+	beside, _, found := s.readBeside(name)
+	if errors.Is(found, fs.ErrNotExist) {
+		return nil, s.Wrap(err)
 	}
-	return nil, s.Wrap(err)
+	return beside, found
+}
+
+// readBeside reads an attachment that is beside the image at path.
+func (s *Source) readBeside(name string) (data []byte, path string, err error) {
+	if s.remote != nil {
+		data, err = s.ReadBeside(func(path string) string { return artifact.AttachmentPath(path, name) }, artifact.MaxAttachment)
+		return data, s.Name, err
+	}
+	if path = s.attachmentPath(name); path == "" {
+		return nil, "", fs.ErrNotExist
+	}
+	data, err = artifact.ReadBeside(path, name)
+	return data, path, err
 }
 
 func (s *Source) inside(name string) ([]byte, error) {
@@ -60,11 +74,13 @@ func (s *Source) Attachments() (all []artifact.Attached, err error) {
 		has[a.Name] = true
 	}
 	for _, name := range []string{artifact.Provenance, artifact.SBOM, artifact.Signature} {
-		path := s.attachmentPath(name)
-		if has[name] || path == "" {
+		if has[name] {
 			continue
 		}
-		data, err := artifact.ReadBeside(path, name)
+		data, path, err := s.readBeside(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
