@@ -11,6 +11,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/volume"
 )
 
 // comparing is the phase in which disks are compared with the manifest of an image on a server.
@@ -33,6 +34,37 @@ func (n *nearDisks) ReadAt(p []byte, off int64) (int, error) {
 		}
 	}
 	return 0, io.EOF
+}
+
+// Precheck refuses disks that are too small for an image on a server according to its manifest,
+// before more of it is fetched. The refusal is in the receipts.
+func Precheck(ctx context.Context, src *volume.Source, names []string, opt Options, receipts string) error {
+	if !src.IsURL() || src.Manifest == nil {
+		return nil
+	}
+	for _, name := range names {
+		found, err := Find(name)
+		if err == nil {
+			need := Need(src)
+			need.SectorSize, need.Unmount, need.Fixed, need.Serial = 0, true, opt.Fixed, opt.Serial
+			err = found.Check(need)
+		}
+		if err == nil {
+			continue
+		}
+		d := &Deployment{src: src, opt: opt}
+		if !opt.DryRun {
+			log, logErr := OpenLog(receipts)
+			if logErr != nil {
+				return logErr
+			}
+			defer log.Close()
+			d.opt.Log = log
+		}
+		d.refused(ctx, names, err)
+		return err
+	}
+	return nil
 }
 
 // useLikely lets an image on a server take pieces from disks that will probably be written, so

@@ -31,7 +31,7 @@ func (s *Source) CheckAll(ctx context.Context) error {
 	if s.opened == nil {
 		return s.Check(ctx)
 	}
-	s.Plan(nil)
+	s.planAll()
 	defer s.opt.Reporter.EndPhase()
 	if b := s.beside.bmap; b != nil && s.Manifest == nil {
 		p := s.opt.Reporter.Phase("checking", b.Size)

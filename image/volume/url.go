@@ -121,7 +121,7 @@ func (s *Source) Plan(pieces []image.Entry) (total int64) {
 			spans = append(spans, r.Span)
 		}
 	case s.opened == nil || s.Manifest == nil:
-		spans = []image.Span{{Len: s.size}}
+		return s.planAll()
 	default:
 		spans = s.opened.FileSpans(pieces)
 	}
@@ -130,6 +130,14 @@ func (s *Source) Plan(pieces []image.Entry) (total int64) {
 		total += span.Len
 	}
 	return total
+}
+
+// planAll is Plan for all of the file.
+func (s *Source) planAll() int64 {
+	if s.IsURL() && s.remote.Ranges() {
+		s.remote.Plan([]image.Span{{Len: s.size}})
+	}
+	return s.size
 }
 
 // AsInFile reports whether the image is as it is in its file, and has random access.
