@@ -12,7 +12,7 @@
         inherit version;
         src = self;
         # The test of packaging/ prints the new value after a change of go.mod.
-        vendorHash = "sha256-6mqb0pmALhNGIPPg41XipqQRV8nS+33heLAj/arBCg0=";
+        vendorHash = "sha256-O0w3D9ZgWnhZk5eQYD54OsADodrafqQoYiYnNzcvTEY=";
         subPackages = [ "cmd/imgtool" ];
         ldflags = [ "-s" "-w" "-X main.version=${version}" ];
         nativeBuildInputs = [ pkgs.installShellFiles ];

@@ -269,8 +269,7 @@ func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p
 	return m, nil
 }
 
-// withoutSame returns the chunks that are not known to be on the disk. What was wiped is not there
-// any more.
+// withoutSame leaves out the chunks that are known to be on the disk, unless they were wiped.
 func (r *run) withoutSame(chunks iter.Seq2[image.Chunk, error], wiped []image.Span, p image.Progress) iter.Seq2[image.Chunk, error] {
 	return func(yield func(image.Chunk, error) bool) {
 		for c, err := range chunks {

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -147,14 +145,7 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 // keys finds the keys to sign with. config may be nil.
 func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *ui) provision.KeyFunc {
 	return func() ([]*provision.Key, error) {
-		home, _ := os.UserHomeDir()
-		ring := &provision.Keyring{ID: opt.key, Socket: os.Getenv("SSH_AUTH_SOCK"), Dir: filepath.Join(home, ".ssh"), Warn: u.Warn,
-			Touch: func(name string) { u.Infof("touch the security key %s", name) },
-			Passphrase: func(ctx context.Context, file string, again bool) (string, error) {
-				question := map[bool]string{true: "It is wrong. "}[again] + "Passphrase of " + file + ": "
-				return u.Secret(ctx, question, file+" has a passphrase; add it to ssh-agent with ssh-add")
-			}}
-		return ring.Find(ctx, config)
+		return provision.FindKeys(ctx, userKeys(opt.key, u), config)
 	}
 }
 
@@ -212,8 +203,13 @@ func showProvisioning(e provision.Event, u *ui) {
 	case e.Note != "":
 		u.Infof("%s", e.Note)
 	case u.JSON:
-		u.Event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
-			"service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status})
+		event := map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed}
+		for name, value := range map[string]string{"message": e.Step.Message, "service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status} {
+			if value != "" {
+				event[name] = value
+			}
+		}
+		u.Event(event)
 	default:
 		u.Infof("%7.1f s  %s", e.Step.Elapsed, e.Step.Words())
 	}
@@ -432,6 +428,9 @@ func runProvisionExport(ctx context.Context, opt *provisionOptions, u *ui) error
 		}
 		if err := writeNew(opt.output, config); err != nil {
 			return err
+		}
+		if u.JSON {
+			return u.Print(map[string]any{"address": c.URL(), "path": opt.output, "size": len(config)})
 		}
 		u.Infof("%s: %s", opt.output, image.FormatSize(int64(len(config))))
 		return nil

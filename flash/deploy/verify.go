@@ -49,7 +49,7 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 		return 0, err
 	}
 	defer t.Close()
-	// What the disk has as the manifest says need not be fetched.
+	// Pieces that the disk has as the manifest says are not fetched.
 	src.UseDisk(t)
 	defer src.UseDisk(nil)
 	compared := opt.Monitor.Phase("comparing", p.ExpectedSize())

@@ -16,24 +16,48 @@ func (s *Source) Attachment(name string) ([]byte, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return data, s.Wrap(err)
 	}
-	beside, _, found := s.readBeside(name)
+	beside, _, found := s.readBeside(name, s.documented())
 	if errors.Is(found, fs.ErrNotExist) {
 		return nil, s.Wrap(err)
 	}
 	return beside, found
 }
 
-// readBeside reads an attachment that is beside the image at path.
-func (s *Source) readBeside(name string) (data []byte, path string, err error) {
+// readBeside reads an attachment that is beside the image at path, and compares it with the
+// manifest if that is not nil.
+func (s *Source) readBeside(name string, m *artifact.Manifest) (data []byte, path string, err error) {
 	if s.remote != nil {
 		data, err = s.ReadBeside(func(path string) string { return artifact.AttachmentPath(path, name) }, artifact.MaxAttachment)
-		return data, s.Name, err
+		if err == nil && m != nil {
+			err = m.CheckDocument(name, data)
+		}
+		return data, s.Name, s.Wrap(err)
 	}
 	if path = s.attachmentPath(name); path == "" {
 		return nil, "", fs.ErrNotExist
 	}
-	data, err = artifact.ReadBeside(path, name)
+	data, err = artifact.ReadBeside(path, name, m)
 	return data, path, err
+}
+
+// documented returns the manifest if it has the checksums of the documents beside the image: it
+// has those of the documents in an .img.zst.
+func (s *Source) documented() *artifact.Manifest {
+	if s.Format == artifact.Zstd {
+		return nil
+	}
+	return s.Manifest
+}
+
+// CheckAttachments compares the documents of the image with its manifest.
+func (s *Source) CheckAttachments() error {
+	all, err := s.Attachments()
+	for _, a := range all {
+		if _, err := s.Attachment(a.Name); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 func (s *Source) inside(name string) ([]byte, error) {
@@ -77,7 +101,7 @@ func (s *Source) Attachments() (all []artifact.Attached, err error) {
 		if has[name] {
 			continue
 		}
-		data, path, err := s.readBeside(name)
+		data, path, err := s.readBeside(name, nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -2,74 +2,31 @@ package provision
 
 import (
 	"context"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"net"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/agent"
 
-	"imgtool/image/hostfile"
 	"imgtool/image/seed"
-	"imgtool/image/seed/check"
+	"imgtool/image/sshkey"
 )
 
 // maxKeys is the number of keys that are tried, as many as sshd allows by default.
 const maxKeys = 6
 
 // Key signs requests.
-type Key struct {
-	Name string // for messages: file or comment, and fingerprint
-	ssh.Signer
-}
+type Key = sshkey.Key
 
-// Keyring finds keys to sign with. Its functions must not be nil.
-type Keyring struct {
-	// ID selects a key: a private key file, or a public key file, fingerprint or comment of
-	// a key in ssh-agent. If it is empty, all keys of ssh-agent and of Dir are used.
-	ID     string
-	Socket string // of ssh-agent; empty: no agent
-	Dir    string // with id_ed25519 and others, such as ~/.ssh
-
-	Warn func(message string)
-	// Touch is called before a security key named name signs, which its owner must touch.
-	Touch func(name string)
-	// Passphrase asks for the passphrase of a key file; again is true after a wrong one.
-	Passphrase func(ctx context.Context, file string, again bool) (string, error)
-}
-
-// Find returns the key selected by ID, or up to 6 keys of ssh-agent and Dir. Keys of config's
-// admins are first; config may be nil.
-func (r *Keyring) Find(ctx context.Context, config *seed.Config) ([]*Key, error) {
-	keys, err := r.agentKeys()
-	if err != nil {
-		r.Warn(err.Error())
-	}
-	if r.ID != "" {
-		key, err := r.selected(ctx, r.ID, keys)
+// FindKeys returns the key that the ring selects, or without a selection up to 6 keys of
+// ssh-agent and the directory. Keys of config's admins are first; config may be nil.
+func FindKeys(ctx context.Context, ring *sshkey.Keyring, config *seed.Config) ([]*Key, error) {
+	if ring.ID != "" {
+		key, err := ring.Find(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return []*Key{key}, nil
 	}
-	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
-		path := filepath.Join(r.Dir, name)
-		pem, err := readKeyFile(path)
-		if err != nil {
-			continue
-		}
-		// Keys with a passphrase are used only if they are selected.
-		if signer, err := ssh.ParsePrivateKey(pem); err == nil && find(keys, signer.PublicKey()) == nil {
-			keys = append(keys, r.newKey(path, signer))
-		}
-	}
+	keys := ring.All()
 	if config != nil {
 		sortByAdmin(keys, config)
 	}
@@ -90,143 +47,7 @@ func sortByAdmin(keys []*Key, config *seed.Config) {
 	}
 	rank := func(k *Key) int {
 		score := map[bool]int{true: 1}
-		return 2*score[!slices.Contains(admins, string(k.PublicKey().Marshal()))] + score[isSecurityKey(k.PublicKey())]
+		return 2*score[!slices.Contains(admins, string(k.PublicKey().Marshal()))] + score[k.IsSecurityKey()]
 	}
 	slices.SortStableFunc(keys, func(a, b *Key) int { return rank(a) - rank(b) })
 }
-
-// find returns the key with a public key, or nil.
-func find(keys []*Key, public ssh.PublicKey) *Key {
-	i := slices.IndexFunc(keys, func(k *Key) bool {
-		return string(k.PublicKey().Marshal()) == string(public.Marshal())
-	})
-	if i < 0 {
-		return nil
-	}
-	return keys[i]
-}
-
-func (r *Keyring) newKey(where string, signer ssh.Signer) *Key {
-	key := &Key{Name: fmt.Sprintf("%s (%s)", where, ssh.FingerprintSHA256(signer.PublicKey())), Signer: signer}
-	if isSecurityKey(signer.PublicKey()) {
-		key.Signer = &securityKey{signer, key.Name, r.Touch}
-	}
-	return key
-}
-
-func isSecurityKey(key ssh.PublicKey) bool { return strings.HasPrefix(key.Type(), "sk-") }
-
-// securityKey calls touch before it signs.
-type securityKey struct {
-	ssh.Signer
-	name  string
-	touch func(name string)
-}
-
-func (k *securityKey) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
-	k.touch(k.name)
-	return k.Signer.Sign(rand, data)
-}
-
-// agentKeys returns the keys of ssh-agent that have a type the device accepts.
-func (r *Keyring) agentKeys() ([]*Key, error) {
-	if r.Socket == "" {
-		return nil, nil
-	}
-	conn, err := net.Dial("unix", r.Socket)
-	if err != nil {
-		return nil, fmt.Errorf("ssh-agent does not answer: %w", err)
-	}
-	client := agent.NewClient(conn)
-	list, err := client.List()
-	if err != nil {
-		return nil, fmt.Errorf("ssh-agent: %w", err)
-	}
-	signers, err := client.Signers()
-	if err != nil {
-		return nil, fmt.Errorf("ssh-agent: %w", err)
-	}
-	var keys []*Key
-	for i, signer := range signers {
-		if !slices.Contains(check.KeyTypes, signer.PublicKey().Type()) {
-			continue
-		}
-		where := "ssh-agent"
-		if i < len(list) && list[i].Comment != "" {
-			where = list[i].Comment
-		}
-		keys = append(keys, r.newKey(where, signer))
-	}
-	return keys, nil
-}
-
-// selected returns the key with an ID: a file, or a key of the agent.
-func (r *Keyring) selected(ctx context.Context, id string, agents []*Key) (*Key, error) {
-	text, err := readKeyFile(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		for _, key := range agents {
-			where, print, _ := strings.Cut(strings.TrimSuffix(key.Name, ")"), " (SHA256:")
-			if id == where || id == "SHA256:"+print || id == print {
-				return key, nil
-			}
-		}
-		return nil, fmt.Errorf("--key %s: there is no such file, and ssh-agent has no key with that fingerprint or comment", id)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if public, _, _, _, err := ssh.ParseAuthorizedKey(text); err == nil {
-		if key := find(agents, public); key != nil {
-			return key, nil
-		}
-		if private := strings.TrimSuffix(id, ".pub"); private != id {
-			if _, err := os.Stat(private); err == nil {
-				return r.selected(ctx, private, agents)
-			}
-		}
-		return nil, fmt.Errorf("%s is a public key, and ssh-agent does not have its private key; add it with ssh-add", id)
-	}
-	signer, err := ssh.ParsePrivateKey(text)
-	var missing *ssh.PassphraseMissingError
-	if errors.As(err, &missing) {
-		if missing.PublicKey != nil {
-			if key := find(agents, missing.PublicKey); key != nil {
-				return key, nil
-			}
-		}
-		signer, err = r.unlock(ctx, id, text)
-	}
-	if err != nil {
-		// The file of a security key does not contain its private key.
-		if public, e := readKeyFile(id + ".pub"); e == nil && strings.HasPrefix(string(public), "sk-") {
-			if key, _, _, _, e := ssh.ParseAuthorizedKey(public); e == nil {
-				if k := find(agents, key); k != nil {
-					return k, nil
-				}
-			}
-			return nil, fmt.Errorf("%s is the file of a security key, which works through ssh-agent only: ssh-add %s", id, id)
-		}
-		return nil, fmt.Errorf("%s is not a usable private key: %w", id, err)
-	}
-	if !slices.Contains(check.KeyTypes, signer.PublicKey().Type()) {
-		return nil, fmt.Errorf("%s is a key of type %s, which the device does not accept; it accepts ed25519, ecdsa and rsa", id, signer.PublicKey().Type())
-	}
-	return r.newKey(id, signer), nil
-}
-
-// unlock decrypts a private key with a passphrase, which it asks for up to three times.
-func (r *Keyring) unlock(ctx context.Context, id string, text []byte) (ssh.Signer, error) {
-	for try := 1; ; try++ {
-		passphrase, err := r.Passphrase(ctx, id, try > 1)
-		if err != nil {
-			return nil, err
-		}
-		signer, err := ssh.ParsePrivateKeyWithPassphrase(text, []byte(passphrase))
-		if !errors.Is(err, x509.IncorrectPasswordError) || try == 3 {
-			return signer, err
-		}
-	}
-}
-
-// readKeyFile reads a key; the largest in use, RSA with 16,384 bits, have 13 KiB.
-func readKeyFile(path string) ([]byte, error) { return hostfile.ReadStream(path, 64<<10) }

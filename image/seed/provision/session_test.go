@@ -29,6 +29,7 @@ import (
 	"imgtool/image/seed/console/consoletest"
 	"imgtool/image/seed/provision"
 	"imgtool/image/seed/seedfile"
+	"imgtool/image/sshkey"
 )
 
 // newKey returns an ed25519 key, and its public line.
@@ -315,14 +316,14 @@ func TestKeyring(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0
-			ring := &provision.Keyring{ID: c.id, Socket: c.socket, Dir: dir, Warn: func(string) {}, Touch: func(string) {},
+			ring := &sshkey.Keyring{ID: c.id, Socket: c.socket, Dir: dir, Warn: func(string) {}, Touch: func(string) {},
 				Passphrase: func(_ context.Context, file string, again bool) (string, error) {
 					if asked++; again != (asked > 1) || file != locked {
 						t.Errorf("asked for %s, again: %v", file, again)
 					}
 					return map[bool]string{false: "wrong", true: "secret"}[again], nil
 				}}
-			keys, err := ring.Find(t.Context(), c.config)
+			keys, err := provision.FindKeys(t.Context(), ring, c.config)
 			if err != nil {
 				if !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%v, want %q", err, c.want)

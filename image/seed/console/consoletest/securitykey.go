@@ -16,6 +16,7 @@ import (
 
 // SecurityKey is an [ssh.Signer] that signs as a FIDO key in ssh-agent does.
 type SecurityKey struct {
+	Flags  byte // user presence is 1, user verification 4
 	public ssh.PublicKey
 	sign   func(data []byte) []byte
 }
@@ -59,7 +60,7 @@ func newSecurityKey(t testing.TB, blob []byte, sign func([]byte) []byte) *Securi
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &SecurityKey{public: public, sign: sign}
+	return &SecurityKey{Flags: 1, public: public, sign: sign}
 }
 
 func (k *SecurityKey) PublicKey() ssh.PublicKey { return k.public }
@@ -67,7 +68,7 @@ func (k *SecurityKey) PublicKey() ssh.PublicKey { return k.public }
 // Sign signs the hashes of the application and the data, with flags and a counter between them,
 // as in OpenSSH's PROTOCOL.u2f.
 func (k *SecurityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
-	rest := binary.BigEndian.AppendUint32([]byte{1}, 7)
+	rest := binary.BigEndian.AppendUint32([]byte{k.Flags}, 7)
 	app, message := sha256.Sum256([]byte(application)), sha256.Sum256(data)
 	signed := append(append(app[:], rest...), message[:]...)
 	return &ssh.Signature{Format: k.public.Type(), Blob: k.sign(signed), Rest: rest}, nil

@@ -1,0 +1,186 @@
+package cms
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"imgtool/image/fault"
+)
+
+// Verify checks that every signer has signed the content, which is read from r if it is
+// detached, and may be nil otherwise. It does not check whether the signers are trusted; see [Message.Trust].
+func (m *Message) Verify(r io.Reader) error {
+	if m.Encrypted {
+		return errors.New("the message is encrypted")
+	}
+	if !m.Detached {
+		r = bytes.NewReader(m.Content)
+	}
+	if r == nil {
+		return fault.New(fault.Corrupt, "the signature does not contain what it signs")
+	}
+	hashes := map[crypto.Hash]io.Writer{}
+	var all []io.Writer
+	for _, s := range m.Signatures {
+		h, err := hashOf(s.info.DigestAlgorithm.Algorithm)
+		if err != nil {
+			return err
+		}
+		if hashes[h] == nil {
+			hashes[h] = h.New()
+			all = append(all, hashes[h])
+		}
+	}
+	if _, err := io.Copy(io.MultiWriter(all...), r); err != nil {
+		return err
+	}
+	for _, s := range m.Signatures {
+		h, _ := hashOf(s.info.DigestAlgorithm.Algorithm)
+		digest := hashes[h].(interface{ Sum([]byte) []byte }).Sum(nil)
+		if !bytes.Equal(digest, s.digest) {
+			return fault.New(fault.Corrupt, "the content is not what %s signed: its digest is %x, not %x", Name(s.Cert), digest, s.digest)
+		}
+		if err := s.check(h); err != nil {
+			return fault.New(fault.Corrupt, "the signature of %s is wrong: %w", Name(s.Cert), err)
+		}
+	}
+	return nil
+}
+
+func hashOf(oid asn1.ObjectIdentifier) (crypto.Hash, error) {
+	switch {
+	case oid.Equal(oidSHA256):
+		return crypto.SHA256, nil
+	case oid.Equal(oidSHA384):
+		return crypto.SHA384, nil
+	case oid.Equal(oidSHA512):
+		return crypto.SHA512, nil
+	}
+	return 0, fault.New(fault.Corrupt, "the digest algorithm %v of a signature is not accepted, only SHA-256, SHA-384 and SHA-512", oid)
+}
+
+// check checks the signature of the attributes. digest is the hash of the content, which
+// some signature algorithms use for the attributes, too.
+func (s *Signature) check(digest crypto.Hash) error {
+	oid := s.info.SignatureAlgorithm.Algorithm
+	hash := digest
+	switch {
+	case oid.Equal(oidRSASHA256), oid.Equal(oidECDSA256):
+		hash = crypto.SHA256
+	case oid.Equal(oidRSASHA384), oid.Equal(oidECDSA384):
+		hash = crypto.SHA384
+	case oid.Equal(oidRSASHA512), oid.Equal(oidECDSA512):
+		hash = crypto.SHA512
+	}
+	h := hash.New()
+	h.Write(s.attrs)
+	sum := h.Sum(nil)
+	ok := false
+	switch key := s.Cert.PublicKey.(type) {
+	case *rsa.PublicKey:
+		switch {
+		case oid.Equal(oidPSS):
+			return rsa.VerifyPSS(key, hash, sum, s.info.Signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
+		case slices.ContainsFunc([]asn1.ObjectIdentifier{oidRSA, oidRSASHA256, oidRSASHA384, oidRSASHA512}, oid.Equal):
+			return rsa.VerifyPKCS1v15(key, hash, sum, s.info.Signature)
+		}
+	case *ecdsa.PublicKey:
+		if slices.ContainsFunc([]asn1.ObjectIdentifier{oidECDSA256, oidECDSA384, oidECDSA512}, oid.Equal) {
+			ok = ecdsa.VerifyASN1(key, sum, s.info.Signature)
+		}
+	case ed25519.PublicKey:
+		ok = oid.Equal(oidEd25519) && ed25519.Verify(key, s.attrs, s.info.Signature)
+	}
+	if !ok {
+		return fmt.Errorf("the key does not fit the signature (algorithm %v)", oid)
+	}
+	return nil
+}
+
+// Purpose is what the certificate of a signer must permit.
+type Purpose string
+
+// Purposes, by the names that OpenSSL and RAUC give them.
+const (
+	SMIMESign Purpose = "smimesign" // what openssl cms requires, and RAUC by default
+	CodeSign  Purpose = "codesign"
+)
+
+// Purposes are all purposes. The first is the default.
+var Purposes = []string{string(SMIMESign), string(CodeSign)}
+
+// Trust checks that the certificate of every signer was issued, directly or by way of others
+// in the message, by one of the trusted certificates, and that all are valid at a time and
+// for the purpose.
+func (m *Message) Trust(trusted []*x509.Certificate, at time.Time, purpose Purpose) error {
+	for _, s := range m.Signatures {
+		if err := CheckTrust(s.Cert, m.Certificates, trusted, at, purpose); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckTrust is [Message.Trust] for one certificate. others are certificates between it and
+// the trusted ones.
+func CheckTrust(cert *x509.Certificate, others, trusted []*x509.Certificate, at time.Time, purpose Purpose) error {
+	usage := map[Purpose]x509.ExtKeyUsage{SMIMESign: x509.ExtKeyUsageEmailProtection, CodeSign: x509.ExtKeyUsageCodeSigning}[purpose]
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}}
+	for _, c := range trusted {
+		// As OpenSSL does without partial chains: only certificates that sign themselves end
+		// a chain.
+		if bytes.Equal(c.RawIssuer, c.RawSubject) {
+			options.Roots.AddCert(c)
+		} else {
+			options.Intermediates.AddCert(c)
+		}
+	}
+	for _, c := range others {
+		options.Intermediates.AddCert(c)
+	}
+	if err := CheckTime(cert, at); err != nil {
+		return err
+	}
+	if _, err := cert.Verify(options); err != nil {
+		return fault.New(fault.Corrupt, "the certificate of the signer, %s, is not trusted for %s: %w", Name(cert), purpose, err)
+	}
+	// RFC 5280, 4.2.1.3: a certificate without key usage may be used for anything.
+	if cert.KeyUsage != 0 && cert.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
+		return fault.New(fault.Corrupt, "the certificate of the signer, %s, does not permit signatures: its key usage is something else", Name(cert))
+	}
+	if purpose == CodeSign && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) {
+		return fault.New(fault.Corrupt, "the certificate of the signer, %s, is not for signing code", Name(cert))
+	}
+	return nil
+}
+
+// CheckTime reports a certificate that is not valid at a time.
+func CheckTime(cert *x509.Certificate, at time.Time) error {
+	switch {
+	case at.Before(cert.NotBefore):
+		return fault.New(fault.Corrupt, "the certificate of %s is not valid before %s, and it is %s", Name(cert), day(cert.NotBefore), day(at))
+	case at.After(cert.NotAfter):
+		return fault.New(fault.Corrupt, "the certificate of %s expired at %s, and it is %s", Name(cert), day(cert.NotAfter), day(at))
+	}
+	return nil
+}
+
+func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// Name returns the subject of a certificate.
+func Name(c *x509.Certificate) string {
+	if name := c.Subject.String(); name != "" {
+		return name
+	}
+	return "serial number " + c.SerialNumber.String()
+}
