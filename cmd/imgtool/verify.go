@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
+	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -23,6 +25,7 @@ type verifyOptions struct {
 	image    string
 	board    string
 	seed     seedOptions
+	sums     sumOptions
 	keepKeys bool
 	stall    time.Duration
 	bundle   bundleTrust
@@ -40,6 +43,9 @@ disk. Ranges without content in the image are not compared. Nothing is written.
 With a file and no --image, or --image and no disk, the image is checked alone, as flash
 does it before it writes: it is read once, and compared with its manifest or block map
 and with the checksums of its compression.
+
+The image can be a URL of http or https. Alone it is fetched and checked completely; compared
+with a disk, pieces that the disk has as the manifest says are not fetched.
 
 An update bundle of RAUC (.raucb) is checked as RAUC does before it installs it, and each
 of its images besides. --keyring says which signers are trusted.
@@ -62,7 +68,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
 				usage.Useless{If: len(args) > 0, Why: "unless an update bundle is checked", Flags: bundleFlags})
 			if err == nil {
-				err = checkNamed(args)
+				err = cmp.Or(opt.sums.check(), checkNamed(args))
 			}
 			if err != nil {
 				return err
@@ -71,15 +77,16 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return runVerifyImage(cmd, image, opt.bundle, u)
+				return runVerifyImage(cmd, image, opt, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
 	}
-	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` or URL to compare with, - for standard input (default: the newest in out/)")
 	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
 	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` that was put in while the image was written")
 	opt.seed.addFlags(cmd)
+	opt.sums.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
 	opt.bundle.addFlags(cmd)
@@ -87,10 +94,11 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	return cmd
 }
 
-// isImage reports whether an argument can only be an image: a regular file, or standard input.
+// isImage reports whether an argument can only be an image: a regular file, standard input or a
+// URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || err == nil && info.Mode().IsRegular()
+	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
@@ -110,7 +118,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	} else {
 		opt.seed.unit = ""
 	}
-	src, err := openImage(u, &opt.image, "--image FILE")
+	src, err := openImage(u, &opt.image, "--image FILE", opt.sums)
 	if err != nil {
 		return err
 	}
@@ -185,20 +193,20 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-func runVerifyImage(cmd *cobra.Command, file string, trust bundleTrust, u *ui) error {
+func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) error {
 	ctx, begin := cmd.Context(), time.Now()
-	src, err := openImage(u, &file, "imgtool verify FILE")
+	src, err := openImage(u, &file, "imgtool verify FILE", opt.sums)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	if src.IsBundle() {
-		return verifyBundle(ctx, src, trust, u)
+		return verifyBundle(ctx, src, opt.bundle, u)
 	}
 	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
 		return err
 	}
-	if err := src.Check(ctx); err != nil {
+	if err := src.CheckAll(ctx); err != nil {
 		return err
 	}
 	if err := src.CheckAttachments(); err != nil {
@@ -214,7 +222,7 @@ func runVerifyImage(cmd *cobra.Command, file string, trust bundleTrust, u *ui) e
 		return err
 	}
 	defer p.Close()
-	if src.File == nil {
+	if src.Image == nil && src.File == nil {
 		if err := p.ReadThrough(ctx, nil, u); err != nil {
 			return err
 		}

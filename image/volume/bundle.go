@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/rauc"
 	"imgtool/image/suggest"
@@ -16,7 +17,10 @@ var errEncrypted = fault.New(fault.Input, "it is an update bundle that is encryp
 // IsBundle reports whether the source, which must have random access, is an update bundle of
 // RAUC, or is named as one.
 func (s *Source) IsBundle() bool {
-	return s.Image != nil && (strings.HasSuffix(s.Name, rauc.Suffix) || rauc.Is(s.Image, s.Image.Size()))
+	if s.Image == nil || s.Format != artifact.Raw || s.Manifest != nil {
+		return false
+	}
+	return strings.HasSuffix(s.Name, rauc.Suffix) || rauc.Is(s.Image, s.Image.Size())
 }
 
 // bundled returns an image in an update bundle, by the class of its slots or the name of its
