@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"regexp"
 	"slices"
 	"sort"
 	"sync"
@@ -338,6 +339,15 @@ func skipFrame(r io.Reader) error {
 // minManifest is less than the size of any manifest, in bytes.
 const minManifest = 64
 
+// manifestStart matches the start of a manifest.
+var manifestStart = regexp.MustCompile(`^\s*\{\s*"imgtool"\s*:`)
+
+// isManifest reports whether b is a manifest, also one that is damaged or cut short: it has its
+// first key, or its long lists.
+func isManifest(b []byte) bool {
+	return manifestStart.Match(b[:min(len(b), 256)]) || bytes.Contains(b, []byte(`"extents": [`)) && bytes.Contains(b, []byte(`"pieces": [`))
+}
+
 // parseManifestFrame returns the manifest if r starts with one, and nil if not.
 func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	h := make([]byte, 8)
@@ -353,7 +363,7 @@ func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.HasPrefix(bytes.TrimLeft(b, " \n\t"), []byte("{")) {
+	if !isManifest(b) {
 		return nil, nil // a skippable frame of another program
 	}
 	if int64(len(b)) < int64(size) {
