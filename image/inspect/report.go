@@ -43,6 +43,8 @@ type Partition struct {
 	Erofs    *Erofs       `json:"erofs,omitempty"`
 	Ext4     *Ext4        `json:"ext4,omitempty"`
 	Swap     *volume.Swap `json:"swap,omitempty"`
+
+	Verity *artifact.Verity `json:"verity,omitempty"` // by the manifest
 }
 
 // Ext4 is an ext4 file system.
@@ -227,6 +229,14 @@ func (r *Report) files(t *text) {
 }
 
 func (p *Partition) holds() string {
+	text := p.fileSystem()
+	if p.Verity != nil {
+		text += ", dm-verity"
+	}
+	return text
+}
+
+func (p *Partition) fileSystem() string {
 	switch {
 	case p.Late:
 		return "made by the device on its first boot"
