@@ -42,6 +42,9 @@ type summed struct {
 	want  []byte
 }
 
+// contentSum is the name of the sum of the frames of the image.
+const contentSum = "content"
+
 type frame struct {
 	packed, off int64 // offsets in the file and in the image
 	packedLen   int64 // in the file
@@ -216,7 +219,7 @@ func (s *seekable) readSums(last frame, table []byte) error {
 	end := s.manifest.End()
 	s.sums = []summed{
 		{"manifest", []image.Span{s.manifest}, sum(0)},
-		{"content", []image.Span{{Len: s.manifest.Off}, {Off: end, Len: s.end - end}}, sum(1)}}
+		{contentSum, []image.Span{{Len: s.manifest.Off}, {Off: end, Len: s.end - end}}, sum(1)}}
 	if len(b) >= sumsSize {
 		s.sums = append(s.sums, summed{"table of frames", []image.Span{{Off: s.packed, Len: int64(len(table))}}, sum(2)})
 	}

@@ -215,7 +215,7 @@ func (s *Streamed) end() error {
 		return nil
 	}
 	for _, a := range s.tail.list {
-		if err := s.Manifest.checkDocument(a.name, a.data); err != nil {
+		if err := s.Manifest.CheckDocument(a.name, a.data); err != nil {
 			return err
 		}
 	}
@@ -238,7 +238,7 @@ func (s *Streamed) Attachment(name string) ([]byte, error) {
 	if s.ended && s.tail != nil && s.tail.ours {
 		for _, a := range s.tail.list {
 			if a.name == name {
-				return a.data, s.Manifest.checkDocument(name, a.data)
+				return a.data, s.Manifest.CheckDocument(name, a.data)
 			}
 		}
 	}
