@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
+	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -23,8 +25,10 @@ type verifyOptions struct {
 	image    string
 	board    string
 	seed     seedOptions
+	sums     sumOptions
 	keepKeys bool
 	stall    time.Duration
+	bundle   bundleTrust
 }
 
 func newVerifyCommand(u *ui) *cobra.Command {
@@ -40,11 +44,18 @@ With a file and no --image, or --image and no disk, the image is checked alone, 
 does it before it writes: it is read once, and compared with its manifest or block map
 and with the checksums of its compression.
 
+The image can be a URL of http or https. Alone it is fetched and checked completely; compared
+with a disk, pieces that the disk has as the manifest says are not fetched.
+
+An update bundle of RAUC (.raucb) is checked as RAUC does before it installs it, and each
+of its images besides. --keyring says which signers are trusted.
+
 With --unit, the per-unit data that imgtool factory writes is expected as well. With
 --values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
-  imgtool verify x.img.zst`,
+  imgtool verify x.img.zst
+  imgtool verify x.raucb --keyring ca.pem --compatible rock64`,
 		SuggestFor: []string{"check", "test", "validate", "compare"},
 		Args:       usage.Operands("?disk or image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -54,9 +65,10 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 			}
 			err := usage.CheckUseless(cmd,
 				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"board", "stall-timeout", "keep-registration-keys"}},
-				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
+				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
+				usage.Useless{If: len(args) > 0, Why: "unless an update bundle is checked", Flags: bundleFlags})
 			if err == nil {
-				err = checkNamed(args)
+				err = cmp.Or(opt.sums.check(), checkNamed(args))
 			}
 			if err != nil {
 				return err
@@ -65,25 +77,28 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return runVerifyImage(cmd.Context(), image, u)
+				return runVerifyImage(cmd, image, opt, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
 	}
-	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` or URL to compare with, - for standard input (default: the newest in out/)")
 	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
 	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` that was put in while the image was written")
 	opt.seed.addFlags(cmd)
+	opt.sums.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
+	opt.bundle.addFlags(cmd)
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
 
-// isImage reports whether an argument can only be an image: a regular file, or standard input.
+// isImage reports whether an argument can only be an image: a regular file, standard input or a
+// URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || err == nil && info.Mode().IsRegular()
+	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
@@ -103,7 +118,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	} else {
 		opt.seed.unit = ""
 	}
-	src, err := openImage(u, &opt.image, "--image FILE")
+	src, err := openImage(u, &opt.image, "--image FILE", opt.sums)
 	if err != nil {
 		return err
 	}
@@ -178,14 +193,20 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-func runVerifyImage(ctx context.Context, file string, u *ui) error {
-	begin := time.Now()
-	src, err := openImage(u, &file, "imgtool verify FILE")
+func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) error {
+	ctx, begin := cmd.Context(), time.Now()
+	src, err := openImage(u, &file, "imgtool verify FILE", opt.sums)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	if err := src.Check(ctx); err != nil {
+	if src.IsBundle() {
+		return verifyBundle(ctx, src, opt.bundle, u)
+	}
+	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
+		return err
+	}
+	if err := src.CheckAll(ctx); err != nil {
 		return err
 	}
 	if err := src.CheckAttachments(); err != nil {
@@ -201,7 +222,7 @@ func runVerifyImage(ctx context.Context, file string, u *ui) error {
 		return err
 	}
 	defer p.Close()
-	if src.File == nil {
+	if src.Image == nil && src.File == nil {
 		if err := p.ReadThrough(ctx, nil, u); err != nil {
 			return err
 		}
