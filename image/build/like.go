@@ -46,7 +46,7 @@ func (b *builder) findLike(ctx context.Context) error {
 	if !l.Partitions.None() && l.Part == "" {
 		b.used(func(p layouts.Part) bool {
 			if p.Content == "rootfs" && !p.Deferred && l.Part == "" {
-				l.Part = p.Name
+				l.Part, l.Inside = p.Name, true
 			}
 			return false
 		})
