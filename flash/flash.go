@@ -51,7 +51,7 @@ type Job struct {
 	// be nil, and must not overlap the body.
 	Head func() ([]image.Chunk, error)
 
-	// Loader is the content of Head before the first partition as far as it is known in
+	// Loader is the part of Head before the first partition that is known in
 	// advance, such as boot loaders. With Delta, blocks of it that the disk has already are not
 	// wiped, so that they need not be written again: without the first 4096 bytes and the backup
 	// table no loader finds a partition.

@@ -85,7 +85,7 @@ func (b *builder) findLike(ctx context.Context) error {
 // reused reports what the squashfs has in common with the earlier one.
 func (b *builder) reused(r squashfs.Reuse) {
 	if r.Reason != "" {
-		b.Warn(fmt.Sprintf("--like: the squashfs is laid out anew and not like %s: %s", b.likeName, r.Reason))
+		b.Warn(fmt.Sprintf("--like: the squashfs is laid out again and not like %s: %s", b.likeName, r.Reason))
 		return
 	}
 	if b.Info != nil {
