@@ -24,6 +24,7 @@ type Board struct {
 	Seed        Seed              `toml:"seed"`
 	Script      Script            `toml:"script"`
 	Recovery    Recovery          `toml:"recovery"`
+	Trust       Trust             `toml:"trust"`
 	AfterFlash  string            `toml:"after-flash"` // what to do with a disk that was written
 	Starter     Starter           `toml:"starter"`
 

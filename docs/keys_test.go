@@ -29,6 +29,7 @@ var keys = []struct{ pkg, structure, heading string }{
 	{"boards", "Script", "### `[script]`"},
 	{"boards", "Recovery", "### `[recovery]`"},
 	{"boards", "USBDisk", "### `[[recovery.usb]]`"},
+	{"boards", "Trust", "### `[trust]`"},
 	{"boards", "Starter", "### `[starter]`"},
 	{"boards", "Program", "### `[[starter.program]]`"},
 	{"image/boardinfo", "Variable", "### `[[unit.variable]]`"},

@@ -16,6 +16,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
+	"imgtool/image/trust"
 	"imgtool/image/volume"
 )
 
@@ -34,6 +35,8 @@ type flashOptions struct {
 	again   bool // write over what was provisioned
 	stall   time.Duration
 	seed    seedOptions
+	trust   trustOptions
+	signers []string // who signed the image, if that was checked
 }
 
 // check checks what needs no image and no disk.
@@ -127,6 +130,7 @@ does not go to sleep.`,
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of each disk to this `FILE`, a JSON object a line")
 	addStallFlag(cmd, &opt.stall)
+	opt.trust.addFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 	usage.Group(cmd, "A board in recovery mode", "board", "port", "timeout")
 	usage.Group(cmd, "Checks", "serial", "fixed", "reprovision", "delta", "verify", "stall-timeout")
@@ -151,6 +155,10 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 	if err := opt.check(); err != nil {
 		return err
 	}
+	policy, err := opt.trust.policy(opt.board, u)
+	if err != nil {
+		return err
+	}
 	if err := deploy.Permit(ctx, names, true); err != nil {
 		return err
 	}
@@ -159,6 +167,11 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 		return err
 	}
 	defer src.Close()
+	signatures, err := checkSignatures(ctx, src, policy, u)
+	if err != nil {
+		return err
+	}
+	opt.signers = trust.Names(signatures)
 	if opt.seed.given() {
 		if err := src.SeekFile(ctx); err != nil {
 			return err
@@ -207,6 +220,7 @@ func deploying(u *ui, yes bool, stall time.Duration) deploy.Options {
 // flashSource writes an open image to disks.
 func flashSource(ctx context.Context, names []string, src *volume.Source, opt flashOptions, u *ui) error {
 	o := deploying(u, opt.yes, opt.stall)
+	o.SignedBy = opt.signers
 	o.Verify, o.Delta, o.DryRun, o.Reprovision, o.Fixed, o.Serial = opt.verify, opt.delta, opt.dryRun, opt.again, opt.fixed, opt.serial
 	if opt.image == "-" && !opt.yes {
 		o.Confirm = func(context.Context, string) error {

@@ -15,6 +15,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
+	"imgtool/image/sign"
 	"imgtool/image/volume"
 )
 
@@ -24,6 +25,7 @@ type verifyOptions struct {
 	seed     seedOptions
 	keepKeys bool
 	stall    time.Duration
+	trust    trustOptions
 }
 
 func newVerifyCommand(u *ui) *cobra.Command {
@@ -37,13 +39,15 @@ disk. Ranges without content in the image are not compared. Nothing is written.
 
 With a file and no --image, or --image and no disk, the image is checked alone, as flash
 does it before it writes: it is read once, and compared with its manifest or block map
-and with the checksums of its compression.
+and with the checksums of its compression. With --allowed-signers or --require-signature,
+its signatures are checked too (imgtool sign), and the exit status is 6 if none is accepted.
 
 With --unit, the per-unit data that imgtool factory writes is expected as well. With
 --values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
-  imgtool verify x.img.zst`,
+  imgtool verify x.img.zst
+  imgtool verify --allowed-signers signers x.img.zst`,
 		SuggestFor: []string{"check", "test", "validate", "compare"},
 		Args:       usage.Operands("?disk or image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,7 +56,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				image, args = args[0], nil
 			}
 			err := usage.CheckUseless(cmd,
-				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"board", "stall-timeout", "keep-registration-keys"}},
+				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"stall-timeout", "keep-registration-keys"}},
 				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
 			if err == nil {
 				err = checkNamed(args)
@@ -64,7 +68,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return runVerifyImage(cmd.Context(), image, u)
+				return runVerifyImage(cmd.Context(), image, opt, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
@@ -75,6 +79,9 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	opt.seed.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
+	opt.trust.addFlags(cmd)
+	cmd.Flags().StringVar(&opt.trust.Time, "verify-time", "", "`TIME` at which the keys must be valid, YYYYMMDD[HHMM[SS]][Z] (default: now)")
+	usage.Group(cmd, "Signatures", "verify-time")
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
@@ -102,11 +109,18 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	} else {
 		opt.seed.unit = ""
 	}
+	policy, err := opt.trust.policy(opt.board, u)
+	if err != nil {
+		return err
+	}
 	src, err := openImage(u, &opt.image, "--image FILE")
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	if _, err := checkSignatures(ctx, src, policy, u); err != nil {
+		return err
+	}
 	board, err := askedBoard(opt.board)
 	if err != nil {
 		return err
@@ -166,35 +180,68 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-func runVerifyImage(ctx context.Context, file string, u *ui) error {
+func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) error {
 	begin := time.Now()
+	policy, err := opt.trust.policy(opt.board, u)
+	if err != nil {
+		return err
+	}
 	src, err := openImage(u, &file, "imgtool verify FILE")
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	if err := src.Check(ctx); err != nil {
+	if board, err := askedBoard(opt.board); err != nil {
 		return err
-	}
-	if src.Image == nil && src.File != nil {
-		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
+	} else if board != nil {
+		if err := deploy.CheckBoard(src, board.Name); err != nil {
 			return err
 		}
 	}
-	p, err := deploy.NewPlan(src)
+	var signatures []sign.Checked
+	stream := src.Image == nil && src.File == nil // its signature is at its end
+	if !stream {
+		if signatures, err = checkSignatures(ctx, src, policy, u); err != nil {
+			return err
+		}
+	}
+	p, err := readImage(ctx, src, u)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	if src.File == nil {
-		if err := p.ReadThrough(ctx, nil, u); err != nil {
+	if stream {
+		if signatures, err = checkSignatures(ctx, src, policy, u); err != nil {
 			return err
 		}
 	}
 	took := time.Since(begin)
 	if u.JSON {
-		return u.Print(map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()})
+		result := map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()}
+		if signatures != nil {
+			result["signatures"] = signatures
+		}
+		return u.Print(result)
 	}
 	u.Infof("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil
+}
+
+// readImage reads all of an image, and checks it.
+func readImage(ctx context.Context, src *volume.Source, u *ui) (*deploy.Plan, error) {
+	if err := src.Check(ctx); err != nil {
+		return nil, err
+	}
+	if src.Image == nil && src.File != nil {
+		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
+			return nil, err
+		}
+	}
+	p, err := deploy.NewPlan(src)
+	if err == nil && src.File == nil {
+		if err = p.ReadThrough(ctx, nil, u); err != nil {
+			p.Close()
+		}
+	}
+	return p, err
 }

@@ -85,7 +85,7 @@ func TestMinisign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := b.verify(b.manifest, ours, signers, sign.Policy{Revoked: revoked}); got != sign.Revoked {
+	if got := b.verify(b.manifest, ours, signers, sign.Policy{Revoked: []*sign.RevokedKeys{revoked}}); got != sign.Revoked {
 		t.Errorf("a revoked key: got the reason %q", got)
 	}
 	list, _ := sign.ParseSigners("signers", []byte("a@example.com "+bare))

@@ -170,9 +170,11 @@ func TestVerdictsAsSSHKeygen(t *testing.T) {
 			}
 			if c.revoked != "" {
 				args = append(args, "-r", b.path(c.revoked))
-				if p.Revoked, err = sign.ParseRevoked(c.revoked, b.read(c.revoked)); err != nil {
+				r, err := sign.ParseRevoked(c.revoked, b.read(c.revoked))
+				if err != nil {
 					t.Fatal(err)
 				}
+				p.Revoked = append(p.Revoked, r)
 			}
 			signers := keys.Replace(c.signers)
 			accepted := b.keygenAccepts(b.manifest, signatures[c.signature], signers, c.principal, args...)

@@ -54,6 +54,7 @@ type Source struct {
 	plain    *image.Image     // Image, if that is File byte for byte: holes of the file are its own
 	size     int64            // of the file
 	beside   beside
+	signed   []byte // the manifest that was checked with its signatures; nil: it was not
 }
 
 // FromImage returns a source for an image in memory. m may be nil.
@@ -237,7 +238,7 @@ func (s *Source) Restart() error {
 	}
 	s.stream = stream
 	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
-	return nil
+	return s.checkSigned()
 }
 
 // Wrap adds the name of the source to an error that does not contain it yet.

@@ -26,6 +26,7 @@ import (
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
+	"imgtool/image/sign"
 	"imgtool/image/volume"
 )
 
@@ -230,6 +231,9 @@ func (u *UI) Fail(err error, status int) {
 		e := map[string]any{"event": "error", "error": message, "status": status}
 		if advice != "" {
 			e["hint"] = advice
+		}
+		if refused, ok := errors.AsType[*sign.Error](err); ok {
+			e["reason"], e["signatures"] = refused.Reason, append([]sign.Checked{}, refused.Signatures...)
 		}
 		var wrong *image.MismatchError
 		if errors.As(err, &wrong) {
