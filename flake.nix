@@ -12,7 +12,7 @@
         inherit version;
         src = self;
         # The test of packaging/ prints the new value after a change of go.mod.
-        vendorHash = "sha256-ZQ8YTkZSmojSzoI7Moji54pKB2zc7PZ6Pt+56kYDT4Y=";
+        vendorHash = "sha256-O0w3D9ZgWnhZk5eQYD54OsADodrafqQoYiYnNzcvTEY=";
         subPackages = [ "cmd/imgtool" ];
         ldflags = [ "-s" "-w" "-X main.version=${version}" ];
         nativeBuildInputs = [ pkgs.installShellFiles ];

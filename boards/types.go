@@ -123,7 +123,7 @@ func (b *Board) NoSeed() error {
 	return fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
 }
 
-// Script is the boot script. @BUILD_ID@, @CMDLINE@ and @SLOT_SELECT@ are replaced in its text.
+// Script is the boot script. @BUILD_ID@, @CMDLINE@, @SLOT_SELECT@ and @ROOTFS_TYPE@ are replaced in its text.
 type Script struct {
 	Path string `toml:"path"`
 	Text string `toml:"text"`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -34,9 +35,9 @@ A reference (REF) is a path, or
   rootfs:/PATH           a file in the root file system
   deb:PACKAGE/PATH       a file in a Debian package of the board's architecture
   starter                the board's default source
-and for --rootfs also a directory, a tar (.tar, .gz, .xz, .zst), a squashfs, an OCI
-layout or archive, a docker archive, oci:PATH:NAME or oci:PATH@DIGEST for one image of
-several, or docker://HOST/NAME:TAG.
+and for --rootfs also a directory, a tar (.tar, .gz, .xz, .zst), a squashfs or erofs,
+an OCI layout or archive, a docker archive, oci:PATH:NAME or oci:PATH@DIGEST for one
+image of several, or docker://HOST/NAME:TAG.
 
 For a board with several media there is an image for each: -o photon.img is
 photon-emmc.img, photon-sd.img and photon-nvme.img. --medium builds one of them; --size
@@ -146,14 +147,14 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 		}
 		return builtFile(u, name, f, time.Since(begin))
 	})
-	if err != nil || !u.JSON {
-		return err
-	}
 	u.EndPhase()
-	if several {
-		return u.Print(all)
+	switch {
+	case !u.JSON || len(all) == 0:
+		return err
+	case several:
+		return errors.Join(u.Print(all), err)
 	}
-	return u.Print(all[0])
+	return errors.Join(u.Print(all[0]), err)
 }
 
 // builtFile describes an image that was saved, and prints its path.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -109,9 +107,14 @@ func TestDocumentedCommandsRun(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			// registry NAME TAR starts a registry with an image.
+			// registry [NAME TAR] starts a registry, with a container image or empty.
 			"registry": func(ts *testscript.TestScript, neg bool, args []string) {
-				ts.Setenv("REGISTRY", serveImage(ts, args[0], args[1]))
+				host, close := newRegistry()
+				ts.Defer(close)
+				ts.Setenv("REGISTRY", host)
+				if len(args) > 0 {
+					pushContainer(ts, host+"/"+args[0], args[1])
+				}
 			},
 			// device [CONFIG] starts a device that has a configuration, or none yet.
 			"device": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -195,18 +198,13 @@ func lineFor(c command, used []bool) string {
 	}
 }
 
-// serveImage serves a container image with a tar as its layer, and returns the address of
-// the registry.
-func serveImage(ts *testscript.TestScript, reference, tar string) string {
-	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(false)))
-	ts.Defer(server.Close)
-	address := strings.TrimPrefix(server.URL, "http://")
+// pushContainer stores a container image with a tar as its layer.
+func pushContainer(ts *testscript.TestScript, reference, tar string) {
 	layer, err := tarball.LayerFromFile(ts.MkAbs(tar))
 	ts.Check(err)
 	img, err := mutate.AppendLayers(empty.Image, layer)
 	ts.Check(err)
-	ref, err := name.ParseReference(address + "/" + reference)
+	ref, err := name.ParseReference(reference)
 	ts.Check(err)
 	ts.Check(remote.Write(ref, img))
-	return address
 }

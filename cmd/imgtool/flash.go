@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -204,12 +205,10 @@ func openImage(u *ui, file *string, usage string) (src *volume.Source, err error
 
 // deploying returns how all commands write disks.
 func deploying(u *ui, yes bool, stall time.Duration) deploy.Options {
-	o := deploy.Options{Monitor: u, Scratch: &u.Unpacked, Status: exitStatus, Stall: stall, Begin: u.WriteDisks, Done: func(r deploy.Receipt) error {
-		if u.JSON {
-			return u.Print(r)
+	o := deploy.Options{Monitor: u, Scratch: &u.Unpacked, Status: exitStatus, Stall: stall, Begin: u.WriteDisks, Done: func(r deploy.Receipt) {
+		if !u.JSON && r.Status == exitOK {
+			u.Paragraph(r.Summary())
 		}
-		u.Paragraph(r.Summary())
-		return nil
 	}}
 	if !yes {
 		o.Confirm = u.Confirm
@@ -240,6 +239,9 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		}
 		o.Eject = len(names) == 0
 	}
+	all := &receipts{several: len(names) > 1, u: u}
+	done := o.Done
+	o.Done = func(r deploy.Receipt) { all.add(r); done(r) }
 	d, err := deploy.New(src, o)
 	if err != nil {
 		return err
@@ -262,14 +264,43 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		}
 		defer log.Close()
 	}
-	u.BeforeEnd(d.Abandon)
-	if err := d.Run(ctx, names, log); err != nil || opt.dryRun {
+	u.BeforeEnd(func() { d.Abandon(); all.print() })
+	err = d.Run(ctx, names, log)
+	all.print()
+	if err != nil || opt.dryRun {
 		return err
 	}
 	for _, line := range d.After(board) {
 		u.Paragraph(line)
 	}
 	return nil
+}
+
+// receipts collects the receipts of a flash, its result with --json.
+type receipts struct {
+	u       *ui
+	several bool
+
+	mu  sync.Mutex
+	all []deploy.Receipt
+}
+
+func (r *receipts) add(receipt deploy.Receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, receipt)
+}
+
+func (r *receipts) print() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !r.u.JSON || len(r.all) == 0:
+	case r.several:
+		r.u.Print(map[string]any{"receipts": r.all})
+	default:
+		r.u.Print(r.all[0])
+	}
 }
 
 // findDisk returns the disk of a board in recovery mode. Without a board it lets the user

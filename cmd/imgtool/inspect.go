@@ -30,6 +30,9 @@ it: what signatures of the image sign, also those of ssh-keygen -Y and minisign.
 		SuggestFor: []string{"info", "show", "view", "describe", "dump", "print"},
 		Args:       usage.Operands("image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if manifest && u.JSON {
+				return fault.New(fault.Usage, "--manifest prints JSON byte for byte: leave out --json")
+			}
 			if manifest {
 				return runInspectManifest(args[0], u)
 			}

@@ -33,6 +33,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	u := terminal.New(stdin, stdout, stderr)
+	u.Completing = usage.Completing(args)
 	stop := u.HandleSignals(cancel)
 	defer stop()
 	// A second signal ends the program at once, and so does the end of the grace period: the
@@ -41,14 +42,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		stop()
 		time.Sleep(grace)
 		u.End()
-		u.Fail(u.Interrupted(), exitInterrupted)
-		os.Exit(exitInterrupted)
+		os.Exit(u.Abort(withKind(u.Interrupted(), exitInterrupted), exitInterrupted))
 	})()
 	defer func() {
 		if r := recover(); r != nil {
 			u.EndPhase()
-			u.Line("imgtool: internal error: %v", r)
-			status = exitInternal
+			err := fault.New(fault.Internal, "internal error: %v", r)
+			status = u.Abort(err, exitInternal)
 		}
 	}()
 	root := newCommand(u)
@@ -69,21 +69,35 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		u.JSON = usage.AsksJSON(args) // the parser stops at the first mistake
 	}
 	u.EndPhase()
+	return conclude(ctx, u, args, err)
+}
+
+// conclude prints the result of a command and its error, and returns its exit status.
+func conclude(ctx context.Context, u *ui, args []string, err error) (status int) {
 	lost := u.Lost()
 	switch {
 	case lost != nil:
 		err = lost
 	case err == nil:
-		return exitOK
+		err = u.Conclude(nil, exitOK)
 	case errors.Is(err, errDiffers):
-		return exitDiffers
+		if err, status = u.Conclude(nil, exitDiffers), exitDiffers; err == nil {
+			return status
+		}
+	}
+	if err == nil {
+		return exitOK
 	}
 	status = exitStatus(err)
 	if ctx.Err() != nil {
 		status = exitInterrupted
 		err = u.Interrupted()
 	}
-	u.Fail(withSudo(err, args), status)
+	err = withSudo(withKind(err, status), args)
+	if lost := u.Conclude(err, status); lost != nil && status != exitInterrupted {
+		err, status = lost, exitStatus(lost)
+	}
+	u.Fail(err, status)
 	return status
 }
 
@@ -112,7 +126,7 @@ Data go to stdout, messages and progress to stderr.`,
 	cmd.PersistentFlags().BoolVar(&u.JSON, "json", false, "print results, messages and progress as JSON")
 	cmd.PersistentFlags().BoolVar(&u.Plain, "plain", false, "write lines instead of drawing on the terminal; as without one, or with NO_COLOR or TERM=dumb")
 	cmd.PersistentFlags().Var((*sizeFlag)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
-	addGroup(cmd, "Images", newBuildCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSBOMCommand(u), newSignCommand(u), newCatalogCommand(u), newVMCommand(u))
+	addGroup(cmd, "Images", newBuildCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSBOMCommand(u), newSignCommand(u), newPushCommand(u), newPullCommand(u), newCatalogCommand(u), newVMCommand(u))
 	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
 	addGroup(cmd, "Configurations", newSeedCommand(u), newProvisionCommand(u))
 	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), complete.NewCommand(), newVersionCommand(u))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -92,20 +93,17 @@ func runSign(ctx context.Context, images []string, opt signOptions, u *ui) error
 			return fmt.Sprintf("timestamp:%d\tfile:%s\thashed", when.Unix(), filepath.Base(image))
 		}
 	}
-	var results []*trust.Signed
+	results := []*trust.Signed{}
 	for _, image := range images {
 		r, err := s.Sign(ctx, image, u.Opening())
 		if err != nil {
-			return err
+			return errors.Join(u.Print(results), err)
 		}
 		results = append(results, r)
 		u.EndPhase()
 		u.Infof("%s: signed by %s, in %s", image, strings.Join(trust.Names(r.Added), " and "), strings.Join(r.Paths, " and "))
 	}
-	if u.JSON {
-		return u.Print(results)
-	}
-	return nil
+	return u.Print(results)
 }
 
 // signingTime returns the time in SOURCE_DATE_EPOCH, or now.

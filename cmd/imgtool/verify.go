@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -150,16 +151,27 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	}
 	o := deploying(u, true, opt.stall)
 	n, err := deploy.Verify(ctx, disk, src, files, &o)
-	if err != nil {
-		return err
-	}
 	took := time.Since(begin)
 	if u.JSON {
 		u.EndPhase()
-		return u.Print(map[string]any{"disk": disk.Path, "image": src.Name, "build_id": src.BuildID(), "verified": n, "seconds": took.Seconds()})
+		result := verified(src, took)
+		result["disk"], result["verified"] = disk.Path, n
+		return errors.Join(u.Print(result), err)
+	}
+	if err != nil {
+		return err
 	}
 	u.Infof("%s: %s are as in %s, in %s", disk.Path, image.FormatSize(n), src.Name, took.Round(100*time.Millisecond))
 	return nil
+}
+
+// verified returns what every result of verify has.
+func verified(src *volume.Source, took time.Duration) map[string]any {
+	result := map[string]any{"image": src.Name, "seconds": took.Seconds()}
+	if id := src.BuildID(); id != "" {
+		result["build_id"] = id
+	}
+	return result
 }
 
 // unitFiles returns the files that a unit has in an image in addition, by partition.
@@ -217,7 +229,8 @@ func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) 
 	}
 	took := time.Since(begin)
 	if u.JSON {
-		result := map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()}
+		result := verified(src, took)
+		result["size"], result["checked_with"] = p.Size(), src.CheckedWith()
 		if signatures != nil {
 			result["signatures"] = signatures
 		}
@@ -230,6 +243,9 @@ func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) 
 // readImage reads all of an image, and checks it.
 func readImage(ctx context.Context, src *volume.Source, u *ui) (*deploy.Plan, error) {
 	if err := src.Check(ctx); err != nil {
+		return nil, err
+	}
+	if err := src.CheckAttachments(); err != nil {
 		return nil, err
 	}
 	if src.Image == nil && src.File != nil {

@@ -63,7 +63,7 @@ type Options struct {
 	Status  func(error) int                                  // exit status for receipts
 	Confirm func(ctx context.Context, question string) error // nil: nothing is asked
 	Begin   func() (end func())                              // called before the first byte is written, and end when no more is
-	Done    func(Receipt) error                              // called for every disk that was written
+	Done    func(Receipt)                                    // called for every disk when nothing more happens to it
 
 	Verify      string        // what is read back, see [VerifyModes]
 	Delta       string        // "yes", "no" or "auto": write only what differs
@@ -374,6 +374,7 @@ func (d *Deployment) dryRun(ctx context.Context) error {
 	}
 	for _, t := range d.targets {
 		d.opt.Monitor.Infof("%s would be written to %s", d.plan.Describe(), Describe(t.Disk))
+		d.opt.Done(Planned(t.Disk, d.plan, &d.opt))
 	}
 	return nil
 }
@@ -398,7 +399,7 @@ func (d *Deployment) question() string {
 
 // refused leaves a receipt of each disk if nothing was written because of an error.
 func (d *Deployment) refused(ctx context.Context, names []string, err error) {
-	if d.opt.Log == nil || fault.Kind(err) == fault.Usage {
+	if fault.Kind(err) == fault.Usage {
 		return
 	}
 	refusal, one := errors.AsType[*disk.RefusedError](err)
@@ -412,6 +413,7 @@ func (d *Deployment) refused(ctx context.Context, names []string, err error) {
 		if one && refusal.Disk != found.Path {
 			r.Error = "nothing is written, because another disk is refused: " + r.Error
 		}
+		d.opt.Done(r)
 		if err := d.opt.Log.Add(r.Disk, r); err != nil {
 			d.opt.Monitor.Warnf("%v", err)
 			return
@@ -447,9 +449,9 @@ func (d *Deployment) conclude(ctx context.Context) error {
 	var failed, logErr error
 	for _, t := range d.targets {
 		logErr = cmp.Or(logErr, d.opt.Log.Add(t.Disk.Path, t.Receipt))
+		d.opt.Done(t.Receipt)
 		switch {
 		case t.Err == nil:
-			failed = cmp.Or(failed, d.opt.Done(t.Receipt))
 		case failed == nil:
 			failed = t.ErrWithHint(ctx)
 		default:
@@ -484,5 +486,6 @@ func (d *Deployment) Abandon() {
 			d.opt.Monitor.SetLeft(r.Disk, r.Left)
 		}
 		d.opt.Log.Add(r.Disk, r)
+		d.opt.Done(r)
 	}
 }

@@ -26,12 +26,12 @@ import (
 
 // Receipt is the result of writing a disk. Sizes are in bytes.
 type Receipt struct {
-	Time     string   `json:"time"` // of the end, RFC 3339
+	Time     string   `json:"time,omitempty"` // of the end, RFC 3339
 	Disk     string   `json:"disk"`
 	Model    string   `json:"model,omitempty"`
 	Serial   string   `json:"serial,omitempty"`
 	Size     int64    `json:"size"`
-	Image    string   `json:"image"`
+	Image    string   `json:"image,omitempty"`
 	Unit     string   `json:"unit,omitempty"`
 	Board    string   `json:"board,omitempty"`
 	BuildID  string   `json:"build_id,omitempty"`
@@ -39,8 +39,8 @@ type Receipt struct {
 	Written  int64    `json:"written"`
 	Skipped  int64    `json:"skipped"`
 	Verified int64    `json:"verified"`
-	Verify   string   `json:"verify"`       // full, sampled or none
-	Unread   int64    `json:"not_verified"` // written and not read back
+	Verify   string   `json:"verify,omitempty"` // full, sampled or none
+	Unread   int64    `json:"not_verified"`     // written and not read back
 	Repaired int      `json:"repaired"`
 	Seconds  float64  `json:"seconds"`
 	Writing  float64  `json:"write_seconds"` // of the partitions
@@ -50,6 +50,9 @@ type Receipt struct {
 	Error    string   `json:"error,omitempty"`
 
 	Left flash.State `json:"disk_state,omitempty"` // after an error: what is on the disk
+
+	DryRun  bool  `json:"dry_run,omitempty"`  // nothing was written
+	ToWrite int64 `json:"to_write,omitempty"` // of a dry run: what would be written at most; 0: it is not known
 }
 
 // Now returns the time as receipts have it.
@@ -73,6 +76,13 @@ func Unwritten(ctx context.Context, name string, err error, opt *Options) Receip
 	r := Receipt{Disk: name}
 	r.fail(ctx, err, opt)
 	r.Left = flash.Unchanged
+	return r
+}
+
+// Planned returns the receipt of a disk that a dry run does not write.
+func Planned(d *disk.Disk, p *Plan, opt *Options) Receipt {
+	r := Receipt{DryRun: true, ToWrite: p.ExpectedSize(), Verify: opt.Verify}
+	r.describe(d, p.src)
 	return r
 }
 

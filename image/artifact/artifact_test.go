@@ -594,7 +594,8 @@ func TestRawFileSaveKeepsWrittenRanges(t *testing.T) {
 		t.Error("the file has its name before it is complete")
 	}
 	written := []image.Span{{Off: at, Len: int64(len(data))}}
-	if err := f.Save(t.Context(), build(io.NewSectionReader(f, at, int64(len(data)))), written, &artifact.Manifest{}, nil); err != nil {
+	opt := artifact.Options{Raw: f, Written: written}
+	if _, err := opt.Save(t.Context(), parts, build(io.NewSectionReader(f, at, int64(len(data)))), &artifact.Manifest{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, of := range []func(string) string{func(p string) string { return p }, artifact.ManifestPath, artifact.BmapPath} {
@@ -616,7 +617,8 @@ func TestRawFileSaveDoesNotWriteTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Save(t.Context(), img, []image.Span{{Len: mib}}, &artifact.Manifest{}, nil); err != nil {
+	opt := artifact.Options{Raw: f, Written: []image.Span{{Len: mib}}}
+	if _, err := opt.Save(t.Context(), path, img, &artifact.Manifest{}); err != nil {
 		t.Fatal(err)
 	}
 	if b := read(t, path); b[0] != 0 {

@@ -73,6 +73,11 @@ func Attach(ctx context.Context, path, name string, data []byte) error {
 	if m == nil {
 		return nil
 	}
+	if data != nil {
+		if err := m.checkDocument(name, data); err != nil {
+			return fmt.Errorf("%s: it cannot be attached: %w", path, err)
+		}
+	}
 	list := slices.DeleteFunc(slices.Clone(s.attached), func(a attached) bool { return a.name == name })
 	if data != nil {
 		list = append(list, attached{name: name, data: data})
@@ -257,7 +262,8 @@ func (o *Opened) Attachment(name string) ([]byte, error) {
 	if s, ok := o.raw.(*seekable); ok {
 		for _, a := range s.attached {
 			if a.name == name {
-				return s.readAttached(a.span)
+				data, err := s.readAttached(a.span)
+				return data, cmp.Or(err, o.Manifest.checkDocument(name, data))
 			}
 		}
 	}

@@ -129,11 +129,11 @@ func TestAttachBeside(t *testing.T) {
 		if got := read(t, path+".manifest.json.sig"); string(got) != "sig" || !bytes.Equal(read(t, path), before) {
 			t.Errorf("%s: %q beside it", name, got)
 		}
-		if got, err := artifact.ReadBeside(path, artifact.Signature); string(got) != "sig" {
+		if got, err := artifact.ReadBeside(path, artifact.Signature, nil); string(got) != "sig" {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 		attach(t, path, artifact.Signature, nil)
-		if _, err := artifact.ReadBeside(path, artifact.Signature); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := artifact.ReadBeside(path, artifact.Signature, nil); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

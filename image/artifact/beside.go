@@ -65,10 +65,18 @@ func removeBeside(path, name string) (found bool, err error) {
 	return err == nil, err
 }
 
-// ReadBeside reads the attachment beside an image file. Without one the error is
-// [fs.ErrNotExist].
-func ReadBeside(path, name string) ([]byte, error) {
-	return hostfile.ReadFile(AttachmentPath(path, name), MaxAttachment)
+// ReadBeside reads the attachment beside an image file, and compares it with the manifest. m may
+// be nil. Without an attachment the error is [fs.ErrNotExist].
+func ReadBeside(path, name string, m *Manifest) ([]byte, error) {
+	at := AttachmentPath(path, name)
+	data, err := hostfile.ReadFile(at, MaxAttachment)
+	if err == nil {
+		err = m.checkDocument(name, data)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", at, err)
+		}
+	}
+	return data, err
 }
 
 // WriteBeside writes a file that belongs to an image. It replaces an older one when it is

@@ -42,7 +42,15 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 	s, packed := o.raw.(*seekable)
 	switch {
 	case packed && s.sums != nil:
-		return s.check(ctx, p)
+		if err := s.check(ctx, p); err != nil {
+			return err
+		}
+		for _, a := range s.attached {
+			if _, err := o.Attachment(a.name); err != nil {
+				return err
+			}
+		}
+		return nil
 	case packed && o.Manifest == nil:
 		for c, err := range o.Image.Chunks(image.PieceSize) {
 			if err == nil {

@@ -3,12 +3,16 @@ package artifact
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"iter"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
@@ -49,10 +53,12 @@ func workers() int { return min(runtime.GOMAXPROCS(0), 8) }
 func (s *saver) compressed(ctx context.Context, file *os.File) error {
 	sums := image.NewChecksums(s.img)
 	s.m.fill(sums)
-	out := bufio.NewWriterSize(file, image.PieceSize)
+	if s.format == Zstd {
+		return s.zstd(ctx, file, sums)
+	}
+	sum := sha256.New()
+	out := bufio.NewWriterSize(io.MultiWriter(file, sum), image.PieceSize)
 	switch s.format {
-	case Zstd:
-		return s.zstd(ctx, file, out, sums)
 	case XZ:
 		w, err := xz.NewWriter(out)
 		if err == nil {
@@ -71,25 +77,50 @@ func (s *saver) compressed(ctx context.Context, file *os.File) error {
 	default:
 		return fmt.Errorf("writing %s images is not supported", s.format)
 	}
-	return out.Flush()
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	s.sum = hex.EncodeToString(sum.Sum(nil))
+	s.setImageSHA256()
+	return nil
+}
+
+func (s *saver) setImageSHA256() {
+	if s.whole != nil {
+		s.m.ImageSHA256 = hex.EncodeToString(s.whole.Sum(nil))
+	}
 }
 
 // zstd writes frames. The manifest is written last, over a placeholder of the same length,
 // because it has the hashes.
-func (s *saver) zstd(ctx context.Context, file *os.File, out *bufio.Writer, sums *image.Checksums) error {
+func (s *saver) zstd(ctx context.Context, file *os.File, sums *image.Checksums) error {
 	enc, err := zstdEncoder()
 	if err != nil {
 		return err
 	}
+	if s.ImageSHA256 {
+		s.m.ImageSHA256 = unknownSHA256
+	}
+	for _, d := range s.Documents {
+		s.m.Documents = append(s.m.Documents, DocumentSum{d.Name, unknownSHA256})
+	}
+	out := bufio.NewWriterSize(file, image.PieceSize)
 	t := newFrames(out, s.m)
 	if err := s.windows(ctx, sums, enc, t.add); err != nil {
 		return err
+	}
+	s.setImageSHA256()
+	var list []attached
+	for i, d := range s.Documents {
+		text := d.Encode(Subject{strings.TrimSuffix(filepath.Base(s.Raw.out.path), ".zst"), s.m.ImageSHA256, s.m.Content()})
+		list = append(list, attached{name: d.Name, data: text})
+		s.m.Documents[i].SHA256 = hexSum(text)
 	}
 	manifest := skippable(skippableManifest, s.m.Encode())
 	if len(manifest) != len(t.manifest) {
 		return fmt.Errorf("internal error: the manifest has %d bytes, the space for it has %d", len(manifest), len(t.manifest))
 	}
-	if err := t.finish(manifest, nil); err != nil {
+	if err := t.finish(manifest, list); err != nil {
 		return err
 	}
 	if err := out.Flush(); err != nil {
@@ -112,6 +143,7 @@ func (s *saver) gzip(ctx context.Context, out io.Writer, sums *image.Checksums) 
 			err = s.read(w, data[:w.len], sums)
 		}
 		if err == nil {
+			s.hashWindow(w, data)
 			_, err = z.Write(data[:w.len])
 		}
 		if err != nil {
@@ -157,6 +189,7 @@ func (s *saver) windows(ctx context.Context, sums *image.Checksums, enc *encoder
 		if err := emit(sl.packed, sl.len); err != nil {
 			return err
 		}
+		s.hashWindow(sl.window, sl.data)
 		s.progress(sl.window)
 		return nil
 	}
@@ -175,6 +208,22 @@ func (s *saver) read(w window, data []byte, sums *image.Checksums) error {
 	}
 	return nil
 }
+
+// hashWindow adds a window to the hash of the image, if it is wanted. Windows must come in order.
+func (s *saver) hashWindow(w window, data []byte) {
+	if s.whole == nil {
+		return
+	}
+	if len(w.pieces) > 0 {
+		s.whole.Write(data[:w.len])
+		return
+	}
+	for left := w.len; left > 0; left -= int64(len(someZeros)) {
+		s.whole.Write(someZeros[:min(left, int64(len(someZeros)))])
+	}
+}
+
+var someZeros [1 << 20]byte
 
 func (s *saver) progress(w window) {
 	for _, e := range w.pieces {

@@ -51,6 +51,7 @@ var foreign = []struct {
 	{0, "\xd0\x0d\xfe\xed", "a device tree or FIT image", whole},
 	{0, "UBI#", "an image of UBI for raw flash", whole},
 	{0, "hsqs", "a squashfs file system", partOnly},
+	{1024, "\xe2\xe1\xf5\xe0", "an erofs file system", partOnly},
 	{0, "XFSB", "an XFS file system", partOnly},
 	{1080, "\x53\xef", "an ext4 file system", partOnly},
 	{1024, "\x10\x20\xf5\xf2", "an f2fs file system", partOnly},

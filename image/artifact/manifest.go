@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"imgtool/image"
 	"imgtool/image/boardinfo"
@@ -34,6 +35,9 @@ type Manifest struct {
 	image.Manifest
 	Pieces []image.Entry `json:"pieces"` // the ranges that are written, aligned, at most image.PieceSize long
 
+	ImageSHA256 string        `json:"image_sha256,omitempty"` // of all bytes of the image, holes as zeros, if it was asked for
+	Documents   []DocumentSum `json:"documents,omitempty"`    // attached to the image, in order of their names
+
 	// Private says that the image contains secrets: only the owner can read its files.
 	Private bool `json:"-"`
 
@@ -45,6 +49,31 @@ type Input struct {
 	Name   string `json:"name"` // its role, such as "u-boot.itb"
 	SHA256 string `json:"sha256"`
 	Origin string `json:"origin,omitempty"` // such as "deb u-boot-rockchip 2023.01"
+}
+
+// DocumentSum has the checksum of a document that is attached to an image.
+type DocumentSum struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"`
+}
+
+// unknownSHA256 is in the place of a SHA-256 that is not known yet.
+var unknownSHA256 = strings.Repeat("0", 2*sha256.Size)
+
+func hexSum(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// Content returns a SHA-256 of the image that takes no reading of it: of the lines "SIZE" and,
+// for each piece, "OFFSET LENGTH SHA256". It covers all bytes that are written.
+func (m *Manifest) Content() string {
+	h := sha256.New()
+	fmt.Fprintln(h, m.Size)
+	for _, p := range m.Pieces {
+		fmt.Fprintln(h, p.Off, p.Len, p.SHA256)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // Partition is a partition of the disk. Len is 0 if it takes the rest of the disk.
@@ -114,11 +143,14 @@ func ParseManifest(b []byte) (*Manifest, error) {
 			if e.Off < at || e.Len <= 0 || e.Len > m.Size-e.Off {
 				return nil, fmt.Errorf("manifest: %q, %d bytes at byte %d, is out of order or outside of the image of %d bytes", e.Name, e.Len, e.Off, m.Size)
 			}
-			if b, err := hex.DecodeString(e.SHA256); err != nil || len(b) != sha256.Size {
-				return nil, fmt.Errorf("manifest: %q is not a SHA-256", e.SHA256)
+			if err := checkSHA256(e.SHA256); err != nil {
+				return nil, err
 			}
 			at = e.Off + e.Len
 		}
+	}
+	if err := m.checkDocuments(); err != nil {
+		return nil, err
 	}
 	// The pieces are the extents rounded out to blocks.
 	shape, err := m.shape()
@@ -149,6 +181,44 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("manifest: board_info: %w", err)
 	}
 	return m, nil
+}
+
+func checkSHA256(text string) error {
+	if b, err := hex.DecodeString(text); err != nil || len(b) != sha256.Size {
+		return fmt.Errorf("manifest: %.80q is not a SHA-256", text)
+	}
+	return nil
+}
+
+func (m *Manifest) checkDocuments() error {
+	if m.ImageSHA256 != "" {
+		if err := checkSHA256(m.ImageSHA256); err != nil {
+			return err
+		}
+	}
+	for i, d := range m.Documents {
+		if !attachmentName.MatchString(d.Name) || i > 0 && m.Documents[i-1].Name >= d.Name {
+			return fmt.Errorf("manifest: the document %.80q has an invalid name, or is out of order", d.Name)
+		}
+		if err := checkSHA256(d.SHA256); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkDocument compares a document with its checksum in the manifest, if that has one. m may be
+// nil.
+func (m *Manifest) checkDocument(name string, data []byte) error {
+	if m == nil {
+		return nil
+	}
+	for _, d := range m.Documents {
+		if got := hexSum(data); d.Name == name && d.SHA256 != got {
+			return corrupt("its %s has the SHA-256 %s, its manifest says %s", name, got, d.SHA256)
+		}
+	}
+	return nil
 }
 
 // shape returns an image with the extents of the manifest, of zeros.

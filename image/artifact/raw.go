@@ -1,7 +1,6 @@
 package artifact
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -11,7 +10,7 @@ import (
 
 // RawFile is a raw image file that is being written and does not have its name yet.
 // Parts of the image can be written at their offsets before the image is complete;
-// [RawFile.Save] adds the others.
+// [Options.Save] adds the others.
 //
 // A build writes the squashfs there instead of to a scratch file that is copied into the
 // image. With a Debian root file system of 1 GB (squashfs of 280 MB) that saves 13 % of the CPU
@@ -35,12 +34,6 @@ func (f *RawFile) ReadAt(b []byte, off int64) (int, error) { return f.out.ReadAt
 
 // WriteAt writes at an offset in the image.
 func (f *RawFile) WriteAt(b []byte, off int64) (int, error) { return f.out.WriteAt(b, off) }
-
-// Save is like [Save] for the path that was given to CreateRaw, but does not write the
-// ranges in written, where the file has the content of the image already.
-func (f *RawFile) Save(ctx context.Context, img *image.Image, written []image.Span, m *Manifest, phases image.Phases) error {
-	return save(ctx, f.out, &saver{format: Raw, img: img, m: m, phases: phases, written: written})
-}
 
 // Close discards the file unless it was saved.
 func (f *RawFile) Close() { f.out.Cleanup() }

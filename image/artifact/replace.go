@@ -51,7 +51,7 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacem
 			return false, err
 		}
 		changed := *m
-		changed.text = nil
+		changed.text, changed.ImageSHA256 = nil, ""
 		changed.Entries = r.entries(m.Entries, sums.Extents.Entries)
 		changed.Pieces = r.entries(m.Pieces, sums.Pieces.Entries)
 		m = &changed
@@ -135,7 +135,11 @@ func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) erro
 	if now, err := os.Stat(out.path); err != nil || !os.SameFile(was, now) {
 		return fault.New(fault.Refused, "%s was replaced by another file while it was in use: try again", out.path)
 	}
-	return commit(out, m, func(path string) (*access, error) {
+	var beside []sidecar
+	if m != nil {
+		beside = sidecars(out.path, m)
+	}
+	return commit(out, beside, func(path string) (*access, error) {
 		a, err := accessOf(path)
 		if a == nil && err == nil {
 			a = old

@@ -210,7 +210,15 @@ func (s *Streamed) end() error {
 	if s.tail == nil {
 		return nil
 	}
-	return s.tail.check()
+	if err := s.tail.check(); err != nil {
+		return err
+	}
+	for _, a := range s.tail.list {
+		if err := s.Manifest.checkDocument(a.name, a.data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Attachments describes the attachments in the image, after all of it was read.
@@ -229,7 +237,7 @@ func (s *Streamed) Attachment(name string) ([]byte, error) {
 	if s.ended && s.tail != nil {
 		for _, a := range s.tail.list {
 			if a.name == name {
-				return a.data, nil
+				return a.data, s.Manifest.checkDocument(name, a.data)
 			}
 		}
 	}

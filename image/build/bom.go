@@ -159,7 +159,7 @@ func (b *builder) rootInput() sbom.Package {
 		return p
 	}
 	p := sbom.Info{Kind: "input", Name: "rootfs", Purpose: "ARCHIVE", Comment: ref}
-	if b.root.Squashfs != nil {
+	if b.root.Ready != nil {
 		p.SHA256 = b.root.Digest
 	} else {
 		p.Comment = fmt.Sprintf("%s; imgtool's digest of its files is %s", ref, b.root.Digest)

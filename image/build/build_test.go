@@ -23,6 +23,16 @@ var update = flag.Bool("update", false, "write the golden files")
 // made builds a Rock64 image from tiny inputs.
 func made(t *testing.T, change func(*build.Options)) *build.Image {
 	t.Helper()
+	r, err := tried(t, change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &r.Images[0]
+}
+
+// tried is like made, and returns the error of the build.
+func tried(t *testing.T, change func(*build.Options)) (*build.Result, error) {
+	t.Helper()
 	dir := t.TempDir()
 	inputs := map[string]string{"rootfs": filepath.Join(dir, "root")}
 	os.Mkdir(inputs["rootfs"], 0o755)
@@ -49,11 +59,10 @@ func made(t *testing.T, change func(*build.Options)) *build.Image {
 		change(&o)
 	}
 	r, err := build.Build(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		t.Cleanup(r.Close)
 	}
-	t.Cleanup(r.Close)
-	return &r.Images[0]
+	return r, err
 }
 
 func find(t *testing.T, m *image.Image, name string) image.Extent {

@@ -5,7 +5,11 @@ import (
 	"strings"
 )
 
-const cmdlineMark = "@CMDLINE@"
+// Marks in boot scripts.
+const (
+	cmdlineMark    = "@CMDLINE@"
+	rootfsTypeMark = "@ROOTFS_TYPE@"
+)
 
 // argsVariable is the variable for kernel arguments that cannot be written in a string of a
 // boot script.

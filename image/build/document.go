@@ -1,82 +1,57 @@
 package build
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
-	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/hostfile"
 	"imgtool/image/provenance"
 )
 
-// hash sets the checksums of a saved image. A raw image is hashed only if it is asked for or a
-// document needs it: SHA-256 cannot skip holes, so it may take longer than the build.
-func (j *Job) hash(ctx context.Context, img Image, file *File) error {
-	format, err := artifact.FormatOf(file.Path)
-	if err != nil {
-		return err
+// documents returns what is attached to an image.
+func documents(img Image) (all []artifact.Document) {
+	if img.SBOM != nil {
+		all = append(all, artifact.Document{Name: artifact.SBOM, Encode: func(s artifact.Subject) []byte {
+			d := *img.SBOM
+			d.Image.File, d.Image.SHA256 = s.File, s.SHA256
+			d.Image.Comment = "imgtool's digest of its content is " + s.Content
+			return d.Encode()
+		}})
 	}
-	raw := format == artifact.Raw
-	if raw && !j.SBOM && !j.Provenance && !j.imageSHA256 {
-		return nil
+	if img.Provenance != nil {
+		all = append(all, artifact.Document{Name: artifact.Provenance, Encode: func(s artifact.Subject) []byte {
+			digest := map[string]string{"imgtoolContent": s.Content}
+			if s.SHA256 != "" {
+				digest["sha256"] = s.SHA256
+			}
+			return img.Provenance.Encode(provenance.Resource{Name: s.File, Digest: digest})
+		}})
 	}
-	f, err := hostfile.Open(file.Path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if file.SHA256, err = j.digest(ctx, f, file.FileSize); err != nil {
-		return fmt.Errorf("%s: %w", file.Path, err)
-	}
-	switch {
-	case raw:
-		file.ImageSHA256 = file.SHA256
-	case j.imageSHA256:
-		if file.ImageSHA256, err = j.digest(ctx, io.NewSectionReader(img, 0, img.Size()), img.Size()); err != nil {
-			return fmt.Errorf("%s: %w", file.Path, err)
-		}
-	}
-	return nil
+	return all
 }
 
-func (j *Job) digest(ctx context.Context, r io.Reader, size int64) (string, error) {
-	h := sha256.New()
-	_, err := io.CopyBuffer(h, image.NewReader(ctx, r, j.Phases.Start("hashing", size)), make([]byte, 1<<20))
-	return hex.EncodeToString(h.Sum(nil)), err
-}
-
-// document writes the documents about a saved image beside it. It warns of documents of an earlier
-// image.
-func (j *Job) document(img Image, file *File) error {
+// nameDocuments sets the paths of the documents beside a saved image. It warns of documents of an
+// earlier image.
+func (j *Job) nameDocuments(img Image, file *File) error {
 	path, err := hostfile.Target(file.Path)
 	if err != nil {
 		return err
 	}
-	name := filepath.Base(path)
 	if img.SBOM != nil {
-		img.SBOM.Image.File, img.SBOM.Image.SHA256 = name, file.SHA256
 		file.SBOM = artifact.SBOMPath(path)
-		if err := artifact.WriteBeside(file.SBOM, img.SBOM.Encode()); err != nil {
-			return err
-		}
 	}
 	if img.Provenance != nil {
 		file.Provenance = artifact.ProvenancePath(path)
-		if err := artifact.WriteBeside(file.Provenance, img.Provenance.Encode(provenance.Resource{Name: name, Digest: map[string]string{"sha256": file.SHA256}})); err != nil {
-			return err
-		}
 	}
-	for _, old := range []struct{ path, made, flag string }{{artifact.SBOMPath(path), file.SBOM, "--sbom"}, {artifact.ProvenancePath(path), file.Provenance, "--provenance"}} {
+	for _, old := range []struct{ path, made, advice string }{
+		{artifact.SBOMPath(path), file.SBOM, "remove it, or build with --sbom"},
+		{artifact.ProvenancePath(path), file.Provenance, "remove it, or build with --provenance"},
+		{artifact.SignaturePath(path), "", "remove it, and sign the new image"}} {
 		if _, err := os.Lstat(old.path); old.made == "" && !errors.Is(err, fs.ErrNotExist) {
-			j.Warn(fmt.Sprintf("%s describes an earlier image: remove it, or build with %s", old.path, old.flag))
+			j.Warn(fmt.Sprintf("%s describes an earlier image: %s", old.path, old.advice))
 		}
 	}
 	return nil

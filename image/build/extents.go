@@ -136,7 +136,7 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 		files = append(files, fat.File{Path: f.Path, Content: b.files[f.Input].Content})
 	}
 	if s := b.Board.Script; s.Path != "" {
-		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@SLOT_SELECT@", b.slotSelect()).Replace(strings.TrimLeft(s.Text, "\n"))
+		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@SLOT_SELECT@", b.slotSelect(), rootfsTypeMark, b.rootfsType()).Replace(strings.TrimLeft(s.Text, "\n"))
 		text, err := putCmdline(text, strings.TrimSpace("init=/sbin/init "+b.Cmdline))
 		if err != nil {
 			return nil, err
@@ -160,6 +160,21 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 	return v, nil
 }
 
+// rootfsType returns the kind of the root file system in slots, as the kernel names it.
+func (b *builder) rootfsType() string {
+	if b.root != nil && b.root.Ready != nil {
+		return b.root.Format
+	}
+	return "squashfs"
+}
+
+// warnRootfsType warns of a boot script that cannot name the kind of the root file system.
+func (b *builder) warnRootfsType() {
+	if kind, script := b.rootfsType(), b.Board.Script.Text; kind != "squashfs" && script != "" && !strings.Contains(script, rootfsTypeMark) {
+		b.Warn(fmt.Sprintf("rootfs: it is %s, and the boot script of %s has no %s: check that the device mounts it", kind, b.Board.Name, rootfsTypeMark))
+	}
+}
+
 // slotSelect returns how the slot is chosen. The starter's root file system has its own way
 // of marking slots good.
 func (b *builder) slotSelect() string {
@@ -176,7 +191,7 @@ func (b *builder) manifest(d *disk) *artifact.Manifest {
 	if l := d.Layout; l.Disk != 0 && l.Disk == l.MinDisk {
 		m.Disk = d.placed.Size
 	}
-	if b.root != nil && b.root.Squashfs == nil && slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool { return p.Content == "rootfs" }) {
+	if b.root != nil && b.root.Ready == nil && slices.ContainsFunc(d.placed.Parts, func(p layouts.Part) bool { return p.Content == "rootfs" }) {
 		m.Codec = b.codec
 	}
 	for _, p := range d.placed.Parts {

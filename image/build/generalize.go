@@ -55,7 +55,7 @@ func (b *builder) generalize() error {
 			return err
 		}
 	}
-	b.root.Tree, b.root.Squashfs = t, nil
+	b.root.Tree, b.root.Ready = t, nil
 	return nil
 }
 

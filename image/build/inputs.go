@@ -15,6 +15,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
+	"imgtool/image/erofs"
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
@@ -47,7 +48,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 			err = b.generalize()
 		}
 		if err == nil && len(b.Edits) > 0 {
-			b.root.Squashfs = nil
+			b.root.Ready = nil
 			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
 		}
 		// A root file system that runs is one unit's, and a starter has no per-unit data.
@@ -57,6 +58,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("rootfs: %w", err)
 		}
+		b.warnRootfsType()
 		if b.root.Tree != nil && b.Root == nil {
 			b.warnNoInit(b.root.Tree)
 		}
@@ -152,12 +154,19 @@ func (b *builder) openFile(ctx context.Context, ref string) (*source.File, error
 	return b.Opener.File(ctx, ref)
 }
 
-// rootTree returns the tree of the root file system, which may be a squashfs.
+// rootTree returns the tree of the root file system.
 func (b *builder) rootTree() (*tree.Tree, error) {
 	if b.root.Tree != nil {
 		return b.root.Tree, nil
 	}
-	c := b.root.Squashfs
+	c := b.root.Ready
+	if b.root.Format == "erofs" {
+		r, err := erofs.Open(c, c.Size())
+		if err != nil {
+			return nil, err
+		}
+		return r.Tree()
+	}
 	r, err := squashfs.Open(c, c.Size())
 	if err != nil {
 		return nil, err

@@ -75,7 +75,7 @@ func (b *builder) provenance(d *disk) *provenance.Statement {
 	}
 	for _, in := range b.inputs {
 		r := provenance.Resource{Name: in.Name, Digest: sha256(in.SHA256)}
-		if in.Name == "rootfs" && b.root.Squashfs == nil {
+		if in.Name == "rootfs" && b.root.Ready == nil {
 			// Not of a file: imgtool's digest of paths, metadata and contents.
 			r.Digest = map[string]string{"imgtoolTree": in.SHA256}
 		}

@@ -12,22 +12,23 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/erofs"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 	"imgtool/layouts"
 )
 
-// rootfs returns the squashfs of a partition. A given squashfs is used as it is. Otherwise
-// the tree is written as one, to the output file at its offset in the image or to a scratch
+// rootfs returns the root file system of a partition. A given squashfs or erofs is used as it
+// is. Otherwise the tree is written as one, to the output file at its offset in the image or to a scratch
 // file.
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
-	if given := b.root.Squashfs; given != nil {
+	if given := b.root.Ready; given != nil {
 		t, err := b.rootTree()
-		if err != nil {
+		if err != nil && !errors.Is(err, erofs.ErrCompressed) {
 			return nil, &source.CorruptError{Name: "rootfs", Err: err}
 		}
-		if b.root.Tree == nil && b.Root == nil {
+		if t != nil && b.root.Tree == nil && b.Root == nil {
 			b.warnNoInit(t)
 		}
 		return given, nil

@@ -130,12 +130,8 @@ func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File,
 	}
 	path := j.path(m.Medium)
 	m.Private = j.Seed != nil
-	var err error
-	if raw != nil {
-		err = raw.Save(ctx, img.Image, img.Written, m, j.Phases)
-	} else {
-		err = artifact.Save(ctx, path, img.Image, m, j.Phases)
-	}
+	opt := artifact.Options{Phases: j.Phases, ImageSHA256: j.imageSHA256, Documents: documents(img), Raw: raw, Written: img.Written}
+	saved, err := opt.Save(ctx, path, img.Image, m)
 	if err != nil {
 		return File{}, err
 	}
@@ -144,14 +140,14 @@ func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File,
 		return File{}, err
 	}
 	file := File{Path: path, Manifest: artifact.ManifestPath(path), Bmap: artifact.BmapPath(path), Board: m.Board, Medium: m.Medium, BuildID: m.BuildID,
-		Size: img.Size(), Content: img.ContentSize(), FileSize: info.Size(), Allocated: info.Size(), Partitions: partitions(img.Image, m)}
+		SHA256: saved.SHA256, ImageSHA256: m.ImageSHA256, Size: img.Size(), Content: img.ContentSize(), FileSize: info.Size(), Allocated: info.Size(), Partitions: partitions(img.Image, m)}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		file.Allocated = st.Blocks * 512
 	}
-	if err := j.hash(ctx, img, &file); err != nil {
-		return File{}, err
+	if format, err := artifact.FormatOf(path); err == nil && format == artifact.Raw {
+		file.ImageSHA256 = saved.SHA256
 	}
-	return file, j.document(img, &file)
+	return file, j.nameDocuments(img, &file)
 }
 
 // partitions returns how full each partition is.

@@ -91,6 +91,8 @@ func facts(v *volume.FileSystem) [][2]string {
 		facts[1][1], facts[2][1] = strconv.Quote(v.Ext4.Label), uuid.UUID(v.Ext4.UUID).String()
 	case v.Kind == "swap":
 		facts[1][1], facts[2][1] = strconv.Quote(v.Swap.Label), v.Swap.UUID
+	case v.Kind == "erofs":
+		facts[1][1], facts[2][1], facts[3][1] = strconv.Quote(v.Erofs.Label), v.Erofs.UUID, v.Erofs.Compression()
 	default:
 		facts[3][1] = fmt.Sprintf("%s in blocks of %d", v.Squashfs.Codec, v.Squashfs.BlockSize)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -25,7 +26,7 @@ import (
 // Source inspects an image with random access. Damage is reported as failed checks; the
 // error is about reading the image.
 func Source(s *volume.Source) (*Report, error) {
-	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size()}
+	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size(), Partitions: []Partition{}, Checks: []Check{}}
 	if m := s.Manifest; m != nil {
 		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
 		if info, err := boards.InfoOf(m.Board, m.Medium, m.Info); err == nil {
@@ -60,6 +61,9 @@ func Source(s *volume.Source) (*Report, error) {
 	}
 	r.blobs(s.Image)
 	r.Attachments, err = s.Attachments()
+	if err == nil && s.Manifest != nil && len(s.Manifest.Documents) > 0 {
+		r.check("documents", s.CheckAttachments())
+	}
 	return r, err
 }
 
@@ -105,13 +109,22 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 			part.Ext4.Content += n.Size()
 		}
 		r.perUnit(name, v)
+	case v.Kind == "erofs":
+		q := v.Erofs
+		part.Erofs = &Erofs{q.Label, q.UUID, q.Codecs, q.BlockSize, q.Inodes, q.BytesUsed, timeOf(q.ModTime)}
+		if v.Tree != nil {
+			r.perUnit(name, v)
+		}
 	default:
 		q := v.Squashfs
-		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, q.ModTime}
+		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, timeOf(q.ModTime)}
 		r.perUnit(name, v)
 	}
 	return part, nil
 }
+
+// timeOf returns a time in seconds since 1970 as RFC 3339.
+func timeOf(seconds int64) string { return time.Unix(seconds, 0).UTC().Format(time.RFC3339) }
 
 // stateFile returns the path of the file with the provisioning state of a partition, or "".
 func stateFile(m *artifact.Manifest, number int) string {

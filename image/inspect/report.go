@@ -39,14 +39,15 @@ type Partition struct {
 	volume.Row
 	FAT      *FAT         `json:"fat,omitempty"`
 	Squashfs *Squashfs    `json:"squashfs,omitempty"`
+	Erofs    *Erofs       `json:"erofs,omitempty"`
 	Ext4     *Ext4        `json:"ext4,omitempty"`
 	Swap     *volume.Swap `json:"swap,omitempty"`
 }
 
 // Ext4 is an ext4 file system.
 type Ext4 struct {
-	Label    string `json:"label"`
-	UUID     string `json:"uuid"`
+	Label    string `json:"label,omitempty"`
+	UUID     string `json:"uuid,omitempty"`
 	Files    int    `json:"files"` // with directories and all else
 	Content  int64  `json:"content"`
 	Extlinux string `json:"extlinux,omitempty"` // text of /boot/extlinux/extlinux.conf
@@ -56,7 +57,7 @@ type Ext4 struct {
 // FAT is a FAT file system.
 type FAT struct {
 	Kind   int    `json:"kind"` // 12, 16 or 32
-	Label  string `json:"label"`
+	Label  string `json:"label,omitempty"`
 	Serial string `json:"serial"`
 	Files  []File `json:"files"`
 	Script string `json:"script,omitempty"` // text of boot.scr
@@ -74,14 +75,25 @@ type Squashfs struct {
 	BlockSize int    `json:"block_size"`
 	Inodes    int    `json:"inodes"`
 	Used      int64  `json:"used"`
-	Time      int64  `json:"time"`
+	Time      string `json:"time"` // RFC 3339
+}
+
+// Erofs is an erofs file system.
+type Erofs struct {
+	Label     string   `json:"label,omitempty"`
+	UUID      string   `json:"uuid,omitempty"`
+	Codecs    []string `json:"codecs,omitempty"` // none if it is not compressed
+	BlockSize int      `json:"block_size"`
+	Inodes    int64    `json:"inodes"`
+	Used      int64    `json:"used"`
+	Time      string   `json:"time"` // RFC 3339
 }
 
 // Blob is a boot loader outside of partitions.
 type Blob struct {
 	Name string `json:"name"`
 	Off  int64  `json:"offset"`
-	Kind string `json:"kind"`
+	Kind string `json:"kind,omitempty"`
 
 	Lacked []string `json:"lacked,omitempty"` // recovery functions it lacks, each a sentence
 }
@@ -222,6 +234,9 @@ func (p *Partition) holds() string {
 		return "swap " + p.Swap.Label
 	case p.Squashfs != nil:
 		return fmt.Sprintf("squashfs %s, %s in %d inodes", p.Squashfs.Codec, image.FormatSize(p.Squashfs.Used), p.Squashfs.Inodes)
+	case p.Erofs != nil:
+		codecs := strings.Join(p.Erofs.Codecs, ",")
+		return strings.TrimSpace("erofs "+codecs) + fmt.Sprintf(", %s in %d inodes", image.FormatSize(p.Erofs.Used), p.Erofs.Inodes)
 	}
 	return ""
 }

@@ -31,6 +31,7 @@ type Network struct {
 	Tries   int           // of a request with a temporary failure; default 4
 	Pause   time.Duration // after the first try, doubled after each other; default 1 s
 	Wait    time.Duration // longest Retry-After that is obeyed; default 60 s
+	Commit  time.Duration // from the end of an upload to the response; default 10 min
 }
 
 func (n Network) withDefaults() Network {
@@ -41,6 +42,7 @@ func (n Network) withDefaults() Network {
 		Tries:   cmp.Or(n.Tries, 4),
 		Pause:   cmp.Or(n.Pause, time.Second),
 		Wait:    cmp.Or(n.Wait, time.Minute),
+		Commit:  cmp.Or(n.Commit, 10*time.Minute),
 	}
 }
 
@@ -63,18 +65,19 @@ func (e *GoneError) Error() string { return e.Host + " does not answer: " + e.Er
 func (e *GoneError) Unwrap() error { return e.Err }
 func (e *GoneError) Kind() string  { return fault.Gone }
 
-// Transport limits the time and the size of responses and retries temporary failures. Proxies
-// are those of the environment.
+// Transport limits the time and the size of responses and retries temporary failures. It uses
+// the proxies of the environment.
 type Transport struct {
 	Network
 	inner http.RoundTripper
+	slow  http.RoundTripper // for uploads, which a server stores before it responds
 	plain atomic.Pointer[error]
 }
 
 // NewTransport returns a transport. Zero fields of n mean the defaults.
 func NewTransport(n Network) *Transport {
 	n = n.withDefaults()
-	return &Transport{Network: n, inner: &http.Transport{
+	inner := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: n.Connect}).DialContext,
 		TLSHandshakeTimeout:    n.Connect,
@@ -83,7 +86,10 @@ func NewTransport(n Network) *Transport {
 		IdleConnTimeout:        90 * time.Second,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true, // offsets and digests are of what was sent
-	}}
+	}
+	slow := inner.Clone()
+	slow.ResponseHeaderTimeout = n.Commit
+	return &Transport{Network: n, inner: inner, slow: slow}
 }
 
 // PlainError returns the error of the last request without TLS, or nil.
@@ -106,9 +112,18 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
+	repeatable := req.Body == nil || req.GetBody != nil
 	for try, pause := 1, t.Pause; ; try, pause = try+1, 2*pause {
+		// A request that was sent before, here or by the caller, has no body left.
+		if req.GetBody != nil {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			req.Body = body
+		}
 		resp, err := t.once(req)
-		last := try >= t.Tries || req.Method != http.MethodGet
+		last := try >= t.Tries || !repeatable
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
@@ -120,20 +135,28 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		case err == nil && (last || !temporary(resp.StatusCode)):
 			return resp, nil
 		}
-		wait := pause
 		if err == nil {
 			resp.Body.Close()
-			if after, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
-				wait = max(wait, after)
-			}
-			if wait > t.Wait {
-				return nil, &BusyError{req.URL.Host, resp.StatusCode, wait.Round(time.Second), t.Wait}
-			}
+			err = t.Await(ctx, pause, resp)
+		} else {
+			err = sleep(ctx, pause)
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
+}
+
+// Await waits before a request is sent again whose response is temporary: for pause, or for
+// longer if the response says so.
+func (t *Transport) Await(ctx context.Context, pause time.Duration, resp *http.Response) error {
+	if after, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
+		pause = max(pause, after)
+	}
+	if pause > t.Wait {
+		return &BusyError{resp.Request.URL.Host, resp.StatusCode, pause.Round(time.Second), t.Wait}
+	}
+	return sleep(ctx, pause)
 }
 
 // BusyError says that a server asks to wait longer than is allowed.
@@ -162,7 +185,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 func (t *Transport) once(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
-	resp, err := t.inner.RoundTrip(req.WithContext(ctx))
+	inner := t.inner
+	if req.Method == http.MethodPut {
+		inner = t.slow
+	}
+	resp, err := inner.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		cancel()
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/boardinfo"
+	"imgtool/image/fault"
 	"imgtool/image/fsprobe"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
@@ -33,6 +34,9 @@ const maxHashed = 4 << 30
 // time is when, unless the manifest has one.
 func OfImage(ctx context.Context, l *volume.Location, when int64, tool string, warn func(string)) (*Document, error) {
 	s := l.Source
+	if err := checkImage(l); err != nil {
+		return nil, err
+	}
 	d := &Document{Name: filepath.Base(s.Name), Time: when, Tool: tool}
 	d.Image.Info = Info{Kind: "image", Name: d.Name, Purpose: "OPERATING_SYSTEM"}
 	if s.Info != nil && s.Info.Mode().IsRegular() {
@@ -60,6 +64,25 @@ func OfImage(ctx context.Context, l *volume.Location, when int64, tool string, w
 		d.addManifest(m)
 	}
 	return d, nil
+}
+
+// checkImage returns an error for a file that is no image.
+func checkImage(l *volume.Location) error {
+	s := l.Source
+	if !l.Partitions.None() || fsprobe.Probe(s.Image).Kind != "" {
+		return nil
+	}
+	if kind, err := volume.Detect(s.Image); kind != "" || err != nil {
+		return s.Wrap(err)
+	}
+	head, err := image.Head(s.Image, 128<<10)
+	if err == nil {
+		err = artifact.Foreign(artifact.Raw, head)
+	}
+	if err == nil {
+		err = fault.New(fault.Input, "it has no partition table, and no file system that is known: give an image of a disk or of a file system")
+	}
+	return s.Wrap(err)
 }
 
 func hashFile(ctx context.Context, path string) (string, error) {

@@ -50,7 +50,7 @@ func refuse(reason, format string, args ...any) *Error {
 
 // Signer is who made a signature.
 type Signer struct {
-	Format       string `json:"format"` // ssh or minisign
+	Format       string `json:"format,omitempty"` // ssh or minisign
 	Principal    string `json:"principal,omitempty"`
 	KeyType      string `json:"key_type,omitempty"`
 	Fingerprint  string `json:"fingerprint,omitempty"`   // of an SSH key, or the identifier of a minisign key

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/image/cache"
+	"imgtool/image/registry"
 )
 
 // apt runs the host's apt with a separate state in the user's cache, so that it needs no
@@ -337,7 +338,7 @@ func (a *apt) download(ctx context.Context, rs ...*record) error {
 	}
 	for _, r := range rs {
 		if byDigest[r.sha256] == "" {
-			return &CorruptError{r.name + " " + r.version, &mismatchError{"digest", "sha256:" + sum, "sha256:" + r.sha256}}
+			return &CorruptError{r.name + " " + r.version, &registry.MismatchError{What: "digest", Got: "sha256:" + sum, Want: "sha256:" + r.sha256}}
 		}
 		if err := os.Rename(byDigest[r.sha256], a.file(r)); err != nil {
 			return err

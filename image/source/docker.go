@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"imgtool/image/registry"
 	"imgtool/image/tree"
 )
 
@@ -25,7 +26,7 @@ type dockerImage struct {
 // without any is not an archive of "docker save".
 func dockerImages(t *tree.Tree) (images []dockerImage) {
 	r, err := openIn(t, "manifest.json")
-	raw, err := readAll(r, err, 0)
+	raw, err := registry.ReadAll(r, err, 0)
 	if err != nil || json.Unmarshal(raw, &images) != nil {
 		return nil
 	}
@@ -58,7 +59,7 @@ func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree, ima
 	}
 	im := images[picked[0]]
 	r, err := openIn(t, im.Config)
-	raw, err := readAll(r, err, 0)
+	raw, err := registry.ReadAll(r, err, 0)
 	if err != nil {
 		return nil, blobError(ref, "config", v1.Hash{}, err)
 	}
@@ -67,7 +68,7 @@ func (o *Opener) dockerArchive(ctx context.Context, in within, t *tree.Tree, ima
 		return nil, err
 	}
 	if want, err := im.id(); err == nil {
-		if err := compare("digest", digest.Hex, want); err != nil {
+		if err := registry.Compare("digest", digest.Hex, want); err != nil {
 			return nil, blobError(ref, "config", want, err)
 		}
 	}

@@ -109,7 +109,7 @@ func TestRegistryTimeouts(t *testing.T) {
 		{"half a manifest", "/manifests/", half, gone, "less than 16384 bytes arrived in 1s"},
 		{"a trickling manifest", "/manifests/", endless(200, []byte(" "), 50*time.Millisecond), gone, "less than 16384 bytes arrived in 1s"},
 		{"an endless manifest", "/manifests/", endless(200, many, 0), other, "larger than the limit of 16777216 bytes"},
-		{"an endless error", "/manifests/", endless(404, many, 0), other, "body exceeds 65536 byte limit"},
+		{"an endless error", "/manifests/", endless(400, many, 0), other, "body exceeds 65536 byte limit"},
 		{"an endless ping", "/v2/", endless(401, many, 0), other, ""},
 		{"a cut manifest", "/manifests/", cut, gone, "it closed the connection 3 times, the last time after 1 bytes"},
 		{"half a config or layer", "/blobs/", half, gone, "less than 16384 bytes arrived in 1s"},

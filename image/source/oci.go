@@ -25,13 +25,10 @@ import (
 	"imgtool/image"
 	"imgtool/image/compress"
 	"imgtool/image/hostfile"
+	"imgtool/image/registry"
 	"imgtool/image/tree"
 	"imgtool/image/tree/tarfs"
 )
-
-// maxManifest is the size of the largest index, manifest or config that is read, in bytes.
-// Registries refuse manifests of more than 4 MiB.
-const maxManifest = 16 << 20
 
 // maxLayers is the largest number of layers of an image. Docker allows 127.
 const maxLayers = 1000
@@ -101,7 +98,7 @@ func contentOf(n *tree.Inode) image.Content {
 // is the tar that the layout is in, or nil.
 func (o *Opener) layout(ctx context.Context, in within, t *tree.Tree, open func(name string) (io.ReadCloser, error)) (*Root, error) {
 	r, err := open("index.json")
-	raw, err := readAll(r, err, 0)
+	raw, err := registry.ReadAll(r, err, 0)
 	if err != nil {
 		return nil, named(in.ref, err)
 	}
@@ -132,53 +129,6 @@ func (o *Opener) layout(ctx context.Context, in within, t *tree.Tree, open func(
 	}}, fit, 0)
 }
 
-// readAll reads a manifest, index or config. size is the announced size, or 0.
-func readAll(r io.ReadCloser, err error, size int64) ([]byte, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	if size > maxManifest {
-		return nil, fmt.Errorf("it has %d bytes, the limit is %d", size, maxManifest)
-	}
-	limit := cmp.Or(size, maxManifest)
-	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(raw)) > limit {
-		if size > 0 {
-			return nil, &mismatchError{"size", fmt.Sprintf("at least %d bytes", size+1), fmt.Sprint(size)}
-		}
-		err = fmt.Errorf("larger than the limit of %d bytes", maxManifest)
-	}
-	return raw, err
-}
-
-// checked reads a manifest or config and verifies its size and digest.
-func checked(r io.ReadCloser, err error, d v1.Descriptor) ([]byte, error) {
-	raw, err := readAll(r, err, max(0, d.Size))
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(raw)
-	return raw, compare("digest", hex.EncodeToString(sum[:]), d.Digest)
-}
-
-func compare(what, got string, want v1.Hash) error {
-	if want.Algorithm != "sha256" {
-		return fmt.Errorf("%s %s: only sha256 is supported", what, want)
-	}
-	if got != want.Hex {
-		return &mismatchError{what, "sha256:" + got, want.String()}
-	}
-	return nil
-}
-
-// mismatchError says that a digest or size is not as stated.
-type mismatchError struct{ what, got, want string }
-
-func (e *mismatchError) Error() string {
-	return fmt.Sprintf("its %s is %s, not %s", e.what, e.got, e.want)
-}
-
 // choose opens the image for the architecture of the board among the descriptors.
 func (o *Opener) choose(ctx context.Context, in container, descs []v1.Descriptor, depth int) (*Root, error) {
 	var fit []v1.Descriptor
@@ -206,7 +156,7 @@ func (o *Opener) choose(ctx context.Context, in container, descs []v1.Descriptor
 	}
 	d := fit[0] // the first, as the specification says
 	r, err := in.open(ctx, "manifests", d.Digest.String())
-	raw, err := checked(r, err, d)
+	raw, err := registry.ReadVerified(r, err, d)
 	if err != nil {
 		return nil, blobError(in.ref, "manifest", d.Digest, err)
 	}
@@ -251,7 +201,7 @@ func (o *Opener) manifest(ctx context.Context, in container, digest v1.Hash, raw
 		layers = append(layers, layer{&l, func(ctx context.Context) (io.ReadCloser, error) { return in.open(ctx, "blobs", l.Digest.String()) }})
 	}
 	r, err := in.open(ctx, "blobs", m.Config.Digest.String())
-	conf, err := checked(r, err, m.Config)
+	conf, err := registry.ReadVerified(r, err, m.Config)
 	if err != nil {
 		return nil, blobError(in.ref, "config", m.Config.Digest, err)
 	}
@@ -263,7 +213,7 @@ func isLayer(m types.MediaType) bool { return m.IsLayer() || strings.Contains(st
 
 func blobError(ref, part string, d v1.Hash, err error) error {
 	name := fmt.Sprintf("%s: %s", ref, part)
-	if errors.As(err, new(*mismatchError)) {
+	if errors.As(err, new(*registry.MismatchError)) {
 		return &CorruptError{name, err}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -367,12 +317,12 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 		} else if k != packed {
 			sum, err := hash(ctx, f)
 			if err == nil && desc != nil {
-				err = compare("digest", sum, desc.Digest)
+				err = registry.Compare("digest", sum, desc.Digest)
 			}
 			if err != nil {
 				return nil, err
 			}
-			return f, compare("diff id", sum, diffID)
+			return f, registry.Compare("diff id", sum, diffID)
 		}
 	}
 
@@ -401,17 +351,17 @@ func (o *Opener) layer(ctx context.Context, name string, r io.Reader, desc *v1.D
 		case n > maxRest:
 			return nil, &CorruptError{"compressed stream", fmt.Errorf("more than %d bytes follow its end", maxRest)}
 		}
-		if err := compare("digest", hex.EncodeToString(packed.Sum(nil)), desc.Digest); err != nil {
+		if err := registry.Compare("digest", hex.EncodeToString(packed.Sum(nil)), desc.Digest); err != nil {
 			return nil, err
 		}
 		if n, _ := r.Read(make([]byte, 1)); n > 0 {
-			return nil, &mismatchError{"size", fmt.Sprintf("at least %d bytes", desc.Size+1), fmt.Sprint(desc.Size)}
+			return nil, &registry.MismatchError{What: "size", Got: fmt.Sprintf("at least %d bytes", desc.Size+1), Want: fmt.Sprint(desc.Size)}
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return c, compare("diff id", hex.EncodeToString(plain.Sum(nil)), diffID)
+	return c, registry.Compare("diff id", hex.EncodeToString(plain.Sum(nil)), diffID)
 }
 
 // layerLike accepts a tar, or nothing: some tools write empty layers of no bytes.

@@ -119,15 +119,16 @@ type Layer struct {
 	Size      int64
 }
 
-// Root is a root file system: a tree or a squashfs. The other field is nil.
+// Root is a root file system: a tree, or a file system that is ready. The other field is nil.
 type Root struct {
-	Tree     *tree.Tree
-	Squashfs *File
-	Digest   string          // of the tree or the squashfs, hexadecimal
-	Sums     *sums.Checksums // of the files of the tree
-	Origin   string          // such as "oci sha256:…", the digest of the manifest; "" for a path
-	Layers   []Layer         // of a container image
-	Debs     []Deb           // packages that files of the tree were taken from
+	Tree   *tree.Tree
+	Ready  *File
+	Format string          // of Ready: "squashfs" or "erofs"
+	Digest string          // of the tree or of Ready, hexadecimal
+	Sums   *sums.Checksums // of the files of the tree
+	Origin string          // such as "oci sha256:…", the digest of the manifest; "" for a path
+	Layers []Layer         // of a container image
+	Debs   []Deb           // packages that files of the tree were taken from
 }
 
 // File opens PATH or deb:PACKAGE/PATH.
@@ -143,7 +144,7 @@ func (o *Opener) File(ctx context.Context, ref string) (*File, error) {
 }
 
 // Root opens a root file system: the path of a directory, a tar that may be compressed, a
-// squashfs, an OCI image layout, an archive of one, or an archive of "docker save";
+// squashfs or erofs, an OCI image layout, an archive of one, or an archive of "docker save";
 // oci:PATH:NAME to choose between several images; or docker://HOST/REPOSITORY:TAG in a registry.
 // The kind of a file is detected from its content.
 func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
@@ -154,8 +155,8 @@ func (o *Opener) Root(ctx context.Context, ref string) (*Root, error) {
 	if r.Tree != nil && o.opt.Clamp {
 		r.Tree.Clamp(o.opt.ModTime)
 	}
-	if r.Squashfs != nil {
-		r.Digest = r.Squashfs.SHA256
+	if r.Ready != nil {
+		r.Digest = r.Ready.SHA256
 	} else if r.Digest, r.Sums, err = sums.Digest(ctx, r.Tree, sums.Options{Memo: o.opt.Memo}); err != nil {
 		return nil, named(ref, err)
 	}
@@ -311,15 +312,15 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 		}
 	}
 	switch kind {
-	case squash:
+	case squash, erofsImage:
 		file, err := newFile(ctx, ref, c, "")
 		if err != nil {
 			return nil, err
 		}
-		return &Root{Squashfs: file}, nil
+		return &Root{Ready: file, Format: formats[kind]}, nil
 	case tarball:
 	default:
-		return nil, fmt.Errorf("%s: not a directory, tar, squashfs or container image", ref)
+		return nil, fmt.Errorf("%s: not a directory, tar, squashfs, erofs or container image", ref)
 	}
 	t, err := tarfs.Read(c, c.Size(), o.opt.ModTime)
 	if err != nil {

@@ -148,7 +148,7 @@ func TestRootSources(t *testing.T) {
 			t.Errorf("%s: %v", filepath.Base(ref), err)
 			continue
 		}
-		if got.Digest != want.Digest || got.Origin != "" || got.Squashfs != nil {
+		if got.Digest != want.Digest || got.Origin != "" || got.Ready != nil {
 			t.Errorf("%s: %+v, want digest %s", filepath.Base(ref), got, want.Digest)
 		}
 	}
@@ -164,7 +164,7 @@ func TestSquashfsIsNotChanged(t *testing.T) {
 	for _, ref := range []string{path, compress(t, "zstd", path)} {
 		r, err := o.Root(t.Context(), ref)
 		must(t, err)
-		if r.Tree != nil || r.Squashfs == nil || contents(t, r.Squashfs) != string(data) || r.Digest != sum(string(data)) || r.Squashfs.SHA256 != r.Digest {
+		if r.Tree != nil || r.Ready == nil || contents(t, r.Ready) != string(data) || r.Digest != sum(string(data)) || r.Ready.SHA256 != r.Digest {
 			t.Errorf("%s: %+v", ref, r)
 		}
 	}
@@ -210,9 +210,9 @@ func TestRootRefusesOtherFiles(t *testing.T) {
 	must(t, os.Mkdir(d+"/build.out", 0o755))
 	o := opener(t, source.Options{Dir: d})
 	for ref, want := range map[string]string{
-		"text":                         "text: not a directory, tar, squashfs or container image",
-		"empty":                        "empty: not a directory, tar, squashfs or container image",
-		"text.zstd":                    "text.zstd: neither a tar nor a squashfs after decompression",
+		"text":                         "text: not a directory, tar, squashfs, erofs or container image",
+		"empty":                        "empty: not a directory, tar, squashfs, erofs or container image",
+		"text.zstd":                    "text.zstd: not a tar, squashfs or erofs after decompression",
 		"fifo":                         "fifo is not a regular file, but a pipe",
 		"rootfs.tar.gz":                "stat rootfs.tar.gz: no such file or directory",
 		"debian:12":                    "stat debian:12: no such file or directory",

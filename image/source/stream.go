@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"imgtool/image"
 	"imgtool/image/compress"
+	"imgtool/image/erofs"
 	"imgtool/image/tree/tarfs"
 )
 
@@ -18,14 +20,23 @@ const (
 	unknown kind = iota
 	tarball
 	squash
+	erofsImage
 	packed
 )
 
-// kindOf returns the kind of a file by its first 512 bytes.
+// formats has the names of file systems that are used as they are.
+var formats = map[kind]string{squash: "squashfs", erofsImage: "erofs"}
+
+// headSize is the number of first bytes of a file by which its kind is known.
+const headSize = 2048
+
+// kindOf returns the kind of a file by its first headSize bytes.
 func kindOf(head []byte) kind {
 	switch {
 	case len(head) >= 4 && string(head[:4]) == "hsqs":
 		return squash
+	case len(head) > erofs.SuperOffset && strings.HasPrefix(string(head[erofs.SuperOffset:]), erofs.Magic):
+		return erofsImage
 	case compress.Detect(head) != compress.None:
 		return packed
 	case tarfs.IsTar(head):
@@ -35,21 +46,21 @@ func kindOf(head []byte) kind {
 }
 
 func sniff(c image.Content) (kind, error) {
-	head, err := image.Head(c, 512)
+	head, err := image.Head(c, headSize)
 	return kindOf(head), err
 }
 
-// rootLike refuses decompressed streams that are neither a tar nor a squashfs by their first
+// rootLike refuses decompressed streams that are no tar, squashfs or erofs by their first
 // bytes, before gigabytes are unpacked.
 func rootLike(head []byte) error {
-	if k := kindOf(head); k != tarball && k != squash {
-		return errors.New("neither a tar nor a squashfs after decompression")
+	if k := kindOf(head); k != tarball && k != squash && k != erofsImage {
+		return errors.New("not a tar, squashfs or erofs after decompression")
 	}
 	return nil
 }
 
 // unpack decompresses r to a scratch file, or copies it if it is not compressed. accept
-// checks the first 512 bytes of the result. The result is also written to also, if that is
+// checks the first headSize bytes of the result. The result is also written to also, if that is
 // not nil. A damaged stream is a *CorruptError. Data after the end of the compressed data are
 // an error if tar fails on them too, otherwise a warning about name.
 func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept func([]byte) error, also io.Writer) (image.Content, error) {
@@ -102,7 +113,7 @@ func (o *Opener) unpack(ctx context.Context, name string, r io.Reader, accept fu
 			return nil, bad(err)
 		}
 		if f.Size() == 0 {
-			if err := accept(buf[:min(n, 512)]); err != nil {
+			if err := accept(buf[:min(n, headSize)]); err != nil {
 				return nil, err
 			}
 		}

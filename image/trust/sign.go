@@ -22,7 +22,7 @@ type Signing struct {
 // Signed is what [Signing.Sign] did with an image.
 type Signed struct {
 	Image   string         `json:"image"`
-	BuildID string         `json:"build_id"`
+	BuildID string         `json:"build_id,omitempty"`
 	Added   []sign.Checked `json:"signed"`
 	Paths   []string       `json:"paths"` // of the files that have the signatures
 }
@@ -47,7 +47,7 @@ func (s *Signing) Sign(ctx context.Context, path string, opt volume.Options) (*S
 	}
 	more, err := s.signatures(manifest, path)
 	if err != nil {
-		return nil, src.Wrap(err)
+		return nil, src.Wrap(reasoned(err))
 	}
 	if s.Replace {
 		if file = nil; src.KeepsSignature() {

@@ -194,7 +194,7 @@ func (p *Policy) Check(src *volume.Source) ([]sign.Checked, error) {
 		return nil, err
 	}
 	if manifest == nil {
-		return nil, src.Wrap(&sign.Error{Reason: sign.NoManifest, Text: "it has no manifest, which is what a signature signs: use an image of imgtool build, with its manifest"})
+		return nil, src.Wrap(reasoned(&sign.Error{Reason: sign.NoManifest, Text: "it has no manifest, which is what a signature signs: use an image of imgtool build, with its manifest"}))
 	}
 	signatures = append(signatures, p.more...)
 	var all []sign.Checked
@@ -213,6 +213,7 @@ func (p *Policy) Check(src *volume.Source) ([]sign.Checked, error) {
 // explain adds a hint to the error of an image that is not signed.
 func (p *Policy) explain(src *volume.Source, err error) error {
 	refused, ok := errors.AsType[*sign.Error](err)
+	err = reasoned(err)
 	switch {
 	case !ok || refused.Reason != sign.Unsigned:
 		return err
@@ -220,6 +221,14 @@ func (p *Policy) explain(src *volume.Source, err error) error {
 		return fault.WithHint(err, "a signature at the end of a stream cannot be read before the disk is written: give a file, or the signature with --signature")
 	}
 	return fault.WithHint(err, "sign it with imgtool sign --key KEY %s, or give the signature with --signature", src.Name)
+}
+
+// reasoned adds the reason of a *[sign.Error] to it.
+func reasoned(err error) error {
+	if refused, ok := errors.AsType[*sign.Error](err); ok {
+		return fault.WithReason(refused.Reason, err)
+	}
+	return err
 }
 
 // Names describes who made the signatures that were accepted.

@@ -17,9 +17,29 @@ func (s *Source) Attachment(name string) ([]byte, error) {
 		return data, s.Wrap(err)
 	}
 	if path := s.attachmentPath(name); path != "" {
-		return artifact.ReadBeside(path, name)
+		return artifact.ReadBeside(path, name, s.documented())
 	}
 	return nil, s.Wrap(err)
+}
+
+// documented returns the manifest if it has the checksums of the documents beside the image: it
+// has those of the documents in an .img.zst.
+func (s *Source) documented() *artifact.Manifest {
+	if s.Format == artifact.Zstd {
+		return nil
+	}
+	return s.Manifest
+}
+
+// CheckAttachments compares the documents of the image with its manifest.
+func (s *Source) CheckAttachments() error {
+	all, err := s.Attachments()
+	for _, a := range all {
+		if _, err := s.Attachment(a.Name); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 func (s *Source) inside(name string) ([]byte, error) {
@@ -59,12 +79,12 @@ func (s *Source) Attachments() (all []artifact.Attached, err error) {
 	for _, a := range all {
 		has[a.Name] = true
 	}
-	for _, name := range []string{artifact.Provenance, artifact.SBOM, artifact.Signature} {
+	for _, name := range []string{artifact.Minisig, artifact.Provenance, artifact.SBOM, artifact.Signature} {
 		path := s.attachmentPath(name)
 		if has[name] || path == "" {
 			continue
 		}
-		data, err := artifact.ReadBeside(path, name)
+		data, err := artifact.ReadBeside(path, name, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/erofs"
 	"imgtool/image/ext4"
 	"imgtool/image/fat"
 	"imgtool/image/squashfs"
@@ -20,10 +21,11 @@ import (
 
 // FileSystem is a file system or swap area that was read.
 type FileSystem struct {
-	Kind string     // "squashfs", "ext4", "swap", "FAT12", "FAT16" or "FAT32"
-	Tree *tree.Tree // its files; nil for swap
+	Kind string     // "squashfs", "erofs", "ext4", "swap", "FAT12", "FAT16" or "FAT32"
+	Tree *tree.Tree // its files; nil for swap and a compressed erofs
 
 	Squashfs squashfs.Summary
+	Erofs    erofs.Summary
 	Ext4     *ext4.Options // nil unless it is an ext4
 	Swap     Swap
 	FAT      *fat.FS     // nil unless it is a FAT
@@ -32,12 +34,12 @@ type FileSystem struct {
 
 // Swap is the header of a swap area.
 type Swap struct {
-	Label string `json:"label"`
-	UUID  string `json:"uuid"`
+	Label string `json:"label,omitempty"`
+	UUID  string `json:"uuid,omitempty"`
 }
 
 // Detect returns the kind of file system that r may hold by its first bytes:
-// "squashfs", "ext4", "swap", "FAT" or "".
+// "squashfs", "erofs", "ext4", "swap", "FAT" or "".
 func Detect(r io.ReaderAt) (string, error) {
 	b := make([]byte, 4096)
 	if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
@@ -46,6 +48,8 @@ func Detect(r io.ReaderAt) (string, error) {
 	switch {
 	case string(b[:4]) == "hsqs":
 		return "squashfs", nil
+	case string(b[erofs.SuperOffset:][:4]) == erofs.Magic:
+		return "erofs", nil
 	case b[1080] == 0x53 && b[1081] == 0xEF: // s_magic of fs/ext4/ext4.h
 		return "ext4", nil
 	case string(b[4086:]) == "SWAPSPACE2": // union swap_header of include/linux/swap.h
@@ -71,6 +75,14 @@ func ReadFS(r io.ReaderAt, size int64) (*FileSystem, error) {
 		if s, err = squashfs.Open(r, size); err == nil {
 			v.Squashfs = s.Summary()
 			v.Tree, err = s.Tree()
+		}
+	case "erofs":
+		var e *erofs.Reader
+		if e, err = erofs.Open(r, size); err == nil {
+			v.Erofs = e.Summary()
+			if v.Tree, err = e.Tree(); errors.Is(err, erofs.ErrCompressed) {
+				err = nil
+			}
 		}
 	case "ext4":
 		v.Tree, v.Ext4, err = ext4.Read(r, size)

@@ -19,7 +19,7 @@ import (
 )
 
 // PlaceHelp explains to users how a place is written.
-const PlaceHelp = `IMAGE is an image of any format, a disk, a file system alone (squashfs, ext4, FAT), or
+const PlaceHelp = `IMAGE is an image of any format, a disk, a file system alone (squashfs, erofs, ext4, FAT), or
 - for standard input (after --, as in -- -:boot-a). PARTITION is a name or a number. A
 file system alone has no partitions: IMAGE:/PATH. Names of files may contain colons: the
 longest part of the argument before a colon, or all of it, that names a file is the image.`
@@ -170,11 +170,13 @@ func (l *Location) FileSystem() (*FileSystem, error) {
 	case err != nil:
 		return nil, Unreadable(name, err)
 	case v == nil && l.Partitions.None():
-		return nil, corrupt("%s: it is neither a disk image nor a known file system (squashfs, ext4, FAT)", name)
+		return nil, corrupt("%s: it is neither a disk image nor a known file system (squashfs, erofs, ext4, FAT)", name)
 	case v == nil:
-		return nil, fmt.Errorf("%s has no known file system (squashfs, ext4, FAT)", name)
+		return nil, fmt.Errorf("%s has no known file system (squashfs, erofs, ext4, FAT)", name)
+	case v.Tree == nil && v.Kind == "erofs":
+		return nil, fmt.Errorf("%s is a compressed erofs (%s), whose files are not read: extract them with fsck.erofs --extract", name, v.Erofs.Compression())
 	case v.Tree == nil:
-		return nil, fmt.Errorf("%s is %s, and no file system (squashfs, ext4, FAT)", name, v.Kind)
+		return nil, fmt.Errorf("%s is %s, and no file system (squashfs, erofs, ext4, FAT)", name, v.Kind)
 	}
 	return v, nil
 }

@@ -50,7 +50,7 @@ func TestPlaceErrors(t *testing.T) {
 	for _, c := range []struct{ arg, kind, want string }{
 		{path, fault.Usage, "name a partition, as in " + path + ":root (it has 1 root)"},
 		{path + ":none", "", `has no partition "none" (it has 1 root)`},
-		{path + ":root", "", path + ":root has no known file system (squashfs, ext4, FAT)"},
+		{path + ":root", "", path + ":root has no known file system (squashfs, erofs, ext4, FAT)"},
 		{text, fault.Corrupt, "it is neither a disk image nor a known file system"},
 		{text + ":root", fault.Corrupt, "it starts with no partition table"},
 	} {

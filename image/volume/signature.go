@@ -44,7 +44,7 @@ func (s *Source) besideSignature(name string) ([]byte, error) {
 	if path == "" {
 		return nil, fs.ErrNotExist
 	}
-	return artifact.ReadBeside(path, name)
+	return artifact.ReadBeside(path, name, nil)
 }
 
 // KeepsSignature reports whether a signature is stored in the image file, and not beside it.

@@ -2,6 +2,7 @@ package usage
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -9,15 +10,20 @@ import (
 )
 
 // Operands returns a check for commands with these arguments, each given by what it is, such as
-// "image". Those from the first that begins with "?" may be left out.
+// "image". Those from the first that begins with "?" may be left out, and the last may be repeated
+// if it ends with "...".
 func Operands(nouns ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		err := tooMany(cmd, args, len(nouns), "")
+		most := len(nouns)
+		if strings.HasSuffix(nouns[most-1], "...") {
+			most = len(args)
+		}
+		err := tooMany(cmd, args, most, "")
 		if err == nil {
 			err = anyEmpty(cmd, args)
 		}
 		if err == nil && len(args) < len(nouns) && nouns[len(args)][0] != '?' {
-			err = fmt.Errorf("say which %s: %s", nouns[len(args)], line(cmd))
+			err = fmt.Errorf("say which %s: %s", strings.TrimSuffix(nouns[len(args)], "..."), line(cmd))
 		}
 		return asUsage(cmd, err)
 	}

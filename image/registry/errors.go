@@ -1,4 +1,4 @@
-package source
+package registry
 
 import (
 	"cmp"
@@ -41,9 +41,12 @@ func explain(host string, err error) error {
 			}
 			return fault.New(fault.Permission, "%s denies access with status %d%s: log in with docker login, podman login or skopeo login", host, status, words)
 		case remote.Temporary(status):
-			return fmt.Errorf("%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
+			return fault.New(fault.Gone, "%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
 		}
-		return err
+		if words != "" {
+			words = fmt.Sprintf(" (%q)", words)
+		}
+		return fmt.Errorf("%s responds with status %d, %s%s", host, answer.StatusCode, http.StatusText(answer.StatusCode), words)
 	}
 	for u := new(url.Error); errors.As(err, &u); {
 		err = u.Err
