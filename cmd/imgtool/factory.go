@@ -222,6 +222,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		return err
 	}
 	o := opt.options(board, u)
+	o.Source.Spool = policy.Required()
 	o.Opened = func(src *volume.Source) ([]string, error) {
 		all, err := checkSignatures(ctx, src, policy, u)
 		return trust.Names(all), err

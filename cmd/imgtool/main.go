@@ -33,6 +33,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	u := terminal.New(stdin, stdout, stderr)
+	u.Context = ctx
 	u.Completing = usage.Completing(args)
 	stop := u.HandleSignals(cancel)
 	defer stop()

@@ -99,6 +99,9 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 	if err := checkStall(opt.stall); err != nil {
 		return err
 	}
+	if err := volume.CheckLocal(opt.target); err != nil {
+		return err
+	}
 	err := deploy.Permit(ctx, []string{opt.target}, true)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
-	"imgtool/image/sign"
+	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -24,6 +25,7 @@ type verifyOptions struct {
 	image    string
 	board    string
 	seed     seedOptions
+	sums     sumOptions
 	keepKeys bool
 	stall    time.Duration
 	trust    trustOptions
@@ -43,6 +45,9 @@ does it before it writes: it is read once, and compared with its manifest or blo
 and with the checksums of its compression. With --allowed-signers or --require-signature,
 its signatures are checked too (imgtool sign), and the exit status is 6 if none is accepted.
 
+The image can be a URL of http or https. Alone it is fetched and checked completely; compared
+with a disk, pieces that the disk has as the manifest says are not fetched.
+
 With --unit, the per-unit data that imgtool factory writes is expected as well. With
 --values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
@@ -60,7 +65,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"stall-timeout", "keep-registration-keys"}},
 				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
 			if err == nil {
-				err = checkNamed(args)
+				err = cmp.Or(opt.sums.check(), checkNamed(args))
 			}
 			if err != nil {
 				return err
@@ -70,14 +75,16 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
 				return runVerifyImage(cmd.Context(), image, opt, u)
+
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
 	}
-	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` or URL to compare with, - for standard input (default: the newest in out/)")
 	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
 	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` that was put in while the image was written")
 	opt.seed.addFlags(cmd)
+	opt.sums.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
 	opt.trust.addFlags(cmd)
@@ -87,10 +94,11 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	return cmd
 }
 
-// isImage reports whether an argument can only be an image: a regular file, or standard input.
+// isImage reports whether an argument can only be an image: a regular file, standard input or a
+// URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || err == nil && info.Mode().IsRegular()
+	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
@@ -114,7 +122,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	src, err := openImage(u, &opt.image, "--image FILE")
+	src, err := openImage(u, &opt.image, "--image FILE", opening{opt.sums, policy})
 	if err != nil {
 		return err
 	}
@@ -198,7 +206,7 @@ func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) 
 	if err != nil {
 		return err
 	}
-	src, err := openImage(u, &file, "imgtool verify FILE")
+	src, err := openImage(u, &file, "imgtool verify FILE", opening{opt.sums, policy})
 	if err != nil {
 		return err
 	}
@@ -210,23 +218,15 @@ func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) 
 			return err
 		}
 	}
-	var signatures []sign.Checked
-	stream := src.Image == nil && src.File == nil // its signature is at its end
-	if !stream {
-		if signatures, err = checkSignatures(ctx, src, policy, u); err != nil {
-			return err
-		}
+	signatures, err := checkSignatures(ctx, src, policy, u)
+	if err != nil {
+		return err
 	}
 	p, err := readImage(ctx, src, u)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	if stream {
-		if signatures, err = checkSignatures(ctx, src, policy, u); err != nil {
-			return err
-		}
-	}
 	took := time.Since(begin)
 	if u.JSON {
 		result := verified(src, took)
@@ -242,7 +242,7 @@ func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) 
 
 // readImage reads all of an image, and checks it.
 func readImage(ctx context.Context, src *volume.Source, u *ui) (*deploy.Plan, error) {
-	if err := src.Check(ctx); err != nil {
+	if err := src.CheckAll(ctx); err != nil {
 		return nil, err
 	}
 	if err := src.CheckAttachments(); err != nil {
@@ -254,7 +254,7 @@ func readImage(ctx context.Context, src *volume.Source, u *ui) (*deploy.Plan, er
 		}
 	}
 	p, err := deploy.NewPlan(src)
-	if err == nil && src.File == nil {
+	if err == nil && src.Image == nil && src.File == nil {
 		if err = p.ReadThrough(ctx, nil, u); err != nil {
 			p.Close()
 		}

@@ -75,6 +75,7 @@ type Options struct {
 	DryRun      bool          // check everything, write nothing
 	Eject       bool          // eject the disk that was written
 	SignedBy    []string      // who signed the image, for receipts
+	Likely      []string      // the disks that Run will get, if they are known before
 }
 
 // VerifyModes are how much can be read back, by name.
@@ -107,12 +108,19 @@ type Deployment struct {
 	plan    *Plan
 	targets []*Target
 	begun   bool // disks may have been written to
+
+	endLikely func() // of useLikely
 }
 
 // New reads an image up to its first partition. The source must stay open until Close.
 func New(src *volume.Source, opt Options) (*Deployment, error) {
 	d := &Deployment{src: src, opt: opt}
-	return d, d.setPlan(src)
+	d.endLikely = d.useLikely()
+	err := d.setPlan(src)
+	if err != nil {
+		d.endLikely()
+	}
+	return d, err
 }
 
 func (d *Deployment) setPlan(src *volume.Source) error {
@@ -121,13 +129,18 @@ func (d *Deployment) setPlan(src *volume.Source) error {
 		return err
 	}
 	p.board = d.opt.Board
-	d.Close()
+	d.closePlan()
 	d.plan = p
 	return nil
 }
 
 // Close ends reading the image.
 func (d *Deployment) Close() {
+	d.endLikely()
+	d.closePlan()
+}
+
+func (d *Deployment) closePlan() {
 	if d.plan != nil {
 		d.plan.Close()
 	}
@@ -167,6 +180,7 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 	if d.opt.DryRun {
 		return d.dryRun(ctx)
 	}
+	d.endLikely()
 	for _, t := range d.targets {
 		t.Configure(d.plan, &d.opt)
 		t.job.Zeros = d.src.Manifest == nil && d.opt.Delta != "no"
@@ -176,6 +190,10 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 		return err
 	}
 	defer closeAll()
+	if err := d.planFetch(ctx); err != nil {
+		return err
+	}
+	defer d.src.UseDisk(nil)
 	d.begun = true
 	defer d.opt.Begin()()
 	Write(ctx, d.plan, d.targets, &d.opt)
@@ -276,7 +294,7 @@ func (d *Deployment) open(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	stream := d.src.File != nil && d.src.Image == nil
+	stream := d.src.Image == nil && (d.src.File != nil || d.src.IsURL() && d.src.FillPartition() != nil)
 	if stream {
 		if err := d.seek(ctx); err != nil {
 			return err
@@ -362,7 +380,9 @@ func (d *Deployment) checkState(to *disk.Disk) error {
 }
 
 func (d *Deployment) dryRun(ctx context.Context) error {
-	if d.src.File == nil {
+	if d.src.IsURL() && d.src.Image != nil {
+		d.opt.Monitor.Infof("%s: its content was not fetched: it is checked when it is written", d.src.Name)
+	} else if d.src.File == nil {
 		var disks []*disk.Disk
 		for _, t := range d.targets {
 			disks = append(disks, t.Disk)

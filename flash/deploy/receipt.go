@@ -42,6 +42,7 @@ type Receipt struct {
 	Verify   string   `json:"verify,omitempty"` // full, sampled or none
 	Unread   int64    `json:"not_verified"`     // written and not read back
 	Repaired int      `json:"repaired"`
+	Fetched  int64    `json:"fetched,omitempty"` // from a server, for all disks together
 	Seconds  float64  `json:"seconds"`
 	Writing  float64  `json:"write_seconds"` // of the partitions
 	Reading  float64  `json:"verify_seconds"`
@@ -60,7 +61,7 @@ func Now() string { return time.Now().UTC().Format(time.RFC3339) }
 
 func (r *Receipt) describe(d *disk.Disk, src *volume.Source) {
 	r.Disk, r.Model, r.Serial, r.Size = d.Path, d.Model, d.Serial, d.Size
-	r.Image, r.Unit, r.Time = src.Name, src.Unit, Now()
+	r.Image, r.Unit, r.Time, r.Fetched = src.Name, src.Unit, Now(), src.Fetched()
 	if m := src.Manifest; m != nil {
 		r.Board, r.BuildID = m.Board, m.BuildID
 	}
@@ -95,6 +96,9 @@ func (r Receipt) Summary() string {
 	verified := "all read back from the disk and verified"
 	if r.Unread > 0 {
 		verified = fmt.Sprintf("%s read back and verified, %s not read back (--verify=%s)", image.FormatSize(r.Verified), image.FormatSize(r.Unread), r.Verify)
+	}
+	if r.Fetched > 0 {
+		skipped += fmt.Sprintf(", %s fetched", image.FormatSize(r.Fetched))
 	}
 	return fmt.Sprintf("%s: %s written%s, %s, in %s, %s/s", r.Disk, image.FormatSize(r.Written), skipped, verified,
 		time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), image.FormatSize(r.Rate))

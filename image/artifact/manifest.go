@@ -207,9 +207,9 @@ func (m *Manifest) checkDocuments() error {
 	return nil
 }
 
-// checkDocument compares a document with its checksum in the manifest, if that has one. m may be
+// CheckDocument compares a document with its checksum in the manifest, if that has one. m may be
 // nil.
-func (m *Manifest) checkDocument(name string, data []byte) error {
+func (m *Manifest) CheckDocument(name string, data []byte) error {
 	if m == nil {
 		return nil
 	}

@@ -46,6 +46,7 @@ type Options struct {
 	Inputs      map[string]string // references by name; empty: the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
+	Packed      bool           // leave no gaps in the squashfs, as squashfs.Options has it
 	BuildID     string         // empty: derived from the inputs
 	Cmdline     string         // more kernel arguments
 	Seed        *seedfile.Seed // nil: none

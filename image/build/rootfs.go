@@ -81,7 +81,7 @@ func contentSize(t *tree.Tree) (size int64) {
 }
 
 func (b *builder) squashfs() squashfs.Options {
-	return squashfs.Options{Compression: b.Compression, BlockSize: cmp.Or(b.BlockSize, 1<<20), ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
+	return squashfs.Options{Compression: b.Compression, BlockSize: cmp.Or(b.BlockSize, 1<<20), Packed: b.Packed, ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
 }
 
 func tooLarge(part string, size, max int64) error {

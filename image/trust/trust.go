@@ -181,7 +181,7 @@ func (p *Policy) apply() error {
 const maxRevoked = 64 << 20
 
 // Required reports whether images must be signed.
-func (p *Policy) Required() bool { return len(p.required) > 0 }
+func (p *Policy) Required() bool { return p != nil && len(p.required) > 0 }
 
 // Check checks the signatures of an image, if the policy requires one, and returns them. Nothing
 // but the manifest is read. An image that is not accepted is an error with a *[sign.Error].
@@ -214,11 +214,8 @@ func (p *Policy) Check(src *volume.Source) ([]sign.Checked, error) {
 func (p *Policy) explain(src *volume.Source, err error) error {
 	refused, ok := errors.AsType[*sign.Error](err)
 	err = reasoned(err)
-	switch {
-	case !ok || refused.Reason != sign.Unsigned:
+	if !ok || refused.Reason != sign.Unsigned {
 		return err
-	case src.Image == nil && src.File == nil:
-		return fault.WithHint(err, "a signature at the end of a stream cannot be read before the disk is written: give a file, or the signature with --signature")
 	}
 	return fault.WithHint(err, "sign it with imgtool sign --key KEY %s, or give the signature with --signature", src.Name)
 }

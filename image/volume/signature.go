@@ -24,7 +24,7 @@ func (s *Source) Signed() (manifest, signatures []byte, err error) {
 	}
 	signatures = bytes.Clone(inside)
 	for _, name := range []string{artifact.Signature, artifact.Minisig} {
-		beside, err := s.besideSignature(name)
+		beside, _, err := s.readBeside(name, nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -37,14 +37,6 @@ func (s *Source) Signed() (manifest, signatures []byte, err error) {
 		signatures = append(signatures, beside...)
 	}
 	return s.signed, signatures, nil
-}
-
-func (s *Source) besideSignature(name string) ([]byte, error) {
-	path := s.attachmentPath(name)
-	if path == "" {
-		return nil, fs.ErrNotExist
-	}
-	return artifact.ReadBeside(path, name, nil)
 }
 
 // KeepsSignature reports whether a signature is stored in the image file, and not beside it.

@@ -41,6 +41,9 @@ type UI struct {
 	Plain    bool            // write lines and draw nothing
 	Unpacked compress.Budget // for scratch files
 	Started  bool            // the command line is valid
+	Context  context.Context // ends when the program is interrupted
+
+	Fetched atomic.Int64 // bytes that came from servers
 
 	Completing bool // a shell asks what can be typed
 
@@ -81,7 +84,7 @@ func isTerminal(file any) bool {
 
 // Opening returns how commands open images.
 func (u *UI) Opening() volume.Options {
-	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u}
+	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u, Context: u.Context, Count: func(n int64) { u.Fetched.Add(n) }}
 }
 
 // Infof shows a message.
