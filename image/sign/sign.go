@@ -58,8 +58,8 @@ const (
 	minisignBegin = "untrusted comment: "
 )
 
-// Parse returns the signatures in a file, each once. What is no signature is returned as a
-// malformed one.
+// Parse returns the signatures in a file, each once. Other text is returned as a malformed
+// signature.
 func Parse(file []byte) (all []*Signature) {
 	rest := file
 	for len(bytes.Trim(rest, "\n")) > 0 && len(all) < maxSignatures {
@@ -194,8 +194,8 @@ func Of(format string, file []byte) []byte {
 	return out
 }
 
-// Check checks a signature that was made elsewhere, as far as that is possible without knowing
-// its key.
+// Check checks a signature that was made elsewhere: all but whose key it is, and of minisign the
+// form only.
 func (s *Signature) Check(manifest []byte) error {
 	if s.err != nil {
 		return refuse(Malformed, "the signature is malformed: %v", s.err)

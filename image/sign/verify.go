@@ -182,8 +182,8 @@ func (p *Policy) lines(key ssh.PublicKey) (lines []allowed) {
 	return lines
 }
 
-// allows checks the rest of a line with a matching key. The principal is the one that is asked
-// for, else those of the line or, with a certificate, those of both.
+// allows checks the rest of a line with a matching key. The principal is what the user
+// asks for, else the field of the line, or with a certificate what both have in common.
 func (p *Policy) allows(a allowed, key ssh.PublicKey) (principal string, err *Error) {
 	print := ssh.FingerprintSHA256(plainKey(key))
 	if p.Principal != "" && !matchList(p.Principal, a.principals) {

@@ -29,7 +29,7 @@ const (
 
 // Options are what the user asks for.
 type Options struct {
-	Signers   []string // files with allowed signers; a signature of one of them is required
+	Signers   []string // files with allowed signers; a signature by any of these signers is required
 	Revoked   string   // file with keys that are not accepted; empty: none
 	Principal string   // that must have signed; empty: any
 	Time      string   // at which keys must be valid, see [sign.ParseTime]; empty: now

@@ -44,7 +44,7 @@ func (s *Source) KeepsSignature() bool {
 	return s.opened != nil && s.Format == artifact.Zstd && s.Manifest != nil && s.Manifest != s.beside.manifest
 }
 
-// checkSigned returns an error if the manifest is not the one that [Source.Signed] returned.
+// checkSigned returns an error if the manifest is not what [Source.Signed] returned.
 func (s *Source) checkSigned() error {
 	if s.signed == nil || s.Manifest != nil && bytes.Equal(s.Manifest.Text(), s.signed) {
 		return nil
