@@ -30,6 +30,8 @@ var keys = []struct{ pkg, structure, heading string }{
 	{"boards", "Recovery", "### `[recovery]`"},
 	{"boards", "USBDisk", "### `[[recovery.usb]]`"},
 	{"boards", "Trust", "### `[trust]`"},
+	{"boards", "RAUC", "### `[rauc]`"},
+	{"boards", "RAUCImage", "### `[[rauc.image]]`"},
 	{"boards", "Starter", "### `[starter]`"},
 	{"boards", "Program", "### `[[starter.program]]`"},
 	{"image/boardinfo", "Variable", "### `[[unit.variable]]`"},

@@ -22,11 +22,14 @@ script or menu and its file systems, and check the partition tables and boot loa
 exit status is 6 if a check fails. Per-unit data, such as SSH host keys, is a warning and
 not a fault.
 
-With --manifest, print the manifest instead, byte for byte as it is in the image or beside
-it: what signatures of the image sign, also those of ssh-keygen -Y and minisign.`,
+Of an update bundle of RAUC (.raucb), show the manifest, the images and the signer.
+
+With --manifest, print the manifest of an image instead, byte for byte as it is in the image
+or beside it: what signatures of the image sign, also those of ssh-keygen -Y and minisign.`,
 		Example: `  imgtool inspect x.img.zst
   imgtool inspect --manifest x.img.zst > x.manifest.json
-  imgtool inspect --json /dev/sdX`,
+  imgtool inspect --json /dev/sdX
+  imgtool inspect x.raucb`,
 		SuggestFor: []string{"info", "show", "view", "describe", "dump", "print"},
 		Args:       usage.Operands("image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,7 +67,11 @@ func runInspect(ctx context.Context, path string, u *ui) error {
 	if err := s.Seek(ctx); err != nil {
 		return err
 	}
-	r, err := inspect.Source(s)
+	look := inspect.Source
+	if s.IsBundle() {
+		look = inspect.OfBundle
+	}
+	r, err := look(s)
 	if err != nil {
 		return s.Wrap(err)
 	}

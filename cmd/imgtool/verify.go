@@ -29,6 +29,7 @@ type verifyOptions struct {
 	keepKeys bool
 	stall    time.Duration
 	trust    trustOptions
+	bundle   bundleTrust
 }
 
 func newVerifyCommand(u *ui) *cobra.Command {
@@ -48,12 +49,16 @@ its signatures are checked too (imgtool sign), and the exit status is 6 if none 
 The image can be a URL of http or https. Alone it is fetched and checked completely; compared
 with a disk, pieces that the disk has as the manifest says are not fetched.
 
+An update bundle of RAUC (.raucb) is checked as RAUC does before it installs it, and each
+of its images besides. --keyring says which signers are trusted.
+
 With --unit, the per-unit data that imgtool factory writes is expected as well. With
 --values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
   imgtool verify x.img.zst
-  imgtool verify --allowed-signers signers x.img.zst`,
+  imgtool verify --allowed-signers signers x.img.zst
+  imgtool verify x.raucb --keyring ca.pem --compatible rock64`,
 		SuggestFor: []string{"check", "test", "validate", "compare"},
 		Args:       usage.Operands("?disk or image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,7 +68,8 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 			}
 			err := usage.CheckUseless(cmd,
 				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"stall-timeout", "keep-registration-keys"}},
-				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
+				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
+				usage.Useless{If: len(args) > 0, Why: "unless an update bundle is checked", Flags: bundleFlags})
 			if err == nil {
 				err = cmp.Or(opt.sums.check(), checkNamed(args))
 			}
@@ -74,8 +80,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return runVerifyImage(cmd.Context(), image, opt, u)
-
+				return runVerifyImage(cmd, image, opt, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
@@ -90,6 +95,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	opt.trust.addFlags(cmd)
 	cmd.Flags().StringVar(&opt.trust.Time, "verify-time", "", "`TIME` at which the keys must be valid, YYYYMMDD[HHMM[SS]][Z] (default: now)")
 	usage.Group(cmd, "Signatures", "verify-time")
+	opt.bundle.addFlags(cmd)
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
@@ -200,8 +206,8 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) error {
-	begin := time.Now()
+func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) error {
+	ctx, begin := cmd.Context(), time.Now()
 	policy, err := opt.trust.policy(opt.board, u)
 	if err != nil {
 		return err
@@ -211,6 +217,15 @@ func runVerifyImage(ctx context.Context, file string, opt verifyOptions, u *ui) 
 		return err
 	}
 	defer src.Close()
+	if src.IsBundle() {
+		if opt.trust.given() {
+			return fault.New(fault.Usage, "%s is an update bundle, which is signed in another way: use --keyring", src.Name)
+		}
+		return verifyBundle(ctx, src, opt.bundle, u)
+	}
+	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
+		return err
+	}
 	if board, err := askedBoard(opt.board); err != nil {
 		return err
 	} else if board != nil {
