@@ -221,6 +221,9 @@ func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) e
 		if opt.trust.given() {
 			return fault.New(fault.Usage, "%s is an update bundle, which is signed in another way: use --keyring", src.Name)
 		}
+		if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "for an update bundle", Flags: []string{"board"}}); err != nil {
+			return err
+		}
 		return verifyBundle(ctx, src, opt.bundle, u)
 	}
 	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
