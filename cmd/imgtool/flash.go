@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"regexp"
 	"sync"
 	"time"
 
@@ -44,6 +45,9 @@ type flashOptions struct {
 
 // check checks what needs no image and no disk.
 func (opt *flashOptions) check() error {
+	if opt.port != "" && !usbPort.MatchString(opt.port) {
+		return fault.New(fault.Usage, "--port is %q; it must be a USB port such as 1-2.3: port 3 of a hub in port 2 of bus 1", opt.port)
+	}
 	if opt.timeout < 0 {
 		return fault.New(fault.Usage, "--timeout is %s; it must not be negative", opt.timeout)
 	}
@@ -58,6 +62,9 @@ func (opt *flashOptions) check() error {
 	}
 	return deploy.CheckLog(opt.receipt)
 }
+
+// usbPort are the names of USB ports.
+var usbPort = regexp.MustCompile(`^[0-9]+-[0-9]+(\.[0-9]+)*$`)
 
 func addStallFlag(cmd *cobra.Command, stall *time.Duration) {
 	cmd.Flags().DurationVar(stall, "stall-timeout", flash.DefaultStall, "how long a disk may take over one read, write or flush")

@@ -65,6 +65,15 @@ func Attach(ctx context.Context, path, name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	if data != nil {
+		listed := m
+		if m == nil {
+			listed = manifestBeside(path)
+		}
+		if err := listed.CheckDocument(name, data); err != nil {
+			return fmt.Errorf("%s: it cannot be attached: %w", path, err)
+		}
+	}
 	if m == nil || data == nil {
 		if err := attachBeside(path, name, data); err != nil {
 			return err
@@ -72,11 +81,6 @@ func Attach(ctx context.Context, path, name string, data []byte) error {
 	}
 	if m == nil {
 		return nil
-	}
-	if data != nil {
-		if err := m.CheckDocument(name, data); err != nil {
-			return fmt.Errorf("%s: it cannot be attached: %w", path, err)
-		}
 	}
 	list := slices.DeleteFunc(slices.Clone(s.attached), func(a attached) bool { return a.name == name })
 	if data != nil {

@@ -52,6 +52,23 @@ func attachBeside(path, name string, data []byte) error {
 	return WriteBeside(AttachmentPath(path, name), data)
 }
 
+// manifestBeside returns the manifest beside an image file, or nil if it cannot be read.
+func manifestBeside(path string) *Manifest {
+	path, err := hostfile.Target(path)
+	if err != nil {
+		return nil
+	}
+	text, err := hostfile.ReadFile(ManifestPath(path), MaxManifest)
+	if err != nil {
+		return nil
+	}
+	m, err := ParseManifest(text)
+	if err != nil {
+		return nil
+	}
+	return m
+}
+
 // removeBeside removes an attachment beside an image file, and reports whether there was one.
 func removeBeside(path, name string) (found bool, err error) {
 	path, err = hostfile.Target(path)
