@@ -22,10 +22,12 @@ type Board struct {
 	Conf        Conf              `toml:"conf"`
 	Boot        []File            `toml:"boot"`
 	Seed        Seed              `toml:"seed"`
+	Verity      bool              `toml:"verity"` // the root file systems of slots have hash trees for dm-verity
 	Script      Script            `toml:"script"`
 	Recovery    Recovery          `toml:"recovery"`
 	AfterFlash  string            `toml:"after-flash"` // what to do with a disk that was written
 	Starter     Starter           `toml:"starter"`
+	RAUC        RAUC              `toml:"rauc"`
 
 	Source []byte `toml:"-"` // the text of the definition
 }
@@ -122,7 +124,8 @@ func (b *Board) NoSeed() error {
 	return fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
 }
 
-// Script is the boot script. @BUILD_ID@, @CMDLINE@, @SLOT_SELECT@ and @ROOTFS_TYPE@ are replaced in its text.
+// Script is the boot script. @BUILD_ID@, @CMDLINE@, @SLOT_SELECT@, @ROOTFS_TYPE@ and @VERITY@ are
+// replaced in its text.
 type Script struct {
 	Path string `toml:"path"`
 	Text string `toml:"text"`
@@ -130,6 +133,10 @@ type Script struct {
 	// How the slot is chosen: bootmeth, which is U-Boot's boot method for RAUC, or script.
 	SlotSelect string `toml:"slot-select"`
 }
+
+// VerityMark is replaced in a boot script by the kernel's arguments for dm-verity, with a space
+// before them, or by nothing.
+const VerityMark = "@VERITY@"
 
 // SlotSelects are the ways to choose a slot.
 var SlotSelects = []string{"bootmeth", "script"}
@@ -177,6 +184,34 @@ type Program struct {
 	Path    string `toml:"path"`
 	In      string `toml:"in"`  // initrd or rootfs
 	Dir     string `toml:"dir"` // directory in the target; empty: bin in an initrd, usr/bin in a root file system
+	If      string `toml:"if"`  // verity: only for a board with dm-verity
 	// An optional program is left out if the package does not have it.
 	Optional bool `toml:"optional"`
+}
+
+// RAUC describes the update bundles for devices with RAUC. A board without Compatible has
+// none.
+type RAUC struct {
+	Compatible  string      `toml:"compatible"` // as in the system.conf of the devices
+	Version     string      `toml:"version"`    // empty: the build ID
+	Description string      `toml:"description"`
+	HookFile    string      `toml:"hook-file"` // a file in the directory of the board
+	Hooks       []string    `toml:"hooks"`     // of the whole bundle
+	Images      []RAUCImage `toml:"image"`
+
+	// SHA-256 of public keys whose private keys are public, too. Bundles that they sign are
+	// for development.
+	DevelopmentKeys []string `toml:"development-keys"`
+
+	HookText []byte `toml:"-"`
+}
+
+// RAUCImage is the content of a partition, which RAUC writes to a slot.
+type RAUCImage struct {
+	Slot      string   `toml:"slot"`      // the class of the slots, as in their system.conf
+	Medium    string   `toml:"medium"`    // empty: the first
+	Partition string   `toml:"partition"` // of slot a
+	File      string   `toml:"file"`      // its name in the bundle, from which RAUC knows its type
+	Hooks     []string `toml:"hooks"`
+	Adaptive  []string `toml:"adaptive"`
 }

@@ -118,6 +118,7 @@ type builder struct {
 	buildID string
 
 	installed map[string][]sbom.Package // in partitions, by medium/partition
+	verity    *artifact.Verity          // of the root file system; nil if it has none
 	digest    []byte                    // of all inputs and options except the seed
 	codec     string
 	result    *Result

@@ -79,6 +79,9 @@ func (r *Report) check(what string, err error) {
 func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 	name := volume.PartName(p)
 	part := &Partition{Row: volume.RowOf(p)}
+	if m := partitionOf(s.Manifest, p.Number); m != nil {
+		part.Verity = m.Verity
+	}
 	if p.Off+p.Len > s.Image.Size() {
 		r.check(name, fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, s.Image.Size()))
 		return part, nil
@@ -126,14 +129,22 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 // timeOf returns a time in seconds since 1970 as RFC 3339.
 func timeOf(seconds int64) string { return time.Unix(seconds, 0).UTC().Format(time.RFC3339) }
 
-// stateFile returns the path of the file with the provisioning state of a partition, or "".
-func stateFile(m *artifact.Manifest, number int) string {
+// partitionOf returns a partition of a manifest, which may be nil, or nil.
+func partitionOf(m *artifact.Manifest, number int) *artifact.Partition {
 	if m != nil {
-		for _, p := range m.Partitions {
-			if p.Number == number {
-				return p.State
+		for i := range m.Partitions {
+			if m.Partitions[i].Number == number {
+				return &m.Partitions[i]
 			}
 		}
+	}
+	return nil
+}
+
+// stateFile returns the path of the file with the provisioning state of a partition, or "".
+func stateFile(m *artifact.Manifest, number int) string {
+	if p := partitionOf(m, number); p != nil {
+		return p.State
 	}
 	return ""
 }

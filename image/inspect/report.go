@@ -28,6 +28,7 @@ type Report struct {
 	Blobs      []Blob           `json:"blobs,omitempty"`
 	Inputs     []artifact.Input `json:"inputs,omitempty"`
 	Checks     []Check          `json:"checks"`
+	Bundle     *Bundle          `json:"bundle,omitempty"` // nil unless it is an update bundle
 
 	Attachments []artifact.Attached `json:"attachments,omitempty"` // in the image and beside it
 
@@ -42,6 +43,8 @@ type Partition struct {
 	Erofs    *Erofs       `json:"erofs,omitempty"`
 	Ext4     *Ext4        `json:"ext4,omitempty"`
 	Swap     *volume.Swap `json:"swap,omitempty"`
+
+	Verity *artifact.Verity `json:"verity,omitempty"` // by the manifest
 }
 
 // Ext4 is an ext4 file system.
@@ -148,6 +151,9 @@ func (r *Report) Text() string {
 	if r.Board != "" {
 		t.printf("%s build %s, for disks from %s\n", strings.TrimSpace(r.Board+" "+r.Medium), r.BuildID, image.FormatSize(r.Floor))
 	}
+	if r.Bundle != nil {
+		r.Bundle.text(&t)
+	}
 	r.partitions(&t)
 	if r.Table != "" {
 		t.printf("\ndisk %s, first usable sector %d\n", r.Table, r.FirstLBA)
@@ -223,6 +229,14 @@ func (r *Report) files(t *text) {
 }
 
 func (p *Partition) holds() string {
+	text := p.fileSystem()
+	if p.Verity != nil {
+		text += ", dm-verity"
+	}
+	return text
+}
+
+func (p *Partition) fileSystem() string {
 	switch {
 	case p.Late:
 		return "made by the device on its first boot"
