@@ -160,7 +160,7 @@ func readManifest(r io.ReadCloser, err error, d *v1.Descriptor) (*manifest, erro
 	}
 	m := &manifest{}
 	if err := json.Unmarshal(raw, m); err != nil {
-		return nil, fault.New(fault.Corrupt, "manifest %s: %w", d.Digest, err)
+		return nil, fault.New(fault.Corrupt, "it is not a manifest: the server may not be a registry (%w)", err)
 	}
 	if !m.index() && m.Config.Digest.Hex == "" && m.FSLayers == nil {
 		return nil, fault.New(fault.Corrupt, "%s is neither a manifest nor an index: the server may not be a registry", d.Digest)
