@@ -67,6 +67,9 @@ func (b *Board) checkBoot() error {
 	if by := b.Script.SlotSelect; by != "" && !slices.Contains(SlotSelects, by) {
 		return fmt.Errorf("[script]: %s", suggest.Unknown("slot-select", by, SlotSelects))
 	}
+	if b.Verity && !strings.Contains(b.Script.Text, VerityMark) {
+		return fmt.Errorf("verity needs a boot script with %s among the kernel's arguments, which is replaced by the root hash", VerityMark)
+	}
 	if b.Seed.Path != "" && b.Seed.Without != "" {
 		return errors.New("[seed] has both a path and a reason for having none")
 	}
@@ -131,6 +134,9 @@ func (b *Board) checkStarter() error {
 	for _, p := range b.Starter.Programs {
 		if p.Package == "" || !fs.ValidPath(p.Path) || p.In != "initrd" && p.In != "rootfs" {
 			return fmt.Errorf("[[starter.program]] %q needs a package, a path such as usr/bin/NAME, and in = \"initrd\" or \"rootfs\"", p.Path)
+		}
+		if p.If != "" && p.If != "verity" {
+			return fmt.Errorf("[[starter.program]] %q: if = %q is not known; it can be \"verity\"", p.Path, p.If)
 		}
 	}
 	inputs := b.Inputs()

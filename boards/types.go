@@ -22,6 +22,7 @@ type Board struct {
 	Conf        Conf              `toml:"conf"`
 	Boot        []File            `toml:"boot"`
 	Seed        Seed              `toml:"seed"`
+	Verity      bool              `toml:"verity"` // the root file systems of slots have hash trees for dm-verity
 	Script      Script            `toml:"script"`
 	Recovery    Recovery          `toml:"recovery"`
 	AfterFlash  string            `toml:"after-flash"` // what to do with a disk that was written
@@ -122,7 +123,8 @@ func (b *Board) NoSeed() error {
 	return fmt.Errorf("%s takes no seed: %s", b.Name, b.Seed.Without)
 }
 
-// Script is the boot script. @BUILD_ID@, @CMDLINE@, @SLOT_SELECT@ and @ROOTFS_TYPE@ are replaced in its text.
+// Script is the boot script. @BUILD_ID@, @CMDLINE@, @SLOT_SELECT@, @ROOTFS_TYPE@ and @VERITY@ are
+// replaced in its text.
 type Script struct {
 	Path string `toml:"path"`
 	Text string `toml:"text"`
@@ -130,6 +132,10 @@ type Script struct {
 	// How the slot is chosen: bootmeth, which is U-Boot's boot method for RAUC, or script.
 	SlotSelect string `toml:"slot-select"`
 }
+
+// VerityMark is replaced in a boot script by the kernel's arguments for dm-verity, with a space
+// before them, or by nothing.
+const VerityMark = "@VERITY@"
 
 // SlotSelects are the ways to choose a slot.
 var SlotSelects = []string{"bootmeth", "script"}
@@ -177,6 +183,7 @@ type Program struct {
 	Path    string `toml:"path"`
 	In      string `toml:"in"`  // initrd or rootfs
 	Dir     string `toml:"dir"` // directory in the target; empty: bin in an initrd, usr/bin in a root file system
+	If      string `toml:"if"`  // verity: only for a board with dm-verity
 	// An optional program is left out if the package does not have it.
 	Optional bool `toml:"optional"`
 }

@@ -58,6 +58,10 @@ type Job struct {
 	// equal are not read again.
 	Delta bool
 
+	// Same reports whether the disk is known to have a part of Body: it is compared with Body
+	// already. With Delta it is not read again. Same may be nil.
+	Same func(image.Span) bool
+
 	// Zeros reads the disk where Body has long runs of zeros, and leaves out the runs that the
 	// disk already has. They are read back like all other content.
 	Zeros bool

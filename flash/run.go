@@ -128,6 +128,9 @@ func (r *run) partitions(ctx context.Context, wiped *image.Manifest) (body *imag
 	var skipped skipped
 	p := locked(r.phases.Start(Writing, job.BodySize))
 	content := checked(job.Body, max(guard, job.RecordOff+int64(len(padded(job.Record)))), &seen)
+	if job.Delta && job.Same != nil {
+		content = r.withoutSame(content, spansIn(wiped), p)
+	}
 	if job.Zeros && !job.Delta {
 		content = r.withoutZeros(content, &skipped, p)
 	}
@@ -264,6 +267,24 @@ func (r *run) write(ctx context.Context, chunks iter.Seq2[image.Chunk, error], p
 	}
 	r.res.Written += size(m)
 	return m, nil
+}
+
+// withoutSame leaves out the chunks that are known to be on the disk, unless they were wiped.
+func (r *run) withoutSame(chunks iter.Seq2[image.Chunk, error], wiped []image.Span, p image.Progress) iter.Seq2[image.Chunk, error] {
+	return func(yield func(image.Chunk, error) bool) {
+		for c, err := range chunks {
+			at := image.Span{Off: c.Off, Len: int64(len(c.Data))}
+			if err == nil && r.job.Same(at) && totalLen(image.Subtract([]image.Span{at}, wiped)) == at.Len {
+				r.res.Skipped += at.Len
+				r.res.Verified += at.Len
+				p.Add(at.Len)
+				continue
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
 }
 
 // differing returns the parts of the chunks that differ from the disk. A chunk that cannot

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,12 @@ type timeoutDevice struct {
 func newTimeoutDevice(ctx context.Context, dev Device, t Timeout) timeoutDevice {
 	t.Stall = cmp.Or(t.Stall, DefaultStall)
 	return timeoutDevice{dev, t, ctx, new(sync.WaitGroup), new(atomic.Bool)}
+}
+
+// NewReader returns a reader of a device whose operations fail after a timeout and when the
+// context ends.
+func NewReader(ctx context.Context, dev Device, t Timeout) io.ReaderAt {
+	return newTimeoutDevice(ctx, dev, t)
 }
 
 // drain waits up to limit for operations in flight, and reports whether all have ended.

@@ -64,6 +64,28 @@ func runRepart(args []string, u *ui) error {
 	return nil
 }
 
+// boardRow is a board in the output of --json.
+type boardRow struct {
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	Arch        string   `json:"arch"`
+	Inputs      []string `json:"inputs"`
+	Media       []string `json:"media"`
+	Layouts     []string `json:"layouts,omitempty"`
+}
+
+func newBoardRow(b *boards.Board) boardRow {
+	return boardRow{b.Name, b.Description, b.Arch, b.Inputs(), b.MediaNames(), boards.Layouts(b.Name)}
+}
+
+// definition returns what --json has of one board.
+func definition(b *boards.Board) any {
+	return struct {
+		boardRow
+		Definition string `json:"definition"` // the TOML
+	}{newBoardRow(b), string(b.Source)}
+}
+
 func runBoards(args []string, u *ui) error {
 	if len(args) == 1 {
 		b, err := boards.Load(args[0])
@@ -71,23 +93,17 @@ func runBoards(args []string, u *ui) error {
 			return err
 		}
 		if u.JSON {
-			return u.Print(b)
+			return u.Print(definition(b))
 		}
 		return u.Write(b.Source)
 	}
-	type row struct {
-		Name        string   `json:"name"`
-		Description string   `json:"description"`
-		Arch        string   `json:"arch"`
-		Inputs      []string `json:"inputs"`
-	}
-	var rows []row
+	rows := []boardRow{}
 	for _, name := range boards.Names() {
 		b, err := boards.Get(name)
 		if err != nil {
 			return err
 		}
-		rows = append(rows, row{b.Name, b.Description, b.Arch, b.Inputs()})
+		rows = append(rows, newBoardRow(b))
 	}
 	if u.JSON {
 		return u.Print(rows)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -104,9 +105,10 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 
 	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
 	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, a `SIZE` from 4KiB to 1MiB")
+	f.BoolVar(&opt.Align, "align", true, "begin the blocks of files at multiples of 4 KiB, so that updates change less; takes some 0.5 %")
 	f.IntVar(&opt.Jobs, "jobs", 0, "blocks to compress in parallel (default: one per processor); the image is the same")
 	opt.cache.addFlags(cmd)
-	usage.Group(cmd, "Compression", "compression", "block-size", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")
+	usage.Group(cmd, "Compression", "compression", "block-size", "align", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")
 }
 
 func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
@@ -118,7 +120,7 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	}
 	root, _ := os.Stat(job.Inputs["rootfs"])
 	err = usage.CheckUseless(cmd,
-		usage.Useless{If: !job.Board.HasSquashfs(), Why: "for " + job.Board.Name + ", which has no squashfs", Flags: []string{"compression", "block-size", "jobs"}},
+		usage.Useless{If: !job.Board.HasSquashfs(), Why: "for " + job.Board.Name + ", which has no squashfs", Flags: []string{"compression", "block-size", "align", "jobs"}},
 		usage.Useless{If: opt.cache.None, Why: "with --no-cache", Flags: []string{"cache-dir", "cache-key", "cache-size"}},
 		usage.Useless{If: root == nil || !root.IsDir(), Why: "unless the root file system is a directory", Flags: []string{"keep-owners"}})
 	if err != nil {
@@ -146,14 +148,14 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 		}
 		return builtFile(u, name, f, time.Since(begin))
 	})
-	if err != nil || !u.JSON {
-		return err
-	}
 	u.EndPhase()
-	if several {
-		return u.Print(all)
+	switch {
+	case !u.JSON || len(all) == 0:
+		return err
+	case several:
+		return errors.Join(u.Print(all), err)
 	}
-	return u.Print(all[0])
+	return errors.Join(u.Print(all[0]), err)
 }
 
 // builtFile describes an image that was saved, and prints its path.

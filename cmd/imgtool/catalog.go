@@ -89,13 +89,13 @@ func runCatalog(ctx context.Context, opt catalogOptions, u *ui) error {
 	}
 	u.EndPhase()
 	if opt.output == "" {
-		return u.Write(c.Encode())
+		return u.WriteJSON(c.Encode())
 	}
 	if err := artifact.WriteBeside(opt.output, c.Encode()); err != nil {
 		return err
 	}
 	if u.JSON {
-		return u.Write(c.Encode())
+		return u.WriteJSON(c.Encode())
 	}
 	for _, e := range c.Images {
 		u.Infof("%s lists %s: %s", opt.output, e.Name, e.URL)

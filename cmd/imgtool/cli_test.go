@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -27,7 +28,7 @@ import (
 func TestMain(m *testing.M) {
 	complete.Limit = time.Minute // tests run on busy computers
 	testscript.Main(cached{m}, map[string]func(){
-		"imgtool":  main,
+		"imgtool":  recorded,
 		"mkinputs": func() { must(makeInputs(os.Args[1])) },
 		"mkl4t":    func() { must(makeL4T(os.Args[1])) },
 		"mklive":   func() { must(makeLive(os.Args[1])) },
@@ -42,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // cached gives the programs under test a cache of this run, so that they never use blocks
-// compressed by an earlier version.
+// compressed by an earlier version, and a directory for records of what they print.
 type cached struct{ *testing.M }
 
 func (c cached) Run() int {
@@ -50,7 +51,21 @@ func (c cached) Run() int {
 	must(err)
 	defer os.RemoveAll(dir)
 	must(os.Setenv("IMGTOOL_CACHE_DIR", dir))
-	return c.M.Run()
+	records, err := os.MkdirTemp("", "imgtool-records-")
+	must(err)
+	defer os.RemoveAll(records)
+	must(os.Setenv(recordsVar, records))
+	_, err = schemas() // before a test changes the working directory
+	must(err)
+	status := c.M.Run()
+	failed := checkRecords(records)
+	if all := flag.Lookup("test.run").Value.String() == "" && !testing.Short() && os.Geteuid() == 0; all {
+		failed = checkSeen() || failed
+	}
+	if failed && status == 0 {
+		status = 1
+	}
+	return status
 }
 
 func must(err error) {
@@ -102,6 +117,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Setenv("TMPDIR", env.WorkDir)
+			env.Setenv(recordsVar, os.Getenv(recordsVar))
 			env.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(env.WorkDir, ".blocks"))
 			program, err := exec.LookPath("imgtool")
 			if err != nil {

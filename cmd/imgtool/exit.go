@@ -63,6 +63,20 @@ var statuses = map[string]int{
 	fault.RolledBack:  exitRolledBack,
 	fault.Unknown:     exitUnknown,
 	fault.Interrupted: exitInterrupted,
+	fault.Internal:    exitInternal,
+}
+
+// withKind returns an error with the kind of an exit status, if it has none.
+func withKind(err error, status int) error {
+	if statuses[fault.Kind(err)] == status {
+		return err
+	}
+	for kind, s := range statuses {
+		if s == status {
+			return fault.As(kind, err)
+		}
+	}
+	return err
 }
 
 // exitStatus returns the exit status for an error by its kind, or if it has none, by the

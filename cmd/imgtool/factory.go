@@ -176,11 +176,10 @@ func (opt *factoryOptions) options(board *boards.Board, u *ui) factory.Options {
 	o := factory.Options{Options: deploying(u, opt.yes, opt.stall), Source: u.Opening(), Board: board, Disks: opt.disks, Images: opt.images,
 		Enabled: enabled(opt.keepKeys), Serials: opt.serials}
 	o.Fixed, o.Reprovision, o.DryRun = opt.fixed, opt.again, opt.dryRun
-	o.DoneUnit = func(r *factory.Receipt) error {
+	o.DoneUnit = func(r *factory.Receipt) {
 		if u.JSON {
-			return u.Print(r)
+			u.Print(r)
 		}
-		return nil
 	}
 	return o
 }

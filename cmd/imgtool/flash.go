@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
+	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -34,6 +36,7 @@ type flashOptions struct {
 	again   bool // write over what was provisioned
 	stall   time.Duration
 	seed    seedOptions
+	sums    sumOptions
 }
 
 // check checks what needs no image and no disk.
@@ -45,6 +48,9 @@ func (opt *flashOptions) check() error {
 		return err
 	}
 	if _, err := askedBoard(opt.board); err != nil {
+		return err
+	}
+	if err := opt.sums.check(); err != nil {
 		return err
 	}
 	return deploy.CheckLog(opt.receipt)
@@ -86,11 +92,17 @@ image is detected by its content: raw, zstd, xz, gzip, bzip2, lz4, zip or Androi
 written: against its manifest or block map (.bmap), and the checksums of its compression.
 Data that must be unpacked for that go into a scratch file (TMPDIR).
 
+The image can be a URL of http or https. Of an .img.zst or .img on a server that sends
+ranges, only the manifest and what the disk lacks are fetched, and each piece is compared
+with the manifest before it is written. Others are written while they are fetched. With
+--sha256 or --sha256sums, the whole file is fetched and compared before anything is written.
+
 While a disk is written, other programs can neither open nor mount it, and the computer
 does not go to sleep.`,
 		Example: `  imgtool flash /dev/sdX
   imgtool flash --yes -i x.img.zst /dev/disk/by-id/usb-…
   ssh builder cat x.img.zst | imgtool flash --yes -i - /dev/sdX
+  imgtool flash -i https://example.com/x.img.zst /dev/sdX
   imgtool flash --board rock64
   imgtool flash --seed seed.toml --values units.csv --unit W123 /dev/sdX
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
@@ -111,7 +123,7 @@ does not go to sleep.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&opt.image, "image", "i", "", "image `FILE` to write, - for standard input (default: the newest in out/)")
+	f.StringVarP(&opt.image, "image", "i", "", "image `FILE` or URL to write, - for standard input (default: the newest in out/)")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation; safety checks still apply")
 	opt.delta, opt.verify = "auto", "full"
 	usage.AddEnum(cmd, &opt.delta, "delta", "read first and write only what differs; auto: if the disk carries an image of the board", "yes", "no", "auto")
@@ -124,12 +136,13 @@ does not go to sleep.`,
 	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
 	f.StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` for the device's first boot, put in while the image is written")
 	opt.seed.addFlags(cmd)
+	opt.sums.addFlags(cmd)
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of each disk to this `FILE`, a JSON object a line")
 	addStallFlag(cmd, &opt.stall)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 	usage.Group(cmd, "A board in recovery mode", "board", "port", "timeout")
-	usage.Group(cmd, "Checks", "serial", "fixed", "reprovision", "delta", "verify", "stall-timeout")
+	usage.Group(cmd, "Checks", "sha256", "sha256sums", "serial", "fixed", "reprovision", "delta", "verify", "stall-timeout")
 	return cmd
 }
 
@@ -137,6 +150,9 @@ does not go to sleep.`,
 func checkNamed(disks []string) error {
 	for _, name := range disks {
 		info, err := os.Stat(name)
+		if remote.IsURL(name) {
+			return fault.New(fault.Usage, "%s is an image and not a disk: name it with -i, and then the disk", remote.Name(name))
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return deploy.NoDisk(name)
 		}
@@ -154,7 +170,7 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 	if err := deploy.Permit(ctx, names, true); err != nil {
 		return err
 	}
-	src, err := openImage(u, &opt.image, "--image FILE")
+	src, err := openImage(u, &opt.image, "--image FILE", opt.sums)
 	if err != nil {
 		return err
 	}
@@ -176,14 +192,14 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 
 // openImage opens the image of a file, or the newest one if it is empty, which is set then.
 // usage is how the user names another.
-func openImage(u *ui, file *string, usage string) (src *volume.Source, err error) {
+func openImage(u *ui, file *string, usage string, sums sumOptions) (src *volume.Source, err error) {
 	if *file == "" {
 		if *file, err = volume.Newest(usage); err != nil {
 			return nil, err
 		}
 		u.Infof("image: %s, the newest in out/", *file)
 	}
-	if src, err = volume.Open(*file, u.Opening()); err == nil {
+	if src, err = volume.Open(*file, sums.opening(u)); err == nil {
 		src.ReportBeside()
 	}
 	return src, err
@@ -191,12 +207,10 @@ func openImage(u *ui, file *string, usage string) (src *volume.Source, err error
 
 // deploying returns how all commands write disks.
 func deploying(u *ui, yes bool, stall time.Duration) deploy.Options {
-	o := deploy.Options{Monitor: u, Scratch: &u.Unpacked, Status: exitStatus, Stall: stall, Begin: u.WriteDisks, Done: func(r deploy.Receipt) error {
-		if u.JSON {
-			return u.Print(r)
+	o := deploy.Options{Monitor: u, Scratch: &u.Unpacked, Status: exitStatus, Stall: stall, Begin: u.WriteDisks, Done: func(r deploy.Receipt) {
+		if !u.JSON && r.Status == exitOK {
+			u.Paragraph(r.Summary())
 		}
-		u.Paragraph(r.Summary())
-		return nil
 	}}
 	if !yes {
 		o.Confirm = u.Confirm
@@ -226,6 +240,13 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		}
 		o.Eject = len(names) == 0
 	}
+	if err := deploy.Precheck(ctx, src, names, o, opt.receipt); err != nil {
+		return err
+	}
+	o.Likely = names
+	all := &receipts{several: len(names) > 1, u: u}
+	done := o.Done
+	o.Done = func(r deploy.Receipt) { all.add(r); done(r) }
 	d, err := deploy.New(src, o)
 	if err != nil {
 		return err
@@ -248,14 +269,43 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 		}
 		defer log.Close()
 	}
-	u.BeforeEnd(d.Abandon)
-	if err := d.Run(ctx, names, log); err != nil || opt.dryRun {
+	u.BeforeEnd(func() { d.Abandon(); all.print() })
+	err = d.Run(ctx, names, log)
+	all.print()
+	if err != nil || opt.dryRun {
 		return err
 	}
 	for _, line := range d.After(board) {
 		u.Paragraph(line)
 	}
 	return nil
+}
+
+// receipts collects the receipts of a flash, its result with --json.
+type receipts struct {
+	u       *ui
+	several bool
+
+	mu  sync.Mutex
+	all []deploy.Receipt
+}
+
+func (r *receipts) add(receipt deploy.Receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, receipt)
+}
+
+func (r *receipts) print() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !r.u.JSON || len(r.all) == 0:
+	case r.several:
+		r.u.Print(map[string]any{"receipts": r.all})
+	default:
+		r.u.Print(r.all[0])
+	}
 }
 
 // findDisk returns the disk of a board in recovery mode. Without a board it lets the user

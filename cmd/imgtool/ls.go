@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"imgtool/cmd/imgtool/terminal"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fileinfo"
@@ -136,25 +135,18 @@ func listPartitions(l *volume.Location, u *ui) error {
 	return nil
 }
 
-// printFiles prints a JSON list one element at a time: there may be a million.
+// printFiles prints a JSON list one element at a time: there may be a million. An interrupt does
+// not cut it.
 func printFiles(files iter.Seq2[string, *tree.Inode], dir string, opt lsOptions, u *ui) error {
-	out := u.Listing()
-	separator := "[\n"
+	list := u.List()
 	for name, n := range files {
 		f := fileinfo.New(path.Join(dir, name), n)
 		if !opt.xattrs {
 			f.Xattrs = nil
 		}
-		line, err := terminal.Encode(f, "")
-		if err != nil {
+		if err := list.Add(f); err != nil {
 			return err
 		}
-		out.Printf(separator+"%s", line)
-		separator = ",\n"
 	}
-	if separator == "[\n" {
-		out.Printf("[")
-	}
-	out.Printf("\n]\n")
-	return out.Flush()
+	return list.Close()
 }

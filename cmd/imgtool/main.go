@@ -33,6 +33,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	u := terminal.New(stdin, stdout, stderr)
+	u.Context = ctx
+	u.Completing = usage.Completing(args)
 	stop := u.HandleSignals(cancel)
 	defer stop()
 	// A second signal ends the program at once, and so does the end of the grace period: the
@@ -41,14 +43,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		stop()
 		time.Sleep(grace)
 		u.End()
-		u.Fail(u.Interrupted(), exitInterrupted)
-		os.Exit(exitInterrupted)
+		os.Exit(u.Abort(withKind(u.Interrupted(), exitInterrupted), exitInterrupted))
 	})()
 	defer func() {
 		if r := recover(); r != nil {
 			u.EndPhase()
-			u.Line("imgtool: internal error: %v", r)
-			status = exitInternal
+			err := fault.New(fault.Internal, "internal error: %v", r)
+			status = u.Abort(err, exitInternal)
 		}
 	}()
 	root := newCommand(u)
@@ -69,21 +70,35 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		u.JSON = usage.AsksJSON(args) // the parser stops at the first mistake
 	}
 	u.EndPhase()
+	return conclude(ctx, u, args, err)
+}
+
+// conclude prints the result of a command and its error, and returns its exit status.
+func conclude(ctx context.Context, u *ui, args []string, err error) (status int) {
 	lost := u.Lost()
 	switch {
 	case lost != nil:
 		err = lost
 	case err == nil:
-		return exitOK
+		err = u.Conclude(nil, exitOK)
 	case errors.Is(err, errDiffers):
-		return exitDiffers
+		if err, status = u.Conclude(nil, exitDiffers), exitDiffers; err == nil {
+			return status
+		}
+	}
+	if err == nil {
+		return exitOK
 	}
 	status = exitStatus(err)
 	if ctx.Err() != nil {
 		status = exitInterrupted
 		err = u.Interrupted()
 	}
-	u.Fail(withSudo(err, args), status)
+	err = withSudo(withKind(err, status), args)
+	if lost := u.Conclude(err, status); lost != nil && status != exitInterrupted {
+		err, status = lost, exitStatus(lost)
+	}
+	u.Fail(err, status)
 	return status
 }
 

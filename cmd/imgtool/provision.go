@@ -203,8 +203,13 @@ func showProvisioning(e provision.Event, u *ui) {
 	case e.Note != "":
 		u.Infof("%s", e.Note)
 	case u.JSON:
-		u.Event(map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed, "message": e.Step.Message,
-			"service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status})
+		event := map[string]any{"event": "step", "step": e.Step.Step, "elapsed_s": e.Step.Elapsed}
+		for name, value := range map[string]string{"message": e.Step.Message, "service": e.Step.Service, "mode": e.Step.Mode, "status": e.Step.Status} {
+			if value != "" {
+				event[name] = value
+			}
+		}
+		u.Event(event)
 	default:
 		u.Infof("%7.1f s  %s", e.Step.Elapsed, e.Step.Words())
 	}
@@ -423,6 +428,9 @@ func runProvisionExport(ctx context.Context, opt *provisionOptions, u *ui) error
 		}
 		if err := writeNew(opt.output, config); err != nil {
 			return err
+		}
+		if u.JSON {
+			return u.Print(map[string]any{"address": c.URL(), "path": opt.output, "size": len(config)})
 		}
 		u.Infof("%s: %s", opt.output, image.FormatSize(int64(len(config))))
 		return nil

@@ -86,9 +86,20 @@ func newSeedRmCommand(u *ui) *cobra.Command {
 	return cmd
 }
 
+// reseeded is the result of putting a seed with --json, or of removing it.
+type reseeded struct {
+	Image string `json:"image,omitempty"`
+	Disk  string `json:"disk,omitempty"`
+	Seed  string `json:"seed,omitempty"` // absent: it was removed
+	Unit  string `json:"unit,omitempty"`
+}
+
 // runReseed puts a seed into an image file or onto a disk, or removes it if none is given.
 func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 	if err := checkStall(opt.stall); err != nil {
+		return err
+	}
+	if err := volume.CheckLocal(opt.target); err != nil {
 		return err
 	}
 	err := deploy.Permit(ctx, []string{opt.target}, true)
@@ -112,7 +123,10 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return deploy.SaveSeed(ctx, opt.target, seed, deploying(u, true, opt.stall))
+		if err := deploy.SaveSeed(ctx, opt.target, seed, deploying(u, true, opt.stall)); err != nil || !u.JSON {
+			return err
+		}
+		return u.Print(reseeded{Disk: opt.target, Seed: opt.seed.file, Unit: opt.seed.unit})
 	}
 	// The file may be in use as a disk.
 	if d, err := deploy.Find(opt.target); err != nil {
@@ -120,7 +134,10 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 	} else if err := d.Check(disk.Need{}); err != nil {
 		return err
 	}
-	return compose.SaveSeed(ctx, opt.target, seed)
+	if err := compose.SaveSeed(ctx, opt.target, seed); err != nil || !u.JSON {
+		return err
+	}
+	return u.Print(reseeded{Image: opt.target, Seed: opt.seed.file, Unit: opt.seed.unit})
 }
 
 func newSeedGetCommand(u *ui) *cobra.Command {

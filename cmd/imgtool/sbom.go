@@ -55,7 +55,7 @@ func runSBOM(ctx context.Context, path string, scan bool, u *ui) error {
 		return err
 	}
 	if text != nil {
-		return u.Write(text)
+		return u.WriteJSON(text)
 	}
 	l, err := s.Locate(p)
 	if err != nil {
@@ -66,7 +66,7 @@ func runSBOM(ctx context.Context, path string, scan bool, u *ui) error {
 		return err
 	}
 	u.EndPhase()
-	return u.Write(doc.Encode())
+	return u.WriteJSON(doc.Encode())
 }
 
 // attachedSBOM returns the document of an image, or nil if it has none. The image has random

@@ -123,6 +123,6 @@ func newSeedSchemaCommand(u *ui) *cobra.Command {
 with a schema. It has fewer rules than imgtool seed check.`,
 		Example: `  imgtool seed schema > atomixos.schema.json`,
 		Args:    usage.None(""),
-		RunE:    func(cmd *cobra.Command, args []string) error { return u.Write(seed.Schema()) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return u.WriteJSON(seed.Schema()) },
 	}
 }

@@ -85,6 +85,9 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 	if err := writeNew(opt.output, text); err != nil {
 		return err
 	}
+	if u.JSON {
+		return u.Print(map[string]any{"path": opt.output, "size": len(text)})
+	}
 	u.Infof("%s: admin %s, container %s with %s; imgtool flash --seed %s puts it on a disk", opt.output, opt.User, opt.Container, opt.Image, opt.output)
 	return nil
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
+	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -22,6 +25,7 @@ type verifyOptions struct {
 	image    string
 	board    string
 	seed     seedOptions
+	sums     sumOptions
 	keepKeys bool
 	stall    time.Duration
 }
@@ -39,6 +43,9 @@ With a file and no --image, or --image and no disk, the image is checked alone, 
 does it before it writes: it is read once, and compared with its manifest or block map
 and with the checksums of its compression.
 
+The image can be a URL of http or https. Alone it is fetched and checked completely; compared
+with a disk, pieces that the disk has as the manifest says are not fetched.
+
 With --unit, the per-unit data that imgtool factory writes is expected as well. With
 --values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
@@ -55,7 +62,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"board", "stall-timeout", "keep-registration-keys"}},
 				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
 			if err == nil {
-				err = checkNamed(args)
+				err = cmp.Or(opt.sums.check(), checkNamed(args))
 			}
 			if err != nil {
 				return err
@@ -64,25 +71,27 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return runVerifyImage(cmd.Context(), image, u)
+				return runVerifyImage(cmd.Context(), image, opt.sums, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
 	}
-	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` to compare with, - for standard input (default: the newest in out/)")
+	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` or URL to compare with, - for standard input (default: the newest in out/)")
 	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
 	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` that was put in while the image was written")
 	opt.seed.addFlags(cmd)
+	opt.sums.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
 
-// isImage reports whether an argument can only be an image: a regular file, or standard input.
+// isImage reports whether an argument can only be an image: a regular file, standard input or a
+// URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || err == nil && info.Mode().IsRegular()
+	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
@@ -102,7 +111,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	} else {
 		opt.seed.unit = ""
 	}
-	src, err := openImage(u, &opt.image, "--image FILE")
+	src, err := openImage(u, &opt.image, "--image FILE", opt.sums)
 	if err != nil {
 		return err
 	}
@@ -136,16 +145,27 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	}
 	o := deploying(u, true, opt.stall)
 	n, err := deploy.Verify(ctx, disk, src, files, &o)
-	if err != nil {
-		return err
-	}
 	took := time.Since(begin)
 	if u.JSON {
 		u.EndPhase()
-		return u.Print(map[string]any{"disk": disk.Path, "image": src.Name, "build_id": src.BuildID(), "verified": n, "seconds": took.Seconds()})
+		result := verified(src, took)
+		result["disk"], result["verified"] = disk.Path, n
+		return errors.Join(u.Print(result), err)
+	}
+	if err != nil {
+		return err
 	}
 	u.Infof("%s: %s are as in %s, in %s", disk.Path, image.FormatSize(n), src.Name, took.Round(100*time.Millisecond))
 	return nil
+}
+
+// verified returns what every result of verify has.
+func verified(src *volume.Source, took time.Duration) map[string]any {
+	result := map[string]any{"image": src.Name, "seconds": took.Seconds()}
+	if id := src.BuildID(); id != "" {
+		result["build_id"] = id
+	}
+	return result
 }
 
 // unitFiles returns the files that a unit has in an image in addition, by partition.
@@ -166,14 +186,14 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-func runVerifyImage(ctx context.Context, file string, u *ui) error {
+func runVerifyImage(ctx context.Context, file string, sums sumOptions, u *ui) error {
 	begin := time.Now()
-	src, err := openImage(u, &file, "imgtool verify FILE")
+	src, err := openImage(u, &file, "imgtool verify FILE", sums)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	if err := src.Check(ctx); err != nil {
+	if err := src.CheckAll(ctx); err != nil {
 		return err
 	}
 	if err := src.CheckAttachments(); err != nil {
@@ -189,14 +209,16 @@ func runVerifyImage(ctx context.Context, file string, u *ui) error {
 		return err
 	}
 	defer p.Close()
-	if src.File == nil {
+	if src.Image == nil && src.File == nil {
 		if err := p.ReadThrough(ctx, nil, u); err != nil {
 			return err
 		}
 	}
 	took := time.Since(begin)
 	if u.JSON {
-		return u.Print(map[string]any{"image": src.Name, "build_id": src.BuildID(), "size": p.Size(), "checked_with": src.CheckedWith(), "seconds": took.Seconds()})
+		result := verified(src, took)
+		result["size"], result["checked_with"] = p.Size(), src.CheckedWith()
+		return u.Print(result)
 	}
 	u.Infof("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil

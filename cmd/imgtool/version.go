@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/usage"
-	"imgtool/image/squashfs"
+	"imgtool/image/squashfs/codec"
 )
 
 // version is set by the linker in a release.
@@ -36,7 +36,7 @@ func runVersion(u *ui) error {
 	v := programVersion()
 	var codecs []string
 	for _, name := range []string{"zstd", "xz", "gzip", "lz4"} {
-		c, err := squashfs.Codec(name)
+		c, err := codec.Describe(name)
 		if err != nil {
 			return err
 		}

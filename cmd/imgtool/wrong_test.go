@@ -257,10 +257,10 @@ var wrongInputs = []struct {
 	{"seed new --dhcp-start 10.0.0.5", 2, `--dhcp-start is 10.0.0.5, which is not in the LAN 172.20.30.0/24$`},
 }
 
-// Each wrong input gets one sentence with its remedy, at most one hint, and its exit status, and
-// changes nothing.
-func TestWrongInputs(t *testing.T) {
-	dir := t.TempDir()
+// makeWrongInputs makes what the command lines of wrongInputs are about, in a new working directory.
+func makeWrongInputs(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
 	t.Chdir(dir)
 	t.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(dir, "blocks"))
 	if err := makeInputs("in"); err != nil {
@@ -289,6 +289,13 @@ func TestWrongInputs(t *testing.T) {
 	if err := syscall.Mkfifo("fifo", 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// Each wrong input gets one sentence with its remedy, at most one hint, and its exit status, and
+// changes nothing.
+func TestWrongInputs(t *testing.T) {
+	dir := makeWrongInputs(t)
 	before := contents(t, dir)
 	seen := map[string]bool{}
 	for _, c := range wrongInputs {
@@ -324,8 +331,13 @@ func TestWrongInputs(t *testing.T) {
 // Mistakes that the parser of the flags finds are JSON, too, also before --json.
 func TestWrongInputsAreJSON(t *testing.T) {
 	for _, line := range []string{"buid --json", "build --bord x --json", "--json disks --foo", "flash --timeout 5 --json", "seed chek --json=true"} {
-		var errs bytes.Buffer
-		status := run(strings.Split(line, " "), strings.NewReader(""), &errs, &errs)
+		var out, errs bytes.Buffer
+		status := run(strings.Split(line, " "), strings.NewReader(""), &out, &errs)
+		s, err := schemas()
+		must(err)
+		if err := (record{strings.Split(line, " "), status, out.Bytes(), errs.Bytes()}).check(s); err != nil {
+			t.Error(err)
+		}
 		var e struct{ Event, Error, Hint string }
 		if err := json.Unmarshal(errs.Bytes(), &e); err != nil || status != exitUsage || e.Event != "error" || e.Hint == "" {
 			t.Errorf("%s: exit status %d, %v: %s", line, status, err, errs.String())

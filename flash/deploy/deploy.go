@@ -63,7 +63,7 @@ type Options struct {
 	Status  func(error) int                                  // exit status for receipts
 	Confirm func(ctx context.Context, question string) error // nil: nothing is asked
 	Begin   func() (end func())                              // called before the first byte is written, and end when no more is
-	Done    func(Receipt) error                              // called for every disk that was written
+	Done    func(Receipt)                                    // called for every disk when nothing more happens to it
 
 	Verify      string        // what is read back, see [VerifyModes]
 	Delta       string        // "yes", "no" or "auto": write only what differs
@@ -74,6 +74,7 @@ type Options struct {
 	Reprovision bool          // write over a disk that was provisioned
 	DryRun      bool          // check everything, write nothing
 	Eject       bool          // eject the disk that was written
+	Likely      []string      // the disks that Run will get, if they are known before
 }
 
 // VerifyModes are how much can be read back, by name.
@@ -106,12 +107,19 @@ type Deployment struct {
 	plan    *Plan
 	targets []*Target
 	begun   bool // disks may have been written to
+
+	endLikely func() // of useLikely
 }
 
 // New reads an image up to its first partition. The source must stay open until Close.
 func New(src *volume.Source, opt Options) (*Deployment, error) {
 	d := &Deployment{src: src, opt: opt}
-	return d, d.setPlan(src)
+	d.endLikely = d.useLikely()
+	err := d.setPlan(src)
+	if err != nil {
+		d.endLikely()
+	}
+	return d, err
 }
 
 func (d *Deployment) setPlan(src *volume.Source) error {
@@ -120,13 +128,18 @@ func (d *Deployment) setPlan(src *volume.Source) error {
 		return err
 	}
 	p.board = d.opt.Board
-	d.Close()
+	d.closePlan()
 	d.plan = p
 	return nil
 }
 
 // Close ends reading the image.
 func (d *Deployment) Close() {
+	d.endLikely()
+	d.closePlan()
+}
+
+func (d *Deployment) closePlan() {
 	if d.plan != nil {
 		d.plan.Close()
 	}
@@ -166,6 +179,7 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 	if d.opt.DryRun {
 		return d.dryRun(ctx)
 	}
+	d.endLikely()
 	for _, t := range d.targets {
 		t.Configure(d.plan, &d.opt)
 		t.job.Zeros = d.src.Manifest == nil && d.opt.Delta != "no"
@@ -175,6 +189,10 @@ func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err err
 		return err
 	}
 	defer closeAll()
+	if err := d.planFetch(ctx); err != nil {
+		return err
+	}
+	defer d.src.UseDisk(nil)
 	d.begun = true
 	defer d.opt.Begin()()
 	Write(ctx, d.plan, d.targets, &d.opt)
@@ -275,7 +293,7 @@ func (d *Deployment) open(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	stream := d.src.File != nil && d.src.Image == nil
+	stream := d.src.Image == nil && (d.src.File != nil || d.src.IsURL() && d.src.FillPartition() != nil)
 	if stream {
 		if err := d.seek(ctx); err != nil {
 			return err
@@ -361,7 +379,9 @@ func (d *Deployment) checkState(to *disk.Disk) error {
 }
 
 func (d *Deployment) dryRun(ctx context.Context) error {
-	if d.src.File == nil {
+	if d.src.IsURL() && d.src.Image != nil {
+		d.opt.Monitor.Infof("%s: its content was not fetched: it is checked when it is written", d.src.Name)
+	} else if d.src.File == nil {
 		var disks []*disk.Disk
 		for _, t := range d.targets {
 			disks = append(disks, t.Disk)
@@ -373,6 +393,7 @@ func (d *Deployment) dryRun(ctx context.Context) error {
 	}
 	for _, t := range d.targets {
 		d.opt.Monitor.Infof("%s would be written to %s", d.plan.Describe(), Describe(t.Disk))
+		d.opt.Done(Planned(t.Disk, d.plan, &d.opt))
 	}
 	return nil
 }
@@ -397,7 +418,7 @@ func (d *Deployment) question() string {
 
 // refused leaves a receipt of each disk if nothing was written because of an error.
 func (d *Deployment) refused(ctx context.Context, names []string, err error) {
-	if d.opt.Log == nil || fault.Kind(err) == fault.Usage {
+	if fault.Kind(err) == fault.Usage {
 		return
 	}
 	refusal, one := errors.AsType[*disk.RefusedError](err)
@@ -411,6 +432,7 @@ func (d *Deployment) refused(ctx context.Context, names []string, err error) {
 		if one && refusal.Disk != found.Path {
 			r.Error = "nothing is written, because another disk is refused: " + r.Error
 		}
+		d.opt.Done(r)
 		if err := d.opt.Log.Add(r.Disk, r); err != nil {
 			d.opt.Monitor.Warnf("%v", err)
 			return
@@ -446,9 +468,9 @@ func (d *Deployment) conclude(ctx context.Context) error {
 	var failed, logErr error
 	for _, t := range d.targets {
 		logErr = cmp.Or(logErr, d.opt.Log.Add(t.Disk.Path, t.Receipt))
+		d.opt.Done(t.Receipt)
 		switch {
 		case t.Err == nil:
-			failed = cmp.Or(failed, d.opt.Done(t.Receipt))
 		case failed == nil:
 			failed = t.ErrWithHint(ctx)
 		default:
@@ -483,5 +505,6 @@ func (d *Deployment) Abandon() {
 			d.opt.Monitor.SetLeft(r.Disk, r.Left)
 		}
 		d.opt.Log.Add(r.Disk, r)
+		d.opt.Done(r)
 	}
 }

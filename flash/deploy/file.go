@@ -74,6 +74,7 @@ func WriteFile(ctx context.Context, f *os.File, src *volume.Source, size int64, 
 			return err
 		}
 	}
+	src.Plan(pieces(src.Manifest))
 	all, err := p.Expected(size)
 	if err != nil {
 		return src.Wrap(err)

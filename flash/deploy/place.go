@@ -30,11 +30,11 @@ func (p *Plan) place(ctx context.Context, err error, r progress.Reporter) {
 	defer cancel()
 	where := volume.Where{FileOff: -1}
 	switch img := p.src.Image; {
-	case img != nil && wrong.Len < image.PieceSize:
+	case img != nil && wrong.Len < image.PieceSize && !p.src.IsURL():
 		r.Phase("finding the file", 0)
 		where = volume.WhereIs(ctx, img, p.table.Parts, wrong.Off)
 		r.EndPhase()
-	default: // the stream was read, or a whole piece differs
+	default: // the stream was read, a whole piece differs, or the files would have to be fetched
 		for _, part := range p.table.Parts {
 			if wrong.Off < part.Off+part.Len && part.Off < wrong.Off+wrong.Len {
 				where.Partition = volume.PartName(part)
@@ -50,7 +50,7 @@ func (p *Plan) place(ctx context.Context, err error, r progress.Reporter) {
 // first file that a disk has not, or not with the same content: it is why they differ.
 func (p *Plan) placeFile(ctx context.Context, err error, disk io.ReaderAt) {
 	wrong, ok := errors.AsType[*image.MismatchError](err)
-	if !ok || p.src.Image == nil || wrong.Partition == "" || wrong.File != "" {
+	if !ok || p.src.Image == nil || p.src.IsURL() || wrong.Partition == "" || wrong.File != "" {
 		return
 	}
 	i := slices.IndexFunc(p.table.Parts, func(part gpt.Part) bool { return volume.PartName(part) == wrong.Partition })

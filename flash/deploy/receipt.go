@@ -26,21 +26,22 @@ import (
 
 // Receipt is the result of writing a disk. Sizes are in bytes.
 type Receipt struct {
-	Time     string  `json:"time"` // of the end, RFC 3339
+	Time     string  `json:"time,omitempty"` // of the end, RFC 3339
 	Disk     string  `json:"disk"`
 	Model    string  `json:"model,omitempty"`
 	Serial   string  `json:"serial,omitempty"`
 	Size     int64   `json:"size"`
-	Image    string  `json:"image"`
+	Image    string  `json:"image,omitempty"`
 	Unit     string  `json:"unit,omitempty"`
 	Board    string  `json:"board,omitempty"`
 	BuildID  string  `json:"build_id,omitempty"`
 	Written  int64   `json:"written"`
 	Skipped  int64   `json:"skipped"`
 	Verified int64   `json:"verified"`
-	Verify   string  `json:"verify"`       // full, sampled or none
-	Unread   int64   `json:"not_verified"` // written and not read back
+	Verify   string  `json:"verify,omitempty"` // full, sampled or none
+	Unread   int64   `json:"not_verified"`     // written and not read back
 	Repaired int     `json:"repaired"`
+	Fetched  int64   `json:"fetched,omitempty"` // from a server, for all disks together
 	Seconds  float64 `json:"seconds"`
 	Writing  float64 `json:"write_seconds"` // of the partitions
 	Reading  float64 `json:"verify_seconds"`
@@ -49,6 +50,9 @@ type Receipt struct {
 	Error    string  `json:"error,omitempty"`
 
 	Left flash.State `json:"disk_state,omitempty"` // after an error: what is on the disk
+
+	DryRun  bool  `json:"dry_run,omitempty"`  // nothing was written
+	ToWrite int64 `json:"to_write,omitempty"` // of a dry run: what would be written at most; 0: it is not known
 }
 
 // Now returns the time as receipts have it.
@@ -56,7 +60,7 @@ func Now() string { return time.Now().UTC().Format(time.RFC3339) }
 
 func (r *Receipt) describe(d *disk.Disk, src *volume.Source) {
 	r.Disk, r.Model, r.Serial, r.Size = d.Path, d.Model, d.Serial, d.Size
-	r.Image, r.Unit, r.Time = src.Name, src.Unit, Now()
+	r.Image, r.Unit, r.Time, r.Fetched = src.Name, src.Unit, Now(), src.Fetched()
 	if m := src.Manifest; m != nil {
 		r.Board, r.BuildID = m.Board, m.BuildID
 	}
@@ -75,6 +79,13 @@ func Unwritten(ctx context.Context, name string, err error, opt *Options) Receip
 	return r
 }
 
+// Planned returns the receipt of a disk that a dry run does not write.
+func Planned(d *disk.Disk, p *Plan, opt *Options) Receipt {
+	r := Receipt{DryRun: true, ToWrite: p.ExpectedSize(), Verify: opt.Verify}
+	r.describe(d, p.src)
+	return r
+}
+
 // Summary returns a line about a disk that was written.
 func (r Receipt) Summary() string {
 	skipped := ""
@@ -84,6 +95,9 @@ func (r Receipt) Summary() string {
 	verified := "all read back from the disk and verified"
 	if r.Unread > 0 {
 		verified = fmt.Sprintf("%s read back and verified, %s not read back (--verify=%s)", image.FormatSize(r.Verified), image.FormatSize(r.Unread), r.Verify)
+	}
+	if r.Fetched > 0 {
+		skipped += fmt.Sprintf(", %s fetched", image.FormatSize(r.Fetched))
 	}
 	return fmt.Sprintf("%s: %s written%s, %s, in %s, %s/s", r.Disk, image.FormatSize(r.Written), skipped, verified,
 		time.Duration(r.Seconds*float64(time.Second)).Round(100*time.Millisecond), image.FormatSize(r.Rate))

@@ -23,7 +23,7 @@ import (
 // [*image.MismatchError].
 func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[string][]compose.File, opt *Options) (n int64, err error) {
 	// These are written from an image with random access.
-	if len(files) > 0 || src.File != nil && (src.FillPartition() != nil || src.BlockMap() != "") {
+	if len(files) > 0 || (src.File != nil || src.IsURL()) && (src.FillPartition() != nil || src.BlockMap() != "") {
 		if err := src.Seek(ctx); err != nil {
 			return 0, err
 		}
@@ -49,6 +49,9 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 		return 0, err
 	}
 	defer t.Close()
+	// Pieces that the disk has as the manifest says are not fetched.
+	src.UseDisk(t)
+	defer src.UseDisk(nil)
 	compared := opt.Monitor.Phase("comparing", p.ExpectedSize())
 	err = flash.Compare(ctx, t, expected, opt.timeout(d.Path), func(k int64) { n += k; compared.Add(k) })
 	p.place(ctx, err, opt.Monitor)

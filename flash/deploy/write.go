@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imgtool/flash"
@@ -107,7 +108,8 @@ func Write(ctx context.Context, p *Plan, targets []*Target, opt *Options) {
 
 func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *Options) {
 	begin := time.Now()
-	res, err := flash.Run(ctx, t.dev, t.job, func(phase string, total int64) image.Progress {
+	dev := &countingDevice{Device: t.dev}
+	res, err := flash.Run(ctx, dev, t.job, func(phase string, total int64) image.Progress {
 		if phase == flash.Probing || phase == flash.Wiping {
 			t.Touched = true
 			opt.Monitor.SetLeft(t.Disk.Path, flash.Unknown)
@@ -119,6 +121,7 @@ func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *O
 	p.place(ctx, err, opt.Monitor)
 	if t.Err = err; err != nil {
 		t.Receipt.fail(ctx, err, opt)
+		t.Receipt.Written = dev.written.Load()
 		opt.Monitor.SetLeft(t.Disk.Path, t.Receipt.Left)
 		return
 	}
@@ -130,6 +133,18 @@ func (t *Target) write(ctx context.Context, p *Plan, phases image.Phases, opt *O
 	for _, r := range res.Repaired {
 		opt.Monitor.Warnf("%s: at byte %d, %d bytes: %s; this disk or its cable is unreliable", t.Disk.Path, r.Off, r.Len, r.How)
 	}
+}
+
+// countingDevice counts the bytes that are written to a disk.
+type countingDevice struct {
+	flash.Device
+	written atomic.Int64
+}
+
+func (d *countingDevice) WriteAt(p []byte, off int64) (int, error) {
+	n, err := d.Device.WriteAt(p, off)
+	d.written.Add(int64(n))
+	return n, err
 }
 
 // Release closes a disk that was written, and checks its name unless it was ejected.

@@ -33,12 +33,12 @@ type Options struct {
 
 	Source   volume.Options // how images are opened
 	Board    *boards.Board
-	Disks    map[string]string    // names of disks by medium; media without one are left out
-	Images   map[string]string    // image files by medium, for each of Disks
-	Unit     *Unit                // nil: the unit has no per-unit data
-	Enabled  map[string]bool      // options of the board's definition
-	Serials  []string             // of internal disks that may be written to, if Fixed
-	DoneUnit func(*Receipt) error // called if everything was written
+	Disks    map[string]string // names of disks by medium; media without one are left out
+	Images   map[string]string // image files by medium, for each of Disks
+	Unit     *Unit             // nil: the unit has no per-unit data
+	Enabled  map[string]bool   // options of the board's definition
+	Serials  []string          // of internal disks that may be written to, if Fixed
+	DoneUnit func(*Receipt)    // called with the receipt of the unit
 }
 
 // Factory provisions one unit.
@@ -64,7 +64,7 @@ type medium struct {
 // New returns the factory of a unit.
 func New(opt Options) *Factory {
 	opt.Verify, opt.Delta = "full", "auto"
-	return &Factory{opt: opt, begin: time.Now(), receipt: Receipt{Board: opt.Board.Name, variables: opt.Board.Unit.Variables}}
+	return &Factory{opt: opt, begin: time.Now(), receipt: Receipt{Board: opt.Board.Name, DryRun: opt.DryRun, variables: opt.Board.Unit.Variables}}
 }
 
 // Run checks the images, the disks and the per-unit data, and then writes the media one after
@@ -90,7 +90,7 @@ func (f *Factory) Run(ctx context.Context) (err error) {
 	}
 	if f.opt.DryRun {
 		f.dryRun()
-		return nil
+		return f.conclude(ctx, nil)
 	}
 	if f.opt.Unit != nil && !f.opt.Reprovision {
 		for _, m := range f.media {
@@ -273,6 +273,7 @@ func (f *Factory) checkStatus() error {
 func (f *Factory) dryRun() {
 	for _, m := range f.media {
 		f.opt.Monitor.Infof("%s would be written to %s", m.plan.Describe(), deploy.Describe(m.disk))
+		f.receipt.Media = append(f.receipt.Media, MediumReceipt{m.name, m.files, deploy.Planned(m.disk, m.plan, &f.opt.Options)})
 	}
 }
 
@@ -330,6 +331,7 @@ func (f *Factory) Abandon() {
 	err := fault.New(fault.Interrupted, "interrupted: a disk did not answer in time")
 	r.Status, r.Error = f.opt.Status(err), err.Error()
 	f.opt.Log.Add("", &r)
+	f.opt.DoneUnit(&r)
 }
 
 // Receipt is the result of provisioning a unit. In JSON the values of its variables are
@@ -340,6 +342,8 @@ type Receipt struct {
 	Values  map[string]string // of the unit's variables
 	Media   []MediumReceipt   // in the order they were written
 	Missing []string          // media that were left out
+	Changes []string          // of a dry run with --live: paths in the root file system that would be changed
+	DryRun  bool              // nothing was written
 	Seconds float64
 	Status  int // exit status
 	Error   string
@@ -368,13 +372,21 @@ func (r *Receipt) MarshalJSON() ([]byte, error) {
 	}
 	add("time", deploy.Now())
 	add("board", r.Board)
-	add("build_id", r.BuildID)
+	if r.BuildID != "" {
+		add("build_id", r.BuildID)
+	}
 	for _, v := range r.variables {
 		if r.Values[v.Name] != "" {
 			add(strings.ReplaceAll(v.Name, "-", "_"), r.Values[v.Name])
 		}
 	}
-	add("media", r.Media)
+	if r.DryRun {
+		add("dry_run", true)
+	}
+	add("media", append([]MediumReceipt{}, r.Media...))
+	if len(r.Changes) > 0 {
+		add("changes", r.Changes)
+	}
 	if len(r.Missing) > 0 {
 		add("media_left_out", r.Missing)
 	}
@@ -395,10 +407,8 @@ func (f *Factory) conclude(ctx context.Context, failed error) error {
 	}
 	f.opt.Monitor.EndPhase()
 	err := f.opt.Log.Add("", r)
+	f.opt.DoneUnit(r)
 	if failed == nil {
-		if doneErr := f.opt.DoneUnit(r); err == nil {
-			err = doneErr
-		}
 		return err
 	}
 	if err != nil {

@@ -93,10 +93,7 @@ func RunLive(ctx context.Context, opt LiveOptions) (err error) {
 		}
 	}()
 	err = l.run(ctx)
-	if err == nil && opt.DryRun {
-		return nil
-	}
-	if err := l.conclude(ctx, err); err != nil {
+	if err := l.conclude(ctx, err); err != nil || opt.DryRun {
 		return err
 	}
 	name := strings.TrimSpace(l.board.Name + " " + nameIn(&l.board.Unit, l.receipt.Values))
@@ -187,6 +184,7 @@ func (l *live) run(ctx context.Context) error {
 		}
 		for _, c := range l.journal.Changes {
 			l.opt.Monitor.Infof("/%s would be changed", c.Path)
+			l.receipt.Changes = append(l.receipt.Changes, "/"+c.Path)
 		}
 		return nil
 	}

@@ -149,7 +149,7 @@ func TestReceiptHasTheVariablesOfTheBoard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `"board":"mine","build_id":"1","serial_number":"0042","site":"north","media":null,"media_left_out":["data"],"seconds":0,"status":0}`
+	const want = `"board":"mine","build_id":"1","serial_number":"0042","site":"north","media":[],"media_left_out":["data"],"seconds":0,"status":0}`
 	if !strings.HasPrefix(string(b), `{"time":"`) || !strings.HasSuffix(string(b), want) {
 		t.Errorf("got %s, want %s", b, want)
 	}

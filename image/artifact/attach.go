@@ -73,7 +73,7 @@ func Attach(ctx context.Context, path, name string, data []byte) error {
 		return nil
 	}
 	if data != nil {
-		if err := m.checkDocument(name, data); err != nil {
+		if err := m.CheckDocument(name, data); err != nil {
 			return fmt.Errorf("%s: it cannot be attached: %w", path, err)
 		}
 	}
@@ -262,7 +262,7 @@ func (o *Opened) Attachment(name string) ([]byte, error) {
 		for _, a := range s.attached {
 			if a.name == name {
 				data, err := s.readAttached(a.span)
-				return data, cmp.Or(err, o.Manifest.checkDocument(name, data))
+				return data, cmp.Or(err, o.Manifest.CheckDocument(name, data))
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package artifact_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 
 	"imgtool/image"
 	"imgtool/image/artifact"
@@ -261,4 +265,75 @@ func TestAttachThroughLink(t *testing.T) {
 	if got := read(t, artifact.SignaturePath(path)); string(got) != "sig" {
 		t.Errorf("%q", got)
 	}
+}
+
+// A file of another program with skippable frames that have JSON is read, also if it has a table
+// of frames. Frames that begin as our manifest does are ours.
+func TestForeignFramesOfJSON(t *testing.T) {
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := bytes.Repeat([]byte("image "), 100_000)
+	frame := func(magic byte, text string) []byte {
+		b := append([]byte{magic}, "\x2a\x4d\x18"...)
+		return append(binary.LittleEndian.AppendUint32(b, uint32(len(text))), text...)
+	}
+	packed := z.EncodeAll(data, nil)
+	pad := strings.Repeat("x", 100)
+	table := func(sizes ...int) []byte {
+		var b []byte
+		for _, n := range sizes {
+			b = binary.LittleEndian.AppendUint32(b, uint32(n))
+			k := 0
+			if n == len(packed) {
+				k = len(data)
+			}
+			b = binary.LittleEndian.AppendUint32(b, uint32(k))
+		}
+		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(sizes))), 0)
+		return frame(0x5e, string(b)+"\xb1\xea\x92\x8f")
+	}
+	for _, text := range []string{`{"version": 1, "tool": "` + pad + `"}`, `{"name": "imgtool", "x": "` + pad + `"}`, `[{"imgtool": "` + pad + `"}]`, "{" + pad} {
+		f := frame(0x50, text)
+		for i, b := range [][]byte{
+			slices.Concat(f, packed), slices.Concat(packed, f), slices.Concat(packed, f, packed, f), slices.Concat(f, f, packed),
+			slices.Concat(packed, f, packed, table(len(packed), len(f), len(packed))),
+			slices.Concat(packed, f, f, packed, f, table(len(packed), len(f), len(f), len(packed), len(f))),
+		} {
+			want := bytes.Repeat(data, bytes.Count(b, packed))
+			if err := sameBytes(t, b, want); err != nil {
+				t.Errorf("%.30s, file %d: %v", text, i, err)
+			}
+		}
+	}
+	for _, text := range []string{`{"imgtool": 1, "x": "` + pad + `"}`, " {\n\t\"imgtool\" : " + pad, `{"IMGTOOL": 1, "extents": [` + pad + `], "pieces": []`} {
+		if _, err := artifact.Stream(bytes.NewReader(slices.Concat(packed, frame(0x50, text), packed)), nil); !is[*artifact.CorruptError](err) {
+			t.Errorf("%.30s: %v", text, err)
+		}
+	}
+}
+
+// sameBytes reads an image as a stream and, if it has random access, opened.
+func sameBytes(t testing.TB, b, want []byte) error {
+	s, err := artifact.Stream(bytes.NewReader(b), nil)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if got, err := paint(int64(len(want)), s.Chunks()); err != nil || !bytes.Equal(got, want) {
+		return fmt.Errorf("streamed: %d bytes, %w", len(got), err)
+	}
+	o, err := artifact.Open(bytes.NewReader(b), nil)
+	if errors.Is(err, artifact.ErrStream) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	got := make([]byte, o.Size())
+	if _, err := o.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		return fmt.Errorf("opened: %d bytes, %w", len(got), err)
+	}
+	return nil
 }

@@ -65,7 +65,7 @@ func ReadBeside(path, name string, m *Manifest) ([]byte, error) {
 	at := AttachmentPath(path, name)
 	data, err := hostfile.ReadFile(at, MaxAttachment)
 	if err == nil {
-		err = m.checkDocument(name, data)
+		err = m.CheckDocument(name, data)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", at, err)
 		}

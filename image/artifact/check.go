@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"sort"
 
 	"imgtool/image"
 )
@@ -42,7 +43,7 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 	s, packed := o.raw.(*seekable)
 	switch {
 	case packed && s.sums != nil:
-		if err := s.check(ctx, p); err != nil {
+		if err := s.check(ctx, p, func(summed) bool { return true }); err != nil {
 			return err
 		}
 		for _, a := range s.attached {
@@ -75,8 +76,42 @@ func (o *Opened) Check(ctx context.Context, data func(off int64) int64, p image.
 	return o.Holes(ctx, data)
 }
 
-func (s *seekable) check(ctx context.Context, p image.Progress) error {
+// CheckIndex compares the manifest in an .img.zst and the table of its frames with their sums. It
+// reads no content.
+func (o *Opened) CheckIndex(ctx context.Context) error {
+	s, ok := o.raw.(*seekable)
+	if !ok {
+		return nil
+	}
+	return s.check(ctx, nil, func(sum summed) bool { return sum.name != contentSum })
+}
+
+// FileSpans returns where the file has these pieces of the manifest, and their neighbours that
+// can only be read with them.
+func (o *Opened) FileSpans(pieces []image.Entry) (spans []image.Span) {
+	s, ok := o.raw.(*seekable)
+	for _, p := range pieces {
+		if !ok {
+			spans = append(spans, image.Span{Off: p.Off, Len: p.Len})
+			continue
+		}
+		i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].off+s.frames[i].len > p.Off })
+		for ; i < len(s.frames) && s.frames[i].off < p.Off+p.Len; i++ {
+			at := image.Span{Off: s.frames[i].packed, Len: s.frames[i].packedLen}
+			if n := len(spans); n == 0 || spans[n-1] != at {
+				spans = append(spans, at)
+			}
+		}
+	}
+	return spans
+}
+
+// check compares the sums for which of returns true.
+func (s *seekable) check(ctx context.Context, p image.Progress, of func(summed) bool) error {
 	for _, sum := range s.sums {
+		if !of(sum) {
+			continue
+		}
 		got, size, err := s.sum(ctx, sum.parts, p)
 		if err != nil {
 			return err

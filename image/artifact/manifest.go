@@ -51,6 +51,13 @@ type Input struct {
 	Origin string `json:"origin,omitempty"` // such as "deb u-boot-rockchip 2023.01"
 }
 
+// Verity is the hash tree of dm-verity after the data of a partition, as veritysetup(8) makes it
+// with a superblock.
+type Verity struct {
+	RootHash   string `json:"root_hash"`   // SHA-256, hexadecimal
+	HashOffset int64  `json:"hash_offset"` // of the superblock in the partition: the size of the data in bytes
+}
+
 // DocumentSum has the checksum of a document that is attached to an image.
 type DocumentSum struct {
 	Name   string `json:"name"`
@@ -87,9 +94,11 @@ type Partition struct {
 	Late   bool   `json:"late,omitempty"` // the device creates it on its first boot
 	Slot   string `json:"slot,omitempty"` // a or b; empty: shared
 	Boot   bool   `json:"boot,omitempty"` // the boot partition of its slot
-	Format string `json:"format,omitempty"`
-	Fill   bool   `json:"fill,omitempty"`  // takes the rest of the disk
-	State  string `json:"state,omitempty"` // path of the provisioning state file in its file system
+
+	Verity *Verity `json:"verity,omitempty"` // its hash tree; nil if it has none
+	Format string  `json:"format,omitempty"`
+	Fill   bool    `json:"fill,omitempty"`  // takes the rest of the disk
+	State  string  `json:"state,omitempty"` // path of the provisioning state file in its file system
 }
 
 // safeName matches names that are shown and written to disks without quoting.
@@ -207,9 +216,9 @@ func (m *Manifest) checkDocuments() error {
 	return nil
 }
 
-// checkDocument compares a document with its checksum in the manifest, if that has one. m may be
+// CheckDocument compares a document with its checksum in the manifest, if that has one. m may be
 // nil.
-func (m *Manifest) checkDocument(name string, data []byte) error {
+func (m *Manifest) CheckDocument(name string, data []byte) error {
 	if m == nil {
 		return nil
 	}

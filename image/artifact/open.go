@@ -20,6 +20,10 @@ type Opened struct {
 	Format   Format
 	Manifest *Manifest // nil if it has none
 
+	// Near may have pieces of the image at their offsets. If it is not nil, a piece that it has
+	// with the SHA-256 in the manifest is not read from the file.
+	Near io.ReaderAt
+
 	raw io.ReaderAt
 }
 
@@ -123,6 +127,12 @@ func (o *Opened) Holes(ctx context.Context, data func(off int64) int64) error {
 // piece reads a piece and compares it with the manifest.
 func (o *Opened) piece(i int) ([]byte, error) {
 	p := o.Manifest.Pieces[i]
+	if o.Near != nil {
+		data := make([]byte, p.Len)
+		if n, _ := o.Near.ReadAt(data, p.Off); n == len(data) && checkPiece(p, data) == nil {
+			return data, nil
+		}
+	}
 	if s, ok := o.raw.(*seekable); ok {
 		if data, err := s.part(p.Off, p.Len); data != nil || err != nil {
 			return data, cmp.Or(err, checkPiece(p, data))

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"regexp"
 	"slices"
 	"sort"
 	"sync"
@@ -40,6 +41,9 @@ type summed struct {
 	parts []image.Span
 	want  []byte
 }
+
+// contentSum is the name of the sum of the frames of the image.
+const contentSum = "content"
 
 type frame struct {
 	packed, off int64 // offsets in the file and in the image
@@ -215,7 +219,7 @@ func (s *seekable) readSums(last frame, table []byte) error {
 	end := s.manifest.End()
 	s.sums = []summed{
 		{"manifest", []image.Span{s.manifest}, sum(0)},
-		{"content", []image.Span{{Len: s.manifest.Off}, {Off: end, Len: s.end - end}}, sum(1)}}
+		{contentSum, []image.Span{{Len: s.manifest.Off}, {Off: end, Len: s.end - end}}, sum(1)}}
 	if len(b) >= sumsSize {
 		s.sums = append(s.sums, summed{"table of frames", []image.Span{{Off: s.packed, Len: int64(len(table))}}, sum(2)})
 	}
@@ -338,6 +342,15 @@ func skipFrame(r io.Reader) error {
 // minManifest is less than the size of any manifest, in bytes.
 const minManifest = 64
 
+// manifestStart matches the start of a manifest.
+var manifestStart = regexp.MustCompile(`^\s*\{\s*"imgtool"\s*:`)
+
+// isManifest reports whether b is a manifest, also one that is damaged or cut short: it has its
+// first key, or its long lists.
+func isManifest(b []byte) bool {
+	return manifestStart.Match(b[:min(len(b), 256)]) || bytes.Contains(b, []byte(`"extents": [`)) && bytes.Contains(b, []byte(`"pieces": [`))
+}
+
 // parseManifestFrame returns the manifest if r starts with one, and nil if not.
 func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	h := make([]byte, 8)
@@ -353,7 +366,7 @@ func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.HasPrefix(bytes.TrimLeft(b, " \n\t"), []byte("{")) {
+	if !isManifest(b) {
 		return nil, nil // a skippable frame of another program
 	}
 	if int64(len(b)) < int64(size) {

@@ -23,7 +23,7 @@ type Streamed struct {
 
 	raw   io.Reader
 	in    *compress.Input
-	tail  *trailer // of an .img.zst with a manifest
+	tail  *trailer // of an .img.zst
 	ended bool     // the image was read to its end
 	close func() error
 }
@@ -97,10 +97,8 @@ func stream(r io.Reader, sidecar *Manifest, sizes []xz.Size) (*Streamed, error) 
 			s.Manifest = m
 		}
 		all = io.MultiReader(&kept, in)
-		if m != nil {
-			s.tail = newTrailer(all)
-			all = s.tail
-		}
+		s.tail = newTrailer(all, m != nil)
+		all = s.tail
 	}
 	if s.Format == Sparse {
 		return nil, errors.New("an Android sparse image cannot be read from a pipe or an archive: unpack it to a file")
@@ -213,8 +211,11 @@ func (s *Streamed) end() error {
 	if err := s.tail.check(); err != nil {
 		return err
 	}
+	if !s.tail.ours {
+		return nil
+	}
 	for _, a := range s.tail.list {
-		if err := s.Manifest.checkDocument(a.name, a.data); err != nil {
+		if err := s.Manifest.CheckDocument(a.name, a.data); err != nil {
 			return err
 		}
 	}
@@ -223,7 +224,7 @@ func (s *Streamed) end() error {
 
 // Attachments describes the attachments in the image, after all of it was read.
 func (s *Streamed) Attachments() (all []Attached) {
-	if s.ended && s.tail != nil {
+	if s.ended && s.tail != nil && s.tail.ours {
 		for _, a := range s.tail.list {
 			all = append(all, Describe(a.name, a.data))
 		}
@@ -234,10 +235,10 @@ func (s *Streamed) Attachments() (all []Attached) {
 // Attachment returns an attachment in the image, after all of it was read. Without one the
 // error is [fs.ErrNotExist].
 func (s *Streamed) Attachment(name string) ([]byte, error) {
-	if s.ended && s.tail != nil {
+	if s.ended && s.tail != nil && s.tail.ours {
 		for _, a := range s.tail.list {
 			if a.name == name {
-				return a.data, s.Manifest.checkDocument(name, a.data)
+				return a.data, s.Manifest.CheckDocument(name, a.data)
 			}
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
+	"slices"
 )
 
 // trailer collects the frames without data of an .img.zst that passes through it, from the
 // start of a frame on.
 type trailer struct {
-	r io.Reader
+	r    io.Reader
+	ours bool // the file has a manifest
 
 	skip int64  // bytes to drop
 	want int    // bytes to collect then
@@ -20,13 +22,14 @@ type trailer struct {
 	list    []attached
 	hash    []byte // the SHA-256 of the manifest's frame
 	sums    []byte // the data of the frame with the sums
+	table   bool   // a table of frames follows the sums
 	frames  []byte // of the attachments
 	large   bool   // an attachment was too large to be kept
 	trouble error
 }
 
-func newTrailer(r io.Reader) *trailer {
-	t := &trailer{r: r}
+func newTrailer(r io.Reader, ours bool) *trailer {
+	t := &trailer{r: r, ours: ours}
 	t.collect(4, t.magic)
 	return t
 }
@@ -64,6 +67,7 @@ func (t *trailer) magic(b []byte) {
 		t.collect(1, t.header)
 		return
 	}
+	t.table = t.table || t.sums != nil && magic == skippableTable
 	t.collect(4, func(size []byte) {
 		n := int64(binary.LittleEndian.Uint32(size))
 		kept := map[uint32]int64{skippableManifest: MaxManifest, skippableAttachment: maxAttachedHead + MaxAttachment, skippableSums: 4 * sha256.Size}[magic]
@@ -126,6 +130,12 @@ func (t *trailer) frame(magic uint32, data []byte) {
 
 // check compares the manifest and the attachments with the sums, after the end.
 func (t *trailer) check() error {
+	if !t.ours {
+		if t.table && slices.Contains([]int{oldSumsSize, sumsSize, attachedSize}, 8+len(t.sums)) {
+			return corrupt("the manifest in it is damaged")
+		}
+		return nil
+	}
 	if t.trouble != nil {
 		return t.trouble
 	}

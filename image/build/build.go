@@ -46,6 +46,7 @@ type Options struct {
 	Inputs      map[string]string // references by name; empty: the starter
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
+	Packed      bool           // leave no gaps in the squashfs, as squashfs.Options has it
 	BuildID     string         // empty: derived from the inputs
 	Cmdline     string         // more kernel arguments
 	Seed        *seedfile.Seed // nil: none
@@ -117,6 +118,7 @@ type builder struct {
 	buildID string
 
 	installed map[string][]sbom.Package // in partitions, by medium/partition
+	verity    *artifact.Verity          // of the root file system; nil if it has none
 	digest    []byte                    // of all inputs and options except the seed
 	codec     string
 	result    *Result

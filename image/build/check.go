@@ -11,7 +11,7 @@ import (
 
 	"imgtool/boards"
 	"imgtool/image/fault"
-	"imgtool/image/squashfs"
+	"imgtool/image/squashfs/codec"
 	"imgtool/image/suggest"
 	"imgtool/layouts"
 )
@@ -39,7 +39,7 @@ func (b *builder) check() (err error) {
 	if err := b.checkOptions(); err != nil {
 		return fault.As(fault.Usage, err)
 	}
-	if b.codec, err = squashfs.Codec(b.Compression); err != nil {
+	if b.codec, err = codec.Describe(b.Compression); err != nil {
 		return fault.As(fault.Usage, err)
 	}
 	if err := b.checkSeed(); err != nil {

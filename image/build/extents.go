@@ -61,7 +61,13 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 	}
 	var rootfs image.Content
 	for _, p := range d.placed.Parts {
-		if p.Content != "rootfs" || p.Deferred || b.parts[d.Name+"/"+p.Name] != nil {
+		if p.Content != "rootfs" || p.Deferred {
+			continue
+		}
+		if b.parts[d.Name+"/"+p.Name] != nil {
+			if b.Board.Verity {
+				return nil, fmt.Errorf("partition %s: its content cannot be given, because the boot script has the root hash of the root file system", p.Name)
+			}
 			continue
 		}
 		if rootfs == nil {
@@ -73,6 +79,10 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 			return nil, tooLarge(p.Name, rootfs.Size(), p.Len)
 		}
 		extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: rootfs})
+	}
+	if b.Board.Verity {
+		// The boot script has the root hash.
+		return extents, b.remakeBoot(d, extents)
 	}
 	return extents, nil
 }
@@ -136,7 +146,8 @@ func (b *builder) bootVolume(p layouts.Part) (*image.Image, error) {
 		files = append(files, fat.File{Path: f.Path, Content: b.files[f.Input].Content})
 	}
 	if s := b.Board.Script; s.Path != "" {
-		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@SLOT_SELECT@", b.slotSelect(), rootfsTypeMark, b.rootfsType()).Replace(strings.TrimLeft(s.Text, "\n"))
+		text := strings.NewReplacer("@BUILD_ID@", b.buildID, "@SLOT_SELECT@", b.slotSelect(), rootfsTypeMark, b.rootfsType(),
+			boards.VerityMark, b.verityArgs()).Replace(strings.TrimLeft(s.Text, "\n"))
 		text, err := putCmdline(text, strings.TrimSpace("init=/sbin/init "+b.Cmdline))
 		if err != nil {
 			return nil, err
@@ -201,6 +212,9 @@ func (b *builder) manifest(d *disk) *artifact.Manifest {
 		} else {
 			part.GUID = b.guid(d.prefix + p.Name)
 			part.Fill = p.Size == 0 && d.Layout.MinDisk != d.Layout.Disk
+		}
+		if p.Content == "rootfs" && !p.Deferred {
+			part.Verity = b.verity
 		}
 		if t := b.trees[p.Tree]; t != nil && len(b.Board.State.Paths) > 0 && t.Lookup(strings.Trim(b.Board.State.Paths[0], "/")) != nil {
 			part.State = b.Board.State.Paths[0]

@@ -51,6 +51,9 @@ func (b *builder) identify(ctx context.Context) error {
 	if b.clamped {
 		fmt.Fprintln(h, "clamped")
 	}
+	if b.Packed {
+		fmt.Fprintln(h, "packed")
+	}
 	fmt.Fprintf(h, "slots %s\ntime %d\nsquashfs %s %d\ncmdline %s\nbuild-id %s\n",
 		b.Slots, b.Time, b.codec, b.squashfs().BlockSize, b.Cmdline, b.BuildID)
 	for _, in := range b.inputs {

@@ -28,6 +28,7 @@ type parameters struct {
 	BuildID     string            `json:"buildId,omitempty"`
 	Compression string            `json:"compression,omitempty"`
 	BlockSize   int               `json:"blockSize,omitempty"`
+	Packed      bool              `json:"packed,omitempty"`
 	Seed        bool              `json:"seed,omitempty"`
 }
 
@@ -54,7 +55,7 @@ func (b *builder) provenance(d *disk) *provenance.Statement {
 	def := provenance.Definition{
 		External: parameters{Board: b.Board.Name, Layout: d.LayoutName, Medium: d.Name, Size: b.Sizes[d.Name], Slots: b.Slots, Profile: b.Profile,
 			Inputs: short(b.Inputs), Partitions: short(b.Parts), Flags: b.Flags, Variables: slices.Sorted(maps.Keys(b.Vars)), Generalize: b.Generalize,
-			Cmdline: b.Cmdline, BuildID: b.BuildID, Compression: b.Compression, BlockSize: b.BlockSize, Seed: b.Seed != nil},
+			Cmdline: b.Cmdline, BuildID: b.BuildID, Compression: b.Compression, BlockSize: b.BlockSize, Packed: b.Packed, Seed: b.Seed != nil},
 		Internal: settings{b.Time, b.Clamp},
 	}
 	add := func(r provenance.Resource) {

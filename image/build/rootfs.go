@@ -19,10 +19,27 @@ import (
 	"imgtool/layouts"
 )
 
-// rootfs returns the root file system of a partition. A given squashfs or erofs is used as it
+// rootfs returns the root file system of a partition, with its hash tree if the board has
+// dm-verity. A given squashfs or erofs is used as it
 // is. Otherwise the tree is written as one, to the output file at its offset in the image or to a scratch
 // file.
 func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Content, error) {
+	if !b.Board.Verity {
+		return b.bareRootfs(ctx, d, p, p.Len)
+	}
+	c, err := b.bareRootfs(ctx, d, p, protected(p.Len))
+	if err != nil {
+		return nil, err
+	}
+	if c, err = b.protect(ctx, c); err != nil {
+		return nil, fmt.Errorf("%s: dm-verity: %w", p.Name, err)
+	}
+	return c, nil
+}
+
+// bareRootfs returns the root file system without a hash tree. It has at most max bytes unless it
+// was given.
+func (b *builder) bareRootfs(ctx context.Context, d *disk, p layouts.Part, max int64) (image.Content, error) {
 	if given := b.root.Ready; given != nil {
 		t, err := b.rootTree()
 		if err != nil && !errors.Is(err, erofs.ErrCompressed) {
@@ -54,7 +71,7 @@ func (b *builder) rootfs(ctx context.Context, d *disk, p layouts.Part) (image.Co
 	}
 	opt := b.squashfs()
 	// The checksums of files are not needed after the squashfs is written.
-	opt.Max, opt.Sums, b.root.Sums = p.Len, b.root.Sums, nil
+	opt.Max, opt.Sums, b.root.Sums = max, b.root.Sums, nil
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
 	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
 		return nil, tooLarge(p.Name, large.Size, large.Max)
@@ -81,7 +98,7 @@ func contentSize(t *tree.Tree) (size int64) {
 }
 
 func (b *builder) squashfs() squashfs.Options {
-	return squashfs.Options{Compression: b.Compression, BlockSize: cmp.Or(b.BlockSize, 1<<20), ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
+	return squashfs.Options{Compression: b.Compression, BlockSize: cmp.Or(b.BlockSize, 1<<20), Packed: b.Packed, ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
 }
 
 func tooLarge(part string, size, max int64) error {

@@ -105,7 +105,7 @@ type Options struct {
 }
 
 // aheadMemory is the limit of the memory for blocks of xz that are decompressed at once.
-const aheadMemory = 1 << 30
+const aheadMemory = 512 << 20
 
 // TrailingError says that other data follow the compressed data.
 type TrailingError struct {

@@ -25,6 +25,7 @@ const (
 	RolledBack  = "rolled back" // a device went back to its former configuration
 	Unknown     = "unknown"     // whether the operation took effect is unknown
 	Interrupted = "interrupted" // the user stopped it
+	Internal    = "internal"    // a mistake in the program
 )
 
 type fault struct {
@@ -80,6 +81,30 @@ func WithHint(err error, format string, args ...any) error {
 func Hint(err error) string {
 	if e, ok := errors.AsType[*hinted](err); ok {
 		return e.hint
+	}
+	return ""
+}
+
+type reasoned struct {
+	error
+	reason string
+}
+
+func (e *reasoned) Unwrap() error { return e.error }
+
+// WithReason adds a word that tells err apart from other errors of its kind, for programs that
+// read the output of --json, such as expired.
+func WithReason(reason string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &reasoned{err, reason}
+}
+
+// Reason returns the word that [WithReason] added to err, or "".
+func Reason(err error) string {
+	if e, ok := errors.AsType[*reasoned](err); ok {
+		return e.reason
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package fileinfo
 
 import (
+	"time"
 	"unicode/utf8"
 
 	"imgtool/image/tree"
@@ -15,7 +16,7 @@ type File struct {
 	UID    uint32            `json:"uid"`
 	GID    uint32            `json:"gid"`
 	Size   int64             `json:"size"`
-	Time   int64             `json:"time"` // seconds since 1970
+	Time   string            `json:"time"` // RFC 3339
 	Target string            `json:"target,omitempty"`
 	Major  uint32            `json:"major,omitempty"`
 	Minor  uint32            `json:"minor,omitempty"`
@@ -25,7 +26,7 @@ type File struct {
 // New returns the metadata of an inode.
 func New(path string, n *tree.Inode) File {
 	f := File{Path: path, Type: Type(n), Mode: Octal(n.Mode), UID: n.UID, GID: n.GID, Size: n.Size(),
-		Time: n.ModTime, Target: n.Target, Major: n.Major, Minor: n.Minor}
+		Time: time.Unix(n.ModTime, 0).UTC().Format(time.RFC3339), Target: n.Target, Major: n.Major, Minor: n.Minor}
 	if !utf8.ValidString(path) {
 		f.Raw = []byte(path)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -25,7 +26,7 @@ import (
 // Source inspects an image with random access. Damage is reported as failed checks; the
 // error is about reading the image.
 func Source(s *volume.Source) (*Report, error) {
-	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size()}
+	r := &Report{Image: s.Name, Format: s.Format.String(), Size: s.Image.Size(), Partitions: []Partition{}, Checks: []Check{}}
 	if m := s.Manifest; m != nil {
 		r.Board, r.Medium, r.BuildID, r.Floor, r.Inputs = m.Board, m.Medium, m.BuildID, m.Floor, m.Inputs
 		if info, err := boards.InfoOf(m.Board, m.Medium, m.Info); err == nil {
@@ -78,6 +79,9 @@ func (r *Report) check(what string, err error) {
 func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 	name := volume.PartName(p)
 	part := &Partition{Row: volume.RowOf(p)}
+	if m := partitionOf(s.Manifest, p.Number); m != nil {
+		part.Verity = m.Verity
+	}
 	if p.Off+p.Len > s.Image.Size() {
 		r.check(name, fmt.Errorf("it ends at byte %d of %d", p.Off+p.Len, s.Image.Size()))
 		return part, nil
@@ -110,26 +114,37 @@ func (r *Report) partition(s *volume.Source, p gpt.Part) (*Partition, error) {
 		r.perUnit(name, v)
 	case v.Kind == "erofs":
 		q := v.Erofs
-		part.Erofs = &Erofs{q.Label, q.UUID, q.Codecs, q.BlockSize, q.Inodes, q.BytesUsed, q.ModTime}
+		part.Erofs = &Erofs{q.Label, q.UUID, q.Codecs, q.BlockSize, q.Inodes, q.BytesUsed, timeOf(q.ModTime)}
 		if v.Tree != nil {
 			r.perUnit(name, v)
 		}
 	default:
 		q := v.Squashfs
-		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, q.ModTime}
+		part.Squashfs = &Squashfs{q.Codec, q.BlockSize, q.Inodes, q.BytesUsed, timeOf(q.ModTime)}
 		r.perUnit(name, v)
 	}
 	return part, nil
 }
 
-// stateFile returns the path of the file with the provisioning state of a partition, or "".
-func stateFile(m *artifact.Manifest, number int) string {
+// timeOf returns a time in seconds since 1970 as RFC 3339.
+func timeOf(seconds int64) string { return time.Unix(seconds, 0).UTC().Format(time.RFC3339) }
+
+// partitionOf returns a partition of a manifest, which may be nil, or nil.
+func partitionOf(m *artifact.Manifest, number int) *artifact.Partition {
 	if m != nil {
-		for _, p := range m.Partitions {
-			if p.Number == number {
-				return p.State
+		for i := range m.Partitions {
+			if m.Partitions[i].Number == number {
+				return &m.Partitions[i]
 			}
 		}
+	}
+	return nil
+}
+
+// stateFile returns the path of the file with the provisioning state of a partition, or "".
+func stateFile(m *artifact.Manifest, number int) string {
+	if p := partitionOf(m, number); p != nil {
+		return p.State
 	}
 	return ""
 }

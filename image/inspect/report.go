@@ -42,12 +42,14 @@ type Partition struct {
 	Erofs    *Erofs       `json:"erofs,omitempty"`
 	Ext4     *Ext4        `json:"ext4,omitempty"`
 	Swap     *volume.Swap `json:"swap,omitempty"`
+
+	Verity *artifact.Verity `json:"verity,omitempty"` // by the manifest
 }
 
 // Ext4 is an ext4 file system.
 type Ext4 struct {
-	Label    string `json:"label"`
-	UUID     string `json:"uuid"`
+	Label    string `json:"label,omitempty"`
+	UUID     string `json:"uuid,omitempty"`
 	Files    int    `json:"files"` // with directories and all else
 	Content  int64  `json:"content"`
 	Extlinux string `json:"extlinux,omitempty"` // text of /boot/extlinux/extlinux.conf
@@ -57,7 +59,7 @@ type Ext4 struct {
 // FAT is a FAT file system.
 type FAT struct {
 	Kind   int    `json:"kind"` // 12, 16 or 32
-	Label  string `json:"label"`
+	Label  string `json:"label,omitempty"`
 	Serial string `json:"serial"`
 	Files  []File `json:"files"`
 	Script string `json:"script,omitempty"` // text of boot.scr
@@ -75,25 +77,25 @@ type Squashfs struct {
 	BlockSize int    `json:"block_size"`
 	Inodes    int    `json:"inodes"`
 	Used      int64  `json:"used"`
-	Time      int64  `json:"time"`
+	Time      string `json:"time"` // RFC 3339
 }
 
 // Erofs is an erofs file system.
 type Erofs struct {
-	Label     string   `json:"label"`
-	UUID      string   `json:"uuid"`
+	Label     string   `json:"label,omitempty"`
+	UUID      string   `json:"uuid,omitempty"`
 	Codecs    []string `json:"codecs,omitempty"` // none if it is not compressed
 	BlockSize int      `json:"block_size"`
 	Inodes    int64    `json:"inodes"`
 	Used      int64    `json:"used"`
-	Time      int64    `json:"time"`
+	Time      string   `json:"time"` // RFC 3339
 }
 
 // Blob is a boot loader outside of partitions.
 type Blob struct {
 	Name string `json:"name"`
 	Off  int64  `json:"offset"`
-	Kind string `json:"kind"`
+	Kind string `json:"kind,omitempty"`
 
 	Lacked []string `json:"lacked,omitempty"` // recovery functions it lacks, each a sentence
 }
@@ -223,6 +225,14 @@ func (r *Report) files(t *text) {
 }
 
 func (p *Partition) holds() string {
+	text := p.fileSystem()
+	if p.Verity != nil {
+		text += ", dm-verity"
+	}
+	return text
+}
+
+func (p *Partition) fileSystem() string {
 	switch {
 	case p.Late:
 		return "made by the device on its first boot"

@@ -19,7 +19,7 @@ import (
 type span struct{ off, end int64 }
 
 // request requests a range of the file, and returns a response with status 200 or 206. With 206
-// its range begins as requested, and with both the file is the one that was opened.
+// its range begins as requested, and with both the file is the same as at first.
 func (f *File) request(ctx context.Context, want span) (*http.Response, error) {
 	f.mu.Lock()
 	at := f.at

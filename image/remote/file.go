@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -180,16 +181,81 @@ func (f *File) open(ctx context.Context) error {
 	f.size = max(f.size, size)
 	if resp.StatusCode == http.StatusOK {
 		f.whole = &counted{resp.Body, f}
-		return nil
+		return f.checkWhole()
 	}
 	head := make([]byte, min(minWindow, f.size))
 	_, err = io.ReadFull(&counted{resp.Body, f}, head)
 	resp.Body.Close()
 	if err == nil {
 		f.cache.add(0, head)
+		return f.checkPage(head)
 	} // else ReadAt requests it again
 	return context.Cause(ctx)
 }
+
+// checkWhole is checkPage for a response of the whole file, which can be read once.
+func (f *File) checkWhole() error {
+	if !f.statesPage() {
+		return nil
+	}
+	head := make([]byte, 64)
+	n, err := io.ReadFull(f.whole, head)
+	if page := f.checkPage(head[:n]); page != nil {
+		f.whole.Close()
+		f.whole = nil
+		return page
+	}
+	rest := io.Reader(f.whole)
+	if err != nil {
+		rest = errorReader{err}
+	}
+	f.whole = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head[:n]), rest), f.whole}
+	return nil
+}
+
+// errorReader returns an error that occurred before.
+type errorReader struct{ err error }
+
+func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
+
+// PageError says that a server sent a web page and not a file.
+type PageError struct{ Type string }
+
+func (e *PageError) Error() string {
+	return fmt.Sprintf("the server sent a web page (%s) and not the file: it may require a login, or the URL may be that of a page about the file", e.Type)
+}
+
+// Kind returns the kind of the error.
+func (e *PageError) Kind() string { return fault.Input }
+
+func (f *File) statesPage() bool {
+	kind := f.ContentType()
+	return kind == "text/html" || kind == "application/xhtml+xml"
+}
+
+// checkPage returns an error if the content is a web page by the type of the response and by
+// its start: some servers state a wrong type.
+func (f *File) checkPage(head []byte) error {
+	if f.statesPage() && bytes.HasPrefix(bytes.TrimLeft(head, "\xef\xbb\xbf \t\r\n"), []byte("<")) {
+		return &PageError{f.ContentType()}
+	}
+	return nil
+}
+
+// Name returns a URL without user, password and query, which may be secret.
+func Name(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return "the URL" // a user or password may be what is not valid in it
+	}
+	return nameOf(u)
+}
+
+// Base returns the name of the file in its directory.
+func (f *File) Base() string { return path.Base(f.origin.Path) }
 
 // Name returns the URL without user, password and query.
 func (f *File) Name() string { return f.name }
@@ -265,6 +331,9 @@ func (f *File) InDirectory(ctx context.Context, name string, limit int64) ([]byt
 func (f *File) read(ctx context.Context, u *url.URL, limit int64) ([]byte, error) {
 	other := &File{ctx: ctx, opt: Options{Transport: f.opt.Transport, Count: f.opt.Count, Sequential: true}, net: f.net, client: f.client, origin: u, name: nameOf(u), size: -1}
 	b, err := other.all(ctx, limit)
+	if errors.As(err, new(*PageError)) {
+		err = &StatusError{u.Host, http.StatusNotFound} // some servers have a page for whatever does not exist
+	}
 	f.fetched.Add(other.Fetched())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", other.name, err)
@@ -285,16 +354,7 @@ func (f *File) all(ctx context.Context, limit int64) ([]byte, error) {
 	if err == nil && int64(len(b)) > limit {
 		err = fault.New(fault.Input, "it has more than %d bytes", limit)
 	}
-	if err == nil && f.isPage(b) {
-		err = &StatusError{f.origin.Host, http.StatusNotFound} // a page for all that does not exist
-	}
 	return b, err
-}
-
-// isPage reports whether content is a web page by the type of the response and its start.
-func (f *File) isPage(head []byte) bool {
-	kind := f.ContentType()
-	return (kind == "text/html" || kind == "application/xhtml+xml") && bytes.HasPrefix(bytes.TrimLeft(head, "\xef\xbb\xbf \t\r\n"), []byte("<"))
 }
 
 // Stream returns the file from an offset on. After the connection was closed it goes on where

@@ -119,7 +119,7 @@ func TestPlanFetchesNothingElse(t *testing.T) {
 	var requests atomic.Int32
 	f, err := open(t, serve(t, func(http.ResponseWriter, *http.Request) bool { requests.Add(1); return false }).URL, remote.Options{})
 	must(t, err)
-	// Three neighbours, with a small gap after the second, and one that is far away.
+	// Three neighbours, with a small gap after the second, and a part far away.
 	plan := []image.Span{{Off: 2 << 20, Len: 300}, {Off: 1 << 20, Len: 100000}, {Off: 1<<20 + 100000, Len: 100000}, {Off: 1<<20 + 205000, Len: 100000}}
 	f.Plan(plan)
 	before, asked := f.Fetched(), requests.Load()

@@ -23,7 +23,7 @@ const MaxUpload = 32 << 20
 // handles in another way than written.
 type Fault struct {
 	Line    int    `json:"line"`
-	Key     string `json:"key"` // path of the value, such as containers.container.web.Container.Image; empty for the file
+	Key     string `json:"key,omitempty"` // path of the value, such as containers.container.web.Container.Image; empty for the file
 	Text    string `json:"text"`
 	Warning bool   `json:"warning"`
 

@@ -19,7 +19,7 @@ func BenchmarkWrite(b *testing.B) {
 	if from == "" || to == "" {
 		b.Skip("BENCH_ROOTFS and BENCH_OUT name what to read and to write")
 	}
-	opt := squashfs.Options{Compression: os.Getenv("BENCH_COMPRESSION"), BlockSize: 1 << 20}
+	opt := squashfs.Options{Compression: os.Getenv("BENCH_COMPRESSION"), BlockSize: 1 << 20, Packed: os.Getenv("BENCH_PACKED") != ""}
 	if os.Getenv("BENCH_BLOCK") == "128K" {
 		opt.BlockSize = 128 << 10
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+
+	"imgtool/image/squashfs/codec"
 )
 
 // output writes a file system sequentially. Bytes beyond max are counted but not
@@ -37,7 +39,7 @@ func (o *output) writeAt(p []byte, off int64) error {
 
 // appendMeta appends p, up to metaSize bytes, to b as a metadata block: a word with
 // its stored length, then the bytes. (squashfs 4.0, "Packing Metadata")
-func appendMeta(b []byte, encode encoder, p, scratch []byte) ([]byte, error) {
+func appendMeta(b []byte, encode codec.Encoder, p, scratch []byte) ([]byte, error) {
 	data, err := encode(scratch, p)
 	if err != nil {
 		return nil, err
@@ -50,14 +52,14 @@ func appendMeta(b []byte, encode encoder, p, scratch []byte) ([]byte, error) {
 }
 
 type table struct {
-	encode  encoder
+	encode  codec.Encoder
 	buf     []byte // content of the last block
 	out     []byte // stored form of the blocks before it
 	scratch []byte
 	err     error
 }
 
-func newTable(encode encoder) *table {
+func newTable(encode codec.Encoder) *table {
 	return &table{encode: encode, scratch: make([]byte, 2*metaSize)}
 }
 
@@ -100,7 +102,7 @@ func (o *output) writeTable(t *table) error {
 // blocks, the result of head if that is not nil, and the offset of each block. It
 // returns the offset of what follows the blocks. (squashfs 4.0, "Storing Lookup
 // Tables")
-func (o *output) writeIndexed(encode encoder, entries []byte, head func() []byte) (int64, error) {
+func (o *output) writeIndexed(encode codec.Encoder, entries []byte, head func() []byte) (int64, error) {
 	var index, block []byte
 	scratch := make([]byte, 2*metaSize)
 	for len(entries) > 0 {

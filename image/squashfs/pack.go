@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgtool/image/parallel"
+	"imgtool/image/squashfs/codec"
 	"imgtool/image/tree/sums"
 )
 
@@ -64,7 +65,7 @@ func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 // packBlocks compresses and writes blocks, and returns the fragment table entries
 // of the fragment blocks: squashfs 4.0, "Fragment Table".
 func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byte, error) {
-	codec, err := Codec(wr.opt.Compression)
+	name, err := codec.Describe(wr.opt.Compression)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byt
 		if err != nil {
 			return nil, err
 		}
-		workers = append(workers, func(s *slot) error { return s.pack(encode, codec, wr.opt) })
+		workers = append(workers, func(s *slot) error { return s.pack(encode, name, wr.opt) })
 	}
 	// Two slots per worker: one is compressed while the other waits to be written.
 	slots := make([]slot, 2*wr.opt.Workers)
@@ -87,9 +88,15 @@ func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byt
 	var fragments []byte
 	err = parallel.Map(ctx, slots, fill, workers, func(s *slot) error {
 		if d := s.file; d == nil {
+			if err := wr.align(int64(s.len)); err != nil {
+				return err
+			}
 			fragments = appendTo(fragments, uint64(wr.out.pos), s.word, uint32(0))
 		} else {
 			if d.words == nil {
+				if err := wr.align(d.size); err != nil {
+					return err
+				}
 				d.start, d.words = wr.out.pos, make([]uint32, 0, d.blocks)
 			}
 			for range max(s.zeros, 1) {
@@ -105,8 +112,25 @@ func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byt
 	return fragments, err
 }
 
+// maxGap returns how many bytes may be left unused in front of the stored form of n
+// bytes. At block sizes from 512 KiB every file that has blocks, and nearly every
+// fragment block, is larger than 64 gaps. With blocks of 128 KiB, aligning all of
+// them would make a Debian root file system 2.4 % larger; this limit, 0.8 %.
+func maxGap(n int64) int64 { return n / 64 }
+
+// align writes zeros up to a multiple of 4 KiB if they are few, in front of a file
+// or fragment block with n bytes of content. Then a change of another file moves the
+// stored bytes by whole device blocks, and leaves these blocks as they are.
+func (wr *writer) align(n int64) error {
+	gap := -wr.out.pos & (alignment - 1)
+	if wr.opt.Packed || gap > maxGap(n) {
+		return nil
+	}
+	return wr.out.write(make([]byte, gap))
+}
+
 // pack sets what is stored of a block, from the cache or by compressing it.
-func (s *slot) pack(encode encoder, codec string, opt Options) error {
+func (s *slot) pack(encode codec.Encoder, codec string, opt Options) error {
 	if s.zeros > 0 {
 		s.stored, s.word, s.len = nil, 0, 0
 		return nil

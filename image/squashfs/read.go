@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"imgtool/image"
+	"imgtool/image/squashfs/codec"
 )
 
 // Summary is the content of a superblock.
@@ -26,8 +27,8 @@ type Summary struct {
 type Reader struct {
 	src      io.ReaderAt
 	super    superblock
-	codec    *codec
-	decoders sync.Pool // of decoder
+	codec    *codec.Codec
+	decoders sync.Pool // of codec.Decoder
 	meta     cache     // metadata blocks
 	data     cache     // data and fragment blocks
 }
@@ -59,8 +60,8 @@ func Open(r io.ReaderAt, size int64) (*Reader, error) {
 		s.IDTable < s.DirTable || s.DirTable > s.BytesUsed || s.Inodes == 0 || s.IDs == 0:
 		return nil, fmt.Errorf("squashfs: the tables are not in order")
 	}
-	i := slices.IndexFunc(codecs, func(c codec) bool { return c.id == s.Compressor })
-	if i < 0 {
+	c := codec.ByID(s.Compressor)
+	if c == nil {
 		return nil, fmt.Errorf("squashfs: compression %d is not supported, only gzip (1), xz (4), lz4 (5) and zstd (6)", s.Compressor)
 	}
 	for _, t := range []struct {
@@ -74,13 +75,13 @@ func Open(r io.ReaderAt, size int64) (*Reader, error) {
 			return nil, fmt.Errorf("squashfs: the %s table of %d entries at %d exceeds the file system of %d bytes", t.name, t.count, t.start, s.BytesUsed)
 		}
 	}
-	return &Reader{src: r, super: s, codec: &codecs[i], meta: cache{max: 256}, data: cache{max: 8}}, nil
+	return &Reader{src: r, super: s, codec: c, meta: cache{max: 256}, data: cache{max: 8}}, nil
 }
 
 // Summary returns the content of the superblock.
 func (r *Reader) Summary() Summary {
 	return Summary{
-		Codec:     r.codec.name,
+		Codec:     r.codec.Name,
 		BlockSize: int(r.super.BlockSize),
 		Inodes:    int(r.super.Inodes),
 		IDs:       int(r.super.IDs),
@@ -142,10 +143,10 @@ func (r *Reader) bytes(at int64, n int) ([]byte, error) {
 // decode decompresses the block stored, which is at byte offset at, to at most size
 // bytes.
 func (r *Reader) decode(stored []byte, at int64, size int) ([]byte, error) {
-	dec, ok := r.decoders.Get().(decoder)
+	dec, ok := r.decoders.Get().(codec.Decoder)
 	if !ok {
 		var err error
-		if dec, err = r.codec.decoder(int(r.super.BlockSize)); err != nil {
+		if dec, err = r.codec.NewDecoder(int(r.super.BlockSize)); err != nil {
 			return nil, err
 		}
 	}
@@ -153,7 +154,7 @@ func (r *Reader) decode(stored []byte, at int64, size int) ([]byte, error) {
 	n, err := dec(dst, stored)
 	if err != nil {
 		// The decoder is not reused: its state is unknown.
-		return nil, fmt.Errorf("squashfs: block at byte %d: %s: %w", at, r.codec.name, err)
+		return nil, fmt.Errorf("squashfs: block at byte %d: %s: %w", at, r.codec.Name, err)
 	}
 	r.decoders.Put(dec)
 	return dst[:n], nil

@@ -17,6 +17,9 @@
 //     several at a time. Holes take no space.
 //  5. writeInodes and the steps after it: the tables.
 //
+// The blocks of a file, and each fragment block, begin at a multiple of 4 KiB unless
+// that leaves a large gap: see maxGap. The format permits gaps between them.
+//
 // The bytes do not depend on the number of workers or on the cache. The file
 // system has an export table. LZO and LZMA are not supported.
 //
@@ -30,6 +33,7 @@ package squashfs
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 )
 
 const (
@@ -40,9 +44,9 @@ const (
 	blockRaw       = 1 << 24 // in the size word of a block: stored uncompressed
 	minBlock       = 4096
 	maxBlock       = 1 << 20
-	padding        = 4096
-	fragmentLen    = 16 // bytes of a fragment table entry
-	xattrIDLen     = 16 // bytes of an xattr ID table entry
+	alignment      = 4096 // of the size, and of blocks: a block of most devices and page caches
+	fragmentLen    = 16   // bytes of a fragment table entry
+	xattrIDLen     = 16   // bytes of an xattr ID table entry
 
 	none      = math.MaxUint32 // no fragment, no xattrs
 	noTable   = math.MaxUint64
@@ -125,3 +129,5 @@ func appendTo(b []byte, v ...any) []byte {
 func reference(block int64, offset int) uint64 { return uint64(block)<<16 | uint64(offset) }
 
 func clampTime(t int64) uint32 { return uint32(min(max(t, 0), math.MaxUint32)) }
+
+func blockLog(size int) uint16 { return uint16(bits.TrailingZeros(uint(size))) }

@@ -36,7 +36,7 @@ func TestWriteGeneratedTrees(t *testing.T) {
 			if codec == "zstd" {
 				codec = fmt.Sprintf("zstd:%d", 1+rng.IntN(zstdMax()))
 			}
-			opt := squashfs.Options{Compression: codec, BlockSize: block}
+			opt := squashfs.Options{Compression: codec, BlockSize: block, Packed: seed%5 == 4}
 			path, _ := write(t, tr, opt)
 			want := describe(t, tr)
 			same(t, "reader", want, read(t, path))

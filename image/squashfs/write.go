@@ -9,6 +9,7 @@ import (
 	"runtime"
 
 	"imgtool/image"
+	"imgtool/image/squashfs/codec"
 	"imgtool/image/tree"
 	"imgtool/image/tree/sums"
 )
@@ -19,6 +20,7 @@ type Options struct {
 	Compression string // "zstd", "gzip", "xz" or "lz4", with a level as in "zstd:9"; "" is zstd
 	BlockSize   int    // bytes, a power of two from 4096 to 1 MiB; 0 is 1 MiB
 	ModTime     int64  // of the file system, seconds since 1970
+	Packed      bool   // leave no gaps: do not begin blocks at multiples of 4 KiB
 	Max         int64  // largest size in bytes; 0 is unlimited
 	Workers     int    // 0 is GOMAXPROCS; the bytes do not depend on it
 
@@ -33,7 +35,7 @@ type Cache = sums.Store
 
 // Check reports an invalid option.
 func (o Options) Check() error {
-	if _, _, err := parseCodec(o.Compression); err != nil {
+	if _, _, err := codec.Parse(o.Compression); err != nil {
 		return err
 	}
 	if b := o.BlockSize; b != 0 && (b < minBlock || b > maxBlock || b&(b-1) != 0) {
@@ -90,9 +92,9 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 
 type writer struct {
 	opt      Options
-	codec    *codec
+	codec    *codec.Codec
 	level    int
-	encode   encoder // of metadata
+	encode   codec.Encoder // of metadata
 	plan     *plan
 	out      *output
 	super    superblock
@@ -117,7 +119,7 @@ func newWriter(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options) (*
 		wr.out.max = opt.Max
 	}
 	var err error
-	if wr.codec, wr.level, err = parseCodec(opt.Compression); err != nil {
+	if wr.codec, wr.level, err = codec.Parse(opt.Compression); err != nil {
 		return nil, err
 	}
 	if wr.encode, err = wr.newEncoder(); err != nil {
@@ -140,7 +142,7 @@ func newWriter(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options) (*
 		ModTime:    clampTime(opt.ModTime),
 		BlockSize:  uint32(opt.BlockSize),
 		BlockLog:   blockLog(opt.BlockSize),
-		Compressor: wr.codec.id,
+		Compressor: wr.codec.ID,
 		Flags:      flagExportable,
 		IDs:        uint16(len(wr.plan.ids)),
 		Major:      4,
@@ -153,17 +155,17 @@ func newWriter(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options) (*
 }
 
 // newEncoder returns an encoder for one goroutine.
-func (wr *writer) newEncoder() (encoder, error) {
+func (wr *writer) newEncoder() (codec.Encoder, error) {
 	if wr.opt.uncompressed {
 		return func(_, src []byte) ([]byte, error) { return src, nil }, nil
 	}
-	return wr.codec.encoder(wr.level, wr.opt.BlockSize)
+	return wr.codec.NewEncoder(wr.level, wr.opt.BlockSize)
 }
 
 // writeOptions writes the compressor options, an uncompressed metadata block:
 // squashfs 4.0, "Compression Options".
 func (wr *writer) writeOptions() error {
-	options := wr.codec.options(wr.level)
+	options := wr.codec.Options(wr.level)
 	if options == nil {
 		return nil
 	}
@@ -247,7 +249,7 @@ func (wr *writer) writeXattrs() error {
 func (wr *writer) finish() (int64, error) {
 	out := wr.out
 	wr.super.BytesUsed = uint64(out.pos)
-	if err := out.write(make([]byte, -out.pos&(padding-1))); err != nil {
+	if err := out.write(make([]byte, -out.pos&(alignment-1))); err != nil {
 		return 0, err
 	}
 	if out.pos > out.max {

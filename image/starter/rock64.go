@@ -51,7 +51,7 @@ func (s *System) slotInitrd(ctx context.Context) (*source.File, error) {
 	for _, d := range s.Board.Repart() {
 		b.text("etc/repart.d/"+d.Name, d.Text)
 	}
-	more, err := b.programs(ctx, &s.packages, "bin", programsIn(opt, "initrd"))
+	more, err := b.programs(ctx, &s.packages, "bin", s.programsIn("initrd"))
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (s *System) slotRoot(ctx context.Context) (*source.Root, error) {
 		b.file("sbin/first-boot", 0o755, provisioning)
 	}
 	b.script("sbin/mark-good", markGood)
-	more, err := b.programs(ctx, &s.packages, "usr/bin", programsIn(s.Board.Starter, "rootfs"))
+	more, err := b.programs(ctx, &s.packages, "usr/bin", s.programsIn("rootfs"))
 	if err != nil {
 		return nil, err
 	}
@@ -119,8 +119,10 @@ func debs(packages []*source.Package) (all []source.Deb) {
 	return all
 }
 
-func programsIn(s boards.Starter, in string) []boards.Program {
-	return slices.DeleteFunc(slices.Clone(s.Programs), func(p boards.Program) bool { return p.In != in })
+func (s *System) programsIn(in string) []boards.Program {
+	return slices.DeleteFunc(slices.Clone(s.Board.Starter.Programs), func(p boards.Program) bool {
+		return p.In != in || p.If == "verity" && !s.Board.Verity
+	})
 }
 
 // firstBootDir has the program first-boot of cmd/first-boot for arm64, compressed with gzip, if

@@ -16,10 +16,28 @@ func (s *Source) Attachment(name string) ([]byte, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return data, s.Wrap(err)
 	}
-	if path := s.attachmentPath(name); path != "" {
-		return artifact.ReadBeside(path, name, s.documented())
+	beside, _, found := s.readBeside(name, s.documented())
+	if errors.Is(found, fs.ErrNotExist) {
+		return nil, s.Wrap(err)
 	}
-	return nil, s.Wrap(err)
+	return beside, found
+}
+
+// readBeside reads an attachment that is beside the image at path, and compares it with the
+// manifest if that is not nil.
+func (s *Source) readBeside(name string, m *artifact.Manifest) (data []byte, path string, err error) {
+	if s.remote != nil {
+		data, err = s.ReadBeside(func(path string) string { return artifact.AttachmentPath(path, name) }, artifact.MaxAttachment)
+		if err == nil && m != nil {
+			err = m.CheckDocument(name, data)
+		}
+		return data, s.Name, s.Wrap(err)
+	}
+	if path = s.attachmentPath(name); path == "" {
+		return nil, "", fs.ErrNotExist
+	}
+	data, err = artifact.ReadBeside(path, name, m)
+	return data, path, err
 }
 
 // documented returns the manifest if it has the checksums of the documents beside the image: it
@@ -80,11 +98,13 @@ func (s *Source) Attachments() (all []artifact.Attached, err error) {
 		has[a.Name] = true
 	}
 	for _, name := range []string{artifact.Provenance, artifact.SBOM, artifact.Signature} {
-		path := s.attachmentPath(name)
-		if has[name] || path == "" {
+		if has[name] {
 			continue
 		}
-		data, err := artifact.ReadBeside(path, name, nil)
+		data, path, err := s.readBeside(name, nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

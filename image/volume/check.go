@@ -10,7 +10,9 @@ import (
 )
 
 // Check reads an image file once and compares it with its manifest, its block map or the
-// checksums of its compression. A stream is checked when it is unpacked or read instead.
+// checksums of its compression. A stream is checked when it is unpacked or read instead. Of an
+// image on a server only the manifest and the table of its parts are checked: each part is
+// compared with the manifest when it is read.
 func (s *Source) Check(ctx context.Context) error {
 	if err := s.beside.bmapErr; err != nil && s.Manifest == nil {
 		return s.Wrap(err)
@@ -18,6 +20,18 @@ func (s *Source) Check(ctx context.Context) error {
 	if s.opened == nil {
 		return nil
 	}
+	if s.IsURL() {
+		return s.Wrap(s.opened.CheckIndex(ctx))
+	}
+	return s.CheckAll(ctx)
+}
+
+// CheckAll is Check, and reads all of an image on a server as well.
+func (s *Source) CheckAll(ctx context.Context) error {
+	if s.opened == nil {
+		return s.Check(ctx)
+	}
+	s.planAll()
 	defer s.opt.Reporter.EndPhase()
 	if b := s.beside.bmap; b != nil && s.Manifest == nil {
 		p := s.opt.Reporter.Phase("checking", b.Size)
@@ -30,7 +44,7 @@ func (s *Source) Check(ctx context.Context) error {
 		return nil
 	}
 	var data func(int64) int64
-	if info, err := s.File.Stat(); err == nil && info.Mode().IsRegular() {
+	if info, err := s.File.Stat(); err == nil && info.Mode().IsRegular() { // not of a URL
 		data = func(off int64) int64 { return nextData(s.File, off, s.size) }
 	}
 	err := s.opened.Check(ctx, data, s.opt.Reporter.Phase("checking", n))

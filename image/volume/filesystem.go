@@ -34,8 +34,8 @@ type FileSystem struct {
 
 // Swap is the header of a swap area.
 type Swap struct {
-	Label string `json:"label"`
-	UUID  string `json:"uuid"`
+	Label string `json:"label,omitempty"`
+	UUID  string `json:"uuid,omitempty"`
 }
 
 // Detect returns the kind of file system that r may hold by its first bytes:

@@ -105,8 +105,8 @@ func (p *Partitions) find(image, name string) (gpt.Part, error) {
 // Row is a partition in a list for users.
 type Row struct {
 	Number int    `json:"number"`
-	Name   string `json:"name"`
-	Type   string `json:"type"`
+	Name   string `json:"name,omitempty"`
+	Type   string `json:"type,omitempty"`
 	GUID   string `json:"guid,omitempty"`
 	Off    int64  `json:"offset"`
 	Len    int64  `json:"length"`

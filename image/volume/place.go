@@ -14,6 +14,7 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/fileinfo"
 	"imgtool/image/gpt"
+	"imgtool/image/remote"
 	"imgtool/image/suggest"
 	"imgtool/image/tree"
 )
@@ -22,7 +23,8 @@ import (
 const PlaceHelp = `IMAGE is an image of any format, a disk, a file system alone (squashfs, erofs, ext4, FAT), or
 - for standard input (after --, as in -- -:boot-a). PARTITION is a name or a number. A
 file system alone has no partitions: IMAGE:/PATH. Names of files may contain colons: the
-longest part of the argument before a colon, or all of it, that names a file is the image.`
+longest part of the argument before a colon, or all of it, that names a file is the image.
+An image can also be a URL of http or https, in whose path a colon is written as %3A.`
 
 // Place is part of an image: IMAGE, IMAGE:PARTITION or IMAGE:PARTITION/PATH. In an image
 // that is a file system without partitions it is IMAGE:/PATH.
@@ -44,6 +46,9 @@ func ParsePlace(arg string) Place {
 			break
 		}
 	}
+	if remote.IsURL(arg) {
+		file = cutURL(arg)
+	}
 	if file == "" {
 		file, _, _ = strings.Cut(arg, ":")
 	}
@@ -52,6 +57,15 @@ func ParsePlace(arg string) Place {
 		p.Part, p.Path, p.Deep = strings.Cut(arg[len(file)+1:], "/")
 	}
 	return p
+}
+
+// cutURL returns the URL that an argument begins with: up to the first colon after its host
+// and port.
+func cutURL(arg string) string {
+	scheme, rest, _ := strings.Cut(arg, "://")
+	host, path, _ := strings.Cut(rest, "/")
+	path, _, _ = strings.Cut(path, ":")
+	return scheme + "://" + host + "/" + path
 }
 
 // Location is a place in an open image.
@@ -63,6 +77,7 @@ type Location struct {
 
 // Open opens the image of the place with random access.
 func (p Place) Open(ctx context.Context, opt Options) (*Location, error) {
+	opt.Context = ctx
 	s, err := Open(p.File, opt)
 	if err != nil {
 		return nil, err

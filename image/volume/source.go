@@ -10,6 +10,7 @@ package volume
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/progress"
+	"imgtool/image/remote"
 )
 
 // Options are how sources are opened.
@@ -32,7 +34,16 @@ type Options struct {
 	Stdin    io.Reader         // read for the name "-"
 	Scratch  *compress.Budget  // limits scratch files; nil: the default limit
 	Reporter progress.Reporter // nil: nothing is reported
+	Context  context.Context   // of all reads from a server; nil: they do not end early
+	Count    func(n int64)     // is called with the number of bytes that came from a server; may be nil
+
+	// SHA256, in hexadecimal, or a line of the file SHA256SUMS beside the image if Sums is set,
+	// is compared with the file before anything else is read.
+	SHA256 string
+	Sums   bool
 }
+
+func (o Options) context() context.Context { return cmp.Or(o.Context, context.Background()) }
 
 // Source is an open image file, disk or stream.
 //
@@ -48,6 +59,7 @@ type Source struct {
 	Total    int64       // length in bytes of a stream that was read through, or 0
 
 	opt      Options
+	remote   *remote.File // nil unless it is from a server; File is nil or a scratch file then
 	stream   *artifact.Streamed
 	position *atomic.Int64    // in the file, of the stream
 	opened   *artifact.Opened // as it is in the file
@@ -72,11 +84,22 @@ func Open(path string, opt Options) (*Source, error) {
 		if opt.Stdin == nil {
 			return nil, fault.New(fault.Usage, "standard input cannot be used here: give a file")
 		}
+		if opt.SHA256 != "" || opt.Sums {
+			s := &Source{Name: name, opt: opt}
+			if err := s.spoolStdin(opt.context(), opt.Stdin); err != nil {
+				s.Close()
+				return nil, wrap(name, err)
+			}
+			return s, nil
+		}
 		s, err := artifact.Stream(hostfile.NewReader(name, opt.Stdin), nil)
 		if err != nil {
 			return nil, wrap(name, err)
 		}
 		return &Source{Name: name, Manifest: s.Manifest, Format: s.Format, opt: opt, stream: s}, nil
+	}
+	if remote.IsURL(path) {
+		return openURL(path, opt)
 	}
 	f, err := hostfile.OpenDisk(path)
 	if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a pipe" {
@@ -104,6 +127,11 @@ func (s *Source) open() error {
 	s.Info, s.size = info, info.Size()
 	if s.IsDisk() {
 		if s.size, err = s.File.Seek(0, io.SeekEnd); err != nil {
+			return err
+		}
+	}
+	if s.opt.SHA256 != "" || s.opt.Sums {
+		if err := s.checkSum(s.opt.context()); err != nil {
 			return err
 		}
 	}
@@ -137,6 +165,9 @@ func (s *Source) IsDisk() bool {
 func (s *Source) Close() error {
 	if s.stream != nil {
 		s.stream.Close()
+	}
+	if s.remote != nil {
+		s.remote.Close()
 	}
 	if s.File == nil {
 		return nil
@@ -179,11 +210,17 @@ func (s *Source) BuildID() string {
 }
 
 func (s *Source) contents() *io.SectionReader {
+	if s.IsURL() {
+		return io.NewSectionReader(s.remote, 0, s.size)
+	}
 	return io.NewSectionReader(hostfile.NewReaderAt(s.Name, s.File), 0, s.size)
 }
 
 // load opens the image in the file, with the manifest beside it if there is one.
 func (s *Source) load() error {
+	if s.IsURL() && !s.remote.Ranges() {
+		return s.Restart()
+	}
 	o, err := artifact.Open(s.contents(), s.beside.manifest)
 	if errors.Is(err, artifact.ErrStream) {
 		return s.Restart()
@@ -192,7 +229,7 @@ func (s *Source) load() error {
 		return err
 	}
 	s.Image, s.Manifest, s.Format, s.opened = o.Image, o.Manifest, o.Format, o
-	if o.Format == artifact.Raw && o.Manifest == nil {
+	if o.Format == artifact.Raw && o.Manifest == nil && s.File != nil {
 		s.plain = o.Image
 	}
 	return nil
@@ -213,7 +250,7 @@ func (p positioned) ReadAt(b []byte, off int64) (int, error) {
 // phase begins a phase that reads the stream of a file. If the length of the content is not known,
 // the progress is that in the file.
 func (s *Source) phase(name string) image.Progress {
-	if total := cmp.Or(s.length(), s.stream.Claimed); total > 0 || s.File == nil {
+	if total := cmp.Or(s.length(), s.stream.Claimed); total > 0 || s.position == nil || s.size < 0 {
 		return s.opt.Reporter.Phase(name, total)
 	}
 	p, last := s.opt.Reporter.Phase(name, s.size), int64(0)
@@ -230,14 +267,33 @@ func (s *Source) Restart() error {
 	if s.stream != nil {
 		s.stream.Close()
 	}
-	s.position = new(atomic.Int64)
-	stream, err := artifact.StreamFile(positioned{s.contents(), s.position}, s.beside.manifest, s.beside.bmap)
+	stream, err := s.restart()
 	if err != nil {
 		return err
 	}
 	s.stream = stream
 	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
 	return nil
+}
+
+func (s *Source) restart() (*artifact.Streamed, error) {
+	if s.IsURL() && !s.remote.Ranges() {
+		r, err := s.remote.Stream(s.opt.context(), 0)
+		if err != nil {
+			return nil, err
+		}
+		return artifact.Stream(r, s.beside.manifest)
+	}
+	s.Plan(nil)
+	s.position = new(atomic.Int64)
+	var all image.Content = s.contents()
+	if b := s.beside.bmap; b != nil && s.IsURL() && s.Format == artifact.Raw && b.Size == s.size {
+		var err error
+		if all, err = b.Image(all); err != nil { // nothing else is fetched
+			return nil, err
+		}
+	}
+	return artifact.StreamFile(positioned{all, s.position}, s.beside.manifest, s.beside.bmap)
 }
 
 // Wrap adds the name of the source to an error that does not contain it yet.

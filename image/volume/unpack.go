@@ -25,6 +25,9 @@ func (s *Source) Seek(ctx context.Context) error {
 		return nil
 	}
 	through := func(c Chunks) Chunks { return c }
+	if s.IsURL() {
+		s.opt.Reporter.Infof("%s: it can only be read from front to back, so all of it is fetched, and unpacked into a scratch file", s.Name)
+	}
 	if s.Manifest == nil {
 		through = func(c Chunks) Chunks { return limitByTable(c, s.opt.Scratch) }
 	}
@@ -33,16 +36,18 @@ func (s *Source) Seek(ctx context.Context) error {
 
 // SeekFile is [Source.Seek] for a stream from a file; standard input stays a stream.
 func (s *Source) SeekFile(ctx context.Context) error {
-	if s.File == nil {
+	if s.File == nil && s.remote == nil {
 		return nil
 	}
 	return s.Seek(ctx)
 }
 
 // Sequential makes an image a stream if it would be decompressed to check it, and again to
-// read it. It reports whether it did.
+// read it, or if it is on a server and has a block map, whose ranges are checked in order. It
+// reports whether it did.
 func (s *Source) Sequential() (bool, error) {
-	if s.opened == nil || !s.opened.Unpacks() {
+	mapped := s.IsURL() && s.BlockMap() != "" && s.Manifest == nil
+	if s.opened == nil || !s.opened.Unpacks() && !mapped {
 		return false, nil
 	}
 	s.Image, s.opened = nil, nil

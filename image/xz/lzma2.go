@@ -23,7 +23,7 @@ type lzma2 struct {
 	packed   int64  // bytes read
 	unpacked int64  // bytes that the chunks decompress to
 
-	buf [6]byte // for head
+	buf [7]byte // for head
 }
 
 func (l *lzma2) Read(p []byte) (n int, err error) {
@@ -65,16 +65,24 @@ func (l *lzma2) next() error {
 	case h[0] < 0xC0:
 		n = 5 // without new properties
 	}
+	compressed := n > 3
+	if compressed {
+		n++ // the first byte of the range coder
+	}
 	if _, err := io.ReadFull(l.r, h[1:n]); err != nil {
 		return err
 	}
 	l.head = h[:n]
 	size := int64(binary.BigEndian.Uint16(h[1:])) + 1
-	if n == 3 {
-		l.left = int(size)
-	} else {
+	if compressed {
+		// liblzma finds that the first byte is not zero, the decoder in Go ignores it.
+		if h[n-1] != 0 {
+			return errData
+		}
 		size += int64(h[0]&0x1f) << 16
-		l.left = int(binary.BigEndian.Uint16(h[3:])) + 1
+		l.left = int(binary.BigEndian.Uint16(h[3:]))
+	} else {
+		l.left = int(size)
 	}
 	l.unpacked += size
 	return nil

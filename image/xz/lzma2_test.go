@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"math/rand/v2"
+	"os"
 	"testing"
 )
 
@@ -14,7 +15,11 @@ func TestDecodersAgree(t *testing.T) {
 	rand.NewChaCha8([32]byte{6}).Read(noise)
 	text := bytes.Repeat([]byte("imgtool reads and writes images. "), 9000)
 	r := rand.New(rand.NewPCG(6, 6))
-	for name, data := range map[string][]byte{"nothing": {}, "a byte": {1}, "zeros": make([]byte, 5<<20), "noise": noise, "mixed": append(append(bytes.Clone(noise), text...), noise...)} {
+	for _, c := range []struct {
+		name string
+		data []byte
+	}{{"nothing", nil}, {"a byte", []byte{1}}, {"zeros", make([]byte, 5<<20)}, {"noise", noise}, {"mixed", append(append(bytes.Clone(noise), text...), noise...)}} {
+		name, data := c.name, c.data
 		block, err := AppendBlock(nil, data)
 		if err != nil {
 			t.Fatal(err)
@@ -36,9 +41,17 @@ func TestDecodersAgree(t *testing.T) {
 				t.Errorf("%s, %s: the data are cut, and no error follows", name, decoder)
 			}
 		}
-		for range 50 {
+		tries := 100
+		if os.Getenv("SOAK") != "" {
+			tries = 2000
+		}
+		for i := range min(tries, 8*len(body)) {
 			damaged := bytes.Clone(body)
-			damaged[r.IntN(len(damaged))] ^= 1 << r.IntN(8)
+			if i < 64 { // the heads of chunks and coders
+				damaged[min(i/8, len(body)-1)] ^= 1 << (i % 8)
+			} else {
+				damaged[r.IntN(len(damaged))] ^= 1 << r.IntN(8)
+			}
 			one, oneErr := decode(goLZMA2, damaged)
 			two, twoErr := decode(newLZMA2, damaged)
 			if (oneErr == nil) != (twoErr == nil) || oneErr == nil && !bytes.Equal(one, two) {

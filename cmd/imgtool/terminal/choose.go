@@ -6,7 +6,6 @@ import (
 
 	"imgtool/cmd/imgtool/terminal/picker"
 	"imgtool/image/fault"
-	"imgtool/image/sanitize"
 )
 
 // Interactive reports whether the user can be asked.
@@ -59,7 +58,7 @@ func (u *UI) pickByNumber(ctx context.Context, opt picker.Options, lists <-chan 
 			return keys[n], nil
 		case !said:
 			said = true
-			u.Line("%s", sanitize.Line(opt.Empty))
+			u.Infof("%s", opt.Empty)
 		}
 	}
 }

@@ -131,7 +131,7 @@ func (u *UI) phaseLine(p *phase, width int) string {
 	} else if s != nil && s.shown > 0 {
 		all, known = s.shown, true
 	}
-	return barLine([]string{long, fmt.Sprintf("%-12s", name), name}, all, known, []string{p.timeLeft(u.steps), p.amount(), p.rateText()}, width)
+	return barLine([]string{long, fmt.Sprintf("%-12s", name), name}, all, known, []string{p.timeLeft(u.steps), p.amount(), u.fetched(""), p.rateText()}, width)
 }
 
 // rowLines returns a line for all disks together, and one for each.
@@ -161,7 +161,7 @@ func (u *UI) rowLines(width, height int) []string {
 	}
 	title := fmt.Sprintf("%d disks", n)
 	path = min(path, max(8, width/3))
-	lines := []string{barLine([]string{fmt.Sprintf("%-*s", path+14, title), fmt.Sprintf("%-*s", path, title)}, sum/float64(n), known, []string{left, done}, width)}
+	lines := []string{barLine([]string{fmt.Sprintf("%-*s", path+14, title), fmt.Sprintf("%-*s", path, title)}, sum/float64(n), known, []string{left, done, u.fetched("")}, width)}
 	for i, r := range u.rows {
 		if i == height-2 && n > height-1 {
 			return append(lines, fit(fmt.Sprintf("and %d more", n-i), width, false))

@@ -234,7 +234,7 @@ func (u *UI) add(p *phase, n int64) {
 	case u.JSON:
 		u.progress(p)
 	case !u.drawing():
-		u.Line("%s", p.prefix()+p.name+": "+p.text(u.steps))
+		u.Line("%s", p.prefix()+p.name+": "+p.text(u.steps)+u.fetched(", "))
 	case u.phase == p || p.disk != "" && u.phase == nil:
 		u.redraw()
 	}
@@ -343,6 +343,15 @@ func (p *phase) overall(s *steps) (float64, bool) {
 	return done / max(all, 1), true
 }
 
+// fetched returns a text such as "12.0 MiB fetched" after a prefix, or "" if nothing came from a
+// server.
+func (u *UI) fetched(prefix string) string {
+	if n := u.Fetched.Load(); n > 0 {
+		return prefix + image.FormatSize(n) + " fetched"
+	}
+	return ""
+}
+
 func (p *phase) text(s *steps) string {
 	text := p.amount()
 	if p.total > 0 {
@@ -382,6 +391,9 @@ func (u *UI) progress(p *phase) {
 	}
 	if rate := p.rate(); rate > 0 {
 		e["rate"] = int64(rate)
+	}
+	if n := u.Fetched.Load(); n > 0 {
+		e["fetched"] = n
 	}
 	if left, _, ok := p.left(u.steps); ok {
 		e["eta_s"] = int64(left.Seconds())

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"imgtool/image/fault"
@@ -17,6 +18,8 @@ type results struct {
 	to     io.Writer
 	broken func() // called when the reader is gone, or nil
 
+	written atomic.Int64 // bytes
+
 	mu  sync.Mutex
 	err error
 }
@@ -28,6 +31,7 @@ func (r *results) Write(p []byte) (int, error) {
 		return 0, r.err
 	}
 	n, err := r.to.Write(p)
+	r.written.Add(int64(n))
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathErr.Err
 	}
@@ -47,7 +51,7 @@ func (r *results) die() {
 }
 
 // Stdout returns a writer to standard output, whose text is sanitized.
-func (u *UI) Stdout() io.Writer { return sanitize.NewWriter(u.stdout) }
+func (u *UI) Stdout() io.Writer { return sanitize.NewWriter(out{u}) }
 
 // Lost returns the first error of writing to standard output, or nil. It ends the program if
 // the reader is gone.

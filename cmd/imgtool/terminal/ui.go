@@ -4,9 +4,7 @@ package terminal
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +20,6 @@ import (
 
 	"imgtool/flash"
 	"imgtool/flash/deploy"
-	"imgtool/image"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
@@ -44,6 +41,11 @@ type UI struct {
 	Plain    bool            // write lines and draw nothing
 	Unpacked compress.Budget // for scratch files
 	Started  bool            // the command line is valid
+	Context  context.Context // ends when the program is interrupted
+
+	Fetched atomic.Int64 // bytes that came from servers
+
+	Completing bool // a shell asks what can be typed
 
 	stdout   *results
 	stderr   io.Writer
@@ -60,6 +62,7 @@ type UI struct {
 
 	writing atomic.Int32 // disks are being written: a closed terminal does not interrupt
 	last    func()       // called before an interrupted program ends, or nil
+	doc     document
 }
 
 // New returns a UI. Its standard input, output and error are usually the program's.
@@ -81,7 +84,7 @@ func isTerminal(file any) bool {
 
 // Opening returns how commands open images.
 func (u *UI) Opening() volume.Options {
-	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u}
+	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u, Context: u.Context, Count: func(n int64) { u.Fetched.Add(n) }}
 }
 
 // Infof shows a message.
@@ -115,12 +118,12 @@ func (u *UI) Line(format string, args ...any) {
 
 // Printf writes text to stdout. Line ends in arguments are escaped.
 func (u *UI) Printf(format string, args ...any) error {
-	_, err := io.WriteString(u.stdout, sanitize.Sprintf(format, args...))
+	_, err := io.WriteString(out{u}, sanitize.Sprintf(format, args...))
 	return err
 }
 
 // Listing returns a buffer for many lines. It must be flushed.
-func (u *UI) Listing() *Lines { return &Lines{bufio.NewWriter(u.stdout)} }
+func (u *UI) Listing() *Lines { return &Lines{bufio.NewWriter(out{u})} }
 
 // Lines are lines for standard output.
 type Lines struct{ w *bufio.Writer }
@@ -135,7 +138,7 @@ func (l *Lines) Flush() error { return l.w.Flush() }
 
 // Text writes text of several lines to stdout.
 func (u *UI) Text(s string) error {
-	_, err := io.WriteString(u.stdout, sanitize.Text(s))
+	_, err := io.WriteString(out{u}, sanitize.Text(s))
 	return err
 }
 
@@ -144,24 +147,24 @@ func (u *UI) Write(data []byte) error {
 	if u.ToTerminal() {
 		return u.Text(string(data))
 	}
-	_, err := u.stdout.Write(data)
+	_, err := out{u}.Write(data)
 	return err
 }
 
 // Data returns a writer that does the same for data in pieces. It must be closed.
 func (u *UI) Data() io.WriteCloser {
 	if u.ToTerminal() {
-		return sanitize.NewWriter(u.stdout)
+		return sanitize.NewWriter(out{u})
 	}
 	return struct {
 		io.Writer
 		io.Closer
-	}{u.stdout, io.NopCloser(nil)}
+	}{out{u}, io.NopCloser(nil)}
 }
 
-// ToTerminal reports whether stdout is a terminal.
+// ToTerminal reports whether data go to a terminal.
 func (u *UI) ToTerminal() bool {
-	return isTerminal(u.stdout.to)
+	return !u.documented() && isTerminal(u.stdout.to)
 }
 
 // Console returns the terminal as the console of an emulated machine, which may send
@@ -223,35 +226,15 @@ func (u *UI) Interrupted() error {
 
 // Fail shows the error that ends the command, and advice.
 func (u *UI) Fail(err error, status int) {
-	advice := fault.Hint(err)
-	plain := fault.Replacer(err)
-	message := plain.Replace(err.Error())
 	if u.JSON {
-		e := map[string]any{"event": "error", "error": message, "status": status}
-		if advice != "" {
-			e["hint"] = advice
+		e := map[string]any{"event": "error"}
+		for _, f := range u.failure(err, status) {
+			e[f.name] = f.value
 		}
-		var wrong *image.MismatchError
-		if errors.As(err, &wrong) {
-			e["offset"], e["length"], e["expected"], e["got"] = wrong.Off, wrong.Len, wrong.Want, wrong.Got
-			if wrong.Partition != "" {
-				e["partition"] = wrong.Partition
-			}
-			if wrong.File != "" {
-				e["file"] = wrong.File
-			}
-			if wrong.File != "" && wrong.FileOff >= 0 {
-				e["file_offset"] = wrong.FileOff
-			}
-		}
-		u.mu.Lock()
-		if len(u.left) > 0 {
-			e["disks"] = u.left
-		}
-		u.mu.Unlock()
 		u.Event(e)
 		return
 	}
+	advice, plain := fault.Hint(err), fault.Replacer(err)
 	for _, line := range errorLines(err) {
 		u.Line("imgtool: %s", plain.Replace(line))
 	}
@@ -279,31 +262,6 @@ func errorLines(err error) []string {
 		}
 	}
 	return []string{text}
-}
-
-// Event writes a JSON object for machines to stderr.
-func (u *UI) Event(e map[string]any) {
-	b, _ := json.Marshal(e)
-	u.stderr.Write(append(sanitize.JSON(b), '\n'))
-}
-
-// Print writes a result as JSON.
-func (u *UI) Print(v any) error {
-	text, err := Encode(v, "  ")
-	if err == nil {
-		_, err = u.stdout.Write(append(text, '\n'))
-	}
-	return err
-}
-
-// Encode returns v as JSON, in one line if indent is empty.
-func Encode(v any, indent string) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", indent)
-	err := e.Encode(v)
-	return sanitize.JSON(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), err
 }
 
 // Confirm asks a question until the answer is yes or no, and returns an error unless it is yes.
@@ -375,7 +333,7 @@ func (u *UI) Answer(ctx context.Context, question, without string) (string, erro
 	}
 	line, err := u.await(ctx, question, func() (string, error) { return readLine(u.In) })
 	if err == io.EOF {
-		u.Line("")
+		u.newLine()
 		err = fault.New(fault.Refused, "nothing is written: the question was not answered")
 	}
 	return strings.TrimSpace(line), err
@@ -394,7 +352,7 @@ func (u *UI) Secret(ctx context.Context, question, without string) (string, erro
 	// After an interrupt too, the terminal must show what is typed.
 	defer func() {
 		term.Restore(fd, shown)
-		u.Line("")
+		u.newLine()
 	}()
 	return u.await(ctx, question, func() (string, error) {
 		b, err := term.ReadPassword(fd)
@@ -404,7 +362,11 @@ func (u *UI) Secret(ctx context.Context, question, without string) (string, erro
 
 func (u *UI) await(ctx context.Context, question string, read func() (string, error)) (string, error) {
 	u.EndPhase()
-	io.WriteString(u.stderr, sanitize.Text(question))
+	if u.JSON {
+		u.Event(map[string]any{"event": "question", "message": strings.TrimSpace(question)})
+	} else {
+		io.WriteString(u.stderr, sanitize.Text(question))
+	}
 	type answer struct {
 		line string
 		err  error
@@ -416,10 +378,17 @@ func (u *UI) await(ctx context.Context, question string, read func() (string, er
 	}()
 	select {
 	case <-ctx.Done():
-		u.Line("")
+		u.newLine()
 		return "", context.Cause(ctx)
 	case a := <-answers:
 		return a.line, a.err
+	}
+}
+
+// newLine ends the line of a question that has no answer.
+func (u *UI) newLine() {
+	if !u.JSON {
+		u.Line("")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,7 +72,7 @@ func newHelpCommand(root *cobra.Command) *cobra.Command {
 // takes for an argument, and a long flag with one dash, which it takes for a short flag with a
 // value.
 func Check(root *cobra.Command, args []string) error {
-	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+	if Completing(args) {
 		return nil
 	}
 	cmd, rest, _ := root.Find(args)
@@ -98,16 +99,20 @@ func Check(root *cobra.Command, args []string) error {
 	return nil
 }
 
+// Completing reports whether a shell asks what can be typed.
+func Completing(args []string) bool {
+	return len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd)
+}
+
 // AsksJSON reports whether a command line that may be wrong has the flag --json.
 func AsksJSON(args []string) (asks bool) {
 	for _, arg := range args {
-		switch arg {
-		case "--":
+		switch name, value, given := strings.Cut(arg, "="); {
+		case arg == "--":
 			return asks
-		case "--json", "--json=true":
-			asks = true
-		case "--json=false":
-			asks = false
+		case name == "--json":
+			is, err := strconv.ParseBool(value)
+			asks = is || !given || err != nil
 		}
 	}
 	return asks

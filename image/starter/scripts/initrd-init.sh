@@ -6,11 +6,16 @@
 . /disk
 start
 
-lowerdev= lowerfstype=squashfs
+lowerdev= lowerfstype=squashfs roothash= hash_offset=
 for arg in $(cat /proc/cmdline); do
 	case $arg in
 	atomixos.lowerdev=*) lowerdev=${arg#*=} ;;
 	atomixos.lowerfstype=*) lowerfstype=${arg#*=} ;;
+	roothash=*) roothash=${arg#*=} ;;
+	systemd.verity_root_options=hash-offset=*)
+		hash_offset=${arg##*hash-offset=}
+		hash_offset=${hash_offset%%,*}
+		;;
 	init=*) init=${arg#*=} ;;
 	esac
 done
@@ -24,7 +29,14 @@ make_parts "$disk"
 label_parts "$disk"
 
 mkdir -p /run/rootfs-base /run/overlay-root /sysroot
-mount -t "$lowerfstype" -o ro "$lowerdev" /run/rootfs-base || die "$lowerdev: no $lowerfstype"
+base=$lowerdev
+if [ -n "$roothash" ]; then
+	base=/dev/mapper/root
+	mkdir -p /run/cryptsetup
+	veritysetup open "$lowerdev" root "$lowerdev" "$roothash" --hash-offset="$hash_offset" --panic-on-corruption || die "$lowerdev: no dm-verity"
+	echo "initrd: $lowerdev is checked by dm-verity"
+fi
+mount -t "$lowerfstype" -o ro "$base" /run/rootfs-base || die "$lowerdev: no $lowerfstype"
 mount -t tmpfs -o mode=0755 overlay-root /run/overlay-root
 mkdir -p /run/overlay-root/upper /run/overlay-root/work
 mount -t overlay -o lowerdir=/run/rootfs-base,upperdir=/run/overlay-root/upper,workdir=/run/overlay-root/work overlay /sysroot ||

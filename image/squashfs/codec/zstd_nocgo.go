@@ -1,6 +1,6 @@
 //go:build !cgo
 
-package squashfs
+package codec
 
 const (
 	zstdMax     = 4
@@ -9,4 +9,4 @@ const (
 
 var zstdLibrary = module("klauspost", "github.com/klauspost/compress")
 
-func zstdEncoder(level, blockSize int) (encoder, error) { return klauspostZstd(level, blockSize) }
+func zstdEncoder(level, blockSize int) (Encoder, error) { return klauspostZstd(level, blockSize) }

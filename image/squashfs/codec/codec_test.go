@@ -1,4 +1,4 @@
-package squashfs
+package codec
 
 import (
 	"bytes"
@@ -31,16 +31,16 @@ func TestEncodersAreStateless(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, name := range []string{"zstd", "zstd:1", "zstd:2", "zstd:3", "zstd:4", "zstd:6", "zstd:12", "zstd:16", "zstd:19", "zstd:22", "gzip", "gzip:1", "xz", "lz4", "lz4:9"} {
-		c, level, err := parseCodec(name)
+		c, level, err := Parse(name)
 		if err != nil {
 			continue // a level libzstd has
 		}
 		const block = 64 << 10
-		used, err := c.encoder(level, block)
+		used, err := c.NewEncoder(level, block)
 		if err != nil {
 			t.Fatal(err)
 		}
-		decode, err := c.decoder(block)
+		decode, err := c.NewDecoder(block)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestEncodersAreStateless(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			fresh, _ := c.encoder(level, block)
+			fresh, _ := c.NewEncoder(level, block)
 			want, err := fresh(make([]byte, 2*block), src)
 			if err != nil || !bytes.Equal(got, want) {
 				t.Fatalf("%s: block %d: a used encoder returns %d bytes, a new one %d, %v", name, i, len(got), len(want), err)
@@ -107,10 +107,10 @@ func TestZstdFrameHeaders(t *testing.T) {
 	}
 }
 
-// Codec names the version of libzstd that is built in.
+// Describe names the version of libzstd that is built in.
 func TestLibraryVersions(t *testing.T) {
 	for _, codec := range []string{"", "gzip", "xz", "lz4", "lz4:3"} {
-		words, err := Codec(codec)
+		words, err := Describe(codec)
 		if err != nil || !strings.HasPrefix(words, codec) || !strings.HasSuffix(words, ")") {
 			t.Errorf("%q: %q, %v", codec, words, err)
 		}

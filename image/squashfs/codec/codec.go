@@ -1,4 +1,8 @@
-package squashfs
+// Package codec has the compressions of squashfs: gzip, xz, lz4 and zstd.
+//
+// The encoders of a codec at one level, built with the same libraries, return the same
+// bytes for the same input.
+package codec
 
 import (
 	"bytes"
@@ -7,7 +11,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/bits"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -22,80 +25,100 @@ import (
 	"imgtool/image/suggest"
 )
 
-// encoder compresses src. It returns dst resliced, if that has the capacity, or a
+// Encoder compresses src. It returns dst resliced, if that has the capacity, or a
 // new slice, or src if that cannot be compressed. The result may be longer than src.
 // It is used by one goroutine.
-type encoder func(dst, src []byte) ([]byte, error)
+type Encoder func(dst, src []byte) ([]byte, error)
 
-// decoder decompresses src into dst and returns the number of bytes. It is an error
+// Decoder decompresses src into dst and returns the number of bytes. It is an error
 // if they do not fit in dst. It is used by one goroutine at a time.
-type decoder func(dst, src []byte) (int, error)
+type Decoder func(dst, src []byte) (int, error)
 
-type codec struct {
-	name    string
-	id      uint16
+// Codec is a compression of squashfs.
+type Codec struct {
+	Name    string
+	ID      uint16 // in the superblock
 	library string // name and version
 	// The levels are min to max; max is 0 for a codec without levels. level is the
 	// default; 0 is a default that has no number.
 	min, max, level int
-	options         func(level int) []byte // compressor options, nil for the defaults of the format
-	encoder         func(level, blockSize int) (encoder, error)
-	decoder         func(blockSize int) (decoder, error)
+
+	Options    func(level int) []byte // compressor options, nil for the defaults of the format
+	NewEncoder func(level, blockSize int) (Encoder, error)
+	NewDecoder func(blockSize int) (Decoder, error)
 }
 
-var codecs = []codec{
+var codecs = []Codec{
 	{
-		name: "gzip", id: 1, library: module("klauspost", "github.com/klauspost/compress"),
+		Name: "gzip", ID: 1, library: module("klauspost", "github.com/klauspost/compress"),
 		min: 1, max: 9, level: 9,
-		options: func(level int) []byte {
+		Options: func(level int) []byte {
 			if level == 9 {
 				return nil
 			}
-			// Compression level, window bits, strategies.
-			return appendTo(nil, uint32(level), uint16(15), uint16(0))
+			// Compression level; window bits and strategies, 16 bits each.
+			return words(uint32(level), 15)
 		},
-		encoder: gzipEncoder,
-		decoder: gzipDecoder,
+		NewEncoder: gzipEncoder,
+		NewDecoder: gzipDecoder,
 	},
 	{
-		name: "xz", id: 4, library: module("ulikunitz", "github.com/ulikunitz/xz"),
-		options: func(int) []byte { return nil }, // the default dictionary is the block size
-		encoder: xzEncoder,
-		decoder: xzDecoder,
+		Name: "xz", ID: 4, library: module("ulikunitz", "github.com/ulikunitz/xz"),
+		Options:    func(int) []byte { return nil }, // the default dictionary is the block size
+		NewEncoder: xzEncoder,
+		NewDecoder: xzDecoder,
 	},
 	{
-		name: "lz4", id: 5, library: module("pierrec", "github.com/pierrec/lz4/v4"),
+		Name: "lz4", ID: 5, library: module("pierrec", "github.com/pierrec/lz4/v4"),
 		min: 1, max: 9,
-		options: func(level int) []byte {
+		Options: func(level int) []byte {
 			// Version 1, flags; flag 1 is high compression.
-			return appendTo(nil, uint32(1), uint32(min(level, 1)))
+			return words(1, uint32(min(level, 1)))
 		},
-		encoder: lz4Encoder,
-		decoder: lz4Decoder,
+		NewEncoder: lz4Encoder,
+		NewDecoder: lz4Decoder,
 	},
 	{
-		name: "zstd", id: 6, library: zstdLibrary,
+		Name: "zstd", ID: 6, library: zstdLibrary,
 		min: 1, max: zstdMax, level: zstdDefault,
-		options: func(level int) []byte {
+		Options: func(level int) []byte {
 			if level == 15 {
 				return nil
 			}
-			return appendTo(nil, uint32(level))
+			return words(uint32(level))
 		},
-		encoder: zstdEncoder,
-		decoder: zstdDecoder,
+		NewEncoder: zstdEncoder,
+		NewDecoder: zstdDecoder,
 	},
 }
 
-// parseCodec parses a compression such as "zstd:9".
-func parseCodec(compression string) (*codec, int, error) {
+// words encodes compressor options.
+func words(w ...uint32) (b []byte) {
+	for _, w := range w {
+		b = binary.LittleEndian.AppendUint32(b, w)
+	}
+	return b
+}
+
+// ByID returns the codec with a number in the superblock, or nil.
+func ByID(id uint16) *Codec {
+	for i := range codecs {
+		if codecs[i].ID == id {
+			return &codecs[i]
+		}
+	}
+	return nil
+}
+
+// Parse parses a compression such as "zstd:9".
+func Parse(compression string) (*Codec, int, error) {
 	if compression == "" {
 		compression = "zstd"
 	}
 	name, text, hasLevel := strings.Cut(compression, ":")
 	for i := range codecs {
 		c := &codecs[i]
-		if c.name != name {
+		if c.Name != name {
 			continue
 		}
 		if !hasLevel {
@@ -104,9 +127,9 @@ func parseCodec(compression string) (*codec, int, error) {
 		level, err := strconv.Atoi(text)
 		switch {
 		case c.max == 0:
-			return nil, 0, fmt.Errorf("compression %q: %s (%s) has no levels", compression, c.name, c.library)
+			return nil, 0, fmt.Errorf("compression %q: %s (%s) has no levels", compression, c.Name, c.library)
 		case err != nil || level < c.min || level > c.max:
-			return nil, 0, fmt.Errorf("compression %q: %s (%s) has the levels %d to %d", compression, c.name, c.library, c.min, c.max)
+			return nil, 0, fmt.Errorf("compression %q: %s (%s) has the levels %d to %d", compression, c.Name, c.library, c.min, c.max)
 		}
 		return c, level, nil
 	}
@@ -114,17 +137,17 @@ func parseCodec(compression string) (*codec, int, error) {
 	return nil, 0, fmt.Errorf("compression %q is unknown: it must be %s%s", compression, suggest.Or(names), suggest.DidYouMean(name, names))
 }
 
-// Codec returns the name of a compression with its level and library, such as
+// Describe returns the name of a compression with its level and library, such as
 // "zstd:9 (libzstd 1.5.7)". The same name and the same tree give the same bytes.
-func Codec(compression string) (string, error) {
-	c, level, err := parseCodec(compression)
+func Describe(compression string) (string, error) {
+	c, level, err := Parse(compression)
 	if err != nil {
 		return "", err
 	}
 	if level == 0 {
-		return fmt.Sprintf("%s (%s)", c.name, c.library), nil
+		return fmt.Sprintf("%s (%s)", c.Name, c.library), nil
 	}
-	return fmt.Sprintf("%s:%d (%s)", c.name, level, c.library), nil
+	return fmt.Sprintf("%s:%d (%s)", c.Name, level, c.library), nil
 }
 
 // module returns name with the version of the Go module at path that is built into
@@ -143,7 +166,7 @@ func module(name, path string) string {
 	return name
 }
 
-func gzipEncoder(level, _ int) (encoder, error) {
+func gzipEncoder(level, _ int) (Encoder, error) {
 	w, err := zlib.NewWriterLevel(io.Discard, level)
 	if err != nil {
 		return nil, err
@@ -164,7 +187,7 @@ func finish(out *bytes.Buffer, w io.WriteCloser, src []byte) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-func gzipDecoder(int) (decoder, error) {
+func gzipDecoder(int) (Decoder, error) {
 	var r io.ReadCloser
 	return func(dst, src []byte) (int, error) {
 		var err error
@@ -181,10 +204,10 @@ func gzipDecoder(int) (decoder, error) {
 }
 
 // kernelWindow is the largest xz dictionary and zstd window that the kernel allocates
-// memory for. It refuses streams that need more.
-func kernelWindow(blockSize int) int { return max(blockSize, metaSize) }
+// memory for. It refuses streams that need more. Metadata blocks have 8192 bytes.
+func kernelWindow(blockSize int) int { return max(blockSize, 8192) }
 
-func xzEncoder(_, blockSize int) (encoder, error) {
+func xzEncoder(_, blockSize int) (Encoder, error) {
 	// CRC-32 is the only check that the kernel supports.
 	config := xz.WriterConfig{DictCap: kernelWindow(blockSize), CheckSum: xz.CRC32}
 	return func(dst, src []byte) ([]byte, error) {
@@ -200,7 +223,7 @@ func xzEncoder(_, blockSize int) (encoder, error) {
 // xzDecoder decodes the first block of a stream; squashfs has no more. It parses the
 // headers itself to limit the dictionary, which could have up to 4 GiB. (The .xz
 // File Format 1.0.4, sections 2.1.1 and 3.1)
-func xzDecoder(blockSize int) (decoder, error) {
+func xzDecoder(blockSize int) (Decoder, error) {
 	const streamHeader = 12
 	errHeader := errors.New("xz: invalid or unsupported header")
 	return func(dst, src []byte) (int, error) {
@@ -252,7 +275,7 @@ func xzDecoder(blockSize int) (decoder, error) {
 	}, nil
 }
 
-func lz4Encoder(level, _ int) (encoder, error) {
+func lz4Encoder(level, _ int) (Encoder, error) {
 	var fast lz4.Compressor
 	compress := fast.CompressBlock
 	if level > 0 {
@@ -272,12 +295,12 @@ func lz4Encoder(level, _ int) (encoder, error) {
 	}, nil
 }
 
-func lz4Decoder(int) (decoder, error) {
+func lz4Decoder(int) (Decoder, error) {
 	return func(dst, src []byte) (int, error) { return lz4.UncompressBlock(src, dst) }, nil
 }
 
 // klauspostZstd returns an encoder that uses the Go library, which has four levels.
-func klauspostZstd(level, blockSize int) (encoder, error) {
+func klauspostZstd(level, blockSize int) (Encoder, error) {
 	enc, err := kzstd.NewWriter(nil,
 		kzstd.WithEncoderLevel(kzstd.EncoderLevel(level)),
 		kzstd.WithWindowSize(kernelWindow(blockSize)),
@@ -294,7 +317,7 @@ func klauspostZstd(level, blockSize int) (encoder, error) {
 // one takes long to make.
 var zstdDecoders sync.Map
 
-func zstdDecoder(blockSize int) (decoder, error) {
+func zstdDecoder(blockSize int) (Decoder, error) {
 	shared, ok := zstdDecoders.Load(blockSize)
 	if !ok {
 		dec, err := kzstd.NewReader(nil,
@@ -335,5 +358,3 @@ func fill(dst []byte, r io.Reader) (int, error) {
 		}
 	}
 }
-
-func blockLog(size int) uint16 { return uint16(bits.TrailingZeros(uint(size))) }

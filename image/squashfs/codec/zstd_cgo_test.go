@@ -1,6 +1,6 @@
 //go:build cgo
 
-package squashfs
+package codec
 
 import (
 	"bytes"

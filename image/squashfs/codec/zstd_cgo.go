@@ -1,6 +1,6 @@
 //go:build cgo
 
-package squashfs
+package codec
 
 /*
 #include <stddef.h>
@@ -62,7 +62,7 @@ type zstdContext struct{ c *C.ZSTD_CCtx }
 // zstdEncoder returns an encoder that uses libzstd's parameters for level, except
 // for hashLog. As libzstd knows the size of each input, a frame has a content
 // size, and its window has at most the size of the input rounded up to a power of two.
-func zstdEncoder(level, blockSize int) (encoder, error) {
+func zstdEncoder(level, blockSize int) (Encoder, error) {
 	z := &zstdContext{C.ZSTD_createCCtx()}
 	if z.c == nil {
 		return nil, errors.New("libzstd: no memory for a compression context")

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"imgtool/cmd/imgtool/schematest"
+	"imgtool/cmd/imgtool/usage"
+)
+
+// recordsVar names the directory in which every run of the program with --json, in any test or
+// script of this package, leaves what it printed. It is checked when all tests have run.
+const recordsVar = "IMGTOOL_TEST_RECORDS"
+
+// recorded is main for tests.
+func recorded() {
+	dir, args := os.Getenv(recordsVar), os.Args[1:]
+	if dir == "" || !usage.AsksJSON(args) || usage.Completing(args) {
+		main()
+		return
+	}
+	var stdout, stderr bytes.Buffer
+	status := run(args, os.Stdin, io.MultiWriter(os.Stdout, &stdout), io.MultiWriter(os.Stderr, &stderr))
+	text, err := json.Marshal(record{args, status, stdout.Bytes(), stderr.Bytes()})
+	must(err)
+	f, err := os.CreateTemp(dir, "*.json")
+	must(err)
+	_, err = f.Write(text)
+	must(err)
+	os.Exit(status)
+}
+
+type record struct {
+	Args           []string
+	Status         int
+	Stdout, Stderr []byte
+}
+
+// check returns what is wrong with what was printed.
+func (r record) check(s *schematest.Schemas) error {
+	err := s.Check(schematest.Run{Command: commandOf(r.Args), Status: r.Status, Stdout: r.Stdout, Stderr: r.Stderr})
+	if err != nil {
+		err = fmt.Errorf("imgtool %q, exit status %d: %w", r.Args, r.Status, err)
+	}
+	return err
+}
+
+// commandOf returns the command of a command line, such as "seed check".
+func commandOf(args []string) string {
+	for _, arg := range args {
+		if arg == "--help" || arg == "-h" || arg == "--version" {
+			return "help"
+		}
+	}
+	root := newCommand(&ui{})
+	cmd, _, err := root.Find(args)
+	if err != nil {
+		cmd = root
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "imgtool"), " ")
+}
+
+var schemas = sync.OnceValues(func() (*schematest.Schemas, error) { return schematest.Load("../../docs/schemas") })
+
+// checkRecords checks what all runs with --json have printed.
+func checkRecords(dir string) (failed bool) {
+	s, err := schemas()
+	must(err)
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	must(err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		must(err)
+		var r record
+		must(json.Unmarshal(text, &r))
+		if err := r.check(s); err != nil {
+			fmt.Fprintf(os.Stderr, "what --json prints is not as docs/schemas says: %v\n", err)
+			failed = true
+		}
+	}
+	return failed
+}
+
+// unseen are the properties that no test of this package can produce, by patterns of their
+// places, each with the reason.
+var unseen = map[string]string{
+	`disks.json/.*/(vendor|serial|bus|kind)`:                     "needs such a disk",
+	`disks.json/.*/needs`:                                        "needs another user than root",
+	`receipt.json/.*/(model|serial)`:                             "needs such a disk",
+	`failure.json/.*/(reason|partition|file|file_offset|result)`: "tested below",
+}
+
+// checkSeen reports properties of the schemas that no document had. All tests must have run.
+func checkSeen() (failed bool) {
+	s, err := schemas()
+	must(err)
+	for _, at := range s.Unseen() {
+		known := false
+		for pattern := range unseen {
+			known = known || regexp.MustCompile("^"+pattern+"$").MatchString(at)
+		}
+		if !known {
+			fmt.Fprintf(os.Stderr, "no test prints a document with %s, and it is not in unseen\n", at)
+			failed = true
+		}
+	}
+	return failed
+}
+
+// The schemas are strict: every property is described, no value may be null, and strings are
+// not empty unless they may be.
+func TestSchemas(t *testing.T) {
+	s, err := schemas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	s.Each(func(at string, p map[string]any) {
+		n++
+		if text, _ := p["description"].(string); !strings.HasSuffix(text, ".") {
+			t.Errorf("%s has no description", at)
+		}
+		_, enum := p["enum"]
+		name := at[strings.LastIndex(at, "/")+1:]
+		strict := enum || p["minLength"] != nil || p["pattern"] != nil || p["format"] != nil || schematest.MayBeEmpty(name)
+		if p["type"] == "string" && !strict && !strings.HasPrefix(at, "manifest.json") {
+			t.Errorf("%s may be empty", at)
+		}
+		if types, ok := p["type"].([]any); ok && !strings.HasPrefix(at, "manifest.json") {
+			t.Errorf("%s may be %v", at, types)
+		}
+		if name != strings.ToLower(name) || strings.ContainsAny(name, "- ") {
+			t.Errorf("%s is not in lower case with _", at)
+		}
+	})
+	if n < 200 {
+		t.Errorf("only %d properties", n)
+	}
+}
+
+// runJSON runs the program with --json in this process, and checks what it prints.
+func runJSON(t *testing.T, stdin string, args ...string) (status int, stdout []byte) {
+	t.Helper()
+	s, err := schemas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"--json"}, args...)
+	var out, errs bytes.Buffer
+	status = run(args, strings.NewReader(stdin), &out, &errs)
+	if err := (record{args, status, out.Bytes(), errs.Bytes()}).check(s); err != nil {
+		t.Error(err)
+	}
+	return status, out.Bytes()
+}
+
+// Each wrong input of TestWrongInputs leaves one document with the exit status.
+func TestWrongInputsAreOneDocument(t *testing.T) {
+	makeWrongInputs(t)
+	for _, c := range wrongInputs {
+		if strings.Contains(c.line, "--json") || strings.HasPrefix(c.line, "vm ") && !strings.Contains(c.line, "--headless") {
+			continue // with --json, vm needs --headless
+		}
+		args := strings.Split(strings.ReplaceAll(c.line, `""`, ""), " ")
+		if status, out := runJSON(t, "", args...); status != c.status {
+			t.Errorf("%s: exit status %d, want %d: %s", c.line, status, c.status, out)
+		}
+	}
+}
+
+// Every command prints one document, without arguments, with too many, with unknown flags, and
+// with --help.
+func TestEveryCommandPrintsOneDocument(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(t.TempDir(), "blocks"))
+	s, err := schemas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for path, cmd := range commands() {
+		if cmd.Hidden {
+			continue
+		}
+		n++
+		words := strings.Fields(path)[1:]
+		if name := schematest.Of(strings.Join(words, " ")); !slices.Contains(s.Names(), name) {
+			t.Errorf("docs/schemas has no %s.json for %s", name, path)
+		}
+		for _, more := range [][]string{nil, {"a", "b", "c", "d"}, {"--nope"}, {""}, {"--help"}, {"nope"}} {
+			runJSON(t, "", append(slices.Clone(words), more...)...)
+		}
+	}
+	if n < 30 {
+		t.Errorf("only %d commands", n)
+	}
+}
+
+// Commands print their documents after success and failure, and for dry runs.
+func TestDocuments(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(t.TempDir(), "blocks"))
+	must(makeInputs("in"))
+	must(os.WriteFile("bad.toml", []byte("version = 2\n"), 0o644))
+	must(os.WriteFile("units.csv", []byte("unit\nW1\nW2\n"), 0o644))
+	must(os.WriteFile("text", []byte("this is text\n"), 0o644))
+	must(os.WriteFile("template.toml", []byte(tinySeed+"Environment = \"@{unit}\"\n"), 0o644))
+	_, key, _ := strings.Cut(tinySeed, "ssh_key = ")
+	must(os.WriteFile(tinyKey, []byte(strings.Split(key, "\"")[1]+"\n"), 0o644))
+	must(os.MkdirAll("site/files", 0o755))
+	must(os.WriteFile("site/config.toml", []byte(tinySeed), 0o644))
+	for _, name := range []string{"disk", "other", "third"} {
+		sparseFile(t, name, 4<<30)
+	}
+	sparseFile(t, "small", 1<<20)
+	sparseFile(t, "stick", 66<<20)
+	imgtool(t, "build", "--board", "in/tiny.toml", "--inputs", "in", "-o", "x.img.zst")
+	host, closeRegistry := newRegistry()
+	defer closeRegistry()
+	for _, c := range documentLines {
+		args := strings.Fields(strings.ReplaceAll(c.line, "HOST", host))
+		status, out := runJSON(t, c.stdin, args...)
+		if status != c.status || !strings.Contains(string(out), c.has) {
+			t.Errorf("%s: exit status %d, want %d and %s: %.1000s", c.line, status, c.status, c.has, out)
+		}
+	}
+	s, err := schemas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range []string{"x.img.zst", "y.img.zst", "rock.img.zst"} {
+		manifest, err := os.ReadFile(image + ".manifest.json")
+		if err == nil {
+			err = s.Validate("manifest", manifest)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", image, err)
+		}
+	}
+	receipts, err := os.ReadFile("receipts")
+	if err != nil || bytes.Count(receipts, []byte("\n")) < 3 {
+		t.Errorf("%v: %s", err, receipts)
+	}
+	for line := range bytes.Lines(receipts) {
+		if err := s.Validate("receipt", line); err != nil {
+			t.Errorf("%v: %s", err, line)
+		}
+	}
+}
+
+// documentLines are command lines whose documents are checked. They follow each other. HOST is a
+// registry.
+var documentLines = []struct {
+	line   string
+	status int
+	has    string // in the document
+	stdin  string
+}{
+	{line: "version"},
+	{line: "boards"},
+	{line: "boards rock64", has: `"definition": "`},
+	{line: "boards rock64 --repart", has: `"text"`},
+	{line: "boards nope", status: 2, has: `"kind": "usage"`},
+	{line: "completion bash", has: `"text"`},
+	{line: "disks"},
+	{line: "build --board in/tiny.toml --inputs in -o y.img.zst --image-sha256 --sbom --provenance", has: `"image_sha256"`},
+	{line: "build --board rock64 --inputs in --seed in/config.toml -o rock.img.zst", has: `"build_id"`},
+	{line: "build --board rock64 --inputs in -o unseeded.img"},
+	{line: "build --board in/tiny.toml --inputs nope", status: 3, has: `"kind": "input"`},
+	{line: "cache", has: `"oldest"`},
+	{line: "cache trim 1KiB", has: `"freed"`},
+	{line: "cache clear"},
+	{line: "inspect x.img.zst", has: `"squashfs"`},
+	{line: "inspect disk", status: 6, has: `"kind": "corrupt"`},
+	{line: "ls x.img.zst", has: `"boot-a"`},
+	{line: "ls -R --xattrs x.img.zst:rootfs-a/", has: `"xattrs"`},
+	{line: "ls x.img.zst:rootfs-a/home/user/"},
+	{line: "ls x.img.zst:nope", status: 3},
+	{line: "cat x.img.zst:rootfs-a/etc/passwd", has: `"text": "root:x:0:0::/root:/bin/sh\n"`},
+	{line: "cat x.img.zst:boot-a/Image", has: `"size": 7000001`},
+	{line: "cat rock.img.zst:boot-a/initrd", has: `"base64": "H4v0`},
+	{line: "diff x.img.zst x.img.zst", has: `"same": true`},
+	{line: "diff x.img.zst rock.img.zst", status: 1, has: `"same": false`},
+	{line: "diff x.img.zst nope", status: 3},
+	{line: "sbom x.img.zst", has: `"spdxVersion"`},
+	{line: "sbom y.img.zst", has: `"spdxVersion"`},
+	{line: "inspect y.img.zst", has: `"attachments"`},
+	{line: "catalog --url https://example.com y.img.zst", has: `"os_list"`},
+	{line: "catalog --url https://example.com y.img.zst -o os.json", has: `"os_list"`},
+	{line: "catalog --url x y.img.zst", status: 2},
+	{line: "push HOST/boards/tiny:1 y.img.zst", has: `"digest": "sha256:`},
+	{line: "push HOST/boards/tiny:1 nope", status: 3},
+	{line: "pull HOST/boards/tiny:1 -o pulled.img.zst", has: `"had": false`},
+	{line: "pull HOST/boards/tiny:2", status: 3},
+	{line: "verify x.img.zst", has: `"checked_with"`},
+	{line: "verify -i x.img.zst disk", status: 8, has: `"kind": "mismatch"`},
+	{line: "flash --dry-run -i x.img.zst disk", has: `"to_write"`},
+	{line: "flash --dry-run -i x.img.zst disk other", has: `"receipts"`},
+	{line: "flash --yes --receipt receipts -i x.img.zst disk", has: `"written"`},
+	{line: "flash --yes --receipt receipts -i x.img.zst disk other", has: `"receipts"`},
+	{line: "flash --yes -i x.img.zst small", status: 4, has: `"disk_state": "unchanged"`},
+	{line: "flash --yes -i x.img.zst disk small", status: 4, has: `"receipts"`},
+	{line: "flash -i x.img.zst disk", status: 2},
+	{line: "verify -i x.img.zst disk", has: `"verified"`},
+	{line: "seed check in/config.toml", has: `"ok": true`},
+	{line: "seed check bad.toml", status: 3, has: `"faults": [`},
+	{line: "seed check -", has: `"ok": true`, stdin: tinySeed},
+	{line: "seed check --values units.csv template.toml", has: `"units"`},
+	{line: "seed check --values units.csv --unit W1 template.toml", has: `"unit": "W1"`},
+	{line: "seed render in/config.toml", has: `"path"`},
+	{line: "seed render bad.toml", status: 3},
+	{line: "seed schema", has: `"$schema"`},
+	{line: "seed new --user ops --ssh-key " + tinyKey + " --container web --image registry.example/web:1", has: `"text"`, stdin: ""},
+	{line: "seed new --user ops --ssh-key " + tinyKey + " --container web --image registry.example/web:1 -o new.toml", has: `"path": "new.toml"`},
+	{line: "seed bundle site -o site.tar.zst", has: `"bundle"`},
+	{line: "seed check site.tar.zst", has: `"members"`},
+	{line: "seed get rock.img.zst", has: `"text": "version = 1`},
+	{line: "seed get x.img.zst", status: 3},
+	{line: "seed rm rock.img.zst", has: `"image": "rock.img.zst"`},
+	{line: "seed put --values units.csv --unit W1 rock.img.zst template.toml", has: `"unit": "W1"`},
+	{line: "seed stick --dry-run stick in/config.toml", has: `"dry_run": true`},
+	{line: "seed stick --yes --receipt receipts stick in/config.toml", has: `"written"`},
+	{line: "provision --seed in/config.toml 127.0.0.1:1", status: 9, has: `"kind": "gone"`},
+	{line: "provision status 127.0.0.1:1", status: 9},
+}
+
+// tinyKey is a file with the key of tinySeed's admin.
+const tinyKey = "key.pub"
