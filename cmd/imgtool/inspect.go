@@ -12,7 +12,7 @@ import (
 )
 
 func newInspectCommand(u *ui) *cobra.Command {
-	return &cobra.Command{
+	return addRegistryFlags(&cobra.Command{
 		Use:   "inspect FILE|DISK",
 		Short: "Show what is in an image, and check it",
 		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
@@ -24,7 +24,7 @@ not a fault.`,
 		SuggestFor: []string{"info", "show", "view", "describe", "dump", "print"},
 		Args:       usage.Operands("image"),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), args[0], u) },
-	}
+	}, u)
 }
 
 func runInspect(ctx context.Context, path string, u *ui) error {

@@ -17,7 +17,6 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
-	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -83,6 +82,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	opt.sums.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
+	addRegistryFlags(cmd, u)
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
@@ -91,7 +91,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 // URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
+	return path == "-" || volume.IsRemote(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {

@@ -35,6 +35,7 @@ type Image struct {
 	Layer     v1.Descriptor
 
 	client *registry.Client
+	read   map[string][]byte // the files that belong to it, if they were read
 }
 
 // Find returns the images that a reference names: of all media, or of opt.Medium.
@@ -155,8 +156,11 @@ func readManifest(r io.ReadCloser, err error, d *v1.Descriptor) (*manifest, erro
 	} else {
 		raw, err = registry.ReadVerified(r, err, *d)
 	}
+	if _, ok := errors.AsType[*registry.MismatchError](err); ok {
+		err = fmt.Errorf("manifest: %w", err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
+		return nil, err
 	}
 	m := &manifest{}
 	if err := json.Unmarshal(raw, m); err != nil {
