@@ -12,7 +12,7 @@
         inherit version;
         src = self;
         # The test of packaging/ prints the new value after a change of go.mod.
-        vendorHash = "sha256-O0w3D9ZgWnhZk5eQYD54OsADodrafqQoYiYnNzcvTEY=";
+        vendorHash = "sha256-gZLWDOcMPiqYY/oDuGAWRxim3nDy0I8G+CDOclsPVFE=";
         subPackages = [ "cmd/imgtool" ];
         ldflags = [ "-s" "-w" "-X main.version=${version}" ];
         nativeBuildInputs = [ pkgs.installShellFiles ];

@@ -79,6 +79,9 @@ func Parse(file string, text []byte, beside fs.FS) (*Board, error) {
 			}
 		}
 	}
+	if err := b.RAUC.load(beside); err != nil {
+		return nil, fmt.Errorf("%s: [rauc]: %w", file, err)
+	}
 	if err := b.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

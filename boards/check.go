@@ -23,7 +23,7 @@ func (b *Board) check() error {
 	case len(b.Media) == 0:
 		return errors.New("no [[medium]]")
 	}
-	for _, check := range []func() error{b.checkTrees, b.checkConf, b.checkKinds, b.checkLive, b.checkUnit, b.checkMedia, b.checkBoot, b.checkRecovery, b.checkStarter} {
+	for _, check := range []func() error{b.checkTrees, b.checkConf, b.checkKinds, b.checkLive, b.checkUnit, b.checkMedia, b.checkBoot, b.checkRecovery, b.checkStarter, b.checkRAUC} {
 		if err := check(); err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ type Board struct {
 	Recovery    Recovery          `toml:"recovery"`
 	AfterFlash  string            `toml:"after-flash"` // what to do with a disk that was written
 	Starter     Starter           `toml:"starter"`
+	RAUC        RAUC              `toml:"rauc"`
 
 	Source []byte `toml:"-"` // the text of the definition
 }
@@ -186,4 +187,31 @@ type Program struct {
 	If      string `toml:"if"`  // verity: only for a board with dm-verity
 	// An optional program is left out if the package does not have it.
 	Optional bool `toml:"optional"`
+}
+
+// RAUC describes the update bundles for devices with RAUC. A board without Compatible has
+// none.
+type RAUC struct {
+	Compatible  string      `toml:"compatible"` // as in the system.conf of the devices
+	Version     string      `toml:"version"`    // empty: the build ID
+	Description string      `toml:"description"`
+	HookFile    string      `toml:"hook-file"` // a file in the directory of the board
+	Hooks       []string    `toml:"hooks"`     // of the whole bundle
+	Images      []RAUCImage `toml:"image"`
+
+	// SHA-256 of public keys whose private keys are public, too. Bundles that they sign are
+	// for development.
+	DevelopmentKeys []string `toml:"development-keys"`
+
+	HookText []byte `toml:"-"`
+}
+
+// RAUCImage is the content of a partition, which RAUC writes to a slot.
+type RAUCImage struct {
+	Slot      string   `toml:"slot"`      // the class of the slots, as in their system.conf
+	Medium    string   `toml:"medium"`    // empty: the first
+	Partition string   `toml:"partition"` // of slot a
+	File      string   `toml:"file"`      // its name in the bundle, from which RAUC knows its type
+	Hooks     []string `toml:"hooks"`
+	Adaptive  []string `toml:"adaptive"`
 }

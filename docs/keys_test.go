@@ -29,6 +29,8 @@ var keys = []struct{ pkg, structure, heading string }{
 	{"boards", "Script", "### `[script]`"},
 	{"boards", "Recovery", "### `[recovery]`"},
 	{"boards", "USBDisk", "### `[[recovery.usb]]`"},
+	{"boards", "RAUC", "### `[rauc]`"},
+	{"boards", "RAUCImage", "### `[[rauc.image]]`"},
 	{"boards", "Starter", "### `[starter]`"},
 	{"boards", "Program", "### `[[starter.program]]`"},
 	{"image/boardinfo", "Variable", "### `[[unit.variable]]`"},

@@ -70,14 +70,8 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&opt.Layout, "layout", "", "another layout of the board, by its `NAME`, such as ab-squashfs")
 	f.StringVarP(&opt.Output, "output", "o", "", "image `FILE` to write (default out/BOARD-BUILDID.img.zst)")
 
-	f.StringVar(&opt.InputsDir, "inputs", "", "directory `DIR` with the inputs under the names that the board uses")
-	f.StringArrayVar(&opt.Inputs, "input", nil, "`NAME=REF`, one input; may be repeated")
-	f.StringVar(&opt.Rootfs, "rootfs", "", "`REF` of the root file system")
-	f.BoolVar(&opt.KeepOwners, "keep-owners", false, "keep the owners of a root file system that is a directory")
-	f.StringArrayVar(&opt.Parts, "partition", nil, "`[MEDIUM/]NAME=REF`, content of a partition, raw or Android sparse; may be repeated")
-	usage.Group(cmd, "Inputs", "inputs", "input", "rootfs", "keep-owners", "partition")
-
-	opt.Slots, opt.Profile = "a", boards.Profiles[0]
+	opt.addInputs(cmd)
+	opt.Slots = "a"
 	usage.AddEnum(cmd, &opt.Slots, "slots", "slots in the image", "a", "ab")
 	f.StringArrayVar(&opt.Media, "medium", nil, "build the medium with this `NAME` only; may be repeated")
 	f.StringArrayVar(&opt.Sizes, "size", nil, "`MEDIUM=N`, size of the disk to fill: bytes, or with KiB, MiB, GiB or s for sectors; may be repeated")
@@ -85,15 +79,7 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&opt.BuildID, "build-id", "", "build `ID` (default: derived from the inputs)")
 	usage.MayBeEmpty(cmd, "cmdline", "build-id")
 	usage.Group(cmd, "Image", "slots", "medium", "size", "cmdline", "build-id")
-
-	usage.AddEnum(cmd, &opt.Profile, "profile", "what is provisioned; development leaves out the lockdown", boards.Profiles...)
-	f.StringVar(&opt.Edits, "edits", "", "`FILE` of edits of the root file system, see docs/reference/edits.md")
-	f.StringArrayVar(&opt.Vars, "var", nil, "`NAME=TEXT`, a variable of the board's edits or of --edits; may be repeated")
-	f.BoolVar(&opt.Generalize, "generalize", false, "remove SSH host keys, machine IDs, random seeds and other per-unit data")
-	f.BoolVar(&opt.KeepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
-	f.StringVar(&opt.ProvisionConf, "provision-conf", "", "factory_provision.conf with sizes, labels and lists, a `FILE`")
-	usage.Group(cmd, "Root file system", "profile", "edits", "var", "generalize", "keep-registration-keys", "provision-conf")
-
+	opt.addRoot(cmd)
 	f.StringVar(&opt.seed.file, "seed", "", "config.toml for the device's first boot, a `FILE`")
 	opt.seed.addFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
@@ -102,7 +88,36 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&opt.Provenance, "provenance", false, "state how the image was built as SLSA, in NAME.provenance.json beside it")
 	f.BoolVar(&opt.ImageSHA256, "image-sha256", false, "compute the SHA-256 of the decompressed image, too, for --json")
 	usage.Group(cmd, "Documents", "sbom", "provenance", "image-sha256")
+	opt.addCompression(cmd)
+}
 
+// addInputs adds the flags that name the inputs.
+func (opt *buildOptions) addInputs(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&opt.InputsDir, "inputs", "", "directory `DIR` with the inputs under the names that the board uses")
+	f.StringArrayVar(&opt.Inputs, "input", nil, "`NAME=REF`, one input; may be repeated")
+	f.StringVar(&opt.Rootfs, "rootfs", "", "`REF` of the root file system")
+	f.BoolVar(&opt.KeepOwners, "keep-owners", false, "keep the owners of a root file system that is a directory")
+	f.StringArrayVar(&opt.Parts, "partition", nil, "`[MEDIUM/]NAME=REF`, content of a partition, raw or Android sparse; may be repeated")
+	usage.Group(cmd, "Inputs", "inputs", "input", "rootfs", "keep-owners", "partition")
+}
+
+// addRoot adds the flags that change the root file system.
+func (opt *buildOptions) addRoot(cmd *cobra.Command) {
+	f := cmd.Flags()
+	opt.Profile = boards.Profiles[0]
+	usage.AddEnum(cmd, &opt.Profile, "profile", "what is provisioned; development leaves out the lockdown", boards.Profiles...)
+	f.StringVar(&opt.Edits, "edits", "", "`FILE` of edits of the root file system, see docs/reference/edits.md")
+	f.StringArrayVar(&opt.Vars, "var", nil, "`NAME=TEXT`, a variable of the board's edits or of --edits; may be repeated")
+	f.BoolVar(&opt.Generalize, "generalize", false, "remove SSH host keys, machine IDs, random seeds and other per-unit data")
+	f.BoolVar(&opt.KeepKeys, "keep-registration-keys", false, "leave the unit's registration keys on the recovery card")
+	f.StringVar(&opt.ProvisionConf, "provision-conf", "", "factory_provision.conf with sizes, labels and lists, a `FILE`")
+	usage.Group(cmd, "Root file system", "profile", "edits", "var", "generalize", "keep-registration-keys", "provision-conf")
+}
+
+// addCompression adds the flags for the compression of the root file system.
+func (opt *buildOptions) addCompression(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
 	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, a `SIZE` from 4KiB to 1MiB")
 	f.BoolVar(&opt.Align, "align", true, "begin the blocks of files at multiples of 4 KiB, so that updates change less; takes some 0.5 %")

@@ -102,7 +102,7 @@ var long = []string{"reseed.txt", "flash.txt", "cache.txt", "vm.txt", "flash_odd
 	"factory_live.txt", "cat.txt", "ls.txt", "own_board.txt"}
 
 func TestScripts(t *testing.T) {
-	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "mcopy", "blkid", "wipefs", "mkfs.ext4", "unsquashfs", "mksquashfs", "cmp", "umoci", "skopeo", "lz4", "bzip2"} {
+	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "mcopy", "blkid", "wipefs", "mkfs.ext4", "unsquashfs", "mksquashfs", "cmp", "umoci", "skopeo", "lz4", "bzip2", "rauc", "openssl"} {
 		imagetest.Need(t, program)
 	}
 	files, err := filepath.Glob("testdata/script/*.txt")

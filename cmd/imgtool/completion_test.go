@@ -66,7 +66,7 @@ func TestCompletion(t *testing.T) {
 	for _, c := range []struct {
 		line, want string // words; the word to complete is after the last space
 	}{
-		{"bu", "build"},
+		{"bu", "build bundle"},
 		{"seed ", "bundle check get new put render rm schema stick"},
 		{"cache ", "clear trim"},
 		{"provision e", "export"},
@@ -174,7 +174,7 @@ while IFS= read -r line; do
 	echo "${COMPREPLY[*]}"
 done`
 	lines := [][2]string{
-		{"imgtool bu", "build"},
+		{"imgtool bu", "build bundle"},
 		{"imgtool build --board ro", "rock64"},
 		{"imgtool build --board rock64 --input Im", "Image="},
 		{"imgtool build --board rock64 --input Image=st", "starter"},

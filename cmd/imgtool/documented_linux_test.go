@@ -101,7 +101,7 @@ func blocksOf(t *testing.T, page, text string) (blocks []block, prose string) {
 // workflows in yaml.
 var languages = []string{"sh", "text", "toml", "json", "csv", "yaml", "js"}
 
-var lookLikeCommands = regexp.MustCompile(`(?m)^\s*(?:\$ |sudo |\./)?imgtool (?:build|flash|verify|inspect|ls|cat|diff|seed|provision|vm|disks|boards|factory|cache) `)
+var lookLikeCommands = regexp.MustCompile(`(?m)^\s*(?:\$ |sudo |\./)?imgtool (?:build|bundle|flash|verify|inspect|ls|cat|diff|seed|provision|vm|disks|boards|factory|cache) `)
 
 // commandsOf returns the statements of a block in the language of a shell.
 func commandsOf(t *testing.T, b block) (commands []command) {

@@ -60,7 +60,7 @@ var treatments = []treatment{
 	{match: `^udisksctl `, skip: "needs a mounted stick"},
 	{match: `^picocom `, skip: "needs a serial adapter"},
 	{match: `^make (image|build|test|short|race|soak|lint|bench|fuzz|help|dist|release)\b`, skip: "compiles the program, or runs other tests"},
-	{match: `^fw_setenv |^reboot$`, skip: "runs on the device"},
+	{match: `^fw_setenv |^reboot$|^rauc install `, skip: "runs on the device"},
 	{match: `imgtool flash --yes --board rock64$`, skip: "waits for a board in recovery mode: recovery.txt tests it"},
 	{match: `imgtool factory --yes --live`, skip: "changes the unit it runs on: factory_live.txt tests it"},
 }

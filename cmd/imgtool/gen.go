@@ -13,6 +13,8 @@ import (
 var environment = []reference.Entry{
 	{Name: "SOURCE_DATE_EPOCH", Meaning: "seconds since 1970: the time in images, and the latest time of their files (default: a constant)"},
 	{Name: "IMGTOOL_CACHE_DIR", Meaning: "directory of the cache of compressed blocks (default: imgtool/blocks in the user's cache directory)"},
+	{Name: "IMGTOOL_KEY_PASSPHRASE", Meaning: "passphrase of the private key that signs a bundle"},
+	{Name: "XDG_CONFIG_HOME", Meaning: "directory of the user's configuration on Linux (default: ~/.config)"},
 	{Name: "XDG_CACHE_HOME", Meaning: "the user's cache directory on Linux (default: ~/.cache)"},
 	{Name: "TMPDIR", Meaning: "directory of scratch files (default: /tmp)"},
 	{Name: "SSH_AUTH_SOCK", Meaning: "socket of the ssh-agent whose keys sign configurations (provision)"},
@@ -32,6 +34,7 @@ var files = []reference.Entry{
 	{Name: "~/.cache/imgtool/blocks/", Meaning: "the cache of compressed blocks"},
 	{Name: "~/.cache/imgtool/apt-ARCH/", Meaning: "apt's lists for the packages of a board (build, with deb: or the starter)"},
 	{Name: "~/.cache/imgtool/deb/", Meaning: "the packages themselves"},
+	{Name: "~/.config/imgtool/dev-signing/", Meaning: "key and certificate for development (bundle --dev)"},
 	{Name: "~/.docker/config.json", Meaning: "logins of registries, see DOCKER_CONFIG"},
 	{Name: "~/.ssh/", Meaning: "keys that sign configurations (provision)"},
 	{Name: "/dev/", Meaning: "disks; /dev/loop0 and so on, to find the files attached to them"},

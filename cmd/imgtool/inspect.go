@@ -18,9 +18,12 @@ func newInspectCommand(u *ui) *cobra.Command {
 		Long: `Show the partitions of an image or disk, the files on its boot partitions, its boot
 script or menu and its file systems, and check the partition tables and boot loaders. The
 exit status is 6 if a check fails. Per-unit data, such as SSH host keys, is a warning and
-not a fault.`,
+not a fault.
+
+Of an update bundle of RAUC (.raucb), show the manifest, the images and the signer.`,
 		Example: `  imgtool inspect x.img.zst
-  imgtool inspect --json /dev/sdX`,
+  imgtool inspect --json /dev/sdX
+  imgtool inspect x.raucb`,
 		SuggestFor: []string{"info", "show", "view", "describe", "dump", "print"},
 		Args:       usage.Operands("image"),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), args[0], u) },
@@ -36,7 +39,11 @@ func runInspect(ctx context.Context, path string, u *ui) error {
 	if err := s.Seek(ctx); err != nil {
 		return err
 	}
-	r, err := inspect.Source(s)
+	look := inspect.Source
+	if s.IsBundle() {
+		look = inspect.OfBundle
+	}
+	r, err := look(s)
 	if err != nil {
 		return s.Wrap(err)
 	}

@@ -27,6 +27,7 @@ type verifyOptions struct {
 	sums     sumOptions
 	keepKeys bool
 	stall    time.Duration
+	bundle   bundleTrust
 }
 
 func newVerifyCommand(u *ui) *cobra.Command {
@@ -45,11 +46,15 @@ and with the checksums of its compression.
 The image can be a URL of http or https. Alone it is fetched and checked completely; compared
 with a disk, pieces that the disk has as the manifest says are not fetched.
 
+An update bundle of RAUC (.raucb) is checked as RAUC does before it installs it, and each
+of its images besides. --keyring says which signers are trusted.
+
 With --unit, the per-unit data that imgtool factory writes is expected as well. With
 --values the unit is a row there, and --seed a template.`,
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
-  imgtool verify x.img.zst`,
+  imgtool verify x.img.zst
+  imgtool verify x.raucb --keyring ca.pem --compatible rock64`,
 		SuggestFor: []string{"check", "test", "validate", "compare"},
 		Args:       usage.Operands("?disk or image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,7 +64,8 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 			}
 			err := usage.CheckUseless(cmd,
 				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"board", "stall-timeout", "keep-registration-keys"}},
-				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}})
+				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
+				usage.Useless{If: len(args) > 0, Why: "unless an update bundle is checked", Flags: bundleFlags})
 			if err == nil {
 				err = cmp.Or(opt.sums.check(), checkNamed(args))
 			}
@@ -70,7 +76,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				if opt.seed.given() || opt.seed.unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
-				return runVerifyImage(cmd.Context(), image, opt.sums, u)
+				return runVerifyImage(cmd, image, opt, u)
 			}
 			return runVerify(cmd.Context(), args[0], opt, u)
 		},
@@ -83,6 +89,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
 	addRegistryFlags(cmd, u)
+	opt.bundle.addFlags(cmd)
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
 }
@@ -186,13 +193,19 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 	return files, nil
 }
 
-func runVerifyImage(ctx context.Context, file string, sums sumOptions, u *ui) error {
-	begin := time.Now()
-	src, err := openImage(u, &file, "imgtool verify FILE", sums)
+func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) error {
+	ctx, begin := cmd.Context(), time.Now()
+	src, err := openImage(u, &file, "imgtool verify FILE", opt.sums)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	if src.IsBundle() {
+		return verifyBundle(ctx, src, opt.bundle, u)
+	}
+	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
+		return err
+	}
 	if err := src.CheckAll(ctx); err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ var wrongInputs = []struct {
 	{"devices", 2, `did you mean disks\?`},
 	{"man", 2, `did you mean help\?`},
 	{"run x.img", 2, `did you mean vm\?`},
-	{"bundle", 2, `did you mean seed bundle\?`},
+	{"bundle", 2, `give an image, or a board to build one for`},
 	{"seed chek", 2, `unknown command "chek" of imgtool seed; did you mean check\?`},
 	{"cache clean", 2, `did you mean clear\?`},
 	{"--json=false buid", 2, `did you mean build\?`},

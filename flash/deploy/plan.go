@@ -76,6 +76,9 @@ func (p *Plan) read() error {
 	if p.src.Image != nil {
 		r = p.src.Image
 	}
+	if p.src.IsBundle() {
+		return fault.New(fault.Input, "it is an update bundle, not a disk image: install it on the device with rauc install")
+	}
 	head := make([]byte, 64<<10)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && err != io.EOF {

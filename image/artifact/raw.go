@@ -35,7 +35,10 @@ func (f *RawFile) ReadAt(b []byte, off int64) (int, error) { return f.out.ReadAt
 // WriteAt writes at an offset in the image.
 func (f *RawFile) WriteAt(b []byte, off int64) (int, error) { return f.out.WriteAt(b, off) }
 
-// Close discards the file unless it was saved.
+// Commit gives the file its name as it is. It is for other files than images.
+func (f *RawFile) Commit() error { return f.out.Commit() }
+
+// Close discards the file unless it was saved or committed.
 func (f *RawFile) Close() { f.out.Cleanup() }
 
 // skipWriter is an [io.WriterAt] that does not write ranges which have been written.

@@ -229,22 +229,20 @@ func (s *seekable) readSums(last frame, table []byte) error {
 	return nil
 }
 
-// readForeign checks that a file without a manifest does not end with our sums: then its
+// readForeign checks that a file without a manifest in its place does not have our sums: then its
 // manifest is damaged.
 func (s *seekable) readForeign(skipped []frame) error {
-	if len(skipped) == 0 {
-		return nil
-	}
-	last := skipped[len(skipped)-1]
-	if last.packed+last.packedLen != s.packed || last.packed == 0 || last.packedLen != sumsSize && last.packedLen != oldSumsSize && last.packedLen != attachedSize {
-		return nil
-	}
-	head := make([]byte, 8)
-	if _, err := image.ReadFull(s.r, head, last.packed); err != nil {
-		return err
-	}
-	if bytes.Equal(head, skippable(skippableSums, make([]byte, last.packedLen-8))[:8]) {
-		return corrupt("the manifest in it is damaged")
+	for _, f := range skipped {
+		if f.packed == 0 || f.packedLen != sumsSize && f.packedLen != oldSumsSize && f.packedLen != attachedSize {
+			continue
+		}
+		head := make([]byte, 8)
+		if _, err := image.ReadFull(s.r, head, f.packed); err != nil {
+			return err
+		}
+		if bytes.Equal(head, skippable(skippableSums, make([]byte, f.packedLen-8))[:8]) {
+			return corrupt("the manifest in it is damaged")
+		}
 	}
 	return nil
 }

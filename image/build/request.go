@@ -152,7 +152,7 @@ func (j *Job) parse(r Request) (err error) {
 			return err
 		}
 	}
-	j.BlockSize, err = parseBlockSize(r.BlockSize)
+	j.BlockSize, err = ParseBlockSize("--block-size", r.BlockSize)
 	return err
 }
 
@@ -201,13 +201,14 @@ func parseSizes(list []string) (map[string]int64, error) {
 	return sizes, nil
 }
 
-func parseBlockSize(s string) (int, error) {
+// ParseBlockSize returns the size of the blocks of a squashfs, which a flag gives.
+func ParseBlockSize(flag, s string) (int, error) {
 	for _, n := range []int{4, 8, 16, 32, 64, 128, 256, 512, 1024} {
 		if s == fmt.Sprintf("%dKiB", n) || s == fmt.Sprintf("%dK", n) || s == strconv.Itoa(n<<10) || n == 1024 && (s == "1MiB" || s == "1M") {
 			return n << 10, nil
 		}
 	}
-	return 0, fault.New(fault.Usage, "--block-size is %q; it must be a power of two from 4KiB to 1MiB", s)
+	return 0, fault.New(fault.Usage, "%s is %q; it must be a power of two from 4KiB to 1MiB", flag, s)
 }
 
 // gatherInputs returns where each input comes from, or nothing if none is given. Inputs

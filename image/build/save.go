@@ -57,6 +57,35 @@ type Partition struct {
 // Run builds the images and saves each, with its manifest and block map. It calls saved
 // after each. blocks is the cache of compressed blocks, or nil; Run settles it.
 func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budget, r progress.Reporter, saved func(File) error) error {
+	files := map[string]*artifact.RawFile{} // by medium
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	j.Output = func(medium string) ReaderWriterAt {
+		path := j.path(medium)
+		if format, err := artifact.FormatOf(path); err != nil || format != artifact.Raw {
+			return nil
+		}
+		f, err := artifact.CreateRaw(path)
+		if err != nil {
+			return nil // save reports it
+		}
+		files[medium] = f
+		return f
+	}
+	return j.Images(ctx, blocks, scratch, r, func(img Image) error {
+		file, err := j.save(ctx, img, files[img.Manifest.Medium])
+		if err == nil {
+			err = saved(file)
+		}
+		return err
+	})
+}
+
+// Images builds the images and calls use with each, as [Job.Run] does, but saves none.
+func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.Budget, r progress.Reporter, use func(Image) error) error {
 	warn := func(text string) { r.Warnf("%s", text) }
 	j.Warn, j.Phases = warn, r.Phase
 	var memo *sums.Memo
@@ -82,24 +111,6 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 	if len(j.Inputs) == 0 && len(j.Board.Starter.Inputs) > 0 {
 		r.Infof("no inputs given: building a small starter system from Debian's packages")
 	}
-	files := map[string]*artifact.RawFile{} // by medium
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
-	j.Output = func(medium string) ReaderWriterAt {
-		path := j.path(medium)
-		if format, err := artifact.FormatOf(path); err != nil || format != artifact.Raw {
-			return nil
-		}
-		f, err := artifact.CreateRaw(path)
-		if err != nil {
-			return nil // save reports it
-		}
-		files[medium] = f
-		return f
-	}
 	result, err := Build(ctx, j.Options)
 	if err != nil {
 		return withHint(err, j.Board)
@@ -108,11 +119,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 	// Everything is compressed: update the cache while the images are written.
 	go settle()
 	for _, img := range result.Images {
-		file, err := j.save(ctx, img, files[img.Manifest.Medium])
-		if err == nil {
-			err = saved(file)
-		}
-		if err != nil {
+		if err := use(img); err != nil {
 			return err
 		}
 	}

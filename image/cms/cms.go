@@ -4,7 +4,7 @@
 //
 // It is not a general implementation, and exists because the libraries for it take the
 // signing time from the clock, so that no two signatures are the same, and have no Ed25519.
-// The algorithms are those of the standard library. ASN.1 that is not DER, SHA-1 and
+// The algorithms are in the standard library. ASN.1 that is not DER, SHA-1 and
 // signatures without signed attributes are refused.
 package cms
 
@@ -42,7 +42,7 @@ var (
 	signedDataTag = asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true}
 )
 
-// The structures are those of RFC 5652, sections 3 and 5.
+// The structures are from RFC 5652, sections 3 and 5.
 type contentInfo struct {
 	Type    asn1.ObjectIdentifier
 	Content asn1.RawValue `asn1:"explicit,optional,tag:0"`

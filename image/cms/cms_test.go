@@ -125,7 +125,7 @@ func TestEveryByteCounts(t *testing.T) {
 	}
 }
 
-// What openssl refuses, Trust refuses.
+// Trust refuses the certificates that openssl refuses.
 func TestTrust(t *testing.T) {
 	ca, other := cmstest.Issue(t, cmstest.EC(t), nil, nil), cmstest.Issue(t, cmstest.EC(t), nil, nil)
 	middle := cmstest.Issue(t, cmstest.EC(t), ca, cmstest.CA)

@@ -53,8 +53,8 @@ func CheckKey(cert *x509.Certificate) error {
 }
 
 // Sign returns a message that has the content. The same content, key, certificates and time
-// give the same bytes if the key signs in a deterministic way: those of RSA and Ed25519 do,
-// and those of package ecdsa.
+// give the same bytes if the key signs in a deterministic way: RSA and Ed25519 do,
+// and the keys of package ecdsa.
 func (s Signer) Sign(content []byte) ([]byte, error) {
 	how, err := methodOf(s.Cert.PublicKey)
 	if err != nil {

@@ -119,9 +119,8 @@ const (
 // Purposes are all purposes. The first is the default.
 var Purposes = []string{string(SMIMESign), string(CodeSign)}
 
-// Trust checks that the certificate of every signer was issued, directly or by way of others
-// in the message, by one of the trusted certificates, and that all are valid at a time and
-// for the purpose.
+// Trust checks that the certificate of every signer was issued by a trusted certificate, directly or by
+// way of others in the message, and that all are valid at a time and for the purpose.
 func (m *Message) Trust(trusted []*x509.Certificate, at time.Time, purpose Purpose) error {
 	for _, s := range m.Signatures {
 		if err := CheckTrust(s.Cert, m.Certificates, trusted, at, purpose); err != nil {

@@ -28,6 +28,7 @@ type Report struct {
 	Blobs      []Blob           `json:"blobs,omitempty"`
 	Inputs     []artifact.Input `json:"inputs,omitempty"`
 	Checks     []Check          `json:"checks"`
+	Bundle     *Bundle          `json:"bundle,omitempty"` // nil unless it is an update bundle
 
 	Attachments []artifact.Attached `json:"attachments,omitempty"` // in the image and beside it
 
@@ -149,6 +150,9 @@ func (r *Report) Text() string {
 	t.printf("%s: %s, %s (%d bytes)\n", r.Image, r.Format, image.FormatSize(r.Size), r.Size)
 	if r.Board != "" {
 		t.printf("%s build %s, for disks from %s\n", strings.TrimSpace(r.Board+" "+r.Medium), r.BuildID, image.FormatSize(r.Floor))
+	}
+	if r.Bundle != nil {
+		r.Bundle.text(&t)
 	}
 	r.partitions(&t)
 	if r.Table != "" {

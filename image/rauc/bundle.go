@@ -157,3 +157,35 @@ func (b *Bundle) File(name string) (image.Content, error) {
 	}
 	return n.Content, nil
 }
+
+// Signed returns what the signature is of if that is not in the signature itself, else nil.
+func (b *Bundle) Signed() io.Reader {
+	if !b.Signature.Detached {
+		return nil
+	}
+	return io.NewSectionReader(b.r, 0, b.Payload)
+}
+
+// CheckFiles reports a file that the manifest names and that is missing or has another size.
+func (b *Bundle) CheckFiles() error {
+	for _, i := range b.Manifest.Images {
+		if i.File == "" {
+			continue
+		}
+		c, err := b.File(i.File)
+		if err == nil && c.Size() != i.Size {
+			err = fault.New(fault.Corrupt, "%s has %d bytes, and the manifest says %d", i.File, c.Size(), i.Size)
+		}
+		if err == nil && i.Index() != "" {
+			_, err = b.File(i.Index())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if b.Manifest.HookFile != "" {
+		_, err := b.File(b.Manifest.HookFile)
+		return err
+	}
+	return nil
+}

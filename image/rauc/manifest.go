@@ -114,7 +114,7 @@ func (m *Manifest) Check() error {
 		case !fileName.MatchString(i.File) || i.File == ManifestName || seen[i.File]:
 			return fmt.Errorf("the image for the slots %s cannot have the file name %q", i.Class, i.File)
 		case !slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(i.File, s) }):
-			return fmt.Errorf("%s: RAUC knows the type of an image by the end of its name, which must be one of %s", i.File, strings.Join(suffixes, ", "))
+			return fmt.Errorf("%s: RAUC knows the type of an image by the end of its name, which must be %s", i.File, strings.Join(suffixes, " or "))
 		}
 		seen[i.Class], seen[i.File], seen[i.Index()] = true, true, true
 		if err := known("hook", i.Hooks, ImageHooks); err != nil {
@@ -187,7 +187,7 @@ func ParseManifest(text []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manifest{Format: Plain}
+	m := &Manifest{Format: Plain, Images: []Image{}}
 	for i := range f {
 		g := &f[i]
 		switch g.name {

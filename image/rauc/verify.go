@@ -30,9 +30,9 @@ func (b *Bundle) Verify(ctx context.Context, t Trust, phases image.Phases) error
 		return fault.New(fault.Input, "it is encrypted for its devices (format %s): nothing in it can be checked without a device's key", Crypt)
 	}
 	payload := io.NewSectionReader(b.r, 0, b.Payload)
-	content := image.NewReader(ctx, payload, nil)
-	if b.Signature.Detached {
-		content = image.NewReader(ctx, payload, phases.Start("checking the signature", b.Payload))
+	content := b.Signed()
+	if content != nil {
+		content = image.NewReader(ctx, content, phases.Start("checking the signature", b.Payload))
 	}
 	if err := b.Signature.Verify(content); err != nil {
 		return err
@@ -55,6 +55,9 @@ func (b *Bundle) Verify(ctx context.Context, t Trust, phases image.Phases) error
 }
 
 func (b *Bundle) verifyImages(ctx context.Context, phases image.Phases) error {
+	if err := b.CheckFiles(); err != nil {
+		return err
+	}
 	total := int64(0)
 	for _, i := range b.Manifest.Images {
 		total += i.Size
@@ -67,9 +70,6 @@ func (b *Bundle) verifyImages(ctx context.Context, phases image.Phases) error {
 		c, err := b.File(i.File)
 		if err != nil {
 			return err
-		}
-		if c.Size() != i.Size {
-			return fault.New(fault.Corrupt, "%s has %d bytes, and the manifest says %d", i.File, c.Size(), i.Size)
 		}
 		index := i.Index()
 		s, err := sum(ctx, c, index != "", p)

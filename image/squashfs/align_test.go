@@ -62,8 +62,8 @@ func TestWriteAlignsBlocks(t *testing.T) {
 		packed.Packed = true
 		tr, paths := system(t, 1)
 		before, packedBefore := bytesOf(t, tr, opt), bytesOf(t, tr, packed)
-		if grown := float64(len(before))/float64(len(packedBefore)) - 1; grown > 0.015 || grown <= 0 {
-			t.Errorf("%d: gaps take %.2f %% of the size, want up to 1.5", block, 100*grown)
+		if grown := float64(len(before))/float64(len(packedBefore)) - 1; grown > 0.02 || grown <= 0 {
+			t.Errorf("%d: gaps take %.2f %% of the size, want up to 2", block, 100*grown)
 		}
 		rng := rand.New(rand.NewPCG(2, uint64(block)))
 		sum, packedSum, n := 0.0, 0.0, 0.0

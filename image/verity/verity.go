@@ -103,7 +103,7 @@ func Write(ctx context.Context, w io.WriterAt, off int64, data *io.SectionReader
 	if err != nil {
 		return Hash{}, err
 	}
-	// The lowest level is written; hashes are those of its blocks. The levels above it are
+	// The lowest level is written; hashes are the hashes of its blocks. The levels above it are
 	// before it in the file.
 	for i, n := range sizes {
 		at -= n * BlockSize

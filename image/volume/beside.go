@@ -216,7 +216,7 @@ func (s *Source) explain(err error) error {
 func (s *Source) ReportBeside() {
 	r := s.opt.Reporter
 	switch b := s.beside; {
-	case s.File == nil:
+	case s.File == nil, s.IsBundle():
 	case s.Manifest != nil && b.manifestPath != "":
 		r.Infof("%s: its manifest is %s", s.Name, b.manifestPath)
 	case s.Manifest != nil:

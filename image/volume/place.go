@@ -15,6 +15,7 @@ import (
 	"imgtool/image/fileinfo"
 	"imgtool/image/gpt"
 	"imgtool/image/oci"
+	"imgtool/image/rauc"
 	"imgtool/image/remote"
 	"imgtool/image/suggest"
 	"imgtool/image/tree"
@@ -23,9 +24,10 @@ import (
 // PlaceHelp explains to users how a place is written.
 const PlaceHelp = `IMAGE is an image of any format, a disk, a file system alone (squashfs, erofs, ext4, FAT), or
 - for standard input (after --, as in -- -:boot-a). PARTITION is a name or a number. A
-file system alone has no partitions: IMAGE:/PATH. Names of files may contain colons: the
-longest part of the argument before a colon, or all of it, that names a file is the image.
-An image can also be a URL of http or https, in whose path a colon is written as %3A, or
+file system alone has no partitions: IMAGE:/PATH. An update bundle (.raucb) has its own
+files there, and its images as partitions. Names of files may contain colons: the longest
+part of the argument before a colon, or all of it, that names a file is the image. An
+image can also be a URL of http or https, in whose path a colon is written as %3A, or
 oci://HOST/REPOSITORY:TAG in a registry.`
 
 // Place is part of an image: IMAGE, IMAGE:PARTITION or IMAGE:PARTITION/PATH. In an image
@@ -144,6 +146,8 @@ func (l *Location) Wrap(err error) error {
 func (l *Location) Section() (*io.SectionReader, error) {
 	img, name := l.Source.Image, l.Source.Name
 	switch {
+	case l.Partitions.None() && l.Part != "" && l.Source.IsBundle():
+		return l.bundled()
 	case l.Partitions.None() && l.Part != "":
 		if kind, _ := Detect(img); kind != "" {
 			return nil, fmt.Errorf("%s is a file system and has no partitions: write %s:/PATH", name, name)
@@ -189,6 +193,8 @@ func (l *Location) FileSystem() (*FileSystem, error) {
 	switch {
 	case err != nil:
 		return nil, Unreadable(name, err)
+	case v == nil && l.Part == "" && rauc.Is(r, r.Size()):
+		return nil, fmt.Errorf("%s: %w", name, errEncrypted)
 	case v == nil && l.Partitions.None():
 		return nil, corrupt("%s: it is neither a disk image nor a known file system (squashfs, erofs, ext4, FAT)", name)
 	case v == nil:

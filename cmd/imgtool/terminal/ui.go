@@ -269,7 +269,7 @@ func errorLines(err error) []string {
 // Confirm asks a question until the answer is yes or no, and returns an error unless it is yes.
 // Names in the question must be sanitized.
 func (u *UI) Confirm(ctx context.Context, question string) error {
-	prompt := u.wrapped(question) + " [y/N] "
+	prompt := u.wrapped(question) + "\nType yes to go on [y/N] "
 	for {
 		line, err := u.Answer(ctx, prompt, "pass --yes to write without a question")
 		if err != nil {

@@ -25,7 +25,7 @@ type Identity struct {
 }
 
 // Issue returns a certificate of a key, valid for an hour, that by has issued. If by is nil,
-// it is one of a CA that signs itself. change, which may be nil, changes it before.
+// it is a CA that signs itself. change, which may be nil, changes it before.
 func Issue(t testing.TB, key crypto.Signer, by *Identity, change func(*x509.Certificate)) *Identity {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
@@ -55,7 +55,7 @@ func Issue(t testing.TB, key crypto.Signer, by *Identity, change func(*x509.Cert
 	return &Identity{key, cert}
 }
 
-// CA makes a certificate one of a CA, for Issue.
+// CA, given to Issue, makes the certificate a CA.
 func CA(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign }
 
 // EC returns a key for ECDSA.
