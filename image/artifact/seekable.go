@@ -163,7 +163,7 @@ func (s *seekable) readManifest(skipped []frame) (*Manifest, error) {
 	return nil, nil
 }
 
-// readTail reads the frames after those of the manifest and the image: attachments and then the
+// readTail reads the frames after the manifest and the image: attachments and then the
 // sums, which files of the first versions do not have. skipped are the frames without data.
 // Without a manifest it is a file of another program.
 func (s *seekable) readTail(skipped []frame, table []byte) error {
@@ -343,7 +343,7 @@ const minManifest = 64
 // manifestStart matches the start of a manifest.
 var manifestStart = regexp.MustCompile(`^\s*\{\s*"imgtool"\s*:`)
 
-// isManifest reports whether b is a manifest, also one that is damaged or cut short: it has its
+// isManifest reports whether b is a manifest, also if it is damaged or cut short: it has its
 // first key, or its long lists.
 func isManifest(b []byte) bool {
 	return manifestStart.Match(b[:min(len(b), 256)]) || bytes.Contains(b, []byte(`"extents": [`)) && bytes.Contains(b, []byte(`"pieces": [`))

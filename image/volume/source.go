@@ -44,6 +44,10 @@ type Options struct {
 	Sums   bool
 
 	Registry oci.Options // of images in registries
+
+	// Spool copies standard input, and what a server sends from front to back only, into a scratch
+	// file first: the signature is at the end of the file.
+	Spool bool
 }
 
 func (o Options) context() context.Context { return cmp.Or(o.Context, context.Background()) }
@@ -70,6 +74,7 @@ type Source struct {
 	plain    *image.Image     // Image, if that is File byte for byte: holes of the file are its own
 	size     int64            // of the file
 	beside   beside
+	signed   []byte // the manifest that was checked with its signatures; nil: it was not
 }
 
 // FromImage returns a source for an image in memory. m may be nil.
@@ -88,7 +93,7 @@ func Open(path string, opt Options) (*Source, error) {
 		if opt.Stdin == nil {
 			return nil, fault.New(fault.Usage, "standard input cannot be used here: give a file")
 		}
-		if opt.SHA256 != "" || opt.Sums {
+		if opt.SHA256 != "" || opt.Sums || opt.Spool {
 			s := &Source{Name: name, opt: opt}
 			if err := s.spoolStdin(opt.context(), opt.Stdin); err != nil {
 				s.Close()
@@ -280,7 +285,7 @@ func (s *Source) Restart() error {
 	}
 	s.stream = stream
 	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
-	return nil
+	return s.checkSigned()
 }
 
 func (s *Source) restart() (*artifact.Streamed, error) {

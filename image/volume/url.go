@@ -29,7 +29,7 @@ func openURL(url string, opt Options) (*Source, error) {
 		return nil, wrap(remote.Name(url), err)
 	}
 	s := &Source{Name: f.Name(), opt: opt, remote: f, size: f.Size()}
-	if opt.SHA256 != "" || opt.Sums {
+	if opt.SHA256 != "" || opt.Sums || opt.Spool && !f.Ranges() {
 		err = s.fetchChecked(ctx)
 	} else {
 		err = s.loadURL(ctx)
