@@ -33,7 +33,7 @@ same image.`,
 		RunE:       func(cmd *cobra.Command, args []string) error { return runSBOM(cmd.Context(), args[0], scan, u) },
 	}
 	cmd.Flags().BoolVar(&scan, "scan", false, "read the file systems, also if the image has a document")
-	return cmd
+	return addRegistryFlags(cmd, u)
 }
 
 func runSBOM(ctx context.Context, path string, scan bool, u *ui) error {
