@@ -138,7 +138,7 @@ var wrongInputs = []struct {
 	// Flags that would be ignored
 	{"flash -i x.img.zst --port 1-2 disk", 2, `--port has no effect without --board`},
 	{"flash -i x.img.zst --board rock64 --timeout 5s disk", 2, `--timeout has no effect with a named disk: leave out the disk`},
-	{"verify --board rock64 x.img.zst", 2, `--board has no effect without a disk to compare$`},
+	{"verify --stall-timeout 5s x.img.zst", 2, `--stall-timeout has no effect without a disk to compare$`},
 	{"verify -i x.img.zst --keep-registration-keys disk", 2, `--keep-registration-keys has no effect without --unit$`},
 	{"verify --unit W1 x.img.zst", 2, `--unit are for comparing a disk: say which`},
 	{"ls -R x.img.zst", 2, `--recursive has no effect on a list of partitions: name one, as in x.img.zst:boot-a$`},

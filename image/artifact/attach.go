@@ -22,6 +22,7 @@ import (
 // Names of attachments.
 const (
 	Signature  = "signature"  // of the manifest
+	Minisig    = "minisig"    // of the manifest, by minisign; beside an image only
 	SBOM       = "sbom"       // an SPDX document
 	Provenance = "provenance" // an in-toto statement
 )

@@ -35,6 +35,7 @@ type Image struct {
 	Layer     v1.Descriptor
 
 	client *registry.Client
+	read   map[string][]byte // the files that belong to it, if they were read
 }
 
 // Find returns the images that a reference names: of all media, or of opt.Medium.
@@ -155,12 +156,15 @@ func readManifest(r io.ReadCloser, err error, d *v1.Descriptor) (*manifest, erro
 	} else {
 		raw, err = registry.ReadVerified(r, err, *d)
 	}
+	if _, ok := errors.AsType[*registry.MismatchError](err); ok {
+		err = fmt.Errorf("manifest: %w", err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
+		return nil, err
 	}
 	m := &manifest{}
 	if err := json.Unmarshal(raw, m); err != nil {
-		return nil, fault.New(fault.Corrupt, "manifest %s: %w", d.Digest, err)
+		return nil, fault.New(fault.Corrupt, "it is not a manifest: the server may not be a registry (%w)", err)
 	}
 	if !m.index() && m.Config.Digest.Hex == "" && m.FSLayers == nil {
 		return nil, fault.New(fault.Corrupt, "%s is neither a manifest nor an index: the server may not be a registry", d.Digest)

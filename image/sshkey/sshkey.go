@@ -134,7 +134,7 @@ func (k *securityKey) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) 
 	return k.Signer.Sign(rand, data)
 }
 
-// agentKeys returns the keys of ssh-agent that have one of Types.
+// agentKeys returns the keys of ssh-agent whose type is in Types.
 func (r *Keyring) agentKeys() []*Key {
 	keys, err := r.listAgent()
 	if err != nil {

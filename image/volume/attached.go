@@ -97,7 +97,7 @@ func (s *Source) Attachments() (all []artifact.Attached, err error) {
 	for _, a := range all {
 		has[a.Name] = true
 	}
-	for _, name := range []string{artifact.Provenance, artifact.SBOM, artifact.Signature} {
+	for _, name := range []string{artifact.Minisig, artifact.Provenance, artifact.SBOM, artifact.Signature} {
 		if has[name] {
 			continue
 		}

@@ -12,6 +12,8 @@ var arguments = map[string][]source{
 	"diff":               {places, places},
 	"flash":              {all(targets, files), nil},
 	"inspect":            {all(images, named("raucb"), disks)},
+	"pull":               {nothing},
+	"push":               {nothing, images},
 	"ls":                 {places},
 	"provision":          {nothing},
 	"provision export":   {nothing},
@@ -32,6 +34,8 @@ var arguments = map[string][]source{
 
 // flags are the sources of the values of flags: of all commands, or of one.
 var flags = map[string]source{
+	"--annotation":          fixed("org.opencontainers.image.revision=", "org.opencontainers.image.source="),
+	"--arch":                fixed("amd64", "arm64"),
 	"--block-size":          fixed("1MiB", "512KiB", "256KiB", "128KiB", "64KiB", "32KiB", "16KiB", "8KiB", "4KiB"),
 	"--board":               boardNames,
 	"--build-id":            nothing,
@@ -88,6 +92,7 @@ var flags = map[string]source{
 	"--size":                sizes,
 	"--ssh-key":             all(publicKeys, files),
 	"--stall-timeout":       fixed("1m", "5m", "10m"),
+	"--tag":                 fixed("latest"),
 	"--timeout":             fixed("1m", "5m", "10m"),
 	"--unit":                units,
 	"--until":               nothing,
