@@ -59,7 +59,7 @@ func (c cached) Run() int {
 	must(err)
 	status := c.M.Run()
 	failed := checkRecords(records)
-	if all := os.Getenv("SEEN") != "" || flag.Lookup("test.run").Value.String() == "" && !testing.Short() && os.Geteuid() == 0; all {
+	if all := flag.Lookup("test.run").Value.String() == "" && !testing.Short() && os.Geteuid() == 0; all {
 		failed = checkSeen() || failed
 	}
 	if failed && status == 0 {

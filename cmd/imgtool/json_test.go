@@ -246,6 +246,7 @@ func TestDocuments(t *testing.T) {
 	t.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(t.TempDir(), "blocks"))
 	must(makeInputs("in"))
 	must(os.WriteFile("bad.toml", []byte("version = 2\n"), 0o644))
+	must(os.WriteFile("badly.toml", []byte("version = 2\nname = \"@{unit}\"\n"), 0o644))
 	must(os.WriteFile("warn.toml", []byte(tinySeed+"Imag = \"x\"\nEnvironment = \"@{unit}\"\n"), 0o644))
 	must(os.WriteFile("units.csv", []byte("unit\nW1\nW2\n"), 0o644))
 	must(os.MkdirAll("odd", 0o755))
@@ -350,7 +351,7 @@ var documentLines = []struct {
 	{line: "flash --yes -i http://WEB/x.img.zst disk", has: `"fetched"`},
 	{line: "inspect http://WEB/nope.img", status: 3},
 	{line: "verify x.img.zst", has: `"checked_with"`},
-	{line: "verify -i x.img.zst disk", status: 8, has: `"kind": "mismatch"`},
+	{line: "verify -i x.img.zst third", status: 8, has: `"kind": "mismatch"`},
 	{line: "flash --dry-run -i x.img.zst disk", has: `"to_write"`},
 	{line: "flash --dry-run -i x.img.zst disk other", has: `"receipts"`},
 	{line: "flash --yes --receipt receipts -i x.img.zst disk", has: `"written"`},
@@ -362,7 +363,7 @@ var documentLines = []struct {
 	{line: "seed check in/config.toml", has: `"ok": true`},
 	{line: "seed check warn.toml", has: `"warning": true`},
 	{line: "seed check --values units.csv warn.toml", has: `"warning": true`},
-	{line: "seed check --values units.csv bad.toml", status: 3, has: `"units"`},
+	{line: "seed check --values units.csv badly.toml", status: 3, has: `"units"`},
 	{line: "seed check bad.toml", status: 3, has: `"faults": [`},
 	{line: "seed check -", has: `"ok": true`, stdin: tinySeed},
 	{line: "seed check --values units.csv template.toml", has: `"units"`},
