@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -38,6 +40,7 @@ var treatments = []treatment{
 	{match: `imgtool (flash|factory|seed stick)\b( --yes)?`, replace: `imgtool $1 --yes`},
 	{match: `\blocalhost:5000\b`, replace: `$$REGISTRY`},
 	{match: `\b172\.20\.30\.1\b`, replace: `$$DEVICE`},
+	{match: `\bhttps://images\.example\b`, replace: `$$WEB`},
 	{match: `imgtool vm\b( --headless)?`, replace: `imgtool vm --headless`},
 	{page: "docs/tutorials/rock64.md", match: `imgtool vm --headless$`, replace: `imgtool vm --headless --until "imgtool starter ready"`},
 	{page: "docs/tutorials/rock64.md", match: `--forward 8080`, replace: `--forward 18080:8080`},
@@ -114,6 +117,12 @@ func TestDocumentedCommandsRun(t *testing.T) {
 				if len(args) > 0 {
 					pushContainer(ts, host+"/"+args[0], args[1])
 				}
+			},
+			// webserver serves the directory of the page.
+			"webserver": func(ts *testscript.TestScript, neg bool, args []string) {
+				s := httptest.NewServer(http.FileServer(http.Dir(ts.Getenv("WORK"))))
+				ts.Defer(s.Close)
+				ts.Setenv("WEB", s.URL)
 			},
 			// device [CONFIG] starts a device that has a configuration, or none yet.
 			"device": func(ts *testscript.TestScript, neg bool, args []string) {

@@ -111,7 +111,7 @@ does not go to sleep.`,
 		Example: `  imgtool flash /dev/sdX
   imgtool flash --yes -i x.img.zst /dev/disk/by-id/usb-…
   ssh builder cat x.img.zst | imgtool flash --yes -i - /dev/sdX
-  imgtool flash -i https://example.com/x.img.zst /dev/sdX
+  imgtool flash -i https://images.example/x.img.zst /dev/sdX
   imgtool flash -i oci://registry.example.com/boards/rock64:1.4 /dev/sdX
   imgtool flash --board rock64
   imgtool flash --seed seed.toml --values units.csv --unit W123 /dev/sdX
