@@ -18,6 +18,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/cms"
 	"imgtool/image/compose"
+	"imgtool/image/erofs"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/rauc"
@@ -170,18 +171,36 @@ func (opt *Options) contents(src *volume.Source) (map[string]image.Content, erro
 	return contents, nil
 }
 
-// trimmed returns a partition without the space after a squashfs, which no device reads.
+// trimmed returns a partition without the space after a squashfs or erofs and its hash tree,
+// which no device reads.
 func trimmed(part *io.SectionReader) (image.Content, error) {
-	kind, err := volume.Detect(part)
-	if kind != "squashfs" || err != nil {
-		return part, err
-	}
-	fs, err := squashfs.Open(part, part.Size())
-	if err != nil {
+	var used int64
+	switch kind, err := volume.Detect(part); {
+	case err != nil:
 		return nil, err
+	case kind == "squashfs":
+		fs, err := squashfs.Open(part, part.Size())
+		if err != nil {
+			return nil, err
+		}
+		used = fs.Summary().BytesUsed
+	case kind == "erofs":
+		fs, err := erofs.Open(part, part.Size())
+		if err != nil {
+			return nil, err
+		}
+		used = fs.Summary().BytesUsed
+	default:
+		return part, nil
 	}
-	size := (fs.Summary().BytesUsed + verity.BlockSize - 1) / verity.BlockSize * verity.BlockSize
-	return io.NewSectionReader(part, 0, min(size, part.Size())), nil
+	used = (used + verity.BlockSize - 1) / verity.BlockSize * verity.BlockSize
+	super := make([]byte, verity.BlockSize)
+	if n, err := part.ReadAt(super, used); n == len(super) && (err == nil || err == io.EOF) {
+		if tree, err := verity.ParseSuperblock(super); err == nil && tree.Blocks*verity.BlockSize == used {
+			used += verity.BlockSize + verity.TreeSize(used)
+		}
+	}
+	return io.NewSectionReader(part, 0, min(used, part.Size())), nil
 }
 
 // path returns the name of the bundle.
