@@ -14,7 +14,7 @@ TESTFLAGS = $(TAGS) -vet=off -ldflags=-w -p 4
 
 FIRST_BOOT = image/starter/first-boot/first-boot
 
-.PHONY: help build dist first-boot reference image pictures test short race soak lint bench fuzz clean
+.PHONY: help build dist first-boot reference image ci pictures test short race soak lint bench fuzz clean
 
 build: first-boot ## the program, as ./imgtool
 	@.ci/deps build
@@ -41,6 +41,10 @@ image: build ## an image of BOARD in out/
 	@.ci/deps image
 	./imgtool build --board $(BOARD)
 
+ci: build ## the images of all boards, built and booted as .github/workflows/images.yml does it
+	@.ci/deps ci
+	.ci/images
+
 test: first-boot ## all tests, with a sample of the large matrices
 	@.ci/deps test
 	@.ci/test $(GO) run $(GOTESTSUM) -- $(TESTFLAGS) -timeout 28m ./...
@@ -62,6 +66,7 @@ lint: ## formatting, vet, linters, known vulnerabilities
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(ACTIONLINT)
+	shellcheck -x -S warning $$(grep -lE '^#!/bin/(ba)?sh' .ci/* .ci/action/* packaging/* 2>/dev/null)
 	@.ci/vulncheck $(GO) run $(GOVULNCHECK)
 
 bench: build ## timings side by side with mksquashfs, mkfs.vfat, mcopy, sfdisk, dd and bmaptool

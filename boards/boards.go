@@ -82,6 +82,9 @@ func Parse(file string, text []byte, beside fs.FS) (*Board, error) {
 	if err := b.RAUC.load(beside); err != nil {
 		return nil, fmt.Errorf("%s: [rauc]: %w", file, err)
 	}
+	if err := b.Trust.load(file, beside); err != nil {
+		return nil, fmt.Errorf("%s: [trust]: %w", file, err)
+	}
 	if err := b.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

@@ -25,6 +25,7 @@ type Board struct {
 	Verity      bool              `toml:"verity"` // the root file systems of slots have hash trees for dm-verity
 	Script      Script            `toml:"script"`
 	Recovery    Recovery          `toml:"recovery"`
+	Trust       Trust             `toml:"trust"`
 	AfterFlash  string            `toml:"after-flash"` // what to do with a disk that was written
 	Starter     Starter           `toml:"starter"`
 	RAUC        RAUC              `toml:"rauc"`

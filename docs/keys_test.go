@@ -29,6 +29,7 @@ var keys = []struct{ pkg, structure, heading string }{
 	{"boards", "Script", "### `[script]`"},
 	{"boards", "Recovery", "### `[recovery]`"},
 	{"boards", "USBDisk", "### `[[recovery.usb]]`"},
+	{"boards", "Trust", "### `[trust]`"},
 	{"boards", "RAUC", "### `[rauc]`"},
 	{"boards", "RAUCImage", "### `[[rauc.image]]`"},
 	{"boards", "Starter", "### `[starter]`"},

@@ -21,6 +21,8 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/shconf"
+	"imgtool/image/trust"
+	"imgtool/image/volume"
 )
 
 type factoryOptions struct {
@@ -37,6 +39,7 @@ type factoryOptions struct {
 	fixed    bool
 	serials  []string
 	stall    time.Duration
+	trust    trustOptions
 
 	live   bool
 	conf   string
@@ -84,6 +87,9 @@ that is mounted there instead, and --sd and --nvme name other disks.`,
 		Args:       usage.None("--unit names the file of the unit, and --emmc, --sd and --nvme the disks"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if opt.live {
+				if opt.trust.given() {
+					return fault.New(fault.Usage, "with --live no image is read, so no signature can be required")
+				}
 				return runLive(cmd.Context(), opt, u)
 			}
 			if opt.conf != "" || opt.root != "" || opt.reboot {
@@ -113,6 +119,7 @@ that is mounted there instead, and --sd and --nvme name other disks.`,
 	f.StringVar(&opt.root, "root", "", "directory `DIR` with the mounted root file system of a unit, for --live")
 	f.BoolVarP(&opt.reboot, "reboot", "r", false, "reboot when it is complete, with --live")
 	addStallFlag(cmd, &opt.stall)
+	opt.trust.addFlags(cmd)
 	usage.Group(cmd, "With --live", "live", "conf", "root", "reboot")
 	f.StringArrayVar(&opt.serials, "serial", nil, "`SERIAL` number of an internal disk; may be repeated")
 	return cmd
@@ -210,7 +217,16 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 	if err := deploy.Permit(ctx, slices.Sorted(maps.Values(opt.disks)), true); err != nil {
 		return err
 	}
+	policy, err := opt.trust.policy(opt.board, u)
+	if err != nil {
+		return err
+	}
 	o := opt.options(board, u)
+	o.Source.Spool = policy.Required()
+	o.Opened = func(src *volume.Source) ([]string, error) {
+		all, err := checkSignatures(ctx, src, policy, u)
+		return trust.Names(all), err
+	}
 	if opt.unit != "" {
 		if o.Unit, err = factory.ReadUnit(opt.unit, &board.Unit, board.Name, u); err != nil {
 			return err

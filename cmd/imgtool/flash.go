@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"regexp"
 	"sync"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
-	"imgtool/image/remote"
+	"imgtool/image/trust"
 	"imgtool/image/volume"
 )
 
@@ -37,10 +38,15 @@ type flashOptions struct {
 	stall   time.Duration
 	seed    seedOptions
 	sums    sumOptions
+	trust   trustOptions
+	signers []string // who signed the image, if that was checked
 }
 
 // check checks what needs no image and no disk.
 func (opt *flashOptions) check() error {
+	if opt.port != "" && !usbPort.MatchString(opt.port) {
+		return fault.New(fault.Usage, "--port is %q; it must be a USB port such as 1-2.3: port 3 of a hub in port 2 of bus 1", opt.port)
+	}
 	if opt.timeout < 0 {
 		return fault.New(fault.Usage, "--timeout is %s; it must not be negative", opt.timeout)
 	}
@@ -55,6 +61,9 @@ func (opt *flashOptions) check() error {
 	}
 	return deploy.CheckLog(opt.receipt)
 }
+
+// usbPort are the names of USB ports.
+var usbPort = regexp.MustCompile(`^[0-9]+-[0-9]+(\.[0-9]+)*$`)
 
 func addStallFlag(cmd *cobra.Command, stall *time.Duration) {
 	cmd.Flags().DurationVar(stall, "stall-timeout", flash.DefaultStall, "how long a disk may take over one read, write or flush")
@@ -102,7 +111,8 @@ does not go to sleep.`,
 		Example: `  imgtool flash /dev/sdX
   imgtool flash --yes -i x.img.zst /dev/disk/by-id/usb-…
   ssh builder cat x.img.zst | imgtool flash --yes -i - /dev/sdX
-  imgtool flash -i https://example.com/x.img.zst /dev/sdX
+  imgtool flash -i https://images.example/x.img.zst /dev/sdX
+  imgtool flash -i oci://registry.example.com/boards/rock64:1.4 /dev/sdX
   imgtool flash --board rock64
   imgtool flash --seed seed.toml --values units.csv --unit W123 /dev/sdX
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
@@ -140,6 +150,8 @@ does not go to sleep.`,
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of each disk to this `FILE`, a JSON object a line")
 	addStallFlag(cmd, &opt.stall)
+	addRegistryFlags(cmd, u)
+	opt.trust.addFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 	usage.Group(cmd, "A board in recovery mode", "board", "port", "timeout")
 	usage.Group(cmd, "Checks", "sha256", "sha256sums", "serial", "fixed", "reprovision", "delta", "verify", "stall-timeout")
@@ -150,8 +162,8 @@ does not go to sleep.`,
 func checkNamed(disks []string) error {
 	for _, name := range disks {
 		info, err := os.Stat(name)
-		if remote.IsURL(name) {
-			return fault.New(fault.Usage, "%s is an image and not a disk: name it with -i, and then the disk", remote.Name(name))
+		if volume.IsRemote(name) {
+			return fault.New(fault.Usage, "%s is an image and not a disk: name it with -i, and then the disk", volume.RemoteName(name))
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return deploy.NoDisk(name)
@@ -167,14 +179,23 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 	if err := opt.check(); err != nil {
 		return err
 	}
+	policy, err := opt.trust.policy(opt.board, u)
+	if err != nil {
+		return err
+	}
 	if err := deploy.Permit(ctx, names, true); err != nil {
 		return err
 	}
-	src, err := openImage(u, &opt.image, "--image FILE", opt.sums)
+	src, err := openImage(u, &opt.image, "--image FILE", opening{opt.sums, policy})
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	signatures, err := checkSignatures(ctx, src, policy, u)
+	if err != nil {
+		return err
+	}
+	opt.signers = trust.Names(signatures)
 	if opt.seed.given() {
 		if err := src.SeekFile(ctx); err != nil {
 			return err
@@ -190,16 +211,28 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 	return flashSource(ctx, names, src, opt, u)
 }
 
+// opening is what is checked of an image's file.
+type opening struct {
+	sums   sumOptions
+	policy *trust.Policy // nil: no signature is required
+}
+
+func (opt opening) options(u *ui) volume.Options {
+	o := opt.sums.opening(u)
+	o.Spool = opt.policy.Required()
+	return o
+}
+
 // openImage opens the image of a file, or the newest one if it is empty, which is set then.
 // usage is how the user names another.
-func openImage(u *ui, file *string, usage string, sums sumOptions) (src *volume.Source, err error) {
+func openImage(u *ui, file *string, usage string, opt opening) (src *volume.Source, err error) {
 	if *file == "" {
 		if *file, err = volume.Newest(usage); err != nil {
 			return nil, err
 		}
 		u.Infof("image: %s, the newest in out/", *file)
 	}
-	if src, err = volume.Open(*file, sums.opening(u)); err == nil {
+	if src, err = volume.Open(*file, opt.options(u)); err == nil {
 		src.ReportBeside()
 	}
 	return src, err
@@ -221,6 +254,7 @@ func deploying(u *ui, yes bool, stall time.Duration) deploy.Options {
 // flashSource writes an open image to disks.
 func flashSource(ctx context.Context, names []string, src *volume.Source, opt flashOptions, u *ui) error {
 	o := deploying(u, opt.yes, opt.stall)
+	o.SignedBy = opt.signers
 	o.Verify, o.Delta, o.DryRun, o.Reprovision, o.Fixed, o.Serial = opt.verify, opt.delta, opt.dryRun, opt.again, opt.fixed, opt.serial
 	if opt.image == "-" && !opt.yes {
 		o.Confirm = func(context.Context, string) error {

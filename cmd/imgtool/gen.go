@@ -17,7 +17,8 @@ var environment = []reference.Entry{
 	{Name: "XDG_CONFIG_HOME", Meaning: "directory of the user's configuration on Linux (default: ~/.config)"},
 	{Name: "XDG_CACHE_HOME", Meaning: "the user's cache directory on Linux (default: ~/.cache)"},
 	{Name: "TMPDIR", Meaning: "directory of scratch files (default: /tmp)"},
-	{Name: "SSH_AUTH_SOCK", Meaning: "socket of the ssh-agent whose keys sign configurations (provision)"},
+	{Name: "SSH_AUTH_SOCK", Meaning: "socket of the ssh-agent whose keys sign configurations (provision) and images (sign)"},
+	{Name: "IMGTOOL_TRUST", Meaning: "file with the signatures that all images must have, in place of /etc/imgtool/trust.toml; empty: none"},
 	{Name: "SSH_CONNECTION", Meaning: "on macOS: set in a session over SSH, where no window can ask for the password that opens a disk"},
 	{Name: "DOCKER_CONFIG", Meaning: "directory of config.json with logins of registries (default: ~/.docker)"},
 	{Name: "REGISTRY_AUTH_FILE", Meaning: "file with logins of registries, if Docker's has none (default: containers/auth.json in XDG_RUNTIME_DIR)"},
@@ -30,6 +31,8 @@ var environment = []reference.Entry{
 var files = []reference.Entry{
 	{Name: "out/", Meaning: "images that build writes without -o; flash and vm take the newest image in it"},
 	{Name: "NAME.manifest.json", Meaning: "beside an image: offset and SHA-256 of all its contents"},
+	{Name: "NAME.manifest.json.sig", Meaning: "beside an image that is not an .img.zst: its signature, or with .minisig that of minisign"},
+	{Name: "/etc/imgtool/trust.toml", Meaning: "the signatures that all images must have (flash, factory, verify), see IMGTOOL_TRUST"},
 	{Name: "NAME.bmap", Meaning: "beside an image: its block map, which bmaptool reads too"},
 	{Name: "~/.cache/imgtool/blocks/", Meaning: "the cache of compressed blocks"},
 	{Name: "~/.cache/imgtool/apt-ARCH/", Meaning: "apt's lists for the packages of a board (build, with deb: or the starter)"},

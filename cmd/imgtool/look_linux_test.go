@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -59,7 +60,7 @@ func TestLsAndCatMatchTheKernel(t *testing.T) {
 				if path == "" {
 					continue
 				}
-				want["/"+path] = fmt.Sprint(fileinfo.Type(n), fileinfo.Octal(n.Mode), n.UID, n.GID, n.Size(), n.ModTime, n.Target, n.Major, n.Minor, n.Xattrs)
+				want["/"+path] = fmt.Sprint(fileinfo.Type(n), fileinfo.Octal(n.Mode), n.UID, n.GID, n.Size(), time.Unix(n.ModTime, 0).UTC().Format(time.RFC3339), n.Target, n.Major, n.Minor, n.Xattrs)
 			}
 			for _, f := range list {
 				if f.Raw != nil {

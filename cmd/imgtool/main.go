@@ -127,7 +127,7 @@ Data go to stdout, messages and progress to stderr.`,
 	cmd.PersistentFlags().BoolVar(&u.JSON, "json", false, "print results, messages and progress as JSON")
 	cmd.PersistentFlags().BoolVar(&u.Plain, "plain", false, "write lines instead of drawing on the terminal; as without one, or with NO_COLOR or TERM=dumb")
 	cmd.PersistentFlags().Var((*sizeFlag)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
-	addGroup(cmd, "Images", newBuildCommand(u), newBundleCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSBOMCommand(u), newPushCommand(u), newPullCommand(u), newCatalogCommand(u), newVMCommand(u))
+	addGroup(cmd, "Images", newBuildCommand(u), newBundleCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSBOMCommand(u), newSignCommand(u), newPushCommand(u), newPullCommand(u), newCatalogCommand(u), newVMCommand(u))
 	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
 	addGroup(cmd, "Configurations", newSeedCommand(u), newProvisionCommand(u))
 	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), complete.NewCommand(), newVersionCommand(u))

@@ -14,15 +14,16 @@ import (
 // printers are the functions that may write to stdout and stderr, or pass them to
 // others. Those of package terminal sanitize their output unless documented otherwise.
 var printers = map[string][]string{
-	"cmd/imgtool/main.go":             {"main", "run"},
-	"cmd/imgtool/terminal/ui.go":      {"New", "Line", "Printf", "Listing", "Text", "Write", "Data", "ToTerminal", "Console", "Event", "Print", "Start", "await", "Paragraph", "wrapped", "Choose"},
-	"cmd/imgtool/terminal/stdout.go":  {"Stdout", "Lost"},
-	"cmd/imgtool/terminal/signals.go": {"HandleSignals"},
-	"cmd/imgtool/terminal/draw.go":    {"redraw", "clear"},
-	"cmd/imgtool/terminal/choose.go":  {"Pick"},
-	"cmd/imgtool/terminal/layout.go":  {"Width"},
-	"docs/pictures/main.go":           {"main", "run"},
-	"cmd/first-boot/main.go":          {"main", "say"},
+	"cmd/imgtool/main.go":              {"main", "run"},
+	"cmd/imgtool/terminal/ui.go":       {"New", "Line", "Printf", "Listing", "Text", "Write", "Data", "ToTerminal", "Console", "Start", "await", "Paragraph", "wrapped", "Choose"},
+	"cmd/imgtool/terminal/document.go": {"Write", "collect", "List", "Conclude", "Event", "Abort"},
+	"cmd/imgtool/terminal/stdout.go":   {"Stdout", "Lost"},
+	"cmd/imgtool/terminal/signals.go":  {"HandleSignals"},
+	"cmd/imgtool/terminal/draw.go":     {"redraw", "clear"},
+	"cmd/imgtool/terminal/choose.go":   {"Pick"},
+	"cmd/imgtool/terminal/layout.go":   {"Width"},
+	"docs/pictures/main.go":            {"main", "run"},
+	"cmd/first-boot/main.go":           {"main", "say"},
 }
 
 // All output goes through the ui, which sanitizes it, or through the log of first-boot.

@@ -112,6 +112,11 @@ func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 
 // connect connects to the device. p is the payload for it, or nil.
 func (opt *provisionOptions) connect(ctx context.Context, p *provision.Payload, u *ui) (*provision.Client, error) {
+	if opt.key != "" {
+		if err := userKeys(opt.key, u).Check(ctx); err != nil {
+			return nil, err
+		}
+	}
 	c, err := provision.Connect(ctx, provision.Target{Address: opt.address, Device: opt.device, Wait: opt.wait,
 		Waiting: func(err error) { u.Infof("%v; waiting up to %s", err, opt.wait) }})
 	if err != nil {

@@ -122,10 +122,16 @@ func TestFailedFlashReportsTheStateOfTheDisk(t *testing.T) {
 				imagetest.Run(t, "sgdisk", "-v", file)
 			}
 			if c.name == "lost" {
-				_, out := ended(t, tool(t, "flash", "--yes", "--json", "-i", x, dev))
-				lines := jsonLines(t, out)
-				if disks, _ := lines[len(lines)-1]["disks"].(map[string]any); disks[dev] != "unchanged" {
-					t.Errorf("%v", lines[len(lines)-1])
+				out, err := tool(t, "flash", "--yes", "--json", "-i", x, dev).Output()
+				var receipt struct {
+					Status  int
+					State   string `json:"disk_state"`
+					Written int64
+					Disks   map[string]string
+				}
+				must(json.Unmarshal(out, &receipt))
+				if receipt.Status != exitOf(err) || receipt.State != "unchanged" || receipt.Disks[dev] != "unchanged" || receipt.Written == 0 {
+					t.Errorf("%v: %s", err, out)
 				}
 			}
 		})

@@ -17,7 +17,6 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
-	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -28,6 +27,7 @@ type verifyOptions struct {
 	sums     sumOptions
 	keepKeys bool
 	stall    time.Duration
+	trust    trustOptions
 	bundle   bundleTrust
 }
 
@@ -42,7 +42,8 @@ disk. Ranges without content in the image are not compared. Nothing is written.
 
 With a file and no --image, or --image and no disk, the image is checked alone, as flash
 does it before it writes: it is read once, and compared with its manifest or block map
-and with the checksums of its compression.
+and with the checksums of its compression. With --allowed-signers or --require-signature,
+its signatures are checked too (imgtool sign), and the exit status is 6 if none is accepted.
 
 The image can be a URL of http or https. Alone it is fetched and checked completely; compared
 with a disk, pieces that the disk has as the manifest says are not fetched.
@@ -55,6 +56,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 		Example: `  imgtool verify /dev/sdX
   imgtool verify --image x.img.zst /dev/sdX
   imgtool verify x.img.zst
+  imgtool verify --allowed-signers signers x.img.zst
   imgtool verify x.raucb --keyring ca.pem --compatible rock64`,
 		SuggestFor: []string{"check", "test", "validate", "compare"},
 		Args:       usage.Operands("?disk or image"),
@@ -64,7 +66,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 				image, args = args[0], nil
 			}
 			err := usage.CheckUseless(cmd,
-				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"board", "stall-timeout", "keep-registration-keys"}},
+				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"stall-timeout", "keep-registration-keys"}},
 				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
 				usage.Useless{If: len(args) > 0, Why: "unless an update bundle is checked", Flags: bundleFlags})
 			if err == nil {
@@ -89,6 +91,10 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	opt.sums.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
+	addRegistryFlags(cmd, u)
+	opt.trust.addFlags(cmd)
+	cmd.Flags().StringVar(&opt.trust.Time, "verify-time", "", "`TIME` at which the keys must be valid, YYYYMMDD[HHMM[SS]][Z] (default: now)")
+	usage.Group(cmd, "Signatures", "verify-time")
 	opt.bundle.addFlags(cmd)
 	cmd.Flags().Lookup("unit").Usage = "`FILE` with per-unit data, as for imgtool factory; with --values its row there"
 	return cmd
@@ -98,7 +104,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 // URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
+	return path == "-" || volume.IsRemote(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
@@ -118,11 +124,18 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	} else {
 		opt.seed.unit = ""
 	}
-	src, err := openImage(u, &opt.image, "--image FILE", opt.sums)
+	policy, err := opt.trust.policy(opt.board, u)
+	if err != nil {
+		return err
+	}
+	src, err := openImage(u, &opt.image, "--image FILE", opening{opt.sums, policy})
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	if _, err := checkSignatures(ctx, src, policy, u); err != nil {
+		return err
+	}
 	board, err := askedBoard(opt.board)
 	if err != nil {
 		return err
@@ -195,44 +208,74 @@ func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[strin
 
 func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) error {
 	ctx, begin := cmd.Context(), time.Now()
-	src, err := openImage(u, &file, "imgtool verify FILE", opt.sums)
+	policy, err := opt.trust.policy(opt.board, u)
+	if err != nil {
+		return err
+	}
+	src, err := openImage(u, &file, "imgtool verify FILE", opening{opt.sums, policy})
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	if src.IsBundle() {
+		if opt.trust.given() {
+			return fault.New(fault.Usage, "%s is an update bundle, which is signed in another way: use --keyring", src.Name)
+		}
+		if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "for an update bundle", Flags: []string{"board"}}); err != nil {
+			return err
+		}
 		return verifyBundle(ctx, src, opt.bundle, u)
 	}
 	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
 		return err
 	}
-	if err := src.CheckAll(ctx); err != nil {
+	if board, err := askedBoard(opt.board); err != nil {
 		return err
-	}
-	if err := src.CheckAttachments(); err != nil {
-		return err
-	}
-	if src.Image == nil && src.File != nil {
-		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
+	} else if board != nil {
+		if err := deploy.CheckBoard(src, board.Name); err != nil {
 			return err
 		}
 	}
-	p, err := deploy.NewPlan(src)
+	signatures, err := checkSignatures(ctx, src, policy, u)
+	if err != nil {
+		return err
+	}
+	p, err := readImage(ctx, src, u)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	if src.Image == nil && src.File == nil {
-		if err := p.ReadThrough(ctx, nil, u); err != nil {
-			return err
-		}
-	}
 	took := time.Since(begin)
 	if u.JSON {
 		result := verified(src, took)
 		result["size"], result["checked_with"] = p.Size(), src.CheckedWith()
+		if signatures != nil {
+			result["signatures"] = signatures
+		}
 		return u.Print(result)
 	}
 	u.Infof("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil
+}
+
+// readImage reads all of an image, and checks it.
+func readImage(ctx context.Context, src *volume.Source, u *ui) (*deploy.Plan, error) {
+	if err := src.CheckAll(ctx); err != nil {
+		return nil, err
+	}
+	if err := src.CheckAttachments(); err != nil {
+		return nil, err
+	}
+	if src.Image == nil && src.File != nil {
+		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
+			return nil, err
+		}
+	}
+	p, err := deploy.NewPlan(src)
+	if err == nil && src.Image == nil && src.File == nil {
+		if err = p.ReadThrough(ctx, nil, u); err != nil {
+			p.Close()
+		}
+	}
+	return p, err
 }

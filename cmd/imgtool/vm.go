@@ -223,7 +223,7 @@ func (opt *vmOptions) checkKept(f *os.File, args []string) error {
 // newDisk makes a disk of size bytes with an image on it, or the newest image if file is
 // empty. The disk is a file at a path, or temporary.
 func newDisk(ctx context.Context, path, file string, size int64, u *ui) (*os.File, error) {
-	src, err := openImage(u, &file, "imgtool vm FILE", sumOptions{})
+	src, err := openImage(u, &file, "imgtool vm FILE", opening{})
 	if err != nil {
 		return nil, err
 	}

@@ -110,6 +110,7 @@ var wrongInputs = []struct {
 	{"build --board photon-nx --size sd=1MiB", 2, `a disk of 1048576 bytes is too small`},
 	{"flash -i x.img.zst --verify ful disk", 2, `--verify is "ful"; it must be full, sampled or none; did you mean full\?$`},
 	{"flash -i x.img.zst --delta maybe disk", 2, `--delta is "maybe"; it must be yes, no or auto$`},
+	{"flash --board rock64 --port foo", 2, `--port is "foo"; it must be a USB port such as 1-2.3`},
 	{"vm --slot c x.img.zst", 2, `--slot is "c"; it must be a or b$`},
 	{"vm --forward 99999 x.img.zst", 2, `--forward is "99999"; it must be a port of 1 to 65535`},
 	{"vm --disk 5 x.img.zst", 2, `--disk is 5 bytes; write a size such as 16GiB$`},
@@ -137,7 +138,7 @@ var wrongInputs = []struct {
 	// Flags that would be ignored
 	{"flash -i x.img.zst --port 1-2 disk", 2, `--port has no effect without --board`},
 	{"flash -i x.img.zst --board rock64 --timeout 5s disk", 2, `--timeout has no effect with a named disk: leave out the disk`},
-	{"verify --board rock64 x.img.zst", 2, `--board has no effect without a disk to compare$`},
+	{"verify --stall-timeout 5s x.img.zst", 2, `--stall-timeout has no effect without a disk to compare$`},
 	{"verify -i x.img.zst --keep-registration-keys disk", 2, `--keep-registration-keys has no effect without --unit$`},
 	{"verify --unit W1 x.img.zst", 2, `--unit are for comparing a disk: say which`},
 	{"ls -R x.img.zst", 2, `--recursive has no effect on a list of partitions: name one, as in x.img.zst:boot-a$`},
@@ -169,6 +170,9 @@ var wrongInputs = []struct {
 	{"seed check nope", 3, `^imgtool: nope does not exist$`},
 	{"seed check --values nope in/config.toml", 3, `values: nope does not exist$`},
 	{"seed put nope in/config.toml", 9, `nope: there is no such disk or file$`},
+	{"provision 127.0.0.1:1 --seed in/config.toml --key nope", 3, `--key nope: there is no such file, and ssh-agent has no key with that fingerprint or comment$`},
+	{"provision status 127.0.0.1:1 --seed in/config.toml --key u.csv", 3, `u.csv is not a usable private key: `},
+	{"provision export 127.0.0.1:1 --key d", 3, `d is not a regular file, but a directory$`},
 	{"provision 127.0.0.1:1 --seed nope", 3, `nope does not exist$`},
 	{"build --board ./nope.toml", 3, `board definition: ./nope.toml does not exist$`},
 	{"build --board rock64 --inputs nope", 3, `inputs: nope does not exist$`},
@@ -193,6 +197,8 @@ var wrongInputs = []struct {
 	{"flash --yes -i d disk", 3, `d is not a regular file or a disk, but a directory$`},
 	{"flash --yes -i cut.img.zst disk", 6, `cut.img.zst: the image is cut short at byte \d+$`},
 	{"flash -i x.img.zst disk", 2, `standard input is not a terminal: pass --yes`},
+	{"inspect u.csv", 3, `u.csv: it is text that begins with "unit,a\\nW1,x", not a disk image: give an image$`},
+	{"inspect in/rootfs.tar", 3, `in/rootfs.tar: it is a tar archive, not a disk image`},
 	{"inspect d", 3, `d is not a regular file or a disk, but a directory$`},
 	{"seed check d", 3, `d is a directory; pack it with imgtool seed bundle$`},
 	{"seed get x.img.zst", 3, `x.img.zst: it has no seed$`},
@@ -335,7 +341,7 @@ func TestWrongInputsAreJSON(t *testing.T) {
 		status := run(strings.Split(line, " "), strings.NewReader(""), &out, &errs)
 		s, err := schemas()
 		must(err)
-		if err := (record{strings.Split(line, " "), status, out.Bytes(), errs.Bytes()}).check(s); err != nil {
+		if err := (record{Args: strings.Split(line, " "), Status: status, Stdout: out.Bytes(), Stderr: errs.Bytes()}).check(s); err != nil {
 			t.Error(err)
 		}
 		var e struct{ Event, Error, Hint string }

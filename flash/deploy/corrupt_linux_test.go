@@ -2,17 +2,18 @@ package deploy_test
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 	"testing"
 
 	"imgtool/flash/deploy"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/fault"
 	"imgtool/image/gpt"
+	"imgtool/image/imagetest"
 	"imgtool/image/volume"
 )
 
@@ -41,87 +42,108 @@ func corruptible(t *testing.T, name string) string {
 	return path
 }
 
-// corrupted changes a file as storage, networks and programs do, and says how.
-func corrupted(r *rand.Rand, whole []byte) ([]byte, string) {
-	b := bytes.Clone(whole)
-	at, other, n := r.IntN(len(b)), r.IntN(len(b)), 1+r.IntN(5000)
-	switch r.IntN(6) {
-	case 0:
-		b[at] ^= 1 << r.IntN(8)
-		return b, fmt.Sprintf("a bit of byte %d", at)
-	case 1:
-		b[at], b[other] = b[other], b[at]
-		return b, fmt.Sprintf("bytes %d and %d swapped", at, other)
-	case 2:
-		clear(b[at:min(len(b), at+n)])
-		return b, fmt.Sprintf("%d bytes of zeros at %d", n, at)
-	case 3:
-		return b[:at], fmt.Sprintf("cut at %d", at)
-	case 4:
-		return slices.Delete(b, at, min(len(b), at+n)), fmt.Sprintf("%d bytes missing at %d", n, at)
-	}
-	copy(b[at:], b[other:min(len(b), other+n)])
-	return b, fmt.Sprintf("%d bytes from %d copied to %d", n, other, at)
+// corruptions are files to change: the file of an image, or a file beside it.
+var corruptions = []struct {
+	image, beside string
+	count         int                             // with SOAK=1
+	prepare       func(t *testing.T, path string) // nil, or changes the image before
+}{
+	{"x.img.zst", "", 4000, attachDocuments},
+	{"x.img.xz", "", 2000, nil},
+	{"x.img.gz", "", 1500, nil},
+	{"x.img", "", 1500, nil},
+	{"x.img", ".manifest.json", 1000, nil},
 }
 
-// A corrupt image leaves the disk unchanged. A change that is no corruption, as in the header
-// of a gzip file, gives the disk of the whole image.
-func TestCorruptImagesAreNotWritten(t *testing.T) {
-	count := 40
-	if os.Getenv("SOAK") != "" {
-		count = 1500
-	}
-	old := bytes.Repeat([]byte{0xA5}, 12*mib)
-	disk := filepath.Join(t.TempDir(), "disk")
-	flashed := func(path string) error {
-		s, err := volume.Open(path, volume.Options{})
-		if err != nil {
-			return err
-		}
-		defer s.Close()
-		d, err := deploy.New(s, deploy.Options{Monitor: &monitor{}, Verify: "full", Delta: "no", Status: func(error) int { return 1 },
-			Begin: func() func() { return func() {} }, Done: func(deploy.Receipt) {}})
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		return d.Run(t.Context(), []string{disk}, nil)
-	}
-	for _, name := range []string{"x.img.zst", "x.img.xz", "x.img.gz"} {
-		path := corruptible(t, name)
-		whole, err := os.ReadFile(path)
-		if err != nil {
+func attachDocuments(t *testing.T, path string) {
+	for name, text := range map[string]string{artifact.SBOM: "{}", artifact.Signature: "-----BEGIN SSH SIGNATURE-----", artifact.Provenance: strings.Repeat("{}", 3000)} {
+		if err := artifact.Attach(t.Context(), path, name, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		var want []byte
-		r := rand.New(rand.NewPCG(23, 2))
-		for i := range count {
-			b, how := corrupted(r, whole)
-			if i == 0 {
-				b, how = whole, "unchanged"
+	}
+}
+
+// flashFile writes an image to a disk as imgtool flash does.
+func flashFile(t *testing.T, path, disk string) error {
+	s, err := volume.Open(path, volume.Options{})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	d, err := deploy.New(s, deploy.Options{Monitor: &monitor{}, Verify: "full", Delta: "no", Status: func(error) int { return 1 },
+		Begin: func() func() { return func() {} }, Done: func(deploy.Receipt) {}})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Run(t.Context(), []string{disk}, nil)
+}
+
+// A corrupt image is refused as such, and leaves the disk unchanged. A change that is no
+// corruption of what is written, as in the header of a gzip file, gives the disk of the whole
+// image.
+func TestCorruptImagesAreNotWritten(t *testing.T) {
+	for _, c := range corruptions {
+		t.Run(c.image+c.beside, func(t *testing.T) {
+			count := c.count / 80
+			if os.Getenv("SOAK") != "" {
+				count = c.count
 			}
-			for p, b := range map[string][]byte{path: b, disk: old} {
-				if err := os.WriteFile(p, b, 0o644); err != nil {
-					t.Fatal(err)
+			r := imagetest.Random(t)
+			path := corruptible(t, c.image)
+			if c.prepare != nil {
+				c.prepare(t, path)
+			}
+			whole, err := os.ReadFile(path + c.beside)
+			if err != nil {
+				t.Fatal(err)
+			}
+			disk := filepath.Join(t.TempDir(), "disk")
+			old := bytes.Repeat([]byte{0xA5}, 12*mib)
+			writeFile(t, disk, old)
+			if err := flashFile(t, path, disk); err != nil {
+				t.Fatal(err)
+			}
+			want := readFile(t, disk)
+			writeFile(t, disk, old)
+			for range count {
+				b, how := imagetest.Corrupt(r, whole)
+				if bytes.Equal(b, whole) {
+					continue
+				}
+				writeFile(t, path+c.beside, b)
+				err := flashFile(t, path, disk)
+				got := readFile(t, disk)
+				switch {
+				case err == nil && !bytes.Equal(got, want):
+					t.Errorf("%s: it is written", how)
+				case err == nil && c.image == "x.img.zst":
+					t.Errorf("%s: it is not found", how)
+				case err != nil && !bytes.Equal(got, old):
+					t.Errorf("%s: the disk was touched before this was found: %v", how, err)
+				case err != nil && fault.Kind(err) != fault.Corrupt:
+					t.Errorf("%s: the error has the kind %q: %v", how, fault.Kind(err), err)
+				}
+				if !bytes.Equal(got, old) {
+					writeFile(t, disk, old)
 				}
 			}
-			err := flashed(path)
-			got, readErr := os.ReadFile(disk)
-			if readErr != nil {
-				t.Fatal(readErr)
-			}
-			switch {
-			case i == 0 && err != nil:
-				t.Fatalf("%s: %v", name, err)
-			case i == 0:
-				want = got
-			case err == nil && !bytes.Equal(got, want):
-				t.Errorf("%s, %s: it is written", name, how)
-			case err != nil && !bytes.Equal(got, old):
-				t.Errorf("%s, %s: the disk was touched before this was found: %v", name, how, err)
-			case err == nil && name == "x.img.zst" && !bytes.Equal(b, whole):
-				t.Errorf("%s, %s: it is not found", name, how)
-			}
-		}
+		})
 	}
+}
+
+func writeFile(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

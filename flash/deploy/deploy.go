@@ -74,6 +74,7 @@ type Options struct {
 	Reprovision bool          // write over a disk that was provisioned
 	DryRun      bool          // check everything, write nothing
 	Eject       bool          // eject the disk that was written
+	SignedBy    []string      // who signed the image, for receipts
 	Likely      []string      // the disks that Run will get, if they are known before
 }
 

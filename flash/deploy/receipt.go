@@ -26,28 +26,29 @@ import (
 
 // Receipt is the result of writing a disk. Sizes are in bytes.
 type Receipt struct {
-	Time     string  `json:"time,omitempty"` // of the end, RFC 3339
-	Disk     string  `json:"disk"`
-	Model    string  `json:"model,omitempty"`
-	Serial   string  `json:"serial,omitempty"`
-	Size     int64   `json:"size"`
-	Image    string  `json:"image,omitempty"`
-	Unit     string  `json:"unit,omitempty"`
-	Board    string  `json:"board,omitempty"`
-	BuildID  string  `json:"build_id,omitempty"`
-	Written  int64   `json:"written"`
-	Skipped  int64   `json:"skipped"`
-	Verified int64   `json:"verified"`
-	Verify   string  `json:"verify,omitempty"` // full, sampled or none
-	Unread   int64   `json:"not_verified"`     // written and not read back
-	Repaired int     `json:"repaired"`
-	Fetched  int64   `json:"fetched,omitempty"` // from a server, for all disks together
-	Seconds  float64 `json:"seconds"`
-	Writing  float64 `json:"write_seconds"` // of the partitions
-	Reading  float64 `json:"verify_seconds"`
-	Rate     int64   `json:"bytes_per_second"`
-	Status   int     `json:"status"` // exit status
-	Error    string  `json:"error,omitempty"`
+	Time     string   `json:"time,omitempty"` // of the end, RFC 3339
+	Disk     string   `json:"disk"`
+	Model    string   `json:"model,omitempty"`
+	Serial   string   `json:"serial,omitempty"`
+	Size     int64    `json:"size"`
+	Image    string   `json:"image,omitempty"`
+	Unit     string   `json:"unit,omitempty"`
+	Board    string   `json:"board,omitempty"`
+	BuildID  string   `json:"build_id,omitempty"`
+	SignedBy []string `json:"signed_by,omitempty"` // if signatures were checked
+	Written  int64    `json:"written"`
+	Skipped  int64    `json:"skipped"`
+	Verified int64    `json:"verified"`
+	Verify   string   `json:"verify,omitempty"` // full, sampled or none
+	Unread   int64    `json:"not_verified"`     // written and not read back
+	Repaired int      `json:"repaired"`
+	Fetched  int64    `json:"fetched,omitempty"` // from a server, for all disks together
+	Seconds  float64  `json:"seconds"`
+	Writing  float64  `json:"write_seconds"` // of the partitions
+	Reading  float64  `json:"verify_seconds"`
+	Rate     int64    `json:"bytes_per_second"`
+	Status   int      `json:"status"` // exit status
+	Error    string   `json:"error,omitempty"`
 
 	Left flash.State `json:"disk_state,omitempty"` // after an error: what is on the disk
 

@@ -20,6 +20,7 @@ import (
 // Configure sets how the target is written.
 func (t *Target) Configure(p *Plan, opt *Options) {
 	t.job.Verify, t.Receipt.Verify = VerifyModes[opt.Verify], opt.Verify
+	t.Receipt.SignedBy = opt.SignedBy
 	t.job.Timeout = opt.timeout(t.Disk.Path)
 	t.job.Watch = new(flash.Watch)
 	t.job.Delta = opt.Delta == "yes"

@@ -39,6 +39,9 @@ type Options struct {
 	Enabled  map[string]bool   // options of the board's definition
 	Serials  []string          // of internal disks that may be written to, if Fixed
 	DoneUnit func(*Receipt)    // called with the receipt of the unit
+
+	// Opened is called with each image before it is used, and returns who signed it; it may be nil.
+	Opened func(*volume.Source) (signers []string, err error)
 }
 
 // Factory provisions one unit.
@@ -54,7 +57,9 @@ type medium struct {
 	name string
 	kind string         // of the medium, see boardinfo.Kinds
 	src  *volume.Source // as it was opened
-	disk *disk.Disk
+
+	signers []string // who signed the image
+	disk    *disk.Disk
 	*deploy.Target
 	plan   *deploy.Plan // of the image with per-unit data, fitted to the disk
 	files  []string     // names of the per-unit files
@@ -158,7 +163,9 @@ func (f *Factory) prepare(ctx context.Context) error {
 
 // open opens the image of a medium. All images must be of one board and one build.
 func (f *Factory) open(ctx context.Context, of boards.Medium) error {
-	src, err := volume.Open(f.opt.Images[of.Name], f.opt.Source)
+	opening := f.opt.Source
+	opening.Registry.Medium = of.Name
+	src, err := volume.Open(f.opt.Images[of.Name], opening)
 	if err != nil {
 		return err
 	}
@@ -177,6 +184,11 @@ func (f *Factory) open(ctx context.Context, of boards.Medium) error {
 		return fmt.Errorf("%s is of build %s, and %s of build %s: give images of one build", first.Name, first.BuildID(), src.Name, src.BuildID())
 	}
 	f.receipt.BuildID = first.BuildID()
+	if f.opt.Opened != nil {
+		if f.media[len(f.media)-1].signers, err = f.opt.Opened(src); err != nil {
+			return err
+		}
+	}
 	return src.Seek(ctx)
 }
 
@@ -300,6 +312,7 @@ func (f *Factory) write(ctx context.Context, media []*medium) error {
 	var targets []*deploy.Target
 	for _, m := range media {
 		m.Target.Configure(m.plan, &f.opt.Options)
+		m.Receipt.SignedBy = m.signers
 		targets = append(targets, m.Target)
 	}
 	closeAll, err := deploy.Open(ctx, targets, f.opt.Monitor)

@@ -22,6 +22,7 @@ import (
 // Names of attachments.
 const (
 	Signature  = "signature"  // of the manifest
+	Minisig    = "minisig"    // of the manifest, by minisign; beside an image only
 	SBOM       = "sbom"       // an SPDX document
 	Provenance = "provenance" // an in-toto statement
 )
@@ -64,6 +65,15 @@ func Attach(ctx context.Context, path, name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	if data != nil {
+		listed := m
+		if m == nil {
+			listed = manifestBeside(path)
+		}
+		if err := listed.CheckDocument(name, data); err != nil {
+			return fmt.Errorf("%s: it cannot be attached: %w", path, err)
+		}
+	}
 	if m == nil || data == nil {
 		if err := attachBeside(path, name, data); err != nil {
 			return err
@@ -71,11 +81,6 @@ func Attach(ctx context.Context, path, name string, data []byte) error {
 	}
 	if m == nil {
 		return nil
-	}
-	if data != nil {
-		if err := m.CheckDocument(name, data); err != nil {
-			return fmt.Errorf("%s: it cannot be attached: %w", path, err)
-		}
 	}
 	list := slices.DeleteFunc(slices.Clone(s.attached), func(a attached) bool { return a.name == name })
 	if data != nil {

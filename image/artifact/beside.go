@@ -13,6 +13,10 @@ import (
 // beside the image, so it has the name that ssh-keygen -Y sign gives it.
 func SignaturePath(path string) string { return ManifestPath(path) + ".sig" }
 
+// MinisigPath returns the path of the signature by minisign beside an image file, which has the
+// name that minisign -S gives it.
+func MinisigPath(path string) string { return ManifestPath(path) + ".minisig" }
+
 // SBOMPath returns the path of the SPDX document beside an image file.
 func SBOMPath(path string) string { return path + ".spdx.json" }
 
@@ -25,6 +29,8 @@ func AttachmentPath(path, name string) string {
 	switch name {
 	case Signature:
 		return SignaturePath(path)
+	case Minisig:
+		return MinisigPath(path)
 	case SBOM:
 		return SBOMPath(path)
 	case Provenance:
@@ -44,6 +50,23 @@ func attachBeside(path, name string, data []byte) error {
 		return err
 	}
 	return WriteBeside(AttachmentPath(path, name), data)
+}
+
+// manifestBeside returns the manifest beside an image file, or nil if it cannot be read.
+func manifestBeside(path string) *Manifest {
+	path, err := hostfile.Target(path)
+	if err != nil {
+		return nil
+	}
+	text, err := hostfile.ReadFile(ManifestPath(path), MaxManifest)
+	if err != nil {
+		return nil
+	}
+	m, err := ParseManifest(text)
+	if err != nil {
+		return nil
+	}
+	return m
 }
 
 // removeBeside removes an attachment beside an image file, and reports whether there was one.

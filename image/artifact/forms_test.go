@@ -33,15 +33,18 @@ sys.stdout.buffer.write(d.decompress(packed))
 assert d.eof and d.unused_data == b"", (d.eof, len(d.unused_data))
 `
 
+// Attachments change nothing for tools: they are after all data in an .img.zst.
 func TestToolsReadFormsWhole(t *testing.T) {
 	imagetest.Long(t)
 	_, want := sample(t)
 	for name, commands := range map[string][][]string{
 		"x.img.gz":  {{"python3", "-c", oneStream}, {"bsdcat"}, {"gzip", "-dc"}},
 		"x.img.xz":  {{"python3", "-c", oneStream}, {"bsdcat"}, {"xz", "-T2", "-dc"}, {"xz", "-T1", "-dc"}},
-		"x.img.zst": {{"bsdcat"}, {"zstd", "-dc", "-M4MB"}},
+		"x.img.zst": {{"bsdcat"}, {"zstd", "-dc", "-M4MB"}, {"pzstd", "-dc"}},
 	} {
 		path, _ := save(t, name)
+		attach(t, path, artifact.Signature, []byte("a signature"))
+		attach(t, path, artifact.SBOM, want[:200_000])
 		for _, c := range commands {
 			imagetest.Need(t, c[0])
 			cmd := exec.Command(c[0], append(c[1:], path)...)
@@ -52,6 +55,8 @@ func TestToolsReadFormsWhole(t *testing.T) {
 			}
 		}
 		switch name {
+		case "x.img.zst":
+			imagetest.Run(t, "zstd", "-t", path)
 		case "x.img.gz":
 			imagetest.Run(t, "gzip", "-t", path)
 			if out := imagetest.Run(t, "gzip", "-l", path); !strings.Contains(out, fmt.Sprint(len(want))) {
@@ -240,63 +245,6 @@ func TestOldFormIsRead(t *testing.T) {
 	}
 }
 
-// corruption changes a file, in one of the ways that storage, networks and programs do, and
-// says how.
-func corruption(r *rand.Rand, b []byte) ([]byte, string) {
-	b = bytes.Clone(b)
-	at, other, n := r.IntN(len(b)), r.IntN(len(b)), 1+r.IntN(min(len(b), 9000))
-	switch r.IntN(8) {
-	case 0:
-		b[at] ^= 1 << r.IntN(8)
-		return b, fmt.Sprintf("a bit of byte %d", at)
-	case 1:
-		b[at], b[other] = b[other], b[at]
-		return b, fmt.Sprintf("bytes %d and %d swapped", at, other)
-	case 2:
-		clear(b[at:min(len(b), at+n)])
-		return b, fmt.Sprintf("%d bytes of zeros at %d", n, at)
-	case 3:
-		return b[:at], fmt.Sprintf("cut at %d", at)
-	case 4:
-		return slices.Delete(b, at, min(len(b), at+n)), fmt.Sprintf("%d bytes missing at %d", n, at)
-	case 5:
-		return slices.Insert(b, at, b[other:min(len(b), other+n)]...), fmt.Sprintf("bytes from %d inserted at %d", other, at)
-	case 6:
-		copy(b[at:], b[other:min(len(b), other+n)])
-		return b, fmt.Sprintf("%d bytes from %d copied to %d", n, other, at)
-	}
-	return swapEntries(r, b)
-}
-
-// swapEntries swaps two frames of an .img.zst, or their entries in the table, or both.
-func swapEntries(r *rand.Rand, b []byte) ([]byte, string) {
-	le := binary.LittleEndian
-	n := int(le.Uint32(b[len(b)-9:]))
-	table := b[len(b)-9-8*n:][:8*n]
-	i, j := r.IntN(n), r.IntN(n)
-	if i > j {
-		i, j = j, i
-	}
-	what := r.IntN(3)
-	if what > 0 && i < j {
-		var starts []int
-		at := 0
-		for k := range n {
-			starts = append(starts, at)
-			at += int(le.Uint32(table[8*k:]))
-		}
-		starts = append(starts, at)
-		frame := func(k int) []byte { return b[starts[k]:starts[k+1]] }
-		copy(b, slices.Concat(b[:starts[i]], frame(j), b[starts[i+1]:starts[j]], frame(i), b[starts[j+1]:]))
-	}
-	if what < 2 {
-		for k := range 8 {
-			table[8*i+k], table[8*j+k] = table[8*j+k], table[8*i+k]
-		}
-	}
-	return b, fmt.Sprintf("frames %d and %d swapped, way %d", i, j, what)
-}
-
 // No corruption of an .img.zst passes the check that flash makes before it touches a disk.
 func TestCorruptionsAreFoundByCheck(t *testing.T) {
 	count := 1000
@@ -304,7 +252,7 @@ func TestCorruptionsAreFoundByCheck(t *testing.T) {
 		count = 10_000
 	}
 	// Content of different sizes when compressed, and holes.
-	r := rand.New(rand.NewPCG(23, 1))
+	r := imagetest.Random(t)
 	content := make([]byte, 14*mib)
 	for i := range 4 {
 		part := content[i*3*mib:]
@@ -313,9 +261,11 @@ func TestCorruptionsAreFoundByCheck(t *testing.T) {
 		}
 	}
 	path, m := saveAs(t, "x.img.zst", 160*mib, 70*mib, content)
+	attach(t, path, "sbom", content[:5000])
+	attach(t, path, "signature", []byte("a signature"))
 	whole := read(t, path)
 	for range count {
-		b, how := corruption(r, whole)
+		b, how := imagetest.Corrupt(r, whole)
 		if bytes.Equal(b, whole) {
 			continue
 		}
@@ -352,5 +302,47 @@ func TestFrameOfPzstdIsNoManifest(t *testing.T) {
 	}
 	if !bytes.Equal(got, data) {
 		t.Errorf("%d bytes of %d", len(got), len(data))
+	}
+}
+
+// A corruption of an .img.zst that is read through a pipe, without a manifest beside it, gives an
+// error or the same content and manifest.
+func TestCorruptionsAreFoundInStreams(t *testing.T) {
+	count := 200
+	if os.Getenv("SOAK") != "" {
+		count = 3000
+	}
+	r := imagetest.Random(t)
+	content := make([]byte, 9*mib)
+	rand.NewChaCha8([32]byte{3}).Read(content[:30_000])
+	rand.NewChaCha8([32]byte{4}).Read(content[5*mib:][:50_000])
+	path, m := saveAs(t, "x.img.zst", 20*mib, 9*mib, content)
+	attach(t, path, "signature", []byte("a signature"))
+	whole := read(t, path)
+	s, err := artifact.Stream(bytes.NewReader(whole), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := paint(20*mib, s.Chunks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range count {
+		b, how := imagetest.Corrupt(r, whole)
+		s, err := artifact.Stream(bytes.NewReader(b), nil)
+		var got []byte
+		if err == nil {
+			got, err = paint(20*mib, s.Chunks())
+			s.Close()
+		}
+		switch {
+		case err != nil:
+		case s.Manifest == nil && s.Format == artifact.Zstd:
+			t.Errorf("%s: it is taken for an image without a manifest", how)
+		case s.Manifest != nil && !bytes.Equal(s.Manifest.Text(), m.Encode()):
+			t.Errorf("%s: the manifest has changed", how)
+		case s.Manifest != nil && !bytes.Equal(got, want):
+			t.Errorf("%s: the content has changed", how)
+		}
 	}
 }

@@ -121,7 +121,7 @@ func (m *Manifest) Encode() []byte {
 }
 
 // Text returns the bytes that a signature of the manifest signs: those it was parsed from, or
-// [Manifest.Encode] of one that was made.
+// [Manifest.Encode] of a manifest that was made.
 func (m *Manifest) Text() []byte {
 	if m.text != nil {
 		return m.text

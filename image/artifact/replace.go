@@ -69,8 +69,13 @@ func Replace(ctx context.Context, path string, f *os.File, o *Opened, r Replacem
 		_, err := o.Attachment(Signature)
 		dropped = err == nil
 	}
-	beside, err := removeBeside(path, Signature)
-	return dropped || beside, err
+	for _, name := range []string{Signature, Minisig} {
+		found, err := removeBeside(path, name)
+		if dropped = dropped || found; err != nil {
+			return dropped, err
+		}
+	}
+	return dropped, nil
 }
 
 // Patch saves a raw image without a manifest, which was opened from f, under its own

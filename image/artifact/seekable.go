@@ -163,7 +163,7 @@ func (s *seekable) readManifest(skipped []frame) (*Manifest, error) {
 	return nil, nil
 }
 
-// readTail reads the frames after those of the manifest and the image: attachments and then the
+// readTail reads the frames after the manifest and the image: attachments and then the
 // sums, which files of the first versions do not have. skipped are the frames without data.
 // Without a manifest it is a file of another program.
 func (s *seekable) readTail(skipped []frame, table []byte) error {
@@ -229,22 +229,20 @@ func (s *seekable) readSums(last frame, table []byte) error {
 	return nil
 }
 
-// readForeign checks that a file without a manifest does not end with our sums: then its
+// readForeign checks that a file without a manifest in its place does not have our sums: then its
 // manifest is damaged.
 func (s *seekable) readForeign(skipped []frame) error {
-	if len(skipped) == 0 {
-		return nil
-	}
-	last := skipped[len(skipped)-1]
-	if last.packed+last.packedLen != s.packed || last.packed == 0 || last.packedLen != sumsSize && last.packedLen != oldSumsSize && last.packedLen != attachedSize {
-		return nil
-	}
-	head := make([]byte, 8)
-	if _, err := image.ReadFull(s.r, head, last.packed); err != nil {
-		return err
-	}
-	if bytes.Equal(head, skippable(skippableSums, make([]byte, last.packedLen-8))[:8]) {
-		return corrupt("the manifest in it is damaged")
+	for _, f := range skipped {
+		if f.packed == 0 || f.packedLen != sumsSize && f.packedLen != oldSumsSize && f.packedLen != attachedSize {
+			continue
+		}
+		head := make([]byte, 8)
+		if _, err := image.ReadFull(s.r, head, f.packed); err != nil {
+			return err
+		}
+		if bytes.Equal(head, skippable(skippableSums, make([]byte, f.packedLen-8))[:8]) {
+			return corrupt("the manifest in it is damaged")
+		}
 	}
 	return nil
 }
@@ -293,15 +291,26 @@ const firstFrame = 2 * image.PieceSize
 func manifestFrame(r io.Reader) (*Manifest, error) {
 	magic := make([]byte, 4)
 	if _, err := io.ReadFull(r, magic); err != nil {
-		return nil, nil
+		return nil, unlessShort(err)
 	}
 	if binary.LittleEndian.Uint32(magic) == zstdMagic {
 		if err := skipFrame(r); err != nil {
-			return nil, nil
+			return nil, unlessShort(err)
 		}
 		return parseManifestFrame(r)
 	}
 	return parseManifestFrame(io.MultiReader(bytes.NewReader(magic), r))
+}
+
+// errLarge says that the first frame is too large for a manifest to follow.
+var errLarge = errors.New("the frame is large")
+
+// unlessShort returns an error of reading, unless the file is too short for a manifest.
+func unlessShort(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF || err == errLarge {
+		return nil
+	}
+	return err
 }
 
 // skipFrame reads the rest of a frame after its magic number (RFC 8878, section 3.1.1).
@@ -309,7 +318,7 @@ func skipFrame(r io.Reader) error {
 	left := int64(firstFrame)
 	skip := func(n int) error {
 		if left -= int64(n); left < 0 {
-			return errors.New("the frame is large")
+			return errLarge
 		}
 		_, err := io.CopyN(io.Discard, r, int64(n))
 		return err
@@ -345,7 +354,7 @@ const minManifest = 64
 // manifestStart matches the start of a manifest.
 var manifestStart = regexp.MustCompile(`^\s*\{\s*"imgtool"\s*:`)
 
-// isManifest reports whether b is a manifest, also one that is damaged or cut short: it has its
+// isManifest reports whether b is a manifest, also if it is damaged or cut short: it has its
 // first key, or its long lists.
 func isManifest(b []byte) bool {
 	return manifestStart.Match(b[:min(len(b), 256)]) || bytes.Contains(b, []byte(`"extents": [`)) && bytes.Contains(b, []byte(`"pieces": [`))
@@ -355,7 +364,7 @@ func isManifest(b []byte) bool {
 func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	h := make([]byte, 8)
 	if _, err := io.ReadFull(r, h); err != nil || binary.LittleEndian.Uint32(h) != skippableManifest {
-		return nil, nil
+		return nil, unlessShort(err)
 	}
 	size := binary.LittleEndian.Uint32(h[4:])
 	if size < minManifest || size > MaxManifest {

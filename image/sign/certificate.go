@@ -15,7 +15,7 @@ var loginOptions = []string{"force-command", "source-address"}
 
 // checkCertificate checks the certificate of a key whose authority is in a line of allowed
 // signers. It returns the principals that the certificate and the line have in common, or the
-// one that is asked for.
+// principal that the user asks for.
 func (p *Policy) checkCertificate(a allowed, cert *ssh.Certificate) (principals string, err *Error) {
 	print, by := ssh.FingerprintSHA256(cert.Key), ssh.FingerprintSHA256(cert.SignatureKey)
 	bad := func(format string, args ...any) (string, *Error) {

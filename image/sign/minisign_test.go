@@ -85,7 +85,7 @@ func TestMinisign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := b.verify(b.manifest, ours, signers, sign.Policy{Revoked: revoked}); got != sign.Revoked {
+	if got := b.verify(b.manifest, ours, signers, sign.Policy{Revoked: []*sign.RevokedKeys{revoked}}); got != sign.Revoked {
 		t.Errorf("a revoked key: got the reason %q", got)
 	}
 	list, _ := sign.ParseSigners("signers", []byte("a@example.com "+bare))
@@ -196,7 +196,7 @@ func TestSeveralSignatures(t *testing.T) {
 	if !b.minisignAccepts(b.manifest, sign.Of(sign.Minisign, file), "mini") {
 		t.Error("minisign does not accept the signature")
 	}
-	// What is no signature does not hide others.
+	// Other text does not hide signatures.
 	for _, junk := range []string{"x\n", "-----BEGIN SSH SIGNATURE-----\n", "untrusted comment: x\n", "untrusted comment: x\ny\n", "\n\n", "-----END SSH SIGNATURE-----\n"} {
 		for i, with := range [][]byte{append([]byte(junk), file...), append(bytes.Clone(file), junk...)} {
 			if got := b.verify(b.manifest, with, "a "+b.public("one"), sign.Policy{}); got != "" {

@@ -70,9 +70,6 @@ func ParseRevoked(name string, text []byte) (*RevokedKeys, error) {
 
 // find says what of a key is revoked, or returns "".
 func (r *RevokedKeys) find(key ssh.PublicKey) string {
-	if r == nil {
-		return ""
-	}
 	if r.has(plainKey(key)) {
 		return "it is revoked"
 	}
@@ -96,7 +93,7 @@ func (r *RevokedKeys) has(key ssh.PublicKey) bool {
 }
 
 func (r *RevokedKeys) hasMinisign(key minisign.PublicKey) bool {
-	return r != nil && slices.ContainsFunc(r.mini, func(k minisign.PublicKey) bool { return k.Equal(key) })
+	return slices.ContainsFunc(r.mini, func(k minisign.PublicKey) bool { return k.Equal(key) })
 }
 
 func (c *revokedCerts) has(cert *ssh.Certificate) bool {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"aead.dev/minisign"
@@ -57,14 +58,18 @@ const (
 	minisignBegin = "untrusted comment: "
 )
 
-// Parse returns the signatures in a file. What is no signature is returned as a malformed one.
+// Parse returns the signatures in a file, each once. Other text is returned as a malformed
+// signature.
 func Parse(file []byte) (all []*Signature) {
 	rest := file
 	for len(bytes.Trim(rest, "\n")) > 0 && len(all) < maxSignatures {
 		rest = bytes.TrimLeft(rest, "\n")
 		n := blockLen(rest)
-		all = append(all, parseBlock(rest[:n]))
+		next := parseBlock(rest[:n])
 		rest = rest[n:]
+		if !slices.ContainsFunc(all, func(s *Signature) bool { return bytes.Equal(s.Text, next.Text) }) {
+			all = append(all, next)
+		}
 	}
 	return all
 }
@@ -189,11 +194,11 @@ func Of(format string, file []byte) []byte {
 	return out
 }
 
-// Check checks a signature that was made elsewhere, as far as that is possible without knowing
-// its key.
+// Check checks a signature that was made elsewhere: all but whose key it is, and of minisign the
+// form only.
 func (s *Signature) Check(manifest []byte) error {
 	if s.err != nil {
-		return &Error{Malformed, fmt.Sprintf("the signature is malformed: %v", s.err)}
+		return refuse(Malformed, "the signature is malformed: %v", s.err)
 	}
 	if s.Format == Minisign {
 		return nil
@@ -205,15 +210,6 @@ func (s *Signature) Check(manifest []byte) error {
 		return err
 	}
 	return nil
-}
-
-// Describe names the key of a signature.
-func (s *Signature) Describe() string {
-	if s.err != nil {
-		return "a malformed signature"
-	}
-	c := s.identify()
-	return fmt.Sprintf("%s key %s", c.KeyType, c.Fingerprint)
 }
 
 // Key signs manifests.

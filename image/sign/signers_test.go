@@ -32,7 +32,7 @@ func TestVerdictsAsSSHKeygen(t *testing.T) {
 		os.Link(b.path("key"), b.path(name+"-cert"))
 	}
 	certify("cert", "-n", "a@example.com,b@example.com", "-z", "7", "-V", "20200101000000Z:20400101000000Z")
-	certify("nobody", "-z", "8")
+	certify("nameless", "-z", "8")
 	certify("host", "-h", "-n", "a@example.com")
 	certify("forced", "-n", "a@example.com", "-O", "force-command=/bin/true")
 	certify("strange", "-n", "a@example.com", "-O", "critical:x@example.com=1")
@@ -41,7 +41,7 @@ func TestVerdictsAsSSHKeygen(t *testing.T) {
 	signatures := map[string][]byte{
 		"": b.keygenSign("key", sign.Namespace), "git": b.keygenSign("key", "git"), "other": b.keygenSign("other", sign.Namespace),
 	}
-	for _, cert := range []string{"cert", "nobody", "host", "forced", "strange"} {
+	for _, cert := range []string{"cert", "nameless", "host", "forced", "strange"} {
 		signatures[cert] = b.keygenSign(cert+"-cert", sign.Namespace)
 	}
 	revoke := func(name string, args ...string) {
@@ -143,7 +143,7 @@ func TestVerdictsAsSSHKeygen(t *testing.T) {
 		{"cert", "*@example.com cert-authority CA", a, "20400102000000", "", sign.Expired},
 		{"cert", `*@example.com cert-authority,valid-before="20250101" CA`, a, at, "", sign.Expired},
 		{"cert", `*@example.com cert-authority,namespaces="git" CA`, a, at, "", sign.WrongNamespace},
-		{"nobody", "*@example.com cert-authority CA", a, "", "", sign.WrongPrincipal},
+		{"nameless", "*@example.com cert-authority CA", a, "", "", sign.WrongPrincipal},
 		{"host", "*@example.com cert-authority CA", a, "", "", sign.BadCertificate},
 		{"forced", "*@example.com cert-authority CA", a, "", "", ""},
 		{"cert", "*@example.com cert-authority CA", a, "", "krl-key", sign.Revoked},
@@ -170,9 +170,11 @@ func TestVerdictsAsSSHKeygen(t *testing.T) {
 			}
 			if c.revoked != "" {
 				args = append(args, "-r", b.path(c.revoked))
-				if p.Revoked, err = sign.ParseRevoked(c.revoked, b.read(c.revoked)); err != nil {
+				r, err := sign.ParseRevoked(c.revoked, b.read(c.revoked))
+				if err != nil {
 					t.Fatal(err)
 				}
+				p.Revoked = append(p.Revoked, r)
 			}
 			signers := keys.Replace(c.signers)
 			accepted := b.keygenAccepts(b.manifest, signatures[c.signature], signers, c.principal, args...)

@@ -36,20 +36,21 @@ var reasons = []string{Unsigned, NoManifest, Malformed, Unsupported, UnknownSign
 
 // Error says why the signatures of an image are not accepted.
 type Error struct {
-	Reason string // see the constants
-	Text   string
+	Reason     string // see the constants
+	Text       string
+	Signatures []Checked // all there are
 }
 
 func (e *Error) Error() string { return e.Text }
 func (e *Error) Kind() string  { return fault.Corrupt }
 
 func refuse(reason, format string, args ...any) *Error {
-	return &Error{reason, fmt.Sprintf(format, args...)}
+	return &Error{Reason: reason, Text: fmt.Sprintf(format, args...)}
 }
 
 // Signer is who made a signature.
 type Signer struct {
-	Format       string `json:"format"` // ssh or minisign
+	Format       string `json:"format,omitempty"` // ssh or minisign
 	Principal    string `json:"principal,omitempty"`
 	KeyType      string `json:"key_type,omitempty"`
 	Fingerprint  string `json:"fingerprint,omitempty"`   // of an SSH key, or the identifier of a minisign key
@@ -68,9 +69,9 @@ type Checked struct {
 // Policy is whose signatures are accepted.
 type Policy struct {
 	Signers   *Signers
-	Revoked   *RevokedKeys // nil: none
-	Principal string       // that must have signed; empty: any
-	Time      time.Time    // at which keys must be valid
+	Revoked   []*RevokedKeys
+	Principal string    // that must have signed; empty: any
+	Time      time.Time // at which keys must be valid
 }
 
 // Verify checks the signatures of a manifest. One that is accepted is enough; without one, the
@@ -82,7 +83,7 @@ func (p *Policy) Verify(manifest, file []byte) (all []Checked, err error) {
 	}
 	worst, accepted := (*Error)(nil), false
 	for _, s := range list {
-		c := s.identify()
+		c := s.Identify()
 		switch err := p.check(s, manifest, &c); {
 		case err == nil:
 			accepted = true
@@ -95,7 +96,9 @@ func (p *Policy) Verify(manifest, file []byte) (all []Checked, err error) {
 	if accepted {
 		return all, nil
 	}
-	return all, worst
+	refused := *worst
+	refused.Signatures = all
+	return all, &refused
 }
 
 // moreSpecific returns the error with the more specific reason; a may be nil.
@@ -106,8 +109,8 @@ func moreSpecific(a, b *Error) *Error {
 	return a
 }
 
-// identify returns what a signature says about its key.
-func (s *Signature) identify() (c Checked) {
+// Identify returns what a signature says about its key.
+func (s *Signature) Identify() (c Checked) {
 	c.Format = s.Format
 	switch {
 	case s.err != nil:
@@ -147,8 +150,10 @@ func (p *Policy) check(s *Signature, manifest []byte, c *Checked) *Error {
 	if err := s.verifySSH(manifest); err != nil {
 		return err
 	}
-	if what := p.Revoked.find(s.ssh.PublicKey); what != "" {
-		return refuse(Revoked, "it is signed by the key %s, but %s in %s", c.Fingerprint, what, p.Revoked.Name)
+	for _, list := range p.Revoked {
+		if what := list.find(s.ssh.PublicKey); what != "" {
+			return refuse(Revoked, "it is signed by the key %s, but %s in %s", c.Fingerprint, what, list.Name)
+		}
 	}
 	c.UserVerified = s.flags()&userVerified != 0
 	var worst *Error
@@ -177,8 +182,8 @@ func (p *Policy) lines(key ssh.PublicKey) (lines []allowed) {
 	return lines
 }
 
-// allows checks the rest of a line with a matching key. The principal is the one that is asked
-// for, else those of the line or, with a certificate, those of both.
+// allows checks the rest of a line with a matching key. The principal is what the user
+// asks for, else the field of the line, or with a certificate what both have in common.
 func (p *Policy) allows(a allowed, key ssh.PublicKey) (principal string, err *Error) {
 	print := ssh.FingerprintSHA256(plainKey(key))
 	if p.Principal != "" && !matchList(p.Principal, a.principals) {
@@ -270,8 +275,10 @@ func (p *Policy) checkMinisign(s *Signature, manifest []byte, c *Checked) *Error
 	if p.Principal != "" && !matchList(p.Principal, a.principals) {
 		return refuse(WrongPrincipal, "it is signed by the minisign key %s, and not by %s", c.Fingerprint, p.Principal)
 	}
-	if p.Revoked.hasMinisign(a.key) {
-		return refuse(Revoked, "it is signed by the minisign key %s, but it is revoked in %s", c.Fingerprint, p.Revoked.Name)
+	for _, list := range p.Revoked {
+		if list.hasMinisign(a.key) {
+			return refuse(Revoked, "it is signed by the minisign key %s, but it is revoked in %s", c.Fingerprint, list.Name)
+		}
 	}
 	c.Principal, c.Comment = a.principals, s.minisign.TrustedComment
 	return nil

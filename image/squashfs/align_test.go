@@ -35,7 +35,7 @@ func system(t testing.TB, seed uint64) (*tree.Tree, []string) {
 }
 
 // newBlocks returns the share of the blocks of 4 KiB of b that are nowhere in a, and the
-// share of those that are not at the same place.
+// share of blocks that are not at the same place.
 func newBlocks(a, b []byte) (anywhere, moved float64) {
 	known := map[[sha256.Size]byte]bool{}
 	for block := range slices.Chunk(a, 4096) {
@@ -62,8 +62,8 @@ func TestWriteAlignsBlocks(t *testing.T) {
 		packed.Packed = true
 		tr, paths := system(t, 1)
 		before, packedBefore := bytesOf(t, tr, opt), bytesOf(t, tr, packed)
-		if grown := float64(len(before))/float64(len(packedBefore)) - 1; grown > 0.015 || grown <= 0 {
-			t.Errorf("%d: gaps take %.2f %% of the size, want up to 1.5", block, 100*grown)
+		if grown := float64(len(before))/float64(len(packedBefore)) - 1; grown > 0.02 || grown <= 0 {
+			t.Errorf("%d: gaps take %.2f %% of the size, want up to 2", block, 100*grown)
 		}
 		rng := rand.New(rand.NewPCG(2, uint64(block)))
 		sum, packedSum, n := 0.0, 0.0, 0.0

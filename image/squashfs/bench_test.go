@@ -13,7 +13,7 @@ import (
 )
 
 // BenchmarkWrite writes the tar or directory that BENCH_ROOTFS names to BENCH_OUT,
-// from opening it to the last byte.
+// from opening it to the last byte. BENCH_LIKE names an earlier file system.
 func BenchmarkWrite(b *testing.B) {
 	from, to := os.Getenv("BENCH_ROOTFS"), os.Getenv("BENCH_OUT")
 	if from == "" || to == "" {
@@ -22,6 +22,9 @@ func BenchmarkWrite(b *testing.B) {
 	opt := squashfs.Options{Compression: os.Getenv("BENCH_COMPRESSION"), BlockSize: 1 << 20, Packed: os.Getenv("BENCH_PACKED") != ""}
 	if os.Getenv("BENCH_BLOCK") == "128K" {
 		opt.BlockSize = 128 << 10
+	}
+	if path := os.Getenv("BENCH_LIKE"); path != "" {
+		opt.Like, opt.Reused = open(b, path), func(r squashfs.Reuse) { b.Logf("%+v", r) }
 	}
 	for b.Loop() {
 		tr, done, err := openTree(from)

@@ -1,10 +1,12 @@
 package squashfs
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 
+	"imgtool/image/squashfs/similarity"
 	"imgtool/image/tree/sums"
 )
 
@@ -214,6 +216,32 @@ func sumOf(p piece, size int64) sums.Sum {
 	return sums.Sum(h.Sum(nil))
 }
 
+// bySimilarity returns some tail ends in an order in which similar ones are near each
+// other, so that they are in the same fragment block and compress well.
+func (p *plan) bySimilarity(ctx context.Context, ends []int32, opt Options) ([]int32, error) {
+	size := int64(opt.BlockSize)
+	contents := similarity.Contents{
+		Len: len(ends),
+		Key: func(i int) similarity.Key {
+			e := &p.tailEnds[ends[i]]
+			return similarity.Key{Sum: sumOf(e.piece(), size), Len: e.len}
+		},
+		// It reads a whole buffer, which can be compared with a checksum.
+		Start: func(i int, buf []byte) ([]byte, error) {
+			part := p.tailEnds[ends[i]].piece()
+			part.len = min(part.len, len(buf))
+			err := part.read(buf[:part.len], size)
+			return buf[:min(part.len, similarity.Sketched)], err
+		},
+		Buffer: int(hashed(size)),
+	}
+	order, err := similarity.Order(ctx, contents, similarity.Options{Workers: opt.Workers, Cache: opt.Cache})
+	for i, at := range order {
+		order[i] = ends[at]
+	}
+	return order, err
+}
+
 // fragments divides tail ends, in the given order, into fragment blocks of at most
 // size bytes, and sets the position of each.
 //
@@ -250,11 +278,11 @@ func (p *plan) fragments(order []int32, size int64) [][]int32 {
 	return blocks
 }
 
-// dataBlocks yields the data blocks of all files in the order in which they are
-// written. It reports whether yield accepted all of them.
+// dataBlocks yields the data blocks of all files that are not kept, in the order of
+// their paths. It reports whether yield accepted all of them.
 func (p *plan) dataBlocks(size int64, yield func(block) bool) bool {
 	for _, n := range p.files {
-		if p.shared[n.data].data != nil {
+		if p.shared[n.data].data != nil || n.data.kept {
 			continue
 		}
 		for i := int64(0); i < n.data.blocks; i++ {
@@ -275,16 +303,12 @@ func (p *plan) dataBlocks(size int64, yield func(block) bool) bool {
 	return true
 }
 
-func (p *plan) fragmentBlocks(fragments [][]int32, yield func(block) bool) {
-	for _, tailEnds := range fragments {
-		b := block{pieces: make([]piece, 0, len(tailEnds))}
-		for _, i := range tailEnds {
-			b.pieces = append(b.pieces, p.tailEnds[i].piece())
-		}
-		if !yield(b) {
-			return
-		}
+func (p *plan) fragmentBlock(tailEnds []int32, number int) block {
+	b := block{fragment: number, pieces: make([]piece, 0, len(tailEnds))}
+	for _, i := range tailEnds {
+		b.pieces = append(b.pieces, p.tailEnds[i].piece())
 	}
+	return b
 }
 
 // locateShared sets the position of the blocks that files share with others, once

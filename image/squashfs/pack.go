@@ -16,10 +16,11 @@ import (
 
 // block is a data block of a file, a run of its holes, or a fragment block.
 type block struct {
-	file   *fileData // nil for a fragment block
-	pieces []piece   // the content; none for a hole
-	zeros  int64     // number of consecutive blocks of zeros, if this is a hole
-	bytes  int64     // length of the hole
+	file     *fileData // nil for a fragment block
+	fragment int       // its number, for a fragment block
+	pieces   []piece   // the content; none for a hole
+	zeros    int64     // number of consecutive blocks of zeros, if this is a hole
+	bytes    int64     // length of the hole
 }
 
 type slot struct {
@@ -32,8 +33,8 @@ type slot struct {
 }
 
 // writeBlocks writes all data blocks, then all fragment blocks, and returns the
-// entries of the fragment table. The tail ends are put in order while the data
-// blocks are being written.
+// entries of the fragment table: squashfs 4.0, "Fragment Table". The tail ends are put
+// in order while the data blocks are being written.
 func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 	size := int64(wr.opt.BlockSize)
 	g, ctx := errgroup.WithContext(ctx)
@@ -41,39 +42,67 @@ func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 	ordered := make(chan struct{})
 	g.Go(func() error {
 		defer close(ordered)
-		sketches, err := wr.plan.sketch(ctx, wr.opt)
+		all := make([]int32, len(wr.plan.tailEnds))
+		for i := range all {
+			all[i] = int32(i)
+		}
+		order, err := wr.plan.bySimilarity(ctx, all, wr.opt)
 		if err != nil {
 			return err
 		}
-		tailEnds = wr.plan.fragments(sketches.bySimilarity(), size)
+		tailEnds = wr.plan.fragments(order, size)
 		return nil
 	})
 	var fragments []byte
-	g.Go(func() (err error) {
+	g.Go(func() error {
 		blocks := func(yield func(block) bool) {
-			if wr.plan.dataBlocks(size, yield) {
-				<-ordered
-				wr.plan.fragmentBlocks(tailEnds, yield)
+			if !wr.plan.dataBlocks(size, yield) {
+				return
+			}
+			<-ordered
+			for i, ends := range tailEnds {
+				if !yield(wr.plan.fragmentBlock(ends, i)) {
+					return
+				}
 			}
 		}
-		fragments, err = wr.packBlocks(ctx, blocks)
-		return err
+		return wr.packBlocks(ctx, blocks, func(s *slot) error {
+			var err error
+			if d := s.file; d == nil {
+				err = wr.align(int64(s.len))
+				fragments = appendTo(fragments, uint64(wr.out.pos), s.word, uint32(0))
+			} else {
+				if d.words == nil {
+					err = wr.align(d.size)
+					d.start = wr.out.pos
+				}
+				d.add(s)
+			}
+			if err == nil {
+				err = wr.out.write(s.stored)
+			}
+			wr.count(int64(s.len) + s.bytes)
+			return err
+		})
 	})
-	return fragments, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	end := wr.aligned(wr.out.pos) + wr.slack(wr.out.pos)
+	return fragments, wr.out.write(make([]byte, end-wr.out.pos))
 }
 
-// packBlocks compresses and writes blocks, and returns the fragment table entries
-// of the fragment blocks: squashfs 4.0, "Fragment Table".
-func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byte, error) {
+// packBlocks compresses blocks and calls done with each, in their order.
+func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block], done func(*slot) error) error {
 	name, err := codec.Describe(wr.opt.Compression)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var workers []func(*slot) error
 	for range wr.opt.Workers {
 		encode, err := wr.newEncoder()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		workers = append(workers, func(s *slot) error { return s.pack(encode, name, wr.opt) })
 	}
@@ -85,31 +114,25 @@ func (wr *writer) packBlocks(ctx context.Context, blocks iter.Seq[block]) ([]byt
 		s.block, ok = next()
 		return ok
 	}
-	var fragments []byte
-	err = parallel.Map(ctx, slots, fill, workers, func(s *slot) error {
-		if d := s.file; d == nil {
-			if err := wr.align(int64(s.len)); err != nil {
-				return err
-			}
-			fragments = appendTo(fragments, uint64(wr.out.pos), s.word, uint32(0))
-		} else {
-			if d.words == nil {
-				if err := wr.align(d.size); err != nil {
-					return err
-				}
-				d.start, d.words = wr.out.pos, make([]uint32, 0, d.blocks)
-			}
-			for range max(s.zeros, 1) {
-				d.words = append(d.words, s.word)
-			}
-		}
-		if err := wr.out.write(s.stored); err != nil {
-			return err
-		}
-		wr.progress.Add(int64(s.len) + s.bytes)
-		return nil
-	})
-	return fragments, err
+	return parallel.Map(ctx, slots, fill, workers, done)
+}
+
+// add adds the stored length of the next block or hole.
+func (d *fileData) add(s *slot) {
+	if d.words == nil {
+		d.words = make([]uint32, 0, d.blocks)
+	}
+	for range max(s.zeros, 1) {
+		d.words = append(d.words, s.word)
+	}
+}
+
+// stored returns how many bytes the blocks of a file take.
+func (d *fileData) stored() (n int64) {
+	for _, w := range d.words {
+		n += int64(w &^ blockRaw)
+	}
+	return n
 }
 
 // maxGap returns how many bytes may be left unused in front of the stored form of n
@@ -122,11 +145,32 @@ func maxGap(n int64) int64 { return n / 64 }
 // or fragment block with n bytes of content. Then a change of another file moves the
 // stored bytes by whole device blocks, and leaves these blocks as they are.
 func (wr *writer) align(n int64) error {
-	gap := -wr.out.pos & (alignment - 1)
-	if wr.opt.Packed || gap > maxGap(n) {
+	gap := wr.aligned(wr.out.pos) - wr.out.pos
+	if gap > maxGap(n) {
 		return nil
 	}
 	return wr.out.write(make([]byte, gap))
+}
+
+// aligned returns the next multiple of 4 KiB, or pos if nothing is to be aligned.
+func (wr *writer) aligned(pos int64) int64 {
+	if wr.opt.Packed || wr.opt.BlockSize < minAligned {
+		return pos
+	}
+	return pos + -pos&(alignment-1)
+}
+
+// minAligned is the smallest block size for which anything is aligned.
+const minAligned = 64 << 10
+
+// slack returns how many bytes to leave between n bytes of blocks and the tables, for
+// the new blocks of a file system that is to be like this one: its tables can then
+// stay where they are.
+func (wr *writer) slack(n int64) int64 {
+	if wr.aligned(1) == 1 {
+		return 0
+	}
+	return max(n/1024, min(n/256, 256<<10)) &^ (alignment - 1)
 }
 
 // pack sets what is stored of a block, from the cache or by compressing it.

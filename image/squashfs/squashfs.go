@@ -11,7 +11,7 @@
 //     cannot hold.
 //  2. cut: divide files into blocks and tail ends by their checksums; find files
 //     whose blocks another file has, and equal tail ends.
-//  3. sketch, bySimilarity, fragments: put similar tail ends into the same
+//  3. bySimilarity, fragments: put similar tail ends into the same
 //     fragment blocks.
 //  4. writeBlocks: take each block from the cache, or read, check and compress it,
 //     several at a time. Holes take no space.

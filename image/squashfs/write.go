@@ -3,6 +3,7 @@ package squashfs
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -23,6 +24,11 @@ type Options struct {
 	Packed      bool   // leave no gaps: do not begin blocks at multiples of 4 KiB
 	Max         int64  // largest size in bytes; 0 is unlimited
 	Workers     int    // 0 is GOMAXPROCS; the bytes do not depend on it
+
+	// Like is an earlier file system whose blocks stay where they are, if possible: see
+	// like.go. Reused, which may be nil, is called once if Like is set.
+	Like   *Reader
+	Reused func(Reuse)
 
 	Sums  *sums.Checksums // checksums of the files that are known already
 	Cache Cache           // of compressed blocks; nil is none
@@ -73,7 +79,7 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	if err := wr.writeOptions(); err != nil {
 		return 0, err
 	}
-	fragments, err := wr.writeBlocks(ctx)
+	fragments, err := wr.allBlocks(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -99,6 +105,35 @@ type writer struct {
 	out      *output
 	super    superblock
 	progress image.Progress
+	counted  int64 // bytes that were reported to progress
+	again    int64 // the part of counted that comes again
+}
+
+// count reports n bytes of content as done.
+func (wr *writer) count(n int64) {
+	repeated := min(n, wr.again)
+	wr.again -= repeated
+	wr.counted += n - repeated
+	wr.progress.Add(n - repeated)
+}
+
+// allBlocks writes all blocks, and returns the entries of the fragment table.
+func (wr *writer) allBlocks(ctx context.Context) ([]byte, error) {
+	if wr.opt.Like == nil {
+		return wr.writeBlocks(ctx)
+	}
+	fragments, err := wr.writeLike(ctx)
+	if why, ok := errors.AsType[*startOverError](err); ok {
+		if wr.opt.Reused != nil {
+			wr.opt.Reused(Reuse{Reason: why.reason})
+		}
+		for _, n := range wr.plan.files {
+			n.data.start, n.data.words, n.data.kept = 0, nil, false
+		}
+		wr.again = wr.counted
+		return wr.writeBlocks(ctx)
+	}
+	return fragments, err
 }
 
 // newWriter plans the file system. It reads files but writes nothing.

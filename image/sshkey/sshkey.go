@@ -83,6 +83,23 @@ func (r *Keyring) Find(ctx context.Context) (*Key, error) {
 	return nil, fmt.Errorf("ssh-agent has %d keys; choose one by its comment or fingerprint: %s", len(agents), strings.Join(names, ", "))
 }
 
+// Check returns the error that Find would return, if that is known without a passphrase.
+// A pipe is not read, because that can be done only once.
+func (r *Keyring) Check(ctx context.Context) error {
+	if info, err := os.Stat(r.ID); err == nil && info.Mode()&(os.ModeNamedPipe|os.ModeCharDevice) != 0 {
+		return nil
+	}
+	errLocked := errors.New("it has a passphrase")
+	quiet := *r
+	quiet.Warn = func(string) {}
+	quiet.Passphrase = func(context.Context, string, bool) (string, error) { return "", errLocked }
+	_, err := quiet.Find(ctx)
+	if errors.Is(err, errLocked) {
+		return nil
+	}
+	return err
+}
+
 // find returns the key with a public key, or nil.
 func find(keys []*Key, public ssh.PublicKey) *Key {
 	i := slices.IndexFunc(keys, func(k *Key) bool {
@@ -117,7 +134,7 @@ func (k *securityKey) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) 
 	return k.Signer.Sign(rand, data)
 }
 
-// agentKeys returns the keys of ssh-agent that have one of Types.
+// agentKeys returns the keys of ssh-agent whose type is in Types.
 func (r *Keyring) agentKeys() []*Key {
 	keys, err := r.listAgent()
 	if err != nil {

@@ -171,20 +171,22 @@ func (opt *Options) contents(src *volume.Source) (map[string]image.Content, erro
 	return contents, nil
 }
 
-// trimmed returns a partition without the space after a squashfs or erofs and its hash tree,
-// which no device reads.
+// trimmed returns a partition without the space after a squashfs or erofs and its hash tree of
+// dm-verity, which no device reads.
 func trimmed(part *io.SectionReader) (image.Content, error) {
-	var used int64
-	switch kind, err := volume.Detect(part); {
-	case err != nil:
+	kind, err := volume.Detect(part)
+	if err != nil {
 		return nil, err
-	case kind == "squashfs":
+	}
+	var used int64
+	switch kind {
+	case "squashfs":
 		fs, err := squashfs.Open(part, part.Size())
 		if err != nil {
 			return nil, err
 		}
 		used = fs.Summary().BytesUsed
-	case kind == "erofs":
+	case "erofs":
 		fs, err := erofs.Open(part, part.Size())
 		if err != nil {
 			return nil, err
@@ -193,14 +195,17 @@ func trimmed(part *io.SectionReader) (image.Content, error) {
 	default:
 		return part, nil
 	}
-	used = (used + verity.BlockSize - 1) / verity.BlockSize * verity.BlockSize
-	super := make([]byte, verity.BlockSize)
-	if n, err := part.ReadAt(super, used); n == len(super) && (err == nil || err == io.EOF) {
-		if tree, err := verity.ParseSuperblock(super); err == nil && tree.Blocks*verity.BlockSize == used {
-			used += verity.BlockSize + verity.TreeSize(used)
+	size := (used + verity.BlockSize - 1) / verity.BlockSize * verity.BlockSize
+	if size+verity.BlockSize < part.Size() {
+		head := make([]byte, verity.BlockSize)
+		if _, err := image.ReadFull(part, head, size); err != nil {
+			return nil, err
+		}
+		if s, err := verity.ParseSuperblock(head); err == nil && s.Blocks*verity.BlockSize == size {
+			size += verity.BlockSize + verity.TreeSize(size)
 		}
 	}
-	return io.NewSectionReader(part, 0, min(used, part.Size())), nil
+	return io.NewSectionReader(part, 0, min(size, part.Size())), nil
 }
 
 // path returns the name of the bundle.

@@ -40,8 +40,8 @@ func (s *Source) readBeside(name string, m *artifact.Manifest) (data []byte, pat
 	return data, path, err
 }
 
-// documented returns the manifest if it has the checksums of the documents beside the image: it
-// has those of the documents in an .img.zst.
+// documented returns the manifest if it has the checksums of the documents beside the image. For
+// an .img.zst, it has the checksums of the documents inside.
 func (s *Source) documented() *artifact.Manifest {
 	if s.Format == artifact.Zstd {
 		return nil
@@ -97,7 +97,7 @@ func (s *Source) Attachments() (all []artifact.Attached, err error) {
 	for _, a := range all {
 		has[a.Name] = true
 	}
-	for _, name := range []string{artifact.Provenance, artifact.SBOM, artifact.Signature} {
+	for _, name := range []string{artifact.Minisig, artifact.Provenance, artifact.SBOM, artifact.Signature} {
 		if has[name] {
 			continue
 		}

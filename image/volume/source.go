@@ -25,6 +25,7 @@ import (
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/oci"
 	"imgtool/image/progress"
 	"imgtool/image/remote"
 )
@@ -41,6 +42,12 @@ type Options struct {
 	// is compared with the file before anything else is read.
 	SHA256 string
 	Sums   bool
+
+	Registry oci.Options // of images in registries
+
+	// Spool copies standard input, and what a server sends from front to back only, into a scratch
+	// file first: the signature is at the end of the file.
+	Spool bool
 }
 
 func (o Options) context() context.Context { return cmp.Or(o.Context, context.Background()) }
@@ -60,12 +67,14 @@ type Source struct {
 
 	opt      Options
 	remote   *remote.File // nil unless it is from a server; File is nil or a scratch file then
+	registry *oci.Image   // nil unless that is a registry
 	stream   *artifact.Streamed
 	position *atomic.Int64    // in the file, of the stream
 	opened   *artifact.Opened // as it is in the file
 	plain    *image.Image     // Image, if that is File byte for byte: holes of the file are its own
 	size     int64            // of the file
 	beside   beside
+	signed   []byte // the manifest that was checked with its signatures; nil: it was not
 }
 
 // FromImage returns a source for an image in memory. m may be nil.
@@ -84,7 +93,7 @@ func Open(path string, opt Options) (*Source, error) {
 		if opt.Stdin == nil {
 			return nil, fault.New(fault.Usage, "standard input cannot be used here: give a file")
 		}
-		if opt.SHA256 != "" || opt.Sums {
+		if opt.SHA256 != "" || opt.Sums || opt.Spool {
 			s := &Source{Name: name, opt: opt}
 			if err := s.spoolStdin(opt.context(), opt.Stdin); err != nil {
 				s.Close()
@@ -100,6 +109,9 @@ func Open(path string, opt Options) (*Source, error) {
 	}
 	if remote.IsURL(path) {
 		return openURL(path, opt)
+	}
+	if oci.IsReference(path) {
+		return openOCI(path, opt)
 	}
 	f, err := hostfile.OpenDisk(path)
 	if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a pipe" {
@@ -273,7 +285,7 @@ func (s *Source) Restart() error {
 	}
 	s.stream = stream
 	s.Manifest, s.Format = s.stream.Manifest, s.stream.Format
-	return nil
+	return s.checkSigned()
 }
 
 func (s *Source) restart() (*artifact.Streamed, error) {

@@ -16,6 +16,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
+	"imgtool/image/sign"
 )
 
 // document is the one JSON document that a command leaves on standard output with --json. It is
@@ -269,6 +270,9 @@ func (u *UI) failure(err error, status int) []field {
 	add("reason", fault.Reason(err))
 	add("error", fault.Replacer(err).Replace(err.Error()))
 	add("hint", fault.Hint(err))
+	if refused, ok := errors.AsType[*sign.Error](err); ok && len(refused.Signatures) > 0 {
+		fields = append(fields, field{"signatures", refused.Signatures})
+	}
 	var wrong *image.MismatchError
 	if errors.As(err, &wrong) {
 		fields = append(fields, field{"offset", wrong.Off}, field{"length", wrong.Len})

@@ -22,6 +22,7 @@ import (
 	"imgtool/flash/deploy"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
+	"imgtool/image/oci"
 	"imgtool/image/sanitize"
 	"imgtool/image/volume"
 )
@@ -43,7 +44,8 @@ type UI struct {
 	Started  bool            // the command line is valid
 	Context  context.Context // ends when the program is interrupted
 
-	Fetched atomic.Int64 // bytes that came from servers
+	Fetched  atomic.Int64 // bytes that came from servers
+	Registry oci.Options  // of images in registries
 
 	Completing bool // a shell asks what can be typed
 
@@ -84,7 +86,7 @@ func isTerminal(file any) bool {
 
 // Opening returns how commands open images.
 func (u *UI) Opening() volume.Options {
-	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u, Context: u.Context, Count: func(n int64) { u.Fetched.Add(n) }}
+	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u, Context: u.Context, Count: func(n int64) { u.Fetched.Add(n) }, Registry: u.Registry}
 }
 
 // Infof shows a message.
@@ -267,7 +269,7 @@ func errorLines(err error) []string {
 // Confirm asks a question until the answer is yes or no, and returns an error unless it is yes.
 // Names in the question must be sanitized.
 func (u *UI) Confirm(ctx context.Context, question string) error {
-	prompt := u.wrapped(question) + " [y/N] "
+	prompt := u.wrapped(question) + "\nType yes to go on [y/N] "
 	for {
 		line, err := u.Answer(ctx, prompt, "pass --yes to write without a question")
 		if err != nil {

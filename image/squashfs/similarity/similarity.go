@@ -1,4 +1,5 @@
-package squashfs
+// Package similarity puts contents in an order in which similar ones are near each other.
+package similarity
 
 import (
 	"bytes"
@@ -16,27 +17,25 @@ import (
 	"imgtool/image/tree/sums"
 )
 
-// Tail ends are put in an order in which similar ones are near each other, so that
-// they are in the same fragment block and compress well. (Broder, "On the
-// resemblance and containment of documents", 1997.)
+// Similar contents near each other are in the same compressed block, which makes it
+// smaller. (Broder, "On the resemblance and containment of documents", 1997.)
 //
 //   - A window hash is a hash of about 32 consecutive bytes: see sketch.
-//   - The sketch of a tail end is the sketchLen smallest different window hashes of
-//     its first sketched bytes.
-//   - The similarity of two tail ends is the number of hashes that both sketches
-//     have.
-//   - The predecessor of a tail end is the earlier one with the greatest similarity,
-//     if that is at least minSimilarity; the later of two that are equally similar.
-//     For each hash, only the last lookBack tail ends that have it are considered.
-//   - The order is a depth-first traversal of the forest of predecessors, in which tail
-//     ends without a predecessor are in the order of their paths.
+//   - The sketch of a content is the sketchLen smallest different window hashes of its
+//     first Sketched bytes.
+//   - The similarity of two contents is the number of hashes that both sketches have.
+//   - The predecessor of a content is the earlier one with the greatest similarity, if
+//     that is at least minSimilarity; the later of two that are equally similar. For
+//     each hash, only the last lookBack contents that have it are considered.
+//   - The order is a depth-first traversal of the forest of predecessors, in which
+//     contents without a predecessor stay in their order.
 //
-// If one file changes, few others change their predecessors, so most fragment blocks
-// stay the same.
+// If one content changes, few others change their predecessors, so the order stays
+// mostly the same.
 const (
-	sketched      = 64 << 10 // bytes
+	Sketched      = 64 << 10 // bytes of each content that are considered
 	sketchLen     = 32
-	sketchTotal   = 2 << 20 // limit of all hashes: with very many tail ends, each has fewer
+	sketchTotal   = 2 << 20 // limit of all hashes: with very many contents, each has fewer
 	sketchMin     = 2
 	minSimilarity = 2
 	lookBack      = 64
@@ -88,32 +87,68 @@ func sketch(s []uint32, b []byte, n int) []uint32 {
 	return s
 }
 
-// sketchGroupSize is about how many tail ends a group has. The sketches of a group are
-// one entry of the cache. A tail end belongs to a group by its checksum, so a change
-// to one file changes one or two groups.
-const sketchGroupSize = 128
+// Contents are the contents to put in order.
+type Contents struct {
+	Len int
+	Key func(i int) Key
+	// Start reads up to Sketched bytes from the start of a content. It may use buf,
+	// which has Buffer bytes.
+	Start  func(i int, buf []byte) ([]byte, error)
+	Buffer int
+}
+
+// Key identifies a content.
+type Key struct {
+	Sum sums.Sum
+	Len int32
+}
+
+// Options are the options of [Order].
+type Options struct {
+	Workers int
+	Cache   sums.Store // of sketches; nil is none
+}
+
+// Order returns the indexes of contents in an order by similarity.
+func Order(ctx context.Context, c Contents, opt Options) ([]int32, error) {
+	s, err := sketchAll(ctx, c, opt)
+	if err != nil {
+		return nil, err
+	}
+	return s.order(), nil
+}
+
+// groupSize is about how many contents a group has. The sketches of a group are one
+// entry of the cache. A content belongs to a group by its checksum, so a change to one
+// changes one or two groups.
+const groupSize = 128
 
 type sketches struct {
+	Contents
+	keys []Key
 	each int      // capacity of a sketch
-	all  []uint32 // the sketch of tail end i begins at i*each
+	all  []uint32 // the sketch of content i begins at i*each
 	lens []uint8  // lengths of the sketches
 }
 
 func (s *sketches) of(i int) []uint32 { return s.all[i*s.each : i*s.each+int(s.lens[i])] }
 
-// sketch computes the sketches of all tail ends, or takes them from the cache.
-func (p *plan) sketch(ctx context.Context, opt Options) (*sketches, error) {
-	n, each := len(p.tailEnds), sketchLen
+// sketchAll computes the sketches of all contents, or takes them from the cache.
+func sketchAll(ctx context.Context, c Contents, opt Options) (*sketches, error) {
+	n, each := c.Len, sketchLen
 	for each > sketchMin && n*each > sketchTotal {
 		each /= 2
 	}
-	s := &sketches{each, make([]uint32, n*each), make([]uint8, n)}
-	groups := p.sketchGroups(int64(opt.BlockSize))
+	s := &sketches{c, make([]Key, n), each, make([]uint32, n*each), make([]uint8, n)}
+	for i := range s.keys {
+		s.keys[i] = c.Key(i)
+	}
+	groups := s.groups()
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	for range opt.Workers {
 		g.Go(func() error {
-			buf := make([]byte, hashed(int64(opt.BlockSize)))
+			buf := make([]byte, c.Buffer)
 			for {
 				i := int(next.Add(1) - 1)
 				if i >= len(groups) {
@@ -122,7 +157,7 @@ func (p *plan) sketch(ctx context.Context, opt Options) (*sketches, error) {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				if err := p.sketchGroup(s, groups[i], buf, opt); err != nil {
+				if err := s.sketchGroup(groups[i], buf, opt.Cache); err != nil {
 					return err
 				}
 			}
@@ -131,73 +166,56 @@ func (p *plan) sketch(ctx context.Context, opt Options) (*sketches, error) {
 	return s, g.Wait()
 }
 
-// sketchGroups divides the tail ends into groups by the first bits of their
-// checksums. Empty groups are left out.
-func (p *plan) sketchGroups(size int64) [][]int32 {
-	shift := 32 - bits.Len(uint(len(p.tailEnds)/sketchGroupSize))
+// groups divides the contents into groups by the first bits of their checksums. Empty
+// groups are left out.
+func (s *sketches) groups() [][]int32 {
+	shift := 32 - bits.Len(uint(s.Len/groupSize))
 	groups := make([][]int32, 1<<(32-shift))
-	for i := range p.tailEnds {
-		sum := sumOf(p.tailEnds[i].piece(), size)
-		at := uint64(binary.BigEndian.Uint32(sum[:])) >> shift
+	for i, k := range s.keys {
+		at := uint64(binary.BigEndian.Uint32(k.Sum[:])) >> shift
 		groups[at] = append(groups[at], int32(i))
 	}
 	return slices.DeleteFunc(groups, func(g []int32) bool { return len(g) == 0 })
 }
 
-// sketchGroup sets the sketches of one group. buf has the size of a hashed block.
-func (p *plan) sketchGroup(s *sketches, group []int32, buf []byte, opt Options) error {
-	size := int64(opt.BlockSize)
-	key := p.sketchKey(group, s.each, size)
-	if opt.Cache != nil && s.decode(opt.Cache.Get(nil, key), group) {
+// sketchGroup sets the sketches of one group.
+func (s *sketches) sketchGroup(group []int32, buf []byte, cache sums.Store) error {
+	key := s.sketchKey(group)
+	if cache != nil && s.decode(cache.Get(nil, key), group) {
 		return nil
 	}
 	var encoded []byte
 	for _, i := range group {
-		b, err := p.tailEnds[i].start(buf, size)
+		b, err := s.Start(int(i), buf)
 		if err != nil {
 			return err
 		}
 		from := int(i) * s.each
 		hashes := sketch(s.all[from:from:from+s.each], b, s.each)
 		s.lens[i] = uint8(len(hashes))
-		encoded = appendTo(append(encoded, s.lens[i]), hashes)
+		encoded = append(encoded, s.lens[i])
+		for _, h := range hashes {
+			encoded = binary.LittleEndian.AppendUint32(encoded, h)
+		}
 	}
-	if opt.Cache != nil {
-		opt.Cache.Put(key, encoded)
+	if cache != nil {
+		cache.Put(key, encoded)
 	}
 	return nil
-}
-
-// start reads the part of a tail end that is sketched. It reads up to len(buf)
-// bytes, so that they can be compared with a checksum.
-func (e *tailEnd) start(buf []byte, size int64) ([]byte, error) {
-	p := e.piece()
-	p.len = min(p.len, len(buf))
-	if err := p.read(buf[:p.len], size); err != nil {
-		return nil, err
-	}
-	return buf[:min(p.len, sketched)], nil
 }
 
 // sketchKey sorts a group and returns a hash of everything that determines its
 // sketches. The version in the hash must be incremented if sketch produces
 // different hashes.
-func (p *plan) sketchKey(group []int32, each int, size int64) [sha256.Size]byte {
-	type summed struct {
-		sum     sums.Sum
-		tailEnd int32
-	}
-	order := make([]summed, len(group))
-	for i, e := range group {
-		order[i] = summed{sumOf(p.tailEnds[e].piece(), size), e}
-	}
-	slices.SortFunc(order, func(a, b summed) int {
-		return cmp.Or(bytes.Compare(a.sum[:], b.sum[:]), cmp.Compare(p.tailEnds[a.tailEnd].len, p.tailEnds[b.tailEnd].len))
+func (s *sketches) sketchKey(group []int32) [sha256.Size]byte {
+	slices.SortFunc(group, func(a, b int32) int {
+		x, y := &s.keys[a], &s.keys[b]
+		return cmp.Or(bytes.Compare(x.Sum[:], y.Sum[:]), cmp.Compare(x.Len, y.Len))
 	})
-	rec := fmt.Appendf(nil, "squashfs sketches 1\n%d %d\n", sketched, each)
-	for i, s := range order {
-		group[i] = s.tailEnd
-		rec = append(appendTo(rec, p.tailEnds[s.tailEnd].len), s.sum[:]...)
+	rec := fmt.Appendf(nil, "squashfs sketches 1\n%d %d\n", Sketched, s.each)
+	for _, i := range group {
+		rec = binary.LittleEndian.AppendUint32(rec, uint32(s.keys[i].Len))
+		rec = append(rec, s.keys[i].Sum[:]...)
 	}
 	return sha256.Sum256(rec)
 }
@@ -236,11 +254,11 @@ func (s *sketches) previous() []int32 {
 	return previous
 }
 
-// predecessors returns the most similar earlier tail end of each, or -1.
+// predecessors returns the most similar earlier content of each, or -1.
 func (s *sketches) predecessors() []int32 {
 	previous := s.previous()
 	result := make([]int32, len(s.lens))
-	similarity := make([]uint8, len(s.lens)) // to tail end i; zero but for candidates
+	similarity := make([]uint8, len(s.lens)) // to content i; zero but for candidates
 	var candidates []int32
 	for i := range s.lens {
 		candidates = candidates[:0]
@@ -267,11 +285,11 @@ func (s *sketches) predecessors() []int32 {
 	return result
 }
 
-// bySimilarity returns the tail ends in the order described above.
-func (s *sketches) bySimilarity() []int32 {
+// order returns the contents in the order described above.
+func (s *sketches) order() []int32 {
 	n := len(s.lens)
 	predecessors := s.predecessors()
-	// Linked lists of the successors of each tail end, in order. Those without a
+	// Linked lists of the successors of each content, in order. Those without a
 	// predecessor are the successors of n.
 	first, next := make([]int32, n+1), make([]int32, n)
 	for i := range first {
