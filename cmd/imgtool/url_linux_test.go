@@ -505,6 +505,28 @@ func TestSeedIsPutIntoImageFromWebServer(t *testing.T) {
 	imgtool(t, "verify", "-i", x, disk)
 }
 
+// A partition that fills the disk is made to fit a larger one, also where the disk has what the
+// image has.
+func TestImageFromWebServerFillsDisk(t *testing.T) {
+	imagetest.Long(t)
+	dir := t.TempDir()
+	if err := makeL4T(filepath.Join(dir, "l4t.tar")); err != nil {
+		t.Fatal(err)
+	}
+	imgtool(t, "build", "--board", "photon-nx", "--rootfs", filepath.Join(dir, "l4t.tar"), "--medium", "nvme", "-o", filepath.Join(dir, "x.img.zst"))
+	x := filepath.Join(dir, "x-nvme.img.zst")
+	url, _ := nginx(t, dir)
+	disk := sparseFile(t, filepath.Join(dir, "disk"), openArtifact(t, x).Manifest.Size)
+	for _, size := range []int64{openArtifact(t, x).Manifest.Size, 600e9, 600e9} {
+		if err := os.Truncate(disk, size); err != nil {
+			t.Fatal(err)
+		}
+		flashURL(t, url+"/x-nvme.img.zst", disk)
+		imgtool(t, "verify", "-i", x, disk)
+		imgtool(t, "verify", "-i", url+"/x-nvme.img.zst", disk)
+	}
+}
+
 // Commands that change images refuse URLs.
 func TestImagesAtURLsAreNotChanged(t *testing.T) {
 	for _, args := range [][]string{
