@@ -78,6 +78,9 @@ func attachedSBOM(ctx context.Context, s *volume.Source, scan bool, u *ui) ([]by
 			if err == nil {
 				u.EndPhase()
 				u.Infof("%s: this is the document of its build, attached to it", s.Name)
+				if sbom.Outdated(text, s.Manifest) {
+					u.Warnf("%s: the image was changed since its build: --scan lists what is in it now", s.Name)
+				}
 			}
 			return text, err
 		}
