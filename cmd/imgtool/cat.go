@@ -14,7 +14,7 @@ import (
 )
 
 func newCatCommand(u *ui) *cobra.Command {
-	return &cobra.Command{
+	return addRegistryFlags(&cobra.Command{
 		Use:   "cat IMAGE:PARTITION[/PATH]",
 		Short: "Print a file or a partition of an image",
 		Long: `Print a file on a partition of an image or disk. Symbolic links are followed as on the
@@ -30,7 +30,7 @@ refused. Files and pipes get the data unchanged.
 		SuggestFor: []string{"print", "read", "extract", "get", "show"},
 		Args:       usage.Operands("file"),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runCat(cmd.Context(), args[0], u) },
-	}
+	}, u)
 }
 
 func runCat(ctx context.Context, arg string, u *ui) error {

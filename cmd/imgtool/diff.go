@@ -13,7 +13,7 @@ import (
 )
 
 func newDiffCommand(u *ui) *cobra.Command {
-	return &cobra.Command{
+	return addRegistryFlags(&cobra.Command{
 		Use:   "diff A[:PARTITION[/DIRECTORY]] B[:PARTITION[/DIRECTORY]]",
 		Short: "Show the differences between two images, or an image and a disk",
 		Long: `Compare two images of any format, or an image and a disk: the partition tables, the data
@@ -34,7 +34,7 @@ are compared by their files; unknown ones byte by byte.
 		SuggestFor: []string{"compare", "cmp"},
 		Args:       usage.Operands("image", "other image"),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runDiff(cmd.Context(), args[0], args[1], u) },
-	}
+	}, u)
 }
 
 // errDiffers makes the exit status 1. The differences are printed already.

@@ -18,7 +18,6 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
-	"imgtool/image/remote"
 	"imgtool/image/trust"
 	"imgtool/image/volume"
 )
@@ -112,7 +111,8 @@ does not go to sleep.`,
 		Example: `  imgtool flash /dev/sdX
   imgtool flash --yes -i x.img.zst /dev/disk/by-id/usb-…
   ssh builder cat x.img.zst | imgtool flash --yes -i - /dev/sdX
-  imgtool flash -i https://example.com/x.img.zst /dev/sdX
+  imgtool flash -i https://images.example/x.img.zst /dev/sdX
+  imgtool flash -i oci://registry.example.com/boards/rock64:1.4 /dev/sdX
   imgtool flash --board rock64
   imgtool flash --seed seed.toml --values units.csv --unit W123 /dev/sdX
   imgtool flash --receipt units.jsonl /dev/sdX /dev/sdY /dev/sdZ`,
@@ -150,6 +150,7 @@ does not go to sleep.`,
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of each disk to this `FILE`, a JSON object a line")
 	addStallFlag(cmd, &opt.stall)
+	addRegistryFlags(cmd, u)
 	opt.trust.addFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 	usage.Group(cmd, "A board in recovery mode", "board", "port", "timeout")
@@ -161,8 +162,8 @@ does not go to sleep.`,
 func checkNamed(disks []string) error {
 	for _, name := range disks {
 		info, err := os.Stat(name)
-		if remote.IsURL(name) {
-			return fault.New(fault.Usage, "%s is an image and not a disk: name it with -i, and then the disk", remote.Name(name))
+		if volume.IsRemote(name) {
+			return fault.New(fault.Usage, "%s is an image and not a disk: name it with -i, and then the disk", volume.RemoteName(name))
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return deploy.NoDisk(name)

@@ -44,7 +44,7 @@ or beside it: what signatures of the image sign, also those of ssh-keygen -Y and
 		},
 	}
 	cmd.Flags().BoolVar(&manifest, "manifest", false, "print the manifest, byte for byte")
-	return cmd
+	return addRegistryFlags(cmd, u)
 }
 
 func runInspectManifest(path string, u *ui) error {

@@ -41,7 +41,7 @@ Names with characters that are not printable are quoted as in Go.`,
 	}
 	cmd.Flags().BoolVarP(&opt.recursive, "recursive", "R", false, "list directories recursively")
 	cmd.Flags().BoolVar(&opt.xattrs, "xattrs", false, "show extended attributes and capabilities, one a line")
-	return cmd
+	return addRegistryFlags(cmd, u)
 }
 
 func runLs(cmd *cobra.Command, arg string, opt lsOptions, u *ui) error {

@@ -34,7 +34,7 @@ it, use imgtool flash -i oci://REF.`,
 	f.StringVarP(&opt.Output, "output", "o", "", "`FILE` or directory to write to (default: the working directory)")
 	f.StringVar(&opt.Medium, "medium", "", "fetch the image of the medium with this `NAME` only")
 	f.BoolVar(&opt.Force, "force", false, "replace files with other content")
-	f.BoolVar(&opt.PlainHTTP, "plain-http", false, "allow HTTP without TLS; without the flag only on this machine and private networks")
+	f.BoolVar(&opt.PlainHTTP, "plain-http", false, plainHTTPUsage)
 	return cmd
 }
 

@@ -43,7 +43,7 @@ same digests, and files that the repository has are not sent again. Tags are set
 	f.StringArrayVar(&opt.Tags, "tag", nil, "set this `TAG` too; may be repeated")
 	f.StringArrayVar(&opt.annotations, "annotation", nil, "add an annotation `KEY=VALUE`, as org.opencontainers.image.revision=…; may be repeated")
 	f.StringVar(&opt.arch, "arch", "", "the `ARCHITECTURE` of an image without a manifest, such as arm64")
-	f.BoolVar(&opt.PlainHTTP, "plain-http", false, "allow HTTP without TLS; without the flag only on this machine and private networks")
+	f.BoolVar(&opt.PlainHTTP, "plain-http", false, plainHTTPUsage)
 	return cmd
 }
 

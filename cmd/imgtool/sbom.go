@@ -33,7 +33,7 @@ same image.`,
 		RunE:       func(cmd *cobra.Command, args []string) error { return runSBOM(cmd.Context(), args[0], scan, u) },
 	}
 	cmd.Flags().BoolVar(&scan, "scan", false, "read the file systems, also if the image has a document")
-	return cmd
+	return addRegistryFlags(cmd, u)
 }
 
 func runSBOM(ctx context.Context, path string, scan bool, u *ui) error {
@@ -78,6 +78,9 @@ func attachedSBOM(ctx context.Context, s *volume.Source, scan bool, u *ui) ([]by
 			if err == nil {
 				u.EndPhase()
 				u.Infof("%s: this is the document of its build, attached to it", s.Name)
+				if sbom.Outdated(text, s.Manifest) {
+					u.Warnf("%s: the image was changed since its build: --scan lists what is in it now", s.Name)
+				}
 			}
 			return text, err
 		}

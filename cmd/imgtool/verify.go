@@ -17,7 +17,6 @@ import (
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
-	"imgtool/image/remote"
 	"imgtool/image/volume"
 )
 
@@ -92,6 +91,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	opt.sums.addFlags(cmd)
 	addBoardFlag(cmd, &opt.board)
 	addStallFlag(cmd, &opt.stall)
+	addRegistryFlags(cmd, u)
 	opt.trust.addFlags(cmd)
 	cmd.Flags().StringVar(&opt.trust.Time, "verify-time", "", "`TIME` at which the keys must be valid, YYYYMMDD[HHMM[SS]][Z] (default: now)")
 	usage.Group(cmd, "Signatures", "verify-time")
@@ -104,7 +104,7 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 // URL.
 func isImage(path string) bool {
 	info, err := os.Stat(path)
-	return path == "-" || remote.IsURL(path) || err == nil && info.Mode().IsRegular()
+	return path == "-" || volume.IsRemote(path) || err == nil && info.Mode().IsRegular()
 }
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {

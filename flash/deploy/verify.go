@@ -31,6 +31,16 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 	if src, err = src.WithoutHoles([]string{d.Path}); err != nil {
 		return 0, err
 	}
+	if src.IsURL() {
+		// Pieces that the disk has as the manifest says are not fetched.
+		near, err := disk.OpenRead(d)
+		if err != nil {
+			return 0, err
+		}
+		defer near.Close()
+		src.UseDisk(near)
+		defer src.UseDisk(nil)
+	}
 	fitted, err := compose.Fit(src, d.Size, files)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", src.Name, err)
@@ -49,9 +59,6 @@ func Verify(ctx context.Context, d *disk.Disk, src *volume.Source, files map[str
 		return 0, err
 	}
 	defer t.Close()
-	// Pieces that the disk has as the manifest says are not fetched.
-	src.UseDisk(t)
-	defer src.UseDisk(nil)
 	compared := opt.Monitor.Phase("comparing", p.ExpectedSize())
 	err = flash.Compare(ctx, t, expected, opt.timeout(d.Path), func(k int64) { n += k; compared.Add(k) })
 	p.place(ctx, err, opt.Monitor)

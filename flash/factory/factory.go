@@ -163,7 +163,9 @@ func (f *Factory) prepare(ctx context.Context) error {
 
 // open opens the image of a medium. All images must be of one board and one build.
 func (f *Factory) open(ctx context.Context, of boards.Medium) error {
-	src, err := volume.Open(f.opt.Images[of.Name], f.opt.Source)
+	opening := f.opt.Source
+	opening.Registry.Medium = of.Name
+	src, err := volume.Open(f.opt.Images[of.Name], opening)
 	if err != nil {
 		return err
 	}

@@ -291,15 +291,26 @@ const firstFrame = 2 * image.PieceSize
 func manifestFrame(r io.Reader) (*Manifest, error) {
 	magic := make([]byte, 4)
 	if _, err := io.ReadFull(r, magic); err != nil {
-		return nil, nil
+		return nil, unlessShort(err)
 	}
 	if binary.LittleEndian.Uint32(magic) == zstdMagic {
 		if err := skipFrame(r); err != nil {
-			return nil, nil
+			return nil, unlessShort(err)
 		}
 		return parseManifestFrame(r)
 	}
 	return parseManifestFrame(io.MultiReader(bytes.NewReader(magic), r))
+}
+
+// errLarge says that the first frame is too large for a manifest to follow.
+var errLarge = errors.New("the frame is large")
+
+// unlessShort returns an error of reading, unless the file is too short for a manifest.
+func unlessShort(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF || err == errLarge {
+		return nil
+	}
+	return err
 }
 
 // skipFrame reads the rest of a frame after its magic number (RFC 8878, section 3.1.1).
@@ -307,7 +318,7 @@ func skipFrame(r io.Reader) error {
 	left := int64(firstFrame)
 	skip := func(n int) error {
 		if left -= int64(n); left < 0 {
-			return errors.New("the frame is large")
+			return errLarge
 		}
 		_, err := io.CopyN(io.Discard, r, int64(n))
 		return err
@@ -353,7 +364,7 @@ func isManifest(b []byte) bool {
 func parseManifestFrame(r io.Reader) (*Manifest, error) {
 	h := make([]byte, 8)
 	if _, err := io.ReadFull(r, h); err != nil || binary.LittleEndian.Uint32(h) != skippableManifest {
-		return nil, nil
+		return nil, unlessShort(err)
 	}
 	size := binary.LittleEndian.Uint32(h[4:])
 	if size < minManifest || size > MaxManifest {

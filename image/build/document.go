@@ -16,8 +16,7 @@ func documents(img Image) (all []artifact.Document) {
 	if img.SBOM != nil {
 		all = append(all, artifact.Document{Name: artifact.SBOM, Encode: func(s artifact.Subject) []byte {
 			d := *img.SBOM
-			d.Image.File, d.Image.SHA256 = s.File, s.SHA256
-			d.Image.Comment = "imgtool's digest of its content is " + s.Content
+			d.SetSubject(s)
 			return d.Encode()
 		}})
 	}

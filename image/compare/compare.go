@@ -10,10 +10,12 @@ package compare
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
 	"imgtool/image"
+	"imgtool/image/artifact"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/fileinfo"
@@ -76,7 +78,8 @@ func (d Difference) String() string {
 // Locations returns the differences between two places. If either is a disk, the
 // other is fitted to it first, as flashing it would.
 func Locations(ctx context.Context, a, b *volume.Location, r progress.Reporter) ([]Difference, error) {
-	c := &comparison{ctx: ctx, a: a, b: b}
+	c := &comparison{ctx: ctx, a: a, b: b, disks: map[*volume.Location]bool{}}
+	c.disks[a], c.disks[b] = isDisk(a, b), isDisk(b, a)
 	if err := c.fit(); err != nil {
 		return nil, err
 	}
@@ -103,14 +106,45 @@ func Locations(ctx context.Context, a, b *volume.Location, r progress.Reporter) 
 type comparison struct {
 	ctx      context.Context
 	a, b     *volume.Location
+	disks    map[*volume.Location]bool // disks, and files that the other image was flashed to
 	progress image.Progress
 	list     []Difference
+}
+
+// isDisk reports whether l is a disk, or a file that is used like a disk: other, which has a
+// manifest, was flashed to it. Such a file has the same identifier as the image and another
+// size, which is enough for the board.
+func isDisk(l, other *volume.Location) bool {
+	s, m := l.Source, other.Source.Manifest
+	if s.IsDisk() {
+		return true
+	}
+	if m == nil || s.Manifest != nil || s.Format != artifact.Raw || s.Image.Size() == other.Source.Image.Size() {
+		return false
+	}
+	if s.Image.Size() < m.Floor || m.Disk != 0 && s.Image.Size() != m.Disk {
+		return false
+	}
+	id := identifier(l)
+	return id != "" && id == identifier(other)
+}
+
+// identifier returns the GUID of a GPT or the identifier of an MBR, or "".
+func identifier(l *volume.Location) string {
+	if l.Partitions.GPT != nil {
+		return l.Partitions.GPT.GUID
+	}
+	id := make([]byte, 4)
+	if _, err := l.Source.Image.ReadAt(id, 440); !l.Partitions.MBR || err != nil || image.IsZero(id) {
+		return ""
+	}
+	return hex.EncodeToString(id)
 }
 
 func (c *comparison) fit() error {
 	for _, pair := range [][2]**volume.Location{{&c.a, &c.b}, {&c.b, &c.a}} {
 		l, disk := *pair[0], *pair[1]
-		if !disk.Source.IsDisk() || l.Source.IsDisk() {
+		if !c.disks[disk] || c.disks[l] {
 			continue
 		}
 		fitted, err := compose.Fit(l.Source, disk.Source.Image.Size(), nil)

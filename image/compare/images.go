@@ -28,7 +28,7 @@ func noTable(a, b *volume.Location) error {
 func (c *comparison) images() error {
 	a, b := c.a.Partitions, c.b.Partitions
 	var whole []Detail
-	if !c.a.Source.IsDisk() && !c.b.Source.IsDisk() {
+	if !c.disks[c.a] && !c.disks[c.b] {
 		whole = differ(whole, "size", fmt.Sprint(c.a.Source.Image.Size()), fmt.Sprint(c.b.Source.Image.Size()))
 	}
 	kinds := map[bool]string{false: "GPT", true: "MBR"}
@@ -48,13 +48,13 @@ func (c *comparison) images() error {
 func (c *comparison) content() []image.Span {
 	everything := image.Span{Len: min(c.a.Source.Image.Size(), c.b.Source.Image.Size())}
 	var spans []image.Span
-	for _, pair := range [][2]*volume.Source{{c.a.Source, c.b.Source}, {c.b.Source, c.a.Source}} {
-		s, other := pair[0], pair[1]
+	for _, pair := range [][2]*volume.Location{{c.a, c.b}, {c.b, c.a}} {
+		s, disk, other := pair[0].Source, c.disks[pair[0]], c.disks[pair[1]]
 		if s.Manifest != nil {
 			spans = slices.AppendSeq(spans, s.Image.Spans())
-		} else if data, ok := s.Data(); ok && !s.IsDisk() {
+		} else if data, ok := s.Data(); ok && !disk {
 			spans = append(spans, data...)
-		} else if !s.IsDisk() || other.IsDisk() {
+		} else if !disk || other {
 			return []image.Span{everything}
 		}
 	}

@@ -2,7 +2,9 @@ package compose_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -300,6 +302,58 @@ func TestSaveSeed(t *testing.T) {
 		}
 		if !bytes.Equal(before, after) {
 			t.Errorf("%s differs after the seed was removed", name)
+		}
+	}
+}
+
+// warnings collects what is warned of.
+type warnings struct {
+	progress.Reporter
+	list []string
+}
+
+func (w *warnings) Warnf(format string, args ...any) {
+	w.list = append(w.list, fmt.Sprintf(format, args...))
+}
+
+// Saving a seed removes a signature, which is no longer right, with a warning, and keeps documents.
+func TestSaveSeedRemovesSignature(t *testing.T) {
+	s := newImage(t, bootFAT(t))
+	for _, name := range []string{"x.img", "x.img.zst"} {
+		path := filepath.Join(t.TempDir(), name)
+		m := *s.Manifest
+		doc := artifact.Document{Name: artifact.SBOM, Encode: func(artifact.Subject) []byte { return []byte("{}") }}
+		if _, err := (artifact.Options{ImageSHA256: true, Documents: []artifact.Document{doc}}).Save(t.Context(), path, s.Image, &m); err != nil {
+			t.Fatal(err)
+		}
+		if err := artifact.Attach(t.Context(), path, artifact.Signature, []byte("signature")); err != nil {
+			t.Fatal(err)
+		}
+		w := &warnings{Reporter: progress.Discard}
+		opt := options("a = 1\n")
+		opt.Reporter = w
+		if err := compose.SaveSeed(t.Context(), path, opt); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.list) != 1 || !strings.Contains(w.list[0], name+": its signature was removed") {
+			t.Errorf("%s: warnings %q", name, w.list)
+		}
+		saved, err := volume.Open(path, volume.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer saved.Close()
+		if _, err := saved.Attachment(artifact.Signature); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: it has a signature: %v", name, err)
+		}
+		if text, err := saved.Attachment(artifact.SBOM); string(text) != "{}" {
+			t.Errorf("%s: its SBOM is %q, %v", name, text, err)
+		}
+		if err := errors.Join(saved.Check(t.Context()), saved.CheckAttachments()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := saved.Manifest.ImageSHA256; got != "" {
+			t.Errorf("%s: its manifest has the checksum %s of the image before", name, got)
 		}
 	}
 }

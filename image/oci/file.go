@@ -111,11 +111,11 @@ func (f *File) read(ctx context.Context, p image.Progress) error {
 	return nil
 }
 
-// readParts reads what belongs to the image: from the image file, or beside it.
+// readParts reads the files that belong to the image: attached to it, or beside it.
 func (f *File) readParts() error {
 	for i := range Parts {
 		p := &Parts[i]
-		data, err := hostfile.ReadFile(p.Path(f.Path), p.Limit)
+		data, err := f.readPart(p)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -125,6 +125,16 @@ func (f *File) readParts() error {
 		f.parts = append(f.parts, filePart{p, data})
 	}
 	return nil
+}
+
+func (f *File) readPart(p *Part) ([]byte, error) {
+	if f.Opened != nil {
+		data, err := f.Opened.Attachment(p.Name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return data, err
+		}
+	}
+	return hostfile.ReadFile(p.Path(f.Path), p.Limit)
 }
 
 // config returns the config of the image.

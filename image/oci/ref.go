@@ -24,3 +24,6 @@ func parse(ref string, insecure bool) (name.Reference, error) {
 	}
 	return in, nil
 }
+
+// IsReference reports whether a name is that of an image in a registry, with the scheme.
+func IsReference(name string) bool { return strings.HasPrefix(name, Scheme) }

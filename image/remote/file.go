@@ -158,6 +158,9 @@ func (f *File) open(ctx context.Context) error {
 	want := span{0, -1}
 	if !f.opt.Sequential {
 		want.end = minWindow
+		if f.size > 0 {
+			want.end = min(minWindow, f.size) // some registries refuse ranges that end after the file
+		}
 	}
 	resp, err := f.request(ctx, want)
 	if err != nil {

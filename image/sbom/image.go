@@ -1,6 +1,7 @@
 package sbom
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,6 +26,19 @@ import (
 // Seed describes a seed, of which nothing may be in a document.
 var Seed = Info{Kind: "seed", Name: "seed", Purpose: "OTHER",
 	Comment: "The configuration for the first boot. It may contain secrets, so neither its content nor its checksum is given."}
+
+// contentComment is in the comment of an image, before the digest of its content.
+const contentComment = "imgtool's digest of its content is "
+
+// SetSubject sets what the document describes.
+func (d *Document) SetSubject(s artifact.Subject) {
+	d.Image.File, d.Image.SHA256, d.Image.Comment = s.File, s.SHA256, contentComment+s.Content
+}
+
+// Outdated reports whether a document says that it describes an image of other content.
+func Outdated(text []byte, m *artifact.Manifest) bool {
+	return m != nil && bytes.Contains(text, []byte(contentComment)) && !bytes.Contains(text, []byte(contentComment+m.Content()))
+}
 
 // maxHashed is the size of the largest image file that is hashed.
 const maxHashed = 4 << 30

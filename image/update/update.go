@@ -18,6 +18,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/cms"
 	"imgtool/image/compose"
+	"imgtool/image/erofs"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/rauc"
@@ -170,17 +171,40 @@ func (opt *Options) contents(src *volume.Source) (map[string]image.Content, erro
 	return contents, nil
 }
 
-// trimmed returns a partition without the space after a squashfs, which no device reads.
+// trimmed returns a partition without the space after a squashfs or erofs and its hash tree of
+// dm-verity, which no device reads.
 func trimmed(part *io.SectionReader) (image.Content, error) {
 	kind, err := volume.Detect(part)
-	if kind != "squashfs" || err != nil {
-		return part, err
-	}
-	fs, err := squashfs.Open(part, part.Size())
 	if err != nil {
 		return nil, err
 	}
-	size := (fs.Summary().BytesUsed + verity.BlockSize - 1) / verity.BlockSize * verity.BlockSize
+	var used int64
+	switch kind {
+	case "squashfs":
+		fs, err := squashfs.Open(part, part.Size())
+		if err != nil {
+			return nil, err
+		}
+		used = fs.Summary().BytesUsed
+	case "erofs":
+		fs, err := erofs.Open(part, part.Size())
+		if err != nil {
+			return nil, err
+		}
+		used = fs.Summary().BytesUsed
+	default:
+		return part, nil
+	}
+	size := (used + verity.BlockSize - 1) / verity.BlockSize * verity.BlockSize
+	if size+verity.BlockSize < part.Size() {
+		head := make([]byte, verity.BlockSize)
+		if _, err := image.ReadFull(part, head, size); err != nil {
+			return nil, err
+		}
+		if s, err := verity.ParseSuperblock(head); err == nil && s.Blocks*verity.BlockSize == size {
+			size += verity.BlockSize + verity.TreeSize(size)
+		}
+	}
 	return io.NewSectionReader(part, 0, min(size, part.Size())), nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"imgtool/image/fault"
 	"imgtool/image/fileinfo"
 	"imgtool/image/gpt"
+	"imgtool/image/oci"
 	"imgtool/image/rauc"
 	"imgtool/image/remote"
 	"imgtool/image/suggest"
@@ -26,7 +27,8 @@ const PlaceHelp = `IMAGE is an image of any format, a disk, a file system alone 
 file system alone has no partitions: IMAGE:/PATH. An update bundle (.raucb) has its own
 files there, and its images as partitions. Names of files may contain colons: the longest
 part of the argument before a colon, or all of it, that names a file is the image. An
-image can also be a URL of http or https, in whose path a colon is written as %3A.`
+image can also be a URL of http or https, in whose path a colon is written as %3A, or
+oci://HOST/REPOSITORY:TAG in a registry.`
 
 // Place is part of an image: IMAGE, IMAGE:PARTITION or IMAGE:PARTITION/PATH. In an image
 // that is a file system without partitions it is IMAGE:/PATH.
@@ -48,8 +50,11 @@ func ParsePlace(arg string) Place {
 			break
 		}
 	}
-	if remote.IsURL(arg) {
+	switch {
+	case remote.IsURL(arg):
 		file = cutURL(arg)
+	case oci.IsReference(arg):
+		file = cutOCI(arg)
 	}
 	if file == "" {
 		file, _, _ = strings.Cut(arg, ":")

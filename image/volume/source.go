@@ -25,6 +25,7 @@ import (
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/oci"
 	"imgtool/image/progress"
 	"imgtool/image/remote"
 )
@@ -41,6 +42,8 @@ type Options struct {
 	// is compared with the file before anything else is read.
 	SHA256 string
 	Sums   bool
+
+	Registry oci.Options // of images in registries
 
 	// Spool copies standard input, and what a server sends from front to back only, into a scratch
 	// file first: the signature is at the end of the file.
@@ -64,6 +67,7 @@ type Source struct {
 
 	opt      Options
 	remote   *remote.File // nil unless it is from a server; File is nil or a scratch file then
+	registry *oci.Image   // nil unless that is a registry
 	stream   *artifact.Streamed
 	position *atomic.Int64    // in the file, of the stream
 	opened   *artifact.Opened // as it is in the file
@@ -105,6 +109,9 @@ func Open(path string, opt Options) (*Source, error) {
 	}
 	if remote.IsURL(path) {
 		return openURL(path, opt)
+	}
+	if oci.IsReference(path) {
+		return openOCI(path, opt)
 	}
 	f, err := hostfile.OpenDisk(path)
 	if kind, ok := errors.AsType[*hostfile.KindError](err); ok && kind.Kind == "a pipe" {

@@ -14,8 +14,8 @@ import (
 
 // CheckLocal refuses a URL where an image is written to: the image must be a file or a disk.
 func CheckLocal(name string) error {
-	if remote.IsURL(name) {
-		return fault.New(fault.Usage, "%s is a URL, and images cannot be changed on a server: download it first, and name the file", remote.Name(name))
+	if IsRemote(name) {
+		return fault.New(fault.Usage, "%s is a URL, and images cannot be changed on a server: download it first, and name the file", RemoteName(name))
 	}
 	return nil
 }
@@ -89,6 +89,9 @@ func (s *Source) ReadBeside(path func(string) string, limit int64) ([]byte, erro
 		return nil, fs.ErrNotExist
 	}
 	ctx := s.opt.context()
+	if s.registry != nil {
+		return s.registry.Beside(ctx, path(""))
+	}
 	text, err := s.remote.Beside(ctx, path(""), limit)
 	// Servers that do not list directories deny access to files that do not exist.
 	if status, ok := errors.AsType[*remote.StatusError](err); ok && (status.Missing() || status.Kind() == fault.Permission) {

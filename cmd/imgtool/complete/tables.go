@@ -9,9 +9,12 @@ var arguments = map[string][]source{
 	"bundle":             {images},
 	"cache trim":         {fixed("500MiB", "1GiB", "2GiB", "4GiB")},
 	"cat":                {places},
+	"catalog":            {images, nil},
 	"diff":               {places, places},
 	"flash":              {all(targets, files), nil},
 	"inspect":            {all(images, named("raucb"), disks)},
+	"pull":               {nothing},
+	"push":               {nothing, images},
 	"ls":                 {places},
 	"provision":          {nothing},
 	"provision export":   {nothing},
@@ -32,6 +35,8 @@ var arguments = map[string][]source{
 
 // flags are the sources of the values of flags: of all commands, or of one.
 var flags = map[string]source{
+	"--annotation":          fixed("org.opencontainers.image.revision=", "org.opencontainers.image.source="),
+	"--arch":                fixed("amd64", "arm64"),
 	"--block-size":          fixed("1MiB", "512KiB", "256KiB", "128KiB", "64KiB", "32KiB", "16KiB", "8KiB", "4KiB"),
 	"--board":               boardNames,
 	"--build-id":            nothing,
@@ -69,6 +74,8 @@ var flags = map[string]source{
 	"--key":                 all(keys, files),
 	"--lan":                 nothing,
 	"--layout":              layoutNames,
+	"--date":                nothing,
+	"--icon":                nothing,
 	"--max-unpacked":        fixed("16GiB", "64GiB", "256GiB"),
 	"--medium":              media,
 	"--nvme":                all(targets, files),
@@ -88,6 +95,7 @@ var flags = map[string]source{
 	"--size":                sizes,
 	"--ssh-key":             all(publicKeys, files),
 	"--stall-timeout":       fixed("1m", "5m", "10m"),
+	"--tag":                 fixed("latest"),
 	"--timeout":             fixed("1m", "5m", "10m"),
 	"--unit":                units,
 	"--until":               nothing,
@@ -96,6 +104,9 @@ var flags = map[string]source{
 	"--user":                nothing,
 	"--values":              named("csv"),
 	"--var":                 variables,
+	"--website":             fixed("https://"),
+	"catalog --name":        nothing,
+	"catalog --url":         fixed("https://", "file://"),
 	"--wait":                fixed("1m", "5m", "10m"),
 
 	"factory --unit":    named("toml"),

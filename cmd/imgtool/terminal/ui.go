@@ -22,6 +22,7 @@ import (
 	"imgtool/flash/deploy"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
+	"imgtool/image/oci"
 	"imgtool/image/sanitize"
 	"imgtool/image/volume"
 )
@@ -43,7 +44,8 @@ type UI struct {
 	Started  bool            // the command line is valid
 	Context  context.Context // ends when the program is interrupted
 
-	Fetched atomic.Int64 // bytes that came from servers
+	Fetched  atomic.Int64 // bytes that came from servers
+	Registry oci.Options  // of images in registries
 
 	Completing bool // a shell asks what can be typed
 
@@ -84,7 +86,7 @@ func isTerminal(file any) bool {
 
 // Opening returns how commands open images.
 func (u *UI) Opening() volume.Options {
-	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u, Context: u.Context, Count: func(n int64) { u.Fetched.Add(n) }}
+	return volume.Options{Stdin: u.In, Scratch: &u.Unpacked, Reporter: u, Context: u.Context, Count: func(n int64) { u.Fetched.Add(n) }, Registry: u.Registry}
 }
 
 // Infof shows a message.
