@@ -84,6 +84,9 @@ func runPush(ctx context.Context, ref string, paths []string, opt pushOptions, u
 
 // openPushed opens an image file and checks it.
 func openPushed(ctx context.Context, path string, u *ui) (*oci.File, func() error, error) {
+	if volume.IsRemote(path) {
+		return nil, nil, fault.New(fault.Usage, "%s is on a server: download it first, and name the file", volume.RemoteName(path))
+	}
 	s, err := volume.Open(path, u.Opening())
 	if err != nil {
 		return nil, nil, err
