@@ -184,6 +184,18 @@ func TestReleaseOfCI(t *testing.T) {
 	if status, out, text := shell(t, dir, nil, "bash", "-c", check); status != 0 {
 		t.Errorf("the release is wrong: %s%s", out, text)
 	}
+	sign := "ssh-keygen -q -t ed25519 -N '' -f key && echo \"release $(cat key.pub)\" > signers"
+	if status, out, text := shell(t, dir, nil, "bash", "-c", sign); status != 0 {
+		t.Fatal(out, text)
+	}
+	if status, out, text := shell(t, dir, append(env, "SIGNING_KEY=key"), release...); status != 0 || strings.Contains(text, "not signed") {
+		t.Fatalf("exit status %d\n%s%s", status, out, text)
+	}
+	const checkSigned = check + " && ssh-keygen -q -Y verify -f ../signers -I release -n file -s SHA256SUMS.sig < SHA256SUMS && $IMGTOOL verify --allowed-signers ../signers rock64.img.zst" +
+		" && sum=$(sha256sum < rock64.img.zst | cut -d' ' -f1) && for f in os_list.json notes.md rock64.img.zst.spdx.json rock64.img.zst.provenance.json; do grep -q $sum $f || { echo $f has no $sum; exit 1; }; done"
+	if status, out, text := shell(t, dir, env, "bash", "-c", checkSigned); status != 0 {
+		t.Errorf("the signed release is wrong: %s%s", out, text)
+	}
 	if status, _, text := shell(t, dir, env, append(release, "out/rock64")...); status == 0 || !strings.Contains(text, "is in two directories") {
 		t.Errorf("a file that is there twice: exit status %d\n%s", status, text)
 	}

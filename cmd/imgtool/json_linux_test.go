@@ -54,7 +54,7 @@ func TestInterruptedCommandsPrintOneDocument(t *testing.T) {
 		if status != exitInterrupted || !strings.Contains(stdout.String(), c.want) {
 			t.Errorf("%s: exit status %d, want %s: %s%s", c.line, status, c.want, stdout.String(), stderr.String())
 		}
-		if err := (record{args, status, stdout.Bytes(), stderr.Bytes()}).check(s); err != nil {
+		if err := (record{Args: args, Status: status, Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}).check(s); err != nil {
 			t.Error(err)
 		}
 	}

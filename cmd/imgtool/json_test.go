@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,6 +17,7 @@ import (
 
 	"imgtool/cmd/imgtool/schematest"
 	"imgtool/cmd/imgtool/usage"
+	"imgtool/image/imagetest"
 )
 
 // recordsVar names the directory in which every run of the program with --json, in any test or
@@ -30,7 +33,9 @@ func recorded() {
 	}
 	var stdout, stderr bytes.Buffer
 	status := run(args, os.Stdin, io.MultiWriter(os.Stdout, &stdout), io.MultiWriter(os.Stderr, &stderr))
-	text, err := json.Marshal(record{args, status, stdout.Bytes(), stderr.Bytes()})
+	r := record{Args: args, Status: status, Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
+	r.addManifests()
+	text, err := json.Marshal(r)
 	must(err)
 	f, err := os.CreateTemp(dir, "*.json")
 	must(err)
@@ -43,11 +48,32 @@ type record struct {
 	Args           []string
 	Status         int
 	Stdout, Stderr []byte
+	Manifests      [][]byte // of the images that were built
+}
+
+// addManifests reads the manifests that the document names.
+func (r *record) addManifests() {
+	type file struct{ Manifest string }
+	var files []file
+	if json.Unmarshal(r.Stdout, &files) != nil {
+		files = make([]file, 1)
+		json.Unmarshal(r.Stdout, &files[0])
+	}
+	for _, f := range files {
+		if text, err := os.ReadFile(f.Manifest); err == nil {
+			r.Manifests = append(r.Manifests, text)
+		}
+	}
 }
 
 // check returns what is wrong with what was printed.
 func (r record) check(s *schematest.Schemas) error {
 	err := s.Check(schematest.Run{Command: commandOf(r.Args), Status: r.Status, Stdout: r.Stdout, Stderr: r.Stderr})
+	for _, m := range r.Manifests {
+		if err == nil {
+			err = s.Validate("manifest", m)
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("imgtool %q, exit status %d: %w", r.Args, r.Status, err)
 	}
@@ -93,11 +119,17 @@ func checkRecords(dir string) (failed bool) {
 // unseen are the properties that no test of this package can produce, by patterns of their
 // places, each with the reason.
 var unseen = map[string]string{
-	`disks.json/.*/(vendor|serial|bus|kind)`:                     "needs such a disk",
-	`(bundle|inspect).json/.*/(type|min_rauc_version)`:           "needs RAUC 1.15",
-	`disks.json/.*/needs`:                                        "needs another user than root",
-	`receipt.json/.*/(model|serial)`:                             "needs such a disk",
-	`failure.json/.*/(reason|partition|file|file_offset|result)`: "tested below",
+	`disks.json/.*/(vendor|serial|bus|kind)`:                           "needs such a disk",
+	`(bundle|inspect).json/.*/(type|min_rauc_version)`:                 "needs RAUC 1.15",
+	`disks.json/.*/needs`:                                              "needs another user than root",
+	`receipt.json/.*/(model|serial)`:                                   "needs such a disk",
+	`events.json/.*/(rate|eta_s)`:                                      "needs a phase of seconds",
+	`bundle.json/properties/(handler|images/items/properties/variant)`: "needs a bundle of another program",
+	`(bundle|inspect).json/.*/description`:                             "tested without --json",
+	`events.json/oneOf/4/properties/message`:                           "no device of the tests sends it",
+	`inspect.json/.*/erofs/properties/label`:                           "needs a label",
+	`manifest.json/.*/unit/.*/mode`:                                    "no board has it",
+	`failure.json/properties/result`:                                   "tested in package terminal",
 }
 
 // checkSeen reports properties of the schemas that no document had. All tests must have run.
@@ -158,7 +190,9 @@ func runJSON(t *testing.T, stdin string, args ...string) (status int, stdout []b
 	args = append([]string{"--json"}, args...)
 	var out, errs bytes.Buffer
 	status = run(args, strings.NewReader(stdin), &out, &errs)
-	if err := (record{args, status, out.Bytes(), errs.Bytes()}).check(s); err != nil {
+	r := record{Args: args, Status: status, Stdout: out.Bytes(), Stderr: errs.Bytes()}
+	r.addManifests()
+	if err := r.check(s); err != nil {
 		t.Error(err)
 	}
 	return status, out.Bytes()
@@ -212,8 +246,13 @@ func TestDocuments(t *testing.T) {
 	t.Setenv("IMGTOOL_CACHE_DIR", filepath.Join(t.TempDir(), "blocks"))
 	must(makeInputs("in"))
 	must(os.WriteFile("bad.toml", []byte("version = 2\n"), 0o644))
+	must(os.WriteFile("badly.toml", []byte("version = 2\nname = \"@{unit}\"\n"), 0o644))
+	must(os.WriteFile("warn.toml", []byte(tinySeed+"Imag = \"x\"\nEnvironment = \"@{unit}\"\n"), 0o644))
 	must(os.WriteFile("units.csv", []byte("unit\nW1\nW2\n"), 0o644))
-	must(os.WriteFile("text", []byte("this is text\n"), 0o644))
+	must(os.MkdirAll("odd", 0o755))
+	must(os.WriteFile("odd/\xff", nil, 0o644))
+	web := httptest.NewServer(http.FileServer(http.Dir(".")))
+	defer web.Close()
 	must(os.WriteFile("template.toml", []byte(tinySeed+"Environment = \"@{unit}\"\n"), 0o644))
 	_, key, _ := strings.Cut(tinySeed, "ssh_key = ")
 	must(os.WriteFile(tinyKey, []byte(strings.Split(key, "\"")[1]+"\n"), 0o644))
@@ -228,24 +267,25 @@ func TestDocuments(t *testing.T) {
 	host, closeRegistry := newRegistry()
 	defer closeRegistry()
 	for _, c := range documentLines {
-		args := strings.Fields(strings.ReplaceAll(c.line, "HOST", host))
+		args := strings.Fields(strings.NewReplacer("HOST", host, "WEB", strings.TrimPrefix(web.URL, "http://")).Replace(c.line))
 		status, out := runJSON(t, c.stdin, args...)
 		if status != c.status || !strings.Contains(string(out), c.has) {
 			t.Errorf("%s: exit status %d, want %d and %s: %.1000s", c.line, status, c.status, c.has, out)
 		}
 	}
+	if os.Geteuid() == 0 {
+		runJSON(t, "", "flash", "--yes", "-i", "unseeded.img", "other")
+		if status, out := runJSON(t, "", "seed", "put", imagetest.Loop(t, "other"), "in/config.toml"); status != exitOK || !strings.Contains(string(out), `"disk": "/dev/loop`) {
+			t.Errorf("exit status %d: %s", status, out)
+		}
+	}
+	overwrite(t, "disk", kernelOf(t, "x.img.zst"), []byte("wrong"))
+	if status, out := runJSON(t, "", "verify", "-i", "x.img.zst", "disk"); status != exitMismatch || !strings.Contains(string(out), `"file": "Image"`) {
+		t.Errorf("exit status %d: %s", status, out)
+	}
 	s, err := schemas()
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, image := range []string{"x.img.zst", "y.img.zst", "rock.img.zst"} {
-		manifest, err := os.ReadFile(image + ".manifest.json")
-		if err == nil {
-			err = s.Validate("manifest", manifest)
-		}
-		if err != nil {
-			t.Errorf("%s: %v", image, err)
-		}
 	}
 	receipts, err := os.ReadFile("receipts")
 	if err != nil || bytes.Count(receipts, []byte("\n")) < 3 {
@@ -259,7 +299,7 @@ func TestDocuments(t *testing.T) {
 }
 
 // documentLines are command lines whose documents are checked. They follow each other. HOST is a
-// registry.
+// registry, and WEB a web server of the working directory.
 var documentLines = []struct {
 	line   string
 	status int
@@ -270,12 +310,15 @@ var documentLines = []struct {
 	{line: "boards"},
 	{line: "boards rock64", has: `"definition": "`},
 	{line: "boards rock64 --repart", has: `"text"`},
+	{line: "boards photon-nx", has: `"layouts"`},
 	{line: "boards nope", status: 2, has: `"kind": "usage"`},
 	{line: "completion bash", has: `"text"`},
 	{line: "disks"},
 	{line: "build --board in/tiny.toml --inputs in -o y.img.zst --image-sha256 --sbom --provenance", has: `"image_sha256"`},
 	{line: "build --board rock64 --inputs in --seed in/config.toml -o rock.img.zst", has: `"build_id"`},
 	{line: "build --board rock64 --inputs in -o unseeded.img"},
+	{line: "build --board in/tiny.toml --inputs in --cmdline quiet --sbom -o raw.img", has: `"sbom"`},
+	{line: "inspect raw.img", has: `"path": "raw.img.spdx.json"`},
 	{line: "build --board in/tiny.toml --inputs nope", status: 3, has: `"kind": "input"`},
 	{line: "cache", has: `"oldest"`},
 	{line: "cache trim 1KiB", has: `"freed"`},
@@ -302,8 +345,13 @@ var documentLines = []struct {
 	{line: "push HOST/boards/tiny:1 nope", status: 3},
 	{line: "pull HOST/boards/tiny:1 -o pulled.img.zst", has: `"had": false`},
 	{line: "pull HOST/boards/tiny:2", status: 3},
+	{line: "build --board in/tiny.toml --inputs in --rootfs odd -o odd.img"},
+	{line: "diff x.img.zst odd.img", status: 1, has: `"path_raw": "`},
+	{line: "ls odd.img:rootfs-a/", has: `"path_raw":"`},
+	{line: "flash --yes -i http://WEB/x.img.zst disk", has: `"fetched"`},
+	{line: "inspect http://WEB/nope.img", status: 3},
 	{line: "verify x.img.zst", has: `"checked_with"`},
-	{line: "verify -i x.img.zst disk", status: 8, has: `"kind": "mismatch"`},
+	{line: "verify -i x.img.zst third", status: 8, has: `"kind": "mismatch"`},
 	{line: "flash --dry-run -i x.img.zst disk", has: `"to_write"`},
 	{line: "flash --dry-run -i x.img.zst disk other", has: `"receipts"`},
 	{line: "flash --yes --receipt receipts -i x.img.zst disk", has: `"written"`},
@@ -313,6 +361,9 @@ var documentLines = []struct {
 	{line: "flash -i x.img.zst disk", status: 2},
 	{line: "verify -i x.img.zst disk", has: `"verified"`},
 	{line: "seed check in/config.toml", has: `"ok": true`},
+	{line: "seed check warn.toml", has: `"warning": true`},
+	{line: "seed check --values units.csv warn.toml", has: `"warning": true`},
+	{line: "seed check --values units.csv badly.toml", status: 3, has: `"units"`},
 	{line: "seed check bad.toml", status: 3, has: `"faults": [`},
 	{line: "seed check -", has: `"ok": true`, stdin: tinySeed},
 	{line: "seed check --values units.csv template.toml", has: `"units"`},

@@ -533,7 +533,10 @@ func TestProvisionNewAddress(t *testing.T) {
 		}
 	}
 	s.device(d)
-	s.wants(0, "the new address of the device is "+moved, "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+	status, stdout, stderr := s.run("--json", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
+	if status != 0 || !strings.Contains(stdout, `"forwarding_url": "`+moved+`"`) {
+		t.Errorf("exit status %d: %s%s", status, stdout, stderr)
+	}
 	s.has(d, "new")
 }
 
@@ -750,6 +753,18 @@ func TestProvisionExport(t *testing.T) {
 	s.wants(0, "would take "+s.seed, "provision", "validate", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 	s.has(d, "old")
 	s.wants(0, "up, and has a configuration", "provision", "status", d.URL())
+	for _, c := range []struct{ want, line string }{
+		{`"text": "`, "export"},
+		{`"path": "` + file, "export -o " + file},
+		{`"ok": true`, "validate --seed " + s.seed},
+		{`"same": false`, "status --seed " + s.seed},
+	} {
+		words := strings.Fields(c.line)
+		_, stdout, stderr := s.run(append([]string{"--json", "provision", words[0], d.URL(), "--key", s.path("admin")}, words[1:]...)...)
+		if !strings.Contains(stdout, c.want) {
+			t.Errorf("%s: no %s in %s%s", c.line, c.want, stdout, stderr)
+		}
+	}
 }
 
 // Per-unit values are secrets, too.

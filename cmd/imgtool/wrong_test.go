@@ -341,7 +341,7 @@ func TestWrongInputsAreJSON(t *testing.T) {
 		status := run(strings.Split(line, " "), strings.NewReader(""), &out, &errs)
 		s, err := schemas()
 		must(err)
-		if err := (record{strings.Split(line, " "), status, out.Bytes(), errs.Bytes()}).check(s); err != nil {
+		if err := (record{Args: strings.Split(line, " "), Status: status, Stdout: out.Bytes(), Stderr: errs.Bytes()}).check(s); err != nil {
 			t.Error(err)
 		}
 		var e struct{ Event, Error, Hint string }

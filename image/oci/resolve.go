@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/registry"
 	"imgtool/image/remote"
@@ -142,6 +143,9 @@ type manifest struct {
 
 func (m *manifest) index() bool { return m.MediaType.IsIndex() || len(m.Manifests) > 0 }
 
+// maxReferrers is the largest number of manifests that refer to an image.
+const maxReferrers = 1000
+
 // maxEntries is the largest number of manifests in an index, and of layers in a manifest.
 const maxEntries = 1000
 
@@ -191,9 +195,10 @@ func (m *manifest) image(ref string, digest v1.Hash, client *registry.Client) (*
 }
 
 // other reports whether a manifest may be of an image file that another program pushed: an
-// artifact of one file that is no layer of a container.
+// artifact of one file with a name. Some programs give every file the type of a layer.
 func (m *manifest) other() bool {
-	return !m.index() && len(m.Layers) == 1 && m.Layers[0].Annotations[title] != "" && !isContainer(m.Layers[0].MediaType)
+	container := m.ArtifactType == "" && (m.Config.MediaType.IsConfig() || m.Config.MediaType == "")
+	return !m.index() && len(m.Layers) == 1 && m.Layers[0].Annotations[title] != "" && !(container && isContainer(m.Layers[0].MediaType))
 }
 
 func isContainer(t types.MediaType) bool { return t.IsLayer() || strings.Contains(string(t), ".tar") }
@@ -212,27 +217,49 @@ func (m *manifest) notOurs(ref string) error {
 }
 
 // parts returns what belongs to the image, by the names of parts. The layer's annotations name
-// the block map and the manifest; of several others it is the first that is listed.
+// the block map and the manifest; signatures are joined, and of several others it is the first that is listed.
 func (i *Image) parts(ctx context.Context) (map[string][]byte, error) {
 	list, _, err := i.client.Referrers(ctx, i.Digest)
 	if err != nil {
 		return nil, err
 	}
+	if len(list) > maxReferrers {
+		return nil, fmt.Errorf("%d manifests refer to it, the limit is %d", len(list), maxReferrers)
+	}
 	found := map[string][]byte{}
 	for _, d := range list {
-		p := partOf(d.ArtifactType)
-		if p == nil && d.ArtifactType != "" && d.ArtifactType != emptyType || p != nil && found[p.Name] != nil {
+		if partOf(d.ArtifactType) == nil && d.ArtifactType != "" && d.ArtifactType != emptyType {
 			continue
 		}
 		name, data, err := i.part(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		if data != nil && found[name] == nil {
+		switch have := found[name]; {
+		case data == nil:
+		case name == artifact.Signature:
+			if found[name] = join(have, data); len(found[name]) > maxPart {
+				return nil, fmt.Errorf("its signatures have more than the limit of %d bytes", maxPart)
+			}
+		case have == nil:
 			found[name] = data
 		}
 	}
 	return found, nil
+}
+
+// join returns what two files of signatures have: a file may have several, and every push of an
+// image that was signed again adds one.
+func join(a, b []byte) []byte {
+	switch {
+	case bytes.Contains(b, a):
+		return b
+	case bytes.Contains(a, b):
+		return a
+	case bytes.Compare(a, b) > 0: // in the same order, however they are listed
+		a, b = b, a
+	}
+	return slices.Concat(bytes.TrimRight(a, "\n"), []byte("\n"), b)
 }
 
 // part reads a part and its name. Without data it belongs to another image, or is not known. Some

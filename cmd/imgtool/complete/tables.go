@@ -9,6 +9,7 @@ var arguments = map[string][]source{
 	"bundle":             {images},
 	"cache trim":         {fixed("500MiB", "1GiB", "2GiB", "4GiB")},
 	"cat":                {places},
+	"catalog":            {images, nil},
 	"diff":               {places, places},
 	"flash":              {all(targets, files), nil},
 	"inspect":            {all(images, named("raucb"), disks)},
@@ -28,12 +29,21 @@ var arguments = map[string][]source{
 	"seed render":        {seeds},
 	"seed rm":            {all(images, targets)},
 	"seed stick":         {all(targets, files), documents},
+	"sbom":               {all(images, disks)},
+	"sign":               {images, nil},
 	"verify":             {all(targets, images, named("raucb"))},
 	"vm":                 {images},
 }
 
 // flags are the sources of the values of flags: of all commands, or of one.
 var flags = map[string]source{
+	"--allowed-signers":     files,
+	"--like":                images,
+	"--principal":           nothing,
+	"--revoked":             files,
+	"--sha256":              nothing,
+	"--signature":           files,
+	"--verify-time":         nothing,
 	"--annotation":          fixed("org.opencontainers.image.revision=", "org.opencontainers.image.source="),
 	"--arch":                fixed("amd64", "arm64"),
 	"--block-size":          fixed("1MiB", "512KiB", "256KiB", "128KiB", "64KiB", "32KiB", "16KiB", "8KiB", "4KiB"),
@@ -73,6 +83,8 @@ var flags = map[string]source{
 	"--key":                 all(keys, files),
 	"--lan":                 nothing,
 	"--layout":              layoutNames,
+	"--date":                nothing,
+	"--icon":                nothing,
 	"--max-unpacked":        fixed("16GiB", "64GiB", "256GiB"),
 	"--medium":              media,
 	"--nvme":                all(targets, files),
@@ -101,6 +113,9 @@ var flags = map[string]source{
 	"--user":                nothing,
 	"--values":              named("csv"),
 	"--var":                 variables,
+	"--website":             fixed("https://"),
+	"catalog --name":        nothing,
+	"catalog --url":         fixed("https://", "file://"),
 	"--wait":                fixed("1m", "5m", "10m"),
 
 	"factory --unit":    named("toml"),

@@ -12,7 +12,7 @@ import (
 	"imgtool/image/fault"
 )
 
-// Whatever a command has printed, its document is one object or list, with the error if it failed.
+// The document of a command is one object or list, with the error if it failed.
 func TestDocument(t *testing.T) {
 	bad := fault.WithReason("expired", fault.WithHint(fault.New(fault.WrongBoard, "no \u202e"), "try"))
 	const failure = `"status": 10,
