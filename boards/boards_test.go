@@ -44,7 +44,7 @@ func TestInvalidDefinitions(t *testing.T) {
 	change := func(old, new string) string { return strings.Replace(good, old, new, 1) }
 	for _, c := range []struct{ name, text, want string }{
 		{"a valid one", good, ""},
-		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; did you mean arch? (known: after-flash, arch, boot, conf, description, live, medium, name, optional, rauc, recovery, script, seed, starter, state, tree, unit, vars, verity)`},
+		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; did you mean arch? (known: after-flash, arch, boot, conf, description, live, medium, name, optional, rauc, recovery, script, seed, starter, state, tree, trust, unit, vars, verity)`},
 		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor"; did you mean sector? (known: input, kind, sector)`},
 		{"no name", change(`"x"`, `""`), `name is ""`},
 		{"a path for a name", change(`"x"`, `"../x"`), `name is "../x"`},

@@ -15,29 +15,55 @@ import (
 )
 
 // near is the distance below which two places are written as one, in bytes: small
-// scattered writes are slower than some more bytes.
-const near = 256 << 10
+// scattered writes are slower than some more bytes. These are at most a joined share of
+// the bytes that have to be written, so that a small change does not write much more.
+const (
+	near   = 256 << 10
+	joined = 10
+)
 
 // differences returns the starts and ends of the ranges of blocks in which old differs
-// from data. Ranges with less than near bytes between them are joined.
+// from data. Ranges with less than near bytes between them are joined, the nearest first, up
+// to the limit of joined.
 func differences(data, old []byte) iter.Seq2[int, int] {
-	return func(yield func(int, int) bool) {
-		start, end := 0, 0
-		for at := 0; at < len(data); at += image.Block {
-			to := min(at+image.Block, len(data))
-			if bytes.Equal(data[at:to], old[at:to]) {
-				continue
-			}
-			if end == 0 || at-end >= near {
-				if end > 0 && !yield(start, end) {
-					return
-				}
-				start = at
-			}
-			end = to
+	type span struct{ start, end int }
+	var all []span
+	room := 0
+	for at := 0; at < len(data); at += image.Block {
+		to := min(at+image.Block, len(data))
+		if bytes.Equal(data[at:to], old[at:to]) {
+			continue
 		}
-		if end > 0 {
-			yield(start, end)
+		room += to - at
+		if last := len(all) - 1; last >= 0 && all[last].end == at {
+			all[last].end = to
+		} else {
+			all = append(all, span{at, to})
+		}
+	}
+	room /= joined
+	gap := func(i int) int { return all[i].start - all[i-1].end } // in front of range i
+	order := make([]int, 0, len(all))
+	for i := 1; i < len(all); i++ {
+		order = append(order, i)
+	}
+	slices.SortStableFunc(order, func(i, k int) int { return cmp.Compare(gap(i), gap(k)) })
+	join := map[int]bool{}
+	for _, i := range order {
+		if n := gap(i); n < near && n <= room {
+			join[i] = true
+			room -= n
+		}
+	}
+	return func(yield func(int, int) bool) {
+		for i := 0; i < len(all); {
+			start, end := all[i].start, all[i].end
+			for i++; join[i]; i++ {
+				end = all[i].end
+			}
+			if !yield(start, end) {
+				return
+			}
 		}
 	}
 }

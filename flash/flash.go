@@ -51,6 +51,12 @@ type Job struct {
 	// be nil, and must not overlap the body.
 	Head func() ([]image.Chunk, error)
 
+	// Loader is the part of Head before the first partition that is known in
+	// advance, such as boot loaders. With Delta, blocks of it that the disk has already are not
+	// wiped, so that they need not be written again: without the first 4096 bytes and the backup
+	// table no loader finds a partition.
+	Loader []image.Chunk
+
 	// Verify is how much of the body to read back. Everything else is always read back.
 	Verify Verify
 

@@ -1,6 +1,7 @@
 package flash
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -64,7 +65,7 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 	}
 	record := image.Span{Off: r.job.RecordOff, Len: int64(len(padded(r.job.Record)))}
 	first := image.Span{Off: 0, Len: guard}
-	wipes := append([]image.Span{first}, image.Subtract(r.job.Wipe, []image.Span{first, record})...)
+	wipes := append([]image.Span{first}, image.Subtract(r.job.Wipe, append(r.present(), first, record))...)
 	wiped, err := r.wipe(ctx, wipes)
 	if err != nil {
 		return nil, err
@@ -95,6 +96,25 @@ func (r *run) all(ctx context.Context) (*Result, error) {
 		r.res.Manifest.Size = max(r.res.Manifest.Size, e.Off+e.Len)
 	}
 	return r.res, nil
+}
+
+// present returns which whole blocks of the loader the disk has already, with Delta.
+func (r *run) present() (spans []image.Span) {
+	if !r.job.Delta {
+		return nil
+	}
+	for _, c := range r.job.Loader {
+		old := make([]byte, len(c.Data))
+		if n, _ := r.dev.ReadAt(old, c.Off); n < len(old) {
+			continue
+		}
+		for at := 0; at+image.Block <= len(old); at += image.Block {
+			if bytes.Equal(c.Data[at:at+image.Block], old[at:at+image.Block]) {
+				spans = append(spans, image.Span{Off: c.Off + int64(at), Len: image.Block})
+			}
+		}
+	}
+	return spans
 }
 
 // wipe fills wipes with zeros, the first of them first, and writes the record.

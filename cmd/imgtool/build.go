@@ -121,9 +121,10 @@ func (opt *buildOptions) addCompression(cmd *cobra.Command) {
 	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
 	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, a `SIZE` from 4KiB to 1MiB")
 	f.BoolVar(&opt.Align, "align", true, "begin the blocks of files at multiples of 4 KiB, so that updates change less; takes some 0.5 %")
+	f.StringVar(&opt.Like, "like", "", "earlier `IMAGE[:PARTITION]`, file or URL: keep blocks of its root file system where they are, so that an update writes little")
 	f.IntVar(&opt.Jobs, "jobs", 0, "blocks to compress in parallel (default: one per processor); the image is the same")
 	opt.cache.addFlags(cmd)
-	usage.Group(cmd, "Compression", "compression", "block-size", "align", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")
+	usage.Group(cmd, "Compression", "compression", "block-size", "align", "like", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")
 }
 
 func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
@@ -135,7 +136,7 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	}
 	root, _ := os.Stat(job.Inputs["rootfs"])
 	err = usage.CheckUseless(cmd,
-		usage.Useless{If: !job.Board.HasSquashfs(), Why: "for " + job.Board.Name + ", which has no squashfs", Flags: []string{"compression", "block-size", "align", "jobs"}},
+		usage.Useless{If: !job.Board.HasSquashfs(), Why: "for " + job.Board.Name + ", which has no squashfs", Flags: []string{"compression", "block-size", "align", "like", "jobs"}},
 		usage.Useless{If: opt.cache.None, Why: "with --no-cache", Flags: []string{"cache-dir", "cache-key", "cache-size"}},
 		usage.Useless{If: root == nil || !root.IsDir(), Why: "unless the root file system is a directory", Flags: []string{"keep-owners"}})
 	if err != nil {

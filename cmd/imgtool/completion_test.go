@@ -72,6 +72,8 @@ func TestCompletion(t *testing.T) {
 		{"provision e", "export"},
 		{"help se", "seed"},
 		{"help seed n", "new"},
+		{"catalog --url=f", "file://"},
+		{"catalog x.img.zst ou", "out/ out/y.img"},
 		{"completion ", "bash zsh fish powershell"},
 		{"version ", ""},
 		{"build --board ro", "rock64"},

@@ -209,7 +209,7 @@ func (p *Plan) Job(size int64) (flash.Job, error) {
 	if err := p.fits(size); err != nil {
 		return flash.Job{}, err
 	}
-	j := flash.Job{Body: p.onto(size, p.body()), BodySize: p.BodySize(), Wipe: p.wipes(size), Size: size}
+	j := flash.Job{Body: p.onto(size, p.body()), BodySize: p.BodySize(), Wipe: p.wipes(size), Size: size, Loader: p.head}
 	if img := p.src.Image; img != nil {
 		j.Again = func(s image.Span) ([]byte, error) {
 			b := make([]byte, s.Len)

@@ -21,6 +21,7 @@ import (
 	"imgtool/image/squashfs"
 	"imgtool/image/starter"
 	"imgtool/image/tree"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -47,6 +48,8 @@ type Options struct {
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
 	Packed      bool           // leave no gaps in the squashfs, as squashfs.Options has it
+	Like        string         // a place in an earlier image: keep blocks of its squashfs where they are; "": none
+	Volume      volume.Options // how Like is opened
 	BuildID     string         // empty: derived from the inputs
 	Cmdline     string         // more kernel arguments
 	Seed        *seedfile.Seed // nil: none
@@ -61,6 +64,7 @@ type Options struct {
 	Provenance  bool   // state how they were built: Image.Provenance
 	Version     string // of imgtool, for these two
 	Warn        func(string)
+	Info        func(string) // nil: nothing is reported
 	Phases      image.Phases
 }
 
@@ -112,6 +116,9 @@ type builder struct {
 	files  map[string]*source.File
 	ahead  map[string]func() (*source.File, error) // by reference
 	inputs []artifact.Input
+
+	like     *squashfs.Reader // an earlier root file system, or nil
+	likeName string
 
 	clamped bool   // some file was later than Time, which no digest of an input includes
 	seed    []byte // the text for the device

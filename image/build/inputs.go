@@ -96,7 +96,10 @@ func (b *builder) open(ctx context.Context) (err error) {
 			}
 		}
 	}
-	return b.openParts(ctx)
+	if err := b.openParts(ctx); err != nil {
+		return err
+	}
+	return b.openLike(ctx)
 }
 
 // used reports whether a partition of the media to build matches.

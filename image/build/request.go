@@ -42,7 +42,8 @@ type Request struct {
 	Slots         string
 	Compression   string
 	BlockSize     string
-	Align         bool // begin blocks of the squashfs at multiples of 4 KiB
+	Align         bool   // begin blocks of the squashfs at multiples of 4 KiB
+	Like          string // an earlier image
 	Cmdline       string
 	BuildID       string
 	Edits         string // file of edits
@@ -80,7 +81,7 @@ func Prepare(r Request, warn func(string)) (*Job, error) {
 		return nil, fault.New(fault.Usage, "--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", r.Jobs, maxJobs)
 	}
 	j := &Job{output: r.Output, keepOwners: r.KeepOwners, imageSHA256: r.ImageSHA256, Options: Options{Board: board, Media: r.Media, Slots: r.Slots, Profile: r.Profile,
-		Compression: r.Compression, Packed: !r.Align, Cmdline: r.Cmdline, BuildID: r.BuildID, Generalize: r.Generalize, Jobs: r.Jobs, TempDir: os.Getenv("TMPDIR"), Warn: warn,
+		Compression: r.Compression, Packed: !r.Align, Like: r.Like, Cmdline: r.Cmdline, BuildID: r.BuildID, Generalize: r.Generalize, Jobs: r.Jobs, TempDir: os.Getenv("TMPDIR"), Warn: warn,
 		SBOM: r.SBOM, Provenance: r.Provenance, Version: r.Version}}
 	if err := j.checkOutputs(); err != nil {
 		return nil, err

@@ -72,6 +72,7 @@ func (b *builder) bareRootfs(ctx context.Context, d *disk, p layouts.Part, max i
 	opt := b.squashfs()
 	// The checksums of files are not needed after the squashfs is written.
 	opt.Max, opt.Sums, b.root.Sums = max, b.root.Sums, nil
+	opt.Like, opt.Reused = b.like, b.reused
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
 	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
 		return nil, tooLarge(p.Name, large.Size, large.Max)

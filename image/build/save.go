@@ -22,6 +22,7 @@ import (
 	"imgtool/image/progress"
 	"imgtool/image/source"
 	"imgtool/image/tree/sums"
+	"imgtool/image/volume"
 )
 
 // File is an image that was built and saved.
@@ -88,6 +89,8 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.Budget, r progress.Reporter, use func(Image) error) error {
 	warn := func(text string) { r.Warnf("%s", text) }
 	j.Warn, j.Phases = warn, r.Phase
+	j.Info = func(text string) { r.Infof("%s", text) }
+	j.Volume = volume.Options{Scratch: scratch, Reporter: r, Context: ctx}
 	var memo *sums.Memo
 	if blocks != nil {
 		j.Cache = blocks

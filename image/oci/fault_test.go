@@ -133,6 +133,10 @@ func TestPullFaults(t *testing.T) {
 		{"a wrong size of the layer", on("GET", manifest, 0, changed(edited(func(m map[string]any) { layerOf(m)["size"] = 100 }))), fault.Corrupt, "its size is more than 100 bytes, not 100"},
 		{"a negative size of the layer", on("GET", manifest, 0, changed(edited(func(m map[string]any) { layerOf(m)["size"] = -1 }))), fault.Corrupt, "a layer of -1 bytes"},
 		{"a path as title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, "../x.img") }))), fault.Corrupt, `"../x.img" is not the plain name of a file`},
+		{"a directory in the title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, "etc/x.img") }))), fault.Corrupt, `"etc/x.img" is not the plain name of a file`},
+		{"a title of Windows", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, `a\x.img`) }))), fault.Corrupt, `is not the plain name of a file`},
+		{"a title with a control character", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, "x\x1b.img") }))), fault.Corrupt, `is not the plain name of a file`},
+		{"a long title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, strings.Repeat("x", 300)) }))), fault.Corrupt, `it has 300 bytes, the limit is 200`},
 		{"a hidden title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, ".bashrc") }))), fault.Corrupt, `".bashrc" is not the plain name of a file`},
 		{"an empty title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, "") }))), fault.Input, "has no file name"},
 		{"another artifact", on("GET", manifest, 0, changed(edited(func(m map[string]any) {

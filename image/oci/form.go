@@ -67,6 +67,7 @@ var Parts = []Part{
 	{"manifest", "application/vnd.imgtool.manifest.v1+json", artifact.ManifestPath, artifact.MaxManifest},
 	{"block map", "application/vnd.imgtool.bmap.v2+xml", artifact.BmapPath, artifact.MaxBmap},
 	{artifact.Signature, "application/vnd.imgtool.signature.v1", artifact.SignaturePath, maxPart},
+	{artifact.Minisig, "application/vnd.imgtool.minisig.v1", artifact.MinisigPath, maxPart},
 	{artifact.SBOM, "application/spdx+json", artifact.SBOMPath, maxPart},
 	{artifact.Provenance, "application/vnd.in-toto+json", artifact.ProvenancePath, maxPart},
 }

@@ -110,19 +110,13 @@ func parseBlock(text []byte) *Signature {
 	return s
 }
 
-// parseSSH parses the armor of a signature: lines of one length, the last of which may be
-// shorter. The library accepts more, OpenSSH does not.
+// parseSSH parses the armor of a signature. The library accepts more, OpenSSH does not.
 func parseSSH(text string) (*sshsig.Signature, error) {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) < 3 || lines[0] != sshBegin || lines[len(lines)-1] != sshEnd {
 		return nil, errors.New("its first or last line is missing")
 	}
 	lines = lines[1 : len(lines)-1]
-	for i, line := range lines {
-		if n := len(lines[0]); len(line) > n || len(line) < n && i < len(lines)-1 || line == "" {
-			return nil, errors.New("its lines differ in length")
-		}
-	}
 	data, err := base64.StdEncoding.Strict().DecodeString(strings.Join(lines, ""))
 	if err != nil || strings.Contains(text, "\r") {
 		return nil, errors.New("it is not base64")

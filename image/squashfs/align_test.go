@@ -35,7 +35,7 @@ func system(t testing.TB, seed uint64) (*tree.Tree, []string) {
 }
 
 // newBlocks returns the share of the blocks of 4 KiB of b that are nowhere in a, and the
-// share of those that are not at the same place.
+// share of blocks that are not at the same place.
 func newBlocks(a, b []byte) (anywhere, moved float64) {
 	known := map[[sha256.Size]byte]bool{}
 	for block := range slices.Chunk(a, 4096) {

@@ -17,8 +17,8 @@ import (
 //
 //  1. Blocks of files, and fragment blocks, whose content the earlier one has keep their
 //     stored bytes and their place. So do the numbers of fragment blocks.
-//  2. A fragment block stays while one of its tail ends is in use. If unused tail ends
-//     exceed maxUnused of all bytes, those with the greatest unused share go.
+//  2. A fragment block stays while any tail end in it is in use. If unused tail ends
+//     exceed maxUnused of all bytes, the blocks with the greatest unused share go.
 //  3. All other blocks are compressed to learn their sizes. Each file and fragment block
 //     goes to the smallest gap that it fits in, the largest first, or behind the last block.
 //  4. The tables stay where they are if there is room for what is new.
@@ -220,7 +220,7 @@ func (wr *writer) keepFragments(old *survey, l *layout) (loose []int32) {
 	return loose
 }
 
-// numberFragments adds new fragment blocks to the layout. They take the numbers of those
+// numberFragments adds new fragment blocks to the layout. They take the numbers of blocks
 // that are not kept. A number that remains stands for the same block as another one.
 func (wr *writer) numberFragments(blocks [][]int32, l *layout) {
 	inUse := func(f fragment) bool { return f.word != 0 || f.tailEnds != nil }
@@ -242,7 +242,7 @@ func (wr *writer) numberFragments(blocks [][]int32, l *layout) {
 	}
 }
 
-// newBlocks yields the blocks that are not kept: those of files, then fragment blocks.
+// newBlocks yields the blocks that are not kept: first data blocks, then fragment blocks.
 func (wr *writer) newBlocks(l *layout) iter.Seq[block] {
 	return func(yield func(block) bool) {
 		if !wr.plan.dataBlocks(int64(wr.opt.BlockSize), yield) {
@@ -341,7 +341,7 @@ func (wr *writer) writeKept(ctx context.Context, l *layout) error {
 	return wr.copyOld(at, l.tables)
 }
 
-// copyOld copies a range of the earlier file system. What is behind it are zeros.
+// copyOld copies a range of the earlier file system. Behind its end it writes zeros.
 func (wr *writer) copyOld(at, end int64) error {
 	for at < end {
 		b := make([]byte, min(end-at, maxBlock))

@@ -108,7 +108,7 @@ func TestWriteLikeChains(t *testing.T) {
 }
 
 // After ten updates of many files, a file system that follows each earlier one is at most
-// 5 % larger than one that follows none, and little of it is new each time.
+// 5 % larger than without, and little of it is new each time.
 func TestWriteLikeKeepsBlocks(t *testing.T) {
 	for _, block := range []int{128 << 10, 1 << 20} {
 		tr, paths := system(t, 4)

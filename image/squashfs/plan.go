@@ -65,7 +65,7 @@ type fileData struct {
 	blocks  int64      // number of blocks, including a tail end that is a separate block
 	tailEnd int32      // index in plan.tailEnds, or -1
 
-	kept  bool     // its blocks are those of Options.Like
+	kept  bool     // its blocks stay as in Options.Like
 	start int64    // byte offset of its blocks
 	words []uint32 // stored length of each block, with blockRaw; 0 is a hole
 }

@@ -37,7 +37,7 @@ type oldRun struct {
 	start  int64
 	words  []uint32   // stored length of each block; 0 is a hole
 	size   int64      // of the content of all blocks
-	blocks []oldBlock // those that are not holes
+	blocks []oldBlock // without holes
 }
 
 type oldFragment struct {

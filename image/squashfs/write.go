@@ -106,7 +106,7 @@ type writer struct {
 	super    superblock
 	progress image.Progress
 	counted  int64 // bytes that were reported to progress
-	again    int64 // of them, those that will be counted again
+	again    int64 // the part of counted that comes again
 }
 
 // count reports n bytes of content as done.

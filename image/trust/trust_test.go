@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -121,7 +123,7 @@ func judge(t testing.TB, path string, opt trust.Options, board *boards.Board) st
 
 // accept does what flash does before it opens a disk.
 func accept(ctx context.Context, path string, p *trust.Policy) error {
-	src, err := volume.Open(path, volume.Options{})
+	src, err := volume.Open(path, volume.Options{Spool: p.Required()})
 	if err != nil {
 		return err
 	}
@@ -364,6 +366,65 @@ func TestReplacedManifest(t *testing.T) {
 			t.Errorf("the content is another: %v", err)
 		}
 	}
+}
+
+// Images on servers are checked as files, also where the server sends them from front to back only.
+func TestServers(t *testing.T) {
+	k := newKeys(t)
+	opt := trust.Options{Signers: []string{k.path("ssh.signers")}}
+	for _, ranges := range []bool{true, false} {
+		for _, format := range []string{"x.img.zst", "x.img", "x.img.gz"} {
+			path := save(t, format, 1)
+			files := http.FileServer(http.Dir(filepath.Dir(path)))
+			sent := 0
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !ranges {
+					r.Header.Del("Range")
+					w = &unranged{w}
+				}
+				files.ServeHTTP(&counted{w, &sent}, r)
+			}))
+			defer s.Close()
+			wants := func(what, want string) {
+				t.Helper()
+				if got := judge(t, s.URL+"/"+format, opt, nil); got != want {
+					t.Errorf("%s, ranges %v, %s: got %q, want %q", format, ranges, what, got, want)
+				}
+			}
+			wants("not signed", sign.Unsigned)
+			if size := len(read(t, path)); ranges && sent > size/2 && size > 1<<20 {
+				t.Errorf("%s: %d of %d bytes were sent before it was refused", format, sent, size)
+			}
+			k.sign(t, "ssh-other", path)
+			wants("signed by another", sign.UnknownSigner)
+			k.sign(t, "ssh", path)
+			wants("signed", "")
+			if format == "x.img.zst" {
+				forge(t, path, func(frames [][]byte, _ []uint32) {
+					frames[1] = bytes.Replace(frames[1], []byte(`"board": "test"`), []byte(`"board": "tesu"`), 1)
+				})
+				wants("an altered manifest", sign.Mismatch)
+			}
+		}
+	}
+}
+
+// unranged does not say that ranges can be requested.
+type unranged struct{ http.ResponseWriter }
+
+func (w *unranged) WriteHeader(status int) {
+	w.Header().Del("Accept-Ranges")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+type counted struct {
+	http.ResponseWriter
+	n *int
+}
+
+func (w *counted) Write(p []byte) (int, error) {
+	*w.n += len(p)
+	return w.ResponseWriter.Write(p)
 }
 
 // Policies of the user, of a board and of this computer all apply.

@@ -11,13 +11,17 @@ import (
 
 // Sum reads an image file from front to back, as a program does that knows no manifests, and
 // returns the length and the SHA-256 of the image without compression. The image is compared
-// with its manifest or block map at the same time.
+// with its manifest or block map at the same time. If the manifest has the SHA-256, holes are not
+// read.
 func (s *Source) Sum(ctx context.Context) (size int64, sum string, err error) {
 	if s.File == nil {
 		return 0, "", fault.New(fault.Usage, "%s: it can be read once only: give a file", s.Name)
 	}
 	if err := s.beside.bmapErr; err != nil && s.Manifest == nil {
 		return 0, "", s.Wrap(err)
+	}
+	if m := s.Manifest; m != nil && m.ImageSHA256 != "" && s.opened != nil {
+		return m.Size, m.ImageSHA256, s.CheckAll(ctx)
 	}
 	if err := s.Restart(); err != nil {
 		return 0, "", s.Wrap(err)
