@@ -356,7 +356,7 @@ var documentLines = []struct {
 	{line: "verify x.img.zst", has: `"checked_with"`},
 	{line: "verify -i x.img.zst third", status: 8, has: `"kind": "mismatch"`},
 	{line: "verify bare.img"},
-	{line: "inspect bare.img"},
+	{line: "inspect bare.img", status: 6, has: `"fault": "`},
 	{line: "ls bare.img"},
 	{line: "flash --yes -i bare.img disk", has: `"verified"`},
 	{line: "verify -i bare.img disk", has: `"verified"`},
