@@ -32,7 +32,7 @@ several media of a board become one index. REF is HOST/REPOSITORY[:TAG].
 The logins of docker login, podman login and skopeo login are used. The same files give the
 same digests, and files that the repository has are not sent again. Tags are set last.`,
 		Example: `  imgtool push registry.example.com/boards/rock64:1.4 x.img.zst
-  imgtool push registry.example.com/boards/photon:1.4 --tag latest x-emmc.img.zst x-nvme.img.zst`,
+  imgtool push registry.example.com/photon:1.4 --tag latest photon-*.img.zst`,
 		SuggestFor: []string{"upload", "publish"},
 		Args:       usage.Operands("reference", "image..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
