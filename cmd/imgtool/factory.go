@@ -20,6 +20,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/oci"
 	"imgtool/image/shconf"
 	"imgtool/image/trust"
 	"imgtool/image/volume"
@@ -58,8 +59,9 @@ checked before the first byte is written. Then the media are written and read ba
 one after another, the boot medium last, and one receipt is left.
 
 --image PREFIX.img.zst is PREFIX-emmc.img.zst, PREFIX-sd.img.zst and
-PREFIX-nvme.img.zst. A medium that is not given is left out. A medium with another name
-is given as --disk NAME=DISK, and its image as --disk-image NAME=FILE.
+PREFIX-nvme.img.zst; --image oci://HOST/REPOSITORY:TAG has the images of all media. A
+medium that is not given is left out. A medium with another name is given as
+--disk NAME=DISK, and its image as --disk-image NAME=FILE.
 
 UNIT.toml has the variables of the board's definition, such as
   vsn = "W123"
@@ -284,7 +286,8 @@ func (opt *factoryOptions) checkMedia() (*boards.Board, error) {
 
 // findImages sets the images of media that only --image names.
 func (opt *factoryOptions) findImages() error {
-	if opt.image != "" {
+	index := oci.IsReference(opt.image) // has the images of all media
+	if opt.image != "" && !index {
 		if _, err := artifact.FormatOf(opt.image); err != nil {
 			return fault.New(fault.Usage, "--image %w", err)
 		}
@@ -294,6 +297,8 @@ func (opt *factoryOptions) findImages() error {
 		case opt.images[name] == "-":
 			return fault.New(fault.Usage, "the image of the %s is standard input: give a file, which can be read more than once", name)
 		case opt.images[name] != "":
+		case index:
+			opt.images[name] = opt.image
 		case opt.image == "":
 			return fault.New(fault.Usage, "say which image: --image PREFIX.img for PREFIX-%s.img, or %s", name, imageFlag(name))
 		default:

@@ -25,7 +25,7 @@ Sizes and digests are verified, and a file gets its name when it is complete. A 
 is there with the same content is not fetched again. To flash an image without a copy of
 it, use imgtool flash -i oci://REF.`,
 		Example: `  imgtool pull registry.example.com/boards/rock64:1.4
-  imgtool pull registry.example.com/boards/photon:1.4 --medium nvme -o nvme.img.zst`,
+  imgtool pull registry.example.com/photon:1.4 --medium nvme -o nvme.img.zst`,
 		SuggestFor: []string{"download", "fetch", "get"},
 		Args:       usage.Operands("reference"),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runPull(cmd.Context(), args[0], opt, u) },

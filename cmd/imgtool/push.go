@@ -32,7 +32,7 @@ several media of a board become one index. REF is HOST/REPOSITORY[:TAG].
 The logins of docker login, podman login and skopeo login are used. The same files give the
 same digests, and files that the repository has are not sent again. Tags are set last.`,
 		Example: `  imgtool push registry.example.com/boards/rock64:1.4 x.img.zst
-  imgtool push registry.example.com/boards/photon:1.4 --tag latest x-emmc.img.zst x-nvme.img.zst`,
+  imgtool push registry.example.com/photon:1.4 --tag latest photon-*.img.zst`,
 		SuggestFor: []string{"upload", "publish"},
 		Args:       usage.Operands("reference", "image..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -84,6 +84,12 @@ func runPush(ctx context.Context, ref string, paths []string, opt pushOptions, u
 
 // openPushed opens an image file and checks it.
 func openPushed(ctx context.Context, path string, u *ui) (*oci.File, func() error, error) {
+	switch {
+	case volume.IsRemote(path):
+		return nil, nil, fault.New(fault.Usage, "%s is on a server: download it first, and name the file", volume.RemoteName(path))
+	case path == "-":
+		return nil, nil, fault.New(fault.Usage, "standard input is not an image file: write it to a file, whose name is kept")
+	}
 	s, err := volume.Open(path, u.Opening())
 	if err != nil {
 		return nil, nil, err

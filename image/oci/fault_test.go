@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 
 	"imgtool/image/fault"
 	"imgtool/image/oci"
@@ -267,6 +268,34 @@ func TestContainerImagesAreRefused(t *testing.T) {
 			t.Errorf("%s: the hint is %q, not ... %s", tag, fault.Hint(err), want)
 		}
 	}
+}
+
+// An image file that another program pushed as an artifact is fetched, by its title. The manifest
+// is as oras makes it, with the type of a container's layer.
+func TestArtifactsOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	saved(t, filepath.Join(dir, "x.img.zst"), "sd")
+	data, err := os.ReadFile(filepath.Join(dir, "x.img.zst"))
+	must(t, err)
+	s := newServer(t)
+	layer := static.NewLayer(data, "application/vnd.oci.image.layer.v1.tar")
+	repo, err := name.NewRepository(s.host + "/toy")
+	must(t, err)
+	must(t, remote.WriteLayer(repo, layer))
+	must(t, remote.WriteLayer(repo, static.NewLayer([]byte("{}"), "application/vnd.oci.empty.v1+json")))
+	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"application/vnd.unknown.artifact.v1",`+
+		`"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2,"data":"e30="},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar",`+
+		`"digest":"%s","size":%d,"annotations":{"org.opencontainers.image.title":"x.img.zst"}}]}`, digestOf([]byte("{}")), digestOf(data), len(data))
+	req, err := http.NewRequest(http.MethodPut, s.url+"/v2/toy/manifests/1", strings.NewReader(text))
+	must(t, err)
+	req.Header.Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+	resp, err := http.DefaultClient.Do(req)
+	must(t, err)
+	resp.Body.Close()
+	got := t.TempDir()
+	_, err = oci.Pull(t.Context(), s.host+"/toy:1", pulling(got))
+	must(t, err)
+	sameFiles(t, got, dir, "x.img.zst")
 }
 
 // withLogin writes the configuration of docker login.

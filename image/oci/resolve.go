@@ -195,9 +195,10 @@ func (m *manifest) image(ref string, digest v1.Hash, client *registry.Client) (*
 }
 
 // other reports whether a manifest may be of an image file that another program pushed: an
-// artifact of one file that is no layer of a container.
+// artifact of one file with a name. Some programs give every file the type of a layer.
 func (m *manifest) other() bool {
-	return !m.index() && len(m.Layers) == 1 && m.Layers[0].Annotations[title] != "" && !isContainer(m.Layers[0].MediaType)
+	container := m.ArtifactType == "" && (m.Config.MediaType.IsConfig() || m.Config.MediaType == "")
+	return !m.index() && len(m.Layers) == 1 && m.Layers[0].Annotations[title] != "" && !(container && isContainer(m.Layers[0].MediaType))
 }
 
 func isContainer(t types.MediaType) bool { return t.IsLayer() || strings.Contains(string(t), ".tar") }

@@ -20,8 +20,10 @@ type Options struct {
 }
 
 // Parallel is a [Reader] that decompresses several blocks at once, ahead of Read. A block takes
-// part if its sizes are known and two such blocks fit into Options.Memory. Other blocks are
-// decompressed one after another, ahead of Read by some MiB.
+// part if its sizes are known and its data fit into Options.Memory beside the compressed data and
+// dictionaries of two blocks. The next block begins when it fits, too: these are freed at the end of
+// a block, and its data as they are read. Other blocks are decompressed one after another, ahead of Read by
+// some MiB.
 type Parallel struct {
 	jobs   chan *job // in order
 	err    error     // why jobs was closed
@@ -39,9 +41,9 @@ type Parallel struct {
 
 // job is a block. err is set before out is closed.
 type job struct {
-	out    chan *[]byte
-	err    error
-	memory int64 // from Parallel.memory
+	out  chan *[]byte
+	err  error
+	data int64 // from Parallel.memory, for data that Read has not returned
 }
 
 const (
@@ -82,6 +84,7 @@ func (p *Parallel) Read(b []byte) (int, error) {
 	}
 	n := copy(b, p.left)
 	if p.left = p.left[n:]; len(p.left) == 0 {
+		p.free(p.cur, int64(len(*p.chunk)))
 		p.chunks.Put(p.chunk)
 		p.chunk = nil
 	}
@@ -108,10 +111,17 @@ func (p *Parallel) next() error {
 	if p.cur.err != nil {
 		return p.cur.err
 	}
-	p.memory.Release(p.cur.memory)
+	p.free(p.cur, p.cur.data)
 	p.cur = nil
 	p.begin()
 	return nil
+}
+
+// free returns memory for n bytes of a block.
+func (p *Parallel) free(j *job, n int64) {
+	n = min(n, j.data)
+	j.data -= n
+	p.memory.Release(n)
 }
 
 // scan reads the structure of x, and makes a job of each block.
@@ -129,8 +139,8 @@ func (p *Parallel) scan(x *Reader, limit int64, wanted <-chan struct{}) {
 		}
 		// The chunks of a block that is decompressed ahead are all kept until it is its turn.
 		b := x.block
-		cost := b.packed + b.unpacked + min(b.dict, b.unpacked)
-		if b.packed < 0 || b.unpacked < 0 || b.packed > limit || b.unpacked > limit || 2*cost > limit {
+		work := b.packed + min(b.dict, b.unpacked)
+		if b.packed < 0 || b.unpacked < 0 || b.packed > limit || b.unpacked > limit || 2*work+b.unpacked > limit {
 			j := &job{out: make(chan *[]byte, 4)}
 			if !p.send(j) {
 				return
@@ -141,14 +151,14 @@ func (p *Parallel) scan(x *Reader, limit int64, wanted <-chan struct{}) {
 			first = false
 			continue
 		}
-		if p.err = p.memory.Acquire(p.ctx, cost); p.err != nil {
+		if p.err = p.memory.Acquire(p.ctx, work+b.unpacked); p.err != nil {
 			return
 		}
 		part, err := x.detach()
 		if p.err = err; err != nil {
 			return
 		}
-		j := &job{out: make(chan *[]byte, b.unpacked/chunkSize+1), memory: cost}
+		j := &job{out: make(chan *[]byte, b.unpacked/chunkSize+1), data: b.unpacked}
 		if first {
 			j.out = make(chan *[]byte, 2)
 		}
@@ -158,6 +168,7 @@ func (p *Parallel) scan(x *Reader, limit int64, wanted <-chan struct{}) {
 		running <- struct{}{}
 		go func() {
 			p.unpack(part, j)
+			p.memory.Release(work)
 			<-running
 		}()
 		if first {

@@ -29,12 +29,21 @@ var arguments = map[string][]source{
 	"seed render":        {seeds},
 	"seed rm":            {all(images, targets)},
 	"seed stick":         {all(targets, files), documents},
+	"sbom":               {all(images, disks)},
+	"sign":               {images, nil},
 	"verify":             {all(targets, images, named("raucb"))},
 	"vm":                 {images},
 }
 
 // flags are the sources of the values of flags: of all commands, or of one.
 var flags = map[string]source{
+	"--allowed-signers":     files,
+	"--like":                images,
+	"--principal":           nothing,
+	"--revoked":             files,
+	"--sha256":              nothing,
+	"--signature":           files,
+	"--verify-time":         nothing,
 	"--annotation":          fixed("org.opencontainers.image.revision=", "org.opencontainers.image.source="),
 	"--arch":                fixed("amd64", "arm64"),
 	"--block-size":          fixed("1MiB", "512KiB", "256KiB", "128KiB", "64KiB", "32KiB", "16KiB", "8KiB", "4KiB"),
