@@ -122,6 +122,42 @@ func TestDeltaWritesDifferences(t *testing.T) {
 	}
 }
 
+// Chunks that are known to be on the disk are not read again, but written where they were wiped.
+func TestDeltaSkipsWhatIsTheSame(t *testing.T) {
+	p := newPayload(4*mib, 512*kib)
+	f := newFake(4 * mib)
+	if _, err := flash.Run(t.Context(), f, p.job, nil); err != nil {
+		t.Fatal(err)
+	}
+	job := p.job
+	job.Delta, job.Same = true, func(image.Span) bool { return true }
+	var first, second image.Chunk
+	for c := range job.Body {
+		if first.Data != nil {
+			second = c
+			break
+		}
+		first = c
+	}
+	job.Wipe = append(job.Wipe, image.Span{Off: first.Off + image.Block, Len: image.Block})
+	f.read = func(_ int, p []byte, off int64) error {
+		if off < second.Off+int64(len(second.Data)) && second.Off < off+int64(len(p)) {
+			t.Errorf("%d bytes at %d are read again", len(p), off)
+		}
+		return nil
+	}
+	res, err := flash.Run(t.Context(), f, job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(f.data, p.want) {
+		t.Error("the disk differs")
+	}
+	if res.Skipped < p.job.BodySize-512*kib || res.Written > 3*headSize {
+		t.Errorf("%d written, %d skipped of %d", res.Written, res.Skipped, p.job.BodySize)
+	}
+}
+
 // wrapped returns a disk that reports size bytes and wraps around at real.
 func wrapped(size, real int64) *fake {
 	f := newFake(size)

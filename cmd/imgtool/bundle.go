@@ -75,7 +75,7 @@ func (opt *bundleOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&opt.out.Compatible, "compatible", "", "`TEXT` that the devices have in their system.conf (default: the board's)")
 	f.StringVar(&opt.out.Description, "description", "", "`TEXT` for people")
 	f.StringVar(&opt.out.Compression, "payload-compression", "zstd", "of the bundle, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
-	f.StringVar(&opt.blockSize, "payload-block-size", "4KiB", "of the bundle, a `SIZE` from 4KiB to 1MiB: a device fetches at least this much for each changed place")
+	f.StringVar(&opt.blockSize, "payload-block-size", "64KiB", "of the bundle, a `SIZE` from 4KiB to 1MiB: a device fetches at least this much for each changed place")
 	usage.Group(cmd, "Bundle", "bundle-version", "compatible", "description", "payload-compression", "payload-block-size")
 
 	f.StringVar(&opt.signing.Key, "key", "", "private key to sign with: a PEM `FILE`, or a URI that begins with pkcs11:")

@@ -24,8 +24,8 @@ import (
 )
 
 // nginx serves a directory, and returns its URL and a function that returns how many bytes it
-// has sent since the last call.
-func nginx(t *testing.T, dir string) (url string, sent func() int64) {
+// has sent since the last call, and with how many responses.
+func nginx(t *testing.T, dir string) (url string, sent func() (bytes int64, responses int)) {
 	t.Helper()
 	program := imagetest.Need(t, "nginx")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -72,16 +72,17 @@ http { log_format sizes "$body_bytes_sent"; access_log %[2]s/log sizes; default_
 		}
 	}
 	seen := 0
-	return "http://" + addr, func() (n int64) {
+	return "http://" + addr, func() (n int64, responses int) {
 		time.Sleep(200 * time.Millisecond) // a request is logged after its end
 		log := read(t, filepath.Join(own, "log"))
 		for _, line := range strings.Fields(string(log[seen:])) {
 			k := int64(0)
 			fmt.Sscan(line, &k)
 			n += k
+			responses++
 		}
 		seen = len(log)
-		return n
+		return n, responses
 	}
 }
 
@@ -171,9 +172,15 @@ func lacking(t *testing.T, path, disk string) (size int64) {
 // flashURL flashes and returns the receipt.
 func flashURL(t *testing.T, url, disk string, args ...string) (receipt struct{ Fetched, Written, Skipped int64 }) {
 	t.Helper()
-	out, err := tool(t, append([]string{"flash", "--yes", "--json", "-i", url, disk}, args...)...).Output()
+	cmd := tool(t, append([]string{"flash", "--yes", "--json", "-i", url, disk}, args...)...)
+	var events bytes.Buffer
+	cmd.Stderr = &events
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("flash %s: %v\n%s", url, err, err.(*exec.ExitError).Stderr)
+		t.Fatalf("flash %s: %v\n%s", url, err, events.String())
+	}
+	if !strings.Contains(events.String(), `"fetched":`) {
+		t.Errorf("the events have no fetched bytes: %s", events.String())
 	}
 	if err := json.Unmarshal(out, &receipt); err != nil {
 		t.Fatalf("%v in %s", err, out)
@@ -196,15 +203,18 @@ func TestFlashFromWebServerFetchesWhatDiffers(t *testing.T) {
 	whole := lacking(t, filepath.Join(dir, "old.img.zst"), disk)
 	first := flashURL(t, url+"/old.img.zst", disk)
 	imgtool(t, "verify", "-i", filepath.Join(dir, "old.img.zst"), disk)
-	total := sent()
-	t.Logf("a blank disk: %d bytes of pieces, %d bytes fetched, %d bytes sent by nginx", whole, first.Fetched, total)
+	total, responses := sent()
+	t.Logf("a blank disk: %d bytes of pieces, %d bytes fetched, %d bytes sent by nginx in %d responses", whole, first.Fetched, total, responses)
+	if responses > 10 {
+		t.Errorf("nginx was asked %d times", responses)
+	}
 
 	// The manifest and the table, and 64 KiB at the start and at the end in search of them.
 	info := openArtifact(t, filepath.Join(dir, "new.img.zst"))
 	extra := int64(len(info.Manifest.Encode())) + 12*int64(len(info.Manifest.Pieces)) + 128<<10
 	differ := lacking(t, filepath.Join(dir, "new.img.zst"), disk)
 	second := flashURL(t, url+"/new.img.zst", disk)
-	total = sent()
+	total, _ = sent()
 	imgtool(t, "verify", "-i", filepath.Join(dir, "new.img.zst"), disk)
 	t.Logf("with the previous build: %d bytes of pieces differ, %d bytes fetched, %d bytes sent by nginx", differ, second.Fetched, total)
 	if most := differ*11/10 + extra; second.Fetched > most || total > most || second.Fetched < differ/2 {
@@ -219,7 +229,7 @@ func TestFlashFromWebServerFetchesWhatDiffers(t *testing.T) {
 	// verify compares with the manifest and fetches what the disk lacks.
 	sent()
 	imgtool(t, "verify", "-i", url+"/new.img.zst", disk)
-	if n := sent(); n > lacking(t, filepath.Join(dir, "new.img.zst"), disk)*11/10+extra {
+	if n, _ := sent(); n > lacking(t, filepath.Join(dir, "new.img.zst"), disk)*11/10+extra {
 		t.Errorf("verify: %d bytes sent", n)
 	}
 	// One file is read with a part of the image.
@@ -227,7 +237,7 @@ func TestFlashFromWebServerFetchesWhatDiffers(t *testing.T) {
 	if got != string(read(t, filepath.Join(dir, "root/data/file0000"))) {
 		t.Error("cat prints another file")
 	}
-	if n := sent(); n > 24<<20 {
+	if n, _ := sent(); n > 24<<20 {
 		t.Errorf("cat: %d bytes sent", n)
 	}
 	if n := flashURL(t, url+"/new.img.zst", disk, "--delta", "no"); n.Fetched < openSize(t, filepath.Join(dir, "new.img.zst"))-extra {
@@ -347,11 +357,11 @@ func TestFlashFromFaultyServers(t *testing.T) {
 		}, nil, exitGone, "asks to retry after 24h0m0s, the limit is 1m0s", true},
 		{"503", status(503), nil, exitGone, "keeps responding with status 503", true},
 		{"a loop", func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, r.URL.Path+"/", 302)
+			http.Redirect(w, r, r.URL.Path+"/", http.StatusFound)
 			return true
 		}, nil, exitInput, "redirects more than 10 times", true},
 		{"an untrusted certificate", func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, secure.URL, 302)
+			http.Redirect(w, r, secure.URL, http.StatusFound)
 			return true
 		}, nil, exitInput, "certificate", true},
 		{"nothing", func(w http.ResponseWriter, r *http.Request) bool {
@@ -478,6 +488,42 @@ func TestFlashOfEveryFormFromWebServer(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A seed is put in while the image is written, also where the disk has the image without it.
+func TestSeedIsPutIntoImageFromWebServer(t *testing.T) {
+	imagetest.Long(t)
+	dir := built(t)
+	url, _ := nginx(t, dir)
+	disk := sparseFile(t, filepath.Join(dir, "disk"), 4_000_000_000)
+	seed, x := filepath.Join(dir, "in/config.toml"), filepath.Join(dir, "x.img.zst")
+	flashURL(t, url+"/x.img.zst", disk)
+	flashURL(t, url+"/x.img.zst", disk, "--seed", seed)
+	imgtool(t, "verify", "-i", x, "--seed", seed, disk)
+	flashURL(t, url+"/x.img.zst", disk)
+	imgtool(t, "verify", "-i", x, disk)
+}
+
+// A partition that fills the disk is made to fit a larger one, also where the disk has what the
+// image has.
+func TestImageFromWebServerFillsDisk(t *testing.T) {
+	imagetest.Long(t)
+	dir := t.TempDir()
+	if err := makeL4T(filepath.Join(dir, "l4t.tar")); err != nil {
+		t.Fatal(err)
+	}
+	imgtool(t, "build", "--board", "photon-nx", "--rootfs", filepath.Join(dir, "l4t.tar"), "--medium", "nvme", "-o", filepath.Join(dir, "x.img.zst"))
+	x := filepath.Join(dir, "x-nvme.img.zst")
+	url, _ := nginx(t, dir)
+	disk := sparseFile(t, filepath.Join(dir, "disk"), openArtifact(t, x).Manifest.Size)
+	for _, size := range []int64{openArtifact(t, x).Manifest.Size, 600e9, 600e9} {
+		if err := os.Truncate(disk, size); err != nil {
+			t.Fatal(err)
+		}
+		flashURL(t, url+"/x-nvme.img.zst", disk)
+		imgtool(t, "verify", "-i", x, disk)
+		imgtool(t, "verify", "-i", url+"/x-nvme.img.zst", disk)
 	}
 }
 
