@@ -264,6 +264,9 @@ func TestDocuments(t *testing.T) {
 	sparseFile(t, "small", 1<<20)
 	sparseFile(t, "stick", 66<<20)
 	imgtool(t, "build", "--board", "in/tiny.toml", "--inputs", "in", "-o", "x.img.zst")
+	imgtool(t, "build", "--board", "in/tiny.toml", "--inputs", "in", "-o", "bare.img")
+	must(os.Remove("bare.img.manifest.json"))
+	must(os.Remove("bare.img.bmap"))
 	host, closeRegistry := newRegistry()
 	defer closeRegistry()
 	for _, c := range documentLines {
@@ -352,6 +355,11 @@ var documentLines = []struct {
 	{line: "inspect http://WEB/nope.img", status: 3},
 	{line: "verify x.img.zst", has: `"checked_with"`},
 	{line: "verify -i x.img.zst third", status: 8, has: `"kind": "mismatch"`},
+	{line: "verify bare.img"},
+	{line: "inspect bare.img", status: 6, has: `"fault": "`},
+	{line: "ls bare.img"},
+	{line: "flash --yes -i bare.img disk", has: `"verified"`},
+	{line: "verify -i bare.img disk", has: `"verified"`},
 	{line: "flash --dry-run -i x.img.zst disk", has: `"to_write"`},
 	{line: "flash --dry-run -i x.img.zst disk other", has: `"receipts"`},
 	{line: "flash --yes --receipt receipts -i x.img.zst disk", has: `"written"`},

@@ -84,8 +84,11 @@ func runPush(ctx context.Context, ref string, paths []string, opt pushOptions, u
 
 // openPushed opens an image file and checks it.
 func openPushed(ctx context.Context, path string, u *ui) (*oci.File, func() error, error) {
-	if volume.IsRemote(path) {
+	switch {
+	case volume.IsRemote(path):
 		return nil, nil, fault.New(fault.Usage, "%s is on a server: download it first, and name the file", volume.RemoteName(path))
+	case path == "-":
+		return nil, nil, fault.New(fault.Usage, "standard input is not an image file: write it to a file, whose name is kept")
 	}
 	s, err := volume.Open(path, u.Opening())
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/boardinfo"
+	"imgtool/image/fault"
 	"imgtool/image/oci"
 	"imgtool/image/progress"
 	"imgtool/image/remote"
@@ -250,4 +251,29 @@ func object(t testing.TB, raw []byte) (m map[string]any) {
 	t.Helper()
 	must(t, json.Unmarshal(raw, &m))
 	return m
+}
+
+// A digest in the reference is compared with what the registry sends, and those in an index too.
+func TestDigestsPin(t *testing.T) {
+	dir := t.TempDir()
+	files := []*oci.File{saved(t, filepath.Join(dir, "a.img.zst"), "sd"), saved(t, filepath.Join(dir, "b.img.zst"), "nvme")}
+	s := newServer(t)
+	done, err := oci.Push(t.Context(), s.host+"/toy:1", files, pushing())
+	must(t, err)
+	longer := changed(func(b []byte) []byte { return append(b, '\n') })
+	for _, c := range []struct{ ref, fault, want string }{
+		{"/toy@" + done.Digest, "none", ""},
+		{"/toy:1@" + done.Digest, "none", ""},
+		{"/toy@" + done.Digest, done.Digest, "manifest: its digest is sha256:"},
+		{"/toy:1", done.Images[0].Digest, "manifest: its size is at least"},
+		{"/toy:1", done.Images[1].Digest, "manifest: its size is at least"},
+	} {
+		s.set(on("GET", c.fault, 0, longer))
+		_, err := oci.Find(t.Context(), "oci://"+s.host+c.ref, oci.Options{Network: hasty})
+		if c.want == "" {
+			must(t, err)
+			continue
+		}
+		sentence(t, err, fault.Corrupt, c.want)
+	}
 }

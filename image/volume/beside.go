@@ -215,6 +215,9 @@ func (s *Source) explain(err error) error {
 // ReportBeside reports which files beside the image are used, and which are not.
 func (s *Source) ReportBeside() {
 	r := s.opt.Reporter
+	if digest := s.Digest(); digest != "" {
+		r.Infof("%s: its digest is %s", s.Name, digest)
+	}
 	switch b := s.beside; {
 	case s.File == nil, s.IsBundle():
 	case s.Manifest != nil && b.manifestPath != "":
