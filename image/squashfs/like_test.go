@@ -74,7 +74,7 @@ func TestWriteLikeChains(t *testing.T) {
 	if os.Getenv("SOAK") != "" {
 		chains = 100
 	}
-	first := rand.Uint64()
+	first, followed := rand.Uint64(), 0
 	for chain := range chains {
 		seed := first + chain
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -87,7 +87,13 @@ func TestWriteLikeChains(t *testing.T) {
 			for range 10 {
 				tr = updated(t, rng, tr)
 				opt.Like, opt.Workers, opt.Cache = like(t, before), 1+rng.IntN(4), nil
+				opt.Reused = func(r squashfs.Reuse) {
+					if r.Reason == "" {
+						followed++
+					}
+				}
 				path, _ := write(t, tr, opt)
+				opt.Reused = nil
 				now, err := os.ReadFile(path)
 				if err != nil {
 					t.Fatal(err)
@@ -104,6 +110,10 @@ func TestWriteLikeChains(t *testing.T) {
 				before = now
 			}
 		})
+	}
+	t.Logf("%d of %d updates followed the file system before", followed, chains*10)
+	if followed < int(chains) {
+		t.Errorf("%d of %d updates followed the file system before", followed, chains*10)
 	}
 }
 
