@@ -59,6 +59,7 @@ var treatments = []treatment{
 	{page: "docs/how-to/factory.md", match: `read -r -p .*`, replace: `true`},
 	{match: `^sudo (apt|apt-get|dnf|udevadm) |^brew |^nix |^sudo install `, skip: "changes this computer"},
 	{match: `imgtool flash --yes$`, skip: "offers disks of this computer: TestChoosingADisk tests it"},
+	{match: `^veritysetup verify root root ROOT_HASH`, skip: "its hash and offset are of an image with a hash tree: the tests of image/verity run it"},
 	{match: `^udisksctl `, skip: "needs a mounted stick"},
 	{match: `^picocom `, skip: "needs a serial adapter"},
 	{match: `^make (image|build|test|short|race|soak|lint|bench|fuzz|help|dist|release)\b`, skip: "compiles the program, or runs other tests"},

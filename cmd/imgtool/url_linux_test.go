@@ -357,11 +357,11 @@ func TestFlashFromFaultyServers(t *testing.T) {
 		}, nil, exitGone, "asks to retry after 24h0m0s, the limit is 1m0s", true},
 		{"503", status(503), nil, exitGone, "keeps responding with status 503", true},
 		{"a loop", func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, r.URL.Path+"/", 302)
+			http.Redirect(w, r, r.URL.Path+"/", http.StatusFound)
 			return true
 		}, nil, exitInput, "redirects more than 10 times", true},
 		{"an untrusted certificate", func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, secure.URL, 302)
+			http.Redirect(w, r, secure.URL, http.StatusFound)
 			return true
 		}, nil, exitInput, "certificate", true},
 		{"nothing", func(w http.ResponseWriter, r *http.Request) bool {

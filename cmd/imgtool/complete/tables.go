@@ -55,7 +55,7 @@ var flags = map[string]source{
 	"--description":         nothing,
 	"--intermediate":        files,
 	"--keyring":             files,
-	"--payload-block-size":  fixed("4KiB", "16KiB", "64KiB", "128KiB"),
+	"--payload-block-size":  fixed("64KiB", "128KiB", "16KiB", "4KiB"),
 	"--payload-compression": compressions,
 	"bundle --key":          files,
 	"--cache-dir":           directories,
