@@ -99,7 +99,7 @@ func imgtool(t testing.TB, args ...string) string {
 
 // long are the scripts that are skipped with -short.
 var long = []string{"reseed.txt", "flash.txt", "cache.txt", "vm.txt", "flash_odd.txt", "formats.txt", "photon_conf.txt", "photon.txt", "diff.txt",
-	"factory_live.txt", "cat.txt", "ls.txt", "own_board.txt"}
+	"factory_live.txt", "cat.txt", "ls.txt", "own_board.txt", "sign.txt"}
 
 func TestScripts(t *testing.T) {
 	for _, program := range []string{"sfdisk", "sgdisk", "zstd", "xz", "gzip", "dumpimage", "fsck.fat", "mdir", "mcopy", "blkid", "wipefs", "mkfs.ext4", "unsquashfs", "mksquashfs", "cmp", "umoci", "skopeo", "lz4", "bzip2", "rauc", "openssl"} {

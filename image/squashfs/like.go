@@ -290,8 +290,8 @@ func (wr *writer) place(l *layout) error {
 	}
 	reuse.New = s.Used() - reuse.Kept
 	reuse.Waste = l.unused + l.tables - first - s.Used()
-	// A small file system cannot be without slack and alignment.
-	if floor := slack + int64(len(lens)+len(l.kept))*alignment; reuse.Waste*100 > max(maxWaste*s.Used(), floor*100) {
+	// Without Like there is slack, too, and the size is rounded.
+	if excess := reuse.Waste - slack - alignment; excess*100 > maxWaste*s.Used() {
 		return startOver("gaps and unused parts would take %.1f %% of its blocks, the limit is %d %%", float64(reuse.Waste)*100/float64(max(s.Used(), 1)), maxWaste)
 	}
 	l.reuse = reuse

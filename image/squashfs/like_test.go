@@ -151,6 +151,41 @@ func TestWriteLikeKeepsBlocks(t *testing.T) {
 	}
 }
 
+// Large updates, one after the other, do not let a file system grow by more than 5 %.
+func TestWriteLikeLimitsWaste(t *testing.T) {
+	tr, paths := system(t, 11)
+	rng := rand.New(rand.NewPCG(11, 11))
+	opt := squashfs.Options{Compression: "zstd:1", BlockSize: 128 << 10}
+	before := bytesOf(t, tr, opt)
+	startedOver := 0
+	for i := range 8 {
+		tr = tr.Without(nil)
+		for k := range 150 {
+			path := paths[rng.IntN(4000)]
+			if k < 2 {
+				path = paths[4000+rng.IntN(len(paths)-4000)]
+			}
+			put(t, tr, path, file(text(rng, int(tr.Lookup(path).Size())+rng.IntN(500))))
+		}
+		opt.Like, opt.Reused = nil, nil
+		fresh := bytesOf(t, tr, opt)
+		opt.Like = like(t, before)
+		opt.Reused = func(r squashfs.Reuse) {
+			t.Logf("%+v", r)
+			if r.Reason != "" {
+				startedOver++
+			}
+		}
+		before = bytesOf(t, tr, opt)
+		if len(before) > len(fresh)*105/100 {
+			t.Errorf("update %d: %d bytes, but %d alone", i, len(before), len(fresh))
+		}
+	}
+	if startedOver > 3 {
+		t.Errorf("%d of 8 updates started over", startedOver)
+	}
+}
+
 // The same tree again gives the same bytes, also after updates.
 func TestWriteLikeItself(t *testing.T) {
 	tr, paths := system(t, 6)
