@@ -12,7 +12,7 @@
         inherit version;
         src = self;
         # The test of packaging/ prints the new value after a change of go.mod.
-        vendorHash = "sha256-gZLWDOcMPiqYY/oDuGAWRxim3nDy0I8G+CDOclsPVFE=";
+        vendorHash = "sha256-tZ0eM6ytBZq8oKI3V7Y2IzgpTeDOkan5DU2PnKmCQB0=";
         subPackages = [ "cmd/imgtool" ];
         ldflags = [ "-s" "-w" "-X main.version=${version}" ];
         nativeBuildInputs = [ pkgs.installShellFiles ];
