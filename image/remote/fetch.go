@@ -10,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -95,6 +97,9 @@ func (f *File) check(resp *http.Response, want span) error {
 		}
 		return &StatusError{resp.Request.URL.Host, resp.StatusCode}
 	}
+	if err := f.checkEncoding(resp); err != nil {
+		return err
+	}
 	if err := f.unchanged(resp); err != nil {
 		return err
 	}
@@ -103,6 +108,27 @@ func (f *File) check(resp *http.Response, want span) error {
 		return err
 	}
 	return nil
+}
+
+// encodings are the encodings that a server may compress files with, and the extensions of files
+// that are compressed already: servers state the encoding of these, too.
+var encodings = map[string][]string{"gzip": {"gz", "tgz"}, "zstd": {"zst"}, "bzip2": {"bz2"}, "xz": {"xz"}, "deflate": nil, "br": nil, "compress": {"Z"}}
+
+// checkEncoding returns an error if the server compresses the file, so that its bytes are not
+// those of the file. A file whose digest is known is compared with that.
+func (f *File) checkEncoding(resp *http.Response) error {
+	encoding := strings.TrimPrefix(strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Encoding"))), "x-")
+	extensions, known := encodings[encoding]
+	if !known || f.opt.SHA256 != "" {
+		return nil
+	}
+	names := strings.Split(path.Base(f.origin.Path)+"."+path.Base(resp.Request.URL.Path), ".")
+	for _, ext := range extensions {
+		if slices.Contains(names, ext) {
+			return nil
+		}
+	}
+	return fault.New(fault.Input, "the server compresses it with %s on the way (Content-Encoding), although the request excludes that: turn this off for the file on the server", encoding)
 }
 
 // validator returns what the header If-Range can have: a strong ETag, or else the time.

@@ -368,6 +368,24 @@ func TestResumesAfterSilence(t *testing.T) {
 	}
 }
 
+// A server that compresses a file on the way would give other bytes than those of the file. Some
+// state the encoding of files that are compressed.
+func TestContentEncoding(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Encoding", r.URL.Query().Get("e"))
+		return false
+	}).URL
+	for name, ok := range map[string]bool{
+		"x.img?e=gzip": false, "x.img.zst?e=x-gzip": false, "x.img?e=br": false, "x.img.gz?e=zstd": false,
+		"x.img.gz?e=x-gzip": true, "x.img.gz.manifest.json?e=gzip": true, "x.img.zst?e=zstd": true, "x.img?e=identity": true, "x.img?e=aws-chunked": true,
+	} {
+		_, err := open(t, url+"/"+name, remote.Options{})
+		if (err == nil) != ok || err != nil && (fault.Kind(err) != fault.Input || !strings.Contains(err.Error(), "Content-Encoding")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestDigest(t *testing.T) {
 	sum := sha256.Sum256(content)
 	url := serve(t, nil).URL
