@@ -29,7 +29,7 @@ var layers = []struct {
 	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
 		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
 		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/oci", "image/volume", "image/trust", "image/sbom/rpmdb", "image/sbom", "image/sbom/sbomtest", "image/provenance", "image/build",
-		"image/compose", "image/compare", "image/update", "image/inspect", "image/catalog", "flash/deploy", "flash/factory"}},
+		"image/compose", "image/compare", "image/update", "image/inspect", "image/catalog", "flash/receipt", "flash/deploy", "flash/factory"}},
 	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool/terminal/picker", "cmd/imgtool/terminal", "cmd/imgtool/usage", "cmd/imgtool/complete", "cmd/imgtool/reference", "cmd/imgtool/schematest", "cmd/imgtool", "cmd/imgtool/boottest", "docs", "packaging"}},
 }
 
