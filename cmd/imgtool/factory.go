@@ -15,6 +15,7 @@ import (
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/factory"
+	"imgtool/flash/receipt"
 	"imgtool/image/artifact"
 	"imgtool/image/boardinfo"
 	"imgtool/image/build"
@@ -194,11 +195,11 @@ func (opt *factoryOptions) options(board *boards.Board, u *ui) factory.Options {
 }
 
 // openLog opens the log of receipts, unless nothing is written.
-func (opt *factoryOptions) openLog() (*deploy.Log, error) {
+func (opt *factoryOptions) openLog() (*receipt.Log, error) {
 	if opt.dryRun {
 		return nil, nil
 	}
-	return deploy.OpenLog(opt.receipt)
+	return receipt.Open(opt.receipt)
 }
 
 func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
@@ -208,7 +209,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 		err = checkStall(opt.stall)
 	}
 	if err == nil {
-		err = deploy.CheckLog(opt.receipt)
+		err = receipt.Check(opt.receipt)
 	}
 	if err == nil {
 		err = opt.findImages()

@@ -16,6 +16,7 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
+	"imgtool/flash/receipt"
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/trust"
@@ -59,7 +60,7 @@ func (opt *flashOptions) check() error {
 	if err := opt.sums.check(); err != nil {
 		return err
 	}
-	return deploy.CheckLog(opt.receipt)
+	return receipt.Check(opt.receipt)
 }
 
 // usbPort are the names of USB ports.
@@ -77,7 +78,7 @@ func checkStall(stall time.Duration) error {
 }
 
 func newFlashCommand(u *ui) *cobra.Command {
-	var opt flashOptions
+	opt := flashOptions{delta: "auto", verify: "full"}
 	cmd := &cobra.Command{
 		Use:   "flash [DISK...]",
 		Short: "Write an image to a disk and verify it",
@@ -135,7 +136,6 @@ does not go to sleep.`,
 	f := cmd.Flags()
 	f.StringVarP(&opt.image, "image", "i", "", "image `FILE` or URL to write, - for standard input (default: the newest in out/)")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation; safety checks still apply")
-	opt.delta, opt.verify = "auto", "full"
 	usage.AddEnum(cmd, &opt.delta, "delta", "read first and write only what differs; auto: if the disk carries an image of the board", "yes", "no", "auto")
 	usage.AddEnum(cmd, &opt.verify, "verify", "what is read back: all, a piece in 16 of the partitions, or boot loaders and tables alone", "full", "sampled", "none")
 	f.BoolVar(&opt.dryRun, "dry-run", false, "check everything and write nothing")
@@ -296,9 +296,9 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 	if err := deploy.Permit(ctx, names, true); err != nil {
 		return err
 	}
-	var log *deploy.Log
+	var log *receipt.Log
 	if !opt.dryRun {
-		if log, err = deploy.OpenLog(opt.receipt); err != nil {
+		if log, err = receipt.Open(opt.receipt); err != nil {
 			return err
 		}
 		defer log.Close()

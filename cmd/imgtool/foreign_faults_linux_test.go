@@ -16,13 +16,13 @@ import (
 const mebi = 1 << 20
 
 // table40 is a GPT for a disk of 40 MiB with two partitions.
-func table40() *foreign {
-	return &foreign{kind: "gpt", sector: 512, entries: 128, entrySize: 128, array: 2, size: 40 * mebi, length: 40 * mebi,
+func table40() *foreignImage {
+	return &foreignImage{kind: "gpt", sector: 512, entries: 128, entrySize: 128, array: 2, size: 40 * mebi, length: 40 * mebi,
 		parts: [][2]int64{{4 * mebi, 12 * mebi}, {16 * mebi, 20 * mebi}}}
 }
 
 // mbr40 is an MBR of two partitions that fill 40 MiB.
-func mbr40() *foreign {
+func mbr40() *foreignImage {
 	f := table40()
 	f.kind, f.parts = "mbr", [][2]int64{{4 * mebi, 12 * mebi}, {16 * mebi, 24 * mebi}}
 	return f
@@ -33,50 +33,50 @@ func TestForeignImagesThatAreRefused(t *testing.T) {
 	imagetest.NeedRoot(t)
 	sample := random(t)
 	for name, c := range map[string]struct {
-		change func(f *foreign)
+		change func(f *foreignImage)
 		mbr    bool
 		disk   int64
 		by     deliver
 		status int
 		says   string // "" if nothing is unusual
 	}{
-		"an old GPT in an MBR image":        {func(f *foreign) { f.kind = "stale" }, true, 64 * mebi, deliver{}, 0, ""},
-		"an old GPT, damaged":               {func(f *foreign) { f.kind, f.flip = "stale", 530 }, true, 64 * mebi, deliver{}, 0, ""},
-		"logical partitions":                {func(f *foreign) { f.kind = "logical" }, true, 64 * mebi, deliver{}, 0, ""},
-		"partitions from sector 1":          {func(f *foreign) { f.parts[0][0] = 512 }, true, 64 * mebi, deliver{loop: 512}, 0, ""},
-		"102 bytes more":                    {func(f *foreign) { f.length += 102; f.trailing = true }, true, 64 * mebi, deliver{loop: 512}, 0, ""},
-		"102 bytes more, packed":            {func(f *foreign) { f.length += 102; f.trailing = true }, true, 64 * mebi, deliver{loop: 512, packed: true}, 0, ""},
-		"102 bytes more, piped":             {func(f *foreign) { f.length += 102; f.trailing = true }, true, 64 * mebi, deliver{loop: 512, piped: true}, 0, ""},
-		"a byte less":                       {func(f *foreign) { f.length-- }, true, 64 * mebi, deliver{loop: 512}, 0, "is written as zeros"},
-		"the last partition cut":            {func(f *foreign) { f.length = 25000448 }, true, 64 * mebi, deliver{}, 0, "the image ends at byte 25000448, and its partition table has partitions up to byte 41943040 (2)"},
-		"the last partition cut, packed":    {func(f *foreign) { f.length = 25000449 }, true, 64 * mebi, deliver{packed: true}, 0, "is written as zeros"},
-		"the last partition cut, piped":     {func(f *foreign) { f.length = 25000449 }, true, 64 * mebi, deliver{piped: true}, 0, "is written as zeros"},
-		"the last partition cut, too small": {func(f *foreign) { f.length = 25000448 }, true, 39 * mebi, deliver{}, 4, "too small"},
-		"no backup":                         {func(f *foreign) { f.length -= 33 * 512 }, false, 64 * mebi, deliver{}, 0, "it has no backup partition table, so one is made"},
-		"for a larger disk":                 {func(f *foreign) { f.size, f.length = 100*mebi, 38*mebi }, false, 64 * mebi, deliver{}, 0, "its partition table is for a disk of 104857600 bytes"},
-		"for a larger disk, packed":         {func(f *foreign) { f.size, f.length = 100*mebi, 38*mebi }, false, 64 * mebi, deliver{packed: true}, 0, "its partition table is for a disk of 104857600 bytes"},
-		"data behind the backup":            {func(f *foreign) { f.length += 5*mebi + 7; f.trailing = true }, false, 64 * mebi, deliver{loop: 512}, 0, "they are written as well"},
-		"data up to the end of the disk":    {func(f *foreign) { f.length += 5 * mebi; f.trailing = true }, false, 45 * mebi, deliver{}, 0, "stays as it is in the image"},
-		"the same, packed":                  {func(f *foreign) { f.length += 5 * mebi; f.trailing = true }, false, 45 * mebi, deliver{packed: true}, 0, "stays as it is in the image"},
-		"data beyond the end of the disk":   {func(f *foreign) { f.length += 5 * mebi; f.trailing = true }, false, 44 * mebi, deliver{packed: true}, 4, "too small"},
-		"zeros up to the end of the disk":   {func(f *foreign) { f.length += 5 * mebi }, false, 45 * mebi, deliver{}, 0, ""},
-		"zeros beyond the end of the disk":  {func(f *foreign) { f.length += 5 * mebi }, false, 44 * mebi, deliver{}, 0, ""},
-		"56 entries, a boot loader behind":  {func(f *foreign) { f.entries = 56 }, false, 64 * mebi, deliver{}, 0, ""},
-		"4 entries, a partition behind":     {func(f *foreign) { f.entries, f.parts[0][0] = 4, 3*512 }, false, 64 * mebi, deliver{loop: 512}, 0, ""},
-		"entries of 256 bytes":              {func(f *foreign) { f.entrySize = 256 }, false, 64 * mebi, deliver{}, 0, ""},
-		"entries at 1 MiB":                  {func(f *foreign) { f.array = 2048 }, false, 64 * mebi, deliver{}, 0, ""},
-		"entries of 8192 bytes":             {func(f *foreign) { f.entrySize = 8192 }, false, 64 * mebi, deliver{}, 3, "of 8192 bytes is not supported"},
-		"a damaged header":                  {func(f *foreign) { f.flip = 530 }, false, 64 * mebi, deliver{}, 6, "its partition table is damaged: the CRC"},
-		"damaged entries":                   {func(f *foreign) { f.flip = 1030 }, false, 64 * mebi, deliver{}, 6, "its partition table is damaged: the CRC"},
-		"sectors of 4096":                   {func(f *foreign) { f.sector = 4096 }, false, 64 * mebi, deliver{loop: 4096}, 0, ""},
-		"sectors of 4096, a file":           {func(f *foreign) { f.sector = 4096 }, false, 64 * mebi, deliver{}, 0, ""},
-		"sectors of 4096 onto 512":          {func(f *foreign) { f.sector = 4096 }, false, 64 * mebi, deliver{loop: 512}, 4, "its sectors have 512 bytes and the image is made for 4096"},
-		"sectors of 512 onto 4096":          {func(f *foreign) {}, false, 64 * mebi, deliver{loop: 4096}, 4, "its sectors have 4096 bytes and the image is made for 512"},
-		"a first partition at 70 MiB": {func(f *foreign) {
+		"an old GPT in an MBR image":        {func(f *foreignImage) { f.kind = "stale" }, true, 64 * mebi, deliver{}, 0, ""},
+		"an old GPT, damaged":               {func(f *foreignImage) { f.kind, f.flip = "stale", 530 }, true, 64 * mebi, deliver{}, 0, ""},
+		"logical partitions":                {func(f *foreignImage) { f.kind = "logical" }, true, 64 * mebi, deliver{}, 0, ""},
+		"partitions from sector 1":          {func(f *foreignImage) { f.parts[0][0] = 512 }, true, 64 * mebi, deliver{loop: 512}, 0, ""},
+		"102 bytes more":                    {func(f *foreignImage) { f.length += 102; f.trailing = true }, true, 64 * mebi, deliver{loop: 512}, 0, ""},
+		"102 bytes more, packed":            {func(f *foreignImage) { f.length += 102; f.trailing = true }, true, 64 * mebi, deliver{loop: 512, packed: true}, 0, ""},
+		"102 bytes more, piped":             {func(f *foreignImage) { f.length += 102; f.trailing = true }, true, 64 * mebi, deliver{loop: 512, piped: true}, 0, ""},
+		"a byte less":                       {func(f *foreignImage) { f.length-- }, true, 64 * mebi, deliver{loop: 512}, 0, "is written as zeros"},
+		"the last partition cut":            {func(f *foreignImage) { f.length = 25000448 }, true, 64 * mebi, deliver{}, 0, "the image ends at byte 25000448, and its partition table has partitions up to byte 41943040 (2)"},
+		"the last partition cut, packed":    {func(f *foreignImage) { f.length = 25000449 }, true, 64 * mebi, deliver{packed: true}, 0, "is written as zeros"},
+		"the last partition cut, piped":     {func(f *foreignImage) { f.length = 25000449 }, true, 64 * mebi, deliver{piped: true}, 0, "is written as zeros"},
+		"the last partition cut, too small": {func(f *foreignImage) { f.length = 25000448 }, true, 39 * mebi, deliver{}, 4, "too small"},
+		"no backup":                         {func(f *foreignImage) { f.length -= 33 * 512 }, false, 64 * mebi, deliver{}, 0, "it has no backup partition table, so one is made"},
+		"for a larger disk":                 {func(f *foreignImage) { f.size, f.length = 100*mebi, 38*mebi }, false, 64 * mebi, deliver{}, 0, "its partition table is for a disk of 104857600 bytes"},
+		"for a larger disk, packed":         {func(f *foreignImage) { f.size, f.length = 100*mebi, 38*mebi }, false, 64 * mebi, deliver{packed: true}, 0, "its partition table is for a disk of 104857600 bytes"},
+		"data behind the backup":            {func(f *foreignImage) { f.length += 5*mebi + 7; f.trailing = true }, false, 64 * mebi, deliver{loop: 512}, 0, "they are written as well"},
+		"data up to the end of the disk":    {func(f *foreignImage) { f.length += 5 * mebi; f.trailing = true }, false, 45 * mebi, deliver{}, 0, "stays as it is in the image"},
+		"the same, packed":                  {func(f *foreignImage) { f.length += 5 * mebi; f.trailing = true }, false, 45 * mebi, deliver{packed: true}, 0, "stays as it is in the image"},
+		"data beyond the end of the disk":   {func(f *foreignImage) { f.length += 5 * mebi; f.trailing = true }, false, 44 * mebi, deliver{packed: true}, 4, "too small"},
+		"zeros up to the end of the disk":   {func(f *foreignImage) { f.length += 5 * mebi }, false, 45 * mebi, deliver{}, 0, ""},
+		"zeros beyond the end of the disk":  {func(f *foreignImage) { f.length += 5 * mebi }, false, 44 * mebi, deliver{}, 0, ""},
+		"56 entries, a boot loader behind":  {func(f *foreignImage) { f.entries = 56 }, false, 64 * mebi, deliver{}, 0, ""},
+		"4 entries, a partition behind":     {func(f *foreignImage) { f.entries, f.parts[0][0] = 4, 3*512 }, false, 64 * mebi, deliver{loop: 512}, 0, ""},
+		"entries of 256 bytes":              {func(f *foreignImage) { f.entrySize = 256 }, false, 64 * mebi, deliver{}, 0, ""},
+		"entries at 1 MiB":                  {func(f *foreignImage) { f.array = 2048 }, false, 64 * mebi, deliver{}, 0, ""},
+		"entries of 8192 bytes":             {func(f *foreignImage) { f.entrySize = 8192 }, false, 64 * mebi, deliver{}, 3, "of 8192 bytes is not supported"},
+		"a damaged header":                  {func(f *foreignImage) { f.flip = 530 }, false, 64 * mebi, deliver{}, 6, "its partition table is damaged: the CRC"},
+		"damaged entries":                   {func(f *foreignImage) { f.flip = 1030 }, false, 64 * mebi, deliver{}, 6, "its partition table is damaged: the CRC"},
+		"sectors of 4096":                   {func(f *foreignImage) { f.sector = 4096 }, false, 64 * mebi, deliver{loop: 4096}, 0, ""},
+		"sectors of 4096, a file":           {func(f *foreignImage) { f.sector = 4096 }, false, 64 * mebi, deliver{}, 0, ""},
+		"sectors of 4096 onto 512":          {func(f *foreignImage) { f.sector = 4096 }, false, 64 * mebi, deliver{loop: 512}, 4, "its sectors have 512 bytes and the image is made for 4096"},
+		"sectors of 512 onto 4096":          {func(f *foreignImage) {}, false, 64 * mebi, deliver{loop: 4096}, 4, "its sectors have 4096 bytes and the image is made for 512"},
+		"a first partition at 70 MiB": {func(f *foreignImage) {
 			f.size, f.length, f.parts = 80*mebi, 80*mebi, [][2]int64{{70 * mebi, 2 * mebi}}
 			f.gap = true
 		}, false, 96 * mebi, deliver{}, 0, ""},
-		"larger than the disk when unpacked": {func(f *foreign) { f.length = 200 * mebi }, true, 64 * mebi, deliver{packed: true}, 4, "too small: the image needs at least "},
+		"larger than the disk when unpacked": {func(f *foreignImage) { f.length = 200 * mebi }, true, 64 * mebi, deliver{packed: true}, 4, "too small: the image needs at least "},
 	} {
 		if sample.IntN(2) >= soak(1, 2) {
 			continue
@@ -110,7 +110,7 @@ func TestForeignImagesThatAreRefused(t *testing.T) {
 // The partitions of a disk and of an image are those that the kernel finds.
 func TestAllCommandsReadTheSameTable(t *testing.T) {
 	dir := t.TempDir()
-	write := func(name string, f *foreign) string {
+	write := func(name string, f *foreignImage) string {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, f.image(rand.New(rand.NewPCG(3, 3))), 0o644); err != nil {
 			t.Fatal(err)

@@ -19,9 +19,9 @@ import (
 	"imgtool/image/imagetest"
 )
 
-// foreign is an image that other programs could have made: its partition table and its
+// foreignImage is an image that other programs could have made: its partition table and its
 // length.
-type foreign struct {
+type foreignImage struct {
 	kind      string // gpt, hybrid, mbr, logical, or stale: an MBR with the GPT of before
 	sector    int64  // in bytes
 	entries   int
@@ -36,13 +36,13 @@ type foreign struct {
 	flip      int64 // a byte that is damaged, or 0
 }
 
-func (f *foreign) gpt() bool { return f.kind == "gpt" || f.kind == "hybrid" }
+func (f *foreignImage) gpt() bool { return f.kind == "gpt" || f.kind == "hybrid" }
 
-func (f *foreign) tailLen() int64 {
+func (f *foreignImage) tailLen() int64 {
 	return (int64(f.entries*f.entrySize)+f.sector-1)/f.sector*f.sector + f.sector
 }
 
-func (f *foreign) end() (end int64) {
+func (f *foreignImage) end() (end int64) {
 	for _, p := range f.parts {
 		end = max(end, p[0]+p[1])
 	}
@@ -50,7 +50,7 @@ func (f *foreign) end() (end int64) {
 }
 
 // image returns the bytes of the image.
-func (f *foreign) image(r *rand.Rand) []byte {
+func (f *foreignImage) image(r *rand.Rand) []byte {
 	b := make([]byte, max(f.size, f.length))
 	fill(r, b[:f.end()])
 	if f.gap {
@@ -111,7 +111,7 @@ func mbrEntry(sector []byte, i int, kind byte, first, count int64) {
 
 // putLogical writes an MBR with the first partition primary and the others logical, each
 // with its table in the sector before it.
-func (f *foreign) putLogical(b []byte) {
+func (f *foreignImage) putLogical(b []byte) {
 	mbrEntry(b, 0, 0x0C, f.parts[0][0]/512, f.parts[0][1]/512)
 	first := f.parts[1][0] - 512
 	mbrEntry(b, 1, 0x05, first/512, (f.end()-first)/512)
@@ -128,7 +128,7 @@ func (f *foreign) putLogical(b []byte) {
 }
 
 // putGPT writes both copies of a GPT.
-func (f *foreign) putGPT(b []byte) {
+func (f *foreignImage) putGPT(b []byte) {
 	le := binary.LittleEndian
 	array := make([]byte, f.entries*f.entrySize)
 	for i, p := range f.parts {
@@ -165,8 +165,8 @@ func (f *foreign) putGPT(b []byte) {
 }
 
 // drawForeign returns a random image and the size of a disk for it.
-func drawForeign(r *rand.Rand) (f *foreign, disk int64) {
-	f = &foreign{kind: pick(r, "gpt", "gpt", "gpt", "hybrid", "mbr", "logical", "stale"), sector: 512, entries: 128, entrySize: 128, array: 2}
+func drawForeign(r *rand.Rand) (f *foreignImage, disk int64) {
+	f = &foreignImage{kind: pick(r, "gpt", "gpt", "gpt", "hybrid", "mbr", "logical", "stale"), sector: 512, entries: 128, entrySize: 128, array: 2}
 	if f.gpt() {
 		f.sector = pick[int64](r, 512, 512, 4096)
 		f.entries = pick(r, 4, 16, 56, 128, 128, 248, 256)
@@ -315,7 +315,7 @@ func clean(t testing.TB, disk []byte, sector int64) (found []string) {
 }
 
 // judge compares the contents of a disk with what dd would have written.
-func (f *foreign) judge(t *testing.T, data, after []byte) {
+func (f *foreignImage) judge(t *testing.T, data, after []byte) {
 	t.Helper()
 	want := slices.Clone(after)
 	copy(want, data)
@@ -410,7 +410,7 @@ func TestForeignImagesAreWrittenAsByDD(t *testing.T) {
 
 // judgeTable checks the table on a disk of another size with sfdisk and sgdisk: a program
 // that finds no fault in the table on a disk of the original size must find none there.
-func (f *foreign) judgeTable(t *testing.T, r *rand.Rand, size int64, after []byte) {
+func (f *foreignImage) judgeTable(t *testing.T, r *rand.Rand, size int64, after []byte) {
 	t.Helper()
 	own := *f
 	own.length, own.noBackup, own.gap, own.trailing = own.size, false, false, false

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/usage"
-	"imgtool/image/artifact"
 	"imgtool/image/fault"
+	"imgtool/image/foreign"
 	"imgtool/image/inspect"
 	"imgtool/image/volume"
 )
@@ -76,7 +76,7 @@ func runInspect(ctx context.Context, path string, u *ui) error {
 	if err == nil && !s.IsBundle() && len(r.Partitions) == 0 && r.Faults() > 0 {
 		head := make([]byte, 64<<10)
 		n, _ := s.Image.ReadAt(head, 0)
-		err = artifact.Foreign(s.Format, head[:n])
+		err = foreign.Check(s.Format, head[:n])
 	}
 	if err != nil {
 		return s.Wrap(err)

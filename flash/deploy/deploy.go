@@ -19,6 +19,7 @@ import (
 
 	"imgtool/flash"
 	"imgtool/flash/disk"
+	"imgtool/flash/receipt"
 	"imgtool/image"
 	"imgtool/image/compose"
 	"imgtool/image/compress"
@@ -59,7 +60,7 @@ type Phase struct {
 type Options struct {
 	Monitor Monitor
 	Scratch *compress.Budget                                 // limits scratch files
-	Log     *Log                                             // nil: no receipts are kept
+	Log     *receipt.Log                                     // nil: no receipts are kept
 	Status  func(error) int                                  // exit status for receipts
 	Confirm func(ctx context.Context, question string) error // nil: nothing is asked
 	Begin   func() (end func())                              // called before the first byte is written, and end when no more is
@@ -156,7 +157,7 @@ func (d *Deployment) Need() disk.Need {
 
 // Run writes the image to the disks with these names, and adds a receipt of each to a log. A
 // failure does not keep it from writing the other disks; the error is the first.
-func (d *Deployment) Run(ctx context.Context, names []string, log *Log) (err error) {
+func (d *Deployment) Run(ctx context.Context, names []string, log *receipt.Log) (err error) {
 	d.opt.Log = log
 	defer func() {
 		if err != nil && !d.begun {
@@ -417,30 +418,6 @@ func (d *Deployment) question() string {
 	return fmt.Sprintf("Write %s\nto %s?\n"+lost, sanitize.Line(what), strings.Join(disks, "\nand "))
 }
 
-// refused leaves a receipt of each disk if nothing was written because of an error.
-func (d *Deployment) refused(ctx context.Context, names []string, err error) {
-	if fault.Kind(err) == fault.Usage {
-		return
-	}
-	refusal, one := errors.AsType[*disk.RefusedError](err)
-	for _, name := range names {
-		found, findErr := disk.Find("/", name)
-		if findErr != nil {
-			found = &disk.Disk{Path: name}
-		}
-		r := Unwritten(ctx, name, err, &d.opt)
-		r.describe(found, d.src)
-		if one && refusal.Disk != found.Path {
-			r.Error = "nothing is written, because another disk is refused: " + r.Error
-		}
-		d.opt.Done(r)
-		if err := d.opt.Log.Add(r.Disk, r); err != nil {
-			d.opt.Monitor.Warnf("%v", err)
-			return
-		}
-	}
-}
-
 // finish closes the disks and leaves a receipt of each.
 func (d *Deployment) finish(ctx context.Context) error {
 	// A disk is closed after it is ejected, so that nothing can mount it in between.
@@ -490,22 +467,4 @@ func (t *Target) ErrWithHint(ctx context.Context, more ...string) error {
 		return t.Err
 	}
 	return fault.WithHint(t.Err, "%s", strings.Join(append([]string{LeftText(t.Disk.Path, t.Receipt.Left)}, more...), "; "))
-}
-
-// Abandon leaves receipts when the program must end although a disk does not answer.
-func (d *Deployment) Abandon() {
-	if !d.begun {
-		return
-	}
-	for _, t := range d.targets {
-		r := t.Receipt
-		if !t.ended.Load() {
-			r.Time, r.Left = Now(), t.job.Watch.State()
-			err := fault.New(fault.Interrupted, "interrupted")
-			r.Status, r.Error = d.opt.Status(err), err.Error()
-			d.opt.Monitor.SetLeft(r.Disk, r.Left)
-		}
-		d.opt.Log.Add(r.Disk, r)
-		d.opt.Done(r)
-	}
 }

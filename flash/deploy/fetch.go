@@ -9,6 +9,7 @@ import (
 
 	"imgtool/flash"
 	"imgtool/flash/disk"
+	"imgtool/flash/receipt"
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/volume"
@@ -54,7 +55,7 @@ func Precheck(ctx context.Context, src *volume.Source, names []string, opt Optio
 		}
 		d := &Deployment{src: src, opt: opt}
 		if !opt.DryRun {
-			log, logErr := OpenLog(receipts)
+			log, logErr := receipt.Open(receipts)
 			if logErr != nil {
 				return logErr
 			}

@@ -12,8 +12,8 @@ import (
 	"imgtool/flash"
 	"imgtool/flash/disk"
 	"imgtool/image"
-	"imgtool/image/artifact"
 	"imgtool/image/fault"
+	"imgtool/image/foreign"
 	"imgtool/image/partition"
 	"imgtool/image/progress"
 	"imgtool/image/volume"
@@ -84,7 +84,7 @@ func (p *Plan) read() error {
 	if err != nil && err != io.EOF {
 		return cmp.Or(begin.err, err)
 	}
-	if err := artifact.Foreign(p.src.Format, head[:n]); err != nil {
+	if err := foreign.Check(p.src.Format, head[:n]); err != nil {
 		return err
 	}
 	if err := p.readTable(r); err != nil {

@@ -19,6 +19,7 @@ import (
 	"imgtool/boards"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
+	"imgtool/flash/receipt"
 	"imgtool/image/artifact"
 	"imgtool/image/boardinfo"
 	"imgtool/image/compose"
@@ -383,7 +384,7 @@ func (r *Receipt) MarshalJSON() ([]byte, error) {
 		b.WriteString(`,"` + name + `":`)
 		b.Write(text)
 	}
-	add("time", deploy.Now())
+	add("time", receipt.Now())
 	add("board", r.Board)
 	if r.BuildID != "" {
 		add("build_id", r.BuildID)

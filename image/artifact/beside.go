@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"imgtool/image/hostfile"
+	"imgtool/image/pending"
 )
 
 // SignaturePath returns the path of the signature beside an image file. It signs the manifest
@@ -99,7 +100,7 @@ func ReadBeside(path, name string, m *Manifest) ([]byte, error) {
 // WriteBeside writes a file that belongs to an image. It replaces an older one when it is
 // complete.
 func WriteBeside(path string, data []byte) error {
-	f, err := sidecar{path, data}.create(func(string) (*access, error) { return nil, nil })
+	f, err := sidecar{path, data}.create(func(string) (*pending.Access, error) { return nil, nil })
 	if err != nil {
 		return err
 	}

@@ -1,15 +1,19 @@
 package artifact
 
-import "fmt"
+import (
+	"fmt"
+
+	"imgtool/image/pending"
+)
 
 // Output is a file that does not have its name yet. Commit gives it the name, and Cleanup removes
 // it if it has none.
-type Output struct{ *pending }
+type Output struct{ *pending.File }
 
 // Create creates a file that will replace the one at path, or the target of the link at path. The
 // caller must call Cleanup.
 func Create(path string) (*Output, error) {
-	p, err := newPending(path)
+	p, err := pending.Create(path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -19,8 +23,8 @@ func Create(path string) (*Output, error) {
 // Commit flushes the file and gives it its name. After a power failure the name refers to the old
 // or the new file, complete.
 func (o *Output) Commit() error {
-	if err := o.pending.Commit(); err != nil {
-		return fmt.Errorf("%s: %w", o.path, err)
+	if err := o.File.Commit(); err != nil {
+		return fmt.Errorf("%s: %w", o.Path, err)
 	}
 	return nil
 }

@@ -112,7 +112,7 @@ func (s *saver) zstd(ctx context.Context, file *os.File, sums *image.Checksums) 
 	s.setImageSHA256()
 	var list []attached
 	for i, d := range s.Documents {
-		text := d.Encode(Subject{strings.TrimSuffix(filepath.Base(s.Raw.out.path), ".zst"), s.m.ImageSHA256, s.m.Content()})
+		text := d.Encode(Subject{strings.TrimSuffix(filepath.Base(s.Raw.out.Path), ".zst"), s.m.ImageSHA256, s.m.Content()})
 		list = append(list, attached{name: d.Name, data: text})
 		s.m.Documents[i].SHA256 = hexSum(text)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"imgtool/image/compress"
 	"imgtool/image/simg"
+	"imgtool/image/zip"
 )
 
 // Format is the file format of an image.
@@ -78,7 +79,7 @@ func detect(head []byte) Format {
 	if simg.IsSparse(head) {
 		return Sparse
 	}
-	if bytes.HasPrefix(head, []byte(zipMagic)) {
+	if bytes.HasPrefix(head, []byte(zip.Magic)) {
 		return Zip
 	}
 	return compressed[compress.Detect(head)] // the zero Format is Raw

@@ -16,6 +16,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/fault"
+	"imgtool/image/pending"
 )
 
 // Replacement is new content for a region of an image. The ends of the region are
@@ -110,37 +111,37 @@ func rewrite(path string, f *os.File, m *Manifest, write func(out *os.File) erro
 	if err != nil {
 		return err
 	}
-	old, err := accessOf(target)
+	old, err := pending.AccessOf(target)
 	if err == nil && old == nil {
 		err = fs.ErrNotExist
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	out, err := newPending(target)
+	out, err := pending.Create(target)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer out.Cleanup()
-	if err := out.setAccess(old); err != nil {
+	if err := out.SetAccess(old); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if err := write(out.File); err != nil {
-		return fmt.Errorf("%s: %w", out.path, err)
+		return fmt.Errorf("%s: %w", out.Path, err)
 	}
 	was, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	if now, err := os.Stat(out.path); err != nil || !os.SameFile(was, now) {
-		return fault.New(fault.Refused, "%s was replaced by another file while it was in use: try again", out.path)
+	if now, err := os.Stat(out.Path); err != nil || !os.SameFile(was, now) {
+		return fault.New(fault.Refused, "%s was replaced by another file while it was in use: try again", out.Path)
 	}
 	var beside []sidecar
 	if m != nil {
-		beside = sidecars(out.path, m)
+		beside = sidecars(out.Path, m)
 	}
-	return commit(out, beside, func(path string) (*access, error) {
-		a, err := accessOf(path)
+	return commit(out, beside, func(path string) (*pending.Access, error) {
+		a, err := pending.AccessOf(path)
 		if a == nil && err == nil {
 			a = old
 		}

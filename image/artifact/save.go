@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"imgtool/image"
+	"imgtool/image/bmap"
+	"imgtool/image/pending"
 	"imgtool/image/simg"
 )
 
@@ -91,11 +93,11 @@ type saver struct {
 	sum    string    // of the file, if it is known
 }
 
-func (s *saver) save(ctx context.Context, out *pending) (Saved, error) {
+func (s *saver) save(ctx context.Context, out *pending.File) (Saved, error) {
 	private := s.m.Private
 	if private {
 		if err := out.Chmod(0o600); err != nil {
-			return Saved{}, fmt.Errorf("%s: %w", out.path, err)
+			return Saved{}, fmt.Errorf("%s: %w", out.Path, err)
 		}
 	}
 	s.done = s.Phases.Start("writing", s.img.ContentSize())
@@ -104,12 +106,12 @@ func (s *saver) save(ctx context.Context, out *pending) (Saved, error) {
 		err = s.hash(ctx, out.File)
 	}
 	if err != nil {
-		return Saved{}, fmt.Errorf("%s: %w", out.path, err)
+		return Saved{}, fmt.Errorf("%s: %w", out.Path, err)
 	}
-	files := s.documents(out.path)
-	return Saved{s.sum}, commit(out, append(sidecars(out.path, s.m), files...), func(path string) (*access, error) {
+	files := s.documents(out.Path)
+	return Saved{s.sum}, commit(out, append(sidecars(out.Path, s.m), files...), func(path string) (*pending.Access, error) {
 		if private && !slices.ContainsFunc(files, func(f sidecar) bool { return f.path == path }) {
-			return &access{mode: 0o600, uid: os.Geteuid(), gid: os.Getegid()}, nil
+			return &pending.Access{Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid()}, nil
 		}
 		return nil, nil
 	})
@@ -177,14 +179,14 @@ func (s *saver) documents(path string) (files []sidecar) {
 
 // sidecars returns the files beside an image that follow from its manifest.
 func sidecars(path string, m *Manifest) []sidecar {
-	return []sidecar{{BmapPath(path), EncodeBmap(m.Size, m.Pieces)}, {ManifestPath(path), m.Encode()}}
+	return []sidecar{{BmapPath(path), bmap.Encode(m.Size, m.Pieces)}, {ManifestPath(path), m.Encode()}}
 }
 
 // commit writes the files beside an image, and gives all files their names. accessFor returns
 // the access of a file beside it, or nil for the default.
-func commit(out *pending, beside []sidecar, accessFor func(path string) (*access, error)) error {
+func commit(out *pending.File, beside []sidecar, accessFor func(path string) (*pending.Access, error)) error {
 	// The image is last: when it is visible, so are the files that belong to it.
-	var files []*pending
+	var files []*pending.File
 	for _, s := range beside {
 		f, err := s.create(accessFor)
 		if err != nil {
@@ -195,7 +197,7 @@ func commit(out *pending, beside []sidecar, accessFor func(path string) (*access
 	}
 	for _, f := range append(files, out) {
 		if err := f.Commit(); err != nil {
-			return fmt.Errorf("%s: %w", f.path, err)
+			return fmt.Errorf("%s: %w", f.Path, err)
 		}
 	}
 	return nil
@@ -208,14 +210,14 @@ type sidecar struct {
 }
 
 // create writes the file. The caller must call Cleanup.
-func (s sidecar) create(accessFor func(path string) (*access, error)) (*pending, error) {
-	f, err := newPending(s.path)
+func (s sidecar) create(accessFor func(path string) (*pending.Access, error)) (*pending.File, error) {
+	f, err := pending.Create(s.path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.path, err)
 	}
 	a, err := accessFor(s.path)
 	if err == nil && a != nil {
-		err = f.setAccess(a)
+		err = f.SetAccess(a)
 	}
 	if err == nil {
 		_, err = f.Write(s.data)

@@ -9,8 +9,10 @@ import (
 	"iter"
 
 	"imgtool/image"
+	"imgtool/image/bmap"
 	"imgtool/image/compress"
 	"imgtool/image/xz"
+	"imgtool/image/zip"
 )
 
 // Streamed is an image that is read from front to back.
@@ -33,7 +35,7 @@ func (s *Streamed) Close() error { return s.close() }
 
 // StreamFile is like [Stream] for a file, which may be a zip archive too. If b is not nil and
 // there is no manifest, the image is compared with b when it is read.
-func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) {
+func StreamFile(r image.Content, sidecar *Manifest, b *bmap.Map) (*Streamed, error) {
 	var in io.Reader = io.NewSectionReader(r, 0, r.Size())
 	head, err := image.Head(r, headSize)
 	if err != nil {
@@ -46,7 +48,7 @@ func StreamFile(r image.Content, sidecar *Manifest, b *Bmap) (*Streamed, error) 
 	}
 	packed := detect(head) == Zip
 	if packed {
-		if in, others, err = openZip(r); err != nil {
+		if in, others, err = zip.Open(r); err != nil {
 			return nil, err
 		}
 	}
@@ -130,7 +132,7 @@ func (s *Streamed) wrap(err error, at int64) error {
 	if memory := new(*compress.MemoryError); errors.As(err, memory) {
 		return fmt.Errorf("%w; unpack it with %s -d%s", err, (*memory).Format, map[compress.Format]string{compress.Zstd: " --long=31"}[(*memory).Format]) // not corrupt
 	}
-	if errors.As(err, new(*compress.FilterError)) || errors.As(err, new(*CorruptError)) {
+	if errors.As(err, new(*compress.FilterError)) || errors.As(err, new(*CorruptError)) || errors.As(err, new(*bmap.CorruptError)) {
 		return err
 	}
 	return corrupt("the image is corrupt at byte %d: %w", at, err)

@@ -18,6 +18,7 @@ import (
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/bmap"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/volume"
@@ -212,7 +213,7 @@ func (m *maker) addBmap(e *Entry, path string) error {
 	if err != nil {
 		return err
 	}
-	b, err := artifact.ParseBmap(text)
+	b, err := bmap.Parse(text)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}

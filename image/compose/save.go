@@ -10,6 +10,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/bmap"
 	"imgtool/image/fat"
 	"imgtool/image/hostfile"
 	"imgtool/image/progress"
@@ -122,7 +123,7 @@ func (e *SeedEdit) patch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		text = artifact.EncodeBmap(after.Size(), sums.Pieces.Entries)
+		text = bmap.Encode(after.Size(), sums.Pieces.Entries)
 	}
 	if err := artifact.Patch(ctx, s.Name, s.File, slices.Concat(e.Steps...)); err != nil || blockMap == "" {
 		return err

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"imgtool/image/erofs"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
@@ -58,8 +60,8 @@ func sample(t *testing.T) string {
 	must(os.Chmod(dir+"/size-100", 0o755|os.ModeSetuid|os.ModeSetgid))
 	must(os.Chmod(dir+"/many", 0o777|os.ModeSticky))
 	must(os.Lchown(dir+"/size-1", 70000, 80000))
-	must(syscall.Setxattr(dir+"/size-4096", "trusted.a", []byte("x\x00y"), 0))
-	must(syscall.Setxattr(dir+"/size-4096", "security.capability", []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0))
+	must(unix.Setxattr(dir+"/size-4096", "trusted.a", []byte("x\x00y"), 0))
+	must(unix.Setxattr(dir+"/size-4096", "security.capability", []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0))
 	must(filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
 		at := []syscall.Timespec{{Sec: 1700000000}, {Sec: 1700000000}}
 		if info, _ := os.Lstat(path); info.Mode()&os.ModeSymlink != 0 {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"imgtool/image/artifact"
+	"imgtool/image/bmap"
 )
 
 // ArtifactType is the type of manifests and indexes of disk images.
@@ -65,7 +66,7 @@ const maxPart = artifact.MaxAttachment
 // Parts are what may belong to an image.
 var Parts = []Part{
 	{"manifest", "application/vnd.imgtool.manifest.v1+json", artifact.ManifestPath, artifact.MaxManifest},
-	{"block map", "application/vnd.imgtool.bmap.v2+xml", artifact.BmapPath, artifact.MaxBmap},
+	{"block map", "application/vnd.imgtool.bmap.v2+xml", artifact.BmapPath, bmap.MaxSize},
 	{artifact.Signature, "application/vnd.imgtool.signature.v1", artifact.SignaturePath, maxPart},
 	{artifact.Minisig, "application/vnd.imgtool.minisig.v1", artifact.MinisigPath, maxPart},
 	{artifact.SBOM, "application/spdx+json", artifact.SBOMPath, maxPart},

@@ -16,6 +16,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/boardinfo"
 	"imgtool/image/fault"
+	"imgtool/image/foreign"
 	"imgtool/image/fsprobe"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
@@ -91,7 +92,7 @@ func checkImage(l *volume.Location) error {
 	}
 	head, err := image.Head(s.Image, 128<<10)
 	if err == nil {
-		err = artifact.Foreign(artifact.Raw, head)
+		err = foreign.Check(artifact.Raw, head)
 	}
 	if err == nil {
 		err = fault.New(fault.Input, "it has no partition table, and no file system that is known: give an image of a disk or of a file system")

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"imgtool/image/artifact"
+	"imgtool/image/bmap"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
 	"imgtool/image/hostfile"
@@ -25,7 +26,7 @@ type beside struct {
 	manifestErr  error    // why the manifest of that name cannot be used
 	ambiguous    []string // different manifests that match
 
-	bmap     *artifact.Bmap
+	bmap     *bmap.Map
 	bmapPath string
 	bmapErr  error // why the block map cannot be used
 }
@@ -57,11 +58,11 @@ func findBeside(path string) (b beside) {
 	}
 	for _, name := range pathsOf(path) {
 		for _, at := range bmapPaths(name) {
-			text, err := hostfile.ReadFile(at, artifact.MaxBmap)
+			text, err := hostfile.ReadFile(at, bmap.MaxSize)
 			if err != nil {
 				continue
 			}
-			if b.bmap, err = artifact.ParseBmap(text); err != nil {
+			if b.bmap, err = bmap.Parse(text); err != nil {
 				b.bmapErr = corrupt("%s: %w; if it does not belong to the image, move it away", at, err)
 			}
 			b.bmapPath = at

@@ -8,6 +8,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/bmap"
 	"imgtool/image/fault"
 	"imgtool/image/remote"
 )
@@ -64,7 +65,7 @@ func (s *Source) loadURL(ctx context.Context) error {
 	if s.File == nil && !s.remote.Ranges() {
 		return nil
 	}
-	text, err = s.ReadBeside(artifact.BmapPath, artifact.MaxBmap)
+	text, err = s.ReadBeside(artifact.BmapPath, bmap.MaxSize)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -72,7 +73,7 @@ func (s *Source) loadURL(ctx context.Context) error {
 		return err
 	}
 	s.beside.bmapPath = artifact.BmapPath(s.Name)
-	if s.beside.bmap, err = artifact.ParseBmap(text); err != nil {
+	if s.beside.bmap, err = bmap.Parse(text); err != nil {
 		s.beside.bmapErr = corrupt("%s: %w; if it does not belong to the image, move it away", s.beside.bmapPath, err)
 		return nil
 	}

@@ -1,29 +1,31 @@
-package deploy
+package receipt
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"imgtool/image"
 	"imgtool/image/fault"
 )
 
 func TestLogAddsEachDiskOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	if err := CheckLog(path); err != nil {
+	if err := Check(path); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); err == nil {
 		t.Error("the check has created the file")
 	}
 	for range 2 {
-		l, err := OpenLog(path)
+		l, err := Open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if err := l.Add("sda", Receipt{Disk: "sda", Unit: "W1", Serial: "7", Time: "then"}); err != nil {
+			if err := l.Add("sda", entry{Disk: "sda", Unit: "W1", Serial: "7", Time: "then"}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -41,11 +43,11 @@ func TestLogAddsEachDiskOnce(t *testing.T) {
 }
 
 func TestNilLog(t *testing.T) {
-	l, err := OpenLog("")
+	l, err := Open("")
 	if l != nil || err != nil {
 		t.Fatalf("%v, %v", l, err)
 	}
-	if err := l.Add("sda", Receipt{}); err != nil {
+	if err := l.Add("sda", entry{}); err != nil {
 		t.Error(err)
 	}
 	l.WarnReused("W1", "", &recorder{})
@@ -57,8 +59,8 @@ func TestNilLog(t *testing.T) {
 func TestLogThatCannotBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	for _, path := range []string{dir, filepath.Join(dir, "none", "log"), "/dev/full", "/dev/null/log"} {
-		check := CheckLog(path)
-		_, err := OpenLog(path)
+		check := Check(path)
+		_, err := Open(path)
 		for _, err := range []error{check, err} {
 			if fault.Kind(err) != fault.Write || !strings.HasPrefix(err.Error(), path+": writing the receipt: ") {
 				t.Errorf("%s: got %v of kind %q", path, err, fault.Kind(err))
@@ -77,7 +79,7 @@ func TestWarnReused(t *testing.T) {
 	if err := os.WriteFile(path, []byte(lines), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := OpenLog(path)
+	l, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,3 +99,14 @@ func TestWarnReused(t *testing.T) {
 		}
 	}
 }
+
+// recorder keeps the messages.
+type recorder struct{ text strings.Builder }
+
+func (r *recorder) Infof(format string, args ...any) { fmt.Fprintf(&r.text, format+"\n", args...) }
+func (r *recorder) Warnf(format string, args ...any) {
+	fmt.Fprintf(&r.text, "warning: "+format+"\n", args...)
+}
+func (r *recorder) Phase(string, int64) image.Progress { return nil }
+func (r *recorder) EndPhase()                          {}
+func (r *recorder) String() string                     { return r.text.String() }

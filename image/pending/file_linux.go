@@ -1,4 +1,4 @@
-package artifact
+package pending
 
 import (
 	"fmt"

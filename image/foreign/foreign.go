@@ -1,4 +1,5 @@
-package artifact
+// Package foreign names files that are not disk images.
+package foreign
 
 import (
 	"bytes"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"imgtool/image/artifact"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 )
@@ -19,8 +21,8 @@ const (
 	whole    = "give the image of the whole disk"
 )
 
-// foreign has the magic numbers of other files.
-var foreign = []struct {
+// files has the magic numbers of other files.
+var files = []struct {
 	off          int
 	magic        string
 	what, advice string
@@ -59,21 +61,21 @@ var foreign = []struct {
 	{4086, "SWAPSPACE2", "a swap partition", partOnly},
 }
 
-// Foreign returns an error if head, the first bytes of a file after decompression
+// Check returns an error if head, the first bytes of a file after decompression
 // from the format f, begins a known kind of file that is not a disk image. A file with an MBR
 // is always taken for a disk image.
-func Foreign(f Format, head []byte) error {
+func Check(f artifact.Format, head []byte) error {
 	if len(head) >= 512 && head[510] == 0x55 && head[511] == 0xAA {
 		return nil
 	}
 	packed := ""
-	if f != Raw {
+	if f != artifact.Raw {
 		packed = fmt.Sprintf(", compressed with %s", f)
 	}
 	name := func(what, advice string) error {
 		return fault.New(fault.Input, "it is %s%s, not a disk image: %s", what, packed, advice)
 	}
-	for _, k := range foreign {
+	for _, k := range files {
 		if len(head) >= k.off && bytes.HasPrefix(head[k.off:], []byte(k.magic)) {
 			return name(k.what, k.advice)
 		}

@@ -1,4 +1,5 @@
-package artifact
+// Package bmap reads and writes the block maps of bmaptool.
+package bmap
 
 import (
 	"bytes"
@@ -17,60 +18,61 @@ import (
 	"strings"
 
 	"imgtool/image"
+	"imgtool/image/fault"
 )
 
-// Bmap is a block map of bmaptool: the ranges of an image that have content, with their
+// Map is a block map: the ranges of an image that have content, with their
 // checksums.
-type Bmap struct {
+type Map struct {
 	Version string
 	Size    int64 // of the image, in bytes
-	Ranges  []BmapRange
+	Ranges  []Range
 
-	hash string // type of the checksums, a key of bmapHashes
+	hash string // type of the checksums, a key of hashes
 }
 
-// BmapRange is a range of bytes with its checksum in lower-case hexadecimal, or "".
-type BmapRange struct {
+// Range is a range of bytes with its checksum in lower-case hexadecimal, or "".
+type Range struct {
 	image.Span
 	Sum string
 }
 
-// bmapHashes has the supported values of ChecksumType.
-var bmapHashes = map[string]func() hash.Hash{"sha1": sha1.New, "sha224": sha256.New224, "sha256": sha256.New, "sha384": sha512.New384, "sha512": sha512.New}
+// hashes has the supported values of ChecksumType.
+var hashes = map[string]func() hash.Hash{"sha1": sha1.New, "sha224": sha256.New224, "sha256": sha256.New, "sha384": sha512.New384, "sha512": sha512.New}
 
-// MaxBmap is the largest block map that is read, in bytes.
-const MaxBmap = 64 << 20
+// MaxSize is the largest block map that is read, in bytes.
+const MaxSize = 64 << 20
 
 var fileSum = regexp.MustCompile(`<(?:BmapFileChecksum|BmapFileSHA1)>\s*([0-9a-fA-F]+)\s*</`)
 
-// bmapXML is the file format of a block map.
-type bmapXML struct {
-	XMLName  xml.Name    `xml:"bmap"`
-	Version  string      `xml:"version,attr"`
-	Size     int64       `xml:"ImageSize"`
-	Block    int64       `xml:"BlockSize"`
-	Blocks   int64       `xml:"BlocksCount"`
-	Mapped   int64       `xml:"MappedBlocksCount"`
-	Checksum string      `xml:"ChecksumType"`
-	FileSum  string      `xml:"BmapFileChecksum"`
-	Ranges   []bmapRange `xml:"BlockMap>Range"`
+// document is the file format of a block map.
+type document struct {
+	XMLName  xml.Name   `xml:"bmap"`
+	Version  string     `xml:"version,attr"`
+	Size     int64      `xml:"ImageSize"`
+	Block    int64      `xml:"BlockSize"`
+	Blocks   int64      `xml:"BlocksCount"`
+	Mapped   int64      `xml:"MappedBlocksCount"`
+	Checksum string     `xml:"ChecksumType"`
+	FileSum  string     `xml:"BmapFileChecksum"`
+	Ranges   []xmlRange `xml:"BlockMap>Range"`
 }
 
-type bmapRange struct {
+type xmlRange struct {
 	Sum    string `xml:"chksum,attr"`
 	SHA1   string `xml:"sha1,attr,omitempty"` // before version 1.3
 	Blocks string `xml:",chardata"`
 }
 
-// ParseBmap parses a block map of version 1.0 to 2.0 and verifies the checksum of the map
+// Parse parses a block map of version 1.0 to 2.0 and verifies the checksum of the map
 // itself.
-func ParseBmap(text []byte) (*Bmap, error) {
-	var doc bmapXML
+func Parse(text []byte) (*Map, error) {
+	var doc document
 	if err := xml.Unmarshal(text, &doc); err != nil {
 		return nil, fmt.Errorf("the block map: %w", err)
 	}
 	major, minor, _ := strings.Cut(doc.Version, ".")
-	b := &Bmap{Version: doc.Version}
+	b := &Map{Version: doc.Version}
 	switch {
 	case major == "1" && minor != "4":
 		b.hash = "sha1"
@@ -79,7 +81,7 @@ func ParseBmap(text []byte) (*Bmap, error) {
 	default:
 		return nil, fmt.Errorf("the block map has version %q; 1.0 to 2.0 are supported", doc.Version)
 	}
-	newHash := bmapHashes[b.hash]
+	newHash := hashes[b.hash]
 	if newHash == nil {
 		return nil, fmt.Errorf("the block map has checksums of type %q; sha1, sha224, sha256, sha384 and sha512 are supported", b.hash)
 	}
@@ -114,18 +116,18 @@ func ParseBmap(text []byte) (*Bmap, error) {
 			return nil, fmt.Errorf("the block map: the range %.40q overlaps the one before it or is outside of the image of %d bytes", r.Blocks, size)
 		}
 		span := image.Span{Off: first * block, Len: min((last+1)*block, size) - first*block}
-		b.Ranges = append(b.Ranges, BmapRange{span, strings.ToLower(r.Sum + r.SHA1)})
+		b.Ranges = append(b.Ranges, Range{span, strings.ToLower(r.Sum + r.SHA1)})
 		end = span.End()
 	}
 	return b, nil
 }
 
-// EncodeBmap returns a block map of version 2.0 of an image of size bytes. The ranges begin at
+// Encode returns a block map of version 2.0 of an image of size bytes. The ranges begin at
 // multiples of [image.Block], and have the SHA-256 of their content.
-func EncodeBmap(size int64, ranges []image.Entry) []byte {
+func Encode(size int64, ranges []image.Entry) []byte {
 	const block = image.Block
 	blank := strings.Repeat("0", 64)
-	doc := bmapXML{Version: "2.0", Size: size, Block: block, Blocks: (size + block - 1) / block, Checksum: "sha256", FileSum: blank}
+	doc := document{Version: "2.0", Size: size, Block: block, Blocks: (size + block - 1) / block, Checksum: "sha256", FileSum: blank}
 	for _, p := range ranges {
 		first, last := p.Off/block, (p.Off+p.Len-1)/block
 		doc.Mapped += last - first + 1
@@ -133,11 +135,11 @@ func EncodeBmap(size int64, ranges []image.Entry) []byte {
 		if first == last {
 			blocks = fmt.Sprint(first)
 		}
-		doc.Ranges = append(doc.Ranges, bmapRange{Sum: p.SHA256, Blocks: blocks})
+		doc.Ranges = append(doc.Ranges, xmlRange{Sum: p.SHA256, Blocks: blocks})
 	}
 	b, err := xml.MarshalIndent(doc, "", "  ")
 	if err != nil {
-		panic("artifact: internal error: " + err.Error())
+		panic("bmap: internal error: " + err.Error())
 	}
 	b = slices.Concat([]byte(xml.Header), b, []byte("\n"))
 	// The checksum of the file is computed with zeros in its own place.
@@ -146,7 +148,7 @@ func EncodeBmap(size int64, ranges []image.Entry) []byte {
 }
 
 // Image returns the ranges of the image r.
-func (b *Bmap) Image(r image.Content) (*image.Image, error) {
+func (b *Map) Image(r image.Content) (*image.Image, error) {
 	var extents []image.Extent
 	for _, s := range b.Ranges {
 		extents = append(extents, image.Extent{Name: "image", Off: s.Off, Content: io.NewSectionReader(r, s.Off, s.Len)})
@@ -157,20 +159,20 @@ func (b *Bmap) Image(r image.Content) (*image.Image, error) {
 // Reader returns a reader of the image r that compares it with the block map. Read returns
 // a *[CorruptError] if a range has another checksum, the image has another size, or there
 // are bytes other than zeros outside of the ranges.
-func (b *Bmap) Reader(r io.Reader) io.Reader {
-	return &bmapReader{b: b, r: r, left: b.Ranges, hash: bmapHashes[b.hash]()}
+func (b *Map) Reader(r io.Reader) io.Reader {
+	return &reader{b: b, r: r, left: b.Ranges, hash: hashes[b.hash]()}
 }
 
-type bmapReader struct {
-	b    *Bmap
+type reader struct {
+	b    *Map
 	r    io.Reader
 	at   int64
-	left []BmapRange // end after at
-	hash hash.Hash   // of left[0] up to at
+	left []Range   // end after at
+	hash hash.Hash // of left[0] up to at
 	err  error
 }
 
-func (b *bmapReader) Read(p []byte) (int, error) {
+func (b *reader) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
@@ -186,7 +188,7 @@ func (b *bmapReader) Read(p []byte) (int, error) {
 }
 
 // check compares the next bytes of the image.
-func (b *bmapReader) check(p []byte) error {
+func (b *reader) check(p []byte) error {
 	for len(p) > 0 {
 		if b.at >= b.b.Size {
 			return corrupt("the image has more than %d bytes, the size in its block map", b.b.Size)
@@ -200,8 +202,9 @@ func (b *bmapReader) check(p []byte) error {
 		}
 		part := p[:min(int64(len(p)), end-b.at)]
 		if !inside {
-			if err := checkZeros(part, b.at, "outside of the ranges of the block map"); err != nil {
-				return err
+			if !image.IsZero(part) {
+				i := slices.IndexFunc(part, func(b byte) bool { return b != 0 })
+				return corrupt("byte %d is %#x, outside of the ranges of the block map", b.at+int64(i), part[i])
 			}
 		} else if b.left[0].Sum != "" {
 			b.hash.Write(part)
@@ -218,3 +221,12 @@ func (b *bmapReader) check(p []byte) error {
 	}
 	return nil
 }
+
+// CorruptError says that an image does not match its block map.
+type CorruptError struct{ Err error }
+
+func (e *CorruptError) Error() string { return e.Err.Error() }
+func (e *CorruptError) Unwrap() error { return e.Err }
+func (e *CorruptError) Kind() string  { return fault.Corrupt }
+
+func corrupt(format string, args ...any) error { return &CorruptError{fmt.Errorf(format, args...)} }

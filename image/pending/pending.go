@@ -1,4 +1,5 @@
-package artifact
+// Package pending writes files that get their names when they are complete.
+package pending
 
 import (
 	"errors"
@@ -14,17 +15,17 @@ import (
 	"imgtool/image/hostfile"
 )
 
-// pending is a file that does not have its final name yet. On Linux it has no name at
+// File is a file that does not have its final name yet. On Linux it has no name at
 // all (O_TMPFILE), so nothing is left of it if the program is killed.
-type pending struct {
+type File struct {
 	*os.File
-	path string
+	Path string                // it gets this name
 	temp *renameio.PendingFile // nil for a file without a name
 }
 
-// newPending creates a file in the directory of path. If path is a symbolic link, the
+// Create creates a file in the directory of path. If path is a symbolic link, the
 // file will replace the target of the link. The caller must call Cleanup.
-func newPending(path string) (*pending, error) {
+func Create(path string) (*File, error) {
 	path, err := hostfile.Target(path)
 	if err != nil {
 		return nil, err
@@ -33,18 +34,18 @@ func newPending(path string) (*pending, error) {
 		return nil, errors.New("it is not a regular file; to write an image to a disk, build a file and use imgtool flash")
 	}
 	if f := openUnnamed(path); f != nil {
-		return &pending{f, path, nil}, nil
+		return &File{f, path, nil}, nil
 	}
 	temp, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
 	if err != nil {
 		return nil, err
 	}
-	return &pending{temp.File, path, temp}, nil
+	return &File{temp.File, path, temp}, nil
 }
 
 // Commit flushes the file to disk and gives it its name, replacing a file of that name.
 // After a power failure the name refers to either file, complete.
-func (p *pending) Commit() error {
+func (p *File) Commit() error {
 	if p.temp != nil {
 		return p.temp.CloseAtomicallyReplace()
 	}
@@ -52,11 +53,11 @@ func (p *pending) Commit() error {
 		return err
 	}
 	// linkat does not replace a file, rename does.
-	dir, base := filepath.Split(p.path)
+	dir, base := filepath.Split(p.Path)
 	name := fmt.Sprintf("%s.%s%d", dir, base, rand.Uint64())
 	err := link(p.File, name)
 	if err == nil {
-		if err = os.Rename(name, p.path); err != nil {
+		if err = os.Rename(name, p.Path); err != nil {
 			os.Remove(name)
 		}
 	}
@@ -64,7 +65,7 @@ func (p *pending) Commit() error {
 }
 
 // Cleanup removes the file unless it was committed.
-func (p *pending) Cleanup() {
+func (p *File) Cleanup() {
 	if p.temp != nil {
 		p.temp.Cleanup()
 		return
@@ -72,13 +73,14 @@ func (p *pending) Cleanup() {
 	p.Close()
 }
 
-type access struct {
-	mode     fs.FileMode
-	uid, gid int
+// Access is who may read and write a file.
+type Access struct {
+	Mode     fs.FileMode
+	UID, GID int
 }
 
-// accessOf returns the access of the file at path, or nil if path does not exist.
-func accessOf(path string) (*access, error) {
+// AccessOf returns the access of the file at path, or nil if path does not exist.
+func AccessOf(path string) (*Access, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -86,26 +88,27 @@ func accessOf(path string) (*access, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &access{mode: info.Mode().Perm(), uid: -1, gid: -1}
+	a := &Access{Mode: info.Mode().Perm(), UID: -1, GID: -1}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		a.uid, a.gid = int(st.Uid), int(st.Gid)
+		a.UID, a.GID = int(st.Uid), int(st.Gid)
 	}
 	return a, nil
 }
 
-func (p *pending) setAccess(a *access) error {
+// SetAccess gives the file an access.
+func (p *File) SetAccess(a *Access) error {
 	// Group and others get no access before the owner is right.
-	err := p.Chmod(a.mode & 0o700)
+	err := p.Chmod(a.Mode & 0o700)
 	if info, statErr := p.Stat(); statErr == nil && err == nil {
 		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || int(st.Uid) != a.uid || int(st.Gid) != a.gid {
-			if err = p.Chown(a.uid, a.gid); err != nil {
-				return fmt.Errorf("keeping its owner, user %d and group %d: %w", a.uid, a.gid, err)
+		if !ok || int(st.Uid) != a.UID || int(st.Gid) != a.GID {
+			if err = p.Chown(a.UID, a.GID); err != nil {
+				return fmt.Errorf("keeping its owner, user %d and group %d: %w", a.UID, a.GID, err)
 			}
 		}
 	}
 	if err == nil {
-		err = p.Chmod(a.mode)
+		err = p.Chmod(a.Mode)
 	}
 	return err
 }

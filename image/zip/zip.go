@@ -1,4 +1,5 @@
-package artifact
+// Package zip opens images in zip archives.
+package zip
 
 import (
 	"archive/zip"
@@ -10,18 +11,20 @@ import (
 	"strings"
 
 	"imgtool/image"
+	"imgtool/image/fault"
 )
 
-const zipMagic = "PK\x03\x04"
+// Magic begins a zip archive.
+const Magic = "PK\x03\x04"
 
 // imageNames has the suffixes of image files, in lower case.
 var imageNames = []string{".img", ".raw", ".wic", ".iso", ".bin", ".simg", ".sdcard", ".hddimg", ".dd", ".zst", ".xz", ".gz", ".bz2", ".lz4"}
 
-// openZip opens the only image in a zip archive. others has the names of the other files.
-func openZip(r image.Content) (in io.Reader, others []string, err error) {
+// Open opens the only image in a zip archive. others has the names of the other files.
+func Open(r image.Content) (in io.Reader, others []string, err error) {
 	z, err := zip.NewReader(r, r.Size())
 	if err != nil {
-		return nil, nil, corrupt("the zip archive is damaged or cut short: %w", err)
+		return nil, nil, fault.New(fault.Corrupt, "the zip archive is damaged or cut short: %w", err)
 	}
 	var files []*zip.File
 	for _, f := range z.File {
@@ -58,21 +61,21 @@ func openZip(r image.Content) (in io.Reader, others []string, err error) {
 		return nil, nil, fmt.Errorf("%s in the zip archive is compressed with method %d; 0 (stored) and 8 (deflate) are supported: %s", f.Name, f.Method, unpack)
 	}
 	if err != nil {
-		return nil, nil, corrupt("%s in the zip archive: %w", f.Name, err)
+		return nil, nil, fault.New(fault.Corrupt, "%s in the zip archive: %w", f.Name, err)
 	}
-	return &zipReader{rc, f.Name}, slices.DeleteFunc(names(files), func(name string) bool { return name == f.Name }), nil
+	return &reader{rc, f.Name}, slices.DeleteFunc(names(files), func(name string) bool { return name == f.Name }), nil
 }
 
-// zipReader makes errors of the archive a *[CorruptError].
-type zipReader struct {
+// reader makes errors of a damaged archive errors of the kind [fault.Corrupt].
+type reader struct {
 	r    io.Reader
 	name string
 }
 
-func (z *zipReader) Read(p []byte) (int, error) {
+func (z *reader) Read(p []byte) (int, error) {
 	n, err := z.r.Read(p)
 	if errors.Is(err, zip.ErrChecksum) || errors.Is(err, zip.ErrFormat) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = corrupt("%s in the zip archive is damaged: %w", z.name, err)
+		err = fault.New(fault.Corrupt, "%s in the zip archive is damaged: %w", z.name, err)
 	}
 	return n, err
 }
