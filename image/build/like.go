@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"os"
 
 	"imgtool/image"
 	"imgtool/image/artifact"
@@ -16,6 +17,16 @@ import (
 	"imgtool/image/volume"
 	"imgtool/layouts"
 )
+
+// privateLike reports whether only the owner can read the earlier image, of which the new one
+// has parts, also parts that are in none of its files.
+func (opt *Options) privateLike() bool {
+	if opt.Like == "" {
+		return false
+	}
+	info, err := os.Stat(volume.ParsePlace(opt.Like).File)
+	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 == 0
+}
 
 // openLike opens the earlier image that the squashfs is to be like. It is an input: the
 // image depends on it.
@@ -89,7 +100,7 @@ func (b *builder) reused(r squashfs.Reuse) {
 		return
 	}
 	if b.Info != nil {
-		b.Info(fmt.Sprintf("rootfs: %s stay where they are in %s, %s are new; gaps and unused parts take %s",
+		b.Info(fmt.Sprintf("rootfs: %s stay where they are in %s, %s are new; gaps and unused parts take %s, and removed content remains there",
 			image.FormatSize(r.Kept), b.likeName, image.FormatSize(r.New), image.FormatSize(r.Waste)))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/compress"
 	"imgtool/image/erofs"
+	"imgtool/image/fault"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
@@ -76,6 +77,9 @@ func (b *builder) bareRootfs(ctx context.Context, d *disk, p layouts.Part, max i
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
 	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
 		return nil, tooLarge(p.Name, large.Size, large.Max)
+	}
+	if damaged, ok := errors.AsType[*squashfs.LikeError](err); ok {
+		return nil, fault.New(fault.Corrupt, "--like: %s: %w", b.likeName, damaged.Unwrap())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)

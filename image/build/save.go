@@ -139,7 +139,7 @@ func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File,
 		}
 	}
 	path := j.path(m.Medium)
-	m.Private = j.Seed != nil
+	m.Private = j.Seed != nil || j.privateLike()
 	opt := artifact.Options{Phases: j.Phases, ImageSHA256: j.imageSHA256, Documents: documents(img), Raw: raw, Written: img.Written}
 	saved, err := opt.Save(ctx, path, img.Image, m)
 	if err != nil {

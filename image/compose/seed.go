@@ -44,6 +44,9 @@ type SeedEdit struct {
 // EditSeed prepares putting a seed into an image or disk with random access, or removing
 // it. Nothing is written. Errors name the image, or the seed if it is invalid.
 func EditSeed(s *volume.Source, opt SeedOptions) (*SeedEdit, error) {
+	if s.IsBundle() {
+		return nil, fault.New(fault.Input, "%s is an update bundle, which all devices of a kind install: a seed is for one of them, and is put into a disk image", s.Name)
+	}
 	boot, err := findBoot(s.Image, s.Manifest, opt.Board)
 	if err != nil {
 		return nil, s.Wrap(err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"imgtool/image/verity"
 )
@@ -96,6 +98,11 @@ var suffixes = []string{".ext4", ".vfat", ".img", ".squashfs", ".ubifs", ".tar",
 func (m *Manifest) Check() error {
 	if m.Compatible == "" {
 		return errors.New("compatible is missing: the string by which a device knows its bundles, as in its system.conf")
+	}
+	for key, text := range map[string]string{"compatible": m.Compatible, "version": m.Version, "description": m.Description} {
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			return fmt.Errorf("%s is %q: it must be one line of UTF-8 without control characters", key, text)
+		}
 	}
 	if len(m.Images) == 0 {
 		return errors.New("there is no image")

@@ -294,6 +294,9 @@ func TestManifestErrors(t *testing.T) {
 		want   string
 	}{
 		{func(m *rauc.Manifest) { m.Compatible = "" }, "compatible is missing"},
+		{func(m *rauc.Manifest) { m.Compatible = "a\xff" }, "compatible is \"a\\xff\": it must be one line of UTF-8"},
+		{func(m *rauc.Manifest) { m.Version = "1\n2" }, "version is "},
+		{func(m *rauc.Manifest) { m.Description = "\x1b[2J" }, "description is "},
 		{func(m *rauc.Manifest) { m.Images = nil }, "there is no image"},
 		{func(m *rauc.Manifest) { m.HookFile = "" }, "no file with them"},
 		{func(m *rauc.Manifest) { m.Hooks = []string{"install"} }, `RAUC has no hook "install"`},

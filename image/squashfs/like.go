@@ -39,6 +39,12 @@ type Reuse struct {
 	Reason string // why nothing is kept; "" if something is
 }
 
+// LikeError says that the file system of Options.Like cannot be read.
+type LikeError struct{ err error }
+
+func (e *LikeError) Error() string { return "the earlier file system: " + e.err.Error() }
+func (e *LikeError) Unwrap() error { return e.err }
+
 // layout is where the blocks of a file system go.
 type layout struct {
 	kept      []oldBlock // of the earlier file system
@@ -70,6 +76,9 @@ func startOver(format string, args ...any) error {
 func (wr *writer) writeLike(ctx context.Context) ([]byte, error) {
 	old, err := wr.opt.Like.survey(ctx, wr)
 	if err != nil {
+		if _, ok := errors.AsType[*startOverError](err); !ok && ctx.Err() == nil {
+			err = &LikeError{err}
+		}
 		return nil, err
 	}
 	l := &layout{tables: int64(wr.opt.Like.super.InodeTable)}

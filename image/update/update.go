@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"imgtool/boards"
@@ -59,6 +60,10 @@ func (opt *Options) Check() error {
 	if err := opt.Board.CheckBundles(); err != nil {
 		return err
 	}
+	m := opt.manifest("")
+	if err := m.Check(); err != nil {
+		return fault.As(fault.Usage, err)
+	}
 	if len(opt.Keyring) > 0 {
 		if err := cms.CheckTrust(opt.Signer.Cert, opt.Signer.Others, opt.Keyring, time.Now(), opt.Purpose); err != nil {
 			return fault.As(fault.Input, fmt.Errorf("devices with this keyring would refuse the bundle: %w", err))
@@ -66,6 +71,9 @@ func (opt *Options) Check() error {
 	}
 	if opt.Output == "" {
 		return nil
+	}
+	if !strings.HasSuffix(opt.Output, rauc.Suffix) {
+		return fault.New(fault.Usage, "%s: the name must end in %s", opt.Output, rauc.Suffix)
 	}
 	return hostfile.CheckOutput(opt.Output)
 }
@@ -75,7 +83,10 @@ func Save(ctx context.Context, src *volume.Source, opt Options, phases image.Pha
 	if err := opt.Check(); err != nil {
 		return nil, err
 	}
-	m := opt.manifest(src)
+	if src.IsBundle() {
+		return nil, fault.New(fault.Input, "%s is an update bundle already, and not a disk image", src.Name)
+	}
+	m := opt.manifest(src.BuildID())
 	if m.Version == "" {
 		return nil, fault.New(fault.Usage, "%s has no build ID: say which version it is with --bundle-version", src.Name)
 	}
@@ -118,10 +129,10 @@ func Save(ctx context.Context, src *volume.Source, opt Options, phases image.Pha
 	return &File{Path: path, Board: opt.Board.Name, BuildID: src.BuildID(), FileSize: size, Signer: cms.Name(signer.Cert), Manifest: made}, nil
 }
 
-// manifest returns the manifest for an image.
-func (opt *Options) manifest(src *volume.Source) rauc.Manifest {
+// manifest returns the manifest for an image with a build ID.
+func (opt *Options) manifest(build string) rauc.Manifest {
 	m := opt.Board.RAUC.Manifest()
-	m.Build = src.BuildID()
+	m.Build = build
 	m.Compatible = cmp.Or(opt.Compatible, m.Compatible)
 	m.Description = cmp.Or(opt.Description, m.Description)
 	m.Version = cmp.Or(opt.Version, m.Version, m.Build)

@@ -71,7 +71,7 @@ func Load(ctx context.Context, opt Options) (*cms.Signer, error) {
 	}
 	public, ok := s.Key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(s.Cert.PublicKey) {
-		return nil, fmt.Errorf("%s is not the key of the certificate in %s, which is of %s", withoutPIN(opt.Key), opt.Cert, cms.Name(s.Cert))
+		return nil, fmt.Errorf("%s is not the key of the first certificate in %s, which is of %s", withoutPIN(opt.Key), opt.Cert, cms.Name(s.Cert))
 	}
 	return s, nil
 }

@@ -99,8 +99,8 @@ func TestWrongKeys(t *testing.T) {
 		want      string
 	}{
 		{good.Key, good.Cert, signer.Options{}, ""},
-		{good.Key, ca.Cert, signer.Options{}, "is not the key of the certificate"},
-		{ca.Key, good.Cert, signer.Options{}, "is not the key of the certificate"},
+		{good.Key, ca.Cert, signer.Options{}, "is not the key of the first certificate"},
+		{ca.Key, good.Cert, signer.Options{}, "is not the key of the first certificate"},
 		{past.Key, past.Cert, signer.Options{}, "expired at 2"},
 		{future.Key, future.Cert, signer.Options{}, "is not valid before 2"},
 		{[]byte("nothing"), good.Cert, signer.Options{}, "no private key in PEM"},
@@ -178,6 +178,11 @@ func TestToken(t *testing.T) {
 	for label, of := range map[string]*cmstest.Identity{"rsa": r, "ec": e} {
 		imagetest.Run(t, "softhsm2-util", "--import", cmstest.File(t, of.Key), "--token", "test", "--label", label, "--id", hex.EncodeToString([]byte(label)), "--pin", "1234")
 		sign(t, signer.Options{Key: uri(label), Cert: cmstest.File(t, of.Cert), Now: time.Now()})
+	}
+	for _, wrong := range []string{"pkcs11:token=test;object=missing;pin-value=4321", "pkcs11:token=none;pin-value=4321?module-name=x"} {
+		if _, err := signer.Load(t.Context(), signer.Options{Key: wrong, Cert: cmstest.File(t, r.Cert), Now: time.Now()}); err == nil || strings.Contains(err.Error(), "4321") {
+			t.Errorf("%s: got %v", wrong, err)
+		}
 	}
 	other := cmstest.Issue(t, cmstest.RSA(t), nil, nil)
 	for label, cert := range map[string]*x509.Certificate{"rsa": other.Cert, "missing": r.Cert} {

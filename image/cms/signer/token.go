@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"regexp"
 	"strings"
 )
 
@@ -63,17 +64,14 @@ func (t *token) openssl(input []byte, args ...string) ([]byte, error) {
 		return nil, errors.New("keys on tokens need the openssl program, with its engine pkcs11")
 	}
 	if err != nil {
-		text := strings.ReplaceAll(messages.String(), t.uri, withoutPIN(t.uri))
+		text := withoutPIN(messages.String())
 		return nil, fmt.Errorf("openssl cannot use the token: %w: %s", err, strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' }), "; "))
 	}
 	return out.Bytes(), nil
 }
 
-// withoutPIN returns a URI without the PIN in it.
-func withoutPIN(uri string) string {
-	before, query, _ := strings.Cut(uri, "?")
-	if query != "" && !strings.Contains(query, "pin-value") {
-		return uri
-	}
-	return before
-}
+// pin matches a PIN in a URI. RFC 7512 has it in the query; programs take it in the path, too.
+var pin = regexp.MustCompile(`pin-value=[^;&?\s]*`)
+
+// withoutPIN returns a URI, or a text with URIs, without the PIN in it.
+func withoutPIN(text string) string { return pin.ReplaceAllString(text, "pin-value=...") }
