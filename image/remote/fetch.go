@@ -10,6 +10,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"imgtool/image/fault"
@@ -93,6 +97,9 @@ func (f *File) check(resp *http.Response, want span) error {
 		}
 		return &StatusError{resp.Request.URL.Host, resp.StatusCode}
 	}
+	if err := f.checkEncoding(resp); err != nil {
+		return err
+	}
 	if err := f.unchanged(resp); err != nil {
 		return err
 	}
@@ -101,6 +108,27 @@ func (f *File) check(resp *http.Response, want span) error {
 		return err
 	}
 	return nil
+}
+
+// encodings are the encodings that a server may compress files with, and the extensions of files
+// that are compressed already: servers state the encoding of these, too.
+var encodings = map[string][]string{"gzip": {"gz", "tgz"}, "zstd": {"zst"}, "bzip2": {"bz2"}, "xz": {"xz"}, "deflate": nil, "br": nil, "compress": {"Z"}}
+
+// checkEncoding returns an error if the server compresses the file, so that its bytes are not
+// those of the file. A file whose digest is known is compared with that.
+func (f *File) checkEncoding(resp *http.Response) error {
+	encoding := strings.TrimPrefix(strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Encoding"))), "x-")
+	extensions, known := encodings[encoding]
+	if !known || f.opt.SHA256 != "" {
+		return nil
+	}
+	names := strings.Split(path.Base(f.origin.Path)+"."+path.Base(resp.Request.URL.Path), ".")
+	for _, ext := range extensions {
+		if slices.Contains(names, ext) {
+			return nil
+		}
+	}
+	return fault.New(fault.Input, "the server compresses it with %s on the way (Content-Encoding), although the request excludes that: turn this off for the file on the server", encoding)
 }
 
 // validator returns what the header If-Range can have: a strong ETag, or else the time.
@@ -132,29 +160,44 @@ func (f *File) unchanged(resp *http.Response) error {
 	return nil
 }
 
+// rangeHeader matches the header Content-Range.
+var rangeHeader = regexp.MustCompile(`^bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)$`)
+
 // totalSize returns the size of the file in the header Content-Range, or -1.
 func totalSize(resp *http.Response) int64 {
-	var size int64
-	_, total, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
-	if _, err := fmt.Sscanf(total, "%d", &size); err != nil {
-		return -1
+	if m := rangeHeader.FindStringSubmatch(resp.Header.Get("Content-Range")); m != nil {
+		if size, err := strconv.ParseInt(m[3], 10, 64); err == nil {
+			return size
+		}
 	}
-	return size
+	return -1
 }
 
 // contentRange returns the end of the range in a response, and the size of the file or -1.
 func contentRange(resp *http.Response, want span) (end, size int64, err error) {
 	text := resp.Header.Get("Content-Range")
 	var off, last int64
-	if _, err := fmt.Sscanf(text, "bytes %d-%d/", &off, &last); err != nil || last < off {
-		return 0, 0, fault.New(fault.Corrupt, "the server responds with the range %.60q, which is not valid", text)
+	valid := rangeHeader.FindStringSubmatch(text)
+	if valid != nil {
+		var err1, err2 error
+		off, err1 = strconv.ParseInt(valid[1], 10, 64)
+		last, err2 = strconv.ParseInt(valid[2], 10, 64)
+		size = totalSize(resp)
+		if err1 != nil || err2 != nil || size < 0 && valid[3] != "*" || max(last, size) > maxSize {
+			valid = nil
+		}
 	}
-	size = totalSize(resp)
+	if valid == nil || last < off {
+		return 0, 0, fault.New(fault.Corrupt, "the server responds with the range %.80q, which is not valid", text)
+	}
 	if off != want.off || want.end >= 0 && last >= want.end || size >= 0 && last >= size || resp.ContentLength >= 0 && resp.ContentLength != last-off+1 {
-		return 0, 0, fault.New(fault.Corrupt, "the server responds with another range than bytes %d to %d, as requested: %.60q, with %d bytes", want.off, want.end-1, text, resp.ContentLength)
+		return 0, 0, fault.New(fault.Corrupt, "the server responds with another range than bytes %d to %d, as requested: %.80q, with %d bytes", want.off, want.end-1, text, resp.ContentLength)
 	}
 	return last + 1, size, nil
 }
+
+// maxSize is the size of the largest file, in bytes. Offsets in it can be added.
+const maxSize = 1 << 62
 
 // stream reads a range of a file, and resumes after the connection was closed.
 type stream struct {
@@ -256,8 +299,8 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // resume connects again after the connection was closed.
 func (s *stream) resume(err error) error {
-	s.body.Close()
 	for pause := s.f.net.Pause; ; pause *= 2 {
+		s.Close()
 		if s.ctx.Err() != nil {
 			return context.Cause(s.ctx)
 		}

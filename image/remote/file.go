@@ -166,6 +166,18 @@ func (f *File) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if resp.StatusCode == http.StatusPartialContent && f.size < 0 && totalSize(resp) < 0 {
+		// A file whose size is not known is read from front to back.
+		resp.Body.Close()
+		want = span{0, -1}
+		if resp, err = f.request(ctx, want); err != nil {
+			return err
+		}
+		if resp.StatusCode == http.StatusPartialContent {
+			resp.Body.Close()
+			return fault.New(fault.Corrupt, "the server responds with the range %.80q instead of the file", resp.Header.Get("Content-Range"))
+		}
+	}
 	f.etag, f.date, f.kind = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified"), resp.Header.Get("Content-Type")
 	size := resp.ContentLength
 	if resp.StatusCode == http.StatusPartialContent {

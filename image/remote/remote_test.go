@@ -248,6 +248,15 @@ func TestFaults(t *testing.T) {
 		}, fault.Input, "redirects to a URL of file"},
 		{"another range", then(partial("bytes 5-1004/3158073")), fault.Corrupt, "responds with another range than bytes"},
 		{"no range", then(partial("")), fault.Corrupt, "which is not valid"},
+		{"a negative size", func(w http.ResponseWriter, r *http.Request) bool { partial("bytes 0-999/-5")(w, r); return true },
+			fault.Corrupt, "which is not valid"},
+		{"a size that is too large", func(w http.ResponseWriter, r *http.Request) bool {
+			partial("bytes 0-999/9223372036854775807")(w, r)
+			return true
+		}, fault.Corrupt, "which is not valid"},
+		{"ranges of an unknown size", func(w http.ResponseWriter, r *http.Request) bool { partial("bytes 0-999/*")(w, r); return true },
+			fault.Corrupt, "instead of the file"},
+		{"silent later", then(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), fault.Gone, "does not answer: timed out"},
 		{"another size", then(partial("bytes 0-999/5")), fault.Corrupt, "its size was 3158073 bytes and is 5 bytes"},
 		{"another ETag", then(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("ETag", `"two"`)
@@ -322,6 +331,58 @@ func TestServerWithoutRanges(t *testing.T) {
 	got, err := readAll(t.Context(), f)
 	if err != nil || !bytes.Equal(got, content) || f.Fetched() != int64(len(content)) {
 		t.Errorf("%d bytes, %d fetched: %v", len(got), f.Fetched(), err)
+	}
+}
+
+// A server may send ranges without the size of the file: it is read from front to back.
+func TestUnknownSize(t *testing.T) {
+	f, err := open(t, serve(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Range") != "" {
+			w.Header().Set("Content-Range", "bytes 0-999/*")
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(content[:1000])
+			return true
+		}
+		return false
+	}).URL, remote.Options{})
+	must(t, err)
+	if got, err := readAll(t.Context(), f); f.Ranges() || err != nil || !bytes.Equal(got, content) {
+		t.Errorf("ranges %v, %d bytes: %v", f.Ranges(), len(got), err)
+	}
+}
+
+// A request that is not answered is sent again: the server may be restarted.
+func TestResumesAfterSilence(t *testing.T) {
+	var n atomic.Int32
+	f, err := open(t, serve(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if n.Add(1) != 2 {
+			return false
+		}
+		<-r.Context().Done()
+		return true
+	}).URL+"/x.img", remote.Options{})
+	must(t, err)
+	got := make([]byte, 60000)
+	if _, err := f.ReadAt(got, 3000000); err != nil || !bytes.Equal(got, content[3000000:3060000]) || n.Load() != 3 {
+		t.Errorf("%d requests: %v", n.Load(), err)
+	}
+}
+
+// A server that compresses a file on the way would give other bytes than those of the file. Some
+// state the encoding of files that are compressed.
+func TestContentEncoding(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Encoding", r.URL.Query().Get("e"))
+		return false
+	}).URL
+	for name, ok := range map[string]bool{
+		"x.img?e=gzip": false, "x.img.zst?e=x-gzip": false, "x.img?e=br": false, "x.img.gz?e=zstd": false,
+		"x.img.gz?e=x-gzip": true, "x.img.gz.manifest.json?e=gzip": true, "x.img.zst?e=zstd": true, "x.img?e=identity": true, "x.img?e=aws-chunked": true,
+	} {
+		_, err := open(t, url+"/"+name, remote.Options{})
+		if (err == nil) != ok || err != nil && (fault.Kind(err) != fault.Input || !strings.Contains(err.Error(), "Content-Encoding")) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
