@@ -270,6 +270,9 @@ func (s *stream) connect() error {
 
 func (s *stream) Read(p []byte) (int, error) {
 	for {
+		if s.err == nil {
+			s.err = context.Cause(s.ctx) // bytes may have been received already
+		}
 		if s.err != nil {
 			return 0, s.err
 		}
