@@ -36,6 +36,9 @@ func LoadTrust(file string) (*Trust, error) {
 	if err := t.load(file, hostfile.DirFS(filepath.Dir(file))); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+	if t.Signers == nil {
+		return nil, fmt.Errorf("%s: it has no allowed-signers, which say whose signatures are accepted: remove the file if none are required", file)
+	}
 	return t, nil
 }
 
@@ -76,6 +79,9 @@ func (t *Trust) load(file string, beside fs.FS) error {
 	}
 	if t.Revoked == "" {
 		return nil
+	}
+	if t.Signers == nil {
+		return errors.New("revoked has no effect without allowed-signers")
 	}
 	data, err := readBeside(beside, t.Revoked)
 	if err != nil {

@@ -105,11 +105,11 @@ that is mounted there instead, and --sd and --nvme name other disks.`,
 	f.StringVar(&opt.board, "board", "", "a board's `NAME`, or the path of its definition")
 	f.StringVarP(&opt.image, "image", "i", "", "the images of all media, by the common part `PREFIX.img` of their names")
 	for _, m := range boardinfo.Kinds {
-		f.Var(mapFlag{opt.disks, m, "DISK"}, m, "disk for the medium "+m)
-		f.Var(mapFlag{opt.images, m, "FILE"}, m+"-image", "image of the medium "+m)
+		f.Var(usage.MapFlag{Map: opt.disks, Key: m, Kind: "DISK"}, m, "disk for the medium "+m)
+		f.Var(usage.MapFlag{Map: opt.images, Key: m, Kind: "FILE"}, m+"-image", "image of the medium "+m)
 	}
-	f.Var(mapFlag{opt.disks, "", "NAME=DISK"}, "disk", "disk for a medium of any name; may be repeated")
-	f.Var(mapFlag{opt.images, "", "NAME=FILE"}, "disk-image", "image of a medium of any name; may be repeated")
+	f.Var(usage.MapFlag{Map: opt.disks, Key: "", Kind: "NAME=DISK"}, "disk", "disk for a medium of any name; may be repeated")
+	f.Var(usage.MapFlag{Map: opt.images, Key: "", Kind: "NAME=FILE"}, "disk-image", "image of a medium of any name; may be repeated")
 	f.StringVar(&opt.unit, "unit", "", "`FILE` with per-unit data")
 	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of the unit to this `FILE`, a JSON object a line")
 	f.BoolVarP(&opt.yes, "yes", "y", false, "skip the confirmation; safety checks still apply")
@@ -126,40 +126,6 @@ that is mounted there instead, and --sd and --nvme name other disks.`,
 	usage.Group(cmd, "With --live", "live", "conf", "root", "reboot")
 	f.StringArrayVar(&opt.serials, "serial", nil, "`SERIAL` number of an internal disk; may be repeated")
 	return cmd
-}
-
-// mapFlag is a flag that sets a key of a map, or without a key takes KEY=VALUE.
-type mapFlag struct {
-	m    map[string]string
-	key  string
-	kind string
-}
-
-func (f mapFlag) Set(text string) error {
-	key := f.key
-	if key == "" {
-		var ok bool
-		if key, text, ok = strings.Cut(text, "="); !ok || key == "" {
-			return fmt.Errorf("it must be %s", f.kind)
-		}
-	}
-	if f.m[key] = text; text == "" {
-		delete(f.m, key)
-	}
-	return nil
-}
-
-func (f mapFlag) Type() string { return f.kind }
-
-func (f mapFlag) String() string {
-	if f.key != "" {
-		return f.m[f.key]
-	}
-	var all []string
-	for _, key := range slices.Sorted(maps.Keys(f.m)) {
-		all = append(all, key+"="+f.m[key])
-	}
-	return strings.Join(all, ",")
 }
 
 func diskFlag(medium, disk string) string {

@@ -346,7 +346,7 @@ func (r *receipts) print() {
 // choose.
 func (opt *flashOptions) findDisk(ctx context.Context, board *boards.Board, src *volume.Source, need disk.Need, u *ui) (string, error) {
 	if board == nil {
-		return chooseDisk(ctx, need, opt.yes || opt.image == "-", u)
+		return u.ChooseDisk(ctx, need, opt.yes || opt.image == "-")
 	}
 	r := deploy.Recovery{Board: board, Serial: opt.serial, Port: opt.port, Timeout: opt.timeout}
 	if src.Manifest != nil {

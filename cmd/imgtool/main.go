@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,7 +15,6 @@ import (
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
 	"imgtool/image/sanitize"
-	"imgtool/layouts"
 )
 
 // ui is short for the user interface that all commands have.
@@ -94,7 +92,7 @@ func conclude(ctx context.Context, u *ui, args []string, err error) (status int)
 		status = exitInterrupted
 		err = u.Interrupted()
 	}
-	err = withSudo(withKind(err, status), args)
+	err = usage.WithSudo(withKind(err, status), args)
 	if lost := u.Conclude(err, status); lost != nil && status != exitInterrupted {
 		err, status = lost, exitStatus(lost)
 	}
@@ -126,7 +124,7 @@ Data go to stdout, messages and progress to stderr.`,
 	}
 	cmd.PersistentFlags().BoolVar(&u.JSON, "json", false, "print results, messages and progress as JSON")
 	cmd.PersistentFlags().BoolVar(&u.Plain, "plain", false, "write lines instead of drawing on the terminal; as without one, or with NO_COLOR or TERM=dumb")
-	cmd.PersistentFlags().Var((*sizeFlag)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
+	cmd.PersistentFlags().Var((*usage.Size)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
 	addGroup(cmd, "Images", newBuildCommand(u), newBundleCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSBOMCommand(u), newSignCommand(u), newPushCommand(u), newPullCommand(u), newCatalogCommand(u), newVMCommand(u))
 	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
 	addGroup(cmd, "Configurations", newSeedCommand(u), newProvisionCommand(u))
@@ -144,25 +142,4 @@ func addGroup(root *cobra.Command, heading string, commands ...*cobra.Command) {
 		cmd.GroupID = heading
 		root.AddCommand(cmd)
 	}
-}
-
-// sizeFlag is a size in bytes; 0 is the default.
-type sizeFlag int64
-
-func (s *sizeFlag) Set(text string) error {
-	var size layouts.Bytes
-	if err := size.UnmarshalText([]byte(text)); err != nil || size <= 0 {
-		return errors.New("it must be a size such as 500MiB or 4GiB")
-	}
-	*s = sizeFlag(size)
-	return nil
-}
-
-func (s *sizeFlag) Type() string { return "SIZE" }
-
-func (s *sizeFlag) String() string {
-	if *s == 0 {
-		return ""
-	}
-	return strings.ReplaceAll(layouts.Bytes(*s).String(), " ", "")
 }

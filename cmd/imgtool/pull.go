@@ -53,7 +53,11 @@ func runPull(ctx context.Context, ref string, opt oci.PullOptions, u *ui) error 
 			u.Infof("%s was there already, with the same content", p.Path)
 			continue
 		}
-		u.Infof("%s: %s, and beside it %d files", p.Path, image.FormatSize(p.Size), len(p.Beside))
+		files := "files"
+		if len(p.Beside) == 1 {
+			files = "file"
+		}
+		u.Infof("%s: %s, and beside it %d %s", p.Path, image.FormatSize(p.Size), len(p.Beside), files)
 	}
 	return nil
 }

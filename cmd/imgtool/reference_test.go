@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/cmd/imgtool/reference"
 	"imgtool/image/imagetest"
 )
 
@@ -74,7 +75,7 @@ func TestManPages(t *testing.T) {
 // Every exit status and every environment variable of the program is in the reference.
 func TestReferenceIsComplete(t *testing.T) {
 	documented := map[string]bool{}
-	for _, e := range append(exitMeanings, environment...) {
+	for _, e := range append(exitMeanings, reference.Environment...) {
 		if documented[e.Name] {
 			t.Errorf("%s is there twice", e.Name)
 		}

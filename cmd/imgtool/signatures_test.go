@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,4 +132,25 @@ func TestOnlyTheImagesSignaturesRemain(t *testing.T) {
 			imgtool(t, "verify", "--image", x, disk)
 		})
 	}
+}
+
+// kernelOf returns the offset of a byte of the kernel on the first boot partition of an image.
+func kernelOf(t *testing.T, image string) int64 {
+	t.Helper()
+	var m struct {
+		Extents []struct {
+			Name           string
+			Offset, Length int64
+		}
+	}
+	text, err := os.ReadFile(image + ".manifest.json")
+	must(err)
+	must(json.Unmarshal(text, &m))
+	for _, e := range m.Extents {
+		if e.Name == "boot-a/Image" {
+			return e.Offset + e.Length/2
+		}
+	}
+	t.Fatal("it has no kernel")
+	return 0
 }

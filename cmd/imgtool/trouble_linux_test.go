@@ -52,25 +52,6 @@ func bodyOf(t *testing.T, image string) int64 {
 	return last.Offset + last.Length/2
 }
 
-// kernelOf returns the offset of a byte of the kernel on the first boot partition of an image.
-func kernelOf(t *testing.T, image string) int64 {
-	t.Helper()
-	var m struct {
-		Extents []struct {
-			Name           string
-			Offset, Length int64
-		}
-	}
-	must(json.Unmarshal(readFile(t, image+".manifest.json"), &m))
-	for _, e := range m.Extents {
-		if e.Name == "boot-a/Image" {
-			return e.Offset + e.Length/2
-		}
-	}
-	t.Fatal("it has no kernel")
-	return 0
-}
-
 func jsonLines(t *testing.T, text string) (lines []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(text) {

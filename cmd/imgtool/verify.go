@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"imgtool/boards"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/factory"
@@ -159,7 +157,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	}
 	var files map[string][]compose.File
 	if unit != "" {
-		if files, err = unitFiles(src, unit, opt.keepKeys, u); err != nil {
+		if files, err = factory.UnitFiles(src, unit, enabled(opt.keepKeys), u); err != nil {
 			return err
 		}
 	}
@@ -186,24 +184,6 @@ func verified(src *volume.Source, took time.Duration) map[string]any {
 		result["build_id"] = id
 	}
 	return result
-}
-
-// unitFiles returns the files that a unit has in an image in addition, by partition.
-func unitFiles(src *volume.Source, file string, keepKeys bool, u *ui) (map[string][]compose.File, error) {
-	m := src.Manifest
-	if m == nil {
-		return nil, fmt.Errorf("%s: it has no manifest, so the places of per-unit data are not known", src.Name)
-	}
-	info, err := boards.InfoOf(m.Board, m.Medium, m.Info)
-	if err != nil {
-		return nil, err
-	}
-	unit, err := factory.ReadUnit(file, info.Unit, m.Board, u)
-	if err != nil {
-		return nil, err
-	}
-	files, _ := unit.Files(m.Medium, enabled(keepKeys))
-	return files, nil
 }
 
 func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) error {
@@ -240,7 +220,7 @@ func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) e
 	if err != nil {
 		return err
 	}
-	p, err := readImage(ctx, src, u)
+	p, err := deploy.ReadImage(ctx, src, u)
 	if err != nil {
 		return err
 	}
@@ -256,26 +236,4 @@ func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) e
 	}
 	u.Infof("%s: its partition table is whole, and %s, in %s", p.Describe(), src.CheckedWith(), took.Round(100*time.Millisecond))
 	return nil
-}
-
-// readImage reads all of an image, and checks it.
-func readImage(ctx context.Context, src *volume.Source, u *ui) (*deploy.Plan, error) {
-	if err := src.CheckAll(ctx); err != nil {
-		return nil, err
-	}
-	if err := src.CheckAttachments(); err != nil {
-		return nil, err
-	}
-	if src.Image == nil && src.File != nil {
-		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
-			return nil, err
-		}
-	}
-	p, err := deploy.NewPlan(src)
-	if err == nil && src.Image == nil && src.File == nil {
-		if err = p.ReadThrough(ctx, nil, u); err != nil {
-			p.Close()
-		}
-	}
-	return p, err
 }

@@ -32,7 +32,7 @@ type vmOptions struct {
 	forward  []string
 	lan      []string
 	network  bool
-	disk     sizeFlag
+	disk     usage.Size
 	keep     string
 	headless bool
 	until    string

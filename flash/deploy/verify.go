@@ -15,6 +15,7 @@ import (
 	"imgtool/image/ext4"
 	"imgtool/image/fault"
 	"imgtool/image/partition"
+	"imgtool/image/progress"
 	"imgtool/image/volume"
 )
 
@@ -112,4 +113,26 @@ func GUID(d *disk.Disk) (string, error) {
 		return "", fmt.Errorf("%s: its partition table is an MBR, which has no GUID", d.Path)
 	}
 	return table.GPT.GUID, nil
+}
+
+// ReadImage reads all of an image, and checks it.
+func ReadImage(ctx context.Context, src *volume.Source, r progress.Reporter) (*Plan, error) {
+	if err := src.CheckAll(ctx); err != nil {
+		return nil, err
+	}
+	if err := src.CheckAttachments(); err != nil {
+		return nil, err
+	}
+	if src.Image == nil && src.File != nil {
+		if err := src.ReadThrough(ctx, func(c volume.Chunks) volume.Chunks { return c }); err != nil {
+			return nil, err
+		}
+	}
+	p, err := NewPlan(src)
+	if err == nil && src.Image == nil && src.File == nil {
+		if err = p.ReadThrough(ctx, nil, r); err != nil {
+			p.Close()
+		}
+	}
+	return p, err
 }

@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 
+	"imgtool/boards"
 	"imgtool/image/boardinfo"
 	"imgtool/image/compose"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/progress"
+	"imgtool/image/volume"
 	"imgtool/layouts"
 )
 
@@ -169,4 +171,22 @@ func (u *Unit) Files(medium string, options map[string]bool) (files map[string][
 		}
 	}
 	return files, names
+}
+
+// UnitFiles returns the files that a unit has in an image in addition, by partition.
+func UnitFiles(src *volume.Source, file string, enabled map[string]bool, r progress.Reporter) (map[string][]compose.File, error) {
+	m := src.Manifest
+	if m == nil {
+		return nil, fmt.Errorf("%s: it has no manifest, so the places of per-unit data are not known", src.Name)
+	}
+	info, err := boards.InfoOf(m.Board, m.Medium, m.Info)
+	if err != nil {
+		return nil, err
+	}
+	unit, err := ReadUnit(file, info.Unit, m.Board, r)
+	if err != nil {
+		return nil, err
+	}
+	files, _ := unit.Files(m.Medium, enabled)
+	return files, nil
 }

@@ -138,6 +138,7 @@ func TestPullFaults(t *testing.T) {
 		{"a title of Windows", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, `a\x.img`) }))), fault.Corrupt, `is not the plain name of a file`},
 		{"a title with a control character", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, "x\x1b.img") }))), fault.Corrupt, `is not the plain name of a file`},
 		{"a long title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, strings.Repeat("x", 300)) }))), fault.Corrupt, `it has 300 bytes, the limit is 200`},
+		{"a title that is shown in another order", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, "\u202egmi.img") }))), fault.Corrupt, `is not the plain name of a file`},
 		{"a hidden title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, ".bashrc") }))), fault.Corrupt, `".bashrc" is not the plain name of a file`},
 		{"an empty title", on("GET", manifest, 0, changed(edited(func(m map[string]any) { titleOf(m, "") }))), fault.Input, "has no file name"},
 		{"another artifact", on("GET", manifest, 0, changed(edited(func(m map[string]any) {

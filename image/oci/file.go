@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -179,7 +180,7 @@ func (f *File) about(more map[string]string) map[string]string {
 
 // checkTitle checks a name that a file gets in a directory.
 func checkTitle(name string) error {
-	bad := strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' || r == '\\' || r == '\uFFFD' })
+	bad := strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == '/' || r == '\\' || r == '\uFFFD' })
 	switch {
 	case name == "":
 		return errors.New("it is empty")

@@ -246,6 +246,28 @@ func TestAttachmentsArePushed(t *testing.T) {
 	}
 }
 
+// An image that was pushed, signed again and pushed again has the signatures of both.
+func TestSignaturesAreJoined(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.img")
+	saved(t, path, "sd")
+	s := newServer(t, registry.WithReferrersSupport(true))
+	for _, text := range []string{"one\n", "two\n"} {
+		must(t, os.WriteFile(artifact.SignaturePath(path), []byte("ssh "+text), 0o666))
+		must(t, os.WriteFile(artifact.MinisigPath(path), []byte("mini "+text), 0o666))
+		_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{opened(t, path)}, pushing())
+		must(t, err)
+	}
+	got := t.TempDir()
+	_, err := oci.Pull(t.Context(), s.host+"/toy:1", pulling(got))
+	must(t, err)
+	for suffix, want := range map[string]string{".manifest.json.sig": "ssh one\nssh two\n", ".manifest.json.minisig": "mini one\nmini two\n"} {
+		if b, err := os.ReadFile(filepath.Join(got, "x.img"+suffix)); string(b) != want {
+			t.Errorf("%s: %q, %v", suffix, b, err)
+		}
+	}
+}
+
 // object decodes a manifest.
 func object(t testing.TB, raw []byte) (m map[string]any) {
 	t.Helper()

@@ -237,7 +237,7 @@ func (i *Image) parts(ctx context.Context) (map[string][]byte, error) {
 		}
 		switch have := found[name]; {
 		case data == nil:
-		case name == artifact.Signature:
+		case name == artifact.Signature || name == artifact.Minisig:
 			if found[name] = join(have, data); len(found[name]) > maxPart {
 				return nil, fmt.Errorf("its signatures have more than the limit of %d bytes", maxPart)
 			}

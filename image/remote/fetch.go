@@ -154,6 +154,9 @@ func (f *File) unchanged(resp *http.Response) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		size = totalSize(resp)
 	}
+	if f.opt.Size > 0 && size >= 0 && size != f.opt.Size {
+		return fault.New(fault.Corrupt, "it has %d bytes on the server, and should have %d", size, f.opt.Size)
+	}
 	if f.size >= 0 && size >= 0 && size != f.size {
 		return &ChangedError{"size", fmt.Sprint(f.size, " bytes"), fmt.Sprint(size, " bytes")}
 	}
@@ -267,6 +270,9 @@ func (s *stream) connect() error {
 
 func (s *stream) Read(p []byte) (int, error) {
 	for {
+		if s.err == nil {
+			s.err = context.Cause(s.ctx) // bytes may have been received already
+		}
 		if s.err != nil {
 			return 0, s.err
 		}

@@ -189,10 +189,6 @@ func (f *File) open(ctx context.Context) error {
 	} else if strings.EqualFold(resp.Header.Get("Accept-Ranges"), "bytes") && f.opt.Sequential && size >= 0 {
 		f.ranges = true
 	}
-	if size >= 0 && f.opt.Size > 0 && size != f.opt.Size {
-		resp.Body.Close()
-		return fault.New(fault.Corrupt, "it has %d bytes, not %d as it should", size, f.opt.Size)
-	}
 	f.size = max(f.size, size)
 	if resp.StatusCode == http.StatusOK {
 		f.whole = &counted{resp.Body, f}

@@ -386,6 +386,22 @@ func TestContentEncoding(t *testing.T) {
 	}
 }
 
+// A size that is known from elsewhere is compared with that of the file.
+func TestKnownSize(t *testing.T) {
+	url := serve(t, nil).URL
+	size := int64(len(content))
+	for _, wrong := range []int64{size - 1, size + 1, 100, 1<<63 - 1} {
+		for _, sequential := range []bool{false, true} {
+			_, err := open(t, url, remote.Options{Size: wrong, Sequential: sequential})
+			if want := fmt.Sprintf("it has %d bytes on the server, and should have %d", size, wrong); err == nil || err.Error() != want || fault.Kind(err) != fault.Corrupt {
+				t.Errorf("%v, want %s", err, want)
+			}
+		}
+	}
+	_, err := open(t, url, remote.Options{Size: size})
+	must(t, err)
+}
+
 func TestDigest(t *testing.T) {
 	sum := sha256.Sum256(content)
 	url := serve(t, nil).URL

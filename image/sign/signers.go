@@ -69,6 +69,9 @@ func (s *Signers) parseLine(line string) error {
 	if err != nil {
 		return err
 	}
+	if !matchesSome(principals) {
+		return fmt.Errorf("the principals %.80q match no name", principals)
+	}
 	if key, ok := minisignPublic(rest); ok {
 		s.mini = append(s.mini, allowedMinisign{principals, key})
 		return nil
@@ -291,6 +294,20 @@ func matchList(name, patterns string) bool {
 		found = true
 	}
 	return found
+}
+
+// matchesSome reports whether a list of patterns can match a name: one with exceptions only, as
+// "!a@example.com", or with an exception of all names, cannot.
+func matchesSome(patterns string) bool {
+	some := false
+	for p := range strings.SplitSeq(patterns, ",") {
+		p, not := strings.CutPrefix(p, "!")
+		if not && p != "" && strings.Trim(p, "*") == "" {
+			return false
+		}
+		some = some || !not && p != ""
+	}
+	return some
 }
 
 func match(name, pattern string) bool {

@@ -191,3 +191,20 @@ func TestVerdictsAsSSHKeygen(t *testing.T) {
 		t.Errorf("a certificate with an unknown critical option: got the reason %q", got)
 	}
 }
+
+// A line whose principals match no name allows nothing, also if no principal is asked for.
+func TestPrincipalsThatMatchNoName(t *testing.T) {
+	const mini = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG8w+mM5VeOWos5B4BUhCgXqDrcbOsBiYWGKG/kv1z6H"
+	for line, allows := range map[string]bool{
+		"!a@example.com ": false, "!* ": false, "*,!* ": false, "!**,a ": false, `"" `: false, ", ": false, "!a,!b ": false,
+		"a ": true, "!a,* ": true, "*,!a* ": true, "*,! ": true,
+	} {
+		for _, k := range []string{key, mini} {
+			s, faults := sign.ParseSigners("f", []byte(line+k))
+			if s.Empty() == allows || (len(faults) == 0) != allows {
+				t.Errorf("%s%s: allows %v, %v", line, k, !s.Empty(), faults)
+			}
+		}
+	}
+}

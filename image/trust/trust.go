@@ -138,15 +138,23 @@ func (p *Policy) addComputer() error {
 	if file == "" {
 		return nil
 	}
-	t, err := boards.LoadTrust(file)
+	t, err := loadComputer(file, named)
 	if err != nil {
-		if !named && errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
 		return fmt.Errorf("the policy of this computer: %w", err)
 	}
-	p.add(t)
+	if t != nil {
+		p.add(t)
+	}
 	return nil
+}
+
+// loadComputer loads the policy of this computer. One that is not named may be missing; a
+// symbolic link to a missing file is an error.
+func loadComputer(file string, named bool) (*boards.Trust, error) {
+	if _, err := os.Lstat(file); !named && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return boards.LoadTrust(file)
 }
 
 // apply adds to all policies what the user asks for in addition.

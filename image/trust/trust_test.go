@@ -489,14 +489,17 @@ func TestPolicies(t *testing.T) {
 func TestPolicyFaults(t *testing.T) {
 	k := newKeys(t)
 	for text, want := range map[string]string{
-		"required = true":                                     "allowed-signers must say whose",
-		"allowed-signers = \"missing\"":                       `no file "missing"`,
-		"allowed-signers = \"../x\"":                          "must be the name of a file in the directory",
-		"allowed-signers = 7":                                 "it must be the name of a file, or a list of lines",
-		"allowed-signers = [7]":                               "is not a line",
-		"allowed-signers = [\"a b c\"]":                       "trust.toml:1: ",
-		"allowed-signers = []":                                "there is no signer",
-		"allowed-signer = \"x\"":                              `unknown key "allowed-signer"`,
+		"required = true":               "allowed-signers must say whose",
+		"allowed-signers = \"missing\"": `no file "missing"`,
+		"allowed-signers = \"../x\"":    "must be the name of a file in the directory",
+		"allowed-signers = 7":           "it must be the name of a file, or a list of lines",
+		"allowed-signers = [7]":         "is not a line",
+		"allowed-signers = [\"a b c\"]": "trust.toml:1: ",
+		"":                              "it has no allowed-signers",
+		"required = false":              "it has no allowed-signers",
+		"revoked = \"ssh.pub\"":         "revoked has no effect without allowed-signers",
+		"allowed-signers = []":          "there is no signer",
+		"allowed-signer = \"x\"":        `unknown key "allowed-signer"`,
 		"allowed-signers = \"ssh.signers\"\nrevoked = \"no\"": `no file "no"`,
 	} {
 		file := k.path("trust.toml")

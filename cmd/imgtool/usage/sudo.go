@@ -1,4 +1,4 @@
-package main
+package usage
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"imgtool/image/fault"
 )
 
-// withSudo adds the command that works as root to an error of a disk that this user may not
+// WithSudo adds the command that works as root to an error of a disk that this user may not
 // open.
-func withSudo(err error, args []string) error {
+func WithSudo(err error, args []string) error {
 	denied, ok := errors.AsType[*disk.PermissionError](err)
 	if !ok || os.Geteuid() == 0 {
 		return err

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"context"
@@ -17,10 +17,10 @@ import (
 // settle is how long a disk that was plugged in must be the only one to be taken.
 const settle = 1500 * time.Millisecond
 
-// chooseDisk lets the user choose one of the disks on USB and cards. A single one is taken,
+// ChooseDisk lets the user choose one of the disks on USB and cards. A single one is taken,
 // because the question before it is written describes it. If there is none, a user at a terminal
 // can plug one in. If quiet, nothing is asked, and only a serial chooses a disk.
-func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string, error) {
+func (u *UI) ChooseDisk(ctx context.Context, need disk.Need, quiet bool) (string, error) {
 	all, err := deploy.Disks(need)
 	if err != nil {
 		return "", err
@@ -44,11 +44,11 @@ func chooseDisk(ctx context.Context, need disk.Need, quiet bool, u *ui) (string,
 		}
 		return "", fault.New(fault.Usage, "say which disk: nothing is asked without a terminal, with --yes, or with the image on standard input. There is %s", strings.Join(list, "; and "))
 	}
-	return pickDisk(ctx, need, u)
+	return u.pickDisk(ctx, need)
 }
 
 // pickDisk shows the disks as they come and go, until the user chooses one.
-func pickDisk(ctx context.Context, need disk.Need, u *ui) (string, error) {
+func (u *UI) pickDisk(ctx context.Context, need disk.Need) (string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	disks := deploy.WatchDisks(ctx, func() ([]deploy.Candidate, error) { return deploy.Disks(need) }, cancel)
