@@ -114,7 +114,7 @@ func TestPullFaults(t *testing.T) {
 		kind, want string
 	}{
 		{"a wrong layer", on("GET", blob, 0, changed(flipped)), fault.Corrupt, "its digest is sha256:"},
-		{"a short layer", on("GET", blob, 0, changed(func(b []byte) []byte { return b[:len(b)/2] })), fault.Corrupt, "its size is"},
+		{"a short layer", on("GET", blob, 0, changed(func(b []byte) []byte { return b[:len(b)/2] })), fault.Corrupt, "its digest is"},
 		{"a long layer", on("GET", blob, 0, changed(func(b []byte) []byte { return append(b, 1) })), fault.Corrupt, "its size is"},
 		{"an endless layer", on("GET", blob, 0, endless), fault.Corrupt, "its size is"},
 		{"a layer that is cut again and again", on("GET", blob, 0, cut), fault.Gone, "closed the connection"},

@@ -272,12 +272,10 @@ func (i *Image) part(ctx context.Context, d v1.Descriptor) (name string, data []
 	}
 	p := partOf(m.ArtifactType)
 	switch {
-	case p == nil:
+	case p == nil || len(m.Layers) != 1: // of another program
 		return "", nil, nil
 	case m.Subject == nil || m.Subject.Digest != i.Digest:
 		return "", nil, fault.New(fault.Corrupt, "manifest %s is listed for %s, and does not name it as its subject", d.Digest, i.Digest)
-	case len(m.Layers) != 1:
-		return "", nil, fault.New(fault.Corrupt, "manifest %s has %d layers, that of a %s has one", d.Digest, len(m.Layers), p.Name)
 	}
 	want := map[string]string{"manifest": i.Layer.Annotations[manifestSHA256], "block map": i.Layer.Annotations[bmapSHA256]}
 	if sha, ok := want[p.Name]; ok && m.Layers[0].Digest.Hex != sha {

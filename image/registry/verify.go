@@ -51,11 +51,14 @@ func ReadLimited(r io.ReadCloser, err error, d v1.Descriptor, limit int64) ([]by
 	if err != nil {
 		return nil, err
 	}
+	sum := sha256.Sum256(raw)
+	if err := Compare("digest", hex.EncodeToString(sum[:]), d.Digest); err != nil {
+		return nil, err
+	}
 	if n := int64(len(raw)); d.Size > 0 && n != d.Size {
 		return nil, &MismatchError{"size", fmt.Sprintf("%d bytes", n), fmt.Sprint(d.Size)}
 	}
-	sum := sha256.Sum256(raw)
-	return raw, Compare("digest", hex.EncodeToString(sum[:]), d.Digest)
+	return raw, nil
 }
 
 // Compare compares a digest, hexadecimal, with the stated digest of what.

@@ -50,5 +50,5 @@ func ExampleWrite() {
 		log.Fatal(err)
 	}
 	fmt.Printf("%d bytes, %d inodes, /etc/hostname: %s", size, r.Summary().Inodes, content)
-	// Output: 4096 bytes, 3 inodes, /etc/hostname: rock64
+	// Output: 8192 bytes, 3 inodes, /etc/hostname: rock64
 }
