@@ -354,8 +354,8 @@ func TestFlashFromFaultyServers(t *testing.T) {
 			w.Header().Set("Retry-After", "86400")
 			w.WriteHeader(429)
 			return true
-		}, nil, exitGone, "asks to retry after 24h0m0s, the limit is 1m0s", true},
-		{"503", status(503), nil, exitGone, "keeps responding with status 503", true},
+		}, nil, exitInput, "asks to retry after 24h0m0s, the limit is 1m0s", true},
+		{"503", status(503), nil, exitInput, "keeps responding with status 503", true},
 		{"a loop", func(w http.ResponseWriter, r *http.Request) bool {
 			http.Redirect(w, r, r.URL.Path+"/", http.StatusFound)
 			return true

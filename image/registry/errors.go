@@ -41,7 +41,7 @@ func explain(host string, err error) error {
 			}
 			return fault.New(fault.Permission, "%s denies access with status %d%s: log in with docker login, podman login or skopeo login", host, status, words)
 		case remote.Temporary(status):
-			return fault.New(fault.Gone, "%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
+			return fault.New(fault.Input, "%s keeps responding with status %d, %s: try again later", host, status, http.StatusText(status))
 		}
 		if words != "" {
 			words = fmt.Sprintf(" (%q)", words)

@@ -38,9 +38,6 @@ func (e *StatusError) Kind() string {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
 		return fault.Permission
 	}
-	if Temporary(e.Status) {
-		return fault.Gone
-	}
 	return fault.Input
 }
 

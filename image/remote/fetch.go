@@ -315,8 +315,12 @@ func (s *stream) resume(err error) error {
 			s.cuts = 0
 		}
 		s.mark = s.off
+		stalled, slow := errors.AsType[*GoneError](err)
+		if slow && !s.f.ranges {
+			return stalled // it would be read from the start, as slowly
+		}
 		if s.cuts++; s.cuts >= s.f.net.Tries {
-			if stalled, ok := errors.AsType[*GoneError](err); ok {
+			if slow {
 				return stalled
 			}
 			return &GoneError{s.f.origin.Host, fmt.Errorf("it closed the connection %d times, the last time after %d bytes", s.cuts, s.off)}

@@ -233,9 +233,9 @@ func TestFaults(t *testing.T) {
 		{"401", status(401, ""), fault.Permission, "denies access with status 401, Unauthorized"},
 		{"403", status(403, ""), fault.Permission, "denies access with status 403"},
 		{"404", status(404, ""), fault.Input, "has no such file (status 404, Not Found)"},
-		{"500", status(500, ""), fault.Gone, "keeps responding with status 500"},
-		{"429 for long", status(429, "86400"), fault.Gone, "asks to retry after 24h0m0s, the limit is 2s: try again later"},
-		{"503 until a date", status(503, time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)), fault.Gone, "the limit is 2s"},
+		{"500", status(500, ""), fault.Input, "keeps responding with status 500"},
+		{"429 for long", status(429, "86400"), fault.Input, "asks to retry after 24h0m0s, the limit is 2s: try again later"},
+		{"503 until a date", status(503, time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)), fault.Input, "the limit is 2s"},
 		{"silent", func(w http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }, fault.Gone, "does not answer: timed out"},
 		{"a loop of redirects", func(w http.ResponseWriter, r *http.Request) bool {
 			http.Redirect(w, r, r.URL.Path+"x", http.StatusFound)

@@ -170,7 +170,8 @@ func (e *BusyError) Error() string {
 	return fmt.Sprintf("%s responds with status %d and asks to retry after %v, the limit is %v: try again later", e.Host, e.Status, e.Wait, e.Limit)
 }
 
-func (e *BusyError) Kind() string { return fault.Gone }
+// Kind returns the kind of the error: the server responds.
+func (e *BusyError) Kind() string { return fault.Input }
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
