@@ -70,7 +70,7 @@ func (t *Trust) load(file string, beside fs.FS) error {
 			return fmt.Errorf("allowed-signers: %w", err)
 		}
 		if signers.Empty() {
-			return fmt.Errorf("allowed-signers: there is no signer in %s", name)
+			return fmt.Errorf("allowed-signers: %s has no signer", name)
 		}
 		t.Signers = signers
 	}

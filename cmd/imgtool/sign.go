@@ -73,7 +73,7 @@ func runSign(ctx context.Context, images []string, opt signOptions, u *ui) error
 		}
 		all := sign.Parse(text)
 		if len(all) == 0 {
-			return nil, fmt.Errorf("%s: there is no signature in it", opt.signature)
+			return nil, fmt.Errorf("%s has no signature", opt.signature)
 		}
 		return all, nil
 	}}

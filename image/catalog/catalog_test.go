@@ -49,7 +49,7 @@ func sha256(v any) error {
 func absolute(v any) error {
 	s, _ := v.(string)
 	if u, err := url.Parse(s); err != nil || !u.IsAbs() {
-		return fmt.Errorf("%v is no absolute URL", v)
+		return fmt.Errorf("%v is not an absolute URL", v)
 	}
 	return nil
 }
@@ -63,7 +63,7 @@ func day(v any) error {
 func texts(v any) error {
 	list, ok := v.([]any)
 	if !ok || slices.ContainsFunc(list, func(v any) bool { return text(v) != nil }) {
-		return fmt.Errorf("%v is no list of strings", v)
+		return fmt.Errorf("%v is not a list of strings", v)
 	}
 	return nil
 }

@@ -96,7 +96,7 @@ func (opt *Options) hash(ctx context.Context, m *Manifest, put func(string, uint
 		i := &m.Images[n]
 		c := opt.Images[i.File]
 		if c == nil {
-			return fmt.Errorf("internal error: there is no content for %s", i.File)
+			return fmt.Errorf("internal error: %s has no content", i.File)
 		}
 		s, err := sum(ctx, c, i.Index() != "", p)
 		if err != nil {

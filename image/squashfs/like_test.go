@@ -142,16 +142,16 @@ func TestWriteLikeKeepsBlocks(t *testing.T) {
 			var reuse squashfs.Reuse
 			opt.Reused = func(r squashfs.Reuse) { reuse = r }
 			now := bytesOf(t, tr, opt)
-			anew, moved := newBlocks(before, now)
+			added, moved := newBlocks(before, now)
 			t.Logf("blocks of %d, update %d of %d bytes: %.2f %% of 4 KiB blocks are new, %.2f %% are written; %d bytes, %.2f %% more than alone; %+v",
-				block, i, changed, 100*anew, 100*moved, len(now), 100*float64(len(now))/float64(len(fresh))-100, reuse)
+				block, i, changed, 100*added, 100*moved, len(now), 100*float64(len(now))/float64(len(fresh))-100, reuse)
 			if len(now) > len(fresh)*105/100 {
 				t.Errorf("blocks of %d, update %d: %d bytes, but %d alone", block, i, len(now), len(fresh))
 			}
 			if reuse.Reason != "" {
 				startedOver++
-			} else if moved > anew*1.2+0.002 || anew > 0.12 {
-				t.Errorf("blocks of %d, update %d: %.2f %% of the blocks are new, %.2f %% are written", block, i, 100*anew, 100*moved)
+			} else if moved > added*1.2+0.002 || added > 0.12 {
+				t.Errorf("blocks of %d, update %d: %.2f %% of the blocks are new, %.2f %% are written", block, i, 100*added, 100*moved)
 			}
 			before = now
 		}

@@ -106,7 +106,7 @@ func (opt *Options) own() (*sign.Signers, error) {
 			opt.Warn(err.Error() + "; the line is ignored")
 		}
 		if s.Empty() {
-			return nil, fmt.Errorf("%s: there is no allowed signer in it: a line is PRINCIPAL TYPE KEY, as in allowed_signers of ssh-keygen, or a public key of minisign", file)
+			return nil, fmt.Errorf("%s has no allowed signer: a line is PRINCIPAL TYPE KEY, as in allowed_signers of ssh-keygen, or a public key of minisign", file)
 		}
 		text = append(append(text, data...), '\n')
 	}

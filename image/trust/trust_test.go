@@ -498,7 +498,7 @@ func TestPolicyFaults(t *testing.T) {
 		"":                              "it has no allowed-signers",
 		"required = false":              "it has no allowed-signers",
 		"revoked = \"ssh.pub\"":         "revoked has no effect without allowed-signers",
-		"allowed-signers = []":          "there is no signer",
+		"allowed-signers = []":          "has no signer",
 		"allowed-signer = \"x\"":        `unknown key "allowed-signer"`,
 		"allowed-signers = \"ssh.signers\"\nrevoked = \"no\"": `no file "no"`,
 	} {

@@ -54,7 +54,7 @@ func (s Superblock) Encode() ([]byte, error) {
 func ParseSuperblock(b []byte) (*Superblock, error) {
 	var d superblock
 	if _, err := binary.Decode(b, binary.LittleEndian, &d); err != nil || string(d.Signature[:]) != signature {
-		return nil, fault.New(fault.Corrupt, "there is no superblock of dm-verity")
+		return nil, fault.New(fault.Corrupt, "the superblock of dm-verity is missing")
 	}
 	name, _, _ := bytes.Cut(d.Algorithm[:], []byte{0})
 	switch {
