@@ -54,6 +54,9 @@ func (b *builder) findLike(ctx context.Context) error {
 		return err
 	}
 	b.result.scratch = append(b.result.scratch, l.Source)
+	if l.Part == "" && l.Source.IsBundle() {
+		return fault.New(fault.Input, "%s is an update bundle: name the root file system in it, as in %s:rootfs", l.Source.Name, l.Source.Name)
+	}
 	if !l.Partitions.None() && l.Part == "" {
 		b.used(func(p layouts.Part) bool {
 			if p.Content == "rootfs" && !p.Deferred && l.Part == "" {
