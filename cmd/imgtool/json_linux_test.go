@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -51,7 +52,7 @@ func TestInterruptedCommandsPrintOneDocument(t *testing.T) {
 		cmd.Process.Signal(os.Interrupt)
 		status := exitOf(cmd.Wait())
 		in.Close()
-		if status != exitInterrupted || !strings.Contains(stdout.String(), c.want) {
+		if status != exit.Interrupted || !strings.Contains(stdout.String(), c.want) {
 			t.Errorf("%s: exit status %d, want %s: %s%s", c.line, status, c.want, stdout.String(), stderr.String())
 		}
 		if err := (record{Args: args, Status: status, Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}).check(s); err != nil {
@@ -71,7 +72,7 @@ func TestQuestionsAreEvents(t *testing.T) {
 	cmd := p.starts("--json", "flash", "-i", image, disk)
 	p.sees(`"event":"question"`)
 	p.types("no\n")
-	if status := p.ends(cmd); status != exitRefused || !strings.Contains(p.text(), `"kind": "refused"`) {
+	if status := p.ends(cmd); status != exit.Refused || !strings.Contains(p.text(), `"kind": "refused"`) {
 		t.Errorf("exit status %d: %s", status, p.text())
 	}
 }
