@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -205,50 +203,6 @@ func swapHeader(t *testing.T, file string) string {
 	out := filepath.Join(filepath.Dir(file), "header")
 	imagetest.Run(t, "dd", "if="+file, "of="+out, "bs=4096", "count=1", "status=none")
 	return out
-}
-
-// An interrupt at any moment leaves the disk unchanged, without a table, or complete.
-func TestInterruptedFlashIsNotBootable(t *testing.T) {
-	imagetest.Long(t)
-	dir := built(t)
-	x := filepath.Join(dir, "x.img.zst")
-	disk := sparseFile(t, filepath.Join(dir, "disk"), 2500<<20)
-	imgtool(t, "flash", "--yes", "--image", x, disk)
-	begin := time.Now()
-	imgtool(t, "flash", "--yes", "--image", x, disk)
-	whole := time.Since(begin)
-	interrupted := 0
-	for i := range 12 {
-		cmd := tool(t, "flash", "--yes", "--image", x, disk)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(whole * time.Duration(i) / 12)
-		cmd.Process.Signal(os.Interrupt)
-		err := cmd.Wait()
-		verify := tool(t, "verify", "--image", x, disk).Run()
-		head := make([]byte, 4200)
-		f, _ := os.Open(disk)
-		f.ReadAt(head, 0)
-		f.Close()
-		table := string(head[512:520]) == "EFI PART"
-		switch code := cmd.ProcessState.ExitCode(); {
-		case err == nil && verify != nil, table && verify != nil:
-			t.Errorf("after %d/12: %v: there is a table, and the disk does not verify: %s", i, err, stderr.String())
-		case err != nil && code != exit.Interrupted && code != -1:
-			t.Errorf("after %d/12: exit status %d: %s", i, code, stderr.String())
-		}
-		if !table {
-			interrupted++
-		}
-	}
-	if interrupted == 0 {
-		t.Log("no interrupt came in the middle")
-	}
-	imgtool(t, "flash", "--yes", "--image", x, disk)
-	imgtool(t, "verify", "--image", x, disk)
 }
 
 // A user without privileges builds the same bytes.
