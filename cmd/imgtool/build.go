@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/build"
@@ -16,8 +17,8 @@ import (
 
 type buildOptions struct {
 	build.Request
-	seed  seedOptions
-	cache cacheOptions
+	seed  option.Seed
+	cache option.Cache
 }
 
 func newBuildCommand(u *ui) *cobra.Command {
@@ -80,8 +81,8 @@ func (opt *buildOptions) addFlags(cmd *cobra.Command) {
 	usage.MayBeEmpty(cmd, "cmdline", "build-id")
 	usage.Group(cmd, "Image", "slots", "medium", "size", "cmdline", "build-id")
 	opt.addRoot(cmd)
-	f.StringVar(&opt.seed.file, "seed", "", "config.toml for the device's first boot, a `FILE`")
-	opt.seed.addFlags(cmd)
+	f.StringVar(&opt.seed.File, "seed", "", "config.toml for the device's first boot, a `FILE`")
+	opt.seed.AddFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 
 	f.BoolVar(&opt.SBOM, "sbom", false, "list the packages in the image as SPDX, in NAME.spdx.json beside it")
@@ -123,13 +124,13 @@ func (opt *buildOptions) addCompression(cmd *cobra.Command) {
 	f.BoolVar(&opt.Align, "align", true, "begin the blocks of files at multiples of 4 KiB, so that updates change less; takes some 0.5 %")
 	f.StringVar(&opt.Like, "like", "", "earlier `IMAGE[:PARTITION]`, file or URL: keep blocks of its root file system where they are, so that an update writes little")
 	f.IntVar(&opt.Jobs, "jobs", 0, "blocks to compress in parallel (default: one per processor); the image is the same")
-	opt.cache.addFlags(cmd)
+	opt.cache.AddFlags(cmd)
 	usage.Group(cmd, "Compression", "compression", "block-size", "align", "like", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")
 }
 
 func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	ctx, begin := cmd.Context(), time.Now()
-	opt.Keep, opt.Version = []string{opt.seed.file, opt.seed.values}, programVersion()
+	opt.Keep, opt.Version = []string{opt.seed.File, opt.seed.Values}, programVersion()
 	job, err := build.Prepare(opt.Request, u.Warn)
 	if err != nil {
 		return err
@@ -142,12 +143,12 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	if opt.seed.given() {
-		if job.Seed, err = opt.seed.read(); err != nil {
+	if opt.seed.Given() {
+		if job.Seed, err = opt.seed.Read(); err != nil {
 			return err
 		}
 	}
-	blocks, err := opt.cache.open(u)
+	blocks, err := opt.cache.Open(u)
 	if err != nil {
 		return err
 	}

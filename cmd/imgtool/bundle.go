@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/build"
@@ -24,8 +25,7 @@ type bundleOptions struct {
 	in        buildOptions // for the image, if it is not given
 	out       update.Options
 	signing   signer.Options
-	keyring   string
-	purpose   string
+	keyring   option.Keyring
 	blockSize string // of the payload
 }
 
@@ -82,19 +82,12 @@ func (opt *bundleOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&opt.signing.Cert, "cert", "", "its certificate, a PEM `FILE`")
 	f.StringArrayVar(&opt.signing.Intermediates, "intermediate", nil, "PEM `FILE` with certificates between it and the devices' keyring; may be repeated")
 	f.BoolVar(&opt.signing.Dev, "dev", false, "for development: accept a key that is no secret; without --key, make one and use it")
-	addKeyring(cmd, &opt.keyring, &opt.purpose, "PEM `FILE` with the certificates that devices trust: refuse to sign with a key that they do not")
+	opt.keyring.AddFlags(cmd, "PEM `FILE` with the certificates that devices trust: refuse to sign with a key that they do not")
 	usage.Group(cmd, "Signature", "key", "cert", "intermediate", "dev", "keyring", "purpose")
 
 	opt.in.addInputs(cmd)
 	opt.in.addRoot(cmd)
 	opt.in.addCompression(cmd)
-}
-
-// addKeyring adds the flags that say which signers of bundles are trusted.
-func addKeyring(cmd *cobra.Command, keyring, purpose *string, about string) {
-	cmd.Flags().StringVar(keyring, "keyring", "", about)
-	*purpose = cms.Purposes[0]
-	usage.AddEnum(cmd, purpose, "purpose", "what the signer's certificate must permit, as check-purpose of RAUC", cms.Purposes...)
 }
 
 func runBundle(cmd *cobra.Command, args []string, opt bundleOptions, u *ui) error {
@@ -104,7 +97,7 @@ func runBundle(cmd *cobra.Command, args []string, opt bundleOptions, u *ui) erro
 	}
 	err := usage.CheckUseless(cmd,
 		usage.Useless{If: len(args) == 1, Why: "with an image, which is built already", Flags: only},
-		usage.Useless{If: opt.keyring == "", Why: "without --keyring", Flags: []string{"purpose"}})
+		usage.Useless{If: opt.keyring.File == "", Why: "without --keyring", Flags: []string{"purpose"}})
 	if err != nil {
 		return err
 	}
@@ -166,7 +159,7 @@ func (opt *bundleOptions) build(ctx context.Context, u *ui, use func(*volume.Sou
 	if err != nil {
 		return err
 	}
-	blocks, err := in.cache.open(u)
+	blocks, err := in.cache.Open(u)
 	if err != nil {
 		return err
 	}
@@ -202,20 +195,12 @@ func (opt *bundleOptions) loadSigner(ctx context.Context, u *ui) error {
 		return err
 	}
 	opt.out.Signer = *key
-	opt.out.Purpose = cms.Purpose(opt.purpose)
-	opt.out.Keyring, err = keyringOf(opt.keyring)
+	opt.out.Purpose = cms.Purpose(opt.keyring.Purpose)
+	opt.out.Keyring, err = opt.keyring.Certificates()
 	if key.Cert.PublicKeyAlgorithm == x509.Ed25519 {
 		u.Warnf("%s: the key is an Ed25519 key, with which RAUC cannot check signatures if it uses OpenSSL 3.0, as in Debian 12", s.Cert)
 	}
 	return err
-}
-
-// keyringOf returns the certificates in a keyring, which may have no name.
-func keyringOf(file string) ([]*x509.Certificate, error) {
-	if file == "" {
-		return nil, nil
-	}
-	return signer.Certificates(file)
 }
 
 // printBundle describes a bundle that was made, and prints its path.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fault"
@@ -14,7 +15,7 @@ import (
 )
 
 func newCatCommand(u *ui) *cobra.Command {
-	return addRegistryFlags(&cobra.Command{
+	return option.AddRegistry(&cobra.Command{
 		Use:   "cat IMAGE:PARTITION[/PATH]",
 		Short: "Print a file or a partition of an image",
 		Long: `Print a file on a partition of an image or disk. Symbolic links are followed as on the

@@ -2,10 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/exit"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/compare"
 	"imgtool/image/fault"
@@ -13,7 +14,7 @@ import (
 )
 
 func newDiffCommand(u *ui) *cobra.Command {
-	return addRegistryFlags(&cobra.Command{
+	return option.AddRegistry(&cobra.Command{
 		Use:   "diff A[:PARTITION[/DIRECTORY]] B[:PARTITION[/DIRECTORY]]",
 		Short: "Show the differences between two images, or an image and a disk",
 		Long: `Compare two images of any format, or an image and a disk: the partition tables, the data
@@ -36,9 +37,6 @@ are compared by their files; unknown ones byte by byte.
 		RunE:       func(cmd *cobra.Command, args []string) error { return runDiff(cmd.Context(), args[0], args[1], u) },
 	}, u)
 }
-
-// errDiffers makes the exit status 1. The differences are printed already.
-var errDiffers = errors.New("they differ")
 
 func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 	placeA, placeB := volume.ParsePlace(argA), volume.ParsePlace(argB)
@@ -68,7 +66,7 @@ func runDiff(ctx context.Context, argA, argB string, u *ui) error {
 		}
 	}
 	if err == nil && len(list) > 0 {
-		err = errDiffers
+		err = exit.ErrDiffers
 	}
 	return err
 }

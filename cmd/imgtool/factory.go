@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/factory"
@@ -41,7 +42,7 @@ type factoryOptions struct {
 	fixed    bool
 	serials  []string
 	stall    time.Duration
-	trust    trustOptions
+	trust    option.Trust
 
 	live   bool
 	conf   string
@@ -90,7 +91,7 @@ that is mounted there instead, and --sd and --nvme name other disks.`,
 		Args:       usage.None("--unit names the file of the unit, and --emmc, --sd and --nvme the disks"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if opt.live {
-				if opt.trust.given() {
+				if opt.trust.Given() {
 					return fault.New(fault.Usage, "with --live no image is read, so no signature can be required")
 				}
 				return runLive(cmd.Context(), opt, u)
@@ -121,8 +122,8 @@ that is mounted there instead, and --sd and --nvme name other disks.`,
 	f.StringVarP(&opt.conf, "conf", "c", "", "factory_provision.conf `FILE`, for --live")
 	f.StringVar(&opt.root, "root", "", "directory `DIR` with the mounted root file system of a unit, for --live")
 	f.BoolVarP(&opt.reboot, "reboot", "r", false, "reboot when it is complete, with --live")
-	addStallFlag(cmd, &opt.stall)
-	opt.trust.addFlags(cmd)
+	option.AddStall(cmd, &opt.stall)
+	opt.trust.AddFlags(cmd)
 	usage.Group(cmd, "With --live", "live", "conf", "root", "reboot")
 	f.StringArrayVar(&opt.serials, "serial", nil, "`SERIAL` number of an internal disk; may be repeated")
 	return cmd
@@ -149,7 +150,7 @@ func enabled(keepKeys bool) map[string]bool {
 
 // options returns how the unit is provisioned, without what is opened or read.
 func (opt *factoryOptions) options(board *boards.Board, u *ui) factory.Options {
-	o := factory.Options{Options: deploying(u, opt.yes, opt.stall), Source: u.Opening(), Board: board, Disks: opt.disks, Images: opt.images,
+	o := factory.Options{Options: option.Deploying(u, opt.yes, opt.stall), Source: u.Opening(), Board: board, Disks: opt.disks, Images: opt.images,
 		Enabled: enabled(opt.keepKeys), Serials: opt.serials}
 	o.Fixed, o.Reprovision, o.DryRun = opt.fixed, opt.again, opt.dryRun
 	o.DoneUnit = func(r *factory.Receipt) {
@@ -172,7 +173,7 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 	begin := time.Now()
 	board, err := opt.checkMedia()
 	if err == nil {
-		err = checkStall(opt.stall)
+		err = option.CheckStall(opt.stall)
 	}
 	if err == nil {
 		err = receipt.Check(opt.receipt)
@@ -186,14 +187,14 @@ func runFactory(ctx context.Context, opt factoryOptions, u *ui) error {
 	if err := deploy.Permit(ctx, slices.Sorted(maps.Values(opt.disks)), true); err != nil {
 		return err
 	}
-	policy, err := opt.trust.policy(opt.board, u)
+	policy, err := opt.trust.Policy(opt.board, u)
 	if err != nil {
 		return err
 	}
 	o := opt.options(board, u)
 	o.Source.Spool = policy.Required()
 	o.Opened = func(src *volume.Source) ([]string, error) {
-		all, err := checkSignatures(ctx, src, policy, u)
+		all, err := option.CheckSignatures(ctx, src, policy, u)
 		return trust.Names(all), err
 	}
 	if opt.unit != "" {
@@ -287,7 +288,7 @@ func (opt *factoryOptions) checkLive() error {
 	case opt.reboot && opt.root != "":
 		return fault.New(fault.Usage, "--reboot is about this system, and --root about another: leave one of them out")
 	}
-	return checkStall(opt.stall)
+	return option.CheckStall(opt.stall)
 }
 
 // liveBoard returns the board of --board, or else finds it by the configuration.

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
-	"imgtool/flash"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
 	"imgtool/flash/receipt"
@@ -37,9 +37,9 @@ type flashOptions struct {
 	timeout time.Duration
 	again   bool // write over what was provisioned
 	stall   time.Duration
-	seed    seedOptions
-	sums    sumOptions
-	trust   trustOptions
+	seed    option.Seed
+	sums    option.Sums
+	trust   option.Trust
 	signers []string // who signed the image, if that was checked
 }
 
@@ -51,13 +51,13 @@ func (opt *flashOptions) check() error {
 	if opt.timeout < 0 {
 		return fault.New(fault.Usage, "--timeout is %s; it must not be negative", opt.timeout)
 	}
-	if err := checkStall(opt.stall); err != nil {
+	if err := option.CheckStall(opt.stall); err != nil {
 		return err
 	}
-	if _, err := askedBoard(opt.board); err != nil {
+	if _, err := option.Board(opt.board); err != nil {
 		return err
 	}
-	if err := opt.sums.check(); err != nil {
+	if err := opt.sums.Check(); err != nil {
 		return err
 	}
 	return receipt.Check(opt.receipt)
@@ -65,17 +65,6 @@ func (opt *flashOptions) check() error {
 
 // usbPort are the names of USB ports.
 var usbPort = regexp.MustCompile(`^[0-9]+-[0-9]+(\.[0-9]+)*$`)
-
-func addStallFlag(cmd *cobra.Command, stall *time.Duration) {
-	cmd.Flags().DurationVar(stall, "stall-timeout", flash.DefaultStall, "how long a disk may take over one read, write or flush")
-}
-
-func checkStall(stall time.Duration) error {
-	if stall <= 0 {
-		return fault.New(fault.Usage, "--stall-timeout is %s; it must be positive", stall)
-	}
-	return nil
-}
 
 func newFlashCommand(u *ui) *cobra.Command {
 	opt := flashOptions{delta: "auto", verify: "full"}
@@ -144,14 +133,14 @@ does not go to sleep.`,
 	f.BoolVar(&opt.fixed, "fixed", false, "allow an internal disk that is not in use, with its --serial")
 	f.StringVar(&opt.port, "port", "", "USB `PORT` of the board in recovery mode, such as 1-2.3")
 	f.DurationVar(&opt.timeout, "timeout", 10*time.Minute, "how long to wait for the board")
-	f.StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` for the device's first boot, put in while the image is written")
-	opt.seed.addFlags(cmd)
-	opt.sums.addFlags(cmd)
+	f.StringVar(&opt.seed.File, "seed", "", "config.toml `FILE` for the device's first boot, put in while the image is written")
+	opt.seed.AddFlags(cmd)
+	opt.sums.AddFlags(cmd)
 	f.BoolVar(&opt.again, "reprovision", false, "write over a disk that says it was provisioned")
 	f.StringVar(&opt.receipt, "receipt", "", "append a receipt of each disk to this `FILE`, a JSON object a line")
-	addStallFlag(cmd, &opt.stall)
-	addRegistryFlags(cmd, u)
-	opt.trust.addFlags(cmd)
+	option.AddStall(cmd, &opt.stall)
+	option.AddRegistry(cmd, u)
+	opt.trust.AddFlags(cmd)
 	usage.Group(cmd, "Seed", "seed", "values", "unit")
 	usage.Group(cmd, "A board in recovery mode", "board", "port", "timeout")
 	usage.Group(cmd, "Checks", "sha256", "sha256sums", "serial", "fixed", "reprovision", "delta", "verify", "stall-timeout")
@@ -179,81 +168,41 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 	if err := opt.check(); err != nil {
 		return err
 	}
-	policy, err := opt.trust.policy(opt.board, u)
+	policy, err := opt.trust.Policy(opt.board, u)
 	if err != nil {
 		return err
 	}
 	if err := deploy.Permit(ctx, names, true); err != nil {
 		return err
 	}
-	src, err := openImage(u, &opt.image, "--image FILE", opening{opt.sums, policy})
+	src, err := option.Opening{Sums: opt.sums, Policy: policy}.Open(u, &opt.image, "--image FILE")
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	signatures, err := checkSignatures(ctx, src, policy, u)
+	signatures, err := option.CheckSignatures(ctx, src, policy, u)
 	if err != nil {
 		return err
 	}
 	opt.signers = trust.Names(signatures)
-	if opt.seed.given() {
+	if opt.seed.Given() {
 		if err := src.SeekFile(ctx); err != nil {
 			return err
 		}
-		board, err := askedBoard(opt.board)
+		board, err := option.Board(opt.board)
 		if err != nil {
 			return err
 		}
-		if src, err = seeded(src, opt.seed, board, u); err != nil {
+		if src, err = opt.seed.In(src, board, u); err != nil {
 			return err
 		}
 	}
 	return flashSource(ctx, names, src, opt, u)
 }
 
-// opening is what is checked of an image's file.
-type opening struct {
-	sums   sumOptions
-	policy *trust.Policy // nil: no signature is required
-}
-
-func (opt opening) options(u *ui) volume.Options {
-	o := opt.sums.opening(u)
-	o.Spool = opt.policy.Required()
-	return o
-}
-
-// openImage opens the image of a file, or the newest one if it is empty, which is set then.
-// usage is how the user names another.
-func openImage(u *ui, file *string, usage string, opt opening) (src *volume.Source, err error) {
-	if *file == "" {
-		if *file, err = volume.Newest(usage); err != nil {
-			return nil, err
-		}
-		u.Infof("image: %s, the newest in out/", *file)
-	}
-	if src, err = volume.Open(*file, opt.options(u)); err == nil {
-		src.ReportBeside()
-	}
-	return src, err
-}
-
-// deploying returns how all commands write disks.
-func deploying(u *ui, yes bool, stall time.Duration) deploy.Options {
-	o := deploy.Options{Monitor: u, Scratch: &u.Unpacked, Status: exitStatus, Stall: stall, Begin: u.WriteDisks, Done: func(r deploy.Receipt) {
-		if !u.JSON && r.Status == exitOK {
-			u.Paragraph(r.Summary())
-		}
-	}}
-	if !yes {
-		o.Confirm = u.Confirm
-	}
-	return o
-}
-
 // flashSource writes an open image to disks.
 func flashSource(ctx context.Context, names []string, src *volume.Source, opt flashOptions, u *ui) error {
-	o := deploying(u, opt.yes, opt.stall)
+	o := option.Deploying(u, opt.yes, opt.stall)
 	o.SignedBy = opt.signers
 	o.Verify, o.Delta, o.DryRun, o.Reprovision, o.Fixed, o.Serial = opt.verify, opt.delta, opt.dryRun, opt.again, opt.fixed, opt.serial
 	if opt.image == "-" && !opt.yes {
@@ -261,7 +210,7 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 			return fault.New(fault.Usage, "standard input is the image, so no answer can be read from it: pass --yes to write without a question")
 		}
 	}
-	board, err := askedBoard(opt.board)
+	board, err := option.Board(opt.board)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
 	"imgtool/image/foreign"
@@ -44,7 +45,7 @@ or beside it: what signatures of the image sign, also those of ssh-keygen -Y and
 		},
 	}
 	cmd.Flags().BoolVar(&manifest, "manifest", false, "print the manifest, byte for byte")
-	return addRegistryFlags(cmd, u)
+	return option.AddRegistry(cmd, u)
 }
 
 func runInspectManifest(path string, u *ui) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fileinfo"
@@ -41,7 +42,7 @@ Names with characters that are not printable are quoted as in Go.`,
 	}
 	cmd.Flags().BoolVarP(&opt.recursive, "recursive", "R", false, "list directories recursively")
 	cmd.Flags().BoolVar(&opt.xattrs, "xattrs", false, "show extended attributes and capabilities, one a line")
-	return addRegistryFlags(cmd, u)
+	return option.AddRegistry(cmd, u)
 }
 
 func runLs(cmd *cobra.Command, arg string, opt lsOptions, u *ui) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/complete"
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
@@ -41,13 +42,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		stop()
 		time.Sleep(grace)
 		u.End()
-		os.Exit(u.Abort(withKind(u.Interrupted(), exitInterrupted), exitInterrupted))
+		os.Exit(u.Abort(exit.WithKind(u.Interrupted(), exit.Interrupted), exit.Interrupted))
 	})()
 	defer func() {
 		if r := recover(); r != nil {
 			u.EndPhase()
 			err := fault.New(fault.Internal, "internal error: %v", r)
-			status = u.Abort(err, exitInternal)
+			status = u.Abort(err, exit.Internal)
 		}
 	}()
 	root := newCommand(u)
@@ -78,23 +79,23 @@ func conclude(ctx context.Context, u *ui, args []string, err error) (status int)
 	case lost != nil:
 		err = lost
 	case err == nil:
-		err = u.Conclude(nil, exitOK)
-	case errors.Is(err, errDiffers):
-		if err, status = u.Conclude(nil, exitDiffers), exitDiffers; err == nil {
+		err = u.Conclude(nil, exit.OK)
+	case errors.Is(err, exit.ErrDiffers):
+		if err, status = u.Conclude(nil, exit.Differs), exit.Differs; err == nil {
 			return status
 		}
 	}
 	if err == nil {
-		return exitOK
+		return exit.OK
 	}
-	status = exitStatus(err)
+	status = exit.Status(err)
 	if ctx.Err() != nil {
-		status = exitInterrupted
+		status = exit.Interrupted
 		err = u.Interrupted()
 	}
-	err = usage.WithSudo(withKind(err, status), args)
-	if lost := u.Conclude(err, status); lost != nil && status != exitInterrupted {
-		err, status = lost, exitStatus(lost)
+	err = usage.WithSudo(exit.WithKind(err, status), args)
+	if lost := u.Conclude(err, status); lost != nil && status != exit.Interrupted {
+		err, status = lost, exit.Status(lost)
 	}
 	u.Fail(err, status)
 	return status

@@ -7,10 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/pending"
 	"imgtool/image/seed"
 	"imgtool/image/seed/provision"
 )
@@ -18,7 +20,7 @@ import (
 type provisionOptions struct {
 	address string
 	args    []string // after the address
-	seed    seedOptions
+	seed    option.Seed
 	key     string
 	yes     bool
 	wait    time.Duration
@@ -38,8 +40,8 @@ func (opt *provisionOptions) command(cmd *cobra.Command, args []string, seed str
 	}
 	f := cmd.Flags()
 	if seed != "" {
-		f.StringVar(&opt.seed.file, "seed", "", "`FILE`, a "+seed)
-		opt.seed.addFlags(cmd)
+		f.StringVar(&opt.seed.File, "seed", "", "`FILE`, a "+seed)
+		opt.seed.AddFlags(cmd)
 	}
 	f.StringVar(&opt.key, "key", "", "`KEY` of an admin: a private key file, or the public key file, fingerprint or comment of a key in ssh-agent (default: keys of ssh-agent and ~/.ssh)")
 	f.DurationVar(&opt.wait, "wait", 0, "how long to wait for a device that does not answer yet, or runs another job")
@@ -97,15 +99,15 @@ func runProvision(ctx context.Context, opt *provisionOptions, u *ui) error {
 }
 
 func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
-	if !opt.seed.given() {
+	if !opt.seed.Given() {
 		return nil, fault.New(fault.Usage, "name the configuration: --seed config.toml%s", opt.meant)
 	}
-	v, err := opt.seed.valid(u)
+	v, err := opt.seed.Valid(u)
 	if err != nil {
 		return nil, err
 	}
 	if v.Format == "toml" && v.Config.UsesFiles() {
-		u.Warn(opt.seed.file + " is not a bundle, but its containers use files of a bundle")
+		u.Warn(opt.seed.File + " is not a bundle, but its containers use files of a bundle")
 	}
 	return provision.NewPayload(v), nil
 }
@@ -113,7 +115,7 @@ func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
 // connect connects to the device. p is the payload for it, or nil.
 func (opt *provisionOptions) connect(ctx context.Context, p *provision.Payload, u *ui) (*provision.Client, error) {
 	if opt.key != "" {
-		if err := userKeys(opt.key, u).Check(ctx); err != nil {
+		if err := option.Keys(opt.key, u).Check(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -150,7 +152,7 @@ func (opt *provisionOptions) connectConfidential(ctx context.Context, p *provisi
 // keys finds the keys to sign with. config may be nil.
 func (opt *provisionOptions) keys(ctx context.Context, config *seed.Config, u *ui) provision.KeyFunc {
 	return func() ([]*provision.Key, error) {
-		return provision.FindKeys(ctx, userKeys(opt.key, u), config)
+		return provision.FindKeys(ctx, option.Keys(opt.key, u), config)
 	}
 }
 
@@ -191,10 +193,10 @@ func (opt *provisionOptions) hint(err error) error {
 		return fault.WithHint(err, "name the key of an admin with --key, or add it to ssh-agent")
 	case errors.As(err, new(*provision.BusyError)):
 		return fault.WithHint(err, "wait until it ends with --wait 10m")
-	case fault.Kind(err) == fault.Unknown && opt.seed.file == "":
+	case fault.Kind(err) == fault.Unknown && opt.seed.File == "":
 		return fault.WithHint(err, "check later: imgtool provision export %s", opt.address)
 	case fault.Kind(err) == fault.Unknown:
-		return fault.WithHint(err, "check later: imgtool provision status %s --seed %s", opt.address, opt.seed.file)
+		return fault.WithHint(err, "check later: imgtool provision status %s --seed %s", opt.address, opt.seed.File)
 	}
 	return err
 }
@@ -306,7 +308,7 @@ and has the configuration; 8: the configuration differs; 9: the device does not 
 	}, addressOnly, "config.toml or bundle that it should have", func(ctx context.Context) error { return runProvisionStatus(ctx, opt, u) })
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := usage.CheckUseless(cmd, usage.Useless{If: !opt.seed.given(), Why: "without --seed", Flags: []string{"key", "yes"}}); err != nil {
+		if err := usage.CheckUseless(cmd, usage.Useless{If: !opt.seed.Given(), Why: "without --seed", Flags: []string{"key", "yes"}}); err != nil {
 			return err
 		}
 		return run(cmd, args)
@@ -318,7 +320,7 @@ func runProvisionStatus(ctx context.Context, opt *provisionOptions, u *ui) error
 	var p *provision.Payload
 	var want *seed.Config
 	connect := opt.connect
-	if opt.seed.given() {
+	if opt.seed.Given() {
 		var err error
 		if p, err = opt.payload(u); err != nil {
 			return err
@@ -338,9 +340,9 @@ func runProvisionStatus(ctx context.Context, opt *provisionOptions, u *ui) error
 	case s.Fresh:
 		state, words = "fresh", "up, and waits for its first configuration"
 	case s.Same:
-		words = "up, and has the configuration of " + opt.seed.file
+		words = "up, and has the configuration of " + opt.seed.File
 	case want != nil:
-		words = "up, and has another configuration than " + opt.seed.file
+		words = "up, and has another configuration than " + opt.seed.File
 	}
 	if want == nil && c.Device != "" {
 		words += " (device " + c.Device + ")"
@@ -395,7 +397,7 @@ func runProvisionValidate(ctx context.Context, opt *provisionOptions, u *ui) err
 		for _, w := range warnings {
 			u.Warn(w)
 		}
-		u.Infof("%s would take %s", c.URL(), opt.seed.file)
+		u.Infof("%s would take %s", c.URL(), opt.seed.File)
 		return nil
 	}))
 }
@@ -431,7 +433,7 @@ func runProvisionExport(ctx context.Context, opt *provisionOptions, u *ui) error
 		if !toFile {
 			return u.Write(config)
 		}
-		if err := writeNew(opt.output, config); err != nil {
+		if err := pending.WritePrivate(opt.output, config); err != nil {
 			return err
 		}
 		if u.JSON {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/oci"
@@ -35,7 +36,7 @@ use imgtool flash -i oci://REF.`,
 	f.StringVarP(&opt.Output, "output", "o", "", "`FILE` or directory to write to (default: the working directory)")
 	f.StringVar(&opt.Medium, "medium", "", "fetch the image of the medium with this `NAME` only")
 	f.BoolVar(&opt.Force, "force", false, "replace files with other content")
-	f.BoolVar(&opt.PlainHTTP, "plain-http", false, plainHTTPUsage)
+	f.BoolVar(&opt.PlainHTTP, "plain-http", false, option.PlainHTTPUsage)
 	return cmd
 }
 

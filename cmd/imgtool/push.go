@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/fault"
@@ -43,7 +44,7 @@ same digests, and files that the repository has are not sent again. Tags are set
 	f.StringArrayVar(&opt.Tags, "tag", nil, "set this `TAG` too; may be repeated")
 	f.StringArrayVar(&opt.annotations, "annotation", nil, "add an annotation `KEY=VALUE`, as org.opencontainers.image.revision=…; may be repeated")
 	f.StringVar(&opt.arch, "arch", "", "the `ARCHITECTURE` of an image without a manifest, such as arm64")
-	f.BoolVar(&opt.PlainHTTP, "plain-http", false, plainHTTPUsage)
+	f.BoolVar(&opt.PlainHTTP, "plain-http", false, option.PlainHTTPUsage)
 	return cmd
 }
 

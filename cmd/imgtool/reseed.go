@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"imgtool/boards"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/disk"
@@ -18,22 +18,9 @@ import (
 	"imgtool/image/volume"
 )
 
-// addBoardFlag adds --board to a command that looks for the seed of an image or disk.
-func addBoardFlag(cmd *cobra.Command, board *string) {
-	cmd.Flags().StringVar(board, "board", "", "a board's `NAME`, or the path of its definition, for images without a manifest that names it")
-}
-
-// askedBoard returns the board of a --board flag, or nil.
-func askedBoard(name string) (*boards.Board, error) {
-	if name == "" {
-		return nil, nil
-	}
-	return boards.Load(name)
-}
-
 type reseedOptions struct {
 	target string // image or disk
-	seed   seedOptions
+	seed   option.Seed
 	board  string
 	stall  time.Duration
 }
@@ -58,13 +45,13 @@ name and number of the boot partition, or named with --board.`,
 		SuggestFor: []string{"add", "set", "insert", "inject", "write"},
 		Args:       usage.Operands("image or disk", "seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opt.target, opt.seed.file = args[0], args[1]
+			opt.target, opt.seed.File = args[0], args[1]
 			return runReseed(cmd.Context(), opt, u)
 		},
 	}
-	opt.seed.addFlags(cmd)
-	addBoardFlag(cmd, &opt.board)
-	addStallFlag(cmd, &opt.stall)
+	opt.seed.AddFlags(cmd)
+	option.AddBoard(cmd, &opt.board)
+	option.AddStall(cmd, &opt.stall)
 	return cmd
 }
 
@@ -81,8 +68,8 @@ func newSeedRmCommand(u *ui) *cobra.Command {
 			return runReseed(cmd.Context(), opt, u)
 		},
 	}
-	addBoardFlag(cmd, &opt.board)
-	addStallFlag(cmd, &opt.stall)
+	option.AddBoard(cmd, &opt.board)
+	option.AddStall(cmd, &opt.stall)
 	return cmd
 }
 
@@ -96,7 +83,7 @@ type reseeded struct {
 
 // runReseed puts a seed into an image file or onto a disk, or removes it if none is given.
 func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
-	if err := checkStall(opt.stall); err != nil {
+	if err := option.CheckStall(opt.stall); err != nil {
 		return err
 	}
 	if err := volume.CheckLocal(opt.target); err != nil {
@@ -107,12 +94,12 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 		return err
 	}
 	seed := compose.SeedOptions{Reporter: u}
-	if opt.seed.given() {
-		if seed.Seed, err = opt.seed.read(); err != nil {
+	if opt.seed.Given() {
+		if seed.Seed, err = opt.seed.Read(); err != nil {
 			return err
 		}
 	}
-	if seed.Board, err = askedBoard(opt.board); err != nil {
+	if seed.Board, err = option.Board(opt.board); err != nil {
 		return err
 	}
 	info, err := os.Stat(opt.target)
@@ -123,10 +110,10 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		if err := deploy.SaveSeed(ctx, opt.target, seed, deploying(u, true, opt.stall)); err != nil || !u.JSON {
+		if err := deploy.SaveSeed(ctx, opt.target, seed, option.Deploying(u, true, opt.stall)); err != nil || !u.JSON {
 			return err
 		}
-		return u.Print(reseeded{Disk: opt.target, Seed: opt.seed.file, Unit: opt.seed.unit})
+		return u.Print(reseeded{Disk: opt.target, Seed: opt.seed.File, Unit: opt.seed.Unit})
 	}
 	// The file may be in use as a disk.
 	if d, err := deploy.Find(opt.target); err != nil {
@@ -137,7 +124,7 @@ func runReseed(ctx context.Context, opt reseedOptions, u *ui) error {
 	if err := compose.SaveSeed(ctx, opt.target, seed); err != nil || !u.JSON {
 		return err
 	}
-	return u.Print(reseeded{Image: opt.target, Seed: opt.seed.file, Unit: opt.seed.unit})
+	return u.Print(reseeded{Image: opt.target, Seed: opt.seed.File, Unit: opt.seed.Unit})
 }
 
 func newSeedGetCommand(u *ui) *cobra.Command {
@@ -150,12 +137,12 @@ func newSeedGetCommand(u *ui) *cobra.Command {
 		Args:       usage.Operands("image or disk"),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runSeedGet(args[0], board, u) },
 	}
-	addBoardFlag(cmd, &board)
+	option.AddBoard(cmd, &board)
 	return cmd
 }
 
 func runSeedGet(path, board string, u *ui) error {
-	asked, err := askedBoard(board)
+	asked, err := option.Board(board)
 	if err != nil {
 		return err
 	}
@@ -172,18 +159,4 @@ func runSeedGet(path, board string, u *ui) error {
 		return err
 	}
 	return u.Write(seed)
-}
-
-// seeded returns an image with the seed of flags in it. board may be nil.
-func seeded(src *volume.Source, opt seedOptions, board *boards.Board, u *ui) (*volume.Source, error) {
-	seed, err := opt.read()
-	if err != nil {
-		return nil, err
-	}
-	if src, err = compose.WithSeed(src, compose.SeedOptions{Seed: seed, Board: board, Reporter: u}); err != nil {
-		return nil, err
-	}
-	unit := *src
-	unit.Unit = opt.unit
-	return &unit, nil
 }

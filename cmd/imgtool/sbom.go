@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/artifact"
 	"imgtool/image/build"
@@ -33,7 +34,7 @@ same image.`,
 		RunE:       func(cmd *cobra.Command, args []string) error { return runSBOM(cmd.Context(), args[0], scan, u) },
 	}
 	cmd.Flags().BoolVar(&scan, "scan", false, "read the file systems, also if the image has a document")
-	return addRegistryFlags(cmd, u)
+	return option.AddRegistry(cmd, u)
 }
 
 func runSBOM(ctx context.Context, path string, scan bool, u *ui) error {

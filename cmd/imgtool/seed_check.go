@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/sanitize"
 	"imgtool/image/seed"
@@ -14,7 +15,7 @@ import (
 )
 
 func newSeedCheckCommand(u *ui) *cobra.Command {
-	var opt seedOptions
+	var opt option.Seed
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Report all faults of a seed, a bundle or a template",
@@ -28,18 +29,18 @@ for --unit; lines refer to the template, and values are not printed.`,
 		SuggestFor: []string{"validate", "verify", "lint", "test"},
 		Args:       usage.Operands("seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if opt.file = args[0]; opt.values != "" && opt.unit == "" {
+			if opt.File = args[0]; opt.Values != "" && opt.Unit == "" {
 				return runSeedCheckUnits(opt, u)
 			}
 			return runSeedCheck(opt, u)
 		},
 	}
-	opt.addFlags(cmd)
+	opt.AddFlags(cmd)
 	return cmd
 }
 
-func runSeedCheck(opt seedOptions, u *ui) error {
-	v, err := opt.verdict(u)
+func runSeedCheck(opt option.Seed, u *ui) error {
+	v, err := opt.Verdict(u)
 	if err != nil {
 		return err
 	}
@@ -56,11 +57,11 @@ func runSeedCheck(opt seedOptions, u *ui) error {
 	return v.Refused()
 }
 
-func runSeedCheckUnits(opt seedOptions, u *ui) error {
-	if opt.file == "-" {
-		return errSeedPipe
+func runSeedCheckUnits(opt option.Seed, u *ui) error {
+	if opt.File == "-" {
+		return option.ErrSeedPipe
 	}
-	all, err := seedfile.CheckUnits(opt.file, opt.values)
+	all, err := seedfile.CheckUnits(opt.File, opt.Values)
 	if err != nil {
 		return err
 	}
@@ -69,13 +70,13 @@ func runSeedCheckUnits(opt seedOptions, u *ui) error {
 	}
 	all.Each(func(fault string) { u.Printf("%s\n", fault) }, u.Warn)
 	if all.OK {
-		u.Infof("%s: the device takes it for each of %d units", opt.file, len(all.Units))
+		u.Infof("%s: the device takes it for each of %d units", opt.File, len(all.Units))
 	}
 	return all.Refused()
 }
 
 func newSeedRenderCommand(u *ui) *cobra.Command {
-	var opt seedOptions
+	var opt option.Seed
 	cmd := &cobra.Command{
 		Use:   "render FILE",
 		Short: "Show the files that a device makes of a seed",
@@ -87,16 +88,16 @@ template; the output contains the unit's values.`,
 		SuggestFor: []string{"show", "files", "print"},
 		Args:       usage.Operands("seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opt.file = args[0]
+			opt.File = args[0]
 			return runSeedRender(opt, u)
 		},
 	}
-	opt.addFlags(cmd)
+	opt.AddFlags(cmd)
 	return cmd
 }
 
-func runSeedRender(opt seedOptions, u *ui) error {
-	v, err := opt.valid(u)
+func runSeedRender(opt option.Seed, u *ui) error {
+	v, err := opt.Valid(u)
 	if err != nil {
 		return err
 	}

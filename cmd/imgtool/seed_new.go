@@ -10,11 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/pending"
 	"imgtool/image/seed"
 	"imgtool/image/seed/bundle"
 	"imgtool/image/seed/seedfile"
@@ -82,7 +84,7 @@ func runSeedNew(ctx context.Context, opt seedNewOptions, u *ui) error {
 	if opt.output == "" {
 		return u.Write(text)
 	}
-	if err := writeNew(opt.output, text); err != nil {
+	if err := pending.WritePrivate(opt.output, text); err != nil {
 		return err
 	}
 	if u.JSON {
@@ -136,7 +138,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err := seedfile.Faulty(filepath.Join(dir, "config.toml"), faults, u.Warn); err != nil {
 		return err
 	}
-	if err := writeNew(output, b.Bytes()); err != nil {
+	if err := pending.WritePrivate(output, b.Bytes()); err != nil {
 		return err
 	}
 	if u.JSON {
@@ -163,7 +165,7 @@ read back as by imgtool flash. Computers show the stick as SEED.`,
 		SuggestFor: []string{"usb", "drive"},
 		Args:       usage.Operands("disk", "seed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opt.seed.file = args[1]
+			opt.seed.File = args[1]
 			return runSeedStick(cmd.Context(), args[0], opt, u)
 		},
 	}
@@ -173,8 +175,8 @@ read back as by imgtool flash. Computers show the stick as SEED.`,
 	f.StringVar(&opt.serial, "serial", "", "require this `SERIAL` number of the disk")
 	f.StringVar(&opt.receipt, "receipt", "", "append the result to this `FILE`, as a JSON object in a line")
 	f.BoolVar(&opt.again, "reprovision", false, "give a unit a second stick without a warning")
-	addStallFlag(cmd, &opt.stall)
-	opt.seed.addFlags(cmd)
+	option.AddStall(cmd, &opt.stall)
+	opt.seed.AddFlags(cmd)
 	return cmd
 }
 
@@ -182,7 +184,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err := opt.check(); err != nil {
 		return err
 	}
-	s, err := opt.seed.read()
+	s, err := opt.seed.Read()
 	if err != nil {
 		return err
 	}
@@ -198,7 +200,7 @@ func runSeedStick(ctx context.Context, disk string, opt flashOptions, u *ui) err
 	if err != nil {
 		return err
 	}
-	pic := volume.FromImage("a seed stick with "+opt.seed.file, img, nil)
-	pic.Unit = opt.seed.unit
+	pic := volume.FromImage("a seed stick with "+opt.seed.File, img, nil)
+	pic.Unit = opt.seed.Unit
 	return flashSource(ctx, []string{disk}, pic, opt, u)
 }

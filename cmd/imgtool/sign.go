@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/build"
 	"imgtool/image/fault"
@@ -78,8 +79,8 @@ func runSign(ctx context.Context, images []string, opt signOptions, u *ui) error
 		return all, nil
 	}}
 	if opt.key != "" {
-		ring := userKeys(opt.key, u)
-		ring.Passphrase = askPassphrase(u, "make it usable without a terminal: add an SSH key to ssh-agent with ssh-add, or take a minisign key without a passphrase (minisign -G -W)")
+		ring := option.Keys(opt.key, u)
+		ring.Passphrase = option.AskPassphrase(u, "make it usable without a terminal: add an SSH key to ssh-agent with ssh-add, or take a minisign key without a passphrase (minisign -G -W)")
 		key, err := sign.FindKey(ctx, ring)
 		if err != nil {
 			return err

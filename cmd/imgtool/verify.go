@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/flash/factory"
@@ -21,11 +22,11 @@ import (
 type verifyOptions struct {
 	image    string
 	board    string
-	seed     seedOptions
-	sums     sumOptions
+	seed     option.Seed
+	sums     option.Sums
 	keepKeys bool
 	stall    time.Duration
-	trust    trustOptions
+	trust    option.Trust
 	bundle   bundleTrust
 }
 
@@ -65,16 +66,16 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 			}
 			err := usage.CheckUseless(cmd,
 				usage.Useless{If: len(args) == 0, Why: "without a disk to compare", Flags: []string{"stall-timeout", "keep-registration-keys"}},
-				usage.Useless{If: opt.seed.unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
+				usage.Useless{If: opt.seed.Unit == "", Why: "without --unit", Flags: []string{"keep-registration-keys"}},
 				usage.Useless{If: len(args) > 0, Why: "unless an update bundle is checked", Flags: bundleFlags})
 			if err == nil {
-				err = cmp.Or(opt.sums.check(), checkNamed(args))
+				err = cmp.Or(opt.sums.Check(), checkNamed(args))
 			}
 			if err != nil {
 				return err
 			}
 			if len(args) == 0 {
-				if opt.seed.given() || opt.seed.unit != "" {
+				if opt.seed.Given() || opt.seed.Unit != "" {
 					return fault.New(fault.Usage, "--seed, --values and --unit are for comparing a disk: say which, as in imgtool verify --image FILE /dev/sdX")
 				}
 				return runVerifyImage(cmd, image, opt, u)
@@ -84,13 +85,13 @@ With --unit, the per-unit data that imgtool factory writes is expected as well. 
 	}
 	cmd.Flags().StringVarP(&opt.image, "image", "i", "", "image `FILE` or URL to compare with, - for standard input (default: the newest in out/)")
 	cmd.Flags().BoolVar(&opt.keepKeys, "keep-registration-keys", false, "with --unit: its keys are on the recovery card as well")
-	cmd.Flags().StringVar(&opt.seed.file, "seed", "", "config.toml `FILE` that was put in while the image was written")
-	opt.seed.addFlags(cmd)
-	opt.sums.addFlags(cmd)
-	addBoardFlag(cmd, &opt.board)
-	addStallFlag(cmd, &opt.stall)
-	addRegistryFlags(cmd, u)
-	opt.trust.addFlags(cmd)
+	cmd.Flags().StringVar(&opt.seed.File, "seed", "", "config.toml `FILE` that was put in while the image was written")
+	opt.seed.AddFlags(cmd)
+	opt.sums.AddFlags(cmd)
+	option.AddBoard(cmd, &opt.board)
+	option.AddStall(cmd, &opt.stall)
+	option.AddRegistry(cmd, u)
+	opt.trust.AddFlags(cmd)
 	cmd.Flags().StringVar(&opt.trust.Time, "verify-time", "", "`TIME` at which the keys must be valid, YYYYMMDD[HHMM[SS]][Z] (default: now)")
 	usage.Group(cmd, "Signatures", "verify-time")
 	opt.bundle.addFlags(cmd)
@@ -107,7 +108,7 @@ func isImage(path string) bool {
 
 func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) error {
 	begin := time.Now()
-	if err := checkStall(opt.stall); err != nil {
+	if err := option.CheckStall(opt.stall); err != nil {
 		return err
 	}
 	if err := deploy.Permit(ctx, []string{target}, false); err != nil {
@@ -116,25 +117,25 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	if _, err := deploy.Find(target); err != nil {
 		return err
 	}
-	unit := opt.seed.unit
-	if opt.seed.values != "" {
+	unit := opt.seed.Unit
+	if opt.seed.Values != "" {
 		unit = ""
 	} else {
-		opt.seed.unit = ""
+		opt.seed.Unit = ""
 	}
-	policy, err := opt.trust.policy(opt.board, u)
+	policy, err := opt.trust.Policy(opt.board, u)
 	if err != nil {
 		return err
 	}
-	src, err := openImage(u, &opt.image, "--image FILE", opening{opt.sums, policy})
+	src, err := option.Opening{Sums: opt.sums, Policy: policy}.Open(u, &opt.image, "--image FILE")
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	if _, err := checkSignatures(ctx, src, policy, u); err != nil {
+	if _, err := option.CheckSignatures(ctx, src, policy, u); err != nil {
 		return err
 	}
-	board, err := askedBoard(opt.board)
+	board, err := option.Board(opt.board)
 	if err != nil {
 		return err
 	}
@@ -143,11 +144,11 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 			return err
 		}
 	}
-	if opt.seed.given() {
+	if opt.seed.Given() {
 		if err := src.SeekFile(ctx); err != nil {
 			return err
 		}
-		if src, err = seeded(src, opt.seed, board, u); err != nil {
+		if src, err = opt.seed.In(src, board, u); err != nil {
 			return err
 		}
 	}
@@ -161,7 +162,7 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 			return err
 		}
 	}
-	o := deploying(u, true, opt.stall)
+	o := option.Deploying(u, true, opt.stall)
 	n, err := deploy.Verify(ctx, disk, src, files, &o)
 	took := time.Since(begin)
 	if u.JSON {
@@ -188,17 +189,17 @@ func verified(src *volume.Source, took time.Duration) map[string]any {
 
 func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) error {
 	ctx, begin := cmd.Context(), time.Now()
-	policy, err := opt.trust.policy(opt.board, u)
+	policy, err := opt.trust.Policy(opt.board, u)
 	if err != nil {
 		return err
 	}
-	src, err := openImage(u, &file, "imgtool verify FILE", opening{opt.sums, policy})
+	src, err := option.Opening{Sums: opt.sums, Policy: policy}.Open(u, &file, "imgtool verify FILE")
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	if src.IsBundle() {
-		if opt.trust.given() {
+		if opt.trust.Given() {
 			return fault.New(fault.Usage, "%s is an update bundle, which is signed in another way: use --keyring", src.Name)
 		}
 		if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "for an update bundle", Flags: []string{"board"}}); err != nil {
@@ -209,14 +210,14 @@ func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) e
 	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
 		return err
 	}
-	if board, err := askedBoard(opt.board); err != nil {
+	if board, err := option.Board(opt.board); err != nil {
 		return err
 	} else if board != nil {
 		if err := deploy.CheckBoard(src, board.Name); err != nil {
 			return err
 		}
 	}
-	signatures, err := checkSignatures(ctx, src, policy, u)
+	signatures, err := option.CheckSignatures(ctx, src, policy, u)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/flash/deploy"
 	"imgtool/image/artifact"
@@ -223,7 +224,7 @@ func (opt *vmOptions) checkKept(f *os.File, args []string) error {
 // newDisk makes a disk of size bytes with an image on it, or the newest image if file is
 // empty. The disk is a file at a path, or temporary.
 func newDisk(ctx context.Context, path, file string, size int64, u *ui) (*os.File, error) {
-	src, err := openImage(u, &file, "imgtool vm FILE", opening{})
+	src, err := option.Opening{}.Open(u, &file, "imgtool vm FILE")
 	if err != nil {
 		return nil, err
 	}

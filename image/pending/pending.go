@@ -129,3 +129,16 @@ func (p *File) SetAccess(a *Access) error {
 	}
 	return err
 }
+
+// WritePrivate writes a file with mode 0600 completely or not at all. Only regular files are
+// replaced.
+func WritePrivate(path string, data []byte) error {
+	if err := hostfile.CheckOutput(path); err != nil {
+		return err
+	}
+	path, err := hostfile.Target(path)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path)))
+}

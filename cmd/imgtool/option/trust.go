@@ -1,4 +1,4 @@
-package main
+package option
 
 import (
 	"context"
@@ -12,10 +12,10 @@ import (
 	"imgtool/image/volume"
 )
 
-// trustOptions are whose signatures an image must have.
-type trustOptions struct{ trust.Options }
+// Trust says whose signatures an image must have.
+type Trust struct{ trust.Options }
 
-func (opt *trustOptions) addFlags(cmd *cobra.Command) {
+func (opt *Trust) AddFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&opt.Signers, "allowed-signers", nil, "require a signature by a signer in this `FILE`, an allowed_signers file of ssh-keygen or a public key of minisign; may be repeated")
 	f.BoolVar(&opt.Require, "require-signature", false, "require a signature by a signer of the board's definition, of this computer, or of --allowed-signers")
@@ -25,14 +25,14 @@ func (opt *trustOptions) addFlags(cmd *cobra.Command) {
 	usage.Group(cmd, "Signatures", "allowed-signers", "require-signature", "principal", "revoked", "signature")
 }
 
-// given reports whether the user asks for signatures.
-func (opt *trustOptions) given() bool {
+// Given reports whether the user asks for signatures.
+func (opt *Trust) Given() bool {
 	return len(opt.Signers) > 0 || opt.Require || opt.Principal != "" || opt.Revoked != "" || opt.Signature != ""
 }
 
-// policy returns the policy for an image for a board, which may be empty.
-func (opt *trustOptions) policy(board string, u *ui) (*trust.Policy, error) {
-	asked, err := askedBoard(board)
+// Policy returns the policy for an image for a board, which may be empty.
+func (opt *Trust) Policy(board string, u *ui) (*trust.Policy, error) {
+	asked, err := Board(board)
 	if err != nil {
 		return nil, err
 	}
@@ -40,9 +40,9 @@ func (opt *trustOptions) policy(board string, u *ui) (*trust.Policy, error) {
 	return trust.NewPolicy(opt.Options, asked)
 }
 
-// checkSignatures checks the signatures of an image if that is required, and the content of a
+// CheckSignatures checks the signatures of an image if that is required, and the content of a
 // file against the manifest that they sign.
-func checkSignatures(ctx context.Context, src *volume.Source, policy *trust.Policy, u *ui) ([]sign.Checked, error) {
+func CheckSignatures(ctx context.Context, src *volume.Source, policy *trust.Policy, u *ui) ([]sign.Checked, error) {
 	all, err := policy.Check(src)
 	if err != nil || all == nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package main
+package option
 
 import (
 	"github.com/spf13/cobra"
@@ -8,18 +8,18 @@ import (
 	"imgtool/image/volume"
 )
 
-// sumOptions are the flags with the SHA-256 of an image's file.
-type sumOptions struct {
+// Sums says which SHA-256 an image's file must have.
+type Sums struct {
 	sum  string
 	sums bool // it is in SHA256SUMS
 }
 
-func (s *sumOptions) addFlags(cmd *cobra.Command) {
+func (s *Sums) AddFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.sum, "sha256", "", "SHA-256 of the image's file in `HEX`, as it is downloaded: another file is refused")
 	cmd.Flags().BoolVar(&s.sums, "sha256sums", false, "compare the image's file with SHA256SUMS beside it")
 }
 
-func (s *sumOptions) check() error {
+func (s *Sums) Check() error {
 	switch {
 	case s.sum != "" && s.sums:
 		return fault.New(fault.Usage, "--sha256 and --sha256sums exclude each other")
@@ -30,7 +30,7 @@ func (s *sumOptions) check() error {
 }
 
 // opening returns how an image is opened.
-func (s *sumOptions) opening(u *ui) volume.Options {
+func (s *Sums) opening(u *ui) volume.Options {
 	opt := u.Opening()
 	opt.SHA256, opt.Sums = s.sum, s.sums
 	return opt

@@ -1,4 +1,4 @@
-package main
+package option
 
 import (
 	"slices"
@@ -9,14 +9,15 @@ import (
 	"imgtool/image/oci"
 )
 
-const plainHTTPUsage = "allow HTTP without TLS; without the flag only on this machine and private networks"
+// PlainHTTPUsage explains --plain-http.
+const PlainHTTPUsage = "allow HTTP without TLS; without the flag only on this machine and private networks"
 
-// addRegistryFlags adds the flags for an image in a registry to a command that reads images, and
+// AddRegistry adds the flags for an image in a registry to a command that reads images, and
 // returns the command.
-func addRegistryFlags(cmd *cobra.Command, u *ui) *cobra.Command {
+func AddRegistry(cmd *cobra.Command, u *ui) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&u.Registry.Medium, "medium", "", "`NAME` of the medium, if an image in a registry has several")
-	f.BoolVar(&u.Registry.PlainHTTP, "plain-http", false, plainHTTPUsage)
+	f.BoolVar(&u.Registry.PlainHTTP, "plain-http", false, PlainHTTPUsage)
 	usage.Group(cmd, "Images in registries", "medium", "plain-http")
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		names := args

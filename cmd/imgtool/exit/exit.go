@@ -1,4 +1,5 @@
-package main
+// Package exit has the exit statuses of imgtool, and derives them from errors.
+package exit
 
 import (
 	"errors"
@@ -11,27 +12,27 @@ import (
 	"imgtool/image/fault"
 )
 
-// Exit statuses. Their meanings are in exitMeanings.
+// Exit statuses. Their meanings are in Meanings.
 const (
-	exitOK          = 0
-	exitDiffers     = 1
-	exitUsage       = 2
-	exitInput       = 3
-	exitRefused     = 4
-	exitPermission  = 5
-	exitCorrupt     = 6
-	exitWrite       = 7
-	exitMismatch    = 8
-	exitGone        = 9
-	exitWrongBoard  = 10
-	exitRolledBack  = 11
-	exitUnknown     = 12
-	exitInternal    = 70
-	exitInterrupted = 130
+	OK          = 0
+	Differs     = 1
+	Usage       = 2
+	Input       = 3
+	Refused     = 4
+	Permission  = 5
+	Corrupt     = 6
+	Write       = 7
+	Mismatch    = 8
+	Gone        = 9
+	WrongBoard  = 10
+	RolledBack  = 11
+	Unknown     = 12
+	Internal    = 70
+	Interrupted = 130
 )
 
-// exitMeanings are the exit statuses as the man page and the reference explain them.
-var exitMeanings = []reference.Entry{
+// Meanings are the exit statuses as the man page and the reference explain them.
+var Meanings = []reference.Entry{
 	{Name: "0", Meaning: "success"},
 	{Name: "1", Meaning: "diff only: something differs"},
 	{Name: "2", Meaning: "the command line is wrong: an unknown command, flag or name, an impossible value, or something is missing"},
@@ -49,25 +50,28 @@ var exitMeanings = []reference.Entry{
 	{Name: "130", Meaning: "interrupted"},
 }
 
+// ErrDiffers makes the exit status 1. The differences are printed already.
+var ErrDiffers = errors.New("they differ")
+
 // statuses are the exit statuses of the kinds of errors.
 var statuses = map[string]int{
-	fault.Usage:       exitUsage,
-	fault.Input:       exitInput,
-	fault.Refused:     exitRefused,
-	fault.Permission:  exitPermission,
-	fault.Corrupt:     exitCorrupt,
-	fault.Write:       exitWrite,
-	fault.Mismatch:    exitMismatch,
-	fault.Gone:        exitGone,
-	fault.WrongBoard:  exitWrongBoard,
-	fault.RolledBack:  exitRolledBack,
-	fault.Unknown:     exitUnknown,
-	fault.Interrupted: exitInterrupted,
-	fault.Internal:    exitInternal,
+	fault.Usage:       Usage,
+	fault.Input:       Input,
+	fault.Refused:     Refused,
+	fault.Permission:  Permission,
+	fault.Corrupt:     Corrupt,
+	fault.Write:       Write,
+	fault.Mismatch:    Mismatch,
+	fault.Gone:        Gone,
+	fault.WrongBoard:  WrongBoard,
+	fault.RolledBack:  RolledBack,
+	fault.Unknown:     Unknown,
+	fault.Interrupted: Interrupted,
+	fault.Internal:    Internal,
 }
 
-// withKind returns an error with the kind of an exit status, if it has none.
-func withKind(err error, status int) error {
+// WithKind returns an error with the kind of an exit status, if it has none.
+func WithKind(err error, status int) error {
 	if statuses[fault.Kind(err)] == status {
 		return err
 	}
@@ -79,14 +83,14 @@ func withKind(err error, status int) error {
 	return err
 }
 
-// exitStatus returns the exit status for an error by its kind, or if it has none, by the
+// Status returns the exit status for an error by its kind, or if it has none, by the
 // system call that failed.
-func exitStatus(err error) int {
+func Status(err error) int {
 	if status, ok := statuses[fault.Kind(err)]; ok {
 		return status
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return exitPermission
+		return Permission
 	}
 	return statusOfCall(failedCall(err))
 }
@@ -115,11 +119,11 @@ func statusOfCall(call string, err error) int {
 	}
 	switch {
 	case slices.Contains(writeCalls, call) && !is(fs.ErrNotExist, fs.ErrExist, syscall.ENOTDIR):
-		return exitWrite
+		return Write
 	case slices.Contains([]string{"open", "openat", "createtemp"}, call) && is(syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS):
-		return exitWrite // opening a file for reading does not fail with these
+		return Write // opening a file for reading does not fail with these
 	case slices.Contains([]string{"read", "pread"}, call) && is(syscall.EIO): // unlike EISDIR
-		return exitCorrupt
+		return Corrupt
 	}
-	return exitInput
+	return Input
 }
