@@ -142,7 +142,7 @@ func TestPullContinues(t *testing.T) {
 	}
 }
 
-// What is no beginning of the image is not used, and the pull says so.
+// A part that is no beginning of the image is not used, and the pull says so.
 func TestPullStartsOver(t *testing.T) {
 	dir := t.TempDir()
 	write := func(change func([]byte) []byte) func(*testing.T, string, []byte) {
