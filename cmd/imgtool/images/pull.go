@@ -23,8 +23,9 @@ manifest, block map, signature, SBOM and provenance. Of an index, the images of 
 are fetched. REF is HOST/REPOSITORY[:TAG][@DIGEST].
 
 Sizes and digests are verified, and a file gets its name when it is complete. A file that
-is there with the same content is not fetched again. To flash an image without a copy of
-it, use imgtool flash -i oci://REF.`,
+is there with the same content is not fetched again. An interrupted pull leaves
+NAME.DIGEST.part, which the next one continues. To flash an image without a copy of it,
+use imgtool flash -i oci://REF.`,
 		Example: `  imgtool pull registry.example.com/boards/rock64:1.4
   imgtool pull registry.example.com/photon:1.4 --medium nvme -o nvme.img.zst`,
 		SuggestFor: []string{"download", "fetch", "get"},
