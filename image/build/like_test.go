@@ -2,6 +2,7 @@ package build_test
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -54,4 +55,40 @@ func TestTooLargeRoot(t *testing.T) {
 		}
 	}
 	made(t, slot(packed, true))
+}
+
+// The root file system of an earlier image is found under other names of partitions, too.
+func TestLikeOtherBoard(t *testing.T) {
+	dir := t.TempDir()
+	noise(t, dir, 2)
+	old := made(t, func(o *build.Options) {
+		o.Inputs["rootfs"] = dir
+		for i, p := range o.Board.Media[0].Layout.Partitions {
+			if p.Name == "rootfs-a" {
+				o.Board.Media[0].Layout.Partitions[i].Name = "system"
+			}
+		}
+	})
+	path := filepath.Join(t.TempDir(), "old.img")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(old.Size()); err != nil {
+		t.Fatal(err)
+	}
+	for e := range old.Extents() {
+		if _, err := io.Copy(io.NewOffsetWriter(f, e.Off), io.NewSectionReader(e, 0, e.Size())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var said []string
+	made(t, func(o *build.Options) {
+		o.Inputs["rootfs"], o.Like = dir, path
+		o.Info = func(text string) { said = append(said, text) }
+	})
+	if all := strings.Join(said, "\n"); !strings.Contains(all, "stay where they are in "+path+":system, 0 bytes are new") {
+		t.Errorf("it said %q", all)
+	}
 }
