@@ -53,6 +53,7 @@ type File struct {
 	etag   string
 	date   string        // Last-Modified
 	kind   string        // Content-Type
+	links  []string      // Link
 	whole  io.ReadCloser // the body of the first response, if it is of the whole file
 
 	fetched atomic.Int64
@@ -185,6 +186,7 @@ func (f *File) open(ctx context.Context) error {
 		}
 	}
 	f.etag, f.date, f.kind = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified"), resp.Header.Get("Content-Type")
+	f.links = resp.Header.Values("Link")
 	size := resp.ContentLength
 	if resp.StatusCode == http.StatusPartialContent {
 		f.ranges = true
