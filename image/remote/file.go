@@ -112,7 +112,7 @@ func parse(rawURL string) (*url.URL, error) {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, fault.New(fault.Usage, "%s is not a URL of http or https", nameOf(u))
 	case u.Host == "":
-		return nil, fault.New(fault.Usage, "%s has no host", nameOf(u))
+		return nil, fault.New(fault.Usage, "the URL has no host")
 	}
 	u.Fragment = ""
 	return u, nil
@@ -125,7 +125,7 @@ func nameOf(u *url.URL) string {
 	return shown.String()
 }
 
-// checkRedirect refuses redirects from https to http, and endless ones. The header Referer of
+// checkRedirect refuses redirects from https to http, to logins, and endless ones. The header Referer of
 // the next request would contain the query of the URL before.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer")
@@ -135,6 +135,8 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return fault.New(fault.Input, "it redirects to a URL of %s, only http and https are supported", req.URL.Scheme)
 	case last.Scheme == "https" && req.URL.Scheme == "http":
 		return fault.New(fault.Refused, "it redirects from https to http, to %s: this is refused, as the connection would not be encrypted", req.URL.Host)
+	case req.URL.User != nil:
+		return fault.New(fault.Refused, "it redirects to a URL with a login, at %s: this is refused, as the login would be the server's choice", req.URL.Host)
 	case len(via) >= maxRedirects:
 		return fault.New(fault.Input, "it redirects more than %d times", maxRedirects)
 	}
@@ -168,6 +170,10 @@ func (f *File) open(ctx context.Context) error {
 		}
 	}
 	resp, err := f.request(ctx, want)
+	if want.end >= 0 && errors.As(err, new(*rangeError)) {
+		want.end = -1 // an empty file, or a server that refuses every range
+		resp, err = f.request(ctx, want)
+	}
 	if err != nil {
 		return err
 	}

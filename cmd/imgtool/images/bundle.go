@@ -1,4 +1,4 @@
-package main
+package images
 
 import (
 	"context"
@@ -102,7 +102,7 @@ func runBundle(cmd *cobra.Command, args []string, opt bundleOptions, u *ui) erro
 		return err
 	}
 	o := &opt.out
-	o.Jobs = opt.in.Jobs
+	o.Jobs, opt.in.Version = opt.in.Jobs, cmd.Root().Version
 	if o.BlockSize, err = build.ParseBlockSize("--payload-block-size", opt.blockSize); err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func runBundle(cmd *cobra.Command, args []string, opt bundleOptions, u *ui) erro
 // build builds the image of a board and calls use with it.
 func (opt *bundleOptions) build(ctx context.Context, u *ui, use func(*volume.Source) error) error {
 	in := &opt.in
-	in.Media, in.Slots, in.Version = []string{opt.out.Board.RAUC.Images[0].Medium}, "a", programVersion()
+	in.Media, in.Slots = []string{opt.out.Board.RAUC.Images[0].Medium}, "a"
 	job, err := build.Prepare(in.Request, u.Warn)
 	if err != nil {
 		return err

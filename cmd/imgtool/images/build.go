@@ -1,4 +1,4 @@
-package main
+package images
 
 import (
 	"errors"
@@ -130,7 +130,7 @@ func (opt *buildOptions) addCompression(cmd *cobra.Command) {
 
 func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	ctx, begin := cmd.Context(), time.Now()
-	opt.Keep, opt.Version = []string{opt.seed.File, opt.seed.Values}, programVersion()
+	opt.Keep, opt.Version = []string{opt.seed.File, opt.seed.Values}, cmd.Root().Version
 	job, err := build.Prepare(opt.Request, u.Warn)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package images
 
 import (
 	"context"
@@ -31,14 +31,14 @@ same image.`,
   imgtool sbom raspios.img.xz`,
 		SuggestFor: []string{"spdx", "packages", "bom"},
 		Args:       usage.Operands("image"),
-		RunE:       func(cmd *cobra.Command, args []string) error { return runSBOM(cmd.Context(), args[0], scan, u) },
+		RunE:       func(cmd *cobra.Command, args []string) error { return runSBOM(cmd, args[0], scan, u) },
 	}
 	cmd.Flags().BoolVar(&scan, "scan", false, "read the file systems, also if the image has a document")
 	return option.AddRegistry(cmd, u)
 }
 
-func runSBOM(ctx context.Context, path string, scan bool, u *ui) error {
-	p := volume.ParsePlace(path)
+func runSBOM(cmd *cobra.Command, path string, scan bool, u *ui) error {
+	ctx, p := cmd.Context(), volume.ParsePlace(path)
 	if p.Inside {
 		return fault.New(fault.Usage, "%s: name an image, not a part of one", path)
 	}
@@ -62,7 +62,7 @@ func runSBOM(ctx context.Context, path string, scan bool, u *ui) error {
 	if err != nil {
 		return err
 	}
-	doc, err := sbom.OfImage(ctx, l, when, "imgtool-"+programVersion(), u.Warn)
+	doc, err := sbom.OfImage(ctx, l, when, "imgtool-"+cmd.Root().Version, u.Warn)
 	if err != nil {
 		return err
 	}

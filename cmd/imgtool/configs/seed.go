@@ -1,8 +1,9 @@
-package main
+package configs
 
 import (
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/disks"
 	"imgtool/cmd/imgtool/usage"
 )
 
@@ -19,6 +20,6 @@ flashed with only once.`,
 		Args:       usage.None(""),
 	}
 	cmd.AddCommand(newSeedCheckCommand(u), newSeedRenderCommand(u), newSeedSchemaCommand(u), newSeedNewCommand(u), newSeedBundleCommand(u),
-		newSeedPutCommand(u), newSeedGetCommand(u), newSeedRmCommand(u), newSeedStickCommand(u))
+		newSeedPutCommand(u), newSeedGetCommand(u), newSeedRmCommand(u), disks.NewStickCommand(u))
 	return cmd
 }
