@@ -143,7 +143,7 @@ type manifest struct {
 
 func (m *manifest) index() bool { return m.MediaType.IsIndex() || len(m.Manifests) > 0 }
 
-// maxReferrers is the largest number of manifests that refer to an image.
+// maxReferrers is the largest number of manifests that refer to an image and are read.
 const maxReferrers = 1000
 
 // maxEntries is the largest number of manifests in an index, and of layers in a manifest.
@@ -223,14 +223,17 @@ func (i *Image) parts(ctx context.Context) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	seen := map[v1.Hash]bool{}
+	list = slices.DeleteFunc(list, func(d v1.Descriptor) bool {
+		again := seen[d.Digest]
+		seen[d.Digest] = true
+		return again || partOf(d.ArtifactType) == nil && d.ArtifactType != "" && d.ArtifactType != emptyType
+	})
 	if len(list) > maxReferrers {
-		return nil, fmt.Errorf("%d manifests refer to it, the limit is %d", len(list), maxReferrers)
+		return nil, fmt.Errorf("%d manifests that may belong to an image refer to it, the limit is %d", len(list), maxReferrers)
 	}
 	found := map[string][]byte{}
 	for _, d := range list {
-		if partOf(d.ArtifactType) == nil && d.ArtifactType != "" && d.ArtifactType != emptyType {
-			continue
-		}
 		name, data, err := i.part(ctx, d)
 		if err != nil {
 			return nil, err

@@ -4,7 +4,7 @@ package reference
 var Environment = []Entry{
 	{Name: "SOURCE_DATE_EPOCH", Meaning: "seconds since 1970: the time in images, and the latest time of their files (default: a constant)"},
 	{Name: "IMGTOOL_CACHE_DIR", Meaning: "directory of the cache of compressed blocks (default: imgtool/blocks in the user's cache directory)"},
-	{Name: "IMGTOOL_KEY_PASSPHRASE", Meaning: "passphrase of the private key that signs a bundle"},
+	{Name: "IMGTOOL_KEY_PASSPHRASE", Meaning: "passphrase of the private key that signs a bundle, or PIN of its token"},
 	{Name: "XDG_CONFIG_HOME", Meaning: "directory of the user's configuration on Linux (default: ~/.config)"},
 	{Name: "XDG_CACHE_HOME", Meaning: "the user's cache directory on Linux (default: ~/.cache)"},
 	{Name: "TMPDIR", Meaning: "directory of scratch files (default: /tmp)"},
