@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Need returns the path of a program. If it is missing, the test is skipped, or fails
@@ -98,4 +99,14 @@ func Hold(t testing.TB, script string, args ...string) (pid int, stop func()) {
 		t.Fatalf("%q: %v", line, err)
 	}
 	return cmd.Process.Pid, stop
+}
+
+// Wait waits for a state. It fails the test only after minutes: the machine may be busy.
+func Wait(t testing.TB, what string, state func() bool) {
+	t.Helper()
+	for begin := time.Now(); !state(); time.Sleep(2 * time.Millisecond) {
+		if time.Since(begin) > 3*time.Minute {
+			t.Fatalf("%s: not after 3 minutes", what)
+		}
+	}
 }
