@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -28,7 +27,7 @@ var documents = []struct{ page, heading, pkg, structure string }{
 	{"output.md", "push", "image/oci", "Pushed"},
 	{"output.md", "push", "image/oci", "PushedImage"},
 	{"output.md", "pull", "image/oci", "Pulled"},
-	{"output.md", "disks", "cmd/imgtool", "diskRow"},
+	{"output.md", "disks", "cmd/imgtool/disks", "diskRow"},
 	{"output.md", "sign", "image/trust", "Signed"},
 	{"output.md", "sign", "image/sign", "Signer"},
 	{"output.md", "sign", "image/sign", "Checked"},
@@ -149,29 +148,11 @@ func literal(e ast.Expr) string {
 // fieldsOf returns the names that the fields of a structure have in JSON.
 func fieldsOf(t *testing.T, pkg, structure string) (names []string) {
 	t.Helper()
-	eachGoFile(t, filepath.Join("..", pkg), func(file *ast.File) {
-		ast.Inspect(file, func(node ast.Node) bool {
-			spec, ok := node.(*ast.TypeSpec)
-			if !ok || spec.Name.Name != structure {
-				return true
-			}
-			s, ok := spec.Type.(*ast.StructType)
-			if !ok {
-				return true
-			}
-			for _, f := range s.Fields.List {
-				if f.Tag == nil {
-					continue
-				}
-				tag, _ := strconv.Unquote(f.Tag.Value)
-				name, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
-				if name != "" && name != "-" {
-					names = append(names, name)
-				}
-			}
-			return false
-		})
-	})
+	for _, tag := range tagsOf(t, pkg, structure) {
+		if name, _, _ := strings.Cut(tag.Get("json"), ","); name != "" && name != "-" {
+			names = append(names, name)
+		}
+	}
 	if len(names) == 0 && structure != "UnitsVerdict" {
 		t.Errorf("%s has no structure %s with fields in JSON", pkg, structure)
 	}

@@ -2,14 +2,15 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -66,11 +67,8 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 			}
 			return names
 		}
-		begin := time.Now()
-		if text, err := build().CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, text)
-		}
-		whole := time.Since(begin)
+		cold := movedBy(t, build())
+		warm := movedBy(t, build())
 		want := readText(t, filepath.Join(out, name))
 		for _, e := range []string{out, blocks} {
 			if err := os.RemoveAll(e); err != nil {
@@ -81,48 +79,48 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		early := 0
-		for range soak(4, 100) {
-			cmd := build()
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
+		whole := cold
+		n := soak(4, 100)
+		for i := 0; i < n || early == 0; i++ {
+			if i == 200 {
+				t.Fatalf("%s: none was ended early: that proves nothing", name)
 			}
+			cmd := build()
+			var text bytes.Buffer
+			cmd.Stderr = &text
 			signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM}[r.IntN(3)]
-			after := time.Duration(r.Int64N(int64(whole * 11 / 10)))
+			after := r.Int64N(whole * 11 / 10)
 			if r.IntN(2) == 0 {
 				// The image is written at the end.
-				after = whole*3/4 + time.Duration(r.Int64N(int64(whole*3/10)))
+				after = whole*3/4 + r.Int64N(whole*3/10)
 			}
-			time.Sleep(after)
-			cmd.Process.Signal(signal)
-			err := cmd.Wait()
+			err := endAt(cmd, after, signal)
+			status := cmd.ProcessState.ExitCode()
 			if left, _ := os.ReadDir(temp); len(left) > 0 {
-				t.Errorf("%s: %s after %s leaves %v in TMPDIR", name, signal, after, left)
+				t.Errorf("%s: %s after %d bytes leaves %v in TMPDIR", name, signal, after, left)
 			}
 			if _, there := os.Stat(filepath.Join(out, name)); there != nil {
 				early++
-				whole = whole * 11 / 10
+				if signal != syscall.SIGKILL && status != -1 && (status != exit.Interrupted || !strings.HasSuffix(text.String(), "imgtool: interrupted\n")) {
+					t.Errorf("%s: %s after %d bytes: exit status %d: %s", name, signal, after, status, text.String())
+				}
 				// The manifest and the block map come first.
 				for _, left := range entries() {
 					if signal != syscall.SIGKILL || left != name+".bmap" && left != name+".manifest.json" {
-						t.Errorf("%s: %s after %s leaves %s: %v", name, signal, after, left, err)
+						t.Errorf("%s: %s after %d bytes leaves %s: %v", name, signal, after, left, err)
 					}
 				}
-			} else {
-				// A build with a cache, or on an idle machine, takes less time than the first.
-				whole = min(whole, after) * 4 / 5
-				if readText(t, filepath.Join(out, name)) != want || len(entries()) != 3 {
-					t.Errorf("%s: %s after %s leaves another image, or others than %v", name, signal, after, entries())
-				}
+			} else if readText(t, filepath.Join(out, name)) != want || len(entries()) != 3 {
+				t.Errorf("%s: %s after %d bytes leaves another image, or others than %v", name, signal, after, entries())
 			}
 			// Half of the builds use the cache.
+			whole = warm
 			if r.IntN(2) == 0 {
 				os.RemoveAll(blocks)
+				whole = cold
 			}
 			os.RemoveAll(out)
 			os.Mkdir(out, 0o777)
-		}
-		if early == 0 {
-			t.Errorf("%s: none was ended early: that proves nothing", name)
 		}
 		if text, err := build().CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, text)
@@ -130,7 +128,44 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 		if readText(t, filepath.Join(out, name)) != want {
 			t.Errorf("%s: after all that it is another image", name)
 		}
-		t.Logf("%s: %d of %d ended before the image was there", name, early, soak(4, 100))
+		t.Logf("%s: %d ended before the image was there", name, early)
+	}
+}
+
+// An interrupted build leaves no files.
+func TestAnInterruptedBuildLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in")
+	if err := makeInputs(in); err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(dir, "root")
+	os.Mkdir(root, 0o755)
+	must(os.WriteFile(filepath.Join(root, "a"), noise(64<<20), 0o644))
+	out := filepath.Join(dir, "out")
+	os.Mkdir(out, 0o755)
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		status, text := exit.OK, bytes.Buffer{}
+		for try := 0; status == exit.OK && try < 50; try++ {
+			cmd := tool(t, "build", "--board", "rock64", "--inputs", in, "--rootfs", root, "--compression", "zstd:19", "--no-cache", "-o", filepath.Join(out, "x.img"))
+			cmd.Env = append(os.Environ(), "TMPDIR="+out)
+			text.Reset()
+			cmd.Stderr = &text
+			must(cmd.Start())
+			// It has a scratch file, and has begun to compress.
+			imagetest.Wait(t, "a scratch file", func() bool { return holds(cmd.Process.Pid, out+"/") || moved(cmd.Process.Pid) == 0 })
+			endRunningAt(cmd, 8<<20, signal)
+			if status = cmd.ProcessState.ExitCode(); status == exit.OK {
+				must(os.RemoveAll(out)) // it was complete at once
+				must(os.Mkdir(out, 0o755))
+			}
+		}
+		if status != exit.Interrupted || !strings.HasSuffix(text.String(), "imgtool: interrupted\n") {
+			t.Errorf("%v: exit status %d: %s", signal, status, text.String())
+		}
+		if left, _ := os.ReadDir(out); len(left) != 0 {
+			t.Errorf("%v is left", left)
+		}
 	}
 }
 

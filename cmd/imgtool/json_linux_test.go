@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -29,32 +28,36 @@ func TestInterruptedCommandsPrintOneDocument(t *testing.T) {
 	must(err)
 	for _, c := range []struct {
 		line string
-		send int // bytes to standard input
+		send int    // bytes to standard input
+		say  string // what it says when it waits
 		want string
 	}{
-		{"flash --yes -i - disk", 0, `"error": "interrupted"`},
-		{"flash --yes -i - disk", 5_000_000, `"error": "interrupted: disk is not bootable and has no partition table now; flash it again"`},
-		{"build --board rock64 --inputs in --rootfs root --compression zstd:19 -o y.img", 0, `"kind": "interrupted"`},
-		{"provision --wait 5m --seed in/config.toml 127.0.0.1:1", 0, `"kind": "interrupted"`},
-		{"flash --board rock64 --timeout 5m --yes -i rock.img", 0, `"status": 130`},
-		{"seed check -", 0, `"status": 130`},
+		{"flash --yes -i - disk", 1, "", `"error": "interrupted"`},
+		{"flash --yes -i - disk", 5_000_000, "", `"error": "interrupted: disk is not bootable and has no partition table now; flash it again"`},
+		{"build --board rock64 --inputs in --rootfs root --compression zstd:19 --no-cache -o y.img", 0, `"event":`, `"kind": "interrupted"`},
+		{"provision --wait 5m --seed in/config.toml 127.0.0.1:1", 0, "waiting up to 5m", `"kind": "interrupted"`},
+		{"flash --board rock64 --timeout 5m --yes -i rock.img", 0, "waiting for it, up to 5m", `"status": 130`},
+		{"seed check -", 1, "", `"status": 130`},
 	} {
 		args := append([]string{"--json"}, strings.Fields(c.line)...)
 		cmd := tool(t, args...)
-		var stdout, stderr bytes.Buffer
+		var stdout, stderr said
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		in, err := cmd.StdinPipe()
-		must(err)
+		in := feedOf(t, cmd)
 		must(cmd.Start())
-		in.Write(whole[:c.send])
-		time.Sleep(700 * time.Millisecond)
-		cmd.Process.Signal(os.Interrupt)
+		if c.send > 0 {
+			in.eaten(t, whole[:c.send])
+		}
+		if c.send > 1 {
+			imagetest.Wait(t, "it writes the disk", func() bool { return readFile(t, "disk")[0] == 0 })
+		}
+		imagetest.Wait(t, c.line, func() bool { return strings.Contains(stderr.String(), c.say) })
+		must(cmd.Process.Signal(os.Interrupt))
 		status := exitOf(cmd.Wait())
-		in.Close()
-		if status != exitInterrupted || !strings.Contains(stdout.String(), c.want) {
+		if status != exit.Interrupted || !strings.Contains(stdout.String(), c.want) {
 			t.Errorf("%s: exit status %d, want %s: %s%s", c.line, status, c.want, stdout.String(), stderr.String())
 		}
-		if err := (record{Args: args, Status: status, Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}).check(s); err != nil {
+		if err := (record{Args: args, Status: status, Stdout: []byte(stdout.String()), Stderr: []byte(stderr.String())}).check(s); err != nil {
 			t.Error(err)
 		}
 	}
@@ -71,18 +74,7 @@ func TestQuestionsAreEvents(t *testing.T) {
 	cmd := p.starts("--json", "flash", "-i", image, disk)
 	p.sees(`"event":"question"`)
 	p.types("no\n")
-	if status := p.ends(cmd); status != exitRefused || !strings.Contains(p.text(), `"kind": "refused"`) {
+	if status := p.ends(cmd); status != exit.Refused || !strings.Contains(p.text(), `"kind": "refused"`) {
 		t.Errorf("exit status %d: %s", status, p.text())
 	}
-}
-
-// noise returns bytes that do not compress well.
-func noise(n int) []byte {
-	b := make([]byte, n)
-	x := uint32(1)
-	for i := range b {
-		x = x*1664525 + 1013904223
-		b[i] = byte(x >> 25)
-	}
-	return b
 }

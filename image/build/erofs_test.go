@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,6 +62,39 @@ func TestErofsRoot(t *testing.T) {
 	}
 }
 
+// Without per-unit data, --generalize leaves a ready file system as it is, and says so. With, it
+// removes that, and the result is a squashfs.
+func TestErofsGeneralize(t *testing.T) {
+	imagetest.Need(t, "mkfs.erofs")
+	dir := t.TempDir()
+	if err := os.MkdirAll(dir+"/etc", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "x.erofs")
+	for _, test := range []struct{ id, format, said string }{
+		{"", "\xe2\xe1\xf5\xe0", "--generalize: the root file system has no per-unit data to remove"},
+		{strings.Repeat("1", 32), "hsqs", "rootfs: the erofs is changed, and becomes a squashfs"},
+	} {
+		if err := os.WriteFile(dir+"/etc/machine-id", []byte(test.id), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		imagetest.Run(t, "mkfs.erofs", "--quiet", path, dir)
+		var said []string
+		r := made(t, func(o *build.Options) {
+			o.Inputs["rootfs"], o.Generalize = path, true
+			o.Warn = func(text string) { said = append(said, text) }
+			o.Info = o.Warn
+		})
+		head := make([]byte, 2048)
+		if _, err := find(t, r.Image, "rootfs-a").ReadAt(head, 0); err != nil || !strings.Contains(string(head), test.format) {
+			t.Errorf("machine ID %q: the root file system is no %q: %v", test.id, test.format, err)
+		}
+		if !slices.Contains(said, test.said) {
+			t.Errorf("machine ID %q: it did not say %q: %q", test.id, test.said, said)
+		}
+	}
+}
+
 // Edits are applied to the files of an erofs, which become a squashfs. Those of a compressed
 // one are not read. A boot script without the mark is warned about.
 func TestErofsEdits(t *testing.T) {
@@ -76,13 +110,20 @@ func TestErofsEdits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var warnings []string
 	for _, path := range []string{plain, packed} {
-		_, err := tried(t, func(o *build.Options) { o.Inputs["rootfs"], o.Edits = path, edits })
+		_, err := tried(t, func(o *build.Options) {
+			o.Inputs["rootfs"], o.Edits = path, edits
+			o.Warn = func(text string) { warnings = append(warnings, text) }
+		})
 		if errors.Is(err, erofs.ErrCompressed) != (path == packed) || path == plain && err != nil {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	var warnings []string
+	if !slices.Contains(warnings, "rootfs: the erofs is changed, and becomes a squashfs") {
+		t.Errorf("the warnings do not tell that the erofs becomes a squashfs: %q", warnings)
+	}
+	warnings = nil
 	made(t, func(o *build.Options) {
 		o.Inputs["rootfs"] = plain
 		o.Warn = func(text string) { warnings = append(warnings, text) }

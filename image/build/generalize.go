@@ -47,6 +47,9 @@ func (b *builder) generalize() error {
 		}
 	}
 	if removed == nil {
+		if b.Info != nil {
+			b.Info("--generalize: the root file system has no per-unit data to remove")
+		}
 		return nil
 	}
 	b.Warn("removed from the root file system: " + strings.Join(removed, ", "))

@@ -16,6 +16,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/edit"
 	"imgtool/image/erofs"
+	"imgtool/image/fault"
 	"imgtool/image/simg"
 	"imgtool/image/source"
 	"imgtool/image/squashfs"
@@ -29,33 +30,7 @@ import (
 func (b *builder) open(ctx context.Context) (err error) {
 	defer b.openAhead(ctx)()
 	if ref, ok := b.Inputs["rootfs"]; ok {
-		switch {
-		case b.Root != nil:
-			c := *b.Root
-			b.root = &c
-		case strings.HasPrefix(ref, starter.Scheme):
-			b.root, err = b.starter.Root(ctx, ref)
-		default:
-			b.root, err = b.Opener.Root(ctx, ref)
-		}
-		if err == nil && (len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize) {
-			b.root.Tree, err = b.rootTree()
-		}
-		if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
-			b.clamped = b.root.Tree.Clamp(b.Time)
-		}
-		if err == nil && b.Generalize {
-			err = b.generalize()
-		}
-		if err == nil && len(b.Edits) > 0 {
-			b.root.Ready = nil
-			b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
-		}
-		// A root file system that runs is one unit's, and a starter has no per-unit data.
-		if err == nil && b.Root == nil && !strings.HasPrefix(ref, starter.Scheme) {
-			err = b.warnPerUnit()
-		}
-		if err != nil {
+		if err := b.openRoot(ctx, ref); err != nil {
 			return fmt.Errorf("rootfs: %w", err)
 		}
 		b.warnRootfsType()
@@ -100,6 +75,50 @@ func (b *builder) open(ctx context.Context) (err error) {
 		return err
 	}
 	return b.openLike(ctx)
+}
+
+// openRoot opens the root file system and changes it as the options say.
+func (b *builder) openRoot(ctx context.Context, ref string) (err error) {
+	switch {
+	case b.Root != nil:
+		c := *b.Root
+		b.root = &c
+	case strings.HasPrefix(ref, starter.Scheme):
+		b.root, err = b.starter.Root(ctx, ref)
+	default:
+		b.root, err = b.Opener.Root(ctx, ref)
+	}
+	if err != nil {
+		return err
+	}
+	given := b.root.Ready
+	if len(b.Edits) > 0 || len(b.Board.Trees) > 0 || b.Generalize {
+		b.root.Tree, err = b.rootTree()
+		if errors.Is(err, erofs.ErrCompressed) {
+			err = fault.WithHint(err, "its files are needed to change them: extract them with fsck.erofs --extract, and give the directory")
+		}
+	}
+	if err == nil && b.Clamp && b.Root == nil && b.root.Tree != nil {
+		b.clamped = b.root.Tree.Clamp(b.Time)
+	}
+	if err == nil && b.Generalize {
+		err = b.generalize()
+	}
+	if err == nil && len(b.Edits) > 0 {
+		b.root.Ready = nil
+		b.root.Tree, err = edit.Apply(b.root.Tree, b.Edits, b.Vars, b.Time, b.Warn)
+	}
+	if err != nil {
+		return err
+	}
+	if given != nil && b.root.Ready == nil && b.root.Format != "squashfs" {
+		b.Warn(fmt.Sprintf("rootfs: the %s is changed, and becomes a squashfs", b.root.Format))
+	}
+	// A root file system that runs is one unit's, and a starter has no per-unit data.
+	if b.Root == nil && !strings.HasPrefix(ref, starter.Scheme) {
+		return b.warnPerUnit()
+	}
+	return nil
 }
 
 // used reports whether a partition of the media to build matches.

@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func (m *Message) Verify(r io.Reader) error {
 	hashes := map[crypto.Hash]io.Writer{}
 	var all []io.Writer
 	for _, s := range m.Signatures {
-		h, err := hashOf(s.info.DigestAlgorithm.Algorithm)
+		h, err := hashOf(s.info.DigestAlgorithm)
 		if err != nil {
 			return err
 		}
@@ -45,7 +46,7 @@ func (m *Message) Verify(r io.Reader) error {
 		return err
 	}
 	for _, s := range m.Signatures {
-		h, _ := hashOf(s.info.DigestAlgorithm.Algorithm)
+		h, _ := hashOf(s.info.DigestAlgorithm)
 		digest := hashes[h].(interface{ Sum([]byte) []byte }).Sum(nil)
 		if !bytes.Equal(digest, s.digest) {
 			return fault.New(fault.Corrupt, "the content is not what %s signed: its digest is %x, not %x", Name(s.Cert), digest, s.digest)
@@ -57,8 +58,11 @@ func (m *Message) Verify(r io.Reader) error {
 	return nil
 }
 
-func hashOf(oid asn1.ObjectIdentifier) (crypto.Hash, error) {
+func hashOf(algorithm pkix.AlgorithmIdentifier) (crypto.Hash, error) {
+	oid := algorithm.Algorithm
 	switch {
+	case !plain(algorithm):
+		return 0, fault.New(fault.Corrupt, "the digest algorithm %v of a signature has parameters", oid)
 	case oid.Equal(oidSHA256):
 		return crypto.SHA256, nil
 	case oid.Equal(oidSHA384):
@@ -69,10 +73,19 @@ func hashOf(oid asn1.ObjectIdentifier) (crypto.Hash, error) {
 	return 0, fault.New(fault.Corrupt, "the digest algorithm %v of a signature is not accepted, only SHA-256, SHA-384 and SHA-512", oid)
 }
 
+// plain reports whether an algorithm has no parameters, or those that mean none.
+func plain(algorithm pkix.AlgorithmIdentifier) bool {
+	p := algorithm.Parameters.FullBytes
+	return len(p) == 0 || bytes.Equal(p, asn1.NullBytes)
+}
+
 // check checks the signature of the attributes. digest is the hash of the content, which
 // some signature algorithms use for the attributes, too.
 func (s *Signature) check(digest crypto.Hash) error {
 	oid := s.info.SignatureAlgorithm.Algorithm
+	if !oid.Equal(oidPSS) && !plain(s.info.SignatureAlgorithm) {
+		return fmt.Errorf("its algorithm %v has parameters", oid)
+	}
 	hash := digest
 	switch {
 	case oid.Equal(oidRSASHA256), oid.Equal(oidECDSA256):
@@ -150,17 +163,36 @@ func CheckTrust(cert *x509.Certificate, others, trusted []*x509.Certificate, at 
 	if err := CheckTime(cert, at); err != nil {
 		return err
 	}
-	if _, err := cert.Verify(options); err != nil {
+	chains, err := cert.Verify(options)
+	if err != nil {
 		return fault.New(fault.Corrupt, "the certificate of the signer, %s, is not trusted for %s: %w", Name(cert), purpose, err)
 	}
+	if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return extendedUsage(chain, usage) }) {
+		return fault.New(fault.Corrupt, "the certificate of the signer, %s, or one that it depends on, is not for %s: its extended key usage is something else", Name(cert), purpose)
+	}
+	permitted := x509.KeyUsageDigitalSignature
+	if purpose == SMIMESign {
+		permitted |= x509.KeyUsageContentCommitment
+	}
 	// RFC 5280, 4.2.1.3: a certificate without key usage may be used for anything.
-	if cert.KeyUsage != 0 && cert.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
+	if cert.KeyUsage != 0 && cert.KeyUsage&permitted == 0 {
 		return fault.New(fault.Corrupt, "the certificate of the signer, %s, does not permit signatures: its key usage is something else", Name(cert))
 	}
 	if purpose == CodeSign && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) {
 		return fault.New(fault.Corrupt, "the certificate of the signer, %s, is not for signing code", Name(cert))
 	}
 	return nil
+}
+
+// extendedUsage reports whether each certificate with an extended key usage names this one. For
+// OpenSSL, and not for package x509, the value "any" is another one.
+func extendedUsage(chain []*x509.Certificate, usage x509.ExtKeyUsage) bool {
+	for _, c := range chain {
+		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, usage) {
+			return false
+		}
+	}
+	return true
 }
 
 // CheckTime reports a certificate that is not valid at a time.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Need returns the path of a program. If it is missing, the test is skipped, or fails
@@ -70,6 +71,16 @@ func Run(t testing.TB, program string, args ...string) string {
 	return out.String()
 }
 
+// Read returns the content of a file.
+func Read(t testing.TB, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // Loop attaches a file as a loop device with direct I/O, and detaches it when the test
 // ends.
 func Loop(t testing.TB, file string) string {
@@ -98,4 +109,14 @@ func Hold(t testing.TB, script string, args ...string) (pid int, stop func()) {
 		t.Fatalf("%q: %v", line, err)
 	}
 	return cmd.Process.Pid, stop
+}
+
+// Wait waits for a state. It fails the test only after minutes: the machine may be busy.
+func Wait(t testing.TB, what string, state func() bool) {
+	t.Helper()
+	for begin := time.Now(); !state(); time.Sleep(2 * time.Millisecond) {
+		if time.Since(begin) > 3*time.Minute {
+			t.Fatalf("%s: not after 3 minutes", what)
+		}
+	}
 }

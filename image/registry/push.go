@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -185,32 +184,3 @@ func (b *sending) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// Referrers returns the manifests that name a manifest as their subject: from the API of the
-// registry, or from the index under the fallback tag of registries without it. api reports
-// which of the two it was.
-func (c *Client) Referrers(ctx context.Context, subject v1.Hash) (list []v1.Descriptor, api bool, err error) {
-	r, err := c.Get(ctx, "referrers", subject.String())
-	if api = err == nil; !api {
-		// Registries without the API respond with 404, and some with other errors.
-		if fault.Kind(err) == fault.Permission || errors.As(err, new(*remote.GoneError)) || ctx.Err() != nil {
-			return nil, false, err
-		}
-		r, err = c.Get(ctx, "manifests", FallbackTag(subject))
-		if isNotFound(err) {
-			return nil, false, nil
-		}
-	}
-	raw, err := ReadAll(r, err, 0)
-	if err != nil {
-		return nil, api, fmt.Errorf("referrers of %s: %w", subject, err)
-	}
-	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
-	if err != nil {
-		return nil, api, fault.New(fault.Corrupt, "referrers of %s: %w", subject, err)
-	}
-	return index.Manifests, api, nil
-}
-
-// FallbackTag is the tag of the index of referrers in a registry without the referrers API.
-func FallbackTag(subject v1.Hash) string { return subject.Algorithm + "-" + subject.Hex }

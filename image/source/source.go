@@ -325,9 +325,12 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 		return &Root{Ready: file, Format: formats[kind]}, nil
 	case tarball:
 	default:
-		return nil, fmt.Errorf("%s: not a directory, tar, squashfs, erofs or container image", ref)
+		return nil, noRoot(ref)
 	}
 	t, err := tarfs.Read(c, c.Size(), o.opt.ModTime)
+	if errors.Is(err, tarfs.ErrNotTar) {
+		return nil, noRoot(ref)
+	}
 	if err != nil {
 		return nil, named(ref, err)
 	}
@@ -338,6 +341,10 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 		return o.dockerArchive(ctx, in, t, images)
 	}
 	return &Root{Tree: t}, nil
+}
+
+func noRoot(ref string) error {
+	return fmt.Errorf("%s: not a directory, tar, squashfs, erofs or container image", ref)
 }
 
 // NewFile returns content as a file. It reads all of it for the digest.

@@ -205,6 +205,7 @@ func TestRootRefusesOtherFiles(t *testing.T) {
 	d := t.TempDir()
 	write(t, d+"/text", strings.Repeat("text\n", 1000))
 	write(t, d+"/empty", "")
+	write(t, d+"/ext4", strings.Repeat("\x00", 1024)+strings.Repeat("text\n", 1000))
 	compress(t, "zstd", d+"/text")
 	must(t, unix.Mkfifo(d+"/fifo", 0o600))
 	must(t, os.Mkdir(d+"/build.out", 0o755))
@@ -212,6 +213,7 @@ func TestRootRefusesOtherFiles(t *testing.T) {
 	for ref, want := range map[string]string{
 		"text":                         "text: not a directory, tar, squashfs, erofs or container image",
 		"empty":                        "empty: not a directory, tar, squashfs, erofs or container image",
+		"ext4":                         "ext4: not a directory, tar, squashfs, erofs or container image",
 		"text.zstd":                    "text.zstd: not a tar, squashfs or erofs after decompression",
 		"fifo":                         "fifo is not a regular file, but a pipe",
 		"rootfs.tar.gz":                "stat rootfs.tar.gz: no such file or directory",

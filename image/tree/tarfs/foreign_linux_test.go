@@ -3,6 +3,7 @@ package tarfs_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
+	"imgtool/image/tree/tarfs"
 	"imgtool/image/tree/treetest"
 )
 
@@ -114,6 +116,14 @@ func TestTrailingBytes(t *testing.T) {
 		if err != nil || got.Lookup("a") == nil || got.Lookup("b") != nil || got.Trailing() != c.behind {
 			t.Errorf("%s: %v, %d bytes, want %d", name, err, got.Trailing(), c.behind)
 		}
+	}
+	// Many file systems begin with zeros, as an empty tar does.
+	zeros := make([]byte, 10240)
+	if got, err := fromTar(zeros); err != nil || got.Len() != 1 {
+		t.Errorf("an empty tar: %v", err)
+	}
+	if _, err := fromTar(append(zeros, first...)); !errors.Is(err, tarfs.ErrNotTar) {
+		t.Errorf("a tar behind an empty one: %v", err)
 	}
 }
 

@@ -192,8 +192,9 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 		}
 		return &CorruptError{off, path, err}
 	}
+	start := int64(0)
 	for {
-		start := t.at
+		start = t.at
 		hdr, err := t.next()
 		if err == io.EOF || err == errNoEnd && noEnd && in.err == nil {
 			break
@@ -250,7 +251,12 @@ func readTar(r io.ReaderAt, size int64, noEnd bool, each func(entry) error) (beh
 			return 0, err
 		}
 	}
-	return trailing(r, min(t.at+block, size), size)
+	behind, err = trailing(r, min(t.at+block, size), size)
+	if err == nil && behind > 0 && start == 0 {
+		// Many file systems begin with zeros, as the end of a tar does.
+		err = ErrNotTar
+	}
+	return behind, err
 }
 
 func checkStart(r io.ReaderAt, size int64) error {
