@@ -28,7 +28,7 @@ var documents = []struct{ page, heading, pkg, structure string }{
 	{"output.md", "push", "image/oci", "Pushed"},
 	{"output.md", "push", "image/oci", "PushedImage"},
 	{"output.md", "pull", "image/oci", "Pulled"},
-	{"output.md", "disks", "cmd/imgtool", "diskRow"},
+	{"output.md", "disks", "cmd/imgtool/disks", "diskRow"},
 	{"output.md", "sign", "image/trust", "Signed"},
 	{"output.md", "sign", "image/sign", "Signer"},
 	{"output.md", "sign", "image/sign", "Checked"},

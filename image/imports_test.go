@@ -30,7 +30,7 @@ var layers = []struct {
 		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
 		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/oci", "image/volume", "image/trust", "image/sbom/rpmdb", "image/sbom", "image/sbom/sbomtest", "image/provenance", "image/build",
 		"image/compose", "image/compare", "image/update", "image/inspect", "image/catalog", "flash/receipt", "flash/deploy", "flash/factory"}},
-	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool/terminal/picker", "cmd/imgtool/terminal", "cmd/imgtool/usage", "cmd/imgtool/complete", "cmd/imgtool/reference", "cmd/imgtool/schematest", "cmd/imgtool", "cmd/imgtool/boottest", "docs", "packaging"}},
+	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool/terminal/picker", "cmd/imgtool/terminal", "cmd/imgtool/usage", "cmd/imgtool/complete", "cmd/imgtool/reference", "cmd/imgtool/exit", "cmd/imgtool/option", "cmd/imgtool/images", "cmd/imgtool/disks", "cmd/imgtool/configs", "cmd/imgtool/schematest", "cmd/imgtool", "cmd/imgtool/boottest", "docs", "packaging"}},
 }
 
 // only lists packages that may import no others of ours than these.
@@ -40,6 +40,15 @@ var only = map[string]struct {
 }{
 	"flash":      {"what is written comes in as chunks of an image", []string{"image", "image/fault", "flash/disk"}},
 	"flash/disk": {"it knows the machine, not what is written", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "image/fault"}},
+	"cmd/imgtool": {"it runs commands; those about images, disks and configurations are packages below it", []string{
+		"cmd/imgtool/images", "cmd/imgtool/disks", "cmd/imgtool/configs", "cmd/imgtool/complete", "cmd/imgtool/exit", "cmd/imgtool/option", "cmd/imgtool/reference",
+		"cmd/imgtool/terminal", "cmd/imgtool/usage", "boards", "image", "image/build", "image/fault", "image/sanitize", "image/squashfs/codec"}},
+}
+
+// never lists packages that must not import others of ours, although those are below them.
+var never = []struct{ from, to, why string }{
+	{"cmd/imgtool/disks", "cmd/imgtool/images", "what commands about images and disks share is in cmd/imgtool/option"},
+	{"cmd/imgtool/configs", "cmd/imgtool/images", "a configuration is independent of how images are made"},
 }
 
 // Each package imports only packages below it.
@@ -56,6 +65,9 @@ func TestImports(t *testing.T) {
 			t.Errorf("%s is in no layer: add it to this test", p)
 		}
 		for _, i := range imports {
+			if strings.HasPrefix(i, "github.com/spf13/") && name[p] != "commands" {
+				t.Errorf("%s (%s) imports %s: only commands have flags", p, name[p], i)
+			}
 			own, ours := strings.CutPrefix(i, "imgtool/")
 			if !ours {
 				continue
@@ -65,6 +77,11 @@ func TestImports(t *testing.T) {
 			}
 			if o, ok := only[p]; ok && !slices.Contains(o.packages, own) {
 				t.Errorf("%s imports %s: %s", p, own, o.why)
+			}
+			for _, n := range never {
+				if n.from == p && n.to == own {
+					t.Errorf("%s imports %s: %s", p, own, n.why)
+				}
 			}
 		}
 		delete(level, p)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/edit/edittest"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
@@ -58,7 +59,7 @@ func TestLiveAgentEqualsTheOfflineOne(t *testing.T) {
 	if err := makeAgent(root); err != nil {
 		t.Fatal(err)
 	}
-	if status, out := b.live(root, conf); status != exitOK {
+	if status, out := b.live(root, conf); status != exit.OK {
 		t.Fatalf("exit status %d: %s", status, out)
 	}
 	image := func(medium string) string { return filepath.Join(b.dir, "p-"+medium+".img") }
@@ -79,7 +80,7 @@ func TestLiveAgentEqualsTheOfflineOne(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(root, "etc/rc.local")); !os.IsNotExist(err) {
 		t.Errorf("the root keeps its first-boot script: %v", err)
 	}
-	if status, out := b.live(root, conf); status != exitRefused || !strings.Contains(out, "the unit is provisioned") {
+	if status, out := b.live(root, conf); status != exit.Refused || !strings.Contains(out, "the unit is provisioned") {
 		t.Errorf("once more: exit status %d: %s", status, out)
 	}
 }
@@ -116,7 +117,7 @@ func TestPerUnitDataOfAnAgent(t *testing.T) {
 	}
 	for _, medium := range []string{"emmc", "sd", "nvme"} {
 		status, out := ended(t, tool(t, "factory", "-y", "--board", "photon-nx-agent", "-i", filepath.Join(b.dir, "p.img"), "--unit", other, "--"+medium, b.disks[medium]))
-		if status != exitRefused || !strings.Contains(out, "A1") {
+		if status != exit.Refused || !strings.Contains(out, "A1") {
 			t.Errorf("%s for another agent: exit status %d: %s", medium, status, out)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -100,7 +101,7 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 			}
 			if _, there := os.Stat(filepath.Join(out, name)); there != nil {
 				early++
-				if signal != syscall.SIGKILL && status != -1 && (status != exitInterrupted || !strings.HasSuffix(text.String(), "imgtool: interrupted\n")) {
+				if signal != syscall.SIGKILL && status != -1 && (status != exit.Interrupted || !strings.HasSuffix(text.String(), "imgtool: interrupted\n")) {
 					t.Errorf("%s: %s after %d bytes: exit status %d: %s", name, signal, after, status, text.String())
 				}
 				// The manifest and the block map come first.
@@ -144,8 +145,8 @@ func TestAnInterruptedBuildLeavesNothing(t *testing.T) {
 	out := filepath.Join(dir, "out")
 	os.Mkdir(out, 0o755)
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		status, text := exitOK, bytes.Buffer{}
-		for try := 0; status == exitOK && try < 50; try++ {
+		status, text := exit.OK, bytes.Buffer{}
+		for try := 0; status == exit.OK && try < 50; try++ {
 			cmd := tool(t, "build", "--board", "rock64", "--inputs", in, "--rootfs", root, "--compression", "zstd:19", "--no-cache", "-o", filepath.Join(out, "x.img"))
 			cmd.Env = append(os.Environ(), "TMPDIR="+out)
 			text.Reset()
@@ -154,12 +155,12 @@ func TestAnInterruptedBuildLeavesNothing(t *testing.T) {
 			// It has a scratch file, and has begun to compress.
 			imagetest.Wait(t, "a scratch file", func() bool { return holds(cmd.Process.Pid, out+"/") || moved(cmd.Process.Pid) == 0 })
 			endRunningAt(cmd, 8<<20, signal)
-			if status = cmd.ProcessState.ExitCode(); status == exitOK {
+			if status = cmd.ProcessState.ExitCode(); status == exit.OK {
 				must(os.RemoveAll(out)) // it was complete at once
 				must(os.Mkdir(out, 0o755))
 			}
 		}
-		if status != exitInterrupted || !strings.HasSuffix(text.String(), "imgtool: interrupted\n") {
+		if status != exit.Interrupted || !strings.HasSuffix(text.String(), "imgtool: interrupted\n") {
 			t.Errorf("%v: exit status %d: %s", signal, status, text.String())
 		}
 		if left, _ := os.ReadDir(out); len(left) != 0 {

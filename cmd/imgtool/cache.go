@@ -6,51 +6,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
-	"imgtool/image/cache"
-	"imgtool/image/fault"
-	"imgtool/layouts"
 )
 
-// cacheSize is the default size of the cache, which holds about ten root file systems.
-const cacheSize = "4GiB"
-
-// cacheOptions are the flags that say which cache to use.
-type cacheOptions struct {
-	cache.Options
-	size string
-}
-
-func (o *cacheOptions) addDir(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.Dir, "cache-dir", "", "`DIR` of the cache, writable by you only (default IMGTOOL_CACHE_DIR, or imgtool/blocks in the user's cache)")
-}
-
-func (o *cacheOptions) addFlags(cmd *cobra.Command) {
-	o.addDir(cmd)
-	cmd.Flags().StringVar(&o.Key, "cache-key", "", "`FILE` of 32 bytes or more that authenticates the cache's entries, for a cache that is stored or shared elsewhere")
-	cmd.Flags().StringVar(&o.size, "cache-size", cacheSize, "`SIZE` of the cache: entries that were not used for the longest time are removed first")
-	cmd.Flags().BoolVar(&o.None, "no-cache", false, "compress everything, and store nothing")
-}
-
-// open opens the cache, or returns nil for none.
-func (o *cacheOptions) open(u *ui) (_ *cache.Dir, err error) {
-	if o.Max, err = parseCacheSize("--cache-size", o.size); err != nil {
-		return nil, err
-	}
-	return o.Options.Open(u.Warn)
-}
-
-func parseCacheSize(what, text string) (int64, error) {
-	var size layouts.Bytes
-	if err := size.UnmarshalText([]byte(text)); err != nil || size < 0 {
-		return 0, fault.New(fault.Usage, "%s %q: it must be a size such as 500MiB or 4GiB", what, text)
-	}
-	return int64(size), nil
-}
-
 func newCacheCommand(u *ui) *cobra.Command {
-	var opt cacheOptions
+	var opt option.Cache
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "Show or empty the cache of compressed blocks",
@@ -75,7 +37,7 @@ without it are not used.`,
 		Args:       usage.None(""),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runCache(opt, u) },
 	}
-	opt.addDir(cmd)
+	opt.AddDir(cmd)
 	trim := &cobra.Command{
 		Use:        "trim SIZE",
 		Short:      "Remove the entries used least recently until the cache has SIZE or less",
@@ -83,14 +45,14 @@ without it are not used.`,
 		SuggestFor: []string{"shrink", "prune", "gc"},
 		Args:       usage.Operands("size"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			size, err := parseCacheSize("SIZE", args[0])
+			size, err := option.ParseCacheSize("SIZE", args[0])
 			if err != nil {
 				return err
 			}
 			return runTrim(opt, size, u)
 		},
 	}
-	opt.addDir(trim)
+	opt.AddDir(trim)
 	empty := &cobra.Command{
 		Use:        "clear",
 		Short:      "Remove all entries",
@@ -99,12 +61,12 @@ without it are not used.`,
 		Args:       usage.None(""),
 		RunE:       func(cmd *cobra.Command, args []string) error { return runTrim(opt, 0, u) },
 	}
-	opt.addDir(empty)
+	opt.AddDir(empty)
 	cmd.AddCommand(trim, empty)
 	return cmd
 }
 
-func runCache(opt cacheOptions, u *ui) error {
+func runCache(opt option.Cache, u *ui) error {
 	c, path, err := opt.Existing()
 	if err != nil {
 		return err
@@ -133,7 +95,7 @@ func runCache(opt cacheOptions, u *ui) error {
 	return err
 }
 
-func runTrim(opt cacheOptions, size int64, u *ui) error {
+func runTrim(opt option.Cache, size int64, u *ui) error {
 	c, path, err := opt.Existing()
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -164,13 +165,13 @@ func TestNoDiskWithoutATerminal(t *testing.T) {
 	x := tiny(t, "none")
 	f := newFakeDisks(t)
 	status, out := ended(t, exec.Command("sh", "-c", f.command("flash", "-i", x)))
-	if want := "imgtool: there is no disk to choose: no USB disk or card is large enough and unused\n"; status != exitGone || !strings.Contains(out, want) {
+	if want := "imgtool: there is no disk to choose: no USB disk or card is large enough and unused\n"; status != exit.Gone || !strings.Contains(out, want) {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 	f.plug("sdb", sparseFile(t, filepath.Join(t.TempDir(), "disk"), 64<<20), "SanDisk", "Ultra")
 	for _, args := range [][]string{{"flash", "-i", x}, {"flash", "--yes", "-i", x}} {
 		status, out = ended(t, exec.Command("sh", "-c", f.command(args...)))
-		if status != exitUsage || !strings.Contains(out, "say which disk: ") || !strings.Contains(out, "64.0 MiB SanDisk Ultra at /dev/sdb") {
+		if status != exit.Usage || !strings.Contains(out, "say which disk: ") || !strings.Contains(out, "64.0 MiB SanDisk Ultra at /dev/sdb") {
 			t.Errorf("exit status %d: %s", status, out)
 		}
 	}

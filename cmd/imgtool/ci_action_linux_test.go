@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/registry"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -227,7 +228,7 @@ func TestAction(t *testing.T) {
 	}
 
 	inputs["board"], inputs["push"] = "in/none.toml", ""
-	if _, text, status := r.runAction(&a, inputs); status != exitInput || !strings.Contains(text, "::error::") || !strings.Contains(text, "none.toml") {
+	if _, text, status := r.runAction(&a, inputs); status != exit.Input || !strings.Contains(text, "::error::") || !strings.Contains(text, "none.toml") {
 		t.Errorf("an unknown board: exit status %d\n%s", status, text)
 	}
 }
@@ -272,7 +273,7 @@ func TestProgramOfTheAction(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.RemoveAll(filepath.Join(dir, "bin"))
-	if status, text := get(); status != exitCorrupt || !strings.Contains(text, "does not have the SHA-256 in SHA256SUMS") {
+	if status, text := get(); status != exit.Corrupt || !strings.Contains(text, "does not have the SHA-256 in SHA256SUMS") {
 		t.Errorf("another program than that of the release: exit status %d\n%s", status, text)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "bin/imgtool")); err == nil {

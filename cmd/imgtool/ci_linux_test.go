@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -127,7 +128,7 @@ func TestImagesOfCI(t *testing.T) {
 	}
 	imagetest.Run(t, "sh", "-c", "cd "+made+" && sha256sum --check --quiet SHA256SUMS && cmp summary.md "+dir+"/step")
 
-	if status, out, text := shell(t, dir, append(env, "CONSOLE=Kernel panic"), build...); status != exitGone {
+	if status, out, text := shell(t, dir, append(env, "CONSOLE=Kernel panic"), build...); status != exit.Gone {
 		t.Errorf("an image that does not start: exit status %d\n%s%s", status, out, text)
 	}
 	other := "#!/bin/sh\ncase \" $* \" in *' --no-cache '*) set -- \"$@\" --build-id other ;; esac\nexec " + dir + "/imgtool \"$@\"\n"
@@ -137,7 +138,7 @@ func TestImagesOfCI(t *testing.T) {
 	if status, out, text := shell(t, dir, append(env, "IMGTOOL="+dir+"/bin/imgtool"), build...); status == 0 || !strings.Contains(out+text, "differ") {
 		t.Errorf("two builds that differ: exit status %d\n%s%s", status, out, text)
 	}
-	if status, _, text := shell(t, dir, env, ".ci/image", "rock64", "--board", "rock65"); status != exitUsage && status != exitInput || !strings.Contains(text, "rock65") {
+	if status, _, text := shell(t, dir, env, ".ci/image", "rock64", "--board", "rock65"); status != exit.Usage && status != exit.Input || !strings.Contains(text, "rock65") {
 		t.Errorf("an unknown board: exit status %d\n%s", status, text)
 	}
 }

@@ -148,11 +148,11 @@ func TestScripts(t *testing.T) {
 				ts.Check(err)
 				got := 0
 				if err := ts.Exec(args[1], args[2:]...); err != nil {
-					var exit *exec.ExitError
-					if !errors.As(err, &exit) {
+					var failed *exec.ExitError
+					if !errors.As(err, &failed) {
 						ts.Fatalf("%v", err)
 					}
-					got = exit.ExitCode()
+					got = failed.ExitCode()
 				}
 				if got != want {
 					ts.Fatalf("exit status %d, want %d", got, want)

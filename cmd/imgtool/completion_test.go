@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -20,7 +21,7 @@ import (
 func completions(t *testing.T, args ...string) []string {
 	t.Helper()
 	var out, errs bytes.Buffer
-	if status := run(append([]string{"__complete"}, args...), strings.NewReader(""), &out, &errs); status != exitOK {
+	if status := run(append([]string{"__complete"}, args...), strings.NewReader(""), &out, &errs); status != exit.OK {
 		t.Errorf("%q: exit status %d", args, status)
 	}
 	if rest := strings.TrimSpace(errs.String()); !strings.HasPrefix(rest, "Completion ended with directive") || strings.Contains(rest, "\n") {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 	"imgtool/image/seed/console/consoletest"
 )
@@ -53,7 +54,7 @@ var treatments = []treatment{
 	{page: "docs/reference/seed.md", match: `(imgtool provision )unset (\S+ network.dnsmasq.domain)`, replace: `echo '{"dnsmasq": {"domain": "lan"}}' | ${1}set $$DEVICE network -; ${1}unset ${2}`},
 
 	{page: "docs/reference/image.md", match: `--rootfs l4t.tar`, replace: `--rootfs l4t.tar --input initrd=initrd`},
-	{match: `imgtool diff old.img.zst new.img.zst`, status: exitDiffers},
+	{match: `imgtool diff old.img.zst new.img.zst`, status: exit.Differs},
 
 	{page: generated, match: ``, skip: "examples of the help: the other pages run such commands"},
 	{page: "docs/how-to/factory.md", match: `read -r -p .*`, replace: `true`},

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 	"imgtool/image/vm"
 )
@@ -75,8 +76,8 @@ func TestALoopDeviceIsFlashedAndVerified(t *testing.T) {
 	b[0] ^= 1
 	f.WriteAt(b[:1], at)
 	out, err := tool(t, "verify", "--image", x, dev).CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != exitMismatch || !strings.Contains(string(out), fmt.Sprintf("at byte %d 1 byte differs", at)) {
+	var failed *exec.ExitError
+	if !errors.As(err, &failed) || failed.ExitCode() != exit.Mismatch || !strings.Contains(string(out), fmt.Sprintf("at byte %d 1 byte differs", at)) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
@@ -87,8 +88,8 @@ func refused(t *testing.T, image, dev, behind, want string) {
 	t.Helper()
 	before := hashFile(t, behind)
 	out, err := tool(t, "flash", "--yes", "--image", image, dev).CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != exitRefused || !strings.Contains(string(out), want) {
+	var failed *exec.ExitError
+	if !errors.As(err, &failed) || failed.ExitCode() != exit.Refused || !strings.Contains(string(out), want) {
 		t.Errorf("flashing %s: %v: %s, want %q", dev, err, out, want)
 	}
 	if hashFile(t, behind) != before {
@@ -174,7 +175,7 @@ func TestADiskThatIsInUseIsRefused(t *testing.T) {
 	// The kernel may write to the swap, but not to its header.
 	header := func() string { return imagetest.Run(t, "sha256sum", "--", swapHeader(t, swap)) }
 	before := header()
-	if status, out := ended(t, tool(t, "flash", "--yes", "--image", x, swapdev)); status != exitRefused || !strings.Contains(out, "swap") {
+	if status, out := ended(t, tool(t, "flash", "--yes", "--image", x, swapdev)); status != exit.Refused || !strings.Contains(out, "swap") {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 	if header() != before {

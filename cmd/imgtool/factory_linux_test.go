@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"imgtool/boards"
+	"imgtool/cmd/imgtool/exit"
+	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/flash"
 	"imgtool/flash/deploy"
@@ -127,7 +129,7 @@ func (b *bench) has(medium, file string) (status factory.Status, is bool) {
 	d, err := deploy.Find(b.disks[medium])
 	must(err)
 	imagetest.Run(b.t, "blockdev", "--flushbufs", b.disks[medium])
-	o := deploying(terminal.New(nil, io.Discard, io.Discard), true, flash.DefaultStall)
+	o := option.Deploying(terminal.New(nil, io.Discard, io.Discard), true, flash.DefaultStall)
 	_, err = deploy.Verify(b.t.Context(), d, src, files, &o)
 	return factory.ReadStatus(d, src.Manifest, &b.board.Unit), err == nil
 }
@@ -253,7 +255,7 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 			halfway++
 		}
 		out, err := b.factory(units[next], args...).CombinedOutput()
-		if status := exitOf(err); status != exitOK && !(n == 3 && status == exitRefused) {
+		if status := exitOf(err); status != exit.OK && !(n == 3 && status == exit.Refused) {
 			t.Fatalf("killed after %d bytes with %d media done: the next ended with %d: %s", after, n, status, out)
 		}
 		for medium := range b.disks {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/cmd/imgtool/reference"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/build"
@@ -22,7 +23,7 @@ func newGenCommand(u *ui) *cobra.Command {
 		epoch, _, err := build.SourceDate()
 		return reference.Reference{
 			Root: cmd.Root(), Version: programVersion(), Date: time.Unix(epoch, 0),
-			Statuses: exitMeanings, Environment: reference.Environment, Files: reference.Files,
+			Statuses: exit.Meanings, Environment: reference.Environment, Files: reference.Files,
 			SeeAlso: []string{"bmaptool(1)", "dd(1)", "lsblk(8)", "qemu-system-aarch64(1)"},
 		}, err
 	}

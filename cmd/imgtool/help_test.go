@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 	"mvdan.cc/sh/v3/syntax"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/cmd/imgtool/usage"
 )
@@ -32,7 +33,7 @@ func TestHelpFits(t *testing.T) {
 	}
 	for path, cmd := range all {
 		var out bytes.Buffer
-		if status := run(append(strings.Fields(path)[1:], "--help"), strings.NewReader(""), &out, io.Discard); status != exitOK {
+		if status := run(append(strings.Fields(path)[1:], "--help"), strings.NewReader(""), &out, io.Discard); status != exit.OK {
 			t.Errorf("%s --help: exit status %d", path, status)
 		}
 		for line := range strings.Lines(out.String()) {

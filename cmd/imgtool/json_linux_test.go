@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -53,7 +54,7 @@ func TestInterruptedCommandsPrintOneDocument(t *testing.T) {
 		imagetest.Wait(t, c.line, func() bool { return strings.Contains(stderr.String(), c.say) })
 		must(cmd.Process.Signal(os.Interrupt))
 		status := exitOf(cmd.Wait())
-		if status != exitInterrupted || !strings.Contains(stdout.String(), c.want) {
+		if status != exit.Interrupted || !strings.Contains(stdout.String(), c.want) {
 			t.Errorf("%s: exit status %d, want %s: %s%s", c.line, status, c.want, stdout.String(), stderr.String())
 		}
 		if err := (record{Args: args, Status: status, Stdout: []byte(stdout.String()), Stderr: []byte(stderr.String())}).check(s); err != nil {
@@ -73,7 +74,7 @@ func TestQuestionsAreEvents(t *testing.T) {
 	cmd := p.starts("--json", "flash", "-i", image, disk)
 	p.sees(`"event":"question"`)
 	p.types("no\n")
-	if status := p.ends(cmd); status != exitRefused || !strings.Contains(p.text(), `"kind": "refused"`) {
+	if status := p.ends(cmd); status != exit.Refused || !strings.Contains(p.text(), `"kind": "refused"`) {
 		t.Errorf("exit status %d: %s", status, p.text())
 	}
 }

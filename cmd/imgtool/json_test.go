@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/cmd/imgtool/schematest"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/imagetest"
@@ -279,12 +280,12 @@ func TestDocuments(t *testing.T) {
 	}
 	if os.Geteuid() == 0 {
 		runJSON(t, "", "flash", "--yes", "-i", "unseeded.img", "other")
-		if status, out := runJSON(t, "", "seed", "put", imagetest.Loop(t, "other"), "in/config.toml"); status != exitOK || !strings.Contains(string(out), `"disk": "/dev/loop`) {
+		if status, out := runJSON(t, "", "seed", "put", imagetest.Loop(t, "other"), "in/config.toml"); status != exit.OK || !strings.Contains(string(out), `"disk": "/dev/loop`) {
 			t.Errorf("exit status %d: %s", status, out)
 		}
 	}
 	overwrite(t, "disk", kernelOf(t, "x.img.zst"), []byte("wrong"))
-	if status, out := runJSON(t, "", "verify", "-i", "x.img.zst", "disk"); status != exitMismatch || !strings.Contains(string(out), `"file": "Image"`) {
+	if status, out := runJSON(t, "", "verify", "-i", "x.img.zst", "disk"); status != exit.Mismatch || !strings.Contains(string(out), `"file": "Image"`) {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 	s, err := schemas()

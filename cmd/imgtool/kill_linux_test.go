@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -92,7 +93,7 @@ func TestInterruptedFlashIsNotBootable(t *testing.T) {
 		switch code := cmd.ProcessState.ExitCode(); {
 		case err == nil && verify != nil, table && verify != nil:
 			t.Errorf("after %d bytes: %v: there is a table, and the disk does not verify: %s", at, err, stderr.String())
-		case err != nil && code != exitInterrupted && code != -1:
+		case err != nil && code != exit.Interrupted && code != -1:
 			t.Errorf("after %d bytes: exit status %d: %s", at, code, stderr.String())
 		}
 		if !table {
@@ -138,7 +139,7 @@ func TestAnInterruptDoesNotWaitForAPipe(t *testing.T) {
 		// The pipe stays open.
 		must(cmd.Process.Signal(os.Interrupt))
 		cmd.Wait()
-		if cmd.ProcessState.ExitCode() != exitInterrupted || !strings.Contains(stderr.String(), c.say) {
+		if cmd.ProcessState.ExitCode() != exit.Interrupted || !strings.Contains(stderr.String(), c.say) {
 			t.Errorf("%s: exit status %d: %s", c.name, cmd.ProcessState.ExitCode(), stderr.String())
 		}
 		if lost := first() == 0; lost != c.lost {

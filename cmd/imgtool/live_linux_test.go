@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/edit/edittest"
 	"imgtool/image/ext4"
 	"imgtool/image/imagetest"
@@ -159,7 +160,7 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 	once := func(when string) {
 		t.Helper()
 		before := words(dirTree(t, root))
-		if status, out := b.live(root, conf); status != exitRefused || !strings.Contains(out, "factory_provision: the unit is provisioned: remove this file") {
+		if status, out := b.live(root, conf); status != exit.Refused || !strings.Contains(out, "factory_provision: the unit is provisioned: remove this file") {
 			t.Errorf("%s, once more: exit status %d: %s", when, status, out)
 		}
 		if d := cmp.Diff(before, words(dirTree(t, root))); d != "" {
@@ -169,11 +170,11 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 
 	plantLive(t, root)
 	status, out := b.live(root, conf, "--dry-run")
-	if d := cmp.Diff(words(dirTree(t, root)), words(liveTree().Without(func(p string) bool { return strings.HasPrefix(p, "media/rpi/") }), "none")); status != exitOK || !strings.Contains(d, key) {
+	if d := cmp.Diff(words(dirTree(t, root)), words(liveTree().Without(func(p string) bool { return strings.HasPrefix(p, "media/rpi/") }), "none")); status != exit.OK || !strings.Contains(d, key) {
 		t.Errorf("dry run: exit status %d: %s%s", status, out, d)
 	}
 	plantLive(t, root)
-	if status, out = b.live(root, conf); status != exitOK {
+	if status, out = b.live(root, conf); status != exit.OK {
 		t.Fatalf("exit status %d: %s", status, out)
 	}
 	t.Logf("%s", out)
@@ -215,7 +216,7 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 			phases[fmt.Sprintf("%d lines", bytes.Count(text, []byte("\n")))]++
 		}
 		status, out := b.live(root, conf)
-		if status != exitOK && !(status == exitRefused && strings.Contains(out, "the unit is provisioned")) {
+		if status != exit.OK && !(status == exit.Refused && strings.Contains(out, "the unit is provisioned")) {
 			t.Fatalf("killed%s: the next ended with %d: %s", kills, status, out)
 		}
 		same("killed" + kills)
@@ -277,7 +278,7 @@ func TestLiveUnitLogsToTheJournal(t *testing.T) {
 		}
 	}()
 	plantLive(t, root)
-	if status, out := b.live(root, conf); status != exitOK {
+	if status, out := b.live(root, conf); status != exit.OK {
 		t.Fatalf("exit status %d: %s", status, out)
 	}
 	b.live(root, conf)

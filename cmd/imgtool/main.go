@@ -11,6 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/complete"
+	"imgtool/cmd/imgtool/configs"
+	"imgtool/cmd/imgtool/disks"
+	"imgtool/cmd/imgtool/exit"
+	"imgtool/cmd/imgtool/images"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/fault"
@@ -41,13 +45,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) 
 		stop()
 		time.Sleep(grace)
 		u.End()
-		os.Exit(u.Abort(withKind(u.Interrupted(), exitInterrupted), exitInterrupted))
+		os.Exit(u.Abort(exit.WithKind(u.Interrupted(), exit.Interrupted), exit.Interrupted))
 	})()
 	defer func() {
 		if r := recover(); r != nil {
 			u.EndPhase()
 			err := fault.New(fault.Internal, "internal error: %v", r)
-			status = u.Abort(err, exitInternal)
+			status = u.Abort(err, exit.Internal)
 		}
 	}()
 	root := newCommand(u)
@@ -78,23 +82,23 @@ func conclude(ctx context.Context, u *ui, args []string, err error) (status int)
 	case lost != nil:
 		err = lost
 	case err == nil:
-		err = u.Conclude(nil, exitOK)
-	case errors.Is(err, errDiffers):
-		if err, status = u.Conclude(nil, exitDiffers), exitDiffers; err == nil {
+		err = u.Conclude(nil, exit.OK)
+	case errors.Is(err, exit.ErrDiffers):
+		if err, status = u.Conclude(nil, exit.Differs), exit.Differs; err == nil {
 			return status
 		}
 	}
 	if err == nil {
-		return exitOK
+		return exit.OK
 	}
-	status = exitStatus(err)
+	status = exit.Status(err)
 	if ctx.Err() != nil {
-		status = exitInterrupted
+		status = exit.Interrupted
 		err = u.Interrupted()
 	}
-	err = usage.WithSudo(withKind(err, status), args)
-	if lost := u.Conclude(err, status); lost != nil && status != exitInterrupted {
-		err, status = lost, exitStatus(lost)
+	err = usage.WithSudo(exit.WithKind(err, status), args)
+	if lost := u.Conclude(err, status); lost != nil && status != exit.Interrupted {
+		err, status = lost, exit.Status(lost)
 	}
 	u.Fail(err, status)
 	return status
@@ -125,9 +129,9 @@ Data go to stdout, messages and progress to stderr.`,
 	cmd.PersistentFlags().BoolVar(&u.JSON, "json", false, "print results, messages and progress as JSON")
 	cmd.PersistentFlags().BoolVar(&u.Plain, "plain", false, "write lines instead of drawing on the terminal; as without one, or with NO_COLOR or TERM=dumb")
 	cmd.PersistentFlags().Var((*usage.Size)(&u.Unpacked.Max), "max-unpacked", "unpack at most this much into scratch files, such as 200GiB (default 64GiB)")
-	addGroup(cmd, "Images", newBuildCommand(u), newBundleCommand(u), newInspectCommand(u), newLsCommand(u), newCatCommand(u), newDiffCommand(u), newSBOMCommand(u), newSignCommand(u), newPushCommand(u), newPullCommand(u), newCatalogCommand(u), newVMCommand(u))
-	addGroup(cmd, "Disks", newFlashCommand(u), newVerifyCommand(u), newFactoryCommand(u), newDisksCommand(u))
-	addGroup(cmd, "Configurations", newSeedCommand(u), newProvisionCommand(u))
+	addGroup(cmd, "Images", images.Commands(u)...)
+	addGroup(cmd, "Disks", disks.Commands(u)...)
+	addGroup(cmd, "Configurations", configs.Commands(u)...)
 	addGroup(cmd, "Other commands", newBoardsCommand(u), newCacheCommand(u), complete.NewCommand(), newVersionCommand(u))
 	cmd.AddCommand(newGenCommand(u))
 	usage.Install(cmd)

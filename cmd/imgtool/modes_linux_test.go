@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -91,7 +92,7 @@ func TestAnImageInUseGetsNoSeed(t *testing.T) {
 	before := accessOf(t, "x.img")
 	loop := imagetest.Loop(t, "x.img")
 	status, out := ended(t, tool(t, "seed", "put", "x.img", "in/config.toml"))
-	if status != exitRefused || !strings.Contains(out, "attached as "+loop) {
+	if status != exit.Refused || !strings.Contains(out, "attached as "+loop) {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 	if accessOf(t, "x.img") != before {

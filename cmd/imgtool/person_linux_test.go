@@ -17,6 +17,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/image/imagetest"
 )
@@ -104,7 +105,7 @@ func (p *person) starts(args ...string) *exec.Cmd {
 func (p *person) ends(cmd *exec.Cmd) int {
 	p.t.Helper()
 	err := cmd.Wait()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+	if failed := (*exec.ExitError)(nil); err != nil && !errors.As(err, &failed) {
 		p.t.Fatal(err)
 	}
 	return cmd.ProcessState.ExitCode()
@@ -134,7 +135,7 @@ func TestQuestionBeforeWriting(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", want, p.text())
 		}
 		p.types(answer)
-		if status := p.ends(cmd); status != exitRefused || hashFile(t, disk) != before {
+		if status := p.ends(cmd); status != exit.Refused || hashFile(t, disk) != before {
 			t.Errorf("%q: exit status %d:\n%s", answer, status, p.text())
 		}
 	}
@@ -143,7 +144,7 @@ func TestQuestionBeforeWriting(t *testing.T) {
 		cmd := p.starts("flash", "-i", x, disk)
 		p.sees("[y/N] ")
 		p.types(answer)
-		if status := p.ends(cmd); status != exitOK || strings.HasPrefix(answer, "p") != strings.Contains(p.text(), "Answer y for yes, or n for no: ") {
+		if status := p.ends(cmd); status != exit.OK || strings.HasPrefix(answer, "p") != strings.Contains(p.text(), "Answer y for yes, or n for no: ") {
 			t.Errorf("%q: exit status %d:\n%s", answer, status, p.text())
 		}
 		imgtool(t, "verify", "--image", x, disk)
@@ -164,7 +165,7 @@ func TestDiskReplacedDuringTheQuestionIsNotWritten(t *testing.T) {
 	imagetest.Run(t, "losetup", dev, other)
 	p.types("yes\n")
 	p.sees("another disk has its name")
-	if status := p.ends(cmd); status != exitRefused {
+	if status := p.ends(cmd); status != exit.Refused {
 		t.Errorf("exit status %d:\n%s", status, p.text())
 	}
 	for _, file := range []string{one, other} {
@@ -180,13 +181,13 @@ func TestChoosingADisk(t *testing.T) {
 		u := terminal.New(p.screen, p.screen, p.screen)
 		p.types(line)
 		n, err := u.Choose(t.Context(), "Disks:", []string{"a", "b", "c"})
-		if want < 0 && exitStatus(err) != exitRefused || want >= 0 && (err != nil || n != want) {
+		if want < 0 && exit.Status(err) != exit.Refused || want >= 0 && (err != nil || n != want) {
 			t.Errorf("%q: %d, %v", line, n, err)
 		}
 		p.sees("  3  c\n")
 	}
 	u := terminal.New(strings.NewReader("1\n"), io.Discard, &bytes.Buffer{})
-	if _, err := u.Choose(t.Context(), "Disks:", []string{"a disk"}); exitStatus(err) != exitUsage || !strings.Contains(err.Error(), "a disk") {
+	if _, err := u.Choose(t.Context(), "Disks:", []string{"a disk"}); exit.Status(err) != exit.Usage || !strings.Contains(err.Error(), "a disk") {
 		t.Error(err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/image"
 	"imgtool/image/fault"
@@ -263,7 +264,7 @@ func TestQuestionsHaveNoEffectOnATerminal(t *testing.T) {
 	cmd := p.starts("flash", "-i", x, target)
 	p.sees("[y/N] ")
 	p.types("no\n")
-	if status := p.ends(cmd); status != exitRefused {
+	if status := p.ends(cmd); status != exit.Refused {
 		t.Errorf("exit status %d", status)
 	}
 	for _, want := range []string{`d\x1b]0;T\x07\u202e\nimgtool: FORGED.img`, `p\x1b]0;T\x07\u202e\u009b\nimgtool: FORGED`} {
@@ -280,13 +281,13 @@ func TestMessagesHaveNoEffectOnATerminal(t *testing.T) {
 	u.Start()
 	u.Infof("%s", hostile)
 	u.Warnf("%s", hostile)
-	u.Fail(fault.WithHint(fmt.Errorf("%s: %w", hostile, os.ErrNotExist), "%s", hostile), exitUsage)
+	u.Fail(fault.WithHint(fmt.Errorf("%s: %w", hostile, os.ErrNotExist), "%s", hostile), exit.Usage)
 	u.Phase(hostile, 1000)(10)
 	u.EndPhase()
 	u.Phase(hostile, 0)(10)
 	u.JSON = true
 	u.Infof("%s", hostile)
-	u.Fail(fmt.Errorf("%s", hostile), exitInput)
+	u.Fail(fmt.Errorf("%s", hostile), exit.Input)
 	u.Event(map[string]any{hostile: hostile})
 	u.Print(map[string]any{hostile: hostile})
 	u.JSON = false

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/console/consoletest"
@@ -114,7 +115,7 @@ func (s *site) runs(cmd *exec.Cmd) (status int, stdout, stderr string) {
 	cmd.Env = s.env
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+	if failed := (*exec.ExitError)(nil); err != nil && !errors.As(err, &failed) {
 		s.t.Fatal(err)
 	}
 	s.discreet(errs.String())
@@ -705,7 +706,7 @@ func TestProvisionInterrupted(t *testing.T) {
 		}
 		cmd.Process.Signal(os.Interrupt)
 	}()
-	if status, _, stderr := s.runs(cmd); status != exitInterrupted || !strings.Contains(stderr, "interrupted: the device has the configuration and continues with it") {
+	if status, _, stderr := s.runs(cmd); status != exit.Interrupted || !strings.Contains(stderr, "interrupted: the device has the configuration and continues with it") {
 		t.Errorf("ends with %d:\n%s", status, stderr)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"imgtool/cmd/imgtool/exit"
 )
 
 // An answer that the device would refuse is asked for again, and the others are kept.
@@ -28,7 +30,7 @@ func TestSeedNewAsksAgain(t *testing.T) {
 		p.types(strings.TrimPrefix(c[1], `"`) + "\n")
 	}
 	p.sees("config.toml: admin alice, container app with registry.example/web:1")
-	if status := p.ends(cmd); status != exitOK {
+	if status := p.ends(cmd); status != exit.OK {
 		t.Errorf("exit status %d:\n%s", status, p.text())
 	}
 	text, err := os.ReadFile(out)
@@ -47,7 +49,7 @@ func TestSeedNewGivesUp(t *testing.T) {
 		p.types("A B\n")
 	}
 	p.sees("no valid answer after 5")
-	if status := p.ends(cmd); status != exitUsage {
+	if status := p.ends(cmd); status != exit.Usage {
 		t.Errorf("exit status %d:\n%s", status, p.text())
 	}
 	if _, err := os.Stat(out); err == nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -58,7 +59,7 @@ func TestSeedStickConfirmation(t *testing.T) {
 		p.sees("[y/N] ")
 		p.types(answer + "\n")
 		status, written := p.ends(cmd), hashFile(t, disk) != before
-		if yes := answer == "yes"; written != yes || yes != (status == exitOK) || !yes && status != exitRefused {
+		if yes := answer == "yes"; written != yes || yes != (status == exit.OK) || !yes && status != exit.Refused {
 			t.Errorf("%s: exit status %d, written: %v:\n%s", answer, status, written, p.text())
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -124,7 +125,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 			small := stale(t, 6<<20)
 			before := hashFile(t, small)
 			for _, args := range [][]string{{"flash", "--dry-run", "-i", path, small}, {"flash", "--yes", "-i", path, small}} {
-				if status, said := run(args...); status != exitRefused || hashFile(t, small) != before {
+				if status, said := run(args...); status != exit.Refused || hashFile(t, small) != before {
 					t.Errorf("%s onto a smaller disk: status %d: %s", name, status, said)
 				}
 			}
@@ -144,7 +145,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 			disk = stale(t, 10<<20)
 			before = hashFile(t, disk)
 			for _, args := range [][]string{{"verify", bad}, {"flash", "--dry-run", "-i", bad, disk}, {"flash", "--yes", "-i", bad, disk}} {
-				if status, said := run(args...); status != exitCorrupt || hashFile(t, disk) != before {
+				if status, said := run(args...); status != exit.Corrupt || hashFile(t, disk) != before {
 					t.Errorf("%s, damaged, %v: status %d: %s", name, args[:2], status, said)
 				}
 			}
@@ -159,7 +160,7 @@ func TestPackedImagesOfOthersAreWrittenAsByDD(t *testing.T) {
 		status, said := ended(t, cmd)
 		got, _ := os.ReadFile(disk)
 		if name == "x.zip" {
-			if status != exitInput || !strings.Contains(said, "unzip -p") {
+			if status != exit.Input || !strings.Contains(said, "unzip -p") {
 				t.Errorf("a zip archive from a pipe: status %d: %s", status, said)
 			}
 		} else if status != 0 || !bytes.Equal(got[:len(want)], want) {
@@ -184,10 +185,10 @@ func TestManifestsAreFoundUnderOtherNames(t *testing.T) {
 	disk := sparseFile(t, filepath.Join(dir, "disk"), 3<<30)
 	for _, at := range []string{"out/latest.img", "out/newest", "moved/other.raw", "packed/os.gz"} {
 		at = filepath.Join(dir, at)
-		if status, said := ended(t, tool(t, "flash", "--dry-run", "--board", "photon-nx", "-i", at, disk)); status != exitWrongBoard {
+		if status, said := ended(t, tool(t, "flash", "--dry-run", "--board", "photon-nx", "-i", at, disk)); status != exit.WrongBoard {
 			t.Errorf("%s for another board: status %d: %s", at, status, said)
 		}
-		if status, said := ended(t, tool(t, "flash", "--dry-run", "-i", at, small)); status != exitRefused {
+		if status, said := ended(t, tool(t, "flash", "--dry-run", "-i", at, small)); status != exit.Refused {
 			t.Errorf("%s on a disk that is too small: status %d: %s", at, status, said)
 		}
 		if status, said := ended(t, tool(t, "verify", at)); status != 0 || !strings.Contains(said, "as its manifest says") {
@@ -198,7 +199,7 @@ func TestManifestsAreFoundUnderOtherNames(t *testing.T) {
 	before := hashFile(t, disk)
 	for _, at := range []string{"out/latest.img", "moved/other.raw"} {
 		for _, args := range [][]string{{"verify", filepath.Join(dir, at)}, {"flash", "--dry-run", "-i", filepath.Join(dir, at), disk}, {"flash", "--yes", "-i", filepath.Join(dir, at), disk}} {
-			if status, said := ended(t, tool(t, args...)); status != exitCorrupt || hashFile(t, disk) != before {
+			if status, said := ended(t, tool(t, args...)); status != exit.Corrupt || hashFile(t, disk) != before {
 				t.Errorf("%s, damaged, %v: status %d: %s", at, args[:2], status, said)
 			}
 		}
@@ -239,7 +240,7 @@ func TestABlockMapBesideIsUsed(t *testing.T) {
 			if args[0] == "flash" {
 				args = append(args, disk)
 			}
-			if status, said := ended(t, tool(t, args...)); status != exitCorrupt || !strings.Contains(said, "block map") || hashFile(t, disk) != before {
+			if status, said := ended(t, tool(t, args...)); status != exit.Corrupt || !strings.Contains(said, "block map") || hashFile(t, disk) != before {
 				t.Errorf("%s, damaged, %v: status %d: %s", name, args, status, said)
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"imgtool/image/imagetest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"imgtool/cmd/imgtool/exit"
+	"imgtool/image/imagetest"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,14 +120,14 @@ func TestSpecialFilesAreRefusedAtOnce(t *testing.T) {
 				if ctx.Err() != nil {
 					t.Fatalf("it waits: %s", stderr.String())
 				}
-				var exit *exec.ExitError
+				var failed *exec.ExitError
 				status := 0
-				if errors.As(err, &exit) {
-					status = exit.ExitCode()
+				if errors.As(err, &failed) {
+					status = failed.ExitCode()
 				}
-				want := exitInput
+				want := exit.Input
 				if c.name == "receipt" {
-					want = exitWrite
+					want = exit.Write
 				}
 				var said []string
 				for line := range strings.Lines(stderr.String()) {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -17,8 +18,8 @@ import (
 func ended(t *testing.T, cmd *exec.Cmd) (int, string) {
 	t.Helper()
 	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
 		t.Fatal(err)
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
@@ -39,7 +40,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 	defer exec.Command("umount", full).Run()
 	for _, name := range []string{"x.img", "x.img.zst", "x.img.gz", "x.img.xz"} {
 		cmd := tool(t, "build", "--board", filepath.Join(dir, "in", "tiny.toml"), "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(full, name))
-		if status, out := ended(t, cmd); status != exitWrite || !strings.Contains(out, "no space left on device") {
+		if status, out := ended(t, cmd); status != exit.Write || !strings.Contains(out, "no space left on device") {
 			t.Errorf("%s: exit status %d: %s", name, status, out)
 		}
 		if left, _ := os.ReadDir(full); len(left) != 0 {
@@ -50,7 +51,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 	cmd := tool(t, "build", "--board", filepath.Join(dir, "in", "tiny.toml"), "--inputs", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "x.img.zst"))
 	os.WriteFile(filepath.Join(full, "ballast"), make([]byte, 2<<20), 0o644)
 	cmd.Env = append(os.Environ(), "TMPDIR="+full)
-	if status, out := ended(t, cmd); status != exitWrite || !strings.Contains(out, "no space left on device") {
+	if status, out := ended(t, cmd); status != exit.Write || !strings.Contains(out, "no space left on device") {
 		t.Errorf("a full TMPDIR: exit status %d: %s", status, out)
 	}
 
@@ -76,7 +77,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		cmd := exec.Command(filepath.Join(open, "imgtool"), args...)
 		cmd.Dir = open
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		if status, out := ended(t, cmd); status != exitPermission || !strings.Contains(out, want) {
+		if status, out := ended(t, cmd); status != exit.Permission || !strings.Contains(out, want) {
 			t.Errorf("%s as nobody: exit status %d: %s", args[0], status, out)
 		}
 	}
@@ -103,7 +104,7 @@ func TestAnImageIsNotWrittenOverItself(t *testing.T) {
 	before := hashFile(t, img)
 	for _, pair := range [][2]string{{img, link}, {img, hard}, {link, hard}, {img, dev}, {hard, dev}, {dev, dev}, {img, part}} {
 		status, out := ended(t, tool(t, "flash", "--yes", "--image", pair[0], pair[1]))
-		if status != exitRefused {
+		if status != exit.Refused {
 			t.Errorf("%s over %s: exit status %d: %s", pair[0], pair[1], status, out)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
+
 	"github.com/spf13/cobra"
 )
 
@@ -50,7 +52,7 @@ func TestAFullStandardOutputIsAnError(t *testing.T) {
 		cmd.Stdout, cmd.Stderr = full, &stderr
 		status := exitOf(cmd.Run())
 		full.Close()
-		if status != exitWrite || strings.Count(stderr.String(), "writing to standard output: no space left on device") != 1 {
+		if status != exit.Write || strings.Count(stderr.String(), "writing to standard output: no space left on device") != 1 {
 			t.Errorf("%v: exit status %d: %s", args, status, stderr.String())
 		}
 		// The error is not one of usage.
@@ -78,7 +80,7 @@ func TestAReceiptThatCannotBeWrittenIsAnError(t *testing.T) {
 		cmd.Stdout, cmd.Stderr = full, &stderr
 		status := exitOf(cmd.Run())
 		full.Close()
-		if status != exitWrite || !strings.Contains(stderr.String(), receipt+": writing the receipt: ") {
+		if status != exit.Write || !strings.Contains(stderr.String(), receipt+": writing the receipt: ") {
 			t.Errorf("%s: exit status %d: %s", receipt, status, stderr.String())
 		}
 		if out, err := exec.Command("stat", "-c", "%b", "disk").Output(); string(out) != "0\n" {
@@ -100,12 +102,12 @@ func TestAReceiptThatCannotBeWrittenIsAnError(t *testing.T) {
 
 // exitOf returns the exit status of a command.
 func exitOf(err error) int {
-	var exit *exec.ExitError
+	var failed *exec.ExitError
 	switch {
 	case err == nil:
-		return exitOK
-	case errors.As(err, &exit):
-		return exit.ExitCode()
+		return exit.OK
+	case errors.As(err, &failed):
+		return failed.ExitCode()
 	}
 	return -1
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -74,13 +75,13 @@ func TestFailedFlashReportsTheStateOfTheDisk(t *testing.T) {
 		status      int
 		left, say   string
 	}{
-		{"lost", "no", []string{"mode=drop"}, exitMismatch, "unchanged", "takes no writes"},
-		{"lost", "yes", []string{"mode=drop"}, exitMismatch, "unchanged", "takes no writes"},
-		{"failing", "no", []string{"mode=nospace", "at=0"}, exitWrite, "unchanged", "is unchanged"},
-		{"failing", "yes", []string{"mode=nospace", "at=0"}, exitWrite, "unchanged", "is unchanged"},
-		{"failing later", "no", []string{"mode=eio", fmt.Sprint("at=", bodyOf(t, x))}, exitWrite, "no partition table", "has no partition table now"},
-		{"wrong in a file", "no", []string{"mode=flip", fmt.Sprint("at=", kernelOf(t, x))}, exitMismatch, "no partition table", "boot-a/Image differs from its byte "},
-		{"dead later", "no", []string{"mode=dies", "every=8"}, exitWrite, "unknown", "is not known"},
+		{"lost", "no", []string{"mode=drop"}, exit.Mismatch, "unchanged", "takes no writes"},
+		{"lost", "yes", []string{"mode=drop"}, exit.Mismatch, "unchanged", "takes no writes"},
+		{"failing", "no", []string{"mode=nospace", "at=0"}, exit.Write, "unchanged", "is unchanged"},
+		{"failing", "yes", []string{"mode=nospace", "at=0"}, exit.Write, "unchanged", "is unchanged"},
+		{"failing later", "no", []string{"mode=eio", fmt.Sprint("at=", bodyOf(t, x))}, exit.Write, "no partition table", "has no partition table now"},
+		{"wrong in a file", "no", []string{"mode=flip", fmt.Sprint("at=", kernelOf(t, x))}, exit.Mismatch, "no partition table", "boot-a/Image differs from its byte "},
+		{"dead later", "no", []string{"mode=dies", "every=8"}, exit.Write, "unknown", "is not known"},
 	} {
 		t.Run(c.name+" "+c.delta, func(t *testing.T) {
 			file := gptDisk(t)
@@ -136,14 +137,14 @@ func TestASlowDiskIsWaitedForAndNamed(t *testing.T) {
 		return exitOf(cmd.Wait()), text.String(), dev
 	}
 	status, out, dev := flash("10m", ": waiting for up to 10m0s (--stall-timeout)")
-	if status != exitOK || !strings.Contains(out, dev+": no answer for ") || !strings.Contains(out, dev+": it answers again, after ") {
+	if status != exit.OK || !strings.Contains(out, dev+": no answer for ") || !strings.Contains(out, dev+": it answers again, after ") {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 	status, out, dev = flash("1s", "has not answered for 1s")
-	if status != exitGone || !strings.Contains(out, "has not answered for 1s, and is still there") || strings.Contains(out, "gone") || !strings.Contains(out, "is not known") {
+	if status != exit.Gone || !strings.Contains(out, "has not answered for 1s, and is still there") || strings.Contains(out, "gone") || !strings.Contains(out, "is not known") {
 		t.Errorf("exit status %d: %s", status, out)
 	}
-	if status, out := ended(t, tool(t, "flash", "--yes", "--stall-timeout", "0s", "-i", x, dev)); status != exitUsage {
+	if status, out := ended(t, tool(t, "flash", "--yes", "--stall-timeout", "0s", "-i", x, dev)); status != exit.Usage {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 }
@@ -168,13 +169,13 @@ func TestAnImageThatCannotBeReadIsNamed(t *testing.T) {
 		for _, args := range [][]string{{"flash", "--yes", "-i", file}, {"verify", "--image", file}} {
 			disk := sparseFile(t, filepath.Join(t.TempDir(), "disk"), badSize)
 			status, out := ended(t, tool(t, append(args, disk)...))
-			if args[0] == "verify" && status == exitMismatch {
+			if args[0] == "verify" && status == exit.Mismatch {
 				continue // what is before that place differs
 			}
 			var off int64
 			_, place, _ := strings.Cut(out, file+": reading at byte ")
 			fmt.Sscan(place, &off)
-			if status != exitCorrupt || strings.Contains(out, "corrupt") || strings.Contains(out, "writing") && strings.Contains(out, "failed") || off > at || off < at-(4<<20) || off <= 0 {
+			if status != exit.Corrupt || strings.Contains(out, "corrupt") || strings.Contains(out, "writing") && strings.Contains(out, "failed") || off > at || off < at-(4<<20) || off <= 0 {
 				t.Errorf("%s: %v: exit status %d, byte %d for %d: %s", name, args, status, off, at, out)
 			}
 		}
@@ -215,11 +216,11 @@ func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 		signal os.Signal
 		status int
 	}{
-		{"nohup", `trap "" HUP; exec "$@"`, syscall.SIGHUP, exitOK},
-		{"a closed terminal", `exec "$@"`, syscall.SIGHUP, exitOK},
-		{"in the background", `trap "" INT; exec "$@"`, syscall.SIGINT, exitOK},
-		{"interrupted", `exec "$@"`, syscall.SIGINT, exitInterrupted},
-		{"no reader of stderr", `exec "$@"`, nil, exitOK},
+		{"nohup", `trap "" HUP; exec "$@"`, syscall.SIGHUP, exit.OK},
+		{"a closed terminal", `exec "$@"`, syscall.SIGHUP, exit.OK},
+		{"in the background", `trap "" INT; exec "$@"`, syscall.SIGINT, exit.OK},
+		{"interrupted", `exec "$@"`, syscall.SIGINT, exit.Interrupted},
+		{"no reader of stderr", `exec "$@"`, nil, exit.OK},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dev := slowDisk(t)
@@ -245,10 +246,10 @@ func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 			if cmd.ProcessState.ExitCode() != c.status || len(got) != 1 || got[0]["status"] != float64(c.status) {
 				t.Errorf("%v: %v", cmd.ProcessState, got)
 			}
-			if verified := tool(t, "verify", "--image", x, dev).Run() == nil; verified != (c.status == exitOK) {
+			if verified := tool(t, "verify", "--image", x, dev).Run() == nil; verified != (c.status == exit.OK) {
 				t.Errorf("it is on the disk: %v", verified)
 			}
-			if c.status == exitInterrupted && got[0]["disk_state"] != "no partition table" {
+			if c.status == exit.Interrupted && got[0]["disk_state"] != "no partition table" {
 				t.Errorf("%v", got)
 			}
 		})
@@ -260,7 +261,7 @@ func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 	must(cmd.Start())
 	in.eaten(t, []byte{0})
 	must(cmd.Process.Signal(syscall.SIGHUP))
-	if cmd.Wait(); cmd.ProcessState.ExitCode() != exitInterrupted {
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != exit.Interrupted {
 		t.Errorf("a terminal closed before anything: %v", cmd.ProcessState)
 	}
 	cmd = tool(t, "ls", x)
@@ -293,7 +294,7 @@ func TestAnInterruptedFlashOfAHangingDiskHasAReceipt(t *testing.T) {
 	got := jsonLines(t, string(readFile(t, log)))
 	must(os.Remove(stall))
 	cmd.Wait()
-	if len(got) != 1 || got[0]["status"] != float64(exitInterrupted) || got[0]["disk_state"] != "unknown" || !strings.Contains(stderr.String(), "is not known") {
+	if len(got) != 1 || got[0]["status"] != float64(exit.Interrupted) || got[0]["disk_state"] != "unknown" || !strings.Contains(stderr.String(), "is not known") {
 		t.Errorf("%v: %s", got, stderr.String())
 	}
 }
@@ -307,11 +308,11 @@ func TestRefusedDisksHaveReceipts(t *testing.T) {
 	before := hashFile(t, "good")
 	status, out := ended(t, tool(t, "flash", "--yes", "--receipt", "log", "-i", x, "good", "small"))
 	got := jsonLines(t, string(readFile(t, "log")))
-	if status != exitRefused || len(got) != 2 || hashFile(t, "good") != before {
+	if status != exit.Refused || len(got) != 2 || hashFile(t, "good") != before {
 		t.Fatalf("exit status %d: %v: %s", status, got, out)
 	}
 	for i, want := range []string{"nothing is written, because another disk is refused: small: ", "small: "} {
-		if text := fmt.Sprint(got[i]["error"]); got[i]["status"] != float64(exitRefused) || got[i]["disk_state"] != "unchanged" || !strings.HasPrefix(text, want) || got[i]["build_id"] != "refused" {
+		if text := fmt.Sprint(got[i]["error"]); got[i]["status"] != float64(exit.Refused) || got[i]["disk_state"] != "unchanged" || !strings.HasPrefix(text, want) || got[i]["build_id"] != "refused" {
 			t.Errorf("%v", got[i])
 		}
 	}
@@ -346,7 +347,7 @@ func TestUnitWithAReceiptGivesAWarning(t *testing.T) {
 		}
 		status, out := ended(t, tool(t, args...))
 		warned := strings.Contains(out, "warning: log says that unit "+c.unit+" was written to disk0 at ") || strings.Contains(out, "warning: log says that unit "+c.unit+" was written to disk2 at ")
-		if status != exitOK || warned != c.warned {
+		if status != exit.OK || warned != c.warned {
 			t.Errorf("%d: exit status %d: %s", i, status, out)
 		}
 		f, err := os.OpenFile(c.receipt, os.O_APPEND|os.O_WRONLY, 0)
@@ -374,7 +375,7 @@ func TestAMountInAnotherNamespaceIsInUse(t *testing.T) {
 		t.Fatal("it is not mounted")
 	}
 	for _, args := range [][]string{{"flash", "--yes", "--dry-run", "-i", x, dev}, {"flash", "--yes", "-i", x, dev}} {
-		if status, out := ended(t, tool(t, args...)); status != exitRefused || !strings.Contains(out, "mounted in another mount namespace") {
+		if status, out := ended(t, tool(t, args...)); status != exit.Refused || !strings.Contains(out, "mounted in another mount namespace") {
 			t.Errorf("%v: exit status %d: %s", args, status, out)
 		}
 	}
@@ -403,9 +404,9 @@ func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 		status int
 		say    string
 	}{
-		{"ro", exitWrite, "the directory ro is not writable: read-only file system"},
-		{"none", exitInput, "the directory none does not exist"},
-		{"file", exitInput, "not a directory"},
+		{"ro", exit.Write, "the directory ro is not writable: read-only file system"},
+		{"none", exit.Input, "the directory none does not exist"},
+		{"file", exit.Input, "not a directory"},
 	} {
 		for _, args := range [][]string{
 			// The inputs of these do not exist, but are not opened.
@@ -421,7 +422,7 @@ func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 		} {
 			want := c.status
 			if slices.Contains(args, "--receipt") {
-				want = exitWrite
+				want = exit.Write
 			}
 			status, out := ended(t, tool(t, args...))
 			if status != want || !strings.Contains(out, c.say) {
@@ -442,7 +443,7 @@ func TestOutputsAreCheckedBeforeAnyWork(t *testing.T) {
 		{"vm", "--headless", "--disk", "x", "none.img"},
 		{"build", "--board", "in/tiny.toml", "--jobs", "-1", "--inputs", "none"},
 	} {
-		if status, out := ended(t, tool(t, args...)); status != exitUsage {
+		if status, out := ended(t, tool(t, args...)); status != exit.Usage {
 			t.Errorf("%v: exit status %d: %s", args, status, out)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -90,7 +91,7 @@ func TestHolesAreSkipped(t *testing.T) {
 	put(disk, 6<<40, "stale")
 	for _, args := range [][]string{{"flash", "-y", "--image", img, disk}, {"verify", "--image", img, disk}, {"diff", img, disk}} {
 		cmd := tool(t, args...)
-		if status, out := ended(t, cmd); status != exitOK {
+		if status, out := ended(t, cmd); status != exit.OK {
 			t.Fatalf("%v: exit status %d: %s", args, status, out)
 		}
 		if took := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(); took > time.Minute {

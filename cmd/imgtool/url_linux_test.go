@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/artifact"
 	"imgtool/image/imagetest"
 )
@@ -308,7 +309,7 @@ func TestInterruptedFlashFromWebServerGoesOn(t *testing.T) {
 	})
 	cmd := tool(t, "flash", "--yes", "-i", s.URL+"/new.img.zst", disk)
 	out, err := cmd.CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != exitGone || !strings.Contains(string(out), "it closed the connection 6 times") || !strings.Contains(string(out), "not bootable") {
+	if failed, ok := err.(*exec.ExitError); !ok || failed.ExitCode() != exit.Gone || !strings.Contains(string(out), "it closed the connection 6 times") || !strings.Contains(string(out), "not bootable") {
 		t.Fatalf("%v: %s", err, out)
 	}
 	left.Store(1 << 40)
@@ -352,57 +353,57 @@ func TestFlashFromFaultyServers(t *testing.T) {
 		want      string
 		unchanged bool
 	}{
-		{"401", status(401), nil, exitPermission, "denies access with status 401", true},
-		{"403", status(403), nil, exitPermission, "denies access with status 403", true},
-		{"404", status(404), nil, exitInput, "has no such file", true},
-		{"a login page", page, nil, exitInput, "sent a web page", true},
+		{"401", status(401), nil, exit.Permission, "denies access with status 401", true},
+		{"403", status(403), nil, exit.Permission, "denies access with status 403", true},
+		{"404", status(404), nil, exit.Input, "has no such file", true},
+		{"a login page", page, nil, exit.Input, "sent a web page", true},
 		{"a page of another type", func(w http.ResponseWriter, r *http.Request) bool {
 			io.WriteString(w, "<!DOCTYPE html><title>Log in</title>")
 			return true
-		}, nil, exitInput, "a web page", true},
+		}, nil, exit.Input, "a web page", true},
 		{"429 for a day", func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Retry-After", "86400")
 			w.WriteHeader(429)
 			return true
-		}, nil, exitInput, "asks to retry after 24h0m0s, the limit is 1m0s", true},
-		{"503", status(503), nil, exitInput, "keeps responding with status 503", true},
+		}, nil, exit.Input, "asks to retry after 24h0m0s, the limit is 1m0s", true},
+		{"503", status(503), nil, exit.Input, "keeps responding with status 503", true},
 		{"a loop", func(w http.ResponseWriter, r *http.Request) bool {
 			http.Redirect(w, r, r.URL.Path+"/", http.StatusFound)
 			return true
-		}, nil, exitInput, "redirects more than 10 times", true},
+		}, nil, exit.Input, "redirects more than 10 times", true},
 		{"an untrusted certificate", func(w http.ResponseWriter, r *http.Request) bool {
 			http.Redirect(w, r, secure.URL, http.StatusFound)
 			return true
-		}, nil, exitInput, "certificate", true},
+		}, nil, exit.Input, "certificate", true},
 		{"nothing", func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Content-Length", "0")
 			return true
-		}, nil, exitCorrupt, "empty", true},
+		}, nil, exit.Corrupt, "empty", true},
 		{"cut short", func(w http.ResponseWriter, r *http.Request) bool {
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(read(t, x)[:openSize(t, x)-1000]))
 			return true
-		}, nil, exitCorrupt, "cut short", true},
+		}, nil, exit.Corrupt, "cut short", true},
 		{"endless zeros", func(w http.ResponseWriter, r *http.Request) bool {
 			for _, err := w.Write(make([]byte, 1<<20)); err == nil; _, err = w.Write(make([]byte, 1<<20)) {
 				continue
 			}
 			return true
-		}, nil, exitCorrupt, "is corrupt", true},
-		{"another hash", nil, []string{"--sha256", strings.Repeat("0", 64)}, exitCorrupt, hex.EncodeToString(sum[:]), true},
-		{"half a hash", nil, []string{"--sha256", "1234"}, exitUsage, "64 hexadecimal digits", true},
-		{"no SHA256SUMS", nil, []string{"--sha256sums"}, exitInput, "there is no", true},
-		{"another board", nil, []string{"--board", "rock64"}, exitWrongBoard, "is an image for tiny", true},
+		}, nil, exit.Corrupt, "is corrupt", true},
+		{"another hash", nil, []string{"--sha256", strings.Repeat("0", 64)}, exit.Corrupt, hex.EncodeToString(sum[:]), true},
+		{"half a hash", nil, []string{"--sha256", "1234"}, exit.Usage, "64 hexadecimal digits", true},
+		{"no SHA256SUMS", nil, []string{"--sha256sums"}, exit.Input, "there is no", true},
+		{"another board", nil, []string{"--board", "rock64"}, exit.WrongBoard, "is an image for tiny", true},
 		{"a flipped byte", func(w http.ResponseWriter, r *http.Request) bool {
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(flipped))
 			return true
-		}, nil, exitCorrupt, "corrupt", false},
+		}, nil, exit.Corrupt, "corrupt", false},
 		{"a new version in between", func() func(http.ResponseWriter, *http.Request) bool {
 			var n atomic.Int32
 			return func(w http.ResponseWriter, r *http.Request) bool {
 				w.Header().Set("ETag", fmt.Sprintf(`"%d"`, n.Add(1)/3))
 				return false
 			}
-		}(), nil, exitCorrupt, "it changed on the server while it was read: its ETag was", true},
+		}(), nil, exit.Corrupt, "it changed on the server while it was read: its ETag was", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -416,8 +417,8 @@ func TestFlashFromFaultyServers(t *testing.T) {
 			})
 			out, err := tool(t, append([]string{"flash", "--yes", "-i", s.URL + "/x.img.zst", disk}, c.args...)...).CombinedOutput()
 			text := string(out)
-			exit, ok := err.(*exec.ExitError)
-			if !ok || exit.ExitCode() != c.status || !strings.Contains(text, c.want) || strings.Contains(text, "panic") {
+			failed, ok := err.(*exec.ExitError)
+			if !ok || failed.ExitCode() != c.status || !strings.Contains(text, c.want) || strings.Contains(text, "panic") {
 				t.Errorf("%v: %s\nwant status %d, ... %s", err, text, c.status, c.want)
 			}
 			if same := bytes.Equal(read(t, disk), before); same != c.unchanged {
@@ -545,7 +546,7 @@ func TestImagesAtURLsAreNotChanged(t *testing.T) {
 		{"flash", "--yes", "http://127.0.0.1:1/x.img"},
 	} {
 		out, err := tool(t, args...).CombinedOutput()
-		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != exitUsage || !strings.Contains(string(out), "/x.img is ") || strings.Contains(string(out), "SECRET") {
+		if failed, ok := err.(*exec.ExitError); !ok || failed.ExitCode() != exit.Usage || !strings.Contains(string(out), "/x.img is ") || strings.Contains(string(out), "SECRET") {
 			t.Errorf("%v: %v: %s", args, err, out)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
 )
 
@@ -26,11 +27,11 @@ func TestWithoutSysOrProc(t *testing.T) {
 		status        int
 		want          string
 	}{
-		{"/sys", "disk", exitOK, "written"},
-		{"/sys", "attached", exitRefused, "attached as " + loop},
-		{"/sys", loop, exitRefused, "/sys is not mounted"},
-		{"/proc", "disk", exitRefused, "/proc is not mounted"},
-		{"/proc", loop, exitRefused, "/proc is not mounted"},
+		{"/sys", "disk", exit.OK, "written"},
+		{"/sys", "attached", exit.Refused, "attached as " + loop},
+		{"/sys", loop, exit.Refused, "/sys is not mounted"},
+		{"/proc", "disk", exit.Refused, "/proc is not mounted"},
+		{"/proc", loop, exit.Refused, "/proc is not mounted"},
 	} {
 		cmd := exec.Command(imagetest.Need(t, "unshare"), "--mount", "sh", "-c", fmt.Sprintf("umount -l %s && exec %s flash -y -i x.img.zst %s", c.without, path, c.disk))
 		if status, out := ended(t, cmd); status != c.status || !strings.Contains(out, c.want) {
@@ -65,7 +66,7 @@ func TestRemovedTargetIsAnError(t *testing.T) {
 		in.w.Close()
 	}()
 	status, out := exitOf(cmd.Wait()), text.String()
-	if status != exitGone || !strings.Contains(out, "imgtool: disk: the file was removed, renamed or replaced while it was written") {
+	if status != exit.Gone || !strings.Contains(out, "imgtool: disk: the file was removed, renamed or replaced while it was written") {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 	if log, _ := os.ReadFile("log"); !strings.Contains(string(log), `"status":9`) {

@@ -3,6 +3,8 @@ package main
 import (
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
+
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +27,7 @@ func TestTerminalIsTheConsoleOfAMachine(t *testing.T) {
 	p.types("\x03")
 	p.sees("<INTERRUPT>")
 	p.types("\x01x")
-	if status := p.ends(cmd); status != exitOK {
+	if status := p.ends(cmd); status != exit.OK {
 		t.Errorf("exit status %d:\n%s", status, p.text())
 	}
 	after, err := unix.IoctlGetTermios(int(p.screen.Fd()), unix.TCGETS)

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"imgtool/cmd/imgtool/exit"
+
 	"github.com/spf13/pflag"
 )
 
@@ -322,7 +324,7 @@ func TestWrongInputs(t *testing.T) {
 		if len(lines) > 2 || !strings.HasPrefix(lines[0], "imgtool: ") || !strings.HasPrefix(lines[len(lines)-1], "imgtool: ") || out.Len() > 0 {
 			t.Errorf("%s: it is not a sentence and a hint:\n%s%s", c.line, out.String(), errs.String())
 		}
-		if len(lines) == 1 && status == exitUsage {
+		if len(lines) == 1 && status == exit.Usage {
 			t.Errorf("%s: no hint", c.line)
 		}
 		if after := contents(t, dir); after != before {
@@ -345,7 +347,7 @@ func TestWrongInputsAreJSON(t *testing.T) {
 			t.Error(err)
 		}
 		var e struct{ Event, Error, Hint string }
-		if err := json.Unmarshal(errs.Bytes(), &e); err != nil || status != exitUsage || e.Event != "error" || e.Hint == "" {
+		if err := json.Unmarshal(errs.Bytes(), &e); err != nil || status != exit.Usage || e.Event != "error" || e.Hint == "" {
 			t.Errorf("%s: exit status %d, %v: %s", line, status, err, errs.String())
 		}
 	}
@@ -388,7 +390,7 @@ func TestTyposSuggestTheCommand(t *testing.T) {
 			var errs bytes.Buffer
 			args := append(append([]string{}, words[:len(words)-1]...), typo)
 			status := run(args, strings.NewReader(""), &errs, &errs)
-			if status != exitUsage || !strings.Contains(errs.String(), "did you mean") || !strings.Contains(errs.String(), last+"?") && !strings.Contains(errs.String(), last+" or ") {
+			if status != exit.Usage || !strings.Contains(errs.String(), "did you mean") || !strings.Contains(errs.String(), last+"?") && !strings.Contains(errs.String(), last+" or ") {
 				t.Errorf("%q: exit status %d: %s", args, status, errs.String())
 			}
 		}
@@ -408,7 +410,7 @@ func TestTyposSuggestTheFlag(t *testing.T) {
 			typo := f.Name[:2] + f.Name[3:]
 			var errs bytes.Buffer
 			status := run(append(words[:len(words):len(words)], "--"+typo), strings.NewReader(""), &errs, &errs)
-			if want := "did you mean --" + f.Name + "?"; status != exitUsage || !strings.Contains(errs.String(), want) || !strings.HasSuffix(errs.String(), "see "+path+" --help\n") {
+			if want := "did you mean --" + f.Name + "?"; status != exit.Usage || !strings.Contains(errs.String(), want) || !strings.HasSuffix(errs.String(), "see "+path+" --help\n") {
 				t.Errorf("%s --%s: exit status %d, want %s: %s", path, typo, status, want, errs.String())
 			}
 		})

@@ -84,7 +84,7 @@ func startService(t *testing.T, s *service) string {
 	}
 	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
 	var bus *dbus.Conn
-	for range 300 {
+	for range 18_000 {
 		if bus, err = dbus.Connect(address); err == nil {
 			break
 		}

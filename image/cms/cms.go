@@ -14,6 +14,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"imgtool/image/fault"
@@ -150,6 +151,10 @@ func parse(der []byte) (*Message, error) {
 		return nil, errors.New("it has no signer")
 	}
 	for _, info := range d.SignerInfos {
+		// OpenSSL computes the digests of this list, and none that it does not know.
+		if !slices.ContainsFunc(d.DigestAlgorithms, func(a pkix.AlgorithmIdentifier) bool { return a.Algorithm.Equal(info.DigestAlgorithm.Algorithm) }) {
+			return nil, fmt.Errorf("the digest algorithm %v of a signature is not in its list of digest algorithms", info.DigestAlgorithm.Algorithm)
+		}
 		s, err := m.parseSignature(info)
 		if err != nil {
 			return nil, err

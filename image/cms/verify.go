@@ -150,17 +150,36 @@ func CheckTrust(cert *x509.Certificate, others, trusted []*x509.Certificate, at 
 	if err := CheckTime(cert, at); err != nil {
 		return err
 	}
-	if _, err := cert.Verify(options); err != nil {
+	chains, err := cert.Verify(options)
+	if err != nil {
 		return fault.New(fault.Corrupt, "the certificate of the signer, %s, is not trusted for %s: %w", Name(cert), purpose, err)
 	}
+	if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return extendedUsage(chain, usage) }) {
+		return fault.New(fault.Corrupt, "the certificate of the signer, %s, or one that it depends on, is not for %s: its extended key usage is something else", Name(cert), purpose)
+	}
+	permitted := x509.KeyUsageDigitalSignature
+	if purpose == SMIMESign {
+		permitted |= x509.KeyUsageContentCommitment
+	}
 	// RFC 5280, 4.2.1.3: a certificate without key usage may be used for anything.
-	if cert.KeyUsage != 0 && cert.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
+	if cert.KeyUsage != 0 && cert.KeyUsage&permitted == 0 {
 		return fault.New(fault.Corrupt, "the certificate of the signer, %s, does not permit signatures: its key usage is something else", Name(cert))
 	}
 	if purpose == CodeSign && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) {
 		return fault.New(fault.Corrupt, "the certificate of the signer, %s, is not for signing code", Name(cert))
 	}
 	return nil
+}
+
+// extendedUsage reports whether each certificate with an extended key usage names this one. For
+// OpenSSL, and not for package x509, the value "any" is another one.
+func extendedUsage(chain []*x509.Certificate, usage x509.ExtKeyUsage) bool {
+	for _, c := range chain {
+		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, usage) {
+			return false
+		}
+	}
+	return true
 }
 
 // CheckTime reports a certificate that is not valid at a time.

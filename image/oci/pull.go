@@ -16,8 +16,8 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/pending"
 	"imgtool/image/progress"
-	"imgtool/image/registry"
 )
 
 // PullOptions are how images are pulled.
@@ -38,6 +38,8 @@ type Pulled struct {
 	Size   int64    `json:"file_size"` // of the file
 	Beside []string `json:"beside"`    // files that belong to it, written beside it
 	Had    bool     `json:"had"`       // the file was there
+	// Resumed is how many bytes of the file an earlier pull had fetched.
+	Resumed int64 `json:"resumed,omitempty"`
 }
 
 // Pull writes the images that a reference names, with the files that belong to them, under the
@@ -60,17 +62,10 @@ func Pull(ctx context.Context, ref string, opt PullOptions) ([]Pulled, error) {
 		}
 		pulls = append(pulls, p)
 	}
-	total := int64(0)
-	for _, p := range pulls {
-		if !p.had {
-			total += p.image.Layer.Size
-		}
-	}
-	done := opt.Reporter.Phase("downloading", total)
 	defer opt.Reporter.EndPhase()
 	var all []Pulled
 	for _, p := range pulls {
-		if err := p.run(ctx, done); err != nil {
+		if err := p.run(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", ref, err)
 		}
 		all = append(all, p.done())
@@ -87,6 +82,8 @@ type pull struct {
 	files map[string][]byte // that belong to it, by path
 	names []string          // the paths, in order
 	stale []string          // files of another image beside it
+
+	resumed int64 // bytes that an earlier pull had fetched
 }
 
 // plan finds out which files are written, and checks that they may be.
@@ -176,15 +173,15 @@ func (p *pull) hasImage(ctx context.Context) (bool, error) {
 }
 
 // run writes the files. The image is last: when it is visible, so are the files that belong to it.
-func (p *pull) run(ctx context.Context, done image.Progress) error {
-	var out *artifact.Output
+func (p *pull) run(ctx context.Context) error {
+	var out *pending.File
 	if !p.had {
 		var err error
-		if out, err = artifact.Create(p.path); err != nil {
+		if out, err = p.create(); err != nil {
 			return err
 		}
 		defer out.Cleanup()
-		if err := p.image.Download(ctx, out, done); err != nil {
+		if err := p.download(ctx, out); err != nil {
 			return err
 		}
 	}
@@ -201,34 +198,13 @@ func (p *pull) run(ctx context.Context, done image.Progress) error {
 	if out == nil {
 		return nil
 	}
-	return out.Commit()
+	if err := out.Commit(); err != nil {
+		return fmt.Errorf("%s: %w", out.Path, err)
+	}
+	return nil
 }
 
 func (p *pull) done() Pulled {
 	i := p.image
-	return Pulled{Path: p.path, Board: i.Board, Medium: i.Medium, Digest: i.Digest.String(), Layer: i.Layer.Digest.String(), Size: i.Layer.Size, Beside: append([]string{}, p.names...), Had: p.had}
-}
-
-// Download writes the file of the image to w, and verifies its size and digest.
-func (i *Image) Download(ctx context.Context, w io.Writer, done image.Progress) error {
-	r, err := i.client.Get(ctx, "blobs", i.Layer.Digest.String())
-	if err != nil {
-		return fmt.Errorf("its layer: %w", err)
-	}
-	defer r.Close()
-	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(w, h), image.NewReader(ctx, io.LimitReader(r, i.Layer.Size), done))
-	if err != nil {
-		return err
-	}
-	wrong := &registry.MismatchError{What: "size", Got: fmt.Sprintf("%d bytes", n), Want: fmt.Sprint(i.Layer.Size)}
-	if k, _ := r.Read(make([]byte, 1)); k > 0 {
-		wrong.Got = fmt.Sprintf("more than %d bytes", n)
-	} else if n == i.Layer.Size {
-		if err := registry.Compare("digest", hex.EncodeToString(h.Sum(nil)), i.Layer.Digest); err != nil {
-			return fmt.Errorf("its layer: %w", err)
-		}
-		return nil
-	}
-	return fmt.Errorf("its layer: %w", wrong)
+	return Pulled{Path: p.path, Board: i.Board, Medium: i.Medium, Digest: i.Digest.String(), Layer: i.Layer.Digest.String(), Size: i.Layer.Size, Beside: append([]string{}, p.names...), Had: p.had, Resumed: p.resumed}
 }

@@ -29,7 +29,7 @@ func distribution(t *testing.T) string {
 	cmd := exec.Command(program, "serve", config)
 	must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for range 100 {
+	for range 4000 {
 		resp, err := http.Get("http://" + host + "/v2/")
 		if err == nil {
 			resp.Body.Close()
@@ -80,9 +80,16 @@ func TestDistributionAndSkopeo(t *testing.T) {
 		}
 	}
 	got := t.TempDir()
-	_, err = oci.Pull(t.Context(), host+"/toy@"+done.Digest, pulling(got))
+	half, err := os.ReadFile(filepath.Join(dir, "x-sd.img"))
+	must(t, err)
+	part := filepath.Join(got, "x-sd.img."+strings.TrimPrefix(digestOf(half), "sha256:")[:12]+".part")
+	must(t, os.WriteFile(part, half[:len(half)/2], 0o644))
+	first, err := oci.Pull(t.Context(), host+"/toy@"+done.Digest, pulling(got))
 	must(t, err)
 	sameFiles(t, got, dir, names...)
+	if n := first[0].Resumed + first[1].Resumed; n != int64(len(half)/2) {
+		t.Errorf("resumed after %d bytes, not %d", n, len(half)/2)
+	}
 
 	// Copied with skopeo to a layout and back, the files and the digests of the images are the same.
 	layout := filepath.Join(t.TempDir(), "layout")

@@ -21,26 +21,36 @@ type File struct {
 	*os.File
 	Path string                // it gets this name
 	temp *renameio.PendingFile // nil for a file without a name
+	part string                // the name until then, of a file from [Continue]
 }
 
 // Create creates a file in the directory of path. If path is a symbolic link, the
 // file will replace the target of the link. The caller must call Cleanup.
 func Create(path string) (*File, error) {
-	path, err := hostfile.Target(path)
+	path, err := target(path)
 	if err != nil {
 		return nil, err
 	}
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, errors.New("it is not a regular file; to write an image to a disk, build a file and use imgtool flash")
-	}
 	if f := openUnnamed(path); f != nil {
-		return &File{f, path, nil}, nil
+		return &File{File: f, Path: path}, nil
 	}
 	temp, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
 	if err != nil {
 		return nil, err
 	}
-	return &File{temp.File, path, temp}, nil
+	return &File{File: temp.File, Path: path, temp: temp}, nil
+}
+
+// target returns the path of the file that a file at path replaces.
+func target(path string) (string, error) {
+	path, err := hostfile.Target(path)
+	if err != nil {
+		return "", err
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return "", errors.New("it is not a regular file; to write an image to a disk, build a file and use imgtool flash")
+	}
+	return path, nil
 }
 
 // Commit flushes the file to disk and gives it its name, replacing a file of that name.
@@ -51,6 +61,10 @@ func (p *File) Commit() error {
 	}
 	if err := p.Sync(); err != nil {
 		return err
+	}
+	if p.part != "" {
+		err := os.Rename(p.part, p.Path)
+		return errors.Join(err, p.Close())
 	}
 	// linkat does not replace a file, rename does.
 	dir, base := filepath.Split(p.Path)
@@ -64,11 +78,14 @@ func (p *File) Commit() error {
 	return errors.Join(err, p.Close())
 }
 
-// Cleanup removes the file unless it was committed.
+// Cleanup removes the file unless it was committed. One from [Continue] is kept if it has content.
 func (p *File) Cleanup() {
 	if p.temp != nil {
 		p.temp.Cleanup()
 		return
+	}
+	if info, err := p.Stat(); p.part != "" && err == nil && info.Size() == 0 {
+		os.Remove(p.part)
 	}
 	p.Close()
 }
@@ -111,4 +128,17 @@ func (p *File) SetAccess(a *Access) error {
 		err = p.Chmod(a.Mode)
 	}
 	return err
+}
+
+// WritePrivate writes a file with mode 0600 completely or not at all. Only regular files are
+// replaced.
+func WritePrivate(path string, data []byte) error {
+	if err := hostfile.CheckOutput(path); err != nil {
+		return err
+	}
+	path, err := hostfile.Target(path)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 }

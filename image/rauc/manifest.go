@@ -46,7 +46,8 @@ type Manifest struct {
 	Salt   []byte       `json:"-"`
 	Hashes int64        `json:"-"` // size of the hash tree in bytes
 
-	extra keyFile // [meta.*] and others
+	extra   keyFile // [meta.*] and others
+	unknown error   // a group or key that no RAUC knows
 }
 
 // Image is a file of a bundle that is written to a slot.
@@ -187,14 +188,14 @@ func (m *Manifest) Encode() []byte {
 	return append(f, m.extra...).encode()
 }
 
-// ParseManifest reads a manifest. Keys and groups that it does not know are ignored: later
-// versions of RAUC have more.
+// ParseManifest reads a manifest. Keys and groups that no RAUC knows are no error;
+// [Manifest.Refused] reports them.
 func ParseManifest(text []byte) (*Manifest, error) {
 	f, err := parseKeyFile(string(text))
 	if err != nil {
 		return nil, err
 	}
-	m := &Manifest{Format: Plain, Images: []Image{}}
+	m := &Manifest{Format: Plain, Images: []Image{}, unknown: f.unknown()}
 	for i := range f {
 		g := &f[i]
 		switch g.name {

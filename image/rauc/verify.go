@@ -42,6 +42,12 @@ func (b *Bundle) Verify(ctx context.Context, t Trust, phases image.Phases) error
 			return err
 		}
 	}
+	if n := len(b.Signature.Signatures); n != 1 {
+		return fault.New(fault.Corrupt, "it has %d signatures, and RAUC accepts only one", n)
+	}
+	if err := b.Manifest.Refused(); err != nil {
+		return fault.New(fault.Corrupt, "%w", err)
+	}
 	if t.Compatible != "" && t.Compatible != b.Manifest.Compatible {
 		return fault.New(fault.WrongBoard, "it is for devices that are compatible with %q, not with %q", b.Manifest.Compatible, t.Compatible)
 	}
