@@ -217,7 +217,7 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
 	r := random(t)
 	units := [2]string{b.unitFile("W1"), b.unitFile("W2")}
-	whole := movedBy(t, b.factory(units[0]))
+	whole := imagetest.MovedBy(t, b.factory(units[0]))
 	t.Logf("a whole one reads and writes %d bytes", whole)
 	var early, halfway, done int
 	for i := range soak(3, 50) {

@@ -190,7 +190,7 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 	}
 	plantLive(t, root)
 	b.blank()
-	whole := movedBy(t, run())
+	whole := imagetest.MovedBy(t, run())
 	plantLive(t, root)
 	b.blank()
 	const changes = "(5/6)"
@@ -239,10 +239,10 @@ func killed(t *testing.T, cmd *exec.Cmd, from string, after int64) (before int64
 	if from != "" {
 		for lines := bufio.NewScanner(said); lines.Scan() && !strings.HasPrefix(lines.Text(), from); {
 		}
-		before = moved(cmd.Process.Pid)
+		before = imagetest.Moved(cmd.Process.Pid)
 	}
 	go io.Copy(io.Discard, said)
-	endRunningAt(cmd, before+after, os.Kill)
+	imagetest.EndAt(cmd, before+after, os.Kill)
 	return before
 }
 

@@ -197,6 +197,7 @@ type login struct {
 	mu    sync.Mutex
 	locks []string
 	ends  []*os.File // closed by who let go of its lock
+	given []int      // descriptors of which the messages took duplicates
 }
 
 func (l *login) Inhibit(what, who, why, mode string) (dbus.UnixFD, *dbus.Error) {
@@ -213,7 +214,7 @@ func (l *login) Inhibit(what, who, why, mode string) (dbus.UnixFD, *dbus.Error) 
 	if err != nil {
 		return 0, dbus.MakeFailedError(err)
 	}
-	time.AfterFunc(time.Second, func() { syscall.Close(fd) })
+	l.given = append(l.given, fd)
 	return dbus.UnixFD(fd), nil
 }
 
@@ -276,6 +277,9 @@ func TestTheComputerIsKeptAwakeWhileADiskIsWritten(t *testing.T) {
 		t.Fatalf("held were %q, want %q", l.locks, want)
 	}
 	// All descriptors of the pipe are closed.
+	for _, fd := range l.given {
+		syscall.Close(fd)
+	}
 	l.ends[0].SetReadDeadline(time.Now().Add(3 * time.Minute))
 	if _, err := l.ends[0].Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 		t.Errorf("the lock is still held: %v", err)

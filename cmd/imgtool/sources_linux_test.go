@@ -272,7 +272,7 @@ func TestKilledFlashOfAForeignImageIsCompleted(t *testing.T) {
 				break
 			}
 		}
-		endRunningAt(cmd, moved(cmd.Process.Pid)+int64(try)*10<<20, os.Kill)
+		imagetest.EndAt(cmd, imagetest.Moved(cmd.Process.Pid)+int64(try)*10<<20, os.Kill)
 		got, _ := os.ReadFile(disk)
 		// Random data of the image is on the disk, but no table.
 		if some := bytes.Equal(got[2<<20:3<<20], want[2<<20:3<<20]); got[510] == 0x55 || !some {

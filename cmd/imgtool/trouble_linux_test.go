@@ -136,7 +136,7 @@ func TestASlowDiskIsWaitedForAndNamed(t *testing.T) {
 		must(os.Remove(stall))
 		return exitOf(cmd.Wait()), text.String(), dev
 	}
-	status, out, dev := flash("10m", ": waiting for up to 10m0s (--stall-timeout)")
+	status, out, dev := flash("20s", ": waiting for up to 20s (--stall-timeout)")
 	if status != exit.OK || !strings.Contains(out, dev+": no answer for ") || !strings.Contains(out, dev+": it answers again, after ") {
 		t.Errorf("exit status %d: %s", status, out)
 	}

@@ -218,7 +218,7 @@ func TestPushFaults(t *testing.T) {
 	stuck := func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		select {
 		case <-r.Context().Done():
-		case <-time.After(30 * time.Second): // the server does not notice that a client has gone
+		case <-time.After(10 * time.Second): // the server does not notice that a client has gone
 			panic(http.ErrAbortHandler)
 		}
 	}

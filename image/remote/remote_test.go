@@ -360,13 +360,15 @@ func TestUnknownSize(t *testing.T) {
 // A request that is not answered is sent again: the server may be restarted.
 func TestResumesAfterSilence(t *testing.T) {
 	var n atomic.Int32
+	brief := patient
+	brief.Header = 3 * time.Second
 	f, err := open(t, serve(t, func(w http.ResponseWriter, r *http.Request) bool {
 		if n.Add(1) != 2 {
 			return false
 		}
 		<-r.Context().Done()
 		return true
-	}).URL+"/x.img", remote.Options{})
+	}).URL+"/x.img", remote.Options{Network: brief})
 	must(t, err)
 	got := make([]byte, 60000)
 	if _, err := f.ReadAt(got, 3000000); err != nil || !bytes.Equal(got, content[3000000:3060000]) || n.Load() != 3 {
