@@ -77,7 +77,7 @@ func TestFailedErrorState(t *testing.T) {
 				}
 				return through, nil
 			}
-		}, flash.Unknown, is[*flash.StallError], "has not answered for 200ms"},
+		}, flash.Unknown, is[*flash.StallError], "has not answered for 2s"},
 		{"interrupted in the body", func(f *fake, cancel func()) {
 			f.write = func(_ int, _ []byte, off int64) (int, error) {
 				if off >= headSize && off < size-mib {
@@ -93,7 +93,10 @@ func TestFailedErrorState(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPayload(size, 4*mib)
 			p.job.Size = size
-			p.job.Stall = 200 * time.Millisecond
+			p.job.Stall = 3 * time.Minute
+			if c.text == "has not answered for 2s" {
+				p.job.Stall = 2 * time.Second
+			}
 			f := newFake(size)
 			f.hang = make(chan struct{})
 			defer close(f.hang)
