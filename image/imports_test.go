@@ -24,7 +24,7 @@ var layers = []struct {
 		"image/statefile", "image/boardinfo", "image/fstab", "image/extlinux", "image/shconf", "image/uboot", "image/mbr", "image/gpt",
 		"image/partition", "image/vm", "image/imagetest", "image/swap", "image/simg", "image/fat", "image/tree", "image/tree/sums", "image/tree/hostfs",
 		"image/fsprobe", "image/verity", "image/cms", "image/cms/cmstest", "image/cms/signer", "image/tree/tarfs", "image/tree/treetest", "image/ext4", "image/squashfs/codec", "image/squashfs/similarity", "image/squashfs/space", "image/squashfs", "image/erofs", "image/bmap", "image/pending", "image/zip", "image/artifact", "image/foreign", "image/rauc", "image/fileinfo"}},
-	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk", "flash"}},
+	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk", "flash/disk/match", "flash/disk/disktest", "flash"}},
 	{"definitions", "data that users write, so it must not depend on how it is used", []string{"layouts", "boards"}},
 	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
 		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"os"
 	"time"
 
@@ -32,6 +33,7 @@ func main() {
 const grace = 2 * time.Second
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
+	log.SetOutput(io.Discard) // package http logs what servers send unasked
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	u := terminal.New(stdin, stdout, stderr)

@@ -551,3 +551,24 @@ func TestImagesAtURLsAreNotChanged(t *testing.T) {
 		}
 	}
 }
+
+// Text that a server sends after its response is not printed, although package http logs it.
+func TestServerThatSendsTooMuch(t *testing.T) {
+	image := make([]byte, 1<<20)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%sand more", len(image), image)
+	}))
+	defer s.Close()
+	cmd := tool(t, "ls", s.URL+"/x.img")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err == nil || strings.Contains(stderr.String(), "and more") {
+		t.Errorf("%v: %q", err, stderr.String())
+	}
+}

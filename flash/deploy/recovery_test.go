@@ -171,7 +171,7 @@ func TestMatchRequiresEachProperty(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := match(board, c.medium)
+		m := wanted(board, c.medium)
 		if hits, _ := m.Find([]disk.Disk{c.disk()}, nil); len(hits) != 1 {
 			t.Errorf("%s: the %s is not found", c.board, c.medium)
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
 	"imgtool/image/imagetest"
 )
 
@@ -182,9 +183,9 @@ func asNobody(t *testing.T, bus, path string, write bool) string {
 // Users other than root open disks through UDisks2, with all that Open checks.
 func TestOpenThroughUDisks2(t *testing.T) {
 	imagetest.Long(t)
-	file := dirty(t, loopSize)
+	file := disktest.Dirty(t, loopSize)
 	path := imagetest.Loop(t, file)
-	other := imagetest.Loop(t, dirty(t, loopSize))
+	other := imagetest.Loop(t, disktest.Dirty(t, loopSize))
 	s := &service{}
 	bus := startService(t, s)
 	for _, c := range []struct {
@@ -216,7 +217,7 @@ func TestOpenThroughUDisks2(t *testing.T) {
 			s.mu.Lock()
 			s.behavior, s.calls = c.set, nil
 			s.mu.Unlock()
-			before := contents(t, file)
+			before := imagetest.Read(t, file)
 			if c.hold != "" {
 				_, stop := imagetest.Hold(t, c.hold, path)
 				defer stop()
@@ -226,7 +227,7 @@ func TestOpenThroughUDisks2(t *testing.T) {
 			if !strings.Contains(got, c.want) {
 				t.Errorf("%q, want %q; UDisks2 was asked for %q", got, c.want, s.calls)
 			}
-			if written := contents(t, file)[0] == 'x'; written != (c.name == "write") {
+			if written := imagetest.Read(t, file)[0] == 'x'; written != (c.name == "write") {
 				t.Errorf("written: %v", written)
 			}
 			if err := os.WriteFile(file, before, 0o644); err != nil {

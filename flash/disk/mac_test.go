@@ -13,6 +13,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/match"
 )
 
 // recordedMac is a Mac whose programs answer from a file. See testdata/README.md.
@@ -287,7 +288,7 @@ func TestMacUnmount(t *testing.T) {
 }
 
 func TestMacMatch(t *testing.T) {
-	match := disk.Match{USB: []disk.USBMatch{{VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
+	board := match.Board{USB: []match.USB{{VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
 		Manufacturer: "Rockchip", Product: "USB download gadget", Vendor: "Linux", Model: "UMS disk [0-9]+", Rev: "ffff"}}}
 	m, err := readMac(t, "ums").look()
 	if err != nil {
@@ -297,7 +298,7 @@ func TestMacMatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hits, near := match.Find(disks, m.USBDevices())
+	hits, near := board.Find(disks, m.USBDevices())
 	if len(hits) != 1 || hits[0].Name != "disk4" || hits[0].USB.Port != "20-2.3" || len(near) > 0 {
 		t.Errorf("hits %+v, near %v", hits, near)
 	}
@@ -410,6 +411,6 @@ func FuzzMac(f *testing.F) {
 				t.Errorf("%+v", d)
 			}
 		}
-		disk.Match{USB: []disk.USBMatch{{VendorID: "2207"}}}.Find(disks, m.USBDevices())
+		match.Board{USB: []match.USB{{VendorID: "2207"}}}.Find(disks, m.USBDevices())
 	})
 }

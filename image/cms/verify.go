@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func (m *Message) Verify(r io.Reader) error {
 	hashes := map[crypto.Hash]io.Writer{}
 	var all []io.Writer
 	for _, s := range m.Signatures {
-		h, err := hashOf(s.info.DigestAlgorithm.Algorithm)
+		h, err := hashOf(s.info.DigestAlgorithm)
 		if err != nil {
 			return err
 		}
@@ -45,7 +46,7 @@ func (m *Message) Verify(r io.Reader) error {
 		return err
 	}
 	for _, s := range m.Signatures {
-		h, _ := hashOf(s.info.DigestAlgorithm.Algorithm)
+		h, _ := hashOf(s.info.DigestAlgorithm)
 		digest := hashes[h].(interface{ Sum([]byte) []byte }).Sum(nil)
 		if !bytes.Equal(digest, s.digest) {
 			return fault.New(fault.Corrupt, "the content is not what %s signed: its digest is %x, not %x", Name(s.Cert), digest, s.digest)
@@ -57,8 +58,11 @@ func (m *Message) Verify(r io.Reader) error {
 	return nil
 }
 
-func hashOf(oid asn1.ObjectIdentifier) (crypto.Hash, error) {
+func hashOf(algorithm pkix.AlgorithmIdentifier) (crypto.Hash, error) {
+	oid := algorithm.Algorithm
 	switch {
+	case !plain(algorithm):
+		return 0, fault.New(fault.Corrupt, "the digest algorithm %v of a signature has parameters", oid)
 	case oid.Equal(oidSHA256):
 		return crypto.SHA256, nil
 	case oid.Equal(oidSHA384):
@@ -69,10 +73,19 @@ func hashOf(oid asn1.ObjectIdentifier) (crypto.Hash, error) {
 	return 0, fault.New(fault.Corrupt, "the digest algorithm %v of a signature is not accepted, only SHA-256, SHA-384 and SHA-512", oid)
 }
 
+// plain reports whether an algorithm has no parameters, or those that mean none.
+func plain(algorithm pkix.AlgorithmIdentifier) bool {
+	p := algorithm.Parameters.FullBytes
+	return len(p) == 0 || bytes.Equal(p, asn1.NullBytes)
+}
+
 // check checks the signature of the attributes. digest is the hash of the content, which
 // some signature algorithms use for the attributes, too.
 func (s *Signature) check(digest crypto.Hash) error {
 	oid := s.info.SignatureAlgorithm.Algorithm
+	if !oid.Equal(oidPSS) && !plain(s.info.SignatureAlgorithm) {
+		return fmt.Errorf("its algorithm %v has parameters", oid)
+	}
 	hash := digest
 	switch {
 	case oid.Equal(oidRSASHA256), oid.Equal(oidECDSA256):

@@ -87,10 +87,8 @@ func (f *File) requestAt(ctx context.Context, u *url.URL, want span) (*http.Resp
 // check checks the status and the headers of a response.
 func (f *File) check(resp *http.Response, want span) error {
 	switch {
-	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && want.off == 0:
-		return fault.New(fault.Corrupt, "the file on the server is empty")
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
-		return &ChangedError{"size", fmt.Sprint(f.size, " bytes"), fmt.Sprintf("at most %d bytes", want.off)}
+		return f.refused(resp, want)
 	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent:
 		if f.opt.Status != nil {
 			return f.opt.Status(resp)
@@ -108,6 +106,29 @@ func (f *File) check(resp *http.Response, want span) error {
 		return err
 	}
 	return nil
+}
+
+// rangeError says that a server refuses a range.
+type rangeError struct{ want span }
+
+func (e *rangeError) Error() string {
+	return fmt.Sprintf("the server refuses bytes %d to %d with status 416, although the file has them", e.want.off, e.want.end-1)
+}
+
+// Kind returns the kind of the error.
+func (e *rangeError) Kind() string { return fault.Corrupt }
+
+// refused returns the error of a response with status 416, in which Content-Range has the size of
+// the file: it changed, or the server is faulty.
+func (f *File) refused(resp *http.Response, want span) error {
+	size, err := strconv.ParseInt(strings.TrimPrefix(resp.Header.Get("Content-Range"), "bytes */"), 10, 64)
+	switch {
+	case f.size >= 0 && err != nil && want.off > 0:
+		return &ChangedError{"size", fmt.Sprint(f.size, " bytes"), fmt.Sprintf("at most %d bytes", want.off)}
+	case f.size >= 0 && err == nil && size != f.size:
+		return &ChangedError{"size", fmt.Sprint(f.size, " bytes"), fmt.Sprint(size, " bytes")}
+	}
+	return &rangeError{want}
 }
 
 // encodings are the encodings that a server may compress files with, and the extensions of files
@@ -217,9 +238,6 @@ type stream struct {
 	random bool // the server must send ranges
 }
 
-// manyBytes is the number of bytes after which a connection that is closed counts as the first.
-const manyBytes = 1 << 20
-
 func (f *File) stream(ctx context.Context, off int64) (*stream, error) {
 	s := &stream{f: f, ctx: ctx, off: off, end: f.size, mark: off}
 	f.mu.Lock()
@@ -311,7 +329,7 @@ func (s *stream) resume(err error) error {
 			return context.Cause(s.ctx)
 		}
 		// Without ranges, each try reads all from the start.
-		if s.f.ranges && s.off-s.mark >= manyBytes {
+		if s.f.ranges && s.off-s.mark >= minWindow {
 			s.cuts = 0
 		}
 		s.mark = s.off

@@ -21,7 +21,7 @@ import (
 // any web server.
 type Options struct {
 	// Transport sends the requests, with the credentials for the server; nil means a
-	// [Transport] with the user and password of the URL. A given one should be based on a
+	// [Transport] with the user and password of the URL, or of ~/.netrc. A given one should be based on a
 	// Transport, for its limits.
 	Transport http.RoundTripper
 	Network   Network // timeouts and retries
@@ -85,7 +85,11 @@ func Open(ctx context.Context, rawURL string, opt Options) (*File, error) {
 	f := &File{ctx: ctx, opt: opt, net: opt.Network.withDefaults(), origin: u, name: nameOf(u), size: -1}
 	f.client = &http.Client{Transport: opt.Transport, CheckRedirect: checkRedirect}
 	if opt.Transport == nil {
-		f.client.Transport = &login{inner: NewTransport(f.net), scheme: u.Scheme, host: u.Host, user: u.User}
+		user, err := withLogin(u)
+		if err != nil {
+			return nil, err
+		}
+		f.client.Transport = &login{inner: NewTransport(f.net), scheme: u.Scheme, host: u.Host, user: user}
 	}
 	f.origin.User = nil
 	if opt.Size > 0 {
@@ -108,7 +112,7 @@ func parse(rawURL string) (*url.URL, error) {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, fault.New(fault.Usage, "%s is not a URL of http or https", nameOf(u))
 	case u.Host == "":
-		return nil, fault.New(fault.Usage, "%s has no host", nameOf(u))
+		return nil, fault.New(fault.Usage, "the URL has no host")
 	}
 	u.Fragment = ""
 	return u, nil
@@ -121,7 +125,7 @@ func nameOf(u *url.URL) string {
 	return shown.String()
 }
 
-// checkRedirect refuses redirects from https to http, and endless ones. The header Referer of
+// checkRedirect refuses redirects from https to http, to logins, and endless ones. The header Referer of
 // the next request would contain the query of the URL before.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer")
@@ -131,6 +135,8 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return fault.New(fault.Input, "it redirects to a URL of %s, only http and https are supported", req.URL.Scheme)
 	case last.Scheme == "https" && req.URL.Scheme == "http":
 		return fault.New(fault.Refused, "it redirects from https to http, to %s: this is refused, as the connection would not be encrypted", req.URL.Host)
+	case req.URL.User != nil:
+		return fault.New(fault.Refused, "it redirects to a URL with a login, at %s: this is refused, as the login would be the server's choice", req.URL.Host)
 	case len(via) >= maxRedirects:
 		return fault.New(fault.Input, "it redirects more than %d times", maxRedirects)
 	}
@@ -164,6 +170,10 @@ func (f *File) open(ctx context.Context) error {
 		}
 	}
 	resp, err := f.request(ctx, want)
+	if want.end >= 0 && errors.As(err, new(*rangeError)) {
+		want.end = -1 // an empty file, or a server that refuses every range
+		resp, err = f.request(ctx, want)
+	}
 	if err != nil {
 		return err
 	}

@@ -194,6 +194,9 @@ func (l *Location) FileSystem() (*FileSystem, error) {
 	case err != nil:
 		return nil, Unreadable(name, err)
 	case v == nil && l.Part == "" && rauc.Is(r, r.Size()):
+		if _, err := rauc.Open(r, r.Size()); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 		return nil, fmt.Errorf("%s: %w", name, errEncrypted)
 	case v == nil && l.Partitions.None():
 		return nil, corrupt("%s: it is neither a disk image nor a known file system (squashfs, erofs, ext4, FAT)", name)

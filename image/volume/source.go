@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"imgtool/flash/disk"
@@ -119,6 +120,9 @@ func Open(path string, opt Options) (*Source, error) {
 	}
 	if info, statErr := os.Stat(path); errors.Is(err, fs.ErrPermission) && statErr == nil && info.Mode()&fs.ModeDevice != 0 {
 		f, err = disk.OpenDevice(path)
+	}
+	if scheme, _, ok := strings.Cut(path, "://"); ok && errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.New(fault.Input, "%s: images at URLs of %s cannot be read, only at those of http, https and oci: download it, and name the file", remote.Name(path), scheme)
 	}
 	if err != nil {
 		return nil, err

@@ -1,8 +1,6 @@
 package volume
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -14,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"imgtool/image"
@@ -136,23 +135,39 @@ func (s *Source) expected(ctx context.Context) (sum, origin string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	if sum = findSum(text, base); sum == "" {
+	sums := findSums(text, base)
+	switch len(sums) {
+	case 0:
 		return "", "", fault.New(fault.Input, "--sha256sums: %s has no line for %s", origin, base)
+	case 1:
+		return sums[0], origin, nil
 	}
-	return sum, origin, nil
+	return "", "", fault.New(fault.Input, "--sha256sums: %s has different sums for %s, such as %s and %s", origin, base, sums[0], sums[1])
 }
 
-// sumLine matches the lines of sha256sum and of sha256sum --tag.
-var sumLine = regexp.MustCompile(`^(?:([0-9A-Fa-f]{64})  ?\*?(.+)|SHA256 \((.+)\) = ([0-9A-Fa-f]{64}))$`)
+// sumLine matches the lines of sha256sum, of sha256sum --tag and of openssl dgst.
+var sumLine = regexp.MustCompile(`^(?:([0-9A-Fa-f]{64})[ \t]+\*?(.+)|SHA(?:2-)?256 ?\((.+)\) ?= ([0-9A-Fa-f]{64}))$`)
 
-// findSum returns the sum of the file with a name, or "".
-func findSum(text []byte, name string) string {
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	for lines.Scan() {
-		m := sumLine.FindStringSubmatch(strings.TrimRight(lines.Text(), "\r"))
-		if m != nil && path.Clean(cmp.Or(m[2], m[3])) == name {
-			return cmp.Or(m[1], m[4])
+// findSums returns the different sums of the file with a name. If there are none, it returns those
+// of files with this name in other directories: sums are often made one directory higher.
+func findSums(text []byte, name string) []string {
+	var here, elsewhere []string
+	for line := range strings.Lines(strings.TrimPrefix(string(text), "\ufeff")) {
+		m := sumLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		if m == nil {
+			continue
+		}
+		sum := strings.ToLower(cmp.Or(m[1], m[4]))
+		switch listed := path.Clean(cmp.Or(m[2], m[3])); {
+		case listed == name:
+			here = append(here, sum)
+		case path.Base(listed) == name:
+			elsewhere = append(elsewhere, sum)
 		}
 	}
-	return ""
+	if len(here) == 0 {
+		here = elsewhere
+	}
+	slices.Sort(here)
+	return slices.Compact(here)
 }

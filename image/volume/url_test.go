@@ -42,7 +42,14 @@ func TestSumIsCompared(t *testing.T) {
 			{"", bad + "  other.img\n" + good + " *./x.img\r\n", "", ""},
 			{"", "# a comment\nSHA256 (x.img) = " + good + "\n", "", ""},
 			{"", bad + "  x.img\n", fault.Corrupt, "SHA256SUMS says " + bad},
-			{"", good + "  x.img.zst\n" + good + "  y/x.img\n", fault.Input, "SHA256SUMS has no line for x.img"},
+			{"", good + "  x.img.zst\n", fault.Input, "SHA256SUMS has no line for x.img"},
+			{"", good + "  x.img.zst\n" + good + "  y/x.img\n", "", ""},
+			{"", bad + "  y/x.img\n" + good + "  x.img\n", "", ""},
+			{"", bad + "  y/x.img\n" + good + "  z/x.img\n", fault.Input, "SHA256SUMS has different sums for x.img, such as " + bad + " and " + good},
+			{"", good + "  x.img\n" + bad + "  x.img\n", fault.Input, "SHA256SUMS has different sums for x.img"},
+			{"", good + "  x.img\n" + strings.ToUpper(good) + " *x.img\n", "", ""},
+			{"", "\ufeff" + good + "\tx.img\n", "", ""},
+			{"", strings.Repeat("long ", 1<<15) + "\nSHA2-256(x.img)= " + good, "", ""},
 			{"", "", fault.Input, "there is no "},
 		} {
 			os.Remove(filepath.Join(dir, "SHA256SUMS"))
@@ -110,6 +117,15 @@ func TestPlaceOfURL(t *testing.T) {
 	} {
 		if got := volume.ParsePlace(arg); got != want {
 			t.Errorf("%s: %+v, want %+v", arg, got, want)
+		}
+	}
+}
+
+func TestURLsOfOtherKinds(t *testing.T) {
+	for _, name := range []string{"ftp://user:SECRET@host/x.img", "file:///x.img", "s3://bucket/x.img"} {
+		_, err := volume.Open(name, volume.Options{})
+		if fault.Kind(err) != fault.Input || !strings.Contains(err.Error(), "only at those of http, https and oci") || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

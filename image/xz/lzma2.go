@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"sync"
 
 	mlxz "github.com/mikelolasagasti/xz"
 )
@@ -97,7 +98,36 @@ func goLZMA2(l *lzma2, dict int64) (io.Reader, error) {
 		pad := make([]byte, -l.packed&3)
 		return append(pad, streamEnd(0, 1, record(int64(len(block))+l.packed, l.unpacked))...)
 	}}
-	return mlxz.NewReader(io.MultiReader(bytes.NewReader(append(stream, block...)), l, tail), uint32(min(2*dict, 1<<32-1)))
+	file := io.MultiReader(bytes.NewReader(append(stream, block...)), l, tail)
+	if dict > keepDict {
+		return mlxz.NewReader(file, uint32(min(2*dict, 1<<32-1)))
+	}
+	z := goDecoders.Get().(*mlxz.Reader)
+	return &goDecoder{z}, z.Reset(file)
+}
+
+// keepDict is the largest dictionary whose memory is kept for other blocks: new memory for each of
+// them is slow.
+const keepDict = 8 << 20
+
+var goDecoders = sync.Pool{New: func() any {
+	z, _ := mlxz.NewReader(nil, 2*keepDict)
+	return z
+}}
+
+// goDecoder is a decoder of goDecoders.
+type goDecoder struct{ z *mlxz.Reader }
+
+func (d *goDecoder) Read(p []byte) (int, error) {
+	if d.z == nil {
+		return 0, io.EOF
+	}
+	n, err := d.z.Read(p)
+	if err == io.EOF {
+		goDecoders.Put(d.z)
+		d.z = nil
+	}
+	return n, err
 }
 
 // lazy is a reader of bytes that are made when they are read.

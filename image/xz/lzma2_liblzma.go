@@ -6,15 +6,11 @@ package xz
 // #include <stdlib.h>
 // #include <lzma.h>
 //
-// static lzma_stream *start(uint32_t dict) {
-// 	lzma_stream *s = calloc(1, sizeof *s);
+// // start begins to decode, with the memory of the stream if that has the right size.
+// static lzma_ret start(lzma_stream *s, uint32_t dict) {
 // 	lzma_options_lzma options = { .dict_size = dict };
 // 	lzma_filter filters[] = { { LZMA_FILTER_LZMA2, &options }, { LZMA_VLI_UNKNOWN, NULL } };
-// 	if (s && lzma_raw_decoder(s, filters) != LZMA_OK) {
-// 		free(s);
-// 		s = NULL;
-// 	}
-// 	return s;
+// 	return lzma_raw_decoder(s, filters);
 // }
 //
 // // code keeps no pointer to in and out.
@@ -36,6 +32,7 @@ import (
 	"hash"
 	"io"
 	"runtime"
+	"sync"
 	"unsafe"
 )
 
@@ -44,40 +41,57 @@ const Library = "liblzma"
 
 // newLZMA2 decompresses LZMA2 with liblzma, which is twice as fast as goLZMA2.
 func newLZMA2(l *lzma2, dict int64) (io.Reader, error) {
-	d := &decoder{l: l, s: C.start(C.uint32_t(min(max(dict, 4096), 1<<32-1))), buf: make([]byte, 64<<10)}
-	if d.s == nil {
+	d := &decoder{l: l, coder: coders.Get().(*coder), dict: dict}
+	if d.coder.s == nil || C.start(d.coder.s, C.uint32_t(min(max(dict, minDict), 1<<32-1))) != C.LZMA_OK {
+		d.coder.free()
 		return nil, fmt.Errorf("xz: no memory for a dictionary of %d bytes", dict)
 	}
-	d.cleanup = runtime.AddCleanup(d, func(s *C.lzma_stream) { C.stop(s) }, d.s)
 	return d, nil
 }
 
-type decoder struct {
-	l       *lzma2
+// coder is a decoder of liblzma. It is used for many blocks, because new memory for each of them
+// is slow, unless its dictionary is large.
+type coder struct {
 	s       *C.lzma_stream
+	buf     []byte
 	cleanup runtime.Cleanup
-	buf, in []byte
-	err     error
+}
+
+var coders = sync.Pool{New: func() any {
+	c := &coder{s: (*C.lzma_stream)(C.calloc(1, C.sizeof_lzma_stream)), buf: make([]byte, 64<<10)}
+	c.cleanup = runtime.AddCleanup(c, func(s *C.lzma_stream) { C.stop(s) }, c.s)
+	return c
+}}
+
+func (c *coder) free() {
+	c.cleanup.Stop()
+	C.stop(c.s)
+}
+
+type decoder struct {
+	l     *lzma2
+	lErr  error // of l
+	coder *coder
+	dict  int64
+	in    []byte // in coder.buf
+	err   error
 }
 
 func (d *decoder) Read(p []byte) (int, error) {
 	for d.err == nil && len(p) > 0 {
-		if len(d.in) == 0 {
-			n, err := io.ReadAtLeast(d.l, d.buf, 1)
-			if err != nil {
-				d.end(unexpectedEOF(err))
-				break
-			}
-			d.in = d.buf[:n]
+		if len(d.in) == 0 && !d.fill() {
+			break
 		}
 		in, out := C.size_t(len(d.in)), C.size_t(len(p))
-		ret := C.code(d.s, (*C.uint8_t)(unsafe.Pointer(&d.in[0])), &in, (*C.uint8_t)(unsafe.Pointer(&p[0])), &out)
+		ret := C.code(d.coder.s, (*C.uint8_t)(unsafe.Pointer(&d.in[0])), &in, (*C.uint8_t)(unsafe.Pointer(&p[0])), &out)
 		d.in = d.in[in:]
 		switch ret {
 		case C.LZMA_OK:
 		case C.LZMA_STREAM_END:
-			d.end(io.EOF)
-			if n, _ := d.l.Read(d.buf[:1]); len(d.in) > 0 || n > 0 {
+			var more [1]byte
+			n, _ := d.l.Read(more[:])
+			disagree := len(d.in) > 0 || n > 0
+			if d.end(io.EOF); disagree {
 				d.err = errData // the decoder and lzma2 disagree on the end
 			}
 		case C.LZMA_MEM_ERROR:
@@ -92,12 +106,31 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return 0, d.err
 }
 
-// end frees the memory of the decoder.
+// fill reads compressed data, or ends the decoder if there are none.
+func (d *decoder) fill() bool {
+	n := 0
+	for n < len(d.coder.buf) && d.lErr == nil {
+		var k int
+		k, d.lErr = d.l.Read(d.coder.buf[n:])
+		n += k
+	}
+	if n == 0 {
+		d.end(unexpectedEOF(d.lErr))
+		return false
+	}
+	d.in = d.coder.buf[:n]
+	return true
+}
+
+// end frees the memory of the decoder, or keeps it for another one.
 func (d *decoder) end(err error) {
 	d.err = err
-	d.cleanup.Stop()
-	C.stop(d.s)
-	d.s = nil
+	if d.dict > keepDict {
+		d.coder.free()
+	} else {
+		coders.Put(d.coder)
+	}
+	d.coder, d.in = nil, nil
 }
 
 // newCRC64 computes a CRC-64 with liblzma, which is several times as fast as hash/crc64.

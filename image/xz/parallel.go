@@ -1,13 +1,12 @@
 package xz
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -30,8 +29,9 @@ type Parallel struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	memory *semaphore.Weighted
-	chunks sync.Pool
-	begin  func() // called by Read once the caller wants more than the start of the file
+	queue  *semaphore.Weighted     // queueSize for the data of blocks that Read has not begun
+	zeros  atomic.Pointer[content] // of the last block of zeros
+	begin  func()                  // called by Read once the caller wants more than the start of the file
 
 	cur   *job
 	chunk *[]byte // from chunks; left is the end of it
@@ -41,13 +41,16 @@ type Parallel struct {
 
 // job is a block. err is set before out is closed.
 type job struct {
-	out  chan *[]byte
-	err  error
-	data int64 // from Parallel.memory, for data that Read has not returned
+	out   chan *[]byte
+	err   error
+	data  int64 // from Parallel.memory, for data that Read has not returned
+	share int64 // from Parallel.queue
 }
 
 const (
-	chunkSize = 1 << 20
+	// queueSize is how many bytes of small blocks are decompressed ahead: while one processor
+	// decompresses a block of data, another one decompresses many blocks of zeros.
+	queueSize = 32 << 20
 	// startSize is how much of a file is read before all processors work on the blocks after
 	// it: who reads the partition table needs no more.
 	startSize = 4 << 20
@@ -60,8 +63,11 @@ func NewParallel(r io.Reader, opt Options) (*Parallel, error) {
 		return nil, err
 	}
 	x.sizes = opt.Sizes
-	p := &Parallel{jobs: make(chan *job, runtime.GOMAXPROCS(0)), memory: semaphore.NewWeighted(opt.Memory)}
-	p.chunks.New = func() any { b := make([]byte, chunkSize); return &b }
+	p := &Parallel{
+		jobs:   make(chan *job, max(queueSize/chunkSize, runtime.GOMAXPROCS(0)+1)),
+		memory: semaphore.NewWeighted(opt.Memory),
+		queue:  semaphore.NewWeighted(queueSize),
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	wanted := make(chan struct{})
 	p.begin = sync.OnceFunc(func() { close(wanted) })
@@ -84,8 +90,8 @@ func (p *Parallel) Read(b []byte) (int, error) {
 	}
 	n := copy(b, p.left)
 	if p.left = p.left[n:]; len(p.left) == 0 {
-		p.free(p.cur, int64(len(*p.chunk)))
-		p.chunks.Put(p.chunk)
+		p.free(p.cur, chunkSize)
+		chunks.Put(p.chunk)
 		p.chunk = nil
 	}
 	if p.n += int64(n); p.n >= startSize {
@@ -102,6 +108,7 @@ func (p *Parallel) next() error {
 			return p.err
 		}
 		p.cur = j
+		p.queue.Release(j.share)
 	}
 	chunk, ok := <-p.cur.out
 	if ok {
@@ -139,8 +146,8 @@ func (p *Parallel) scan(x *Reader, limit int64, wanted <-chan struct{}) {
 		}
 		// The chunks of a block that is decompressed ahead are all kept until it is its turn.
 		b := x.block
-		work := b.packed + min(b.dict, b.unpacked)
-		if b.packed < 0 || b.unpacked < 0 || b.packed > limit || b.unpacked > limit || 2*work+b.unpacked > limit {
+		work, data := inChunks(x.rest())+min(b.dict, b.unpacked), inChunks(b.unpacked)
+		if b.packed < 0 || b.unpacked < 0 || b.packed > limit || b.unpacked > limit || 2*work+data > limit {
 			j := &job{out: make(chan *[]byte, 4)}
 			if !p.send(j) {
 				return
@@ -151,14 +158,17 @@ func (p *Parallel) scan(x *Reader, limit int64, wanted <-chan struct{}) {
 			first = false
 			continue
 		}
-		if p.err = p.memory.Acquire(p.ctx, work+b.unpacked); p.err != nil {
+		j := &job{out: make(chan *[]byte, data/chunkSize+1), data: data, share: min(data, queueSize/int64(runtime.GOMAXPROCS(0)+1))}
+		if p.err = p.memory.Acquire(p.ctx, work+data); p.err != nil {
+			return
+		}
+		if p.err = p.queue.Acquire(p.ctx, j.share); p.err != nil {
 			return
 		}
 		part, err := x.detach()
 		if p.err = err; err != nil {
 			return
 		}
-		j := &job{out: make(chan *[]byte, b.unpacked/chunkSize+1), data: b.unpacked}
 		if first {
 			j.out = make(chan *[]byte, 2)
 		}
@@ -167,7 +177,7 @@ func (p *Parallel) scan(x *Reader, limit int64, wanted <-chan struct{}) {
 		}
 		running <- struct{}{}
 		go func() {
-			p.unpack(part, j)
+			p.unpackDetached(part, j)
 			p.memory.Release(work)
 			<-running
 		}()
@@ -200,50 +210,63 @@ func recoverTo(err *error) {
 	}
 }
 
-// unpack decompresses the block whose header x has read.
-func (p *Parallel) unpack(x *Reader, j *job) {
+// unpackDetached is unpack for a detached block. Of blocks of zeros with the same bytes, which
+// images have many of, only the first is decompressed.
+func (p *Parallel) unpackDetached(x *detached, j *job) {
+	c := x.content()
+	known := p.zeros.Load()
+	if c == nil || known == nil || *c != *known {
+		if zero := p.unpack(x.Reader, j); zero && c != nil {
+			p.zeros.Store(c)
+		}
+		return
+	}
+	defer close(j.out)
+	chunks.Put(x.data.chunks[0])
+	for left := c.unpacked; left > 0; {
+		chunk := newChunk(left)
+		clear(*chunk)
+		left -= int64(len(*chunk))
+		if j.err = p.pass(j, chunk); j.err != nil {
+			return
+		}
+	}
+}
+
+// unpack decompresses the block whose header x has read, and reports whether it is all zeros.
+func (p *Parallel) unpack(x *Reader, j *job) (zero bool) {
 	defer close(j.out)
 	defer recoverTo(&j.err)
 	if j.err = x.begin(); j.err != nil {
-		return
+		return false
 	}
+	zero = true
 	for x.block.data != nil && j.err == nil {
-		chunk := p.chunks.Get().(*[]byte)
-		b := (*chunk)[:0]
-		for len(b) < chunkSize && x.block.data != nil && j.err == nil {
-			var n int
-			n, j.err = x.read(b[len(b):chunkSize])
-			b = b[:len(b)+n]
+		chunk := newChunk(chunkSize)
+		n := 0
+		for n < chunkSize && x.block.data != nil && j.err == nil {
+			var k int
+			k, j.err = x.read((*chunk)[n:])
+			n += k
 		}
-		*chunk = b[:len(b):chunkSize]
-		if len(b) == 0 {
+		if *chunk = (*chunk)[:n]; n == 0 {
+			chunks.Put(chunk)
 			continue
 		}
-		select {
-		case j.out <- chunk:
-		case <-p.ctx.Done():
-			j.err = p.ctx.Err()
+		zero = zero && isZero(*chunk)
+		if err := p.pass(j, chunk); err != nil {
+			j.err = err
 		}
 	}
+	return zero && j.err == nil
 }
 
-// detach reads the data of the block whose header was read, and returns a reader for the
-// block alone.
-func (x *Reader) detach() (*Reader, error) {
-	b := x.block
-	size := b.packed + -b.packed&3 + checkSize(x.check)
-	var data bytes.Buffer
-	if n, err := io.CopyN(&data, counted{x}, size); n < size {
-		return nil, unexpectedEOF(err)
+// pass passes a chunk on to Read.
+func (p *Parallel) pass(j *job, chunk *[]byte) error {
+	select {
+	case j.out <- chunk:
+		return nil
+	case <-p.ctx.Done():
+		return p.ctx.Err()
 	}
-	x.blocks.add(b.begin-b.start+b.packed+checkSize(x.check), b.unpacked)
-	x.block = block{}
-	b.start, b.begin = b.start-b.begin, 0
-	return &Reader{in: bufio.NewReader(io.MultiReader(&data, wrongSize{})), check: x.check, maxDict: x.maxDict, blocks: newRecords(), block: b}, nil
 }
-
-// wrongSize is read after the data of a detached block: a block that needs more of them is longer
-// than its header or the index says.
-type wrongSize struct{}
-
-func (wrongSize) Read([]byte) (int, error) { return 0, errSize }

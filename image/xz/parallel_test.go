@@ -65,7 +65,7 @@ func TestParallel(t *testing.T) {
 		if name == "two streams and padding" {
 			want = append(bytes.Clone(data), data...)
 		}
-		for _, memory := range []int64{1 << 30, 1_100_000, 900_000, 0} { // all at once, not quite two, some, none
+		for _, memory := range []int64{1 << 30, 6 << 20, 4 << 20, 0} { // all at once, two, one beside the next, none
 			if got, err := parallel(b, memory); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s with %d bytes of memory: %d bytes of %d, %v", name, memory, len(got), len(want), err)
 			}

@@ -71,7 +71,8 @@ type block struct {
 	packed, unpacked int64     // sizes in the header, or -1
 	n                int64     // bytes decompressed so far
 	dict             int64     // size of the dictionary in the header
-	filters          []filter  // before LZMA2, in the order of the encoder
+	header           []byte
+	filters          []filter // before LZMA2, in the order of the encoder
 }
 
 // records is the number of blocks in a stream and a hash of their sizes, which bounds the
@@ -303,7 +304,7 @@ func parseBlock(h []byte) (b *block, err error) {
 		body = body[k:]
 		return int64(n)
 	}
-	b = &block{packed: -1, unpacked: -1}
+	b = &block{packed: -1, unpacked: -1, header: h}
 	if h[1]&0x40 != 0 {
 		b.packed = number()
 	}

@@ -75,7 +75,7 @@ func (d *desktop) start(dir string) {
 		qemu.Process.Kill()
 		qemu.Wait()
 		if t.Failed() {
-			log := readFile(t, at("log"))
+			log := imagetest.Read(t, at("log"))
 			t.Logf("the machine's console ends with\n%s", log[max(0, len(log)-500):])
 		}
 	})

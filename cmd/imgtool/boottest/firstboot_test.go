@@ -126,7 +126,7 @@ func TestFirstBootAndReprovisioning(t *testing.T) {
 	b.boots(`^wiped`, "", vm.Reply{Seen: "first-boot: provisioned", Type: "\nrm -rf /data/* /data/.c*; sync; echo wi''ped\n"})
 	stick := sparseFile(t, filepath.Join(t.TempDir(), "stick"), 80<<20)
 	onStick := filepath.Join(b.site.dir, "stick.toml")
-	b.site.write(onStick, strings.Replace(string(readFile(t, b.site.seed)), "/new:1", "/stick:1", 1))
+	b.site.write(onStick, strings.Replace(string(imagetest.Read(t, b.site.seed)), "/new:1", "/stick:1", 1))
 	imgtool(t, "seed", "stick", "--yes", stick, onStick)
 	log = b.boots(provisioned, stick)
 	wantLines(t, log, "fresh flash: no", "first-boot: the stick SEED seed has a config.toml (/dev/sda1)", "first-boot: provisioned")
@@ -156,7 +156,7 @@ func TestFirstBootWithABadSeed(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t, false)
 	bad := filepath.Join(b.site.dir, "bad.toml")
-	b.site.write(bad, strings.Replace(string(readFile(t, b.site.seed)), "version = 1", "version = 2", 1))
+	b.site.write(bad, strings.Replace(string(imagetest.Read(t, b.site.seed)), "version = 1", "version = 2", 1))
 	imagetest.Run(t, "mcopy", "-i", b.disk+"@@16M", bad, "::config.toml")
 	const why = "the seed of the boot partition is not taken: config.toml:1: version: is (not shown); it must be 1"
 	log := b.runs(waiting, "", func() {
@@ -219,7 +219,7 @@ func TestServicesOfTheStarter(t *testing.T) {
 			if out, err := login(*ports["ssh"], "id"); err != nil || !strings.Contains(out, "uid=1000(ops0)") {
 				t.Errorf("ssh from the LAN: %v: %s", err, out)
 			}
-			known := string(readFile(t, filepath.Join(b.site.dir, "known")))
+			known := string(imagetest.Read(t, filepath.Join(b.site.dir, "known")))
 			if boot > 0 && known != host {
 				t.Errorf("the device has another SSH key after a boot: %s, %s", host, known)
 			}

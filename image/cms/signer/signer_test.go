@@ -162,7 +162,7 @@ func TestDev(t *testing.T) {
 	}
 }
 
-// Keys on a token sign, RSA and EC, and another certificate than the token's is refused.
+// Keys on a token sign, RSA and EC, with a PIN in the URI or the environment, and another certificate than the token's is refused.
 func TestToken(t *testing.T) {
 	imagetest.Need(t, "softhsm2-util")
 	imagetest.Need(t, "pkcs11-tool")
@@ -172,21 +172,27 @@ func TestToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("SOFTHSM2_CONF", conf)
-	imagetest.Run(t, "softhsm2-util", "--init-token", "--free", "--label", "test", "--pin", "1234", "--so-pin", "1234")
+	imagetest.Run(t, "softhsm2-util", "--init-token", "--free", "--label", "test", "--pin", "sesame-open", "--so-pin", "sesame-open")
 	r, e := cmstest.Issue(t, cmstest.RSA(t), nil, nil), cmstest.Issue(t, cmstest.EC(t), nil, nil)
-	uri := func(label string) string { return "pkcs11:token=test;object=" + label + "?pin-value=1234" }
+	uri := func(label string) string { return "pkcs11:token=test;object=" + label + "?pin-value=sesame-open" }
 	for label, of := range map[string]*cmstest.Identity{"rsa": r, "ec": e} {
-		imagetest.Run(t, "softhsm2-util", "--import", cmstest.File(t, of.Key), "--token", "test", "--label", label, "--id", hex.EncodeToString([]byte(label)), "--pin", "1234")
+		imagetest.Run(t, "softhsm2-util", "--import", cmstest.File(t, of.Key), "--token", "test", "--label", label, "--id", hex.EncodeToString([]byte(label)), "--pin", "sesame-open")
 		sign(t, signer.Options{Key: uri(label), Cert: cmstest.File(t, of.Cert), Now: time.Now()})
 	}
-	for _, wrong := range []string{"pkcs11:token=test;object=missing;pin-value=4321", "pkcs11:token=none;pin-value=4321?module-name=x"} {
-		if _, err := signer.Load(t.Context(), signer.Options{Key: wrong, Cert: cmstest.File(t, r.Cert), Now: time.Now()}); err == nil || strings.Contains(err.Error(), "4321") {
+	t.Setenv(signer.PassphraseVariable, "sesame-open")
+	sign(t, signer.Options{Key: "pkcs11:token=test;object=rsa", Cert: cmstest.File(t, r.Cert), Now: time.Now()})
+	t.Setenv(signer.PassphraseVariable, "sesame-closed")
+	if _, err := signer.Load(t.Context(), signer.Options{Key: "pkcs11:token=test;object=rsa", Cert: cmstest.File(t, r.Cert), Now: time.Now()}); err == nil || !strings.Contains(err.Error(), "Login failed") || strings.Contains(err.Error(), ":error:") {
+		t.Errorf("a wrong PIN: got %v", err)
+	}
+	for _, wrong := range []string{"pkcs11:token=test;object=missing;pin-value=sesame-closed", "pkcs11:token=none;pin-value=sesame-closed?module-name=x"} {
+		if _, err := signer.Load(t.Context(), signer.Options{Key: wrong, Cert: cmstest.File(t, r.Cert), Now: time.Now()}); err == nil || strings.Contains(err.Error(), "sesame-closed") {
 			t.Errorf("%s: got %v", wrong, err)
 		}
 	}
 	other := cmstest.Issue(t, cmstest.RSA(t), nil, nil)
 	for label, cert := range map[string]*x509.Certificate{"rsa": other.Cert, "missing": r.Cert} {
-		if _, err := signer.Load(t.Context(), signer.Options{Key: uri(label), Cert: cmstest.File(t, cert), Now: time.Now()}); err == nil || strings.Contains(err.Error(), "1234") {
+		if _, err := signer.Load(t.Context(), signer.Options{Key: uri(label), Cert: cmstest.File(t, cert), Now: time.Now()}); err == nil || strings.Contains(err.Error(), "sesame-open") {
 			t.Errorf("%s: got %v", label, err)
 		}
 	}

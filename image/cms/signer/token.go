@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -20,7 +22,7 @@ func IsToken(key string) bool { return strings.HasPrefix(key, "pkcs11:") }
 // token is a key on a PKCS#11 token. The openssl program signs with it, because the
 // libraries for tokens need cgo and the token's own library. It needs OpenSSL's engine
 // pkcs11, which is libengine-pkcs11-openssl in Debian. The engine asks for the PIN, unless
-// the URI has one or says where it is.
+// the URI has one or says where it is, or PassphraseVariable has it.
 type token struct {
 	ctx    context.Context
 	uri    string
@@ -56,6 +58,9 @@ func (t *token) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte
 }
 
 func (t *token) openssl(input []byte, args ...string) ([]byte, error) {
+	if _, ok := os.LookupEnv(PassphraseVariable); ok && !strings.Contains(t.uri, "pin-") {
+		args = append(args, "-passin", "env:"+PassphraseVariable)
+	}
 	cmd := exec.CommandContext(t.ctx, "openssl", args...)
 	var out, messages bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &messages
@@ -64,10 +69,25 @@ func (t *token) openssl(input []byte, args ...string) ([]byte, error) {
 		return nil, errors.New("keys on tokens need the openssl program, with its engine pkcs11")
 	}
 	if err != nil {
-		text := withoutPIN(messages.String())
-		return nil, fmt.Errorf("openssl cannot use the token: %w: %s", err, strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' }), "; "))
+		return nil, fmt.Errorf("openssl cannot use the token: %s", reason(err, messages.String()))
 	}
 	return out.Bytes(), nil
+}
+
+// reason returns what the engine says about a failure, in one line. After a failure openssl
+// often crashes, and the lines of its error queue repeat the others.
+func reason(err error, messages string) string {
+	lines := slices.DeleteFunc(strings.Split(withoutPIN(messages), "\n"), func(line string) bool {
+		return line == "" || strings.HasPrefix(line, "Engine ") || strings.Contains(line, ":error:")
+	})
+	if len(lines) == 0 {
+		return err.Error()
+	}
+	text := strings.Join(lines, "; ")
+	if strings.Contains(text, "No PIN") {
+		text = "it needs a PIN, in " + PassphraseVariable + " if there is no terminal: " + text
+	}
+	return text
 }
 
 // pin matches a PIN in a URI. RFC 7512 has it in the query; programs take it in the path, too.
