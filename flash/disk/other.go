@@ -67,5 +67,5 @@ var errNoMedium = errors.New("no medium")
 func lockFile(*Disk, *os.File) error        { return nil }
 func (t *Target) uncached(fs.FileInfo, int) {}
 func (t *Target) present() error            { return nil }
-func (t *Target) flush() error              { return t.f.Sync() }
+func (t *Target) flush() error              { return t.f.File.Sync() }
 func dropCache(*os.File)                    {}

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -118,6 +119,20 @@ func (s *server) set(change func(http.ResponseWriter, *http.Request, http.Handle
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.change, s.log = change, nil
+}
+
+// put stores a manifest or an index, as any client does.
+func (s *server) put(t testing.TB, path, text string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPut, s.url+"/v2/"+path, strings.NewReader(text))
+	must(t, err)
+	req.Header.Set("Content-Type", regexp.MustCompile(`application/vnd.oci.image.[a-z]+.v1.json`).FindString(text))
+	resp, err := http.DefaultClient.Do(req)
+	must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		t.Fatal(path, resp.Status)
+	}
 }
 
 // fetch gets a manifest or blob as any client does.
