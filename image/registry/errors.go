@@ -54,6 +54,9 @@ func explain(host string, err error) error {
 	for u := new(url.Error); errors.As(err, &u); {
 		err = u.Err
 	}
+	if text := err.Error(); strings.Contains(text, "\n") { // of the library, with the text of a response
+		err = errors.New(strings.Join(strings.Fields(text), " "))
+	}
 	if strings.HasPrefix(err.Error(), host) {
 		return err
 	}
