@@ -16,7 +16,7 @@ import (
 // maxNetrc limits the size of a file of logins.
 const maxNetrc = 1 << 20
 
-// withLogin returns the user and password of a URL. Those that are not in the URL come from the
+// withLogin returns the user and password of a URL. If it has none, they come from the
 // file of logins that curl and others use, $NETRC or ~/.netrc, if the connection is encrypted or
 // to this computer.
 func withLogin(u *url.URL) (*url.Userinfo, error) {
