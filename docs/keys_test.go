@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"go/ast"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -85,7 +86,21 @@ func TestKeysOfEditsAreDescribed(t *testing.T) {
 // tomlKeys returns the keys of a structure in TOML, except former names.
 func tomlKeys(t *testing.T, pkg, structure string) (names []string) {
 	t.Helper()
-	eachGoFile(t, "../"+pkg, func(file *ast.File) {
+	for _, tag := range tagsOf(t, pkg, structure) {
+		if name := tag.Get("toml"); name != "" && name != "-" && tag.Get("former") == "" {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		t.Errorf("%s has no structure %s with keys", pkg, structure)
+	}
+	return names
+}
+
+// tagsOf returns the tags of the fields of a structure.
+func tagsOf(t *testing.T, pkg, structure string) (tags []reflect.StructTag) {
+	t.Helper()
+	eachGoFile(t, filepath.Join("..", pkg), func(file *ast.File) {
 		ast.Inspect(file, func(node ast.Node) bool {
 			spec, ok := node.(*ast.TypeSpec)
 			if !ok || spec.Name.Name != structure {
@@ -96,20 +111,13 @@ func tomlKeys(t *testing.T, pkg, structure string) (names []string) {
 				return true
 			}
 			for _, f := range s.Fields.List {
-				if f.Tag == nil {
-					continue
-				}
-				text, _ := strconv.Unquote(f.Tag.Value)
-				tag := reflect.StructTag(text)
-				if name := tag.Get("toml"); name != "" && name != "-" && tag.Get("former") == "" {
-					names = append(names, name)
+				if f.Tag != nil {
+					text, _ := strconv.Unquote(f.Tag.Value)
+					tags = append(tags, reflect.StructTag(text))
 				}
 			}
 			return false
 		})
 	})
-	if len(names) == 0 {
-		t.Errorf("%s has no structure %s with keys", pkg, structure)
-	}
-	return names
+	return tags
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -149,29 +148,11 @@ func literal(e ast.Expr) string {
 // fieldsOf returns the names that the fields of a structure have in JSON.
 func fieldsOf(t *testing.T, pkg, structure string) (names []string) {
 	t.Helper()
-	eachGoFile(t, filepath.Join("..", pkg), func(file *ast.File) {
-		ast.Inspect(file, func(node ast.Node) bool {
-			spec, ok := node.(*ast.TypeSpec)
-			if !ok || spec.Name.Name != structure {
-				return true
-			}
-			s, ok := spec.Type.(*ast.StructType)
-			if !ok {
-				return true
-			}
-			for _, f := range s.Fields.List {
-				if f.Tag == nil {
-					continue
-				}
-				tag, _ := strconv.Unquote(f.Tag.Value)
-				name, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
-				if name != "" && name != "-" {
-					names = append(names, name)
-				}
-			}
-			return false
-		})
-	})
+	for _, tag := range tagsOf(t, pkg, structure) {
+		if name, _, _ := strings.Cut(tag.Get("json"), ","); name != "" && name != "-" {
+			names = append(names, name)
+		}
+	}
 	if len(names) == 0 && structure != "UnitsVerdict" {
 		t.Errorf("%s has no structure %s with fields in JSON", pkg, structure)
 	}

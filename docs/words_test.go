@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"go/scanner"
 	"go/token"
-	"imgtool/image/imagetest"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"imgtool/image/imagetest"
 )
 
 // The phrases that comments, messages and pages do not use, with the usual words.

@@ -1,72 +1,33 @@
 package flash_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"imgtool/flash"
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
 	"imgtool/image"
 	"imgtool/image/imagetest"
 )
 
 const loopSize = 24 * mib
 
-// dirty creates a file of size bytes of 0xAA.
-func dirty(t *testing.T, size int64) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, bytes.Repeat([]byte{0xaa}, int(size)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
-func find(t *testing.T, path string) *disk.Disk {
-	t.Helper()
-	d, err := disk.Find("/", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-func open(t *testing.T, d *disk.Disk) *disk.Target {
-	t.Helper()
-	target, err := disk.Open(d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { target.Close() })
-	return target
-}
-
-func contents(t *testing.T, file string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func TestRunLoopDevice(t *testing.T) {
-	file := dirty(t, loopSize)
-	d := find(t, imagetest.Loop(t, file))
+	file := disktest.Dirty(t, loopSize)
+	d := disktest.Find(t, imagetest.Loop(t, file))
 	if err := d.Check(disk.Need{Size: loopSize, SectorSize: 512}); err != nil {
 		t.Fatal(err)
 	}
 	if d.Size != loopSize || d.Bus != "loop" || d.Model != file {
 		t.Errorf("%+v", d)
 	}
-	target := open(t, d)
+	target := disktest.Open(t, d)
 	p := newPayload(loopSize, 2*mib)
 	m, err := flash.Run(t.Context(), target, p.job, nil)
 	if err != nil {
@@ -78,7 +39,7 @@ func TestRunLoopDevice(t *testing.T) {
 	if err := target.Close(); err != nil {
 		t.Error(err)
 	}
-	if i := differ(p.want, contents(t, file)); i >= 0 {
+	if i := differ(p.want, imagetest.Read(t, file)); i >= 0 {
 		t.Errorf("the disk differs at byte %d", i)
 	}
 
@@ -98,9 +59,9 @@ func TestRunLoopDevice(t *testing.T) {
 func TestRunRegularFile(t *testing.T) {
 	// Not a multiple of the alignment of O_DIRECT.
 	const size = 3*mib + 7*sector
-	file := dirty(t, size)
-	d := find(t, file)
-	target := open(t, d)
+	file := disktest.Dirty(t, size)
+	d := disktest.Find(t, file)
+	target := disktest.Open(t, d)
 	if _, err := disk.Open(d); err == nil {
 		t.Error("it can be opened twice")
 	} else if _, ok := errors.AsType[*disk.RefusedError](err); !ok || !strings.Contains(err.Error(), "open for writing") {
@@ -112,7 +73,7 @@ func TestRunRegularFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	target.Close()
-	if i := differ(p.want, contents(t, file)); i >= 0 {
+	if i := differ(p.want, imagetest.Read(t, file)); i >= 0 {
 		t.Errorf("the file differs at byte %d", i)
 	}
 	read, err := disk.OpenRead(d)
@@ -152,9 +113,9 @@ func (h *hooked) Sync() error {
 
 // A page cache with the correct content must not hide wrong content on the disk.
 func TestReadBackBypassesCache(t *testing.T) {
-	file := dirty(t, loopSize)
+	file := disktest.Dirty(t, loopSize)
 	dev := imagetest.Loop(t, file)
-	d := find(t, dev)
+	d := disktest.Find(t, dev)
 	p := newPayload(loopSize, 2*mib)
 	const bad = headSize + 100*kib
 
@@ -190,7 +151,7 @@ func TestReadBackBypassesCache(t *testing.T) {
 
 	// The first three flushes follow the first block, the wipes and the record; the fourth one
 	// follows the body.
-	target := &hooked{Target: open(t, d), afterSync: func(n int) {
+	target := &hooked{Target: disktest.Open(t, d), afterSync: func(n int) {
 		if n == 4 {
 			spoil()
 			cacheIsGood()
@@ -202,7 +163,7 @@ func TestReadBackBypassesCache(t *testing.T) {
 	}
 	target.Close()
 
-	m, err := flash.Run(t.Context(), open(t, d), p.job, nil)
+	m, err := flash.Run(t.Context(), disktest.Open(t, d), p.job, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,9 +181,9 @@ func TestReadBackBypassesCache(t *testing.T) {
 }
 
 func TestRunReportsRemovedMedium(t *testing.T) {
-	file := dirty(t, loopSize)
+	file := disktest.Dirty(t, loopSize)
 	dev := imagetest.Loop(t, file)
-	target := &hooked{Target: open(t, find(t, dev)), afterSync: func(n int) {
+	target := &hooked{Target: disktest.Open(t, disktest.Find(t, dev)), afterSync: func(n int) {
 		if n == 2 {
 			if err := os.Truncate(file, 0); err != nil {
 				t.Error(err)
@@ -257,9 +218,9 @@ func TestRunReportsDiskFailure(t *testing.T) {
 			func(err error) bool { return err == nil }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			file, dir := dirty(t, loopSize), t.TempDir()
+			file, dir := disktest.Dirty(t, loopSize), t.TempDir()
 			dev, nbdkit := imagetest.NBD(t, c.args(file, dir)...)
-			target := &hooked{Target: open(t, find(t, dev)), beforeWrite: func(_ int, off int64) {
+			target := &hooked{Target: disktest.Open(t, disktest.Find(t, dev)), beforeWrite: func(_ int, off int64) {
 				if off > 10*mib && off < loopSize-backup && c.then != nil {
 					c.then(dir, nbdkit)
 				}
@@ -269,7 +230,7 @@ func TestRunReportsDiskFailure(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			t.Log(err)
-			if (err == nil) != p.bootable(contents(t, file)) {
+			if (err == nil) != p.bootable(imagetest.Read(t, file)) {
 				t.Error("bootable: ", err != nil)
 			}
 		})
@@ -277,29 +238,29 @@ func TestRunReportsDiskFailure(t *testing.T) {
 }
 
 func TestRunAfterInterruption(t *testing.T) {
-	file := dirty(t, loopSize)
+	file := disktest.Dirty(t, loopSize)
 	dev := imagetest.Loop(t, file)
 	p := newPayload(loopSize, 2*mib)
 	for _, at := range []int{1, 3, 5, 9, 12} {
 		ctx, cancel := context.WithCancel(t.Context())
-		target := &hooked{Target: open(t, find(t, dev)), beforeWrite: func(n int, _ int64) {
+		target := &hooked{Target: disktest.Open(t, disktest.Find(t, dev)), beforeWrite: func(n int, _ int64) {
 			if n == at {
 				cancel()
 			}
 		}}
 		_, err := flash.Run(ctx, target, p.job, nil)
 		target.Close()
-		if !errors.Is(err, context.Canceled) || p.bootable(contents(t, file)) {
-			t.Errorf("at write %d: %v, bootable %v", at, err, p.bootable(contents(t, file)))
+		if !errors.Is(err, context.Canceled) || p.bootable(imagetest.Read(t, file)) {
+			t.Errorf("at write %d: %v, bootable %v", at, err, p.bootable(imagetest.Read(t, file)))
 		}
 		cancel()
 	}
-	target := open(t, find(t, dev))
+	target := disktest.Open(t, disktest.Find(t, dev))
 	if _, err := flash.Run(t.Context(), target, p.job, nil); err != nil {
 		t.Fatal(err)
 	}
 	target.Close()
-	if i := differ(p.want, contents(t, file)); i >= 0 {
+	if i := differ(p.want, imagetest.Read(t, file)); i >= 0 {
 		t.Errorf("the disk differs at byte %d", i)
 	}
 }

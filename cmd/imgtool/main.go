@@ -26,7 +26,11 @@ import (
 type ui = terminal.UI
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	stderr := os.Stderr
+	if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil && usage.AsksJSON(os.Args[1:]) {
+		os.Stderr = null // helpers for logins, which a library runs, must not write between the events
+	}
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, stderr))
 }
 
 // grace is how long an interrupted command has to clean up.

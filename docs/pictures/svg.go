@@ -59,7 +59,8 @@ text{font:14px ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;fill:#d7
 					if to < len(frames) {
 						end, shown = percent(frames[to].at, total), "hidden"
 					}
-					keyframes(&b, class, begin, end, shown, total)
+					fmt.Fprintf(&b, ".%s{visibility:%s;animation:%s %.1fs step-end infinite}", class, shown, class, total.Seconds())
+					keyframes(&b, class, begin, end)
 				}
 			}
 			row(&body, frames[from].rows[y], y, class)
@@ -72,10 +73,9 @@ text{font:14px ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;fill:#d7
 	return b.Bytes()
 }
 
-// keyframes writes the rule of a class that is visible from begin to end.
-func keyframes(b *bytes.Buffer, class string, begin, end float64, shown string, total time.Duration) {
-	fmt.Fprintf(b, ".%s{visibility:%s;animation:%s %.1fs step-end infinite}", class, shown, class, total.Seconds())
-	fmt.Fprintf(b, "@keyframes %s{", class)
+// keyframes writes an animation that is visible from begin to end, in percent of its time.
+func keyframes(b *bytes.Buffer, name string, begin, end float64) {
+	fmt.Fprintf(b, "@keyframes %s{", name)
 	if begin > 0 {
 		b.WriteString("0%{visibility:hidden}")
 	}

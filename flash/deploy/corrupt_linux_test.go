@@ -104,7 +104,7 @@ func TestCorruptImagesAreNotWritten(t *testing.T) {
 			if err := flashFile(t, path, disk); err != nil {
 				t.Fatal(err)
 			}
-			want := readFile(t, disk)
+			want := imagetest.Read(t, disk)
 			writeFile(t, disk, old)
 			for range count {
 				b, how := imagetest.Corrupt(r, whole)
@@ -113,7 +113,7 @@ func TestCorruptImagesAreNotWritten(t *testing.T) {
 				}
 				writeFile(t, path+c.beside, b)
 				err := flashFile(t, path, disk)
-				got := readFile(t, disk)
+				got := imagetest.Read(t, disk)
 				switch {
 				case err == nil && !bytes.Equal(got, want):
 					t.Errorf("%s: it is written", how)
@@ -137,13 +137,4 @@ func writeFile(t *testing.T, path string, b []byte) {
 	if err := os.WriteFile(path, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func readFile(t *testing.T, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }

@@ -9,6 +9,8 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/match"
+	"imgtool/flash/disk/usb"
 	"imgtool/image/fault"
 	"imgtool/image/progress"
 )
@@ -21,25 +23,25 @@ type Recovery struct {
 	Port    string // USB port of the board; empty: any
 	Timeout time.Duration
 
-	look   func() ([]disk.Disk, []disk.USB, error) // nil: at this machine
-	settle time.Duration                           // how long a disk must be the only one
+	look   func() ([]disk.Disk, []usb.Device, error) // nil: at this machine
+	settle time.Duration                             // how long a disk must be the only one
 }
 
-// match returns the properties that the board's definition has for the disk of a medium.
-func match(b *boards.Board, medium string) disk.Match {
-	var m disk.Match
+// wanted returns the properties that the board's definition has for the disk of a medium.
+func wanted(b *boards.Board, medium string) match.Board {
+	var m match.Board
 	for _, u := range b.Recovery.USB {
 		if u.Medium != "" && medium != "" && u.Medium != medium {
 			continue
 		}
-		m.USB = append(m.USB, disk.USBMatch{VendorID: u.VendorID, ProductIDs: u.ProductIDs, Interface: u.Interface,
-			Manufacturer: disk.Pattern(u.Manufacturer), Product: disk.Pattern(u.Product),
-			Vendor: disk.Pattern(u.Vendor), Model: disk.Pattern(u.Model), Rev: disk.Pattern(u.Rev), Sectors: u.Sectors})
+		m.USB = append(m.USB, match.USB{VendorID: u.VendorID, ProductIDs: u.ProductIDs, Interface: u.Interface,
+			Manufacturer: match.Pattern(u.Manufacturer), Product: match.Pattern(u.Product),
+			Vendor: match.Pattern(u.Vendor), Model: match.Pattern(u.Model), Rev: match.Pattern(u.Rev), Sectors: u.Sectors})
 	}
 	return m
 }
 
-func lookHere() ([]disk.Disk, []disk.USB, error) {
+func lookHere() ([]disk.Disk, []usb.Device, error) {
 	disks, err := disk.List("/")
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +60,7 @@ func (r *Recovery) Wait(ctx context.Context, rep progress.Reporter) (*disk.Disk,
 		rep.Infof("%s", line)
 	}
 	rep.Infof("waiting for it, up to %s", r.Timeout)
-	m := match(r.Board, r.Medium)
+	m := wanted(r.Board, r.Medium)
 	if len(m.USB) == 0 {
 		return nil, fault.New(fault.Usage, "the %s of %s does not show up over USB: name the disk", r.Medium, r.Board.Name)
 	}
@@ -100,7 +102,7 @@ func (w *wait) report(text string) {
 }
 
 // once looks for the disk once. It returns nil if it finds none, or only a new one.
-func (w *wait) once(m disk.Match) (*disk.Disk, error) {
+func (w *wait) once(m match.Board) (*disk.Disk, error) {
 	disks, devices, err := w.look()
 	if err != nil {
 		return nil, err

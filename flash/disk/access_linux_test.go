@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
 	"imgtool/image/imagetest"
 )
 
@@ -26,6 +27,17 @@ type service struct {
 	mu sync.Mutex
 	behavior
 	calls []string
+	given []int // descriptors of which the messages took duplicates
+}
+
+// release closes the descriptors that were given away.
+func (s *service) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, fd := range s.given {
+		unix.Close(fd)
+	}
+	s.given = nil
 }
 
 // behavior is what the service does otherwise than asked.
@@ -63,7 +75,7 @@ func (s *service) OpenDevice(m dbus.Message, mode string, options map[string]dbu
 		text := err.Error()
 		return 0, dbus.NewError("org.freedesktop.UDisks2.Error.Failed", []any{"Error opening device " + device + ": " + strings.ToUpper(text[:1]) + text[1:]})
 	}
-	time.AfterFunc(500*time.Millisecond, func() { unix.Close(fd) }) // the message takes a duplicate
+	s.given = append(s.given, fd)
 	return dbus.UnixFD(fd), nil
 }
 
@@ -84,7 +96,7 @@ func startService(t *testing.T, s *service) string {
 	}
 	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
 	var bus *dbus.Conn
-	for range 300 {
+	for range 18_000 {
 		if bus, err = dbus.Connect(address); err == nil {
 			break
 		}
@@ -171,9 +183,9 @@ func asNobody(t *testing.T, bus, path string, write bool) string {
 // Users other than root open disks through UDisks2, with all that Open checks.
 func TestOpenThroughUDisks2(t *testing.T) {
 	imagetest.Long(t)
-	file := dirty(t, loopSize)
+	file := disktest.Dirty(t, loopSize)
 	path := imagetest.Loop(t, file)
-	other := imagetest.Loop(t, dirty(t, loopSize))
+	other := imagetest.Loop(t, disktest.Dirty(t, loopSize))
 	s := &service{}
 	bus := startService(t, s)
 	for _, c := range []struct {
@@ -205,16 +217,17 @@ func TestOpenThroughUDisks2(t *testing.T) {
 			s.mu.Lock()
 			s.behavior, s.calls = c.set, nil
 			s.mu.Unlock()
-			before := contents(t, file)
+			before := imagetest.Read(t, file)
 			if c.hold != "" {
 				_, stop := imagetest.Hold(t, c.hold, path)
 				defer stop()
 			}
 			got := asNobody(t, bus, path, c.write)
+			s.release()
 			if !strings.Contains(got, c.want) {
 				t.Errorf("%q, want %q; UDisks2 was asked for %q", got, c.want, s.calls)
 			}
-			if written := contents(t, file)[0] == 'x'; written != (c.name == "write") {
+			if written := imagetest.Read(t, file)[0] == 'x'; written != (c.name == "write") {
 				t.Errorf("written: %v", written)
 			}
 			if err := os.WriteFile(file, before, 0o644); err != nil {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -16,68 +15,11 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
+	"imgtool/flash/disk/usb"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
-
-// machine creates the files of a recorded machine in a directory. See testdata/README.md.
-func machine(t *testing.T, name string) string {
-	t.Helper()
-	b, err := os.ReadFile("testdata/machines/" + name + ".txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := t.TempDir()
-	must := func(err error) {
-		if err != nil {
-			t.Helper()
-			t.Fatal(err)
-		}
-	}
-	dir, open := "/", ""
-	place := func(path string) string {
-		path = strings.TrimSpace(path)
-		if !strings.HasPrefix(path, "/") {
-			path = dir + "/" + path
-		}
-		path = filepath.Join(root, path)
-		must(os.MkdirAll(filepath.Dir(path), 0o755))
-		return path
-	}
-	for line := range strings.Lines(string(b)) {
-		line = strings.TrimSuffix(line, "\n")
-		if text, ok := strings.CutPrefix(line, "\t"); ok {
-			f, err := os.OpenFile(open, os.O_APPEND|os.O_WRONLY, 0)
-			must(err)
-			fmt.Fprintln(f, text)
-			must(f.Close())
-			continue
-		}
-		path, target, isLink := strings.Cut(line, " -> ")
-		raw, quoted, isRaw := strings.Cut(line, " := ")
-		file, content, isFile := strings.Cut(line, " = ")
-		switch {
-		case line == "" || line[0] == '#':
-		case line[0] == '[':
-			dir = strings.Trim(line, "[]")
-		case isLink:
-			if strings.HasPrefix(target, "/") { // else it would leave the directory
-				target = root + target
-			}
-			must(os.Symlink(target, place(path)))
-		case isRaw:
-			content, err := strconv.Unquote(quoted)
-			must(err)
-			must(os.WriteFile(place(raw), []byte(content), 0o644))
-		case isFile:
-			must(os.WriteFile(place(file), []byte(content+"\n"), 0o644))
-		default:
-			open = place(strings.TrimSuffix(line, ":"))
-			must(os.WriteFile(open, nil, 0o644))
-		}
-	}
-	return root
-}
 
 func TestListRecordedMachines(t *testing.T) {
 	files, err := filepath.Glob("testdata/machines/*.txt")
@@ -87,7 +29,7 @@ func TestListRecordedMachines(t *testing.T) {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".txt")
 		t.Run(name, func(t *testing.T) {
-			root := machine(t, name)
+			root := disktest.Machine(t, "testdata/machines/"+name+".txt")
 			disks, err := disk.List(root)
 			if err != nil {
 				t.Fatal(err)
@@ -134,7 +76,7 @@ func TestListRecordedMachines(t *testing.T) {
 	}
 }
 
-func usbWords(u disk.USB) string {
+func usbWords(u usb.Device) string {
 	return fmt.Sprintf("%s, release %q, manufacturer %q, product %q, serial %q, interface %q, driver %q",
 		u.ID(), u.BCD, u.Manufacturer, u.Product, u.Serial, u.Interface, u.Driver)
 }
@@ -156,7 +98,7 @@ func TestFindErrors(t *testing.T) {
 		{"a directory", "laptop", "/dev/disk", "a directory is not a disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := disk.Find(machine(t, c.machine), c.path)
+			_, err := disk.Find(disktest.Machine(t, "testdata/machines/"+c.machine+".txt"), c.path)
 			refused, ok := errors.AsType[*disk.RefusedError](err)
 			if !ok || refused.Disk != c.path || !strings.Contains(refused.Reason, c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
@@ -172,7 +114,7 @@ func TestFindErrors(t *testing.T) {
 }
 
 func TestFindFollowsLinks(t *testing.T) {
-	d, err := disk.Find(machine(t, "laptop"), "/dev/disk/by-id/usb-SanDisk_Cruzer_Blade_4C530001-0:0")
+	d, err := disk.Find(disktest.Machine(t, "testdata/machines/laptop.txt"), "/dev/disk/by-id/usb-SanDisk_Cruzer_Blade_4C530001-0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +124,7 @@ func TestFindFollowsLinks(t *testing.T) {
 }
 
 func TestFindRegularFile(t *testing.T) {
-	d, err := disk.Find(machine(t, "reader"), "/images/card.img")
+	d, err := disk.Find(disktest.Machine(t, "testdata/machines/reader.txt"), "/images/card.img")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +132,7 @@ func TestFindRegularFile(t *testing.T) {
 	if diff := cmp.Diff(want, d, cmpopts.IgnoreUnexported(disk.Disk{})); diff != "" {
 		t.Error(diff)
 	}
-	d, err = disk.Find(machine(t, "reader"), "/swap file")
+	d, err = disk.Find(disktest.Machine(t, "testdata/machines/reader.txt"), "/swap file")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +150,7 @@ func TestCheckFixedDisk(t *testing.T) {
 	used := nvme
 	used.InUse = []string{"/dev/nvme0n1p1 is swap"}
 	stick := nvme
-	stick.Path, stick.Bus, stick.USB, stick.Serial = "/dev/sda", "usb", &disk.USB{}, "4C53"
+	stick.Path, stick.Bus, stick.USB, stick.Serial = "/dev/sda", "usb", &usb.Device{}, "4C53"
 	file := disk.Disk{Path: "card.img", Size: 1 << 30, SectorSize: 512, File: true}
 
 	ask := "/dev/nvme0n1: it is a fixed disk (nvme): if it is really meant, pass --fixed --serial \"S5XX 1\""

@@ -13,6 +13,8 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/match"
+	"imgtool/flash/disk/usb"
 )
 
 // recordedMac is a Mac whose programs answer from a file. See testdata/README.md.
@@ -165,7 +167,7 @@ func TestMacSystemDiskFromKernelMounts(t *testing.T) {
 }
 
 func TestMacDescribe(t *testing.T) {
-	stick := disk.USB{Port: "20-2", VendorID: "0781", ProductID: "5581", BCD: "0100", Manufacturer: "SanDisk", Product: "Ultra",
+	stick := usb.Device{Port: "20-2", VendorID: "0781", ProductID: "5581", BCD: "0100", Manufacturer: "SanDisk", Product: "Ultra",
 		Serial: "4C530001231117115142", Interface: "08/06/50"}
 	for name, want := range map[string]disk.Disk{
 		"disk4": {Size: 30752000000, SectorSize: 512, Model: "Ultra", Vendor: "SanDisk", Rev: "1.00", Serial: stick.Serial, Bus: "usb", USB: &stick,
@@ -287,7 +289,7 @@ func TestMacUnmount(t *testing.T) {
 }
 
 func TestMacMatch(t *testing.T) {
-	match := disk.Match{USB: []disk.USBMatch{{VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
+	board := match.Board{USB: []match.USB{{VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
 		Manufacturer: "Rockchip", Product: "USB download gadget", Vendor: "Linux", Model: "UMS disk [0-9]+", Rev: "ffff"}}}
 	m, err := readMac(t, "ums").look()
 	if err != nil {
@@ -297,7 +299,7 @@ func TestMacMatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hits, near := match.Find(disks, m.USBDevices())
+	hits, near := board.Find(disks, m.USBDevices())
 	if len(hits) != 1 || hits[0].Name != "disk4" || hits[0].USB.Port != "20-2.3" || len(near) > 0 {
 		t.Errorf("hits %+v, near %v", hits, near)
 	}
@@ -410,6 +412,6 @@ func FuzzMac(f *testing.F) {
 				t.Errorf("%+v", d)
 			}
 		}
-		disk.Match{USB: []disk.USBMatch{{VendorID: "2207"}}}.Find(disks, m.USBDevices())
+		match.Board{USB: []match.USB{{VendorID: "2207"}}}.Find(disks, m.USBDevices())
 	})
 }

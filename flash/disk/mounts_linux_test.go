@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
 	"imgtool/image/imagetest"
 )
 
 // Mounts of a stick can be ended, unless something else uses it or the system may run from it.
 // The machine's own disk is not known.
 func TestReleasable(t *testing.T) {
-	root := machine(t, "sticks")
+	root := disktest.Machine(t, "testdata/machines/sticks.txt")
 	for path, want := range map[string][]string{
 		"/dev/sda": {"/media/user/BOOT", "/media/user/my data"},
 		"/dev/sdb": nil, // parts of it are mounted
@@ -44,7 +45,7 @@ func TestReleasable(t *testing.T) {
 func TestUnmount(t *testing.T) {
 	imagetest.Long(t)
 	fs := func() string {
-		file := dirty(t, loopSize)
+		file := disktest.Dirty(t, loopSize)
 		imagetest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", file)
 		return imagetest.Loop(t, file)
 	}

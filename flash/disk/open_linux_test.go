@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
 	"imgtool/image"
 	"imgtool/image/imagetest"
 )
@@ -27,16 +28,6 @@ const (
 	loopSize = 24 * mib
 )
 
-// dirty makes a file of size bytes of 0xAA.
-func dirty(t *testing.T, size int64) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, bytes.Repeat([]byte{0xaa}, int(size)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 // losetup makes a loop device with options.
 func losetup(t *testing.T, file string, options ...string) string {
 	t.Helper()
@@ -44,34 +35,6 @@ func losetup(t *testing.T, file string, options ...string) string {
 	dev := strings.TrimSpace(imagetest.Run(t, "losetup", append(options, "--find", "--show", file)...))
 	t.Cleanup(func() { exec.Command(imagetest.Need(t, "losetup"), "--detach", dev).Run() })
 	return dev
-}
-
-func find(t *testing.T, path string) *disk.Disk {
-	t.Helper()
-	d, err := disk.Find("/", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-func open(t *testing.T, d *disk.Disk) *disk.Target {
-	t.Helper()
-	target, err := disk.Open(d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { target.Close() })
-	return target
-}
-
-func contents(t *testing.T, file string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 func refused(t *testing.T, err error, want string) {
@@ -82,9 +45,9 @@ func refused(t *testing.T, err error, want string) {
 }
 
 func TestAttachedFileIsRefused(t *testing.T) {
-	file := dirty(t, mib)
+	file := disktest.Dirty(t, mib)
 	dev := imagetest.Loop(t, file)
-	d := find(t, file)
+	d := disktest.Find(t, file)
 	refused(t, d.Check(disk.Need{}), "the file is attached as "+dev)
 	_, err := disk.Open(d)
 	refused(t, err, "the file is attached as "+dev)
@@ -103,8 +66,8 @@ func TestTargetUnalignedBuffers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			want := make([]byte, c.size)
 			rand.NewChaCha8([32]byte{2}).Read(want)
-			file := dirty(t, c.size)
-			target := open(t, find(t, c.path(t, file)))
+			file := disktest.Dirty(t, c.size)
+			target := disktest.Open(t, disktest.Find(t, c.path(t, file)))
 			rng := rand.New(rand.NewPCG(1, 2))
 			shifted := func(n int64) []byte {
 				b := make([]byte, n+4096)
@@ -153,7 +116,7 @@ func TestTargetUnalignedBuffers(t *testing.T) {
 				}
 			}
 			target.Close()
-			if i := differ(want, contents(t, file)); i >= 0 {
+			if i := differ(want, imagetest.Read(t, file)); i >= 0 {
 				t.Errorf("differs at %d", i)
 			}
 		})
@@ -189,14 +152,14 @@ func TestDiskInUseIsRefused(t *testing.T) {
 		}, " is swap"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			file := dirty(t, loopSize)
+			file := disktest.Dirty(t, loopSize)
 			dev := imagetest.Loop(t, file)
-			before := find(t, dev) // before it was in use
+			before := disktest.Find(t, dev) // before it was in use
 			c.use(t, dev)
 			imagetest.Run(t, "sync", "-f", file)
-			bytesBefore := contents(t, file)
+			bytesBefore := imagetest.Read(t, file)
 
-			d := find(t, dev)
+			d := disktest.Find(t, dev)
 			refused(t, d.Check(disk.Need{}), c.look)
 			for _, d := range []*disk.Disk{d, before} {
 				target, err := disk.Open(d)
@@ -218,7 +181,7 @@ func TestDiskInUseIsRefused(t *testing.T) {
 			if c.name == "swap" {
 				bytesBefore = bytesBefore[:image.Block]
 			}
-			if i := differ(bytesBefore, contents(t, file)); i >= 0 {
+			if i := differ(bytesBefore, imagetest.Read(t, file)); i >= 0 {
 				t.Errorf("byte %d has changed", i)
 			}
 			// A disk in use can be opened for reading.
@@ -233,7 +196,7 @@ func TestDiskInUseIsRefused(t *testing.T) {
 
 func TestClaimedDiskIsRefused(t *testing.T) {
 	imagetest.Long(t)
-	d := find(t, imagetest.Loop(t, dirty(t, mib)))
+	d := disktest.Find(t, imagetest.Loop(t, disktest.Dirty(t, mib)))
 	for name, hold := range map[string]func(*os.File) error{
 		"opened for itself": func(*os.File) error { return nil },
 		"locked":            func(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_SH) },
@@ -257,24 +220,24 @@ func TestClaimedDiskIsRefused(t *testing.T) {
 		}
 		f.Close()
 	}
-	open(t, d)
+	disktest.Open(t, d)
 }
 
 func TestPartitionIsRefused(t *testing.T) {
-	dev := imagetest.Loop(t, dirty(t, loopSize))
+	dev := imagetest.Loop(t, disktest.Dirty(t, loopSize))
 	imagetest.Run(t, "addpart", dev, "1", "2048", "20480")
 	t.Cleanup(func() { exec.Command("delpart", dev, "1").Run() })
 	_, err := disk.Find("/", dev+"p1")
 	refused(t, err, "a partition of "+dev)
-	d := find(t, dev)
+	d := disktest.Find(t, dev)
 	if len(d.Parts) != 1 || d.Parts[0] != (disk.Part{Name: filepath.Base(dev) + "p1", Off: mib, Size: 10 * mib}) {
 		t.Errorf("%+v", d.Parts)
 	}
 }
 
 func TestReadOnlyDiskIsRefused(t *testing.T) {
-	dev := losetup(t, dirty(t, mib), "--read-only")
-	d := find(t, dev)
+	dev := losetup(t, disktest.Dirty(t, mib), "--read-only")
+	d := disktest.Find(t, dev)
 	refused(t, d.Check(disk.Need{}), "read-only")
 	d.ReadOnly = false // it was not when it was found
 	_, err := disk.Open(d)
@@ -282,14 +245,14 @@ func TestReadOnlyDiskIsRefused(t *testing.T) {
 }
 
 func TestSectorSizeMismatchIsRefused(t *testing.T) {
-	dev := losetup(t, dirty(t, mib), "--sector-size", "4096", "--direct-io=on")
-	refused(t, find(t, dev).Check(disk.Need{SectorSize: 512}), "its sectors have 4096 bytes and the image is made for 512")
+	dev := losetup(t, disktest.Dirty(t, mib), "--sector-size", "4096", "--direct-io=on")
+	refused(t, disktest.Find(t, dev).Check(disk.Need{SectorSize: 512}), "its sectors have 4096 bytes and the image is made for 512")
 }
 
 func TestReplacedDiskIsRefused(t *testing.T) {
-	file := dirty(t, mib)
+	file := disktest.Dirty(t, mib)
 	dev := imagetest.Loop(t, file)
-	found := find(t, dev)
+	found := disktest.Find(t, dev)
 	for name, change := range map[string]func(*disk.Disk){
 		"number":  func(d *disk.Disk) { d.Diskseq += 7 },
 		"size":    func(d *disk.Disk) { d.Size /= 2 },
@@ -310,7 +273,7 @@ func TestReplacedDiskIsRefused(t *testing.T) {
 			target.Close()
 		}
 	}
-	if i := differ(bytes.Repeat([]byte{0xaa}, mib), contents(t, file)); i >= 0 {
+	if i := differ(bytes.Repeat([]byte{0xaa}, mib), imagetest.Read(t, file)); i >= 0 {
 		t.Errorf("byte %d has changed", i)
 	}
 }
@@ -318,7 +281,7 @@ func TestReplacedDiskIsRefused(t *testing.T) {
 func TestOpenPermission(t *testing.T) {
 	file := os.Getenv("FLASH_TEST_FILE") // set in the process without root's rights
 	if file == "" {
-		file = dirty(t, mib)
+		file = disktest.Dirty(t, mib)
 		if err := os.Chmod(file, 0o444); err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +291,7 @@ func TestOpenPermission(t *testing.T) {
 			return
 		}
 	}
-	if _, err := disk.Open(find(t, file)); !errors.Is(err, fs.ErrPermission) {
+	if _, err := disk.Open(disktest.Find(t, file)); !errors.Is(err, fs.ErrPermission) {
 		t.Error(err)
 	}
 }
@@ -343,8 +306,8 @@ func withoutRoot(t *testing.T, file string) {
 	there, self := filepath.Join(dir, "disk"), filepath.Join(dir, "test")
 	for _, err := range []error{
 		os.Chmod(dir, 0o755),
-		os.WriteFile(there, contents(t, file), 0o444),
-		os.WriteFile(self, contents(t, "/proc/self/exe"), 0o755),
+		os.WriteFile(there, imagetest.Read(t, file), 0o444),
+		os.WriteFile(self, imagetest.Read(t, "/proc/self/exe"), 0o755),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -362,9 +325,9 @@ func withoutRoot(t *testing.T, file string) {
 // The name of a disk goes to the next one as soon as the one is gone, of the same
 // make and size; what was looked at is not what is opened.
 func TestReplacedLoopDeviceIsRefused(t *testing.T) {
-	one, other := dirty(t, loopSize), dirty(t, loopSize)
+	one, other := disktest.Dirty(t, loopSize), disktest.Dirty(t, loopSize)
 	dev := imagetest.Loop(t, one)
-	found := find(t, dev)
+	found := disktest.Find(t, dev)
 	imagetest.Run(t, "losetup", "--detach", dev)
 	imagetest.Run(t, "losetup", dev, other)
 	if info := imagetest.Run(t, "losetup", "--noheadings", "--output", "BACK-FILE", dev); !strings.Contains(info, other) {

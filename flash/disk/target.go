@@ -3,47 +3,32 @@ package disk
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"runtime"
-	"sync"
 	"syscall"
 	"time"
-	"unsafe"
+
+	"imgtool/flash/disk/direct"
 )
 
 // Target is an open disk. Where the system supports it, reads and writes bypass the page
 // cache, so that data read back comes from the disk.
 type Target struct {
 	disk Disk
-	f    *os.File
-
-	// cached is a second descriptor of a regular file, for the end of the file, which
-	// O_DIRECT does not support; without O_DIRECT it is f.
-	cached *os.File
+	f    *direct.File
 
 	opened fs.FileInfo // of a regular file
-
-	align int64 // of offsets and lengths for f, in bytes; 1 without O_DIRECT
-	dirty int64 // number of bytes written since the last flush
-
-	mu     sync.Mutex
-	bounce []byte
+	dirty  int64       // number of bytes written since the last flush
 }
 
-const (
-	bounceSize = 1 << 20
-	memAlign   = 4096 // alignment of buffers for O_DIRECT; no disk requires more
-
-	// flushEvery is the number of bytes between flushes, so that errors are found early
-	// and the last flush does not take minutes.
-	flushEvery = 64 << 20
-)
+// flushEvery is the number of bytes between flushes, so that errors are found early and the
+// last flush does not take minutes.
+const flushEvery = 64 << 20
 
 // target returns the open disk f, or closes it if check fails.
 func (d *Disk) target(f *os.File, check func(*Target) error) (*Target, error) {
-	t := &Target{disk: *d, f: f, align: int64(d.SectorSize)}
+	t := &Target{disk: *d, f: &direct.File{File: f, Size: d.Size, Align: int64(d.SectorSize)}}
 	if err := check(t); err != nil {
 		f.Close()
 		return nil, err
@@ -68,7 +53,7 @@ func openFile(d *Disk, flags int) (*Target, error) {
 		f.Close()
 		return nil, err
 	}
-	t := &Target{disk: *d, f: f, cached: f, opened: info, align: 1}
+	t := &Target{disk: *d, f: &direct.File{File: f, Size: d.Size, Align: 1, Cached: f}, opened: info}
 	t.uncached(info, flags)
 	return t, nil
 }
@@ -100,66 +85,15 @@ func (t *Target) Size() int64 { return t.disk.Size }
 
 // ReadAt implements [io.ReaderAt]. Neither p nor off need to be aligned.
 func (t *Target) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, fmt.Errorf("reading at %d: negative offset", off)
-	}
-	if off >= t.disk.Size {
-		return 0, io.EOF
-	}
-	var short error
-	if int64(len(p)) > t.disk.Size-off {
-		p, short = p[:t.disk.Size-off], io.EOF
-	}
-	// Only a regular file may have an end that is not aligned.
-	direct := p[:max(0, min(int64(len(p)), t.disk.Size/t.align*t.align-off))]
-	n, err := t.readDirect(direct, off)
-	if err == nil && n < len(p) {
-		var k int
-		k, err = t.cached.ReadAt(p[n:], off+int64(n))
-		n += k
-	}
-	if err != nil {
-		return n, unwrapPath(err)
-	}
-	return n, short
-}
-
-func (t *Target) readDirect(p []byte, off int64) (int, error) {
-	if t.aligned(p, off) {
-		return t.f.ReadAt(p, off)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	buf := t.buffer()
-	n := 0
-	for n < len(p) {
-		start := (off + int64(n)) / t.align * t.align
-		end := (off + int64(len(p)) + t.align - 1) / t.align * t.align
-		part := buf[:min(int64(len(buf)), end-start)]
-		k, err := t.f.ReadAt(part, start)
-		n += copy(p[n:], part[min(int64(k), off+int64(n)-start):k])
-		if k < len(part) {
-			return n, err
-		}
-	}
-	return n, nil
+	n, err := t.f.ReadAt(p, off)
+	return n, unwrapPath(err)
 }
 
 // WriteAt implements [io.WriterAt]. On a disk, off must be a multiple of the sector size; the
 // rest of a last partial sector keeps its content, or becomes zeros if it cannot be read. A
 // write beyond the end of the disk fails with ENOSPC and writes nothing.
 func (t *Target) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || int64(len(p)) > t.disk.Size-off {
-		return 0, syscall.ENOSPC
-	}
-	if off%t.align != 0 || int64(len(p))%t.align != 0 {
-		if t.cached == nil {
-			return t.writePart(p, off)
-		}
-		n, err := t.cached.WriteAt(p, off)
-		return n, unwrapPath(err)
-	}
-	n, err := t.writeDirect(p, off)
+	n, err := t.f.WriteAt(p, off)
 	if err != nil {
 		return n, unwrapPath(err)
 	}
@@ -169,47 +103,6 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// writePart writes whole sectors and a part of another one.
-func (t *Target) writePart(p []byte, off int64) (int, error) {
-	if off%t.align != 0 {
-		return 0, fmt.Errorf("writing %d bytes at %d: the offset is not a multiple of %d", len(p), off, t.align)
-	}
-	whole := int64(len(p)) / t.align * t.align
-	if whole > 0 {
-		if n, err := t.WriteAt(p[:whole], off); err != nil {
-			return n, err
-		}
-	}
-	last := make([]byte, t.align)
-	if n, err := t.ReadAt(last, off+whole); err != nil {
-		clear(last[n:])
-	}
-	copy(last, p[whole:])
-	if _, err := t.WriteAt(last, off+whole); err != nil {
-		return int(whole), err
-	}
-	return len(p), nil
-}
-
-func (t *Target) writeDirect(p []byte, off int64) (int, error) {
-	if t.aligned(p, off) {
-		return t.f.WriteAt(p, off)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	buf := t.buffer()
-	n := 0
-	for n < len(p) {
-		part := buf[:copy(buf, p[n:])]
-		k, err := t.f.WriteAt(part, off+int64(n))
-		n += k
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
-}
-
 // Sync flushes the disk's cache. An error is final: the kernel reports it once, and a second
 // call would succeed.
 func (t *Target) Sync() error {
@@ -217,8 +110,8 @@ func (t *Target) Sync() error {
 	if err := t.flush(); err != nil {
 		return unwrapPath(err)
 	}
-	if t.cached != nil {
-		dropCache(t.cached)
+	if t.f.Cached != nil {
+		dropCache(t.f.Cached)
 	}
 	return nil
 }
@@ -251,27 +144,7 @@ func (t *Target) Alive() error {
 
 // Close closes the disk. Writes that were not flushed may be lost.
 func (t *Target) Close() error {
-	err := t.f.Close()
-	if t.cached != nil && t.cached != t.f {
-		err = errors.Join(err, t.cached.Close())
-	}
-	return err
-}
-
-func (t *Target) aligned(p []byte, off int64) bool {
-	if t.align == 1 || len(p) == 0 {
-		return true
-	}
-	return off%t.align == 0 && int64(len(p))%t.align == 0 && uintptr(unsafe.Pointer(&p[0]))%memAlign == 0
-}
-
-func (t *Target) buffer() []byte {
-	if t.bounce == nil {
-		b := make([]byte, bounceSize+memAlign)
-		skip := -uintptr(unsafe.Pointer(&b[0])) % memAlign
-		t.bounce = b[skip : skip+bounceSize]
-	}
-	return t.bounce
+	return t.f.Close()
 }
 
 // unwrapPath returns the cause of a path error, for errors that name the disk already.

@@ -119,7 +119,7 @@ func (t *Target) settle(m *mac) error {
 	if err := t.identify(); err != nil {
 		return err
 	}
-	writable, err := unix.IoctlGetInt(int(t.f.Fd()), dkiocIsWritable)
+	writable, err := unix.IoctlGetInt(int(t.f.File.Fd()), dkiocIsWritable)
 	if err != nil {
 		return fmt.Errorf("%s: asking whether it is read-only: %w", t.disk.Path, err)
 	}
@@ -157,14 +157,14 @@ func (d *Disk) sameMedium() error {
 // identify checks that the open disk has the size it was found with.
 func (t *Target) identify() error {
 	d := &t.disk
-	info, err := t.f.Stat()
+	info, err := t.f.File.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Mode()&fs.ModeCharDevice == 0 {
 		return d.replaced("it is not a character device")
 	}
-	fd := int(t.f.Fd())
+	fd := int(t.f.File.Fd())
 	// The kernel sets only the lower four of the eight bytes.
 	sector, err := unix.IoctlGetInt(fd, dkiocGetBlockSize)
 	if err != nil {
@@ -187,7 +187,7 @@ func lockFile(d *Disk, f *os.File) error {
 }
 
 // uncached disables the cache of a regular file, so that data read back come from the disk.
-func (t *Target) uncached(fs.FileInfo, int) { unix.FcntlInt(t.f.Fd(), unix.F_NOCACHE, 1) }
+func (t *Target) uncached(fs.FileInfo, int) { unix.FcntlInt(t.f.File.Fd(), unix.F_NOCACHE, 1) }
 
 // present checks that the open disk has the size it was found with, and still has its name.
 func (t *Target) present() error {
@@ -205,9 +205,9 @@ func (t *Target) CloseReread() (notRead, err error) { return nil, t.Close() }
 // not support character devices.
 func (t *Target) flush() error {
 	if t.disk.File {
-		return t.f.Sync()
+		return t.f.File.Sync()
 	}
-	fd := int(t.f.Fd())
+	fd := int(t.f.File.Fd())
 	switch err := unix.IoctlSetInt(fd, dkiocSynchronizeCache, 0); err {
 	case nil, unix.ENOTTY, unix.ENOTSUP:
 	default:

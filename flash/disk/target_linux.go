@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgtool/flash/disk/direct"
 	"imgtool/flash/disk/procs"
 )
 
@@ -90,8 +91,8 @@ func (t *Target) settle() error {
 		}
 		return err
 	}
-	fd := int(t.f.Fd())
-	if procs.LockedInPart(t.f) {
+	fd := int(t.f.File.Fd())
+	if procs.LockedInPart(t.f.File) {
 		return t.disk.refuse("another program has locked a part of it, as a virtual machine does with its disk: end that program first")
 	}
 	ro, err := unix.IoctlGetUint32(fd, unix.BLKROGET)
@@ -114,14 +115,14 @@ func (t *Target) settle() error {
 // the next one may get its name, such as /dev/sdb.
 func (t *Target) identify() error {
 	d := &t.disk
-	info, err := t.f.Stat()
+	info, err := t.f.File.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Mode()&fs.ModeDevice == 0 || info.Mode()&fs.ModeCharDevice != 0 {
 		return d.replaced("it is not a block device")
 	}
-	fd := int(t.f.Fd())
+	fd := int(t.f.File.Fd())
 	size, err := ioctl64(fd, unix.BLKGETSIZE64)
 	if err != nil {
 		return fmt.Errorf("%s: asking for its size: %w", d.Path, err)
@@ -156,12 +157,12 @@ func lockFile(d *Disk, f *os.File) error {
 func (t *Target) uncached(info fs.FileInfo, flags int) {
 	if f, err := os.OpenFile(t.disk.Path, flags|unix.O_DIRECT, 0); err == nil {
 		if other, err := f.Stat(); err == nil && os.SameFile(info, other) {
-			t.f, t.align = f, memAlign
+			t.f.File, t.f.Align = f, direct.MemAlign
 		} else {
 			f.Close()
 		}
 	}
-	dropCache(t.cached)
+	dropCache(t.f.Cached)
 }
 
 // present checks that the open disk is the disk that was found, and can be opened: a disk
@@ -187,7 +188,7 @@ func (t *Target) Reread() error {
 	if t.disk.File {
 		return nil
 	}
-	err := unix.IoctlSetInt(int(t.f.Fd()), unix.BLKRRPART, 0)
+	err := unix.IoctlSetInt(int(t.f.File.Fd()), unix.BLKRRPART, 0)
 	switch err {
 	case nil, unix.EBUSY, unix.EINVAL, unix.ENOTTY:
 		return nil
@@ -209,7 +210,7 @@ func (t *Target) CloseReread() (notRead, err error) {
 	return notRead, err
 }
 
-func (t *Target) flush() error { return t.f.Sync() }
+func (t *Target) flush() error { return t.f.File.Sync() }
 
 var errNoMedium error = unix.ENOMEDIUM
 

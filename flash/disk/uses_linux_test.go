@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
 	"imgtool/image/imagetest"
 )
 
@@ -45,7 +46,7 @@ func TestOpenForWritingIsRefused(t *testing.T) {
 		}
 		for _, c := range cases {
 			t.Run(kind+" "+c.name, func(t *testing.T) {
-				file := dirty(t, loopSize)
+				file := disktest.Dirty(t, loopSize)
 				path, held := file, file
 				if kind != "file" {
 					path = imagetest.Loop(t, file)
@@ -58,9 +59,9 @@ func TestOpenForWritingIsRefused(t *testing.T) {
 					t.Cleanup(func() { exec.Command("delpart", path, "1").Run() })
 					held = path + "p1"
 				}
-				before := find(t, path)
+				before := disktest.Find(t, path)
 				imagetest.Hold(t, c.script, held)
-				for _, d := range []*disk.Disk{before, find(t, path)} {
+				for _, d := range []*disk.Disk{before, disktest.Find(t, path)} {
 					target, err := disk.Open(d)
 					if err == nil {
 						target.Close()
@@ -73,7 +74,7 @@ func TestOpenForWritingIsRefused(t *testing.T) {
 					}
 					refused(t, err, c.want)
 				}
-				if err := find(t, path).Check(disk.Need{}); (err == nil) != (c.want == "") {
+				if err := disktest.Find(t, path).Check(disk.Need{}); (err == nil) != (c.want == "") {
 					t.Errorf("when looked at: %v", err)
 				}
 			})
@@ -83,9 +84,9 @@ func TestOpenForWritingIsRefused(t *testing.T) {
 
 // A lock of a process in another namespace is found through the descriptor itself.
 func TestLockedRangeIsRefused(t *testing.T) {
-	file := dirty(t, mib)
-	for _, path := range []string{file, imagetest.Loop(t, dirty(t, mib))} {
-		found := find(t, path)
+	file := disktest.Dirty(t, mib)
+	for _, path := range []string{file, imagetest.Loop(t, disktest.Dirty(t, mib))} {
+		found := disktest.Find(t, path)
 		f, err := os.OpenFile(path, os.O_RDONLY, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -102,20 +103,20 @@ func TestLockedRangeIsRefused(t *testing.T) {
 // A file may be attached in another mount namespace, where it has another path, or have been
 // renamed since: the path in sysfs does not exist here.
 func TestFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
-	file := dirty(t, mib)
+	file := disktest.Dirty(t, mib)
 	there := t.TempDir()
 	imagetest.Run(t, "unshare", "--mount", "sh", "-c", fmt.Sprintf(`
 		mount --bind %q %q && mkdir -p %[2]q/x; losetup --find --show %[2]q/%[3]s > %[1]q/dev`, filepath.Dir(file), there, filepath.Base(file)))
-	dev := string(contents(t, filepath.Join(filepath.Dir(file), "dev")))
+	dev := string(imagetest.Read(t, filepath.Join(filepath.Dir(file), "dev")))
 	dev = dev[:len(dev)-1]
 	t.Cleanup(func() { exec.Command("losetup", "--detach", dev).Run() })
 	if at := imagetest.Run(t, "losetup", "--noheadings", "--output", "BACK-FILE", dev); len(at) == 0 {
 		t.Fatal("the file is not attached")
 	}
-	refused(t, find(t, file).Check(disk.Need{}), "attached as "+dev)
+	refused(t, disktest.Find(t, file).Check(disk.Need{}), "attached as "+dev)
 
 	// Another file has the name of the attached file now.
-	other := dirty(t, mib)
+	other := disktest.Dirty(t, mib)
 	loop := imagetest.Loop(t, other)
 	moved := other + ".moved"
 	if err := os.Rename(other, moved); err != nil {
@@ -124,11 +125,11 @@ func TestFileAttachedUnderAnotherPathIsRefused(t *testing.T) {
 	if err := os.WriteFile(other, make([]byte, mib), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, find(t, moved).Check(disk.Need{}), "attached as "+loop)
-	if err := find(t, other).Check(disk.Need{}); err != nil {
+	refused(t, disktest.Find(t, moved).Check(disk.Need{}), "attached as "+loop)
+	if err := disktest.Find(t, other).Check(disk.Need{}); err != nil {
 		t.Errorf("a file with the former name of an attached file: %v", err)
 	}
-	open(t, find(t, other))
+	disktest.Open(t, disktest.Find(t, other))
 }
 
 // A file that was replaced since Find is refused.
@@ -139,8 +140,8 @@ func TestReplacedFileIsRefused(t *testing.T) {
 		"a named pipe":    func(file, _ string) error { os.Remove(file); return unix.Mkfifo(file, 0o600) },
 		"grown":           func(file, _ string) error { return os.Truncate(file, 2*mib) },
 	} {
-		file, other := dirty(t, mib), dirty(t, mib)
-		found := find(t, file)
+		file, other := disktest.Dirty(t, mib), disktest.Dirty(t, mib)
+		found := disktest.Find(t, file)
 		if err := swap(file, other); err != nil {
 			t.Fatal(err)
 		}
@@ -162,8 +163,8 @@ func TestNamed(t *testing.T) {
 			return errors.Join(os.WriteFile(file+"2", make([]byte, mib), 0o644), os.Rename(file+"2", file))
 		},
 	} {
-		file := dirty(t, mib)
-		target := open(t, find(t, file))
+		file := disktest.Dirty(t, mib)
+		target := disktest.Open(t, disktest.Find(t, file))
 		if err := target.Named(); err != nil {
 			t.Fatal(err)
 		}
@@ -217,13 +218,13 @@ func TestMountedFileIsRefused(t *testing.T) {
 	imagetest.NeedRoot(t)
 	file := emptyEROFS(t, mib)
 	twin := file + ".twin"
-	if err := os.WriteFile(twin, contents(t, file), 0o644); err != nil {
+	if err := os.WriteFile(twin, imagetest.Read(t, file), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(filepath.Dir(file))
 	for _, source := range []string{file, filepath.Base(file)} {
 		at := t.TempDir()
-		before := find(t, file)
+		before := disktest.Find(t, file)
 		err := unix.Mount(source, at, "erofs", unix.MS_RDONLY, "")
 		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOTBLK) {
 			if err := before.Check(disk.Need{}); err != nil {
@@ -237,21 +238,21 @@ func TestMountedFileIsRefused(t *testing.T) {
 		}
 		unmount := sync.OnceFunc(func() { unix.Unmount(at, unix.MNT_DETACH) })
 		t.Cleanup(unmount)
-		refused(t, find(t, file).Check(disk.Need{}), "mounted at "+at)
+		refused(t, disktest.Find(t, file).Check(disk.Need{}), "mounted at "+at)
 		_, err = disk.Open(before)
 		refused(t, err, "mounted at "+at)
 		if err := os.Rename(file, file+".moved"); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, find(t, file+".moved").Check(disk.Need{}), "mounted at "+at)
+		refused(t, disktest.Find(t, file+".moved").Check(disk.Need{}), "mounted at "+at)
 		if err := os.Rename(file+".moved", file); err != nil {
 			t.Fatal(err)
 		}
-		if err := find(t, twin).Check(disk.Need{}); err != nil {
+		if err := disktest.Find(t, twin).Check(disk.Need{}); err != nil {
 			t.Errorf("another file with the same content: %v", err)
 		}
 		unmount()
-		if err := find(t, file).Check(disk.Need{}); err != nil {
+		if err := disktest.Find(t, file).Check(disk.Need{}); err != nil {
 			t.Errorf("after it was unmounted: %v", err)
 		}
 	}
@@ -261,14 +262,14 @@ func TestMountedFileIsRefused(t *testing.T) {
 // renamed.
 func loopMounted(t *testing.T) {
 	t.Helper()
-	file := dirty(t, loopSize)
+	file := disktest.Dirty(t, loopSize)
 	imagetest.Run(t, "mkfs.ext4", "-q", "-F", file)
 	at := t.TempDir()
 	imagetest.Run(t, "mount", "-o", "loop,ro,noload", file, at)
 	t.Cleanup(func() { exec.Command("umount", at).Run() })
-	refused(t, find(t, file).Check(disk.Need{}), "the file is attached as /dev/loop")
+	refused(t, disktest.Find(t, file).Check(disk.Need{}), "the file is attached as /dev/loop")
 	if err := os.Rename(file, file+".moved"); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, find(t, file+".moved").Check(disk.Need{}), "the file is attached as /dev/loop")
+	refused(t, disktest.Find(t, file+".moved").Check(disk.Need{}), "the file is attached as /dev/loop")
 }

@@ -101,20 +101,11 @@ func TestSaveIsReproducible(t *testing.T) {
 		a, _ := save(t, name)
 		b, _ := save(t, name)
 		for _, of := range []func(string) string{func(p string) string { return p }, artifact.ManifestPath, artifact.BmapPath} {
-			if !bytes.Equal(read(t, of(a)), read(t, of(b))) {
+			if !bytes.Equal(imagetest.Read(t, of(a)), imagetest.Read(t, of(b))) {
 				t.Errorf("%s differs between two builds", of(name))
 			}
 		}
 	}
-}
-
-func read(t testing.TB, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 func TestBmaptoolAcceptsBmap(t *testing.T) {
@@ -122,10 +113,10 @@ func TestBmaptoolAcceptsBmap(t *testing.T) {
 	path, _ := save(t, "x.img")
 	out := filepath.Join(t.TempDir(), "out.img")
 	imagetest.Run(t, "bmaptool", "copy", "--bmap", artifact.BmapPath(path), path, out)
-	if !bytes.Equal(read(t, out), want) {
+	if !bytes.Equal(imagetest.Read(t, out), want) {
 		t.Error("the copy differs")
 	}
-	b := read(t, path)
+	b := imagetest.Read(t, path)
 	b[8*mib] ^= 1
 	os.WriteFile(path, b, 0o644)
 	if out, err := exec.Command(imagetest.Need(t, "bmaptool"), "copy", "--bmap", artifact.BmapPath(path), path, out).CombinedOutput(); err == nil {
@@ -154,7 +145,7 @@ func TestOpenReadsSavedImages(t *testing.T) {
 	}
 	for name := range unpackers {
 		path, m := save(t, name)
-		sidecar, err := artifact.ParseManifest(read(t, artifact.ManifestPath(path)))
+		sidecar, err := artifact.ParseManifest(imagetest.Read(t, artifact.ManifestPath(path)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +256,7 @@ func TestDamageIsFound(t *testing.T) {
 	imagetest.Long(t)
 	for name := range unpackers {
 		path, m := save(t, name)
-		whole := read(t, path)
+		whole := imagetest.Read(t, path)
 		r := rand.New(rand.NewPCG(3, 3))
 		check := func(what string, b []byte) {
 			t.Helper()
@@ -305,7 +296,7 @@ func TestOpenRefusesManifestOfOtherImage(t *testing.T) {
 	path, m := save(t, "x.img")
 	other := *m
 	other.Size += 512
-	for how, err := range map[string]error{"opened": first(drain(t, read(t, path), &other)), "streamed": second(drain(t, read(t, path), &other))} {
+	for how, err := range map[string]error{"opened": first(drain(t, imagetest.Read(t, path), &other)), "streamed": second(drain(t, imagetest.Read(t, path), &other))} {
 		if err == nil || !strings.Contains(err.Error(), "34603520") || !strings.Contains(err.Error(), "34604032") {
 			t.Errorf("%s: %v", how, err)
 		}
@@ -408,7 +399,7 @@ func TestSaveReadsInputsOnce(t *testing.T) {
 		if len(data) != 9*mib || m.Pieces[0].SHA256 != sum || m.Entries[0].SHA256 != sum {
 			t.Errorf("%s: the manifest has %s and %s of %s", name, m.Pieces[0].SHA256, m.Entries[0].SHA256, sum)
 		}
-		if name == "x.img.zst" && !strings.Contains(string(read(t, path)), sum) {
+		if name == "x.img.zst" && !strings.Contains(string(imagetest.Read(t, path)), sum) {
 			t.Errorf("%s: the manifest in it has other hashes", name)
 		}
 	}
@@ -416,7 +407,7 @@ func TestSaveReadsInputsOnce(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	path, m := save(f, "x.img.zst")
-	b := read(f, path)
+	b := imagetest.Read(f, path)
 	f.Add(b[:200], b[len(b)-200:])
 	f.Add(b[:1000], []byte{})
 	_ = m
@@ -453,7 +444,7 @@ func FuzzParseManifest(f *testing.F) {
 
 func TestSeekTableFollowsSpecification(t *testing.T) {
 	path, _ := save(t, "x.img.zst")
-	b := read(t, path)
+	b := imagetest.Read(t, path)
 	le := binary.LittleEndian
 	n := int(le.Uint32(b[len(b)-9:]))
 	if n != 8 || le.Uint32(b[len(b)-4:]) != 0x8F92EAB1 {
@@ -599,7 +590,7 @@ func TestRawFileSaveKeepsWrittenRanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, of := range []func(string) string{func(p string) string { return p }, artifact.ManifestPath, artifact.BmapPath} {
-		if !bytes.Equal(read(t, of(whole)), read(t, of(parts))) {
+		if !bytes.Equal(imagetest.Read(t, of(whole)), imagetest.Read(t, of(parts))) {
 			t.Errorf("%s differs from %s", of("parts.img"), of("whole.img"))
 		}
 	}
@@ -621,7 +612,7 @@ func TestRawFileSaveDoesNotWriteTwice(t *testing.T) {
 	if _, err := opt.Save(t.Context(), path, img, &artifact.Manifest{}); err != nil {
 		t.Fatal(err)
 	}
-	if b := read(t, path); b[0] != 0 {
+	if b := imagetest.Read(t, path); b[0] != 0 {
 		t.Error("a range that the file had already was written")
 	}
 }

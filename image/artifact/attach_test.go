@@ -77,7 +77,7 @@ func attachments(t testing.TB, path string) (opened, streamed map[string]string)
 
 func TestAttach(t *testing.T) {
 	path, m := save(t, "x.img.zst")
-	plain := read(t, path)
+	plain := imagetest.Read(t, path)
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -114,13 +114,13 @@ func TestAttach(t *testing.T) {
 	for _, name := range []string{"empty", "signature", "provenance", "sbom"} {
 		attach(t, other, name, []byte(want[name]))
 	}
-	if !bytes.Equal(read(t, other), read(t, path)) {
+	if !bytes.Equal(imagetest.Read(t, other), imagetest.Read(t, path)) {
 		t.Error("the order of attaching changes the bytes")
 	}
 	for name := range want {
 		attach(t, path, name, nil)
 	}
-	if !bytes.Equal(read(t, path), plain) {
+	if !bytes.Equal(imagetest.Read(t, path), plain) {
 		t.Error("without its attachments, the file differs from what it was")
 	}
 }
@@ -128,9 +128,9 @@ func TestAttach(t *testing.T) {
 func TestAttachBeside(t *testing.T) {
 	for _, name := range []string{"x.img", "x.img.xz", "x.img.gz"} {
 		path, _ := saveAs(t, name, 9*mib, mib, []byte("content"))
-		before := read(t, path)
+		before := imagetest.Read(t, path)
 		attach(t, path, artifact.Signature, []byte("sig"))
-		if got := read(t, path+".manifest.json.sig"); string(got) != "sig" || !bytes.Equal(read(t, path), before) {
+		if got := imagetest.Read(t, path+".manifest.json.sig"); string(got) != "sig" || !bytes.Equal(imagetest.Read(t, path), before) {
 			t.Errorf("%s: %q beside it", name, got)
 		}
 		if got, err := artifact.ReadBeside(path, artifact.Signature, nil); string(got) != "sig" {
@@ -145,7 +145,7 @@ func TestAttachBeside(t *testing.T) {
 
 func TestAttachRefuses(t *testing.T) {
 	path, _ := save(t, "x.img.zst")
-	before := read(t, path)
+	before := imagetest.Read(t, path)
 	for _, name := range []string{"", "UPPER", "a/b", "../x", string(bytes.Repeat([]byte("a"), 65))} {
 		if err := artifact.Attach(t.Context(), path, name, []byte("x")); err == nil {
 			t.Errorf("%q is accepted", name)
@@ -157,7 +157,7 @@ func TestAttachRefuses(t *testing.T) {
 		t.Error("more than the limit is accepted")
 	}
 	attach(t, path, "half", nil)
-	if !bytes.Equal(read(t, path), before) {
+	if !bytes.Equal(imagetest.Read(t, path), before) {
 		t.Error("the file has changed")
 	}
 }
@@ -167,7 +167,7 @@ func TestDamagedAttachmentIsFound(t *testing.T) {
 	path, _ := saveAs(t, "x.img.zst", 9*mib, mib, []byte("content"))
 	attach(t, path, "sbom", []byte("{\"packages\": []}"))
 	attach(t, path, "signature", []byte("a signature"))
-	whole := read(t, path)
+	whole := imagetest.Read(t, path)
 	start := bytes.Index(whole, []byte("\x52\x2a\x4d\x18"))
 	sums := bytes.LastIndex(whole, []byte("\x51\x2a\x4d\x18"))
 	for at := start; at < len(whole); at++ {
@@ -195,7 +195,7 @@ func TestForeignFramesAreRefused(t *testing.T) {
 		{"an invalid name", "\x04sbom", "\x04SBOM"},
 		{"a name longer than the frame", "\x04sbom", "\x40sbom"},
 	} {
-		b := bytes.Replace(read(t, path), []byte(change.from), []byte(change.to), 1)
+		b := bytes.Replace(imagetest.Read(t, path), []byte(change.from), []byte(change.to), 1)
 		if _, err := artifact.Open(bytes.NewReader(b), nil); !is[*artifact.CorruptError](err) {
 			t.Errorf("%s: %v", change.what, err)
 		}
@@ -235,7 +235,7 @@ func replaceText(t testing.TB, path string) (dropped bool) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	m, err := artifact.ParseManifest(read(t, artifact.ManifestPath(path)))
+	m, err := artifact.ParseManifest(imagetest.Read(t, artifact.ManifestPath(path)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func TestAttachThroughLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	attach(t, link, artifact.Signature, []byte("sig"))
-	if got := read(t, artifact.SignaturePath(path)); string(got) != "sig" {
+	if got := imagetest.Read(t, artifact.SignaturePath(path)); string(got) != "sig" {
 		t.Errorf("%q", got)
 	}
 }

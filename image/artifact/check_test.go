@@ -31,7 +31,7 @@ func checked(t testing.TB, b []byte, sidecar *artifact.Manifest) error {
 func TestCheckFindsFlippedBits(t *testing.T) {
 	imagetest.Long(t)
 	path, m := save(t, "x.img.zst")
-	b := read(t, path)
+	b := imagetest.Read(t, path)
 	if err := checked(t, b, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestCheckFindsFlippedBits(t *testing.T) {
 
 func TestCheckComparesRawImageWithManifest(t *testing.T) {
 	path, m := save(t, "x.img")
-	b := read(t, path)
+	b := imagetest.Read(t, path)
 	if err := checked(t, b, m); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestZipArchives(t *testing.T) {
 	imagetest.Long(t)
 	imagetest.Need(t, "zip")
 	path, _ := save(t, "x.img")
-	want := read(t, path)
+	want := imagetest.Read(t, path)
 	dir := filepath.Dir(path)
 	write := func(name, text string) { os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644) }
 	write("README.txt", "read me")
@@ -141,7 +141,7 @@ func TestZipArchives(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	b := read(t, filepath.Join(dir, "deflate.zip"))
+	b := imagetest.Read(t, filepath.Join(dir, "deflate.zip"))
 	b[len(b)/2] ^= 1
 	os.WriteFile(filepath.Join(dir, "bad.zip"), b, 0o644)
 	if _, _, err := all(filepath.Join(dir, "bad.zip")); fault.Kind(err) != fault.Corrupt {

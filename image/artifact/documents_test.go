@@ -12,6 +12,7 @@ import (
 
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/imagetest"
 )
 
 func sha(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
@@ -41,12 +42,12 @@ func TestSaveHashesTheWhole(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			file := sha(read(t, path))
+			file := sha(imagetest.Read(t, path))
 			all := map[bool]string{true: sha(whole)}[asked]
 			if saved.SHA256 != file || m.ImageSHA256 != all {
 				t.Errorf("%s: the file is %s and the image %s, want %s and %s", name, saved.SHA256, m.ImageSHA256, file, all)
 			}
-			beside := read(t, artifact.SBOMPath(path))
+			beside := imagetest.Read(t, artifact.SBOMPath(path))
 			want := []artifact.Subject{{File: name, SHA256: file, Content: m.Content()}}
 			listed := sha(beside)
 			if name == "x.img.zst" {
@@ -64,7 +65,7 @@ func TestSaveHashesTheWhole(t *testing.T) {
 			if fmt.Sprint(subjects) != fmt.Sprint(want) {
 				t.Errorf("%s: documents are about %v, want %v", name, subjects, want)
 			}
-			parsed, err := artifact.ParseManifest(read(t, artifact.ManifestPath(path)))
+			parsed, err := artifact.ParseManifest(imagetest.Read(t, artifact.ManifestPath(path)))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -89,7 +89,7 @@ func TestFormsDoNotDependOnWorkers(t *testing.T) {
 		for _, n := range []int{1, 2, 5} {
 			runtime.GOMAXPROCS(n)
 			path, _ := save(t, name)
-			if b := read(t, path); first == nil {
+			if b := imagetest.Read(t, path); first == nil {
 				first = b
 			} else if !bytes.Equal(b, first) {
 				t.Errorf("%s differs with %d workers", name, n)
@@ -191,7 +191,7 @@ func TestReplaceGivesTheFileOfSave(t *testing.T) {
 		if err := artifact.Save(t.Context(), want, whole, m, nil); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(read(t, path), read(t, want)) {
+		if !bytes.Equal(imagetest.Read(t, path), imagetest.Read(t, want)) {
 			t.Errorf("%s: Replace and Save give different files", format)
 		}
 	}
@@ -216,7 +216,7 @@ func toOldForm(t testing.TB, b []byte) []byte {
 func TestOldFormIsRead(t *testing.T) {
 	img, want := sample(t)
 	path, m := save(t, "x.img.zst")
-	old := toOldForm(t, read(t, path))
+	old := toOldForm(t, imagetest.Read(t, path))
 	if err := checked(t, old, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestCorruptionsAreFoundByCheck(t *testing.T) {
 	path, m := saveAs(t, "x.img.zst", 160*mib, 70*mib, content)
 	attach(t, path, "sbom", content[:5000])
 	attach(t, path, "signature", []byte("a signature"))
-	whole := read(t, path)
+	whole := imagetest.Read(t, path)
 	for range count {
 		b, how := imagetest.Corrupt(r, whole)
 		if bytes.Equal(b, whole) {
@@ -318,7 +318,7 @@ func TestCorruptionsAreFoundInStreams(t *testing.T) {
 	rand.NewChaCha8([32]byte{4}).Read(content[5*mib:][:50_000])
 	path, m := saveAs(t, "x.img.zst", 20*mib, 9*mib, content)
 	attach(t, path, "signature", []byte("a signature"))
-	whole := read(t, path)
+	whole := imagetest.Read(t, path)
 	s, err := artifact.Stream(bytes.NewReader(whole), nil)
 	if err != nil {
 		t.Fatal(err)

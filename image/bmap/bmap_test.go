@@ -16,15 +16,6 @@ import (
 	"imgtool/image/imagetest"
 )
 
-func read(t testing.TB, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // sample writes an image of 33 MiB and 512 bytes with holes.
 func sample(t testing.TB) string {
 	t.Helper()
@@ -49,7 +40,7 @@ func sample(t testing.TB) string {
 func bmapOf(t testing.TB, file string) []byte {
 	imagetest.Need(t, "bmaptool")
 	imagetest.Run(t, "bmaptool", "create", "-o", file+".bmap", file)
-	return read(t, file+".bmap")
+	return imagetest.Read(t, file+".bmap")
 }
 
 // older converts a block map of version 2.0 to an older version, as bmaptool 1.0 to 3.0 wrote
@@ -112,7 +103,7 @@ func open(t testing.TB, file string) *os.File {
 
 func TestBlockMapsOfBmaptool(t *testing.T) {
 	path := sample(t)
-	b := read(t, path)
+	b := imagetest.Read(t, path)
 	text := bmapOf(t, path)
 	pass := func(m *bmap.Map, b []byte) error {
 		_, err := io.Copy(io.Discard, m.Reader(bytes.NewReader(b)))

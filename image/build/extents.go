@@ -76,7 +76,7 @@ func (b *builder) extents(ctx context.Context, d *disk) ([]image.Extent, error) 
 			}
 		}
 		if rootfs.Size() > p.Len {
-			return nil, tooLarge(p.Name, rootfs.Size(), p.Len)
+			return nil, b.tooLarge(p.Name, rootfs.Size(), p.Len, 0)
 		}
 		extents = append(extents, image.Extent{Name: p.Name, Off: p.Off, Content: rootfs})
 	}

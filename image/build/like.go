@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"imgtool/image"
 	"imgtool/image/artifact"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
-	"imgtool/image/remote"
+	"imgtool/image/gpt"
 	"imgtool/image/squashfs"
 	"imgtool/image/volume"
 	"imgtool/layouts"
@@ -49,22 +50,26 @@ func (b *builder) findLike(ctx context.Context) error {
 	if place.Deep {
 		return fault.New(fault.Usage, "%s is a file in a file system: name an image, a partition or a squashfs", b.Like)
 	}
-	l, err := place.Open(ctx, b.Volume)
+	opt := b.Volume
+	if len(b.Board.Media) > 1 {
+		opt.Registry.Medium = b.disks[0].Name
+	}
+	l, err := place.Open(ctx, opt)
 	if err != nil {
 		return err
 	}
 	b.result.scratch = append(b.result.scratch, l.Source)
-	if !l.Partitions.None() && l.Part == "" {
-		b.used(func(p layouts.Part) bool {
-			if p.Content == "rootfs" && !p.Deferred && l.Part == "" {
-				l.Part, l.Inside = p.Name, true
-			}
-			return false
-		})
+	if l.Part == "" {
+		if l.Part = b.likePart(l); l.Part != "" {
+			l.Inside = true
+		}
 	}
 	part, err := l.Section()
 	if err != nil {
 		return err
+	}
+	if kind, err := volume.Detect(part); err == nil && kind != "squashfs" && kind != "" {
+		return fault.New(fault.Input, "%s is %s, and only the blocks of a squashfs can stay where they are", l.Name(), kind)
 	}
 	old, err := squashfs.Open(part, part.Size())
 	if err != nil {
@@ -72,8 +77,8 @@ func (b *builder) findLike(ctx context.Context) error {
 	}
 	used := old.Summary().BytesUsed
 	h := sha256.New()
-	if remote.IsURL(place.File) || l.Source.Format != artifact.Raw {
-		// All of it is read twice.
+	if l.Source.File == nil || l.Source.Format != artifact.Raw {
+		// It is on a server or compressed, and all of it is read twice.
 		f, err := compress.NewScratch(b.TempDir, b.Volume.Scratch)
 		if err != nil {
 			return err
@@ -91,6 +96,38 @@ func (b *builder) findLike(ctx context.Context) error {
 	b.like, b.likeName = old, l.Name()
 	b.inputs = append(b.inputs, artifact.Input{Name: "like", SHA256: hex.EncodeToString(h.Sum(nil))})
 	return nil
+}
+
+// likePart returns the name of the partition of an earlier image that has its root file system:
+// the first one with the name of such a partition of this image, or with a squashfs. It is "" for a
+// file system alone.
+func (b *builder) likePart(l *volume.Location) (name string) {
+	if l.Source.IsBundle() {
+		return "rootfs"
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(l.Partitions.List, func(p gpt.Part) bool { return volume.PartName(p) == name })
+	}
+	b.used(func(p layouts.Part) bool {
+		found := p.Content == "rootfs" && !p.Deferred && has(p.Name)
+		if found {
+			name = p.Name
+		}
+		return found
+	})
+	if name != "" {
+		return name
+	}
+	for _, p := range l.Partitions.List {
+		part, err := l.Partition(p)
+		if err != nil {
+			continue
+		}
+		if kind, err := volume.Detect(part); err == nil && kind == "squashfs" {
+			return volume.PartName(p)
+		}
+	}
+	return ""
 }
 
 // reused reports what the squashfs has in common with the earlier one.

@@ -76,7 +76,7 @@ func (b *builder) bareRootfs(ctx context.Context, d *disk, p layouts.Part, max i
 	opt.Like, opt.Reused = b.like, b.reused
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
 	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
-		return nil, tooLarge(p.Name, large.Size, large.Max)
+		return nil, b.tooLarge(p.Name, large.Size, large.Max, large.Gaps)
 	}
 	if damaged, ok := errors.AsType[*squashfs.LikeError](err); ok {
 		return nil, fault.New(fault.Corrupt, "--like: %s: %w", b.likeName, damaged.Unwrap())
@@ -106,9 +106,18 @@ func (b *builder) squashfs() squashfs.Options {
 	return squashfs.Options{Compression: b.Compression, BlockSize: cmp.Or(b.BlockSize, 1<<20), Packed: b.Packed, ModTime: b.Time, Workers: b.Jobs, Cache: b.Cache}
 }
 
-func tooLarge(part string, size, max int64) error {
-	return fmt.Errorf("%s: %s of squashfs do not fit in %s (%d bytes in %d): remove files from the root file system, or compress more, as with --compression zstd:19",
-		part, image.FormatSize(size), image.FormatSize(max), size, max)
+// tooLarge returns the error of a root file system that has more bytes than its partition, gaps of
+// them for alignment.
+func (b *builder) tooLarge(part string, size, max, gaps int64) error {
+	text := fmt.Sprintf("%s: %s of %s do not fit in %s (%d bytes in %d): ", part, image.FormatSize(size), b.rootfsType(), image.FormatSize(max), size, max)
+	if b.root.Ready != nil {
+		return errors.New(text + "the root file system is used as it is given, make a smaller one")
+	}
+	text += "remove files from the root file system, or compress more, as with --compression zstd:19"
+	if gaps > 0 && size-gaps < max+4096 { // the size is rounded
+		text += fmt.Sprintf("; with --align=false it is %s smaller and may fit", image.FormatSize(gaps))
+	}
+	return errors.New(text)
 }
 
 // warnNoInit warns of a root file system without the program that the kernel starts. It is

@@ -37,7 +37,7 @@ func (b *builder) protect(ctx context.Context, c image.Content) (image.Content, 
 	}
 	salt := b.derived("verity salt")
 	tree := make(memory, verity.TreeSize(size))
-	root, err := verity.Write(ctx, tree, 0, io.NewSectionReader(data, 0, size), salt, b.Phases.Start("hash tree", size))
+	root, err := verity.Write(ctx, tree, io.NewSectionReader(data, 0, size), salt, b.Phases.Start("hash tree", size))
 	if err != nil {
 		return nil, err
 	}

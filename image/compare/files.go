@@ -60,11 +60,30 @@ func (c *comparison) contents(name string, a, b *io.SectionReader) error {
 	if len(c.list) == before {
 		what := "content"
 		if va != nil {
+			if same, err := c.rest(a, b, at); same || err != nil {
+				return err
+			}
 			what = "the files are the same, and are stored differently"
 		}
 		c.changed(Difference{Partition: name, Details: []Detail{{What: what, At: &at}}})
 	}
 	return nil
+}
+
+// rest reports whether the only difference, at byte at, is that one has zeros after the end of
+// the other: a partition has them after its file system.
+func (c *comparison) rest(a, b *io.SectionReader, at int64) (bool, error) {
+	if at != min(a.Size(), b.Size()) {
+		return false, nil
+	}
+	spans, zeros := []image.Span{{Off: at, Len: max(a.Size(), b.Size()) - at}}, image.Zeros(max(a.Size(), b.Size()))
+	var err error
+	if a.Size() > b.Size() {
+		at, err = c.firstDifference(spans, a, zeros)
+	} else {
+		at, err = c.firstDifference(spans, zeros, b)
+	}
+	return at < 0, err
 }
 
 // read returns the file system in a partition, or nil if it is not a known one.

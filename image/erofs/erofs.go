@@ -67,7 +67,7 @@ type superblock struct {
 // Bits of FeatureCompat and FeatureIncompat.
 const (
 	hasChecksum        = 1 << 0
-	zeroPadding        = 1 << 0 // set for all compressed file systems since Linux 5.3
+	zeroPadding        = 1 << 0 // set for compressed file systems, except those for Linux before 5.3
 	compressionConfigs = 1 << 1
 )
 
@@ -98,6 +98,9 @@ func Open(r io.ReaderAt, size int64) (*Reader, error) {
 	}
 	if s.BlockBits < 9 || s.BlockBits > 16 {
 		return nil, fmt.Errorf("erofs: invalid block size 1 << %d", s.BlockBits)
+	}
+	if s.ExtraDevices > 0 {
+		return nil, fmt.Errorf("erofs: the content of its files is in %d other files or disks (mkfs.erofs --blobdev); it must be in one", s.ExtraDevices)
 	}
 	if used := int64(s.Blocks) << s.BlockBits; used > size {
 		return nil, fmt.Errorf("erofs of %d bytes is cut off after %d", used, size)
@@ -139,7 +142,7 @@ func (r *Reader) Summary() Summary {
 				codecs = append(codecs, name)
 			}
 		}
-	case s.FeatureIncompat&zeroPadding != 0:
+	case s.FeatureIncompat&zeroPadding != 0, s.Algorithms != 0:
 		codecs = algorithms[:1]
 	}
 	label, _, _ := bytes.Cut(s.Volume[:], []byte{0})

@@ -132,10 +132,14 @@ func TestSummary(t *testing.T) {
 	dir := t.TempDir()
 	treetest.WriteFile(t, dir+"/a", strings.Repeat("text ", 10_000))
 	const id = "01234567-89ab-cdef-0123-456789abcdef"
-	for codec, want := range map[string]string{"": "not compressed", "lz4": "lz4", "lz4hc": "lz4"} {
+	for codec, want := range map[string]string{"": "not compressed", "lz4": "lz4", "lz4hc": "lz4", "lz4 for Linux before 5.3": "lz4"} {
 		args := []string{"-U" + id, "-T1700000000"}
+		name, _, old := strings.Cut(codec, " for ")
 		if codec != "" {
-			args = append(args, "-z"+codec)
+			args = append(args, "-z"+name)
+		}
+		if old {
+			args = append(args, "-Elegacy-compress")
 		}
 		f := mkfs(t, dir, args...)
 		r := open(t, f)
@@ -153,6 +157,19 @@ func TestSummary(t *testing.T) {
 		if _, err := r.Tree(); errors.Is(err, erofs.ErrCompressed) != (codec != "") {
 			t.Errorf("%q: %v", codec, err)
 		}
+	}
+}
+
+// A file system whose content is in another file is refused.
+func TestDevices(t *testing.T) {
+	imagetest.Need(t, "mkfs.erofs")
+	dir := t.TempDir()
+	treetest.WriteFile(t, dir+"/a", strings.Repeat("text ", 10_000))
+	f := mkfs(t, dir, "--chunksize=4096", "--blobdev="+filepath.Join(t.TempDir(), "blob"))
+	info, err := f.Stat()
+	treetest.Must(t, err)
+	if _, err := erofs.Open(f, info.Size()); err == nil || !strings.Contains(err.Error(), "in 1 other files or disks") {
+		t.Errorf("got %v", err)
 	}
 }
 

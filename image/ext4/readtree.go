@@ -112,7 +112,7 @@ func (s *scan) list(path string, parent uint32, f *found) error {
 			if err != nil {
 				return fmt.Errorf("%s: block %d: %w", show(path), block, err)
 			}
-			if err := s.entries(b, path, parent, f, at, block); err != nil {
+			if err := s.entries(path, parent, f, dirBlock{b, at, block}); err != nil {
 				return err
 			}
 			at++
@@ -157,11 +157,17 @@ func checkDirectoryBlock(b []byte, f *found, i int64) error {
 	return nil
 }
 
-// entries reads the entries in block i of the directory at path. block is its number
-// on disk.
-func (s *scan) entries(b []byte, path string, parent uint32, f *found, i, block int64) error {
+// dirBlock is block i of a directory, which is block number of the file system.
+type dirBlock struct {
+	data      []byte
+	i, number int64
+}
+
+// entries reads the entries in a block of the directory at path.
+func (s *scan) entries(path string, parent uint32, f *found, block dirBlock) error {
+	b := block.data
 	bad := func(what string, args ...any) error {
-		return fmt.Errorf("%s: block %d: the directory is damaged: %s", show(path), block, fmt.Sprintf(what, args...))
+		return fmt.Errorf("%s: block %d: the directory is damaged: %s", show(path), block.number, fmt.Sprintf(what, args...))
 	}
 	for at, k := 0, 0; at < len(b); k++ {
 		if len(b)-at < 8 {
@@ -179,7 +185,7 @@ func (s *scan) entries(b []byte, path string, parent uint32, f *found, i, block 
 		}
 		name := string(b[at+8 : at+8+length])
 		at += size
-		if i == 0 && k < 2 {
+		if block.i == 0 && k < 2 {
 			want, of := []string{".", ".."}[k], []uint32{f.number, parent}[k]
 			if name != want || number != of {
 				return bad("the entry is %q of inode %d, want %q of inode %d", name, number, want, of)

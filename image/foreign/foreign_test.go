@@ -38,7 +38,7 @@ func TestForeignNamesOtherFiles(t *testing.T) {
 	made("zip", "zip", "-q", "zip.zip", "x")
 	made("squashfs", "mksquashfs", "x", "squashfs", "-quiet", "-no-progress")
 	for name, want := range map[string]string{"tar": "a tar archive", "lzma": "an .lzma file", "zip.zip": "a zip archive", "squashfs": "a squashfs file system"} {
-		b := read(t, filepath.Join(dir, name))
+		b := imagetest.Read(t, filepath.Join(dir, name))
 		if err := foreign.Check(artifact.Gzip, b[:min(len(b), image.PieceSize)]); fault.Kind(err) != fault.Input || !strings.HasPrefix(err.Error(), "it is "+want+", compressed with gzip, not a disk image: ") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -56,13 +56,4 @@ func TestForeignNamesOtherFiles(t *testing.T) {
 			t.Errorf("%d bytes: %v", len(b), err)
 		}
 	}
-}
-
-func read(t testing.TB, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }

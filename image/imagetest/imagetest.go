@@ -71,6 +71,16 @@ func Run(t testing.TB, program string, args ...string) string {
 	return out.String()
 }
 
+// Read returns the content of a file.
+func Read(t testing.TB, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // Loop attaches a file as a loop device with direct I/O, and detaches it when the test
 // ends.
 func Loop(t testing.TB, file string) string {

@@ -144,7 +144,7 @@ func TestPullFaults(t *testing.T) {
 		{"another artifact", on("GET", manifest, 0, changed(edited(func(m map[string]any) {
 			m["artifactType"] = "application/vnd.example"
 			layerOf(m)["annotations"] = nil
-		}))), fault.Input, `it is not a disk image, but "application/vnd.example" with 1 layers`},
+		}))), fault.Input, `it is not a disk image, but "application/vnd.example" with a layer that has no file name`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -240,7 +240,11 @@ func TestPushFaults(t *testing.T) {
 			t.Parallel()
 			s := newServer(t)
 			s.set(c.do)
-			_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, pushing())
+			opt := pushing()
+			if c.kind == fault.Gone {
+				opt.Network = hasty
+			}
+			_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, opt)
 			sentence(t, err, c.kind, c.want)
 			s.set(nil)
 			_, err = oci.Pull(t.Context(), s.host+"/toy:1", pulling(t.TempDir()))
@@ -263,7 +267,7 @@ func TestContainerImagesAreRefused(t *testing.T) {
 	must(t, err)
 	must(t, remote.WriteIndex(list, mutate.IndexMediaType(index, "application/vnd.docker.distribution.manifest.list.v2+json")))
 	for _, tag := range []string{"1", "list"} {
-		_, err := oci.Find(t.Context(), "oci://"+s.host+"/os:"+tag, oci.Options{Network: hasty})
+		_, err := oci.Find(t.Context(), "oci://"+s.host+"/os:"+tag, oci.Options{Network: patient})
 		sentence(t, err, fault.Input, "it is a container image and not a disk image")
 		if want := "imgtool build --rootfs docker://" + s.host + "/os:" + tag; !strings.Contains(fault.Hint(err), want) {
 			t.Errorf("%s: the hint is %q, not ... %s", tag, fault.Hint(err), want)
@@ -287,16 +291,67 @@ func TestArtifactsOfOthers(t *testing.T) {
 	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"application/vnd.unknown.artifact.v1",`+
 		`"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2,"data":"e30="},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar",`+
 		`"digest":"%s","size":%d,"annotations":{"org.opencontainers.image.title":"x.img.zst"}}]}`, digestOf([]byte("{}")), digestOf(data), len(data))
-	req, err := http.NewRequest(http.MethodPut, s.url+"/v2/toy/manifests/1", strings.NewReader(text))
-	must(t, err)
-	req.Header.Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
-	resp, err := http.DefaultClient.Do(req)
-	must(t, err)
-	resp.Body.Close()
+	s.put(t, "toy/manifests/1", text)
 	got := t.TempDir()
 	_, err = oci.Pull(t.Context(), s.host+"/toy:1", pulling(got))
 	must(t, err)
 	sameFiles(t, got, dir, "x.img.zst")
+
+	// The only entry of an index, and of an index in it.
+	index := func(manifests ...string) string {
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s]}`, strings.Join(manifests, ","))
+	}
+	entry := func(kind, text string) string {
+		return fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.%s.v1+json","digest":"%s","size":%d,"artifactType":"application/vnd.unknown.artifact.v1"}`, kind, digestOf([]byte(text)), len(text))
+	}
+	inner := index(entry("manifest", text))
+	s.put(t, "toy/manifests/inner", inner)
+	s.put(t, "toy/manifests/outer", index(entry("index", inner)))
+	for _, tag := range []string{"inner", "outer"} {
+		images, err := oci.Find(t.Context(), "oci://"+s.host+"/toy:"+tag, oci.Options{Network: hasty})
+		if must(t, err); images[0].Digest.String() != digestOf([]byte(text)) {
+			t.Errorf("%s is %s", tag, images[0].Digest)
+		}
+	}
+	s.put(t, "toy/manifests/two", index(entry("manifest", text), entry("manifest", text)))
+	s.put(t, "toy/manifests/none", index())
+	for tag, want := range map[string]string{"two": "it is an index of 2 artifacts of other programs: name one by its digest, such as sha256:", "none": "it is an index without images"} {
+		_, err := oci.Find(t.Context(), "oci://"+s.host+"/toy:"+tag, oci.Options{Network: hasty})
+		sentence(t, err, fault.Input, want)
+	}
+}
+
+// A name without a registry is not looked for at Docker Hub.
+func TestReferencesNameARegistry(t *testing.T) {
+	for _, ref := range []string{"oci://toy", "oci://toy:1", "oci://a/toy:1", "oci://localhost:5000"} {
+		_, err := oci.Find(t.Context(), ref, oci.Options{Network: hasty})
+		sentence(t, err, fault.Usage, "does not name a registry: write HOST/REPOSITORY:TAG, and for Docker Hub docker.io/"+ref[6:])
+	}
+}
+
+// The program that keeps the user's logins may be missing, and what a service for tokens sends may
+// have several lines.
+func TestFaultsOfLogins(t *testing.T) {
+	s := newServer(t)
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	must(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"credsStore":"of-a-stranger"}`), 0o600))
+	_, err := oci.Find(t.Context(), "oci://"+s.host+"/toy:1", oci.Options{Network: hasty})
+	sentence(t, err, fault.Input, "the program docker-credential-of-a-stranger, which is not installed")
+
+	must(t, os.Remove(filepath.Join(dir, "config.json")))
+	s.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		if r.URL.Path == "/token" {
+			io.WriteString(w, "{\n\"a\": 1\n}\n")
+			return
+		}
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token"`, s.url))
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	_, err = oci.Find(t.Context(), "oci://"+s.host+"/toy:1", oci.Options{Network: hasty})
+	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "getting a token from") {
+		t.Error(err)
+	}
 }
 
 // withLogin writes the configuration of docker login.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -28,8 +29,12 @@ import (
 	"imgtool/image/remote"
 )
 
-// hasty has timeouts that are short enough for tests.
-var hasty = remote.Network{Connect: 2 * time.Second, Header: time.Second, Stall: time.Second, Tries: 3, Pause: 10 * time.Millisecond, Wait: 2 * time.Second, Commit: 2 * time.Second}
+// patient waits for the servers of the tests as long as a busy machine needs, and hasty only
+// a short time: for servers that never answer.
+var (
+	patient = remote.Network{Connect: time.Minute, Header: time.Minute, Stall: time.Minute, Tries: 3, Pause: 10 * time.Millisecond, Wait: 2 * time.Second, Commit: time.Minute}
+	hasty   = remote.Network{Connect: time.Minute, Header: time.Second, Stall: time.Second, Tries: 3, Pause: 10 * time.Millisecond, Wait: 2 * time.Second, Commit: 2 * time.Second}
+)
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -116,6 +121,20 @@ func (s *server) set(change func(http.ResponseWriter, *http.Request, http.Handle
 	s.change, s.log = change, nil
 }
 
+// put stores a manifest or an index, as any client does.
+func (s *server) put(t testing.TB, path, text string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPut, s.url+"/v2/"+path, strings.NewReader(text))
+	must(t, err)
+	req.Header.Set("Content-Type", regexp.MustCompile(`application/vnd.oci.image.[a-z]+.v1.json`).FindString(text))
+	resp, err := http.DefaultClient.Do(req)
+	must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		t.Fatal(path, resp.Status)
+	}
+}
+
 // fetch gets a manifest or blob as any client does.
 func (s *server) fetch(t testing.TB, path string) []byte { return fetch(t, s.url+"/v2/"+path) }
 
@@ -135,11 +154,11 @@ func fetch(t testing.TB, url string) []byte {
 }
 
 func pushing(tags ...string) oci.PushOptions {
-	return oci.PushOptions{Network: hasty, Tags: tags, Reporter: progress.Discard}
+	return oci.PushOptions{Network: patient, Tags: tags, Reporter: progress.Discard}
 }
 
 func pulling(dir string) oci.PullOptions {
-	return oci.PullOptions{Options: oci.Options{Network: hasty}, Output: dir, Reporter: progress.Discard}
+	return oci.PullOptions{Options: oci.Options{Network: patient}, Output: dir, Reporter: progress.Discard}
 }
 
 // sameFiles compares the files of a directory with others of the same names.
@@ -291,7 +310,7 @@ func TestDigestsPin(t *testing.T) {
 		{"/toy:1", done.Images[1].Digest, "manifest: its size is at least"},
 	} {
 		s.set(on("GET", c.fault, 0, longer))
-		_, err := oci.Find(t.Context(), "oci://"+s.host+c.ref, oci.Options{Network: hasty})
+		_, err := oci.Find(t.Context(), "oci://"+s.host+c.ref, oci.Options{Network: patient})
 		if c.want == "" {
 			must(t, err)
 			continue

@@ -126,7 +126,11 @@ func (p *pull) plan(ctx context.Context, several bool) error {
 		differ = append([]string{p.path}, differ...)
 	}
 	if len(differ) > 0 && !p.opt.Force {
-		return fault.New(fault.Refused, "%s is there, with other content than in %s: replace it with --force, or write to another place with --output", strings.Join(differ, " and "), i.Reference)
+		verb := "is"
+		if len(differ) > 1 {
+			verb = "are"
+		}
+		return fault.New(fault.Refused, "%s %s there, with other content than in %s: replace it with --force, or write to another place with --output", strings.Join(differ, " and "), verb, i.Reference)
 	}
 	return nil
 }

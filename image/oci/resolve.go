@@ -84,6 +84,9 @@ func find(ctx context.Context, ref string, opt Options) ([]*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if top, err = top.follow(ctx, client, &at); err != nil {
+		return nil, err
+	}
 	if !top.index() {
 		one, err := top.image(ref, at.Digest, client)
 		if err == nil && opt.Medium != "" && opt.Medium != one.Medium {
@@ -93,8 +96,7 @@ func find(ctx context.Context, ref string, opt Options) ([]*Image, error) {
 	}
 	var images []*Image
 	for _, d := range top.Manifests {
-		// Programs from before artifact types drop them when they copy an index.
-		if d.ArtifactType != ArtifactType && d.Annotations[medium] == "" {
+		if !isOurs(d) {
 			continue
 		}
 		images = append(images, &Image{Reference: ref, Digest: d.Digest, Board: d.Annotations[board], Medium: d.Annotations[medium]})
@@ -139,6 +141,31 @@ type manifest struct {
 	v1.Manifest
 	Manifests []v1.Descriptor `json:"manifests"`
 	FSLayers  []any           `json:"fsLayers"` // of Docker schema 1
+}
+
+// isOurs reports whether an entry of an index is one of our images. Programs from before artifact
+// types drop them when they copy an index.
+func isOurs(d v1.Descriptor) bool {
+	return d.ArtifactType == ArtifactType || d.Annotations[medium] != ""
+}
+
+// maxNested is the number of indexes that are followed.
+const maxNested = 3
+
+// follow returns the only manifest of an index that another program made, which may be in
+// another such index, and sets its descriptor.
+func (m *manifest) follow(ctx context.Context, client *registry.Client, at *v1.Descriptor) (*manifest, error) {
+	for range maxNested {
+		if len(m.Manifests) != 1 || isOurs(m.Manifests[0]) {
+			break
+		}
+		*at = m.Manifests[0]
+		r, err := client.Get(ctx, "manifests", at.Digest.String())
+		if m, err = readManifest(r, err, at); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
 }
 
 func (m *manifest) index() bool { return m.MediaType.IsIndex() || len(m.Manifests) > 0 }
@@ -207,13 +234,20 @@ func isContainer(t types.MediaType) bool { return t.IsLayer() || strings.Contain
 func (m *manifest) notOurs(ref string) error {
 	kind := m.ArtifactType
 	switch {
+	case m.index() && len(m.Manifests) == 0:
+		return errors.New("it is an index without images")
+	case m.index() && m.Manifests[0].ArtifactType != "":
+		return fmt.Errorf("it is an index of %d artifacts of other programs: name one by its digest, such as %s", len(m.Manifests), m.Manifests[0].Digest)
 	case kind == "" && (m.index() || m.FSLayers != nil || slices.ContainsFunc(m.Layers, func(l v1.Descriptor) bool { return isContainer(l.MediaType) })):
 		name := strings.TrimPrefix(ref, Scheme)
 		return fault.WithHint(errors.New("it is a container image and not a disk image"), "build a disk image from it with imgtool build --rootfs docker://%s", name)
 	case kind == "":
 		kind = string(m.Config.MediaType)
 	}
-	return fmt.Errorf("it is not a disk image, but %q with %d layers", kind, len(m.Layers))
+	if len(m.Layers) == 1 {
+		return fmt.Errorf("it is not a disk image, but %q with a layer that has no file name", kind)
+	}
+	return fmt.Errorf("it is not a disk image, but %q with %d layers; a disk image has one", kind, len(m.Layers))
 }
 
 // parts returns what belongs to the image, by the names of parts. The layer's annotations name

@@ -31,15 +31,6 @@ func blank(t *testing.T, size int64) string {
 	return file
 }
 
-func read(t *testing.T, file string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // loop4096 is a loop device with sectors of 4096 bytes.
 func loop4096(t *testing.T, file string) string {
 	t.Helper()
@@ -100,7 +91,7 @@ func TestEveryFormOfAGPTIsReadAndMoved(t *testing.T) {
 				imagetest.Run(t, "sgdisk", append(c.sgdisk, dev)...)
 			}
 			imagetest.Run(t, "sgdisk", "-n", "1:2M:+4M", "-c", "1:one", "-n", "3:8M:+8M", "-c", "3:three", "-A", "3:set:2", dev)
-			disk := read(t, file)
+			disk := imagetest.Read(t, file)
 			table, err := partition.Read(bytes.NewReader(disk), 0)
 			if err != nil {
 				t.Fatal(err)
@@ -160,9 +151,9 @@ func TestEveryFormOfAGPTIsReadAndMoved(t *testing.T) {
 func TestAProtectiveEntryDecides(t *testing.T) {
 	file := blank(t, 40*mib)
 	imagetest.Run(t, "sgdisk", "-n", "1:2M:+4M", file)
-	withGPT := read(t, file)
+	withGPT := imagetest.Read(t, file)
 	sfdisk(t, file, "label: dos\nstart=2048,size=4096,type=83\n")
-	plain := read(t, file)
+	plain := imagetest.Read(t, file)
 	stale := bytes.Clone(plain)
 	copy(stale[512:17408], withGPT[512:17408])
 	damaged := bytes.Clone(stale)
@@ -211,7 +202,7 @@ func TestTheSectorsOfADiskCount(t *testing.T) {
 	file := blank(t, 40*mib)
 	dev := loop4096(t, file)
 	sfdisk(t, dev, "label: dos\nstart=512,size=512,type=83\n")
-	disk := read(t, file)
+	disk := imagetest.Read(t, file)
 	for sector, want := range map[int64]int64{512: 512 * 512, 4096: 512 * 4096} {
 		table, err := partition.Read(bytes.NewReader(disk), sector)
 		if err != nil || table.Parts[0].Off != want {
@@ -229,7 +220,7 @@ func TestTheSectorsOfADiskCount(t *testing.T) {
 		}
 	}
 	sfdisk(t, dev, "label: gpt\nstart=512,size=512\n")
-	disk = read(t, file)
+	disk = imagetest.Read(t, file)
 	if table, err := partition.Read(bytes.NewReader(disk), 0); err != nil || table.Sector != 4096 {
 		t.Errorf("%+v, %v", table, err)
 	}
@@ -240,7 +231,7 @@ func TestTheSectorsOfADiskCount(t *testing.T) {
 	other := blank(t, 20*mib)
 	imagetest.Run(t, "sgdisk", "-S", "4", other)
 	imagetest.Run(t, "sgdisk", "-n", "1:2M:+4M", other)
-	copy(disk[512:1536], read(t, other)[512:1536])
+	copy(disk[512:1536], imagetest.Read(t, other)[512:1536])
 	if _, err := gpt.Read(bytes.NewReader(disk), 512); err != nil {
 		t.Error(err)
 	}

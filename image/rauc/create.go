@@ -67,7 +67,7 @@ func Create(ctx context.Context, f File, opt Options, phases image.Phases) (*Man
 		return nil, 0, fmt.Errorf("the images are too small: their squashfs has %d bytes, and RAUC takes bundles only from %d on", size, 2*verity.BlockSize)
 	}
 	salt := sha256.Sum256(m.Encode())
-	root, err := verity.Write(ctx, f, size, io.NewSectionReader(f, 0, size), salt[:], phases.Start("hashing", size))
+	root, err := verity.Write(ctx, io.NewOffsetWriter(f, size), io.NewSectionReader(f, 0, size), salt[:], phases.Start("hashing", size))
 	if err != nil {
 		return nil, 0, err
 	}

@@ -53,7 +53,7 @@ func (b *Bundle) Verify(ctx context.Context, t Trust, phases image.Phases) error
 	}
 	if b.Format == Verity {
 		hashes := io.NewSectionReader(b.r, b.Payload, b.Manifest.Hashes)
-		if err := verity.Verify(ctx, payload, hashes, *b.Manifest.Root, b.Manifest.Salt, phases.Start("checking the hash tree", b.Payload)); err != nil {
+		if err := verity.Verify(ctx, payload, hashes, verity.Root{Hash: *b.Manifest.Root, Salt: b.Manifest.Salt}, phases.Start("checking the hash tree", b.Payload)); err != nil {
 			return err
 		}
 	}

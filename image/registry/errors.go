@@ -23,6 +23,9 @@ func explain(host string, err error) error {
 	if b, ok := errors.AsType[*remote.BusyError](err); ok {
 		return b
 	}
+	if p, ok := errors.AsType[*remote.ProxyError](err); ok {
+		return p
+	}
 	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		if answer.Request != nil {
 			host = answer.Request.URL.Host
@@ -50,6 +53,9 @@ func explain(host string, err error) error {
 	}
 	for u := new(url.Error); errors.As(err, &u); {
 		err = u.Err
+	}
+	if text := err.Error(); strings.Contains(text, "\n") { // of the library, with the text of a response
+		err = errors.New(strings.Join(strings.Fields(text), " "))
 	}
 	if strings.HasPrefix(err.Error(), host) {
 		return err

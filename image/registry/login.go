@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"imgtool/image/remote"
@@ -39,7 +40,7 @@ func login(ctx context.Context, in name.Repository, opt Options) (*Client, error
 	reg := in.Registry
 	w := remote.NewTransport(opt.Network)
 	repo := &Client{scheme: "https", repo: in, wire: w}
-	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, in)
+	auth, err := userLogin(ctx, in)
 	if err != nil {
 		return repo, err
 	}
@@ -85,6 +86,22 @@ func login(ctx context.Context, in name.Repository, opt Options) (*Client, error
 	return repo, err
 }
 
+// missingHelper matches the error of a program for logins that is not installed, which does not
+// wrap that of package exec.
+var missingHelper = regexp.MustCompile(`exec: "(docker-credential-[^"]+)": executable file not found`)
+
+// userLogin returns the login that the user's configuration has for a registry.
+func userLogin(ctx context.Context, at authn.Resource) (authn.Authenticator, error) {
+	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, at)
+	if err != nil {
+		if m := missingHelper.FindStringSubmatch(err.Error()); m != nil {
+			return nil, fmt.Errorf("the configuration of your logins names the program %s, which is not installed: install it, or remove it from credsStore and credHelpers in Docker's config.json", m[1])
+		}
+		return nil, fmt.Errorf("reading your logins: %w", err)
+	}
+	return auth, nil
+}
+
 // tokenService returns the service that issues the tokens of a registry, and the login for it.
 //
 // The login of the registry is sent to another host only with TLS. A service on this machine or
@@ -107,7 +124,7 @@ func tokenService(ctx context.Context, reg name.Registry, how *transport.Challen
 		if err != nil {
 			return reg, nil, err
 		}
-		login, err := authn.Resolve(ctx, authn.DefaultKeychain, service)
+		login, err := userLogin(ctx, service)
 		return service, login, err
 	case u.Scheme != "https" && auth != authn.Anonymous:
 		return reg, nil, fmt.Errorf("%s requires sending its login to %s without encryption", reg.RegistryStr(), u.Host)

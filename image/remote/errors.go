@@ -25,7 +25,7 @@ func (e *StatusError) Error() string {
 	case e.Missing():
 		return fmt.Sprintf("%s has no such file (status %s)", e.Host, text)
 	case e.Kind() == fault.Permission:
-		return fmt.Sprintf("%s denies access with status %s: a login can be in the URL, as in https://USER:PASSWORD@HOST/FILE", e.Host, text)
+		return fmt.Sprintf("%s denies access with status %s: a login can be in the URL, as in https://USER:PASSWORD@HOST/FILE, or in ~/.netrc", e.Host, text)
 	case Temporary(e.Status):
 		return fmt.Sprintf("%s keeps responding with status %s: try again later", e.Host, text)
 	}
@@ -68,7 +68,7 @@ func clean(host string, err error) error {
 	for u := new(url.Error); errors.As(err, &u); {
 		err = u.Err
 	}
-	if strings.HasPrefix(err.Error(), host) {
+	if strings.HasPrefix(err.Error(), host) || errors.As(err, new(*ProxyError)) || errors.As(err, new(*GoneError)) {
 		return err
 	}
 	return fmt.Errorf("%s: %w", host, err)

@@ -21,7 +21,7 @@ import (
 // any web server.
 type Options struct {
 	// Transport sends the requests, with the credentials for the server; nil means a
-	// [Transport] with the user and password of the URL. A given one should be based on a
+	// [Transport] with the user and password of the URL, or of ~/.netrc. A given one should be based on a
 	// Transport, for its limits.
 	Transport http.RoundTripper
 	Network   Network // timeouts and retries
@@ -85,7 +85,11 @@ func Open(ctx context.Context, rawURL string, opt Options) (*File, error) {
 	f := &File{ctx: ctx, opt: opt, net: opt.Network.withDefaults(), origin: u, name: nameOf(u), size: -1}
 	f.client = &http.Client{Transport: opt.Transport, CheckRedirect: checkRedirect}
 	if opt.Transport == nil {
-		f.client.Transport = &login{inner: NewTransport(f.net), scheme: u.Scheme, host: u.Host, user: u.User}
+		user, err := withLogin(u)
+		if err != nil {
+			return nil, err
+		}
+		f.client.Transport = &login{inner: NewTransport(f.net), scheme: u.Scheme, host: u.Host, user: user}
 	}
 	f.origin.User = nil
 	if opt.Size > 0 {

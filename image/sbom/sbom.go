@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -139,23 +140,15 @@ func (os osRelease) purl(kind, namespace, name, version string, qualifiers map[s
 	if distro != "" && os.version != "" {
 		distro += "-" + os.version
 	}
-	return purl(kind, cmp.Or(os.id, namespace), name, version, qualifiers, "distro", distro)
+	q := map[string]string{"distro": distro}
+	maps.Copy(q, qualifiers)
+	return purl(kind, cmp.Or(os.id, namespace), name, version, q)
 }
 
-// purl returns a package URL. more are further qualifiers. Empty ones are left out.
-func purl(kind, namespace, name, version string, qualifiers map[string]string, more ...string) string {
-	q := map[string]string{}
-	for key, value := range qualifiers {
-		if value != "" {
-			q[key] = value
-		}
-	}
-	for i := 0; i+1 < len(more); i += 2 {
-		if more[i+1] != "" {
-			q[more[i]] = more[i+1]
-		}
-	}
-	return packageurl.NewPackageURL(kind, namespace, name, version, packageurl.QualifiersFromMap(q), "").ToString()
+// purl returns a package URL. Empty qualifiers are left out.
+func purl(kind, namespace, name, version string, qualifiers map[string]string) string {
+	maps.DeleteFunc(qualifiers, func(_, value string) bool { return value == "" })
+	return packageurl.NewPackageURL(kind, namespace, name, version, packageurl.QualifiersFromMap(qualifiers), "").ToString()
 }
 
 // OCI returns the package URL of a container image. ref is HOST/REPOSITORY:TAG, which may follow

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"imgtool/image/squashfs/space"
+	"imgtool/image/tree"
 	"imgtool/image/tree/sums"
 )
 
@@ -23,8 +24,8 @@ import (
 //     goes to the smallest gap that it fits in, the largest first, or behind the last block.
 //  4. The tables stay where they are if there is room for what is new.
 //
-// If gaps and unused tail ends exceed maxWaste of all bytes, the file system is laid out
-// without the earlier one.
+// If gaps and unused tail ends exceed maxWaste of all bytes, or the file system exceeds
+// Options.Max, it is laid out without the earlier one.
 const (
 	maxUnused = 2 // percent
 	maxWaste  = 4 // percent, so that the size is within 5 percent of that without Like
@@ -95,9 +96,7 @@ func (wr *writer) writeLike(ctx context.Context) ([]byte, error) {
 	if err := wr.place(l); err != nil {
 		return nil, err
 	}
-	if wr.opt.Reused != nil {
-		wr.opt.Reused(l.reuse)
-	}
+	wr.reuse = l.reuse
 	if err := wr.writeKept(ctx, l); err != nil {
 		return nil, err
 	}
@@ -303,8 +302,40 @@ func (wr *writer) place(l *layout) error {
 	if excess := reuse.Waste - slack - alignment; excess*100 > maxWaste*s.Used() {
 		return startOver("gaps and unused parts would take %.1f %% of its blocks, the limit is %d %%", float64(reuse.Waste)*100/float64(max(s.Used(), 1)), maxWaste)
 	}
+	if l.tables >= wr.out.max {
+		return tooLargeLike(l.tables, wr.out.max)
+	}
 	l.reuse = reuse
 	return nil
+}
+
+func tooLargeLike(size, max int64) error {
+	return startOver("%d bytes in its layout do not fit in %d", size, max)
+}
+
+// writeAgain writes the file system without the earlier one, in whose layout it is too large. It
+// leaves nothing behind the end of what was written before.
+func (wr *writer) writeAgain(ctx context.Context, t *tree.Tree, was *TooLargeError) (int64, error) {
+	opt := wr.opt
+	opt.Like = nil
+	next, err := newWriter(ctx, wr.out.w, t, opt)
+	if err != nil {
+		return 0, err
+	}
+	next.progress, next.counted, next.again = wr.progress, wr.counted, wr.counted
+	size, err := next.write(ctx)
+	if err != nil {
+		return 0, err
+	}
+	wr.reuse = Reuse{Reason: tooLargeLike(was.Size, was.Max).Error()}
+	zeros := make([]byte, maxBlock)
+	end := min(was.Size, wr.out.max)
+	for at := size; at < end; at += maxBlock {
+		if err := wr.out.writeAt(zeros[:min(maxBlock, end-at)], at); err != nil {
+			return 0, err
+		}
+	}
+	return size, nil
 }
 
 // unplaced returns the lengths of what is to be placed, and where to put the starts: files

@@ -2,12 +2,15 @@ package squashfs_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
+	"imgtool/image"
 	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
@@ -305,4 +308,57 @@ func TestWriteLikeDamaged(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 10 ended with an error", failed)
+}
+
+// A file system that is too large only in the layout of the earlier one is laid out without it, and
+// nothing of the attempt remains behind its end.
+func TestWriteLikeTooLarge(t *testing.T) {
+	tr, paths := system(t, 12)
+	rng := rand.New(rand.NewPCG(12, 12))
+	opt := squashfs.Options{Compression: "zstd:1", BlockSize: 128 << 10}
+	opt.Like = like(t, bytesOf(t, tr, opt))
+	tr = tr.Without(nil)
+	for range 10 {
+		path := paths[4000+rng.IntN(len(paths)-4000)]
+		put(t, tr, path, file(text(rng, int(tr.Lookup(path).Size())+500)))
+	}
+	plain := opt
+	plain.Like = nil
+	want, followed := bytesOf(t, tr, plain), bytesOf(t, tr, opt)
+	if len(followed) <= len(want) {
+		t.Fatalf("%d bytes like the earlier one, %d without: there is nothing to test", len(followed), len(want))
+	}
+	// Without room for the tables, and without room for some of them.
+	for _, max := range []int{len(want), len(followed) - 4096} {
+		f, err := os.Create(t.TempDir() + "/image")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		opt.Max = int64(max)
+		var reuse []squashfs.Reuse
+		opt.Reused = func(r squashfs.Reuse) { reuse = append(reuse, r) }
+		size, err := squashfs.Write(t.Context(), f, tr, opt, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(f.Name())
+		if err != nil || size != int64(len(want)) || !bytes.Equal(got[:size], want) || len(got) > max || !image.IsZero(got[size:]) {
+			t.Errorf("at most %d bytes: %d bytes in a file of %d, not those without the earlier file system: %v", max, size, len(got), err)
+		}
+		if len(reuse) != 1 || !strings.Contains(reuse[0].Reason, fmt.Sprintf("bytes in its layout do not fit in %d", max)) {
+			t.Errorf("at most %d bytes: %+v", max, reuse)
+		}
+	}
+	opt.Max = int64(len(want)) - 4096
+	f, err := os.Create(t.TempDir() + "/image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	opt.Reused = func(r squashfs.Reuse) { t.Errorf("%+v", r) }
+	_, err = squashfs.Write(t.Context(), f, tr, opt, nil)
+	if large, ok := errors.AsType[*squashfs.TooLargeError](err); !ok || large.Size != int64(len(want)) || large.Gaps == 0 {
+		t.Errorf("%v, want %d bytes in %d", err, len(want), opt.Max)
+	}
 }

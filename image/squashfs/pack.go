@@ -89,6 +89,7 @@ func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	end := wr.aligned(wr.out.pos) + wr.slack(wr.out.pos)
+	wr.gaps += end - wr.out.pos
 	return fragments, wr.out.write(make([]byte, end-wr.out.pos))
 }
 
@@ -149,6 +150,7 @@ func (wr *writer) align(n int64) error {
 	if gap > maxGap(n) {
 		return nil
 	}
+	wr.gaps += gap
 	return wr.out.write(make([]byte, gap))
 }
 

@@ -26,7 +26,7 @@ type Options struct {
 	Workers     int    // 0 is GOMAXPROCS; the bytes do not depend on it
 
 	// Like is an earlier file system whose blocks stay where they are, if possible: see
-	// like.go. Reused, which may be nil, is called once if Like is set.
+	// like.go. Reused, which may be nil, is called once if Like is set and there is no error.
 	Like   *Reader
 	Reused func(Reuse)
 
@@ -53,9 +53,9 @@ func (o Options) Check() error {
 	return nil
 }
 
-// TooLargeError is the error of [Write] for a file system of Size bytes that may
-// have at most Max.
-type TooLargeError struct{ Size, Max int64 }
+// TooLargeError is the error of [Write] for a file system of Size bytes, Gaps of them for
+// alignment, that may have at most Max.
+type TooLargeError struct{ Size, Max, Gaps int64 }
 
 func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("%d bytes of squashfs do not fit in %d", e.Size, e.Max)
@@ -76,6 +76,17 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 		return 0, err
 	}
 	wr.progress = p
+	size, err := wr.write(ctx)
+	if large, ok := errors.AsType[*TooLargeError](err); ok && opt.Like != nil && wr.reuse.Reason == "" {
+		size, err = wr.writeAgain(ctx, t, large)
+	}
+	if err == nil && opt.Like != nil && opt.Reused != nil {
+		opt.Reused(wr.reuse)
+	}
+	return size, err
+}
+
+func (wr *writer) write(ctx context.Context) (int64, error) {
 	if err := wr.writeOptions(); err != nil {
 		return 0, err
 	}
@@ -107,6 +118,8 @@ type writer struct {
 	progress image.Progress
 	counted  int64 // bytes that were reported to progress
 	again    int64 // the part of counted that comes again
+	gaps     int64 // bytes that alignment takes
+	reuse    Reuse // if opt.Like is set
 }
 
 // count reports n bytes of content as done.
@@ -124,9 +137,7 @@ func (wr *writer) allBlocks(ctx context.Context) ([]byte, error) {
 	}
 	fragments, err := wr.writeLike(ctx)
 	if why, ok := errors.AsType[*startOverError](err); ok {
-		if wr.opt.Reused != nil {
-			wr.opt.Reused(Reuse{Reason: why.reason})
-		}
+		wr.reuse = Reuse{Reason: why.reason}
 		for _, n := range wr.plan.files {
 			n.data.start, n.data.words, n.data.kept = 0, nil, false
 		}
@@ -288,7 +299,7 @@ func (wr *writer) finish() (int64, error) {
 		return 0, err
 	}
 	if out.pos > out.max {
-		return 0, &TooLargeError{out.pos, wr.opt.Max}
+		return 0, &TooLargeError{out.pos, wr.opt.Max, wr.gaps}
 	}
 	return out.pos, out.writeAt(appendTo(nil, wr.super), 0)
 }

@@ -81,10 +81,10 @@ func (e *MismatchError) Error() string {
 // Kind implements the interface of package fault.
 func (e *MismatchError) Kind() string { return fault.Corrupt }
 
-// Write reads size bytes of data, writes their tree at byte off of w and returns the hash
-// of its root. The data and w may be the same file. w is nil if only the root is needed.
-// p receives the number of bytes of data.
-func Write(ctx context.Context, w io.WriterAt, off int64, data *io.SectionReader, salt []byte, p image.Progress) (Hash, error) {
+// Write reads the data, writes their tree to w and returns the hash of its root. The tree may be
+// in the file of the data, after them (see [io.NewOffsetWriter]). w is nil if only the root is
+// needed. p receives the number of bytes of data.
+func Write(ctx context.Context, w io.WriterAt, data *io.SectionReader, salt []byte, p image.Progress) (Hash, error) {
 	if err := CheckSize(data.Size()); err != nil {
 		return Hash{}, err
 	}
@@ -92,7 +92,7 @@ func Write(ctx context.Context, w io.WriterAt, off int64, data *io.SectionReader
 		return Hash{}, fmt.Errorf("a salt has at most %d bytes, not %d", MaxSalt, len(salt))
 	}
 	sizes, sum := levels(data.Size() / BlockSize)
-	at := off + sum*BlockSize
+	at := sum * BlockSize
 	hashes, err := hashData(ctx, data, salt, p, func(block int64, b []byte) error {
 		if w == nil || len(sizes) == 0 {
 			return nil
@@ -190,9 +190,15 @@ func hashData(ctx context.Context, data *io.SectionReader, salt []byte, p image.
 	return hashes, err
 }
 
+// Root is what a tree is checked against.
+type Root struct {
+	Hash Hash
+	Salt []byte
+}
+
 // Verify reads the data and their tree, which has no superblock, and compares each block
 // with its hash, up to the root. A block that differs is a [*MismatchError].
-func Verify(ctx context.Context, data, tree *io.SectionReader, root Hash, salt []byte, p image.Progress) error {
+func Verify(ctx context.Context, data, tree *io.SectionReader, root Root, p image.Progress) error {
 	if err := CheckSize(data.Size()); err != nil {
 		return err
 	}
@@ -202,18 +208,18 @@ func Verify(ctx context.Context, data, tree *io.SectionReader, root Hash, salt [
 	}
 	// From the root downwards, so that each block is compared with a hash that is known to
 	// be right. want are the hashes of the blocks of the level below.
-	want, at := root[:], int64(0)
+	want, at := root.Hash[:], int64(0)
 	for i := len(sizes) - 1; i > 0; i-- {
 		blocks := make([]byte, sizes[i]*BlockSize)
 		if _, err := image.ReadFull(tree, blocks, at); err != nil {
 			return err
 		}
-		if n := firstDifference(appendHashes(nil, blocks, salt), want); n >= 0 {
+		if n := firstDifference(appendHashes(nil, blocks, root.Salt), want); n >= 0 {
 			return &MismatchError{at + n*BlockSize, true}
 		}
 		want, at = blocks, at+int64(len(blocks))
 	}
-	return verifyLowest(ctx, data, tree, lowest{want, at, salt}, p)
+	return verifyLowest(ctx, data, tree, lowest{want, at, root.Salt}, p)
 }
 
 // lowest is what the lowest level is compared with.

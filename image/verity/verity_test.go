@@ -39,7 +39,7 @@ func (b buffer) WriteAt(p []byte, off int64) (int, error) {
 func tree(t *testing.T, data, salt []byte) (verity.Hash, []byte) {
 	t.Helper()
 	b := make(buffer, verity.TreeSize(int64(len(data))))
-	root, err := verity.Write(t.Context(), b, 0, section(data), salt, nil)
+	root, err := verity.Write(t.Context(), b, section(data), salt, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestVerifyFindsEveryFlippedBlock(t *testing.T) {
 		data := random(n * verity.BlockSize)
 		root, hashes := tree(t, data, salt)
 		verify := func() error {
-			return verity.Verify(t.Context(), section(data), section(hashes), root, salt, nil)
+			return verity.Verify(t.Context(), section(data), section(hashes), verity.Root{Hash: root, Salt: salt}, nil)
 		}
 		if err := verify(); err != nil {
 			t.Fatalf("%d blocks: %v", n, err)
@@ -129,7 +129,7 @@ func TestVerifyFindsEveryFlippedBlock(t *testing.T) {
 			t.Errorf("%d blocks: another root is accepted", n)
 		}
 		root[31] ^= 1
-		if verity.Verify(t.Context(), section(data), section(hashes), root, []byte("salT"), nil) == nil {
+		if verity.Verify(t.Context(), section(data), section(hashes), verity.Root{Hash: root, Salt: []byte("salT")}, nil) == nil {
 			t.Errorf("%d blocks: another salt is accepted", n)
 		}
 	}
@@ -137,16 +137,16 @@ func TestVerifyFindsEveryFlippedBlock(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	for _, n := range []int{0, 1, 4095, 4097} {
-		if _, err := verity.Write(t.Context(), nil, 0, section(random(n)), nil, nil); err == nil {
+		if _, err := verity.Write(t.Context(), nil, section(random(n)), nil, nil); err == nil {
 			t.Errorf("%d bytes are accepted", n)
 		}
 	}
 	data := random(3 * verity.BlockSize)
 	root, hashes := tree(t, data, nil)
-	if got, err := verity.Write(t.Context(), nil, 0, section(data), nil, nil); err != nil || got != root {
+	if got, err := verity.Write(t.Context(), nil, section(data), nil, nil); err != nil || got != root {
 		t.Errorf("without a file the root is %x (%v), with one %x", got, err, root)
 	}
-	if verity.Verify(t.Context(), section(data), section(hashes[:0]), root, nil, nil) == nil {
+	if verity.Verify(t.Context(), section(data), section(hashes[:0]), verity.Root{Hash: root}, nil) == nil {
 		t.Error("a tree that is too short is accepted")
 	}
 }

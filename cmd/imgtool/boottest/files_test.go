@@ -25,15 +25,6 @@ func sparseFile(t *testing.T, path string, size int64) string {
 	return path
 }
 
-func readFile(t *testing.T, path string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
 func bytesAt(t *testing.T, path string, off int64, n int) string {
 	t.Helper()
 	f, err := os.Open(path)

@@ -42,7 +42,7 @@ func TestFlashWithoutRoot(t *testing.T) {
 		d.ssh.want(5, "run: sudo imgtool flash -i x.img /dev/sda\n", "imgtool flash -i x.img")
 		d.ssh.want(0, "(?s)/dev/sda .*can be flashed with an administrator's password\n", "imgtool disks")
 		d.ssh.want(5, "run: sudo imgtool verify -i x.img /dev/sda\n", "imgtool verify -i x.img /dev/sda")
-		if card := readFile(t, d.card); !bytes.Equal(card, make([]byte, len(card))) {
+		if card := imagetest.Read(t, d.card); !bytes.Equal(card, make([]byte, len(card))) {
 			t.Error("the card was written")
 		}
 	})
@@ -64,7 +64,7 @@ func TestFlashWithoutRoot(t *testing.T) {
 	step("loop devices", d.loopDevices)
 	step("an interrupted flash", func(t *testing.T) {
 		d.wantDesk(130, "no partition table", "timeout --preserve-status -s INT 10 imgtool flash --delta no --yes -i - /dev/sda < <(head -c 30000000 x.img; sleep 30)")
-		if table := readFile(t, d.card)[:1024]; !bytes.Equal(table, make([]byte, len(table))) {
+		if table := imagetest.Read(t, d.card)[:1024]; !bytes.Equal(table, make([]byte, len(table))) {
 			t.Error("the card has a partition table")
 		}
 		d.wantDesk(0, "", flash)
@@ -124,7 +124,7 @@ func (d *desktop) fixedDisks(t *testing.T) {
 	d.wantDesk(4, "/dev/vd[ab]: it is a fixed disk", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-FIXED")
 	d.wantDesk(5, "run: sudo imgtool flash", "imgtool flash --fixed --serial FIXED --yes -i x.img /dev/disk/by-id/virtio-FIXED")
 	d.wantDesk(4, "this system runs from it", "imgtool flash --yes -i x.img /dev/disk/by-id/virtio-ROOT")
-	if fixed := readFile(t, d.fixed); !bytes.Equal(fixed, make([]byte, len(fixed))) {
+	if fixed := imagetest.Read(t, d.fixed); !bytes.Equal(fixed, make([]byte, len(fixed))) {
 		t.Error("the fixed disk was written")
 	}
 }
@@ -137,9 +137,9 @@ func (d *desktop) udevRule(t *testing.T) {
 
 func (d *desktop) withPassword(t *testing.T) {
 	d.ssh.send("bash -c 'pkttyagent -p $$ & sleep 2; exec imgtool ls /dev/sda'\n")
-	d.ssh.until("Password: ", time.Minute)
+	d.ssh.until("Password: ", 5*time.Minute)
 	d.ssh.send("secret\n")
-	d.ssh.until("boot", time.Minute)
+	d.ssh.until("boot", 5*time.Minute)
 	d.ssh.want(0, "", "true")
 }
 

@@ -47,12 +47,12 @@ func newRAUCBoard(t *testing.T) *raucBoard {
 		}
 		text = strings.Replace(text, old, new, 1)
 	}
-	layout := string(readFile(t, "../../../layouts/ab-squashfs.toml"))
+	layout := string(imagetest.Read(t, "../../../layouts/ab-squashfs.toml"))
 	layout = strings.NewReplacer(`size = "128MiB"`, `size = "64MiB"`, `size = "1GiB"`, `size = "48MiB"`, `name = "ab-squashfs"`, `name = "small"`).Replace(layout)
 	ca := cmstest.Issue(t, cmstest.EC(t), nil, nil)
 	leaf := cmstest.Issue(t, cmstest.RSA(t), ca, nil)
 	b.keyring, b.key, b.cert = cmstest.File(t, ca.Cert), cmstest.File(t, leaf.Key), cmstest.File(t, leaf.Cert)
-	edits := strings.ReplaceAll(string(readFile(t, "testdata/rauc.toml")), "@KEYRING@", pemOf(ca.Cert))
+	edits := strings.ReplaceAll(string(imagetest.Read(t, "testdata/rauc.toml")), "@KEYRING@", pemOf(ca.Cert))
 	for file, text := range map[string]string{b.file: text, in("small.toml"): layout, b.root: edits} {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -104,10 +104,10 @@ func (b *raucBoard) bundle(img, name string, args ...string) string {
 func newBlocks(t *testing.T, file, other string) (size int64) {
 	t.Helper()
 	seen := map[[sha256.Size]byte]bool{sha256.Sum256(make([]byte, 4096)): true}
-	for b := readFile(t, other); len(b) > 0; b = b[4096:] {
+	for b := imagetest.Read(t, other); len(b) > 0; b = b[4096:] {
 		seen[sha256.Sum256(b[:4096])] = true
 	}
-	for b := readFile(t, file); len(b) > 0; b = b[4096:] {
+	for b := imagetest.Read(t, file); len(b) > 0; b = b[4096:] {
 		if sum := sha256.Sum256(b[:4096]); !seen[sum] {
 			seen[sum] = true
 			size += 4096
@@ -177,7 +177,7 @@ func TestRAUCInstallsABundle(t *testing.T) {
 	}
 	size, index := newBlocks(t, b.cat(bundle+":boot"), b.cat(one+":boot-a"))+newBlocks(t, b.cat(bundle+":rootfs"), b.cat(one+":rootfs-a")), int64(0)
 	for _, name := range []string{"boot.vfat", "rootfs.squashfs"} {
-		index += int64(len(readFile(t, b.cat(bundle+":/"+name+".block-hash-index"))))
+		index += int64(len(imagetest.Read(t, b.cat(bundle+":/"+name+".block-hash-index"))))
 	}
 	t.Logf("%d bytes of blocks are new, the indexes have %d bytes, and %d bytes were read", size, index, read)
 	if most := (size + index) * 3 / 2; size < int64(len(random)) || read < size || read > most {

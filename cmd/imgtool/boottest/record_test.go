@@ -23,7 +23,7 @@ func TestRecordQEMU(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	vm.put("bin/disk.test", 0o755, readFile(t, program))
+	vm.put("bin/disk.test", 0o755, imagetest.Read(t, program))
 	var args []string
 	drive := func(id string, size int64, device string) {
 		file := sparseFile(t, filepath.Join(dir, id), size)

@@ -36,7 +36,7 @@ func TestARock64InRecoveryModeIsFoundAndFlashed(t *testing.T) {
 	vm := newMachine(t, dir, "testdata/gadget/init.sh", "virtio_pci", "virtio_blk", "xhci_pci", "usb_storage", "sd_mod", "dummy_hcd", "usb_f_mass_storage")
 	x := filepath.Join(dir, "x.img.zst")
 	imgtool(t, "build", "--board", "rock64", "--build-id", "recovery-1", "-o", x)
-	vm.put("x.img.zst", 0o644, readFile(t, x))
+	vm.put("x.img.zst", 0o644, imagetest.Read(t, x))
 	// The board has an older image that boots.
 	emmc := sparseFile(t, filepath.Join(dir, "emmc"), 2500<<20)
 	imgtool(t, "flash", "--yes", "--image", starter(t, "boot-1"), emmc)
@@ -120,8 +120,8 @@ func newMachine(t *testing.T, dir, script string, modules ...string) *machine {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building imgtool: %v\n%s", err, out)
 	}
-	m.put("bin/imgtool", 0o755, readFile(t, program))
-	m.put("init", 0o755, readFile(t, script))
+	m.put("bin/imgtool", 0o755, imagetest.Read(t, program))
+	m.put("init", 0o755, imagetest.Read(t, script))
 
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -267,7 +267,7 @@ func (m *machine) run(args ...string) string {
 	if err := os.WriteFile(initrd, m.initrd.Bytes(), 0o644); err != nil {
 		m.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(m.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 15*time.Minute)
 	defer cancel()
 	// KVM may be present but not work. Kernel messages would interrupt the script's lines.
 	cmd := exec.CommandContext(ctx, m.qemu, append([]string{"-accel", "tcg", "-cpu", "max", "-M", "q35", "-smp", "1", "-m", "768",

@@ -42,7 +42,7 @@ timeout_seconds = 1
 privileged = false
 [containers.container.web.Container]
 Image = "registry.example/new:1"
-`, strings.TrimSpace(string(readFile(t, s.key()+".pub")))))
+`, strings.TrimSpace(string(imagetest.Read(t, s.key()+".pub")))))
 	return s
 }
 

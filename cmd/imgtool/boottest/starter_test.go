@@ -3,19 +3,20 @@ package boottest
 import (
 	"crypto/sha256"
 	"fmt"
-	"imgtool/image/imagetest"
-	"imgtool/image/vm"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"imgtool/image/imagetest"
+	"imgtool/image/vm"
 )
 
 // The starter reports the seeds on boot-a and on a stick, or none.
 func TestTheStarterFindsItsSeeds(t *testing.T) {
 	t.Parallel()
 	needVM(t)
-	seed := string(readFile(t, newSite(t).seed))
+	seed := string(imagetest.Read(t, newSite(t).seed))
 	dir := t.TempDir()
 	write := func(name, text string) (path, found string) {
 		path = filepath.Join(dir, name)

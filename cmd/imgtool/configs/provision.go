@@ -87,15 +87,21 @@ pass the identifier with --device.`,
 }
 
 func runProvision(ctx context.Context, opt *provisionOptions, u *ui) error {
-	p, err := opt.payload(u)
-	if err != nil {
-		return err
-	}
-	c, err := opt.connectConfidential(ctx, p, u)
+	p, c, err := opt.begin(ctx, u)
 	if err != nil {
 		return err
 	}
 	return opt.apply(ctx, c, provision.Request{Payload: p, Keys: opt.keys(ctx, p.Config, u)}, u)
+}
+
+// begin reads the configuration and connects to the device that it is for.
+func (opt *provisionOptions) begin(ctx context.Context, u *ui) (*provision.Payload, *provision.Client, error) {
+	p, err := opt.payload(u)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := opt.connectConfidential(ctx, p, u)
+	return p, c, err
 }
 
 func (opt *provisionOptions) payload(u *ui) (*provision.Payload, error) {
@@ -378,11 +384,7 @@ device. Exit status 4 if the device refuses it.`,
 }
 
 func runProvisionValidate(ctx context.Context, opt *provisionOptions, u *ui) error {
-	p, err := opt.payload(u)
-	if err != nil {
-		return err
-	}
-	c, err := opt.connectConfidential(ctx, p, u)
+	p, c, err := opt.begin(ctx, u)
 	if err != nil {
 		return err
 	}

@@ -185,19 +185,23 @@ func runFlash(ctx context.Context, names []string, opt flashOptions, u *ui) erro
 		return err
 	}
 	opt.signers = trust.Names(signatures)
-	if opt.seed.Given() {
-		if err := src.SeekFile(ctx); err != nil {
-			return err
-		}
-		board, err := option.Board(opt.board)
-		if err != nil {
-			return err
-		}
-		if src, err = opt.seed.In(src, board, u); err != nil {
-			return err
-		}
+	board, err := option.Board(opt.board)
+	if err != nil {
+		return err
+	}
+	if src, err = opt.seed.In(ctx, src, board, u); err != nil {
+		return err
 	}
 	return flashSource(ctx, names, src, opt, u)
+}
+
+// boardOf returns the board of a --board flag, or nil, and refuses an image for another board.
+func boardOf(src *volume.Source, name string) (*boards.Board, error) {
+	board, err := option.Board(name)
+	if err == nil && board != nil {
+		err = deploy.CheckBoard(src, board.Name)
+	}
+	return board, err
 }
 
 // flashSource writes an open image to disks.
@@ -210,14 +214,11 @@ func flashSource(ctx context.Context, names []string, src *volume.Source, opt fl
 			return fault.New(fault.Usage, "standard input is the image, so no answer can be read from it: pass --yes to write without a question")
 		}
 	}
-	board, err := option.Board(opt.board)
+	board, err := boardOf(src, opt.board)
 	if err != nil {
 		return err
 	}
 	if board != nil {
-		if err := deploy.CheckBoard(src, board.Name); err != nil {
-			return err
-		}
 		if o.Board = board.Name; src.Manifest == nil && (opt.yes || opt.dryRun) {
 			u.Warnf("%s: it is not known whether this image is for %s: it has no manifest", src.Name, board.Name)
 		}

@@ -135,22 +135,12 @@ func runVerify(ctx context.Context, target string, opt verifyOptions, u *ui) err
 	if _, err := option.CheckSignatures(ctx, src, policy, u); err != nil {
 		return err
 	}
-	board, err := option.Board(opt.board)
+	board, err := boardOf(src, opt.board)
 	if err != nil {
 		return err
 	}
-	if board != nil {
-		if err := deploy.CheckBoard(src, board.Name); err != nil {
-			return err
-		}
-	}
-	if opt.seed.Given() {
-		if err := src.SeekFile(ctx); err != nil {
-			return err
-		}
-		if src, err = opt.seed.In(src, board, u); err != nil {
-			return err
-		}
+	if src, err = opt.seed.In(ctx, src, board, u); err != nil {
+		return err
 	}
 	disk, err := deploy.Find(target)
 	if err != nil {
@@ -210,12 +200,8 @@ func runVerifyImage(cmd *cobra.Command, file string, opt verifyOptions, u *ui) e
 	if err := usage.CheckUseless(cmd, usage.Useless{If: true, Why: "unless an update bundle is checked", Flags: bundleFlags}); err != nil {
 		return err
 	}
-	if board, err := option.Board(opt.board); err != nil {
+	if _, err := boardOf(src, opt.board); err != nil {
 		return err
-	} else if board != nil {
-		if err := deploy.CheckBoard(src, board.Name); err != nil {
-			return err
-		}
 	}
 	signatures, err := option.CheckSignatures(ctx, src, policy, u)
 	if err != nil {

@@ -63,6 +63,7 @@ Missing programs are named with the packages to install (exit status 3). The mac
 a Rock64: the board's boot loaders do not run, and its disk is /dev/vda.`,
 		Example: `  imgtool vm
   imgtool vm --slot b x.img.zst
+  imgtool vm https://images.example/x.img.zst
   imgtool vm --keep disk.raw x.img.zst      # and again, with what it wrote:
   imgtool vm --keep disk.raw
   imgtool vm --headless --until 'starter ready' --timeout 2m x.img.zst
@@ -86,7 +87,7 @@ a Rock64: the board's boot loaders do not run, and its disk is /dev/vda.`,
 	f.BoolVar(&opt.headless, "headless", false, "no terminal: the console goes to stdout")
 	f.StringVar(&opt.until, "until", "", "with --headless: exit with 0 when a line of the console matches this `REGEXP`")
 	f.DurationVar(&opt.timeout, "timeout", 5*time.Minute, "with --headless: exit with 9 after this time")
-	return cmd
+	return option.AddRegistry(cmd, u)
 }
 
 func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui) error {
@@ -95,7 +96,7 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 		return err
 	}
 	for _, file := range append([]string{opt.usb, opt.nvme}, args...) {
-		if _, err := os.Stat(file); file != "" && file != "-" && err != nil {
+		if _, err := os.Stat(file); file != "" && file != "-" && err != nil && !volume.IsRemote(file) {
 			return err
 		}
 	}
@@ -124,6 +125,9 @@ func runVM(ctx context.Context, args []string, opt vmOptions, timed bool, u *ui)
 	defer disk.Close()
 	m.Disks = append(m.Disks, vm.Disk{File: disk, Bus: "virtio", Keep: opt.keep != ""})
 	if opt.nvme != "" {
+		if u.Registry.Medium != "" {
+			u.Registry.Medium = "nvme" // it was that of the other disk
+		}
 		nvme, err := newDisk(ctx, "", opt.nvme, 0, u)
 		if err != nil {
 			return err
@@ -212,7 +216,7 @@ func (opt *vmOptions) checkKept(f *os.File, args []string) error {
 	case err != nil:
 		return err
 	case len(args) > 0:
-		return fault.New(fault.Usage, "%s exists: boot it again without an image, or remove it to make a disk from %s", opt.keep, args[0])
+		return fault.New(fault.Usage, "%s exists: boot it again without an image, or remove it to make a disk from %s", opt.keep, volume.RemoteName(args[0]))
 	case opt.disk != 0:
 		return fault.New(fault.Usage, "%s exists and has its size: leave out --disk", opt.keep)
 	case !info.Mode().IsRegular():
@@ -239,6 +243,9 @@ func newDisk(ctx context.Context, path, file string, size int64, u *ui) (*os.Fil
 
 // checkStick refuses an image that is not raw: QEMU would use its compressed bytes.
 func checkStick(path string) error {
+	if volume.IsRemote(path) {
+		return fault.New(fault.Usage, "--usb: %s is on a server: download it first, and name the file", volume.RemoteName(path))
+	}
 	s, err := volume.Open(path, volume.Options{})
 	if err != nil {
 		return fmt.Errorf("--usb: %w", err)

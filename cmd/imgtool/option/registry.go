@@ -20,9 +20,11 @@ func AddRegistry(cmd *cobra.Command, u *ui) *cobra.Command {
 	f.BoolVar(&u.Registry.PlainHTTP, "plain-http", false, PlainHTTPUsage)
 	usage.Group(cmd, "Images in registries", "medium", "plain-http")
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
-		names := args
-		if image := f.Lookup("image"); image != nil {
-			names = append(slices.Clone(args), image.Value.String())
+		names := slices.Clone(args)
+		for _, flag := range []string{"image", "nvme"} {
+			if image := f.Lookup(flag); image != nil {
+				names = append(names, image.Value.String())
+			}
 		}
 		return usage.CheckUseless(cmd, usage.Useless{If: !slices.ContainsFunc(names, oci.IsReference),
 			Why: "without an image in a registry, oci://HOST/REPOSITORY", Flags: []string{"medium", "plain-http"}})

@@ -1,6 +1,8 @@
 package option
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"imgtool/boards"
@@ -65,8 +67,15 @@ func (o Seed) Valid(u *ui) (*seedfile.Verdict, error) {
 	return v, v.Faulty()
 }
 
-// In returns an image with the seed in it. board may be nil.
-func (o Seed) In(src *volume.Source, board *boards.Board, u *ui) (*volume.Source, error) {
+// In returns an image with the seed in it, or the image itself if no seed is given. board may be
+// nil.
+func (o Seed) In(ctx context.Context, src *volume.Source, board *boards.Board, u *ui) (*volume.Source, error) {
+	if !o.Given() {
+		return src, nil
+	}
+	if err := src.SeekFile(ctx); err != nil {
+		return nil, err
+	}
 	seed, err := o.Read()
 	if err != nil {
 		return nil, err

@@ -1,4 +1,5 @@
-package disk
+// Package match finds the disk that a board in recovery mode shows over USB.
+package match
 
 import (
 	"cmp"
@@ -6,21 +7,24 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"imgtool/flash/disk"
+	"imgtool/flash/disk/usb"
 )
 
-// Match describes the disk that a board in recovery mode shows over USB: it must match an
+// Board describes the disk that a board in recovery mode shows over USB: it must match an
 // entry of USB. It is part of the definition of a board and prevents mistakes, not attacks: a USB
 // device can claim to be another one.
-type Match struct {
-	USB []USBMatch
+type Board struct {
+	USB []USB
 }
 
-// USBMatch describes a disk on USB. Fields that are empty or zero match any disk, except that
+// USB describes a disk on USB. Fields that are empty or zero match any disk, except that
 // an empty VendorID matches none.
-type USBMatch struct {
-	VendorID   string   // as in [USB]
+type USB struct {
+	VendorID   string   // as in [usb.Device]
 	ProductIDs []string // any of these
-	Interface  string   // as in [USB], or the beginning of it: 08 is any disk
+	Interface  string   // as in [usb.Device], or the beginning of it: 08 is any disk
 
 	Manufacturer, Product Pattern // strings of the USB device
 	Vendor, Model, Rev    Pattern // of the SCSI inquiry data
@@ -53,10 +57,10 @@ func (p Pattern) matches(s string) bool {
 // Sighting is a disk or device on USB that could be mistaken for the board's disk, or that
 // explains why the disk is missing.
 type Sighting struct {
-	Disk  *Disk  // nil for another device
-	USB   USB    // of the disk or device
-	State string // a description of it
-	Do    string // advice for the user
+	Disk  *disk.Disk // nil for another device
+	USB   usb.Device // of the disk or device
+	State string     // a description of it
+	Do    string     // advice for the user
 }
 
 func (s Sighting) String() string {
@@ -68,18 +72,18 @@ func (s Sighting) String() string {
 }
 
 // Find returns the disks that match and have a medium, and sightings among the other disks
-// and devices. [USBDevices] returns the devices. It does not call [Disk.Check]. A port has
+// and devices. [disk.USBDevices] returns the devices. It does not call [disk.Disk.Check]. A port has
 // at most one sighting, and none if its disk matches.
-func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) {
+func (m Board) Find(disks []disk.Disk, devices []usb.Device) (hits []disk.Disk, near []Sighting) {
 	done := map[string]bool{}   // ports with a hit or a sighting
 	medium := map[string]bool{} // whether a disk at a port has a medium
-	sight := func(d *Disk, u USB, state, do string) {
+	sight := func(d *disk.Disk, u usb.Device, state, do string) {
 		if !done[u.Port] {
 			done[u.Port] = true
 			near = append(near, Sighting{d, u, state, do})
 		}
 	}
-	disks = slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return d.USB == nil })
+	disks = slices.DeleteFunc(slices.Clone(disks), func(d disk.Disk) bool { return d.USB == nil })
 	for _, d := range disks {
 		medium[d.USB.Port] = medium[d.USB.Port] || d.Size > 0
 		if d.Size > 0 && known(decoys, *d.USB, &d) == nil && m.is(&d) {
@@ -100,7 +104,7 @@ func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) 
 			sight(&d, *d.USB, "a card reader without a card", "insert the card")
 		}
 	}
-	devices = slices.DeleteFunc(slices.Clone(devices), func(u USB) bool {
+	devices = slices.DeleteFunc(slices.Clone(devices), func(u usb.Device) bool {
 		_, isDisk := medium[u.Port]
 		return isDisk
 	})
@@ -122,15 +126,15 @@ func (m Match) Find(disks []Disk, devices []USB) (hits []Disk, near []Sighting) 
 
 const nameIt = "it belongs to another board or another boot loader: to write it, name this disk"
 
-func (m Match) is(d *Disk) bool {
-	return slices.ContainsFunc(m.USB, func(u USBMatch) bool {
+func (m Board) is(d *disk.Disk) bool {
+	return slices.ContainsFunc(m.USB, func(u USB) bool {
 		return u.VendorID != "" && len(u.differences(d)) == 0
 	})
 }
 
 // almost describes how a disk with the USB ID or the inquiry data of the board's disk
 // differs from it, or returns "".
-func (m Match) almost(d *Disk) string {
+func (m Board) almost(d *disk.Disk) string {
 	var all [][]string
 	for _, u := range m.USB {
 		inquiry := u.Vendor+u.Model != "" && u.Vendor.matches(d.Vendor) && u.Model.matches(d.Model)
@@ -146,7 +150,7 @@ func (m Match) almost(d *Disk) string {
 }
 
 // byID returns the entry with the vendor and product IDs of u, or nil.
-func (m Match) byID(u USB) *USBMatch {
+func (m Board) byID(u usb.Device) *USB {
 	for i := range m.USB {
 		if m.USB[i].id(u) {
 			return &m.USB[i]
@@ -155,17 +159,17 @@ func (m Match) byID(u USB) *USBMatch {
 	return nil
 }
 
-func (m USBMatch) id(u USB) bool {
+func (m USB) id(u usb.Device) bool {
 	return m.VendorID != "" && strings.EqualFold(m.VendorID, u.VendorID) &&
 		(len(m.ProductIDs) == 0 || slices.ContainsFunc(m.ProductIDs, func(id string) bool { return strings.EqualFold(id, u.ProductID) }))
 }
 
-func (m USBMatch) hasInterface(u USB) bool {
+func (m USB) hasInterface(u usb.Device) bool {
 	return m.Interface == "" || strings.HasPrefix(u.Interface+"/", strings.ToLower(m.Interface)+"/")
 }
 
 // differences describes how a disk on USB differs from m.
-func (m USBMatch) differences(d *Disk) (diff []string) {
+func (m USB) differences(d *disk.Disk) (diff []string) {
 	if !m.id(*d.USB) {
 		want := m.VendorID
 		if len(m.ProductIDs) > 0 {
@@ -248,9 +252,9 @@ var noDisks = []state{
 }
 
 // known returns the first state that matches a USB device and its disk, which may be nil.
-func known(states []state, u USB, d *Disk) *state {
+func known(states []state, u usb.Device, d *disk.Disk) *state {
 	for i, s := range states {
-		m := USBMatch{VendorID: s.vendor, ProductIDs: s.products, Interface: s.iface}
+		m := USB{VendorID: s.vendor, ProductIDs: s.products, Interface: s.iface}
 		if (s.vendor == "" || m.id(u) && m.hasInterface(u)) && (s.scsi == "" || d != nil && s.scsi.matches(d.Vendor+" "+d.Model)) {
 			return &states[i]
 		}

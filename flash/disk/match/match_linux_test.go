@@ -1,4 +1,4 @@
-package disk_test
+package match_test
 
 import (
 	"fmt"
@@ -9,16 +9,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/disktest"
+	"imgtool/flash/disk/match"
+	"imgtool/flash/disk/usb"
 )
 
 var (
-	rock64 = disk.Match{USB: []disk.USBMatch{{
+	rock64 = match.Board{USB: []match.USB{{
 		VendorID: "2207", ProductIDs: []string{"320c", "330a", "0010"}, Interface: "08/06/50",
 		Manufacturer: "Rockchip", Product: "USB download gadget",
 		Vendor: "Linux", Model: `UMS disk \d+`, Rev: "ffff",
 		MinSectors: 2385 << 20 / 512,
 	}}}
-	photon = disk.Match{USB: []disk.USBMatch{{
+	photon = match.Board{USB: []match.USB{{
 		VendorID: "1d6b", ProductIDs: []string{"0104"}, Interface: "08/06/50",
 		Manufacturer: "NVIDIA", Product: "Linux for Tegra",
 		Vendor: "mmcblk0", Sectors: 30777344,
@@ -29,7 +32,7 @@ func TestMatchFind(t *testing.T) {
 	const nameIt = "it belongs to another board or another boot loader: to write it, name this disk"
 	for _, c := range []struct {
 		machine string
-		match   disk.Match
+		match   match.Board
 		hits    []string
 		near    []string
 	}{
@@ -38,7 +41,7 @@ func TestMatchFind(t *testing.T) {
 		{"rock64-ums", photon, nil, []string{
 			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with another USB ID: " + nameIt,
 		}},
-		{"rock64-ums", disk.Match{}, nil, []string{
+		{"rock64-ums", match.Board{}, nil, []string{
 			"/dev/sda (USB device 2207:320c at port 1-2.3): a board in the mass storage mode of U-Boot, with another USB ID: " + nameIt,
 		}},
 		{"rock64-maskrom", rock64, nil, []string{
@@ -67,20 +70,20 @@ func TestMatchFind(t *testing.T) {
 		}},
 		// Even with a wide definition, a decoy never matches, nor does a disk that is not on
 		// USB or an entry without a vendor.
-		{"jetson", disk.Match{USB: []disk.USBMatch{{VendorID: "0955"}, {Interface: "08"}}}, nil, []string{
+		{"jetson", match.Board{USB: []match.USB{{VendorID: "0955"}, {Interface: "08"}}}, nil, []string{
 			"/dev/sda (USB device 0955:7020 at port 1-2): a Jetson that has booted, with a small disk that contains a README: power it off and put it into recovery mode",
 			"USB device 0955:7e19 at port 1-3: a Jetson in forced recovery (APX), without a disk: boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 			"USB device 0955:7035 at port 1-4.1: a Jetson in NVIDIA's initrd flash, which uses a network and shows no disk: " +
 				"let NVIDIA's tool finish, or boot a flashing initrd that shows the disk, such as the initrd-flash of meta-tegra",
 		}},
-		{"twins", disk.Match{USB: []disk.USBMatch{{VendorID: "0781", ProductIDs: []string{"5567"}}}}, []string{"/dev/sda", "/dev/sdb"}, nil},
-		{"twins", disk.Match{USB: []disk.USBMatch{{VendorID: "0781", Product: "("}}}, nil, []string{
+		{"twins", match.Board{USB: []match.USB{{VendorID: "0781", ProductIDs: []string{"5567"}}}}, []string{"/dev/sda", "/dev/sdb"}, nil},
+		{"twins", match.Board{USB: []match.USB{{VendorID: "0781", Product: "("}}}, nil, []string{
 			`/dev/sda (USB device 0781:5567 at port 1-1): like the board's disk, but its product is "Cruzer Blade", not "(": ` + nameIt,
 			`/dev/sdb (USB device 0781:5567 at port 1-2): like the board's disk, but its product is "Cruzer Blade", not "(": ` + nameIt,
 		}},
 	} {
 		t.Run(c.machine, func(t *testing.T) {
-			root := machine(t, c.machine)
+			root := disktest.Machine(t, "../testdata/machines/"+c.machine+".txt")
 			disks, err := disk.List(root)
 			if err != nil {
 				t.Fatal(err)
@@ -115,7 +118,7 @@ func TestMatchComparesEveryField(t *testing.T) {
 	board := func() disk.Disk {
 		return disk.Disk{
 			Path: "/dev/sda", Size: 30535680 * 512, SectorSize: 512, Bus: "usb", Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff",
-			USB: &disk.USB{Port: "1-1", VendorID: "2207", ProductID: "320c", Interface: "08/06/50", Manufacturer: "Rockchip", Product: "USB download gadget"},
+			USB: &usb.Device{Port: "1-1", VendorID: "2207", ProductID: "320c", Interface: "08/06/50", Manufacturer: "Rockchip", Product: "USB download gadget"},
 		}
 	}
 	for name, change := range map[string]func(*disk.Disk){
@@ -153,7 +156,7 @@ func TestMatchComparesEveryField(t *testing.T) {
 }
 
 func TestPatternUnmarshalText(t *testing.T) {
-	var p disk.Pattern
+	var p match.Pattern
 	if err := p.UnmarshalText([]byte(`UMS disk \d+`)); err != nil || p != `UMS disk \d+` {
 		t.Error(p, err)
 	}
