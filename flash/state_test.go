@@ -77,7 +77,7 @@ func TestFailedErrorState(t *testing.T) {
 				}
 				return through, nil
 			}
-		}, flash.Unknown, is[*flash.StallError], "has not answered for 200ms"},
+		}, flash.Unknown, is[*flash.StallError], "has not answered for 2s"},
 		{"interrupted in the body", func(f *fake, cancel func()) {
 			f.write = func(_ int, _ []byte, off int64) (int, error) {
 				if off >= headSize && off < size-mib {
@@ -93,7 +93,10 @@ func TestFailedErrorState(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPayload(size, 4*mib)
 			p.job.Size = size
-			p.job.Stall = 200 * time.Millisecond
+			p.job.Stall = 3 * time.Minute
+			if c.text == "has not answered for 2s" {
+				p.job.Stall = 2 * time.Second
+			}
 			f := newFake(size)
 			f.hang = make(chan struct{})
 			defer close(f.hang)
@@ -181,19 +184,23 @@ func TestTimeoutSlow(t *testing.T) {
 	p := newPayload(fakeSize, 128*kib)
 	f := newFake(fakeSize)
 	var said []bool
-	p.job.Timeout = flash.Timeout{Stall: 2 * time.Second, Slow: func(waited time.Duration, ended bool) {
-		if waited <= 0 || waited > 2*time.Second {
+	reported := make(chan struct{})
+	p.job.Timeout = flash.Timeout{Stall: 8 * time.Second, Slow: func(waited time.Duration, ended bool) {
+		if waited <= 0 {
 			t.Errorf("after %s", waited)
 		}
-		said = append(said, ended)
-	}}
-	slow := func(off int64) {
-		if off == headSize {
-			time.Sleep(time.Second)
+		if said = append(said, ended); len(said) == 1 {
+			close(reported)
 		}
+	}}
+	f.write = func(_ int, _ []byte, off int64) (int, error) {
+		if off == headSize {
+			<-reported
+		}
+		return through, nil
 	}
-	f.write = func(_ int, _ []byte, off int64) (int, error) { slow(off); return through, nil }
-	if _, err := flash.Run(t.Context(), f, p.job, nil); err != nil || len(said) != 2 || said[0] || !said[1] {
+	// On a busy machine other operations are slow, too.
+	if _, err := flash.Run(t.Context(), f, p.job, nil); err != nil || len(said) < 2 || said[0] || !said[1] {
 		t.Errorf("%v, %v", said, err)
 	}
 
@@ -209,9 +216,8 @@ func TestTimeoutSlow(t *testing.T) {
 	}
 	p = newPayload(fakeSize, 128*kib)
 	p.job.Stall = 8 * time.Second
-	begin := time.Now()
 	_, err := flash.Run(t.Context(), f, p.job, nil)
-	if took := time.Since(begin); !is[*disk.GoneError](err) || took > 6*time.Second {
-		t.Errorf("after %s: %v", took, err)
+	if !is[*disk.GoneError](err) || strings.Contains(err.Error(), "has not answered") {
+		t.Error(err)
 	}
 }

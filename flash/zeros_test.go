@@ -220,7 +220,7 @@ func TestRepairCountsSkippedZerosOnce(t *testing.T) {
 // A disk that hangs while it is compared with zeros ends the run after one timeout.
 func TestDiskHangsAtSkippedZeros(t *testing.T) {
 	p, zeros := newZeros()
-	p.job.Stall = 50 * time.Millisecond
+	p.job.Stall = 2 * time.Second
 	f := &fake{data: make([]byte, len(p.want))}
 	hang := make(chan struct{})
 	defer close(hang)

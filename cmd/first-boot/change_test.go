@@ -33,7 +33,7 @@ func (b *box) change(c *provision.Client, place, value string) (warnings []strin
 		b.t.Fatal(err)
 	}
 	config, _ := seed.Check([]byte(b.seed("first")))
-	_, err = c.Apply(b.t.Context(), provision.Request{Payload: &provision.Payload{Name: "config.toml", Body: text, Config: config}, Change: &change, Timeout: 20 * time.Second,
+	_, err = c.Apply(b.t.Context(), provision.Request{Payload: &provision.Payload{Name: "config.toml", Body: text, Config: config}, Change: &change, Timeout: 5 * time.Minute,
 		Keys: func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
 		Report: func(e provision.Event) {
 			if e.Warning != "" {

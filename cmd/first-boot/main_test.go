@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"mime/multipart"
 	"net"
 	"net/http"
@@ -189,7 +190,7 @@ func (b *box) start(args ...string) {
 	b.mu.Lock()
 	b.log.Reset()
 	b.mu.Unlock()
-	b.cmd = exec.Command(file, append(args, "-root", b.root, "-listen", b.wan+":8080", "-narrow", "3s")...)
+	b.cmd = exec.Command(file, append(args, "-root", b.root, "-listen", b.wan+":8080", "-narrow", "6s")...)
 	b.cmd.Stdout, b.cmd.Stderr = b, b
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatal(err)
@@ -207,7 +208,7 @@ func (b *box) kill() {
 // says waits until the device logs a text.
 func (b *box) says(pattern string) {
 	b.t.Helper()
-	for range 1000 {
+	for range 20_000 {
 		if regexp.MustCompile(pattern).MatchString(b.said()) {
 			return
 		}
@@ -265,7 +266,7 @@ func (b *box) madeOf(text string) {
 
 func (b *box) client(address string) *provision.Client {
 	b.t.Helper()
-	c, err := provision.Connect(b.t.Context(), provision.Target{Address: address, Wait: 10 * time.Second})
+	c, err := provision.Connect(b.t.Context(), provision.Target{Address: address, Wait: 3 * time.Minute})
 	if err != nil {
 		b.t.Fatalf("%v\n%s", err, b.said())
 	}
@@ -278,7 +279,7 @@ func (b *box) apply(c *provision.Client, name string, body []byte) (*provision.A
 	if err != nil || sent.Config == nil {
 		b.t.Fatal(err, faults)
 	}
-	return c.Apply(b.t.Context(), provision.Request{Payload: &provision.Payload{Name: name, Body: body, Config: sent.Config}, Timeout: 20 * time.Second,
+	return c.Apply(b.t.Context(), provision.Request{Payload: &provision.Payload{Name: name, Body: body, Config: sent.Config}, Timeout: 5 * time.Minute,
 		Keys:   func() ([]*provision.Key, error) { return []*provision.Key{{Name: "key", Signer: b.key}}, nil },
 		Report: func(provision.Event) {}})
 }
@@ -559,10 +560,13 @@ func TestKill(t *testing.T) {
 		n = 200
 	}
 	ends := map[string]int{}
-	for i := range n {
+	var spans [2]int64 // bytes that it reads and writes until it is provisioned
+	for i := range n + 2 {
 		b := newBox(t)
-		again := i%2 == 1
-		if again {
+		again := i % 2
+		var from int64
+		times := 1
+		if again == 1 {
 			b.start()
 			if _, err := b.apply(b.client(b.wan), "config.toml", []byte(b.seed("before"))); err != nil {
 				t.Fatal(err)
@@ -570,6 +574,7 @@ func TestKill(t *testing.T) {
 			b.kill()
 			b.start()
 			c := b.client(b.gateway)
+			from, times = imagetest.Moved(b.cmd.Process.Pid), 2
 			go func() {
 				sent, _, _ := bundle.Check("", strings.NewReader(b.seed("new")))
 				c.Apply(context.Background(), provision.Request{Payload: &provision.Payload{Name: "config.toml", Body: []byte(b.seed("new")), Config: sent.Config}, Timeout: time.Second,
@@ -581,24 +586,36 @@ func TestKill(t *testing.T) {
 			b.fresh()
 			b.start()
 		}
-		time.Sleep(time.Duration(i*30_000/n) * time.Microsecond)
+		// The first two are killed when they are provisioned.
+		at := from + spans[again]*int64(i)/int64(n)
+		if i < 2 {
+			at = math.MaxInt64
+		}
+		now := from
+		for now < at && strings.Count(b.said(), "first-boot: provisioned\n") < times {
+			time.Sleep(50 * time.Microsecond)
+			now = imagetest.Moved(b.cmd.Process.Pid)
+		}
+		if i < 2 {
+			spans[again] = now - from
+		}
 		b.kill()
 		os.Remove(filepath.Join(b.root, "etc/atomixos/fresh-flash"))
 		b.start()
 		b.says("first-boot: provisioned\n|waiting for a configuration")
 		switch text := b.read("data/config/config.toml"); {
-		case text == "" && !again:
+		case text == "" && again == 0:
 			ends["waiting"]++
-		case text == b.seed("before") && again:
+		case text == b.seed("before") && again == 1:
 			b.has("before")
 			ends["before"]++
 		case text == b.seed("new"):
 			b.has("new")
 			ends["new"]++
 		default:
-			t.Errorf("killed after %d of %d, it has:\n%s\n%s", i, n, text, b.said())
+			t.Errorf("killed after %d bytes, it has:\n%s\n%s", at-from, text, b.said())
 		}
 		b.kill()
 	}
-	t.Logf("%d kills: %v", n, ends)
+	t.Logf("%d kills within %d bytes: %v", n+2, spans, ends)
 }

@@ -53,11 +53,30 @@ func (b *box) hold(address, path, kind string, body []byte) *held {
 	return &held{b.t, conn, body[n:]}
 }
 
+// taken reports whether the device has read all that was sent: nothing is in the receive queue
+// of its end of the connection.
+func (h *held) taken() bool {
+	text, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ours := h.conn.LocalAddr().(*net.TCPAddr)
+	ip := ours.IP.To4()
+	own := fmt.Sprintf("%02X%02X%02X%02X:%04X", ip[3], ip[2], ip[1], ip[0], ours.Port)
+	for line := range strings.Lines(string(text)) {
+		// Its own address, the other one, the state, and the bytes to send and to read.
+		if f := strings.Fields(line); len(f) > 4 && f[2] == own {
+			return strings.HasSuffix(f[4], ":00000000")
+		}
+	}
+	return false
+}
+
 // finish sends the rest and returns the status, or 0 if the device closed the
 // connection.
 func (h *held) finish() int {
 	h.conn.Write(h.rest)
-	h.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	h.conn.SetReadDeadline(time.Now().Add(3 * time.Minute))
 	head := make([]byte, 12)
 	if _, err := io.ReadFull(h.conn, head); err != nil {
 		return 0
@@ -97,7 +116,9 @@ func TestDelayedUploadDoesNotBypassAuthorization(t *testing.T) {
 		"the page's form": b.hold(b.wan, "/apply", kind, form),
 		"the API":         b.hold(b.wan, api.PathConfig, "application/octet-stream", []byte(stranger)),
 	}
-	time.Sleep(100 * time.Millisecond) // until they are being read
+	for name, h := range uploads {
+		imagetest.Wait(t, name+" is read", h.taken)
+	}
 	if _, err := b.apply(c, "config.toml", []byte(b.seed("owner"))); err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +413,7 @@ func TestServiceUnderManyConnections(t *testing.T) {
 			}()
 		}
 		time.Sleep(2 * time.Second)
-		client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 		for _, path := range []string{api.PathHealth, api.PathNonce, api.PathHealth} {
 			begin := time.Now()
 			answer, err := client.Get("http://" + address + ":8080" + path)

@@ -52,7 +52,7 @@ func TestServices(t *testing.T) {
 	}
 	begin := time.Now()
 	err = s.restart([]daemon{lasting, {"failing", port + 1, []string{"/bin/sh", "-c", "exit 3"}}}, report)
-	if err == nil || err.Error() != "failing: exit status 3" || time.Since(begin) > starting/2 {
+	if err == nil || err.Error() != "failing: exit status 3" || time.Since(begin) > starting {
 		t.Errorf("%v after %v", err, time.Since(begin))
 	}
 	if err := s.restart(nil, report); err != nil || alive(1) {

@@ -67,8 +67,8 @@ func TestAnEndedBuildLeavesNothing(t *testing.T) {
 			}
 			return names
 		}
-		cold := movedBy(t, build())
-		warm := movedBy(t, build())
+		cold := imagetest.MovedBy(t, build())
+		warm := imagetest.MovedBy(t, build())
 		want := readText(t, filepath.Join(out, name))
 		for _, e := range []string{out, blocks} {
 			if err := os.RemoveAll(e); err != nil {
@@ -153,8 +153,8 @@ func TestAnInterruptedBuildLeavesNothing(t *testing.T) {
 			cmd.Stderr = &text
 			must(cmd.Start())
 			// It has a scratch file, and has begun to compress.
-			imagetest.Wait(t, "a scratch file", func() bool { return holds(cmd.Process.Pid, out+"/") || moved(cmd.Process.Pid) == 0 })
-			endRunningAt(cmd, 8<<20, signal)
+			imagetest.Wait(t, "a scratch file", func() bool { return holds(cmd.Process.Pid, out+"/") || imagetest.Moved(cmd.Process.Pid) == 0 })
+			imagetest.EndAt(cmd, 8<<20, signal)
 			if status = cmd.ProcessState.ExitCode(); status == exit.OK {
 				must(os.RemoveAll(out)) // it was complete at once
 				must(os.Mkdir(out, 0o755))

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"imgtool/boards"
 	"imgtool/cmd/imgtool/exit"
@@ -218,12 +217,8 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 	b.build("--input", "initrd="+filepath.Join(b.dir, "initrd"))
 	r := random(t)
 	units := [2]string{b.unitFile("W1"), b.unitFile("W2")}
-	begin := time.Now()
-	if out, err := b.factory(units[0]).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	whole := time.Since(begin)
-	t.Logf("a whole one takes %s", whole.Round(10*time.Millisecond))
+	whole := imagetest.MovedBy(t, b.factory(units[0]))
+	t.Logf("a whole one reads and writes %d bytes", whole)
 	var early, halfway, done int
 	for i := range soak(3, 50) {
 		// On blank disks, or on disks of another unit.
@@ -234,13 +229,8 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 			args = nil
 		}
 		cmd := b.factory(units[next], args...)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		after := time.Duration(r.Int64N(int64(whole * 11 / 10)))
-		time.Sleep(after)
-		cmd.Process.Kill()
-		cmd.Wait()
+		after := r.Int64N(whole * 11 / 10)
+		endAt(cmd, after, os.Kill)
 		n, claims := 0, 0
 		for medium := range b.disks {
 			there, is := b.has(medium, units[next])
@@ -252,7 +242,7 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 			}
 			if there.Done && !is {
 				if _, old := b.has(medium, units[1-next]); fresh || !old {
-					t.Errorf("killed after %s: the %s says %+v, and is not", after, medium, there)
+					t.Errorf("killed after %d bytes: the %s says %+v, and is not", after, medium, there)
 				}
 			}
 		}
@@ -266,11 +256,11 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 		}
 		out, err := b.factory(units[next], args...).CombinedOutput()
 		if status := exitOf(err); status != exit.OK && !(n == 3 && status == exit.Refused) {
-			t.Fatalf("killed after %s with %d media done: the next ended with %d: %s", after, n, status, out)
+			t.Fatalf("killed after %d bytes with %d media done: the next ended with %d: %s", after, n, status, out)
 		}
 		for medium := range b.disks {
 			if there, is := b.has(medium, units[next]); !is || !there.Done {
-				t.Errorf("killed after %s: the next left %s as %+v", after, medium, there)
+				t.Errorf("killed after %d bytes: the next left %s as %+v", after, medium, there)
 			}
 		}
 	}

@@ -21,7 +21,7 @@ func TestAKilledFlashIsFinishedByTheNext(t *testing.T) {
 	disk := sparseFile(t, filepath.Join(t.TempDir(), "disk"), 64<<20)
 	dev := imagetest.Loop(t, disk)
 	imgtool(t, "flash", "--yes", "-i", images[0], dev)
-	whole := movedBy(t, tool(t, "flash", "--yes", "--delta", "no", "-i", images[0], dev))
+	whole := imagetest.MovedBy(t, tool(t, "flash", "--yes", "--delta", "no", "-i", images[0], dev))
 	has := func(i int) bool { return tool(t, "verify", "--image", images[i], dev).Run() == nil }
 	on := 0
 	var untouched, halfway, done int
@@ -69,7 +69,7 @@ func TestInterruptedFlashIsNotBootable(t *testing.T) {
 	x := filepath.Join(dir, "x.img.zst")
 	disk := sparseFile(t, filepath.Join(dir, "disk"), 2500<<20)
 	imgtool(t, "flash", "--yes", "--image", x, disk)
-	whole := movedBy(t, tool(t, "flash", "--yes", "--image", x, disk))
+	whole := imagetest.MovedBy(t, tool(t, "flash", "--yes", "--image", x, disk))
 	r := random(t)
 	interrupted := 0
 	for i := 0; i < 12 || interrupted == 0; i++ {

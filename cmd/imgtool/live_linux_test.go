@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -175,12 +174,10 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 		t.Errorf("dry run: exit status %d: %s%s", status, out, d)
 	}
 	plantLive(t, root)
-	begin := time.Now()
 	if status, out = b.live(root, conf); status != exit.OK {
 		t.Fatalf("exit status %d: %s", status, out)
 	}
-	whole := time.Since(begin)
-	t.Logf("a whole one takes %s:\n%s", whole.Round(10*time.Millisecond), out)
+	t.Logf("%s", out)
 	state, _ := os.ReadFile(filepath.Join(root, "etc/waggle/factory_provision"))
 	t.Logf("%s", state)
 	same("not interrupted")
@@ -191,6 +188,14 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 	run := func() *exec.Cmd {
 		return tool(t, "factory", "--live", "-y", "-c", conf, "--root", root, "--sd", b.disks["sd"], "--nvme", b.disks["nvme"])
 	}
+	plantLive(t, root)
+	b.blank()
+	whole := imagetest.MovedBy(t, run())
+	plantLive(t, root)
+	b.blank()
+	const changes = "(5/6)"
+	last := max(whole-killed(t, run(), changes, whole), 1)
+	t.Logf("a whole one reads and writes %d bytes, %d of them from %s on", whole, last, changes)
 	for i := range soak(8, 100) {
 		plantLive(t, root)
 		if r.IntN(2) == 0 {
@@ -202,11 +207,11 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 			// The changes of the root take little time: half of the kills happen during them.
 			from, long := "", whole
 			if i%2 == 0 {
-				from, long = "(5/6)", 80*time.Millisecond
+				from, long = changes, last
 			}
-			after := time.Duration(r.Int64N(int64(long)))
+			after := r.Int64N(long)
 			killed(t, cmd, from, after)
-			kills += fmt.Sprintf(" %s after %q", after, from)
+			kills += fmt.Sprintf(" %d bytes after %q", after, from)
 			text, _ := os.ReadFile(filepath.Join(root, "etc/waggle/factory_provision"))
 			phases[fmt.Sprintf("%d lines", bytes.Count(text, []byte("\n")))]++
 		}
@@ -220,8 +225,9 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 	t.Logf("killed with the state file at %v", phases)
 }
 
-// killed runs a program and kills it some time after its first output.
-func killed(t *testing.T, cmd *exec.Cmd, from string, after time.Duration) {
+// killed runs a program and kills it once it has read and written some bytes after a line of
+// its output. It returns how many it had read and written at that line.
+func killed(t *testing.T, cmd *exec.Cmd, from string, after int64) (before int64) {
 	t.Helper()
 	said, err := cmd.StderrPipe()
 	if err != nil {
@@ -230,26 +236,14 @@ func killed(t *testing.T, cmd *exec.Cmd, from string, after time.Duration) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	heard := make(chan bool, 1)
-	go func() {
-		defer io.Copy(io.Discard, said)
-		if from == "" {
-			heard <- true
-			return
+	if from != "" {
+		for lines := bufio.NewScanner(said); lines.Scan() && !strings.HasPrefix(lines.Text(), from); {
 		}
-		for lines := bufio.NewScanner(said); lines.Scan(); {
-			if strings.HasPrefix(lines.Text(), from) {
-				heard <- true
-				return
-			}
-		}
-		heard <- false
-	}()
-	if <-heard {
-		time.Sleep(after)
+		before = imagetest.Moved(cmd.Process.Pid)
 	}
-	cmd.Process.Kill()
-	cmd.Wait()
+	go io.Copy(io.Discard, said)
+	imagetest.EndAt(cmd, before+after, os.Kill)
+	return before
 }
 
 // Every step is logged to the journal, under the identifier that the guide uses.

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,49 +40,10 @@ func random(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(n, 0))
 }
 
-// moved returns how many bytes a process has read and written, which does not depend on the
-// speed of the machine as the time does. It is 0 for a process that is no more.
-func moved(pid int) int64 {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
-	var in, out int64
-	fmt.Sscanf(string(text), "rchar: %d\nwchar: %d", &in, &out)
-	return in + out
-}
-
-// movedBy runs a program, which must succeed, and returns how many bytes it has read and
-// written.
-func movedBy(t *testing.T, cmd *exec.Cmd) int64 {
-	t.Helper()
-	must(cmd.Start())
-	pid := cmd.Process.Pid
-	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-	}
-	n := moved(pid)
-	if err := cmd.Wait(); err != nil || n == 0 {
-		t.Fatalf("%v: %v, with %d bytes", cmd.Args, err, n)
-	}
-	return n
-}
-
-// endAt starts a program, sends it a signal once it has read and written n bytes, and waits
-// for its end, which may come earlier.
+// endAt is imagetest.EndAt of a program that it starts.
 func endAt(cmd *exec.Cmd, n int64, s os.Signal) error {
 	must(cmd.Start())
-	return endRunningAt(cmd, n, s)
-}
-
-func endRunningAt(cmd *exec.Cmd, n int64, s os.Signal) error {
-	end := make(chan error, 1)
-	go func() { end <- cmd.Wait() }()
-	for moved(cmd.Process.Pid) < n {
-		select {
-		case err := <-end:
-			return err
-		case <-time.After(200 * time.Microsecond):
-		}
-	}
-	cmd.Process.Signal(s)
-	return <-end
+	return imagetest.EndAt(cmd, n, s)
 }
 
 // A feed is the standard input of a program.

@@ -269,12 +269,7 @@ func (s *site) startAgent(names ...string) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for range 500 {
-		if _, err := os.Stat(socket); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	imagetest.Wait(s.t, "the agent starts", func() bool { _, err := os.Stat(socket); return err == nil })
 	s.env = append(s.env, "SSH_AUTH_SOCK="+socket)
 	for _, name := range names {
 		add := exec.Command(imagetest.Need(s.t, "ssh-add"), "-q", s.path(name))
@@ -423,7 +418,7 @@ func TestProvisionBusyDevice(t *testing.T) {
 	s.wants(4, "the device is busy: another provisioning job is running", "provision", d.URL(), "--seed", s.seed)
 	go func() {
 		defer close(hold)
-		for range 1000 { // until it was asked a third time
+		for range 9000 { // until it was asked a third time
 			if strings.Count(strings.Join(d.Requests(), "\n"), "POST "+api.PathConfig) > 2 {
 				return
 			}
@@ -624,8 +619,15 @@ func TestProvisionNoDevice(t *testing.T) {
 	// A device that is still booting.
 	d := s.fresh(&consoletest.Device{})
 	d.Down()
-	time.AfterFunc(5*time.Second, d.Up)
-	s.wants(0, "connection refused; waiting up to 1m", "provision", d.URL(), "--seed", s.seed, "--wait", "1m")
+	booting := tool(t, "provision", d.URL(), "--seed", s.seed, "--wait", "10m")
+	var text said
+	booting.Env, booting.Stdout, booting.Stderr = s.env, &text, &text
+	must(booting.Start())
+	imagetest.Wait(t, "it waits", func() bool { return strings.Contains(text.String(), "connection refused; waiting up to 10m") })
+	d.Up()
+	if err := booting.Wait(); err != nil {
+		t.Errorf("%v: %s", err, text.String())
+	}
 	s.has(d, "new")
 
 	// Other servers.
@@ -696,7 +698,7 @@ func TestProvisionInterrupted(t *testing.T) {
 	d := s.fresh(&consoletest.Device{Hold: hold})
 	cmd := tool(t, "provision", d.URL(), "--seed", s.seed)
 	go func() {
-		for range 500 {
+		for range 9000 {
 			if strings.Contains(strings.Join(d.Requests(), "\n"), api.PathJobs) {
 				break
 			}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
@@ -273,9 +272,7 @@ func TestKilledFlashOfAForeignImageIsCompleted(t *testing.T) {
 				break
 			}
 		}
-		time.Sleep(time.Duration(try) * 50 * time.Millisecond)
-		cmd.Process.Kill()
-		cmd.Wait()
+		imagetest.EndAt(cmd, imagetest.Moved(cmd.Process.Pid)+int64(try)*10<<20, os.Kill)
 		got, _ := os.ReadFile(disk)
 		// Random data of the image is on the disk, but no table.
 		if some := bytes.Equal(got[2<<20:3<<20], want[2<<20:3<<20]); got[510] == 0x55 || !some {

@@ -47,7 +47,7 @@ func nginx(t *testing.T, dir string) (url string, sent func() (bytes int64, resp
 	config := filepath.Join(own, "nginx.conf")
 	text := fmt.Sprintf(`%s daemon off; master_process off; pid %s/pid; error_log %[2]s/errors;
 events {}
-http { log_format sizes "$body_bytes_sent"; access_log %[2]s/log sizes; default_type application/octet-stream;
+http { log_format sizes "$request_uri $body_bytes_sent"; access_log %[2]s/log sizes; default_type application/octet-stream;
 %s server { listen %s; root %s; } }`, user, own, temp, addr, dir)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -62,23 +62,33 @@ http { log_format sizes "$body_bytes_sent"; access_log %[2]s/log sizes; default_
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+	imagetest.Wait(t, "nginx starts", func() bool {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
-			break
 		}
-		if time.Since(begin) > 10*time.Second {
-			t.Fatalf("%v: %s", err, out.String())
-		}
-	}
-	seen := 0
+		return err == nil
+	})
+	seen, asked := 0, 0
 	return "http://" + addr, func() (n int64, responses int) {
-		time.Sleep(200 * time.Millisecond) // a request is logged after its end
-		log := read(t, filepath.Join(own, "log"))
-		for _, line := range strings.Fields(string(log[seen:])) {
+		// A request is logged after its end, before one that follows it.
+		asked++
+		last := fmt.Sprintf("/none-%d", asked)
+		if res, err := http.Get("http://" + addr + last); err == nil {
+			res.Body.Close()
+		}
+		var log string
+		imagetest.Wait(t, "the requests are logged", func() bool {
+			log = string(read(t, filepath.Join(own, "log")))
+			return strings.Contains(log[seen:], last+" ") && strings.HasSuffix(log, "\n")
+		})
+		for line := range strings.Lines(log[seen:]) {
+			name, size, _ := strings.Cut(line, " ")
+			if strings.HasPrefix(name, "/none-") {
+				continue
+			}
 			k := int64(0)
-			fmt.Sscan(line, &k)
+			fmt.Sscan(size, &k)
 			n += k
 			responses++
 		}

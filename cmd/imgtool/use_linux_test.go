@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"imgtool/cmd/imgtool/exit"
 	"imgtool/image/imagetest"
@@ -50,18 +49,23 @@ func TestRemovedTargetIsAnError(t *testing.T) {
 	f, err := os.Open("disk")
 	must(err)
 	defer f.Close()
-	cmd := tool(t, "flash", "-y", "--receipt", "log", "-i", "x.img.zst", "disk")
+	cmd := tool(t, "flash", "-y", "--receipt", "log", "-i", "-", "disk")
+	var text said
+	cmd.Stdout, cmd.Stderr = &text, &text
+	in, image := feedOf(t, cmd), readFile(t, "x.img.zst")
+	must(cmd.Start())
+	in.eaten(t, image[:5_000_000])
+	imagetest.Wait(t, "the record of a flash", func() bool {
+		first := make([]byte, 1)
+		f.ReadAt(first, 4096)
+		return first[0] != 0
+	})
+	must(os.Remove("disk"))
 	go func() {
-		first := make([]byte, 8)
-		for { // until the record of a flash is there
-			if f.ReadAt(first, 4096); first[0] != 0 {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		os.Remove("disk")
+		in.w.Write(image[5_000_000:])
+		in.w.Close()
 	}()
-	status, out := ended(t, cmd)
+	status, out := exitOf(cmd.Wait()), text.String()
 	if status != exit.Gone || !strings.Contains(out, "imgtool: disk: the file was removed, renamed or replaced while it was written") {
 		t.Errorf("exit status %d: %s", status, out)
 	}

@@ -27,6 +27,17 @@ type service struct {
 	mu sync.Mutex
 	behavior
 	calls []string
+	given []int // descriptors of which the messages took duplicates
+}
+
+// release closes the descriptors that were given away.
+func (s *service) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, fd := range s.given {
+		unix.Close(fd)
+	}
+	s.given = nil
 }
 
 // behavior is what the service does otherwise than asked.
@@ -64,7 +75,7 @@ func (s *service) OpenDevice(m dbus.Message, mode string, options map[string]dbu
 		text := err.Error()
 		return 0, dbus.NewError("org.freedesktop.UDisks2.Error.Failed", []any{"Error opening device " + device + ": " + strings.ToUpper(text[:1]) + text[1:]})
 	}
-	time.AfterFunc(500*time.Millisecond, func() { unix.Close(fd) }) // the message takes a duplicate
+	s.given = append(s.given, fd)
 	return dbus.UnixFD(fd), nil
 }
 
@@ -85,7 +96,7 @@ func startService(t *testing.T, s *service) string {
 	}
 	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
 	var bus *dbus.Conn
-	for range 300 {
+	for range 18_000 {
 		if bus, err = dbus.Connect(address); err == nil {
 			break
 		}
@@ -212,6 +223,7 @@ func TestOpenThroughUDisks2(t *testing.T) {
 				defer stop()
 			}
 			got := asNobody(t, bus, path, c.write)
+			s.release()
 			if !strings.Contains(got, c.want) {
 				t.Errorf("%q, want %q; UDisks2 was asked for %q", got, c.want, s.calls)
 			}

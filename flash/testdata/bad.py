@@ -1,5 +1,5 @@
 # An nbdkit plugin: a disk that is not what it says, around one byte of it.
-#   file=F size=BYTES mode=MODE [at=BYTE] [real=BYTES] [every=N] [seconds=N]
+#   file=F size=BYTES mode=MODE [at=BYTE] [real=BYTES] [every=N] [seconds=N] [until=F]
 # Modes, and what they do:
 #   wrap      it has real bytes and begins again behind them
 #   lost      a write that covers at is lost, always; lost-once, the first time
@@ -11,7 +11,8 @@
 #   badflush  the third flush fails, and all after it; hang, the third never ends
 #   volatile  what was not flushed is gone when the power goes
 #   drop, corrupt  every Nth write is lost, or a bit of it wrong
-#   slow      each write takes 20 ms; stall, the Nth takes seconds
+#   slow      each write takes 20 ms; stall, the Nth takes seconds, or
+#             makes the file F and takes until that is removed
 #   dies      after the Nth write every operation fails
 import errno
 import os
@@ -85,6 +86,15 @@ def pread(h, buf, off, flags):
     buf[:] = b
 
 
+def stall():
+    if "until" not in opts:
+        time.sleep(float(opts["seconds"]))
+        return
+    os.close(os.open(opts["until"], os.O_CREAT))
+    while os.path.exists(opts["until"]):
+        time.sleep(0.01)
+
+
 def pwrite(h, buf, off, flags):
     global writes
     check_alive()
@@ -101,7 +111,7 @@ def pwrite(h, buf, off, flags):
     if mode == "slow":
         time.sleep(0.02)
     if mode == "stall" and writes == int(opts["every"]):
-        time.sleep(float(opts["seconds"]))
+        stall()
     if covers(buf, off):
         if mode == "eio":
             fail(errno.EIO, "cannot write")

@@ -18,7 +18,7 @@ func Boot(t testing.TB, m vm.Machine, ready string, replies ...vm.Reply) string 
 	if err := vm.Check(); err != nil {
 		Skip(t, "%v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	m.Once = true
 	begin := time.Now()

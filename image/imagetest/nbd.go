@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 // NBD runs nbdkit with the given arguments and returns a block device of what it serves.
@@ -40,18 +39,9 @@ func NBDFile(t testing.TB, args ...string) (file string, nbdkit *exec.Cmd) {
 		})
 		return cmd
 	}
-	until := func(what string, ok func() bool) {
-		for range 300 {
-			if ok() {
-				return
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		t.Fatalf("%s does not start", what)
-	}
 	nbdkit = start("nbdkit", append([]string{"--foreground", "--unix", socket}, args...)...)
 	// The socket exists before nbdkit listens on it.
-	until("nbdkit", func() bool {
+	Wait(t, "nbdkit starts", func() bool {
 		c, err := net.Dial("unix", socket)
 		if err == nil {
 			c.Close()
@@ -63,6 +53,6 @@ func NBDFile(t testing.TB, args ...string) (file string, nbdkit *exec.Cmd) {
 	}
 	start("nbdfuse", fuse, "--unix", socket)
 	t.Cleanup(func() { exec.Command("fusermount3", "-u", "-z", fuse).Run() })
-	until("nbdfuse", func() bool { info, err := os.Stat(fuse); return err == nil && info.Size() > 0 })
+	Wait(t, "nbdfuse starts", func() bool { info, err := os.Stat(fuse); return err == nil && info.Size() > 0 })
 	return fuse, nbdkit
 }

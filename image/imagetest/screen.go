@@ -37,7 +37,7 @@ func StartScreen(t testing.TB, width, height int, command string) *Screen {
 
 func (s *Screen) tmux(args ...string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "tmux", append([]string{"-S", s.socket}, args...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
@@ -68,7 +68,7 @@ func (s *Screen) Sees(pattern string) string {
 	if s.History {
 		show = append(show, "-S", "-")
 	}
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if s.Draw != nil {
 			s.Draw()
 		}

@@ -240,7 +240,11 @@ func TestPushFaults(t *testing.T) {
 			t.Parallel()
 			s := newServer(t)
 			s.set(c.do)
-			_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, pushing())
+			opt := pushing()
+			if c.kind == fault.Gone {
+				opt.Network = hasty
+			}
+			_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, opt)
 			sentence(t, err, c.kind, c.want)
 			s.set(nil)
 			_, err = oci.Pull(t.Context(), s.host+"/toy:1", pulling(t.TempDir()))
@@ -263,7 +267,7 @@ func TestContainerImagesAreRefused(t *testing.T) {
 	must(t, err)
 	must(t, remote.WriteIndex(list, mutate.IndexMediaType(index, "application/vnd.docker.distribution.manifest.list.v2+json")))
 	for _, tag := range []string{"1", "list"} {
-		_, err := oci.Find(t.Context(), "oci://"+s.host+"/os:"+tag, oci.Options{Network: hasty})
+		_, err := oci.Find(t.Context(), "oci://"+s.host+"/os:"+tag, oci.Options{Network: patient})
 		sentence(t, err, fault.Input, "it is a container image and not a disk image")
 		if want := "imgtool build --rootfs docker://" + s.host + "/os:" + tag; !strings.Contains(fault.Hint(err), want) {
 			t.Errorf("%s: the hint is %q, not ... %s", tag, fault.Hint(err), want)

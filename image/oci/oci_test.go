@@ -29,8 +29,12 @@ import (
 	"imgtool/image/remote"
 )
 
-// hasty has timeouts that are short enough for tests.
-var hasty = remote.Network{Connect: 2 * time.Second, Header: time.Second, Stall: time.Second, Tries: 3, Pause: 10 * time.Millisecond, Wait: 2 * time.Second, Commit: 2 * time.Second}
+// patient waits for the servers of the tests as long as a busy machine needs, and hasty only
+// a short time: for servers that never answer.
+var (
+	patient = remote.Network{Connect: time.Minute, Header: time.Minute, Stall: time.Minute, Tries: 3, Pause: 10 * time.Millisecond, Wait: 2 * time.Second, Commit: time.Minute}
+	hasty   = remote.Network{Connect: time.Minute, Header: time.Second, Stall: time.Second, Tries: 3, Pause: 10 * time.Millisecond, Wait: 2 * time.Second, Commit: 2 * time.Second}
+)
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -150,11 +154,11 @@ func fetch(t testing.TB, url string) []byte {
 }
 
 func pushing(tags ...string) oci.PushOptions {
-	return oci.PushOptions{Network: hasty, Tags: tags, Reporter: progress.Discard}
+	return oci.PushOptions{Network: patient, Tags: tags, Reporter: progress.Discard}
 }
 
 func pulling(dir string) oci.PullOptions {
-	return oci.PullOptions{Options: oci.Options{Network: hasty}, Output: dir, Reporter: progress.Discard}
+	return oci.PullOptions{Options: oci.Options{Network: patient}, Output: dir, Reporter: progress.Discard}
 }
 
 // sameFiles compares the files of a directory with others of the same names.
@@ -306,7 +310,7 @@ func TestDigestsPin(t *testing.T) {
 		{"/toy:1", done.Images[1].Digest, "manifest: its size is at least"},
 	} {
 		s.set(on("GET", c.fault, 0, longer))
-		_, err := oci.Find(t.Context(), "oci://"+s.host+c.ref, oci.Options{Network: hasty})
+		_, err := oci.Find(t.Context(), "oci://"+s.host+c.ref, oci.Options{Network: patient})
 		if c.want == "" {
 			must(t, err)
 			continue

@@ -29,7 +29,7 @@ func distribution(t *testing.T) string {
 	cmd := exec.Command(program, "serve", config)
 	must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for range 100 {
+	for range 4000 {
 		resp, err := http.Get("http://" + host + "/v2/")
 		if err == nil {
 			resp.Body.Close()

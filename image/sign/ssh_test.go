@@ -176,7 +176,7 @@ func TestSSHAgent(t *testing.T) {
 	for i := 0; ; i++ {
 		if _, err := os.Stat(socket); err == nil {
 			break
-		} else if i == 200 {
+		} else if i == 9000 {
 			t.Fatal("ssh-agent does not start")
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -1,6 +1,7 @@
 package squashfs_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,13 +33,11 @@ func TestWriteLargeHoles(t *testing.T) {
 	}
 	defer f.Close()
 	opt := squashfs.Options{Compression: "zstd", BlockSize: 1 << 20}
-	begin := time.Now()
-	size, err := squashfs.Write(t.Context(), f, root, opt, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	size, err := squashfs.Write(ctx, f, root, opt, nil)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(begin); took > 8*time.Second {
-		t.Errorf("it took %v", took)
 	}
 	if size > 4<<20 {
 		t.Errorf("it has %d bytes", size)

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"imgtool/image/imagetest"
 	"imgtool/image/vm"
@@ -71,9 +70,9 @@ func TestWatchReportsEnd(t *testing.T) {
 	if _, err := r.Watch(io.Discard, never); err == nil || err.Error() != "no such disk" {
 		t.Errorf("it printed an error: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	r = pretend(t, ctx, `exec sleep 60`, vm.Machine{})
+	ctx, cancel := context.WithCancel(t.Context())
+	r = pretend(t, ctx, `exec sleep 600`, vm.Machine{})
+	cancel()
 	if _, err := r.Watch(io.Discard, never); err == nil || err == io.EOF {
 		t.Errorf("its context ended: %v", err)
 	}

@@ -159,7 +159,7 @@ func TestAnotherImageInRegistry(t *testing.T) {
 // An image whose connection is closed again and again ends with an error of its registry.
 func TestRegistryThatGoesAway(t *testing.T) {
 	ref, _ := inRegistry(t, "x.img.zst", func(b []byte) []byte { panic(http.ErrAbortHandler) })
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Second, errors.New("it did not end"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Minute, errors.New("it did not end"))
 	defer cancel()
 	hasty := remote.Network{Tries: 3, Pause: 10 * time.Millisecond}
 	_, err := volume.Open(ref, volume.Options{Context: ctx, Registry: oci.Options{Network: hasty}})

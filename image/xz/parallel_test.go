@@ -109,7 +109,7 @@ func TestParallelCloseEndsAllGoroutines(t *testing.T) {
 		}
 		p.Close()
 	}
-	for range 500 {
+	for range 18_000 {
 		if runtime.NumGoroutine() <= before {
 			return
 		}

@@ -82,7 +82,7 @@ func (d *desktop) start(dir string) {
 	begin := time.Now()
 	d.root, d.ssh = dial(d.t, at("root")), dial(d.t, at("pi"))
 	for _, c := range []*console{d.root, d.ssh} {
-		c.until("Last login|permitted by applicable law", 4*time.Minute)
+		c.until("Last login|permitted by applicable law", 15*time.Minute)
 	}
 	d.root.want(0, "seat0 tty1", "export SYSTEMD_PAGER=cat; until [ -b /dev/sda ] && loginctl list-sessions | grep seat0; do sleep 0.2; done")
 	d.t.Logf("booted after %s", time.Since(begin).Round(time.Second))
@@ -121,7 +121,7 @@ type console struct {
 
 func dial(t *testing.T, socket string) *console {
 	t.Helper()
-	for range 100 {
+	for range 2000 {
 		if conn, err := net.Dial("unix", socket); err == nil {
 			t.Cleanup(func() { conn.Close() })
 			return &console{t: t, name: filepath.Base(socket), conn: conn}
@@ -162,8 +162,8 @@ func (c *console) send(text string) {
 func (c *console) run(command string) (output string, status int) {
 	c.t.Helper()
 	c.send("echo be''gin; " + command + "; echo \"<end \"\"$?>\"\n")
-	c.until(`begin\n`, time.Minute)
-	text := c.until(`<end \d+>\n`, 2*time.Minute)
+	c.until(`begin\n`, 5*time.Minute)
+	text := c.until(`<end \d+>\n`, 10*time.Minute)
 	at := strings.LastIndex(text, "<end ")
 	status, _ = strconv.Atoi(strings.TrimRight(text[at+len("<end "):], ">\n"))
 	return text[:at], status

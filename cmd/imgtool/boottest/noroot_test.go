@@ -137,9 +137,9 @@ func (d *desktop) udevRule(t *testing.T) {
 
 func (d *desktop) withPassword(t *testing.T) {
 	d.ssh.send("bash -c 'pkttyagent -p $$ & sleep 2; exec imgtool ls /dev/sda'\n")
-	d.ssh.until("Password: ", time.Minute)
+	d.ssh.until("Password: ", 5*time.Minute)
 	d.ssh.send("secret\n")
-	d.ssh.until("boot", time.Minute)
+	d.ssh.until("boot", 5*time.Minute)
 	d.ssh.want(0, "", "true")
 }
 

@@ -267,7 +267,7 @@ func (m *machine) run(args ...string) string {
 	if err := os.WriteFile(initrd, m.initrd.Bytes(), 0o644); err != nil {
 		m.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(m.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 15*time.Minute)
 	defer cancel()
 	// KVM may be present but not work. Kernel messages would interrupt the script's lines.
 	cmd := exec.CommandContext(ctx, m.qemu, append([]string{"-accel", "tcg", "-cpu", "max", "-M", "q35", "-smp", "1", "-m", "768",

@@ -22,7 +22,7 @@ func TestSilentBus(t *testing.T) {
 	defer func(before time.Duration) { startTime = before }(startTime)
 	startTime = 100 * time.Millisecond
 	begin := time.Now()
-	if _, err := Open(t.Context(), "/dev/null", "r", 0, true); !errors.Is(err, ErrSilent) || time.Since(begin) > 10*time.Second {
+	if _, err := Open(t.Context(), "/dev/null", "r", 0, true); !errors.Is(err, ErrSilent) || time.Since(begin) > time.Minute {
 		t.Errorf("%v after %s", err, time.Since(begin))
 	}
 }

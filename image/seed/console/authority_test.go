@@ -181,7 +181,7 @@ func (r *rig) begin(q *http.Request) {
 
 // idle waits until the console accepts requests.
 func (r *rig) idle() {
-	for range 1000 {
+	for range 100_000 {
 		w := httptest.NewRecorder()
 		r.c.ServeHTTP(w, r.request(api.PathValidate, nil, "", ""))
 		if w.Code != http.StatusConflict {
@@ -392,7 +392,7 @@ func TestAuthorization(t *testing.T) {
 					t.Errorf("%d, wanted %d: %s", w.Code, want, w.Body)
 				}
 				taken := want == accepted || want == seeOther
-				for range 200 {
+				for range 100_000 {
 					if d.mu.Lock(); !taken || len(d.applied) > 0 {
 						d.mu.Unlock()
 						break

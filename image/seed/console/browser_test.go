@@ -18,6 +18,7 @@ import (
 
 	"imgtool/image/imagetest"
 	"imgtool/image/seed/console/consoletest"
+	"imgtool/image/seed/seedtest"
 )
 
 // browser is a tab of Chromium.
@@ -31,12 +32,12 @@ type browser struct {
 func newBrowser(t *testing.T) *browser {
 	imagetest.Long(t)
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(imagetest.Need(t, "chromium")), chromedp.NoSandbox, chromedp.Flag("disable-dev-shm-usage", true),
-		chromedp.WSURLReadTimeout(time.Minute))
+		chromedp.WSURLReadTimeout(5*time.Minute))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, 15*time.Minute)
 	t.Cleanup(cancel)
 	if err := chromedp.Do(ctx); err != nil { // starts it
 		t.Fatal(err)
@@ -65,7 +66,7 @@ func newBrowser(t *testing.T) *browser {
 func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	for i, step := range steps {
-		ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+		ctx, cancel := context.WithTimeout(b.ctx, 5*time.Minute)
 		err := chromedp.Do(ctx, step)
 		cancel()
 		if err != nil {
@@ -120,17 +121,7 @@ func sample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf(`version = 1
-[users.ops]
-isAdmin = true
-ssh_key = %q
-[activation]
-required = ["web"]
-[containers.container.web]
-privileged = false
-[containers.container.web.Container]
-Image = "registry.example/web:1"
-`, strings.TrimSpace(string(public)))
+	return strings.Replace(seedtest.Minimal, seedtest.Key, strings.TrimSpace(string(public)), 1)
 }
 
 // Elements of the page.
@@ -246,7 +237,7 @@ func TestPageWithoutScripts(t *testing.T) {
 	focused := func(want string) {
 		t.Helper()
 		var got string
-		for range 100 { // the browser sets it some time after the page is there
+		for range 9000 { // the browser sets it some time after the page is there
 			if got = eval[string](b, "document.activeElement.tagName + '.' + document.activeElement.className"); got == want {
 				return
 			}
@@ -266,7 +257,7 @@ func TestPageWithoutScripts(t *testing.T) {
 	focused("H1.")
 	b.wants("#state", "Setting up the device", "Show the current state")
 	close(d.Hold)
-	for range 100 {
+	for range 1000 {
 		b.do(chromedp.Click("noscript a"), chromedp.WaitVisible("#state"))
 		if strings.Contains(b.text("#state"), "was applied") {
 			break

@@ -250,7 +250,7 @@ func TestJobLimits(t *testing.T) {
 		t.Errorf("a second one: %d %s", w.Code, w.Body)
 	}
 	close(d.hold)
-	for range 200 {
+	for range 18_000 {
 		if strings.Contains(a.ask("GET", s.JobURL, "10.0.0.1", "").Body.String(), `"state":"succeeded"`) {
 			break
 		}

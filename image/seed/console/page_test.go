@@ -265,7 +265,7 @@ func TestPageOfJob(t *testing.T) {
 		var page string
 		until := func(text string) {
 			t.Helper()
-			for range 500 {
+			for range 18_000 {
 				if status, page = v.get(job); strings.Contains(page, text) {
 					return
 				}
