@@ -27,7 +27,7 @@ var layers = []struct {
 	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk/direct", "flash/disk/usb", "flash/disk", "flash/disk/match", "flash/disk/disktest", "flash"}},
 	{"definitions", "data that users write, so it must not depend on how it is used", []string{"layouts", "boards"}},
 	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
-		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
+		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedtest", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
 		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/oci", "image/volume", "image/trust", "image/sbom/rpmdb", "image/sbom", "image/sbom/sbomtest", "image/provenance", "image/build",
 		"image/compose", "image/compare", "image/update", "image/inspect", "image/catalog", "flash/receipt", "flash/deploy", "flash/factory"}},
 	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool/terminal/picker", "cmd/imgtool/terminal", "cmd/imgtool/usage", "cmd/imgtool/complete", "cmd/imgtool/reference", "cmd/imgtool/exit", "cmd/imgtool/option", "cmd/imgtool/images", "cmd/imgtool/disks", "cmd/imgtool/configs", "cmd/imgtool/schematest", "cmd/imgtool", "cmd/imgtool/boottest", "docs", "packaging"}},

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,20 +9,9 @@ import (
 	"imgtool/boards"
 	"imgtool/flash/disk"
 	"imgtool/flash/disk/usb"
-	"imgtool/image"
 	"imgtool/image/fault"
+	"imgtool/image/imagetest"
 )
-
-// recorder is a reporter that keeps messages and warnings.
-type recorder struct{ text strings.Builder }
-
-func (r *recorder) Infof(format string, args ...any) { fmt.Fprintf(&r.text, format+"\n", args...) }
-func (r *recorder) Warnf(format string, args ...any) {
-	fmt.Fprintf(&r.text, "warning: "+format+"\n", args...)
-}
-func (r *recorder) Phase(string, int64) image.Progress { return nil }
-func (r *recorder) EndPhase()                          {}
-func (r *recorder) String() string                     { return r.text.String() }
 
 // ums returns the eMMC of a Rock64 as U-Boot shows it.
 func ums(path, serial, port string) disk.Disk {
@@ -75,7 +63,7 @@ func TestRecoveryWaitsForTheOnlyDisk(t *testing.T) {
 		}, "no rock64 in recovery mode showed up in", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var rep recorder
+			var rep imagetest.Recorder
 			r := Recovery{Board: board, Serial: c.serial, Port: c.port, Timeout: 400 * time.Millisecond, settle: 20 * time.Millisecond}
 			n := -1
 			r.look = func() ([]disk.Disk, []usb.Device, error) {
@@ -130,7 +118,7 @@ func TestRecoveryTakesTheDiskOfTheMedium(t *testing.T) {
 		{"emmc", jetson("/dev/sda", "flashpkg", 128<<20), "no photon-nx in recovery mode", "the flash failed on the board"},
 		{"sd", emmc, "the sd of photon-nx does not show up over USB: name the disk", ""},
 	} {
-		var rep recorder
+		var rep imagetest.Recorder
 		r := Recovery{Board: board, Medium: c.medium, Timeout: 200 * time.Millisecond, settle: 20 * time.Millisecond}
 		r.look = func() ([]disk.Disk, []usb.Device, error) { return []disk.Disk{c.disk}, nil, nil }
 		d, err := r.Wait(t.Context(), &rep)
