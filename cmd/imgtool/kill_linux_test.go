@@ -25,7 +25,7 @@ func TestAKilledFlashIsFinishedByTheNext(t *testing.T) {
 	has := func(i int) bool { return tool(t, "verify", "--image", images[i], dev).Run() == nil }
 	on := 0
 	var untouched, halfway, done int
-	for i := 0; i < soak(10, 200) || halfway == 0; i++ {
+	for i := 0; i < soak(6, 200) || halfway == 0; i++ {
 		if i == 400 {
 			t.Fatal("none was killed in the middle: that proves nothing")
 		}
