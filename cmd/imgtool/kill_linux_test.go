@@ -137,8 +137,7 @@ func TestAnInterruptDoesNotWaitForAPipe(t *testing.T) {
 			imagetest.Wait(t, "it writes the disk", func() bool { return first() == 0 })
 		}
 		// The pipe stays open.
-		must(cmd.Process.Signal(os.Interrupt))
-		cmd.Wait()
+		interrupt(t, cmd, os.Interrupt)
 		if cmd.ProcessState.ExitCode() != exit.Interrupted || !strings.Contains(stderr.String(), c.say) {
 			t.Errorf("%s: exit status %d: %s", c.name, cmd.ProcessState.ExitCode(), stderr.String())
 		}
