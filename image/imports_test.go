@@ -24,10 +24,10 @@ var layers = []struct {
 		"image/statefile", "image/boardinfo", "image/fstab", "image/extlinux", "image/shconf", "image/uboot", "image/mbr", "image/gpt",
 		"image/partition", "image/vm", "image/imagetest", "image/swap", "image/simg", "image/fat", "image/tree", "image/tree/sums", "image/tree/hostfs",
 		"image/fsprobe", "image/verity", "image/cms", "image/cms/cmstest", "image/cms/signer", "image/tree/tarfs", "image/tree/treetest", "image/ext4", "image/squashfs/codec", "image/squashfs/similarity", "image/squashfs/space", "image/squashfs", "image/erofs", "image/bmap", "image/pending", "image/zip", "image/artifact", "image/foreign", "image/rauc", "image/fileinfo"}},
-	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk/direct", "flash/disk", "flash/disk/match", "flash/disk/disktest", "flash"}},
+	{"disks", "they write whatever is given to them, and know no format", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk/direct", "flash/disk/usb", "flash/disk", "flash/disk/match", "flash/disk/disktest", "flash"}},
 	{"definitions", "data that users write, so it must not depend on how it is used", []string{"layouts", "boards"}},
 	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
-		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
+		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedtest", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
 		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/oci", "image/volume", "image/trust", "image/sbom/rpmdb", "image/sbom", "image/sbom/sbomtest", "image/provenance", "image/build",
 		"image/compose", "image/compare", "image/update", "image/inspect", "image/catalog", "flash/receipt", "flash/deploy", "flash/factory"}},
 	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool/terminal/picker", "cmd/imgtool/terminal", "cmd/imgtool/usage", "cmd/imgtool/complete", "cmd/imgtool/reference", "cmd/imgtool/exit", "cmd/imgtool/option", "cmd/imgtool/images", "cmd/imgtool/disks", "cmd/imgtool/configs", "cmd/imgtool/schematest", "cmd/imgtool", "cmd/imgtool/boottest", "docs", "packaging"}},
@@ -39,7 +39,7 @@ var only = map[string]struct {
 	packages []string
 }{
 	"flash":      {"what is written comes in as chunks of an image", []string{"image", "image/fault", "flash/disk"}},
-	"flash/disk": {"it knows the machine, not what is written", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk/direct", "image/fault"}},
+	"flash/disk": {"it knows the machine, not what is written", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk/direct", "flash/disk/usb", "image/fault"}},
 	"cmd/imgtool": {"it runs commands; those about images, disks and configurations are packages below it", []string{
 		"cmd/imgtool/images", "cmd/imgtool/disks", "cmd/imgtool/configs", "cmd/imgtool/complete", "cmd/imgtool/exit", "cmd/imgtool/option", "cmd/imgtool/reference",
 		"cmd/imgtool/terminal", "cmd/imgtool/usage", "boards", "image", "image/build", "image/fault", "image/sanitize", "image/squashfs/codec"}},

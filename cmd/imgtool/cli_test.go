@@ -23,6 +23,7 @@ import (
 	"imgtool/cmd/imgtool/complete"
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
+	"imgtool/image/seed/seedtest"
 )
 
 func TestMain(m *testing.M) {
@@ -280,17 +281,7 @@ func makeInputs(dir string) error {
 }
 
 // tinySeed is the smallest configuration that AtomixOS accepts.
-const tinySeed = `version = 1
-[users.ops]
-isAdmin = true
-ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
-[activation]
-required = ["web"]
-[containers.container.web]
-privileged = false
-[containers.container.web.Container]
-Image = "registry.example/web:1"
-`
+const tinySeed = seedtest.Minimal
 
 // tinyBoard is a board with small images, for tests that write many of them.
 const tinyBoard = `name = "tiny"

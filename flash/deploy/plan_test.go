@@ -15,6 +15,7 @@ import (
 	"imgtool/image/artifact"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
+	"imgtool/image/imagetest"
 	"imgtool/image/progress"
 	"imgtool/image/volume"
 	"imgtool/layouts"
@@ -188,7 +189,7 @@ func TestPlanReportsAnUnusualImageOnce(t *testing.T) {
 	if err := p.ReadThrough(t.Context(), nil, progress.Discard); err != nil {
 		t.Fatal(err)
 	}
-	var rep recorder
+	var rep imagetest.Recorder
 	p.Report(&rep)
 	p.Report(&rep)
 	const want = "warning: standard input: the image ends at byte 10485760, and its partition table has partitions up to byte 12582912 (rest): the rest of them is written as zeros\n"

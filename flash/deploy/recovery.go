@@ -10,6 +10,7 @@ import (
 	"imgtool/boards"
 	"imgtool/flash/disk"
 	"imgtool/flash/disk/match"
+	"imgtool/flash/disk/usb"
 	"imgtool/image/fault"
 	"imgtool/image/progress"
 )
@@ -22,8 +23,8 @@ type Recovery struct {
 	Port    string // USB port of the board; empty: any
 	Timeout time.Duration
 
-	look   func() ([]disk.Disk, []disk.USB, error) // nil: at this machine
-	settle time.Duration                           // how long a disk must be the only one
+	look   func() ([]disk.Disk, []usb.Device, error) // nil: at this machine
+	settle time.Duration                             // how long a disk must be the only one
 }
 
 // wanted returns the properties that the board's definition has for the disk of a medium.
@@ -40,7 +41,7 @@ func wanted(b *boards.Board, medium string) match.Board {
 	return m
 }
 
-func lookHere() ([]disk.Disk, []disk.USB, error) {
+func lookHere() ([]disk.Disk, []usb.Device, error) {
 	disks, err := disk.List("/")
 	if err != nil {
 		return nil, nil, err

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -9,30 +8,20 @@ import (
 
 	"imgtool/boards"
 	"imgtool/flash/disk"
-	"imgtool/image"
+	"imgtool/flash/disk/usb"
 	"imgtool/image/fault"
+	"imgtool/image/imagetest"
 )
-
-// recorder is a reporter that keeps messages and warnings.
-type recorder struct{ text strings.Builder }
-
-func (r *recorder) Infof(format string, args ...any) { fmt.Fprintf(&r.text, format+"\n", args...) }
-func (r *recorder) Warnf(format string, args ...any) {
-	fmt.Fprintf(&r.text, "warning: "+format+"\n", args...)
-}
-func (r *recorder) Phase(string, int64) image.Progress { return nil }
-func (r *recorder) EndPhase()                          {}
-func (r *recorder) String() string                     { return r.text.String() }
 
 // ums returns the eMMC of a Rock64 as U-Boot shows it.
 func ums(path, serial, port string) disk.Disk {
 	return disk.Disk{Path: path, Name: strings.TrimPrefix(path, "/dev/"), Size: 15 << 30, SectorSize: 512, Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff", Removable: true, Bus: "usb",
-		USB: &disk.USB{VendorID: "2207", ProductID: "320c", Manufacturer: "Rockchip", Product: "USB download gadget", Serial: serial, Port: port, Interface: "08/06/50"}}
+		USB: &usb.Device{VendorID: "2207", ProductID: "320c", Manufacturer: "Rockchip", Product: "USB download gadget", Serial: serial, Port: port, Interface: "08/06/50"}}
 }
 
 func stick(path string) disk.Disk {
 	return disk.Disk{Path: path, Size: 16 << 30, SectorSize: 512, Vendor: "SanDisk", Model: "Ultra", Rev: "1.00", Removable: true, Bus: "usb",
-		USB: &disk.USB{VendorID: "0781", ProductID: "5581", Manufacturer: "SanDisk", Product: "Ultra", Serial: "77", Port: "1-9", Interface: "08/06/50"}}
+		USB: &usb.Device{VendorID: "0781", ProductID: "5581", Manufacturer: "SanDisk", Product: "Ultra", Serial: "77", Port: "1-9", Interface: "08/06/50"}}
 }
 
 func TestRecoveryWaitsForTheOnlyDisk(t *testing.T) {
@@ -40,44 +29,44 @@ func TestRecoveryWaitsForTheOnlyDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	maskrom := disk.USB{VendorID: "2207", ProductID: "320c", Port: "1-2", Interface: "ff/06/05"}
+	maskrom := usb.Device{VendorID: "2207", ProductID: "320c", Port: "1-2", Interface: "ff/06/05"}
 	for _, c := range []struct {
 		name         string
 		serial, port string
-		disks        func(n int) ([]disk.Disk, []disk.USB) // at the nth look
-		want         string                                // path, or part of the error
+		disks        func(n int) ([]disk.Disk, []usb.Device) // at the nth look
+		want         string                                  // path, or part of the error
 		said         string
 	}{
-		{"it is there at once", "", "", func(int) ([]disk.Disk, []disk.USB) {
+		{"it is there at once", "", "", func(int) ([]disk.Disk, []usb.Device) {
 			return []disk.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
 		}, "/dev/sdb", "hold the reset button"},
-		{"it comes later, after the boot ROM", "", "", func(n int) ([]disk.Disk, []disk.USB) {
+		{"it comes later, after the boot ROM", "", "", func(n int) ([]disk.Disk, []usb.Device) {
 			if n < 6 {
-				return []disk.Disk{stick("/dev/sda")}, []disk.USB{maskrom}
+				return []disk.Disk{stick("/dev/sda")}, []usb.Device{maskrom}
 			}
 			return []disk.Disk{stick("/dev/sda"), ums("/dev/sdb", "a1", "1-2")}, nil
 		}, "/dev/sdb", "port 1-2"},
-		{"another name each time until it stays", "", "", func(n int) ([]disk.Disk, []disk.USB) {
+		{"another name each time until it stays", "", "", func(n int) ([]disk.Disk, []usb.Device) {
 			return []disk.Disk{ums([]string{"/dev/sdb", "/dev/sdc", "/dev/sdd"}[min(n, 2)], "a1", "1-2")}, nil
 		}, "/dev/sdd", ""},
-		{"two of them", "", "", func(n int) ([]disk.Disk, []disk.USB) {
+		{"two of them", "", "", func(n int) ([]disk.Disk, []usb.Device) {
 			return []disk.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "", "1-3")}, nil
 		}, "there are 2 in recovery mode: /dev/sdb (serial a1, port 1-2), /dev/sdc (serial none, port 1-3); say which with --serial or --port", ""},
-		{"two of them, one by serial", "a1", "", func(n int) ([]disk.Disk, []disk.USB) {
+		{"two of them, one by serial", "a1", "", func(n int) ([]disk.Disk, []usb.Device) {
 			return []disk.Disk{ums("/dev/sdb", "b2", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
 		}, "/dev/sdc", "/dev/sdb (serial b2, port 1-2) is a rock64, and not the one asked for"},
-		{"two of them, one by port", "", "1-2", func(n int) ([]disk.Disk, []disk.USB) {
+		{"two of them, one by port", "", "1-2", func(n int) ([]disk.Disk, []usb.Device) {
 			return []disk.Disk{ums("/dev/sdb", "a1", "1-2"), ums("/dev/sdc", "a1", "1-3")}, nil
 		}, "/dev/sdb", ""},
-		{"none", "", "", func(n int) ([]disk.Disk, []disk.USB) {
+		{"none", "", "", func(n int) ([]disk.Disk, []usb.Device) {
 			return []disk.Disk{stick("/dev/sda")}, nil
 		}, "no rock64 in recovery mode showed up in", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var rep recorder
+			var rep imagetest.Recorder
 			r := Recovery{Board: board, Serial: c.serial, Port: c.port, Timeout: 400 * time.Millisecond, settle: 20 * time.Millisecond}
 			n := -1
-			r.look = func() ([]disk.Disk, []disk.USB, error) {
+			r.look = func() ([]disk.Disk, []usb.Device, error) {
 				n++
 				disks, devices := c.disks(n)
 				return disks, devices, nil
@@ -105,7 +94,7 @@ func TestRecoveryWaitsForTheOnlyDisk(t *testing.T) {
 // jetson returns a disk of a module that runs a flashing initrd.
 func jetson(path, vendor string, size int64) disk.Disk {
 	return disk.Disk{Path: path, Size: size, SectorSize: 512, Vendor: vendor, Model: "9f1c2e3d", Removable: true, Bus: "usb",
-		USB: &disk.USB{VendorID: "1d6b", ProductID: "0104", BCD: "0001", Manufacturer: "NVIDIA", Product: "Linux for Tegra", Serial: "9f1c2e3d", Port: "2-1", Interface: "08/06/50"}}
+		USB: &usb.Device{VendorID: "1d6b", ProductID: "0104", BCD: "0001", Manufacturer: "NVIDIA", Product: "Linux for Tegra", Serial: "9f1c2e3d", Port: "2-1", Interface: "08/06/50"}}
 }
 
 // The medium of the image selects a disk of the board.
@@ -129,9 +118,9 @@ func TestRecoveryTakesTheDiskOfTheMedium(t *testing.T) {
 		{"emmc", jetson("/dev/sda", "flashpkg", 128<<20), "no photon-nx in recovery mode", "the flash failed on the board"},
 		{"sd", emmc, "the sd of photon-nx does not show up over USB: name the disk", ""},
 	} {
-		var rep recorder
+		var rep imagetest.Recorder
 		r := Recovery{Board: board, Medium: c.medium, Timeout: 200 * time.Millisecond, settle: 20 * time.Millisecond}
-		r.look = func() ([]disk.Disk, []disk.USB, error) { return []disk.Disk{c.disk}, nil, nil }
+		r.look = func() ([]disk.Disk, []usb.Device, error) { return []disk.Disk{c.disk}, nil, nil }
 		d, err := r.Wait(t.Context(), &rep)
 		if strings.HasPrefix(c.want, "/dev/") && (err != nil || d.Path != c.want) || !strings.HasPrefix(c.want, "/dev/") && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s on %s: %v, %v", c.medium, c.disk.Vendor, d, err)

@@ -21,23 +21,14 @@ import (
 	"imgtool/image/gpt"
 	"imgtool/image/imagetest"
 	"imgtool/image/seed/seedfile"
+	"imgtool/image/seed/seedtest"
 	"imgtool/image/volume"
 )
 
 const mib = 1 << 20
 
 // minimal is a seed that a Rock64 accepts.
-const minimal = `version = 1
-[users.ops]
-isAdmin = true
-ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
-[activation]
-required = ["web"]
-[containers.container.web]
-privileged = false
-[containers.container.web.Container]
-Image = "registry.example/web:1"
-`
+const minimal = seedtest.Minimal
 
 // monitor keeps messages.
 type monitor struct{ messages []string }

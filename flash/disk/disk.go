@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"imgtool/flash/disk/procs"
+	"imgtool/flash/disk/usb"
 	"imgtool/image/fault"
 )
 
@@ -28,13 +29,13 @@ type Disk struct {
 	SectorSize int    // logical, in bytes
 	Model      string
 	Vendor     string
-	Rev        string // revision, from a SCSI inquiry
-	Serial     string // of the USB device if the disk is on USB, else of the disk
-	WWN        string // world wide name, such as naa.5002538e40a12345
-	Bus        string // usb, nvme, mmc, virtio, ata, scsi, loop, nbd or ""
-	Kind       string // on bus mmc: MMC for an eMMC, SD for a card
-	USB        *USB   // nil if the disk is not on USB
-	Removable  bool   // has a removable medium, according to the kernel; false for many USB disks. On macOS: not Internal
+	Rev        string      // revision, from a SCSI inquiry
+	Serial     string      // of the USB device if the disk is on USB, else of the disk
+	WWN        string      // world wide name, such as naa.5002538e40a12345
+	Bus        string      // usb, nvme, mmc, virtio, ata, scsi, loop, nbd or ""
+	Kind       string      // on bus mmc: MMC for an eMMC, SD for a card
+	USB        *usb.Device // nil if the disk is not on USB
+	Removable  bool        // has a removable medium, according to the kernel; false for many USB disks. On macOS: not Internal
 	ReadOnly   bool
 	File       bool   // a regular file
 	Diskseq    uint64 // a number the kernel uses for no other disk until it reboots; 0 if unknown
@@ -51,23 +52,6 @@ type Disk struct {
 	Internal bool     // an internal disk without removable medium; no option allows to write it
 	Mounted  []string // mount points of volumes that Open unmounts
 }
-
-// USB is an interface of a USB device. A device has one or more, which share its port.
-// Strings that the device does not have are empty.
-type USB struct {
-	Port         string // such as 1-2.3: port 3 of a hub in port 2 of bus 1
-	VendorID     string // four lower-case hex digits
-	ProductID    string // four lower-case hex digits
-	BCD          string // release of the device, four digits
-	Manufacturer string
-	Product      string
-	Serial       string
-	Interface    string // class/subclass/protocol in hex: 08/06/50 is a disk with bulk-only transport
-	Driver       string // of the interface, such as usb-storage, or ""
-}
-
-// ID returns the vendor and product IDs, such as 2207:320c.
-func (u USB) ID() string { return u.VendorID + ":" + u.ProductID }
 
 // Part is a partition of a disk. Off and Size are in bytes.
 type Part struct {

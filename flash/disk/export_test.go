@@ -1,5 +1,7 @@
 package disk
 
+import "imgtool/flash/disk/usb"
+
 // Mac is a Mac that was recorded.
 type Mac = mac
 
@@ -14,6 +16,6 @@ func LookMac(run func(args ...string) ([]byte, error), mounts [][2]string) (*Mac
 
 func (m *mac) Disks() ([]Disk, error)                { return m.disks() }
 func (m *mac) Find(path, name string) (*Disk, error) { return m.find(path, name) }
-func (m *mac) USBDevices() []USB                     { return m.usb }
+func (m *mac) USBDevices() []usb.Device              { return m.usb }
 func (m *mac) Unmount(d *Disk) error                 { return m.unmount(d) }
 func (d *Disk) SameAs(now *Disk) error               { return d.sameAs(now) }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"imgtool/flash/disk/usb"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -27,7 +29,7 @@ func List(root string) ([]Disk, error) {
 
 // USBDevices returns the interfaces of the USB devices of this Mac, sorted by port. A device
 // that is not configured is one USB without an interface. root is "/".
-func USBDevices(root string) ([]USB, error) {
+func USBDevices(root string) ([]usb.Device, error) {
 	m := &mac{run: runHere, onUSB: map[string]bridge{}}
 	err := m.addUSB()
 	return m.usb, err

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgtool/flash/disk/procs"
+	"imgtool/flash/disk/usb"
 )
 
 // List returns the whole disks of the machine with the root directory root, sorted by name;
@@ -231,7 +232,7 @@ func (m *machine) describe(n *node) *Disk {
 	if n.loop != nil {
 		d.foundFile = n.loop.file
 	}
-	d.USB = m.usb(n)
+	d.USB = usb.Of(m.root, n.dir)
 	d.Bus = m.bus(n)
 	switch d.Bus {
 	case "usb":

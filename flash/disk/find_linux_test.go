@@ -16,6 +16,7 @@ import (
 
 	"imgtool/flash/disk"
 	"imgtool/flash/disk/disktest"
+	"imgtool/flash/disk/usb"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -75,7 +76,7 @@ func TestListRecordedMachines(t *testing.T) {
 	}
 }
 
-func usbWords(u disk.USB) string {
+func usbWords(u usb.Device) string {
 	return fmt.Sprintf("%s, release %q, manufacturer %q, product %q, serial %q, interface %q, driver %q",
 		u.ID(), u.BCD, u.Manufacturer, u.Product, u.Serial, u.Interface, u.Driver)
 }
@@ -149,7 +150,7 @@ func TestCheckFixedDisk(t *testing.T) {
 	used := nvme
 	used.InUse = []string{"/dev/nvme0n1p1 is swap"}
 	stick := nvme
-	stick.Path, stick.Bus, stick.USB, stick.Serial = "/dev/sda", "usb", &disk.USB{}, "4C53"
+	stick.Path, stick.Bus, stick.USB, stick.Serial = "/dev/sda", "usb", &usb.Device{}, "4C53"
 	file := disk.Disk{Path: "card.img", Size: 1 << 30, SectorSize: 512, File: true}
 
 	ask := "/dev/nvme0n1: it is a fixed disk (nvme): if it is really meant, pass --fixed --serial \"S5XX 1\""

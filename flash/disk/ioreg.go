@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"imgtool/flash/disk/plist"
+	"imgtool/flash/disk/usb"
 )
 
 // macMedia returns the disks and partitions in the IO registry, by BSD name.
@@ -28,7 +29,7 @@ func macMedia(run func(args ...string) ([]byte, error)) (map[string]medium, erro
 
 // usbNode is a USB device in the IO registry.
 type usbNode struct {
-	USB
+	usb.Device
 	interfaces int
 }
 
@@ -50,12 +51,12 @@ func (m *mac) addUSB() error {
 				return // a device below a hub may be listed twice
 			}
 			seen[id] = true
-			device, own = &usbNode{USB: macUSB(n)}, true
-			b = bridge{usb: device.USB}
+			device, own = &usbNode{Device: macUSB(n)}, true
+			b = bridge{usb: device.Device}
 		case "IOUSBHostInterface":
 			if device != nil {
 				device.interfaces++
-				b.usb = device.USB
+				b.usb = device.Device
 				b.usb.Interface = fmt.Sprintf("%02x/%02x/%02x", n.Int("bInterfaceClass"), n.Int("bInterfaceSubClass"), n.Int("bInterfaceProtocol"))
 				m.usb = append(m.usb, b.usb)
 			}
@@ -70,18 +71,18 @@ func (m *mac) addUSB() error {
 			visit(child, device, b)
 		}
 		if own && device.interfaces == 0 {
-			m.usb = append(m.usb, device.USB)
+			m.usb = append(m.usb, device.Device)
 		}
 	}
 	for _, n := range nodes {
 		visit(n, nil, bridge{})
 	}
-	slices.SortStableFunc(m.usb, func(a, b USB) int { return cmp.Compare(a.Port, b.Port) })
+	slices.SortStableFunc(m.usb, func(a, b usb.Device) int { return cmp.Compare(a.Port, b.Port) })
 	return nil
 }
 
-func macUSB(n plist.Dict) USB {
-	return USB{
+func macUSB(n plist.Dict) usb.Device {
+	return usb.Device{
 		Port:         macPort(uint32(n.Int("locationID"))),
 		VendorID:     fmt.Sprintf("%04x", n.Int("idVendor")),
 		ProductID:    fmt.Sprintf("%04x", n.Int("idProduct")),

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"imgtool/flash/disk/plist"
+	"imgtool/flash/disk/usb"
 )
 
 // mac is the disks of a Mac according to diskutil, ioreg and the kernel's mounts. It runs
@@ -21,7 +22,7 @@ type mac struct {
 	whole  map[string]plist.Dict                // entries of diskutil list, by whole disk
 	media  map[string]medium                    // by BSD name, such as disk4s1
 	mounts []macMount
-	usb    []USB
+	usb    []usb.Device
 	onUSB  map[string]bridge // by whole disk connected over USB
 
 	rootless bool // the disk of / is unknown, so it may be any disk in use
@@ -37,7 +38,7 @@ type medium struct {
 
 // bridge is the USB interface of a disk, and the disk's answer to a SCSI inquiry.
 type bridge struct {
-	usb                USB
+	usb                usb.Device
 	vendor, model, rev string
 }
 

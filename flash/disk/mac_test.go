@@ -14,6 +14,7 @@ import (
 
 	"imgtool/flash/disk"
 	"imgtool/flash/disk/match"
+	"imgtool/flash/disk/usb"
 )
 
 // recordedMac is a Mac whose programs answer from a file. See testdata/README.md.
@@ -166,7 +167,7 @@ func TestMacSystemDiskFromKernelMounts(t *testing.T) {
 }
 
 func TestMacDescribe(t *testing.T) {
-	stick := disk.USB{Port: "20-2", VendorID: "0781", ProductID: "5581", BCD: "0100", Manufacturer: "SanDisk", Product: "Ultra",
+	stick := usb.Device{Port: "20-2", VendorID: "0781", ProductID: "5581", BCD: "0100", Manufacturer: "SanDisk", Product: "Ultra",
 		Serial: "4C530001231117115142", Interface: "08/06/50"}
 	for name, want := range map[string]disk.Disk{
 		"disk4": {Size: 30752000000, SectorSize: 512, Model: "Ultra", Vendor: "SanDisk", Rev: "1.00", Serial: stick.Serial, Bus: "usb", USB: &stick,

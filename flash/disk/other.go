@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+
+	"imgtool/flash/disk/usb"
 )
 
 var errOther = errors.New("flashing disks is supported on Linux and macOS; a regular file works")
@@ -15,7 +17,7 @@ var errOther = errors.New("flashing disks is supported on Linux and macOS; a reg
 func List(root string) ([]Disk, error) { return nil, errOther }
 
 // USBDevices is not supported on this system.
-func USBDevices(root string) ([]USB, error) { return nil, errOther }
+func USBDevices(root string) ([]usb.Device, error) { return nil, errOther }
 
 // Eject is not supported on this system.
 func Eject(root string, d *Disk) error { return errOther }

@@ -1,14 +1,13 @@
 package receipt
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"imgtool/image"
 	"imgtool/image/fault"
+	"imgtool/image/imagetest"
 )
 
 func TestLogAddsEachDiskOnce(t *testing.T) {
@@ -50,7 +49,7 @@ func TestNilLog(t *testing.T) {
 	if err := l.Add("sda", entry{}); err != nil {
 		t.Error(err)
 	}
-	l.WarnReused("W1", "", &recorder{})
+	l.WarnReused("W1", "", &imagetest.Recorder{})
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
@@ -92,21 +91,10 @@ func TestWarnReused(t *testing.T) {
 		{"W4", "nvme", ""},
 		{"", "", ""},
 	} {
-		var rep recorder
+		var rep imagetest.Recorder
 		l.WarnReused(c.unit, c.medium, &rep)
 		if got := rep.String(); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s %s: got %q, want %q", c.unit, c.medium, got, c.want)
 		}
 	}
 }
-
-// recorder keeps the messages.
-type recorder struct{ text strings.Builder }
-
-func (r *recorder) Infof(format string, args ...any) { fmt.Fprintf(&r.text, format+"\n", args...) }
-func (r *recorder) Warnf(format string, args ...any) {
-	fmt.Fprintf(&r.text, "warning: "+format+"\n", args...)
-}
-func (r *recorder) Phase(string, int64) image.Progress { return nil }
-func (r *recorder) EndPhase()                          {}
-func (r *recorder) String() string                     { return r.text.String() }

@@ -7,6 +7,7 @@ package build
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 
@@ -48,7 +49,7 @@ type Options struct {
 	Compression string            // of the squashfs, as squashfs.Options has it
 	BlockSize   int
 	Packed      bool           // leave no gaps in the squashfs, as squashfs.Options has it
-	Like        string         // a place in an earlier image: keep blocks of its squashfs where they are; "": none
+	Like        string         // a place in an earlier image, or "cache": keep blocks of its squashfs where they are; "": none
 	Volume      volume.Options // how Like is opened
 	BuildID     string         // empty: derived from the inputs
 	Cmdline     string         // more kernel arguments
@@ -85,6 +86,10 @@ type Result struct {
 	Images  []Image
 	Trees   map[string]*tree.Tree // the board's, by name
 	scratch []io.Closer
+
+	private bool    // only the owner can read an earlier image, of which the new one has parts
+	last    *record // of the squashfs, in the cache; nil if it is not there
+	lastKey [sha256.Size]byte
 }
 
 // Image is the image of a medium.
@@ -119,6 +124,7 @@ type builder struct {
 
 	like     *squashfs.Reader // an earlier root file system, or nil
 	likeName string
+	last     *record // of like, if it comes from the cache
 
 	clamped bool   // some file was later than Time, which no digest of an input includes
 	seed    []byte // the text for the device

@@ -14,6 +14,7 @@ import (
 	"imgtool/image/build"
 	"imgtool/image/fat"
 	"imgtool/image/seed/seedfile"
+	"imgtool/image/seed/seedtest"
 	"imgtool/image/source"
 	"imgtool/image/uboot"
 )
@@ -186,17 +187,7 @@ func region(t *testing.T, m *image.Image, off, size int64) []byte {
 	return b
 }
 
-const seed = `version = 1
-[users.ops]
-isAdmin = true
-ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
-[activation]
-required = ["web"]
-[containers.container.web]
-privileged = false
-[containers.container.web.Container]
-Image = "registry.example/web:1"
-`
+const seed = seedtest.Minimal
 
 // Identifiers depend on all inputs except the seed.
 func TestIdentifiers(t *testing.T) {

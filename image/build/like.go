@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"slices"
@@ -18,16 +19,6 @@ import (
 	"imgtool/image/volume"
 	"imgtool/layouts"
 )
-
-// privateLike reports whether only the owner can read the earlier image, of which the new one
-// has parts, also parts that are in none of its files.
-func (opt *Options) privateLike() bool {
-	if opt.Like == "" {
-		return false
-	}
-	info, err := os.Stat(volume.ParsePlace(opt.Like).File)
-	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 == 0
-}
 
 // openLike opens the earlier image that the squashfs is to be like. It is an input: the
 // image depends on it.
@@ -46,6 +37,9 @@ func (b *builder) findLike(ctx context.Context) error {
 	if b.root == nil || b.root.Ready != nil {
 		return fault.New(fault.Usage, "the root file system is used as it is given, so that it cannot be like %s", b.Like)
 	}
+	if b.Like == likeCache {
+		return b.findLast()
+	}
 	place := volume.ParsePlace(b.Like)
 	if place.Deep {
 		return fault.New(fault.Usage, "%s is a file in a file system: name an image, a partition or a squashfs", b.Like)
@@ -59,6 +53,9 @@ func (b *builder) findLike(ctx context.Context) error {
 		return err
 	}
 	b.result.scratch = append(b.result.scratch, l.Source)
+	if info, err := os.Stat(place.File); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 == 0 {
+		b.result.private = true
+	}
 	if l.Part == "" {
 		if l.Part = b.likePart(l); l.Part != "" {
 			l.Inside = true
@@ -93,9 +90,36 @@ func (b *builder) findLike(ctx context.Context) error {
 	} else if _, err := io.Copy(h, io.NewSectionReader(part, 0, used)); err != nil {
 		return fmt.Errorf("%s: %w", l.Name(), err)
 	}
-	b.like, b.likeName = old, l.Name()
-	b.inputs = append(b.inputs, artifact.Input{Name: "like", SHA256: hex.EncodeToString(h.Sum(nil))})
+	b.setLike(old, l.Name(), h)
 	return nil
+}
+
+// findLast opens the last build in the cache.
+func (b *builder) findLast() error {
+	if b.Cache == nil {
+		return fault.New(fault.Usage, "there is no cache, and so no earlier build in it: name an image")
+	}
+	f, size, err := b.openLast()
+	if err != nil || f == nil {
+		return err
+	}
+	old, err := squashfs.Open(f, size)
+	if err != nil {
+		return fault.As(fault.Corrupt, fmt.Errorf("%s: %w", lastName, err))
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, old.Summary().BytesUsed)); err != nil {
+		return err
+	}
+	b.setLike(old, lastName, h)
+	return nil
+}
+
+const lastName = "the last build in the cache"
+
+func (b *builder) setLike(old *squashfs.Reader, name string, sum hash.Hash) {
+	b.like, b.likeName = old, name
+	b.inputs = append(b.inputs, artifact.Input{Name: "like", SHA256: hex.EncodeToString(sum.Sum(nil))})
 }
 
 // likePart returns the name of the partition of an earlier image that has its root file system:

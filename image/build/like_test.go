@@ -6,10 +6,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"imgtool/image/build"
+	"imgtool/image/verity"
 	"imgtool/layouts"
 )
 
@@ -69,20 +71,7 @@ func TestLikeOtherBoard(t *testing.T) {
 			}
 		}
 	})
-	path := filepath.Join(t.TempDir(), "old.img")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(old.Size()); err != nil {
-		t.Fatal(err)
-	}
-	for e := range old.Extents() {
-		if _, err := io.Copy(io.NewOffsetWriter(f, e.Off), io.NewSectionReader(e, 0, e.Size())); err != nil {
-			t.Fatal(err)
-		}
-	}
+	path := stored(t, old)
 	var said []string
 	made(t, func(o *build.Options) {
 		o.Inputs["rootfs"], o.Like = dir, path
@@ -90,5 +79,67 @@ func TestLikeOtherBoard(t *testing.T) {
 	})
 	if all := strings.Join(said, "\n"); !strings.Contains(all, "stay where they are in "+path+":system, 0 bytes are new") {
 		t.Errorf("it said %q", all)
+	}
+}
+
+// stored returns the path of a raw image file.
+func stored(t *testing.T, img *build.Image) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "old.img")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(img.Size()); err != nil {
+		t.Fatal(err)
+	}
+	for e := range img.Extents() {
+		if _, err := io.Copy(io.NewOffsetWriter(f, e.Off), io.NewSectionReader(e, 0, e.Size())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// An update of a root file system with a hash tree changes only those blocks of the tree that have
+// hashes of new blocks.
+func TestLikeWithVerity(t *testing.T) {
+	dir := t.TempDir()
+	noise(t, dir, 3)
+	root := func(change func(*build.Options)) (*build.Image, []string) {
+		img := made(t, func(o *build.Options) {
+			protect(o)
+			o.Inputs["rootfs"] = dir
+			if change != nil {
+				change(o)
+			}
+		})
+		p := img.Manifest.Partitions[1]
+		var tree []string
+		b := make([]byte, 4096)
+		for at := p.Verity.HashOffset; at < p.Verity.HashOffset+4096+verity.TreeSize(p.Verity.HashOffset); at += 4096 {
+			if _, err := img.ReadAt(b, p.Off+at); err != nil {
+				t.Fatal(err)
+			}
+			tree = append(tree, string(b))
+		}
+		return img, tree
+	}
+	old, before := root(nil)
+	if err := os.WriteFile(dir+"/7", []byte("changed"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, now := root(func(o *build.Options) { o.Like = stored(t, old) })
+	same := 0
+	for _, block := range now {
+		if slices.Contains(before, block) {
+			same++
+		}
+	}
+	// The superblock, the root and the hashes of the superblock and tables of the squashfs are others.
+	t.Logf("%d of %d blocks of the hash tree are the same", same, len(now))
+	if same < len(now)-8 || len(now) < 16 {
+		t.Errorf("%d of %d blocks of the hash tree are the same", same, len(now))
 	}
 }

@@ -23,7 +23,6 @@ import (
 	"imgtool/image/ext4"
 	"imgtool/image/imagetest"
 	"imgtool/image/source"
-	"imgtool/image/squashfs"
 	"imgtool/image/tree"
 	"imgtool/image/vm"
 )
@@ -99,16 +98,7 @@ func l4t(t *testing.T, more map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	path := filepath.Join(t.TempDir(), "l4t.squashfs")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := squashfs.Write(t.Context(), f, root, squashfs.Options{BlockSize: 1 << 20}, image.Phases(nil).Start("", 0)); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return squashed(t, root)
 }
 
 const photonArgs = "rootwait rootfstype=ext4 console=ttyTCU0,115200n8 console=tty0 fbcon=map:0 net.ifnames=0\n"

@@ -64,6 +64,7 @@ type Job struct {
 	output      string
 	keepOwners  bool
 	imageSHA256 bool
+	private     bool // the image has parts of an earlier image that only its owner can read
 }
 
 // Prepare checks a request, and that its outputs can be written. It writes nothing.

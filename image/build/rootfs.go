@@ -74,6 +74,10 @@ func (b *builder) bareRootfs(ctx context.Context, d *disk, p layouts.Part, max i
 	// The checksums of files are not needed after the squashfs is written.
 	opt.Max, opt.Sums, b.root.Sums = max, b.root.Sums, nil
 	opt.Like, opt.Reused = b.like, b.reused
+	var placed []squashfs.Placed
+	if b.Cache != nil && !b.result.private {
+		opt.Placed = func(p []squashfs.Placed) { placed = p }
+	}
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))
 	if large, ok := errors.AsType[*squashfs.TooLargeError](err); ok {
 		return nil, b.tooLarge(p.Name, large.Size, large.Max, large.Gaps)
@@ -87,7 +91,14 @@ func (b *builder) bareRootfs(ctx context.Context, d *disk, p layouts.Part, max i
 	if inPlace {
 		d.written = append(d.written, image.Span{Off: at, Len: size})
 	}
-	return io.NewSectionReader(out, at, size), nil
+	c := io.NewSectionReader(out, at, size)
+	if opt.Placed != nil {
+		b.result.lastKey = b.lastKey()
+		if b.result.last, err = b.remember(c, size, placed); err != nil {
+			return nil, fmt.Errorf("rootfs: %w", err)
+		}
+	}
+	return c, nil
 }
 
 // contentSize returns the size of all files of a tree. Hard links count once.

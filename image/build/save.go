@@ -121,10 +121,14 @@ func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.B
 	defer result.Close()
 	// Everything is compressed: update the cache while the images are written.
 	go settle()
+	j.private = result.private
 	for _, img := range result.Images {
 		if err := use(img); err != nil {
 			return err
 		}
+	}
+	if result.last != nil {
+		blocks.Put(result.lastKey, result.last.encode())
 	}
 	return nil
 }
@@ -139,7 +143,7 @@ func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File,
 		}
 	}
 	path := j.path(m.Medium)
-	m.Private = j.Seed != nil || j.privateLike()
+	m.Private = j.Seed != nil || j.private
 	opt := artifact.Options{Phases: j.Phases, ImageSHA256: j.imageSHA256, Documents: documents(img), Raw: raw, Written: img.Written}
 	saved, err := opt.Save(ctx, path, img.Image, m)
 	if err != nil {

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -35,13 +36,15 @@ func (b *builder) protect(ctx context.Context, c image.Content) (image.Content, 
 	if err != nil {
 		return nil, err
 	}
-	salt := b.derived("verity salt")
+	// It is the same for all builds of a board, so that an update changes only hashes of blocks that
+	// changed.
+	salt := sha256.Sum256([]byte("imgtool verity salt " + b.Board.Name))
 	tree := make(memory, verity.TreeSize(size))
-	root, err := verity.Write(ctx, tree, io.NewSectionReader(data, 0, size), salt, b.Phases.Start("hash tree", size))
+	root, err := verity.Write(ctx, tree, io.NewSectionReader(data, 0, size), salt[:], b.Phases.Start("hash tree", size))
 	if err != nil {
 		return nil, err
 	}
-	super, err := verity.Superblock{UUID: b.uuid("verity"), Salt: salt, Blocks: size / verity.BlockSize}.Encode()
+	super, err := verity.Superblock{UUID: b.uuid("verity"), Salt: salt[:], Blocks: size / verity.BlockSize}.Encode()
 	if err != nil {
 		return nil, err
 	}

@@ -154,6 +154,9 @@ func (m *maker) add(ctx context.Context, path string) error {
 	if s.Format == artifact.Sparse {
 		return fault.New(fault.Input, "%s: neither rpi-imager nor bb-imager reads Android sparse images: build an .img.xz", path)
 	}
+	if s.IsBundle() {
+		return fault.New(fault.Input, "%s: it is an update bundle, not a disk image: a catalog lists images that are written to disks", path)
+	}
 	e := Entry{
 		URL:     m.base.JoinPath(url.PathEscape(filepath.Base(path))).String(),
 		Icon:    cmp.Or(m.Icon, noIcon),

@@ -18,9 +18,13 @@ import (
 )
 
 // noTable returns the error that one of two images has no partition table.
+// noTable returns the error of two images of which one has no partition table.
 func noTable(a, b *volume.Location) error {
 	if a.Partitions.None() {
 		b = a
+	}
+	if b.Source.IsBundle() {
+		return fault.New(fault.Input, "%s is an update bundle, and the other is not: compare one of its images with a partition, as in %s:rootfs", b.Source.Name, b.Source.Name)
 	}
 	return fault.New(fault.Corrupt, "%s: %w", b.Source.Name, b.Partitions.Primary)
 }

@@ -5,6 +5,7 @@ package imagetest
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -79,6 +80,24 @@ func Read(t testing.TB, file string) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// Module returns the directory of a Go module that ours does not depend on, such as one with test
+// data. version is PATH@VERSION.
+func Module(t testing.TB, version string) string {
+	t.Helper()
+	cmd := exec.Command(Need(t, "go"), "mod", "download", "-json", version)
+	cmd.Dir = t.TempDir() // outside of our module
+	cmd.Env = append(os.Environ(), "GOFLAGS=")
+	out, err := cmd.Output()
+	if err != nil {
+		Skip(t, "%s cannot be downloaded: %v", version, err)
+	}
+	var about struct{ Dir string }
+	if err := json.Unmarshal(out, &about); err != nil {
+		t.Fatal(err)
+	}
+	return about.Dir
 }
 
 // Loop attaches a file as a loop device with direct I/O, and detaches it when the test

@@ -23,6 +23,9 @@ func explain(host string, err error) error {
 	if b, ok := errors.AsType[*remote.BusyError](err); ok {
 		return b
 	}
+	if p, ok := errors.AsType[*remote.ProxyError](err); ok {
+		return p
+	}
 	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		if answer.Request != nil {
 			host = answer.Request.URL.Host

@@ -68,7 +68,7 @@ func clean(host string, err error) error {
 	for u := new(url.Error); errors.As(err, &u); {
 		err = u.Err
 	}
-	if strings.HasPrefix(err.Error(), host) {
+	if strings.HasPrefix(err.Error(), host) || errors.As(err, new(*ProxyError)) || errors.As(err, new(*GoneError)) {
 		return err
 	}
 	return fmt.Errorf("%s: %w", host, err)

@@ -78,7 +78,8 @@ type Transport struct {
 func NewTransport(n Network) *Transport {
 	n = n.withDefaults()
 	inner := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  proxyOf,
+		OnProxyConnectResponse: checkConnect,
 		DialContext:            (&net.Dialer{Timeout: n.Connect}).DialContext,
 		TLSHandshakeTimeout:    n.Connect,
 		ResponseHeaderTimeout:  n.Header,
@@ -131,7 +132,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return nil, context.Cause(ctx)
 		case err != nil && (last || !broken(err)):
-			return nil, gone(req.URL.Host, err)
+			return nil, gone(peer(req, err), err)
 		case err == nil && (last || !temporary(resp.StatusCode)):
 			return resp, nil
 		}
@@ -191,6 +192,11 @@ func (t *Transport) once(req *http.Request) (*http.Response, error) {
 		inner = t.slow
 	}
 	resp, err := inner.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		if err = checkProxy(resp); err != nil {
+			resp.Body.Close()
+		}
+	}
 	if err != nil {
 		cancel()
 		return nil, err
@@ -241,8 +247,11 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// broken reports whether err is a closed connection, which is worth a retry.
+// broken reports whether err is a closed connection or a busy proxy, which is worth a retry.
 func broken(err error) bool {
+	if p, ok := errors.AsType[*ProxyError](err); ok {
+		return temporary(p.Status)
+	}
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
@@ -267,6 +276,9 @@ func retryAfter(s string, now time.Time) (time.Duration, bool) {
 
 // gone makes an error of a connection a *[GoneError]. Other errors are about the response.
 func gone(host string, err error) error {
+	if p, ok := errors.AsType[*ProxyError](err); ok {
+		return p
+	}
 	var op *net.OpError
 	var dns *net.DNSError
 	var number syscall.Errno
@@ -282,6 +294,8 @@ func gone(host string, err error) error {
 		err = errors.New("it closed the connection")
 	case errors.As(err, &op) && op.Op == "dial":
 		err = op
+	case fault.Kind(err) == "" && strings.Contains(host, " proxy "):
+		return fmt.Errorf("%s: %w", host, err)
 	default:
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"imgtool/image/compress"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/rauc"
 	"imgtool/image/remote"
 	"imgtool/image/tree"
 	"imgtool/image/tree/hostfs"
@@ -313,6 +314,10 @@ func (o *Opener) rootPath(ctx context.Context, in within) (*Root, error) {
 	}
 	switch kind {
 	case squash, erofsImage:
+		if rauc.Is(c, c.Size()) {
+			err := fault.New(fault.Input, "%s is an update bundle, not a root file system", ref)
+			return nil, fault.WithHint(err, "the root file system in it is written to a file with imgtool cat %s:rootfs > rootfs.squashfs", ref)
+		}
 		file, err := newFile(ctx, ref, c, "")
 		if err != nil {
 			return nil, err

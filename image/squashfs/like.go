@@ -327,7 +327,7 @@ func (wr *writer) writeAgain(ctx context.Context, t *tree.Tree, was *TooLargeErr
 	if err != nil {
 		return 0, err
 	}
-	wr.reuse = Reuse{Reason: tooLargeLike(was.Size, was.Max).Error()}
+	wr.reuse, wr.placed = Reuse{Reason: tooLargeLike(was.Size, was.Max).Error()}, next.placed
 	zeros := make([]byte, maxBlock)
 	end := min(was.Size, wr.out.max)
 	for at := size; at < end; at += maxBlock {
@@ -411,6 +411,7 @@ func (wr *writer) writeNew(ctx context.Context, l *layout) error {
 		case s.file != last:
 			last, at = s.file, s.file.start
 		}
+		wr.note(s, at)
 		err := wr.out.writeAt(s.stored, at)
 		at += int64(len(s.stored))
 		return err

@@ -310,6 +310,72 @@ func TestWriteLikeDamaged(t *testing.T) {
 	t.Logf("%d of 10 ended with an error", failed)
 }
 
+// One flipped bit in the superblock, the tables or the data of the earlier file system leads to an
+// error that names it, or to a file system with the right content.
+func TestWriteLikeFlippedBits(t *testing.T) {
+	unsquashfs := imagetest.Need(t, "unsquashfs")
+	rng := rand.New(rand.NewPCG(13, 13))
+	tr := tree.New(0)
+	for i := range 60 {
+		put(t, tr, fmt.Sprintf("small/%d", i), file(text(rng, 200+rng.IntN(3000))))
+	}
+	for i := range 8 {
+		put(t, tr, fmt.Sprintf("large/%d", i), file(text(rng, 70_000+rng.IntN(200_000))))
+	}
+	opt := squashfs.Options{Compression: "zstd:3", BlockSize: 64 << 10}
+	before := bytesOf(t, tr, opt)
+	old := like(t, before).Summary()
+	put(t, tr, "small/7", file(text(rng, 1000)))
+	put(t, tr, "large/3", file(text(rng, 100_000)))
+	want, dir := describe(t, tr), t.TempDir()
+	tables := int(old.BytesUsed) - 3000
+	failed, followed, over := 0, 0, 0
+	for i := range 300 {
+		at := rng.IntN(tables)
+		switch {
+		case i < 96:
+			at = i
+		case i < 240:
+			at = tables + rng.IntN(3000)
+		}
+		damaged := slices.Clone(before)
+		damaged[at] ^= 1 << rng.IntN(8)
+		r, err := squashfs.Open(bytes.NewReader(damaged), int64(len(damaged)))
+		if err != nil {
+			failed++
+			continue
+		}
+		f, err := os.Create(fmt.Sprintf("%s/%d", dir, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		opt.Like = r
+		opt.Reused = func(r squashfs.Reuse) {
+			if r.Reason == "" {
+				followed++
+			} else {
+				over++
+			}
+		}
+		if _, err := squashfs.Write(t.Context(), f, tr, opt, nil); err != nil {
+			if _, ok := errors.AsType[*squashfs.LikeError](err); !ok {
+				t.Errorf("byte %d: %v", at, err)
+			}
+			failed++
+			continue
+		}
+		same(t, fmt.Sprintf("byte %d", at), want, read(t, f.Name()))
+		if i%10 == 0 {
+			imagetest.Run(t, unsquashfs, "-quiet", "-no-progress", "-d", fmt.Sprintf("%s/%d.files", dir, i), f.Name())
+		}
+	}
+	t.Logf("%d errors, %d followed the earlier file system, %d did not", failed, followed, over)
+	if failed < 50 || followed < 50 {
+		t.Errorf("%d errors, %d followed the earlier file system: this tests too little", failed, followed)
+	}
+}
+
 // A file system that is too large only in the layout of the earlier one is laid out without it, and
 // nothing of the attempt remains behind its end.
 func TestWriteLikeTooLarge(t *testing.T) {

@@ -25,11 +25,12 @@ type block struct {
 
 type slot struct {
 	block
-	buf     []byte // the content as read
-	scratch []byte // for the encoder
-	stored  []byte // the bytes to write: buf, in scratch, or allocated
-	word    uint32 // length of stored, with blockRaw; 0 is a hole
-	len     int    // length of the content
+	buf     []byte            // the content as read
+	scratch []byte            // for the encoder
+	stored  []byte            // the bytes to write: buf, in scratch, or allocated
+	word    uint32            // length of stored, with blockRaw; 0 is a hole
+	cached  [sha256.Size]byte // key of stored in the cache, if it is compressed
+	len     int               // length of the content
 }
 
 // writeBlocks writes all data blocks, then all fragment blocks, and returns the
@@ -79,6 +80,7 @@ func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 				d.add(s)
 			}
 			if err == nil {
+				wr.note(s, wr.out.pos)
 				err = wr.out.write(s.stored)
 			}
 			wr.count(int64(s.len) + s.bytes)
@@ -186,6 +188,7 @@ func (s *slot) pack(encode codec.Encoder, codec string, opt Options) error {
 		s.scratch = make([]byte, opt.BlockSize+opt.BlockSize/128+1024)
 	}
 	key, zero := s.key(codec, opt.BlockSize)
+	s.cached = key
 	if zero && s.file != nil {
 		s.stored, s.word = nil, 0
 		return nil

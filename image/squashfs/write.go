@@ -2,6 +2,7 @@ package squashfs
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,10 +31,20 @@ type Options struct {
 	Like   *Reader
 	Reused func(Reuse)
 
+	// Placed, which may be nil, is called at the end with the blocks that were written and are in
+	// Cache.
+	Placed func([]Placed)
+
 	Sums  *sums.Checksums // checksums of the files that are known already
 	Cache Cache           // of compressed blocks; nil is none
 
 	uncompressed bool // store everything uncompressed, for tests of the reader
+}
+
+// Placed is where the data of an entry of the cache are in a file system.
+type Placed struct {
+	Off, Len int64
+	Key      [sha256.Size]byte
 }
 
 // Cache keeps compressed blocks between calls of [Write].
@@ -83,6 +94,9 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, opt Options, p imag
 	if err == nil && opt.Like != nil && opt.Reused != nil {
 		opt.Reused(wr.reuse)
 	}
+	if err == nil && opt.Placed != nil {
+		opt.Placed(wr.placed)
+	}
 	return size, err
 }
 
@@ -120,6 +134,14 @@ type writer struct {
 	again    int64 // the part of counted that comes again
 	gaps     int64 // bytes that alignment takes
 	reuse    Reuse // if opt.Like is set
+	placed   []Placed
+}
+
+// note records where a block is that the cache has.
+func (wr *writer) note(s *slot, off int64) {
+	if wr.opt.Placed != nil && wr.opt.Cache != nil && s.word != 0 && s.word&blockRaw == 0 {
+		wr.placed = append(wr.placed, Placed{off, int64(len(s.stored)), s.cached})
+	}
 }
 
 // count reports n bytes of content as done.

@@ -233,6 +233,9 @@ func (opt *Options) path(src *volume.Source) (string, error) {
 
 // BoardOf returns the board that is named, or else the board of an image's manifest.
 func BoardOf(name string, src *volume.Source) (*boards.Board, error) {
+	if src.IsBundle() {
+		return nil, fault.New(fault.Input, "%s is an update bundle already, and not a disk image", src.Name)
+	}
 	if name == "" && src.Manifest == nil {
 		return nil, fault.New(fault.Usage, "%s has no manifest that names its board: say which it is with --board", src.Name)
 	}

@@ -53,12 +53,12 @@ func newLZMA2(l *lzma2, dict int64) (io.Reader, error) {
 // is slow, unless its dictionary is large.
 type coder struct {
 	s       *C.lzma_stream
-	buf     []byte
+	buf     []byte // large: each call of C costs the scheduler some switches of threads
 	cleanup runtime.Cleanup
 }
 
 var coders = sync.Pool{New: func() any {
-	c := &coder{s: (*C.lzma_stream)(C.calloc(1, C.sizeof_lzma_stream)), buf: make([]byte, 64<<10)}
+	c := &coder{s: (*C.lzma_stream)(C.calloc(1, C.sizeof_lzma_stream)), buf: make([]byte, 1<<20)}
 	c.cleanup = runtime.AddCleanup(c, func(s *C.lzma_stream) { C.stop(s) }, c.s)
 	return c
 }}

@@ -122,7 +122,7 @@ func (opt *buildOptions) addCompression(cmd *cobra.Command) {
 	f.StringVar(&opt.Compression, "compression", "zstd", "of the root file system, `CODEC[:LEVEL]`: zstd, xz, gzip or lz4")
 	f.StringVar(&opt.BlockSize, "block-size", "1MiB", "of the root file system, a `SIZE` from 4KiB to 1MiB")
 	f.BoolVar(&opt.Align, "align", true, "begin the blocks of files at multiples of 4 KiB, so that updates change less; takes some 0.5 %")
-	f.StringVar(&opt.Like, "like", "", "earlier `IMAGE[:PARTITION]`, file or URL: keep blocks of its root file system where they are, so that an update writes little")
+	f.StringVar(&opt.Like, "like", "", "earlier `IMAGE[:PARTITION]`, file or URL, or cache for the last build of the board: keep blocks of its root file system where they are, so that an update writes little")
 	f.IntVar(&opt.Jobs, "jobs", 0, "blocks to compress in parallel (default: one per processor); the image is the same")
 	opt.cache.AddFlags(cmd)
 	usage.Group(cmd, "Compression", "compression", "block-size", "align", "like", "jobs", "cache-dir", "cache-key", "cache-size", "no-cache")

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"imgtool/flash/disk"
+	"imgtool/flash/disk/usb"
 )
 
 // Board describes the disk that a board in recovery mode shows over USB: it must match an
@@ -21,9 +22,9 @@ type Board struct {
 // USB describes a disk on USB. Fields that are empty or zero match any disk, except that
 // an empty VendorID matches none.
 type USB struct {
-	VendorID   string   // as in [disk.USB]
+	VendorID   string   // as in [usb.Device]
 	ProductIDs []string // any of these
-	Interface  string   // as in [disk.USB], or the beginning of it: 08 is any disk
+	Interface  string   // as in [usb.Device], or the beginning of it: 08 is any disk
 
 	Manufacturer, Product Pattern // strings of the USB device
 	Vendor, Model, Rev    Pattern // of the SCSI inquiry data
@@ -57,7 +58,7 @@ func (p Pattern) matches(s string) bool {
 // explains why the disk is missing.
 type Sighting struct {
 	Disk  *disk.Disk // nil for another device
-	USB   disk.USB   // of the disk or device
+	USB   usb.Device // of the disk or device
 	State string     // a description of it
 	Do    string     // advice for the user
 }
@@ -73,10 +74,10 @@ func (s Sighting) String() string {
 // Find returns the disks that match and have a medium, and sightings among the other disks
 // and devices. [disk.USBDevices] returns the devices. It does not call [disk.Disk.Check]. A port has
 // at most one sighting, and none if its disk matches.
-func (m Board) Find(disks []disk.Disk, devices []disk.USB) (hits []disk.Disk, near []Sighting) {
+func (m Board) Find(disks []disk.Disk, devices []usb.Device) (hits []disk.Disk, near []Sighting) {
 	done := map[string]bool{}   // ports with a hit or a sighting
 	medium := map[string]bool{} // whether a disk at a port has a medium
-	sight := func(d *disk.Disk, u disk.USB, state, do string) {
+	sight := func(d *disk.Disk, u usb.Device, state, do string) {
 		if !done[u.Port] {
 			done[u.Port] = true
 			near = append(near, Sighting{d, u, state, do})
@@ -103,7 +104,7 @@ func (m Board) Find(disks []disk.Disk, devices []disk.USB) (hits []disk.Disk, ne
 			sight(&d, *d.USB, "a card reader without a card", "insert the card")
 		}
 	}
-	devices = slices.DeleteFunc(slices.Clone(devices), func(u disk.USB) bool {
+	devices = slices.DeleteFunc(slices.Clone(devices), func(u usb.Device) bool {
 		_, isDisk := medium[u.Port]
 		return isDisk
 	})
@@ -149,7 +150,7 @@ func (m Board) almost(d *disk.Disk) string {
 }
 
 // byID returns the entry with the vendor and product IDs of u, or nil.
-func (m Board) byID(u disk.USB) *USB {
+func (m Board) byID(u usb.Device) *USB {
 	for i := range m.USB {
 		if m.USB[i].id(u) {
 			return &m.USB[i]
@@ -158,12 +159,12 @@ func (m Board) byID(u disk.USB) *USB {
 	return nil
 }
 
-func (m USB) id(u disk.USB) bool {
+func (m USB) id(u usb.Device) bool {
 	return m.VendorID != "" && strings.EqualFold(m.VendorID, u.VendorID) &&
 		(len(m.ProductIDs) == 0 || slices.ContainsFunc(m.ProductIDs, func(id string) bool { return strings.EqualFold(id, u.ProductID) }))
 }
 
-func (m USB) hasInterface(u disk.USB) bool {
+func (m USB) hasInterface(u usb.Device) bool {
 	return m.Interface == "" || strings.HasPrefix(u.Interface+"/", strings.ToLower(m.Interface)+"/")
 }
 
@@ -251,7 +252,7 @@ var noDisks = []state{
 }
 
 // known returns the first state that matches a USB device and its disk, which may be nil.
-func known(states []state, u disk.USB, d *disk.Disk) *state {
+func known(states []state, u usb.Device, d *disk.Disk) *state {
 	for i, s := range states {
 		m := USB{VendorID: s.vendor, ProductIDs: s.products, Interface: s.iface}
 		if (s.vendor == "" || m.id(u) && m.hasInterface(u)) && (s.scsi == "" || d != nil && s.scsi.matches(d.Vendor+" "+d.Model)) {

@@ -11,6 +11,7 @@ import (
 	"imgtool/flash/disk"
 	"imgtool/flash/disk/disktest"
 	"imgtool/flash/disk/match"
+	"imgtool/flash/disk/usb"
 )
 
 var (
@@ -117,7 +118,7 @@ func TestMatchComparesEveryField(t *testing.T) {
 	board := func() disk.Disk {
 		return disk.Disk{
 			Path: "/dev/sda", Size: 30535680 * 512, SectorSize: 512, Bus: "usb", Vendor: "Linux", Model: "UMS disk 0", Rev: "ffff",
-			USB: &disk.USB{Port: "1-1", VendorID: "2207", ProductID: "320c", Interface: "08/06/50", Manufacturer: "Rockchip", Product: "USB download gadget"},
+			USB: &usb.Device{Port: "1-1", VendorID: "2207", ProductID: "320c", Interface: "08/06/50", Manufacturer: "Rockchip", Product: "USB download gadget"},
 		}
 	}
 	for name, change := range map[string]func(*disk.Disk){

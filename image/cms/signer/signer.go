@@ -137,6 +137,12 @@ func (opt *Options) decrypt(ctx context.Context, der []byte) (any, error) {
 			return nil, err
 		}
 	}
+	switch {
+	case passphrase == "" && given:
+		return nil, fmt.Errorf("it has a passphrase, and %s is empty", PassphraseVariable)
+	case passphrase == "":
+		return nil, errors.New("it has a passphrase, and none was given")
+	}
 	key, err := pkcs8.ParsePKCS8PrivateKey(der, []byte(passphrase))
 	if err != nil {
 		return nil, fmt.Errorf("it cannot be decrypted; the passphrase may be wrong: %w", err)

@@ -78,6 +78,10 @@ func TestKeyFiles(t *testing.T) {
 			}
 			t.Setenv(signer.PassphraseVariable, "secret")
 			sign(t, opt)
+			t.Setenv(signer.PassphraseVariable, "")
+			if _, err := signer.Load(t.Context(), opt); err == nil || err.Error() != key+": it has a passphrase, and "+signer.PassphraseVariable+" is empty" {
+				t.Errorf("got %v", err)
+			}
 			t.Setenv(signer.PassphraseVariable, "wrong")
 			if _, err := signer.Load(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "the passphrase may be wrong") {
 				t.Errorf("got %v", err)

@@ -3,12 +3,10 @@ package rpmdb
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,21 +35,10 @@ func line(p Package) string {
 // databases returns copies of databases of old CentOS systems, which are test data of a Go module
 // of others. Only its data are used.
 func databases(t *testing.T) map[string]string {
-	const module = "github.com/knqyf263/go-rpmdb@v0.0.0-20210911072402-73bd0ce46c49"
-	cmd := exec.Command(imagetest.Need(t, "go"), "mod", "download", "-json", module)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "GOFLAGS=")
-	out, err := cmd.Output()
-	if err != nil {
-		imagetest.Skip(t, "%s cannot be downloaded: %v", module, err)
-	}
-	var about struct{ Dir string }
-	if err := json.Unmarshal(out, &about); err != nil {
-		t.Fatal(err)
-	}
+	module := imagetest.Module(t, "github.com/knqyf263/go-rpmdb@v0.0.0-20210911072402-73bd0ce46c49")
 	copies := map[string]string{}
 	for _, name := range []string{"centos5-plain", "centos6-plain", "centos7-plain", "centos8-modularitylabel"} {
-		text, err := os.ReadFile(filepath.Join(about.Dir, "pkg/testdata", name, "Packages"))
+		text, err := os.ReadFile(filepath.Join(module, "pkg/testdata", name, "Packages"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,9 +3,6 @@ package sbomtest
 
 import (
 	"bytes"
-	"encoding/json"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,19 +81,8 @@ func PURLs(d *spdx.Document, kind string) (all []string) {
 // documents; only its file is used.
 func schema(t testing.TB) *jsonschema.Schema {
 	t.Helper()
-	const module = "github.com/anchore/syft@v1.57.1"
-	cmd := exec.Command(imagetest.Need(t, "go"), "mod", "download", "-json", module)
-	cmd.Dir = t.TempDir() // outside of our module, which does not depend on that one
-	cmd.Env = append(os.Environ(), "GOFLAGS=")
-	out, err := cmd.Output()
-	if err != nil {
-		imagetest.Skip(t, "%s cannot be downloaded: %v", module, err)
-	}
-	var about struct{ Dir string }
-	if err := json.Unmarshal(out, &about); err != nil {
-		t.Fatal(err)
-	}
-	s, err := jsonschema.NewCompiler().Compile(filepath.Join(about.Dir, "schema/spdx-json/spdx-schema-2.3.json"))
+	dir := imagetest.Module(t, "github.com/anchore/syft@v1.57.1")
+	s, err := jsonschema.NewCompiler().Compile(filepath.Join(dir, "schema/spdx-json/spdx-schema-2.3.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,19 +18,10 @@ import (
 
 	"imgtool/image/seed"
 	"imgtool/image/seed/bundle"
+	"imgtool/image/seed/seedtest"
 )
 
-const minimal = `version = 1
-[users.ops]
-isAdmin = true
-ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
-[activation]
-required = ["web"]
-[containers.container.web]
-privileged = false
-[containers.container.web.Container]
-Image = "registry.example/web:1"
-`
+const minimal = seedtest.Minimal
 
 // m is a member of an archive.
 type m struct {

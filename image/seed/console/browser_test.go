@@ -18,6 +18,7 @@ import (
 
 	"imgtool/image/imagetest"
 	"imgtool/image/seed/console/consoletest"
+	"imgtool/image/seed/seedtest"
 )
 
 // browser is a tab of Chromium.
@@ -120,17 +121,7 @@ func sample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf(`version = 1
-[users.ops]
-isAdmin = true
-ssh_key = %q
-[activation]
-required = ["web"]
-[containers.container.web]
-privileged = false
-[containers.container.web.Container]
-Image = "registry.example/web:1"
-`, strings.TrimSpace(string(public)))
+	return strings.Replace(seedtest.Minimal, seedtest.Key, strings.TrimSpace(string(public)), 1)
 }
 
 // Elements of the page.

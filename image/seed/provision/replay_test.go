@@ -1,11 +1,8 @@
 package provision_test
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,12 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"imgtool/image/fault"
 	"imgtool/image/seed"
 	"imgtool/image/seed/api"
 	"imgtool/image/seed/provision"
+	"imgtool/image/seed/seedtest"
 )
 
 // recorded returns answers of AtomixOS's own service to GET of jobs, in order: before a job runs,
@@ -97,17 +93,10 @@ func (p *player) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, all[0].body)
 }
 
-const document = `version = 1
-[users.ops]
-isAdmin = true
-ssh_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
-[activation]
-required = ["web"]
-[containers.container.web]
-privileged = false
-[containers.container.web.Container]
-Image = "registry.example/%s:1"
-`
+// document returns the shortest document with another image.
+func document(image string) string {
+	return strings.Replace(seedtest.Minimal, "/web:1", "/"+image+":1", 1)
+}
 
 // play applies a configuration to a device with default replies and the given ones.
 func play(t *testing.T, replies map[string][]reply, change *api.Change) (*player, *provision.Applied, []provision.Event, error) {
@@ -117,7 +106,7 @@ func play(t *testing.T, replies map[string][]reply, change *api.Change) (*player
 		"GET " + api.PathNonce:     {{200, `{"nonce":"b1Jx3cN0mVq8sT5uYw7zA2dE4fG6hI8jK0lM2nO4pQ6"}`, ""}},
 		"GET " + api.PathPage:      {notFound},
 		"POST " + api.PathValidate: {valid},
-		"GET " + api.PathExport:    {{200, fmt.Sprintf(document, "old"), ""}},
+		"GET " + api.PathExport:    {{200, document("old"), ""}},
 		"POST " + api.PathConfig:   {onlySigned, submitted},
 	}}
 	for route, all := range replies {
@@ -133,15 +122,8 @@ func play(t *testing.T, replies map[string][]reply, change *api.Change) (*player
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := []byte(fmt.Sprintf(document, "new"))
+	_, signer, _ := newKey(t)
+	text := []byte(document("new"))
 	config, faults := seed.Check(text)
 	if config == nil {
 		t.Fatal(faults)
@@ -205,7 +187,7 @@ func TestAgainstRecordedAnswers(t *testing.T) {
 		"discarded":                 {map[string][]reply{"GET /": fresh, "POST " + api.PathConfig: {submitted}, getJob: polls(jobs["discarded"])}, "*rolled back: waits for a configuration again: the reason", false},
 		"not rolled back":           {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: polls(jobs["stuck"])}, "*unknown: did not report a rollback: the reason", false},
 		"a restart that loses the job": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob),
-			"GET " + api.PathExport: {{200, fmt.Sprintf(document, "old"), ""}, {200, fmt.Sprintf(document, "new"), ""}}}, "submitted running", true},
+			"GET " + api.PathExport: {{200, document("old"), ""}, {200, document("new"), ""}}}, "submitted running", true},
 		"a restart with the previous configuration": {map[string][]reply{"POST " + api.PathConfig: {submitted}, getJob: append(polls(jobs["again"][:2]), noJob)},
 			"*rolled back: has the previous configuration", false},
 		"a large body": {map[string][]reply{"POST " + api.PathConfig: {{413, `{"status_code":413,"detail":"Request Entity Too Large"}`, ""}}},
