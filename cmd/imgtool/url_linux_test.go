@@ -455,7 +455,7 @@ func TestFlashOfEveryFormFromWebServer(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "SHA256SUMS"), sums, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	const size = 150 << 20
+	const size = 70 << 20
 	// The disk that a local file gives, with the manifest or block map of its name beside it.
 	local := map[string][]byte{}
 	for _, name := range names {
