@@ -88,6 +88,16 @@ func Head(c Content, n int64) ([]byte, error) {
 	return head[:k], err
 }
 
+// LeadingZeros returns the number of zeros at the start of p.
+func LeadingZeros(p []byte) int {
+	const block = 4 << 10
+	n := 0
+	for len(p)-n >= block && IsZero(p[n:n+block]) {
+		n += block
+	}
+	return len(p) - len(bytes.TrimLeft(p[n:], "\x00"))
+}
+
 // IsZero reports whether all bytes of p are zero.
 func IsZero(p []byte) bool {
 	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])

@@ -80,3 +80,22 @@ func TestNewReader(t *testing.T) {
 		t.Errorf("after the end of the context: %d bytes, %v, progress of %d bytes", n, err, done)
 	}
 }
+
+func TestLeadingZeros(t *testing.T) {
+	for _, n := range []int{0, 1, 4095, 4096, 4097, 8192, 10_000} {
+		p := make([]byte, n)
+		if got := image.LeadingZeros(p); got != n {
+			t.Errorf("%d zeros: got %d", n, got)
+		}
+		for _, at := range []int{0, 1, 4094, 4095, 4096, 4097, 8191, 8192, n - 1} {
+			if at < 0 || at >= n {
+				continue
+			}
+			p := make([]byte, n)
+			p[at], p[n-1] = 7, 1
+			if got := image.LeadingZeros(p); got != at {
+				t.Errorf("%d bytes with %d zeros: got %d", n, at, got)
+			}
+		}
+	}
+}

@@ -73,7 +73,7 @@ func Stream(r io.Reader, sidecar *Manifest) (*Streamed, error) { return stream(r
 // stream is Stream for a file whose blocks have these sizes if it is an xz file.
 func stream(r io.Reader, sidecar *Manifest, sizes []xz.Size) (*Streamed, error) {
 	from := &compress.Input{R: r}
-	in := bufio.NewReaderSize(from, 1<<20)
+	in := bufio.NewReaderSize(from, 256<<10) // no larger than the buffers of decompressors, which then read past it
 	head, err := in.Peek(headSize)
 	if len(head) == 0 {
 		if err == io.EOF {

@@ -21,6 +21,7 @@ import (
 	"imgtool/image"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/treetest"
 )
 
 func soak() bool { return os.Getenv("SOAK") == "1" }
@@ -255,7 +256,7 @@ func TestNewCanBeResized(t *testing.T) {
 			imagetest.Run(t, "resize2fs", dev)
 			use(t, dir)
 			must(t, os.RemoveAll(filepath.Join(dir, "made later")))
-			got, _ := walk(t, dir)
+			got, _ := treetest.Walk(t, dir)
 			must(t, got.Put("", tr.Lookup("")))
 			must(t, got.Put("c", tr.Lookup("c"))) // use removed it
 			same(t, "grown", want, got)

@@ -15,12 +15,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"imgtool/image"
 	"imgtool/image/ext4"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/treetest"
 )
 
 const (
@@ -133,90 +133,6 @@ func mount(t testing.TB, path string) (string, func()) {
 	return dir, unmount
 }
 
-// onDisk is a file that is opened for each read.
-type onDisk struct {
-	path string
-	size int64
-}
-
-func (f onDisk) Size() int64 { return f.size }
-
-func (f onDisk) ReadAt(p []byte, off int64) (int, error) {
-	file, err := os.Open(f.path)
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	return file.ReadAt(p, off)
-}
-
-// walk makes a tree of a mounted file system, and returns the link count of each path.
-// It looks up every name.
-func walk(t testing.TB, root string) (*tree.Tree, map[string]uint64) {
-	t.Helper()
-	tr, nlink := tree.New(0), map[string]uint64{}
-	inodes := map[uint64]*tree.Inode{}
-	names, value := make([]byte, 64<<10), make([]byte, 64<<10)
-	var visit func(string)
-	visit = func(path string) {
-		full := filepath.Join(root, path)
-		var st unix.Stat_t
-		if err := unix.Lstat(full, &st); err != nil {
-			t.Fatalf("%s: %v", full, err)
-		}
-		nlink[path] = uint64(st.Nlink)
-		n := inodes[st.Ino]
-		if n == nil {
-			n = &tree.Inode{Mode: st.Mode, UID: st.Uid, GID: st.Gid, ModTime: st.Mtim.Sec}
-			inodes[st.Ino] = n
-			switch n.Type() {
-			case tree.Regular:
-				if st.Size > 0 {
-					n.Content = onDisk{full, st.Size}
-				}
-			case tree.Symlink:
-				target, err := os.Readlink(full)
-				must(t, err)
-				n.Target = target
-			case tree.CharDev, tree.BlockDev:
-				n.Major, n.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
-			}
-			k, err := unix.Llistxattr(full, names)
-			if err != nil && err != unix.ENOTSUP {
-				t.Fatalf("%s: %v", full, err)
-			}
-			for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:max(k, 0)]), "\x00"), "\x00") {
-				if name == "" {
-					continue
-				}
-				k, err := unix.Lgetxattr(full, name, value)
-				if err != nil {
-					t.Fatalf("%s: %s: %v", full, name, err)
-				}
-				n.Xattrs = append(n.Xattrs, tree.Xattr{Name: name, Value: string(value[:k])})
-			}
-			sortXattrs(n.Xattrs)
-		}
-		must(t, tr.Put(path, n))
-		if n.Type() != tree.Dir {
-			return
-		}
-		f, err := os.Open(full)
-		must(t, err)
-		defer f.Close()
-		entries, err := f.Readdirnames(-1)
-		must(t, err)
-		for _, name := range entries {
-			if path != "" {
-				name = path + "/" + name
-			}
-			visit(name)
-		}
-	}
-	visit("")
-	return tr, nlink
-}
-
 func sortXattrs(x []tree.Xattr) {
 	slices.SortFunc(x, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
 }
@@ -317,7 +233,7 @@ func judge(t testing.TB, tr *tree.Tree, path string) {
 		return
 	}
 	dir, unmount := mount(t, path)
-	mounted, nlink := walk(t, dir)
+	mounted, nlink := treetest.Walk(t, dir)
 	same(t, "mount", want, mounted)
 	differ(t, "link counts of mount", links(tr), nlink)
 	use(t, dir)

@@ -17,6 +17,7 @@ import (
 	"imgtool/image/ext4"
 	"imgtool/image/imagetest"
 	"imgtool/image/tree"
+	"imgtool/image/tree/treetest"
 )
 
 func TestReadMke2fs(t *testing.T) {
@@ -89,7 +90,7 @@ func TestReadAfterKernelWrites(t *testing.T) {
 	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 31*mib, mib))
 	must(t, f.Close())
 	must(t, unix.Lsetxattr(dir+"/kinds/one", "user.later", bytes.Repeat([]byte("later"), 100), 0))
-	want, _ := walk(t, dir)
+	want, _ := treetest.Walk(t, dir)
 	words := describe(t, want)
 	unmount()
 	got, _ := read(t, path)

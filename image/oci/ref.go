@@ -22,7 +22,7 @@ func parse(ref string, insecure bool) (name.Reference, error) {
 	if err != nil {
 		return nil, fault.New(fault.Usage, "%s is not the name of an image in a registry, such as HOST/REPOSITORY:TAG", ref)
 	}
-	// The library takes a name without a host for one of Docker Hub.
+	// The library looks for names without a host at Docker Hub.
 	text := strings.TrimPrefix(ref, Scheme)
 	if host := in.Context().RegistryStr(); host == name.DefaultRegistry && !strings.HasPrefix(text, "docker.io/") && !strings.HasPrefix(text, host+"/") {
 		return nil, fault.New(fault.Usage, "%s does not name a registry: write HOST/REPOSITORY:TAG, and for Docker Hub docker.io/%s", ref, text)

@@ -26,6 +26,9 @@ func (s *scanner) apk() error {
 // apkFile adds the packages of a database: fields of one letter, a blank line after each
 // package.
 func (s *scanner) apkFile(file, text string) error {
+	if err := checkLines(file, text); err != nil {
+		return err
+	}
 	n := 0
 	for block := range strings.SplitSeq(text, "\n\n") {
 		fields := map[string]string{}

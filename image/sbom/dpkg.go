@@ -46,6 +46,9 @@ func (s *scanner) dpkg() error {
 // dpkgFile adds the packages of a file. With hasStatus, each has a field Status, and packages are
 // left out that are not unpacked: of a removed package only the configuration remains.
 func (s *scanner) dpkgFile(file, text string, hasStatus bool) error {
+	if err := checkLines(file, text); err != nil {
+		return err
+	}
 	n := 0
 	for fields := range paragraphs(text) {
 		n++
@@ -74,6 +77,20 @@ func (s *scanner) dpkgFile(file, text string, hasStatus bool) error {
 		p.PURL = s.os.purl("deb", "debian", name, version, map[string]string{"arch": p.Arch, "upstream": upstream})
 		p.License = s.copyright("usr/share/doc/" + name + "/copyright")
 		s.add(p)
+	}
+	return nil
+}
+
+// checkLines returns an error if a line of a database is not that of a field: the file is damaged, and
+// its packages would be missing.
+func checkLines(file, text string) error {
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		line = strings.TrimRight(line, "\r\n")
+		if strings.TrimSpace(line) != "" && !strings.ContainsAny(line[:1], " \t#") && !strings.Contains(line, ":") {
+			return fmt.Errorf("%s: line %d is not a field and its value, but %.60q: the file is damaged", file, n, line)
+		}
 	}
 	return nil
 }

@@ -241,6 +241,14 @@ func TestDamaged(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+	for _, path := range []string{"var/lib/dpkg/status", "var/lib/dpkg/status.d/a", "lib/apk/db/installed"} {
+		for _, text := range []string{"\xff\xfe\x00\n", "P:a\nV:1\n\n\x00\x00\x00"} {
+			_, err := sbom.Scan(files(t, map[string]string{path: text}), nil)
+			if err == nil || !strings.HasPrefix(err.Error(), path+": line ") || !strings.HasSuffix(err.Error(), ": the file is damaged") {
+				t.Errorf("%s: %q: %v", path, text, err)
+			}
+		}
+	}
 	tr := tree.New(0)
 	tr.Put("var/lib/dpkg/status", &tree.Inode{Mode: tree.Dir | 0o755})
 	if _, err := sbom.Scan(tr, nil); err == nil {

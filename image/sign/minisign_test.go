@@ -213,6 +213,9 @@ func TestWeakKeys(t *testing.T) {
 	if got := b.verify(b.manifest, s, "a "+b.public("short"), sign.Policy{}); got != sign.Unsupported {
 		t.Errorf("an RSA key of 1024 bits: got the reason %q", got)
 	}
+	if _, err := sign.FindKey(t.Context(), b.ring(b.path("short"), "")); err == nil || !strings.Contains(err.Error(), "no signature of it would be accepted: the RSA key has 1024 bits, at least 2048") {
+		t.Errorf("signing with an RSA key of 1024 bits: %v", err)
+	}
 	_, faults := sign.ParseSigners("signers", []byte("a "+b.public("short")))
 	if len(faults) != 1 || !strings.Contains(fmt.Sprint(faults), "1024 bits, at least 2048") {
 		t.Error(faults)

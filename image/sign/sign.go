@@ -224,6 +224,9 @@ func FindKey(ctx context.Context, ring *sshkey.Keyring) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkKey(plainKey(k.PublicKey())); err != nil {
+		return nil, fmt.Errorf("%s: no signature of it would be accepted: %w", k.Name, err)
+	}
 	return NewKey(k), nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strings"
 	"testing"
 
@@ -21,6 +20,7 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/tree/treetest"
 )
 
 // write writes tr to a file and returns the path and the size.
@@ -86,98 +86,6 @@ func mount(t testing.TB, path string) string {
 	return dir
 }
 
-// onDisk is a file that is opened for each read.
-type onDisk struct {
-	path string
-	size int64
-}
-
-func (f onDisk) Size() int64 { return f.size }
-
-func (f onDisk) ReadAt(p []byte, off int64) (int, error) {
-	file, err := os.Open(f.path)
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	return file.ReadAt(p, off)
-}
-
-// walk makes a tree of a directory, and returns the link count of each path.
-func walk(t testing.TB, root string) (*tree.Tree, map[string]uint64) {
-	t.Helper()
-	tr, nlink := tree.New(0), map[string]uint64{}
-	inodes := map[uint64]*tree.Inode{}
-	names, value := make([]byte, 64<<10), make([]byte, 64<<10)
-	var visit func(string)
-	visit = func(path string) {
-		full := filepath.Join(root, path)
-		var st unix.Stat_t
-		if err := unix.Lstat(full, &st); err != nil {
-			t.Fatalf("%s: %v", full, err)
-		}
-		nlink[path] = uint64(st.Nlink)
-		n := inodes[st.Ino]
-		if n == nil {
-			n = &tree.Inode{Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, ModTime: st.Mtim.Sec}
-			inodes[st.Ino] = n
-			switch n.Type() {
-			case tree.Regular:
-				if st.Size > 0 {
-					n.Content = onDisk{full, st.Size}
-				}
-			case tree.Symlink:
-				target, err := os.Readlink(full)
-				if err != nil {
-					t.Fatal(err)
-				}
-				n.Target = target
-			case tree.CharDev, tree.BlockDev:
-				n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
-			}
-			k, err := unix.Llistxattr(full, names)
-			if err != nil && err != unix.ENOTSUP {
-				t.Fatalf("%s: %v", full, err)
-			}
-			for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:max(k, 0)]), "\x00"), "\x00") {
-				if name == "" {
-					continue
-				}
-				k, err := unix.Lgetxattr(full, name, value)
-				if err != nil {
-					t.Fatalf("%s: %s: %v", full, name, err)
-				}
-				n.Xattrs = append(n.Xattrs, tree.Xattr{Name: name, Value: string(value[:k])})
-			}
-			sort.Slice(n.Xattrs, func(i, j int) bool { return n.Xattrs[i].Name < n.Xattrs[j].Name })
-		}
-		if err := tr.Put(path, n); err != nil {
-			t.Fatal(err)
-		}
-		if n.Type() != tree.Dir {
-			return
-		}
-		f, err := os.Open(full)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		names, err := f.Readdirnames(-1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range names {
-			at := name
-			if path != "" {
-				at = path + "/" + name
-			}
-			visit(at)
-		}
-	}
-	visit("")
-	return tr, nlink
-}
-
 // describe returns a comparable description of each path. Further names of an inode
 // refer to the first.
 func describe(t testing.TB, tr *tree.Tree) map[string]string {
@@ -222,7 +130,7 @@ func same(t testing.TB, what string, want map[string]string, got *tree.Tree) {
 func sameMounted(t testing.TB, tr *tree.Tree, want map[string]string, path string) string {
 	t.Helper()
 	dir := mount(t, path)
-	got, nlink := walk(t, dir)
+	got, nlink := treetest.Walk(t, dir)
 	same(t, "mount", want, got)
 	if diff := cmp.Diff(links(tr), nlink); diff != "" {
 		t.Fatalf("link counts differ (-tree +mount):\n%.4000s", diff)

@@ -15,6 +15,7 @@ import (
 	"imgtool/image/imagetest"
 	"imgtool/image/squashfs"
 	"imgtool/image/tree"
+	"imgtool/image/tree/treetest"
 )
 
 var blockSizes = []int{4096, 128 << 10, 1 << 20}
@@ -48,7 +49,7 @@ func unsquash(t *testing.T, want map[string]string, path string) {
 	imagetest.NeedRoot(t)
 	to := filepath.Join(t.TempDir(), "root")
 	imagetest.Run(t, "unsquashfs", "-strict-errors", "-no-progress", "-processors", "2", "-d", to, path)
-	got, _ := walk(t, to)
+	got, _ := treetest.Walk(t, to)
 	same(t, "unsquashfs", want, got)
 }
 
@@ -256,7 +257,7 @@ func TestWriteLargerThan4GiB(t *testing.T) {
 		t.Fatal(err)
 	}
 	back := read(t, f.Name())
-	mounted, _ := walk(t, mount(t, f.Name()))
+	mounted, _ := treetest.Walk(t, mount(t, f.Name()))
 	tr.Remove("large")
 	want := describe(t, tr)
 	for what, got := range map[string]*tree.Tree{"reader": back, "mount": mounted} {
@@ -388,7 +389,7 @@ func TestReadMksquashfs(t *testing.T) {
 			imagetest.Run(t, mksquashfs, dir, out, "-comp", codec, "-b", block, "-no-progress", "-quiet")
 			// mksquashfs makes an inode for each name of a symbolic link, so the mounted
 			// file system is compared and not the directory.
-			want, _ := walk(t, mount(t, out))
+			want, _ := treetest.Walk(t, mount(t, out))
 			same(t, "reader", describe(t, want), read(t, out))
 		}
 	}

@@ -202,7 +202,7 @@ func (p *Policy) Check(src *volume.Source) ([]sign.Checked, error) {
 		return nil, err
 	}
 	if manifest == nil {
-		return nil, src.Wrap(reasoned(&sign.Error{Reason: sign.NoManifest, Text: "it has no manifest, which is what a signature signs: use an image of imgtool build, with its manifest"}))
+		return nil, src.Wrap(unpacked(src, reasoned(&sign.Error{Reason: sign.NoManifest, Text: "it has no manifest, which is what a signature signs: use an image of imgtool build, with its manifest"})))
 	}
 	signatures = append(signatures, p.more...)
 	var all []sign.Checked
@@ -225,7 +225,18 @@ func (p *Policy) explain(src *volume.Source, err error) error {
 	if !ok || refused.Reason != sign.Unsigned {
 		return err
 	}
+	if src.Archive {
+		return unpacked(src, err)
+	}
 	return fault.WithHint(err, "sign it with imgtool sign --key KEY %s, or give the signature with --signature", src.Name)
+}
+
+// unpacked adds a hint to an error about an image in a zip archive, where no file is beside it.
+func unpacked(src *volume.Source, err error) error {
+	if !src.Archive {
+		return err
+	}
+	return fault.WithHint(err, "unpack it with unzip, and name the image: its manifest and signature are read if they are beside it")
 }
 
 // reasoned adds the reason of a *[sign.Error] to it.

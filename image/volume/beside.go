@@ -231,7 +231,11 @@ func (s *Source) ReportBeside() {
 	case s.Format == artifact.Raw:
 		r.Infof("%s has no manifest (%s): its board, the disk it needs and its checksums are not known", s.Name, filepath.Base(artifact.ManifestPath(s.Name)))
 	}
-	if s.stream != nil && len(s.stream.Others) > 0 {
-		r.Infof("%s: not used are the other files in it: %s", s.Name, strings.Join(s.stream.Others, ", "))
+	others := s.others
+	if s.stream != nil && !s.Archive {
+		others = s.stream.Others
+	}
+	if len(others) > 0 {
+		r.Infof("%s: not used are the other files in it: %s", s.Name, strings.Join(others, ", "))
 	}
 }

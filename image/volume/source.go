@@ -46,8 +46,8 @@ type Options struct {
 
 	Registry oci.Options // of images in registries
 
-	// Spool copies standard input, and what a server sends from front to back only, into a scratch
-	// file first: the signature is at the end of the file.
+	// Spool copies standard input, what a server sends from front to back only, and the image in a
+	// zip archive into a scratch file first: the signature is at the end of the file.
 	Spool bool
 }
 
@@ -65,10 +65,12 @@ type Source struct {
 	Info     fs.FileInfo // of the original file; nil for standard input and images in memory
 	Unit     string      // the unit whose per-unit data was added, or ""
 	Total    int64       // length in bytes of a stream that was read through, or 0
+	Archive  bool        // File was unpacked from a zip archive
 
 	opt      Options
 	remote   *remote.File // nil unless it is from a server; File is nil or a scratch file then
 	registry *oci.Image   // nil unless that is a registry
+	others   []string     // the names of other files in the archive
 	stream   *artifact.Streamed
 	position *atomic.Int64    // in the file, of the stream
 	opened   *artifact.Opened // as it is in the file
@@ -122,7 +124,7 @@ func Open(path string, opt Options) (*Source, error) {
 		f, err = disk.OpenDevice(path)
 	}
 	if scheme, _, ok := strings.Cut(path, "://"); ok && errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.New(fault.Input, "%s: images at URLs of %s cannot be read, only at those of http, https and oci: download it, and name the file", remote.Name(path), scheme)
+		return nil, fault.New(fault.Input, "%s: images at URLs of %s cannot be read, only with http, https and oci: download it, and name the file", remote.Name(path), scheme)
 	}
 	if err != nil {
 		return nil, err
@@ -236,6 +238,11 @@ func (s *Source) contents() *io.SectionReader {
 func (s *Source) load() error {
 	if s.IsURL() && !s.remote.Ranges() {
 		return s.Restart()
+	}
+	if s.opt.Spool && !s.Archive {
+		if err := s.openArchive(); err != nil {
+			return err
+		}
 	}
 	o, err := artifact.Open(s.contents(), s.beside.manifest)
 	if errors.Is(err, artifact.ErrStream) {

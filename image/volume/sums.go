@@ -67,8 +67,12 @@ func (s *Source) spool(ctx context.Context, r io.Reader, want, origin string) er
 	if err != nil {
 		return err
 	}
+	phase := "fetching"
+	if s.Archive {
+		phase = "unpacking"
+	}
 	h := sha256.New()
-	in := image.NewReader(ctx, r, s.opt.Reporter.Phase("fetching", max(0, s.size)))
+	in := image.NewReader(ctx, r, s.opt.Reporter.Phase(phase, max(0, s.size)))
 	_, err = io.CopyBuffer(io.MultiWriter(f, h), in, make([]byte, 1<<20))
 	s.opt.Reporter.EndPhase()
 	if err == nil && want != "" {

@@ -171,7 +171,7 @@ func SkipZeros(chunks Chunks, p image.Progress) Chunks {
 		for c, err := range chunks {
 			p.Add(int64(len(c.Data)))
 			if err == nil && len(c.Data) > 0 {
-				first := len(c.Data) - max(1, len(bytes.TrimLeft(c.Data, "\x00")))
+				first := min(image.LeadingZeros(c.Data), len(c.Data)-1)
 				c = image.Chunk{Off: c.Off + int64(first), Data: c.Data[first:]}
 			}
 			if !yield(c, err) {
@@ -201,7 +201,7 @@ func limitByTable(chunks Chunks, b *compress.Budget) Chunks {
 					end = size + slack
 				}
 			}
-			if err == nil && c.Off >= end && len(bytes.TrimLeft(c.Data, "\x00")) > 0 {
+			if err == nil && c.Off >= end && !image.IsZero(c.Data) {
 				yield(image.Chunk{}, fmt.Errorf("its partition table is for a disk of %d bytes, but more data follow at byte %d; unpack all the same with --max-unpacked", end-slack, c.Off))
 				return
 			}

@@ -19,7 +19,6 @@ import (
 	"imgtool/flash/receipt"
 	"imgtool/image/artifact"
 	"imgtool/image/boardinfo"
-	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/oci"
@@ -329,11 +328,11 @@ func runLive(ctx context.Context, opt factoryOptions, u *ui) error {
 	if opt.root != "" {
 		o.Root = opt.root
 	}
-	if when, given, err := build.SourceDate(); err != nil {
+	when, err := option.Now()
+	if err != nil {
 		return err
-	} else if o.Time = when; !given {
-		o.Time = time.Now().Unix()
 	}
+	o.Time = when.Unix()
 	if err := factory.CheckRoot(o.Root); err != nil {
 		return err
 	}

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
-	"imgtool/image/build"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/sign"
@@ -85,7 +83,7 @@ func runSign(ctx context.Context, images []string, opt signOptions, u *ui) error
 		if err != nil {
 			return err
 		}
-		when, err := signingTime()
+		when, err := option.Now()
 		if err != nil {
 			return err
 		}
@@ -105,13 +103,4 @@ func runSign(ctx context.Context, images []string, opt signOptions, u *ui) error
 		u.Infof("%s: signed by %s, in %s", image, strings.Join(trust.Names(r.Added), " and "), strings.Join(r.Paths, " and "))
 	}
 	return u.Print(results)
-}
-
-// signingTime returns the time in SOURCE_DATE_EPOCH, or now.
-func signingTime() (time.Time, error) {
-	epoch, given, err := build.SourceDate()
-	if err != nil || given {
-		return time.Unix(epoch, 0), err
-	}
-	return time.Now(), nil
 }

@@ -12,6 +12,7 @@ import (
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/flash"
 	"imgtool/flash/deploy"
+	"imgtool/image/build"
 	"imgtool/image/fault"
 )
 
@@ -42,6 +43,15 @@ func CheckStall(stall time.Duration) error {
 		return fault.New(fault.Usage, "--stall-timeout is %s; it must be positive", stall)
 	}
 	return nil
+}
+
+// Now returns the time in SOURCE_DATE_EPOCH, or else the present time.
+func Now() (time.Time, error) {
+	epoch, given, err := build.SourceDate()
+	if err != nil || given {
+		return time.Unix(epoch, 0), err
+	}
+	return time.Now(), nil
 }
 
 // Deploying returns how all commands write disks.

@@ -3,9 +3,10 @@ package terminal
 import (
 	"errors"
 	"fmt"
-	"imgtool/image/fault"
 	"slices"
 	"testing"
+
+	"imgtool/image/fault"
 )
 
 // Each of several joined errors is printed on its own line, also when wrapped; newlines in names are escaped.

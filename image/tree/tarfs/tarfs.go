@@ -7,7 +7,6 @@
 package tarfs
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -291,8 +290,8 @@ func trailing(r io.ReaderAt, at, size int64) (int64, error) {
 		if _, err := image.ReadFull(r, part, at); err != nil {
 			return 0, err
 		}
-		if !image.IsZero(part) {
-			return size - at - int64(len(part)-len(bytes.TrimLeft(part, "\x00"))), nil
+		if zeros := image.LeadingZeros(part); zeros < len(part) {
+			return size - at - int64(zeros), nil
 		}
 		at += int64(len(part))
 	}
