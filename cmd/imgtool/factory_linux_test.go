@@ -220,7 +220,7 @@ func TestKilledFactoryIsCompletedByTheNext(t *testing.T) {
 	whole := imagetest.MovedBy(t, b.factory(units[0]))
 	t.Logf("a whole one reads and writes %d bytes", whole)
 	var early, halfway, done int
-	for i := range soak(3, 50) {
+	for i := range soak(2, 50) {
 		// On blank disks, or on disks of another unit.
 		next, args := i%2, []string{"--reprovision"}
 		fresh := r.IntN(2) == 0

@@ -52,8 +52,7 @@ func TestInterruptedCommandsPrintOneDocument(t *testing.T) {
 			imagetest.Wait(t, "it writes the disk", func() bool { return readFile(t, "disk")[0] == 0 })
 		}
 		imagetest.Wait(t, c.line, func() bool { return strings.Contains(stderr.String(), c.say) })
-		must(cmd.Process.Signal(os.Interrupt))
-		status := exitOf(cmd.Wait())
+		status := exitOf(interrupt(t, cmd, os.Interrupt))
 		if status != exit.Interrupted || !strings.Contains(stdout.String(), c.want) {
 			t.Errorf("%s: exit status %d, want %s: %s%s", c.line, status, c.want, stdout.String(), stderr.String())
 		}

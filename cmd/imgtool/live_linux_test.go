@@ -196,7 +196,7 @@ func TestLiveUnitEqualsTheOfflineOne(t *testing.T) {
 	const changes = "(5/6)"
 	last := max(whole-killed(t, run(), changes, whole), 1)
 	t.Logf("a whole one reads and writes %d bytes, %d of them from %s on", whole, last, changes)
-	for i := range soak(8, 100) {
+	for i := range soak(4, 100) {
 		plantLive(t, root)
 		if r.IntN(2) == 0 {
 			b.blank()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,18 @@ func random(t *testing.T) *rand.Rand {
 func endAt(cmd *exec.Cmd, n int64, s os.Signal) error {
 	must(cmd.Start())
 	return imagetest.EndAt(cmd, n, s)
+}
+
+// interrupt sends a signal to a program, which must end within minutes.
+func interrupt(t *testing.T, cmd *exec.Cmd, s os.Signal) error {
+	t.Helper()
+	must(cmd.Process.Signal(s))
+	late := time.AfterFunc(3*time.Minute, func() { cmd.Process.Kill() })
+	err := cmd.Wait()
+	if !late.Stop() {
+		t.Errorf("%v: it did not end within 3 minutes of the signal %v", cmd.Args, s)
+	}
+	return err
 }
 
 // A feed is the standard input of a program.

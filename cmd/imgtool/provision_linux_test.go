@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,6 +41,9 @@ type site struct {
 	seed string // file
 
 	gateway string // of its devices: an address of this computer
+
+	text string // when the next program says it, then is called
+	then func()
 }
 
 var sites atomic.Int32
@@ -114,6 +118,10 @@ func (s *site) runs(cmd *exec.Cmd) (status int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	cmd.Env = s.env
 	cmd.Stdout, cmd.Stderr = &out, &errs
+	if s.then != nil {
+		cmd.Stderr = &notice{Writer: &errs, text: s.text, then: s.then}
+		s.then = nil
+	}
 	err := cmd.Run()
 	if failed := (*exec.ExitError)(nil); err != nil && !errors.As(err, &failed) {
 		s.t.Fatal(err)
@@ -123,6 +131,25 @@ func (s *site) runs(cmd *exec.Cmd) (status int, stdout, stderr string) {
 		s.discreet(out.String())
 	}
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// onceSaid calls a function when the next program says a text.
+func (s *site) onceSaid(text string, then func()) { s.text, s.then = text, sync.OnceFunc(then) }
+
+// notice calls a function when a text was written.
+type notice struct {
+	io.Writer
+	text string
+	then func()
+	all  strings.Builder
+}
+
+func (n *notice) Write(b []byte) (int, error) {
+	n.all.Write(b)
+	if strings.Contains(n.all.String(), n.text) {
+		n.then()
+	}
+	return n.Writer.Write(b)
 }
 
 func (s *site) discreet(text string) {
@@ -464,14 +491,13 @@ func TestProvisionRollback(t *testing.T) {
 	}
 }
 
-// restart makes the service of a device restart at a step of a job.
-func restart(d *consoletest.Device, step string) *consoletest.Device {
+// stops makes the service of a device end at a step of a job.
+func stops(d *consoletest.Device, step string) *consoletest.Device {
 	done := false
 	d.OnStep = func(now string) {
 		if now == step && !done {
 			done = true
 			d.Down()
-			time.AfterFunc(3*time.Second, d.Up)
 		}
 	}
 	return d
@@ -498,7 +524,9 @@ func TestProvisionRestart(t *testing.T) {
 		{"first, when it is active, without a key", true, "activate", false, 12, "the device does not show its configuration: no key of an admin was found", "new"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := restart(&consoletest.Device{}, c.step)
+			d := stops(&consoletest.Device{}, c.step)
+			const missed = "does not answer; it may be restarting or have a new address"
+			s.onceSaid(missed, d.Up)
 			if c.fresh {
 				s.fresh(d)
 			} else {
@@ -508,7 +536,7 @@ func TestProvisionRestart(t *testing.T) {
 			if c.key {
 				args = append(args, "--key", admin)
 			}
-			if said := s.wants(c.status, c.words, args...); !strings.Contains(said, "does not answer; it may be restarting or have a new address") {
+			if said := s.wants(c.status, c.words, args...); !strings.Contains(said, missed) {
 				t.Errorf("it saw no restart:\n%s", said)
 			}
 			s.has(d, c.image)
@@ -552,7 +580,9 @@ func TestProvisionSameAddressElsewhere(t *testing.T) {
 	text, _ := os.ReadFile(s.seed)
 	other.Start(t, text)
 	other.Move(s.gateway + ":8080")
-	d := s.device(restart(&consoletest.Device{}, "write-users"))
+	d := s.device(stops(&consoletest.Device{}, "write-users"))
+	asked := sync.OnceFunc(func() { go d.Up() })
+	other.Intercept = func(http.ResponseWriter, *http.Request) bool { asked(); return false }
 	s.wants(11, "the device has the previous configuration", "provision", d.URL(), "--seed", s.seed, "--key", s.path("admin"))
 	if n := len(other.Requests()); n == 0 {
 		t.Error("the other was not asked, and nothing is shown by this")

@@ -266,8 +266,7 @@ func TestAFlashOutlivesItsTerminalAndReaders(t *testing.T) {
 	in := feedOf(t, cmd)
 	must(cmd.Start())
 	in.eaten(t, []byte{0})
-	must(cmd.Process.Signal(syscall.SIGHUP))
-	if cmd.Wait(); cmd.ProcessState.ExitCode() != exit.Interrupted {
+	if interrupt(t, cmd, syscall.SIGHUP); cmd.ProcessState.ExitCode() != exit.Interrupted {
 		t.Errorf("a terminal closed before anything: %v", cmd.ProcessState)
 	}
 	cmd = tool(t, "ls", x)

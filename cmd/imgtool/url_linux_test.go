@@ -71,7 +71,7 @@ http { log_format sizes "$request_uri $body_bytes_sent"; access_log %[2]s/log si
 	})
 	seen, asked := 0, 0
 	return "http://" + addr, func() (n int64, responses int) {
-		// A request is logged after its end, before one that follows it.
+		// A request is logged after its end, before the next request.
 		asked++
 		last := fmt.Sprintf("/none-%d", asked)
 		if res, err := http.Get("http://" + addr + last); err == nil {
@@ -455,7 +455,7 @@ func TestFlashOfEveryFormFromWebServer(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "SHA256SUMS"), sums, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	const size = 150 << 20
+	const size = 70 << 20
 	// The disk that a local file gives, with the manifest or block map of its name beside it.
 	local := map[string][]byte{}
 	for _, name := range names {

@@ -253,6 +253,25 @@ func TestPushFaults(t *testing.T) {
 	}
 }
 
+// An annotation that a terminal would not show as it is ends a push before anything is sent.
+func TestAnnotationsArePrintable(t *testing.T) {
+	file := saved(t, filepath.Join(t.TempDir(), "x.img.zst"), "sd")
+	s := newServer(t)
+	for key, value := range map[string]string{"a\x1b[31m": "b", "a\nb": "c", "a": "b\x1b[31m", "b": "\u202ec", "c": "\xff"} {
+		opt := pushing()
+		opt.Annotations = map[string]string{key: value}
+		_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, opt)
+		sentence(t, err, fault.Usage, "its key must be one line of printable characters")
+	}
+	opt := pushing()
+	opt.Annotations = map[string]string{"org.opencontainers.image.licenses": "one\n\ttwo ü"}
+	if n := s.sent("", ""); n > 0 {
+		t.Errorf("%d requests", n)
+	}
+	_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, opt)
+	must(t, err)
+}
+
 // A container image is not taken for a disk image, and the hint says what can be done with it.
 func TestContainerImagesAreRefused(t *testing.T) {
 	s := newServer(t)

@@ -57,6 +57,10 @@ func verifyBundle(ctx context.Context, src *volume.Source, t bundleTrust, u *ui)
 	if len(ring) > 0 {
 		who = fmt.Sprintf("its signer, %s, is trusted by %s", signers[0], t.keyring.File)
 	}
-	u.Infof("%s: a bundle for %s, version %s: its signature, hash tree and images are whole, and %s, in %s", src.Name, b.Manifest.Compatible, b.Manifest.Version, who, took.Round(100*time.Millisecond))
+	parts := "signature and images"
+	if b.Format == rauc.Verity {
+		parts = "signature, hash tree and images"
+	}
+	u.Infof("%s: a bundle for %s, version %s: its %s are whole, and %s, in %s", src.Name, b.Manifest.Compatible, b.Manifest.Version, parts, who, took.Round(100*time.Millisecond))
 	return nil
 }

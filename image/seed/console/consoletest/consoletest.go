@@ -73,6 +73,11 @@ func (d *Device) Start(t testing.TB, config []byte) {
 // Up starts the service at its previous address.
 func (d *Device) Up() {
 	l, err := net.Listen("tcp", d.addr)
+	// Another connection may have taken the port in the meantime.
+	for try := 0; err != nil && try < 1000; try++ {
+		time.Sleep(100 * time.Millisecond)
+		l, err = net.Listen("tcp", d.addr)
+	}
 	if err != nil {
 		d.t.Fatal(err)
 	}
