@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -480,4 +481,14 @@ func TestStorageGetsNoLogin(t *testing.T) {
 	if seen.Load() > 0 || asked.Load() == 0 {
 		t.Errorf("%d of %d requests to the storage had a login", seen.Load(), asked.Load())
 	}
+}
+
+// A certificate that is not valid is the error, also if plain HTTP is tried next.
+func TestInvalidCertificate(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	_, err := oci.Find(t.Context(), "oci://"+s.Listener.Addr().String()+"/toy:1", oci.Options{Network: hasty})
+	sentence(t, err, fault.Input, "certificate")
 }
