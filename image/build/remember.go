@@ -25,6 +25,10 @@ const recordMagic = "imgtool squashfs 1\n"
 // maxPiece is the most data of one entry: the size of the largest blocks.
 const maxPiece = 1 << 20
 
+// maxPieces limits a record to the size of an entry of the cache. With blocks of 128 KiB they are
+// more than 40 GiB.
+const maxPieces = 400_000
+
 // noKey is the key of zeros, which are not in the cache.
 var noKey [sha256.Size]byte
 
@@ -78,7 +82,7 @@ func decodeRecord(data []byte) *record {
 }
 
 // remember puts a squashfs of size bytes into the cache, which has the blocks in placed already, and
-// returns its record.
+// returns its record, or nil if it has too many pieces.
 func (b *builder) remember(c io.ReaderAt, size int64, placed []squashfs.Placed) (*record, error) {
 	if b.last != nil {
 		for _, p := range b.last.pieces {
@@ -98,7 +102,10 @@ func (b *builder) remember(c io.ReaderAt, size int64, placed []squashfs.Placed) 
 		}
 		r.pieces = append(r.pieces, p)
 	}
-	return r, b.rememberRest(r, c, size)
+	if err := b.rememberRest(r, c, size); err != nil || len(r.pieces) > maxPieces {
+		return nil, err
+	}
+	return r, nil
 }
 
 // rememberRest adds to a record what is from its end up to another one.

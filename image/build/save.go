@@ -119,6 +119,9 @@ func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.B
 		return withHint(err, j.Board)
 	}
 	defer result.Close()
+	if result.last != nil {
+		blocks.Put(result.lastKey, result.last.encode())
+	}
 	// Everything is compressed: update the cache while the images are written.
 	go settle()
 	j.private = result.private
@@ -126,9 +129,6 @@ func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.B
 		if err := use(img); err != nil {
 			return err
 		}
-	}
-	if result.last != nil {
-		blocks.Put(result.lastKey, result.last.encode())
 	}
 	return nil
 }
