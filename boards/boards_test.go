@@ -47,6 +47,8 @@ func TestInvalidDefinitions(t *testing.T) {
 		{"an unknown key", change("arch", "arhc"), `x.toml:2: unknown key "arhc"; did you mean arch? (known: after-flash, arch, boot, conf, description, live, medium, name, optional, rauc, recovery, script, seed, starter, state, tree, trust, unit, vars, verity)`},
 		{"an unknown key of a blob", good + "[[medium.blob]]\nsektor = 1\n", `unknown key "medium.blob.sektor"; did you mean sector? (known: input, kind, sector)`},
 		{"no name", change(`"x"`, `""`), `name is ""`},
+		{"a control character in the description", change(`name = "x"`, "name = \"x\"\ndescription = \"a\\u001bb\""), `description is "a\x1bb": it must be one line`},
+		{"a control character in the text after a flash", change(`name = "x"`, "name = \"x\"\nafter-flash = \"a\\u001bb\""), `after-flash is "a\x1bb": it must have no`},
 		{"a path for a name", change(`"x"`, `"../x"`), `name is "../x"`},
 		{"an unknown layout", change("ab-squashfs", "ab"), `unknown layout "ab"; did you mean ab-squashfs? (known: ab-squashfs`},
 		{"a layout beside it", change(`"ab-squashfs"`, `"l.toml"`), ""},

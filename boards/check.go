@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"imgtool/image/boardinfo"
+	"imgtool/image/sanitize"
 	"imgtool/image/suggest"
 )
 
@@ -22,6 +23,12 @@ func (b *Board) check() error {
 		return errors.New("arch is missing")
 	case len(b.Media) == 0:
 		return errors.New("no [[medium]]")
+	}
+	if !sanitize.IsLine(b.Description) {
+		return fmt.Errorf("description is %q: it must be one line of printable characters", b.Description)
+	}
+	if sanitize.Text(b.AfterFlash) != b.AfterFlash {
+		return fmt.Errorf("after-flash is %q: it must have no other control characters than line ends and tabs", b.AfterFlash)
 	}
 	for _, check := range []func() error{b.checkTrees, b.checkConf, b.checkKinds, b.checkLive, b.checkUnit, b.checkMedia, b.checkBoot, b.checkRecovery, b.checkStarter, b.checkRAUC} {
 		if err := check(); err != nil {

@@ -18,7 +18,7 @@ import (
 var documents = []struct{ page, heading, pkg, structure string }{
 	{"output.md", "Receipts", "flash/deploy", "Receipt"},
 	{"output.md", "Receipts of units", "flash/factory", "MediumReceipt"},
-	{"output.md", "build", "image/build", "File"},
+	{"output.md", "build", "image/build/job", "File"},
 	{"output.md", "bundle", "image/update", "File"},
 	{"output.md", "Manifest of a bundle", "image/rauc", "Manifest"},
 	{"output.md", "Manifest of a bundle", "image/rauc", "Image"},

@@ -28,7 +28,7 @@ var layers = []struct {
 	{"definitions", "data that users write, so it must not depend on how it is used", []string{"layouts", "boards"}},
 	{"use cases", "they combine formats and definitions; they have no flags and print nothing", []string{
 		"image/report", "image/edit", "image/edit/edittest", "image/seed/check", "image/seed", "image/seed/bundle", "image/seed/seedtest", "image/seed/seedfile", "image/seed/seedstick", "image/seed/api", "image/seed/console",
-		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/oci", "image/volume", "image/trust", "image/sbom/rpmdb", "image/sbom", "image/sbom/sbomtest", "image/provenance", "image/build",
+		"image/seed/console/consoletest", "image/seed/provision", "image/source", "image/starter", "image/oci", "image/volume", "image/trust", "image/sbom/rpmdb", "image/sbom", "image/sbom/sbomtest", "image/provenance", "image/build", "image/build/job",
 		"image/compose", "image/compare", "image/update", "image/inspect", "image/catalog", "flash/receipt", "flash/deploy", "flash/factory"}},
 	{"commands", "flags, messages and exit statuses", []string{"cmd/first-boot", "cmd/imgtool/terminal/picker", "cmd/imgtool/terminal", "cmd/imgtool/usage", "cmd/imgtool/complete", "cmd/imgtool/reference", "cmd/imgtool/exit", "cmd/imgtool/option", "cmd/imgtool/images", "cmd/imgtool/disks", "cmd/imgtool/configs", "cmd/imgtool/schematest", "cmd/imgtool", "cmd/imgtool/boottest", "docs", "packaging"}},
 }
@@ -42,7 +42,7 @@ var only = map[string]struct {
 	"flash/disk": {"it knows the machine, not what is written", []string{"flash/disk/plist", "flash/disk/procs", "flash/disk/udisks", "flash/disk/authopen", "flash/disk/direct", "flash/disk/usb", "image/fault"}},
 	"cmd/imgtool": {"it runs commands; those about images, disks and configurations are packages below it", []string{
 		"cmd/imgtool/images", "cmd/imgtool/disks", "cmd/imgtool/configs", "cmd/imgtool/complete", "cmd/imgtool/exit", "cmd/imgtool/option", "cmd/imgtool/reference",
-		"cmd/imgtool/terminal", "cmd/imgtool/usage", "boards", "image", "image/build", "image/fault", "image/sanitize", "image/squashfs/codec"}},
+		"cmd/imgtool/terminal", "cmd/imgtool/usage", "boards", "image", "image/build/job", "image/fault", "image/sanitize", "image/squashfs/codec"}},
 }
 
 // never lists packages that must not import others of ours, although those are below them.

@@ -8,7 +8,7 @@ import (
 	"imgtool/cmd/imgtool/exit"
 	"imgtool/cmd/imgtool/reference"
 	"imgtool/cmd/imgtool/usage"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 )
 
 // newGenCommand returns the command that packages and the documentation are made with.
@@ -20,7 +20,7 @@ func newGenCommand(u *ui) *cobra.Command {
 		Hidden:  true,
 	}
 	describe := func(cmd *cobra.Command) (reference.Reference, error) {
-		epoch, _, err := build.SourceDate()
+		epoch, _, err := job.SourceDate()
 		return reference.Reference{
 			Root: cmd.Root(), Version: programVersion(), Date: time.Unix(epoch, 0),
 			Statuses: exit.Meanings, Environment: reference.Environment, Files: reference.Files,

@@ -71,7 +71,7 @@ http { log_format sizes "$request_uri $body_bytes_sent"; access_log %[2]s/log si
 	})
 	seen, asked := 0, 0
 	return "http://" + addr, func() (n int64, responses int) {
-		// A request is logged after its end, before one that follows it.
+		// A request is logged after its end, before the next request.
 		asked++
 		last := fmt.Sprintf("/none-%d", asked)
 		if res, err := http.Get("http://" + addr + last); err == nil {

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 
 	"imgtool/boards"
 	"imgtool/image"
@@ -87,7 +88,7 @@ type Result struct {
 	Trees   map[string]*tree.Tree // the board's, by name
 	scratch []io.Closer
 
-	private bool    // only the owner can read an earlier image, of which the new one has parts
+	Private bool    // only the owner can read an earlier image, of which the new one has parts
 	last    *record // of the squashfs, in the cache; nil if it is not there
 	lastKey [sha256.Size]byte
 }
@@ -143,6 +144,12 @@ type disk struct {
 	prefix string // of names that identifiers are derived from; empty if the board has one medium
 
 	written []image.Span // as in Image
+}
+
+// Check checks the options as [Build] does, before anything else is done.
+func Check(opt Options) error {
+	opt.Inputs, opt.Warn = maps.Clone(opt.Inputs), func(string) {}
+	return (&builder{Options: opt}).check()
 }
 
 // Build checks all options and inputs, then makes the images. It makes the squashfs last, so

@@ -3,6 +3,8 @@ package build
 import (
 	"fmt"
 	"strings"
+
+	"imgtool/image/sanitize"
 )
 
 // Marks in boot scripts.
@@ -21,6 +23,9 @@ func checkCmdline(args string) error {
 		if c < ' ' || c == 0x7f {
 			return fmt.Errorf("kernel arguments %q: the control character %q ends or changes the line in a boot script", args, c)
 		}
+	}
+	if !sanitize.IsLine(args) {
+		return fmt.Errorf("kernel arguments %q: they must be printable characters", args)
 	}
 	if n := len(args); n > 1500 {
 		return fmt.Errorf("kernel arguments of %d bytes: arm64 kernels take 2048 in all, so at most 1500 can be added", n)

@@ -12,7 +12,7 @@ import (
 	"imgtool/layouts"
 )
 
-func (o *Options) applyConf(path string) error {
+func (o *Options) ApplyConf(path string) error {
 	text, err := hostfile.ReadStream(path, hostfile.Text)
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)

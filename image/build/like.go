@@ -54,7 +54,7 @@ func (b *builder) findLike(ctx context.Context) error {
 	}
 	b.result.scratch = append(b.result.scratch, l.Source)
 	if info, err := os.Stat(place.File); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 == 0 {
-		b.result.private = true
+		b.result.Private = true
 	}
 	if l.Part == "" {
 		if l.Part = b.likePart(l); l.Part != "" {

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"imgtool/image"
+	"imgtool/image/cache"
 	"imgtool/image/compress"
 	"imgtool/image/squashfs"
 )
@@ -32,6 +33,13 @@ var noKey [sha256.Size]byte
 type record struct {
 	size   int64
 	pieces []squashfs.Placed // from byte 0 on, without gaps; zeros have no key
+}
+
+// Remember stores what the next build needs to know of this one, if that was asked for.
+func (r *Result) Remember(blocks *cache.Dir) {
+	if r.last != nil {
+		blocks.Put(r.lastKey, r.last.encode())
+	}
 }
 
 // lastKey returns the key of the record of the last build.

@@ -75,7 +75,7 @@ func (b *builder) bareRootfs(ctx context.Context, d *disk, p layouts.Part, max i
 	opt.Max, opt.Sums, b.root.Sums = max, b.root.Sums, nil
 	opt.Like, opt.Reused = b.like, b.reused
 	var placed []squashfs.Placed
-	if b.Cache != nil && !b.result.private {
+	if b.Cache != nil && !b.result.Private {
 		opt.Placed = func(p []squashfs.Placed) { placed = p }
 	}
 	size, err := squashfs.Write(ctx, io.NewOffsetWriter(out, at), root, opt, b.Phases.Start("squashfs", contentSize(root)))

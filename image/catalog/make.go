@@ -21,6 +21,7 @@ import (
 	"imgtool/image/bmap"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
+	"imgtool/image/sanitize"
 	"imgtool/image/volume"
 )
 
@@ -90,6 +91,15 @@ func (r *Request) check() (*url.URL, error) {
 	}
 	if len(r.Images) > 1 && r.Name+r.Description != "" {
 		return nil, fault.New(fault.Usage, "--name and --description are for one image, and there are %d: make a catalog of each", len(r.Images))
+	}
+	texts := []struct{ flag, text string }{{"--name", r.Name}, {"--description", r.Description}}
+	for _, tag := range r.Devices {
+		texts = append(texts, struct{ flag, text string }{"--device", tag})
+	}
+	for _, t := range texts {
+		if !sanitize.IsLine(t.text) {
+			return nil, fault.New(fault.Usage, "%s is %q: it must be one line of printable characters", t.flag, t.text)
+		}
 	}
 	if i := slices.Index(r.Devices, ""); i >= 0 {
 		return nil, fault.New(fault.Usage, "--device is empty: give the tag of a device, such as pi5-64bit")

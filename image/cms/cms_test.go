@@ -184,6 +184,13 @@ func TestTrust(t *testing.T) {
 	}
 }
 
+// A certificate with a key that package x509 does not know, such as RSA-PSS, is refused in words.
+func TestUnknownKey(t *testing.T) {
+	if err := cms.CheckKey(&x509.Certificate{}); err == nil || !strings.Contains(err.Error(), "only RSA, ECDSA and Ed25519") || strings.Contains(err.Error(), "nil") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestEncrypted(t *testing.T) {
 	self := cmstest.Issue(t, keys(t)["RSA"], nil, func(c *x509.Certificate) { c.KeyUsage = 0 })
 	out := cmstest.File(t)

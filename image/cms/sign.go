@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -43,7 +44,7 @@ func methodOf(public crypto.PublicKey) (method, error) {
 	case ed25519.PublicKey: // RFC 8419, 3
 		return method{crypto.SHA512, oidSHA512, pkix.AlgorithmIdentifier{Algorithm: oidEd25519}, true}, nil
 	}
-	return method{}, fmt.Errorf("keys of the type %T are not supported, only RSA, ECDSA and Ed25519", public)
+	return method{}, errors.New("keys of this kind are not supported, only RSA, ECDSA and Ed25519")
 }
 
 // CheckKey reports a certificate whose key cannot sign.

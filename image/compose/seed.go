@@ -11,7 +11,7 @@ import (
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 	"imgtool/image/fat"
 	"imgtool/image/fault"
 	"imgtool/image/gpt"
@@ -186,7 +186,7 @@ func (e *SeedEdit) edit() error {
 	} else {
 		when := b.fs.Time
 		if when == 0 { // it has no label
-			if when, _, err = build.SourceDate(); err != nil {
+			if when, _, err = job.SourceDate(); err != nil {
 				return err
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 	"imgtool/image/compress"
 	"imgtool/image/imagetest"
+	"imgtool/image/xz"
 )
 
 // pack packs data with a command.
@@ -45,10 +46,22 @@ func byTool(t *testing.T, command string, packed []byte) (data []byte, ok, ignor
 }
 
 // byPackage decompresses with the package. trailing is the argument of Options.Trailing, or -1
-// if it was not called.
-func byPackage(packed []byte) (data []byte, trailing int64, err error) {
+// if it was not called. Reading ahead has the same result.
+func byPackage(t *testing.T, packed []byte) (data []byte, trailing int64, err error) {
+	t.Helper()
+	data, trailing, err = inWay(packed, compress.Options{})
+	for _, sizes := range [][]xz.Size{nil, xz.ReadSizes(bytes.NewReader(packed), int64(len(packed)))} {
+		ahead, aheadTrailing, aheadErr := inWay(packed, compress.Options{Ahead: true, Sizes: sizes})
+		if (err == nil) != (aheadErr == nil) || err == nil && (!bytes.Equal(data, ahead) || trailing != aheadTrailing) {
+			t.Errorf("%d bytes, %d ignored, %v; ahead with %d sizes: %d bytes, %d ignored, %v", len(data), trailing, err, len(sizes), len(ahead), aheadTrailing, aheadErr)
+		}
+	}
+	return data, trailing, err
+}
+
+func inWay(packed []byte, opt compress.Options) (data []byte, trailing int64, err error) {
 	trailing = -1
-	opt := compress.Options{MaxMemory: 1 << 31, Trailing: func(n int64) { trailing = n }}
+	opt.MaxMemory, opt.Trailing = 1<<31, func(n int64) { trailing = n }
 	r, err := opt.NewReader(iotest.HalfReader(bytes.NewReader(packed)), compress.Detect(packed[:min(len(packed), compress.HeadSize)]))
 	if err != nil {
 		return nil, trailing, err
@@ -70,7 +83,7 @@ func TestTrailingDataIsHandledAsByTools(t *testing.T) {
 			for _, tail := range tails {
 				packed := append(bytes.Clone(front), tail...)
 				want, ok, ignored := byTool(t, command, packed)
-				got, trailing, err := byPackage(packed)
+				got, trailing, err := byPackage(t, packed)
 				name := fmt.Sprintf("%s, %d bytes and then %.20q", command, len(front), tail)
 				switch zeros := strings.Trim(tail, "\x00") == ""; {
 				case ok != (err == nil):
@@ -102,7 +115,7 @@ func TestDamagedMemberIsNotIgnored(t *testing.T) {
 				if more > 1 { // the header of the third one is intact
 					packed[len(one)+(at+1)%4] ^= 0x04
 				}
-				if got, _, err := byPackage(packed); err == nil {
+				if got, _, err := byPackage(t, packed); err == nil {
 					t.Errorf("%s: byte %d of the second of %d is damaged: %d bytes of %d, and no error", command, at, more+1, len(got), (more+1)*len(data))
 				}
 			}
@@ -149,10 +162,10 @@ func TestLZ4AndZstdVariants(t *testing.T) {
 				t.Fatalf("%s: %s refuses it", name, c.command)
 			}
 		}
-		if got, _, err := byPackage(c.packed); err != nil || !bytes.Equal(got, want) {
+		if got, _, err := byPackage(t, c.packed); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(want), err)
 		}
-		if got, _, err := byPackage(c.packed[:len(c.packed)-5]); err == nil && name != "zstd skippable" {
+		if got, _, err := byPackage(t, c.packed[:len(c.packed)-5]); err == nil && name != "zstd skippable" {
 			t.Errorf("%s, cut by 5 bytes: %d bytes of %d, and no error", name, len(got), len(want))
 		}
 	}
@@ -202,7 +215,7 @@ func TestXZFilters(t *testing.T) {
 			{"--x86=start=4096"}, {"--arm64=start=65536"}, {"--ia64=start=160"}, {"--delta=dist=4", "--x86"}, {"--x86", "--delta=dist=2"}, {"--arm", "--arm64", "--delta=dist=3"}} {
 			args := append(append([]string{"--format=xz", "-T1", "--block-size=150KiB"}, filters...), "--lzma2=preset=0", "-c", file)
 			packed := []byte(imagetest.Run(t, "xz", args...))
-			if got, _, err := byPackage(packed); err != nil || !bytes.Equal(got, data) {
+			if got, _, err := byPackage(t, packed); err != nil || !bytes.Equal(got, data) {
 				t.Errorf("%v of %s: %d bytes of %d, %v", filters, name, len(got), len(data), err)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -253,6 +254,25 @@ func TestPushFaults(t *testing.T) {
 	}
 }
 
+// An annotation that a terminal would not show as it is ends a push before anything is sent.
+func TestAnnotationsArePrintable(t *testing.T) {
+	file := saved(t, filepath.Join(t.TempDir(), "x.img.zst"), "sd")
+	s := newServer(t)
+	for key, value := range map[string]string{"a\x1b[31m": "b", "a\nb": "c", "a": "b\x1b[31m", "b": "\u202ec", "c": "\xff"} {
+		opt := pushing()
+		opt.Annotations = map[string]string{key: value}
+		_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, opt)
+		sentence(t, err, fault.Usage, "its key must be one line of printable characters")
+	}
+	opt := pushing()
+	opt.Annotations = map[string]string{"org.opencontainers.image.licenses": "one\n\ttwo ü"}
+	if n := s.sent("", ""); n > 0 {
+		t.Errorf("%d requests", n)
+	}
+	_, err := oci.Push(t.Context(), s.host+"/toy:1", []*oci.File{file}, opt)
+	must(t, err)
+}
+
 // A container image is not taken for a disk image, and the hint says what can be done with it.
 func TestContainerImagesAreRefused(t *testing.T) {
 	s := newServer(t)
@@ -461,4 +481,14 @@ func TestStorageGetsNoLogin(t *testing.T) {
 	if seen.Load() > 0 || asked.Load() == 0 {
 		t.Errorf("%d of %d requests to the storage had a login", seen.Load(), asked.Load())
 	}
+}
+
+// A certificate that is not valid is the error, also if plain HTTP is tried next.
+func TestInvalidCertificate(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	_, err := oci.Find(t.Context(), "oci://"+s.Listener.Addr().String()+"/toy:1", oci.Options{Network: hasty})
+	sentence(t, err, fault.Input, "certificate")
 }

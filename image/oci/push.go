@@ -18,6 +18,7 @@ import (
 	"imgtool/image/progress"
 	"imgtool/image/registry"
 	"imgtool/image/remote"
+	"imgtool/image/sanitize"
 )
 
 // PushOptions are how images are pushed.
@@ -126,6 +127,11 @@ func (p *push) check(ref string, files []*File) error {
 		}
 		if !slices.Contains(p.done.Tags, t) {
 			p.done.Tags = append(p.done.Tags, t)
+		}
+	}
+	for key, value := range p.opt.Annotations {
+		if !sanitize.IsLine(key) || sanitize.Text(value) != value {
+			return fault.New(fault.Usage, "--annotation %q: its key must be one line of printable characters, and its value text without other control characters than line ends and tabs", key+"="+value)
 		}
 	}
 	if err := checkSet(files); err != nil {

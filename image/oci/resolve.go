@@ -143,7 +143,7 @@ type manifest struct {
 	FSLayers  []any           `json:"fsLayers"` // of Docker schema 1
 }
 
-// isOurs reports whether an entry of an index is one of our images. Programs from before artifact
+// isOurs reports whether an entry of an index is an image of ours. Programs from before artifact
 // types drop them when they copy an index.
 func isOurs(d v1.Descriptor) bool {
 	return d.ArtifactType == ArtifactType || d.Annotations[medium] != ""

@@ -55,11 +55,7 @@ func Create(ctx context.Context, f File, opt Options, phases image.Phases) (*Man
 	if err := put(ManifestName, 0o644, bytes.NewReader(m.Encode())); err != nil {
 		return nil, 0, err
 	}
-	total := int64(0)
-	for _, n := range files.All() {
-		total += n.Size()
-	}
-	size, err := squashfs.Write(ctx, f, files, opt.Squashfs, phases.Start("compressing", total))
+	size, err := opt.writePayload(ctx, f, files, phases)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -83,6 +79,35 @@ func Create(ctx context.Context, f File, opt Options, phases image.Phases) (*Man
 	size += m.Hashes
 	_, err = f.WriteAt(end, size)
 	return &m, size + int64(len(end)), err
+}
+
+// prefetched is the unit in which the kernel reads the lowest level of a hash tree, from a multiple
+// of it on (prefetch_cluster of dm_verity).
+const prefetched = 256 << 10
+
+// writePayload writes the squashfs of the bundle and returns its size. An image that is a squashfs
+// is stored as it is, because a device that has most of its blocks reads the others at multiples of
+// 4 KiB. If that takes few bytes, zeros follow, so that the kernel does not read the end of the
+// squashfs with the hash tree.
+func (opt *Options) writePayload(ctx context.Context, f File, files *tree.Tree, phases image.Phases) (int64, error) {
+	total, stored := int64(0), map[*tree.Inode]bool{}
+	for _, n := range files.All() {
+		total += n.Size()
+		if n.Content != nil {
+			_, err := squashfs.Open(n.Content, n.Size())
+			stored[n] = err == nil
+		}
+	}
+	opt.Squashfs.Stored = func(n *tree.Inode) bool { return stored[n] }
+	size, err := squashfs.Write(ctx, f, files, opt.Squashfs, phases.Start("compressing", total))
+	if err != nil {
+		return 0, err
+	}
+	if gap := -size & (prefetched - 1); gap <= size/256 {
+		_, err = f.WriteAt(make([]byte, gap), size)
+		size += gap
+	}
+	return size, err
 }
 
 // hash computes the hashes of the images, and puts them and their indexes into the payload.

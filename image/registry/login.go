@@ -50,6 +50,9 @@ func login(ctx context.Context, in name.Repository, opt Options) (*Client, error
 		if plain := w.PlainError(); plain != nil && ctx.Err() == nil {
 			err = plain
 		}
+		if bad := w.CertificateError(); bad != nil {
+			err = bad
+		}
 		return repo, err
 	}
 	if how.Insecure {

@@ -8,6 +8,7 @@ package remote
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -72,6 +73,7 @@ type Transport struct {
 	inner http.RoundTripper
 	slow  http.RoundTripper // for uploads, which a server stores before it responds
 	plain atomic.Pointer[error]
+	cert  atomic.Pointer[tls.CertificateVerificationError]
 }
 
 // NewTransport returns a transport. Zero fields of n mean the defaults.
@@ -101,12 +103,23 @@ func (t *Transport) PlainError() error {
 	return nil
 }
 
+// CertificateError returns the error of the last certificate that is not valid, or nil.
+func (t *Transport) CertificateError() error {
+	if err := t.cert.Load(); err != nil {
+		return err
+	}
+	return nil
+}
+
 // RoundTrip sends a request. The body of a response is limited to 1 MiB, unless its status is
 // 2xx and the request has an Accept header: those are of files, whose readers limit them.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.roundTrip(req)
 	if req.URL.Scheme == "http" {
 		t.plain.Store(&err)
+	}
+	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		t.cert.Store(bad)
 	}
 	return resp, err
 }

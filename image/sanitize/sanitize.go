@@ -22,6 +22,9 @@ import (
 // Line returns s sanitized, on one line.
 func Line(s string) string { return escape(s, "") }
 
+// IsLine reports whether s is one line that [Line] does not change.
+func IsLine(s string) bool { return Line(s) == s }
+
 // Text returns s sanitized, but with its newlines and tabs.
 func Text(s string) string { return escape(s, "\n\t") }
 

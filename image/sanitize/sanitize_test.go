@@ -83,6 +83,19 @@ func TestJSONHasTheSameValue(t *testing.T) {
 	}
 }
 
+func TestIsLine(t *testing.T) {
+	for _, s := range []string{"", "plain text", `C:\path "quoted"`, "Größe 日本語"} {
+		if !sanitize.IsLine(s) {
+			t.Errorf("%q is a line", s)
+		}
+	}
+	for _, s := range []string{"a\nb", "a\tb", "\x1b[31m", "\u202e", "\u0085", "\xff", "\x00"} {
+		if sanitize.IsLine(s) {
+			t.Errorf("%q is no line", s)
+		}
+	}
+}
+
 // However text comes in pieces, it is the same.
 func TestWriter(t *testing.T) {
 	in := "a\u202e\x1b[2K日本\r\nb\r\xff\u009b\n\t\U000e0041\xe6\x97"

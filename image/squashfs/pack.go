@@ -74,7 +74,11 @@ func (wr *writer) writeBlocks(ctx context.Context) ([]byte, error) {
 				fragments = appendTo(fragments, uint64(wr.out.pos), s.word, uint32(0))
 			} else {
 				if d.words == nil {
-					err = wr.align(d.size)
+					if wr.opt.stores(s) {
+						err = wr.out.write(make([]byte, -wr.out.pos&(alignment-1)))
+					} else {
+						err = wr.align(d.size)
+					}
 					d.start = wr.out.pos
 				}
 				d.add(s)
@@ -177,6 +181,11 @@ func (wr *writer) slack(n int64) int64 {
 	return max(n/1024, min(n/256, 256<<10)) &^ (alignment - 1)
 }
 
+// stores reports whether a block is of a file that is not compressed.
+func (o *Options) stores(s *slot) bool {
+	return o.Stored != nil && s.file != nil && len(s.pieces) > 0 && o.Stored(s.pieces[0].node.Inode)
+}
+
 // pack sets what is stored of a block, from the cache or by compressing it.
 func (s *slot) pack(encode codec.Encoder, codec string, opt Options) error {
 	if s.zeros > 0 {
@@ -191,6 +200,13 @@ func (s *slot) pack(encode codec.Encoder, codec string, opt Options) error {
 	s.cached = key
 	if zero && s.file != nil {
 		s.stored, s.word = nil, 0
+		return nil
+	}
+	if opt.stores(s) {
+		if err := s.read(opt.BlockSize); err != nil {
+			return err
+		}
+		s.stored, s.word = s.buf, uint32(len(s.buf))|blockRaw
 		return nil
 	}
 	if opt.Cache != nil {

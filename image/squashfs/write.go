@@ -35,6 +35,10 @@ type Options struct {
 	// Cache.
 	Placed func([]Placed)
 
+	// Stored reports files whose blocks are stored as they are, from a multiple of 4 KiB on:
+	// files that are compressed already, and of which parts are read. It may be nil.
+	Stored func(*tree.Inode) bool
+
 	Sums  *sums.Checksums // checksums of the files that are known already
 	Cache Cache           // of compressed blocks; nil is none
 

@@ -124,7 +124,7 @@ func Open(path string, opt Options) (*Source, error) {
 		f, err = disk.OpenDevice(path)
 	}
 	if scheme, _, ok := strings.Cut(path, "://"); ok && errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.New(fault.Input, "%s: images at URLs of %s cannot be read, only at those of http, https and oci: download it, and name the file", remote.Name(path), scheme)
+		return nil, fault.New(fault.Input, "%s: images at URLs of %s cannot be read, only with http, https and oci: download it, and name the file", remote.Name(path), scheme)
 	}
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func TestPlaceOfURL(t *testing.T) {
 func TestURLsOfOtherKinds(t *testing.T) {
 	for _, name := range []string{"ftp://user:SECRET@host/x.img", "file:///x.img", "s3://bucket/x.img"} {
 		_, err := volume.Open(name, volume.Options{})
-		if fault.Kind(err) != fault.Input || !strings.Contains(err.Error(), "only at those of http, https and oci") || strings.Contains(err.Error(), "SECRET") {
+		if fault.Kind(err) != fault.Input || !strings.Contains(err.Error(), "only with http, https and oci") || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

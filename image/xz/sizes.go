@@ -93,11 +93,11 @@ func streamSizes(r io.ReaderAt, end int64) (sizes []Size, start int64) {
 	}
 	records := bytes.NewReader(index[1 : n-4])
 	number := func() int64 {
-		u, err := binary.ReadUvarint(records)
-		if err != nil || u > 1<<62 {
+		n, err := readNumber(records)
+		if err != nil || n > 1<<62 {
 			return -1
 		}
-		return int64(u)
+		return n
 	}
 	count := number()
 	for ; count > 0 && len(sizes) < maxBlocks; count-- {

@@ -38,6 +38,7 @@ func (e *FilterError) Error() string {
 
 var (
 	errHeader = errors.New("xz: damaged header")
+	errNumber = errors.New("xz: damaged number")
 	errIndex  = errors.New("xz: the index does not match the blocks")
 	errFooter = errors.New("xz: damaged footer")
 	errSize   = errors.New("xz: the size of a block is not as its header or the index says")
@@ -296,13 +297,13 @@ func parseBlock(h []byte) (b *block, err error) {
 		return nil, errHeader
 	}
 	number := func() int64 {
-		n, k := binary.Uvarint(body)
-		if k <= 0 || n > 1<<63-1 {
+		in := bytes.NewReader(body)
+		n, bad := readNumber(in)
+		if bad != nil {
 			err = errHeader
-			return 0
 		}
-		body = body[k:]
-		return int64(n)
+		body = body[len(body)-in.Len():]
+		return n
 	}
 	b = &block{packed: -1, unpacked: -1, header: h}
 	if h[1]&0x40 != 0 {
@@ -342,6 +343,24 @@ func parseBlock(h []byte) (b *block, err error) {
 	}
 	b.dict, b.filters = dictSize(code), b.filters[:last]
 	return b, nil
+}
+
+// readNumber reads a number of up to 63 bits in as few bytes as possible (section 1.2).
+func readNumber(r io.ByteReader) (n int64, err error) {
+	for i := 0; i < 9; i++ {
+		b, err := r.ReadByte()
+		if err != nil {
+			return 0, unexpectedEOF(err)
+		}
+		n |= int64(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			if b == 0 && i > 0 {
+				return 0, errNumber
+			}
+			return n, nil
+		}
+	}
+	return 0, errNumber
 }
 
 // upcoming returns the uncompressed size of the block at the current offset, if the whole
@@ -411,9 +430,7 @@ func (x *Reader) index(start int64) error {
 	var err error
 	number := func() (n int64) {
 		if err == nil {
-			var u uint64
-			u, err = binary.ReadUvarint(in)
-			n = int64(u)
+			n, err = readNumber(in)
 		}
 		return n
 	}

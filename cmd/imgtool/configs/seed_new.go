@@ -12,7 +12,7 @@ import (
 
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/pending"
@@ -118,7 +118,7 @@ func runSeedBundle(dir, output string, u *ui) error {
 	if err := hostfile.CheckOutput(output); err != nil {
 		return err
 	}
-	when, _, err := build.SourceDate()
+	when, _, err := job.SourceDate()
 	if err != nil {
 		return err
 	}

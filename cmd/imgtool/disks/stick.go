@@ -7,7 +7,7 @@ import (
 
 	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 	"imgtool/image/seed/seedstick"
 	"imgtool/image/volume"
 )
@@ -57,7 +57,7 @@ func runStick(ctx context.Context, disk string, opt flashOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	when, _, err := build.SourceDate()
+	when, _, err := job.SourceDate()
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package disks
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,9 @@ func verifyBundle(ctx context.Context, src *volume.Source, t bundleTrust, u *ui)
 	for _, s := range b.Signature.Signatures {
 		signers = append(signers, cms.Name(s.Cert))
 	}
+	if names := b.Unchecked(); len(names) > 0 {
+		u.Warnf("%s: only indexes of %s are in it: the images are in a store of casync, and were not checked", src.Name, strings.Join(names, ", "))
+	}
 	took := time.Since(begin)
 	if u.JSON {
 		result := verified(src, took)
@@ -57,6 +61,10 @@ func verifyBundle(ctx context.Context, src *volume.Source, t bundleTrust, u *ui)
 	if len(ring) > 0 {
 		who = fmt.Sprintf("its signer, %s, is trusted by %s", signers[0], t.keyring.File)
 	}
-	u.Infof("%s: a bundle for %s, version %s: its signature, hash tree and images are whole, and %s, in %s", src.Name, b.Manifest.Compatible, b.Manifest.Version, who, took.Round(100*time.Millisecond))
+	parts := "signature and images"
+	if b.Format == rauc.Verity {
+		parts = "signature, hash tree and images"
+	}
+	u.Infof("%s: a bundle for %s, version %s: its %s are whole, and %s, in %s", src.Name, b.Manifest.Compatible, b.Manifest.Version, parts, who, took.Round(100*time.Millisecond))
 	return nil
 }

@@ -12,11 +12,11 @@ import (
 	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 )
 
 type buildOptions struct {
-	build.Request
+	job.Request
 	seed  option.Seed
 	cache option.Cache
 }
@@ -131,20 +131,20 @@ func (opt *buildOptions) addCompression(cmd *cobra.Command) {
 func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	ctx, begin := cmd.Context(), time.Now()
 	opt.Keep, opt.Version = []string{opt.seed.File, opt.seed.Values}, cmd.Root().Version
-	job, err := build.Prepare(opt.Request, u.Warn)
+	j, err := job.Prepare(opt.Request, u.Warn)
 	if err != nil {
 		return err
 	}
-	root, _ := os.Stat(job.Inputs["rootfs"])
+	root, _ := os.Stat(j.Inputs["rootfs"])
 	err = usage.CheckUseless(cmd,
-		usage.Useless{If: !job.Board.HasSquashfs(), Why: "for " + job.Board.Name + ", which has no squashfs", Flags: []string{"compression", "block-size", "align", "like", "jobs"}},
+		usage.Useless{If: !j.Board.HasSquashfs(), Why: "for " + j.Board.Name + ", which has no squashfs", Flags: []string{"compression", "block-size", "align", "like", "jobs"}},
 		usage.Useless{If: opt.cache.None, Why: "with --no-cache", Flags: []string{"cache-dir", "cache-key", "cache-size"}},
 		usage.Useless{If: root == nil || !root.IsDir(), Why: "unless the root file system is a directory", Flags: []string{"keep-owners"}})
 	if err != nil {
 		return err
 	}
 	if opt.seed.Given() {
-		if job.Seed, err = opt.seed.Read(); err != nil {
+		if j.Seed, err = opt.seed.Read(); err != nil {
 			return err
 		}
 	}
@@ -152,9 +152,9 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 	if err != nil {
 		return err
 	}
-	several := len(job.Board.Media) > 1
-	all := []build.File{}
-	err = job.Run(ctx, blocks, &u.Unpacked, u, func(f build.File) error {
+	several := len(j.Board.Media) > 1
+	all := []job.File{}
+	err = j.Run(ctx, blocks, &u.Unpacked, u, func(f job.File) error {
 		all = append(all, f)
 		if u.JSON {
 			return nil
@@ -176,7 +176,7 @@ func runBuild(cmd *cobra.Command, opt buildOptions, u *ui) error {
 }
 
 // builtFile describes an image that was saved, and prints its path.
-func builtFile(u *ui, name string, f build.File, took time.Duration) error {
+func builtFile(u *ui, name string, f job.File, took time.Duration) error {
 	size := image.FormatSize(f.FileSize)
 	if f.Allocated < f.FileSize {
 		size = image.FormatSize(f.Allocated) + " on disk"

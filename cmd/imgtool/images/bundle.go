@@ -14,6 +14,7 @@ import (
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image"
 	"imgtool/image/build"
+	"imgtool/image/build/job"
 	"imgtool/image/cms"
 	"imgtool/image/cms/signer"
 	"imgtool/image/fault"
@@ -103,7 +104,7 @@ func runBundle(cmd *cobra.Command, args []string, opt bundleOptions, u *ui) erro
 	}
 	o := &opt.out
 	o.Jobs, opt.in.Version = opt.in.Jobs, cmd.Root().Version
-	if o.BlockSize, err = build.ParseBlockSize("--payload-block-size", opt.blockSize); err != nil {
+	if o.BlockSize, err = job.ParseBlockSize("--payload-block-size", opt.blockSize); err != nil {
 		return err
 	}
 	var src *volume.Source
@@ -132,7 +133,7 @@ func runBundle(cmd *cobra.Command, args []string, opt bundleOptions, u *ui) erro
 		return err
 	}
 	save := func(src *volume.Source) error {
-		when, given, err := build.SourceDate()
+		when, given, err := job.SourceDate()
 		if err != nil {
 			return err
 		}
@@ -155,7 +156,7 @@ func runBundle(cmd *cobra.Command, args []string, opt bundleOptions, u *ui) erro
 func (opt *bundleOptions) build(ctx context.Context, u *ui, use func(*volume.Source) error) error {
 	in := &opt.in
 	in.Media, in.Slots = []string{opt.out.Board.RAUC.Images[0].Medium}, "a"
-	job, err := build.Prepare(in.Request, u.Warn)
+	j, err := job.Prepare(in.Request, u.Warn)
 	if err != nil {
 		return err
 	}
@@ -163,7 +164,7 @@ func (opt *bundleOptions) build(ctx context.Context, u *ui, use func(*volume.Sou
 	if err != nil {
 		return err
 	}
-	return job.Images(ctx, blocks, &u.Unpacked, u, func(img build.Image) error {
+	return j.Images(ctx, blocks, &u.Unpacked, u, func(img build.Image) error {
 		return use(volume.FromImage("the image", img.Image, img.Manifest))
 	})
 }

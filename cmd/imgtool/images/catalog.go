@@ -8,7 +8,7 @@ import (
 	"imgtool/boards"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 	"imgtool/image/catalog"
 	"imgtool/image/fault"
 )
@@ -75,7 +75,7 @@ func runCatalog(ctx context.Context, opt catalogOptions, u *ui) error {
 		}
 		opt.Boards = append(opt.Boards, b)
 	}
-	when, given, err := build.SourceDate()
+	when, given, err := job.SourceDate()
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"imgtool/cmd/imgtool/option"
 	"imgtool/cmd/imgtool/usage"
 	"imgtool/image/artifact"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 	"imgtool/image/fault"
 	"imgtool/image/sbom"
 	"imgtool/image/volume"
@@ -42,7 +42,7 @@ func runSBOM(cmd *cobra.Command, path string, scan bool, u *ui) error {
 	if p.Inside {
 		return fault.New(fault.Usage, "%s: name an image, not a part of one", path)
 	}
-	when, _, err := build.SourceDate()
+	when, _, err := job.SourceDate()
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 	"imgtool/cmd/imgtool/terminal"
 	"imgtool/flash"
 	"imgtool/flash/deploy"
-	"imgtool/image/build"
+	"imgtool/image/build/job"
 	"imgtool/image/fault"
 )
 
@@ -47,7 +47,7 @@ func CheckStall(stall time.Duration) error {
 
 // Now returns the time in SOURCE_DATE_EPOCH, or else the present time.
 func Now() (time.Time, error) {
-	epoch, given, err := build.SourceDate()
+	epoch, given, err := job.SourceDate()
 	if err != nil || given {
 		return time.Unix(epoch, 0), err
 	}

@@ -1,4 +1,4 @@
-package build
+package job
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"imgtool/boards"
 	"imgtool/image"
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/cache"
 	"imgtool/image/compress"
 	"imgtool/image/fault"
@@ -64,7 +65,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 			f.Close()
 		}
 	}()
-	j.Output = func(medium string) ReaderWriterAt {
+	j.Output = func(medium string) build.ReaderWriterAt {
 		path := j.path(medium)
 		if format, err := artifact.FormatOf(path); err != nil || format != artifact.Raw {
 			return nil
@@ -76,7 +77,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 		files[medium] = f
 		return f
 	}
-	return j.Images(ctx, blocks, scratch, r, func(img Image) error {
+	return j.Images(ctx, blocks, scratch, r, func(img build.Image) error {
 		file, err := j.save(ctx, img, files[img.Manifest.Medium])
 		if err == nil {
 			err = saved(file)
@@ -86,7 +87,7 @@ func (j *Job) Run(ctx context.Context, blocks *cache.Dir, scratch *compress.Budg
 }
 
 // Images builds the images and calls use with each, as [Job.Run] does, but saves none.
-func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.Budget, r progress.Reporter, use func(Image) error) error {
+func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.Budget, r progress.Reporter, use func(build.Image) error) error {
 	warn := func(text string) { r.Warnf("%s", text) }
 	j.Warn, j.Phases = warn, r.Phase
 	j.Info = func(text string) { r.Infof("%s", text) }
@@ -114,27 +115,25 @@ func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.B
 	if len(j.Inputs) == 0 && len(j.Board.Starter.Inputs) > 0 {
 		r.Infof("no inputs given: building a small starter system from Debian's packages")
 	}
-	result, err := Build(ctx, j.Options)
+	result, err := build.Build(ctx, j.Options)
 	if err != nil {
 		return withHint(err, j.Board)
 	}
 	defer result.Close()
 	// Everything is compressed: update the cache while the images are written.
 	go settle()
-	j.private = result.private
+	j.private = result.Private
 	for _, img := range result.Images {
 		if err := use(img); err != nil {
 			return err
 		}
 	}
-	if result.last != nil {
-		blocks.Put(result.lastKey, result.last.encode())
-	}
+	result.Remember(blocks)
 	return nil
 }
 
 // save writes one image, to raw if it is not nil.
-func (j *Job) save(ctx context.Context, img Image, raw *artifact.RawFile) (File, error) {
+func (j *Job) save(ctx context.Context, img build.Image, raw *artifact.RawFile) (File, error) {
 	m := img.Manifest
 	if j.output == "" {
 		j.output = filepath.Join("out", fmt.Sprintf("%s-%s.img.zst", j.Board.Name, m.BuildID))
@@ -217,7 +216,7 @@ func (j *Job) checkOutputs() error {
 
 // withHint adds to the error of a build what to do about it.
 func withHint(err error, board *boards.Board) error {
-	var missing *MissingInputsError
+	var missing *build.MissingInputsError
 	if errors.As(err, &missing) {
 		var flags []string
 		for _, name := range missing.Names {

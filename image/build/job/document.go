@@ -1,4 +1,4 @@
-package build
+package job
 
 import (
 	"errors"
@@ -7,12 +7,13 @@ import (
 	"os"
 
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/hostfile"
 	"imgtool/image/provenance"
 )
 
 // documents returns what is attached to an image.
-func documents(img Image) (all []artifact.Document) {
+func documents(img build.Image) (all []artifact.Document) {
 	if img.SBOM != nil {
 		all = append(all, artifact.Document{Name: artifact.SBOM, Encode: func(s artifact.Subject) []byte {
 			d := *img.SBOM
@@ -34,7 +35,7 @@ func documents(img Image) (all []artifact.Document) {
 
 // nameDocuments sets the paths of the documents beside a saved image. It warns of documents of an
 // earlier image.
-func (j *Job) nameDocuments(img Image, file *File) error {
+func (j *Job) nameDocuments(img build.Image, file *File) error {
 	path, err := hostfile.Target(file.Path)
 	if err != nil {
 		return err

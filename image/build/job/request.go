@@ -1,4 +1,6 @@
-package build
+// Package job is a build as a command line describes it: it checks the request, builds the images
+// and saves them.
+package job
 
 import (
 	"cmp"
@@ -14,6 +16,7 @@ import (
 
 	"imgtool/boards"
 	"imgtool/image/artifact"
+	"imgtool/image/build"
 	"imgtool/image/edit"
 	"imgtool/image/fault"
 	"imgtool/image/hostfile"
@@ -60,7 +63,7 @@ type Request struct {
 
 // Job is a checked request. Seed may be set before [Job.Run].
 type Job struct {
-	Options
+	build.Options
 	output      string
 	keepOwners  bool
 	imageSHA256 bool
@@ -81,7 +84,7 @@ func Prepare(r Request, warn func(string)) (*Job, error) {
 	if r.Jobs < 0 || r.Jobs > maxJobs {
 		return nil, fault.New(fault.Usage, "--jobs %d: it must be 1 to %d, or 0 for as many as there are processors", r.Jobs, maxJobs)
 	}
-	j := &Job{output: r.Output, keepOwners: r.KeepOwners, imageSHA256: r.ImageSHA256, Options: Options{Board: board, Media: r.Media, Slots: r.Slots, Profile: r.Profile,
+	j := &Job{output: r.Output, keepOwners: r.KeepOwners, imageSHA256: r.ImageSHA256, Options: build.Options{Board: board, Media: r.Media, Slots: r.Slots, Profile: r.Profile,
 		Compression: r.Compression, Packed: !r.Align, Like: r.Like, Cmdline: r.Cmdline, BuildID: r.BuildID, Generalize: r.Generalize, Jobs: r.Jobs, TempDir: os.Getenv("TMPDIR"), Warn: warn,
 		SBOM: r.SBOM, Provenance: r.Provenance, Version: r.Version}}
 	if err := j.checkOutputs(); err != nil {
@@ -102,12 +105,9 @@ func Prepare(r Request, warn func(string)) (*Job, error) {
 	return j, j.checkOverwrite(append(r.Keep, r.Board))
 }
 
-// checkOptions checks the options as [Build] does, before anything else is done.
+// checkOptions checks the options, before anything else is done.
 func (j *Job) checkOptions() error {
-	opt := j.Options
-	opt.Inputs, opt.Warn = maps.Clone(opt.Inputs), func(string) {}
-	b := &builder{Options: opt}
-	if err := b.check(); err != nil {
+	if err := build.Check(j.Options); err != nil {
 		return withHint(err, j.Board)
 	}
 	return cmp.Or(missing("", j.Inputs), missing("partition ", j.Parts))
@@ -150,7 +150,7 @@ func (j *Job) parse(r Request) (err error) {
 		}
 	}
 	if r.ProvisionConf != "" {
-		if err := j.applyConf(r.ProvisionConf); err != nil {
+		if err := j.ApplyConf(r.ProvisionConf); err != nil {
 			return err
 		}
 	}
@@ -159,11 +159,11 @@ func (j *Job) parse(r Request) (err error) {
 }
 
 // SourceDate returns the time of everything that is made, in seconds since 1970: the value of
-// SOURCE_DATE_EPOCH, or [DefaultTime]. With clamp, later times of files become this one.
+// SOURCE_DATE_EPOCH, or [build.DefaultTime]. With clamp, later times of files become this one.
 func SourceDate() (when int64, clamp bool, err error) {
 	epoch := os.Getenv("SOURCE_DATE_EPOCH")
 	if epoch == "" {
-		return DefaultTime, false, nil
+		return build.DefaultTime, false, nil
 	}
 	when, err = strconv.ParseInt(epoch, 10, 64)
 	if err != nil || when < 0 || when > 1<<32-1 {
