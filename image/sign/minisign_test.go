@@ -175,7 +175,7 @@ func TestSeveralSignatures(t *testing.T) {
 	var file []byte
 	for range 2 { // signing again replaces
 		for _, name := range []string{"one", "two", "mini"} {
-			file = sign.Add(file, sign.Parse(b.sign(b.ring(b.path(name), "")))...)
+			file, _ = sign.Add(file, sign.Parse(b.sign(b.ring(b.path(name), "")))...)
 		}
 	}
 	if n := len(sign.Parse(file)); n != 3 {

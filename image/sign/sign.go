@@ -22,6 +22,7 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
+	"imgtool/image/fault"
 	"imgtool/image/hostfile"
 	"imgtool/image/sshkey"
 )
@@ -39,7 +40,7 @@ const (
 // Limits of a file of signatures.
 const (
 	MaxFile       = 1 << 20 // bytes
-	maxSignatures = 64
+	maxSignatures = 64      // that are checked
 )
 
 // Signature is a signature of a file. It may be malformed.
@@ -58,11 +59,11 @@ const (
 	minisignBegin = "untrusted comment: "
 )
 
-// Parse returns the signatures in a file, each once. Other text is returned as a malformed
-// signature.
+// Parse returns the signatures in a file, each once, up to one more than the limit. Other text is
+// returned as a malformed signature.
 func Parse(file []byte) (all []*Signature) {
 	rest := file
-	for len(bytes.Trim(rest, "\n")) > 0 && len(all) < maxSignatures {
+	for len(bytes.Trim(rest, "\n")) > 0 && len(all) <= maxSignatures {
 		rest = bytes.TrimLeft(rest, "\n")
 		n := blockLen(rest)
 		next := parseBlock(rest[:n])
@@ -160,8 +161,9 @@ func (s *Signature) sameKey(o *Signature) bool {
 }
 
 // Add adds signatures to those in a file. They replace signatures of the same keys.
-func Add(file []byte, more ...*Signature) []byte {
+func Add(file []byte, more ...*Signature) ([]byte, error) {
 	var out []byte
+	n := len(more)
 	for _, s := range Parse(file) {
 		replaced := false
 		for _, m := range more {
@@ -169,12 +171,16 @@ func Add(file []byte, more ...*Signature) []byte {
 		}
 		if !replaced {
 			out = append(out, s.Text...)
+			n++
 		}
+	}
+	if n > maxSignatures {
+		return nil, fault.New(fault.Input, "with this one it has more than %d signatures, which is the limit: remove the others with --replace", maxSignatures)
 	}
 	for _, s := range more {
 		out = append(out, s.Text...)
 	}
-	return out
+	return out, nil
 }
 
 // Of returns the signatures of a format in a file.

@@ -164,6 +164,34 @@ func TestSSHKeysAsSSHKeygen(t *testing.T) {
 	}
 }
 
+// Up to 64 signatures are checked, and no more are added.
+func TestNumberOfSignatures(t *testing.T) {
+	imagetest.Need(t, "ssh-keygen")
+	b := newBench(t)
+	b.key("one", "-t", "ed25519")
+	own := b.sign(b.ring(b.path("one"), ""))
+	signers := "a " + b.public("one")
+	wrong := func(n int) (file []byte) {
+		for i := range n {
+			file = fmt.Appendf(file, "untrusted comment: %d\nx\ntrusted comment: x\ny\n", i)
+		}
+		return file
+	}
+	if file, err := sign.Add(wrong(63), sign.Parse(own)...); err != nil || b.verify(b.manifest, file, signers, sign.Policy{}) != "" {
+		t.Errorf("the 64th signature is not accepted: %v, %s", err, b.verify(b.manifest, file, signers, sign.Policy{}))
+	}
+	const want = "more than 64 signatures, which is the limit"
+	for _, n := range []int{64, 65, 5000} {
+		if _, err := sign.Add(wrong(n), sign.Parse(own)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("one more than %d: %v", n, err)
+		}
+		_, err := (&sign.Policy{Signers: new(sign.Signers)}).Verify(b.manifest, append(wrong(n), own...))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("after %d others: %v", n, err)
+		}
+	}
+}
+
 func TestSSHAgent(t *testing.T) {
 	imagetest.Need(t, "ssh-agent")
 	b := newBench(t)

@@ -82,7 +82,7 @@ func (p *Policy) Verify(manifest, file []byte) (all []Checked, err error) {
 		return nil, refuse(Unsigned, "it is not signed")
 	}
 	worst, accepted := (*Error)(nil), false
-	for _, s := range list {
+	for _, s := range list[:min(len(list), maxSignatures)] {
 		c := s.Identify()
 		switch err := p.check(s, manifest, &c); {
 		case err == nil:
@@ -98,6 +98,9 @@ func (p *Policy) Verify(manifest, file []byte) (all []Checked, err error) {
 	}
 	refused := *worst
 	refused.Signatures = all
+	if len(list) > maxSignatures {
+		refused.Text += fmt.Sprintf("; it has more than %d signatures, which is the limit, and the others are not checked", maxSignatures)
+	}
 	return all, &refused
 }
 

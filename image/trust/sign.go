@@ -50,11 +50,16 @@ func (s *Signing) Sign(ctx context.Context, path string, opt volume.Options) (*S
 		return nil, src.Wrap(reasoned(err))
 	}
 	if s.Replace {
-		if file = nil; src.KeepsSignature() {
-			for _, name := range []string{artifact.Signature, artifact.Minisig} {
-				if err := artifact.Attach(ctx, path, name, nil); err != nil {
-					return nil, err
-				}
+		file = nil
+	}
+	all, err := sign.Add(file, more...)
+	if err != nil {
+		return nil, src.Wrap(err)
+	}
+	if s.Replace && src.KeepsSignature() {
+		for _, name := range []string{artifact.Signature, artifact.Minisig} {
+			if err := artifact.Attach(ctx, path, name, nil); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -62,7 +67,7 @@ func (s *Signing) Sign(ctx context.Context, path string, opt volume.Options) (*S
 	for _, m := range more {
 		result.Added = append(result.Added, m.Identify())
 	}
-	result.Paths, err = store(ctx, src, sign.Add(file, more...))
+	result.Paths, err = store(ctx, src, all)
 	return result, err
 }
 
