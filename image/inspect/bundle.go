@@ -56,6 +56,9 @@ func OfBundle(s *volume.Source) (*Report, error) {
 	r.check("signature", b.Signature.Verify(b.Signed()))
 	if b.Tree != nil { // not encrypted
 		r.check("files", b.CheckFiles())
+		if names := b.Unchecked(); len(names) > 0 {
+			r.Checks = append(r.Checks, Check{What: "images", Warning: "only indexes of " + strings.Join(names, ", ") + " are in it: the images are in a store of casync"})
+		}
 	}
 	return r, nil
 }

@@ -70,6 +70,12 @@ func (i Image) Name() string {
 	return i.Class + "." + i.Variant
 }
 
+// Casync reports whether the file is an index of casync. Size and hash are then of the image, whose
+// content is in a store beside the bundle.
+func (i Image) Casync() bool {
+	return strings.HasSuffix(i.File, ".caibx") || strings.HasSuffix(i.File, ".caidx")
+}
+
 // Index returns the name of the file with the hashes of the image's blocks, or "".
 func (i Image) Index() string {
 	if i.File == "" || !slices.Contains(i.Adaptive, BlockHashIndex) {

@@ -24,7 +24,7 @@ type Trust struct {
 
 // Verify checks a bundle as RAUC does before it installs it, and besides the hash of every
 // image and its index: the signature, whether the signer is trusted, the compatible string,
-// the hash tree. The encrypted parts of a bundle cannot be checked.
+// the hash tree. Encrypted parts, and images in a store of casync, cannot be checked.
 func (b *Bundle) Verify(ctx context.Context, t Trust, phases image.Phases) error {
 	if b.Manifest == nil || b.Format == Crypt {
 		return fault.New(fault.Input, "it is encrypted for its devices (format %s): nothing in it can be checked without a device's key", Crypt)
@@ -60,17 +60,29 @@ func (b *Bundle) Verify(ctx context.Context, t Trust, phases image.Phases) error
 	return b.verifyImages(ctx, phases)
 }
 
+// Unchecked returns the names of the images in a store of casync.
+func (b *Bundle) Unchecked() (names []string) {
+	for _, i := range b.Manifest.Images {
+		if i.Casync() {
+			names = append(names, i.Name())
+		}
+	}
+	return names
+}
+
 func (b *Bundle) verifyImages(ctx context.Context, phases image.Phases) error {
 	if err := b.CheckFiles(); err != nil {
 		return err
 	}
 	total := int64(0)
 	for _, i := range b.Manifest.Images {
-		total += i.Size
+		if !i.Casync() {
+			total += i.Size
+		}
 	}
 	p := phases.Start("checking the images", total)
 	for _, i := range b.Manifest.Images {
-		if i.File == "" {
+		if i.File == "" || i.Casync() {
 			continue
 		}
 		c, err := b.File(i.File)

@@ -44,6 +44,9 @@ func (l *Location) bundled() (*io.SectionReader, error) {
 	if n < 0 {
 		return nil, fmt.Errorf("%s has no image %q%s (it has %s)", s.Name, l.Part, suggest.DidYouMean(l.Part, names), strings.Join(names, ", "))
 	}
+	if i := b.Manifest.Images[n]; i.Casync() {
+		return nil, fault.New(fault.Input, "%s: the content of %s is in a store of casync, and only the index %s is in the bundle", s.Name, i.Name(), i.File)
+	}
 	c, err := b.File(b.Manifest.Images[n].File)
 	if err != nil {
 		return nil, s.Wrap(err)

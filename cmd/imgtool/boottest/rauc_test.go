@@ -180,7 +180,7 @@ func TestRAUCInstallsABundle(t *testing.T) {
 		index += int64(len(imagetest.Read(t, b.cat(bundle+":/"+name+".block-hash-index"))))
 	}
 	t.Logf("%d bytes of blocks are new, the indexes have %d bytes, and %d bytes were read", size, index, read)
-	if most := (size + index) * 6 / 5; size < int64(len(random)) || read < size || read > most {
+	if most := (size + index) * 23 / 20; size < int64(len(random)) || read < size || read > most {
 		t.Errorf("%d bytes were read for %d bytes of new blocks and indexes of %d bytes; at most %d were expected", read, size, index, most)
 	}
 	vmUntil(t, readyLine("b", "rauc-2"), "--keep", disk)

@@ -3,6 +3,7 @@ package disks
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,6 +47,9 @@ func verifyBundle(ctx context.Context, src *volume.Source, t bundleTrust, u *ui)
 	var signers []string
 	for _, s := range b.Signature.Signatures {
 		signers = append(signers, cms.Name(s.Cert))
+	}
+	if names := b.Unchecked(); len(names) > 0 {
+		u.Warnf("%s: only indexes of %s are in it: the images are in a store of casync, and were not checked", src.Name, strings.Join(names, ", "))
 	}
 	took := time.Since(begin)
 	if u.JSON {
