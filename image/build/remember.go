@@ -26,6 +26,10 @@ const recordMagic = "imgtool squashfs 1\n"
 // maxPiece is the most data of one entry: the size of the largest blocks.
 const maxPiece = 1 << 20
 
+// maxPieces limits a record to the size of an entry of the cache. With blocks of 128 KiB they are
+// more than 40 GiB.
+const maxPieces = 400_000
+
 // noKey is the key of zeros, which are not in the cache.
 var noKey [sha256.Size]byte
 
@@ -35,7 +39,7 @@ type record struct {
 	pieces []squashfs.Placed // from byte 0 on, without gaps; zeros have no key
 }
 
-// Remember stores what the next build needs to know of this one, if that was asked for.
+// Remember stores in the cache, if the squashfs was made with it, what --like cache needs of it.
 func (r *Result) Remember(blocks *cache.Dir) {
 	if r.last != nil {
 		blocks.Put(r.lastKey, r.last.encode())
@@ -86,7 +90,7 @@ func decodeRecord(data []byte) *record {
 }
 
 // remember puts a squashfs of size bytes into the cache, which has the blocks in placed already, and
-// returns its record.
+// returns its record, or nil if it has too many pieces.
 func (b *builder) remember(c io.ReaderAt, size int64, placed []squashfs.Placed) (*record, error) {
 	if b.last != nil {
 		for _, p := range b.last.pieces {
@@ -106,7 +110,10 @@ func (b *builder) remember(c io.ReaderAt, size int64, placed []squashfs.Placed) 
 		}
 		r.pieces = append(r.pieces, p)
 	}
-	return r, b.rememberRest(r, c, size)
+	if err := b.rememberRest(r, c, size); err != nil || len(r.pieces) > maxPieces {
+		return nil, err
+	}
+	return r, nil
 }
 
 // rememberRest adds to a record what is from its end up to another one.

@@ -120,6 +120,7 @@ func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.B
 		return withHint(err, j.Board)
 	}
 	defer result.Close()
+	result.Remember(blocks)
 	// Everything is compressed: update the cache while the images are written.
 	go settle()
 	j.private = result.Private
@@ -128,7 +129,6 @@ func (j *Job) Images(ctx context.Context, blocks *cache.Dir, scratch *compress.B
 			return err
 		}
 	}
-	result.Remember(blocks)
 	return nil
 }
 
