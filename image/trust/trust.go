@@ -228,6 +228,9 @@ func (p *Policy) explain(src *volume.Source, err error) error {
 	if src.Archive {
 		return unpacked(src, err)
 	}
+	if volume.IsRemote(src.Name) {
+		return fault.WithHint(err, "sign the file with imgtool sign --key KEY before it is published, or give the signature with --signature")
+	}
 	return fault.WithHint(err, "sign it with imgtool sign --key KEY %s, or give the signature with --signature", src.Name)
 }
 

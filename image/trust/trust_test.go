@@ -112,6 +112,9 @@ func judge(t testing.TB, path string, opt trust.Options, board *boards.Board) st
 		return ""
 	}
 	t.Log(err)
+	if strings.Contains(fault.Hint(err), "://") {
+		t.Errorf("the hint %q is to sign an image on a server", fault.Hint(err))
+	}
 	if refused, ok := errors.AsType[*sign.Error](err); ok {
 		return refused.Reason
 	}
