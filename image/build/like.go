@@ -161,7 +161,11 @@ func (b *builder) reused(r squashfs.Reuse) {
 		return
 	}
 	if b.Info != nil {
-		b.Info(fmt.Sprintf("rootfs: %s stay where they are in %s, %s are new; gaps and unused parts take %s, and removed content remains there",
-			image.FormatSize(r.Kept), b.likeName, image.FormatSize(r.New), image.FormatSize(r.Waste)))
+		moved := ""
+		if r.Moved > 0 {
+			moved = image.FormatSize(r.Moved) + " move, "
+		}
+		b.Info(fmt.Sprintf("rootfs: %s stay where they are in %s, %s%s are new; gaps and unused parts take %s, and removed content remains there",
+			image.FormatSize(r.Kept), b.likeName, moved, image.FormatSize(r.New), image.FormatSize(r.Waste)))
 	}
 }

@@ -22,10 +22,12 @@ import (
 //     exceed maxUnused of all bytes, the blocks with the greatest unused share go.
 //  3. All other blocks are compressed to learn their sizes. Each file and fragment block
 //     goes to the smallest gap that it fits in, the largest first, or behind the last block.
-//  4. The tables stay where they are if there is room for what is new.
+//  4. If gaps and unused tail ends would exceed maxWaste of all bytes, blocks at the end move
+//     into gaps, with their stored bytes, as few as are needed.
+//  5. The tables stay where they are if there is room for what is new.
 //
-// If gaps and unused tail ends exceed maxWaste of all bytes, or the file system exceeds
-// Options.Max, it is laid out without the earlier one.
+// If more would move than stay, or the file system exceeds Options.Max, it is laid out without
+// the earlier one.
 const (
 	maxUnused = 2 // percent
 	maxWaste  = 4 // percent, so that the size is within 5 percent of that without Like
@@ -35,6 +37,7 @@ const (
 // the earlier one.
 type Reuse struct {
 	Kept   int64  // bytes of blocks that stay where they are, as stored
+	Moved  int64  // bytes of blocks that go elsewhere, as stored
 	New    int64  // bytes of other blocks, as stored
 	Waste  int64  // bytes of gaps and of unused tail ends
 	Reason string // why nothing is kept; "" if something is
@@ -48,18 +51,31 @@ func (e *LikeError) Unwrap() error { return e.err }
 
 // layout is where the blocks of a file system go.
 type layout struct {
-	kept      []oldBlock // of the earlier file system
+	kept      []keptRun
 	fragments []fragment // by number
 	unused    int64      // stored bytes of unused tail ends, about
 	tables    int64      // where the inode table begins
 	reuse     Reuse
 }
 
+// keptRun is consecutive blocks of the earlier file system whose stored bytes are kept.
+type keptRun struct {
+	blocks []oldBlock // where they are in the earlier file system; not empty
+	start  *int64     // where they begin in the new one
+}
+
+// old returns where the blocks are in the earlier file system.
+func (r keptRun) old() space.Range {
+	last := r.blocks[len(r.blocks)-1]
+	return space.Range{Start: r.blocks[0].start, End: last.start + last.len()}
+}
+
 // fragment is a fragment block of a layout.
 type fragment struct {
 	start    int64
 	word     uint32
-	tailEnds []int32 // nil if it is kept
+	tailEnds []int32   // nil if it is kept
+	old      *oldBlock // nil if it is not kept
 }
 
 // startOverError is the reason why an earlier file system is not used.
@@ -127,7 +143,7 @@ func (wr *writer) keepFiles(old *survey, l *layout) {
 			continue
 		}
 		d.start, d.words, d.kept = r.start, r.words, true
-		l.kept = append(l.kept, r.blocks...)
+		l.kept = append(l.kept, keptRun{r.blocks, &d.start})
 		wr.count(min(d.blocks*size, d.size))
 	}
 }
@@ -186,8 +202,8 @@ func (wr *writer) keepFragments(old *survey, l *layout) (loose []int32) {
 		}
 	}
 	total := int64(0)
-	for _, b := range l.kept {
-		total += b.len()
+	for _, r := range l.kept {
+		total += r.old().Len()
 	}
 	kept := make([]bool, len(old.fragments))
 	unused := make([]int64, len(old.fragments)) // as stored, about
@@ -219,10 +235,9 @@ func (wr *writer) keepFragments(old *survey, l *layout) (loose []int32) {
 		}
 	}
 	l.fragments = make([]fragment, len(old.fragments))
-	for i, f := range old.fragments {
-		if kept[i] {
-			l.fragments[i] = fragment{start: f.start, word: f.word}
-			l.kept = append(l.kept, f.oldBlock)
+	for i := range old.fragments {
+		if f := &old.fragments[i].oldBlock; kept[i] {
+			l.fragments[i] = fragment{start: f.start, word: f.word, old: f}
 		}
 	}
 	return loose
@@ -278,34 +293,53 @@ func (wr *writer) measure(ctx context.Context, l *layout) error {
 	})
 }
 
-// place sets where the blocks that are not kept go, and where the tables begin.
+// place sets where all blocks go, and where the tables begin.
 func (wr *writer) place(l *layout) error {
-	first := wr.out.pos
-	var used []space.Range
-	for _, b := range l.kept {
-		used = append(used, space.Range{Start: b.start, End: b.start + b.len()})
+	for i := range l.fragments {
+		if f := &l.fragments[i]; f.old != nil {
+			l.kept = append(l.kept, keptRun{[]oldBlock{*f.old}, &f.start})
+		}
 	}
-	s := space.New(first, used, wr.aligned)
-	reuse := Reuse{Kept: s.Used()}
+	slices.SortStableFunc(l.kept, func(a, b keptRun) int { return cmp.Compare(a.old().Start, b.old().Start) })
+	kept := make([]space.Range, len(l.kept))
+	for i, r := range l.kept {
+		kept[i] = r.old()
+	}
 	lens, starts := wr.unplaced(l)
-	for i, at := range s.Place(lens) {
+	first := wr.out.pos
+	// most returns the greatest end of n bytes of blocks. Without Like there is slack, too, and
+	// the size is rounded.
+	most := func(n int64) int64 { return first + n + n*maxWaste/100 - l.unused }
+	added := int64(0)
+	for _, n := range lens {
+		added += n
+	}
+	s, to, placed := space.Fit(first, kept, lens, wr.aligned, most)
+	if moved, fits := s.Used()-s.Stay()-added, s.End() <= most(s.Used()); moved > 0 || !fits {
+		// With many small ranges, alignment alone may take that much.
+		packed, packedTo, packedPlaced := space.Fit(first, kept, lens, func(at int64) int64 { return at }, most)
+		if !fits || moved*2 > (packed.Used()-packed.Stay()-added)*3 {
+			s, to, placed = packed, packedTo, packedPlaced
+		}
+	}
+	for i, r := range l.kept {
+		*r.start = to[i]
+	}
+	for i, at := range placed {
 		*starts[i] = at
 	}
 	end := wr.aligned(s.End())
 	slack := wr.slack(end)
-	if was := l.tables; was < end || was > end+2*slack {
+	if was := l.tables; was < end || was > end+2*slack || was-slack > wr.aligned(most(s.Used())) {
 		l.tables = end + slack
-	}
-	reuse.New = s.Used() - reuse.Kept
-	reuse.Waste = l.unused + l.tables - first - s.Used()
-	// Without Like there is slack, too, and the size is rounded.
-	if excess := reuse.Waste - slack - alignment; excess*100 > maxWaste*s.Used() {
-		return startOver("gaps and unused parts would take %.1f %% of its blocks, the limit is %d %%", float64(reuse.Waste)*100/float64(max(s.Used(), 1)), maxWaste)
 	}
 	if l.tables >= wr.out.max {
 		return tooLargeLike(l.tables, wr.out.max)
 	}
-	l.reuse = reuse
+	l.reuse = Reuse{Kept: s.Stay(), New: added, Waste: l.unused + l.tables - first - s.Used()}
+	if l.reuse.Moved = s.Used() - l.reuse.Kept - l.reuse.New; l.reuse.Moved > l.reuse.Kept {
+		return startOver("most of its blocks would move, so that gaps and unused parts take at most %d %%", maxWaste)
+	}
 	return nil
 }
 
@@ -354,31 +388,56 @@ func (wr *writer) unplaced(l *layout) (lens []int64, starts []*int64) {
 	return lens, starts
 }
 
-// writeKept copies the earlier file system up to the tables: the blocks that are kept,
-// and what is in the gaps, so that nothing is written there.
+// writeKept copies the earlier file system up to the tables: the blocks that stay where they
+// are, and what is between them, so that nothing is written there by a flash of what differs.
+// Then it writes the blocks that moved.
 func (wr *writer) writeKept(ctx context.Context, l *layout) error {
-	slices.SortFunc(l.kept, func(a, b oldBlock) int { return cmp.Compare(a.start, b.start) })
 	at := wr.out.pos
-	for _, b := range l.kept {
+	for _, r := range l.kept {
+		old := r.old()
+		if *r.start != old.Start {
+			continue
+		}
+		if err := wr.copyOld(at, old.Start); err != nil {
+			return err
+		}
+		if err := wr.copyRun(ctx, r); err != nil {
+			return err
+		}
+		at = max(at, old.End)
+	}
+	if err := wr.copyOld(at, l.tables); err != nil {
+		return err
+	}
+	for _, r := range l.kept {
+		if *r.start == r.old().Start {
+			continue
+		}
+		if err := wr.copyRun(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyRun copies blocks of the earlier file system, if they are those that were surveyed.
+func (wr *writer) copyRun(ctx context.Context, r keptRun) error {
+	for _, b := range r.blocks {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		}
-		if err := wr.copyOld(at, b.start); err != nil {
-			return err
 		}
 		stored, err := wr.opt.Like.bytes(b.start, int(b.len()))
 		if err == nil && sha256.Sum256(stored) != b.stored {
 			err = errors.New("squashfs: the earlier file system changed while it was read")
 		}
 		if err == nil {
-			err = wr.out.writeAt(stored, b.start)
+			err = wr.out.writeAt(stored, *r.start+b.start-r.blocks[0].start)
 		}
 		if err != nil {
 			return err
 		}
-		at = max(at, b.start+b.len())
 	}
-	return wr.copyOld(at, l.tables)
+	return nil
 }
 
 // copyOld copies a range of the earlier file system. Behind its end it writes zeros.

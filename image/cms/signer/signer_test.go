@@ -113,7 +113,7 @@ func TestWrongKeys(t *testing.T) {
 		{old, good.Cert, signer.Options{}, "change it with openssl pkcs8 -topk8"},
 		{good.Key, good.Cert, signer.Options{Known: []string{hex.EncodeToString(known[:])}}, "whose key is no secret"},
 		{good.Key, good.Cert, signer.Options{Known: []string{hex.EncodeToString(known[:])}, Dev: true}, ""},
-		{good.Key, good.Cert, signer.Options{Intermediates: []string{"/nonexistent"}}, "no such file"},
+		{good.Key, good.Cert, signer.Options{Intermediates: []string{filepath.Join(t.TempDir(), "none")}}, "no such file"},
 	} {
 		opt := c.opt
 		opt.Key, opt.Cert, opt.Now = cmstest.File(t, c.key), cmstest.File(t, c.cert), time.Now()
