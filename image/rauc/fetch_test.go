@@ -200,7 +200,7 @@ func TestFetchedOfAnUpdate(t *testing.T) {
 	for _, c := range []struct {
 		share, block int
 		most         float64 // times the new blocks and the indexes
-	}{{2, 64 << 10, 1.43}, {5, 64 << 10, 1.15}, {20, 64 << 10, 1.05}, {20, 16 << 10, 1.03}} {
+	}{{2, 64 << 10, 1.43}, {5, 64 << 10, 1.15}, {20, 64 << 10, 1.06}, {20, 16 << 10, 1.03}} {
 		opt := options(t, signer)
 		opt.Squashfs.BlockSize = c.block
 		opt.Manifest.Images[0].Adaptive = []string{rauc.BlockHashIndex}
