@@ -142,7 +142,7 @@ func TestPullContinues(t *testing.T) {
 	}
 }
 
-// A part that is no beginning of the image is not used, and the pull says so.
+// A partial file that does not match the start of the image is not used, and pull says why.
 func TestPullStartsOver(t *testing.T) {
 	dir := t.TempDir()
 	write := func(change func([]byte) []byte) func(*testing.T, string, []byte) {
